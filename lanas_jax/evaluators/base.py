@@ -1,0 +1,53 @@
+"""The evaluator interface: codes in, outcomes out.
+
+An evaluator turns architectures into values: by training them, by looking them up in a table, by masking a supernet. A
+candidate that fails is an outcome with a reason, never an exception and never a zero.
+"""
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Protocol
+
+import numpy as np
+from jaxtyping import Int, PRNGKeyArray
+
+
+@dataclasses.dataclass(frozen=True)
+class Outcome:
+    """What one trial gave.
+
+    Attributes:
+      value: what is maximised, or None where the trial failed.
+      reason: why it failed, or None where it did not.
+      multiply_adds: of one forward pass, or None where the space does not say.
+      parameters: trainable parameters, or None where the space does not say.
+      compile_seconds: this trial's share of the compilation its batch had to wait for.
+      train_seconds: this trial's share of the wall-clock time its batch trained.
+    """
+
+    value: float | None
+    reason: str | None = None
+    multiply_adds: int | None = None
+    parameters: int | None = None
+    compile_seconds: float = 0.0
+    train_seconds: float = 0.0
+
+    @property
+    def failed(self) -> bool:
+        """Whether there is no value."""
+        return self.value is None
+
+
+class Evaluator(Protocol):
+    """Gives each code its value."""
+
+    def evaluate(self, codes: Int[np.ndarray, "n dims"], keys: PRNGKeyArray) -> Sequence[Outcome]:
+        """One outcome per code, in order.
+
+        A trial's outcome depends on its code and key alone, not on its neighbours in the batch.
+
+        Args:
+          codes: ``int32[n, dims]``.
+          keys: ``key[n]``, one per trial; consumed.
+        """
+        ...

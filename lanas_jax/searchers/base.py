@@ -1,0 +1,41 @@
+"""The ask/tell interface that every searcher follows.
+
+A searcher is a frozen dataclass of hyper-parameters; everything it learns is in a state, a pytree of fixed-capacity
+arrays::
+
+    state = searcher.init(key)
+    state, codes = searcher.ask(state, n)           # int32[n, dims], never asked or told before; rows of -1: nothing left
+    state = searcher.tell(state, codes, values)     # float32[n]; NaN: the trial failed
+
+`ask` marks its codes as pending; `tell` closes pending trials, or takes in results from elsewhere. The state is a
+function of the searcher, the key and the ordered asks and tells, which is what makes a killed run resumable.
+"""
+
+from typing import Protocol, TypeVar
+
+from jaxtyping import Array, Float, Int, PRNGKeyArray
+
+from lanas_jax.spaces.base import Codes, SearchSpace
+
+State = TypeVar("State")
+
+
+class Searcher(Protocol[State]):
+    """Proposes codes and learns from their values."""
+
+    @property
+    def space(self) -> SearchSpace:
+        """The space that is searched."""
+        ...
+
+    def init(self, key: PRNGKeyArray) -> State:
+        """The state before the first trial. The key is consumed."""
+        ...
+
+    def ask(self, state: State, n: int) -> tuple[State, Int[Array, "n dims"]]:
+        """`n` valid canonical codes to try next, none of them asked or told before; rows of -1 when none are left."""
+        ...
+
+    def tell(self, state: State, codes: Codes, values: Float[Array, " n"]) -> State:
+        """Takes in what trials gave: the value to maximise, or NaN for a failed trial."""
+        ...

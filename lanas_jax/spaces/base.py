@@ -1,0 +1,187 @@
+"""Search spaces: what may be built, written as integers.
+
+A space is a product of named categorical choices (section 3 of arXiv 1906.06832 calls it Omega). A *code* picks one
+option of every choice: ``int32[dims]``; a batch of codes is ``int32[n, dims]``. Everything the learning and search
+phases need to know about architectures passes through five methods of `SearchSpace`: `features`, `valid`, `canonical`,
+`cost` and `describe`. They are pure functions of arrays, so that the searchers can be jitted around them.
+
+What builds networks from codes lives in `models/`; which code to try next, in `searchers/`.
+"""
+
+import dataclasses
+import math
+from collections.abc import Iterable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
+
+Codes = Int[Array | np.ndarray, "n dims"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Choice:
+    """One categorical decision: a name and its options.
+
+    Args:
+      name: what is decided, unique within a space.
+      options: the alternatives, at least one, all different; an option's position is the integer that stands in codes.
+        Anything whose ``str`` tells it apart will do; numbers are kept as text.
+
+    Raises:
+      ValueError: no option, or an option twice.
+    """
+
+    name: str
+    options: tuple[str, ...]
+
+    def __init__(self, name: str, options: Iterable[object]):
+        object.__setattr__(self, "name", str(name))
+        object.__setattr__(self, "options", tuple(str(option) for option in options))
+        if not self.options:
+            raise ValueError(f"choice {self.name!r} has no options: give at least one")
+        if len(set(self.options)) != len(self.options):
+            raise ValueError(f"choice {self.name!r} lists an option twice: {self.options}")
+
+
+class Cost(NamedTuple):
+    """What networks cost: exact integers, one per code."""
+
+    multiply_adds: np.ndarray  # int64[n], multiply-adds of one forward pass of one input
+    parameters: np.ndarray  # int64[n], trainable parameters
+
+
+class CellGraph(NamedTuple):
+    """A cell as a drawing needs it: named nodes and labelled edges from node to node (indices into `nodes`)."""
+
+    name: str
+    nodes: tuple[str, ...]
+    edges: tuple[tuple[int, int, str], ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class SearchSpace:
+    """A product of categorical choices.
+
+    Used as it is for any product space; a space with structure (graphs, equivalent codes, costs) overrides `features`,
+    `valid`, `canonical`, `cost` and `graphs`. Instances are hashable, hence static under `jax.jit`.
+
+    Args:
+      choices: the decisions, in the order in which they stand in a code.
+
+    Raises:
+      ValueError: no choice, or two choices of the same name.
+    """
+
+    choices: tuple[Choice, ...]
+
+    def __init__(self, choices: Iterable[Choice]):
+        object.__setattr__(self, "choices", tuple(choices))
+        if not self.choices:
+            raise ValueError("a search space needs at least one choice")
+        names = [choice.name for choice in self.choices]
+        if len(set(names)) != len(names):
+            raise ValueError(f"two choices share a name: {names}")
+
+    @property
+    def dims(self) -> int:
+        """Length of a code."""
+        return len(self.choices)
+
+    @property
+    def cardinalities(self) -> np.ndarray:
+        """Number of options of each choice, int32[dims]."""
+        return np.array([len(choice.options) for choice in self.choices], np.int32)
+
+    @property
+    def size(self) -> int:
+        """Number of codes of the whole product, valid or not; exact however large."""
+        return math.prod(len(choice.options) for choice in self.choices)
+
+    @property
+    def feature_names(self) -> tuple[str, ...]:
+        """A name for each column of `features`, such as ``op0=skip``."""
+        return tuple(f"{choice.name}={option}" for choice in self.choices for option in choice.options)
+
+    def features(self, codes: Codes) -> Float[Array, "n d"]:
+        """What the regressors see: one-hot, choice after choice. Equivalent codes have equal features."""
+        columns = [
+            jax.nn.one_hot(codes[:, i], len(choice.options), dtype=jnp.float32) for i, choice in enumerate(self.choices)
+        ]
+        return jnp.concatenate(columns, axis=1)
+
+    def valid(self, codes: Codes) -> Bool[Array, " n"]:
+        """Whether each code may be built: every integer within its range, and every rule and cost limit of the space."""
+        codes = jnp.asarray(codes)
+        return jnp.all((codes >= 0) & (codes < self.cardinalities[None]), axis=1)
+
+    def canonical(self, codes: Codes) -> Int[Array, "n dims"]:
+        """One representative for each class of codes that build the same network; idempotent."""
+        return jnp.asarray(codes, jnp.int32)
+
+    def cost(self, codes: Codes) -> Cost:
+        """Multiply-adds and parameters of each network.
+
+        Raises:
+          NotImplementedError: this space does not say what its networks cost.
+        """
+        raise NotImplementedError(f"{type(self).__name__} does not say what its networks cost")
+
+    def describe(self, code: Int[Array | np.ndarray, " dims"]) -> str:
+        """The code in words, a line per choice."""
+        self.check(np.asarray(code)[None])
+        width = max(len(choice.name) for choice in self.choices)
+        return "\n".join(
+            f"{choice.name:<{width}}  {choice.options[int(i)]}" for choice, i in zip(self.choices, code, strict=True)
+        )
+
+    def graphs(self, code: Int[Array | np.ndarray, " dims"]) -> tuple[CellGraph, ...]:
+        """The cells of the network as graphs to draw; empty where the space has no graph."""
+        del code
+        return ()
+
+    def check(self, codes: object) -> Int[np.ndarray, "n dims"]:
+        """Codes from outside, checked at the door.
+
+        Args:
+          codes: anything `numpy` reads as integers of shape ``[n, dims]``.
+
+        Returns:
+          The codes as ``int32[n, dims]``.
+
+        Raises:
+          ValueError: a wrong shape, a non-integer, or an integer out of range; names the row, the position, the value
+            and the range.
+        """
+        array = np.asarray(codes)
+        if array.ndim != 2 or array.shape[1] != self.dims:
+            raise ValueError(f"codes must have shape [n, {self.dims}], one integer per choice; got shape {array.shape}")
+        if array.size and not np.issubdtype(array.dtype, np.integer):
+            raise ValueError(f"codes must be integers; got {array.dtype}")
+        wrong = (array < 0) | (array >= self.cardinalities)
+        if wrong.any():
+            row, position = map(int, np.argwhere(wrong)[0])
+            choice = self.choices[position]
+            raise ValueError(
+                f"code {row}: position {position} ({choice.name}) holds {array[row, position]}, "
+                f"expected 0 to {len(choice.options) - 1} ({', '.join(choice.options)})"
+            )
+        return array.astype(np.int32)
+
+    def random(self, key: PRNGKeyArray, n: int) -> Int[Array, "n dims"]:
+        """`n` codes drawn uniformly from the product, valid or not. The key is consumed."""
+        return jax.random.randint(key, (n, self.dims), 0, self.cardinalities[None], dtype=jnp.int32)
+
+    def enumerate(self) -> Int[np.ndarray, "n dims"]:
+        """Every valid canonical code once, in ascending order.
+
+        Raises:
+          ValueError: the product has more than 2**24 codes.
+        """
+        if self.size > 2**24:
+            raise ValueError(f"a space of {self.size:.3g} codes is too large to list")
+        grid = np.stack(np.unravel_index(np.arange(self.size), self.cardinalities), axis=1).astype(np.int32)
+        grid = grid[np.asarray(self.valid(grid))]
+        return np.unique(np.asarray(self.canonical(grid)), axis=0)
