@@ -1,0 +1,312 @@
+"""The NASNet space: cells of blocks, each block the sum of two operations on two inputs.
+
+Section 5.1 of arXiv 1906.06832 searches the cells of NASNet (arXiv 1707.07012) over four operations. A block applies
+one operation to each of its two inputs and adds the results; an input is one of the two previous cells or an earlier
+block of the same cell; the cell's output is the concatenation of the block outputs that no block reads. Cells are
+stacked as in the evaluation network of DARTS (arXiv 1806.09055): two reduction cells, at a third and two thirds of the
+depth, halve the resolution and double the channels. `models/nasnet.py` builds what is described here.
+
+A code holds, for every cell searched, ``2 B`` operations (two per block) and then ``2 B`` inputs (two per block): input
+0 is the output of the cell before the last, 1 that of the last cell, ``2 + i`` that of block ``i``. The published form
+searches one cell of seven blocks, used as normal and as reduction cell: 28 integers.
+"""
+
+import dataclasses
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float, Int
+
+from lanas_jax.spaces.base import CellGraph, Choice, Codes, Cost, SearchSpace
+
+OPERATIONS = ("sep_conv_3x3", "max_pool_3x3", "skip_connect", "sep_conv_5x5")
+SEP_CONV_3X3, MAX_POOL_3X3, SKIP_CONNECT, SEP_CONV_5X5 = range(4)
+INPUT_NAMES = ("cell before last", "last cell")
+LIMB_BITS = 20  # of the exact int32 arithmetic in `NASNetSpace.valid`
+
+
+class CellShape(NamedTuple):
+    """One cell of the stack: what its position in the network decides."""
+
+    cell: int  # which cell of the code it is built from
+    reduction: bool  # whether it halves the resolution
+    after_reduction: bool  # whether the cell before it did, so that input 0 is twice as large as input 1
+    channels: int  # of each block's output
+    input_size: int  # height and width of input 1, and of both inputs after preprocessing
+    output_size: int  # height and width of the block outputs
+    sources: tuple[int, int]  # the cells read as inputs 0 and 1; -1 is the stem
+
+
+@dataclasses.dataclass(frozen=True)
+class NASNetSpace(SearchSpace):
+    """NASNet cells, and the network they are stacked into.
+
+    Args:
+      blocks: blocks per cell.
+      two_cells: whether normal and reduction cell are searched apart (``8 B`` integers) or are one cell (``4 B``).
+      channels: of the first cell's blocks.
+      cells: cells in the stack; those at ``cells // 3`` and ``2 * cells // 3`` are reductions.
+      image_size: height and width of the images, in pixels.
+      image_channels: channels of the images.
+      classes: outputs of the network.
+      stem_multiplier: channels of the stem, as a multiple of `channels`.
+      max_multiply_adds: hard limit on the multiply-adds of one image's forward pass; a part of `valid`.
+      max_parameters: hard limit on the trainable parameters; a part of `valid`.
+
+    Raises:
+      ValueError: a size below one, or images too small to be halved twice.
+    """
+
+    blocks: int
+    two_cells: bool
+    channels: int
+    cells: int
+    image_size: int
+    image_channels: int
+    classes: int
+    stem_multiplier: int
+    max_multiply_adds: int | None
+    max_parameters: int | None
+
+    def __init__(
+        self,
+        blocks: int = 7,
+        *,
+        two_cells: bool = False,
+        channels: int = 36,
+        cells: int = 20,
+        image_size: int = 32,
+        image_channels: int = 3,
+        classes: int = 10,
+        stem_multiplier: int = 3,
+        max_multiply_adds: int | None = None,
+        max_parameters: int | None = None,
+    ):
+        settings = {key: value for key, value in locals().items() if key not in ("self", "__class__")}
+        for name, value in settings.items():
+            object.__setattr__(self, name, value)
+            if value is not None and name != "two_cells" and value < 1:
+                raise ValueError(f"{name} must be at least 1; got {value}")
+        prefixes = ("normal ", "reduction ") if two_cells else ("",)
+        super().__init__(choice for prefix in prefixes for choice in _cell_choices(prefix, blocks))
+
+    @property
+    def cell_names(self) -> tuple[str, ...]:
+        """The cells a code holds, in order."""
+        return ("normal cell", "reduction cell") if self.two_cells else ("cell",)
+
+    @property
+    def shapes(self) -> tuple[CellShape, ...]:
+        """The stack of cells, from stem to head."""
+        reductions = {self.cells // 3, 2 * self.cells // 3}
+        shapes, channels, size = [], self.channels, self.image_size
+        for i in range(self.cells):
+            reduction = i in reductions
+            channels = 2 * channels if reduction else channels
+            output_size = -(-size // 2) if reduction else size
+            kind = int(reduction and self.two_cells)
+            sources = (max(i - 2, -1), i - 1)
+            shapes.append(CellShape(kind, reduction, i - 1 in reductions, channels, size, output_size, sources))
+            size = output_size
+        return tuple(shapes)
+
+    def operations(self, codes: Codes) -> Int[Array | np.ndarray, "n cells blocks 2"]:
+        """The operations of every branch; NumPy codes give a NumPy array."""
+        return self._split(codes)[:, :, 0]
+
+    def inputs(self, codes: Codes) -> Int[Array | np.ndarray, "n cells blocks 2"]:
+        """The inputs of every branch; NumPy codes give a NumPy array."""
+        return self._split(codes)[:, :, 1]
+
+    def concatenated(self, codes: Codes) -> Bool[Array | np.ndarray, "n cells blocks"]:
+        """Whether no block reads a block's output, which is then a part of its cell's; NumPy codes give NumPy."""
+        block = np.arange(2, 2 + self.blocks, dtype=np.int32)
+        reads = self.inputs(codes)[..., None] == block[None, None, None, None]
+        return ~reads.any(axis=(2, 3))
+
+    def valid(self, codes: Codes) -> Bool[Array, " n"]:
+        """Whether each code may be built: integers in range, and the network within the hard limits, exactly."""
+        codes = jnp.asarray(codes, jnp.int32)
+        allowed = super().valid(codes)
+        constant, weights = self._cost_weights()
+        for column, limit in enumerate((self.max_multiply_adds, self.max_parameters)):
+            if limit is not None:
+                total = self._limbs(codes, constant[column], weights[:, column])
+                allowed &= ~_exceeds(total, limit)
+        return allowed
+
+    def canonical(self, codes: Codes) -> Int[Array, "n dims"]:
+        """The two branches of a block commute: the one with the smaller input, then operation, stands first."""
+        codes = jnp.asarray(codes, jnp.int32)
+        rank = self.inputs(codes) * len(OPERATIONS) + self.operations(codes)
+        rank = jnp.sort(rank, axis=-1)
+        operations, inputs = rank % len(OPERATIONS), rank // len(OPERATIONS)
+        return jnp.stack([operations, inputs], axis=2).reshape(codes.shape)
+
+    @property
+    def feature_names(self) -> tuple[str, ...]:
+        """A name for each column of `features`."""
+        prefixes = [f"{name}: " for name in self.cell_names] if self.two_cells else [""]
+        return tuple(prefix + name for prefix in prefixes for name in _feature_names(self.blocks))
+
+    def features(self, codes: Codes) -> Float[Array, "n d"]:
+        """What the regressors see: per cell, counts that do not depend on the order of a block's branches.
+
+        Of each block: how many of its branches hold each operation and each input (0, 1 or 2). Of the whole cell: each
+        operation on each kind of input (cell before last, last cell, a block), each operation, the concatenated blocks
+        and which they are, and the depth, which is the longest chain of blocks. The cost is linear in these.
+        """
+        codes = jnp.asarray(codes, jnp.int32)
+        operations, inputs = self.operations(codes), self.inputs(codes)
+        op = jax.nn.one_hot(operations, len(OPERATIONS), dtype=jnp.int32)  # [n, cells, blocks, 2, 4]
+        source = jax.nn.one_hot(inputs, self.blocks + 1, dtype=jnp.int32)  # [n, cells, blocks, 2, blocks + 1]
+        kind = jax.nn.one_hot(jnp.minimum(inputs, 2), 3, dtype=jnp.int32)
+        op_on_kind = jnp.einsum("ncbio,ncbik->ncok", op, kind)
+        ends = jnp.asarray(self.concatenated(codes), jnp.int32)
+        columns = [op[:, :, b].sum(axis=2) for b in range(self.blocks)]
+        columns += [source[:, :, b, :, : b + 2].sum(axis=2) for b in range(self.blocks)]
+        columns += [op_on_kind.reshape(*op_on_kind.shape[:2], -1), op_on_kind.sum(axis=3)]
+        columns += [ends, ends.sum(axis=2, keepdims=True), self._depth(inputs)[..., None]]
+        return jnp.concatenate(columns, axis=2).reshape(codes.shape[0], -1).astype(jnp.float32)
+
+    def cost(self, codes: Codes) -> Cost:
+        """Multiply-adds of one image's forward pass (convolutions and head) and trainable parameters, exact."""
+        constant, weights = self._cost_weights()
+        totals = np.asarray(self._cost_counts(np.asarray(codes)), np.int64) @ weights + constant
+        return Cost(totals[:, 0], totals[:, 1])
+
+    def describe(self, code: Int[Array | np.ndarray, " dims"]) -> str:
+        """The cells drawn in text: a line per block, then what the cell's output concatenates."""
+        code = self.check(np.asarray(code)[None])
+        operations, inputs, ends = self.operations(code)[0], self.inputs(code)[0], self.concatenated(code)[0]
+        lines = []
+        for cell, name in enumerate(self.cell_names):
+            lines.append(name)
+            for b in range(self.blocks):
+                left, right = (
+                    f"{OPERATIONS[op]}({self._input_name(i)})"
+                    for op, i in zip(operations[cell, b], inputs[cell, b], strict=True)
+                )
+                mark = " -> output" if ends[cell, b] else ""
+                lines.append(f"  block {b} = {left:<30} + {right}{mark}")
+            lines.append(f"  output  = concat({', '.join(f'block {b}' for b in np.flatnonzero(ends[cell]))})")
+        return "\n".join(lines)
+
+    def graphs(self, code: Int[Array | np.ndarray, " dims"]) -> tuple[CellGraph, ...]:
+        """One graph per cell: two inputs, the blocks, the output; an edge is a branch, or a part of the output."""
+        code = self.check(np.asarray(code)[None])
+        operations, inputs, ends = self.operations(code)[0], self.inputs(code)[0], self.concatenated(code)[0]
+        nodes = (*INPUT_NAMES, *(f"block {b}" for b in range(self.blocks)), "output")
+        graphs = []
+        for cell, name in enumerate(self.cell_names):
+            edges = [
+                (int(inputs[cell, b, i]), 2 + b, OPERATIONS[operations[cell, b, i]])
+                for b in range(self.blocks)
+                for i in range(2)
+            ]
+            edges += [(2 + int(b), 2 + self.blocks, "concat") for b in np.flatnonzero(ends[cell])]
+            graphs.append(CellGraph(name, nodes, tuple(edges)))
+        return tuple(graphs)
+
+    def _split(self, codes: Codes) -> Int[Array | np.ndarray, "n cells 2 blocks 2"]:
+        return codes.reshape(codes.shape[0], len(self.cell_names), 2, self.blocks, 2)
+
+    def _input_name(self, i: int) -> str:
+        return INPUT_NAMES[i] if i < 2 else f"block {i - 2}"
+
+    def _depth(self, inputs: Int[Array | np.ndarray, "n cells blocks 2"]) -> Int[Array, "n cells"]:
+        depth = jnp.zeros((*inputs.shape[:2], 2 + self.blocks), jnp.int32)
+        for b in range(self.blocks):
+            below = jnp.take_along_axis(depth, inputs[:, :, b], axis=2, mode="clip").max(axis=2)
+            depth = depth.at[:, :, 2 + b].set(below + 1)
+        return depth.max(axis=2)
+
+    def _cost_counts(self, codes: Codes) -> Int[Array | np.ndarray, "n counts"]:
+        """What the cost depends on, per cell: 3x3 and 5x5 convolutions, skips of the cell's inputs, concatenated."""
+        operations = self.operations(codes)
+        columns = [
+            (operations == SEP_CONV_3X3).sum(axis=(2, 3)),
+            (operations == SEP_CONV_5X5).sum(axis=(2, 3)),
+            ((operations == SKIP_CONNECT) & (self.inputs(codes) < 2)).sum(axis=(2, 3)),
+            self.concatenated(codes).sum(axis=2),
+        ]
+        stack = np.stack if isinstance(codes, np.ndarray) else jnp.stack
+        return stack(columns, axis=2).reshape(codes.shape[0], -1)
+
+    def _cost_weights(self) -> tuple[np.ndarray, np.ndarray]:
+        """The cost is linear in `_cost_counts`: the constant ``int64[2]`` and the weights ``int64[counts, 2]``."""
+        constant = np.zeros(2, np.int64)
+        weights = np.zeros((len(self.cell_names), 4, 2), np.int64)
+        stem = self.stem_multiplier * self.channels
+        constant += _convolution(9 * self.image_channels * stem, self.image_size, normalised=stem)
+
+        def concatenation(source: int, parameters: int, pixels: int) -> None:
+            """A matrix of `parameters` weights on each part of what the cell `source` puts out."""
+            if source < 0:
+                constant[:] += stem * parameters * np.array([pixels, 1])
+            else:
+                shape = shapes[source]
+                weights[shape.cell, 3] += shape.channels * parameters * np.array([pixels, 1])
+
+        shapes = self.shapes
+        for shape in shapes:
+            c = shape.channels
+            for source in shape.sources:
+                concatenation(source, c, shape.input_size**2)
+                constant[1] += 2 * c
+            for row, kernel in enumerate((3, 5)):
+                weights[shape.cell, row] += 2 * _convolution((kernel**2 + c) * c, shape.output_size, normalised=c)
+            if shape.reduction:
+                weights[shape.cell, 2] += _convolution(c * c, shape.output_size, normalised=c)
+        concatenation(self.cells - 1, self.classes, 1)
+        constant[1] += self.classes
+        return constant, weights.reshape(-1, 2)
+
+    def _limbs(self, codes: Int[Array, "n dims"], constant: np.integer, weights: np.ndarray) -> Int[Array, "n limbs"]:
+        """A cost as base ``2**LIMB_BITS`` digits, least first: exact in int32, since counts are below 2**7."""
+        counts = jnp.asarray(self._cost_counts(codes), jnp.int32)
+        weight_limbs, constant_limbs = _digits(weights), _digits(np.asarray(constant))
+        limbs, carry = [], jnp.zeros(codes.shape[0], jnp.int32)
+        for weight, offset in zip(weight_limbs, constant_limbs, strict=True):
+            total = (counts * weight[None]).sum(axis=1) + offset + carry
+            limbs.append(total % (1 << LIMB_BITS))
+            carry = total >> LIMB_BITS
+        return jnp.stack(limbs, axis=1)
+
+
+def _cell_choices(prefix: str, blocks: int) -> list[Choice]:
+    """The choices of one cell, in the order of a code."""
+    operations = [Choice(f"{prefix}block {b} op {i}", OPERATIONS) for b in range(blocks) for i in range(2)]
+    sources = (*INPUT_NAMES, *(f"block {b}" for b in range(blocks)))
+    inputs = [Choice(f"{prefix}block {b} input {i}", sources[: b + 2]) for b in range(blocks) for i in range(2)]
+    return operations + inputs
+
+
+def _feature_names(blocks: int) -> list[str]:
+    """The feature names of one cell."""
+    sources = (*INPUT_NAMES, *(f"block {b}" for b in range(blocks)))
+    names = [f"block {b}: {op}" for b in range(blocks) for op in OPERATIONS]
+    names += [f"block {b} reads {source}" for b in range(blocks) for source in sources[: b + 2]]
+    names += [f"{op} of {kind}" for op in OPERATIONS for kind in (*INPUT_NAMES, "a block")]
+    names += [f"{op} in all" for op in OPERATIONS]
+    return names + [f"block {b} in output" for b in range(blocks)] + ["blocks in output", "depth"]
+
+
+def _convolution(weights: int, size: int, *, normalised: int) -> np.ndarray:
+    """Multiply-adds and parameters of a bias-free convolution and the normalisation of its output channels."""
+    return np.array([weights * size**2, weights + 2 * normalised], np.int64)
+
+
+def _digits(numbers: np.ndarray) -> list[np.ndarray]:
+    """Non-negative int64 as base ``2**LIMB_BITS`` digits, least first."""
+    return [((numbers >> shift) & ((1 << LIMB_BITS) - 1)).astype(np.int32) for shift in range(0, 63, LIMB_BITS)]
+
+
+def _exceeds(limbs: Int[Array, "n limbs"], limit: int) -> Bool[Array, " n"]:
+    """Whether a number in digits is above `limit`."""
+    above = jnp.zeros(limbs.shape[0], bool)
+    for position, digit in enumerate(_digits(np.asarray(min(limit, 2**62), np.int64))):
+        above = (limbs[:, position] > digit) | ((limbs[:, position] == digit) & above)
+    return above
