@@ -1,0 +1,377 @@
+"""The trial store: every trial of a run in one SQLite file.
+
+A trial enters as *pending* before anything is trained and leaves as *done* or *failed*. A batch enters in one
+transaction and leaves in one, so a process killed at any moment leaves either all of a batch's outcomes or none. The
+file uses SQLite's rollback journal, not its write-ahead log: one file that opens on network drives and read-only
+folders alike. Each row carries a checksum, because SQLite itself notices damaged pages but not damaged values.
+
+This module needs neither JAX nor NumPy, so that listing trials is quick. What the trials mean is `study`'s business.
+"""
+
+import contextlib
+import dataclasses
+import enum
+import json
+import math
+import sqlite3
+import time
+import zlib
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Protocol, runtime_checkable
+
+from lanas_jax.trial_file import APPLICATION_ID, FORMAT, STUMBLES, TrialStoreError, check, connect, damaged, unreadable
+
+_TABLES = """
+CREATE TABLE trials (
+  id INTEGER PRIMARY KEY,
+  batch INTEGER NOT NULL,
+  code TEXT NOT NULL,
+  key TEXT NOT NULL,
+  status TEXT NOT NULL CHECK (status IN ('pending', 'done', 'failed')),
+  value REAL,
+  multiply_adds INTEGER,
+  parameters INTEGER,
+  compile_seconds REAL,
+  train_seconds REAL,
+  reason TEXT,
+  software TEXT NOT NULL,
+  started REAL,
+  finished REAL,
+  checksum INTEGER NOT NULL,
+  CHECK ((status = 'done') = (value IS NOT NULL)),
+  CHECK ((status = 'failed') = (reason IS NOT NULL))
+);
+CREATE INDEX trials_batch ON trials (batch);
+CREATE TABLE final (
+  id INTEGER PRIMARY KEY CHECK (id = 0),
+  code TEXT NOT NULL,
+  validation_accuracy REAL NOT NULL,
+  test_accuracy REAL NOT NULL,
+  seconds REAL NOT NULL,
+  epochs INTEGER,
+  multiply_adds INTEGER,
+  parameters INTEGER,
+  checksum INTEGER NOT NULL
+);
+"""
+_SCHEMA = "SELECT type, name, sql FROM sqlite_schema ORDER BY name"
+
+
+class Status(enum.StrEnum):
+    """Where a trial stands."""
+
+    PENDING = "pending"
+    DONE = "done"
+    FAILED = "failed"
+
+
+@dataclasses.dataclass(frozen=True)
+class Trial:
+    """One candidate and what became of it.
+
+    Attributes:
+      id: position in the order asked, from 0.
+      batch: number of the batch it was asked in, from 0.
+      code: the architecture.
+      key: the trial's random key, its raw words in hexadecimal.
+      status: pending, done or failed.
+      value: what is maximised; None unless done.
+      multiply_adds: of one forward pass, where known.
+      parameters: trainable parameters, where known.
+      compile_seconds: this trial's share of its batch's compilation.
+      train_seconds: this trial's share of its batch's training.
+      reason: why it failed; None unless failed.
+      software: versions of what evaluated it (what asked for it, while pending).
+      started: when its batch was handed to the evaluator, Unix seconds.
+      finished: when its batch came back, Unix seconds; None while pending.
+    """
+
+    id: int
+    batch: int
+    code: tuple[int, ...]
+    key: str
+    status: Status
+    value: float | None = None
+    multiply_adds: int | None = None
+    parameters: int | None = None
+    compile_seconds: float | None = None
+    train_seconds: float | None = None
+    reason: str | None = None
+    software: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    started: float | None = None
+    finished: float | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Final:
+    """The retrained winner. Test data is read once per run, for this.
+
+    Attributes:
+      code: the winning architecture.
+      validation_accuracy: of the retrained network on the search-validation data, in [0, 1].
+      test_accuracy: of the retrained network on the test data, in [0, 1].
+      seconds: of retraining, compilation included.
+      epochs: for which it was retrained, where that applies.
+      multiply_adds: of one forward pass, where known.
+      parameters: trainable parameters, where known.
+    """
+
+    code: tuple[int, ...]
+    validation_accuracy: float
+    test_accuracy: float
+    seconds: float
+    epochs: int | None = None
+    multiply_adds: int | None = None
+    parameters: int | None = None
+
+
+@runtime_checkable
+class TrialOutcome(Protocol):
+    """What an evaluator says of one trial (`lanas_jax.evaluators.base.Outcome`)."""
+
+    @property
+    def value(self) -> float | None: ...  # noqa: D102
+    @property
+    def reason(self) -> str | None: ...  # noqa: D102
+    @property
+    def multiply_adds(self) -> int | None: ...  # noqa: D102
+    @property
+    def parameters(self) -> int | None: ...  # noqa: D102
+    @property
+    def compile_seconds(self) -> float: ...  # noqa: D102
+    @property
+    def train_seconds(self) -> float: ...  # noqa: D102
+
+
+class TrialStore:
+    """The trials of one run. Make one with `create` or `open`; it is a context manager that closes its file."""
+
+    def __init__(self, connection: sqlite3.Connection, path: Path):
+        self._connection = connection
+        self.path = path
+
+    @classmethod
+    def create(cls, path: Path) -> "TrialStore":
+        """An empty store in a new file.
+
+        Raises:
+          TrialStoreError: there is a file already.
+        """
+        try:
+            path.touch(exist_ok=False)
+        except FileExistsError:
+            raise TrialStoreError(f"{path} exists already") from None
+        store = cls(connect(path, "rw"), path)
+        store._connection.executescript(
+            f"BEGIN; PRAGMA application_id = {APPLICATION_ID}; PRAGMA user_version = {FORMAT}; {_TABLES} COMMIT;"
+        )
+        return store
+
+    @classmethod
+    def open(cls, path: Path, *, read_only: bool = False) -> "TrialStore":
+        """The store in a file, which is first checked without writing to it.
+
+        Raises:
+          TrialStoreError: no such file, a file of another program or format, or a damaged one. The file is untouched.
+        """
+        unfinished = check(path)
+        # A transaction that its process did not live to finish has to be rolled back, which is a write.
+        store = cls(connect(path, "rw" if unfinished or not read_only else "ro"), path)
+        try:
+            store._check()
+        except STUMBLES as error:
+            store.close()
+            raise unreadable(path, error) from error
+        except TrialStoreError:
+            store.close()
+            raise
+        return store
+
+    def close(self) -> None:
+        """Closes the file."""
+        self._connection.close()
+
+    def __enter__(self) -> "TrialStore":
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+    def trials(self) -> list[Trial]:
+        """Every trial, in the order asked.
+
+        Raises:
+          TrialStoreError: a row is not what was written.
+        """
+        return [_trial(self.path, row) for row in self._connection.execute("SELECT * FROM trials ORDER BY id")]
+
+    def batch(self, batch: int) -> list[Trial]:
+        """The trials of one batch, in the order asked; empty where the batch has not been asked for.
+
+        Raises:
+          TrialStoreError: a row is not what was written.
+        """
+        rows = self._connection.execute("SELECT * FROM trials WHERE batch = ? ORDER BY id", (batch,))
+        return [_trial(self.path, row) for row in rows]
+
+    def add_pending(
+        self, batch: int, codes: Sequence[Sequence[int]], keys: Sequence[str], software: Mapping[str, str]
+    ) -> list[Trial]:
+        """Writes a batch down as pending, in one transaction.
+
+        Args:
+          batch: its number, from 0.
+          codes: `n` codes.
+          keys: `n` keys in hexadecimal.
+          software: versions by name.
+
+        Returns:
+          The trials, numbered on from the last one.
+        """
+        with self._transaction():
+            first = self._connection.execute("SELECT coalesce(max(id) + 1, 0) AS id FROM trials").fetchone()["id"]
+            trials = [
+                Trial(first + i, batch, tuple(map(int, code)), key, Status.PENDING, software=dict(software))
+                for i, (code, key) in enumerate(zip(codes, keys, strict=True))
+            ]
+            for trial in trials:
+                self._write("INSERT", trial)
+        return trials
+
+    def finish(
+        self, batch: int, outcomes: Sequence[TrialOutcome], software: Mapping[str, str], started: float
+    ) -> list[Trial]:
+        """Writes a batch's outcomes down, in one transaction.
+
+        A value that is not finite is a failure, whatever the evaluator called it.
+
+        Args:
+          batch: number of a pending batch.
+          outcomes: one per trial of the batch, in order.
+          software: versions by name of what evaluated the batch.
+          started: when the evaluator was called, Unix seconds.
+
+        Returns:
+          The finished trials.
+
+        Raises:
+          ValueError: another number of outcomes than of trials, or a batch that is not pending.
+        """
+        finished = time.time()
+        with self._transaction():
+            pending = self.batch(batch)
+            if not pending or any(trial.status != Status.PENDING for trial in pending):
+                raise ValueError(f"batch {batch} is not pending")
+            if len(outcomes) != len(pending):
+                raise ValueError(f"batch {batch} has {len(pending)} trials, but {len(outcomes)} outcomes came back")
+            trials = [
+                _finished(trial, outcome, software, started, finished)
+                for trial, outcome in zip(pending, outcomes, strict=True)
+            ]
+            for trial in trials:
+                self._write("REPLACE", trial)
+        return trials
+
+    def final(self) -> Final | None:
+        """The retrained winner, or None before there is one."""
+        row = self._connection.execute("SELECT * FROM final").fetchone()
+        if row is None:
+            return None
+        del row["id"]
+        _verify(self.path, row, "the retrained winner")
+        return Final(**row | {"code": _integers(self.path, row["code"])})
+
+    def set_final(self, final: Final) -> None:
+        """Writes the retrained winner down."""
+        row = _row(final)
+        with self._transaction():
+            self._connection.execute(f"REPLACE INTO final VALUES (0{', ?' * len(row)}, ?)", (*row, _sum(row)))
+
+    def _write(self, verb: str, trial: Trial) -> None:
+        row = _row(trial)
+        self._connection.execute(f"{verb} INTO trials VALUES (?{', ?' * len(row)})", (*row, _sum(row)))
+
+    def _check(self) -> None:
+        """Reads everything once, so that damage shows at the door."""
+        with contextlib.closing(sqlite3.connect(":memory:")) as ours:
+            ours.row_factory = self._connection.row_factory
+            ours.executescript(_TABLES)
+            if self._connection.execute(_SCHEMA).fetchall() != ours.execute(_SCHEMA).fetchall():
+                raise damaged(self.path, "its tables are not those of a trials file")
+        self.trials()
+        self.final()
+
+    @contextlib.contextmanager
+    def _transaction(self) -> Iterator[None]:
+        self._connection.execute("BEGIN IMMEDIATE")
+        try:
+            yield
+        except BaseException:
+            self._connection.execute("ROLLBACK")
+            raise
+        self._connection.execute("COMMIT")
+
+
+def _finished(
+    trial: Trial, outcome: TrialOutcome, software: Mapping[str, str], started: float, finished: float
+) -> Trial:
+    value, reason = _number(outcome.value), None
+    if value is None:
+        reason = outcome.reason or ("no reason given" if outcome.value is None else f"the value is {outcome.value}")
+    return dataclasses.replace(
+        trial,
+        status=Status.FAILED if value is None else Status.DONE,
+        value=value,
+        reason=reason,
+        multiply_adds=None if outcome.multiply_adds is None else int(outcome.multiply_adds),
+        parameters=None if outcome.parameters is None else int(outcome.parameters),
+        compile_seconds=_number(outcome.compile_seconds),
+        train_seconds=_number(outcome.train_seconds),
+        software=dict(software),
+        started=started,
+        finished=finished,
+    )
+
+
+def _number(value: float | None) -> float | None:
+    """The same number as a plain float, or None where it is not finite."""
+    return None if value is None or not math.isfinite(value) else float(value)
+
+
+def _row(record: Trial | Final) -> tuple[int | float | str | None, ...]:
+    fields = {field.name: getattr(record, field.name) for field in dataclasses.fields(record)}
+    if isinstance(record, Trial):
+        fields |= {"status": record.status.value, "software": json.dumps(record.software)}
+    return tuple((fields | {"code": _text(record.code)}).values())
+
+
+def _trial(path: Path, row: dict[str, Any]) -> Trial:
+    _verify(path, row, f"trial {row['id']}")
+    read = {
+        "code": _integers(path, row["code"]),
+        "status": Status(row["status"]),
+        "software": json.loads(row["software"]),
+    }
+    return Trial(**row | read)
+
+
+def _verify(path: Path, row: dict[str, Any], what: str) -> None:
+    """Takes the checksum out of a row and checks it."""
+    if row.pop("checksum") != _sum(tuple(row.values())):
+        raise damaged(path, f"{what} does not match its checksum")
+
+
+def _sum(row: tuple[object, ...]) -> int:
+    return zlib.crc32(repr(row).encode())
+
+
+def _text(code: Sequence[int]) -> str:
+    return ",".join(map(str, code))
+
+
+def _integers(path: Path, text: str) -> tuple[int, ...]:
+    try:
+        return tuple(map(int, text.split(",")))
+    except ValueError:
+        raise damaged(path, f"{text!r} is not a code") from None
