@@ -1,0 +1,205 @@
+"""Networks of the NASNet space, in two forms that give the same outputs from the same weights.
+
+`NASNet.apply` takes the code as data: one compiled program trains every candidate of the space. `NASNet.specialise`
+and `NASNet.build` give the network of one code as a Flax module (`models/nasnet_network.py`), which has its parameters
+alone. The code-as-data form carries the union of what codes may need; what a code does not need is zero, has zero
+gradient, and thus takes no part in weight decay, clipping or counting.
+
+The stack is the evaluation network of DARTS (arXiv 1806.09055): a 3x3 stem, cells that preprocess their two inputs by
+ReLU, 1x1 convolution and normalisation, a linear head on the average of the pixels.
+"""
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jax import lax
+from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
+
+from lanas_jax.spaces.nasnet import MAX_POOL_3X3, SEP_CONV_3X3, SEP_CONV_5X5, SKIP_CONNECT, CellShape, NASNetSpace
+from models import layers
+from models.nasnet_cell import run_cell
+
+Tree = dict[str, Any]
+Code = Int[Array | np.ndarray, " dims"]
+Parts = tuple[Float[Array, "parts n h w c"], Bool[Array, " parts"]]  # a cell's output, and which parts are in it
+
+
+@dataclasses.dataclass(frozen=True)
+class NASNet:
+    """The networks of a space.
+
+    Args:
+      space: says which codes there are, and how large the networks are.
+    """
+
+    space: NASNetSpace
+
+    def init(self, key: PRNGKeyArray, code: Code) -> tuple[Tree, Tree]:
+        """Weights and batch statistics of one network; `code` may be traced.
+
+        Convolutions are normal with variance ``2 / fan_in``, the head with ``1 / fan_in``, where fan-in counts what the
+        code uses. The key is consumed.
+
+        Returns:
+          Parameters and batch statistics: the keys are ``stem``, ``cells`` (a list) and, for parameters, ``head``.
+        """
+        space = self.space
+        stem = space.stem_multiplier * space.channels
+        keys = jax.random.split(key, len(space.shapes) + 2)
+        kernel = _normal(keys[0], (3, 3, space.image_channels, stem), 2 / (9 * space.image_channels))
+        params: Tree = {"stem": {"kernel": kernel, **_identity_norm((stem,))}, "cells": []}
+        for shape, cell_key in zip(space.shapes, keys[1:-1], strict=True):
+            params["cells"].append(self._init_cell(cell_key, code, shape))
+        mask, channels = self._parts(code, space.cells - 1)
+        head = _normal(keys[-1], (mask.shape[0], channels, space.classes), 1 / (mask.sum() * channels))
+        params["head"] = {"kernel": _keep(head, mask), "bias": jnp.zeros(space.classes)}
+        return params, self._init_stats()
+
+    def apply(
+        self, params: Tree, batch_stats: Tree, code: Code, images: Float[Array, "n h w c"], *, train: bool
+    ) -> tuple[Float[Array, "n classes"], Tree]:
+        """Runs the network of `code`, which may be traced.
+
+        Args:
+          params: weights, as `init` gives them.
+          batch_stats: running means and variances, as `init` gives them.
+          code: the architecture.
+          images: a batch of the space's image size and channels.
+          train: whether to normalise by the statistics of the batch, else by the running ones.
+
+        Returns:
+          Logits, and the batch statistics that follow (unchanged unless training).
+        """
+        space = self.space
+        codes = jnp.asarray(code, jnp.int32)[None]
+        operations = space.operations(codes)[0].reshape(-1, 2 * space.blocks)
+        sources = space.inputs(codes)[0].reshape(-1, 2 * space.blocks)
+        x = lax.conv_general_dilated(
+            images, params["stem"]["kernel"], (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC")
+        )
+        x, stem_stats = _norm(x, params["stem"], batch_stats["stem"], train)
+        outputs, new_stats = {-1: x[None]}, []
+        for i, shape in enumerate(space.shapes):
+            weights, stats = params["cells"][i], batch_stats["cells"][i]
+            inputs, input_stats = [], []
+            for j, source in enumerate(shape.sources):
+                halve = j == 0 and shape.after_reduction
+                mask, _ = self._parts(code, source)
+                y, y_stats = _preprocess(outputs[source], mask, weights["inputs"][j], stats["inputs"][j], halve, train)
+                inputs.append(y)
+                input_stats.append(y_stats)
+            outputs[i], branch_stats = run_cell(
+                jnp.stack(inputs),
+                weights["branches"],
+                stats["branches"],
+                operations[shape.cell],
+                sources[shape.cell],
+                reduction=shape.reduction,
+                train=train,
+            )
+            new_stats.append({"inputs": input_stats, "branches": branch_stats})
+        mask, _ = self._parts(code, space.cells - 1)
+        pooled = jnp.mean(outputs[space.cells - 1], axis=(2, 3))
+        logits = _sum_of_parts(pooled, _keep(params["head"]["kernel"], mask)) + params["head"]["bias"][None]
+        return logits, {"stem": stem_stats, "cells": new_stats}
+
+    def _parts(self, code: Code, source: int) -> tuple[Bool[Array, " parts"], int]:
+        """Which parts a cell's output (-1: the stem's) has, and the channels of each."""
+        if source < 0:
+            return jnp.ones(1, bool), self.space.stem_multiplier * self.space.channels
+        shape = self.space.shapes[source]
+        return jnp.asarray(self.space.concatenated(jnp.asarray(code)[None])[0, shape.cell]), shape.channels
+
+    def _init_cell(self, key: PRNGKeyArray, code: Code, shape: CellShape) -> Tree:
+        c, branches = shape.channels, 2 * self.space.blocks
+        input_keys = jax.random.split(key, 4)
+        inputs = []
+        for source, input_key in zip(shape.sources, input_keys[:2], strict=True):
+            mask, channels = self._parts(code, source)
+            kernel = _normal(input_key, (mask.shape[0], channels, c), 2 / (mask.sum() * channels))
+            inputs.append({"kernel": _keep(kernel, mask), **_identity_norm((c,))})
+        uses, window = self._uses(code, shape)
+        depthwise = _normal(
+            input_keys[2], (branches, 2, 5, 5, c), 2 / window.sum(axis=(2, 3), keepdims=True)[..., None]
+        )
+        pointwise = _normal(input_keys[3], (branches, 2, c, c), 2 / c)
+        norm = {name: _keep(value, uses) for name, value in _identity_norm((branches, 2, c)).items()}
+        weights = {"depthwise": _keep(depthwise, window), "pointwise": _keep(pointwise, uses), **norm}
+        return {"inputs": inputs, "branches": weights}
+
+    def _uses(self, code: Code, shape: CellShape) -> tuple[Bool[Array, "branches 2"], Bool[Array, "branches 2 5 5"]]:
+        """Which halves of a branch its code uses, and which pixels of the depthwise kernels."""
+        codes = jnp.asarray(code, jnp.int32)[None]
+        operations = self.space.operations(codes)[0, shape.cell].reshape(-1)
+        sources = self.space.inputs(codes)[0, shape.cell].reshape(-1)
+        separable = (operations == SEP_CONV_3X3) | (operations == SEP_CONV_5X5)
+        skip_reduce = (operations == SKIP_CONNECT) & (sources < 2) & shape.reduction
+        uses = jnp.stack([separable | skip_reduce, separable], axis=1)
+        centre = np.pad(np.ones((3, 3), bool), 1)[None]
+        window = (operations == SEP_CONV_5X5)[:, None, None] | ((operations == SEP_CONV_3X3)[:, None, None] & centre)
+        return uses, jnp.repeat(window[:, None], 2, axis=1)
+
+    def _init_stats(self) -> Tree:
+        space = self.space
+        cells = [
+            {
+                "inputs": [_initial_stats((shape.channels,)) for _ in shape.sources],
+                "branches": _initial_stats((2 * space.blocks, 2, shape.channels)),
+            }
+            for shape in space.shapes
+        ]
+        return {"stem": _initial_stats((space.stem_multiplier * space.channels,)), "cells": cells}
+
+
+def _preprocess(
+    parts: Float[Array, "parts n h w c"],
+    mask: Bool[Array, " parts"],
+    weights: Tree,
+    stats: Tree,
+    halve: bool,
+    train: bool,
+) -> tuple[Float[Array, "n h2 w2 d"], Tree]:
+    """ReLU, 1x1 convolution of the concatenated parts (of half the resolution, if so asked) and normalisation."""
+    kernel = _keep(weights["kernel"], mask)
+    parts = jax.nn.relu(parts)
+    if halve:
+        x = sum(layers.factorised_reduce(parts[i], kernel[i]) for i in range(len(parts)))
+    else:
+        x = _sum_of_parts(parts, kernel)
+    return _norm(x, weights, stats, train)
+
+
+def _sum_of_parts(parts: Float[Array, "parts *n c"], kernel: Float[Array, "parts c d"]) -> Float[Array, "*n d"]:
+    """A linear map of the concatenated parts, as the sum of a linear map of each."""
+    return sum(parts[i] @ kernel[i] for i in range(len(kernel)))
+
+
+def _norm(x: Array, weights: Tree, stats: Tree, train: bool) -> tuple[Array, Tree]:
+    x, mean, variance = layers.batch_norm(
+        x, weights["scale"], weights["bias"], stats["mean"], stats["variance"], train=train
+    )
+    return x, {"mean": mean, "variance": variance}
+
+
+def _keep(x: Array, mask: Bool[Array, "..."]) -> Array:
+    """Zero where the mask, which lacks the trailing axes of `x`, is false."""
+    return jnp.where(mask.reshape(mask.shape + (1,) * (x.ndim - mask.ndim)), x, 0)
+
+
+def _normal(key: PRNGKeyArray, shape: tuple[int, ...], variance: float | Array) -> Array:
+    """Normal numbers; `variance` is a number or has as many axes as `shape`."""
+    variance = jnp.asarray(variance, jnp.float32)
+    scale = jnp.sqrt(jnp.where(jnp.isfinite(variance), variance, 0))
+    return jax.random.normal(key, shape) * (scale if scale.ndim == 0 else jnp.broadcast_to(scale, shape))
+
+
+def _identity_norm(shape: tuple[int, ...]) -> Tree:
+    return {"scale": jnp.ones(shape), "bias": jnp.zeros(shape)}
+
+
+def _initial_stats(shape: tuple[int, ...]) -> Tree:
+    return {"mean": jnp.zeros(shape), "variance": jnp.ones(shape)}
