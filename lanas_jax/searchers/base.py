@@ -4,20 +4,30 @@ A searcher is a frozen dataclass of hyper-parameters; everything it learns is in
 arrays::
 
     state = searcher.init(key)
-    state, codes = searcher.ask(state, n)           # int32[n, dims], never asked or told before; rows of -1: nothing left
+    state, codes = searcher.ask(state, n)           # int32[n, dims], never asked or told before
     state = searcher.tell(state, codes, values)     # float32[n]; NaN: the trial failed
 
-`ask` marks its codes as pending; `tell` closes pending trials, or takes in results from elsewhere. The state is a
-function of the searcher, the key and the ordered asks and tells, which is what makes a killed run resumable.
+Where fewer than `n` codes are left, `ask` fills up with rows of -1. Its codes are pending until `tell` closes
+them; `tell` also takes in results from elsewhere. The state is a function of the searcher, the key and the ordered asks
+and tells, which is what makes a killed run resumable.
 """
 
+import dataclasses
 from typing import Protocol, TypeVar
 
+import jax
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from lanas_jax.spaces.base import Codes, SearchSpace
 
 State = TypeVar("State")
+Class = TypeVar("Class", bound=type)
+
+
+def register(cls: Class) -> Class:
+    """Makes a searcher a pytree: its pool travels as arrays, every hyper-parameter is static under `jax.jit`."""
+    static = [field.name for field in dataclasses.fields(cls) if field.name != "pool"]
+    return jax.tree_util.register_dataclass(cls, data_fields=["pool"], meta_fields=static)
 
 
 class Searcher(Protocol[State]):

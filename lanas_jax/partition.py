@@ -1,0 +1,265 @@
+"""Learning phase: a tree that cuts the space into regions of different value (section 3.1 of arXiv 1906.06832).
+
+Every told trial starts at the root. A node fits a ridge regression from the features of its trials to their targets and
+cuts at the mean: predicted at or above it, the good child (left), below, the bad child (right). The splits are the
+latent actions; the path to a leaf, a conjunction of half-spaces ``w @ phi >= t`` or ``w @ phi < t``, is its region.
+
+The tree is a complete binary tree in a struct of arrays, children of node ``i`` at ``2 i + 1`` (good) and ``2 i + 2``
+(bad), so the leaves from left to right go from promising to poor. All nodes of a level are solved at once, in closed
+form.
+
+Split and region are one predicate. Trials, unseen codes and samplers all go through it, and weights are rounded so that
+for integer features every prediction is an exact float32, whatever the batch, the order of summation or the device.
+"""
+
+import dataclasses
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float, Int
+
+EXACT_BITS = 24  # float32 holds every integer up to 2**24
+FEATURE_BITS = 4  # features are integers of at most 2**4
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class PartitionTree:
+    """Splits and statistics of a complete binary tree: `splits` = 2**height - 1 nodes above 2**height lowest leaves.
+
+    Attributes:
+      weights: the regression of each node that may split; meaningful where `is_split`.
+      thresholds: prediction at which the node cuts.
+      is_split: whether the node has children.
+      visits: number of trials in the node's region, pending and failed ones included.
+      results: number of trials in it that gave a value.
+      sums: sum of the targets of those.
+    """
+
+    weights: Float[Array, "splits d"]
+    thresholds: Float[Array, " splits"]
+    is_split: Bool[Array, " splits"]
+    visits: Int[Array, " nodes"]
+    results: Int[Array, " nodes"]
+    sums: Float[Array, " nodes"]
+
+    @property
+    def height(self) -> int:
+        """Number of splits on the longest possible path; 0 is a lone root."""
+        return self.visits.shape[0].bit_length() - 1
+
+    @property
+    def means(self) -> Float[Array, " nodes"]:
+        """Mean target of each node's results; 0 where it has none."""
+        return self.sums / jnp.maximum(self.results, 1).astype(jnp.float32)
+
+
+@dataclasses.dataclass(frozen=True)
+class NodeSummary:
+    """A node of a learned tree, for people.
+
+    Attributes:
+      node: heap index; children are 2 node + 1 (good) and 2 node + 2 (bad).
+      depth: distance from the root.
+      samples: trials in the node's region, pending and failed ones included.
+      mean_value: mean of their values, or None where none has one.
+      is_leaf: whether it has no children.
+      drivers: features that weigh most in the split with their weights; a positive weight pushes to the good side.
+    """
+
+    node: int
+    depth: int
+    samples: int
+    mean_value: float | None
+    is_leaf: bool
+    drivers: tuple[tuple[str, float], ...]
+
+
+def lone_root(height: int, d: int) -> PartitionTree:
+    """A tree of the given height that has not been split and has seen no trial."""
+    splits, nodes = 2**height - 1, 2 ** (height + 1) - 1
+    return PartitionTree(
+        weights=jnp.zeros((splits, d)),
+        thresholds=jnp.zeros(splits),
+        is_split=jnp.zeros(splits, bool),
+        visits=jnp.zeros(nodes, jnp.int32),
+        results=jnp.zeros(nodes, jnp.int32),
+        sums=jnp.zeros(nodes),
+    )
+
+
+def fit(
+    features: Float[Array, "n d"],
+    targets: Float[Array, " n"],
+    done: Bool[Array, " n"],
+    used: Bool[Array, " n"],
+    *,
+    height: int,
+    min_samples: int,
+    ridge: float,
+) -> PartitionTree:
+    """Learns the tree from told trials: one batched ridge regression for all nodes of a level.
+
+    Args:
+      features: of every row; rows that are not `used` are ignored.
+      targets: what the regressions predict; read where `done`.
+      done: rows that hold a result.
+      used: rows that hold a trial: these count as visits.
+      height: number of levels that may split.
+      min_samples: a node with fewer results stays a leaf, and so does one whose cut would leave a side without results.
+      ridge: penalty on the weights; the intercept is free.
+    """
+    root = lone_root(height, features.shape[1])
+    node = jnp.zeros(features.shape[0], jnp.int32)
+    if height == 0:
+        return _count(root, node, targets, done, used)
+
+    def learn_level(level: Array, carry: tuple[PartitionTree, Array]) -> tuple[PartitionTree, Array]:
+        tree, node = carry
+        # Each level is as wide as the last one, so that one compiled body serves all: nodes beyond it have no members.
+        nodes = 2**level - 1 + jnp.arange(2 ** (height - 1))
+        member = (node[None] == nodes[:, None]) & done[None] & (nodes < 2 ** (level + 1) - 1)[:, None]
+        weights, thresholds = _regress(features, targets, member, ridge)
+        good = _at_least(features, weights, thresholds)
+        results, upper = jnp.sum(member, axis=1), jnp.sum(member & good.T, axis=1)
+        is_split = (results >= min_samples) & (upper > 0) & (upper < results) & jnp.any(weights != 0, axis=1)
+        nodes = jnp.where(is_split, nodes, root.is_split.shape[0])
+        tree = dataclasses.replace(
+            tree,
+            weights=tree.weights.at[nodes].set(weights, mode="drop"),
+            thresholds=tree.thresholds.at[nodes].set(thresholds, mode="drop"),
+            is_split=tree.is_split.at[nodes].set(is_split, mode="drop"),
+        )
+        return tree, _descend(tree, node, _at_least(features, tree.weights, tree.thresholds))
+
+    tree, node = jax.lax.fori_loop(0, height, learn_level, (root, node))
+    return _count(tree, node, targets, done, used)
+
+
+def recount(
+    tree: PartitionTree,
+    features: Float[Array, "n d"],
+    targets: Float[Array, " n"],
+    done: Bool[Array, " n"],
+    used: Bool[Array, " n"],
+) -> PartitionTree:
+    """The same splits with the statistics of the trials as they are now."""
+    return _count(tree, route(tree, features), targets, done, used)
+
+
+def _regress(
+    features: Float[Array, "n d"], targets: Float[Array, " n"], member: Bool[Array, "k n"], ridge: float
+) -> tuple[Float[Array, "k d"], Float[Array, " k"]]:
+    """Closed-form ridge regression of each of k nodes on its members, and its mean prediction."""
+    weight = member.astype(jnp.float32)
+    count = jnp.maximum(jnp.sum(weight, axis=1), 1.0)
+    mean = weight @ features / count[:, None]
+    mean_target = weight @ targets / count
+    gram = jnp.einsum("kn,nd,ne->kde", weight, features, features, precision="highest")
+    gram = gram - count[:, None, None] * mean[:, :, None] * mean[:, None, :]
+    moment = (weight * targets[None]) @ features - (count * mean_target)[:, None] * mean
+    identity = jnp.eye(features.shape[1])[None]
+    factor = jax.scipy.linalg.cho_factor(gram + ridge * identity)
+    weights = _rounded(jax.scipy.linalg.cho_solve(factor, moment[..., None])[..., 0])
+    return weights, jnp.sum(weights * mean, axis=1)
+
+
+def _rounded(weights: Float[Array, "k d"]) -> Float[Array, "k d"]:
+    """Weights on a grid so coarse that sums over features of up to 2**FEATURE_BITS are exact in float32."""
+    _, exponent = jnp.frexp(jnp.sum(jnp.abs(weights), axis=1, keepdims=True))
+    quantum = jnp.ldexp(jnp.ones_like(weights[:, :1]), exponent - (EXACT_BITS - FEATURE_BITS))
+    return jnp.round(weights / quantum) * quantum
+
+
+def _at_least(
+    features: Float[Array, "n d"], weights: Float[Array, "k d"], thresholds: Float[Array, " k"]
+) -> Bool[Array, "n k"]:
+    """The one predicate: whether each row is on the good side of each of k cuts."""
+    return jnp.matmul(features, weights.T, precision="highest") >= thresholds[None]
+
+
+def _descend(tree: PartitionTree, node: Int[Array, " n"], good: Bool[Array, "n splits"]) -> Int[Array, " n"]:
+    split = jnp.minimum(node, tree.is_split.shape[0] - 1)
+    is_good = jnp.take_along_axis(good, split[:, None], axis=1)[:, 0]
+    inner = (node < tree.is_split.shape[0]) & tree.is_split[split]
+    return jnp.where(inner, 2 * node + jnp.where(is_good, 1, 2), node)
+
+
+def _count(
+    tree: PartitionTree,
+    leaf: Int[Array, " n"],
+    targets: Float[Array, " n"],
+    done: Bool[Array, " n"],
+    used: Bool[Array, " n"],
+) -> PartitionTree:
+    """Fills in the statistics of every node from the leaf of every trial."""
+    on_path = jnp.stack([ancestor == jnp.arange(tree.visits.shape[0])[:, None] for ancestor in _ancestors(tree, leaf)])
+    member = jnp.any(on_path, axis=0)
+    return dataclasses.replace(
+        tree,
+        visits=jnp.sum(member & used[None], axis=1, dtype=jnp.int32),
+        results=jnp.sum(member & done[None], axis=1, dtype=jnp.int32),
+        sums=jnp.sum(jnp.where(member & done[None], targets[None], 0.0), axis=1),
+    )
+
+
+def _ancestors(tree: PartitionTree, leaf: Int[Array, " n"]) -> list[Int[Array, "1 n"]]:
+    """The nodes from each leaf up to the root; -1 above the root."""
+    path = [leaf[None]]
+    for _ in range(tree.height):
+        path.append(jnp.where(path[-1] > 0, (path[-1] - 1) // 2, -1))
+    return path
+
+
+def route(tree: PartitionTree, features: Float[Array, "n d"]) -> Int[Array, " n"]:
+    """The leaf, as a node index, in whose region each row of features falls."""
+    node = jnp.zeros(features.shape[0], jnp.int32)
+    if tree.height == 0:
+        return node
+    good = _at_least(features, tree.weights, tree.thresholds)
+    for _ in range(tree.height):
+        node = _descend(tree, node, good)
+    return node
+
+
+def inside(tree: PartitionTree, node: Int[Array, ""], features: Float[Array, "n d"]) -> Bool[Array, " n"]:
+    """Whether each row lies in the region of one node: all half-spaces on the path from the root hold.
+
+    Agrees with `route`, and costs only the path.
+    """
+    if tree.height == 0:
+        return jnp.ones(features.shape[0], bool)
+    path = jnp.concatenate(_ancestors(tree, node[None]))[:, 0]
+    child, parent = path[:-1], jnp.maximum(path[1:], 0)
+    good = _at_least(features, tree.weights[parent], tree.thresholds[parent])
+    holds = good == (child % 2 == 1)[None]
+    return jnp.all(holds | (child <= 0)[None], axis=1)
+
+
+def backup(tree: PartitionTree, leaf: Int[Array, ""]) -> PartitionTree:
+    """Counts one more pending trial as a visit of the leaf and of every node above it (virtual loss)."""
+    path = jnp.concatenate(_ancestors(tree, leaf[None]))[:, 0]
+    visits = tree.visits.at[jnp.where(path < 0, tree.visits.shape[0], path)].add(1, mode="drop")
+    return dataclasses.replace(tree, visits=visits)
+
+
+def explain(tree: PartitionTree, feature_names: Sequence[str], top: int = 3) -> list[NodeSummary]:
+    """The reachable nodes of a tree, root first, with the features that drive each split.
+
+    A weight is what the feature adds to the predicted target per unit.
+    """
+    summaries, queue = [], [(0, 0)]
+    while queue:
+        node, depth = queue.pop(0)
+        is_leaf = node >= len(tree.is_split) or not bool(tree.is_split[node])
+        drivers: list[tuple[str, float]] = []
+        if not is_leaf:
+            weights = np.asarray(tree.weights[node])
+            order = np.argsort(-np.abs(weights), kind="stable")[:top]
+            drivers = [(feature_names[i], float(weights[i])) for i in order]
+            queue += [(2 * node + 1, depth + 1), (2 * node + 2, depth + 1)]
+        mean = float(tree.means[node]) if int(tree.results[node]) else None
+        summaries.append(NodeSummary(node, depth, int(tree.visits[node]), mean, is_leaf, tuple(drivers)))
+    return summaries

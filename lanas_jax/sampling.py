@@ -1,0 +1,149 @@
+"""Drawing codes: from an explicit pool, or by chains over the lattice of all codes.
+
+A pool is exact: every unseen code of a region is at hand. Where a space is too large to list, many Markov chains walk
+the lattice in parallel. They start from codes known to lie in the region and propose one-coordinate and block moves,
+symmetric and independent of the state; a move is made only if `inside` holds for where it leads, so each half-space,
+each validity rule and each cost limit holds at every step, and the walk's stationary distribution is uniform over the
+part of the region that moves connect.
+
+Which region to draw from is `selection`'s business, which of the drawn codes to try, the searcher's.
+"""
+
+import dataclasses
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
+
+from lanas_jax.spaces.base import Codes, SearchSpace
+
+LISTED = 2**16  # a space of at most this many codes is listed, so that draws are exact
+
+Inside = Callable[[Int[Array, "n dims"]], Bool[Array, " n"]]
+Score = Callable[[Int[Array, "n dims"]], Float[Array, " n"]]
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Pool:
+    """An explicit set of codes, with their features."""
+
+    codes: Int[Array, "m dims"]
+    features: Float[Array, "m d"]
+
+    @classmethod
+    def of(cls, space: SearchSpace, codes: object) -> "Pool":
+        """The distinct valid codes among those given, in canonical form, in the order of their first appearance.
+
+        Raises:
+          ValueError: a code out of range, or none that is valid.
+        """
+        checked = space.check(codes)
+        canonical = np.asarray(space.canonical(checked[np.asarray(space.valid(checked))]))
+        if not len(canonical):
+            raise ValueError("the pool holds no valid code")
+        _, first = np.unique(canonical, axis=0, return_index=True)
+        kept = jnp.asarray(canonical[np.sort(first)])
+        return cls(kept, space.features(kept))
+
+    def matches(self, code: Int[Array, " dims"]) -> Bool[Array, " m"]:
+        """Which entry is this canonical code."""
+        return jnp.all(self.codes == code[None], axis=1)
+
+
+def listed(space: SearchSpace, pool: Pool | Codes | None) -> Pool | None:
+    """The pool a searcher draws from: the one given, all codes of a small space, or None: chains over the lattice."""
+    if isinstance(pool, Pool):
+        return pool
+    if pool is not None:
+        return Pool.of(space, pool)
+    return Pool.of(space, space.enumerate()) if space.size <= LISTED else None
+
+
+def best_of(scores: Float[Array, " m"], allowed: Bool[Array, " m"]) -> tuple[Int[Array, ""], Bool[Array, ""]]:
+    """Index of the highest score among the allowed, and whether anything is allowed."""
+    return jnp.argmax(jnp.where(allowed, scores, -jnp.inf)).astype(jnp.int32), jnp.any(allowed)
+
+
+def propose(key: PRNGKeyArray, space: SearchSpace, codes: Int[Array, "n dims"]) -> Int[Array, "n dims"]:
+    """One symmetric move per chain: a coordinate drawn anew, or, one time in four, each with chance 2 / dims."""
+    where_key, block_key, kind_key, value_key = jax.random.split(key, 4)
+    n, dims = codes.shape
+    single = jax.nn.one_hot(jax.random.randint(where_key, (n,), 0, dims), dims, dtype=jnp.int32) == 1
+    block = jax.random.bernoulli(block_key, min(2 / dims, 1.0), (n, dims))
+    moved = jnp.where(jax.random.bernoulli(kind_key, 0.25, (n, 1)), block, single)
+    return jnp.where(moved, space.random(value_key, n), codes)
+
+
+def walk(
+    key: PRNGKeyArray, space: SearchSpace, starts: Int[Array, "n dims"], inside: Inside, steps: int
+) -> tuple[Int[Array, "n dims"], Float[Array, ""]]:
+    """Uniform random walks inside a region.
+
+    Args:
+      key: consumed.
+      space: the lattice.
+      starts: where the chains begin; a chain that begins outside enters when a move leads inside.
+      inside: whether codes belong to the region and may be built.
+      steps: moves tried per chain.
+
+    Returns:
+      Where the chains end, and the share of moves that were accepted.
+    """
+
+    def step(codes: Array, key: Array) -> tuple[Array, Array]:
+        proposed = propose(key, space, codes)
+        accept = inside(proposed)
+        return jnp.where(accept[:, None], proposed, codes), jnp.mean(accept, dtype=jnp.float32)
+
+    codes, rates = jax.lax.scan(step, starts, jax.random.split(key, steps))
+    return codes, jnp.mean(rates)
+
+
+def climb(
+    key: PRNGKeyArray, space: SearchSpace, starts: Int[Array, "n dims"], inside: Inside, score: Score, steps: int
+) -> Int[Array, "n dims"]:
+    """Stochastic hill climbing inside a region: walks that accept a move only if it does not lower the score.
+
+    `score` may be -inf for codes that must not be the answer; a chain leaves such a code by its first move inside.
+    """
+
+    def step(carry: tuple[Array, Array], key: Array) -> tuple[tuple[Array, Array], None]:
+        codes, scores = carry
+        proposed = propose(key, space, codes)
+        new = score(proposed)
+        accept = inside(proposed) & (new >= scores)
+        return (jnp.where(accept[:, None], proposed, codes), jnp.where(accept, new, scores)), None
+
+    return jax.lax.scan(step, (starts, score(starts)), jax.random.split(key, steps))[0][0]
+
+
+def draw_valid(
+    key: PRNGKeyArray, space: SearchSpace, unseen: Inside, n: int, batch: int = 256, tries: int = 64
+) -> Int[Array, "n dims"]:
+    """Uniform valid codes of the whole space by rejection; rows of -1 where `tries` batches did not give enough.
+
+    Args:
+      key: consumed.
+      space: the space.
+      unseen: which canonical codes may be drawn.
+      n: number of distinct codes wanted.
+      batch: codes drawn at a time.
+      tries: batches drawn at most.
+    """
+
+    def body(carry: tuple[Array, Array, Array, Array]) -> tuple[Array, Array, Array, Array]:
+        key, drawn, count, attempt = carry
+        key, subkey = jax.random.split(key)
+        raw = space.random(subkey, batch)
+        codes = space.canonical(raw)
+        twin = jnp.all(codes[:, None] == codes[None], axis=2) & jnp.tri(batch, k=-1, dtype=bool)
+        old = jnp.any(jnp.all(codes[:, None] == drawn[None], axis=2), axis=1)
+        fresh = space.valid(raw) & unseen(codes) & ~old & ~jnp.any(twin, axis=1)
+        rows = jnp.where(fresh, count + jnp.cumsum(fresh) - 1, n)
+        return key, drawn.at[rows].set(codes, mode="drop"), count + jnp.sum(fresh), attempt + 1
+
+    start = (key, jnp.full((n, space.dims), -1, jnp.int32), jnp.int32(0), jnp.int32(0))
+    return jax.lax.while_loop(lambda c: (c[2] < n) & (c[3] < tries), body, start)[1]

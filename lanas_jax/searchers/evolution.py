@@ -1,0 +1,133 @@
+"""Regularized evolution (Real et al., arXiv 1802.01548): tournaments among recent trials, one mutation a child.
+
+The population is the last `population` trials that gave a value, in the order in which they were asked: the oldest die,
+not the worst. A child is the winner of a tournament with one choice changed; where all such neighbours are taken or may
+not be built, a code a little further off.
+"""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int, PRNGKeyArray
+
+from lanas_jax.sampling import Pool, best_of, listed
+from lanas_jax.searchers import history as hist
+from lanas_jax.searchers.base import register
+from lanas_jax.searchers.history import History
+from lanas_jax.searchers.random_search import uniform_unseen
+from lanas_jax.spaces.base import Codes, SearchSpace
+
+MUTANTS_PER_DISTANCE = 32
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class EvolutionState:
+    """Key and history."""
+
+    key: PRNGKeyArray
+    history: History
+
+
+@register
+@dataclasses.dataclass(frozen=True)
+class RegularizedEvolution:
+    """Aging evolution.
+
+    Attributes:
+      space: what is searched.
+      pool: explicit codes to draw from; without one, a small space is listed and a large one mutated on its lattice.
+      population: number of trials that live; as many are drawn uniformly at first.
+      tournament: number of them that compete to be a parent, drawn with replacement.
+      capacity: trials for which the first state has room; it grows by itself.
+    """
+
+    space: SearchSpace
+    pool: Pool | Codes | None = None
+    population: int = 50
+    tournament: int = 10
+    capacity: int = 256
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "pool", listed(self.space, self.pool))
+
+    def init(self, key: PRNGKeyArray) -> EvolutionState:
+        """The state before the first trial. The key is consumed."""
+        return EvolutionState(key, hist.empty(self.space, self.pool, self.capacity))
+
+    def ask(self, state: EvolutionState, n: int) -> tuple[EvolutionState, Int[Array, "n dims"]]:
+        """`n` unseen children; rows of -1 when none are left."""
+        return _ask(self, dataclasses.replace(state, history=hist.reserve(state.history, n)), n)
+
+    def tell(self, state: EvolutionState, codes: Codes, values: Float[Array, " n"]) -> EvolutionState:
+        """Records values; NaN: failed."""
+        codes, values = hist.incoming(self.space, codes, values)
+        history = hist.reserve(state.history, len(codes))
+        return _tell(self, dataclasses.replace(state, history=history), codes, values)
+
+
+@jax.jit(static_argnames="n")
+def _ask(searcher: RegularizedEvolution, state: EvolutionState, n: int) -> tuple[EvolutionState, Array]:
+    def one(history: History, key: Array) -> tuple[History, Array]:
+        uniform_key, parent_key, child_key = jax.random.split(key, 3)
+        warming_up = (history.count < searcher.population) | ~jnp.any(history.done)
+        parent = _parent(searcher, history, parent_key)
+        child = (_from_lattice if searcher.pool is None else _from_pool)(searcher, history, parent, child_key)
+
+        def uniform() -> tuple[History, Array]:
+            drawn, codes = uniform_unseen(uniform_key, searcher.space, searcher.pool, history, 1)
+            return drawn, codes[0]
+
+        def bred() -> tuple[History, Array]:
+            seen = (
+                None if searcher.pool is None or history.seen is None else history.seen | searcher.pool.matches(child)
+            )
+            return hist.add_pending(dataclasses.replace(history, seen=seen), child[None]), child
+
+        return jax.lax.cond(warming_up | (child[0] < 0), uniform, bred)
+
+    key, subkey = jax.random.split(state.key)
+    history, codes = jax.lax.scan(one, state.history, jax.random.split(subkey, n))
+    return EvolutionState(key, history), codes
+
+
+def _parent(searcher: RegularizedEvolution, history: History, key: PRNGKeyArray) -> Int[Array, " dims"]:
+    """The winner of a tournament among the living."""
+    results = jnp.cumsum(history.done)
+    alive = history.done & (results > results[-1] - searcher.population)
+    logits = jnp.where(alive, 0.0, -jnp.inf)
+    rows = jax.random.categorical(key, logits, shape=(searcher.tournament,))
+    return history.codes[rows[jnp.argmax(history.values[rows])]]
+
+
+def _from_pool(
+    searcher: RegularizedEvolution, history: History, parent: Int[Array, " dims"], key: PRNGKeyArray
+) -> Int[Array, " dims"]:
+    """One of the unseen codes of the pool that differ from the parent in the fewest choices; -1 when none is left."""
+    pool = searcher.pool
+    distance = jnp.sum(pool.codes != parent[None], axis=1).astype(jnp.float32)
+    row, found = best_of(jax.random.uniform(key, distance.shape) - distance, ~history.seen)
+    return jnp.where(found, pool.codes[row], hist.NOTHING)
+
+
+def _from_lattice(
+    searcher: RegularizedEvolution, history: History, parent: Int[Array, " dims"], key: PRNGKeyArray
+) -> Int[Array, " dims"]:
+    """The first of many mutants, those with one choice changed first, that is unseen and valid; -1 when none is."""
+    space = searcher.space
+    where_key, value_key = jax.random.split(key)
+    distances = jnp.arange(1, min(space.dims, 4) + 1).repeat(MUTANTS_PER_DISTANCE)
+    n = distances.shape[0]
+    rank = jnp.argsort(jax.random.uniform(where_key, (n, space.dims)), axis=1)
+    shift = jax.random.randint(value_key, (n, space.dims), 1, jnp.maximum(space.cardinalities, 2)[None])
+    moved = (parent[None] + shift) % space.cardinalities[None]
+    raw = jnp.where(rank < distances[:, None], moved, parent[None])
+    mutants = space.canonical(raw)
+    fresh = space.valid(raw) & ~hist.contains(history, mutants)
+    return jnp.where(jnp.any(fresh), mutants[jnp.argmax(fresh)], hist.NOTHING)
+
+
+@jax.jit
+def _tell(searcher: RegularizedEvolution, state: EvolutionState, codes: Codes, values: Array) -> EvolutionState:
+    return dataclasses.replace(state, history=hist.record(state.history, searcher.space, searcher.pool, codes, values))

@@ -1,0 +1,150 @@
+"""What a searcher remembers of its trials: a struct of fixed-capacity arrays, one row per trial, in the order asked.
+
+Every searcher keeps one. It is what makes "no architecture twice" (asked, pending and told codes are all in it) and
+"pending trials count" possible. Rows are canonical codes; a row of -1 is empty.
+"""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float, Int
+
+from lanas_jax.sampling import Pool
+from lanas_jax.spaces.base import Codes, SearchSpace
+
+EMPTY, PENDING, DONE, FAILED = 0, 1, 2, 3
+NOTHING = -1  # fills the rows of an answer for which no code was left
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class History:
+    """Asked and told trials.
+
+    Attributes:
+      codes: canonical codes, -1 in empty rows.
+      values: what trials gave; 0 where there is no value.
+      status: EMPTY, PENDING, DONE or FAILED.
+      count: number of rows in use.
+      seen: which codes of the searcher's pool stand in a row; None without a pool.
+    """
+
+    codes: Int[Array, "capacity dims"]
+    values: Float[Array, " capacity"]
+    status: Int[Array, " capacity"]
+    count: Int[Array, ""]
+    seen: Bool[Array, " m"] | None
+
+    @property
+    def capacity(self) -> int:
+        """Number of trials for which there is room."""
+        return self.codes.shape[0]
+
+    @property
+    def done(self) -> Bool[Array, " capacity"]:
+        """Rows that hold a value."""
+        return self.status == DONE
+
+    @property
+    def used(self) -> Bool[Array, " capacity"]:
+        """Rows that hold a trial, whatever its status."""
+        return self.status != EMPTY
+
+
+def empty(space: SearchSpace, pool: Pool | None, capacity: int) -> History:
+    """A history without trials."""
+    return History(
+        codes=jnp.full((capacity, space.dims), NOTHING, jnp.int32),
+        values=jnp.zeros(capacity),
+        status=jnp.full(capacity, EMPTY, jnp.int32),
+        count=jnp.zeros((), jnp.int32),
+        seen=None if pool is None else jnp.zeros(pool.codes.shape[0], bool),
+    )
+
+
+def reserve(history: History, n: int) -> History:
+    """A history with room for `n` more trials; doubles the capacity when short. Leaves traced histories as they are."""
+    if isinstance(history.count, jax.core.Tracer) or int(history.count) + n <= history.capacity:
+        return history
+    more = max(history.capacity, int(history.count) + n - history.capacity)
+    return dataclasses.replace(
+        history,
+        codes=jnp.pad(history.codes, ((0, more), (0, 0)), constant_values=NOTHING),
+        values=jnp.pad(history.values, (0, more)),
+        status=jnp.pad(history.status, (0, more), constant_values=EMPTY),
+    )
+
+
+def incoming(space: SearchSpace, codes: object, values: object) -> tuple[Int[Array, "n dims"], Float[Array, " n"]]:
+    """What is told, as arrays; checked unless it is traced. Rows of -1 pass.
+
+    Raises:
+      ValueError: codes outside the space, or not one value per code.
+    """
+    if not isinstance(codes, jax.core.Tracer):
+        array = np.asarray(codes)
+        space.check(array[array[:, 0] != NOTHING] if array.ndim == 2 else array)
+    codes, values = jnp.asarray(codes, jnp.int32), jnp.asarray(values, jnp.float32)
+    if values.shape != codes.shape[:1]:
+        raise ValueError(f"{codes.shape[0]} codes need as many values; got shape {values.shape}")
+    return codes, values
+
+
+def find(history: History, code: Int[Array, " dims"]) -> Int[Array, ""]:
+    """The row of a canonical code, or `capacity` where it has none."""
+    hit = jnp.all(history.codes == code[None], axis=1) & history.used
+    return jnp.where(jnp.any(hit), jnp.argmax(hit), history.capacity).astype(jnp.int32)
+
+
+def contains(history: History, codes: Codes) -> Bool[Array, " n"]:
+    """Whether each canonical code stands in the history."""
+    return jnp.any(jnp.all(history.codes[None] == codes[:, None], axis=2) & history.used[None], axis=1)
+
+
+def add_pending(history: History, codes: Int[Array, "n dims"]) -> History:
+    """Appends new codes as pending, in order; rows of -1 are passed over."""
+    real = codes[:, 0] >= 0
+    rows = jnp.where(real, history.count + jnp.cumsum(real) - 1, history.capacity).astype(jnp.int32)
+    return dataclasses.replace(
+        history,
+        codes=history.codes.at[rows].set(codes, mode="drop"),
+        status=history.status.at[rows].set(PENDING, mode="drop"),
+        count=history.count + jnp.sum(real, dtype=jnp.int32),
+    )
+
+
+def record(
+    history: History, space: SearchSpace, pool: Pool | None, codes: Codes, values: Float[Array, " n"]
+) -> History:
+    """Closes trials: a finite value is a result, anything else a failure; codes never asked for are appended.
+
+    Rows of -1 are passed over. Of a code told twice, the last value stands.
+    """
+    codes = space.canonical(codes)
+
+    def one(history: History, told: tuple[Array, Array]) -> tuple[History, None]:
+        code, value = told
+        row = find(history, code)
+        new = row == history.capacity
+        row = jnp.where(code[0] < 0, history.capacity, jnp.where(new, history.count, row))
+        good = jnp.isfinite(value)
+        return dataclasses.replace(
+            history,
+            codes=history.codes.at[row].set(code, mode="drop"),
+            values=history.values.at[row].set(jnp.where(good, value, 0.0), mode="drop"),
+            status=history.status.at[row].set(jnp.where(good, DONE, FAILED), mode="drop"),
+            count=history.count + jnp.where(new & (code[0] >= 0), 1, 0),
+            seen=None if pool is None or history.seen is None else history.seen | pool.matches(code),
+        ), None
+
+    return jax.lax.scan(one, history, (codes, jnp.asarray(values, jnp.float32)))[0]
+
+
+def best(history: History) -> tuple[Int[Array, " dims"], Float[Array, ""]]:
+    """The code of highest value and that value; a row of -1 and -inf before the first result."""
+    values = jnp.where(history.done, history.values, -jnp.inf)
+    row = jnp.argmax(values)
+    code = jnp.where(history.done[row], history.codes[row], NOTHING)
+    return code, values[row]

@@ -1,0 +1,81 @@
+"""Random search: codes drawn uniformly from the space, without repetition. The baseline that needs no learning."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int, PRNGKeyArray
+
+from lanas_jax.sampling import Pool, draw_valid, listed
+from lanas_jax.searchers import history as hist
+from lanas_jax.searchers.base import register
+from lanas_jax.searchers.history import History
+from lanas_jax.spaces.base import Codes, SearchSpace
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class RandomState:
+    """Key and history."""
+
+    key: PRNGKeyArray
+    history: History
+
+
+def uniform_unseen(
+    key: PRNGKeyArray, space: SearchSpace, pool: Pool | None, history: History, n: int
+) -> tuple[History, Array]:
+    """`n` distinct unseen codes drawn uniformly, marked as pending; rows of -1 when none are left. Consumes the key."""
+    if pool is None or history.seen is None:
+        codes = draw_valid(key, space, lambda codes: ~hist.contains(history, codes), n)
+        return hist.add_pending(history, codes), codes
+    order = jnp.where(history.seen, -1.0, jax.random.uniform(key, history.seen.shape))
+    score, rows = jax.lax.top_k(order, min(n, history.seen.shape[0]))
+    codes = jnp.where((score >= 0)[:, None], pool.codes[rows], hist.NOTHING)
+    codes = jnp.pad(codes, ((0, n - codes.shape[0]), (0, 0)), constant_values=hist.NOTHING)
+    history = dataclasses.replace(history, seen=history.seen.at[rows].set(True))
+    return hist.add_pending(history, codes), codes
+
+
+@register
+@dataclasses.dataclass(frozen=True)
+class RandomSearch:
+    """Uniform draws without repetition.
+
+    Attributes:
+      space: what is searched.
+      pool: explicit codes to draw from; without one, a small space is listed and a large one sampled.
+      capacity: trials for which the first state has room; it grows by itself.
+    """
+
+    space: SearchSpace
+    pool: Pool | Codes | None = None
+    capacity: int = 256
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "pool", listed(self.space, self.pool))
+
+    def init(self, key: PRNGKeyArray) -> RandomState:
+        """The state before the first trial. The key is consumed."""
+        return RandomState(key, hist.empty(self.space, self.pool, self.capacity))
+
+    def ask(self, state: RandomState, n: int) -> tuple[RandomState, Int[Array, "n dims"]]:
+        """`n` unseen codes; rows of -1 when none are left."""
+        return _ask(self, dataclasses.replace(state, history=hist.reserve(state.history, n)), n)
+
+    def tell(self, state: RandomState, codes: Codes, values: Float[Array, " n"]) -> RandomState:
+        """Records values; NaN: failed."""
+        codes, values = hist.incoming(self.space, codes, values)
+        return _tell(self, dataclasses.replace(state, history=hist.reserve(state.history, len(codes))), codes, values)
+
+
+@jax.jit(static_argnames="n")
+def _ask(searcher: RandomSearch, state: RandomState, n: int) -> tuple[RandomState, Array]:
+    key, subkey = jax.random.split(state.key)
+    history, codes = uniform_unseen(subkey, searcher.space, searcher.pool, state.history, n)
+    return RandomState(key, history), codes
+
+
+@jax.jit
+def _tell(searcher: RandomSearch, state: RandomState, codes: Codes, values: Array) -> RandomState:
+    return dataclasses.replace(state, history=hist.record(state.history, searcher.space, searcher.pool, codes, values))
