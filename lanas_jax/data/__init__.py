@@ -1,0 +1,1 @@
+"""Datasets: from a name to arrays in three parts."""

@@ -1,0 +1,101 @@
+"""Labelled images in three parts that are kept apart: train, search-validation and test.
+
+A search is given a `SearchData`, which has no test split to look at; the test split is read once, for the final network
+(section 4 of arXiv 1906.06832 reports it for the found network alone). The files beside this one make `Dataset`s.
+"""
+
+import dataclasses
+
+import numpy as np
+from jaxtyping import Float32, Int32
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Split:
+    """Images and their labels.
+
+    Args:
+      images: channels last, already scaled.
+      labels: class of each image.
+
+    Raises:
+      ValueError: wrong ranks or dtypes, no image, unequal lengths, or a value that is not finite.
+    """
+
+    images: Float32[np.ndarray, "n height width channels"]
+    labels: Int32[np.ndarray, " n"]
+
+    def __post_init__(self) -> None:
+        if self.images.ndim != 4 or self.images.dtype != np.float32:
+            raise ValueError(
+                "images must be float32[n, height, width, channels]; "
+                f"got {self.images.dtype} of shape {self.images.shape}"
+            )
+        if self.labels.shape != self.images.shape[:1] or self.labels.dtype != np.int32:
+            raise ValueError(
+                f"labels must be int32[{len(self.images)}], one per image; "
+                f"got {self.labels.dtype} of shape {self.labels.shape}"
+            )
+        if not len(self.images):
+            raise ValueError("a split needs at least one image")
+        if not np.isfinite(self.images).all():
+            raise ValueError("images hold NaN or infinite values")
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class SearchData:
+    """All that a search may see.
+
+    Args:
+      train: what weights are fitted to.
+      validation: what candidates are compared on.
+      classes: number of classes; labels run from 0 to ``classes - 1``.
+
+    Raises:
+      ValueError: a label out of range, or images of two shapes.
+    """
+
+    train: Split
+    validation: Split
+    classes: int
+
+    def __post_init__(self) -> None:
+        for name, split in (("train", self.train), ("validation", self.validation)):
+            check_fits(split, self.image_shape, self.classes, name)
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """Height, width and channels of an image."""
+        height, width, channels = self.train.images.shape[1:]
+        return height, width, channels
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Dataset:
+    """A dataset whose test split stands apart from what a search sees.
+
+    Raises:
+      ValueError: a test label out of range, or test images of another shape.
+    """
+
+    search: SearchData
+    test: Split
+
+    def __post_init__(self) -> None:
+        check_fits(self.test, self.search.image_shape, self.search.classes, "test")
+
+
+def check_fits(split: Split, image_shape: tuple[int, int, int], classes: int, name: str) -> None:
+    """Checks a split against the images and classes it should hold.
+
+    Raises:
+      ValueError: names the split, what it holds and what was expected.
+    """
+    if split.images.shape[1:] != image_shape:
+        raise ValueError(f"{name} images have shape {split.images.shape[1:]}, expected {image_shape}")
+    low, high = int(split.labels.min()), int(split.labels.max())
+    if low < 0 or high >= classes:
+        raise ValueError(f"{name} labels run from {low} to {high}, expected 0 to {classes - 1}")

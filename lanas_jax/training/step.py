@@ -1,0 +1,251 @@
+"""Training one candidate: loss, optimiser, schedule and the scan over steps, as pure functions of pytrees.
+
+Candidates are trained as section 4 of arXiv 1906.06832 trains them, by SGD with momentum, weight decay and a cosine
+schedule. The network enters as two functions of its parameters and its code (`Network`), so that one traced program
+serves every code; modules are split before they come here. Many candidates at once, and the devices, are the business
+of `population.py`.
+"""
+
+import dataclasses
+from typing import NamedTuple, Protocol, runtime_checkable
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax import lax
+from jaxtyping import Array, Float, Int, PRNGKeyArray, PyTree
+
+from lanas_jax.spaces.base import SearchSpace
+
+Params = PyTree[Array]
+BatchStats = PyTree[Array]
+
+
+@runtime_checkable
+class Network(Protocol):
+    """A network whose architecture is data: one traced program for every code of its space."""
+
+    @property
+    def space(self) -> SearchSpace:
+        """What its codes mean."""
+        ...
+
+    def init(self, key: PRNGKeyArray, code: Int[Array, " dims"]) -> tuple[Params, BatchStats]:
+        """Fresh parameters and batch statistics. The key is consumed."""
+        ...
+
+    def apply(
+        self,
+        params: Params,
+        batch_stats: BatchStats,
+        code: Int[Array, " dims"],
+        images: Float[Array, "n height width channels"],
+        *,
+        train: bool,
+    ) -> tuple[Float[Array, "n classes"], BatchStats]:
+        """Logits, and the batch statistics after this batch (unchanged where `train` is False)."""
+        ...
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainConfig:
+    """How a candidate is trained.
+
+    Args:
+      epochs: passes over the training images.
+      batch_size: images per step.
+      learning_rate: at the first step; falls to zero along half a cosine.
+      momentum: decay of the momentum buffer.
+      nesterov: look ahead by one momentum step.
+      weight_decay: added to the gradient as ``weight_decay * parameter`` (L2, not decoupled), after clipping.
+      clip: largest global norm of the gradient; None does not clip.
+      label_smoothing: mass moved from the true class to all classes alike.
+
+    Raises:
+      ValueError: a setting out of its range.
+    """
+
+    epochs: int = 10
+    batch_size: int = 64
+    learning_rate: float = 0.1
+    momentum: float = 0.9
+    nesterov: bool = True
+    weight_decay: float = 3e-4
+    clip: float | None = 5.0
+    label_smoothing: float = 0.0
+
+    def __post_init__(self) -> None:
+        for name in ("epochs", "batch_size", "learning_rate"):
+            if not getattr(self, name) > 0:
+                raise ValueError(f"{name} must be positive; got {getattr(self, name)}")
+        for name in ("momentum", "label_smoothing"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ValueError(f"{name} must be in [0, 1); got {getattr(self, name)}")
+        if self.weight_decay < 0:
+            raise ValueError(f"weight_decay must not be negative; got {self.weight_decay}")
+        if self.clip is not None and not self.clip > 0:
+            raise ValueError(f"clip must be positive, or None not to clip; got {self.clip}")
+
+    def steps(self, images: int, epochs: int | None = None) -> int:
+        """Steps that show each of `images` images `epochs` times (default: the configured ones), rounded up."""
+        return -(-(epochs or self.epochs) * images // self.batch_size)
+
+
+class TrainState(NamedTuple):
+    """One candidate in training."""
+
+    params: Params
+    batch_stats: BatchStats
+    optimizer: optax.OptState
+    key: PRNGKeyArray  # orders the training images
+    step: Int[Array, ""]  # steps taken
+    loss: Float[Array, ""]  # of the last step taken; not finite: training stopped there
+
+
+class Evaluation(NamedTuple):
+    """How well one candidate does on a whole split."""
+
+    accuracy: Float[Array, ""]  # in [0, 1]
+    loss: Float[Array, ""]  # mean cross entropy; not finite where any logit is not
+
+
+def optimizer(config: TrainConfig) -> optax.GradientTransformation:
+    """Clipping, weight decay and momentum; the learning rate is applied by `train_step`, which knows the horizon."""
+    return optax.chain(
+        optax.identity() if config.clip is None else optax.clip_by_global_norm(config.clip),
+        optax.add_decayed_weights(config.weight_decay),
+        optax.trace(decay=config.momentum, nesterov=config.nesterov),
+    )
+
+
+def learning_rate(config: TrainConfig, step: Int[Array, ""], total: Int[Array, ""]) -> Float[Array, ""]:
+    """``learning_rate * (1 + cos(pi * step / total)) / 2``; both arguments may be traced.
+
+    optax's schedule wants its horizon as a Python number. Told in fractions of the training, it takes any horizon, and
+    short and long trainings share one program.
+    """
+    fraction = step.astype(jnp.float32) / total.astype(jnp.float32)
+    return optax.cosine_decay_schedule(config.learning_rate, decay_steps=1)(fraction)
+
+
+def cross_entropy(
+    logits: Float[Array, "n classes"], labels: Int[Array, " n"], smoothing: float = 0.0
+) -> Float[Array, " n"]:
+    """Softmax cross entropy of each image, labels smoothed."""
+    targets = optax.smooth_labels(jax.nn.one_hot(labels, logits.shape[1], dtype=logits.dtype), smoothing)
+    return optax.softmax_cross_entropy(logits, targets)
+
+
+def batch_order(
+    key: PRNGKeyArray, images: int, batch_size: int, first: Int[Array, ""], steps: int
+) -> Int[Array, "steps batch_size"]:
+    """Which images the steps ``first .. first + steps - 1`` of a training see.
+
+    The training reads one endless stream of epochs, each a fresh permutation of all images, cut into batches of equal
+    size: every image comes exactly once per epoch, and a batch that ends an epoch is filled up from the next. So no
+    image is dropped, batch statistics never rest on a short batch, and a training may be cut into any number of
+    dispatches. Positions in the stream are int32: up to 2**31 images in all.
+    """
+    epochs = (images + steps * batch_size - 2) // images + 1  # that a window of this length can touch
+    start = first * batch_size
+    epoch = start // images
+
+    def permutation(i: Int[Array, ""]) -> Int[Array, " images"]:
+        return jax.random.permutation(jax.random.fold_in(key, epoch + i), images)
+
+    stream = lax.map(permutation, jnp.arange(epochs)).reshape(-1)
+    window = lax.dynamic_slice(stream, (start - epoch * images,), (steps * batch_size,))
+    return window.reshape(steps, batch_size)
+
+
+def start(network: Network, config: TrainConfig, code: Int[Array, " dims"], key: PRNGKeyArray) -> TrainState:
+    """A candidate before its first step. The key is consumed."""
+    weights, order = jax.random.split(key)
+    params, batch_stats = network.init(weights, code)
+    return TrainState(params, batch_stats, optimizer(config).init(params), order, jnp.int32(0), jnp.float32(0))
+
+
+def train_step(
+    network: Network,
+    config: TrainConfig,
+    state: TrainState,
+    code: Int[Array, " dims"],
+    total: Int[Array, ""],
+    images: Float[Array, "batch height width channels"],
+    labels: Int[Array, " batch"],
+) -> TrainState:
+    """One step of SGD towards a training of `total` steps."""
+
+    def objective(params: Params) -> tuple[Float[Array, ""], BatchStats]:
+        logits, batch_stats = network.apply(params, state.batch_stats, code, images, train=True)
+        return cross_entropy(logits, labels, config.label_smoothing).mean(), batch_stats
+
+    (loss, batch_stats), gradient = jax.value_and_grad(objective, has_aux=True)(state.params)
+    direction, momentum = optimizer(config).update(gradient, state.optimizer, state.params)
+    rate = learning_rate(config, state.step, total)
+    params = jax.tree.map(lambda p, d: p - rate.astype(d.dtype) * d, state.params, direction)
+    return TrainState(params, batch_stats, momentum, state.key, state.step + 1, loss)
+
+
+def train(
+    network: Network,
+    config: TrainConfig,
+    state: TrainState,
+    code: Int[Array, " dims"],
+    total: Int[Array, ""],
+    images: Float[Array, "n height width channels"],
+    labels: Int[Array, " n"],
+    *,
+    steps: int,
+) -> TrainState:
+    """Up to `steps` steps further: no further than `total`, and no further than a loss that is not finite.
+
+    Args:
+      network: gives logits.
+      config: how to train.
+      state: where to go on from.
+      code: the candidate.
+      total: steps of the whole training; data, so that trainings of any length share one program.
+      images: all training images.
+      labels: their classes.
+      steps: length of the scan.
+    """
+    order = batch_order(state.key, len(labels), config.batch_size, state.step, steps)
+
+    def body(state: TrainState, rows: Int[Array, " batch"]) -> tuple[TrainState, None]:
+        def advance(state: TrainState) -> TrainState:
+            return train_step(network, config, state, code, total, images[rows], labels[rows])
+
+        going = (state.step < total) & jnp.isfinite(state.loss)
+        return lax.cond(going, advance, lambda state: state, state), None
+
+    return lax.scan(body, state, order)[0]
+
+
+def evaluate(
+    network: Network,
+    config: TrainConfig,
+    state: TrainState,
+    code: Int[Array, " dims"],
+    images: Float[Array, "n height width channels"],
+    labels: Int[Array, " n"],
+) -> Evaluation:
+    """Accuracy and loss on a whole split, with the running batch statistics.
+
+    The split is cut into batches and the last one padded; padding counts for nothing and no image is dropped.
+    """
+    count, size = len(labels), min(config.batch_size, len(labels))
+    padding = -count % size
+    batched = jnp.pad(images, ((0, padding), (0, 0), (0, 0), (0, 0))).reshape(-1, size, *images.shape[1:])
+    answers = jnp.pad(labels, (0, padding), constant_values=-1).reshape(-1, size)
+
+    def batch(batch: tuple[Array, Array]) -> tuple[Array, Array]:
+        images, labels = batch
+        logits, _ = network.apply(state.params, state.batch_stats, code, images, train=False)
+        real = labels >= 0
+        right = jnp.sum(real & (jnp.argmax(logits, axis=1) == labels), dtype=jnp.int32)
+        losses = cross_entropy(logits, jnp.where(real, labels, 0))
+        return right, jnp.sum(jnp.where(real, losses, 0.0))
+
+    right, loss = lax.map(batch, (batched, answers))
+    return Evaluation(right.sum().astype(jnp.float32) / count, loss.sum() / count)
