@@ -48,10 +48,6 @@ class Pool:
         kept = jnp.asarray(canonical[np.sort(first)])
         return cls(kept, space.features(kept))
 
-    def matches(self, code: Int[Array, " dims"]) -> Bool[Array, " m"]:
-        """Which entry is this canonical code."""
-        return jnp.all(self.codes == code[None], axis=1)
-
 
 def listed(space: SearchSpace, pool: Pool | Codes | None) -> Pool | None:
     """The pool a searcher draws from: the one given, all codes of a small space, or None: chains over the lattice."""

@@ -1,0 +1,1 @@
+"""Ask/tell search algorithms, one file each."""

@@ -13,7 +13,7 @@ and tells, which is what makes a killed run resumable.
 """
 
 import dataclasses
-from typing import Protocol, TypeVar
+from typing import Protocol, TypeVar, runtime_checkable
 
 import jax
 from jaxtyping import Array, Float, Int, PRNGKeyArray
@@ -30,6 +30,7 @@ def register(cls: Class) -> Class:
     return jax.tree_util.register_dataclass(cls, data_fields=["pool"], meta_fields=static)
 
 
+@runtime_checkable
 class Searcher(Protocol[State]):
     """Proposes codes and learns from their values."""
 

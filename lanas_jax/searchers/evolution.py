@@ -73,17 +73,17 @@ def _ask(searcher: RegularizedEvolution, state: EvolutionState, n: int) -> tuple
         uniform_key, parent_key, child_key = jax.random.split(key, 3)
         warming_up = (history.count < searcher.population) | ~jnp.any(history.done)
         parent = _parent(searcher, history, parent_key)
-        child = (_from_lattice if searcher.pool is None else _from_pool)(searcher, history, parent, child_key)
+        if isinstance(searcher.pool, Pool):
+            child = _from_pool(searcher.pool, history, parent, child_key)
+        else:
+            child = _from_lattice(searcher.space, history, parent, child_key)
 
         def uniform() -> tuple[History, Array]:
             drawn, codes = uniform_unseen(uniform_key, searcher.space, searcher.pool, history, 1)
             return drawn, codes[0]
 
         def bred() -> tuple[History, Array]:
-            seen = (
-                None if searcher.pool is None or history.seen is None else history.seen | searcher.pool.matches(child)
-            )
-            return hist.add_pending(dataclasses.replace(history, seen=seen), child[None]), child
+            return hist.add_pending(hist.mark(history, searcher.pool, child), child[None]), child
 
         return jax.lax.cond(warming_up | (child[0] < 0), uniform, bred)
 
@@ -101,21 +101,17 @@ def _parent(searcher: RegularizedEvolution, history: History, key: PRNGKeyArray)
     return history.codes[rows[jnp.argmax(history.values[rows])]]
 
 
-def _from_pool(
-    searcher: RegularizedEvolution, history: History, parent: Int[Array, " dims"], key: PRNGKeyArray
-) -> Int[Array, " dims"]:
+def _from_pool(pool: Pool, history: History, parent: Int[Array, " dims"], key: PRNGKeyArray) -> Int[Array, " dims"]:
     """One of the unseen codes of the pool that differ from the parent in the fewest choices; -1 when none is left."""
-    pool = searcher.pool
     distance = jnp.sum(pool.codes != parent[None], axis=1).astype(jnp.float32)
     row, found = best_of(jax.random.uniform(key, distance.shape) - distance, ~history.seen)
     return jnp.where(found, pool.codes[row], hist.NOTHING)
 
 
 def _from_lattice(
-    searcher: RegularizedEvolution, history: History, parent: Int[Array, " dims"], key: PRNGKeyArray
+    space: SearchSpace, history: History, parent: Int[Array, " dims"], key: PRNGKeyArray
 ) -> Int[Array, " dims"]:
     """The first of many mutants, those with one choice changed first, that is unseen and valid; -1 when none is."""
-    space = searcher.space
     where_key, value_key = jax.random.split(key)
     distances = jnp.arange(1, min(space.dims, 4) + 1).repeat(MUTANTS_PER_DISTANCE)
     n = distances.shape[0]

@@ -28,14 +28,14 @@ class History:
       values: what trials gave; 0 where there is no value.
       status: EMPTY, PENDING, DONE or FAILED.
       count: number of rows in use.
-      seen: which codes of the searcher's pool stand in a row; None without a pool.
+      seen: which codes of the searcher's pool stand in a row; of length 0 without a pool.
     """
 
     codes: Int[Array, "capacity dims"]
     values: Float[Array, " capacity"]
     status: Int[Array, " capacity"]
     count: Int[Array, ""]
-    seen: Bool[Array, " m"] | None
+    seen: Bool[Array, " m"]
 
     @property
     def capacity(self) -> int:
@@ -53,14 +53,14 @@ class History:
         return self.status != EMPTY
 
 
-def empty(space: SearchSpace, pool: Pool | None, capacity: int) -> History:
+def empty(space: SearchSpace, pool: Pool | Codes | None, capacity: int) -> History:
     """A history without trials."""
     return History(
         codes=jnp.full((capacity, space.dims), NOTHING, jnp.int32),
         values=jnp.zeros(capacity),
         status=jnp.full(capacity, EMPTY, jnp.int32),
         count=jnp.zeros((), jnp.int32),
-        seen=None if pool is None else jnp.zeros(pool.codes.shape[0], bool),
+        seen=jnp.zeros(pool.codes.shape[0] if isinstance(pool, Pool) else 0, bool),
     )
 
 
@@ -115,8 +115,15 @@ def add_pending(history: History, codes: Int[Array, "n dims"]) -> History:
     )
 
 
+def mark(history: History, pool: Pool | Codes | None, code: Int[Array, " dims"]) -> History:
+    """Notes that a canonical code of the pool stands in a row."""
+    if not isinstance(pool, Pool):
+        return history
+    return dataclasses.replace(history, seen=history.seen | jnp.all(pool.codes == code[None], axis=1))
+
+
 def record(
-    history: History, space: SearchSpace, pool: Pool | None, codes: Codes, values: Float[Array, " n"]
+    history: History, space: SearchSpace, pool: Pool | Codes | None, codes: Codes, values: Float[Array, " n"]
 ) -> History:
     """Closes trials: a finite value is a result, anything else a failure; codes never asked for are appended.
 
@@ -130,13 +137,13 @@ def record(
         new = row == history.capacity
         row = jnp.where(code[0] < 0, history.capacity, jnp.where(new, history.count, row))
         good = jnp.isfinite(value)
+        history = mark(history, pool, code)
         return dataclasses.replace(
             history,
             codes=history.codes.at[row].set(code, mode="drop"),
             values=history.values.at[row].set(jnp.where(good, value, 0.0), mode="drop"),
             status=history.status.at[row].set(jnp.where(good, DONE, FAILED), mode="drop"),
             count=history.count + jnp.where(new & (code[0] >= 0), 1, 0),
-            seen=None if pool is None or history.seen is None else history.seen | pool.matches(code),
         ), None
 
     return jax.lax.scan(one, history, (codes, jnp.asarray(values, jnp.float32)))[0]

@@ -9,6 +9,8 @@ the tree is learned anew, and how a code is drawn from the leaf's region.
 """
 
 import dataclasses
+import functools
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -16,7 +18,7 @@ from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
 from lanas_jax import partition, selection
 from lanas_jax.partition import PartitionTree
-from lanas_jax.sampling import Pool, best_of, climb, draw_valid, listed, walk
+from lanas_jax.sampling import Inside, Pool, best_of, climb, draw_valid, listed, walk
 from lanas_jax.searchers import history as hist
 from lanas_jax.searchers.base import register
 from lanas_jax.searchers.history import History
@@ -123,103 +125,104 @@ class LaNAS:
 @jax.jit(static_argnames="n")
 def _ask(searcher: LaNAS, state: LaNASState, n: int) -> tuple[LaNASState, Array]:
     def one(state: LaNASState, key: Array) -> tuple[LaNASState, Array]:
-        warming_up = state.history.count < searcher.initial
-        draw = _draw_from_lattice if searcher.pool is None else _draw_from_pool
-        history, code = draw(searcher, state, key, warming_up)
-        features = searcher.space.features(code[None])
-        leaf = partition.route(state.tree, features)[0]
-        tree = jax.tree.map(
-            lambda new, old: jnp.where(code[0] >= 0, new, old), partition.backup(state.tree, leaf), state.tree
-        )
-        return dataclasses.replace(state, history=history, tree=tree), code
+        if isinstance(searcher.pool, Pool):
+            code = _draw_from_pool(searcher, searcher.pool, state, key)
+        else:
+            code = _draw_from_lattice(searcher, state, key)
+        history = hist.add_pending(hist.mark(state.history, searcher.pool, code), code[None])
+        return dataclasses.replace(state, history=history, tree=_with_visit(searcher, state.tree, code)), code
 
     key, subkey = jax.random.split(state.key)
     state, codes = jax.lax.scan(one, state, jax.random.split(subkey, n))
     return dataclasses.replace(state, key=key), codes
 
 
-def _exploration(searcher: LaNAS, state: LaNASState) -> Float[Array, ""]:
-    highest = jnp.max(jnp.where(state.history.done, _targets(searcher, state.history), -jnp.inf))
-    return (
-        searcher.cp * jnp.where(jnp.isfinite(highest), highest, 1.0)
-        if searcher.relative_cp
-        else jnp.float32(searcher.cp)
-    )
+def _with_visit(searcher: LaNAS, tree: PartitionTree, code: Int[Array, " dims"]) -> PartitionTree:
+    """The tree after a pending trial was backed up; unchanged where there was no code left."""
+    visited = partition.backup(tree, partition.route(tree, searcher.space.features(code[None]))[0])
+    return dataclasses.replace(tree, visits=jnp.where(code[0] >= 0, visited.visits, tree.visits))
 
 
-def _search_leaves(searcher: LaNAS, state: LaNASState, warming_up: Bool[Array, ""], try_leaf, nothing):
+def _warming_up(searcher: LaNAS, state: LaNASState) -> Bool[Array, ""]:
+    return state.history.count < searcher.initial
+
+
+def _search_leaves(
+    searcher: LaNAS, state: LaNASState, try_leaf: Callable[[Array], tuple[Array, Array]], size: int
+) -> tuple[Int[Array, " size"], Bool[Array, ""]]:
     """Draws from the leaf that UCB leads to; a leaf found without unseen code is closed, and the next one is tried."""
-    cp = _exploration(searcher, state)
+    cp = jnp.float32(searcher.cp)
+    if searcher.relative_cp:
+        highest = jnp.max(jnp.where(state.history.done, _targets(searcher, state.history), -jnp.inf))
+        cp = cp * jnp.where(jnp.isfinite(highest), jnp.abs(highest), 1.0)
 
-    def body(carry):
+    def body(carry: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
         is_open, _, _ = carry
-        leaf = jnp.where(warming_up, 0, selection.descend(state.tree, is_open, cp))
+        leaf = jnp.where(_warming_up(searcher, state), 0, selection.descend(state.tree, is_open, cp))
         drawn, found = try_leaf(leaf)
         return jnp.where(found, is_open, selection.close(state.tree, is_open, leaf)), drawn, found
 
-    start = (selection.all_open(state.tree), nothing, jnp.bool_(False))
-    _, drawn, found = jax.lax.while_loop(lambda c: ~c[2] & c[0][0], body, start)
+    start = (selection.all_open(state.tree), jnp.zeros(size, jnp.int32), jnp.bool_(False))
+    _, drawn, found = jax.lax.while_loop(lambda carry: ~carry[2] & carry[0][0], body, start)
     return drawn, found
 
 
-def _draw_from_pool(
-    searcher: LaNAS, state: LaNASState, key: PRNGKeyArray, warming_up: Bool[Array, ""]
-) -> tuple[History, Int[Array, " dims"]]:
-    pool, history = searcher.pool, state.history
+def _draw_from_pool(searcher: LaNAS, pool: Pool, state: LaNASState, key: PRNGKeyArray) -> Int[Array, " dims"]:
     uniform_key, sample_key = jax.random.split(key)
     scores = jax.random.uniform(uniform_key, pool.codes.shape[:1])
     if searcher.thompson:
-        scores = jnp.where(warming_up, scores, pool.features @ state.model.sample(sample_key))
+        by_weights = pool.features @ state.model.sample(sample_key)
+        scores = jnp.where(_warming_up(searcher, state), scores, by_weights)
 
     def try_leaf(leaf: Array) -> tuple[Array, Array]:
-        return best_of(scores, ~history.seen & partition.inside(state.tree, leaf, pool.features))
+        row, found = best_of(scores, ~state.history.seen & partition.inside(state.tree, leaf, pool.features))
+        return row[None], found
 
-    row, found = _search_leaves(searcher, state, warming_up, try_leaf, jnp.int32(0))
-    code = jnp.where(found, pool.codes[row], hist.NOTHING)
-    seen = history.seen.at[row].set(history.seen[row] | found)
-    return hist.add_pending(dataclasses.replace(history, seen=seen), code[None]), code
+    row, found = _search_leaves(searcher, state, try_leaf, 1)
+    return jnp.where(found, pool.codes[row[0]], hist.NOTHING)
 
 
-def _draw_from_lattice(
-    searcher: LaNAS, state: LaNASState, key: PRNGKeyArray, warming_up: Bool[Array, ""]
-) -> tuple[History, Int[Array, " dims"]]:
+def _draw_from_lattice(searcher: LaNAS, state: LaNASState, key: PRNGKeyArray) -> Int[Array, " dims"]:
     space, history = searcher.space, state.history
-    start_key, walk_key, climb_key, sample_key, uniform_key = jax.random.split(key, 5)
-    weights = state.model.sample(sample_key)
-    told = space.features(history.codes)
+    uniform_key, region_key = jax.random.split(key)
 
     def unseen(codes: Array) -> Array:
-        return ~hist.contains(history, codes)
+        return ~hist.contains(history, space.canonical(codes))
 
-    def try_leaf(leaf: Array) -> tuple[Array, Array]:
-        def inside(codes: Array) -> Array:
-            return space.valid(codes) & partition.inside(state.tree, leaf, space.features(codes))
-
-        def score(codes: Array) -> Array:
-            return jnp.where(unseen(space.canonical(codes)), space.features(codes) @ weights, -jnp.inf)
-
-        known = history.used & partition.inside(state.tree, leaf, told)
-        starts = history.codes[
-            jax.random.categorical(start_key, jnp.where(known, 0.0, -jnp.inf), shape=(searcher.chains,))
-        ]
-        codes, _ = walk(walk_key, space, starts, inside, searcher.steps)
-        if searcher.thompson:
-            codes = climb(climb_key, space, codes, inside, score, searcher.steps)
-        row, found = best_of(score(codes), unseen(space.canonical(codes)) & inside(codes))
-        return space.canonical(codes[row][None])[0], found
-
-    def learned(_: None) -> Array:
-        nothing = jnp.full(space.dims, hist.NOTHING, jnp.int32)
-        code, found = _search_leaves(searcher, state, jnp.bool_(False), try_leaf, nothing)
-        return jnp.where(found, code, hist.NOTHING)
-
-    def uniform(_: None) -> Array:
+    def uniform() -> Array:
         return draw_valid(uniform_key, space, unseen, 1)[0]
 
-    code = jax.lax.cond(warming_up, uniform, learned, None)
-    # Walks that found nothing are no proof that nothing is left: fall back on the whole space.
-    code = jax.lax.cond(code[0] < 0, uniform, lambda _: code, None)
-    return hist.add_pending(history, code[None]), code
+    def by_region() -> Array:
+        try_leaf = functools.partial(_draw_from_region, searcher, state, region_key, unseen)
+        code, found = _search_leaves(searcher, state, try_leaf, space.dims)
+        # Walks that found nothing are no proof that nothing is left: fall back on the whole space.
+        return jax.lax.cond(found, lambda: code, uniform)
+
+    return jax.lax.cond(_warming_up(searcher, state), uniform, by_region)
+
+
+def _draw_from_region(
+    searcher: LaNAS, state: LaNASState, key: PRNGKeyArray, unseen: Inside, leaf: Int[Array, ""]
+) -> tuple[Int[Array, " dims"], Bool[Array, ""]]:
+    """Walks from the known codes of a leaf's region; then the best unseen code by weights from the posterior."""
+    space, history, tree = searcher.space, state.history, state.tree
+    start_key, walk_key, climb_key, sample_key = jax.random.split(key, 4)
+    weights = state.model.sample(sample_key)
+
+    def inside(codes: Array) -> Array:
+        return space.valid(codes) & partition.inside(tree, leaf, space.features(codes))
+
+    def score(codes: Array) -> Array:
+        return jnp.where(unseen(codes), space.features(codes) @ weights, -jnp.inf)
+
+    known = history.used & partition.inside(tree, leaf, space.features(history.codes))
+    logits = jnp.where(known, 0.0, -jnp.inf)
+    starts = history.codes[jax.random.categorical(start_key, logits, shape=(searcher.chains,))]
+    codes, _ = walk(walk_key, space, starts, inside, searcher.steps)
+    if searcher.thompson:
+        codes = climb(climb_key, space, codes, inside, score, searcher.steps)
+    row, found = best_of(score(codes), unseen(codes) & inside(codes))
+    return space.canonical(codes[row][None])[0], found
 
 
 def _targets(searcher: LaNAS, history: History) -> Float[Array, " capacity"]:

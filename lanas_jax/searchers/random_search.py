@@ -23,10 +23,10 @@ class RandomState:
 
 
 def uniform_unseen(
-    key: PRNGKeyArray, space: SearchSpace, pool: Pool | None, history: History, n: int
+    key: PRNGKeyArray, space: SearchSpace, pool: Pool | Codes | None, history: History, n: int
 ) -> tuple[History, Array]:
     """`n` distinct unseen codes drawn uniformly, marked as pending; rows of -1 when none are left. Consumes the key."""
-    if pool is None or history.seen is None:
+    if not isinstance(pool, Pool):
         codes = draw_valid(key, space, lambda codes: ~hist.contains(history, codes), n)
         return hist.add_pending(history, codes), codes
     order = jnp.where(history.seen, -1.0, jax.random.uniform(key, history.seen.shape))
