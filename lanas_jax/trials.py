@@ -16,7 +16,7 @@ import math
 import sqlite3
 import time
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
@@ -142,6 +142,12 @@ class TrialOutcome(Protocol):
     def compile_seconds(self) -> float: ...  # noqa: D102
     @property
     def train_seconds(self) -> float: ...  # noqa: D102
+
+
+def best(trials: Iterable[Trial]) -> Trial | None:
+    """The trial of the highest value, the earlier of equals; None where no trial is done."""
+    done = (trial for trial in trials if trial.value is not None)
+    return min(done, key=lambda trial: (-(trial.value or 0.0), trial.id), default=None)
 
 
 class TrialStore:
@@ -284,7 +290,7 @@ class TrialStore:
 
     def set_final(self, final: Final) -> None:
         """Writes the retrained winner down."""
-        row = _row(final)
+        row = _row(_plain(final))
         with self._transaction():
             self._connection.execute(f"REPLACE INTO final VALUES (0{', ?' * len(row)}, ?)", (*row, _sum(row)))
 
@@ -331,6 +337,17 @@ def _finished(
         software=dict(software),
         started=started,
         finished=finished,
+    )
+
+
+def _plain(final: Final) -> Final:
+    """The same with Python's own numbers: SQLite does not know NumPy's."""
+    return Final(
+        tuple(map(int, final.code)),
+        float(final.validation_accuracy),
+        float(final.test_accuracy),
+        float(final.seconds),
+        *(None if number is None else int(number) for number in (final.epochs, final.multiply_adds, final.parameters)),
     )
 
 

@@ -1,0 +1,111 @@
+"""An experiment's `Config` as JSON and back, so that a run's config.json can be read by people and resumed from.
+
+What may stand in a `Config`: numbers, text, truth values, None, paths, enumerations; tuples, lists, dictionaries and
+dataclasses of these. The declared types say how to read a value back.
+"""
+
+import dataclasses
+import enum
+import pathlib
+import types
+import typing
+from typing import Any
+
+
+class ConfigError(Exception):
+    """A `Config` that does not survive the way to JSON and back."""
+
+
+def encode(value: Any) -> Any:
+    """What `json.dumps` accepts, readable by people."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {field.name: encode(getattr(value, field.name)) for field in dataclasses.fields(value) if field.init}
+    if isinstance(value, enum.Enum):
+        return value.name
+    if isinstance(value, pathlib.PurePath):
+        return str(value)
+    if isinstance(value, list | tuple):
+        return [encode(item) for item in value]
+    if isinstance(value, dict):
+        return {str(key): encode(item) for key, item in value.items()}
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    raise ConfigError(f"{value!r} ({type(value).__name__}) cannot be written to config.json")
+
+
+def decode(kind: Any, value: Any) -> Any:
+    """The value of a declared type that `encode` wrote.
+
+    Raises:
+      ConfigError: no such value of that type.
+    """
+    origin, arguments = typing.get_origin(kind), typing.get_args(kind)
+    if origin is typing.Annotated:
+        return decode(arguments[0], value)
+    if origin is typing.Literal or kind in (Any, None, types.NoneType):
+        return value
+    if origin in (typing.Union, types.UnionType):
+        return _first_that_fits(arguments, value)
+    if dataclasses.is_dataclass(kind) and isinstance(value, dict):
+        return _decode_dataclass(typing.cast(type, kind), value)
+    if isinstance(value, list):
+        return _decode_sequence(origin or kind, arguments, value)
+    if isinstance(value, dict) and (origin or kind) is dict:
+        key, item = arguments or (str, Any)
+        return {decode(key, k): decode(item, v) for k, v in value.items()}
+    if isinstance(kind, type):
+        return _decode_scalar(kind, value)
+    raise ConfigError(f"{value!r} cannot be read back as {kind}")
+
+
+def check(config: Any) -> None:
+    """Refuses, at the door, a config that could not be resumed from.
+
+    Raises:
+      ConfigError: names the field.
+    """
+    hints = typing.get_type_hints(type(config))
+    for field in dataclasses.fields(config):
+        value = getattr(config, field.name)
+        try:
+            same = decode(hints[field.name], encode(value)) == value
+        except ConfigError as error:
+            raise ConfigError(f"Config.{field.name}: {error}") from error
+        if not same:
+            raise ConfigError(f"Config.{field.name} = {value!r} is not the same after the way to JSON and back")
+
+
+def _decode_dataclass(kind: type, value: dict[str, Any]) -> Any:
+    hints = typing.get_type_hints(kind)
+    if unknown := value.keys() - hints.keys():
+        raise ConfigError(f"{kind.__name__} has no field {', '.join(sorted(unknown))}")
+    return kind(**{name: decode(hints[name], item) for name, item in value.items()})
+
+
+def _decode_sequence(kind: Any, arguments: tuple[Any, ...], value: list[Any]) -> Any:
+    if kind is not tuple:
+        return [decode(arguments[0] if arguments else Any, item) for item in value]
+    if not arguments or arguments[-1] is Ellipsis:
+        return tuple(decode(arguments[0] if arguments else Any, item) for item in value)
+    return tuple(decode(argument, item) for argument, item in zip(arguments, value, strict=True))
+
+
+def _decode_scalar(kind: type, value: Any) -> Any:
+    if issubclass(kind, enum.Enum):
+        return kind[value]
+    if issubclass(kind, pathlib.PurePath) or (kind is float and type(value) is int):
+        return kind(value)
+    if type(value) is not kind:
+        raise ConfigError(f"{value!r} is not {kind.__name__}")
+    return value
+
+
+def _first_that_fits(kinds: tuple[Any, ...], value: Any) -> Any:
+    for kind in sorted(kinds, key=lambda kind: kind is not type(value)):  # an exact match before a conversion
+        if kind is types.NoneType and value is not None:
+            continue
+        try:
+            return decode(kind, value)
+        except (ConfigError, KeyError, TypeError, ValueError):
+            continue
+    raise ConfigError(f"{value!r} fits none of {', '.join(map(str, kinds))}")
