@@ -6,10 +6,10 @@ candidate that fails is an outcome with a reason, never an exception and never a
 
 import dataclasses
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
-from jaxtyping import Int, PRNGKeyArray
+from jaxtyping import Array, Int, Key
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,10 +38,11 @@ class Outcome:
         return self.value is None
 
 
+@runtime_checkable
 class Evaluator(Protocol):
     """Gives each code its value."""
 
-    def evaluate(self, codes: Int[np.ndarray, "n dims"], keys: PRNGKeyArray) -> Sequence[Outcome]:
+    def evaluate(self, codes: Int[np.ndarray, "n dims"], keys: Key[Array, " n"]) -> Sequence[Outcome]:
         """One outcome per code, in order.
 
         A trial's outcome depends on its code and key alone, not on its neighbours in the batch.
