@@ -1,0 +1,199 @@
+"""The page: what a run gives, section by section, as one HTML document that needs nothing else.
+
+`render` is a pure function of what `run` gathers from a run directory.
+"""
+
+import dataclasses
+from collections import Counter
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from lanas_jax.partition import NodeSummary
+from lanas_jax.report import curves, formatting, graph, plots, tables, tree
+from lanas_jax.report.elements import Content, Element, element, html
+from lanas_jax.report.formatting import ValueFormat
+from lanas_jax.report.style import CSS, SCRIPT
+from lanas_jax.spaces.base import SearchSpace
+from lanas_jax.trials import Final, Status, Trial, best
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """Everything a report shows.
+
+    Attributes:
+      name: of the experiment.
+      space: what was searched.
+      trials: all of them, pending and failed ones included.
+      budget: how many trials were asked for.
+      final: the retrained winner, or None while there is none.
+      config: settings of the experiment by name.
+      tree: nodes of the searcher's tree, or None where there is no tree to show.
+      tree_note: why there is none.
+    """
+
+    name: str
+    space: SearchSpace
+    trials: Sequence[Trial]
+    budget: int
+    final: Final | None = None
+    config: Mapping[str, object] = dataclasses.field(default_factory=dict)
+    tree: Sequence[NodeSummary] | None = None
+    tree_note: str = ""
+
+    @property
+    def show(self) -> ValueFormat:
+        """How this run's values are written."""
+        return ValueFormat.of(trial.value for trial in curves.done(self.trials) if trial.value is not None)
+
+    @property
+    def winner(self) -> tuple[int, ...] | None:
+        """The code that was retrained, or else the best so far."""
+        leader = best(self.trials)
+        return self.final.code if self.final else leader.code if leader else None
+
+
+def render(run: Run) -> str:
+    """The report as the text of an HTML document."""
+    body = [_headline(run), *_winner(run), *_plots(run), *_tree(run), *_trials(run), *_settings(run)]
+    head = element(
+        "head",
+        element("meta", charset="utf-8"),
+        element("meta", name="viewport", content="width=device-width, initial-scale=1"),
+        element("title", f"{run.name}: architecture search"),
+        element("style", CSS),
+    )
+    page = element("html", head, element("body", *body, element("script", SCRIPT)), lang="en")
+    return f"<!DOCTYPE html>\n{html(page)}\n"
+
+
+def _headline(run: Run) -> Element:
+    finished = [trial.finished for trial in run.trials if trial.finished is not None]
+    date = f"{formatting.date(max(finished))}, " if finished else ""
+    parts: list[Content] = [
+        element("h1", run.name),
+        element(
+            "p",
+            f"{date}budget of {run.budget:,} trials, {formatting.power(run.space.size)} codes in the space",
+            class_="quiet",
+        ),
+        *_notices(run),
+        element("div", *_cards(run), class_="cards"),
+    ]
+    software = tables.software(run.trials)
+    if software:
+        parts.append(element("p", software, class_="quiet"))
+    return element("header", *parts)
+
+
+def _notices(run: Run) -> list[Element]:
+    through = sum(trial.status != Status.PENDING for trial in run.trials)
+    notices = []
+    if through < run.budget and run.final is None:
+        notices.append(f"The budget is not used up: {through:,} of {run.budget:,} trials are through.")
+    if through and not curves.done(run.trials):
+        notices.append("No trial gave a value; the reasons stand below.")
+    return [element("p", text, class_="notice") for text in notices]
+
+
+def _cards(run: Run) -> list[Element]:
+    leader, final, show = best(run.trials), run.final, run.show
+    status = Counter(trial.status for trial in run.trials)
+    through = status[Status.DONE] + status[Status.FAILED]
+    cards = [_card("best value in the search", show(leader.value), f"trial {leader.id}")] if leader else []
+    if final:
+        percent = ValueFormat(percent=True)
+        epochs = f"retrained for {final.epochs} epochs" if final.epochs else "retrained"
+        cards.append(_card("winner, search-validation", percent(final.validation_accuracy), epochs))
+        cards.append(_card("winner, test", percent(final.test_accuracy), "test data read once, for this"))
+    aside = ", ".join(f"{status[s]:,} {s.value}" for s in (Status.FAILED, Status.PENDING) if status[s])
+    cards.append(_card("trials", f"{through:,} of {run.budget:,}", aside or "none failed"))
+    cards.append(_time_card(run))
+    sized = final if final and final.multiply_adds is not None else leader
+    if sized and sized.multiply_adds is not None:
+        size = f"{formatting.count(sized.multiply_adds)}"
+        cards.append(_card("winner's multiply-adds", size, f"{formatting.count(sized.parameters)} parameters"))
+    return cards
+
+
+def _time_card(run: Run) -> Element:
+    compiling = sum(trial.compile_seconds or 0.0 for trial in run.trials)
+    training = sum(trial.train_seconds or 0.0 for trial in run.trials)
+    retraining = run.final.seconds if run.final else 0.0
+    parts = (("compiling", compiling), ("training", training), ("retraining", retraining))
+    aside = ", ".join(f"{formatting.seconds(spent)} {name}" for name, spent in parts if spent > 0)
+    return _card("time on candidates", formatting.seconds(compiling + training + retraining), aside)
+
+
+def _card(name: str, figure: str, aside: str) -> Element:
+    return element("div", element("span", name), element("b", figure), element("small", aside), class_="card")
+
+
+def _winner(run: Run) -> list[Element]:
+    if run.winner is None:
+        return []
+    code = np.asarray(run.winner, np.int32)
+    graphs = run.space.graphs(code)
+    title = "The winning cell" if len(graphs) == 1 else "The winning cells" if graphs else "The winner"
+    parts = [element("h2", title)]
+    colours = graph.operations(graphs)
+    for cell in graphs:
+        if len(graphs) > 1:
+            parts.append(element("h3", cell.name))
+        parts.append(element("figure", element("div", graph.draw(cell, colours), class_="wide")))
+    if not graphs:
+        parts.append(element("pre", run.space.describe(code)))
+    parts.append(element("p", "Code ", element("code", formatting.code(run.winner)), class_="quiet"))
+    return parts
+
+
+def _plots(run: Run) -> list[Element]:
+    if not curves.done(run.trials):
+        return []
+    figures = [_figure(plots.best_against_trials(run.trials, run.show), "Best value against trials.")]
+    if any(curves.seconds_after(run.trials).values()):
+        caption = "Best value against time spent on candidates; pauses of the search are not counted."
+        figures.append(_figure(plots.best_against_seconds(run.trials, run.show), caption))
+    front = tables.front_table(run.trials, run.show)
+    if front is not None:
+        caption = "Value against multiply-adds. No other trial is both cheaper and better than one of the Pareto front."
+        figures.append(_figure(plots.value_against_cost(run.trials, run.show), caption))
+        figures.append(element("div", element("h3", "Pareto front"), front))
+    return [element("h2", "Progress and cost"), element("div", *figures, class_="plots")]
+
+
+def _figure(drawing: Element, caption: str) -> Element:
+    return element("figure", drawing, element("figcaption", caption))
+
+
+def _tree(run: Run) -> list[Element]:
+    heading = element("h2", "The learned tree")
+    if not run.tree:
+        return [heading, element("p", run.tree_note, class_="quiet")] if run.tree_note else []
+    explanation = (
+        "Each split predicts the value linearly from the features and sends codes above the threshold up (green), the "
+        "others down. Listed are the features that weigh most; a positive weight pushes up. The regions on the right "
+        "run from promising to poor; the stronger the blue, the better the mean."
+    )
+    drawing = element("div", tree.draw(run.tree, run.show), class_="wide")
+    return [heading, element("p", explanation, class_="quiet"), element("figure", drawing)]
+
+
+def _trials(run: Run) -> list[Element]:
+    parts = [element("h2", "Trials")]
+    if not run.trials:
+        return [*parts, element("p", "None yet.", class_="quiet")]
+    if len(run.trials) > tables.MOST_ROWS:
+        text = f"The best {tables.MOST_ROWS:,} of {len(run.trials):,} trials; `lanas trials` lists all of them."
+        parts.append(element("p", text, class_="quiet"))
+    failures = tables.failures(run.trials)
+    if failures is not None:
+        parts.append(failures)
+    return [*parts, tables.trials_table(run.trials, run.show)]
+
+
+def _settings(run: Run) -> list[Element]:
+    if not run.config:
+        return []
+    return [element("h2", "Settings"), tables.settings_table(run.config)]

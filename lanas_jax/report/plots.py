@@ -1,0 +1,181 @@
+"""The three plots of a search, drawn with matplotlib as SVG that takes its colours from the page.
+
+Figures are made without `pyplot`, so there is no backend to choose and no state to leak. Colours are stand-ins that
+become CSS variables on the way out, which is what makes a plot readable on a light and on a dark page.
+"""
+
+import io
+import re
+from collections.abc import Sequence
+from typing import Any
+from xml.etree import ElementTree
+
+import matplotlib
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
+
+from lanas_jax.report import curves
+from lanas_jax.report.elements import Element
+from lanas_jax.report.formatting import ValueFormat
+from lanas_jax.trials import Status, Trial
+
+DOT, BEST, FAILED, INK, FAINT = "#3b7dc4", "#d9730d", "#c0392f", "#202124", "#c9ccd1"
+VARIABLES = {DOT: "var(--dot)", BEST: "var(--best)", FAILED: "var(--failed)", INK: "var(--ink)", FAINT: "var(--faint)"}
+MOST_VECTORS = 2000  # more dots than this are drawn as pixels, or the page would weigh megabytes
+STYLE: dict[Any, Any] = {
+    "font.size": 10.0,
+    "axes.edgecolor": FAINT,
+    "axes.labelcolor": INK,
+    "text.color": INK,
+    "xtick.color": INK,
+    "ytick.color": INK,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "grid.color": FAINT,
+    "grid.linewidth": 0.5,
+    "grid.alpha": 0.6,
+    "legend.frameon": False,
+    "legend.fontsize": 9.0,
+    "svg.fonttype": "none",
+}
+SVG, XLINK = "{http://www.w3.org/2000/svg}", "{http://www.w3.org/1999/xlink}"
+
+
+def best_against_trials(trials: Sequence[Trial], show: ValueFormat) -> Element:
+    """Each trial's value and the best so far, by number of the trial."""
+    places = {trial.id: float(trial.id) for trial in trials if trial.status != Status.PENDING}
+    return _progress(trials, places, show, name="trials", label="trial")
+
+
+def best_against_seconds(trials: Sequence[Trial], show: ValueFormat) -> Element:
+    """Each trial's value and the best so far, by time spent on candidates, compilation included."""
+    places = curves.seconds_after(trials)
+    longest = max(places.values(), default=0.0)
+    scale, unit = (1.0, "seconds") if longest < 180 else (60.0, "minutes") if longest < 3 * 3600 else (3600.0, "hours")
+    scaled = {trial: seconds / scale for trial, seconds in places.items()}
+    return _progress(trials, scaled, show, name="seconds", label=f"{unit} spent on candidates, compilation included")
+
+
+def value_against_cost(trials: Sequence[Trial], show: ValueFormat) -> Element:
+    """Values against multiply-adds with the Pareto front; trials without multiply-adds are left out."""
+    shown = [trial for trial in curves.done(trials) if trial.multiply_adds is not None]
+    costs = np.array([trial.multiply_adds for trial in shown], float)
+    values = np.array([trial.value for trial in shown], float)
+    front = curves.pareto_front(costs, values)
+    with matplotlib.rc_context(STYLE):
+        figure, axes = _axes("multiply-adds", show)
+        floor = _scatter(axes, costs, values)
+        visible = front[values[front] >= floor]
+        axes.plot(costs[visible], values[visible], color=BEST, drawstyle="steps-post", linewidth=1.6, zorder=3)
+        axes.plot(costs[visible], values[visible], "o", color=BEST, markersize=5, zorder=4, label="Pareto front")
+        if len(costs) and costs.min() > 0 and costs.max() > 8 * costs.min():
+            axes.set_xscale("log")
+            axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+            axes.xaxis.set_minor_locator(NullLocator())
+        axes.xaxis.set_major_formatter(FuncFormatter(lambda number, _: _short(number)))
+        _legend(axes)
+        return _svg(figure, "cost")
+
+
+def _progress(
+    trials: Sequence[Trial], places: dict[int, float], show: ValueFormat, *, name: str, label: str
+) -> Element:
+    shown = curves.done(trials)
+    x = np.array([places[trial.id] for trial in shown], float)
+    values = np.array([trial.value for trial in shown], float)
+    failed = np.array([places[trial.id] for trial in trials if trial.status == Status.FAILED], float)
+    with matplotlib.rc_context(STYLE):
+        figure, axes = _axes(label, show)
+        floor = _scatter(axes, x, values)
+        if len(shown):
+            end = max(places.values())
+            steps = np.maximum(np.append(curves.running_best(values.tolist()), values.max()), floor)
+            axes.step(np.append(x, end), steps, where="post", color=BEST, linewidth=1.8, zorder=3, label="best so far")
+        if len(failed):
+            _on_edge(axes, failed, "x", color=FAILED, rasterized=len(failed) > MOST_VECTORS, label="failed")
+        if name == "trials":
+            axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=7))
+            axes.xaxis.set_major_formatter(FuncFormatter(lambda number, _: f"{number:,.0f}"))
+        _legend(axes)
+        return _svg(figure, name)
+
+
+def _axes(label: str, show: ValueFormat) -> tuple[Figure, Axes]:
+    figure = Figure(figsize=(5.4, 3.5), layout="constrained")
+    figure.patch.set_alpha(0.0)
+    axes = figure.add_subplot()
+    axes.patch.set_alpha(0.0)
+    axes.set_xlabel(label)
+    axes.set_ylabel("search-validation accuracy" if show.percent else "value")
+    axes.yaxis.set_major_locator(MaxNLocator(nbins=7))
+    if show.percent:
+        axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:.4g} %"))
+    return figure, axes
+
+
+def _scatter(axes: Axes, x: np.ndarray, values: np.ndarray) -> float:
+    """A dot per trial, triangles on the lower edge for those far below the others; returns where the axis starts."""
+    if not len(values):
+        axes.set(xticks=[], yticks=[])
+        axes.text(0.5, 0.5, "no trial has a value yet", ha="center", va="center", transform=axes.transAxes)
+        return -np.inf
+    floor = curves.axis_floor(values.tolist())
+    inside = values >= floor
+    look: dict[str, Any] = {"color": DOT, "alpha": 0.55, "mew": 0, "rasterized": len(values) > MOST_VECTORS}
+    axes.plot(x[inside], values[inside], "o", markersize=4 if len(values) < 500 else 2.5, label="trial", **look)
+    if not inside.all():
+        _on_edge(axes, x[~inside], "v", label=f"{(~inside).sum()} below the axis", **look)
+    return floor
+
+
+def _on_edge(axes: Axes, x: np.ndarray, marker: str, **look: Any) -> None:
+    """Marks for trials that have no place on the value axis, along its lower end."""
+    axes.plot(x, np.full(len(x), 0.03), marker, markersize=5, transform=axes.get_xaxis_transform(), **look)
+
+
+def _legend(axes: Axes) -> None:
+    handles, _ = axes.get_legend_handles_labels()
+    if handles:
+        axes.legend(loc="lower left", bbox_to_anchor=(0.0, 1.0), ncols=4, handletextpad=0.4, columnspacing=1.4)
+
+
+def _short(number: float) -> str:
+    for scale, letter in ((1e12, " T"), (1e9, " G"), (1e6, " M"), (1e3, " k")):
+        if abs(number) >= scale:
+            return f"{number / scale:g}{letter}"
+    return f"{number:g}"
+
+
+def _svg(figure: Figure, name: str) -> Element:
+    """The figure as an element of the page: no metadata or namespaces, ids of its own, colours from the page."""
+    buffer = io.StringIO()
+    with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": name}):
+        figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
+    text = buffer.getvalue().replace("'DejaVu Sans'", "system-ui")
+    for colour, variable in VARIABLES.items():
+        text = text.replace(colour, variable)
+    root = ElementTree.fromstring(text)
+    for parent in list(root.iter()):
+        for child in list(parent):
+            if child.tag == f"{SVG}metadata":
+                parent.remove(child)
+    for node in root.iter():
+        node.tag = node.tag.removeprefix(SVG)
+        node.attrib = {key: _reference(key, value, name) for key, value in node.attrib.items()}
+        for key in [key for key in node.attrib if key.startswith(XLINK)]:
+            node.set(key.removeprefix(XLINK), node.attrib.pop(key))
+    for key in ("width", "height", "version"):
+        root.attrib.pop(key, None)
+    root.attrib.update({"class": "plot", "role": "img", "aria-label": f"{name} plot"})
+    return root
+
+
+def _reference(key: str, value: str, name: str) -> str:
+    if key == "id":
+        return f"{name}-{value}"
+    if value.startswith("#"):
+        return f"#{name}-{value[1:]}"
+    return re.sub(r"url\(#", f"url(#{name}-", value)

@@ -1,0 +1,126 @@
+"""The tables of the report: all trials, the Pareto front, settings."""
+
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+
+import numpy as np
+
+from lanas_jax.report import curves, formatting
+from lanas_jax.report.elements import Element, element
+from lanas_jax.report.formatting import ValueFormat
+from lanas_jax.trials import Status, Trial, best
+
+MOST_ROWS = 1000  # of the table of trials
+MOST_FRONT_ROWS = 40
+MOST_REASONS = 8
+REASON_LENGTH = 300  # characters of a failure's reason that are shown
+
+
+def trials_table(trials: Sequence[Trial], show: ValueFormat) -> Element:
+    """The trials from best to worst, then the pending and the failed ones; at most `MOST_ROWS` of them."""
+    winner = best(trials)
+    headers = ("trial", "batch", "status", "value", "multiply-adds", "parameters", "compile", "train")
+    rows = [
+        _trial_row(trial, show, winner is not None and trial.id == winner.id) for trial in ranked(trials)[:MOST_ROWS]
+    ]
+    head = element(
+        "tr",
+        *(element("th", name, class_=None if name == "status" else "number") for name in headers),
+        element("th", "code"),
+    )
+    return _wide(element("table", element("thead", head), element("tbody", *rows), class_="trials"))
+
+
+def ranked(trials: Sequence[Trial]) -> list[Trial]:
+    """Trials with a value from best to worst, then the pending ones, then the failed ones, each in order of number."""
+    places = {Status.DONE: 0, Status.PENDING: 1, Status.FAILED: 2}
+    return sorted(trials, key=lambda t: (places[t.status], -(t.value or 0.0), t.id))
+
+
+def front_table(trials: Sequence[Trial], show: ValueFormat) -> Element | None:
+    """The trials of the Pareto front, best value first; None where no trial has multiply-adds."""
+    known = [trial for trial in curves.done(trials) if trial.multiply_adds is not None]
+    costs = np.array([trial.multiply_adds for trial in known], float)
+    values = np.array([trial.value for trial in known], float)
+    front = [known[i] for i in curves.pareto_front(costs, values)[::-1]]
+    if not front:
+        return None
+    names = ("value", "multiply-adds", "parameters", "trial")
+    head = element("tr", *(element("th", name, class_="number") for name in names), element("th", "code"))
+    rows = [
+        element(
+            "tr",
+            _number(show(trial.value, 2)),
+            _number(formatting.count(trial.multiply_adds)),
+            _number(formatting.count(trial.parameters)),
+            _number(str(trial.id)),
+            element("td", formatting.code(trial.code), class_="code"),
+        )
+        for trial in front[:MOST_FRONT_ROWS]
+    ]
+    return _wide(element("table", element("thead", head), element("tbody", *rows)))
+
+
+def failures(trials: Sequence[Trial]) -> Element | None:
+    """How often each reason of failure occurred; None where no trial failed."""
+    counted = Counter(_clipped(trial.reason) for trial in trials if trial.status == Status.FAILED)
+    if not counted:
+        return None
+    items = [
+        element("li", f"{number} {formatting.TIMES} {reason}") for reason, number in counted.most_common(MOST_REASONS)
+    ]
+    if len(counted) > MOST_REASONS:
+        items.append(element("li", f"and {len(counted) - MOST_REASONS} more reasons"))
+    return element("div", element("p", f"{counted.total()} failed:"), element("ul", *items))
+
+
+def settings_table(settings: Mapping[str, object]) -> Element:
+    """Names and what they are set to."""
+    rows = [
+        element("tr", element("th", name), element("td", str(value), class_="words"))
+        for name, value in settings.items()
+    ]
+    return _wide(element("table", element("tbody", *rows)))
+
+
+def software(trials: Iterable[Trial]) -> str:
+    """Versions of what evaluated the trials, such as ``jax 0.10.2, flax 0.12.8``; all of them, where they differ."""
+    versions: dict[str, dict[str, None]] = {}
+    for trial in trials:
+        for name, version in trial.software.items():
+            versions.setdefault(name, {})[version] = None
+    return ", ".join(f"{name} {' and '.join(found)}" for name, found in versions.items())
+
+
+def _trial_row(trial: Trial, show: ValueFormat, is_best: bool) -> Element:
+    code: list[str | Element] = [formatting.code(trial.code)]
+    if trial.reason:
+        code.append(element("div", _clipped(trial.reason)))
+    return element(
+        "tr",
+        _number(str(trial.id)),
+        _number(str(trial.batch)),
+        element("td", "best" if is_best else trial.status.value),
+        _number(show(trial.value, 2), trial.value),
+        _number(formatting.count(trial.multiply_adds), trial.multiply_adds),
+        _number(formatting.count(trial.parameters), trial.parameters),
+        _number(formatting.seconds(trial.compile_seconds), trial.compile_seconds),
+        _number(formatting.seconds(trial.train_seconds), trial.train_seconds),
+        element("td", *code, class_="code"),
+        class_="best" if is_best else None if trial.status == Status.DONE else trial.status.value,
+    )
+
+
+def _number(text: str, key: int | float | None = None) -> Element:
+    """A right-aligned cell, sorted by `key`, or by its text where that says the same."""
+    sort = "" if text == formatting.MISSING else None if key is None or str(key) == text else f"{key:.10g}"
+    return element("td", text, class_="number", data_sort=sort)
+
+
+def _clipped(reason: str | None) -> str:
+    text = " ".join((reason or "no reason given").split())
+    return text if len(text) <= REASON_LENGTH else text[: REASON_LENGTH - 1] + "…"
+
+
+def _wide(table: Element) -> Element:
+    return element("div", table, class_="wide")

@@ -1,0 +1,196 @@
+"""The page: complete, self-contained, escaped, whatever the state of the run."""
+
+import re
+
+import jax
+import pytest
+from made_up_run import SPACE, final, run, trial, trials
+from page_parser import Page
+
+from lanas_jax.partition import NodeSummary
+from lanas_jax.report import formatting, tables
+from lanas_jax.report.page import render
+from lanas_jax.spaces.base import CellGraph, Choice, SearchSpace
+from lanas_jax.spaces.nasnet import NASNetSpace
+from lanas_jax.trials import best
+
+HOSTILE = "<script>alert('x')</script>&amp;\"<b>"
+TREE = [
+    NodeSummary(0, 0, 40, 0.9, False, (("op0=skip", 0.5), ("op1=none", -0.25))),
+    NodeSummary(1, 1, 22, 0.9375, True, ()),
+    NodeSummary(2, 1, 18, 0.85, False, (("op3=pool", -1.0),)),
+    NodeSummary(5, 2, 10, 0.875, True, ()),
+    NodeSummary(6, 2, 8, None, True, ()),
+]
+
+RUNS = {
+    "nothing": run([], budget=8),
+    "only pending": run([trial(i) for i in range(4)], budget=8),
+    "only failed": run([trial(i, reason="out of memory") for i in range(4)]),
+    "one trial": run([trial(0, 0.5)]),
+    "equal values": run([trial(i, 0.5, multiply_adds=100, parameters=10) for i in range(6)]),
+    "losses": run([trial(i, -2.0 - i, multiply_adds=10**i, parameters=10) for i in range(6)]),
+    "unfinished": run([*trials(8), trial(8), trial(9)], budget=20),
+    "finished": run(trials(60), final=final(trials(60)[3].code), tree=TREE, config={"epochs": 3}),
+    "a few that hardly learned": run([*trials(40), trial(40, 0.1), trial(41, 0.0)]),
+}
+
+
+@pytest.mark.parametrize("name", RUNS)
+def test_page_is_well_formed_and_self_contained(name: str) -> None:
+    page = Page(render(RUNS[name]))
+    assert len(page.ids) == len(set(page.ids))
+    for link in page.links:
+        assert link.startswith("data:") or link.removeprefix("#") in page.ids, link
+    for style in page.styles:
+        assert "@import" not in style
+        assert all(target[1:] in page.ids for target in re.findall(r"url\(([^)]*)\)", style))
+    assert page.tags[0] == "html"
+    assert page.tags.count("h1") == 1
+
+
+@pytest.mark.parametrize("name", RUNS)
+def test_no_address_of_another_place_is_in_the_page(name: str) -> None:
+    assert "://" not in render(RUNS[name])
+
+
+def rows(page: Page) -> dict[str, tuple[str, list[str]]]:
+    """Class and cells of each row of the table of trials, by number of the trial."""
+    return {
+        cells[0]: (row, cells)
+        for row, cells in zip(page.row_classes, page.rows, strict=True)
+        if len(cells) == 9 and cells[0] != "trial"
+    }
+
+
+def test_every_trial_is_in_the_table() -> None:
+    given = [*trials(60), trial(60), trial(61)]
+    found = rows(Page(render(run(given, budget=80))))
+    assert len(found) == 62
+    winner = best(given)
+    assert winner is not None
+    for one in given:
+        row, cells = found[str(one.id)]
+        assert formatting.code(one.code) in cells[8]
+        assert cells[3] == (formatting.MISSING if one.value is None else f"{100 * one.value:.2f}\N{NO-BREAK SPACE}%")
+        assert cells[4] == formatting.count(one.multiply_adds)
+        assert (one.reason or "") in cells[8]
+        assert cells[2] == ("best" if one.id == winner.id else one.status.value)
+        assert row == ("best" if one.id == winner.id else "" if one.status == "done" else one.status.value)
+
+
+def test_trials_are_ranked_by_value_then_pending_then_failed() -> None:
+    given = [trial(0, reason="lost"), trial(1), trial(2, 0.5), trial(3, 0.75), trial(4, 0.5)]
+    assert [one.id for one in tables.ranked(given)] == [3, 2, 4, 1, 0]
+
+
+def test_headline_of_a_finished_run() -> None:
+    given = [trial(0, 0.5), trial(1, 0.9832), trial(2, reason="out of memory")]
+    words = Page(render(run(given, final=final(given[1].code)))).words
+    for expected in ("98.3 %", "98.1 %", "97.2 %", "3 of 3", "1 failed", "1.24 M", "45.6 k", "18.0 s", "jax 0.10.2"):
+        assert expected in words
+    assert "not used up" not in words
+
+
+def test_headline_of_an_unfinished_run() -> None:
+    words = Page(render(RUNS["unfinished"])).words
+    assert "not used up: 8 of 20 trials are through" in words
+    assert "2 pending" in words
+
+
+def test_a_run_without_values_says_so() -> None:
+    words = Page(render(RUNS["only failed"])).words
+    assert "No trial gave a value" in words
+    assert "4 × out of memory" in words  # noqa: RUF001
+    assert "The winner" not in words
+
+
+def test_values_that_are_no_shares_are_plain_numbers() -> None:
+    words = Page(render(RUNS["losses"])).words
+    assert "-2.000" in words
+    assert "%" not in words
+
+
+def test_hostile_text_is_shown_and_not_run() -> None:
+    space = SearchSpace([Choice(HOSTILE, (HOSTILE, "b")), Choice("second", ("a", "b"))])
+    given = [
+        trial(0, 0.5, code=(0, 0), software={HOSTILE: HOSTILE}, multiply_adds=3),
+        trial(1, reason=HOSTILE, code=(1, 1)),
+    ]
+    tree = [NodeSummary(0, 0, 2, 0.5, False, ((HOSTILE, 1.0),))]
+    tree += [NodeSummary(i, 1, 1, 0.5, True, ()) for i in (1, 2)]
+    report = render(run(given, name=HOSTILE, space=space, tree=tree, config={HOSTILE: HOSTILE}))
+    page = Page(report)
+    assert page.tags.count("script") == 1  # the one that sorts tables
+    assert "b" not in [tag for tag, text in zip(page.tags, page.text, strict=False) if text == ""]
+    assert "<b>" not in report.replace("<b>50.0", "").replace("<b>2 of", "").replace("<b>4.00", "").replace("<b>3<", "")
+    # Name and title; describe(); the reason twice; software twice; the tree's feature; settings twice.
+    assert page.words.count("<script>alert('x')</script>&amp;\"<b>") >= 9
+
+
+class HostileGraphs(SearchSpace):
+    """A space whose cells have hostile names."""
+
+    def graphs(self, code: object) -> tuple[CellGraph, ...]:
+        del code
+        return tuple(CellGraph(HOSTILE + str(i), (HOSTILE, "out"), ((0, 1, HOSTILE),)) for i in range(2))
+
+
+def test_hostile_names_in_a_cell_are_escaped() -> None:
+    space = HostileGraphs(SPACE.choices)
+    page = Page(render(run([trial(0, 0.5)], space=space)))
+    assert page.tags.count("script") == 1
+    assert page.words.count("<script>alert('x')") >= 2 * 3
+
+
+def test_a_space_without_graphs_is_described_in_words() -> None:
+    page = Page(render(run([trial(7, 0.5)])))
+    assert "pre" in page.tags
+    assert "op0 conv1x1 op1 skip op2 none" in page.words
+
+
+@pytest.mark.parametrize("two_cells", [False, True])
+def test_the_winning_cells_are_drawn(two_cells: bool) -> None:
+    space = NASNetSpace(3, two_cells=two_cells, channels=4, cells=3, image_size=8, image_channels=1)
+    code = tuple(space.canonical(space.random(jax.random.key(0), 1))[0].tolist())
+    page = Page(render(run([trial(0, 0.5, code=code)], space=space)))
+    assert page.classes.count("drawing") == 1 + two_cells
+    assert page.classes.count("node") == (1 + two_cells) * 6  # two inputs, three blocks, output
+    edges = sum(len(graph.edges) for graph in space.graphs(space.check([code])[0]))
+    assert page.classes.count("edge") == edges
+    assert ("reduction cell" in page.words) == two_cells
+
+
+def test_the_retrained_code_is_the_one_drawn() -> None:
+    given = [trial(0, 0.9), trial(7, 0.5)]
+    assert "op0 conv1x1" in Page(render(run(given, final=final(given[1].code)))).words
+
+
+def test_tree_section() -> None:
+    page = Page(render(RUNS["finished"]))
+    assert page.classes.count("split") == 2
+    assert page.classes.count("region") == 3
+    assert page.classes.count("branch") == 4
+    for expected in ("40 trials, mean 90.0 %", "region 1: 22 trials", "mean 93.8 %", "region 3: 8 trials no value"):
+        assert expected in page.words
+    for expected in ("+0.50 op0=skip", "−0.25 op1=none", "−1.0 op3=pool"):  # noqa: RUF001
+        assert expected in page.words
+
+
+def test_a_searcher_without_a_tree_says_why() -> None:
+    page = Page(render(run(trials(5), tree_note="RandomSearch learns no tree.")))
+    assert "RandomSearch learns no tree." in page.words
+    assert "split" not in page.classes
+
+
+def test_ten_thousand_trials_stay_a_page() -> None:
+    report = render(run(trials(10_000)))
+    page = Page(report)
+    assert len(report) < 3_000_000
+    assert len(rows(page)) == 1000
+    assert "The best 1,000 of 10,000 trials" in page.words
+    assert page.tags.count("image") >= 3  # dots as pixels
+
+
+def test_same_run_same_page() -> None:
+    assert render(RUNS["finished"]) == render(RUNS["finished"])

@@ -1,0 +1,183 @@
+"""From a real run directory to its report."""
+
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+from page_parser import Page
+
+from lanas_jax import discovery, partition, report, runs, study
+from lanas_jax.evaluators.base import Outcome
+from lanas_jax.report.run import learned_tree
+from lanas_jax.trials import Status, TrialStore
+
+SOURCE = '''
+"""Codes of small integers are good, for a test: no hardware, no time."""
+
+import dataclasses
+
+import lanas_jax as lx
+from lanas_jax.evaluators.base import Outcome
+from lanas_jax.study import Experiment
+from lanas_jax.trials import Final
+
+SPACE = lx.SearchSpace([lx.Choice(f"op{i}", "abcd") for i in range(4)])
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    seed: int = 3
+    budget: int = 40
+    searcher: str = "lanas"
+    note: str = "<i>hostile</i>"
+
+
+class Small:
+    def evaluate(self, codes, keys):
+        return [self._outcome(code) for code in codes]
+
+    def _outcome(self, code):
+        if code[0] == 3:
+            return Outcome(None, "<i>too large</i>")
+        return Outcome(1.0 - float(code.sum()) / 12, None, int(10 + code.sum()), 5, 0.25, 0.5)
+
+
+def finale(code, key, directory):
+    directory.mkdir()
+    return Final(tuple(code.tolist()), 0.75, 0.5, 2.0)
+
+
+def build(config):
+    searcher = {"lanas": lx.LaNAS, "random": lx.RandomSearch}[config.searcher](SPACE)
+    return Experiment("small", SPACE, searcher, Small(), config.budget, 4, config.seed, finale)
+'''
+
+
+def begin(folder: Path, **settings: object) -> tuple[runs.Run, study.Experiment]:
+    """A run directory in which nothing has been tried yet."""
+    source = folder / "small.py"
+    source.write_text(SOURCE)
+    module = discovery.load(source)
+    config = module.Config(**settings)
+    experiment = runs.build(module, config)
+    return runs.create(folder / "run", experiment, source, config), experiment
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> runs.Run:
+    here, experiment = begin(tmp_path_factory.mktemp("finished"))
+    study.run(experiment, here.directory)
+    return here
+
+
+def test_a_finished_run(finished: runs.Run) -> None:
+    path = report.write(finished.directory)
+    assert path == finished.report
+    text = path.read_text(encoding="utf-8")
+    page = Page(text)
+    assert "<i>" not in text
+    with TrialStore.open(finished.trials, read_only=True) as store:
+        trials = store.trials()
+    assert sum(len(cells) == 9 for cells in page.rows) == 1 + len(trials)
+    for expected in ("75.0 %", "50.0 %", "40 of 40", "too large", "<i>hostile</i>", "op0", "The learned tree"):
+        assert expected in page.words
+    assert page.classes.count("plot") == 3
+    assert page.classes.count("region") == page.classes.count("split") + 1 > 1
+
+
+def test_writing_again_replaces_the_report(finished: runs.Run) -> None:
+    first = report.write(finished.directory).read_text(encoding="utf-8")
+    assert report.write(finished.directory).read_text(encoding="utf-8") == first
+    assert not list(finished.directory.glob("*.partial"))
+
+
+def test_the_tree_shown_is_the_one_the_search_had(finished: runs.Run) -> None:
+    """Replaying the tells alone gives the splits that the run's own asks and tells gave."""
+    experiment = finished.experiment()
+    searcher, key = experiment.searcher, study.stream_key(experiment.seed, study.SEARCHER_STREAM)
+    with TrialStore.open(finished.trials, read_only=True) as store:
+        trials = store.trials()
+    state = searcher.init(key)
+    for number in range(0, len(trials), 4):
+        state, codes = searcher.ask(state, 4)
+        batch = trials[number : number + 4]
+        assert [tuple(code) for code in np.asarray(codes).tolist()] == [trial.code for trial in batch]
+        state = searcher.tell(state, codes, jax.numpy.asarray(study.told(batch)))
+    nodes, _ = learned_tree(searcher, jax.random.key(0), trials)
+    expected = partition.explain(state.tree, experiment.space.feature_names)
+    assert nodes is not None
+    assert [(n.node, n.samples, n.drivers) for n in nodes] == [(n.node, n.samples, n.drivers) for n in expected]
+
+
+def test_means_of_the_tree_are_in_the_units_of_the_values(finished: runs.Run) -> None:
+    experiment = finished.experiment()
+    with TrialStore.open(finished.trials, read_only=True) as store:
+        trials = store.trials()
+    nodes, _ = learned_tree(experiment.searcher, jax.random.key(0), trials)
+    assert nodes is not None
+    by_index = {node.node: node for node in nodes}
+    values = [trial.value for trial in trials if trial.value is not None]
+    assert by_index[0].samples == len(trials)
+    assert by_index[0].mean_value == pytest.approx(np.mean(values), rel=1e-6)
+    for node in nodes:
+        if not node.is_leaf:
+            good, bad = by_index[2 * node.node + 1], by_index[2 * node.node + 2]
+            assert good.samples + bad.samples == node.samples
+            assert node.mean_value is not None
+            assert good.mean_value is not None
+            assert bad.mean_value is not None
+            assert bad.mean_value <= node.mean_value <= good.mean_value
+
+
+def test_a_searcher_without_a_tree(tmp_path: Path) -> None:
+    here, experiment = begin(tmp_path, searcher="random", budget=8)
+    study.run(experiment, here.directory)
+    page = Page(report.write(here.directory).read_text(encoding="utf-8"))
+    assert "RandomSearch learns no tree" in page.words
+    assert "split" not in page.classes
+
+
+def test_a_run_that_has_not_begun(tmp_path: Path) -> None:
+    here, _ = begin(tmp_path)
+    page = Page(report.write(here.directory).read_text(encoding="utf-8"))
+    assert "0 of 40 trials are through" in page.words
+    assert "No trial has a value yet, so there is no tree" in page.words
+
+
+def test_a_run_with_a_pending_batch(tmp_path: Path) -> None:
+    here, _ = begin(tmp_path)
+    with TrialStore.open(here.trials) as store:
+        store.add_pending(0, [(0, 0, 0, 0), (1, 0, 0, 0)], ["00", "01"], {"jax": "0"})
+    page = Page(report.write(here.directory).read_text(encoding="utf-8"))
+    assert "2 pending" in page.words
+    assert page.row_classes.count("pending") == 2
+
+
+def test_only_failures(tmp_path: Path) -> None:
+    here, _ = begin(tmp_path)
+    with TrialStore.open(here.trials) as store:
+        store.add_pending(0, [(3, 0, 0, 0)], ["00"], {})
+        store.finish(0, [Outcome(None, "out of memory")], {}, 0.0)
+        assert store.trials()[0].status == Status.FAILED
+    page = Page(report.write(here.directory).read_text(encoding="utf-8"))
+    assert "out of memory" in page.words
+    assert "No trial gave a value" in page.words
+
+
+def test_a_run_started_from_python_needs_its_experiment(tmp_path: Path) -> None:
+    source = tmp_path / "small.py"
+    source.write_text(SOURCE)
+    module = discovery.load(source)
+    experiment = runs.build(module, module.Config(budget=4))
+    study.run(experiment, tmp_path / "run")
+    with pytest.raises(runs.RunError, match="started from Python"):
+        report.write(tmp_path / "run")
+    page = Page(report.write(tmp_path / "run", experiment).read_text(encoding="utf-8"))
+    assert "4 of 4" in page.words
+
+
+def test_a_folder_without_a_run(tmp_path: Path) -> None:
+    with pytest.raises(runs.RunError, match="holds no run"):
+        report.write(tmp_path)
+    assert list(tmp_path.iterdir()) == []
