@@ -25,7 +25,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, Key, PRNGKeyArray
 
-from lanas_jax import runs, software
+from lanas_jax import report, runs, software
 from lanas_jax.checkpoints import Checkpoints
 from lanas_jax.evaluators.base import Evaluator, Outcome
 from lanas_jax.runs import Run
@@ -127,13 +127,16 @@ class Silence:
     def note(self, text: str) -> None: ...  # noqa: D102
 
 
-def run(experiment: Experiment, directory: Path | str, progress: Progress | None = None) -> Result:
+def run(
+    experiment: Experiment, directory: Path | str, progress: Progress | None = None, *, write_report: bool = True
+) -> Result:
     """Runs an experiment to its end, or the rest of it where the folder holds a part already.
 
     Args:
       experiment: what to run.
       directory: a new or empty folder, or that of an interrupted run of the same experiment.
       progress: is told how it gets on.
+      write_report: whether to end with ``report.html``.
 
     Raises:
       RunError: the folder holds something else, or the run of another experiment, or is in use.
@@ -148,7 +151,10 @@ def run(experiment: Experiment, directory: Path | str, progress: Progress | None
         progress.began(experiment.budget, store.trials())
         exhausted = search(experiment, store, checkpoints, progress)
         final = _retrain(experiment, here, store, progress)
-        return Result(directory, store.trials(), final, exhausted)
+        result = Result(directory, store.trials(), final, exhausted)
+    if write_report:
+        report.write(directory, experiment)
+    return result
 
 
 def search(experiment: Experiment, store: TrialStore, checkpoints: Checkpoints, progress: Progress) -> bool:

@@ -58,6 +58,10 @@ def experiment(evaluator=None, **changes):
     return Experiment("distance", searcher.space, searcher, evaluator or Distance(), **settings | changes)
 
 
+def run(experiment, directory):
+    return study.run(experiment, directory, write_report=False)
+
+
 def essence(trials):
     """All of a trial that does not depend on the clock."""
     return [
@@ -78,7 +82,7 @@ def searcher(request):
 
 @pytest.fixture(scope="module")
 def uninterrupted(searcher, tmp_path_factory):
-    return study.run(experiment(searcher=searcher), tmp_path_factory.mktemp("whole") / "run")
+    return run(experiment(searcher=searcher), tmp_path_factory.mktemp("whole") / "run")
 
 
 def test_budget_is_used_up_in_batches(uninterrupted):
@@ -124,13 +128,13 @@ def test_config_says_what_was_asked_for(uninterrupted):
 def test_interrupted_run_resumes_to_the_same_trials(searcher, uninterrupted, tmp_path, stop, checkpoint):
     stopped = Distance(stop_before=stop)
     with pytest.raises(KeyboardInterrupt):
-        study.run(experiment(stopped, searcher=searcher), tmp_path / "run")
+        run(experiment(stopped, searcher=searcher), tmp_path / "run")
     before, _ = recorded(tmp_path / "run")
     assert [trial.status for trial in before] == ["done"] * 4 * stop + ["pending"] * (len(before) - 4 * stop)
     if checkpoint == "lost":
         shutil.rmtree(tmp_path / "run" / "checkpoint")
     rest = Distance()
-    resumed = study.run(experiment(rest, searcher=searcher), tmp_path / "run")
+    resumed = run(experiment(rest, searcher=searcher), tmp_path / "run")
     assert essence(resumed.trials) == essence(uninterrupted.trials)
     assert resumed.trials[: 4 * stop] == before[: 4 * stop]  # kept as they were, down to the clock
     assert rest.codes_seen == [trial.code for trial in uninterrupted.trials[4 * stop :]]  # nothing is trained twice
@@ -139,7 +143,7 @@ def test_interrupted_run_resumes_to_the_same_trials(searcher, uninterrupted, tmp
 
 def test_finished_run_stays_as_it_is(uninterrupted, searcher):
     again = Distance()
-    result = study.run(experiment(again, searcher=searcher, finale=None), uninterrupted.directory)
+    result = run(experiment(again, searcher=searcher, finale=None), uninterrupted.directory)
     assert again.calls == 0
     assert (result.trials, result.final) == (uninterrupted.trials, uninterrupted.final)
 
@@ -151,17 +155,17 @@ def test_run_interrupted_in_the_finale_repeats_only_that(uninterrupted, searcher
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        study.run(experiment(searcher=searcher, finale=stopped), tmp_path / "run")
+        run(experiment(searcher=searcher, finale=stopped), tmp_path / "run")
     assert recorded(tmp_path / "run")[1] is None
     again = Distance()
-    result = study.run(experiment(again, searcher=searcher), tmp_path / "run")
+    result = run(experiment(again, searcher=searcher), tmp_path / "run")
     assert again.calls == 0
     assert result.final == uninterrupted.final
     assert [file.name for file in (tmp_path / "run" / "checkpoint" / "winner").iterdir()] == ["weights"]
 
 
 def test_failed_trials_are_told_as_failed_and_the_search_goes_on(tmp_path):
-    result = study.run(experiment(Distance(nan=(1, 2)), searcher=lx.LaNAS(SPACE)), tmp_path / "run")
+    result = run(experiment(Distance(nan=(1, 2)), searcher=lx.LaNAS(SPACE)), tmp_path / "run")
     failed = [trial for trial in result.trials if trial.code[0] in (1, 2)]
     assert 0 < len(failed) < 22
     for trial in result.trials:
@@ -173,14 +177,14 @@ def test_failed_trials_are_told_as_failed_and_the_search_goes_on(tmp_path):
 
 
 def test_no_winner_where_every_trial_failed(tmp_path):
-    result = study.run(experiment(Distance(nan=(0, 1, 2, 3))), tmp_path / "run")
+    result = run(experiment(Distance(nan=(0, 1, 2, 3))), tmp_path / "run")
     assert len(result.trials) == 22
     assert result.best is None
     assert result.final is None
 
 
 def test_error_in_the_evaluator_fails_only_the_trial_that_causes_it(tmp_path):
-    result = study.run(experiment(Distance(raising=(0,)), budget=40), tmp_path / "run")
+    result = run(experiment(Distance(raising=(0,)), budget=40), tmp_path / "run")
     failed = [trial for trial in result.trials if trial.status == Status.FAILED]
     assert [trial.code[0] == 0 for trial in result.trials] == [trial in failed for trial in result.trials]
     assert failed
@@ -191,10 +195,10 @@ def test_error_in_the_evaluator_fails_only_the_trial_that_causes_it(tmp_path):
 
 def test_evaluator_that_only_raises_stops_the_study_and_keeps_the_batch_pending(tmp_path):
     with pytest.raises(StudyError, match=r"each of the last 8 trials: ArithmeticError: .*The last 4 stay pending"):
-        study.run(experiment(Distance(raising=(0, 1, 2, 3))), tmp_path / "run")
+        run(experiment(Distance(raising=(0, 1, 2, 3))), tmp_path / "run")
     trials, _ = recorded(tmp_path / "run")
     assert [trial.status for trial in trials] == ["failed"] * 4 + ["pending"] * 4
-    result = study.run(experiment(Distance()), tmp_path / "run")  # mended: the pending batch is evaluated
+    result = run(experiment(Distance()), tmp_path / "run")  # mended: the pending batch is evaluated
     assert [trial.status for trial in result.trials] == ["failed"] * 4 + ["done"] * 18
 
 
@@ -204,7 +208,7 @@ def test_evaluator_must_give_an_outcome_per_code(tmp_path):
             return super().evaluate(codes, keys)[1:]
 
     with pytest.raises(StudyError, match="3 outcomes for 4 codes"):
-        study.run(experiment(Short()), tmp_path / "run")
+        run(experiment(Short()), tmp_path / "run")
 
 
 def test_finale_that_raises_or_gives_nan_is_not_recorded(tmp_path):
@@ -212,9 +216,9 @@ def test_finale_that_raises_or_gives_nan_is_not_recorded(tmp_path):
         raise FloatingPointError("the loss of the final training is not finite")
 
     with pytest.raises(StudyError, match="retraining the winner failed: FloatingPointError: the loss of the final"):
-        study.run(experiment(finale=broken, budget=4), tmp_path / "run")
+        run(experiment(finale=broken, budget=4), tmp_path / "run")
     with pytest.raises(StudyError, match="not finite"):
-        study.run(
+        run(
             experiment(finale=lambda code, key, folder: Final(tuple(code.tolist()), math.nan, 0.5, 1.0), budget=4),
             tmp_path / "run",
         )
@@ -223,11 +227,11 @@ def test_finale_that_raises_or_gives_nan_is_not_recorded(tmp_path):
 
 def test_small_space_ends_the_search(tmp_path):
     space = lx.SearchSpace([lx.Choice("a", "xyz"), lx.Choice("b", "xy")])
-    result = study.run(experiment(searcher=lx.RandomSearch(space)), tmp_path / "run")
+    result = run(experiment(searcher=lx.RandomSearch(space)), tmp_path / "run")
     assert result.exhausted
     assert sorted(trial.code for trial in result.trials) == [(a, b) for a in range(3) for b in range(2)]
     assert result.final is not None
-    again = study.run(experiment(searcher=lx.RandomSearch(space)), tmp_path / "run")
+    again = run(experiment(searcher=lx.RandomSearch(space)), tmp_path / "run")
     assert (again.trials, again.exhausted) == (result.trials, True)
 
 
@@ -242,14 +246,14 @@ def damage(file):
 @pytest.mark.parametrize("how", ["flip every file", "truncate every file", "delete half", "of another run"])
 def test_damaged_checkpoint_is_passed_over(searcher, uninterrupted, tmp_path, how):
     with pytest.raises(KeyboardInterrupt):
-        study.run(experiment(Distance(stop_before=4), searcher=searcher), tmp_path / "run")
+        run(experiment(Distance(stop_before=4), searcher=searcher), tmp_path / "run")
     states = tmp_path / "run" / "checkpoint" / "searcher"
     files = [file for file in sorted(states.rglob("*")) if file.is_file()]
     assert files
     if how == "of another run":
         other = experiment(Distance(stop_before=4), searcher=searcher, seed=4)
         with pytest.raises(KeyboardInterrupt):
-            study.run(other, tmp_path / "other")
+            run(other, tmp_path / "other")
         shutil.rmtree(states)
         shutil.copytree(tmp_path / "other" / "checkpoint" / "searcher", states)
     for number, file in enumerate(files if how != "of another run" else ()):
@@ -259,35 +263,35 @@ def test_damaged_checkpoint_is_passed_over(searcher, uninterrupted, tmp_path, ho
             file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
         elif number % 2:
             file.unlink()
-    resumed = study.run(experiment(searcher=searcher), tmp_path / "run")
+    resumed = run(experiment(searcher=searcher), tmp_path / "run")
     assert essence(resumed.trials) == essence(uninterrupted.trials)
 
 
 def test_changed_searcher_is_noticed(tmp_path):
     with pytest.raises(KeyboardInterrupt):
-        study.run(experiment(Distance(stop_before=2)), tmp_path / "run")
+        run(experiment(Distance(stop_before=2)), tmp_path / "run")
     shutil.rmtree(tmp_path / "run" / "checkpoint")
     before, _ = recorded(tmp_path / "run")
     with pytest.raises(StudyError, match=r"batch 0 was recorded with other trials .*the same versions"):
-        study.run(experiment(searcher=lx.LaNAS(SPACE)), tmp_path / "run")
+        run(experiment(searcher=lx.LaNAS(SPACE)), tmp_path / "run")
     assert recorded(tmp_path / "run")[0] == before
 
 
 def test_changed_software_is_named(tmp_path):
     with pytest.raises(KeyboardInterrupt):
-        study.run(experiment(Distance(stop_before=1)), tmp_path / "run")
+        run(experiment(Distance(stop_before=1)), tmp_path / "run")
     with TrialStore.open(tmp_path / "run" / "trials.sqlite") as store:
         for trial in store.trials():
             store._write("REPLACE", dataclasses.replace(trial, code=(0, 0, 0, 0), software={"jax": "0.0.1"}))
     with pytest.raises(StudyError, match=r"jax 0\.0\.1, now "):
-        study.run(experiment(), tmp_path / "run")
+        run(experiment(), tmp_path / "run")
 
 
 def test_another_experiment_in_the_same_folder_is_refused(uninterrupted):
     with pytest.raises(RunError, match="begun with seed 3, not 4"):
-        study.run(experiment(seed=4), uninterrupted.directory)
+        run(experiment(seed=4), uninterrupted.directory)
     with pytest.raises(RunError, match="begun with budget 22, not 30"):
-        study.run(experiment(budget=30), uninterrupted.directory)
+        run(experiment(budget=30), uninterrupted.directory)
 
 
 def test_foreign_trials_file_is_untouched(tmp_path):
@@ -298,15 +302,15 @@ def test_foreign_trials_file_is_untouched(tmp_path):
     connection.close()
     before = here.trials.read_bytes()
     with pytest.raises(TrialStoreError, match="another program"):
-        study.run(experiment(), tmp_path / "run")
+        run(experiment(), tmp_path / "run")
     assert here.trials.read_bytes() == before
 
 
 def test_two_processes_cannot_write_to_one_run(tmp_path):
     here = runs.create(tmp_path / "run", experiment())
     with runs.lock(here), pytest.raises(RunError, match="being written by another process"):
-        study.run(experiment(), tmp_path / "run")
-    assert len(study.run(experiment(budget=22), tmp_path / "run").trials) == 22
+        run(experiment(), tmp_path / "run")
+    assert len(run(experiment(budget=22), tmp_path / "run").trials) == 22
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,266 @@
+"""The command line: ``lanas search``, ``resume``, ``report``, ``trials``, ``describe``.
+
+It only parses, calls and prints; errors that a person can mend become one message and exit code 2. JAX is imported
+where it is used, so that help and listings answer at once.
+"""
+
+import dataclasses
+import datetime
+import json
+import sys
+import traceback
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import tyro
+from rich.console import Console
+
+from lanas_jax import config_json, discovery, runs
+from lanas_jax.runs import Run
+from lanas_jax.trials import TrialStore, TrialStoreError
+
+HELP = """\
+lanas finds good neural networks after training few of them (LaNAS, arXiv 1906.06832).
+
+usage: lanas COMMAND ...
+
+  search EXPERIMENT   search, retrain the winner, write a report
+  resume RUN          continue a search that was interrupted
+  report RUN          write the report of a run again
+  trials RUN          list the trials of a run, as a table or as CSV
+  describe SPACE      draw the network that a code stands for, and count what it costs
+
+A RUN is the folder that a search wrote. lanas COMMAND --help says more. To begin with:
+
+  lanas search digits
+"""
+
+SEARCH_HELP = """\
+usage: lanas search EXPERIMENT [--out DIR] [settings of the experiment]
+
+Searches, retrains the winner, and writes a report, all into one folder: a new one under runs/, or DIR.
+Ctrl-C stops; lanas resume continues.
+
+EXPERIMENT is one of
+
+{experiments}
+
+or the path of a Python file like those. For an experiment's settings: lanas search EXPERIMENT --help
+"""
+
+
+Folder = Annotated[Path, tyro.conf.arg(metavar="RUN", help="the folder that a search wrote")]
+
+
+class RefusedError(Exception):
+    """A command that cannot be carried out as given."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs one command.
+
+    Args:
+      arguments: without the program's name; default: those of this process.
+
+    Returns:
+      The exit code: 0; 1 where the search could not go on; 2 where the command has to be changed; 130 after Ctrl-C.
+    """
+    command, *rest = [*(sys.argv[1:] if arguments is None else arguments)] or ["--help"]
+    if command in ("-h", "--help", "help"):
+        print(HELP, end="")
+        return 0
+    if command not in COMMANDS:
+        print(f"lanas: there is no command {command!r}. There are: {', '.join(COMMANDS)}", file=sys.stderr)
+        return 2
+    try:
+        return COMMANDS[command](rest)
+    except (RefusedError, discovery.ExperimentError, config_json.ConfigError, runs.RunError, TrialStoreError) as error:
+        print(f"lanas {command}: {error}", file=sys.stderr)
+        return 2
+    except BrokenPipeError:  # lanas trials RUN | head
+        sys.stderr.close()
+        return 0
+
+
+def search(arguments: Sequence[str]) -> int:
+    """Searches, retrains the winner, writes the report."""
+    if not arguments or arguments[0] in ("-h", "--help"):
+        found = discovery.experiments()
+        lines = [f"  {name:<12}{discovery.summary(path)}" for name, path in found.items()] or ["  (none is installed)"]
+        print(SEARCH_HELP.format(experiments="\n".join(lines)), end="")
+        return 0 if arguments else 2
+    if arguments[0].startswith("-"):
+        raise RefusedError("the experiment comes first: lanas search EXPERIMENT [--out DIR] [settings]")
+    _use_every_core()
+    source = discovery.find(arguments[0])
+    module = discovery.load(source)
+    out, config = _search_arguments(arguments[0], module, arguments[1:])
+    if out is not None and runs.exists(out):  # before the experiment loads its data
+        raise runs.RunError(f"{out} holds a run already. To continue it: lanas resume {out}")
+    experiment = runs.build(module, config)
+    directory = runs.default_directory(experiment.name, datetime.datetime.now()) if out is None else out
+    return _carry_out(experiment, runs.create(directory, experiment, source, config))
+
+
+def resume(arguments: Sequence[str]) -> int:
+    """Continues an interrupted search."""
+
+    def parse(run: Folder, /) -> Path:
+        """Continue a search that was interrupted, by Ctrl-C or by a crash, to the trials it would have had without."""
+        return run
+
+    here = runs.open_run(_parse(parse, "resume", arguments))
+    TrialStore.open(here.trials).close()
+    _use_every_core()
+    return _carry_out(here.experiment(), here)
+
+
+def report(arguments: Sequence[str]) -> int:
+    """Writes a report anew."""
+
+    def parse(run: Folder, /) -> Path:
+        """Write the report of a run again, finished or not: RUN/report.html, one file that needs nothing else."""
+        return run
+
+    here = runs.open_run(_parse(parse, "report", arguments))
+    from lanas_jax import report as reports
+
+    print(reports.write(here.directory))
+    return 0
+
+
+def trials(arguments: Sequence[str]) -> int:
+    """Lists trials."""
+
+    def parse(run: Folder, /, csv: Annotated[bool, tyro.conf.arg(help="everything recorded, as CSV")] = False) -> Any:
+        """List the trials of a run."""
+        return run, csv
+
+    directory, as_csv = _parse(parse, "trials", arguments)
+    from lanas_jax import summary
+
+    with TrialStore.open(runs.open_run(directory).trials, read_only=True) as store:
+        found = store.trials()
+    if as_csv:
+        summary.write_csv(found, sys.stdout)
+        return 0
+    console = _console()
+    console.print(summary.trials_table(found))
+    console.print(summary.counts(found), highlight=False)
+    return 0
+
+
+def describe(arguments: Sequence[str]) -> int:
+    """Draws a code."""
+    from lanas_jax import description
+
+    def setting(text: str, default: int) -> Any:
+        return tyro.conf.arg(metavar="N", help=text, help_behavior_hint=f"(nasnet only; {default} when not given)")
+
+    def parse(
+        space: Annotated[str, tyro.conf.arg(metavar="SPACE", help="nasnet, an experiment, or the folder of a run")],
+        /,
+        code: Annotated[str, tyro.conf.arg(metavar="2,2,0,...", help="the integers, with commas")],
+        json: Annotated[bool, tyro.conf.arg(help="print JSON instead of a drawing")] = False,
+        blocks: Annotated[int | None, setting("blocks per cell", 7)] = None,
+        two_cells: Annotated[bool, tyro.conf.arg(help="a normal and a reduction cell, nasnet only")] = False,
+        channels: Annotated[int | None, setting("channels of the first cell", 36)] = None,
+        cells: Annotated[int | None, setting("cells in the network", 20)] = None,
+        image_size: Annotated[int | None, setting("height and width of the images", 32)] = None,
+        image_channels: Annotated[int | None, setting("channels of the images", 3)] = None,
+        classes: Annotated[int | None, setting("outputs of the network", 10)] = None,
+    ) -> Any:
+        """Draw the network that a code stands for, and count its multiply-adds and parameters."""
+        sizes = {"blocks": blocks, "channels": channels, "cells": cells, "image_size": image_size}
+        sizes |= {"image_channels": image_channels, "classes": classes, "two_cells": two_cells or None}
+        return space, code, json, {name: size for name, size in sizes.items() if size is not None}
+
+    name, text, as_json, settings = _parse(parse, "describe", arguments)
+    try:
+        space = description.find_space(name, settings)
+        about = description.describe(space, description.read_code(text, space))
+    except description.CodeError as error:
+        raise RefusedError(str(error)) from error
+    if as_json:
+        print(json.dumps(about))
+        return 0
+    print(about["description"])
+    for name in ("multiply_adds", "parameters"):
+        print(f"{name}: {'unknown' if about[name] is None else format(about[name], ',')}")
+    return 0
+
+
+COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
+    "search": search,
+    "resume": resume,
+    "report": report,
+    "trials": trials,
+    "describe": describe,
+}
+
+
+def _console() -> Console:
+    """The terminal; wide enough for a table where there is none."""
+    console = Console()
+    return console if console.is_terminal else Console(width=140)
+
+
+def _parse(function: Callable[..., Any], command: str, arguments: Sequence[str]) -> Any:
+    marks = (tyro.conf.FlagCreatePairsOff,)
+    return tyro.cli(function, prog=f"lanas {command}", args=list(arguments), config=marks)
+
+
+def _search_arguments(name: str, module: Any, arguments: Sequence[str]) -> tuple[Path | None, Any]:
+    """The run directory, if one was named, and the experiment's `Config` with what was overridden."""
+    out = tyro.conf.arg(metavar="DIR", help="the folder for the run, new or empty; default: a new one under runs/")
+    both = dataclasses.make_dataclass(
+        "Settings",
+        [
+            ("config", Annotated[module.Config, tyro.conf.arg(name="")]),
+            ("out", Annotated[Path | None, out], dataclasses.field(default=None, kw_only=True)),
+        ],
+    )
+    about = f"{module.__doc__ or ''}"
+    parsed: Any = tyro.cli(both, prog=f"lanas search {name}", args=list(arguments), description=about)
+    return parsed.out, parsed.config
+
+
+def _carry_out(experiment: Any, here: Run) -> int:
+    """Runs a study to its end with live progress, and says how to go on where it is stopped."""
+    from lanas_jax import study, summary
+    from lanas_jax.interruption import heard
+    from lanas_jax.progress import Display
+
+    console = _console()
+    console.print(
+        f"{experiment.name}: {experiment.budget} trials, in {here.directory}", highlight=False, soft_wrap=True
+    )
+    display = Display(console)
+    with heard(display.note) as interruption:
+        try:
+            with display:
+                result = study.run(experiment, here.directory, display)
+        except KeyboardInterrupt:
+            return _stopped(here, "stopped", interruption.exit_code)
+        except study.StudyError as error:
+            details = here.directory / "traceback.txt"
+            details.write_text("".join(traceback.format_exception(error)), encoding="utf-8")
+            return _stopped(here, f"{error}\nThe whole traceback is in {details}", 1)
+    summary.show_result(console, experiment.space, result.trials, result.final)
+    console.print(f"report: {here.report}", highlight=False, soft_wrap=True)
+    return 0
+
+
+def _stopped(here: Run, why: str, exit_code: int) -> int:
+    with TrialStore.open(here.trials, read_only=True) as store:
+        finished = sum(trial.finished is not None for trial in store.trials())
+    print(f"{why}\n{finished} finished trials are kept. To continue: lanas resume {here.directory}", file=sys.stderr)
+    return exit_code
+
+
+def _use_every_core() -> None:
+    """Has to happen before the first array."""
+    from lanas_jax.training.population import one_device_per_core
+
+    one_device_per_core()

@@ -1,0 +1,84 @@
+"""`lanas describe`: what a code builds, drawn in text, and what it costs."""
+
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from lanas_jax import discovery, runs
+from lanas_jax.spaces.base import SearchSpace
+from lanas_jax.spaces.nasnet import NASNetSpace
+
+
+class CodeError(Exception):
+    """A code that its space does not have."""
+
+
+def find_space(name: str, nasnet: dict[str, Any]) -> SearchSpace:
+    """The space of that name.
+
+    Args:
+      name: ``nasnet``, an experiment, or a run directory.
+      nasnet: settings of `NASNetSpace`; they go with ``nasnet`` only.
+
+    Raises:
+      CodeError: settings of `NASNetSpace` for another space, or impossible ones.
+      ExperimentError: no experiment of that name either.
+    """
+    if name == "nasnet":
+        try:
+            return NASNetSpace(**nasnet)
+        except ValueError as error:
+            raise CodeError(str(error)) from error
+    if nasnet:
+        flags = ", ".join(f"--{setting.replace('_', '-')}" for setting in nasnet)
+        raise CodeError(f"{flags} goes with nasnet; {name} has its own settings")
+    if runs.exists(Path(name)):
+        return runs.open_run(Path(name)).experiment().space
+    try:
+        module = discovery.load(discovery.find(name))
+    except discovery.ExperimentError as error:
+        raise discovery.ExperimentError(f"{error}. For NASNet cells of any size: nasnet") from error
+    return runs.build(module, module.Config()).space
+
+
+def read_code(text: str, space: SearchSpace) -> np.ndarray:
+    """A code from text such as ``2,2,0,1``, checked against its space; int32[dims].
+
+    Raises:
+      CodeError: names the position, the value and the range.
+    """
+    words = [word for word in re.split(r"[\s,]+", text.strip("[]() \t")) if word]
+    for position, word in enumerate(words):
+        if not re.fullmatch(r"[+-]?\d{1,9}", word):
+            raise CodeError(f"position {position} of the code holds {word!r}, which is not an integer")
+    if len(words) != space.dims:
+        raise CodeError(
+            f"the code has {len(words)} integers, expected {space.dims}: "
+            f"positions 0 ({space.choices[0].name}) to {space.dims - 1} ({space.choices[-1].name})"
+        )
+    try:
+        codes = space.check([[int(word) for word in words]])
+    except ValueError as error:
+        raise CodeError(str(error).removeprefix("code 0: ")) from error
+    if not np.asarray(space.valid(codes))[0]:
+        raise CodeError("every integer is in range, but the space does not allow this code (a rule or a cost limit)")
+    return codes[0]
+
+
+def describe(space: SearchSpace, code: np.ndarray) -> dict[str, Any]:
+    """What there is to say of a code, ready for JSON; costs are None where the space does not know them."""
+    about: dict[str, Any] = {
+        "space": type(space).__name__,
+        "code": code.tolist(),
+        "canonical": np.asarray(space.canonical(code[None]))[0].tolist(),
+        "multiply_adds": None,
+        "parameters": None,
+        "description": space.describe(code),
+    }
+    try:
+        cost = space.cost(code[None])
+    except NotImplementedError:
+        return about
+    return about | {"multiply_adds": int(cost.multiply_adds[0]), "parameters": int(cost.parameters[0])}

@@ -1,0 +1,71 @@
+"""Ctrl-C and SIGTERM: the first stops as soon as Python gets a word in, the second at once.
+
+Python raises `KeyboardInterrupt` only between two of its own instructions, which a compilation or a long program can
+hold off for a while. So a thread of its own hears the signal, says that it was heard, and ends the process at the
+second one.
+"""
+
+import contextlib
+import os
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from types import FrameType
+
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+
+class Interruption:
+    """What stopped the process, if anything did."""
+
+    signal: int = signal.SIGINT
+
+    @property
+    def exit_code(self) -> int:
+        """128 plus the signal's number, as shells have it: 130 for Ctrl-C, 143 for SIGTERM."""
+        return 128 + self.signal
+
+
+@contextlib.contextmanager
+def heard(say: Callable[[str], None]) -> Iterator[Interruption]:
+    """Within it, the first signal raises `KeyboardInterrupt` and the second ends the process.
+
+    Outside the main thread, where Python allows no handlers, it changes nothing.
+
+    Args:
+      say: prints a line; called from another thread.
+    """
+    interruption = Interruption()
+    if threading.current_thread() is not threading.main_thread():
+        yield interruption
+        return
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        interruption.signal = number
+        raise KeyboardInterrupt
+
+    reading, writing = os.pipe()
+    os.set_blocking(writing, False)
+    before = {number: signal.signal(number, stop) for number in SIGNALS}
+    wakeup = signal.set_wakeup_fd(writing, warn_on_full_buffer=False)
+    listener = threading.Thread(target=_listen, args=(reading, say), daemon=True)
+    listener.start()
+    try:
+        yield interruption
+    finally:
+        signal.set_wakeup_fd(wakeup)
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        os.close(writing)  # the listener reads to the end and closes its own side
+
+
+def _listen(reading: int, say: Callable[[str], None]) -> None:
+    count = 0
+    while number := os.read(reading, 1):
+        if number[0] not in SIGNALS:
+            continue
+        count += 1
+        if count > 1:
+            os._exit(128 + number[0])
+        say("stopping; once more to stop at once")
+    os.close(reading)

@@ -1,0 +1,99 @@
+"""Live progress of a study: one line on a terminal, plain lines elsewhere.
+
+Trials done, best value so far, seconds per candidate, time left. Compilation happens once, so its seconds are kept out
+of the seconds per candidate.
+"""
+
+import time
+from collections.abc import Callable, Sequence
+from types import TracebackType
+
+from rich.console import Console
+from rich.live import Live
+from rich.text import Text
+
+from lanas_jax.trials import Trial, best
+
+
+class Display:
+    """Shows a study's progress; a context manager, and a `lanas_jax.study.Progress`.
+
+    Args:
+      console: where to.
+      clock: seconds that never run backwards.
+    """
+
+    def __init__(self, console: Console, clock: Callable[[], float] = time.perf_counter):
+        self._console = console
+        self._clock = clock
+        self._budget = 0
+        self._done: list[Trial] = []
+        self._timed = 0  # trials that this process evaluated
+        self._seconds = 0.0  # that took, compilation left out
+        self._asked: float | None = None  # when the batch under way was asked for
+        self._under_way = 0
+        self._live = Live(console=console, get_renderable=self.line, refresh_per_second=4, transient=True)
+
+    def __enter__(self) -> "Display":
+        if self._console.is_terminal:
+            self._live.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._live.stop()
+
+    def began(self, budget: int, trials: Sequence[Trial]) -> None:
+        """The loop begins."""
+        self._budget = budget
+        self._done = [trial for trial in trials if trial.finished is not None]
+        if self._done:
+            self.note(f"going on after {len(self._done)} of {budget} trials")
+
+    def asked(self, batch: Sequence[Trial]) -> None:
+        """A batch goes to the evaluator."""
+        self._asked, self._under_way = self._clock(), len(batch)
+        if not self._timed and not self._console.is_terminal:
+            self.note(f"evaluating the first {len(batch)} candidates, compiling included")
+
+    def finished(self, batch: Sequence[Trial]) -> None:
+        """A batch came back."""
+        compiling = sum(trial.compile_seconds or 0.0 for trial in batch)
+        if self._asked is not None:
+            self._seconds += max(self._clock() - self._asked - compiling, 0.0)
+        self._timed += len(batch)
+        self._done += batch
+        self._asked, self._under_way = None, 0
+        if not self._console.is_terminal:
+            self.note(self.line().plain)
+
+    def note(self, text: str) -> None:
+        """A line of its own."""
+        self._console.print(text, highlight=False, soft_wrap=True)
+
+    def line(self) -> Text:
+        """Where the study stands."""
+        parts = [f"trials {len(self._done)}/{self._budget}"]
+        if (top := best(self._done)) is not None:
+            parts.append(f"best {top.value:.4f}")
+        if failed := sum(trial.value is None for trial in self._done):
+            parts.append(f"failed {failed}")
+        if self._timed:
+            pace = self._seconds / self._timed
+            waited = 0.0 if self._asked is None else min(self._clock() - self._asked, pace * self._under_way)
+            left = max(pace * (self._budget - len(self._done)) - waited, 0.0)
+            parts += [f"{pace:.2f} s per candidate", f"{duration(left)} left"]
+        elif self._asked is not None:
+            parts.append(f"compiling and training the first {self._under_way}: {self._clock() - self._asked:.0f} s")
+        return Text(" · ".join(parts))
+
+
+def duration(seconds: float) -> str:
+    """Seconds in the unit that suits them: 45 s, 3 min 20 s, 2 h 05 min."""
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60:02d} s"
+    return f"{whole // 3600} h {whole % 3600 // 60:02d} min"

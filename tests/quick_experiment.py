@@ -1,0 +1,159 @@
+"""A search that takes seconds: perceptrons of scikit-learn on its iris flowers, for the tests of the command line.
+
+On any machine: lanas search tests/quick_experiment.py
+
+With KILL="evaluate 3" in the environment the process kills itself, as a power cut would, in the middle of the third
+evaluation of its life; "ask 2", "tell 2" and "finale 1" are other such moments.
+"""
+
+import dataclasses
+import os
+import signal
+import time
+from pathlib import Path
+
+import jax
+import numpy as np
+from sklearn.datasets import load_iris
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.neural_network import MLPClassifier
+from sklearn.utils._testing import ignore_warnings
+
+import lanas_jax as lx
+from lanas_jax.study import Experiment, Final
+
+SPACE = lx.SearchSpace(
+    [
+        lx.Choice("width", (2, 4, 8, 16)),
+        lx.Choice("depth", (1, 2, 3)),
+        lx.Choice("activation", ("identity", "logistic", "tanh", "relu")),
+        lx.Choice("rate", (0.001, 0.01, 0.1)),
+    ]
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """Settings."""
+
+    seed: int = 0
+    """Of everything random."""
+    budget: int = 24
+    """Trials in all."""
+    batch: int = 4
+    """Trials at a time."""
+    pause: float = 0.0
+    """Seconds to wait in each trial, so that there is time to interrupt it."""
+    searcher: str = "random"
+    """random or lanas."""
+    fail_below: int = 0
+    """Widths below this number fail."""
+
+
+@dataclasses.dataclass
+class Killer:
+    """Kills the process at the moment that KILL names."""
+
+    moment: str = dataclasses.field(default_factory=lambda: os.environ.get("KILL", ""))
+    counts: dict[str, int] = dataclasses.field(default_factory=dict)
+
+    def passing(self, what: str) -> None:
+        """Called at each moment."""
+        self.counts[what] = self.counts.get(what, 0) + 1
+        if self.moment == f"{what} {self.counts[what]}":
+            os.kill(os.getpid(), signal.SIGKILL)
+
+
+@dataclasses.dataclass(frozen=True)
+class Watched:
+    """A searcher with a killer beside it."""
+
+    searcher: object
+    killer: Killer
+
+    @property
+    def space(self):
+        """What is searched."""
+        return self.searcher.space
+
+    def init(self, key):
+        """The searcher's."""
+        return self.searcher.init(key)
+
+    def ask(self, state, n):
+        """After the searcher has answered, before the answer is recorded."""
+        answer = self.searcher.ask(state, n)
+        self.killer.passing("ask")
+        return answer
+
+    def tell(self, state, codes, values):
+        """After the values were recorded, before the searcher is told."""
+        self.killer.passing("tell")
+        return self.searcher.tell(state, codes, values)
+
+
+@dataclasses.dataclass(frozen=True)
+class Perceptrons:
+    """Trains each candidate for a few steps and gives its accuracy on every third flower."""
+
+    config: Config
+    killer: Killer
+
+    def evaluate(self, codes, keys):
+        """One outcome per code."""
+        outcomes = []
+        for code, key in zip(codes, keys, strict=True):
+            outcomes.append(self._one(code, key))
+            self.killer.passing("evaluate")
+        return outcomes
+
+    @ignore_warnings(category=ConvergenceWarning)
+    def _one(self, code, key):
+        began = time.perf_counter()
+        time.sleep(self.config.pause)
+        width, depth, activation, rate = (choice.options[i] for choice, i in zip(SPACE.choices, code, strict=True))
+        if int(width) < self.config.fail_below:
+            return lx.Outcome(None, f"width {width} is too small")
+        images, labels = load_iris(return_X_y=True)
+        held_out = np.arange(len(labels)) % 3 == 0
+        network = MLPClassifier(
+            (int(width),) * int(depth),
+            activation=activation,
+            learning_rate_init=float(rate),
+            max_iter=5,
+            random_state=int(jax.random.randint(key, (), 0, 2**30)),
+        ).fit(images[~held_out], labels[~held_out])
+        parameters = sum(weights.size for weights in network.coefs_ + network.intercepts_)
+        return lx.Outcome(
+            float(network.score(images[held_out], labels[held_out])),
+            multiply_adds=sum(weights.size for weights in network.coefs_),
+            parameters=parameters,
+            train_seconds=time.perf_counter() - began,
+        )
+
+
+def build(config: Config) -> Experiment:
+    """The experiment."""
+    if config.searcher not in ("random", "lanas"):
+        raise ValueError(f"searcher must be random or lanas; got {config.searcher!r}")
+
+    killer = Killer()
+
+    def finale(code, key, directory: Path) -> Final:
+        outcome = Perceptrons(config, killer).evaluate(code[None], key[None])[0]
+        directory.mkdir()
+        killer.passing("finale")
+        (directory / "accuracy.txt").write_text(str(outcome.value))
+        return Final(tuple(code.tolist()), outcome.value, outcome.value, outcome.train_seconds, epochs=5)
+
+    searcher = lx.RandomSearch(SPACE) if config.searcher == "random" else lx.LaNAS(SPACE, initial=8)
+    return Experiment(
+        name="quick_experiment",
+        space=SPACE,
+        searcher=Watched(searcher, killer),
+        evaluator=Perceptrons(config, killer),
+        budget=config.budget,
+        batch=config.batch,
+        seed=config.seed,
+        finale=finale,
+    )
