@@ -143,7 +143,7 @@ def trials(arguments: Sequence[str]) -> int:
     with TrialStore.open(runs.open_run(directory).trials, read_only=True) as store:
         found = store.trials()
     if as_csv:
-        summary.write_csv(found, sys.stdout)
+        print(summary.trials_csv(found), end="")
         return 0
     console = _console()
     console.print(summary.trials_table(found))

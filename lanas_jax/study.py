@@ -25,7 +25,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, Key, PRNGKeyArray
 
-from lanas_jax import report, runs, software
+from lanas_jax import runs, software
 from lanas_jax.checkpoints import Checkpoints
 from lanas_jax.evaluators.base import Evaluator, Outcome
 from lanas_jax.runs import Run
@@ -153,6 +153,8 @@ def run(
         final = _retrain(experiment, here, store, progress)
         result = Result(directory, store.trials(), final, exhausted)
     if write_report:
+        from lanas_jax import report  # matplotlib takes its time to import
+
         report.write(directory, experiment)
     return result
 

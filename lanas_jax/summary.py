@@ -1,8 +1,9 @@
 """What the command line says of trials and results: tables, CSV, and the end of a search."""
 
 import csv
+import io
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, TextIO
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.table import Table
@@ -51,14 +52,16 @@ def trials_table(trials: Sequence[Trial]) -> Table:
     return table
 
 
-def write_csv(trials: Sequence[Trial], file: TextIO) -> None:
+def trials_csv(trials: Sequence[Trial]) -> str:
     """Every trial with everything that is recorded of it, a header first."""
-    writer = csv.writer(file)
+    lines = io.StringIO()
+    writer = csv.writer(lines, lineterminator="\n")
     writer.writerow(COLUMNS)
     for trial in trials:
         software = " ".join(f"{name}={version}" for name, version in trial.software.items())
         fields = {"status": trial.status.value, "code": code(trial), "software": software}
         writer.writerow([fields.get(column, getattr(trial, column)) for column in COLUMNS])
+    return lines.getvalue()
 
 
 def counts(trials: Sequence[Trial]) -> str:
