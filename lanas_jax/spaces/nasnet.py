@@ -186,7 +186,7 @@ class NASNetSpace(SearchSpace):
             lines.append(name)
             for b in range(self.blocks):
                 left, right = (
-                    f"{OPERATIONS[op]}({self._input_name(i)})"
+                    f"{OPERATIONS[op]}({self._input_name(int(i))})"
                     for op, i in zip(operations[cell, b], inputs[cell, b], strict=True)
                 )
                 mark = " -> output" if ends[cell, b] else ""
