@@ -9,7 +9,7 @@ from xml.etree import ElementTree
 
 Element = ElementTree.Element
 Content = str | Element
-SMALLEST = 0.75  # of its size: what a drawing may shrink to
+SMALLEST = 0.7  # of its size: what a drawing may shrink to
 
 
 def element(tag: str, *content: Content, **attributes: object) -> Element:

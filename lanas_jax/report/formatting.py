@@ -74,6 +74,11 @@ def code(integers: Iterable[int]) -> str:
     return ",".join(str(int(integer)) for integer in integers)
 
 
+def plural(number: int, noun: str) -> str:
+    """A number of things: 1 trial, 1,200 trials."""
+    return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
+
+
 def power(number: int) -> str:
     """A whole number however large: exact below a million, else as 5.43 times a power of ten."""
     if number < 1_000_000:

@@ -70,12 +70,13 @@ def render(run: Run) -> str:
 
 def _headline(run: Run) -> Element:
     finished = [trial.finished for trial in run.trials if trial.finished is not None]
+    budget = formatting.plural(run.budget, "trial")
     date = f"{formatting.date(max(finished))}, " if finished else ""
     parts: list[Content] = [
         element("h1", run.name),
         element(
             "p",
-            f"{date}budget of {run.budget:,} trials, {formatting.power(run.space.size)} codes in the space",
+            f"{date}budget of {budget}, {formatting.power(run.space.size)} codes in the space",
             class_="quiet",
         ),
         *_notices(run),
@@ -172,9 +173,9 @@ def _tree(run: Run) -> list[Element]:
     if not run.tree:
         return [heading, element("p", run.tree_note, class_="quiet")] if run.tree_note else []
     explanation = (
-        "Each split predicts the value linearly from the features and sends codes above the threshold up (green), the "
+        "Each split predicts from its features how good a code is, and sends codes above its threshold up (green), the "
         "others down. Listed are the features that weigh most; a positive weight pushes up. The regions on the right "
-        "run from promising to poor; the stronger the blue, the better the mean."
+        "run from promising to poor; the stronger the blue, the better the mean value."
     )
     drawing = element("div", tree.draw(run.tree, run.show), class_="wide")
     return [heading, element("p", explanation, class_="quiet"), element("figure", drawing)]

@@ -97,7 +97,9 @@ def _progress(
         if len(failed):
             _on_edge(axes, failed, "x", color=FAILED, rasterized=len(failed) > MOST_VECTORS, label="failed")
         if name == "trials":
-            axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=7))
+            last = max(places.values(), default=0.0)
+            axes.set_xlim(-0.5 - 0.02 * last, last + 0.5 + 0.02 * last)
+            axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1, nbins=7))
             axes.xaxis.set_major_formatter(FuncFormatter(lambda number, _: f"{number:,.0f}"))
         _legend(axes)
         return _svg(figure, name)
@@ -110,7 +112,7 @@ def _axes(label: str, show: ValueFormat) -> tuple[Figure, Axes]:
     axes.patch.set_alpha(0.0)
     axes.set_xlabel(label)
     axes.set_ylabel("search-validation accuracy" if show.percent else "value")
-    axes.yaxis.set_major_locator(MaxNLocator(nbins=7))
+    axes.yaxis.set_major_locator(MaxNLocator(nbins=7, steps=[1, 2, 5, 10]))
     if show.percent:
         axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:.4g} %"))
     return figure, axes

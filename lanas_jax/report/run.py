@@ -14,6 +14,7 @@ from jaxtyping import PRNGKeyArray
 
 from lanas_jax import partition, runs
 from lanas_jax.partition import NodeSummary, PartitionTree
+from lanas_jax.report.formatting import plural
 from lanas_jax.report.page import Run, render
 from lanas_jax.searchers.base import Searcher
 from lanas_jax.spaces.base import SearchSpace
@@ -89,6 +90,8 @@ def learned_tree(
         told = list(batch)
         state = searcher.tell(state, _codes(told), _values(told))
     nodes = partition.explain(state.tree, searcher.space.feature_names, TOP)
+    if len(nodes) == 1:
+        return None, f"After {plural(len(finished), 'trial')} the tree has not split the space yet."
     return _in_values(nodes, state.tree, searcher.space, finished), ""
 
 

@@ -28,10 +28,10 @@ p { margin: 6px 0; }
 .card { background: var(--panel); border-radius: 10px; padding: 12px 14px; }
 .card b { display: block; font-size: 22px; font-weight: 600; line-height: 1.3; }
 .card span, .card small { display: block; font-size: 13px; line-height: 1.4; }
-.plots { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 460px), 1fr)); gap: 18px; }
+.plots { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 390px), 1fr)); gap: 18px; }
 figure { margin: 0; min-width: 0; }
 figcaption { font-size: 13px; margin-top: 4px; }
-.plot { display: block; width: 100%; height: auto; }
+.plot { display: block; width: 100%; max-width: 620px; height: auto; }
 .wide { overflow-x: auto; max-width: 100%; padding-bottom: 4px; }
 .drawing { display: block; width: 100%; height: auto; font-size: 12px; }
 .edge, .branch { fill: none; stroke-width: 1.6; }
@@ -54,6 +54,7 @@ td { border-bottom: 1px solid var(--line); padding: 5px 12px 5px 0; vertical-ali
 th.number, td.number { text-align: right; }
 td.code { font: 12px/1.6 ui-monospace, Menlo, Consolas, "DejaVu Sans Mono", monospace; white-space: normal;
   min-width: 230px; overflow-wrap: anywhere; }
+.plots td.code { min-width: 130px; }
 td.words { white-space: normal; min-width: 170px; overflow-wrap: anywhere; }
 tr.best td { background: var(--glow); font-weight: 600; } tr.failed td { color: var(--failed); }
 tr.pending td { color: var(--quiet); }
@@ -69,7 +70,7 @@ summary { cursor: pointer; }
     --op0: #2f6fb5; --op1: #b3541e; --op2: #2c7d55; --op3: #8a3f9e; --op4: #a88a00; --op5: #0f7f8c; --op6: #b0306a;
     --op7: #5a5f66; }
   body { max-width: none; padding: 0; font-size: 11pt; print-color-adjust: exact; -webkit-print-color-adjust: exact; }
-  .wide { overflow: visible; } .drawing { min-width: 0 !important; }
+  .plots { grid-template-columns: 1fr 1fr; } .wide { overflow: visible; } .drawing { min-width: 0 !important; }
   figure, .card, tr { break-inside: avoid; } h2, h3 { break-after: avoid; }
   table { font-size: 8pt; } td, th { padding-right: 6px; } td.code { font-size: 7pt; min-width: 0; }
   .sorts th::after { content: none; } }

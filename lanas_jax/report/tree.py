@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from lanas_jax.partition import NodeSummary
+from lanas_jax.report import formatting
 from lanas_jax.report.elements import Element, element, svg
 from lanas_jax.report.formatting import ValueFormat
 from lanas_jax.report.graph import shorten
@@ -95,7 +96,7 @@ def _branch(parent: Place, child: Place, *, good: bool) -> Element:
 
 
 def _box(node: NodeSummary, place: Place, show: ValueFormat, shade: float, title: str) -> Element:
-    trials = f"{node.samples} trial{'' if node.samples == 1 else 's'}"
+    trials = formatting.plural(node.samples, "trial")
     mean = "no value" if node.mean_value is None else f"mean {show(node.mean_value)}"
     lines = [f"{title}: {trials}", mean] if node.is_leaf else [f"{trials}, {mean}"]
     left, top = place.left + 8.0, place.top + LINE + 1.0

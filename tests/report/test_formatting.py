@@ -80,3 +80,7 @@ def test_power_of_a_number_no_float_holds() -> None:
 
 def test_code() -> None:
     assert formatting.code((2, 0, 13)) == "2,0,13"
+
+
+def test_plural() -> None:
+    assert [formatting.plural(n, "trial") for n in (0, 1, 1200)] == ["0 trials", "1 trial", "1,200 trials"]

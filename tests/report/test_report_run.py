@@ -28,7 +28,7 @@ SPACE = lx.SearchSpace([lx.Choice(f"op{i}", "abcd") for i in range(4)])
 @dataclasses.dataclass(frozen=True)
 class Config:
     seed: int = 3
-    budget: int = 40
+    budget: int = 32
     searcher: str = "lanas"
     note: str = "<i>hostile</i>"
 
@@ -50,7 +50,7 @@ def finale(code, key, directory):
 
 def build(config):
     searcher = {"lanas": lx.LaNAS, "random": lx.RandomSearch}[config.searcher](SPACE)
-    return Experiment("small", SPACE, searcher, Small(), config.budget, 4, config.seed, finale)
+    return Experiment("small", SPACE, searcher, Small(), config.budget, 8, config.seed, finale)
 '''
 
 
@@ -80,7 +80,7 @@ def test_a_finished_run(finished: runs.Run) -> None:
     with TrialStore.open(finished.trials, read_only=True) as store:
         trials = store.trials()
     assert sum(len(cells) == 9 for cells in page.rows) == 1 + len(trials)
-    for expected in ("75.0 %", "50.0 %", "40 of 40", "too large", "<i>hostile</i>", "op0", "The learned tree"):
+    for expected in ("75.0 %", "50.0 %", "32 of 32", "too large", "<i>hostile</i>", "op0", "The learned tree"):
         assert expected in page.words
     assert page.classes.count("plot") == 3
     assert page.classes.count("region") == page.classes.count("split") + 1 > 1
@@ -99,9 +99,9 @@ def test_the_tree_shown_is_the_one_the_search_had(finished: runs.Run) -> None:
     with TrialStore.open(finished.trials, read_only=True) as store:
         trials = store.trials()
     state = searcher.init(key)
-    for number in range(0, len(trials), 4):
-        state, codes = searcher.ask(state, 4)
-        batch = trials[number : number + 4]
+    for number in range(0, len(trials), 8):
+        state, codes = searcher.ask(state, 8)
+        batch = trials[number : number + 8]
         assert [tuple(code) for code in np.asarray(codes).tolist()] == [trial.code for trial in batch]
         state = searcher.tell(state, codes, jax.numpy.asarray(study.told(batch)))
     nodes, _ = learned_tree(searcher, jax.random.key(0), trials)
@@ -130,6 +130,14 @@ def test_means_of_the_tree_are_in_the_units_of_the_values(finished: runs.Run) ->
             assert bad.mean_value <= node.mean_value <= good.mean_value
 
 
+def test_too_few_trials_to_split(finished: runs.Run) -> None:
+    experiment = finished.experiment()
+    with TrialStore.open(finished.trials, read_only=True) as store:
+        nodes, note = learned_tree(experiment.searcher, jax.random.key(0), store.trials()[:8])
+    assert nodes is None
+    assert note == "After 8 trials the tree has not split the space yet."
+
+
 def test_a_searcher_without_a_tree(tmp_path: Path) -> None:
     here, experiment = begin(tmp_path, searcher="random", budget=8)
     study.run(experiment, here.directory)
@@ -141,7 +149,7 @@ def test_a_searcher_without_a_tree(tmp_path: Path) -> None:
 def test_a_run_that_has_not_begun(tmp_path: Path) -> None:
     here, _ = begin(tmp_path)
     page = Page(report.write(here.directory).read_text(encoding="utf-8"))
-    assert "0 of 40 trials are through" in page.words
+    assert "0 of 32 trials are through" in page.words
     assert "No trial has a value yet, so there is no tree" in page.words
 
 
@@ -169,7 +177,7 @@ def test_a_run_started_from_python_needs_its_experiment(tmp_path: Path) -> None:
     source = tmp_path / "small.py"
     source.write_text(SOURCE)
     module = discovery.load(source)
-    experiment = runs.build(module, module.Config(budget=4))
+    experiment = runs.build(module, module.Config(budget=4, searcher="random"))
     study.run(experiment, tmp_path / "run")
     with pytest.raises(runs.RunError, match="started from Python"):
         report.write(tmp_path / "run")
