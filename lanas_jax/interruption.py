@@ -6,6 +6,7 @@ second one.
 """
 
 import contextlib
+import dataclasses
 import os
 import signal
 import threading
@@ -15,15 +16,20 @@ from types import FrameType
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
+@dataclasses.dataclass
 class Interruption:
-    """What stopped the process, if anything did."""
+    """What stopped the process, if anything did.
 
-    signal: int = signal.SIGINT
+    Attributes:
+      signal: the first signal's number; 0 before there is one.
+    """
+
+    signal: int = 0
 
     @property
     def exit_code(self) -> int:
         """128 plus the signal's number, as shells have it: 130 for Ctrl-C, 143 for SIGTERM."""
-        return 128 + self.signal
+        return 128 + (self.signal or signal.SIGINT)
 
 
 @contextlib.contextmanager
@@ -41,6 +47,8 @@ def heard(say: Callable[[str], None]) -> Iterator[Interruption]:
         return
 
     def stop(number: int, frame: FrameType | None) -> None:
+        if interruption.signal:  # the second: whether Python or the listener hears it first makes no difference
+            os._exit(128 + number)
         interruption.signal = number
         raise KeyboardInterrupt
 
