@@ -12,7 +12,7 @@ from collections.abc import Sequence
 
 import jax
 import numpy as np
-from jaxtyping import Int, PRNGKeyArray
+from jaxtyping import Array, Int, Key
 
 from lanas_jax.data.splits import SearchData
 from lanas_jax.evaluators.base import Outcome
@@ -55,7 +55,7 @@ class FromScratch:
         devices = list(self.devices) if self.devices is not None else jax.local_devices()
         return Population(self.network, self.config, devices[:1], per_device=1).compile(self.data)
 
-    def evaluate(self, codes: Int[np.ndarray, "n dims"], keys: PRNGKeyArray) -> Sequence[Outcome]:
+    def evaluate(self, codes: Int[np.ndarray, "n dims"], keys: Key[Array, " n"]) -> Sequence[Outcome]:
         """Trains the candidates of `codes` and gives each its search-validation accuracy.
 
         Args:
@@ -77,7 +77,7 @@ class FromScratch:
             outcomes = [self._train_alone(codes[i : i + 1], keys[i : i + 1]) for i in range(len(codes))]
         return self._with_costs(codes, outcomes)
 
-    def _train(self, programs: str, codes: np.ndarray, keys: PRNGKeyArray) -> list[Outcome]:
+    def _train(self, programs: str, codes: np.ndarray, keys: Key[Array, " n"]) -> list[Outcome]:
         """Outcomes without costs, by the programs of that name."""
         first = programs not in self.__dict__
         population: CompiledPopulation = getattr(self, programs)
@@ -94,7 +94,7 @@ class FromScratch:
             for accuracy, reason in zip(results.accuracy, failures(results), strict=True)
         ]
 
-    def _train_alone(self, code: np.ndarray, key: PRNGKeyArray) -> Outcome:
+    def _train_alone(self, code: np.ndarray, key: Key[Array, " 1"]) -> Outcome:
         """The outcome of one candidate that shares its device with no other."""
         try:
             return self._train("alone", code, key)[0]
@@ -128,5 +128,5 @@ def failures(results: Results) -> list[str | None]:
     return reasons
 
 
-def _name(loss: float) -> str:
+def _name(loss: np.floating) -> str:
     return "NaN" if np.isnan(loss) else "infinite"

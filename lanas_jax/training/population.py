@@ -22,7 +22,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
-from jaxtyping import Array, Float, Int, PRNGKeyArray
+from jaxtyping import Array, Float, Int, Key
 
 from lanas_jax.data.splits import SearchData, Split
 from lanas_jax.training import step as training
@@ -144,8 +144,10 @@ class Population:
             jax.jit(self.each(advance, 2), donate_argnums=0).lower(states, codes, totals, *train),
             jax.jit(self.each(evaluate, 2)).lower(states, codes, *held_out),
         )
+        # LLVM takes most of the compilation to optimise the random numbers of `start`, which runs once per candidate.
+        quick = {"xla_backend_optimization_level": 1} if mesh.devices.flat[0].platform == "cpu" else {}
         with ThreadPoolExecutor(len(lowered)) as pool:
-            programs = list(pool.map(lambda program: program.compile(), lowered))
+            programs = list(pool.map(lambda program, options: program.compile(options), lowered, (quick, {}, {})))
         return CompiledPopulation(self, *programs, train, held_out, own, time.perf_counter() - began)
 
 
@@ -174,7 +176,7 @@ class CompiledPopulation:
     compile_seconds: float
 
     def fit(
-        self, codes: Int[np.ndarray, "n dims"], keys: PRNGKeyArray, epochs: int | None = None
+        self, codes: Int[np.ndarray, "n dims"], keys: Key[Array, " n"], epochs: int | None = None
     ) -> tuple[TrainState, Array]:
         """Trains up to `width` candidates; a short batch is padded with candidates of no steps, which cost nothing.
 
@@ -199,7 +201,7 @@ class CompiledPopulation:
             state.step.block_until_ready()  # Python hears Ctrl-C here, not while programs queue up
         return state, placed_codes
 
-    def run(self, codes: Int[np.ndarray, "n dims"], keys: PRNGKeyArray) -> Results:
+    def run(self, codes: Int[np.ndarray, "n dims"], keys: Key[Array, " n"]) -> Results:
         """Trains any number of candidates and evaluates them on the validation split, in batches of `width`."""
         began = time.perf_counter()
         parts = []

@@ -1,0 +1,97 @@
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from lanas_jax.data.splits import SearchData, Split
+from lanas_jax.evaluators.from_scratch import FromScratch
+from lanas_jax.spaces.base import Cost, SearchSpace
+from lanas_jax.training.step import TrainConfig
+from tests.training.small_network import SPACE, SmallNetwork, stripes
+
+CONFIG = TrainConfig(epochs=3, batch_size=8, learning_rate=0.05)
+CODES = np.array([[0, 0], [1, 1], [2, 0]], np.int32)
+KEYS = jax.random.split(jax.random.key(3), 3)
+
+
+class PricedSpace(SearchSpace):
+    def cost(self, codes):
+        return Cost(10 * codes[:, 1].astype(np.int64) + 7, codes[:, 0].astype(np.int64))
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class CountingNetwork(SmallNetwork):
+    """Notes every time it is traced."""
+
+    traces: list = dataclasses.field(default_factory=list)
+
+    def apply(self, params, batch_stats, code, images, *, train):
+        self.traces.append(train)
+        return super().apply(params, batch_stats, code, images, train=train)
+
+
+@dataclasses.dataclass(frozen=True)
+class HungryNetwork(SmallNetwork):
+    """Sorts 2**50 numbers in every forward pass."""
+
+    def apply(self, params, batch_stats, code, images, *, train):
+        logits, batch_stats = super().apply(params, batch_stats, code, images, train=train)
+        row = jnp.arange(2**25, dtype=jnp.float32) * jax.lax.stop_gradient(logits[0, 0])
+        return logits + 0 * jnp.sort(row[:, None] * row[None], axis=0)[0, 0], batch_stats
+
+
+def data(bright=None):
+    images, labels = stripes(30)
+    if bright is not None:
+        images[bright] = 3.0
+    return SearchData(Split(images, labels), Split(*stripes(21, seed=1)), 3)
+
+
+def test_one_compile_serves_every_batch():
+    network = CountingNetwork()
+    evaluator = FromScratch(network, data(), CONFIG, per_device=1)
+    first = evaluator.evaluate(CODES, KEYS)
+    traces = len(network.traces)
+    again = evaluator.evaluate(CODES[::-1], KEYS[::-1])
+    evaluator.evaluate(SPACE.enumerate(), jax.random.split(jax.random.key(0), len(SPACE.enumerate())))
+    assert len(network.traces) == traces > 0
+    assert [outcome.value for outcome in again[::-1]] == [outcome.value for outcome in first]
+    assert all(outcome.compile_seconds > 0 and outcome.train_seconds > 0 for outcome in first)
+    assert all(outcome.compile_seconds == 0 and outcome.train_seconds > 0 for outcome in again)
+
+
+def test_values_are_accuracies_on_the_validation_split():
+    outcomes = FromScratch(SmallNetwork(), data(), dataclasses.replace(CONFIG, epochs=15)).evaluate(CODES, KEYS)
+    for outcome in outcomes:
+        assert not outcome.failed
+        assert outcome.value * 21 == pytest.approx(round(outcome.value * 21), abs=1e-4)
+    assert max(outcome.value for outcome in outcomes) > 0.8
+
+
+def test_costs_come_from_the_space():
+    network = SmallNetwork(space=PricedSpace(SPACE.choices))
+    outcomes = FromScratch(network, data(), dataclasses.replace(CONFIG, epochs=1)).evaluate(CODES, KEYS)
+    assert [(outcome.multiply_adds, outcome.parameters) for outcome in outcomes] == [(7, 0), (17, 1), (7, 2)]
+
+
+def test_a_loss_that_is_not_finite_is_a_failure_that_names_its_step():
+    evaluator = FromScratch(SmallNetwork(), data(bright=17), CONFIG, per_device=1)
+    codes = np.array([[0, 0], [3, 0], [1, 1]], np.int32)
+    outcomes = evaluator.evaluate(codes, KEYS)
+    steps = evaluator.compiled.run(codes, KEYS).steps
+    assert [outcome.failed for outcome in outcomes] == [False, True, False]
+    assert outcomes[1].reason == f"loss became NaN at step {steps[1]}"
+    assert 1 <= steps[1] <= 4  # the bright image comes once in the first epoch
+
+
+def test_out_of_memory_is_a_failure():
+    outcomes = FromScratch(HungryNetwork(), data(), CONFIG, per_device=1).evaluate(CODES[:2], KEYS[:2])
+    assert [outcome.failed for outcome in outcomes] == [True, True]
+    assert outcomes[0].reason.startswith("out of memory: RESOURCE_EXHAUSTED")
+
+
+def test_a_wrong_code_is_caught_at_the_door():
+    with pytest.raises(ValueError, match="position 0"):
+        FromScratch(SmallNetwork(), data(), CONFIG).evaluate(np.array([[9, 0]], np.int32), KEYS[:1])
