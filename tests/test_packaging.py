@@ -1,0 +1,135 @@
+"""What newcomers touch first: the wheel, the Makefile, the README."""
+
+import re
+import shutil
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from lanas_jax.cli import main
+
+ROOT = Path(__file__).parents[1]
+PACKAGES = ("lanas_jax", "models", "experiments")
+
+
+def readme_blocks():
+    return re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+
+
+def test_readme_fits_on_two_screens():
+    lines = (ROOT / "README.md").read_text().splitlines()
+    assert len(lines) <= 130
+    assert [line.strip() for line in lines if line.startswith("    make ")] == [
+        "make search    # searches convolutional cells for the handwritten digits that scikit-learn ships",
+        "make test      # runs the tests",
+    ]
+
+
+def test_readme_example_of_ask_and_tell_runs(capsys):
+    (example,) = (block for block in readme_blocks() if "searcher.ask" in block)
+    exec(compile(example, "README.md", "exec"), {})
+    assert {line.split()[0] for line in capsys.readouterr().out.splitlines()} == {"width", "depth", "norm"}
+
+
+@pytest.mark.slow
+def test_readme_example_of_own_images_runs(tmp_path, monkeypatch, capsys):
+    (example,) = (block for block in readme_blocks() if "def build" in block)
+    monkeypatch.chdir(tmp_path)
+    Path("mine.py").write_text(example)
+    random = np.random.default_rng(0)
+    labels = random.integers(0, 3, 96).astype(np.int32)
+    images = random.normal(labels[:, None, None, None], 1.0, (96, 8, 8, 1)).astype(np.float32)
+    np.save("images.npy", images)
+    np.save("labels.npy", labels)
+    assert main(["search", "mine.py", "--budget", "8", "--epochs", "2", "--out", "run"]) == 0
+    assert "best of 8 trials (8 done)" in capsys.readouterr().out
+    assert Path("run/report.html").exists()
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory):
+    """The wheel, built from a copy of the tree so that no build products are left behind."""
+    folder = tmp_path_factory.mktemp("wheel")
+    skip = shutil.ignore_patterns("__pycache__", "*.egg-info", "build")
+    for name in PACKAGES:
+        shutil.copytree(ROOT / name, folder / "tree" / name, ignore=skip)
+    for name in ("pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(ROOT / name, folder / "tree")
+    command = [sys.executable, "-m", "pip", "wheel", "--no-deps", "--wheel-dir", folder / "out", folder / "tree"]
+    built = subprocess.run(command, capture_output=True, text=True, check=False)
+    if built.returncode and "setuptools" in built.stderr and "No matching distribution" in built.stderr:
+        pytest.skip("building a wheel needs setuptools >= 77 from a package index, and none can be reached")
+    assert built.returncode == 0, built.stderr
+    (wheel,) = (folder / "out").glob("*.whl")
+    return wheel
+
+
+@pytest.mark.slow
+def test_wheel_carries_all_three_packages_and_the_licence(wheel):
+    with zipfile.ZipFile(wheel) as archive:
+        names = set(archive.namelist())
+        (metadata,) = (name for name in names if name.endswith(".dist-info/METADATA"))
+        about = archive.read(metadata).decode()
+        (scripts,) = (name for name in names if name.endswith("/entry_points.txt"))
+        assert "lanas = lanas_jax.cli:main" in archive.read(scripts).decode()
+    expected = {
+        str(file.relative_to(ROOT))
+        for package in PACKAGES
+        for file in (ROOT / package).rglob("*")
+        if file.suffix == ".py" or file.name == "py.typed"
+    }
+    assert expected <= names
+    assert {"lanas_jax/py.typed", "models/py.typed"} <= expected
+    assert not [name for name in names if name.startswith("tests/")]
+    assert any(name.endswith("/LICENSE") for name in names)
+    for line in ("Name: lanas-jax", "License-Expression: Apache-2.0", "Requires-Python: >=3.11"):
+        assert line in about.splitlines()
+
+
+@pytest.mark.slow
+def test_installed_wheel_finds_its_experiments_from_any_folder(wheel, tmp_path):
+    zipfile.ZipFile(wheel).extractall(tmp_path / "site")
+    code = (
+        "import sys; sys.path.insert(0, 'site'); import lanas_jax; from lanas_jax import discovery; "
+        "assert lanas_jax.__file__.startswith(sys.argv[1]); print(*discovery.experiments())"
+    )
+    command = [sys.executable, "-I", "-c", f"import os; os.chdir(r'{tmp_path}'); {code}", str(tmp_path)]
+    found = subprocess.run(command, capture_output=True, text=True, check=True, cwd=tmp_path)
+    files = (ROOT / "experiments").glob("[!_]*.py")
+    there = {file.stem for file in files if not file.stem.startswith("bench_") and "def build(" in file.read_text()}
+    assert set(found.stdout.split()) == there
+
+
+def fake_python(folder, body):
+    script = folder / "python3"
+    script.write_text(f"#!/bin/sh\n{body}\n")
+    script.chmod(0o755)
+    return script
+
+
+@pytest.mark.parametrize(
+    ("body", "message"),
+    [
+        ('[ "$1" = -V ] && echo "Python 3.9.2" && exit; exit 1', "is Python 3.9.2, but 3.11 or newer is needed"),
+        ('[ "$1" = -m ] && exit 1; exit 0', "cannot make virtual environments: install its venv module"),
+    ],
+)
+@pytest.mark.parametrize("target", ["search", "test"])
+def test_makefile_says_what_is_wrong_with_python(tmp_path, body, message, target):
+    python, venv = fake_python(tmp_path, body), tmp_path / "venv"
+    make = ["make", "-C", str(ROOT), target, f"PYTHON={python}", f"VENV={venv}"]
+    failed = subprocess.run(make, capture_output=True, text=True, check=False)
+    assert failed.returncode != 0
+    assert message in failed.stdout
+    assert not venv.exists()
+
+
+def test_makefile_says_when_there_is_no_python(tmp_path):
+    make = ["make", "-C", str(ROOT), "search", "PYTHON=python-that-is-not-there", f"VENV={tmp_path / 'venv'}"]
+    failed = subprocess.run(make, capture_output=True, text=True, check=False)
+    assert failed.returncode != 0
+    assert "python-that-is-not-there is not there: install Python >= 3.11" in failed.stdout
