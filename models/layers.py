@@ -3,7 +3,9 @@
 Images are ``[n, height, width, channels]``. Padding is symmetric (``kernel // 2``), as in the networks of DARTS.
 """
 
-from functools import partial
+import math
+from collections.abc import Iterable
+from functools import partial, reduce
 
 import jax
 import jax.numpy as jnp
@@ -42,7 +44,7 @@ def _grouped_depthwise(x: Images, kernel: Float[Array, "k k c"], stride: int) ->
 @partial(jax.custom_vjp, nondiff_argnums=(2,))
 def _shifted_depthwise(x: Images, kernel: Float[Array, "k k c"], stride: int) -> Float[Array, "n h2 w2 c"]:
     windows = _windows(x, kernel.shape[0], stride)
-    return _sum([window * tap[None, None, None] for window, tap in zip(windows, _taps(kernel), strict=True)])
+    return _sum(window * tap[None, None, None] for window, tap in zip(windows, _taps(kernel), strict=True))
 
 
 def _shifted_depthwise_forward(x: Array, kernel: Array, stride: int) -> tuple[Array, tuple[Array, Array]]:
@@ -51,22 +53,59 @@ def _shifted_depthwise_forward(x: Array, kernel: Array, stride: int) -> tuple[Ar
 
 def _shifted_depthwise_backward(stride: int, saved: tuple[Array, Array], dy: Array) -> tuple[Array, Array]:
     x, kernel = saved
-    dkernel = jnp.stack([jnp.sum(window * dy, axis=(0, 1, 2)) for window in _windows(x, kernel.shape[0], stride)])
-    if stride > 1:  # the transposed convolution: gradients spread out among zeros
-        spread = [(0, x.shape[axis] - 1 - stride * (dy.shape[axis] - 1), stride - 1) for axis in (1, 2)]
-        dy = lax.pad(dy, jnp.zeros((), dy.dtype), [(0, 0, 0), *spread, (0, 0, 0)])
-    return _shifted_depthwise(dy, kernel[::-1, ::-1], 1), dkernel.reshape(kernel.shape)
+    dx = _shifted_depthwise(_spread(dy, x, stride), kernel[::-1, ::-1], 1)
+    return dx, _kernel_gradient(x, dy, kernel.shape[0], stride)
 
 
 _shifted_depthwise.defvjp(_shifted_depthwise_forward, _shifted_depthwise_backward)
 
 
+def _kernel_gradient(x: Images, dy: Images, size: int, stride: int) -> Float[Array, "k k c"]:
+    """Sums of products of shifted images, a row of the kernel at a time.
+
+    XLA for CPUs vectorises products, and sums of what lies in memory, but not sums of products. So products are added
+    across an eighth of the batch first, then put into memory, then summed.
+    """
+    pad = size // 2
+    n, height, width, _ = dy.shape
+    x = jnp.pad(x, [(0, 0), (pad, pad), (pad, pad), (0, 0)])
+    folds = math.gcd(n, 8)
+
+    def row(i: Array) -> Array:
+        rows = lax.dynamic_slice_in_dim(x, i, stride * (height - 1) + 1, axis=1)[:, ::stride]
+        windows = [rows[:, :, j : j + stride * (width - 1) + 1 : stride] for j in range(size)]
+        products = [_sum(a * b for a, b in zip(jnp.split(x, folds), jnp.split(dy, folds), strict=True)) for x in windows]
+        return jnp.sum(lax.optimization_barrier(jnp.stack(products)), axis=(1, 2, 3))
+
+    return lax.map(row, jnp.arange(size, dtype=jnp.int32))
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(1, 2))
 def max_pool(x: Images, stride: int = 1, size: int = 3) -> Float[Array, "n h2 w2 c"]:
-    """Maximum over windows, as maxima of shifted images: their gradient is cheap, that of `reduce_window` is not."""
+    """Maximum over windows; the gradient is shared equally among the pixels that attain it.
+
+    Written as maxima of shifted images, whose gradient is cheap on a CPU; that of XLA's windowed maximum is not.
+    """
     maximum, *rest = _windows(x, size, stride, fill=-jnp.inf)
     for window in rest:
         maximum = jnp.maximum(maximum, window)
     return maximum
+
+
+def _max_pool_forward(x: Array, stride: int, size: int) -> tuple[Array, tuple[Array, Array]]:
+    y = max_pool(x, stride, size)
+    return y, (x, y)
+
+
+def _max_pool_backward(stride: int, size: int, saved: tuple[Array, Array], dy: Array) -> tuple[Array]:
+    x, y = saved
+    ties = _sum(jnp.asarray(window == y, dy.dtype) for window in _windows(x, size, stride, fill=-jnp.inf))
+    y, share = _spread(y, x, stride), _spread(dy / ties, x, stride)
+    pairs = zip(_windows(y, size, 1), _windows(share, size, 1), strict=True)
+    return (_sum(jnp.where(x == maximum, part, 0) for maximum, part in pairs),)
+
+
+max_pool.defvjp(_max_pool_forward, _max_pool_backward)
 
 
 def factorised_reduce(x: Images, kernel: Float[Array, "c d"]) -> Float[Array, "n h2 w2 d"]:
@@ -103,17 +142,23 @@ def _windows(x: Images, size: int, stride: int, fill: float = 0.0) -> list[Array
     pad = size // 2
     height, width = (-(-x.shape[axis] // stride) for axis in (1, 2))
     x = jnp.pad(x, [(0, 0), (pad, pad), (pad, pad), (0, 0)], constant_values=fill)
+    x = lax.optimization_barrier(x)  # or XLA would compute the images anew in every place
     rows = [slice(i, i + stride * (height - 1) + 1, stride) for i in range(size)]
     columns = [slice(j, j + stride * (width - 1) + 1, stride) for j in range(size)]
     return [x[:, row, column] for row in rows for column in columns]
+
+
+def _spread(y: Images, x: Images, stride: int) -> Images:
+    """Pixels of `y`, which has `stride` times less resolution than `x`, at their places in `x`; zeros elsewhere."""
+    if stride == 1:
+        return y
+    spread = [(0, x.shape[axis] - 1 - stride * (y.shape[axis] - 1), stride - 1) for axis in (1, 2)]
+    return lax.pad(y, jnp.zeros((), y.dtype), [(0, 0, 0), *spread, (0, 0, 0)])
 
 
 def _taps(kernel: Float[Array, "k k c"]) -> list[Array]:
     return list(kernel.reshape(-1, kernel.shape[-1]))
 
 
-def _sum(terms: list[Array]) -> Array:
-    total = terms[0]
-    for term in terms[1:]:
-        total = total + term
-    return total
+def _sum(terms: Iterable[Array]) -> Array:
+    return reduce(jnp.add, terms)
