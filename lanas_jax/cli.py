@@ -7,6 +7,7 @@ where it is used, so that help and listings answer at once.
 import dataclasses
 import datetime
 import json
+import sqlite3
 import sys
 import traceback
 from collections.abc import Callable, Sequence
@@ -78,6 +79,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (RefusedError, discovery.ExperimentError, config_json.ConfigError, runs.RunError, TrialStoreError) as error:
         print(f"lanas {command}: {error}", file=sys.stderr)
         return 2
+    except sqlite3.OperationalError as error:  # a full disk, a file system that went away
+        print(f"lanas {command}: the trials file cannot be used: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("stopped", file=sys.stderr)
+        return 130
     except BrokenPipeError:  # lanas trials RUN | head
         sys.stderr.close()
         return 0

@@ -58,6 +58,18 @@ def decode(kind: Any, value: Any) -> Any:
     raise ConfigError(f"{value!r} cannot be read back as {kind}")
 
 
+def read(kind: type, value: Any) -> Any:
+    """A `Config` from what `encode` wrote.
+
+    Raises:
+      ConfigError: the class has other fields or types by now.
+    """
+    try:
+        return decode(kind, value)
+    except (KeyError, TypeError, ValueError) as error:
+        raise ConfigError(f"the settings in config.json do not fit {kind.__name__}: {error}") from error
+
+
 def check(config: Any) -> None:
     """Refuses, at the door, a config that could not be resumed from.
 

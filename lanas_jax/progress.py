@@ -32,6 +32,8 @@ class Display:
         self._seconds = 0.0  # that took, compilation left out
         self._asked: float | None = None  # when the batch under way was asked for
         self._under_way = 0
+        self._began = self._clock()
+        self._retraining: float | None = None  # when that began
         self._live = Live(console=console, get_renderable=self.line, refresh_per_second=4, transient=True)
 
     def __enter__(self) -> "Display":
@@ -46,7 +48,7 @@ class Display:
 
     def began(self, budget: int, trials: Sequence[Trial]) -> None:
         """The loop begins."""
-        self._budget = budget
+        self._budget, self._began = budget, self._clock()
         self._done = [trial for trial in trials if trial.finished is not None]
         if self._done:
             self.note(f"going on after {len(self._done)} of {budget} trials")
@@ -68,6 +70,12 @@ class Display:
         if not self._console.is_terminal:
             self.note(self.line().plain)
 
+    def retraining(self, winner: Trial) -> None:
+        """The winner is being retrained."""
+        self._retraining = self._clock()
+        if not self._console.is_terminal:
+            self.note(f"retraining the best, trial {winner.id}")
+
     def note(self, text: str) -> None:
         """A line of its own."""
         self._console.print(text, highlight=False, soft_wrap=True)
@@ -79,13 +87,16 @@ class Display:
             parts.append(f"best {top.value:.4f}")
         if failed := sum(trial.value is None for trial in self._done):
             parts.append(f"failed {failed}")
-        if self._timed:
+        if self._retraining is not None:
+            parts.append(f"retraining the best: {duration(self._clock() - self._retraining)}")
+        elif self._timed:
             pace = self._seconds / self._timed
             waited = 0.0 if self._asked is None else min(self._clock() - self._asked, pace * self._under_way)
             left = max(pace * (self._budget - len(self._done)) - waited, 0.0)
             parts += [f"{pace:.2f} s per candidate", f"{duration(left)} left"]
-        elif self._asked is not None:
-            parts.append(f"compiling and training the first {self._under_way}: {self._clock() - self._asked:.0f} s")
+        else:
+            what = f"compiling and training the first {self._under_way}" if self._under_way else "compiling"
+            parts.append(f"{what}: {duration(self._clock() - self._began)}")
         return Text(" · ".join(parts))
 
 

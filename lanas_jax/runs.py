@@ -94,7 +94,7 @@ class Run:
                 f"call lanas_jax.study.run with the same experiment and folder to continue"
             )
         module = discovery.load(self.source, beside=Path(self.record["source"]).parent)
-        return build(module, config_json.decode(module.Config, self.record["config"]))
+        return build(module, config_json.read(module.Config, self.record["config"]))
 
 
 def build(module: Any, config: Any) -> "Experiment":
@@ -169,6 +169,8 @@ def open_run(directory: Path) -> Run:
         raise RunError(f"{directory / _CONFIG} is damaged: {error}") from error
     if not isinstance(record, dict) or record.get("format") != FORMAT:
         raise RunError(f"{directory / _CONFIG} is not of format {FORMAT}, the one this lanas_jax reads")
+    if missing := {"experiment", "source", "seed", "budget", "batch", "config"} - record.keys():
+        raise RunError(f"{directory / _CONFIG} is damaged: it says nothing of {', '.join(sorted(missing))}")
     return Run(directory, record)
 
 

@@ -114,6 +114,9 @@ class Progress(Protocol):
     def finished(self, batch: Sequence[Trial]) -> None:
         """A batch came back."""
 
+    def retraining(self, winner: Trial) -> None:
+        """The winner is being retrained."""
+
     def note(self, text: str) -> None:
         """Something worth a line."""
 
@@ -124,6 +127,7 @@ class Silence:
     def began(self, budget: int, trials: Sequence[Trial]) -> None: ...  # noqa: D102
     def asked(self, batch: Sequence[Trial]) -> None: ...  # noqa: D102
     def finished(self, batch: Sequence[Trial]) -> None: ...  # noqa: D102
+    def retraining(self, winner: Trial) -> None: ...  # noqa: D102
     def note(self, text: str) -> None: ...  # noqa: D102
 
 
@@ -282,7 +286,7 @@ def _retrain(experiment: Experiment, here: Run, store: TrialStore, progress: Pro
     if winner is None:
         progress.note("no trial succeeded, so there is no winner to retrain")
         return None
-    progress.note(f"retraining the best of {len(store.trials())} trials")
+    progress.retraining(winner)
     shutil.rmtree(here.winner, ignore_errors=True)
     here.winner.parent.mkdir(parents=True, exist_ok=True)
     code, key = np.array(winner.code, np.int32), stream_key(experiment.seed, FINALE_STREAM)

@@ -197,6 +197,8 @@ def test_folder_without_a_run_is_named(tmp_path, capsys, command):
     assert "config.json is damaged" in refused(capsys, command, tmp_path)
     (tmp_path / "config.json").write_text('{"format": 99}')
     assert "is not of format 1" in refused(capsys, command, tmp_path)
+    (tmp_path / "config.json").write_text('{"format": 1, "seed": 0, "budget": 3, "batch": 1, "config": {}}')
+    assert "is damaged: it says nothing of experiment, source" in refused(capsys, command, tmp_path)
 
 
 def test_unknown_experiment_says_which_exist(capsys):
@@ -350,24 +352,35 @@ def test_describe_refuses_what_does_not_fit_together(capsys):
 
 
 def test_terminal_shows_one_live_line():
-    times = iter(range(0, 1000, 10))
+    now = [0.0]
     screen = io.StringIO()
-    display = Display(Console(file=screen, force_terminal=True, width=100), clock=lambda: next(times))
+    display = Display(Console(file=screen, force_terminal=True, width=100), clock=lambda: now[0])
     pending = [Trial(i, 0, (i,), "", Status.PENDING) for i in range(4)]
     display.began(12, [])
-    assert display.line().plain == "trials 0/12"
-    display.asked(pending)  # at 0 s
-    assert display.line().plain == "trials 0/12 · compiling and training the first 4: 10 s"
+    now[0] = 5.0
+    assert display.line().plain == "trials 0/12 · compiling: 5 s"
+    display.asked(pending)
+    now[0] = 15.0
+    assert display.line().plain == "trials 0/12 · compiling and training the first 4: 15 s"
     done = [
         dataclasses.replace(trial, status=Status.DONE, value=0.5 + trial.id / 100, compile_seconds=3.0, finished=1.0)
         for trial in pending
     ]
-    display.finished(done)  # at 20 s, of which 12 s went into compiling
+    now[0] = 25.0
+    display.finished(done)  # after 20 s, of which 12 s went into compiling
     assert display.line().plain == "trials 4/12 · best 0.5300 · 2.00 s per candidate · 16 s left"
+    display.asked([dataclasses.replace(trial, id=trial.id + 4, batch=1) for trial in pending])
+    now[0] = 29.0
+    assert display.line().plain == "trials 4/12 · best 0.5300 · 2.00 s per candidate · 12 s left"
+    display.finished([dataclasses.replace(pending[0], status=Status.FAILED, reason="NaN", finished=2.0)])
+    assert display.line().plain.startswith("trials 5/12 · best 0.5300 · failed 1 · ")
+    display.retraining(done[3])
+    now[0] = 129.0
+    assert display.line().plain == "trials 5/12 · best 0.5300 · failed 1 · retraining the best: 1 min 40 s"
     with display:
         display.note("a note")
     assert "a note" in screen.getvalue()
-    assert "trials 4/12" in screen.getvalue()
+    assert "trials 5/12" in screen.getvalue()
 
 
 @pytest.mark.parametrize(
@@ -443,6 +456,8 @@ def test_config_that_does_not_survive_is_refused():
         config_json.decode(Settings, {"gone": 1})
     with pytest.raises(config_json.ConfigError, match="'1' is not int"):
         config_json.decode(Settings, {"seed": "1"})
+    with pytest.raises(config_json.ConfigError, match="do not fit Settings: 'BLUE'"):
+        config_json.read(Settings, {"colour": "BLUE"})
 
 
 def test_listing_trials_starts_no_jax(search):
