@@ -74,7 +74,9 @@ def _kernel_gradient(x: Images, dy: Images, size: int, stride: int) -> Float[Arr
     def row(i: Array) -> Array:
         rows = lax.dynamic_slice_in_dim(x, i, stride * (height - 1) + 1, axis=1)[:, ::stride]
         windows = [rows[:, :, j : j + stride * (width - 1) + 1 : stride] for j in range(size)]
-        products = [_sum(a * b for a, b in zip(jnp.split(x, folds), jnp.split(dy, folds), strict=True)) for x in windows]
+        products = [
+            _sum(a * b for a, b in zip(jnp.split(x, folds), jnp.split(dy, folds), strict=True)) for x in windows
+        ]
         return jnp.sum(lax.optimization_barrier(jnp.stack(products)), axis=(1, 2, 3))
 
     return lax.map(row, jnp.arange(size, dtype=jnp.int32))
@@ -108,13 +110,17 @@ def _max_pool_backward(stride: int, size: int, saved: tuple[Array, Array], dy: A
 max_pool.defvjp(_max_pool_forward, _max_pool_backward)
 
 
-def factorised_reduce(x: Images, kernel: Float[Array, "c d"]) -> Float[Array, "n h2 w2 d"]:
-    """Half the resolution by two 1x1 convolutions of stride 2: half of the outputs read the pixels at ``(2i, 2j)``, half
-    those at ``(2i + 1, 2j + 1)``.
-    """  # noqa: D205
-    half = kernel.shape[1] // 2
+def alternate_pixels(x: Images) -> tuple[Float[Array, "n h2 w2 c"], Float[Array, "n h2 w2 c"]]:
+    """The pixels at ``(2 i, 2 j)`` and those at ``(2 i + 1, 2 j + 1)``, zero beyond the edge."""
     shifted = jnp.pad(x, [(0, 0), (0, 1), (0, 1), (0, 0)])[:, 1:, 1:]
-    return jnp.concatenate([x[:, ::2, ::2] @ kernel[:, :half], shifted[:, ::2, ::2] @ kernel[:, half:]], axis=-1)
+    return x[:, ::2, ::2], shifted[:, ::2, ::2]
+
+
+def factorised_reduce(x: Images, kernel: Float[Array, "c d"]) -> Float[Array, "n h2 w2 d"]:
+    """Half the resolution: two 1x1 convolutions of stride 2, one on each of the `alternate_pixels`."""
+    half = kernel.shape[1] // 2
+    even, odd = alternate_pixels(x)
+    return jnp.concatenate([even @ kernel[:, :half], odd @ kernel[:, half:]], axis=-1)
 
 
 def batch_norm(

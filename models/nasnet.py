@@ -10,6 +10,8 @@ ReLU, 1x1 convolution and normalisation, a linear head on the average of the pix
 """
 
 import dataclasses
+import math
+from functools import reduce
 from typing import Any
 
 import jax
@@ -19,9 +21,10 @@ from flax import nnx
 from jax import lax
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
-from lanas_jax.spaces.nasnet import MAX_POOL_3X3, SEP_CONV_3X3, SEP_CONV_5X5, SKIP_CONNECT, CellShape, NASNetSpace
+from lanas_jax.spaces.nasnet import SEP_CONV_3X3, SEP_CONV_5X5, SKIP_CONNECT, CellShape, NASNetSpace
 from models import layers
 from models.nasnet_cell import run_cell
+from models.nasnet_network import NASNetNetwork, network_state
 
 Tree = dict[str, Any]
 Code = Int[Array | np.ndarray, " dims"]
@@ -47,16 +50,16 @@ class NASNet:
         Returns:
           Parameters and batch statistics: the keys are ``stem``, ``cells`` (a list) and, for parameters, ``head``.
         """
-        space = self.space
-        stem = space.stem_multiplier * space.channels
-        keys = jax.random.split(key, len(space.shapes) + 2)
-        kernel = _normal(keys[0], (3, 3, space.image_channels, stem), 2 / (9 * space.image_channels))
-        params: Tree = {"stem": {"kernel": kernel, **_identity_norm((stem,))}, "cells": []}
-        for shape, cell_key in zip(space.shapes, keys[1:-1], strict=True):
-            params["cells"].append(self._init_cell(cell_key, code, shape))
-        mask, channels = self._parts(code, space.cells - 1)
-        head = _normal(keys[-1], (mask.shape[0], channels, space.classes), 1 / (mask.sum() * channels))
-        params["head"] = {"kernel": _keep(head, mask), "bias": jnp.zeros(space.classes)}
+        noise = _draw(key, self._kernel_shapes())
+        image_channels = self.space.image_channels
+        stem = _scaled(noise["stem"], 2 / (9 * image_channels))
+        mask, channels = self._parts(code, self.space.cells - 1)
+        head = _keep(_scaled(noise["head"], 1 / (mask.sum() * channels)), mask)
+        params = {
+            "stem": {"kernel": stem, **_identity_norm(stem.shape[-1:])},
+            "cells": [self._init_cell(*both, code) for both in zip(noise["cells"], self.space.shapes, strict=True)],
+            "head": {"kernel": head, "bias": jnp.zeros(self.space.classes)},
+        }
         return params, self._init_stats()
 
     def apply(
@@ -107,6 +110,22 @@ class NASNet:
         logits = _sum_of_parts(pooled, _keep(params["head"]["kernel"], mask)) + params["head"]["bias"][None]
         return logits, {"stem": stem_stats, "cells": new_stats}
 
+    def specialise(self, params: Tree, batch_stats: Tree, code: Code) -> NASNetNetwork:
+        """The network built for one code, with the weights that the code uses.
+
+        Raises:
+          ValueError: a code of the wrong length, or an integer out of range.
+        """
+        checked = self.space.check(np.asarray(code)[None])[0]
+        graph, state = nnx.split(nnx.eval_shape(lambda: NASNetNetwork(self.space, checked, rngs=nnx.Rngs(0))))
+        nnx.replace_by_pure_dict(state, network_state(self.space, params, batch_stats, checked))
+        return nnx.merge(graph, state)
+
+    def build(self, code: Code, rngs: nnx.Rngs) -> NASNetNetwork:
+        """The network built for one code, initialised as `init` does; takes one key of the stream ``params``."""
+        params, batch_stats = jax.jit(self.init)(rngs.params(), jnp.asarray(code, jnp.int32))
+        return self.specialise(params, batch_stats, code)
+
     def _parts(self, code: Code, source: int) -> tuple[Bool[Array, " parts"], int]:
         """Which parts a cell's output (-1: the stem's) has, and the channels of each."""
         if source < 0:
@@ -114,22 +133,43 @@ class NASNet:
         shape = self.space.shapes[source]
         return jnp.asarray(self.space.concatenated(jnp.asarray(code)[None])[0, shape.cell]), shape.channels
 
-    def _init_cell(self, key: PRNGKeyArray, code: Code, shape: CellShape) -> Tree:
-        c, branches = shape.channels, 2 * self.space.blocks
-        input_keys = jax.random.split(key, 4)
+    def _kernel_shapes(self) -> Tree:
+        space = self.space
+        stem = space.stem_multiplier * space.channels
+        branches = 2 * space.blocks
+
+        def parts(source: int) -> tuple[int, int]:
+            return (1, stem) if source < 0 else (space.blocks, space.shapes[source].channels)
+
+        cells = [
+            {
+                "inputs": [(*parts(source), shape.channels) for source in shape.sources],
+                "depthwise": (branches, 2, 5, 5, shape.channels),
+                "pointwise": (branches, 2, shape.channels, shape.channels),
+            }
+            for shape in space.shapes
+        ]
+        return {
+            "stem": (3, 3, space.image_channels, stem),
+            "cells": cells,
+            "head": (*parts(space.cells - 1), space.classes),
+        }
+
+    def _init_cell(self, noise: Tree, shape: CellShape, code: Code) -> Tree:
         inputs = []
-        for source, input_key in zip(shape.sources, input_keys[:2], strict=True):
+        for source, kernel in zip(shape.sources, noise["inputs"], strict=True):
             mask, channels = self._parts(code, source)
-            kernel = _normal(input_key, (mask.shape[0], channels, c), 2 / (mask.sum() * channels))
-            inputs.append({"kernel": _keep(kernel, mask), **_identity_norm((c,))})
+            kernel = _keep(_scaled(kernel, 2 / (mask.sum() * channels)), mask)
+            inputs.append({"kernel": kernel, **_identity_norm((shape.channels,))})
         uses, window = self._uses(code, shape)
-        depthwise = _normal(
-            input_keys[2], (branches, 2, 5, 5, c), 2 / window.sum(axis=(2, 3), keepdims=True)[..., None]
-        )
-        pointwise = _normal(input_keys[3], (branches, 2, c, c), 2 / c)
-        norm = {name: _keep(value, uses) for name, value in _identity_norm((branches, 2, c)).items()}
-        weights = {"depthwise": _keep(depthwise, window), "pointwise": _keep(pointwise, uses), **norm}
-        return {"inputs": inputs, "branches": weights}
+        fan_in = jnp.maximum(window.sum(axis=(2, 3)), 1)[:, :, None, None, None]
+        branches = {
+            "depthwise": _keep(_scaled(noise["depthwise"], 2 / fan_in), window),
+            "pointwise": _keep(_scaled(noise["pointwise"], 2 / shape.channels), uses),
+        }
+        norm = _identity_norm(noise["pointwise"].shape[:3])
+        branches |= {name: _keep(value, uses) for name, value in norm.items()}
+        return {"inputs": inputs, "branches": branches}
 
     def _uses(self, code: Code, shape: CellShape) -> tuple[Bool[Array, "branches 2"], Bool[Array, "branches 2 5 5"]]:
         """Which halves of a branch its code uses, and which pixels of the depthwise kernels."""
@@ -167,7 +207,7 @@ def _preprocess(
     kernel = _keep(weights["kernel"], mask)
     parts = jax.nn.relu(parts)
     if halve:
-        x = sum(layers.factorised_reduce(parts[i], kernel[i]) for i in range(len(parts)))
+        x = reduce(jnp.add, (layers.factorised_reduce(parts[i], kernel[i]) for i in range(len(kernel))))
     else:
         x = _sum_of_parts(parts, kernel)
     return _norm(x, weights, stats, train)
@@ -175,7 +215,7 @@ def _preprocess(
 
 def _sum_of_parts(parts: Float[Array, "parts *n c"], kernel: Float[Array, "parts c d"]) -> Float[Array, "*n d"]:
     """A linear map of the concatenated parts, as the sum of a linear map of each."""
-    return sum(parts[i] @ kernel[i] for i in range(len(kernel)))
+    return reduce(jnp.add, (parts[i] @ kernel[i] for i in range(len(kernel))))
 
 
 def _norm(x: Array, weights: Tree, stats: Tree, train: bool) -> tuple[Array, Tree]:
@@ -190,11 +230,16 @@ def _keep(x: Array, mask: Bool[Array, "..."]) -> Array:
     return jnp.where(mask.reshape(mask.shape + (1,) * (x.ndim - mask.ndim)), x, 0)
 
 
-def _normal(key: PRNGKeyArray, shape: tuple[int, ...], variance: float | Array) -> Array:
-    """Normal numbers; `variance` is a number or has as many axes as `shape`."""
-    variance = jnp.asarray(variance, jnp.float32)
-    scale = jnp.sqrt(jnp.where(jnp.isfinite(variance), variance, 0))
-    return jax.random.normal(key, shape) * (scale if scale.ndim == 0 else jnp.broadcast_to(scale, shape))
+def _draw(key: PRNGKeyArray, shapes: Tree) -> Tree:
+    """Standard normal numbers for a tree of shapes, in one draw: each draw of its own would compile for a second."""
+    leaves, structure = jax.tree.flatten(shapes, is_leaf=lambda x: isinstance(x, tuple))
+    sizes = [math.prod(shape) for shape in leaves]
+    pieces = jnp.split(jax.random.normal(key, (sum(sizes),)), np.cumsum(sizes)[:-1])
+    return jax.tree.unflatten(structure, [x.reshape(shape) for x, shape in zip(pieces, leaves, strict=True)])
+
+
+def _scaled(noise: Array, variance: float | Array) -> Array:
+    return noise * jnp.sqrt(jnp.asarray(variance, jnp.float32))
 
 
 def _identity_norm(shape: tuple[int, ...]) -> Tree:

@@ -12,6 +12,7 @@ gradient of a switch would keep the residuals of all its branches; the cell ther
 the block outputs alone and runs each branch again.
 """
 
+from collections.abc import Callable, Sequence
 from functools import partial
 
 import jax
@@ -19,10 +20,12 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float, Int
 
-from lanas_jax.spaces.nasnet import OPERATIONS, SEP_CONV_3X3, SEP_CONV_5X5
+from lanas_jax.spaces.nasnet import OPERATIONS
 from models import layers
 
 Tree = dict[str, Array]  # arrays that share the leading axis `branches`
+Buffers = tuple[Array, ...]
+Operation = Callable[..., tuple[Array, Tree]]
 
 
 def run_cell(
@@ -53,20 +56,19 @@ def run_cell(
 def _cell(
     reduction: bool, train: bool, inputs: Array, params: Tree, batch_stats: Tree, operations: Array, sources: Array
 ) -> tuple[Array, Tree]:
-    branches = operations.shape[0]
     size = -(-inputs.shape[2] // (2 if reduction else 1))
-    blocks = jnp.zeros((branches // 2, inputs.shape[1], size, size, inputs.shape[4]), inputs.dtype)
-    states = (inputs, blocks) if reduction else jnp.concatenate([inputs, blocks])
+    empty = jnp.zeros((operations.shape[0] // 2, inputs.shape[1], size, size, inputs.shape[4]), inputs.dtype)
+    branches = _branches(reduction, train)
 
-    def step(states: Array, xs: tuple) -> tuple[Array, Tree]:
+    def step(states: Buffers, xs: tuple) -> tuple[Buffers, Tree]:
         branch, operation, source, weights, stats = xs
-        x = _read(states, source)
-        y, stats = lax.switch(_case(operation, source, reduction), _branches(reduction, train), x, weights, stats)
-        return _add(states, branch // 2, y), stats
+        case = _case(operation, source, reduction)
+        y, stats = lax.switch(case, branches, _read(states, source), weights, stats)
+        return _add_to_block(states, branch // 2, y), stats
 
-    xs = (jnp.arange(branches, dtype=jnp.int32), operations, sources, params, batch_stats)
-    states, batch_stats = lax.scan(step, states, xs)
-    return (states[1] if reduction else states[2:]), batch_stats
+    xs = (jnp.arange(operations.shape[0], dtype=jnp.int32), operations, sources, params, batch_stats)
+    states, batch_stats = lax.scan(step, _buffers(inputs, empty, reduction), xs)
+    return _split(states)[1], batch_stats
 
 
 def _cell_forward(
@@ -78,78 +80,82 @@ def _cell_forward(
 
 def _cell_backward(reduction: bool, train: bool, saved: tuple, cotangents: tuple[Array, Tree]) -> tuple:
     inputs, blocks, params, batch_stats, operations, sources = saved
-    dblocks, _ = cotangents
-    states = (inputs, blocks) if reduction else jnp.concatenate([inputs, blocks])
-    dstates = (jnp.zeros_like(inputs), dblocks) if reduction else jnp.concatenate([jnp.zeros_like(inputs), dblocks])
-    cases = [partial(_branch_gradient, branch) for branch in _branches(reduction, train)]
+    dblocks, _ = cotangents  # running statistics carry no gradient
+    states = _buffers(inputs, blocks, reduction)
+    pullbacks = [partial(_pullback, branch) for branch in _branches(reduction, train)]
 
-    def step(dstates: Array, xs: tuple) -> tuple[Array, Tree]:
+    def step(dstates: Buffers, xs: tuple) -> tuple[Buffers, Tree]:
         branch, operation, source, weights, stats = xs
-        dy = _read_block(dstates, branch // 2)
         case = _case(operation, source, reduction)
-        dx, dweights = lax.switch(case, cases, _read(states, source), weights, stats, dy)
-        return _add_input(dstates, source, dx), dweights
+        dy = _block(dstates, branch // 2)
+        dx, dweights = lax.switch(case, pullbacks, _read(states, source), weights, stats, dy)
+        return _add_to_input(dstates, source, dx), dweights
 
     xs = (jnp.arange(operations.shape[0], dtype=jnp.int32), operations, sources, params, batch_stats)
-    dstates, dparams = lax.scan(step, dstates, xs, reverse=True)
-    dinputs = dstates[0] if reduction else dstates[:2]
-    return dinputs, dparams, jax.tree.map(jnp.zeros_like, batch_stats), None, None
+    dstates, dparams = lax.scan(step, _buffers(jnp.zeros_like(inputs), dblocks, reduction), xs, reverse=True)
+    return _split(dstates)[0], dparams, jax.tree.map(jnp.zeros_like, batch_stats), None, None
 
 
 _cell.defvjp(_cell_forward, _cell_backward)
 
 
-def _branch_gradient(branch, x, weights: Tree, stats: Tree, dy: Array) -> tuple:
+def _pullback(branch: Operation, x: Buffers, weights: Tree, stats: Tree, dy: Array) -> tuple[Buffers, Tree]:
     _, pullback = jax.vjp(lambda x, weights: branch(x, weights, stats)[0], x, weights)
     return pullback(dy)
 
 
-# In a normal cell, inputs and blocks are one buffer `[2 + blocks, n, h, w, c]`. In a reduction cell they differ in size
-# and are two; a branch is handed the candidates of both and takes the one of its stride.
+# In a normal cell, inputs and blocks are one buffer `[2 + blocks, n, h, w, c]`, so that a branch reads either. In a
+# reduction cell they differ in size and are two buffers; a branch is handed one of each and takes that of its stride.
 
 
-def _read(states, source: Array):
-    if isinstance(states, tuple):
-        inputs, blocks = states
-        return inputs[jnp.minimum(source, 1)], blocks[jnp.maximum(source - 2, 0)]
-    return states[source]
+def _buffers(inputs: Array, blocks: Array, reduction: bool) -> Buffers:
+    return (inputs, blocks) if reduction else (jnp.concatenate([inputs, blocks]),)
 
 
-def _read_block(states, block: Array) -> Array:
-    return states[1][block] if isinstance(states, tuple) else states[2 + block]
+def _split(states: Buffers) -> tuple[Array, Array]:
+    return (states[0], states[1]) if len(states) == 2 else (states[0][:2], states[0][2:])
 
 
-def _add(states, block: Array, y: Array):
-    if isinstance(states, tuple):
+def _read(states: Buffers, source: Array) -> Buffers:
+    if len(states) == 1:
+        return (states[0][source],)
+    return states[0][jnp.minimum(source, 1)], states[1][jnp.maximum(source - 2, 0)]
+
+
+def _add_to_input(states: Buffers, source: Array, x: Buffers) -> Buffers:
+    if len(states) == 1:
+        return (states[0].at[source].add(x[0]),)
+    return states[0].at[jnp.minimum(source, 1)].add(x[0]), states[1].at[jnp.maximum(source - 2, 0)].add(x[1])
+
+
+def _block(states: Buffers, block: Array) -> Array:
+    return states[1][block] if len(states) == 2 else states[0][2 + block]
+
+
+def _add_to_block(states: Buffers, block: Array, y: Array) -> Buffers:
+    if len(states) == 2:
         return states[0], states[1].at[block].add(y)
-    return states.at[2 + block].add(y)
-
-
-def _add_input(states, source: Array, dx):
-    if isinstance(states, tuple):
-        return states[0].at[jnp.minimum(source, 1)].add(dx[0]), states[1].at[jnp.maximum(source - 2, 0)].add(dx[1])
-    return states.at[source].add(dx)
+    return (states[0].at[2 + block].add(y),)
 
 
 def _case(operation: Array, source: Array, reduction: bool) -> Array:
     """Which of `_branches` runs."""
-    return operation + len(OPERATIONS) * (source >= 2) if reduction else operation
+    return jnp.where(source >= 2, operation + len(OPERATIONS), operation) if reduction else operation
 
 
-def _branches(reduction: bool, train: bool) -> list:
-    """The operations, at stride 1; in a reduction cell those of stride 2 on a cell's input stand before them."""
+def _branches(reduction: bool, train: bool) -> Sequence[Operation]:
+    """The operations at stride 1; in a reduction cell, those at stride 2 on a cell's input stand before them."""
     if not reduction:
-        return _operations(1, train)
-    on_input = [partial(_pick, 0, operation) for operation in _operations(2, train)]
-    on_block = [partial(_pick, 1, operation) for operation in _operations(1, train)]
-    return on_input + on_block
+        return [partial(_on, 0, operation) for operation in _operations(1, train)]
+    on_input = [partial(_on, 0, operation) for operation in _operations(2, train)]
+    return on_input + [partial(_on, 1, operation) for operation in _operations(1, train)]
 
 
-def _pick(which: int, operation, candidates, weights: Tree, stats: Tree):
-    return operation(candidates[which], weights, stats)
+def _on(buffer: int, operation: Operation, x: Buffers, weights: Tree, stats: Tree) -> tuple[Array, Tree]:
+    return operation(x[buffer], weights, stats)
 
 
-def _operations(stride: int, train: bool) -> list:
+def _operations(stride: int, train: bool) -> list[Operation]:
     """The four operations in the order of a code, `(x, weights, stats) -> (y, stats)`."""
     return [
         partial(_separable, 3, stride, train),

@@ -1,0 +1,243 @@
+"""The network of one NASNet code as a Flax module: exactly its layers and its parameters.
+
+`models/nasnet.py` runs the same networks with the code as data; `specialise` there hands weights over.
+"""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jaxtyping import Array, Float, Int
+
+from lanas_jax.spaces.nasnet import MAX_POOL_3X3, SEP_CONV_3X3, SEP_CONV_5X5, SKIP_CONNECT, CellShape, NASNetSpace
+from models import layers
+
+
+class Norm(nnx.BatchNorm):
+    """Batch normalisation with the constants of `models/layers.py`."""
+
+    def __init__(self, channels: int, *, rngs: nnx.Rngs):
+        super().__init__(channels, momentum=layers.MOMENTUM, epsilon=layers.EPSILON, rngs=rngs)
+
+
+class SeparableConv(nnx.Module):
+    """Twice: ReLU, depthwise convolution, 1x1 convolution, normalisation; the stride is in the first."""
+
+    def __init__(self, channels: int, size: int, stride: int, *, rngs: nnx.Rngs):
+        self.depthwise = nnx.List([_depthwise(channels, size, s, rngs) for s in (stride, 1)])
+        self.pointwise = nnx.List([nnx.Linear(channels, channels, use_bias=False, rngs=rngs) for _ in range(2)])
+        self.norm = nnx.List([Norm(channels, rngs=rngs) for _ in range(2)])
+
+    def __call__(self, x: Float[Array, "n h w c"]) -> Float[Array, "n h2 w2 c"]:
+        """Runs both halves."""
+        for depthwise, pointwise, norm in zip(self.depthwise, self.pointwise, self.norm, strict=True):
+            x = norm(pointwise(depthwise(jax.nn.relu(x))))
+        return x
+
+
+class MaxPool(nnx.Module):
+    """The maximum of 3x3 pixels."""
+
+    def __init__(self, stride: int):
+        self.stride = stride
+
+    def __call__(self, x: Float[Array, "n h w c"]) -> Float[Array, "n h2 w2 c"]:
+        """Pools."""
+        return layers.max_pool(x, self.stride)
+
+
+class Identity(nnx.Module):
+    """A skip of stride 1."""
+
+    def __call__(self, x: Float[Array, "n h w c"]) -> Float[Array, "n h w c"]:
+        """Hands on."""
+        return x
+
+
+class Preprocess(nnx.Module):
+    """ReLU, 1x1 convolution, normalisation."""
+
+    def __init__(self, inputs: int, channels: int, *, rngs: nnx.Rngs):
+        self.pointwise = nnx.Linear(inputs, channels, use_bias=False, rngs=rngs)
+        self.norm = Norm(channels, rngs=rngs)
+
+    def __call__(self, x: Float[Array, "n h w c"]) -> Float[Array, "n h w d"]:
+        """Maps the channels."""
+        return self.norm(self.pointwise(jax.nn.relu(x)))
+
+
+class FactorisedReduce(nnx.Module):
+    """ReLU, two 1x1 convolutions of stride 2 on pixels of different parity, normalisation."""
+
+    def __init__(self, inputs: int, channels: int, *, rngs: nnx.Rngs):
+        self.even = nnx.Linear(inputs, channels // 2, use_bias=False, rngs=rngs)
+        self.odd = nnx.Linear(inputs, channels - channels // 2, use_bias=False, rngs=rngs)
+        self.norm = Norm(channels, rngs=rngs)
+
+    def __call__(self, x: Float[Array, "n h w c"]) -> Float[Array, "n h2 w2 d"]:
+        """Halves the resolution."""
+        even, odd = layers.alternate_pixels(jax.nn.relu(x))
+        return self.norm(jnp.concatenate([self.even(even), self.odd(odd)], axis=-1))
+
+
+class Cell(nnx.Module):
+    """Two preprocessed inputs, blocks of two branches each, the concatenation of the blocks that no block reads."""
+
+    def __init__(self, space: NASNetSpace, code: Int[np.ndarray, " dims"], shape: CellShape, *, rngs: nnx.Rngs):
+        self.blocks = space.blocks
+        self.sources = tuple(space.inputs(code[None])[0, shape.cell].reshape(-1).tolist())
+        self.ends = tuple(np.flatnonzero(space.concatenated(code[None])[0, shape.cell]).tolist())
+        kinds = (FactorisedReduce if shape.after_reduction else Preprocess, Preprocess)
+        self.inputs = nnx.List(
+            [
+                kind(output_channels(space, code, source), shape.channels, rngs=rngs)
+                for kind, source in zip(kinds, shape.sources, strict=True)
+            ]
+        )
+        operations = space.operations(code[None])[0, shape.cell].reshape(-1).tolist()
+        self.branches = nnx.List(
+            [
+                _operation(operation, shape.channels, 2 if shape.reduction and source < 2 else 1, rngs)
+                for operation, source in zip(operations, self.sources, strict=True)
+            ]
+        )
+
+    def __call__(self, before_last: Float[Array, "n h w c"], last: Float[Array, "n h2 w2 d"]) -> Array:
+        """Runs the cell on the outputs of the two cells before it."""
+        states = [self.inputs[0](before_last), self.inputs[1](last)]
+        for b in range(self.blocks):
+            left, right = (self.branches[i](states[self.sources[i]]) for i in (2 * b, 2 * b + 1))
+            states.append(left + right)
+        return jnp.concatenate([states[2 + b] for b in self.ends], axis=-1)
+
+
+class NASNetNetwork(nnx.Module):
+    """The network of one code.
+
+    Args:
+      space: the space of the code; gives the sizes.
+      code: the architecture, NumPy integers ``[dims]``.
+      rngs: for the initial weights, by Flax's defaults; `NASNet.build` initialises as the code-as-data form does.
+    """
+
+    def __init__(self, space: NASNetSpace, code: Int[np.ndarray, " dims"], *, rngs: nnx.Rngs):
+        shapes = space.shapes
+        stem = output_channels(space, code, -1)
+        self.sources = tuple(shape.sources for shape in shapes)
+        self.stem = nnx.Conv(space.image_channels, stem, (3, 3), use_bias=False, rngs=rngs)
+        self.stem_norm = Norm(stem, rngs=rngs)
+        self.cells = nnx.List([Cell(space, code, shape, rngs=rngs) for shape in shapes])
+        self.head = nnx.Linear(output_channels(space, code, space.cells - 1), space.classes, rngs=rngs)
+
+    def __call__(self, images: Float[Array, "n h w c"]) -> Float[Array, "n classes"]:
+        """Logits; by the statistics of the batch after `train()`, by the running ones after `eval()`."""
+        outputs = {-1: self.stem_norm(self.stem(images))}
+        for i, (cell, (before_last, last)) in enumerate(zip(self.cells, self.sources, strict=True)):
+            outputs[i] = cell(outputs[before_last], outputs[last])
+        return self.head(jnp.mean(outputs[len(self.sources) - 1], axis=(1, 2)))
+
+
+def output_channels(space: NASNetSpace, code: Int[np.ndarray, " dims"], source: int) -> int:
+    """Channels that the cell `source` puts out; -1 is the stem."""
+    if source < 0:
+        return space.stem_multiplier * space.channels
+    shape = space.shapes[source]
+    return int(space.concatenated(code[None])[0, shape.cell].sum()) * shape.channels
+
+
+def network_state(
+    space: NASNetSpace, params: dict[str, Any], batch_stats: dict[str, Any], code: Int[np.ndarray, " dims"]
+) -> dict[str, Any]:
+    """The arrays of the code-as-data form that a code uses, as the pure state of its `NASNetNetwork`."""
+    stem, head = params["stem"], params["head"]
+    cells = {
+        i: _cell_state(space, params["cells"][i], batch_stats["cells"][i], code, shape)
+        for i, shape in enumerate(space.shapes)
+    }
+    return {
+        "stem": {"kernel": stem["kernel"]},
+        "stem_norm": _norm_state(stem, batch_stats["stem"]),
+        "cells": cells,
+        "head": {"kernel": _used_rows(space, head["kernel"], code, space.cells - 1), "bias": head["bias"]},
+    }
+
+
+def _cell_state(
+    space: NASNetSpace, params: dict[str, Any], batch_stats: dict[str, Any], code: np.ndarray, shape: CellShape
+) -> dict[str, Any]:
+    inputs = {}
+    for i, source in enumerate(shape.sources):
+        kernel = _used_rows(space, params["inputs"][i]["kernel"], code, source)
+        halve = i == 0 and shape.after_reduction
+        norm = _norm_state(params["inputs"][i], batch_stats["inputs"][i])
+        inputs[i] = {**(_halves(kernel) if halve else {"pointwise": {"kernel": kernel}}), "norm": norm}
+    branches = {}
+    operations = space.operations(code[None])[0, shape.cell].reshape(-1).tolist()
+    sources = space.inputs(code[None])[0, shape.cell].reshape(-1).tolist()
+    for i, (operation, source) in enumerate(zip(operations, sources, strict=True)):
+        weights, stats = ({name: x[i] for name, x in tree["branches"].items()} for tree in (params, batch_stats))
+        state = _branch_state(operation, shape.reduction and source < 2, weights, stats)
+        if state:
+            branches[i] = state
+    return {"inputs": inputs, "branches": branches} if branches else {"inputs": inputs}
+
+
+def _branch_state(operation: int, halve: bool, weights: dict[str, Array], stats: dict[str, Array]) -> dict[str, Any]:
+    first, both = ([{name: x[half] for name, x in tree.items()} for tree in (weights, stats)] for half in range(2))
+    norms = {half: _norm_state(*trees) for half, trees in enumerate((first, both))}
+    if operation == SKIP_CONNECT and halve:
+        return {**_halves(weights["pointwise"][0]), "norm": norms[0]}
+    if operation not in (SEP_CONV_3X3, SEP_CONV_5X5):
+        return {}
+    kernels = weights["depthwise"] if operation == SEP_CONV_5X5 else weights["depthwise"][:, 1:4, 1:4]
+    return {
+        "depthwise": {half: {"kernel": kernels[half][:, :, None]} for half in range(2)},
+        "pointwise": {half: {"kernel": weights["pointwise"][half]} for half in range(2)},
+        "norm": norms,
+    }
+
+
+def _halves(kernel: Float[Array, "c d"]) -> dict[str, Any]:
+    half = kernel.shape[1] // 2
+    return {"even": {"kernel": kernel[:, :half]}, "odd": {"kernel": kernel[:, half:]}}
+
+
+def _norm_state(weights: dict[str, Array], stats: dict[str, Array]) -> dict[str, Array]:
+    return {"scale": weights["scale"], "bias": weights["bias"], "mean": stats["mean"], "var": stats["variance"]}
+
+
+def _used_rows(space: NASNetSpace, kernel: Float[Array, "parts c d"], code: np.ndarray, source: int) -> Array:
+    """The matrix on the concatenated output of a cell, from the matrices on all its parts."""
+    used = np.ones(1, bool) if source < 0 else space.concatenated(code[None])[0, space.shapes[source].cell]
+    return kernel[np.flatnonzero(used)].reshape(-1, kernel.shape[-1])
+
+
+def _operation(operation: int, channels: int, stride: int, rngs: nnx.Rngs) -> nnx.Module:
+    if operation in (SEP_CONV_3X3, SEP_CONV_5X5):
+        return SeparableConv(channels, 3 if operation == SEP_CONV_3X3 else 5, stride, rngs=rngs)
+    if operation == MAX_POOL_3X3:
+        return MaxPool(stride)
+    if operation != SKIP_CONNECT:
+        raise ValueError(f"operation {operation} is none of 0 to 3")
+    return FactorisedReduce(channels, channels, rngs=rngs) if stride == 2 else Identity()
+
+
+def _depthwise(channels: int, size: int, stride: int, rngs: nnx.Rngs) -> nnx.Conv:
+    return nnx.Conv(
+        channels,
+        channels,
+        (size, size),
+        stride,
+        padding=size // 2,
+        feature_group_count=channels,
+        use_bias=False,
+        conv_general_dilated=_fast_depthwise,
+        rngs=rngs,
+    )
+
+
+def _fast_depthwise(x: Array, kernel: Array, strides: tuple[int, ...], *_: Any, **__: Any) -> Array:
+    """Stands in for `lax.conv_general_dilated`, for the convolutions made by `_depthwise`."""
+    return layers.depthwise(x, kernel[:, :, 0], strides[0])
