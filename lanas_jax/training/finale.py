@@ -4,7 +4,6 @@ This is the one place where test images are looked at (section 4 of arXiv 1906.0
 """
 
 import dataclasses
-import time
 from pathlib import Path
 
 import jax
@@ -24,14 +23,12 @@ class Retrained:
       batch_stats: its running batch statistics.
       validation_accuracy: on the search-validation split, in [0, 1].
       test_accuracy: on the test split, in [0, 1].
-      seconds: of training and evaluation.
     """
 
     params: PyTree[np.ndarray] = dataclasses.field(repr=False)
     batch_stats: PyTree[np.ndarray] = dataclasses.field(repr=False)
     validation_accuracy: float
     test_accuracy: float
-    seconds: float
 
 
 def retrain(
@@ -60,7 +57,6 @@ def retrain(
     """
     import orbax.checkpoint as ocp
 
-    began = time.perf_counter()
     state, codes = programs.fit(np.asarray(code, np.int32)[None], key[None], epochs)
     validation = programs.evaluate(state, codes, *programs.held_out)
     loss = float(validation.loss[0])
@@ -75,7 +71,6 @@ def retrain(
         batch_stats,
         float(validation.accuracy[0]),
         float(tested.accuracy[0]),
-        time.perf_counter() - began,
     )
 
 

@@ -86,8 +86,8 @@ def test_a_broken_candidate_leaves_its_neighbours_alone(four, results):
 
 def test_ctrl_c_is_heard_between_dispatches(four):
     timer = threading.Timer(1.0, os.kill, (os.getpid(), signal.SIGINT))
+    timer.start()
     with pytest.raises(KeyboardInterrupt):
-        timer.start()
         four.fit(CODES[:4], KEYS[:4], epochs=100_000)
 
 

@@ -1,0 +1,110 @@
+"""Cells for handwritten digits: every candidate is trained.
+
+Source: section 5.1 of arXiv 1906.06832 at the size of a laptop: NASNet cells (normal and reduction), found by training
+each candidate from scratch, on the 1,797 digits that scikit-learn ships.
+"""
+
+import dataclasses
+import time
+from pathlib import Path
+from typing import Literal
+
+import jax
+import numpy as np
+from jaxtyping import PRNGKeyArray
+
+import lanas_jax as lx
+from lanas_jax.data import digits
+from lanas_jax.evaluators.from_scratch import FromScratch
+from lanas_jax.searchers.base import Searcher
+from lanas_jax.spaces.nasnet import NASNetSpace
+from lanas_jax.study import Experiment
+from lanas_jax.training.finale import retrain
+from lanas_jax.training.step import TrainConfig
+from lanas_jax.trials import Final
+from models.nasnet import NASNet
+
+SEARCHERS = {"lanas": lx.LaNAS, "random": lx.RandomSearch, "evolution": lx.RegularizedEvolution}
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """Settings of the digits search.
+
+    Attributes:
+      seed: of everything random but the split of the data.
+      budget: candidates to train.
+      batch: candidates that are asked for and trained together.
+      searcher: how candidates are chosen.
+      blocks: blocks per cell.
+      channels: of the first cell's blocks.
+      cells: cells in the stack.
+      epochs: passes over the training images for each candidate.
+      finale_epochs: the same for the winner.
+      batch_size: images per step.
+      learning_rate: at the first step.
+    """
+
+    seed: int = 0
+    budget: int = 64
+    batch: int = 8
+    searcher: Literal["lanas", "random", "evolution"] = "lanas"
+    blocks: int = 4
+    channels: int = 8
+    cells: int = 3
+    epochs: int = 2
+    finale_epochs: int = 30
+    batch_size: int = 64
+    learning_rate: float = 0.05
+
+
+def space(config: Config) -> NASNetSpace:
+    """Two cells, stacked for images of 8 x 8 grey pixels."""
+    return NASNetSpace(
+        config.blocks,
+        two_cells=True,
+        channels=config.channels,
+        cells=config.cells,
+        image_size=8,
+        image_channels=1,
+        classes=digits.CLASSES,
+    )
+
+
+def training(config: Config) -> TrainConfig:
+    """How a candidate is trained."""
+    return TrainConfig(config.epochs, config.batch_size, config.learning_rate)
+
+
+def build(config: Config) -> Experiment:
+    """The experiment."""
+    dataset = digits.load()
+    network = NASNet(space(config))
+    per_device = -(-config.batch // jax.local_device_count())
+    evaluator = FromScratch(network, dataset.search, training(config), per_device=per_device)
+
+    def finale(code: np.ndarray, key: PRNGKeyArray, directory: Path) -> Final:
+        began = time.perf_counter()
+        cost = network.space.cost(code[None])
+        final = retrain(evaluator.compiled, dataset.test, code, key, epochs=config.finale_epochs, directory=directory)
+        return Final(
+            code=tuple(code.tolist()),
+            validation_accuracy=final.validation_accuracy,
+            test_accuracy=final.test_accuracy,
+            seconds=time.perf_counter() - began,
+            epochs=config.finale_epochs,
+            multiply_adds=int(cost.multiply_adds[0]),
+            parameters=int(cost.parameters[0]),
+        )
+
+    searcher: Searcher = SEARCHERS[config.searcher](network.space)
+    return Experiment(
+        name="digits",
+        space=network.space,
+        searcher=searcher,
+        evaluator=evaluator,
+        budget=config.budget,
+        batch=config.batch,
+        seed=config.seed,
+        finale=finale,
+    )
