@@ -60,7 +60,7 @@ def _shifted_depthwise_backward(stride: int, saved: tuple[Array, Array], dy: Arr
 _shifted_depthwise.defvjp(_shifted_depthwise_forward, _shifted_depthwise_backward)
 
 
-def _kernel_gradient(x: Images, dy: Images, size: int, stride: int) -> Float[Array, "k k c"]:
+def _kernel_gradient(x: Images, dy: Float[Array, "n h2 w2 c"], size: int, stride: int) -> Float[Array, "k k c"]:
     """Sums of products of shifted images, a row of the kernel at a time.
 
     XLA for CPUs vectorises products, and sums of what lies in memory, but not sums of products. So products are added
@@ -154,7 +154,7 @@ def _windows(x: Images, size: int, stride: int, fill: float = 0.0) -> list[Array
     return [x[:, row, column] for row in rows for column in columns]
 
 
-def _spread(y: Images, x: Images, stride: int) -> Images:
+def _spread(y: Images, x: Float[Array, "n h2 w2 c"], stride: int) -> Float[Array, "n h2 w2 c"]:
     """Pixels of `y`, which has `stride` times less resolution than `x`, at their places in `x`; zeros elsewhere."""
     if stride == 1:
         return y
