@@ -301,7 +301,8 @@ def _convolution(weights: int, size: int, *, normalised: int) -> np.ndarray:
 
 def _digits(numbers: np.ndarray) -> list[np.ndarray]:
     """Non-negative int64 as base ``2**LIMB_BITS`` digits, least first."""
-    return [((numbers >> shift) & ((1 << LIMB_BITS) - 1)).astype(np.int32) for shift in range(0, 63, LIMB_BITS)]
+    mask = (1 << LIMB_BITS) - 1
+    return [np.asarray((numbers >> shift) & mask, np.int32) for shift in range(0, 63, LIMB_BITS)]
 
 
 def _exceeds(limbs: Int[Array, "n limbs"], limit: int) -> Bool[Array, " n"]:
