@@ -64,7 +64,7 @@ class NodeSummary:
       node: heap index; children are 2 node + 1 (good) and 2 node + 2 (bad).
       depth: distance from the root.
       samples: trials in the node's region, pending and failed ones included.
-      mean_value: mean of their values, or None where none has one.
+      mean_value: mean of their targets, or None where none has a result.
       is_leaf: whether it has no children.
       drivers: features that weigh most in the split with their weights; a positive weight pushes to the good side.
     """
@@ -100,7 +100,7 @@ def fit(
     min_samples: int,
     ridge: float,
 ) -> PartitionTree:
-    """Learns the tree from told trials: one batched ridge regression for all nodes of a level.
+    """Learns the tree from told trials: its splits, and the statistics of its nodes.
 
     Args:
       features: of every row; rows that are not `used` are ignored.
@@ -111,10 +111,23 @@ def fit(
       min_samples: a node with fewer results stays a leaf, and so does one whose cut would leave a side without results.
       ridge: penalty on the weights; the intercept is free.
     """
+    tree = learn_splits(features, targets, done, height=height, min_samples=min_samples, ridge=ridge)
+    return count(tree, features, targets, done, used)
+
+
+def learn_splits(
+    features: Float[Array, "n d"],
+    targets: Float[Array, " n"],
+    done: Bool[Array, " n"],
+    *,
+    height: int,
+    min_samples: int,
+    ridge: float,
+) -> PartitionTree:
+    """The splits alone, level by level: one batched ridge regression for all its nodes. Arguments as in `fit`."""
     root = lone_root(height, features.shape[1])
-    node = jnp.zeros(features.shape[0], jnp.int32)
     if height == 0:
-        return _count(root, node, targets, done, used)
+        return root
 
     def learn_level(level: Array, carry: tuple[PartitionTree, Array]) -> tuple[PartitionTree, Array]:
         tree, node = carry
@@ -132,21 +145,30 @@ def fit(
             thresholds=tree.thresholds.at[nodes].set(thresholds, mode="drop"),
             is_split=tree.is_split.at[nodes].set(is_split, mode="drop"),
         )
-        return tree, _descend(tree, node, _at_least(features, tree.weights, tree.thresholds))
+        is_good = jnp.any(good & (node[:, None] == nodes[None]), axis=1)
+        moves = jnp.any(node[:, None] == nodes[None], axis=1)
+        return tree, jnp.where(moves, 2 * node + jnp.where(is_good, 1, 2), node)
 
-    tree, node = jax.lax.fori_loop(0, height, learn_level, (root, node))
-    return _count(tree, node, targets, done, used)
+    return jax.lax.fori_loop(0, height, learn_level, (root, jnp.zeros(features.shape[0], jnp.int32)))[0]
 
 
-def recount(
+def count(
     tree: PartitionTree,
     features: Float[Array, "n d"],
     targets: Float[Array, " n"],
     done: Bool[Array, " n"],
     used: Bool[Array, " n"],
 ) -> PartitionTree:
-    """The same splits with the statistics of the trials as they are now."""
-    return _count(tree, route(tree, features), targets, done, used)
+    """The same splits with the statistics of the trials as they are now. Arguments as in `fit`."""
+    leaf = route(tree, features)
+    on_path = jnp.stack([ancestor == jnp.arange(tree.visits.shape[0])[:, None] for ancestor in _ancestors(tree, leaf)])
+    member = jnp.any(on_path, axis=0)
+    return dataclasses.replace(
+        tree,
+        visits=jnp.sum(member & used[None], axis=1, dtype=jnp.int32),
+        results=jnp.sum(member & done[None], axis=1, dtype=jnp.int32),
+        sums=jnp.sum(jnp.where(member & done[None], targets[None], 0.0), axis=1),
+    )
 
 
 def _regress(
@@ -180,31 +202,6 @@ def _at_least(
     return jnp.matmul(features, weights.T, precision="highest") >= thresholds[None]
 
 
-def _descend(tree: PartitionTree, node: Int[Array, " n"], good: Bool[Array, "n splits"]) -> Int[Array, " n"]:
-    split = jnp.minimum(node, tree.is_split.shape[0] - 1)
-    is_good = jnp.take_along_axis(good, split[:, None], axis=1)[:, 0]
-    inner = (node < tree.is_split.shape[0]) & tree.is_split[split]
-    return jnp.where(inner, 2 * node + jnp.where(is_good, 1, 2), node)
-
-
-def _count(
-    tree: PartitionTree,
-    leaf: Int[Array, " n"],
-    targets: Float[Array, " n"],
-    done: Bool[Array, " n"],
-    used: Bool[Array, " n"],
-) -> PartitionTree:
-    """Fills in the statistics of every node from the leaf of every trial."""
-    on_path = jnp.stack([ancestor == jnp.arange(tree.visits.shape[0])[:, None] for ancestor in _ancestors(tree, leaf)])
-    member = jnp.any(on_path, axis=0)
-    return dataclasses.replace(
-        tree,
-        visits=jnp.sum(member & used[None], axis=1, dtype=jnp.int32),
-        results=jnp.sum(member & done[None], axis=1, dtype=jnp.int32),
-        sums=jnp.sum(jnp.where(member & done[None], targets[None], 0.0), axis=1),
-    )
-
-
 def _ancestors(tree: PartitionTree, leaf: Int[Array, " n"]) -> list[Int[Array, "1 n"]]:
     """The nodes from each leaf up to the root; -1 above the root."""
     path = [leaf[None]]
@@ -219,9 +216,14 @@ def route(tree: PartitionTree, features: Float[Array, "n d"]) -> Int[Array, " n"
     if tree.height == 0:
         return node
     good = _at_least(features, tree.weights, tree.thresholds)
-    for _ in range(tree.height):
-        node = _descend(tree, node, good)
-    return node
+
+    def step(_: Array, node: Array) -> Array:
+        split = jnp.minimum(node, tree.is_split.shape[0] - 1)
+        is_good = jnp.take_along_axis(good, split[:, None], axis=1)[:, 0]
+        inner = (node < tree.is_split.shape[0]) & tree.is_split[split]
+        return jnp.where(inner, 2 * node + jnp.where(is_good, 1, 2), node)
+
+    return jax.lax.fori_loop(0, tree.height, step, node)
 
 
 def inside(tree: PartitionTree, node: Int[Array, ""], features: Float[Array, "n d"]) -> Bool[Array, " n"]:
@@ -248,7 +250,8 @@ def backup(tree: PartitionTree, leaf: Int[Array, ""]) -> PartitionTree:
 def explain(tree: PartitionTree, feature_names: Sequence[str], top: int = 3) -> list[NodeSummary]:
     """The reachable nodes of a tree, root first, with the features that drive each split.
 
-    A weight is what the feature adds to the predicted target per unit.
+    A weight is what the feature adds to the predicted target per unit; means are of the targets that the tree was
+    learned from.
     """
     summaries, queue = [], [(0, 0)]
     while queue:

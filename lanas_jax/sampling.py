@@ -65,12 +65,13 @@ def best_of(scores: Float[Array, " m"], allowed: Bool[Array, " m"]) -> tuple[Int
 
 def propose(key: PRNGKeyArray, space: SearchSpace, codes: Int[Array, "n dims"]) -> Int[Array, "n dims"]:
     """One symmetric move per chain: a coordinate drawn anew, or, one time in four, each with chance 2 / dims."""
-    where_key, block_key, kind_key, value_key = jax.random.split(key, 4)
     n, dims = codes.shape
-    single = jax.nn.one_hot(jax.random.randint(where_key, (n,), 0, dims), dims, dtype=jnp.int32) == 1
-    block = jax.random.bernoulli(block_key, min(2 / dims, 1.0), (n, dims))
-    moved = jnp.where(jax.random.bernoulli(kind_key, 0.25, (n, 1)), block, single)
-    return jnp.where(moved, space.random(value_key, n), codes)
+    which, value = jax.random.uniform(key, (2, n, dims + 1))  # one call: each costs compile time
+    single = jnp.floor(value[:, -1:] * dims).astype(jnp.int32) == jnp.arange(dims)[None]
+    moved = jnp.where(which[:, -1:] < 0.25, which[:, :-1] < 2 / dims, single)
+    options = space.cardinalities[None]
+    drawn = jnp.minimum((value[:, :-1] * options.astype(np.float32)).astype(jnp.int32), options - 1)
+    return jnp.where(moved, drawn, codes)
 
 
 def walk(
@@ -88,32 +89,36 @@ def walk(
     Returns:
       Where the chains end, and the share of moves that were accepted.
     """
-
-    def step(codes: Array, key: Array) -> tuple[Array, Array]:
-        proposed = propose(key, space, codes)
-        accept = inside(proposed)
-        return jnp.where(accept[:, None], proposed, codes), jnp.mean(accept, dtype=jnp.float32)
-
-    codes, rates = jax.lax.scan(step, starts, jax.random.split(key, steps))
-    return codes, jnp.mean(rates)
+    return climb(key, space, starts, inside, lambda codes: jnp.zeros(codes.shape[0]), steps, 0)
 
 
 def climb(
-    key: PRNGKeyArray, space: SearchSpace, starts: Int[Array, "n dims"], inside: Inside, score: Score, steps: int
-) -> Int[Array, "n dims"]:
-    """Stochastic hill climbing inside a region: walks that accept a move only if it does not lower the score.
+    key: PRNGKeyArray,
+    space: SearchSpace,
+    starts: Int[Array, "n dims"],
+    inside: Inside,
+    score: Score,
+    steps: int,
+    climbs: int,
+) -> tuple[Int[Array, "n dims"], Float[Array, ""]]:
+    """Walks as in `walk`, followed by hill climbing: `climbs` moves that are made only if they do not lower the score.
 
-    `score` may be -inf for codes that must not be the answer; a chain leaves such a code by its first move inside.
+    `score` may be -inf for codes that must not be the answer; a climbing chain leaves such a code by its first move.
     """
 
-    def step(carry: tuple[Array, Array], key: Array) -> tuple[tuple[Array, Array], None]:
+    def step(carry: tuple[Array, Array], move: tuple[Array, Array]) -> tuple[tuple[Array, Array], Array]:
         codes, scores = carry
+        key, climbing = move
         proposed = propose(key, space, codes)
         new = score(proposed)
-        accept = inside(proposed) & (new >= scores)
-        return (jnp.where(accept[:, None], proposed, codes), jnp.where(accept, new, scores)), None
+        accept = inside(proposed) & ((new >= scores) | ~climbing)
+        codes, scores = jnp.where(accept[:, None], proposed, codes), jnp.where(accept, new, scores)
+        return (codes, scores), jnp.mean(accept, dtype=jnp.float32)
 
-    return jax.lax.scan(step, (starts, score(starts)), jax.random.split(key, steps))[0][0]
+    total = steps + climbs
+    moves = (jax.random.split(key, total), jnp.arange(total) >= steps)
+    (codes, _), rates = jax.lax.scan(step, (starts, score(starts)), moves)
+    return codes, jnp.mean(rates)
 
 
 def draw_valid(

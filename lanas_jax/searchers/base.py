@@ -16,9 +16,9 @@ import dataclasses
 from typing import Protocol, TypeVar, runtime_checkable
 
 import jax
-from jaxtyping import Array, Float, Int, PRNGKeyArray
+from jaxtyping import Array, Int, PRNGKeyArray
 
-from lanas_jax.spaces.base import Codes, SearchSpace
+from lanas_jax.spaces.base import Codes, SearchSpace, Values
 
 State = TypeVar("State")
 Class = TypeVar("Class", bound=type)
@@ -47,6 +47,6 @@ class Searcher(Protocol[State]):
         """`n` valid canonical codes to try next, none of them asked or told before; rows of -1 when none are left."""
         ...
 
-    def tell(self, state: State, codes: Codes, values: Float[Array, " n"]) -> State:
+    def tell(self, state: State, codes: Codes, values: Values) -> State:
         """Takes in what trials gave: the value to maximise, or NaN for a failed trial."""
         ...

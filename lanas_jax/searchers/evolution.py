@@ -9,14 +9,14 @@ import dataclasses
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int, PRNGKeyArray
+from jaxtyping import Array, Int, PRNGKeyArray
 
 from lanas_jax.sampling import Pool, best_of, listed
 from lanas_jax.searchers import history as hist
 from lanas_jax.searchers.base import register
 from lanas_jax.searchers.history import History
 from lanas_jax.searchers.random_search import uniform_unseen
-from lanas_jax.spaces.base import Codes, SearchSpace
+from lanas_jax.spaces.base import Codes, SearchSpace, Values
 
 MUTANTS_PER_DISTANCE = 32
 
@@ -60,10 +60,9 @@ class RegularizedEvolution:
         """`n` unseen children; rows of -1 when none are left."""
         return _ask(self, dataclasses.replace(state, history=hist.reserve(state.history, n)), n)
 
-    def tell(self, state: EvolutionState, codes: Codes, values: Float[Array, " n"]) -> EvolutionState:
+    def tell(self, state: EvolutionState, codes: Codes, values: Values) -> EvolutionState:
         """Records values; NaN: failed."""
-        codes, values = hist.incoming(self.space, codes, values)
-        history = hist.reserve(state.history, len(codes))
+        history, codes, values = hist.receive(state.history, self.space, codes, values)
         return _tell(self, dataclasses.replace(state, history=history), codes, values)
 
 

@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 from lanas_jax.sampling import Pool
-from lanas_jax.spaces.base import Codes, SearchSpace
+from lanas_jax.spaces.base import Codes, SearchSpace, Values
 
 EMPTY, PENDING, DONE, FAILED = 0, 1, 2, 3
 NOTHING = -1  # fills the rows of an answer for which no code was left
@@ -77,8 +77,10 @@ def reserve(history: History, n: int) -> History:
     )
 
 
-def incoming(space: SearchSpace, codes: object, values: object) -> tuple[Int[Array, "n dims"], Float[Array, " n"]]:
-    """What is told, as arrays; checked unless it is traced. Rows of -1 pass.
+def receive(
+    history: History, space: SearchSpace, codes: Codes, values: Values
+) -> tuple[History, Int[Array, "n dims"], Float[Array, " n"]]:
+    """What is told, as arrays, and a history with room for it; checked unless it is traced. Rows of -1 pass.
 
     Raises:
       ValueError: codes outside the space, or not one value per code.
@@ -89,7 +91,10 @@ def incoming(space: SearchSpace, codes: object, values: object) -> tuple[Int[Arr
     codes, values = jnp.asarray(codes, jnp.int32), jnp.asarray(values, jnp.float32)
     if values.shape != codes.shape[:1]:
         raise ValueError(f"{codes.shape[0]} codes need as many values; got shape {values.shape}")
-    return codes, values
+    if not isinstance(history.count, jax.core.Tracer) and int(history.count) + len(codes) > history.capacity:
+        new = ~contains(history, space.canonical(codes)) & (codes[:, 0] != NOTHING)
+        history = reserve(history, int(new.sum()))
+    return history, codes, values
 
 
 def find(history: History, code: Int[Array, " dims"]) -> Int[Array, ""]:
@@ -122,9 +127,7 @@ def mark(history: History, pool: Pool | Codes | None, code: Int[Array, " dims"])
     return dataclasses.replace(history, seen=history.seen | jnp.all(pool.codes == code[None], axis=1))
 
 
-def record(
-    history: History, space: SearchSpace, pool: Pool | Codes | None, codes: Codes, values: Float[Array, " n"]
-) -> History:
+def record(history: History, space: SearchSpace, pool: Pool | Codes | None, codes: Codes, values: Values) -> History:
     """Closes trials: a finite value is a result, anything else a failure; codes never asked for are appended.
 
     Rows of -1 are passed over. Of a code told twice, the last value stands.

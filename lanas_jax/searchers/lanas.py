@@ -22,7 +22,7 @@ from lanas_jax.sampling import Inside, Pool, best_of, climb, draw_valid, listed,
 from lanas_jax.searchers import history as hist
 from lanas_jax.searchers.base import register
 from lanas_jax.searchers.history import History
-from lanas_jax.spaces.base import Codes, SearchSpace
+from lanas_jax.spaces.base import Codes, SearchSpace, Values
 from lanas_jax.surrogate import BayesianRidge, normal_scores, raw_values
 
 
@@ -115,10 +115,9 @@ class LaNAS:
         """`n` unseen codes, each drawn from the region the tree recommends; rows of -1 when none are left."""
         return _ask(self, dataclasses.replace(state, history=hist.reserve(state.history, n)), n)
 
-    def tell(self, state: LaNASState, codes: Codes, values: Float[Array, " n"]) -> LaNASState:
+    def tell(self, state: LaNASState, codes: Codes, values: Values) -> LaNASState:
         """Records values (NaN: failed) and learns the regions anew."""
-        codes, values = hist.incoming(self.space, codes, values)
-        history = hist.reserve(state.history, len(codes))
+        history, codes, values = hist.receive(state.history, self.space, codes, values)
         return _tell(self, dataclasses.replace(state, history=history), codes, values)
 
 
@@ -189,16 +188,16 @@ def _draw_from_lattice(searcher: LaNAS, state: LaNASState, key: PRNGKeyArray) ->
     def unseen(codes: Array) -> Array:
         return ~hist.contains(history, space.canonical(codes))
 
-    def uniform() -> Array:
-        return draw_valid(uniform_key, space, unseen, 1)[0]
-
-    def by_region() -> Array:
+    def by_region() -> tuple[Array, Array]:
         try_leaf = functools.partial(_draw_from_region, searcher, state, region_key, unseen)
-        code, found = _search_leaves(searcher, state, try_leaf, space.dims)
-        # Walks that found nothing are no proof that nothing is left: fall back on the whole space.
-        return jax.lax.cond(found, lambda: code, uniform)
+        return _search_leaves(searcher, state, try_leaf, space.dims)
 
-    return jax.lax.cond(_warming_up(searcher, state), uniform, by_region)
+    def nothing() -> tuple[Array, Array]:
+        return jnp.zeros(space.dims, jnp.int32), jnp.bool_(False)
+
+    code, found = jax.lax.cond(_warming_up(searcher, state), nothing, by_region)
+    # Walks that found nothing are no proof that nothing is left: fall back on the whole space.
+    return jax.lax.cond(found, lambda: code, lambda: draw_valid(uniform_key, space, unseen, 1)[0])
 
 
 def _draw_from_region(
@@ -206,7 +205,7 @@ def _draw_from_region(
 ) -> tuple[Int[Array, " dims"], Bool[Array, ""]]:
     """Walks from the known codes of a leaf's region; then the best unseen code by weights from the posterior."""
     space, history, tree = searcher.space, state.history, state.tree
-    start_key, walk_key, climb_key, sample_key = jax.random.split(key, 4)
+    start_key, walk_key, sample_key = jax.random.split(key, 3)
     weights = state.model.sample(sample_key)
 
     def inside(codes: Array) -> Array:
@@ -218,9 +217,10 @@ def _draw_from_region(
     known = history.used & partition.inside(tree, leaf, space.features(history.codes))
     logits = jnp.where(known, 0.0, -jnp.inf)
     starts = history.codes[jax.random.categorical(start_key, logits, shape=(searcher.chains,))]
-    codes, _ = walk(walk_key, space, starts, inside, searcher.steps)
     if searcher.thompson:
-        codes = climb(climb_key, space, codes, inside, score, searcher.steps)
+        codes, _ = climb(walk_key, space, starts, inside, score, searcher.steps, searcher.steps)
+    else:
+        codes, _ = walk(walk_key, space, starts, inside, searcher.steps)
     row, found = best_of(score(codes), unseen(codes) & inside(codes))
     return space.canonical(codes[row][None])[0], found
 
@@ -237,17 +237,13 @@ def _tell(searcher: LaNAS, state: LaNASState, codes: Codes, values: Array) -> La
     targets = _targets(searcher, history)
     results = jnp.sum(history.done, dtype=jnp.int32)
 
-    def learn() -> tuple[PartitionTree, Array]:
-        tree = partition.fit(
-            features, targets, history.done, history.used,
-            height=searcher.height, min_samples=searcher.min_samples, ridge=searcher.ridge,
-        )  # fmt: skip
-        return tree, results
-
-    def keep() -> tuple[PartitionTree, Array]:
-        return partition.recount(state.tree, features, targets, history.done, history.used), state.learned
+    def learn() -> PartitionTree:
+        shape = {"height": searcher.height, "min_samples": searcher.min_samples}
+        return partition.learn_splits(features, targets, history.done, ridge=searcher.ridge, **shape)
 
     due = results - state.learned >= jnp.where(state.learned == 0, searcher.initial, searcher.relearn_every)
-    tree, learned = jax.lax.cond(due, learn, keep)
+    tree = jax.lax.cond(due, learn, lambda: state.tree)
+    tree = partition.count(tree, features, targets, history.done, history.used)
+    learned = jnp.where(due, results, state.learned)
     model = BayesianRidge.fit(features, targets, history.done, searcher.ridge)
     return dataclasses.replace(state, history=history, tree=tree, model=model, learned=learned)

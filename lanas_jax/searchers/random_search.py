@@ -4,13 +4,13 @@ import dataclasses
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int, PRNGKeyArray
+from jaxtyping import Array, Int, PRNGKeyArray
 
 from lanas_jax.sampling import Pool, draw_valid, listed
 from lanas_jax.searchers import history as hist
 from lanas_jax.searchers.base import register
 from lanas_jax.searchers.history import History
-from lanas_jax.spaces.base import Codes, SearchSpace
+from lanas_jax.spaces.base import Codes, SearchSpace, Values
 
 
 @jax.tree_util.register_dataclass
@@ -63,10 +63,10 @@ class RandomSearch:
         """`n` unseen codes; rows of -1 when none are left."""
         return _ask(self, dataclasses.replace(state, history=hist.reserve(state.history, n)), n)
 
-    def tell(self, state: RandomState, codes: Codes, values: Float[Array, " n"]) -> RandomState:
+    def tell(self, state: RandomState, codes: Codes, values: Values) -> RandomState:
         """Records values; NaN: failed."""
-        codes, values = hist.incoming(self.space, codes, values)
-        return _tell(self, dataclasses.replace(state, history=hist.reserve(state.history, len(codes))), codes, values)
+        history, codes, values = hist.receive(state.history, self.space, codes, values)
+        return _tell(self, dataclasses.replace(state, history=history), codes, values)
 
 
 @jax.jit(static_argnames="n")

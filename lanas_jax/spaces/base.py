@@ -19,6 +19,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
 Codes = Int[Array | np.ndarray, "n dims"]
+Values = Float[Array | np.ndarray, " values"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -107,13 +108,12 @@ class SearchSpace:
 
     def features(self, codes: Codes) -> Float[Array, "n d"]:
         """What the regressors see: one-hot, choice after choice. Equivalent codes have equal features."""
-        columns = [
-            jax.nn.one_hot(codes[:, i], len(choice.options), dtype=jnp.float32) for i, choice in enumerate(self.choices)
-        ]
-        return jnp.concatenate(columns, axis=1)
+        choice = np.repeat(np.arange(self.dims), self.cardinalities)
+        option = np.concatenate([np.arange(n) for n in self.cardinalities])
+        return (jnp.asarray(codes)[:, choice] == option[None]).astype(jnp.float32)
 
     def valid(self, codes: Codes) -> Bool[Array, " n"]:
-        """Whether each code may be built: every integer within its range, and every rule and cost limit of the space."""
+        """Whether each code may be built: integers within range, and every rule and cost limit of the space."""
         codes = jnp.asarray(codes)
         return jnp.all((codes >= 0) & (codes < self.cardinalities[None]), axis=1)
 
