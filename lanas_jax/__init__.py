@@ -1,9 +1,37 @@
-"""LaNAS in JAX: sample-efficient neural architecture search by learning the action space."""
+"""LaNAS in JAX: sample-efficient neural architecture search by learning the action space.
 
-from lanas_jax.evaluators.base import Evaluator as Evaluator
-from lanas_jax.evaluators.base import Outcome as Outcome
-from lanas_jax.searchers.evolution import RegularizedEvolution as RegularizedEvolution
-from lanas_jax.searchers.lanas import LaNAS as LaNAS
-from lanas_jax.searchers.random_search import RandomSearch as RandomSearch
-from lanas_jax.spaces.base import Choice as Choice
-from lanas_jax.spaces.base import SearchSpace as SearchSpace
+Names are loaded when first used, so that commands which need no arrays do not wait for JAX.
+"""
+
+import importlib
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from lanas_jax.evaluators.base import Evaluator as Evaluator
+    from lanas_jax.evaluators.base import Outcome as Outcome
+    from lanas_jax.searchers.evolution import RegularizedEvolution as RegularizedEvolution
+    from lanas_jax.searchers.lanas import LaNAS as LaNAS
+    from lanas_jax.searchers.random_search import RandomSearch as RandomSearch
+    from lanas_jax.spaces.base import Choice as Choice
+    from lanas_jax.spaces.base import SearchSpace as SearchSpace
+
+_HOMES = {
+    "Choice": "spaces.base",
+    "Evaluator": "evaluators.base",
+    "LaNAS": "searchers.lanas",
+    "Outcome": "evaluators.base",
+    "RandomSearch": "searchers.random_search",
+    "RegularizedEvolution": "searchers.evolution",
+    "SearchSpace": "spaces.base",
+}
+__all__ = list(_HOMES)
+
+
+def __getattr__(name: str) -> object:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_HOMES})
