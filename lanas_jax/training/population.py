@@ -37,10 +37,8 @@ def one_device_per_core() -> None:
     Call it before the first array is made; later, or where the number was chosen already, it changes nothing. Where
     there is a GPU or TPU it does no harm: candidates go to those.
     """
-    chosen = jax.config.jax_num_cpu_devices != -1 or "xla_force_host_platform_device_count" in os.environ.get(
-        "XLA_FLAGS", ""
-    )
-    if chosen:
+    by_flag = "xla_force_host_platform_device_count" in os.environ.get("XLA_FLAGS", "")
+    if by_flag or jax.config.jax_num_cpu_devices != -1:  # type: ignore[attr-defined]
         return
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     try:
@@ -147,8 +145,11 @@ class Population:
         # LLVM takes most of the compilation to optimise the random numbers of `start`, which runs once per candidate.
         quick = {"xla_backend_optimization_level": 1} if mesh.devices.flat[0].platform == "cpu" else {}
         with ThreadPoolExecutor(len(lowered)) as pool:
-            programs = list(pool.map(lambda program, options: program.compile(options), lowered, (quick, {}, {})))
-        return CompiledPopulation(self, *programs, train, held_out, own, time.perf_counter() - began)
+            start_all, advance_all, evaluate_all = pool.map(
+                lambda program, options: program.compile(options), lowered, (quick, {}, {})
+            )
+        seconds = time.perf_counter() - began
+        return CompiledPopulation(self, start_all, advance_all, evaluate_all, train, held_out, own, seconds)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -193,7 +194,7 @@ class CompiledPopulation:
         total = self.population.config.steps(len(self.train[1]), epochs)
         totals = np.where(np.arange(width) < len(codes), total, 0).astype(np.int32)
         placed_codes, placed_totals = jax.device_put((codes[rows], totals), self.sharding)
-        data = np.asarray(jax.random.key_data(keys))[rows]
+        data = jnp.asarray(np.asarray(jax.random.key_data(keys))[rows])
         placed_keys = jax.device_put(jax.random.wrap_key_data(data, impl=jax.random.key_impl(keys)), self.sharding)
         state = self.start(placed_codes, placed_keys)
         for _ in range(0, total, self.population.steps_per_dispatch):

@@ -7,7 +7,7 @@ of `population.py`.
 """
 
 import dataclasses
-from typing import NamedTuple, Protocol, runtime_checkable
+from typing import NamedTuple, Protocol, TypeAlias, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -17,8 +17,8 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray, PyTree
 
 from lanas_jax.spaces.base import SearchSpace
 
-Params = PyTree[Array]
-BatchStats = PyTree[Array]
+Params: TypeAlias = PyTree[Array]
+BatchStats: TypeAlias = PyTree[Array]
 
 
 @runtime_checkable

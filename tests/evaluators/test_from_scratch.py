@@ -1,4 +1,5 @@
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -8,10 +9,11 @@ import pytest
 from lanas_jax.data.splits import SearchData, Split
 from lanas_jax.evaluators.from_scratch import FromScratch
 from lanas_jax.spaces.base import Cost, SearchSpace
+from lanas_jax.training.population import Population
 from lanas_jax.training.step import TrainConfig
 from tests.training.small_network import SPACE, SmallNetwork, stripes
 
-CONFIG = TrainConfig(epochs=3, batch_size=8, learning_rate=0.05)
+CONFIG = TrainConfig(epochs=8, batch_size=8, learning_rate=0.05)
 CODES = np.array([[0, 0], [1, 1], [2, 0]], np.int32)
 KEYS = jax.random.split(jax.random.key(3), 3)
 
@@ -42,42 +44,54 @@ class HungryNetwork(SmallNetwork):
         return logits + 0 * jnp.sort(row[:, None] * row[None], axis=0)[0, 0], batch_stats
 
 
-def data(bright=None):
+class Crowded(FromScratch):
+    """Has memory for one candidate at a time: the program of a whole batch does not fit."""
+
+    @functools.cached_property
+    def compiled(self):
+        return Population(HungryNetwork(), self.config, jax.devices()[:1], per_device=2).compile(self.data)
+
+
+@pytest.fixture(scope="module")
+def data():
+    """Stripes, of which one training image is too bright for the operation ``root``."""
     images, labels = stripes(30)
-    if bright is not None:
-        images[bright] = 3.0
+    images[17] = 3.0
     return SearchData(Split(images, labels), Split(*stripes(21, seed=1)), 3)
 
 
-def test_one_compile_serves_every_batch():
-    network = CountingNetwork()
-    evaluator = FromScratch(network, data(), CONFIG, per_device=1)
-    first = evaluator.evaluate(CODES, KEYS)
-    traces = len(network.traces)
+@pytest.fixture(scope="module")
+def evaluator(data):
+    return FromScratch(CountingNetwork(space=PricedSpace(SPACE.choices)), data, CONFIG, per_device=1)
+
+
+@pytest.fixture(scope="module")
+def first(evaluator):
+    return evaluator.evaluate(CODES, KEYS)
+
+
+def test_one_compile_serves_every_batch(evaluator, first):
+    traces = len(evaluator.network.traces)
     again = evaluator.evaluate(CODES[::-1], KEYS[::-1])
     evaluator.evaluate(SPACE.enumerate(), jax.random.split(jax.random.key(0), len(SPACE.enumerate())))
-    assert len(network.traces) == traces > 0
+    assert len(evaluator.network.traces) == traces > 0
     assert [outcome.value for outcome in again[::-1]] == [outcome.value for outcome in first]
     assert all(outcome.compile_seconds > 0 and outcome.train_seconds > 0 for outcome in first)
     assert all(outcome.compile_seconds == 0 and outcome.train_seconds > 0 for outcome in again)
 
 
-def test_values_are_accuracies_on_the_validation_split():
-    outcomes = FromScratch(SmallNetwork(), data(), dataclasses.replace(CONFIG, epochs=15)).evaluate(CODES, KEYS)
-    for outcome in outcomes:
+def test_values_are_accuracies_on_the_validation_split(first):
+    for outcome in first:
         assert not outcome.failed
         assert outcome.value * 21 == pytest.approx(round(outcome.value * 21), abs=1e-4)
-    assert max(outcome.value for outcome in outcomes) > 0.8
+    assert max(outcome.value for outcome in first) > 0.8
 
 
-def test_costs_come_from_the_space():
-    network = SmallNetwork(space=PricedSpace(SPACE.choices))
-    outcomes = FromScratch(network, data(), dataclasses.replace(CONFIG, epochs=1)).evaluate(CODES, KEYS)
-    assert [(outcome.multiply_adds, outcome.parameters) for outcome in outcomes] == [(7, 0), (17, 1), (7, 2)]
+def test_costs_come_from_the_space(first):
+    assert [(outcome.multiply_adds, outcome.parameters) for outcome in first] == [(7, 0), (17, 1), (7, 2)]
 
 
-def test_a_loss_that_is_not_finite_is_a_failure_that_names_its_step():
-    evaluator = FromScratch(SmallNetwork(), data(bright=17), CONFIG, per_device=1)
+def test_a_loss_that_is_not_finite_is_a_failure_that_names_its_step(evaluator):
     codes = np.array([[0, 0], [3, 0], [1, 1]], np.int32)
     outcomes = evaluator.evaluate(codes, KEYS)
     steps = evaluator.compiled.run(codes, KEYS).steps
@@ -86,12 +100,17 @@ def test_a_loss_that_is_not_finite_is_a_failure_that_names_its_step():
     assert 1 <= steps[1] <= 4  # the bright image comes once in the first epoch
 
 
-def test_out_of_memory_is_a_failure():
-    outcomes = FromScratch(HungryNetwork(), data(), CONFIG, per_device=1).evaluate(CODES[:2], KEYS[:2])
+def test_out_of_memory_is_a_failure(data):
+    outcomes = FromScratch(HungryNetwork(), data, CONFIG, per_device=1).evaluate(CODES[:2], KEYS[:2])
     assert [outcome.failed for outcome in outcomes] == [True, True]
     assert outcomes[0].reason.startswith("out of memory: RESOURCE_EXHAUSTED")
 
 
-def test_a_wrong_code_is_caught_at_the_door():
+def test_candidates_that_fit_alone_are_trained_alone(data, first):
+    outcomes = Crowded(SmallNetwork(), data, CONFIG, per_device=1).evaluate(CODES[:2], KEYS[:2])
+    assert [outcome.value for outcome in outcomes] == [outcome.value for outcome in first[:2]]
+
+
+def test_a_wrong_code_is_caught_at_the_door(evaluator):
     with pytest.raises(ValueError, match="position 0"):
-        FromScratch(SmallNetwork(), data(), CONFIG).evaluate(np.array([[9, 0]], np.int32), KEYS[:1])
+        evaluator.evaluate(np.array([[9, 0]], np.int32), KEYS[:1])

@@ -14,7 +14,7 @@ def test_a_tiny_search_runs_to_its_end(tmp_path):
     experiment = digits.build(TINY)
     assert experiment.evaluator.per_device == 1  # 4 candidates on the 4 devices of the test run
     result = study.run(experiment, tmp_path / "run")
-    assert [trial.status for trial in result.trials] == [study.Status.DONE] * 4
+    assert [(trial.status, trial.reason) for trial in result.trials] == [(study.Status.DONE, None)] * 4
     cost = experiment.space.cost(np.array([trial.code for trial in result.trials]))
     assert [trial.multiply_adds for trial in result.trials] == cost.multiply_adds.tolist()
     assert result.final.code == result.best.code
