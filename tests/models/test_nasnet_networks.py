@@ -11,15 +11,22 @@ from flax import nnx
 
 from lanas_jax.spaces.nasnet import NASNetSpace
 from models.nasnet import NASNet
-from models.nasnet_network import NASNetNetwork, network_state
+from models.nasnet_network import network_state
 
 SMALL = {"channels": 4, "image_size": 8, "image_channels": 2, "classes": 5}
 SPACES = {
-    "one cell": NASNetSpace(3, cells=3, **SMALL),
+    "one cell": NASNetSpace(2, cells=3, **SMALL),
     "two cells": NASNetSpace(2, two_cells=True, cells=3, **SMALL),
 }
 # Float32 sums in different order through three cells; a wrong weight, mask or stride is off by more than a tenth.
 TOLERANCE = {"rtol": 2e-3, "atol": 2e-4}
+
+
+# The network built for one code compiles anew for each: two codes always, ten more in the slow tests.
+NUMBERS = [pytest.param(i, marks=[pytest.mark.slow] * (i > 1)) for i in range(12)]
+
+# These programs run for milliseconds: compiling them well is a waste of time.
+quick_jit = partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
 
 
 @pytest.fixture(params=SPACES, name="net", scope="module")
@@ -29,12 +36,27 @@ def _net(request):
 
 @pytest.fixture(name="apply", scope="module")
 def _apply(net):
-    return jax.jit(net.apply, static_argnames="train")
+    return quick_jit(net.apply, static_argnames="train")
+
+
+@pytest.fixture(name="gradient", scope="module")
+def _gradient(net):
+    """Of a weighted sum of logits, by the code-as-data form: `(logits, batch statistics), gradient`."""
+
+    def loss(params, stats, code, weights, train):
+        logits, stats = net.apply(params, stats, code, images(), train=train)
+        return jnp.sum(logits * weights), (logits, stats)
+
+    def outputs(*args, train):
+        (_, outputs), gradient = jax.value_and_grad(loss, has_aux=True)(*args, train)
+        return outputs, gradient
+
+    return quick_jit(outputs, static_argnames="train")
 
 
 @pytest.fixture(name="init", scope="module")
 def _init(net):
-    return jax.jit(net.init)
+    return quick_jit(net.init)
 
 
 def images(n=6):
@@ -65,7 +87,10 @@ def unused(net, tree, code):
     """The weights no specialised network takes: found by handing over ones where a weight is its own index."""
     leaves, structure = jax.tree.flatten(tree[0])
     offsets = np.cumsum([0, *(leaf.size for leaf in leaves)])
-    numbered = [np.arange(leaf.size).reshape(leaf.shape) + start for leaf, start in zip(leaves, offsets, strict=False)]
+    numbered = [
+        jnp.arange(start, start + leaf.size, dtype=jnp.float32).reshape(leaf.shape)
+        for leaf, start in zip(leaves, offsets, strict=False)
+    ]
     state = network_state(net.space, jax.tree.unflatten(structure, numbered), tree[1], code)
     used = np.concatenate([np.ravel(x) for x in jax.tree.leaves(only(nnx.Param, state))])
     assert len(set(used.tolist())) == len(used)
@@ -76,48 +101,46 @@ def flat(tree):
     return np.concatenate([np.ravel(x) for x in jax.tree.leaves(tree)])
 
 
-@pytest.mark.parametrize("number", range(4))
-def test_both_forms_give_the_same_outputs(net, init, apply, number):
-    code = some_codes(net.space, 4)[number]
+def run_network(network, weights):
+    """Logits, batch statistics and gradient of the network built for one code, as the `gradient` fixture gives them."""
+    graph, variables, stats = nnx.split(network, nnx.Param, nnx.BatchStat)
+
+    def loss(variables):
+        network = nnx.merge(graph, variables, stats, copy=True)
+        logits = network(images())
+        return jnp.sum(logits * weights), (logits, nnx.state(network, nnx.BatchStat))
+
+    (_, (logits, stats)), gradient = quick_jit(jax.value_and_grad(loss, has_aux=True))(variables)
+    return logits, nnx.to_pure_dict(stats), nnx.to_pure_dict(gradient)
+
+
+@pytest.mark.parametrize("number", NUMBERS)
+def test_both_forms_train_alike(net, init, gradient, number):
+    """Outputs, running statistics and gradients; what a code does not use is zero and has zero gradient."""
+    code = some_codes(net.space, 12)[number]
     params, stats = init(jax.random.key(number), code)
-    network = net.specialise(params, stats, code)
-    logits, new_stats = apply(params, stats, code, images(), train=True)
-    np.testing.assert_allclose(nnx.jit(NASNetNetwork.__call__)(network, images()), logits, **TOLERANCE)
-    handed_over = only(nnx.BatchStat, network_state(net.space, params, new_stats, code))
-    assert_close(network_arrays(network, nnx.BatchStat), handed_over)
-
-    network.eval()
-    logits, same_stats = apply(params, new_stats, code, images(), train=False)
-    np.testing.assert_allclose(nnx.jit(NASNetNetwork.__call__)(network, images()), logits, **TOLERANCE)
-    jax.tree.map(np.testing.assert_array_equal, same_stats, new_stats)
-
-
-@pytest.mark.parametrize("train", [True, False])
-def test_both_forms_have_the_same_gradients(net, init, train):
-    code = some_codes(net.space, 5)[4]
-    params, stats = init(jax.random.key(1), code)
     weights = jax.random.normal(jax.random.key(2), (6, 5))
-    network = net.specialise(params, stats, code)
-    network.train() if train else network.eval()
-    graph, variables, batch_stats = nnx.split(network, nnx.Param, nnx.BatchStat)
-
-    @jax.jit
-    @jax.grad
-    def gradient(variables):
-        return jnp.sum(nnx.merge(graph, variables, batch_stats)(images()) * weights)
-
-    @jax.jit
-    @jax.grad
-    def gradient_of_data_form(params):
-        return jnp.sum(net.apply(params, stats, code, images(), train=train)[0] * weights)
-
-    ours = gradient_of_data_form(params)
-    handed_over = only(nnx.Param, network_state(net.space, ours, stats, code))
-    assert_close(nnx.to_pure_dict(gradient(variables)), handed_over)
+    (logits, new_stats), ours = gradient(params, stats, code, weights, train=True)
+    their_logits, their_stats, theirs = run_network(net.specialise(params, stats, code), weights)
+    np.testing.assert_allclose(logits, their_logits, **TOLERANCE)
+    assert_close(only(nnx.BatchStat, network_state(net.space, params, new_stats, code)), their_stats)
+    assert_close(only(nnx.Param, network_state(net.space, ours, stats, code)), theirs)
     idle = unused(net, (params, stats), code)
     assert idle.size
     assert not flat(params)[idle].any()
     assert not flat(ours)[idle].any()
+
+
+@pytest.mark.parametrize("number", NUMBERS)
+def test_both_forms_infer_alike(net, init, apply, number):
+    code = some_codes(net.space, 12)[-1 - number]
+    params, stats = init(jax.random.key(number), code)
+    stats = jax.tree.map(lambda x: x + 0.3, stats)  # as if trained
+    logits, same_stats = apply(params, stats, code, images(), train=False)
+    jax.tree.map(np.testing.assert_array_equal, same_stats, stats)
+    network = net.specialise(params, stats, code)
+    network.eval()
+    np.testing.assert_allclose(logits, network(images()), **TOLERANCE)
 
 
 def test_parameters_and_multiply_adds_are_those_of_the_space(net):
@@ -159,11 +182,11 @@ def test_counting_knows_a_grouped_convolution():
     assert multiply_adds(program.jaxpr) == 4 * 4 * 6 * 9
 
 
-def test_same_key_same_network(net, init):
+def test_same_key_same_network(net):
     code = some_codes(net.space, 7)[6]
     key = nnx.Rngs(5).params()
     built = net.build(code, nnx.Rngs(5))
-    handed_over = network_state(net.space, *init(key, code), code)
+    handed_over = network_state(net.space, *jax.jit(net.init)(key, code), code)
     jax.tree.map(np.testing.assert_array_equal, network_arrays(built, nnx.Param), only(nnx.Param, handed_over))
 
 
@@ -171,7 +194,7 @@ def test_initial_variance_follows_what_the_code_uses():
     """Variance is 2 / fan-in (head: 1 / fan-in); at least 4,608 weights of a kind: 10% off with probability < 1e-5."""
     net = NASNet(NASNetSpace(2, channels=128, cells=2, image_size=8, classes=20))
     code = np.array([0, 3, 0, 3, 0, 1, 0, 1])  # both blocks: 3x3 on the cell before last, 5x5 on the last; both put out
-    params, _ = jax.jit(net.init)(jax.random.key(0), code)
+    params, _ = quick_jit(net.init)(jax.random.key(0), code)
     cell, last = params["cells"]
     wide = last["branches"]
     for weights, fan_in in (
@@ -188,11 +211,11 @@ def test_initial_variance_follows_what_the_code_uses():
 
 def test_codes_can_be_vmapped():
     net = NASNet(NASNetSpace(2, cells=1, **SMALL))
-    init, apply = jax.jit(net.init), jax.jit(net.apply, static_argnames="train")
+    init, apply = quick_jit(net.init), quick_jit(net.apply, static_argnames="train")
     codes = some_codes(net.space, 3)
     keys = jax.random.split(jax.random.key(0), 3)
     params, stats = jax.vmap(net.init)(keys, codes)
-    run = jax.jit(jax.vmap(partial(net.apply, train=True), in_axes=(0, 0, 0, None)))
+    run = quick_jit(jax.vmap(partial(net.apply, train=True), in_axes=(0, 0, 0, None)))
     logits, _ = run(params, stats, codes, images())
     for i in range(3):
         alone, _ = apply(*init(keys[i], codes[i]), codes[i], images(), train=True)
