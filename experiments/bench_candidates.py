@@ -21,6 +21,7 @@ import multiprocessing
 import os
 import platform
 import time
+from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -41,6 +42,9 @@ from lanas_jax.spaces.nasnet import NASNetSpace
 from lanas_jax.training.population import Population, one_device_per_core
 from lanas_jax.training.step import TrainConfig
 from models.nasnet import NASNet
+
+
+WIDTH = 110  # of the table in characters, where there is no terminal
 
 
 @dataclasses.dataclass(frozen=True)
@@ -179,23 +183,22 @@ def _torch_train(task: tuple[NASNetSpace, np.ndarray, SearchData, TrainConfig, i
     return torch_nasnet.train(*task)
 
 
-def measure(config: Config) -> list[Timing]:
-    """Every way that can be measured here."""
+def measure(config: Config) -> Iterator[Timing]:
+    """Every way that can be measured here, one after the other."""
     space = digits.space(config.setting)
     network, data, train_config = NASNet(space), digits_data.load().search, digits.training(config.setting)
     code_key, train_key = jax.random.split(jax.random.key(config.seed))
     codes = np.asarray(space.canonical(space.random(code_key, config.candidates)))
     keys = jax.random.split(train_key, config.candidates)
     per_device = -(-config.setting.batch // jax.local_device_count())
-    timings = [one_program(network, data, train_config, codes, keys, per_device)]
+    yield one_program(network, data, train_config, codes, keys, per_device)
     sample = codes[: config.sample]
     if len(sample):
-        timings.append(program_each(network, data, train_config, sample, keys[: config.sample]))
+        yield program_each(network, data, train_config, sample, keys[: config.sample])
     if importlib.util.find_spec("torch") is not None and config.torch_sample:
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
         for processes, threads in dict.fromkeys([(1, cores), (cores, 1)]):
-            timings.append(torch_eager(space, data, train_config, codes[: config.torch_sample], processes, threads))
-    return timings
+            yield torch_eager(space, data, train_config, codes[: config.torch_sample], processes, threads)
 
 
 def show(timings: list[Timing], console: Console) -> None:
@@ -225,9 +228,9 @@ def show(timings: list[Timing], console: Console) -> None:
         )
     console.print(table)
     console.print(
-        "s / candidate: compilation counted, shared by the candidates of the row. candidates / min: after the "
-        "compilation. ratio: s / candidate in units of the first row.\nRows with fewer candidates are a sample, not "
-        "extrapolated: each candidate there costs the same however many there are."
+        "s each: seconds per candidate, compilation counted and shared by the candidates of the row. per min: "
+        "candidates a minute, after the compilation. ratio: s each, in units of the first row. Rows with fewer "
+        "candidates are samples; their figures are those of the sample, nothing is extrapolated."
     )
 
 
@@ -254,8 +257,13 @@ def main() -> None:
     """Measures, prints, writes."""
     config = tyro.cli(Config, description=__doc__)
     one_device_per_core()
-    timings = measure(config)
-    show(timings, Console())
+    console, timings = Console(), []
+    if not console.is_terminal:
+        console.width = WIDTH
+    for timing in measure(config):
+        timings.append(timing)
+        console.print(f"{timing.way}: {timing.seconds_per_candidate:.2f} s per candidate", highlight=False)
+    show(timings, console)
     if config.json is not None:
         config.json.write_text(json.dumps(report(config, timings), indent=2) + "\n")
 
