@@ -9,9 +9,13 @@ initial weights, training, evaluation):
 - *PyTorch eager*, where torch is installed: the same networks, steps and batches; a sample; once as one process with
   all threads and once as one single-threaded process per core. Starting the processes is not counted
 
-Run it on an otherwise idle machine::
+Run it on an otherwise idle machine; it takes four minutes on 2 CPU cores::
 
     python -m experiments.bench_candidates [--candidates 64] [--sample 6] [--json PATH]
+
+On 2 cores of an AMD EPYC with jax 0.10.2 and torch 2.13.0, 64 candidates by one program took 21 s to compile and 24 s
+to train: 0.70 s each, 162 a minute after the compilation. A program per candidate (6 of them) took 21 s each, 30 times
+as long; PyTorch (16 of them) 1.3 s each in one process and 0.78 s in two.
 """
 
 import dataclasses
@@ -42,7 +46,6 @@ from lanas_jax.spaces.nasnet import NASNetSpace
 from lanas_jax.training.population import Population, one_device_per_core
 from lanas_jax.training.step import TrainConfig
 from models.nasnet import NASNet
-
 
 WIDTH = 110  # of the table in characters, where there is no terminal
 
@@ -204,17 +207,8 @@ def measure(config: Config) -> Iterator[Timing]:
 def show(timings: list[Timing], console: Console) -> None:
     """The table."""
     table = Table(title="training candidates: digits, everything counted")
-    for title in (
-        "way",
-        "candidates",
-        "compile s",
-        "train s",
-        "s / candidate",
-        "candidates / min",
-        "ratio",
-        "accuracy",
-    ):
-        table.add_column(title, justify="left" if title == "way" else "right")
+    for title in ("way", "trained", "compile s", "train s", "s each", "per min", "ratio", "accuracy"):
+        table.add_column(title, justify="left" if title == "way" else "right", no_wrap=True)
     for timing in timings:
         table.add_row(
             timing.way,
