@@ -47,7 +47,7 @@ from lanas_jax.training.population import Population, one_device_per_core
 from lanas_jax.training.step import TrainConfig
 from models.nasnet import NASNet
 
-WIDTH = 110  # of the table in characters, where there is no terminal
+WIDTH = 118  # of the table in characters, where there is no terminal
 
 
 @dataclasses.dataclass(frozen=True)
