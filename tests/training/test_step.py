@@ -1,5 +1,4 @@
 import dataclasses
-import functools
 
 import jax
 import jax.numpy as jnp
@@ -73,19 +72,22 @@ def test_steps_are_those_of_optax_sgd():
     state = start(NETWORK, PLAIN, CODE, jax.random.key(0))
     trained = run(PLAIN, total=6, state=state)
 
-    @jax.jit
-    @functools.partial(jax.grad, has_aux=True)
-    def gradient(params, stats, rows):
+    def loss(params, stats, rows):
         logits, stats = NETWORK.apply(params, stats, CODE, images[rows], train=True)
         return optax.softmax_cross_entropy_with_integer_labels(logits, labels[rows]).mean(), stats
 
     sgd = optax.sgd(optax.cosine_decay_schedule(PLAIN.learning_rate, 6), PLAIN.momentum, PLAIN.nesterov)
-    params, stats, memory = state.params, state.batch_stats, sgd.init(state.params)
-    for rows in training.batch_order(state.key, 20, 8, jnp.int32(0), 5):
-        slope, stats = gradient(params, stats, rows)
+
+    @jax.jit
+    def step(params, stats, memory, rows):
+        slope, stats = jax.grad(loss, has_aux=True)(params, stats, rows)
         with jax.numpy_dtype_promotion("standard"):  # optax's schedule divides an integer
             updates, memory = sgd.update(slope, memory, params)
-        params = optax.apply_updates(params, updates)
+        return optax.apply_updates(params, updates), stats, memory
+
+    params, stats, memory = state.params, state.batch_stats, sgd.init(state.params)
+    for rows in training.batch_order(state.key, 20, 8, jnp.int32(0), 5):
+        params, stats, memory = step(params, stats, memory, rows)
     for ours, theirs in zip(jax.tree.leaves(trained.params), jax.tree.leaves(params), strict=True):
         np.testing.assert_allclose(ours, theirs, rtol=2e-4, atol=2e-6)
     for ours, theirs in zip(jax.tree.leaves(trained.batch_stats), jax.tree.leaves(stats), strict=True):
