@@ -1,7 +1,17 @@
 """Cells for handwritten digits: every candidate is trained.
 
 Source: section 5.1 of arXiv 1906.06832 at the size of a laptop: NASNet cells (normal and reduction), found by training
-each candidate from scratch, on the 1,797 digits that scikit-learn ships.
+each candidate from scratch, on the 1,797 digits that scikit-learn ships: 1,077 to train, 360 to search by, 360 to test.
+
+    lanas search digits
+
+This takes 1 min 20 s on 2 CPU cores (AMD EPYC, jax 0.10.2), of which 20 s compile the training of all 64 candidates,
+which then take 0.36 s each. Five seeds gave a best search value of 95.3 % to 96.9 % (random search: 95.3 % to 96.4 %)
+and, retrained for 30 epochs, a search-validation accuracy of 96.7 % to 98.1 % and a test accuracy of 96.1 % to 97.8 %.
+So long a training brings all good cells together: the winners of random search test alike.
+
+Candidates are trained for 2 epochs because that tells them apart: values of random codes then spread by 3.1 points
+(standard deviation), of which 1.3 are the noise of the seed; after 5 epochs it is 1.0, most of it noise.
 """
 
 import dataclasses
