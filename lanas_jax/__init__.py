@@ -12,8 +12,11 @@ if TYPE_CHECKING:
     from lanas_jax.searchers.evolution import RegularizedEvolution as RegularizedEvolution
     from lanas_jax.searchers.lanas import LaNAS as LaNAS
     from lanas_jax.searchers.random_search import RandomSearch as RandomSearch
+    from lanas_jax.simulation import Trace as Trace
+    from lanas_jax.simulation import simulate as simulate
     from lanas_jax.spaces.base import Choice as Choice
     from lanas_jax.spaces.base import SearchSpace as SearchSpace
+    from lanas_jax.tables.base import Table as Table
 
 _HOMES = {
     "Choice": "spaces.base",
@@ -23,6 +26,9 @@ _HOMES = {
     "RandomSearch": "searchers.random_search",
     "RegularizedEvolution": "searchers.evolution",
     "SearchSpace": "spaces.base",
+    "Table": "tables.base",
+    "Trace": "simulation",
+    "simulate": "simulation",
 }
 __all__ = list(_HOMES)
 

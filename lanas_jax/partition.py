@@ -240,6 +240,14 @@ def inside(tree: PartitionTree, node: Int[Array, ""], features: Float[Array, "n 
     return jnp.all(holds | (child <= 0)[None], axis=1)
 
 
+def subtotals(tree: PartitionTree, leaf: Int[Array, " n"], amounts: Int[Array, " n"]) -> Int[Array, " nodes"]:
+    """For each node, the sum of the amounts of all rows whose leaf it is or contains."""
+    totals = jnp.zeros(tree.visits.shape[0] + 1, jnp.int32).at[leaf].add(amounts)
+    for node in range(tree.is_split.shape[0] - 1, -1, -1):
+        totals = totals.at[node].add(totals[2 * node + 1] + totals[2 * node + 2])
+    return totals[:-1]
+
+
 def backup(tree: PartitionTree, leaf: Int[Array, ""]) -> PartitionTree:
     """Counts one more pending trial as a visit of the leaf and of every node above it (virtual loss)."""
     path = jnp.concatenate(_ancestors(tree, leaf[None]))[:, 0]

@@ -28,10 +28,11 @@ Score = Callable[[Int[Array, "n dims"]], Float[Array, " n"]]
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Pool:
-    """An explicit set of codes, with their features."""
+    """An explicit set of codes, with their features and embedding."""
 
     codes: Int[Array, "m dims"]
     features: Float[Array, "m d"]
+    embedded: Float[Array, "m e"]
 
     @classmethod
     def of(cls, space: SearchSpace, codes: object) -> "Pool":
@@ -46,7 +47,7 @@ class Pool:
             raise ValueError("the pool holds no valid code")
         _, first = np.unique(canonical, axis=0, return_index=True)
         kept = jnp.asarray(canonical[np.sort(first)])
-        return cls(kept, space.features(kept))
+        return cls(kept, space.features(kept), space.embed(kept))
 
 
 def listed(space: SearchSpace, pool: Pool | Codes | None) -> Pool | None:
@@ -61,6 +62,27 @@ def listed(space: SearchSpace, pool: Pool | Codes | None) -> Pool | None:
 def best_of(scores: Float[Array, " m"], allowed: Bool[Array, " m"]) -> tuple[Int[Array, ""], Bool[Array, ""]]:
     """Index of the highest score among the allowed, and whether anything is allowed."""
     return jnp.argmax(jnp.where(allowed, scores, -jnp.inf)).astype(jnp.int32), jnp.any(allowed)
+
+
+def best_per_bucket(
+    scores: Float[Array, " m"], allowed: Bool[Array, " m"], buckets: int
+) -> tuple[Int[Array, " buckets"], Bool[Array, " buckets"]]:
+    """The highest score in each of many disjoint parts of a pool: nearly the top of the list, without sorting it.
+
+    Args:
+      scores: of all codes.
+      allowed: which may be chosen.
+      buckets: number of parts; a prime keeps them free of the order in which codes were listed.
+
+    Returns:
+      An index per part, and whether the part holds anything allowed.
+    """
+    rows = -(-scores.shape[0] // buckets)
+    masked = jnp.where(allowed, scores, -jnp.inf)
+    padded = jnp.pad(masked, (0, rows * buckets - scores.shape[0]), constant_values=-jnp.inf).reshape(rows, buckets)
+    row = jnp.argmax(padded, axis=0).astype(jnp.int32)
+    index = jnp.minimum(row * buckets + jnp.arange(buckets, dtype=jnp.int32), scores.shape[0] - 1)
+    return index, jnp.max(padded, axis=0) > -jnp.inf
 
 
 def propose(key: PRNGKeyArray, space: SearchSpace, codes: Int[Array, "n dims"]) -> Int[Array, "n dims"]:

@@ -1,0 +1,1 @@
+"""Flax NNX modules that build the networks of a space."""

@@ -43,8 +43,12 @@ def _grouped_depthwise(x: Images, kernel: Float[Array, "k k c"], stride: int) ->
 
 @partial(jax.custom_vjp, nondiff_argnums=(2,))
 def _shifted_depthwise(x: Images, kernel: Float[Array, "k k c"], stride: int) -> Float[Array, "n h2 w2 c"]:
-    windows = _windows(x, kernel.shape[0], stride)
-    return _sum(window * tap[None, None, None] for window, tap in zip(windows, _taps(kernel), strict=True))
+    size = kernel.shape[0]
+    height, width = _output_size(x, stride)
+    taps = jnp.tile(kernel, (1, 1, width)).reshape(size * size, -1)
+    windows = _windows(x, size, stride)
+    y = _sum(window * tap[None, None] for window, tap in zip(windows, taps, strict=True))
+    return y.reshape(x.shape[0], height, width, x.shape[3])
 
 
 def _shifted_depthwise_forward(x: Array, kernel: Array, stride: int) -> tuple[Array, tuple[Array, Array]]:
@@ -64,20 +68,20 @@ def _kernel_gradient(x: Images, dy: Float[Array, "n h2 w2 c"], size: int, stride
     """Sums of products of shifted images, a row of the kernel at a time.
 
     XLA for CPUs vectorises products, and sums of what lies in memory, but not sums of products. So products are added
-    across an eighth of the batch first, then put into memory, then summed.
+    across an eighth of the batch first, then put into memory, then summed by a matrix product.
     """
-    pad = size // 2
-    n, height, width, _ = dy.shape
-    x = jnp.pad(x, [(0, 0), (pad, pad), (pad, pad), (0, 0)])
+    n, height, width, channels = dy.shape
+    phases = _phases(x, size, stride)
+    dy = dy.reshape(n, height, width * channels)
     folds = math.gcd(n, 8)
 
     def row(i: Array) -> Array:
-        rows = lax.dynamic_slice_in_dim(x, i, stride * (height - 1) + 1, axis=1)[:, ::stride]
-        windows = [rows[:, :, j : j + stride * (width - 1) + 1 : stride] for j in range(size)]
+        windows = _window_row(phases, i, size, (height, width), channels)
         products = [
             _sum(a * b for a, b in zip(jnp.split(x, folds), jnp.split(dy, folds), strict=True)) for x in windows
         ]
-        return jnp.sum(lax.optimization_barrier(jnp.stack(products)), axis=(1, 2, 3))
+        stacked = lax.optimization_barrier(jnp.stack(products)).reshape(size, -1, channels)
+        return (jnp.ones((size, 1, stacked.shape[1]), stacked.dtype) @ stacked)[:, 0]
 
     return lax.map(row, jnp.arange(size, dtype=jnp.int32))
 
@@ -88,10 +92,9 @@ def max_pool(x: Images, stride: int = 1, size: int = 3) -> Float[Array, "n h2 w2
 
     Written as maxima of shifted images, whose gradient is cheap on a CPU; that of XLA's windowed maximum is not.
     """
-    maximum, *rest = _windows(x, size, stride, fill=-jnp.inf)
-    for window in rest:
-        maximum = jnp.maximum(maximum, window)
-    return maximum
+    height, width = _output_size(x, stride)
+    maximum = reduce(jnp.maximum, _windows(x, size, stride, fill=-jnp.inf))
+    return maximum.reshape(x.shape[0], height, width, x.shape[3])
 
 
 def _max_pool_forward(x: Array, stride: int, size: int) -> tuple[Array, tuple[Array, Array]]:
@@ -101,10 +104,12 @@ def _max_pool_forward(x: Array, stride: int, size: int) -> tuple[Array, tuple[Ar
 
 def _max_pool_backward(stride: int, size: int, saved: tuple[Array, Array], dy: Array) -> tuple[Array]:
     x, y = saved
-    ties = _sum(jnp.asarray(window == y, dy.dtype) for window in _windows(x, size, stride, fill=-jnp.inf))
-    y, share = _spread(y, x, stride), _spread(dy / ties, x, stride)
+    rows = y.reshape(*y.shape[:2], -1)
+    ties = _sum(jnp.asarray(window == rows, dy.dtype) for window in _windows(x, size, stride, fill=-jnp.inf))
+    y, share = _spread(y, x, stride), _spread(dy / ties.reshape(dy.shape), x, stride)
     pairs = zip(_windows(y, size, 1), _windows(share, size, 1), strict=True)
-    return (_sum(jnp.where(x == maximum, part, 0) for maximum, part in pairs),)
+    rows = x.reshape(*x.shape[:2], -1)
+    return (_sum(jnp.where(rows == maximum, part, 0) for maximum, part in pairs).reshape(x.shape),)
 
 
 max_pool.defvjp(_max_pool_forward, _max_pool_backward)
@@ -112,8 +117,10 @@ max_pool.defvjp(_max_pool_forward, _max_pool_backward)
 
 def alternate_pixels(x: Images) -> tuple[Float[Array, "n h2 w2 c"], Float[Array, "n h2 w2 c"]]:
     """The pixels at ``(2 i, 2 j)`` and those at ``(2 i + 1, 2 j + 1)``, zero beyond the edge."""
-    shifted = jnp.pad(x, [(0, 0), (0, 1), (0, 1), (0, 0)])[:, 1:, 1:]
-    return x[:, ::2, ::2], shifted[:, ::2, ::2]
+    n, height, width, channels = x.shape
+    x = jnp.pad(x, [(0, 0), (0, height % 2), (0, width % 2), (0, 0)])
+    x = x.reshape(n, -(-height // 2), 2, -(-width // 2), 2, channels)
+    return x[:, :, 0, :, 0], x[:, :, 1, :, 1]
 
 
 def factorised_reduce(x: Images, kernel: Float[Array, "c d"]) -> Float[Array, "n h2 w2 d"]:
@@ -143,15 +150,38 @@ def batch_norm(
     return y, mean, variance
 
 
+# Below, `Rows` are images `[n, height, width * channels]`: XLA for CPUs loops fast over what is contiguous.
+
+
 def _windows(x: Images, size: int, stride: int, fill: float = 0.0) -> list[Array]:
-    """The images shifted to each place of a window, row by row."""
+    """The images shifted to each place of a window, row by row, as `Rows`."""
+    phases = _phases(x, size, stride, fill)
+    shape = _output_size(x, stride)
+    return [window for i in range(size) for window in _window_row(phases, i, size, shape, x.shape[3])]
+
+
+def _phases(x: Images, size: int, stride: int, fill: float = 0.0) -> list[Array]:
+    """The padded images as `Rows`; for a stride, one for each remainder of the column by it."""
     pad = size // 2
-    height, width = (-(-x.shape[axis] // stride) for axis in (1, 2))
     x = jnp.pad(x, [(0, 0), (pad, pad), (pad, pad), (0, 0)], constant_values=fill)
-    x = lax.optimization_barrier(x)  # or XLA would compute the images anew in every place
-    rows = [slice(i, i + stride * (height - 1) + 1, stride) for i in range(size)]
-    columns = [slice(j, j + stride * (width - 1) + 1, stride) for j in range(size)]
-    return [x[:, row, column] for row in rows for column in columns]
+    return [x[:, :, i::stride].reshape(*x.shape[:2], -1) for i in range(stride)]
+
+
+def _window_row(phases: list[Array], row: int | Array, size: int, shape: tuple[int, int], channels: int) -> list[Array]:
+    """The shifted images under one row of a window; `row` may be traced."""
+    height, width = shape
+    stride = len(phases)
+    reach = stride * (height - 1) + 1
+    if isinstance(row, int):
+        phases = [phase[:, row : row + reach : stride] for phase in phases]
+    else:
+        phases = [lax.dynamic_slice_in_dim(phase, row, reach, axis=1)[:, ::stride] for phase in phases]
+    starts = [j // stride * channels for j in range(size)]
+    return [phases[j % stride][:, :, start : start + width * channels] for j, start in enumerate(starts)]
+
+
+def _output_size(x: Images, stride: int) -> tuple[int, int]:
+    return -(-x.shape[1] // stride), -(-x.shape[2] // stride)
 
 
 def _spread(y: Images, x: Float[Array, "n h2 w2 c"], stride: int) -> Float[Array, "n h2 w2 c"]:
@@ -160,10 +190,6 @@ def _spread(y: Images, x: Float[Array, "n h2 w2 c"], stride: int) -> Float[Array
         return y
     spread = [(0, x.shape[axis] - 1 - stride * (y.shape[axis] - 1), stride - 1) for axis in (1, 2)]
     return lax.pad(y, jnp.zeros((), y.dtype), [(0, 0, 0), *spread, (0, 0, 0)])
-
-
-def _taps(kernel: Float[Array, "k k c"]) -> list[Array]:
-    return list(kernel.reshape(-1, kernel.shape[-1]))
 
 
 def _sum(terms: Iterable[Array]) -> Array:

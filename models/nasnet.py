@@ -11,7 +11,6 @@ ReLU, 1x1 convolution and normalisation, a linear head on the average of the pix
 
 import dataclasses
 import math
-from functools import reduce
 from typing import Any
 
 import jax
@@ -28,7 +27,6 @@ from models.nasnet_network import NASNetNetwork, network_state
 
 Tree = dict[str, Any]
 Code = Int[Array | np.ndarray, " dims"]
-Parts = tuple[Float[Array, "parts n h w c"], Bool[Array, " parts"]]  # a cell's output, and which parts are in it
 
 
 @dataclasses.dataclass(frozen=True)
@@ -85,7 +83,7 @@ class NASNet:
             images, params["stem"]["kernel"], (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC")
         )
         x, stem_stats = _norm(x, params["stem"], batch_stats["stem"], train)
-        outputs, new_stats = {-1: x[None]}, []
+        outputs, new_stats = {-1: x}, []
         for i, shape in enumerate(space.shapes):
             weights, stats = params["cells"][i], batch_stats["cells"][i]
             inputs, input_stats = [], []
@@ -95,7 +93,7 @@ class NASNet:
                 y, y_stats = _preprocess(outputs[source], mask, weights["inputs"][j], stats["inputs"][j], halve, train)
                 inputs.append(y)
                 input_stats.append(y_stats)
-            outputs[i], branch_stats = run_cell(
+            blocks, branch_stats = run_cell(
                 jnp.stack(inputs),
                 weights["branches"],
                 stats["branches"],
@@ -104,10 +102,11 @@ class NASNet:
                 reduction=shape.reduction,
                 train=train,
             )
+            outputs[i] = _concatenated(blocks)
             new_stats.append({"inputs": input_stats, "branches": branch_stats})
         mask, _ = self._parts(code, space.cells - 1)
-        pooled = jnp.mean(outputs[space.cells - 1], axis=(2, 3))
-        logits = _sum_of_parts(pooled, _keep(params["head"]["kernel"], mask)) + params["head"]["bias"][None]
+        pooled = jnp.mean(outputs[space.cells - 1], axis=(1, 2))
+        logits = pooled @ _matrix(params["head"]["kernel"], mask) + params["head"]["bias"][None]
         return logits, {"stem": stem_stats, "cells": new_stats}
 
     def specialise(self, params: Tree, batch_stats: Tree, code: Code) -> NASNetNetwork:
@@ -195,27 +194,23 @@ class NASNet:
         return {"stem": _initial_stats((space.stem_multiplier * space.channels,)), "cells": cells}
 
 
+def _concatenated(blocks: Float[Array, "blocks n h w c"]) -> Float[Array, "n h w bc"]:
+    """All blocks side by side; what reads them has zeros for those that are not in the cell's output."""
+    blocks = jnp.moveaxis(blocks, 0, 3)
+    return blocks.reshape(*blocks.shape[:3], -1)
+
+
 def _preprocess(
-    parts: Float[Array, "parts n h w c"],
-    mask: Bool[Array, " parts"],
-    weights: Tree,
-    stats: Tree,
-    halve: bool,
-    train: bool,
+    x: Float[Array, "n h w c"], mask: Bool[Array, " parts"], weights: Tree, stats: Tree, halve: bool, train: bool
 ) -> tuple[Float[Array, "n h2 w2 d"], Tree]:
-    """ReLU, 1x1 convolution of the concatenated parts (of half the resolution, if so asked) and normalisation."""
-    kernel = _keep(weights["kernel"], mask)
-    parts = jax.nn.relu(parts)
-    if halve:
-        x = reduce(jnp.add, (layers.factorised_reduce(parts[i], kernel[i]) for i in range(len(kernel))))
-    else:
-        x = _sum_of_parts(parts, kernel)
-    return _norm(x, weights, stats, train)
+    """ReLU, 1x1 convolution (to half the resolution, if so asked) and normalisation."""
+    x, kernel = jax.nn.relu(x), _matrix(weights["kernel"], mask)
+    return _norm(layers.factorised_reduce(x, kernel) if halve else x @ kernel, weights, stats, train)
 
 
-def _sum_of_parts(parts: Float[Array, "parts *n c"], kernel: Float[Array, "parts c d"]) -> Float[Array, "*n d"]:
-    """A linear map of the concatenated parts, as the sum of a linear map of each."""
-    return reduce(jnp.add, (parts[i] @ kernel[i] for i in range(len(kernel))))
+def _matrix(kernel: Float[Array, "parts c d"], mask: Bool[Array, " parts"]) -> Float[Array, "pc d"]:
+    """The matrix on all parts side by side that ignores those which are not in the cell's output."""
+    return _keep(kernel, mask).reshape(-1, kernel.shape[-1])
 
 
 def _norm(x: Array, weights: Tree, stats: Tree, train: bool) -> tuple[Array, Tree]:

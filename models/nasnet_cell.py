@@ -6,26 +6,40 @@ Each branch owns the union of what the four operations need, stacked over branch
 - ``pointwise``: ``[branches, 2, c, c]``; a skip of stride 2 reads the first
 - ``scale``, ``bias``: ``[branches, 2, c]``, as `pointwise`
 
-and batch statistics ``mean``, ``variance`` likewise. What a code does not use is zero and stays zero. A loop over
-branches holds the only `lax.switch`, so the operations of a cell are compiled once and only the chosen one runs. The
+and batch statistics ``mean``, ``variance`` likewise. What a code does not use is zero and stays zero.
+
+A cell is run as a list of steps, each of which reads one slot, runs one operation and adds to another slot; slots are
+the two inputs, the blocks, and a middle for each branch, where a separable convolution is after its first half. A loop
+over steps holds the only `lax.switch`, so that each operation is compiled once and only the chosen ones run. The
 gradient of a switch would keep the residuals of all its branches; the cell therefore has one of its own, which keeps
-the block outputs alone and runs each branch again.
+the slots alone and runs each step again.
 """
 
 from collections.abc import Callable, Sequence
 from functools import partial
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float, Int
 
-from lanas_jax.spaces.nasnet import OPERATIONS
+from lanas_jax.spaces.nasnet import OPERATIONS, SEP_CONV_3X3, SEP_CONV_5X5
 from models import layers
 
-Tree = dict[str, Array]  # arrays that share the leading axis `branches`
+Tree = dict[str, Array]
 Buffers = tuple[Array, ...]
 Operation = Callable[..., tuple[Array, Tree]]
+
+
+class Steps(NamedTuple):
+    """The program of a cell; the arrays have room for two steps per branch, of which `length` are taken."""
+
+    operation: Int[Array, " steps"]
+    read: Int[Array, " steps"]  # slot: 0 and 1 are the inputs, then come the blocks, then the middles of branches
+    write: Int[Array, " steps"]  # slot
+    weights: Int[Array, " steps"]  # 2 * branch + half
+    length: Int[Array, ""]
 
 
 def run_cell(
@@ -49,101 +63,154 @@ def run_cell(
       reduction: whether branches on the cell's inputs have stride 2.
       train: whether to normalise by the statistics of the batch.
     """
-    return _cell(reduction, train, inputs, params, batch_stats, operations, sources)
+    return _run(reduction, train, inputs, params, batch_stats, plan_steps(operations, sources))
+
+
+def plan_steps(operations: Int[Array, " branches"], sources: Int[Array, " branches"]) -> Steps:
+    """The steps of a cell: two for a separable convolution, one for any other branch."""
+    branches = operations.shape[0]
+    branch = jnp.arange(branches, dtype=jnp.int32)
+    middle, block = 2 + branches // 2 + branch, 2 + branch // 2
+    separable = (operations == SEP_CONV_3X3) | (operations == SEP_CONV_5X5)
+    taken = jnp.stack([jnp.ones_like(separable), separable], axis=1).reshape(-1)
+    order = jnp.argsort(~taken, stable=True)
+
+    def column(first: Array, second: Array) -> Array:
+        return jnp.stack([first, second], axis=1).reshape(-1)[order]
+
+    return Steps(
+        operation=column(operations, operations),
+        read=column(sources, middle),
+        write=column(jnp.where(separable, middle, block), block),
+        weights=column(2 * branch, 2 * branch + 1),
+        length=jnp.sum(taken, dtype=jnp.int32),
+    )
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(0, 1))
-def _cell(
-    reduction: bool, train: bool, inputs: Array, params: Tree, batch_stats: Tree, operations: Array, sources: Array
+def _run(
+    reduction: bool, train: bool, inputs: Array, params: Tree, batch_stats: Tree, steps: Steps
 ) -> tuple[Array, Tree]:
-    size = -(-inputs.shape[2] // (2 if reduction else 1))
-    empty = jnp.zeros((operations.shape[0] // 2, inputs.shape[1], size, size, inputs.shape[4]), inputs.dtype)
-    branches = _branches(reduction, train)
-
-    def step(states: Buffers, xs: tuple) -> tuple[Buffers, Tree]:
-        branch, operation, source, weights, stats = xs
-        case = _case(operation, source, reduction)
-        y, stats = lax.switch(case, branches, _read(states, source), weights, stats)
-        return _add_to_block(states, branch // 2, y), stats
-
-    xs = (jnp.arange(operations.shape[0], dtype=jnp.int32), operations, sources, params, batch_stats)
-    states, batch_stats = lax.scan(step, _buffers(inputs, empty, reduction), xs)
-    return _split(states)[1], batch_stats
+    return _run_forward(reduction, train, inputs, params, batch_stats, steps)[0]
 
 
-def _cell_forward(
-    reduction: bool, train: bool, inputs: Array, params: Tree, batch_stats: Tree, operations: Array, sources: Array
+def _run_forward(
+    reduction: bool, train: bool, inputs: Array, params: Tree, batch_stats: Tree, steps: Steps
 ) -> tuple[tuple[Array, Tree], tuple]:
-    blocks, new_stats = _cell(reduction, train, inputs, params, batch_stats, operations, sources)
-    return (blocks, new_stats), (inputs, blocks, params, batch_stats, operations, sources)
+    blocks = steps.read.shape[0] // 4
+    size = -(-inputs.shape[2] // (2 if reduction else 1))
+    slots = jnp.zeros((3 * blocks, inputs.shape[1], size, size, inputs.shape[4]), inputs.dtype)
+    cases = _cases(reduction, train)
+    weights = _flatten(params)
+
+    def step(i: Array, carry: tuple[Buffers, Tree]) -> tuple[Buffers, Tree]:
+        buffers, stats = carry
+        case, row = _case(steps, i, reduction), steps.weights[i]
+        y, new = lax.switch(case, cases, _read(buffers, steps.read[i]), _row(weights, row), _row(stats, row))
+        return _add(buffers, steps.write[i], y), _set_row(stats, row, new)
+
+    start = (_buffers(inputs, slots, reduction), _flatten(batch_stats))
+    buffers, stats = lax.fori_loop(0, steps.length, step, start)
+    new_stats = jax.tree.map(lambda new, old: new.reshape(old.shape), stats, batch_stats)
+    return (_split(buffers)[1][:blocks], new_stats), (buffers, params, batch_stats, steps)
 
 
-def _cell_backward(reduction: bool, train: bool, saved: tuple, cotangents: tuple[Array, Tree]) -> tuple:
-    inputs, blocks, params, batch_stats, operations, sources = saved
+def _run_backward(reduction: bool, train: bool, saved: tuple, cotangents: tuple[Array, Tree]) -> tuple:
+    buffers, params, batch_stats, steps = saved
     dblocks, _ = cotangents  # running statistics carry no gradient
-    states = _buffers(inputs, blocks, reduction)
-    pullbacks = [partial(_pullback, branch) for branch in _branches(reduction, train)]
+    weights, stats = _flatten(params), _flatten(batch_stats)
+    pullbacks = [partial(_pullback, operation) for operation in _cases(reduction, train)]
 
-    def step(dstates: Buffers, xs: tuple) -> tuple[Buffers, Tree]:
-        branch, operation, source, weights, stats = xs
-        case = _case(operation, source, reduction)
-        dy = _block(dstates, branch // 2)
-        dx, dweights = lax.switch(case, pullbacks, _read(states, source), weights, stats, dy)
-        return _add_to_input(dstates, source, dx), dweights
+    def step(i: Array, carry: tuple[Buffers, Tree]) -> tuple[Buffers, Tree]:
+        i = steps.length - 1 - i
+        dbuffers, dweights = carry
+        case, row, dy = _case(steps, i, reduction), steps.weights[i], _at(dbuffers, steps.write[i])
+        x = _read(buffers, steps.read[i])
+        dx, drow = lax.switch(case, pullbacks, x, _row(weights, row), _row(stats, row), dy)
+        return _add_read(dbuffers, steps.read[i], dx), _set_row(dweights, row, drow)
 
-    xs = (jnp.arange(operations.shape[0], dtype=jnp.int32), operations, sources, params, batch_stats)
-    dstates, dparams = lax.scan(step, _buffers(jnp.zeros_like(inputs), dblocks, reduction), xs, reverse=True)
-    return _split(dstates)[0], dparams, jax.tree.map(jnp.zeros_like, batch_stats), None, None
+    inputs, slots = (jnp.zeros_like(x) for x in _split(buffers))
+    dslots = slots.at[: dblocks.shape[0]].set(dblocks)
+    start = (_buffers(inputs, dslots, reduction), jax.tree.map(jnp.zeros_like, weights))
+    dbuffers, dweights = lax.fori_loop(0, steps.length, step, start)
+    dparams = jax.tree.map(lambda d, x: d.reshape(x.shape), dweights, params)
+    return _split(dbuffers)[0], dparams, jax.tree.map(jnp.zeros_like, batch_stats), None
 
 
-_cell.defvjp(_cell_forward, _cell_backward)
+_run.defvjp(_run_forward, _run_backward)
 
 
-def _pullback(branch: Operation, x: Buffers, weights: Tree, stats: Tree, dy: Array) -> tuple[Buffers, Tree]:
-    _, pullback = jax.vjp(lambda x, weights: branch(x, weights, stats)[0], x, weights)
+def _pullback(operation: Operation, x: Buffers, weights: Tree, stats: Tree, dy: Array) -> tuple[Buffers, Tree]:
+    _, pullback = jax.vjp(lambda x, weights: operation(x, weights, stats)[0], x, weights)
     return pullback(dy)
 
 
-# In a normal cell, inputs and blocks are one buffer `[2 + blocks, n, h, w, c]`, so that a branch reads either. In a
-# reduction cell they differ in size and are two buffers; a branch is handed one of each and takes that of its stride.
+def _flatten(tree: Tree) -> Tree:
+    """Branches and halves as one axis, that of `Steps.weights`."""
+    return jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), tree)
 
 
-def _buffers(inputs: Array, blocks: Array, reduction: bool) -> Buffers:
-    return (inputs, blocks) if reduction else (jnp.concatenate([inputs, blocks]),)
+def _row(tree: Tree, i: Array) -> Tree:
+    return jax.tree.map(lambda x: _get(x, i), tree)
 
 
-def _split(states: Buffers) -> tuple[Array, Array]:
-    return (states[0], states[1]) if len(states) == 2 else (states[0][:2], states[0][2:])
+def _set_row(tree: Tree, i: Array, row: Tree) -> Tree:
+    return jax.tree.map(lambda x, y: lax.dynamic_update_index_in_dim(x, y, i, 0), tree, row)
 
 
-def _read(states: Buffers, source: Array) -> Buffers:
-    if len(states) == 1:
-        return (states[0][source],)
-    return states[0][jnp.minimum(source, 1)], states[1][jnp.maximum(source - 2, 0)]
+def _get(x: Array, i: Array) -> Array:
+    """``x[i]``; an index beyond the ends reads the end, and costs no check."""
+    return lax.dynamic_index_in_dim(x, i, 0, keepdims=False)
 
 
-def _add_to_input(states: Buffers, source: Array, x: Buffers) -> Buffers:
-    if len(states) == 1:
-        return (states[0].at[source].add(x[0]),)
-    return states[0].at[jnp.minimum(source, 1)].add(x[0]), states[1].at[jnp.maximum(source - 2, 0)].add(x[1])
+def _increase(x: Array, i: Array, y: Array) -> Array:
+    return lax.dynamic_update_index_in_dim(x, _get(x, i) + y, i, 0)
 
 
-def _block(states: Buffers, block: Array) -> Array:
-    return states[1][block] if len(states) == 2 else states[0][2 + block]
+# In a normal cell all slots are one buffer, so that an operation reads any. In a reduction cell the inputs are larger
+# than the rest and there are two buffers; an operation is handed one slot of each and takes that of its stride.
 
 
-def _add_to_block(states: Buffers, block: Array, y: Array) -> Buffers:
-    if len(states) == 2:
-        return states[0], states[1].at[block].add(y)
-    return (states[0].at[2 + block].add(y),)
+def _buffers(inputs: Array, slots: Array, reduction: bool) -> Buffers:
+    return (inputs, slots) if reduction else (jnp.concatenate([inputs, slots]),)
 
 
-def _case(operation: Array, source: Array, reduction: bool) -> Array:
-    """Which of `_branches` runs."""
-    return jnp.where(source >= 2, operation + len(OPERATIONS), operation) if reduction else operation
+def _split(buffers: Buffers) -> tuple[Array, Array]:
+    return (buffers[0], buffers[1]) if len(buffers) == 2 else (buffers[0][:2], buffers[0][2:])
 
 
-def _branches(reduction: bool, train: bool) -> Sequence[Operation]:
+def _read(buffers: Buffers, slot: Array) -> Buffers:
+    if len(buffers) == 1:
+        return (_get(buffers[0], slot),)
+    return _get(buffers[0], jnp.minimum(slot, 1)), _get(buffers[1], jnp.maximum(slot - 2, 0))
+
+
+def _add_read(buffers: Buffers, slot: Array, x: Buffers) -> Buffers:
+    if len(buffers) == 1:
+        return (_increase(buffers[0], slot, x[0]),)
+    inputs, slots = buffers
+    return _increase(inputs, jnp.minimum(slot, 1), x[0]), _increase(slots, jnp.maximum(slot - 2, 0), x[1])
+
+
+def _at(buffers: Buffers, slot: Array) -> Array:
+    """The slot of a block or a middle."""
+    return _get(buffers[1], slot - 2) if len(buffers) == 2 else _get(buffers[0], slot)
+
+
+def _add(buffers: Buffers, slot: Array, y: Array) -> Buffers:
+    """Adds to the slot of a block or a middle."""
+    if len(buffers) == 2:
+        return buffers[0], _increase(buffers[1], slot - 2, y)
+    return (_increase(buffers[0], slot, y),)
+
+
+def _case(steps: Steps, i: Array, reduction: bool) -> Array:
+    """Which of `_cases` a step runs."""
+    operation = steps.operation[i]
+    return jnp.where(steps.read[i] >= 2, operation + len(OPERATIONS), operation) if reduction else operation
+
+
+def _cases(reduction: bool, train: bool) -> Sequence[Operation]:
     """The operations at stride 1; in a reduction cell, those at stride 2 on a cell's input stand before them."""
     if not reduction:
         return [partial(_on, 0, operation) for operation in _operations(1, train)]
@@ -155,33 +222,28 @@ def _on(buffer: int, operation: Operation, x: Buffers, weights: Tree, stats: Tre
     return operation(x[buffer], weights, stats)
 
 
-def _operations(stride: int, train: bool) -> list[Operation]:
-    """The four operations in the order of a code, `(x, weights, stats) -> (y, stats)`."""
+def _operations(stride: int, train: bool) -> Sequence[Operation]:
+    """One step of the four operations, in the order of a code, `(x, weights, stats) -> (y, stats)`."""
     return [
-        partial(_separable, 3, stride, train),
+        partial(_separable_half, 3, stride, train),
         lambda x, weights, stats: (layers.max_pool(x, stride), stats),
         partial(_skip_reduce, train) if stride == 2 else lambda x, weights, stats: (x, stats),
-        partial(_separable, 5, stride, train),
+        partial(_separable_half, 5, stride, train),
     ]
 
 
-def _separable(size: int, stride: int, train: bool, x: Array, weights: Tree, stats: Tree) -> tuple[Array, Tree]:
+def _separable_half(size: int, stride: int, train: bool, x: Array, weights: Tree, stats: Tree) -> tuple[Array, Tree]:
     margin = (5 - size) // 2
-    kernels = weights["depthwise"][:, margin : margin + size, margin : margin + size]
-    means, variances = [], []
-    for half in range(2):
-        x = layers.depthwise(jax.nn.relu(x), kernels[half], stride if half == 0 else 1) @ weights["pointwise"][half]
-        x, mean, variance = layers.batch_norm(x, *_norm(half, weights, stats), train=train)
-        means.append(mean)
-        variances.append(variance)
-    return x, {"mean": jnp.stack(means), "variance": jnp.stack(variances)}
+    kernel = weights["depthwise"][margin : margin + size, margin : margin + size]
+    return _norm(layers.depthwise(jax.nn.relu(x), kernel, stride) @ weights["pointwise"], weights, stats, train)
 
 
 def _skip_reduce(train: bool, x: Array, weights: Tree, stats: Tree) -> tuple[Array, Tree]:
-    x = layers.factorised_reduce(jax.nn.relu(x), weights["pointwise"][0])
-    x, mean, variance = layers.batch_norm(x, *_norm(0, weights, stats), train=train)
-    return x, {"mean": stats["mean"].at[0].set(mean), "variance": stats["variance"].at[0].set(variance)}
+    return _norm(layers.factorised_reduce(jax.nn.relu(x), weights["pointwise"]), weights, stats, train)
 
 
-def _norm(half: int, weights: Tree, stats: Tree) -> tuple[Array, Array, Array, Array]:
-    return weights["scale"][half], weights["bias"][half], stats["mean"][half], stats["variance"][half]
+def _norm(x: Array, weights: Tree, stats: Tree, train: bool) -> tuple[Array, Tree]:
+    x, mean, variance = layers.batch_norm(
+        x, weights["scale"], weights["bias"], stats["mean"], stats["variance"], train=train
+    )
+    return x, {"mean": mean, "variance": variance}

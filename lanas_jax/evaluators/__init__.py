@@ -1,0 +1,1 @@
+"""From codes to values, one file each."""

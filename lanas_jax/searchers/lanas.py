@@ -1,29 +1,32 @@
 """LaNAS: Monte Carlo tree search over learned regions (arXiv 1906.06832, algorithm 1).
 
-Learning phase (`tell`): every told trial, a tree of ridge regressions that halve its node's trials. Search phase
-(`ask`): the upper confidence bound leads to a leaf, a code is drawn from the leaf's region, and the pending trial is
-backed up as a visit, so that the next draw of the same batch sees it.
+Learning phase (`tell`): from all told trials, a tree of ridge regressions, each of which halves its node's trials.
+Search phase (`ask`): the upper confidence bound leads to a leaf, a code is drawn from the leaf's region, and the
+pending trial is backed up as a visit, so that the next draw of the same batch sees it.
 
 `LaNAS` and `LaNAS.paper` are the same program with different settings: how targets are formed from values, how often
-the tree is learned anew, and how a code is drawn from the leaf's region.
+the tree is learned anew, and how a code is drawn from the leaf's region: uniformly, or as the one of which a Gaussian
+process over all told trials expects the greatest improvement.
 """
 
 import dataclasses
-import functools
-from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
+from jaxtyping import Array, Float, Int, PRNGKeyArray
 
-from lanas_jax import partition, selection
+from lanas_jax import partition, surrogate
 from lanas_jax.partition import PartitionTree
-from lanas_jax.sampling import Inside, Pool, best_of, climb, draw_valid, listed, walk
+from lanas_jax.sampling import Pool, listed
 from lanas_jax.searchers import history as hist
+from lanas_jax.searchers import lattice_draws, pool_draws
 from lanas_jax.searchers.base import register
 from lanas_jax.searchers.history import History
+from lanas_jax.searchers.random_search import uniform_unseen
 from lanas_jax.spaces.base import Codes, SearchSpace, Values
-from lanas_jax.surrogate import BayesianRidge, normal_scores, raw_values
+from lanas_jax.surrogate import GaussianProcess
+
+MODEL_TRIALS = 512  # the Gaussian process looks at no more: the best and the latest
 
 
 @jax.tree_util.register_dataclass
@@ -35,14 +38,14 @@ class LaNASState:
       key: for the draws to come.
       history: asked and told trials.
       tree: the regions; its visits include pending trials.
-      model: weights over all told trials, from which draws inside a region are made.
+      model: what to expect of codes inside a region.
       learned: number of results that the tree was learned from.
     """
 
     key: PRNGKeyArray
     history: History
     tree: PartitionTree
-    model: BayesianRidge
+    model: GaussianProcess
     learned: Int[Array, ""]
 
 
@@ -56,13 +59,13 @@ class LaNAS:
       pool: explicit codes to draw from; without one, a small space is listed and a large one sampled by chains.
       height: levels of the tree that may split.
       min_samples: results below which a node is not split.
-      ridge: penalty of the regressions.
-      cp: weight of exploration in the upper confidence bound, in units of the targets.
-      relative_cp: whether `cp` is multiplied by the highest target told so far.
-      initial: trials drawn uniformly before anything learned is used.
+      ridge: penalty of the tree's regressions.
+      cp: weight of exploration in the upper confidence bound, in units of the targets' means.
+      relative_cp: whether `cp` is multiplied by the highest value told so far.
+      initial: results that uniform draws have to give before anything learned is used.
       relearn_every: results between two learning phases.
-      rank_targets: whether values are replaced by the normal scores of their ranks.
-      thompson: whether a region's best unseen code by weights drawn from the posterior is tried, rather than a uniform
+      rank_targets: whether trees learn from ranks rather than values.
+      expected_improvement: whether a region's code of greatest expected improvement is tried, rather than a uniform
         draw from the region.
       chains: walks in parallel where there is no pool.
       steps: moves of each walk.
@@ -71,7 +74,7 @@ class LaNAS:
 
     space: SearchSpace
     pool: Pool | Codes | None = None
-    height: int = 5
+    height: int = 3
     min_samples: int = 10
     ridge: float = 1.0
     cp: float = 0.1
@@ -79,7 +82,7 @@ class LaNAS:
     initial: int = 10
     relearn_every: int = 1
     rank_targets: bool = True
-    thompson: bool = True
+    expected_improvement: bool = True
     chains: int = 64
     steps: int = 64
     capacity: int = 256
@@ -93,21 +96,21 @@ class LaNAS:
         return cls(
             space,
             pool=pool,
+            height=5,
             cp=0.1,
             relative_cp=True,
             relearn_every=20,
             rank_targets=False,
-            thompson=False,
+            expected_improvement=False,
         )
 
     def init(self, key: PRNGKeyArray) -> LaNASState:
         """The state before the first trial. The key is consumed."""
-        d = len(self.space.feature_names)
         return LaNASState(
             key=key,
             history=hist.empty(self.space, self.pool, self.capacity),
-            tree=partition.lone_root(self.height, d),
-            model=BayesianRidge.prior(d, self.ridge),
+            tree=partition.lone_root(self.height, len(self.space.feature_names)),
+            model=surrogate.prior(min(self.capacity, MODEL_TRIALS), self.space.embedding_size),
             learned=jnp.zeros((), jnp.int32),
         )
 
@@ -123,127 +126,76 @@ class LaNAS:
 
 @jax.jit(static_argnames="n")
 def _ask(searcher: LaNAS, state: LaNASState, n: int) -> tuple[LaNASState, Array]:
-    def one(state: LaNASState, key: Array) -> tuple[LaNASState, Array]:
-        if isinstance(searcher.pool, Pool):
-            code = _draw_from_pool(searcher, searcher.pool, state, key)
-        else:
-            code = _draw_from_lattice(searcher, state, key)
-        history = hist.add_pending(hist.mark(state.history, searcher.pool, code), code[None])
-        return dataclasses.replace(state, history=history, tree=_with_visit(searcher, state.tree, code)), code
-
     key, subkey = jax.random.split(state.key)
-    state, codes = jax.lax.scan(one, state, jax.random.split(subkey, n))
-    return dataclasses.replace(state, key=key), codes
+
+    def uniform() -> tuple[History, PartitionTree, GaussianProcess, Array]:
+        history, codes = uniform_unseen(subkey, searcher.space, searcher.pool, state.history, n)
+        return history, _with_visits(searcher, state.tree, codes), state.model, codes
+
+    def learned() -> tuple[History, PartitionTree, GaussianProcess, Array]:
+        cp = _exploration(searcher, state.history)
+        before = (state.history, state.tree, state.model)
+        if isinstance(searcher.pool, Pool):
+            by_model = searcher.expected_improvement
+            return pool_draws.draw(subkey, searcher.space, searcher.pool, *before, cp, n, by_model=by_model)
+        walks = lattice_draws.Walks(searcher.chains, searcher.steps, searcher.expected_improvement)
+        return lattice_draws.draw(subkey, searcher.space, *before, cp, n, walks)
+
+    warming_up = jnp.sum(state.history.done) < searcher.initial
+    history, tree, model, codes = jax.lax.cond(warming_up, uniform, learned)
+    return LaNASState(key, history, tree, model, state.learned), codes
 
 
-def _with_visit(searcher: LaNAS, tree: PartitionTree, code: Int[Array, " dims"]) -> PartitionTree:
-    """The tree after a pending trial was backed up; unchanged where there was no code left."""
-    visited = partition.backup(tree, partition.route(tree, searcher.space.features(code[None]))[0])
-    return dataclasses.replace(tree, visits=jnp.where(code[0] >= 0, visited.visits, tree.visits))
+def _with_visits(searcher: LaNAS, tree: PartitionTree, codes: Int[Array, "n dims"]) -> PartitionTree:
+    """The tree after uniformly drawn trials were backed up as pending."""
+    leaves = partition.route(tree, searcher.space.features(codes))
+    real = (codes[:, 0] >= 0).astype(jnp.int32)
+    return dataclasses.replace(tree, visits=tree.visits + partition.subtotals(tree, leaves, real))
 
 
-def _warming_up(searcher: LaNAS, state: LaNASState) -> Bool[Array, ""]:
-    return state.history.count < searcher.initial
-
-
-def _search_leaves(
-    searcher: LaNAS, state: LaNASState, try_leaf: Callable[[Array], tuple[Array, Array]], size: int
-) -> tuple[Int[Array, " size"], Bool[Array, ""]]:
-    """Draws from the leaf that UCB leads to; a leaf found without unseen code is closed, and the next one is tried."""
-    cp = jnp.float32(searcher.cp)
-    if searcher.relative_cp:
-        highest = jnp.max(jnp.where(state.history.done, _targets(searcher, state.history), -jnp.inf))
-        cp = cp * jnp.where(jnp.isfinite(highest), jnp.abs(highest), 1.0)
-
-    def body(carry: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
-        is_open, _, _ = carry
-        leaf = jnp.where(_warming_up(searcher, state), 0, selection.descend(state.tree, is_open, cp))
-        drawn, found = try_leaf(leaf)
-        return jnp.where(found, is_open, selection.close(state.tree, is_open, leaf)), drawn, found
-
-    start = (selection.all_open(state.tree), jnp.zeros(size, jnp.int32), jnp.bool_(False))
-    _, drawn, found = jax.lax.while_loop(lambda carry: ~carry[2] & carry[0][0], body, start)
-    return drawn, found
-
-
-def _draw_from_pool(searcher: LaNAS, pool: Pool, state: LaNASState, key: PRNGKeyArray) -> Int[Array, " dims"]:
-    uniform_key, sample_key = jax.random.split(key)
-    scores = jax.random.uniform(uniform_key, pool.codes.shape[:1])
-    if searcher.thompson:
-        by_weights = pool.features @ state.model.sample(sample_key)
-        scores = jnp.where(_warming_up(searcher, state), scores, by_weights)
-
-    def try_leaf(leaf: Array) -> tuple[Array, Array]:
-        row, found = best_of(scores, ~state.history.seen & partition.inside(state.tree, leaf, pool.features))
-        return row[None], found
-
-    row, found = _search_leaves(searcher, state, try_leaf, 1)
-    return jnp.where(found, pool.codes[row[0]], hist.NOTHING)
-
-
-def _draw_from_lattice(searcher: LaNAS, state: LaNASState, key: PRNGKeyArray) -> Int[Array, " dims"]:
-    space, history = searcher.space, state.history
-    uniform_key, region_key = jax.random.split(key)
-
-    def unseen(codes: Array) -> Array:
-        return ~hist.contains(history, space.canonical(codes))
-
-    def by_region() -> tuple[Array, Array]:
-        try_leaf = functools.partial(_draw_from_region, searcher, state, region_key, unseen)
-        return _search_leaves(searcher, state, try_leaf, space.dims)
-
-    def nothing() -> tuple[Array, Array]:
-        return jnp.zeros(space.dims, jnp.int32), jnp.bool_(False)
-
-    code, found = jax.lax.cond(_warming_up(searcher, state), nothing, by_region)
-    # Walks that found nothing are no proof that nothing is left: fall back on the whole space.
-    return jax.lax.cond(found, lambda: code, lambda: draw_valid(uniform_key, space, unseen, 1)[0])
-
-
-def _draw_from_region(
-    searcher: LaNAS, state: LaNASState, key: PRNGKeyArray, unseen: Inside, leaf: Int[Array, ""]
-) -> tuple[Int[Array, " dims"], Bool[Array, ""]]:
-    """Walks from the known codes of a leaf's region; then the best unseen code by weights from the posterior."""
-    space, history, tree = searcher.space, state.history, state.tree
-    start_key, walk_key, sample_key = jax.random.split(key, 3)
-    weights = state.model.sample(sample_key)
-
-    def inside(codes: Array) -> Array:
-        return space.valid(codes) & partition.inside(tree, leaf, space.features(codes))
-
-    def score(codes: Array) -> Array:
-        return jnp.where(unseen(codes), space.features(codes) @ weights, -jnp.inf)
-
-    known = history.used & partition.inside(tree, leaf, space.features(history.codes))
-    logits = jnp.where(known, 0.0, -jnp.inf)
-    starts = history.codes[jax.random.categorical(start_key, logits, shape=(searcher.chains,))]
-    if searcher.thompson:
-        codes, _ = climb(walk_key, space, starts, inside, score, searcher.steps, searcher.steps)
-    else:
-        codes, _ = walk(walk_key, space, starts, inside, searcher.steps)
-    row, found = best_of(score(codes), unseen(codes) & inside(codes))
-    return space.canonical(codes[row][None])[0], found
-
-
-def _targets(searcher: LaNAS, history: History) -> Float[Array, " capacity"]:
-    form = normal_scores if searcher.rank_targets else raw_values
-    return form(history.values, history.done)
+def _exploration(searcher: LaNAS, history: History) -> Float[Array, ""]:
+    if not searcher.relative_cp:
+        return jnp.float32(searcher.cp)
+    highest = jnp.max(jnp.where(history.done, history.values, -jnp.inf))
+    return searcher.cp * jnp.where(jnp.isfinite(highest), jnp.abs(highest), 1.0)
 
 
 @jax.jit
 def _tell(searcher: LaNAS, state: LaNASState, codes: Codes, values: Array) -> LaNASState:
     history = hist.record(state.history, searcher.space, searcher.pool, codes, values)
+    done, used = history.done, history.used
+    scores = surrogate.normal_scores(history.values, done)
+    targets = scores if searcher.rank_targets else history.values
+    means = surrogate.rank_shares(history.values, done) if searcher.rank_targets else history.values
     features = searcher.space.features(history.codes)
-    targets = _targets(searcher, history)
-    results = jnp.sum(history.done, dtype=jnp.int32)
+    results = jnp.sum(done, dtype=jnp.int32)
 
     def learn() -> PartitionTree:
         shape = {"height": searcher.height, "min_samples": searcher.min_samples}
-        return partition.learn_splits(features, targets, history.done, ridge=searcher.ridge, **shape)
+        return partition.learn_splits(features, targets, done, ridge=searcher.ridge, **shape)
 
     due = results - state.learned >= jnp.where(state.learned == 0, searcher.initial, searcher.relearn_every)
-    tree = jax.lax.cond(due, learn, lambda: state.tree)
-    tree = partition.count(tree, features, targets, history.done, history.used)
-    learned = jnp.where(due, results, state.learned)
-    model = BayesianRidge.fit(features, targets, history.done, searcher.ridge)
-    return dataclasses.replace(state, history=history, tree=tree, model=model, learned=learned)
+    tree = partition.count(jax.lax.cond(due, learn, lambda: state.tree), features, means, done, used)
+    model = _model(searcher, history, scores) if searcher.expected_improvement else state.model
+    return LaNASState(state.key, history, tree, model, jnp.where(due, results, state.learned))
+
+
+def _model(searcher: LaNAS, history: History, scores: Float[Array, " capacity"]) -> GaussianProcess:
+    """The Gaussian process over the trials that matter most, those with a result first."""
+    rows = min(history.capacity, MODEL_TRIALS)
+    kept = rows if history.capacity <= rows else rows - rows // 8  # leaves room for trials of the next batch
+    chosen = _most_telling(history, kept)
+    chosen = chosen[jnp.argsort(~history.done[chosen], stable=True)]
+    chosen = jnp.pad(chosen, (0, rows - kept))
+    results = jnp.minimum(jnp.sum(history.done[chosen[:kept]]), kept).astype(jnp.int32)
+    count = jnp.minimum(history.count, kept)
+    embedded = searcher.space.embed(jnp.maximum(history.codes[chosen], 0))
+    return surrogate.fit(embedded, scores[chosen], results, count, searcher.space.dims)
+
+
+def _most_telling(history: History, n: int) -> Int[Array, " n"]:
+    """Rows of all trials if there are at most `n`; else of the best half, the pending and the latest."""
+    rank = jnp.argsort(jnp.argsort(jnp.where(history.done, -history.values, jnp.inf)))
+    vital = (history.done & (rank < n // 2)) | (history.status == hist.PENDING)
+    order = jnp.arange(history.capacity) + jnp.where(vital, history.capacity, 0)
+    return jax.lax.top_k(jnp.where(history.used, order, -1), n)[1]

@@ -9,6 +9,7 @@ What builds networks from codes lives in `models/`; which code to try next, in `
 """
 
 import dataclasses
+import functools
 import math
 from collections.abc import Iterable
 from typing import NamedTuple
@@ -46,6 +47,15 @@ class Choice:
         if len(set(self.options)) != len(self.options):
             raise ValueError(f"choice {self.name!r} lists an option twice: {self.options}")
 
+    @property
+    def ordered(self) -> bool:
+        """Whether the options are a scale: three or more ascending numbers, such as widths or depths."""
+        try:
+            numbers = [float(option) for option in self.options]
+        except ValueError:
+            return False
+        return len(numbers) > 2 and numbers == sorted(numbers)
+
 
 class Cost(NamedTuple):
     """What networks cost: exact integers, one per code."""
@@ -60,6 +70,10 @@ class CellGraph(NamedTuple):
     name: str
     nodes: tuple[str, ...]
     edges: tuple[tuple[int, int, str], ...]
+
+
+SHARED = 0.4  # share of the prior variance that choices with the same options have in common
+CURVATURE = 2.0  # of the squared-exponential covariance over an ordered choice's scale, which runs from 0 to 1
 
 
 @dataclasses.dataclass(frozen=True)
@@ -103,14 +117,42 @@ class SearchSpace:
 
     @property
     def feature_names(self) -> tuple[str, ...]:
-        """A name for each column of `features`, such as ``op0=skip``."""
-        return tuple(f"{choice.name}={option}" for choice in self.choices for option in choice.options)
+        """A name for each column of `features`, such as ``op0=skip`` or ``width>=32``."""
+        return tuple(
+            f"{choice.name}{'>=' if choice.ordered else '='}{option}"
+            for choice in self.choices
+            for option in choice.options[int(choice.ordered) :]
+        )
 
     def features(self, codes: Codes) -> Float[Array, "n d"]:
-        """What the regressors see: one-hot, choice after choice. Equivalent codes have equal features."""
+        """What the tree's regressors see: small integers. Equivalent codes have equal features.
+
+        Choice after choice, one-hot; of an ordered choice, whether the option is at or above each one but the first, so
+        that a penalty on weights asks for small steps from option to option.
+        """
+        choice = np.concatenate([[i] * (len(c.options) - c.ordered) for i, c in enumerate(self.choices)]).astype(int)
+        option = np.concatenate([np.arange(int(c.ordered), len(c.options)) for c in self.choices])
+        ordered = np.array([c.ordered for c in self.choices])[choice]
+        picked = jnp.asarray(codes)[:, choice]
+        return ((picked == option[None]) | (ordered[None] & (picked > option[None]))).astype(jnp.float32)
+
+    def embed(self, codes: Codes) -> Float[Array, "n e"]:
+        """Where codes lie relative to each other: inner products say how much their values have in common a priori.
+
+        A part for each choice (options of an ordered choice are the closer the nearer they stand on its scale), and a
+        part for how often an option was taken by any of the choices that offer the same ones. Squared norms are about
+        1; equivalent codes lie in one place.
+        """
         choice = np.repeat(np.arange(self.dims), self.cardinalities)
         option = np.concatenate([np.arange(n) for n in self.cardinalities])
-        return (jnp.asarray(codes)[:, choice] == option[None]).astype(jnp.float32)
+        one_hot = (self.canonical(codes)[:, choice] == option[None]).astype(jnp.float32)
+        return jnp.matmul(one_hot, _embedding(self), precision="highest")
+
+    @property
+    def embedding_size(self) -> int:
+        """Number of columns of `embed`."""
+        zeros = jax.ShapeDtypeStruct((1, self.dims), jnp.int32)
+        return int(jax.eval_shape(self.embed, zeros).shape[1])
 
     def valid(self, codes: Codes) -> Bool[Array, " n"]:
         """Whether each code may be built: integers within range, and every rule and cost limit of the space."""
@@ -185,3 +227,36 @@ class SearchSpace:
         grid = np.stack(np.unravel_index(np.arange(self.size), self.cardinalities), axis=1).astype(np.int32)
         grid = grid[np.asarray(self.valid(grid))]
         return np.unique(np.asarray(self.canonical(grid)), axis=0)
+
+
+@functools.lru_cache(maxsize=64)
+def _embedding(space: SearchSpace) -> np.ndarray:
+    """What each option of each choice adds to `SearchSpace.embed`, float32[options of all choices, e]."""
+    groups = list(dict.fromkeys(choice.options for choice in space.choices))
+    own, shared = [], [np.zeros((0, 0))] * len(groups)
+    for choice in space.choices:
+        root = _root_covariance(choice)
+        own.append(root * math.sqrt((1 - SHARED) / space.dims))
+        members = sum(other.options == choice.options for other in space.choices)
+        shared[groups.index(choice.options)] = root * math.sqrt(SHARED / (space.dims * members))
+    starts = np.cumsum([0] + [len(block) for block in own + shared])
+    columns = []
+    for i, choice in enumerate(space.choices):
+        rows = np.zeros((len(choice.options), starts[-1]), np.float32)
+        for part, block in (
+            (i, own[i]),
+            (space.dims + groups.index(choice.options), shared[groups.index(choice.options)]),
+        ):
+            rows[:, starts[part] : starts[part] + len(block)] = block
+        columns.append(rows)
+    return np.concatenate(columns)
+
+
+def _root_covariance(choice: Choice) -> np.ndarray:
+    """A symmetric square root of the prior covariance of the options' effects."""
+    n = len(choice.options)
+    if not choice.ordered:
+        return np.eye(n)
+    scale = np.linspace(0, 1, n)
+    values, vectors = np.linalg.eigh(np.exp(-CURVATURE * np.square(scale[:, None] - scale)))
+    return vectors * np.sqrt(np.maximum(values, 0))

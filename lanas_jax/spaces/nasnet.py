@@ -12,6 +12,8 @@ searches one cell of seven blocks, used as normal and as reduction cell: 28 inte
 """
 
 import dataclasses
+import functools
+import math
 from typing import NamedTuple
 
 import jax
@@ -171,6 +173,11 @@ class NASNetSpace(SearchSpace):
         columns += [ends, ends.sum(axis=2, keepdims=True), self._depth(inputs)[..., None]]
         return jnp.concatenate(columns, axis=2).reshape(codes.shape[0], -1).astype(jnp.float32)
 
+    def embed(self, codes: Codes) -> Float[Array, "n e"]:
+        """The features, each of mean 0 and equal variance over random codes, scaled to squared norms of about 1."""
+        mean, scale = _feature_scale(self)
+        return (self.features(codes) - mean[None]) * scale[None]
+
     def cost(self, codes: Codes) -> Cost:
         """Multiply-adds of one image's forward pass (convolutions and head) and trainable parameters, exact."""
         constant, weights = self._cost_weights()
@@ -311,3 +318,15 @@ def _exceeds(limbs: Int[Array, "n limbs"], limit: int) -> Bool[Array, " n"]:
     for position, digit in enumerate(_digits(np.asarray(min(limit, 2**62), np.int64))):
         above = (limbs[:, position] > digit) | ((limbs[:, position] == digit) & above)
     return above
+
+
+@functools.lru_cache(maxsize=64)
+def _feature_scale(space: NASNetSpace) -> tuple[np.ndarray, np.ndarray]:
+    """Means of the features over random codes, and the factors that make their squared sum 1 on average."""
+    codes = np.random.default_rng(0).integers(0, space.cardinalities, (2048, space.dims)).astype(np.int32)
+    with jax.ensure_compile_time_eval():
+        features = np.asarray(space.features(codes), np.float64)
+    deviation = features.std(axis=0)
+    varies = deviation > 0
+    scale = np.where(varies, 1 / np.where(varies, deviation, 1.0), 0.0) / math.sqrt(max(varies.sum(), 1))
+    return features.mean(axis=0).astype(np.float32), scale.astype(np.float32)

@@ -1,0 +1,145 @@
+"""Drawing a batch from a space too large to list: a leaf for each draw, then chains inside its region.
+
+The chains start from the trials known to lie in the region. Where the model decides, each chain climbs by additive
+effects of its own, drawn from their posterior, and the Gaussian process chooses among the places they reach.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
+
+from lanas_jax import partition, selection, surrogate
+from lanas_jax.partition import PartitionTree
+from lanas_jax.sampling import Inside, best_of, climb, draw_valid, walk
+from lanas_jax.searchers import history as hist
+from lanas_jax.searchers.history import History
+from lanas_jax.spaces.base import SearchSpace
+from lanas_jax.surrogate import GaussianProcess
+
+
+@dataclasses.dataclass(frozen=True)
+class Walks:
+    """How chains walk: how many, how far, and whether the model decides among the places they reach."""
+
+    chains: int
+    steps: int
+    by_model: bool
+
+
+def draw(
+    key: PRNGKeyArray,
+    space: SearchSpace,
+    history: History,
+    tree: PartitionTree,
+    model: GaussianProcess,
+    cp: Float[Array, ""],
+    n: int,
+    walks: Walks,
+) -> tuple[History, PartitionTree, GaussianProcess, Int[Array, "n dims"]]:
+    """`n` unseen valid codes, each from the leaf the tree recommends; rows of -1 where none was found.
+
+    Args:
+      key: consumed.
+      space: what is searched.
+      history: trials so far.
+      tree: the regions.
+      model: what to expect of codes.
+      cp: weight of exploration.
+      n: number of draws.
+      walks: how chains walk.
+    """
+
+    def one(carry: tuple, key: Array) -> tuple[tuple, Array]:
+        history, tree, model = carry
+        code = _draw_one(key, space, history, tree, model, cp, walks)
+        real = code[0] >= 0
+        visited = partition.backup(tree, partition.route(tree, space.features(code[None]))[0])
+        tree = dataclasses.replace(tree, visits=jnp.where(real, visited.visits, tree.visits))
+        if walks.by_model:
+            embedded = space.embed(jnp.maximum(code, 0)[None])
+            grown = surrogate.add_pending(model, embedded[0], surrogate.whiten(model, embedded, space.dims)[:, 0])
+            model = jax.tree.map(lambda new, old: jnp.where(real, new, old), grown, model)
+        return (hist.add_pending(history, code[None]), tree, model), code
+
+    (history, tree, model), codes = jax.lax.scan(one, (history, tree, model), jax.random.split(key, n))
+    return history, tree, model, codes
+
+
+def _draw_one(
+    key: PRNGKeyArray,
+    space: SearchSpace,
+    history: History,
+    tree: PartitionTree,
+    model: GaussianProcess,
+    cp: Float[Array, ""],
+    walks: Walks,
+) -> Int[Array, " dims"]:
+    uniform_key, region_key = jax.random.split(key)
+
+    def unseen(codes: Array) -> Array:
+        return ~hist.contains(history, space.canonical(codes))
+
+    try_leaf = functools.partial(_from_region, region_key, space, history, tree, model, unseen, walks)
+    code, found = _search_leaves(tree, cp, try_leaf, space.dims)
+    # Walks that found nothing are no proof that nothing is left: fall back on the whole space.
+    return jax.lax.cond(found, lambda: code, lambda: draw_valid(uniform_key, space, unseen, 1)[0])
+
+
+def _search_leaves(
+    tree: PartitionTree, cp: Float[Array, ""], try_leaf: Callable[[Array], tuple[Array, Array]], dims: int
+) -> tuple[Int[Array, " dims"], Bool[Array, ""]]:
+    """Draws from the leaf that UCB leads to; one in which chains find nothing unseen is closed, the next is tried."""
+
+    def body(carry: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
+        is_open, _, _ = carry
+        leaf = selection.descend(tree, is_open, cp)
+        code, found = try_leaf(leaf)
+        return jnp.where(found, is_open, selection.close(tree, is_open, leaf)), code, found
+
+    start = (selection.all_open(tree), jnp.zeros(dims, jnp.int32), jnp.bool_(False))
+    _, code, found = jax.lax.while_loop(lambda carry: ~carry[2] & carry[0][0], body, start)
+    return code, found
+
+
+def _from_region(
+    key: PRNGKeyArray,
+    space: SearchSpace,
+    history: History,
+    tree: PartitionTree,
+    model: GaussianProcess,
+    unseen: Inside,
+    walks: Walks,
+    leaf: Int[Array, ""],
+) -> tuple[Int[Array, " dims"], Bool[Array, ""]]:
+    """One unseen code of a leaf's region, and whether there is one among the places the chains reach."""
+    start_key, walk_key, choice_key = jax.random.split(key, 3)
+
+    def inside(codes: Array) -> Array:
+        return space.valid(codes) & partition.inside(tree, leaf, space.features(codes))
+
+    known = history.used & partition.inside(tree, leaf, space.features(history.codes))
+    logits = jnp.where(known, 0.0, -jnp.inf)
+    starts = history.codes[jax.random.categorical(start_key, logits, shape=(walks.chains,))]
+    if not walks.by_model:
+        codes, _ = walk(walk_key, space, starts, inside, walks.steps)
+        row, found = best_of(jax.random.uniform(choice_key, (walks.chains,)), unseen(codes) & inside(codes))
+        return space.canonical(codes[row][None])[0], found
+    effects = model.sample_weights(choice_key, walks.chains)
+
+    def liked(codes: Array) -> Array:
+        return jnp.where(unseen(codes), jnp.sum(space.embed(codes) * effects, axis=1), -jnp.inf)
+
+    codes, _ = climb(walk_key, space, starts, inside, liked, walks.steps, walks.steps)
+    row, found = best_of(_improvement(space, model, codes), unseen(codes) & inside(codes))
+    return space.canonical(codes[row][None])[0], found
+
+
+def _improvement(space: SearchSpace, model: GaussianProcess, codes: Int[Array, "k dims"]) -> Float[Array, " k"]:
+    embedded = space.embed(codes)
+    whitened = surrogate.whiten(model, embedded, space.dims)
+    variance = surrogate.prior_variance(embedded) - jnp.sum(jnp.square(whitened), axis=0)
+    return surrogate.log_expected_improvement(model.innovations @ whitened, variance, model.incumbent, model.scale)

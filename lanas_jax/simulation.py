@@ -1,0 +1,77 @@
+"""Whole searches over a table, many seeds in one program: how many samples does a searcher need?"""
+
+import dataclasses
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import AxisType, PartitionSpec
+from jaxtyping import Array, Float, Int, Key
+
+from lanas_jax.sampling import Pool
+from lanas_jax.tables.base import Table
+
+
+class Trace(NamedTuple):
+    """What each search tried, in order; codes of -1 and values of NaN once the table was exhausted."""
+
+    codes: Int[Array, "seeds budget dims"]
+    values: Float[Array, "seeds budget"]
+
+
+def simulate(
+    searcher: Any, table: Table, budget: int = 300, seeds: int = 200, *, batch: int = 1, first_seed: int = 0
+) -> Trace:
+    """Runs a searcher on a table once per seed, tree refits included, as one jitted program.
+
+    Seeds run one after the other on each device, and side by side on all devices of the process.
+
+    Args:
+      searcher: a searcher of this package; its pool is replaced by the table's codes.
+      table: values.
+      budget: samples per search.
+      seeds: number of searches; the key of search i is ``fold_in(key(first_seed), i)``.
+      batch: codes asked for at a time.
+      first_seed: another number gives other searches.
+
+    Returns:
+      ``trace.codes`` int32[seeds, budget, dims] and ``trace.values`` float32[seeds, budget].
+
+    Raises:
+      ValueError: a budget, number of seeds or batch below 1.
+    """
+    for name, value in (("budget", budget), ("seeds", seeds), ("batch", batch)):
+        if value < 1:
+            raise ValueError(f"{name} must be at least 1; got {value}")
+    searcher = dataclasses.replace(searcher, pool=Pool.of(table.space, table.codes), capacity=budget)
+    devices = min(jax.local_device_count(), seeds)
+    padded = -(-seeds // devices) * devices
+    keys = jax.vmap(lambda i: jax.random.fold_in(jax.random.key(first_seed), i))(jnp.arange(padded))
+    mesh = jax.make_mesh((devices,), ("seed",), axis_types=(AxisType.Auto,), devices=jax.local_devices()[:devices])
+
+    def on_device(searcher: Any, keys: Key[Array, " k"]) -> Trace:
+        return jax.lax.map(lambda key: _search(searcher, table, key, budget, batch), keys)
+
+    program = jax.shard_map(
+        on_device, mesh=mesh, in_specs=(PartitionSpec(), PartitionSpec("seed")), out_specs=PartitionSpec("seed"),
+        check_vma=False,
+    )  # fmt: skip
+    trace = jax.jit(program)(searcher, keys)
+    return Trace(trace.codes[:seeds], trace.values[:seeds])
+
+
+def _search(searcher: Any, table: Table, key: Key[Array, ""], budget: int, batch: int) -> Trace:
+    def step(state: Any, size: int) -> tuple[Any, Trace]:
+        state, codes = searcher.ask(state, size)
+        values = table.lookup(codes)
+        return searcher.tell(state, codes, values), Trace(codes, values)
+
+    def steps(state: Any, _: None) -> tuple[Any, Trace]:
+        return step(state, batch)
+
+    state, trace = jax.lax.scan(steps, searcher.init(key), None, length=budget // batch)
+    whole = Trace(trace.codes.reshape(-1, table.space.dims), trace.values.reshape(-1))
+    if budget % batch:
+        rest = step(state, budget % batch)[1]
+        whole = Trace(jnp.concatenate([whole.codes, rest.codes]), jnp.concatenate([whole.values, rest.values]))
+    return whole
