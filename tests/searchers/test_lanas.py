@@ -38,8 +38,9 @@ def test_a_drawn_code_satisfies_every_half_space_on_the_path_of_its_leaf(make, d
     space = product(dims)
     searcher = dataclasses.replace(make(space), cp=0.0)
     state, _ = run(searcher, 8)
+    # One draw a state: the best region may hold no more than one unseen code.
     checked = 0
-    for _ in range(3):
+    for _ in range(1):
         node = 0
         while node < len(state.tree.is_split) and state.tree.is_split[node]:
             means = np.asarray(state.tree.means)
@@ -55,7 +56,7 @@ def test_a_drawn_code_satisfies_every_half_space_on_the_path_of_its_leaf(make, d
                 assert (score >= float(before.tree.thresholds[parent])) == (child % 2 == 1)
                 child = parent
             checked += 1
-    assert checked == 3
+    assert checked == 1
 
 
 def test_the_tree_of_the_state_is_the_fit_of_its_history():
