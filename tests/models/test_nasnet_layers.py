@@ -1,0 +1,70 @@
+"""Operations written for CPUs against XLA's own, values and gradients."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax import lax
+
+from models import layers
+
+CLOSE = {"rtol": 1e-4, "atol": 1e-4}
+
+
+def normal(seed, *shape):
+    return jax.random.normal(jax.random.key(seed), shape)
+
+
+@pytest.mark.parametrize("size", [3, 5])
+@pytest.mark.parametrize("stride", [1, 2])
+@pytest.mark.parametrize(("height", "width"), [(8, 8), (5, 7)])
+def test_shifted_depthwise_is_the_grouped_convolution(size, stride, height, width):
+    x, kernel = normal(0, 6, height, width, 3), normal(1, size, size, 3)
+    ours, pullback = jax.vjp(lambda x, kernel: layers._shifted_depthwise(x, kernel, stride), x, kernel)
+    theirs, their_pullback = jax.vjp(lambda x, kernel: layers._grouped_depthwise(x, kernel, stride), x, kernel)
+    np.testing.assert_allclose(ours, theirs, **CLOSE)
+    dy = normal(2, *ours.shape)
+    for gradient, expected in zip(pullback(dy), their_pullback(dy), strict=True):
+        np.testing.assert_allclose(gradient, expected, **CLOSE)
+
+
+@pytest.mark.parametrize("stride", [1, 2])
+@pytest.mark.parametrize(("height", "width"), [(8, 8), (5, 7)])
+def test_max_pool_is_the_windowed_maximum(stride, height, width):
+    def windowed(x):
+        padding = [(0, 0), (1, 1), (1, 1), (0, 0)]
+        return lax.reduce_window(x, -jnp.inf, lax.max, (1, 3, 3, 1), (1, stride, stride, 1), padding)
+
+    x = normal(0, 6, height, width, 3)
+    ours, pullback = jax.vjp(lambda x: layers.max_pool(x, stride), x)
+    theirs, their_pullback = jax.vjp(windowed, x)
+    np.testing.assert_array_equal(ours, theirs)
+    dy = normal(2, *ours.shape)
+    np.testing.assert_allclose(pullback(dy)[0], their_pullback(dy)[0], **CLOSE)
+
+
+def test_ties_share_the_gradient_of_a_maximum():
+    dx = jax.grad(lambda x: jnp.sum(layers.max_pool(x, 2)))(jnp.zeros((1, 4, 4, 1)))
+    np.testing.assert_allclose(jnp.sum(dx), 4, rtol=1e-6)  # one for each window
+    np.testing.assert_allclose(dx[0, 0, 0, 0], 1 / 4, rtol=1e-6)  # the first window holds four pixels
+    np.testing.assert_allclose(dx[0, 1, 1, 0], 1 / 4 + 2 / 6 + 1 / 9, rtol=1e-6)
+
+
+def test_alternate_pixels():
+    x = jnp.arange(9.0).reshape(1, 3, 3, 1)
+    even, odd = layers.alternate_pixels(x)
+    assert even[0, :, :, 0].tolist() == [[0, 2], [6, 8]]
+    assert odd[0, :, :, 0].tolist() == [[4, 0], [0, 0]]
+
+
+def test_batch_norm_normalises_and_follows_the_statistics():
+    x = 3 + 2 * normal(0, 16, 4, 4, 5)
+    ones, zeros = jnp.ones(5), jnp.zeros(5)
+    y, mean, variance = layers.batch_norm(x, ones, zeros, zeros, ones, train=True)
+    np.testing.assert_allclose(jnp.mean(y, (0, 1, 2)), zeros, atol=1e-5)
+    np.testing.assert_allclose(jnp.var(y, (0, 1, 2)), ones, rtol=1e-3)
+    np.testing.assert_allclose(mean, 0.1 * jnp.mean(x, (0, 1, 2)), rtol=1e-5)
+    np.testing.assert_allclose(variance, 0.9 + 0.1 * jnp.var(x, (0, 1, 2)), rtol=1e-4)
+    y, same_mean, _ = layers.batch_norm(x, 2 * ones, ones, 3 * ones, 4 * ones, train=False)
+    np.testing.assert_allclose(y, (x - 3) / jnp.sqrt(4 + 1e-5) * 2 + 1, **CLOSE)
+    np.testing.assert_array_equal(same_mean, 3 * ones)
