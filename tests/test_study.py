@@ -273,7 +273,7 @@ def test_changed_searcher_is_noticed(tmp_path):
     shutil.rmtree(tmp_path / "run" / "checkpoint")
     before, _ = recorded(tmp_path / "run")
     with pytest.raises(StudyError, match=r"batch 0 was recorded with other trials .*the same versions"):
-        run(experiment(searcher=lx.LaNAS(SPACE)), tmp_path / "run")
+        run(experiment(searcher=lx.RegularizedEvolution(SPACE)), tmp_path / "run")
     assert recorded(tmp_path / "run")[0] == before
 
 

@@ -84,6 +84,15 @@ def test_a_broken_candidate_leaves_its_neighbours_alone(four, results):
     assert np.isfinite(sound.loss).all()
 
 
+@pytest.fixture
+def ctrl_c():
+    """Ctrl-C as Python answers it, also where the tests were started with it ignored."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("ctrl_c")
 def test_ctrl_c_is_heard_between_dispatches(four):
     timer = threading.Timer(1.0, os.kill, (os.getpid(), signal.SIGINT))
     timer.start()
