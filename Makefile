@@ -20,10 +20,10 @@ search: $(VENV)/.installed
 	@$(BIN)/lanas search digits --out $(RUN)
 
 test: $(VENV)/.installed-test
-	@$(BIN)/python -m pytest
+	@$(BIN)/python -m pytest -n auto --dist loadfile
 
 slow: $(VENV)/.installed-test
-	@$(BIN)/python -m pytest -m slow
+	@$(BIN)/python -m pytest -m slow -n auto --dist loadfile
 
 lint: $(VENV)/.installed-dev
 	@$(BIN)/ruff check .
