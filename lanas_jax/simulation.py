@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax.sharding import AxisType, PartitionSpec
+from jax.sharding import AxisType, Mesh, PartitionSpec
 from jaxtyping import Array, Float, Int, Key
 
 from lanas_jax.sampling import Pool
@@ -24,7 +24,8 @@ def simulate(
 ) -> Trace:
     """Runs a searcher on a table once per seed, tree refits included, as one jitted program.
 
-    Seeds run one after the other on each device, and side by side on all devices of the process.
+    Seeds run one after the other on each device, and side by side on all devices of the process. Another simulation
+    with the same searcher, table, budget and number of seeds is not compiled again.
 
     Args:
       searcher: a searcher of this package; its pool is replaced by the table's codes.
@@ -49,15 +50,18 @@ def simulate(
     keys = jax.vmap(lambda i: jax.random.fold_in(jax.random.key(first_seed), i))(jnp.arange(padded))
     mesh = jax.make_mesh((devices,), ("seed",), axis_types=(AxisType.Auto,), devices=jax.local_devices()[:devices])
 
+    trace = _run(searcher, keys, table=table, mesh=mesh, budget=budget, batch=batch)
+    return Trace(trace.codes[:seeds], trace.values[:seeds])
+
+
+@jax.jit(static_argnames=("table", "mesh", "budget", "batch"))
+def _run(searcher: Any, keys: Key[Array, " k"], *, table: Table, mesh: Mesh, budget: int, batch: int) -> Trace:
     def on_device(searcher: Any, keys: Key[Array, " k"]) -> Trace:
         return jax.lax.map(lambda key: _search(searcher, table, key, budget, batch), keys)
 
-    program = jax.shard_map(
-        on_device, mesh=mesh, in_specs=(PartitionSpec(), PartitionSpec("seed")), out_specs=PartitionSpec("seed"),
-        check_vma=False,
-    )  # fmt: skip
-    trace = jax.jit(program)(searcher, keys)
-    return Trace(trace.codes[:seeds], trace.values[:seeds])
+    inputs, outputs = (PartitionSpec(), PartitionSpec("seed")), PartitionSpec("seed")
+    program = jax.shard_map(on_device, mesh=mesh, in_specs=inputs, out_specs=outputs, check_vma=False)
+    return program(searcher, keys)
 
 
 def _search(searcher: Any, table: Table, key: Key[Array, ""], budget: int, batch: int) -> Trace:

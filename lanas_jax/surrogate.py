@@ -147,6 +147,14 @@ def whiten(model: GaussianProcess, embedded: Float[Array, "n e"], dims: int) -> 
     return jax.scipy.linalg.solve_triangular(model.factor, cross, lower=True)
 
 
+def predict(
+    model: GaussianProcess, embedded: Float[Array, "n e"], dims: int
+) -> tuple[Float[Array, " n"], Float[Array, " n"], Float[Array, "m n"]]:
+    """Posterior means of other codes, their variances in units of `scale` (without the residual), and `whiten`."""
+    whitened = whiten(model, embedded, dims)
+    return model.innovations @ whitened, prior_variance(embedded) - jnp.sum(jnp.square(whitened), axis=0), whitened
+
+
 def add_pending(model: GaussianProcess, embedded: Float[Array, " e"], whitened: Float[Array, " m"]) -> GaussianProcess:
     """The model after one more trial that has no value yet; `whitened` is its own column of `whiten`.
 

@@ -2,24 +2,19 @@
 
 import contextlib
 import csv
-import dataclasses
-import enum
 import io
 import json
 import os
 import re
-import signal
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
-from rich.console import Console
 
-from lanas_jax import config_json, discovery, runs
+from lanas_jax import discovery, runs
 from lanas_jax.cli import main
-from lanas_jax.progress import Display, duration
-from lanas_jax.trials import Status, Trial, TrialStore
+from lanas_jax.trials import Status, TrialStore
 
 ROOT = Path(__file__).parents[1]
 EXPERIMENT = str(ROOT / "tests" / "quick_experiment.py")
@@ -349,115 +344,6 @@ def test_describe_refuses_what_does_not_fit_together(capsys):
         capsys, "describe", "nasnet", "--code", LANET, "--channels", "0"
     )
     assert "For NASNet cells of any size: nasnet" in refused(capsys, "describe", "nasnext", "--code", LANET)
-
-
-def test_terminal_shows_one_live_line():
-    now = [0.0]
-    screen = io.StringIO()
-    display = Display(Console(file=screen, force_terminal=True, width=100), clock=lambda: now[0])
-    pending = [Trial(i, 0, (i,), "", Status.PENDING) for i in range(4)]
-    display.began(12, [])
-    now[0] = 5.0
-    assert display.line().plain == "trials 0/12 · compiling: 5 s"
-    display.asked(pending)
-    now[0] = 15.0
-    assert display.line().plain == "trials 0/12 · compiling and training the first 4: 15 s"
-    done = [
-        dataclasses.replace(trial, status=Status.DONE, value=0.5 + trial.id / 100, compile_seconds=3.0, finished=1.0)
-        for trial in pending
-    ]
-    now[0] = 25.0
-    display.finished(done)  # after 20 s, of which 12 s went into compiling
-    assert display.line().plain == "trials 4/12 · best 0.5300 · 2.00 s per candidate · 16 s left"
-    display.asked([dataclasses.replace(trial, id=trial.id + 4, batch=1) for trial in pending])
-    now[0] = 29.0
-    assert display.line().plain == "trials 4/12 · best 0.5300 · 2.00 s per candidate · 12 s left"
-    display.finished([dataclasses.replace(pending[0], status=Status.FAILED, reason="NaN", finished=2.0)])
-    assert display.line().plain.startswith("trials 5/12 · best 0.5300 · failed 1 · ")
-    display.retraining(done[3])
-    now[0] = 129.0
-    assert display.line().plain == "trials 5/12 · best 0.5300 · failed 1 · retraining the best: 1 min 40 s"
-    with display:
-        display.note("a note")
-    assert "a note" in screen.getvalue()
-    assert "trials 5/12" in screen.getvalue()
-
-
-@pytest.mark.parametrize(
-    ("seconds", "text"),
-    [(0.0, "0 s"), (59.4, "59 s"), (59.6, "1 min 00 s"), (200.0, "3 min 20 s"), (7500.0, "2 h 05 min")],
-)
-def test_durations(seconds, text):
-    assert duration(seconds) == text
-
-
-STUBBORN = """
-import time
-from lanas_jax.interruption import heard
-with heard(lambda text: print(text, flush=True)):
-    try:
-        print("ready", flush=True)
-        time.sleep(60)
-    except KeyboardInterrupt:
-        time.sleep(60)  # does not listen
-"""
-
-
-def test_second_ctrl_c_ends_at_once_what_does_not_listen():
-    process = subprocess.Popen(
-        [sys.executable, "-c", STUBBORN], text=True, stdout=subprocess.PIPE, env=os.environ | {"PYTHONPATH": str(ROOT)}
-    )
-    assert process.stdout is not None
-    with process.stdout:
-        assert process.stdout.readline() == "ready\n"
-        process.send_signal(signal.SIGINT)
-        assert process.stdout.readline() == "stopping; once more to stop at once\n"
-        process.send_signal(signal.SIGINT)
-        assert process.wait(60) == 130
-
-
-class Colour(enum.Enum):
-    RED = 1
-
-
-@dataclasses.dataclass(frozen=True)
-class Inner:
-    rates: tuple[float, ...] = (0.1, 1.0)
-
-
-@dataclasses.dataclass(frozen=True)
-class Settings:
-    seed: int = 0
-    rate: float = 1.0
-    name: str | None = None
-    data: Path = Path("a/b")
-    colour: Colour = Colour.RED
-    inner: Inner = Inner()
-    sizes: tuple[int, int] = (3, 4)
-    table: dict[str, list[int]] = dataclasses.field(default_factory=lambda: {"a": [1, 2]})
-    either: int | float | str = 2.0
-
-
-@pytest.mark.parametrize("changes", [{}, {"name": "x", "either": 3}, {"rate": 3, "inner": Inner(())}, {"either": "2"}])
-def test_configs_survive_the_way_to_json_and_back(changes):
-    config = Settings(**changes)
-    config_json.check(config)
-    assert config_json.decode(Settings, json.loads(json.dumps(config_json.encode(config)))) == config
-
-
-def test_config_that_does_not_survive_is_refused():
-    @dataclasses.dataclass(frozen=True)
-    class Odd:
-        thing: object = dataclasses.field(default_factory=object)
-
-    with pytest.raises(config_json.ConfigError, match=r"Config.thing: .* cannot be written to config.json"):
-        config_json.check(Odd())
-    with pytest.raises(config_json.ConfigError, match="has no field gone"):
-        config_json.decode(Settings, {"gone": 1})
-    with pytest.raises(config_json.ConfigError, match="'1' is not int"):
-        config_json.decode(Settings, {"seed": "1"})
-    with pytest.raises(config_json.ConfigError, match="do not fit Settings: 'BLUE'"):
-        config_json.read(Settings, {"colour": "BLUE"})
 
 
 def test_listing_trials_starts_no_jax(search):

@@ -53,10 +53,7 @@ def dense(trials, others, targets, count):
 
 
 def predict(model, others):
-    embedded = jnp.asarray(others, jnp.float32)
-    whitened = surrogate.whiten(model, embedded, SPACE.dims)
-    variance = surrogate.prior_variance(embedded) - jnp.sum(jnp.square(whitened), axis=0)
-    return model.innovations @ whitened, variance
+    return surrogate.predict(model, jnp.asarray(others, jnp.float32), SPACE.dims)[:2]
 
 
 def test_posterior_is_that_of_dense_algebra_and_pending_trials_move_variances_only(data, model):

@@ -150,11 +150,3 @@ def record(history: History, space: SearchSpace, pool: Pool | Codes | None, code
         ), None
 
     return jax.lax.scan(one, history, (codes, jnp.asarray(values, jnp.float32)))[0]
-
-
-def best(history: History) -> tuple[Int[Array, " dims"], Float[Array, ""]]:
-    """The code of highest value and that value; a row of -1 and -inf before the first result."""
-    values = jnp.where(history.done, history.values, -jnp.inf)
-    row = jnp.argmax(values)
-    code = jnp.where(history.done[row], history.codes[row], NOTHING)
-    return code, values[row]

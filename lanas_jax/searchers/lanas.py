@@ -22,6 +22,7 @@ from lanas_jax.searchers import history as hist
 from lanas_jax.searchers import lattice_draws, pool_draws
 from lanas_jax.searchers.base import register
 from lanas_jax.searchers.history import History
+from lanas_jax.searchers.known import Known
 from lanas_jax.searchers.random_search import uniform_unseen
 from lanas_jax.spaces.base import Codes, SearchSpace, Values
 from lanas_jax.surrogate import GaussianProcess
@@ -128,22 +129,23 @@ class LaNAS:
 def _ask(searcher: LaNAS, state: LaNASState, n: int) -> tuple[LaNASState, Array]:
     key, subkey = jax.random.split(state.key)
 
-    def uniform() -> tuple[History, PartitionTree, GaussianProcess, Array]:
-        history, codes = uniform_unseen(subkey, searcher.space, searcher.pool, state.history, n)
-        return history, _with_visits(searcher, state.tree, codes), state.model, codes
+    known = Known(state.history, state.tree, state.model)
 
-    def learned() -> tuple[History, PartitionTree, GaussianProcess, Array]:
-        cp = _exploration(searcher, state.history)
-        before = (state.history, state.tree, state.model)
+    def uniform() -> tuple[Known, Array]:
+        history, codes = uniform_unseen(subkey, searcher.space, searcher.pool, known.history, n)
+        return Known(history, _with_visits(searcher, known.tree, codes), known.model), codes
+
+    def learned() -> tuple[Known, Array]:
+        cp = _exploration(searcher, known.history)
+        by_model = searcher.expected_improvement
         if isinstance(searcher.pool, Pool):
-            by_model = searcher.expected_improvement
-            return pool_draws.draw(subkey, searcher.space, searcher.pool, *before, cp, n, by_model=by_model)
-        walks = lattice_draws.Walks(searcher.chains, searcher.steps, searcher.expected_improvement)
-        return lattice_draws.draw(subkey, searcher.space, *before, cp, n, walks)
+            return pool_draws.draw(subkey, searcher.space, searcher.pool, known, cp, n, by_model=by_model)
+        walks = lattice_draws.Walks(searcher.chains, searcher.steps, by_model)
+        return lattice_draws.draw(subkey, searcher.space, known, cp, n, walks)
 
-    warming_up = jnp.sum(state.history.done) < searcher.initial
-    history, tree, model, codes = jax.lax.cond(warming_up, uniform, learned)
-    return LaNASState(key, history, tree, model, state.learned), codes
+    warming_up = jnp.sum(known.history.done) < searcher.initial
+    after, codes = jax.lax.cond(warming_up, uniform, learned)
+    return LaNASState(key, after.history, after.tree, after.model, state.learned), codes
 
 
 def _with_visits(searcher: LaNAS, tree: PartitionTree, codes: Int[Array, "n dims"]) -> PartitionTree:

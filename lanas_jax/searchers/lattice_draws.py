@@ -16,7 +16,7 @@ from lanas_jax import partition, selection, surrogate
 from lanas_jax.partition import PartitionTree
 from lanas_jax.sampling import Inside, best_of, climb, draw_valid, walk
 from lanas_jax.searchers import history as hist
-from lanas_jax.searchers.history import History
+from lanas_jax.searchers.known import Known
 from lanas_jax.spaces.base import SearchSpace
 from lanas_jax.surrogate import GaussianProcess
 
@@ -33,29 +33,25 @@ class Walks:
 def draw(
     key: PRNGKeyArray,
     space: SearchSpace,
-    history: History,
-    tree: PartitionTree,
-    model: GaussianProcess,
+    known: Known,
     cp: Float[Array, ""],
     n: int,
     walks: Walks,
-) -> tuple[History, PartitionTree, GaussianProcess, Int[Array, "n dims"]]:
+) -> tuple[Known, Int[Array, "n dims"]]:
     """`n` unseen valid codes, each from the leaf the tree recommends; rows of -1 where none was found.
 
     Args:
       key: consumed.
       space: what is searched.
-      history: trials so far.
-      tree: the regions.
-      model: what to expect of codes.
+      known: trials, regions and model.
       cp: weight of exploration.
       n: number of draws.
       walks: how chains walk.
     """
 
-    def one(carry: tuple, key: Array) -> tuple[tuple, Array]:
-        history, tree, model = carry
-        code = _draw_one(key, space, history, tree, model, cp, walks)
+    def one(known: Known, key: Array) -> tuple[Known, Array]:
+        code = _draw_one(key, space, known, cp, walks)
+        history, tree, model = known
         real = code[0] >= 0
         visited = partition.backup(tree, partition.route(tree, space.features(code[None]))[0])
         tree = dataclasses.replace(tree, visits=jnp.where(real, visited.visits, tree.visits))
@@ -63,28 +59,25 @@ def draw(
             embedded = space.embed(jnp.maximum(code, 0)[None])
             grown = surrogate.add_pending(model, embedded[0], surrogate.whiten(model, embedded, space.dims)[:, 0])
             model = jax.tree.map(lambda new, old: jnp.where(real, new, old), grown, model)
-        return (hist.add_pending(history, code[None]), tree, model), code
+        return Known(hist.add_pending(history, code[None]), tree, model), code
 
-    (history, tree, model), codes = jax.lax.scan(one, (history, tree, model), jax.random.split(key, n))
-    return history, tree, model, codes
+    return jax.lax.scan(one, known, jax.random.split(key, n))
 
 
 def _draw_one(
     key: PRNGKeyArray,
     space: SearchSpace,
-    history: History,
-    tree: PartitionTree,
-    model: GaussianProcess,
+    known: Known,
     cp: Float[Array, ""],
     walks: Walks,
 ) -> Int[Array, " dims"]:
     uniform_key, region_key = jax.random.split(key)
 
     def unseen(codes: Array) -> Array:
-        return ~hist.contains(history, space.canonical(codes))
+        return ~hist.contains(known.history, space.canonical(codes))
 
-    try_leaf = functools.partial(_from_region, region_key, space, history, tree, model, unseen, walks)
-    code, found = _search_leaves(tree, cp, try_leaf, space.dims)
+    try_leaf = functools.partial(_from_region, region_key, space, known, unseen, walks)
+    code, found = _search_leaves(known.tree, cp, try_leaf, space.dims)
     # Walks that found nothing are no proof that nothing is left: fall back on the whole space.
     return jax.lax.cond(found, lambda: code, lambda: draw_valid(uniform_key, space, unseen, 1)[0])
 
@@ -108,21 +101,20 @@ def _search_leaves(
 def _from_region(
     key: PRNGKeyArray,
     space: SearchSpace,
-    history: History,
-    tree: PartitionTree,
-    model: GaussianProcess,
+    known: Known,
     unseen: Inside,
     walks: Walks,
     leaf: Int[Array, ""],
 ) -> tuple[Int[Array, " dims"], Bool[Array, ""]]:
     """One unseen code of a leaf's region, and whether there is one among the places the chains reach."""
+    history, tree, model = known
     start_key, walk_key, choice_key = jax.random.split(key, 3)
 
     def inside(codes: Array) -> Array:
         return space.valid(codes) & partition.inside(tree, leaf, space.features(codes))
 
-    known = history.used & partition.inside(tree, leaf, space.features(history.codes))
-    logits = jnp.where(known, 0.0, -jnp.inf)
+    members = history.used & partition.inside(tree, leaf, space.features(history.codes))
+    logits = jnp.where(members, 0.0, -jnp.inf)
     starts = history.codes[jax.random.categorical(start_key, logits, shape=(walks.chains,))]
     if not walks.by_model:
         codes, _ = walk(walk_key, space, starts, inside, walks.steps)
@@ -139,7 +131,5 @@ def _from_region(
 
 
 def _improvement(space: SearchSpace, model: GaussianProcess, codes: Int[Array, "k dims"]) -> Float[Array, " k"]:
-    embedded = space.embed(codes)
-    whitened = surrogate.whiten(model, embedded, space.dims)
-    variance = surrogate.prior_variance(embedded) - jnp.sum(jnp.square(whitened), axis=0)
-    return surrogate.log_expected_improvement(model.innovations @ whitened, variance, model.incumbent, model.scale)
+    mean, variance, _ = surrogate.predict(model, space.embed(codes), space.dims)
+    return surrogate.log_expected_improvement(mean, variance, model.incumbent, model.scale)

@@ -15,6 +15,7 @@ from lanas_jax.partition import PartitionTree
 from lanas_jax.sampling import Pool, best_of, best_per_bucket
 from lanas_jax.searchers import history as hist
 from lanas_jax.searchers.history import History
+from lanas_jax.searchers.known import Known
 from lanas_jax.spaces.base import SearchSpace
 from lanas_jax.surrogate import GaussianProcess
 
@@ -25,27 +26,24 @@ def draw(
     key: PRNGKeyArray,
     space: SearchSpace,
     pool: Pool,
-    history: History,
-    tree: PartitionTree,
-    model: GaussianProcess,
+    known: Known,
     cp: Float[Array, ""],
     n: int,
     *,
     by_model: bool,
-) -> tuple[History, PartitionTree, GaussianProcess, Int[Array, "n dims"]]:
+) -> tuple[Known, Int[Array, "n dims"]]:
     """`n` unseen codes of the pool, each from the leaf the tree recommends; rows of -1 when none are left.
 
     Args:
       key: consumed.
       space: what is searched.
       pool: the codes there are.
-      history: which of them were seen.
-      tree: the regions.
-      model: what to expect of codes.
+      known: trials, regions and model.
       cp: weight of exploration.
       n: number of draws.
       by_model: whether to draw the greatest expected improvement rather than uniformly.
     """
+    history, tree, model = known
     leaf_of = partition.route(tree, pool.features)
     tree, leaves = _leaves(tree, partition.subtotals(tree, leaf_of, (~history.seen).astype(jnp.int32)), cp, n)
     if by_model:
@@ -54,7 +52,7 @@ def draw(
         rows = _uniformly(key, history, leaf_of, leaves)
     codes = jnp.where(rows[:, None] >= 0, pool.codes[rows], hist.NOTHING)
     history = dataclasses.replace(history, seen=_mark(history.seen, rows))
-    return hist.add_pending(history, codes), tree, model, codes
+    return Known(hist.add_pending(history, codes), tree, model), codes
 
 
 def _mark(seen: Bool[Array, " m"], rows: Int[Array, " n"]) -> Bool[Array, " m"]:
@@ -105,9 +103,7 @@ def _by_model(
     liked = pool.embedded @ model.weights
     shortlist, real = _shortlist(key, pool, model, liked, free)
     embedded, leaf_of_listed = pool.embedded[shortlist], leaf_of[shortlist]
-    whitened = surrogate.whiten(model, embedded, space.dims)
-    mean = model.innovations @ whitened
-    variance = surrogate.prior_variance(embedded) - jnp.sum(jnp.square(whitened), axis=0)
+    mean, variance, whitened = surrogate.predict(model, embedded, space.dims)
 
     def one(carry: tuple, leaf: Array) -> tuple[tuple, Array]:
         model, whitened, variance, taken = carry
@@ -140,7 +136,8 @@ def _shortlist(
     key: PRNGKeyArray, pool: Pool, model: GaussianProcess, liked: Float[Array, " m"], free: Bool[Array, " m"]
 ) -> tuple[Int[Array, " k"], Bool[Array, " k"]]:
     """Rows of the pool for the Gaussian process to look at, and which of them are real."""
-    best = jnp.argsort(-(model.factor @ model.innovations))[:4]
+    targets = model.factor @ model.innovations  # of pending trials: their prediction
+    best = jnp.argsort(-targets)[:4]
     near = jnp.max(pool.embedded @ model.embedded[best].T, axis=1)
     parts = (
         best_per_bucket(liked, free, LIKED),
