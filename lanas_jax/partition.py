@@ -136,7 +136,7 @@ def learn_splits(
         member = (node[None] == nodes[:, None]) & done[None] & (nodes < 2 ** (level + 1) - 1)[:, None]
         weights, thresholds = _regress(features, targets, member, ridge)
         good = _at_least(features, weights, thresholds)
-        results, upper = jnp.sum(member, axis=1), jnp.sum(member & good.T, axis=1)
+        results, upper = jnp.sum(member, axis=1), jnp.sum(member & good, axis=1)
         is_split = (results >= min_samples) & (upper > 0) & (upper < results) & jnp.any(weights != 0, axis=1)
         nodes = jnp.where(is_split, nodes, root.is_split.shape[0])
         tree = dataclasses.replace(
@@ -145,8 +145,8 @@ def learn_splits(
             thresholds=tree.thresholds.at[nodes].set(thresholds, mode="drop"),
             is_split=tree.is_split.at[nodes].set(is_split, mode="drop"),
         )
-        is_good = jnp.any(good & (node[:, None] == nodes[None]), axis=1)
-        moves = jnp.any(node[:, None] == nodes[None], axis=1)
+        here = node[None] == nodes[:, None]
+        is_good, moves = jnp.any(here & good, axis=0), jnp.any(here, axis=0)
         return tree, jnp.where(moves, 2 * node + jnp.where(is_good, 1, 2), node)
 
     return jax.lax.fori_loop(0, height, learn_level, (root, jnp.zeros(features.shape[0], jnp.int32)))[0]
@@ -197,9 +197,9 @@ def _rounded(weights: Float[Array, "k d"]) -> Float[Array, "k d"]:
 
 def _at_least(
     features: Float[Array, "n d"], weights: Float[Array, "k d"], thresholds: Float[Array, " k"]
-) -> Bool[Array, "n k"]:
+) -> Bool[Array, "k n"]:
     """The one predicate: whether each row is on the good side of each of k cuts."""
-    return jnp.matmul(features, weights.T, precision="highest") >= thresholds[None]
+    return jnp.matmul(weights, features.T, precision="highest") >= thresholds[:, None]
 
 
 def _ancestors(tree: PartitionTree, leaf: Int[Array, " n"]) -> list[Int[Array, "1 n"]]:
@@ -216,14 +216,13 @@ def route(tree: PartitionTree, features: Float[Array, "n d"]) -> Int[Array, " n"
     if tree.height == 0:
         return node
     good = _at_least(features, tree.weights, tree.thresholds)
-
-    def step(_: Array, node: Array) -> Array:
-        split = jnp.minimum(node, tree.is_split.shape[0] - 1)
-        is_good = jnp.take_along_axis(good, split[:, None], axis=1)[:, 0]
-        inner = (node < tree.is_split.shape[0]) & tree.is_split[split]
-        return jnp.where(inner, 2 * node + jnp.where(is_good, 1, 2), node)
-
-    return jax.lax.fori_loop(0, tree.height, step, node)
+    for level in range(tree.height):  # no gathers: these are slow where many rows are routed
+        nodes = 2**level - 1 + np.arange(2**level)
+        here = node[None] == nodes[:, None]
+        inner = jnp.any(here & tree.is_split[nodes][:, None], axis=0)
+        is_good = jnp.any(here & good[nodes], axis=0)
+        node = jnp.where(inner, 2 * node + jnp.where(is_good, 1, 2), node)
+    return node
 
 
 def inside(tree: PartitionTree, node: Int[Array, ""], features: Float[Array, "n d"]) -> Bool[Array, " n"]:
@@ -236,16 +235,17 @@ def inside(tree: PartitionTree, node: Int[Array, ""], features: Float[Array, "n 
     path = jnp.concatenate(_ancestors(tree, node[None]))[:, 0]
     child, parent = path[:-1], jnp.maximum(path[1:], 0)
     good = _at_least(features, tree.weights[parent], tree.thresholds[parent])
-    holds = good == (child % 2 == 1)[None]
-    return jnp.all(holds | (child <= 0)[None], axis=1)
+    holds = good == (child % 2 == 1)[:, None]
+    return jnp.all(holds | (child <= 0)[:, None], axis=0)
 
 
-def subtotals(tree: PartitionTree, leaf: Int[Array, " n"], amounts: Int[Array, " n"]) -> Int[Array, " nodes"]:
-    """For each node, the sum of the amounts of all rows whose leaf it is or contains."""
-    totals = jnp.zeros(tree.visits.shape[0] + 1, jnp.int32).at[leaf].add(amounts)
+def subtotals(tree: PartitionTree, leaf: Int[Array, " n"], counted: Bool[Array, " n"]) -> Int[Array, " nodes"]:
+    """For each node, the number of counted rows whose leaf it is or contains."""
+    nodes = jnp.arange(tree.visits.shape[0])
+    totals = jnp.sum((leaf[None] == nodes[:, None]) & counted[None], axis=1, dtype=jnp.int32)
     for node in range(tree.is_split.shape[0] - 1, -1, -1):
         totals = totals.at[node].add(totals[2 * node + 1] + totals[2 * node + 2])
-    return totals[:-1]
+    return totals
 
 
 def backup(tree: PartitionTree, leaf: Int[Array, ""]) -> PartitionTree:

@@ -18,6 +18,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
 from lanas_jax.spaces.base import Codes, SearchSpace
+from lanas_jax.spaces.index import CodeIndex
 
 LISTED = 2**16  # a space of at most this many codes is listed, so that draws are exact
 
@@ -28,11 +29,12 @@ Score = Callable[[Int[Array, "n dims"]], Float[Array, " n"]]
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Pool:
-    """An explicit set of codes, with their features and embedding."""
+    """An explicit set of codes, with their features and embedding, and where each code stands."""
 
     codes: Int[Array, "m dims"]
     features: Float[Array, "m d"]
     embedded: Float[Array, "m e"]
+    index: CodeIndex
 
     @classmethod
     def of(cls, space: SearchSpace, codes: object) -> "Pool":
@@ -47,7 +49,11 @@ class Pool:
             raise ValueError("the pool holds no valid code")
         _, first = np.unique(canonical, axis=0, return_index=True)
         kept = jnp.asarray(canonical[np.sort(first)])
-        return cls(kept, space.features(kept), space.embed(kept))
+        return cls(kept, space.features(kept), space.embed(kept), CodeIndex.of(space, kept))
+
+    def find(self, space: SearchSpace, codes: Codes) -> Int[Array, " n"]:
+        """The row of each canonical code; -1 where the pool does not hold it."""
+        return self.index.find(space, codes)
 
 
 def listed(space: SearchSpace, pool: Pool | Codes | None) -> Pool | None:
@@ -83,6 +89,15 @@ def best_per_bucket(
     row = jnp.argmax(padded, axis=0).astype(jnp.int32)
     index = jnp.minimum(row * buckets + jnp.arange(buckets, dtype=jnp.int32), scores.shape[0] - 1)
     return index, jnp.max(padded, axis=0) > -jnp.inf
+
+
+def neighbours(space: SearchSpace, codes: Int[Array, "n dims"]) -> Int[Array, "n moves dims"]:
+    """All codes that differ from each code in one choice, valid or not; ``moves = sum(cardinalities - 1)``."""
+    options = space.cardinalities
+    which = np.repeat(np.arange(space.dims), options - 1)
+    shift = np.concatenate([np.arange(1, n) for n in options]).astype(np.int32)
+    shifts = np.where(which[:, None] == np.arange(space.dims), shift[:, None], 0).astype(np.int32)
+    return (codes[:, None] + shifts[None]) % options[None, None]
 
 
 def propose(key: PRNGKeyArray, space: SearchSpace, codes: Int[Array, "n dims"]) -> Int[Array, "n dims"]:

@@ -1,6 +1,9 @@
 """Whole searches over a table, many seeds in one program: how many samples does a searcher need?"""
 
+import concurrent.futures
 import dataclasses
+import functools
+import os
 from typing import Any, NamedTuple
 
 import jax
@@ -24,8 +27,9 @@ def simulate(
 ) -> Trace:
     """Runs a searcher on a table once per seed, tree refits included, as one jitted program.
 
-    Seeds run one after the other on each device, and side by side on all devices of the process. Another simulation
-    with the same searcher, table, budget and number of seeds is not compiled again.
+    Seeds run one after the other on each device, and side by side on all devices of the process; where that is a
+    single CPU device, on all cores: a search is a long chain of small steps, of which one core does as many as two.
+    Another simulation that differs in values, keys or number of seeds below the cores' alone is not compiled again.
 
     Args:
       searcher: a searcher of this package; its pool is replaced by the table's codes.
@@ -45,23 +49,28 @@ def simulate(
         if value < 1:
             raise ValueError(f"{name} must be at least 1; got {value}")
     searcher = dataclasses.replace(searcher, pool=Pool.of(table.space, table.codes), capacity=budget)
-    devices = min(jax.local_device_count(), seeds)
-    padded = -(-seeds // devices) * devices
-    keys = jax.vmap(lambda i: jax.random.fold_in(jax.random.key(first_seed), i))(jnp.arange(padded))
-    mesh = jax.make_mesh((devices,), ("seed",), axis_types=(AxisType.Auto,), devices=jax.local_devices()[:devices])
+    devices = jax.local_devices()[: min(jax.local_device_count(), seeds)]
+    lanes = min(os.cpu_count() or 1, seeds) if len(devices) == 1 and devices[0].platform == "cpu" else 1
+    mesh = jax.make_mesh((len(devices),), ("seed",), axis_types=(AxisType.Auto,), devices=devices)
+    run = functools.partial(_run, searcher, table, mesh=mesh, budget=budget, batch=batch)
 
-    trace = _run(searcher, keys, table=table, mesh=mesh, budget=budget, batch=batch)
-    return Trace(trace.codes[:seeds], trace.values[:seeds])
+    share = -(-seeds // (lanes * len(devices))) * len(devices)
+    keys = jax.vmap(lambda i: jax.random.fold_in(jax.random.key(first_seed), i))(jnp.arange(share * lanes))
+    with concurrent.futures.ThreadPoolExecutor(lanes) as pool:
+        first = run(keys[:share])  # compiles; the others then find the program
+        rest = pool.map(lambda i: jax.block_until_ready(run(keys[i * share : (i + 1) * share])), range(1, lanes))
+        traces = [first, *rest]
+    return Trace(*(jnp.concatenate(parts)[:seeds] for parts in zip(*traces, strict=True)))
 
 
-@jax.jit(static_argnames=("table", "mesh", "budget", "batch"))
-def _run(searcher: Any, keys: Key[Array, " k"], *, table: Table, mesh: Mesh, budget: int, batch: int) -> Trace:
-    def on_device(searcher: Any, keys: Key[Array, " k"]) -> Trace:
+@jax.jit(static_argnames=("mesh", "budget", "batch"))
+def _run(searcher: Any, table: Table, keys: Key[Array, " k"], *, mesh: Mesh, budget: int, batch: int) -> Trace:
+    def on_device(searcher: Any, table: Table, keys: Key[Array, " k"]) -> Trace:
         return jax.lax.map(lambda key: _search(searcher, table, key, budget, batch), keys)
 
-    inputs, outputs = (PartitionSpec(), PartitionSpec("seed")), PartitionSpec("seed")
+    inputs, outputs = (PartitionSpec(), PartitionSpec(), PartitionSpec("seed")), PartitionSpec("seed")
     program = jax.shard_map(on_device, mesh=mesh, in_specs=inputs, out_specs=outputs, check_vma=False)
-    return program(searcher, keys)
+    return program(searcher, table, keys)
 
 
 def _search(searcher: Any, table: Table, key: Key[Array, ""], budget: int, batch: int) -> Trace:

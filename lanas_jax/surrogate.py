@@ -11,8 +11,8 @@ that belongs to the code alone: what a particular network gains or loses beyond 
 the value that is maximised, not an error of measurement, so it stays in the predictive variance of unseen codes;
 without it, search circles around what the smooth part likes best. `scale` is estimated in closed form.
 
-Pending and failed trials are in the model with an innovation of zero, as if told at their own prediction: they leave
-the mean as it is and take the variance around them away.
+A trial without value, pending or failed, takes part with an innovation of zero, as if told at its own prediction: it
+leaves the mean as it is and takes the variance around it away.
 """
 
 import dataclasses
@@ -25,6 +25,7 @@ ADDITIVE = 0.7
 DECAY = 0.5
 NOISE = 0.2
 JITTER = 1e-6
+BLOCK = 64  # rows and columns of the whitener multiplied at a time
 RIDGE = NOISE + 0.5 * (1 - ADDITIVE)  # to the additive part alone, interactions look like noise
 
 
@@ -59,12 +60,13 @@ def prior_variance(a: Float[Array, "n e"]) -> Float[Array, " n"]:
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class GaussianProcess:
-    """What told and pending trials say about all others; rows beyond `count` are empty.
+    """What trials say about all other codes; rows beyond `count` are empty.
 
     Attributes:
       embedded: where the trials lie.
-      factor: lower Cholesky factor of their covariance, residual included; identity in empty rows.
-      innovations: targets whitened by it; 0 for trials without value.
+      whitener: inverse of the lower Cholesky factor of their covariance, residual included; 0 in empty rows. It grows
+        by a row per trial, and makes predictions matrix products.
+      innovations: targets times the whitener; 0 for trials without value.
       count: rows in use.
       scale: estimated variance of the prior.
       incumbent: highest target.
@@ -73,13 +75,18 @@ class GaussianProcess:
     """
 
     embedded: Float[Array, "m e"]
-    factor: Float[Array, "m m"]
+    whitener: Float[Array, "m m"]
     innovations: Float[Array, " m"]
     count: Int[Array, ""]
     scale: Float[Array, ""]
     incumbent: Float[Array, ""]
     weights: Float[Array, " e"]
     weights_factor: Float[Array, "e e"]
+
+    @property
+    def rows(self) -> int:
+        """Number of trials for which there is room."""
+        return self.embedded.shape[0]
 
     def sample_weights(self, key: PRNGKeyArray, n: int) -> Float[Array, "n e"]:
         """Additive effects drawn from their posterior. The key is consumed."""
@@ -89,43 +96,72 @@ class GaussianProcess:
 
 
 def prior(rows: int, e: int) -> GaussianProcess:
-    """What is believed before the first trial, with room for `rows`."""
+    """What is believed before the first trial, with room for at least `rows`."""
+    rows = -(-rows // BLOCK) * BLOCK
     return GaussianProcess(
         embedded=jnp.zeros((rows, e)),
-        factor=jnp.eye(rows),
+        whitener=jnp.zeros((rows, rows)),
         innovations=jnp.zeros(rows),
         count=jnp.zeros((), jnp.int32),
         scale=jnp.ones(()),
-        incumbent=jnp.zeros(()),
+        incumbent=jnp.float32(-10.0),
         weights=jnp.zeros(e),
-        weights_factor=jnp.eye(e),
+        weights_factor=jnp.sqrt(RIDGE) * jnp.eye(e),
     )
 
 
-def fit(
-    embedded: Float[Array, "m e"],
-    targets: Float[Array, " m"],
-    results: Int[Array, ""],
-    count: Int[Array, ""],
-    dims: int,
+def grow(model: GaussianProcess, rows: int) -> GaussianProcess:
+    """The same model with room for at least `rows` trials."""
+    more = max(-(-rows // BLOCK) * BLOCK - model.rows, 0)
+    return dataclasses.replace(
+        model,
+        embedded=jnp.pad(model.embedded, ((0, more), (0, 0))),
+        whitener=jnp.pad(model.whitener, ((0, more), (0, more))),
+        innovations=jnp.pad(model.innovations, (0, more)),
+    )
+
+
+def extend(
+    model: GaussianProcess, embedded: Float[Array, "n e"], new: Bool[Array, " n"], dims: int
 ) -> GaussianProcess:
-    """The posterior given `count` trials, of which the first `results` have targets."""
-    rows = jnp.arange(embedded.shape[0])
-    used, told = rows < count, rows < results
-    both = used[:, None] & used[None]
-    kernel = jnp.where(both, covariance(embedded, embedded, dims), 0.0)
-    factor = jnp.linalg.cholesky(kernel + jnp.diag(jnp.where(used, NOISE + JITTER, 1.0)))
+    """The model after more trials that have no target yet: means stay, variances around them shrink.
+
+    Args:
+      model: of the trials so far.
+      embedded: where the trials lie.
+      new: which of them to add, in order; those for which no room is left are not.
+      dims: length of a code.
+    """
+    place = model.count + jnp.cumsum(new, dtype=jnp.int32) - 1
+    new = new & (place < model.rows)
+    rows = jnp.where(new, place, model.rows)
+    whitened = jnp.where(new[None], whiten(model, embedded, dims), 0.0)
+    inner = jnp.where(new[:, None] & new[None], covariance(embedded, embedded, dims), 0.0)
+    inner = inner - jnp.matmul(whitened.T, whitened, precision="highest")
+    factor = jnp.linalg.cholesky(inner + jnp.diag(jnp.where(new, NOISE + JITTER, 1.0)))
+    inverse = jax.scipy.linalg.solve_triangular(factor, jnp.eye(new.shape[0]), lower=True)
+    below = -jnp.matmul(inverse, jnp.matmul(whitened.T, model.whitener, precision="highest"), precision="highest")
+    whitener = model.whitener.at[rows].set(below, mode="drop")
+    return dataclasses.replace(
+        model,
+        embedded=model.embedded.at[rows].set(embedded, mode="drop"),
+        whitener=whitener.at[rows[:, None], rows[None]].set(inverse, mode="drop"),
+        count=model.count + jnp.sum(new, dtype=jnp.int32),
+    )
+
+
+def learn(model: GaussianProcess, targets: Float[Array, " m"]) -> GaussianProcess:
+    """The posterior given a target for each of the model's trials; rows beyond `count` are ignored."""
+    told = jnp.arange(model.rows) < model.count
     targets = jnp.where(told, targets, 0.0)
-    innovations = jnp.where(told, jax.scipy.linalg.solve_triangular(factor, targets, lower=True), 0.0)
-    n = jnp.maximum(results, 1).astype(jnp.float32)
-    weights, weights_factor = _additive_effects(jnp.where(told[:, None], embedded, 0.0), targets)
-    return GaussianProcess(
-        embedded=jnp.where(used[:, None], embedded, 0.0),
-        factor=factor,
+    innovations = jnp.matmul(model.whitener, targets, precision="highest")
+    n = jnp.maximum(model.count, 1).astype(jnp.float32)
+    weights, weights_factor = _additive_effects(model.embedded, targets)
+    return dataclasses.replace(
+        model,
         innovations=innovations,
-        count=count,
-        scale=jnp.where(results > 0, jnp.sum(jnp.square(innovations)) / n, 1.0),
-        incumbent=jnp.max(jnp.where(told, targets, -jnp.inf), initial=-10.0),
+        scale=jnp.where(model.count > 0, jnp.sum(jnp.square(innovations)) / n, 1.0),
+        incumbent=jnp.max(jnp.where(told, targets, -10.0)),
         weights=weights,
         weights_factor=weights_factor,
     )
@@ -141,10 +177,26 @@ def _additive_effects(
 
 
 def whiten(model: GaussianProcess, embedded: Float[Array, "n e"], dims: int) -> Float[Array, "m n"]:
-    """Covariances of other codes with the model's trials, whitened by its factor."""
-    used = jnp.arange(model.embedded.shape[0]) < model.count
-    cross = jnp.where(used[:, None], covariance(model.embedded, embedded, dims), 0.0)
-    return jax.scipy.linalg.solve_triangular(model.factor, cross, lower=True)
+    """Covariances of other codes with the model's trials, times the whitener.
+
+    Only blocks of rows in use, on and below the diagonal, are computed.
+    """
+    blocks = -(-model.count // BLOCK)
+
+    def column(j: Array, whitened: Array) -> Array:
+        trials = jax.lax.dynamic_slice_in_dim(model.embedded, j * BLOCK, BLOCK)
+        used = (j * BLOCK + jnp.arange(BLOCK) < model.count)[:, None]
+        cross = jnp.where(used, covariance(trials, embedded, dims), 0.0)
+
+        def row(i: Array, whitened: Array) -> Array:
+            factor = jax.lax.dynamic_slice(model.whitener, (i * BLOCK, j * BLOCK), (BLOCK, BLOCK))
+            so_far = jax.lax.dynamic_slice_in_dim(whitened, i * BLOCK, BLOCK)
+            product = so_far + jnp.matmul(factor, cross, precision="highest")
+            return jax.lax.dynamic_update_slice_in_dim(whitened, product, i * BLOCK, axis=0)
+
+        return jax.lax.fori_loop(j, blocks, row, whitened)
+
+    return jax.lax.fori_loop(0, blocks, column, jnp.zeros((model.rows, embedded.shape[0])))
 
 
 def predict(
@@ -153,22 +205,6 @@ def predict(
     """Posterior means of other codes, their variances in units of `scale` (without the residual), and `whiten`."""
     whitened = whiten(model, embedded, dims)
     return model.innovations @ whitened, prior_variance(embedded) - jnp.sum(jnp.square(whitened), axis=0), whitened
-
-
-def add_pending(model: GaussianProcess, embedded: Float[Array, " e"], whitened: Float[Array, " m"]) -> GaussianProcess:
-    """The model after one more trial that has no value yet; `whitened` is its own column of `whiten`.
-
-    Without room left, the model stays as it is.
-    """
-    row = model.count
-    diagonal = prior_variance(embedded[None])[0] + NOISE + JITTER - jnp.sum(jnp.square(whitened))
-    new = jnp.where(jnp.arange(whitened.shape[0]) == row, jnp.sqrt(jnp.maximum(diagonal, JITTER)), whitened)
-    return dataclasses.replace(
-        model,
-        embedded=model.embedded.at[row].set(embedded, mode="drop"),
-        factor=model.factor.at[row].set(new, mode="drop"),
-        count=jnp.minimum(row + 1, model.embedded.shape[0]),
-    )
 
 
 def log_expected_improvement(

@@ -82,7 +82,7 @@ def _ask(searcher: RegularizedEvolution, state: EvolutionState, n: int) -> tuple
             return drawn, codes[0]
 
         def bred() -> tuple[History, Array]:
-            return hist.add_pending(hist.mark(history, searcher.pool, child), child[None]), child
+            return hist.add_pending(hist.mark(history, searcher.space, searcher.pool, child[None]), child[None]), child
 
         return jax.lax.cond(warming_up | (child[0] < 0), uniform, bred)
 
@@ -125,4 +125,5 @@ def _from_lattice(
 
 @jax.jit
 def _tell(searcher: RegularizedEvolution, state: EvolutionState, codes: Codes, values: Array) -> EvolutionState:
-    return dataclasses.replace(state, history=hist.record(state.history, searcher.space, searcher.pool, codes, values))
+    history, _ = hist.record(state.history, searcher.space, searcher.pool, codes, values)
+    return dataclasses.replace(state, history=history)

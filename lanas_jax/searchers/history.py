@@ -120,33 +120,45 @@ def add_pending(history: History, codes: Int[Array, "n dims"]) -> History:
     )
 
 
-def mark(history: History, pool: Pool | Codes | None, code: Int[Array, " dims"]) -> History:
-    """Notes that a canonical code of the pool stands in a row."""
+def mark(
+    history: History, space: SearchSpace, pool: Pool | Codes | None, codes: Int[Array, "n dims"]
+) -> History:
+    """Notes that canonical codes of the pool stand in rows; others, and rows of -1, are passed over."""
     if not isinstance(pool, Pool):
         return history
-    return dataclasses.replace(history, seen=history.seen | jnp.all(pool.codes == code[None], axis=1))
+    rows = pool.find(space, codes)
+    return dataclasses.replace(history, seen=history.seen.at[_or_beyond(rows, pool)].set(True, mode="drop"))
 
 
-def record(history: History, space: SearchSpace, pool: Pool | Codes | None, codes: Codes, values: Values) -> History:
+def _or_beyond(rows: Int[Array, " n"], pool: Pool) -> Int[Array, " n"]:
+    return jnp.where(rows < 0, pool.codes.shape[0], rows)
+
+
+def record(
+    history: History, space: SearchSpace, pool: Pool | Codes | None, codes: Codes, values: Values
+) -> tuple[History, Int[Array, " n"]]:
     """Closes trials: a finite value is a result, anything else a failure; codes never asked for are appended.
 
     Rows of -1 are passed over. Of a code told twice, the last value stands.
+
+    Returns:
+      The history, and the row of each code; `capacity` for those passed over.
     """
     codes = space.canonical(codes)
 
-    def one(history: History, told: tuple[Array, Array]) -> tuple[History, None]:
+    def one(history: History, told: tuple[Array, Array]) -> tuple[History, Array]:
         code, value = told
         row = find(history, code)
         new = row == history.capacity
         row = jnp.where(code[0] < 0, history.capacity, jnp.where(new, history.count, row))
         good = jnp.isfinite(value)
-        history = mark(history, pool, code)
         return dataclasses.replace(
             history,
             codes=history.codes.at[row].set(code, mode="drop"),
             values=history.values.at[row].set(jnp.where(good, value, 0.0), mode="drop"),
             status=history.status.at[row].set(jnp.where(good, DONE, FAILED), mode="drop"),
             count=history.count + jnp.where(new & (code[0] >= 0), 1, 0),
-        ), None
+        ), row
 
-    return jax.lax.scan(one, history, (codes, jnp.asarray(values, jnp.float32)))[0]
+    history, rows = jax.lax.scan(one, history, (codes, jnp.asarray(values, jnp.float32)))
+    return mark(history, space, pool, codes), rows

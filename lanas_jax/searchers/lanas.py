@@ -13,7 +13,7 @@ import dataclasses
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int, PRNGKeyArray
+from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
 from lanas_jax import partition, surrogate
 from lanas_jax.partition import PartitionTree
@@ -39,7 +39,8 @@ class LaNASState:
       key: for the draws to come.
       history: asked and told trials.
       tree: the regions; its visits include pending trials.
-      model: what to expect of codes inside a region.
+      model: what to expect of codes inside a region, learned from the trials that gave a value.
+      modelled: the history's row of each of the model's.
       learned: number of results that the tree was learned from.
     """
 
@@ -47,6 +48,7 @@ class LaNASState:
     history: History
     tree: PartitionTree
     model: GaussianProcess
+    modelled: Int[Array, " rows"]
     learned: Int[Array, ""]
 
 
@@ -107,52 +109,75 @@ class LaNAS:
 
     def init(self, key: PRNGKeyArray) -> LaNASState:
         """The state before the first trial. The key is consumed."""
+        model = surrogate.prior(min(self.capacity, MODEL_TRIALS), self.space.embedding_size)
         return LaNASState(
             key=key,
             history=hist.empty(self.space, self.pool, self.capacity),
             tree=partition.lone_root(self.height, len(self.space.feature_names)),
-            model=surrogate.prior(min(self.capacity, MODEL_TRIALS), self.space.embedding_size),
+            model=model,
+            modelled=jnp.zeros(model.rows, jnp.int32),
             learned=jnp.zeros((), jnp.int32),
         )
 
     def ask(self, state: LaNASState, n: int) -> tuple[LaNASState, Int[Array, "n dims"]]:
         """`n` unseen codes, each drawn from the region the tree recommends; rows of -1 when none are left."""
-        return _ask(self, dataclasses.replace(state, history=hist.reserve(state.history, n)), n)
+        return _ask(self, _with_history(state, hist.reserve(state.history, n)), n)
 
     def tell(self, state: LaNASState, codes: Codes, values: Values) -> LaNASState:
         """Records values (NaN: failed) and learns the regions anew."""
         history, codes, values = hist.receive(state.history, self.space, codes, values)
-        return _tell(self, dataclasses.replace(state, history=history), codes, values)
+        return _tell(self, _with_history(state, history), codes, values)
+
+
+def _with_history(state: LaNASState, history: History) -> LaNASState:
+    """The state with a history that may have grown; the model grows with it."""
+    model = surrogate.grow(state.model, min(history.capacity, MODEL_TRIALS))
+    modelled = jnp.pad(state.modelled, (0, model.rows - state.modelled.shape[0]))
+    return dataclasses.replace(state, history=history, model=model, modelled=modelled)
 
 
 @jax.jit(static_argnames="n")
 def _ask(searcher: LaNAS, state: LaNASState, n: int) -> tuple[LaNASState, Array]:
     key, subkey = jax.random.split(state.key)
+    history, tree = state.history, state.tree
 
-    known = Known(state.history, state.tree, state.model)
+    def uniform() -> tuple[History, PartitionTree, Array]:
+        drawn, codes = uniform_unseen(subkey, searcher.space, searcher.pool, history, n)
+        return drawn, _with_visits(searcher, tree, codes), codes
 
-    def uniform() -> tuple[Known, Array]:
-        history, codes = uniform_unseen(subkey, searcher.space, searcher.pool, known.history, n)
-        return Known(history, _with_visits(searcher, known.tree, codes), known.model), codes
-
-    def learned() -> tuple[Known, Array]:
-        cp = _exploration(searcher, known.history)
+    def learned() -> tuple[History, PartitionTree, Array]:
+        cp = _exploration(searcher, history)
         by_model = searcher.expected_improvement
+        known = Known(history, tree, _with_outstanding(searcher, state) if by_model else state.model)
         if isinstance(searcher.pool, Pool):
-            return pool_draws.draw(subkey, searcher.space, searcher.pool, known, cp, n, by_model=by_model)
-        walks = lattice_draws.Walks(searcher.chains, searcher.steps, by_model)
-        return lattice_draws.draw(subkey, searcher.space, known, cp, n, walks)
+            after, codes = pool_draws.draw(subkey, searcher.space, searcher.pool, known, cp, n, by_model=by_model)
+        else:
+            walks = lattice_draws.Walks(searcher.chains, searcher.steps, by_model)
+            after, codes = lattice_draws.draw(subkey, searcher.space, known, cp, n, walks)
+        return after.history, after.tree, codes
 
-    warming_up = jnp.sum(known.history.done) < searcher.initial
-    after, codes = jax.lax.cond(warming_up, uniform, learned)
-    return LaNASState(key, after.history, after.tree, after.model, state.learned), codes
+    warming_up = jnp.sum(history.done) < searcher.initial
+    history, tree, codes = jax.lax.cond(warming_up, uniform, learned)
+    return dataclasses.replace(state, key=key, history=history, tree=tree), codes
+
+
+def _with_outstanding(searcher: LaNAS, state: LaNASState) -> GaussianProcess:
+    """The model after the trials without value, pending and failed ones: the latest, where not all find room."""
+    history = state.history
+    outstanding = history.used & ~history.done
+    latest = jnp.argsort(jnp.where(outstanding, -jnp.arange(history.capacity), 1))
+
+    def add(i: Array, model: GaussianProcess) -> GaussianProcess:
+        code = jnp.maximum(history.codes[latest[i]], 0)[None]
+        return surrogate.extend(model, searcher.space.embed(code), jnp.ones(1, bool), searcher.space.dims)
+
+    return jax.lax.fori_loop(0, jnp.sum(outstanding), add, state.model)
 
 
 def _with_visits(searcher: LaNAS, tree: PartitionTree, codes: Int[Array, "n dims"]) -> PartitionTree:
     """The tree after uniformly drawn trials were backed up as pending."""
     leaves = partition.route(tree, searcher.space.features(codes))
-    real = (codes[:, 0] >= 0).astype(jnp.int32)
-    return dataclasses.replace(tree, visits=tree.visits + partition.subtotals(tree, leaves, real))
+    return dataclasses.replace(tree, visits=tree.visits + partition.subtotals(tree, leaves, codes[:, 0] >= 0))
 
 
 def _exploration(searcher: LaNAS, history: History) -> Float[Array, ""]:
@@ -164,7 +189,7 @@ def _exploration(searcher: LaNAS, history: History) -> Float[Array, ""]:
 
 @jax.jit
 def _tell(searcher: LaNAS, state: LaNASState, codes: Codes, values: Array) -> LaNASState:
-    history = hist.record(state.history, searcher.space, searcher.pool, codes, values)
+    history, told = hist.record(state.history, searcher.space, searcher.pool, codes, values)
     done, used = history.done, history.used
     scores = surrogate.normal_scores(history.values, done)
     targets = scores if searcher.rank_targets else history.values
@@ -178,26 +203,55 @@ def _tell(searcher: LaNAS, state: LaNASState, codes: Codes, values: Array) -> La
 
     due = results - state.learned >= jnp.where(state.learned == 0, searcher.initial, searcher.relearn_every)
     tree = partition.count(jax.lax.cond(due, learn, lambda: state.tree), features, means, done, used)
-    model = _model(searcher, history, scores) if searcher.expected_improvement else state.model
-    return LaNASState(state.key, history, tree, model, jnp.where(due, results, state.learned))
+    learned = jnp.where(due, results, state.learned)
+    state = dataclasses.replace(state, history=history, tree=tree, learned=learned)
+    return _with_model(searcher, state, scores, told) if searcher.expected_improvement else state
 
 
-def _model(searcher: LaNAS, history: History, scores: Float[Array, " capacity"]) -> GaussianProcess:
-    """The Gaussian process over the trials that matter most, those with a result first."""
-    rows = min(history.capacity, MODEL_TRIALS)
-    kept = rows if history.capacity <= rows else rows - rows // 8  # leaves room for trials of the next batch
-    chosen = _most_telling(history, kept)
-    chosen = chosen[jnp.argsort(~history.done[chosen], stable=True)]
-    chosen = jnp.pad(chosen, (0, rows - kept))
-    results = jnp.minimum(jnp.sum(history.done[chosen[:kept]]), kept).astype(jnp.int32)
-    count = jnp.minimum(history.count, kept)
-    embedded = searcher.space.embed(jnp.maximum(history.codes[chosen], 0))
-    return surrogate.fit(embedded, scores[chosen], results, count, searcher.space.dims)
+def _with_model(
+    searcher: LaNAS, state: LaNASState, scores: Float[Array, " capacity"], told: Int[Array, " n"]
+) -> LaNASState:
+    """The state with the model of its history; `told` are the rows that changed.
+
+    The model grows by the trials that are new. It is built anew where one of its trials has lost its value, and, in
+    long searches, where it gets full: then from the trials that matter most.
+    """
+    history, model, space = state.history, state.model, searcher.space
+    inside = jnp.zeros(history.capacity, bool).at[state.modelled].max(jnp.arange(model.rows) < model.count)
+    first = ~jnp.any((told[:, None] == told[None]) & jnp.tri(told.shape[0], k=-1, dtype=bool), axis=1)
+    new = first & (told < history.capacity) & history.done[told] & ~inside[told]
+    limit = model.rows if history.capacity <= model.rows else model.rows - model.rows // 8
+    full = model.count + jnp.sum(new) > limit
+
+    def add() -> tuple[GaussianProcess, Array]:
+        return _model_with(space, history, model, state.modelled, told, new)
+
+    def anew() -> tuple[GaussianProcess, Array]:
+        kept = history.capacity if history.capacity <= model.rows else model.rows * 3 // 4
+        rows = _most_telling(history, kept)
+        blank = surrogate.prior(model.rows, space.embedding_size)
+        return _model_with(space, history, blank, state.modelled, rows, history.done[rows])
+
+    model, modelled = jax.lax.cond(full | jnp.any(inside & ~history.done), anew, add)
+    return dataclasses.replace(state, model=surrogate.learn(model, scores[modelled]), modelled=modelled)
+
+
+def _model_with(
+    space: SearchSpace,
+    history: History,
+    model: GaussianProcess,
+    modelled: Int[Array, " rows"],
+    trials: Int[Array, " n"],
+    new: Bool[Array, " n"],
+) -> tuple[GaussianProcess, Int[Array, " rows"]]:
+    """The model extended by rows of the history, and which rows it now holds."""
+    place = jnp.where(new, model.count + jnp.cumsum(new) - 1, model.rows)
+    embedded = space.embed(jnp.maximum(history.codes[trials], 0))
+    return surrogate.extend(model, embedded, new, space.dims), modelled.at[place].set(trials, mode="drop")
 
 
 def _most_telling(history: History, n: int) -> Int[Array, " n"]:
-    """Rows of all trials if there are at most `n`; else of the best half, the pending and the latest."""
+    """Rows of the best half and of the latest results."""
     rank = jnp.argsort(jnp.argsort(jnp.where(history.done, -history.values, jnp.inf)))
-    vital = (history.done & (rank < n // 2)) | (history.status == hist.PENDING)
-    order = jnp.arange(history.capacity) + jnp.where(vital, history.capacity, 0)
-    return jax.lax.top_k(jnp.where(history.used, order, -1), n)[1]
+    order = jnp.arange(history.capacity) + jnp.where(rank < n // 2, history.capacity, 0)
+    return jax.lax.top_k(jnp.where(history.done, order, -1), n)[1]

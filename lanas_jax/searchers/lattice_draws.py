@@ -56,9 +56,7 @@ def draw(
         visited = partition.backup(tree, partition.route(tree, space.features(code[None]))[0])
         tree = dataclasses.replace(tree, visits=jnp.where(real, visited.visits, tree.visits))
         if walks.by_model:
-            embedded = space.embed(jnp.maximum(code, 0)[None])
-            grown = surrogate.add_pending(model, embedded[0], surrogate.whiten(model, embedded, space.dims)[:, 0])
-            model = jax.tree.map(lambda new, old: jnp.where(real, new, old), grown, model)
+            model = surrogate.extend(model, space.embed(jnp.maximum(code, 0)[None]), real[None], space.dims)
         return Known(hist.add_pending(history, code[None]), tree, model), code
 
     return jax.lax.scan(one, known, jax.random.split(key, n))

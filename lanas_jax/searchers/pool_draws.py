@@ -1,25 +1,27 @@
 """Drawing a batch from an explicit pool: a leaf for each draw, then the most promising unseen code of its region.
 
 All codes of the pool are routed once. The Gaussian process looks at a shortlist of them: those that an additive model
-likes best, some near the best trials, some at random.
+likes best, the neighbours of the best trials, and some at random.
 """
 
 import dataclasses
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
 from lanas_jax import partition, selection, surrogate
 from lanas_jax.partition import PartitionTree
-from lanas_jax.sampling import Pool, best_of, best_per_bucket
+from lanas_jax.sampling import Pool, best_of, best_per_bucket, neighbours
 from lanas_jax.searchers import history as hist
 from lanas_jax.searchers.history import History
 from lanas_jax.searchers.known import Known
 from lanas_jax.spaces.base import SearchSpace
-from lanas_jax.surrogate import GaussianProcess
 
-LIKED, NEAR, RANDOM = 257, 67, 67  # codes on the shortlist, each the best of its bucket; primes
+LIKED = 127  # codes on the shortlist that the additive model likes, each the best of its bucket; a prime
+BEST, NEAR = 4, 128  # trials whose neighbours are on it, and no more neighbours than this
+RANDOM = 33
 
 
 def draw(
@@ -45,9 +47,9 @@ def draw(
     """
     history, tree, model = known
     leaf_of = partition.route(tree, pool.features)
-    tree, leaves = _leaves(tree, partition.subtotals(tree, leaf_of, (~history.seen).astype(jnp.int32)), cp, n)
+    tree, leaves = _leaves(tree, partition.subtotals(tree, leaf_of, ~history.seen), cp, n)
     if by_model:
-        model, rows = _by_model(key, space, pool, history, model, leaf_of, leaves)
+        rows = _by_model(key, space, pool, known, leaf_of, leaves)
     else:
         rows = _uniformly(key, history, leaf_of, leaves)
     codes = jnp.where(rows[:, None] >= 0, pool.codes[rows], hist.NOTHING)
@@ -93,32 +95,37 @@ def _by_model(
     key: PRNGKeyArray,
     space: SearchSpace,
     pool: Pool,
-    history: History,
-    model: GaussianProcess,
+    known: Known,
     leaf_of: Int[Array, " m"],
     leaves: Int[Array, " n"],
-) -> tuple[GaussianProcess, Int[Array, " n"]]:
+) -> Int[Array, " n"]:
     """For each leaf in turn, the row of the greatest expected improvement on the shortlist."""
+    history, _, model = known
     free = ~history.seen & jnp.any(leaf_of[:, None] == leaves[None], axis=1)
     liked = pool.embedded @ model.weights
-    shortlist, real = _shortlist(key, pool, model, liked, free)
+    shortlist, real = _shortlist(key, space, pool, history, liked, free)
     embedded, leaf_of_listed = pool.embedded[shortlist], leaf_of[shortlist]
     mean, variance, whitened = surrogate.predict(model, embedded, space.dims)
+    conditions = jnp.zeros((leaves.shape[0], shortlist.shape[0]))
 
-    def one(carry: tuple, leaf: Array) -> tuple[tuple, Array]:
-        model, whitened, variance, taken = carry
+    def one(carry: tuple, draw: tuple[Array, Array]) -> tuple[tuple, Array]:
+        variance, conditions, taken = carry
+        i, leaf = draw
         gain = surrogate.log_expected_improvement(mean, variance, model.incumbent, model.scale)
         place, listed = best_of(gain, real & (leaf_of_listed == leaf) & ~jnp.any(shortlist[:, None] == taken, axis=1))
         unlisted, found = _best_unlisted(liked, ~history.seen & (leaf_of == leaf), taken, listed)
         row = jnp.where(listed, shortlist[place], jnp.where(found, unlisted, -1))
+        # The listed code is pending now: means stay, variances around it shrink.
+        cross = surrogate.covariance(embedded, embedded[place][None], space.dims)[:, 0]
+        cross = cross - whitened[:, place] @ whitened - conditions[:, place] @ conditions
+        deviation = jnp.sqrt(jnp.maximum(variance[place], surrogate.JITTER) + surrogate.NOISE)
+        condition = jnp.where(listed, cross / deviation, 0.0)
         taken = jnp.roll(taken, 1, axis=1).at[0, 0].set(row)
-        model, whitened, variance = _condition(space, model, embedded, whitened, variance, place, listed)
-        return (model, whitened, variance, taken), row
+        return (variance - jnp.square(condition), conditions.at[i].set(condition), taken), row
 
     taken = jnp.full((1, leaves.shape[0]), -1, jnp.int32)
-    start: tuple = (model, whitened, variance, taken)
-    (model, *_), rows = jax.lax.scan(one, start, leaves)
-    return model, rows
+    order = jnp.arange(leaves.shape[0])
+    return jax.lax.scan(one, (variance, conditions, taken), (order, leaves))[1]
 
 
 def _best_unlisted(
@@ -133,36 +140,29 @@ def _best_unlisted(
 
 
 def _shortlist(
-    key: PRNGKeyArray, pool: Pool, model: GaussianProcess, liked: Float[Array, " m"], free: Bool[Array, " m"]
+    key: PRNGKeyArray,
+    space: SearchSpace,
+    pool: Pool,
+    history: History,
+    liked: Float[Array, " m"],
+    free: Bool[Array, " m"],
 ) -> tuple[Int[Array, " k"], Bool[Array, " k"]]:
     """Rows of the pool for the Gaussian process to look at, and which of them are real."""
-    targets = model.factor @ model.innovations  # of pending trials: their prediction
-    best = jnp.argsort(-targets)[:4]
-    near = jnp.max(pool.embedded @ model.embedded[best].T, axis=1)
-    parts = (
-        best_per_bucket(liked, free, LIKED),
-        best_per_bucket(near, free, NEAR),
-        best_per_bucket(jax.random.uniform(key, free.shape), free, RANDOM),
-    )
-    rows, real = zip(*parts, strict=True)
-    return jnp.concatenate(rows), jnp.concatenate(real)
+    near_key, random_key = jax.random.split(key)
+    by_effects, real = best_per_bucket(liked, free, LIKED)
+    near = _near_the_best(near_key, space, pool, history)
+    anywhere = jax.random.randint(random_key, (RANDOM,), 0, free.shape[0])
+    others = jnp.concatenate([near, anywhere])
+    return jnp.concatenate([by_effects, jnp.maximum(others, 0)]), jnp.concatenate([real, (others >= 0) & free[others]])
 
 
-def _condition(
-    space: SearchSpace,
-    model: GaussianProcess,
-    embedded: Float[Array, "k e"],
-    whitened: Float[Array, "m k"],
-    variance: Float[Array, " k"],
-    place: Int[Array, ""],
-    listed: Bool[Array, ""],
-) -> tuple[GaussianProcess, Float[Array, "m k"], Float[Array, " k"]]:
-    """Model and shortlist after one of the listed codes became pending: means stay, variances around it shrink."""
-    own, new = whitened[:, place], embedded[place]
-    room = model.count < whitened.shape[0]
-    deviation = jnp.sqrt(jnp.maximum(variance[place], surrogate.JITTER) + surrogate.NOISE)
-    cross = surrogate.covariance(embedded, new[None], space.dims)[:, 0] - own @ whitened
-    row = jnp.where(listed & room, cross / deviation, 0.0)
-    grown = jax.tree.map(lambda a, b: jnp.where(listed, a, b), surrogate.add_pending(model, new, own), model)
-    whitened = whitened.at[jnp.where(listed, model.count, whitened.shape[0])].set(row, mode="drop")
-    return grown, whitened, variance - jnp.square(row)
+def _near_the_best(key: PRNGKeyArray, space: SearchSpace, pool: Pool, history: History) -> Int[Array, " near"]:
+    """Rows of the neighbours of the best trials, -1 where a neighbour is not in the pool."""
+    moves = int(np.sum(space.cardinalities - 1))
+    best = min(BEST, max(NEAR // max(moves, 1), 1), history.capacity)
+    _, rows = jax.lax.top_k(jnp.where(history.done, history.values, -jnp.inf), best)
+    codes = neighbours(space, jnp.maximum(history.codes[rows], 0))
+    if moves > NEAR:
+        codes = codes[:, jax.random.permutation(key, moves)[:NEAR]]
+    codes = codes.reshape(-1, space.dims)
+    return jnp.where(space.valid(codes), pool.find(space, space.canonical(codes)), -1)

@@ -78,4 +78,5 @@ def _ask(searcher: RandomSearch, state: RandomState, n: int) -> tuple[RandomStat
 
 @jax.jit
 def _tell(searcher: RandomSearch, state: RandomState, codes: Codes, values: Array) -> RandomState:
-    return dataclasses.replace(state, history=hist.record(state.history, searcher.space, searcher.pool, codes, values))
+    history, _ = hist.record(state.history, searcher.space, searcher.pool, codes, values)
+    return dataclasses.replace(state, history=history)

@@ -1,21 +1,15 @@
 """A table: a value for every code that somebody has trained, so that searches can be repeated at no cost."""
 
-from typing import NamedTuple
-
+import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float
 
 from lanas_jax.spaces.base import Codes, SearchSpace, Values
+from lanas_jax.spaces.index import CodeIndex
 
 
-class _Index(NamedTuple):
-    """Codes as sorted mixed-radix numbers of one or more int32 digits each, and the rows they came from."""
-
-    digits: Int[Array, "m k"]
-    rows: Int[Array, " m"]
-
-
+@jax.tree_util.register_pytree_node_class
 class Table:
     """Values of codes, looked up on the device.
 
@@ -41,7 +35,7 @@ class Table:
         self.space = space
         self.codes = jnp.asarray(canonical)
         self.values = jnp.asarray(array, jnp.float32)
-        self._index = _build_index(space, canonical)
+        self._index = CodeIndex.of(space, canonical)
 
     def __len__(self) -> int:
         return len(self.values)
@@ -53,16 +47,21 @@ class Table:
 
     def lookup(self, codes: Codes) -> Float[Array, " n"]:
         """The value of each code; NaN for codes that are not in the table. Traceable."""
-        wanted = _digits(self.space, self.space.canonical(codes))
-        low = jnp.zeros(wanted.shape[0], jnp.int32)
-        high = jnp.full(wanted.shape[0], len(self), jnp.int32)
-        for _ in range(len(self).bit_length()):
-            middle = (low + high) // 2
-            less = _less(self._index.digits[jnp.minimum(middle, len(self) - 1)], wanted)
-            low, high = jnp.where(less & (low < high), middle + 1, low), jnp.where(less, high, middle)
-        found = jnp.minimum(low, len(self) - 1)
-        hit = jnp.all(self._index.digits[found] == wanted, axis=1)
-        return jnp.where(hit, self.values[self._index.rows[found]], jnp.nan)
+        rows = self._index.find(self.space, self.space.canonical(codes))
+        return jnp.where(rows >= 0, self.values[rows], jnp.nan)
+
+
+    def tree_flatten(self) -> tuple[tuple[Array, Array, CodeIndex], SearchSpace]:
+        """Codes, values and index travel as arrays; the space is static under `jax.jit`."""
+        return (self.codes, self.values, self._index), self.space
+
+    @classmethod
+    def tree_unflatten(cls, space: SearchSpace, arrays: tuple[Array, Array, CodeIndex]) -> "Table":
+        """A table of arrays that were checked before."""
+        table = object.__new__(cls)
+        table.space = space
+        table.codes, table.values, table._index = arrays
+        return table
 
 
 def _refuse(what: str, wrong: np.ndarray) -> None:
@@ -70,41 +69,3 @@ def _refuse(what: str, wrong: np.ndarray) -> None:
     if len(rows):
         shown = ", ".join(map(str, rows[:10])) + (", ..." if len(rows) > 10 else "")
         raise ValueError(f"{len(rows)} rows of the table {what}: {shown}")
-
-
-def _groups(space: SearchSpace) -> list[list[int]]:
-    """Choices in runs whose mixed-radix numbers fit in int32."""
-    groups: list[list[int]] = [[]]
-    size = 1
-    for i, options in enumerate(space.cardinalities.tolist()):
-        if size * options >= 2**31:
-            groups.append([])
-            size = 1
-        groups[-1].append(i)
-        size *= options
-    return groups
-
-
-def _digits(space: SearchSpace, codes: Int[Array, "n dims"]) -> Int[Array, "n k"]:
-    columns = []
-    for group in _groups(space):
-        number = jnp.zeros(codes.shape[0], jnp.int32)
-        for i in group:
-            number = number * int(space.cardinalities[i]) + codes[:, i]
-        columns.append(number)
-    return jnp.stack(columns, axis=1)
-
-
-def _less(a: Int[Array, "n k"], b: Int[Array, "n k"]) -> Array:
-    """Lexicographic order."""
-    less = jnp.zeros(a.shape[0], bool)
-    for column in range(a.shape[1] - 1, -1, -1):
-        x, y = a[:, column], b[:, column]
-        less = (x < y) | ((x == y) & less)
-    return less
-
-
-def _build_index(space: SearchSpace, codes: np.ndarray) -> _Index:
-    digits = np.asarray(_digits(space, jnp.asarray(codes)))
-    order = np.lexsort(digits.T[::-1])
-    return _Index(jnp.asarray(digits[order]), jnp.asarray(order.astype(np.int32)))
