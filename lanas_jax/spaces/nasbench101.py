@@ -23,7 +23,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from lanas_jax.spaces import packed_graphs as packed
 from lanas_jax.spaces.base import CellGraph, Choice, Codes, SearchSpace
-from lanas_jax.spaces.packed_graphs import EDGES, OUTPUT, VERTICES
+from lanas_jax.spaces.packed_graphs import EDGES, INNER, OUTPUT, VERTICES
 
 OPERATIONS = ("conv3x3-bn-relu", "conv1x1-bn-relu", "maxpool3x3")
 MAX_EDGES = 9
@@ -44,7 +44,8 @@ class NASBench101Space(SearchSpace):
     def valid(self, codes: Codes) -> Bool[Array, " n"]:
         """Integers in range, a path from input to output, and at most nine edges on such paths."""
         codes = jnp.asarray(codes, jnp.int32)
-        return super().valid(codes) & _buildable(codes)
+        rows, _, kept = _pruned(codes)
+        return _buildable(codes, rows, kept)
 
     def canonical(self, codes: Codes) -> Int[Array, "n dims"]:
         """One code for all isomorphic graphs after pruning; pruned vertices have no edges and operation 0.
@@ -52,7 +53,7 @@ class NASBench101Space(SearchSpace):
         Codes with integers out of range are returned as they are.
         """
         codes = jnp.asarray(codes, jnp.int32)
-        return jnp.where(super().valid(codes)[:, None], _canonical(codes), codes)
+        return _canonical(codes, *_pruned(codes)[:2])
 
     @property
     def feature_names(self) -> tuple[str, ...]:
@@ -69,7 +70,7 @@ class NASBench101Space(SearchSpace):
         and longest path in all; the most vertices of an operation on one path; and whether some path from input to
         output applies exactly these operations, for every sequence of one to three.
         """
-        return _features(jnp.asarray(codes, jnp.int32))
+        return _features(*_pruned(jnp.asarray(codes, jnp.int32)))
 
     def embed(self, codes: Codes) -> Float[Array, "n e"]:
         """The features, centred and scaled over random valid graphs to squared norms of 1 on average.
@@ -187,21 +188,24 @@ def _pruned(codes: Int[Array, "n dims"]) -> tuple[packed.Rows, packed.Labels, pa
 
 
 @jax.jit
-def _buildable(codes: Int[Array, "n dims"]) -> Bool[Array, " n"]:
-    rows, kept = packed.prune(_split(codes)[0])
-    return (kept != 0) & (packed.edges_of(rows).sum(axis=1) <= MAX_EDGES)
+def _buildable(codes: Int[Array, "n dims"], rows: packed.Rows, kept: packed.Mask) -> Bool[Array, " n"]:
+    return _in_range(codes) & (kept != 0) & (packed.edges_of(rows).sum(axis=1) <= MAX_EDGES)
 
 
 @jax.jit
-def _canonical(codes: Int[Array, "n dims"]) -> Int[Array, "n dims"]:
-    rows, labels, _ = _pruned(codes)
+def _canonical(codes: Int[Array, "n dims"], rows: packed.Rows, labels: packed.Labels) -> Int[Array, "n dims"]:
     rows, labels = packed.smallest(rows, labels)
-    return jnp.concatenate([packed.edges_of(rows), labels], axis=1)
+    least = jnp.concatenate([packed.edges_of(rows), labels], axis=1)
+    return jnp.where(_in_range(codes)[:, None], least, codes)
+
+
+def _in_range(codes: Int[Array, "n dims"]) -> Bool[Array, " n"]:
+    options = np.array([2] * len(EDGES) + [len(OPERATIONS)] * INNER, np.int32)
+    return ((codes >= 0) & (codes < options[None])).all(axis=1)
 
 
 @jax.jit
-def _features(codes: Int[Array, "n dims"]) -> Float[Array, "n d"]:
-    rows, labels, kept = _pruned(codes)
+def _features(rows: packed.Rows, labels: packed.Labels, kept: packed.Mask) -> Float[Array, "n d"]:
     kinds = _kinds(labels, kept)
     held = packed.members(kinds)[:, :4]  # [n, 4 kinds, 7 vertices]
     edges = jax.lax.population_count(rows[:, :, None] & kinds[:, None, 1:])  # [n, 7 vertices, 4 kinds]

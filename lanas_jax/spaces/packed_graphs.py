@@ -61,12 +61,15 @@ def prune(rows: Rows) -> tuple[Rows, Mask]:
     Returns:
       the rows that are left, and the mask of the vertices that are left: 0 where no path leads to the output.
     """
-    below = jnp.ones_like(rows[:, 0])
-    for i in range(OUTPUT):
-        below = below | jnp.where((below >> i) & 1 == 1, rows[:, i], 0)
-    above = jnp.full_like(below, 1 << OUTPUT)
-    for i in reversed(range(OUTPUT)):
-        above = above | jnp.where((rows[:, i] & above) != 0, 1 << i, 0)
+
+    def forward(i: Int[Array, ""] | int, below: Mask) -> Mask:
+        return below | jnp.where((below >> i) & 1 == 1, rows[:, i], 0)
+
+    def backward(i: Int[Array, ""] | int, above: Mask) -> Mask:
+        return above | jnp.where((rows[:, OUTPUT - 1 - i] & above) != 0, 1 << (OUTPUT - 1 - i), 0)
+
+    below = jax.lax.fori_loop(0, OUTPUT, forward, jnp.ones_like(rows[:, 0]))
+    above = jax.lax.fori_loop(0, OUTPUT, backward, jnp.full_like(rows[:, 0], 1 << OUTPUT))
     kept = below & above
     return jnp.where(members(kept) == 1, rows & kept[:, None], 0), kept
 

@@ -2,9 +2,10 @@
 
 from typing import NamedTuple
 
+import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 
 from lanas_jax.spaces.base import Codes, SearchSpace, Values
 
@@ -35,13 +36,10 @@ class Table:
             raise ValueError(f"{len(checked)} codes need as many values; got shape {array.shape}")
         _refuse("are not valid in the space", ~np.asarray(space.valid(checked)))
         _refuse("hold a value that is not finite", ~np.isfinite(array))
-        canonical = np.asarray(space.canonical(checked))
-        _, first, inverse = np.unique(canonical, axis=0, return_index=True, return_inverse=True)
-        _refuse("repeat a code that stands above", first[inverse.reshape(-1)] != np.arange(len(checked)))
         self.space = space
-        self.codes = jnp.asarray(canonical)
+        self.codes = space.canonical(checked)
         self.values = jnp.asarray(array, jnp.float32)
-        self._index = _build_index(space, canonical)
+        self._index = _build_index(space, self.codes)
 
     def __len__(self) -> int:
         return len(self.values)
@@ -53,16 +51,25 @@ class Table:
 
     def lookup(self, codes: Codes) -> Float[Array, " n"]:
         """The value of each code; NaN for codes that are not in the table. Traceable."""
-        wanted = _digits(self.space, self.space.canonical(codes))
-        low = jnp.zeros(wanted.shape[0], jnp.int32)
-        high = jnp.full(wanted.shape[0], len(self), jnp.int32)
-        for _ in range(len(self).bit_length()):
-            middle = (low + high) // 2
-            less = _less(self._index.digits[jnp.minimum(middle, len(self) - 1)], wanted)
-            low, high = jnp.where(less & (low < high), middle + 1, low), jnp.where(less, high, middle)
-        found = jnp.minimum(low, len(self) - 1)
-        hit = jnp.all(self._index.digits[found] == wanted, axis=1)
+        found, hit = _find(self._index.digits, _digits(self.space, self.space.canonical(codes)))
         return jnp.where(hit, self.values[self._index.rows[found]], jnp.nan)
+
+
+@jax.jit
+def _find(digits: Int[Array, "m k"], wanted: Int[Array, "n k"]) -> tuple[Int[Array, " n"], Bool[Array, " n"]]:
+    """Binary search: where in the sorted rows each wanted one stands, and whether it is there."""
+    m = digits.shape[0]
+
+    def halve(_: Int[Array, ""] | int, bounds: tuple[Array, Array]) -> tuple[Array, Array]:
+        low, high = bounds
+        middle = (low + high) // 2
+        less = _less(digits[jnp.minimum(middle, m - 1)], wanted)
+        return jnp.where(less & (low < high), middle + 1, low), jnp.where(less, high, middle)
+
+    bounds = jnp.zeros_like(wanted[:, 0]), jnp.full_like(wanted[:, 0], m)
+    low, _ = jax.lax.fori_loop(0, m.bit_length(), halve, bounds)
+    found = jnp.minimum(low, m - 1)
+    return found, jnp.all(digits[found] == wanted, axis=1)
 
 
 def _refuse(what: str, wrong: np.ndarray) -> None:
@@ -88,10 +95,8 @@ def _groups(space: SearchSpace) -> list[list[int]]:
 def _digits(space: SearchSpace, codes: Int[Array, "n dims"]) -> Int[Array, "n k"]:
     columns = []
     for group in _groups(space):
-        number = jnp.zeros(codes.shape[0], jnp.int32)
-        for i in group:
-            number = number * int(space.cardinalities[i]) + codes[:, i]
-        columns.append(number)
+        radix = np.cumprod([1, *space.cardinalities[group[:0:-1]].tolist()])[::-1].astype(np.int32)
+        columns.append((codes[:, group[0] : group[-1] + 1] * radix[None]).sum(axis=1))
     return jnp.stack(columns, axis=1)
 
 
@@ -104,7 +109,12 @@ def _less(a: Int[Array, "n k"], b: Int[Array, "n k"]) -> Array:
     return less
 
 
-def _build_index(space: SearchSpace, codes: np.ndarray) -> _Index:
-    digits = np.asarray(_digits(space, jnp.asarray(codes)))
-    order = np.lexsort(digits.T[::-1])
-    return _Index(jnp.asarray(digits[order]), jnp.asarray(order.astype(np.int32)))
+def _build_index(space: SearchSpace, codes: Int[Array, "m dims"]) -> _Index:
+    """Refuses rows whose code stands above already."""
+    digits = np.asarray(_digits(space, codes))
+    order = np.lexsort(digits.T[::-1])  # stable: of equal codes the first row comes first
+    digits = digits[order]
+    repeated = np.zeros(len(order), bool)
+    repeated[order[1:]] = (digits[1:] == digits[:-1]).all(axis=1)
+    _refuse("repeat a code that stands above", repeated)
+    return _Index(jnp.asarray(digits), jnp.asarray(order.astype(np.int32)))
