@@ -45,8 +45,8 @@ class Benchmark:
     name: str
     space: SearchSpace
     codes: Int[np.ndarray, "m dims"]
-    validation: Float[np.ndarray, "m repeats"]
-    test: Float[np.ndarray, "m repeats_of_test"]
+    validation: Float[np.ndarray, "validated repeats"]
+    test: Float[np.ndarray, "tested repeats_of_test"]
     notes: str = ""
 
     def __post_init__(self) -> None:

@@ -5,8 +5,9 @@ import os
 import secrets
 import zipfile
 import zlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -61,20 +62,19 @@ def write_npz(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
 
 
 @contextlib.contextmanager
-def _opened(path: Path):  # type: ignore[no-untyped-def]
-    try:
-        with path.open("rb") as file:
+def _opened(path: Path) -> Iterator[Any]:
+    """An ``.npz`` file of which nothing but the directory has been read."""
+    with contextlib.ExitStack() as stack:
+        try:
+            file = stack.enter_context(path.open("rb"))
             start = file.read(4)
-        if start != b"PK\x03\x04":
-            raise TableFileError(f"{path}: expected an .npz file, b'PK\\x03\\x04' at byte 0; found {start!r}")
-        opened = np.load(path, allow_pickle=False)
-    except (zipfile.BadZipFile, ValueError) as error:
-        if isinstance(error, TableFileError):
-            raise
-        raise TableFileError(
-            f"{path}: the .npz file is damaged or cut off at byte {path.stat().st_size}: {error}"
-        ) from error
-    except OSError as error:
-        raise TableFileError(f"{path}: {error.strerror or error}") from error
-    with opened:
+            if start != b"PK\x03\x04":
+                raise TableFileError(f"{path}: expected an .npz file, b'PK\\x03\\x04' at byte 0; found {start!r}")
+            file.seek(0)
+            opened = stack.enter_context(np.load(file, allow_pickle=False))
+        except zipfile.BadZipFile as error:
+            size = path.stat().st_size
+            raise TableFileError(f"{path}: the .npz file is damaged or cut off at byte {size}: {error}") from error
+        except OSError as error:
+            raise TableFileError(f"{path}: {error.strerror or error}") from error
         yield opened

@@ -13,7 +13,10 @@ from lanas_jax.tables.files import TableFileError
 
 def listing() -> Listing:
     """The benchmarks with a name, and whether their files are there."""
-    table = Listing("name", "what", "file", caption=_caption(), caption_justify="left", box=None)
+    table = Listing(caption=_caption(), caption_justify="left", box=None)
+    table.add_column("name", no_wrap=True)
+    table.add_column("what", no_wrap=True)
+    table.add_column("file", overflow="fold")
     for entry in catalogue.ENTRIES:
         path = catalogue.path_of(entry)
         table.add_row(entry.name, entry.summary, str(path) if path else f"not found; {entry.command}")
