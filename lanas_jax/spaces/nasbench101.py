@@ -113,7 +113,7 @@ class NASBench101Space(SearchSpace):
         v = len(operations)
         if not 2 <= v <= VERTICES or matrix.shape != (v, v):
             raise ValueError(f"expected 2 to 7 operations and a matrix of as many rows; got {v}, shape {matrix.shape}")
-        if not np.isin(matrix, (0, 1)).all() or np.tril(matrix).any():
+        if ((matrix != 0) & (matrix != 1)).any() or np.tril(matrix).any():
             raise ValueError("the adjacency matrix must hold zeros and ones, ones only above the diagonal")
         wrong = set(operations[1:-1]) - set(OPERATIONS)
         if wrong or (operations[0], operations[-1]) != ("input", "output"):
@@ -133,10 +133,9 @@ class NASBench101Space(SearchSpace):
         array = self.check(np.asarray(code)[None])[0]
         matrix = np.zeros((VERTICES, VERTICES), np.int32)
         matrix[tuple(np.array(EDGES).T)] = array[: len(EDGES)]
-        paths = np.linalg.matrix_power(matrix + np.eye(VERTICES, dtype=np.int32), OUTPUT) > 0
-        if not paths[0, OUTPUT]:
+        kept = _on_paths(matrix.tolist())
+        if not kept:
             raise ValueError("no path leads from input to output")
-        kept = np.flatnonzero(paths[0] & paths[:, OUTPUT])
         names = ("input", *(OPERATIONS[op] for op in array[len(EDGES) :]), "output")
         return matrix[np.ix_(kept, kept)], tuple(names[v] for v in kept)
 
@@ -160,8 +159,8 @@ def graph_hash(adjacency: Int[np.ndarray, "v v"], labels: Sequence[int]) -> str:
       adjacency: of the pruned graph.
       labels: -1 for the input, the operation's index, -2 for the output.
     """
-    into = [np.flatnonzero(column).tolist() for column in adjacency.T]
-    out_of = [np.flatnonzero(row).tolist() for row in adjacency]
+    out_of = [[w for w, edge in enumerate(row) if edge] for row in adjacency.tolist()]
+    into = [[v for v, ws in enumerate(out_of) if w in ws] for w in range(len(labels))]
     hashes = [_md5(str((len(out_of[v]), len(into[v]), int(label)))) for v, label in enumerate(labels)]
     for _ in labels:
         hashes = [
@@ -169,6 +168,18 @@ def graph_hash(adjacency: Int[np.ndarray, "v v"], labels: Sequence[int]) -> str:
             for v in range(len(labels))
         ]
     return _md5(str(sorted(hashes)))
+
+
+def _on_paths(matrix: list[list[int]]) -> list[int]:
+    """The vertices on a path from input to output, ascending."""
+    below, above = {0}, {OUTPUT}
+    for v in range(1, VERTICES):
+        if any(matrix[u][v] for u in below):
+            below.add(v)
+    for v in reversed(range(OUTPUT)):
+        if any(matrix[v][w] for w in above):
+            above.add(v)
+    return sorted(below & above)
 
 
 def _md5(text: str) -> str:

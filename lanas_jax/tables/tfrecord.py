@@ -79,8 +79,12 @@ def crc32c(data: bytes) -> int:
     The checksum is linear: each byte adds what it turns into on its way to the end of the block, which a table of
     places and values holds; what came before a block is added to its first four bytes.
     """
-    table = _table()
     state = 0xFFFFFFFF
+    if len(data) <= 16:  # such as a record's length
+        for byte in data:
+            state = (state >> 8) ^ _bytes()[(state ^ byte) & 255]
+        return state ^ 0xFFFFFFFF
+    table = _table()
     for start in range(0, len(data), _BLOCK):
         block = np.frombuffer(data, np.uint8, min(_BLOCK, len(data) - start), start)
         index = _places(len(block)) + block
@@ -94,6 +98,11 @@ def crc32c(data: bytes) -> int:
 def _places(n: int) -> np.ndarray:
     """Where each byte of a block of `n` begins in the table: 256 entries per byte that follows it."""
     return np.arange(n - 1, -1, -1, dtype=np.int64) * 256
+
+
+@functools.cache
+def _bytes() -> list[int]:
+    return _table()[:256].tolist()
 
 
 @functools.cache
