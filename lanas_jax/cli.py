@@ -214,7 +214,9 @@ def tables(arguments: Sequence[str]) -> int:
         source: Annotated[Path, tyro.conf.arg(metavar="SOURCE", help="official file or folder, or an .npz file")],
         out: Annotated[Path, tyro.conf.arg(metavar="OUT.npz", help="the file to write")],
         /,
-        dataset: Annotated[str | None, tyro.conf.arg(help="cifar10, cifar100 or imagenet16, of NATS-Bench")] = None,
+        dataset: Annotated[
+            str | None, tyro.conf.arg(metavar="NAME", help="cifar10, cifar100 or imagenet16, of NATS-Bench")
+        ] = None,
     ) -> Any:
         """Make a table that loads in seconds from the official files of NAS-Bench-101 or NATS-Bench."""
         return source, out, dataset
