@@ -16,12 +16,20 @@ if TYPE_CHECKING:
     from lanas_jax.simulation import simulate as simulate
     from lanas_jax.spaces.base import Choice as Choice
     from lanas_jax.spaces.base import SearchSpace as SearchSpace
+    from lanas_jax.spaces.nasbench101 import NASBench101Space as NASBench101Space
+    from lanas_jax.spaces.nasbench201 import NASBench201Space as NASBench201Space
+    from lanas_jax.spaces.natsbench_size import NATSBenchSizeSpace as NATSBenchSizeSpace
     from lanas_jax.tables.base import Table as Table
+    from lanas_jax.tables.benchmark import Benchmark as Benchmark
 
 _HOMES = {
+    "Benchmark": "tables.benchmark",
     "Choice": "spaces.base",
     "Evaluator": "evaluators.base",
     "LaNAS": "searchers.lanas",
+    "NASBench101Space": "spaces.nasbench101",
+    "NASBench201Space": "spaces.nasbench201",
+    "NATSBenchSizeSpace": "spaces.natsbench_size",
     "Outcome": "evaluators.base",
     "RandomSearch": "searchers.random_search",
     "RegularizedEvolution": "searchers.evolution",

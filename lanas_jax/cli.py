@@ -1,4 +1,4 @@
-"""The command line: ``lanas search``, ``resume``, ``report``, ``trials``, ``describe``.
+"""The command line: ``lanas search``, ``resume``, ``report``, ``trials``, ``describe``, ``tables``.
 
 It only parses, calls and prints; errors that a person can mend become one message and exit code 2. JAX is imported
 where it is used, so that help and listings answer at once.
@@ -31,6 +31,7 @@ usage: lanas COMMAND ...
   report RUN          write the report of a run again
   trials RUN          list the trials of a run, as a table or as CSV
   describe SPACE      draw the network that a code stands for, and count what it costs
+  tables              list the benchmark tables; make one from its official files
 
 A RUN is the folder that a search wrote. lanas COMMAND --help says more. To begin with:
 
@@ -48,6 +49,13 @@ EXPERIMENT is one of
 {experiments}
 
 or the path of a Python file like those. For an experiment's settings: lanas search EXPERIMENT --help
+"""
+
+TABLES_HELP = """\
+usage: lanas tables
+       lanas tables convert SOURCE OUT.npz [--dataset NAME]
+
+Lists the benchmark tables, and whether their files are in the folder that LANAS_DATA names; or makes such a file.
 """
 
 
@@ -198,12 +206,41 @@ def describe(arguments: Sequence[str]) -> int:
     return 0
 
 
+def tables(arguments: Sequence[str]) -> int:
+    """Lists benchmark tables, or makes one."""
+    from lanas_jax.tables import listing
+
+    def parse(
+        source: Annotated[Path, tyro.conf.arg(metavar="SOURCE", help="official file or folder, or an .npz file")],
+        out: Annotated[Path, tyro.conf.arg(metavar="OUT.npz", help="the file to write")],
+        /,
+        dataset: Annotated[
+            str | None, tyro.conf.arg(metavar="NAME", help="cifar10, cifar100 or imagenet16, of NATS-Bench")
+        ] = None,
+    ) -> Any:
+        """Make a table that loads in seconds from the official files of NAS-Bench-101 or NATS-Bench."""
+        return source, out, dataset
+
+    if not arguments:
+        _console().print(listing.listing())
+        return 0
+    if arguments[0] != "convert":
+        print(TABLES_HELP, end="")
+        return 0 if arguments[0] in ("-h", "--help") else 2
+    try:
+        listing.convert(_console(), *_parse(parse, "tables convert", arguments[1:]))
+    except (ValueError, ImportError, OSError) as error:
+        raise RefusedError(str(error)) from error
+    return 0
+
+
 COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
     "search": search,
     "resume": resume,
     "report": report,
     "trials": trials,
     "describe": describe,
+    "tables": tables,
 }
 
 

@@ -44,11 +44,10 @@ class Pool:
           ValueError: a code out of range, or none that is valid.
         """
         checked = space.check(codes)
-        canonical = np.asarray(space.canonical(checked[np.asarray(space.valid(checked))]))
+        canonical = space.canonical(checked[np.asarray(space.valid(checked))])
         if not len(canonical):
             raise ValueError("the pool holds no valid code")
-        _, first = np.unique(canonical, axis=0, return_index=True)
-        kept = jnp.asarray(canonical[np.sort(first)])
+        kept = canonical[~CodeIndex.of(space, canonical).repeated]
         return cls(kept, space.features(kept), space.embed(kept), CodeIndex.of(space, kept))
 
     def find(self, space: SearchSpace, codes: Codes) -> Int[Array, " n"]:

@@ -13,11 +13,11 @@ from lanas_jax.spaces.base import Codes, SearchSpace
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class CodeIndex:
-    """Where each of m distinct canonical codes stands.
+    """Where each of m canonical codes stands.
 
     Attributes:
       digits: the codes as numbers of one or more int32 digits each, ascending.
-      rows: the row each came from.
+      rows: the row each came from; of equal codes the first row comes first.
     """
 
     digits: Int[Array, "m k"]
@@ -25,28 +25,41 @@ class CodeIndex:
 
     @classmethod
     def of(cls, space: SearchSpace, codes: Codes) -> "CodeIndex":
-        """The index of distinct canonical codes."""
+        """The index of canonical codes."""
         digits = np.asarray(_digits(space, jnp.asarray(codes)))
         order = np.lexsort(digits.T[::-1])
         return cls(jnp.asarray(digits[order]), jnp.asarray(order.astype(np.int32)))
 
+    @property
+    def repeated(self) -> Bool[np.ndarray, " m"]:
+        """The rows whose code stands in an earlier row too."""
+        digits, rows = np.asarray(self.digits), np.asarray(self.rows)
+        found = np.zeros(len(rows), bool)
+        found[rows[1:]] = (digits[1:] == digits[:-1]).all(axis=1)
+        return found
+
     def find(self, space: SearchSpace, codes: Codes) -> Int[Array, " n"]:
         """The row of each canonical code; -1 where it has none. Traceable."""
-        wanted = _digits(space, jnp.asarray(codes))
-        last = self.rows.shape[0] - 1
-        low = jnp.zeros(wanted.shape[0], jnp.int32)
-        high = jnp.full(wanted.shape[0], last + 1, jnp.int32)
+        return _find(self, space, codes)
 
-        def halve(_: Array, bounds: tuple[Array, Array]) -> tuple[Array, Array]:
-            low, high = bounds
-            middle = (low + high) // 2
-            less = _less(self.digits[jnp.minimum(middle, last)], wanted)
-            return jnp.where(less & (low < high), middle + 1, low), jnp.where(less, high, middle)
 
-        low, _ = jax.lax.fori_loop(0, (last + 1).bit_length(), halve, (low, high))
-        found = jnp.minimum(low, last)
-        hit = jnp.all(self.digits[found] == wanted, axis=1)
-        return jnp.where(hit, self.rows[found], -1)
+@jax.jit(static_argnames="space")
+def _find(index: CodeIndex, space: SearchSpace, codes: Codes) -> Int[Array, " n"]:
+    wanted = _digits(space, jnp.asarray(codes))
+    last = index.rows.shape[0] - 1
+    low = jnp.zeros(wanted.shape[0], jnp.int32)
+    high = jnp.full(wanted.shape[0], last + 1, jnp.int32)
+
+    def halve(_: Array, bounds: tuple[Array, Array]) -> tuple[Array, Array]:
+        low, high = bounds
+        middle = (low + high) // 2
+        less = _less(index.digits[jnp.minimum(middle, last)], wanted)
+        return jnp.where(less & (low < high), middle + 1, low), jnp.where(less, high, middle)
+
+    low, _ = jax.lax.fori_loop(0, (last + 1).bit_length(), halve, (low, high))
+    found = jnp.minimum(low, last)
+    hit = jnp.all(index.digits[found] == wanted, axis=1)
+    return jnp.where(hit, index.rows[found], -1)
 
 
 def _groups(space: SearchSpace) -> list[list[int]]:
@@ -67,9 +80,8 @@ def _digits(space: SearchSpace, codes: Int[Array, "n dims"]) -> Int[Array, "n k"
     inside = jnp.all((codes >= 0) & (codes < space.cardinalities[None]), axis=1)
     columns = []
     for group in _groups(space):
-        number = jnp.zeros(codes.shape[0], jnp.int32)
-        for i in group:
-            number = number * int(space.cardinalities[i]) + codes[:, i]
+        radix = np.cumprod([1, *space.cardinalities[group[:0:-1]].tolist()])[::-1].astype(np.int32)
+        number = jnp.sum(codes[:, group[0] : group[-1] + 1] * radix[None], axis=1)
         columns.append(jnp.where(inside, number, -1))
     return jnp.stack(columns, axis=1)
 

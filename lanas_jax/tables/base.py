@@ -29,13 +29,11 @@ class Table:
             raise ValueError(f"{len(checked)} codes need as many values; got shape {array.shape}")
         _refuse("are not valid in the space", ~np.asarray(space.valid(checked)))
         _refuse("hold a value that is not finite", ~np.isfinite(array))
-        canonical = np.asarray(space.canonical(checked))
-        _, first, inverse = np.unique(canonical, axis=0, return_index=True, return_inverse=True)
-        _refuse("repeat a code that stands above", first[inverse.reshape(-1)] != np.arange(len(checked)))
         self.space = space
-        self.codes = jnp.asarray(canonical)
+        self.codes = space.canonical(checked)
         self.values = jnp.asarray(array, jnp.float32)
-        self._index = CodeIndex.of(space, canonical)
+        self._index = CodeIndex.of(space, self.codes)
+        _refuse("repeat a code that stands above", self._index.repeated)
 
     def __len__(self) -> int:
         return len(self.values)
@@ -49,7 +47,6 @@ class Table:
         """The value of each code; NaN for codes that are not in the table. Traceable."""
         rows = self._index.find(self.space, self.space.canonical(codes))
         return jnp.where(rows >= 0, self.values[rows], jnp.nan)
-
 
     def tree_flatten(self) -> tuple[tuple[Array, Array, CodeIndex], SearchSpace]:
         """Codes, values and index travel as arrays; the space is static under `jax.jit`."""

@@ -6,6 +6,7 @@ import jax.numpy as jnp
 import pytest
 
 import lanas_jax as lx
+from lanas_jax.spaces.nasbench101 import NASBench101Space
 from lanas_jax.spaces.nasnet import NASNetSpace
 
 
@@ -33,6 +34,7 @@ SPACES = {
     "mixed": lx.SearchSpace([lx.Choice("a", ("x",)), lx.Choice("b", range(2)), lx.Choice("c", range(30))]),
     "listed": product(5, 4),
     "equivalent codes": Pairs([lx.Choice("a", range(9)), lx.Choice("b", range(9)), lx.Choice("c", range(3))]),
+    "NAS-Bench-101": NASBench101Space(),
     "lattice of 1e20": product(40, 3),
     "NASNet cells, 4e6": NASNetSpace(blocks=3, two_cells=False, channels=8, cells=3, image_size=8, image_channels=1),
 }

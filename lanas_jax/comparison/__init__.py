@@ -1,0 +1,1 @@
+"""Searchers compared on the results of a benchmark: how many samples does each need?"""

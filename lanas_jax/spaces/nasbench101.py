@@ -1,0 +1,259 @@
+"""The space of NAS-Bench-101 (arXiv 1902.09635): graphs of at most seven vertices and nine edges.
+
+A cell is a directed acyclic graph: an input, an output, and up to five inner vertices that each apply one of three
+operations to the sum of what reaches them. Vertices that are not on a path from input to output do nothing: they are
+*pruned*, and so are their edges. Graphs that differ by the order of their vertices build the same network; the 423,624
+networks of the benchmark are the classes of such graphs.
+
+A code holds 21 edges (the upper triangle of the 7x7 adjacency matrix, row by row) and the operations of the vertices 1
+to 5. A graph of fewer vertices is one where some are pruned.
+"""
+
+import dataclasses
+import functools
+import hashlib
+import itertools
+import math
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float, Int
+
+from lanas_jax.spaces import packed_graphs as packed
+from lanas_jax.spaces.base import CellGraph, Choice, Codes, SearchSpace
+from lanas_jax.spaces.packed_graphs import EDGES, INNER, OUTPUT, VERTICES
+
+OPERATIONS = ("conv3x3-bn-relu", "conv1x1-bn-relu", "maxpool3x3")
+MAX_EDGES = 9
+_SHORT = ("conv3x3", "conv1x1", "maxpool")
+_PATHS = tuple(path for n in (1, 2, 3) for path in itertools.product(range(3), repeat=n))
+_PATH_SHARE = 0.25  # of the squared norm of an embedding
+_COUNT = 16  # no feature is larger; only graphs with too many edges would exceed it
+
+
+@dataclasses.dataclass(frozen=True, init=False)
+class NASBench101Space(SearchSpace):
+    """Graphs of at most 7 vertices and 9 edges, over conv3x3, conv1x1 and maxpool3x3: 509,607,936 codes."""
+
+    def __init__(self) -> None:
+        edges = (Choice(f"edge {i}-{j}", ("absent", "present")) for i, j in EDGES)
+        super().__init__((*edges, *(Choice(f"operation {v}", OPERATIONS) for v in range(1, OUTPUT))))
+
+    def valid(self, codes: Codes) -> Bool[Array, " n"]:
+        """Integers in range, a path from input to output, and at most nine edges on such paths."""
+        codes = jnp.asarray(codes, jnp.int32)
+        rows, _, kept = _pruned(codes)
+        return _buildable(codes, rows, kept)
+
+    def canonical(self, codes: Codes) -> Int[Array, "n dims"]:
+        """One code for all isomorphic graphs after pruning; pruned vertices have no edges and operation 0.
+
+        Codes with integers out of range are returned as they are.
+        """
+        codes = jnp.asarray(codes, jnp.int32)
+        return _canonical(codes, *_pruned(codes)[:2])
+
+    @property
+    def feature_names(self) -> tuple[str, ...]:
+        """A name for each column of `features`."""
+        names = [f"vertices {op}" for op in _SHORT]
+        names += [f"edges {a}>{b}" for a in ("input", *_SHORT) for b in (*_SHORT, "output")]
+        names += ["vertices", "edges", "longest path", *(f"most {op} on a path" for op in _SHORT)]
+        return (*names, *("path " + ">".join(_SHORT[op] for op in path) for path in _PATHS))
+
+    def features(self, codes: Codes) -> Float[Array, "n d"]:
+        """What the regressors see: counts that the order of vertices does not change, at most 16.
+
+        After pruning: vertices of each operation; edges from input or operation to operation or output; vertices, edges
+        and longest path in all; the most vertices of an operation on one path; and whether some path from input to
+        output applies exactly these operations, for every sequence of one to three.
+        """
+        return _features(*_pruned(jnp.asarray(codes, jnp.int32)))
+
+    def embed(self, codes: Codes) -> Float[Array, "n e"]:
+        """The features, centred and scaled over random valid graphs to squared norms of 1 on average.
+
+        Three quarters of the squared norm are those of the counts, each of equal variance; a quarter is that of the
+        paths, one scale for all, so that rare ones do not weigh more than common ones.
+        """
+        mean, scale = _feature_scale()
+        return (self.features(codes) - mean[None]) * scale[None]
+
+    def describe(self, code: Int[Array | np.ndarray, " dims"]) -> str:
+        """The pruned graph, a line per vertex: what it applies, and to what."""
+        adjacency, operations = self.to_graph(code)
+        width = max(map(len, operations))
+        sources = [", ".join(map(str, np.flatnonzero(column))) for column in adjacency.T]
+        lines = [f"{v}  {operations[v]:<{width}}  of {sources[v]}" for v in range(1, len(operations))]
+        return "\n".join([f"0  {operations[0]}", *lines])
+
+    def graphs(self, code: Int[Array | np.ndarray, " dims"]) -> tuple[CellGraph, ...]:
+        """The pruned graph: operations are the nodes, edges have no label."""
+        adjacency, operations = self.to_graph(code)
+        names = [operations[0], *(f"{v} {op}" for v, op in enumerate(operations[1:-1], 1)), operations[-1]]
+        edges = tuple((int(i), int(j), "") for i, j in np.argwhere(adjacency))
+        return (CellGraph("cell", tuple(names), edges),)
+
+    def from_graph(self, adjacency: object, operations: Sequence[str]) -> Int[np.ndarray, " dims"]:
+        """The code of a graph as the benchmark writes it, valid or not.
+
+        Args:
+          adjacency: zeros and ones ``[v, v]``, ``2 <= v <= 7``, upper triangular.
+          operations: the vertices' names, "input" first, "output" last, between them those of `OPERATIONS`.
+
+        Returns:
+          A code, not canonical.
+
+        Raises:
+          ValueError: the graph is not of this form.
+        """
+        matrix = np.asarray(adjacency)
+        v = len(operations)
+        if not 2 <= v <= VERTICES or matrix.shape != (v, v):
+            raise ValueError(f"expected 2 to 7 operations and a matrix of as many rows; got {v}, shape {matrix.shape}")
+        if ((matrix != 0) & (matrix != 1)).any() or np.tril(matrix).any():
+            raise ValueError("the adjacency matrix must hold zeros and ones, ones only above the diagonal")
+        wrong = set(operations[1:-1]) - set(OPERATIONS)
+        if wrong or (operations[0], operations[-1]) != ("input", "output"):
+            raise ValueError(f"expected input, {', '.join(OPERATIONS)}, output; got {', '.join(operations)}")
+        place = [*range(v - 1), OUTPUT]
+        whole = np.zeros((VERTICES, VERTICES), np.int32)
+        whole[np.ix_(place, place)] = matrix
+        labels = [OPERATIONS.index(op) for op in operations[1:-1]] + [0] * (VERTICES - v)
+        return np.concatenate([whole[tuple(np.array(EDGES).T)], np.array(labels, np.int32)])
+
+    def to_graph(self, code: Int[Array | np.ndarray, " dims"]) -> tuple[Int[np.ndarray, "v v"], tuple[str, ...]]:
+        """The pruned graph: adjacency matrix and names of the vertices, in the order of the code.
+
+        Raises:
+          ValueError: integers out of range, or no path from input to output.
+        """
+        array = self.check(np.asarray(code)[None])[0]
+        matrix = np.zeros((VERTICES, VERTICES), np.int32)
+        matrix[tuple(np.array(EDGES).T)] = array[: len(EDGES)]
+        kept = _on_paths(matrix.tolist())
+        if not kept:
+            raise ValueError("no path leads from input to output")
+        names = ("input", *(OPERATIONS[op] for op in array[len(EDGES) :]), "output")
+        return matrix[np.ix_(kept, kept)], tuple(names[v] for v in kept)
+
+    def module_hash(self, code: Int[Array | np.ndarray, " dims"]) -> str:
+        """The benchmark's name for the class of a code: equal for isomorphic graphs.
+
+        Raises:
+          ValueError: integers out of range, or no path from input to output.
+        """
+        adjacency, operations = self.to_graph(code)
+        return graph_hash(adjacency, [-1, *(OPERATIONS.index(op) for op in operations[1:-1]), -2])
+
+
+def graph_hash(adjacency: Int[np.ndarray, "v v"], labels: Sequence[int]) -> str:
+    """The hash by which NAS-Bench-101 names a pruned graph, as its official API computes it.
+
+    Each vertex starts from its degrees and label, then takes in the hashes of its neighbours, as often as there are
+    vertices; the graph's is that of the sorted vertices'.
+
+    Args:
+      adjacency: of the pruned graph.
+      labels: -1 for the input, the operation's index, -2 for the output.
+    """
+    out_of = [[w for w, edge in enumerate(row) if edge] for row in adjacency.tolist()]
+    into = [[v for v, ws in enumerate(out_of) if w in ws] for w in range(len(labels))]
+    hashes = [_md5(str((len(out_of[v]), len(into[v]), int(label)))) for v, label in enumerate(labels)]
+    for _ in labels:
+        hashes = [
+            _md5("|".join("".join(sorted(hashes[w] for w in ws)) for ws in (into[v], out_of[v])) + "|" + hashes[v])
+            for v in range(len(labels))
+        ]
+    return _md5(str(sorted(hashes)))
+
+
+def _on_paths(matrix: list[list[int]]) -> list[int]:
+    """The vertices on a path from input to output, ascending."""
+    below, above = {0}, {OUTPUT}
+    for v in range(1, VERTICES):
+        if any(matrix[u][v] for u in below):
+            below.add(v)
+    for v in reversed(range(OUTPUT)):
+        if any(matrix[v][w] for w in above):
+            above.add(v)
+    return sorted(below & above)
+
+
+def _md5(text: str) -> str:
+    return hashlib.md5(text.encode(), usedforsecurity=False).hexdigest()
+
+
+def _split(codes: Int[Array, "n dims"]) -> tuple[packed.Rows, packed.Labels]:
+    return packed.rows_of(codes[:, : len(EDGES)]), codes[:, len(EDGES) :]
+
+
+@jax.jit
+def _pruned(codes: Int[Array, "n dims"]) -> tuple[packed.Rows, packed.Labels, packed.Mask]:
+    """Pruned rows, labels with 0 for pruned vertices, and which vertices are left."""
+    rows, labels = _split(codes)
+    rows, kept = packed.prune(rows)
+    return rows, jnp.where(packed.members(kept)[:, 1:OUTPUT] == 1, labels, 0), kept
+
+
+@jax.jit
+def _buildable(codes: Int[Array, "n dims"], rows: packed.Rows, kept: packed.Mask) -> Bool[Array, " n"]:
+    return _in_range(codes) & (kept != 0) & (packed.edges_of(rows).sum(axis=1) <= MAX_EDGES)
+
+
+@jax.jit
+def _canonical(codes: Int[Array, "n dims"], rows: packed.Rows, labels: packed.Labels) -> Int[Array, "n dims"]:
+    rows, labels = packed.smallest(rows, labels)
+    least = jnp.concatenate([packed.edges_of(rows), labels], axis=1)
+    return jnp.where(_in_range(codes)[:, None], least, codes)
+
+
+def _in_range(codes: Int[Array, "n dims"]) -> Bool[Array, " n"]:
+    options = np.array([2] * len(EDGES) + [len(OPERATIONS)] * INNER, np.int32)
+    return ((codes >= 0) & (codes < options[None])).all(axis=1)
+
+
+@jax.jit
+def _features(rows: packed.Rows, labels: packed.Labels, kept: packed.Mask) -> Float[Array, "n d"]:
+    kinds = _kinds(labels, kept)
+    held = packed.members(kinds)[:, :4]  # [n, 4 kinds, 7 vertices]
+    edges = jax.lax.population_count(rows[:, :, None] & kinds[:, None, 1:])  # [n, 7 vertices, 4 kinds]
+    edges = (held[:, :, :, None] * edges[:, None]).sum(axis=2).reshape(-1, 16)
+    weights = jnp.concatenate([packed.members(kept & ~1)[:, None], held[:, 1:]], axis=1)
+    totals = jnp.stack([jax.lax.population_count(kept), packed.edges_of(rows).sum(axis=1)], axis=1)
+    columns = [jax.lax.population_count(kinds[:, 1:4]), edges, totals, packed.heaviest_paths(rows, weights)]
+    columns.append(_paths(rows, kinds))
+    return jnp.clip(jnp.concatenate(columns, axis=1), 0, _COUNT).astype(jnp.float32)
+
+
+def _kinds(labels: packed.Labels, kept: packed.Mask) -> Int[Array, "n 5"]:
+    """Masks of the vertices of each kind: input, the three operations, output."""
+    bits = (np.int32(1) << np.arange(1, OUTPUT, dtype=np.int32))[None]
+    operations = [jnp.where(labels == op, bits, 0).sum(axis=1) & kept for op in range(len(OPERATIONS))]
+    return jnp.stack([kept & 1, *operations, kept & (1 << OUTPUT)], axis=1)
+
+
+def _paths(rows: packed.Rows, kinds: Int[Array, "n 5"]) -> Int[Array, "n paths"]:
+    """Whether a path applies exactly the operations of each of `_PATHS`, 0 or 1."""
+    ends, columns = kinds[:, :1], []
+    for _ in range(3):
+        ends = (packed.following(rows, ends)[:, :, None] & kinds[:, None, 1:4]).reshape(rows.shape[0], -1)
+        columns.append(packed.following(rows, ends) >> OUTPUT)
+    return jnp.concatenate(columns, axis=1)
+
+
+@functools.cache
+def _feature_scale() -> tuple[np.ndarray, np.ndarray]:
+    """Means of the features over random classes of valid graphs, and the factors of `NASBench101Space.embed`."""
+    space = NASBench101Space()
+    codes = np.random.default_rng(0).integers(0, space.cardinalities, (2**16, space.dims)).astype(np.int32)
+    with jax.ensure_compile_time_eval():
+        codes = np.unique(np.asarray(space.canonical(codes))[np.asarray(space.valid(codes))], axis=0)
+        features = np.asarray(space.features(codes), np.float64)
+    variance = features.var(axis=0)
+    counts = features.shape[1] - len(_PATHS)
+    scale = np.full(len(variance), math.sqrt(_PATH_SHARE / variance[counts:].sum()))
+    scale[:counts] = np.sqrt((1 - _PATH_SHARE) / (counts * variance[:counts]))
+    return features.mean(axis=0).astype(np.float32), scale.astype(np.float32)

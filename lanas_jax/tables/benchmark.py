@@ -1,0 +1,151 @@
+"""A benchmark: the results of every network that somebody trained, validation and test apart.
+
+Validation accuracies are what a search may see, as a `Table`; test accuracies are only read for what a search found.
+Benchmarks are kept as compact ``.npz`` files, which hold arrays only and load in about a second.
+"""
+
+import dataclasses
+import functools
+import json
+from pathlib import Path
+
+import jax
+import numpy as np
+from jaxtyping import Array, Float, Int, PRNGKeyArray
+
+from lanas_jax.spaces.base import Choice, Codes, SearchSpace
+from lanas_jax.spaces.nasbench101 import NASBench101Space
+from lanas_jax.spaces.nasbench201 import NASBench201Space
+from lanas_jax.spaces.natsbench_size import NATSBenchSizeSpace
+from lanas_jax.tables.base import Table
+from lanas_jax.tables.files import TableFileError, read_npz, write_npz
+
+FORMAT = "lanas benchmark 1"
+_SPACES = {space.__name__: space for space in (NASBench101Space, NASBench201Space, NATSBenchSizeSpace)}
+_FIELDS = ("format", "name", "notes", "space", "codes", "validation", "test")
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Benchmark:
+    """Validation and test accuracy of networks, each trained once or several times.
+
+    Args:
+      name: of the benchmark and its dataset.
+      space: what the codes mean.
+      codes: distinct, valid and, of each class of equivalent codes, any one; `codes` holds the canonical ones.
+      validation: a column per repeat, in [0, 1]; what is searched.
+      test: likewise; only reported.
+      notes: what a reader of results has to know.
+
+    Raises:
+      ValueError: codes that are not valid in the space or equivalent, values that are not in [0, 1], or shapes that do
+        not fit; names the rows.
+    """
+
+    name: str
+    space: SearchSpace
+    codes: Int[np.ndarray, "m dims"]
+    validation: Float[np.ndarray, "validated repeats"]
+    test: Float[np.ndarray, "tested repeats_of_test"]
+    notes: str = ""
+
+    def __post_init__(self) -> None:
+        for part in ("validation", "test"):
+            values = np.asarray(getattr(self, part), np.float32)
+            if values.ndim != 2 or len(values) != len(self.codes) or not values.shape[1]:
+                raise ValueError(
+                    f"{len(self.codes)} codes need {part} values of shape [m, repeats]; got {values.shape}"
+                )
+            rows = np.flatnonzero(~((values >= 0) & (values <= 1)).all(axis=1))
+            if len(rows):
+                raise ValueError(
+                    f"{len(rows)} rows hold {part} values that are not in [0, 1], the first in row {rows[0]}: "
+                    f"{values[rows[0]].tolist()}"
+                )
+            object.__setattr__(self, part, values)
+        object.__setattr__(self, "codes", np.asarray(self._tests.codes))
+
+    def __len__(self) -> int:
+        return len(self.codes)
+
+    def table(self, repeat: int | None = None, *, key: PRNGKeyArray | None = None) -> Table:
+        """The validation accuracies, to be searched.
+
+        Args:
+          repeat: take those of this repeat.
+          key: take one repeat of each code, drawn with this key, which is consumed. Without either: means of repeats.
+
+        Raises:
+          ValueError: there is no such repeat, or both were given.
+        """
+        m, repeats = self.validation.shape
+        if repeat is not None and key is not None:
+            raise ValueError("give a repeat or a key, not both")
+        if repeat is not None and not 0 <= repeat < repeats:
+            raise ValueError(f"repeat must be 0 to {repeats - 1}; got {repeat}")
+        if key is not None:
+            column = np.asarray(jax.random.randint(key, (m,), 0, repeats))
+            return Table(self.space, self.codes, self.validation[np.arange(m), column])
+        return Table(
+            self.space, self.codes, self.validation.mean(axis=1) if repeat is None else self.validation[:, repeat]
+        )
+
+    def test_of(self, codes: Codes) -> Float[Array, " n"]:
+        """Test accuracy of codes, the mean of the repeats; NaN for codes that are not in the benchmark."""
+        return self._tests.lookup(codes)
+
+    @functools.cached_property
+    def _tests(self) -> Table:
+        return Table(self.space, self.codes, self.test.mean(axis=1))
+
+    def save(self, path: Path | str) -> None:
+        """Writes an ``.npz`` file, the whole of it or nothing.
+
+        Raises:
+          ValueError: the name does not end in ``.npz``, or the space cannot be written: it is neither a product of
+            choices nor that of a benchmark.
+          OSError: the folder cannot be written.
+        """
+        path = Path(path)
+        if path.suffix != ".npz":
+            raise ValueError(f"{path}: expected a file name that ends in .npz")
+        codes = self.codes.astype(np.uint8) if self.space.cardinalities.max() <= 256 else self.codes
+        texts = {"format": FORMAT, "name": self.name, "notes": self.notes, "space": _space_text(self.space)}
+        arrays = {"codes": codes, "validation": self.validation, "test": self.test}
+        write_npz(path, {**{field: np.array(text) for field, text in texts.items()}, **arrays})
+
+    @classmethod
+    def load(cls, path: Path | str) -> "Benchmark":
+        """What `save` wrote.
+
+        Raises:
+          TableFileError: no such file, one of another kind, a damaged one, or rows that `Benchmark` refuses.
+        """
+        path = Path(path)
+        arrays = read_npz(path, _FIELDS)
+        if arrays["format"] != FORMAT:
+            raise TableFileError(f"{path}: expected the format {FORMAT!r}; found {str(arrays['format'])!r}")
+        try:
+            space = _space_of(str(arrays["space"]))
+            name, notes = str(arrays["name"]), str(arrays["notes"])
+            codes = space.check(arrays["codes"])
+            return cls(name, space, codes, arrays["validation"], arrays["test"], notes)
+        except ValueError as error:
+            raise TableFileError(f"{path}: {error}") from error
+
+
+def _space_text(space: SearchSpace) -> str:
+    if type(space) is SearchSpace:
+        return json.dumps([[choice.name, choice.options] for choice in space.choices])
+    if type(space) in _SPACES.values():
+        return json.dumps(type(space).__name__)
+    raise ValueError(f"a benchmark over {type(space).__name__} cannot be written: expected one of {', '.join(_SPACES)}")
+
+
+def _space_of(text: str) -> SearchSpace:
+    about = json.loads(text)
+    if isinstance(about, list):
+        return SearchSpace(Choice(name, options) for name, options in about)
+    if about not in _SPACES:
+        raise ValueError(f"expected a space of {', '.join(_SPACES)}; found {about!r}")
+    return _SPACES[about]()

@@ -1,0 +1,149 @@
+"""The benchmarks that have a name here: where their files are looked for, and how official files become ours."""
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+from lanas_jax.tables import nasbench101, nats_bench
+from lanas_jax.tables.benchmark import Benchmark
+from lanas_jax.tables.files import TableFileError, fields_of
+from lanas_jax.tables.nats_bench import DATASETS
+
+_CONVERT = "lanas tables convert"
+
+
+class Entry(NamedTuple):
+    """A benchmark with a name."""
+
+    name: str
+    compact: str | None  # file of another project's making that is read as it is
+    dataset: str | None
+    summary: str
+    command: str  # that makes `NAME.npz`, or where the compact file comes from
+
+    @property
+    def files(self) -> tuple[str, ...]:
+        """What is looked for, in this order."""
+        return (f"{self.name}.npz", *([self.compact] if self.compact and self.compact != f"{self.name}.npz" else []))
+
+
+def _nats(name: str, compact: str, folder: str, summary: str) -> list[Entry]:
+    return [
+        Entry(
+            f"{name}-{dataset}",
+            compact,
+            dataset,
+            f"{summary}, {dataset}",
+            f"{_CONVERT} {folder} {name}-{dataset}.npz --dataset {dataset}",
+        )
+        for dataset in DATASETS
+    ]
+
+
+ENTRIES = (
+    *_nats("nasbench201", "nasbench201.npz", "NATS-tss-v1_0-3ffb9-simple", "15,625 cells of six edges"),
+    *_nats("natsbench-size", "natsbench_size.npz", "NATS-sss-v1_0-50262-simple", "32,768 networks of five widths"),
+    Entry(
+        "ecnas",
+        "ecnas_5V9E_4epochs.npz",
+        None,
+        "2,532 graphs of at most five vertices, 4 epochs",
+        f"{_CONVERT} ecnas_5V9E_4epochs.npz ecnas.npz",
+    ),
+    Entry(
+        "nasbench101",
+        None,
+        None,
+        "423,624 graphs of at most seven vertices, 108 epochs",
+        f"{_CONVERT} nasbench_only108.tfrecord nasbench101.npz",
+    ),
+)
+
+
+def find(name: str | Path, data_dir: Path | str | None = None) -> Benchmark:
+    """A benchmark by name or by file.
+
+    Args:
+      name: the name of one of `ENTRIES`, or the path of an ``.npz`` file: a saved `Benchmark`, or a compact file, with
+        the data set behind a colon where it has several (``nasbench201.npz:cifar10``).
+      data_dir: the folder in which names are looked up; default: that of the environment variable LANAS_DATA.
+
+    Raises:
+      TableFileError: an unknown name, a file that is not there, or one that cannot be used; says where it looked, what
+        it expected, and which command makes the file.
+    """
+    text = str(name)
+    entry = next((entry for entry in ENTRIES if entry.name == text), None)
+    if entry is not None:
+        return read(_locate(entry, data_dir), entry.dataset)
+    path, _, dataset = text.partition(".npz:")
+    if not dataset and not path.endswith(".npz"):
+        names = ", ".join(entry.name for entry in ENTRIES)
+        raise TableFileError(f"{text!r} is neither a benchmark nor the path of an .npz file. The benchmarks: {names}")
+    return read(Path(f"{path}.npz" if dataset else path), dataset or None)
+
+
+def path_of(entry: Entry, data_dir: Path | str | None = None) -> Path | None:
+    """The file of a benchmark in a folder; None where it is not there."""
+    folder = data_dir or os.environ.get("LANAS_DATA")
+    paths = [Path(folder) / file for file in entry.files] if folder else []
+    return next((path for path in paths if path.is_file()), None)
+
+
+def read(path: Path, dataset: str | None = None) -> Benchmark:
+    """A benchmark from a saved or a compact ``.npz`` file, told apart by their fields.
+
+    Raises:
+      TableFileError: none of these, or without the data set that it needs.
+    """
+    fields = set(fields_of(path))
+    if "format" in fields:
+        return Benchmark.load(path)
+    if set(nasbench101.ECNAS_FIELDS) <= fields:
+        return nasbench101.from_ecnas(path)
+    readers = {"op_names": nats_bench.from_nasbench201, "channels": nats_bench.from_natsbench_size}
+    reader = next((reader for field, reader in readers.items() if field in fields), None)
+    if reader is None:
+        raise TableFileError(f"{path}: no table of results: found the fields {', '.join(sorted(fields))}")
+    return reader(path, _dataset(path, dataset))
+
+
+def convert(source: Path, dataset: str | None = None, progress: Callable[[int], object] | None = None) -> Benchmark:
+    """A benchmark from official files, or from whatever `read` takes.
+
+    Args:
+      source: ``nasbench_only108.tfrecord`` or ``nasbench_full.tfrecord`` of NAS-Bench-101, a folder
+        ``NATS-tss-...-simple`` or ``NATS-sss-...-simple`` of NATS-Bench, or an ``.npz`` file.
+      dataset: cifar10, cifar100 or imagenet16, where the source has several.
+      progress: called now and then with how much was read, in bytes or networks.
+
+    Raises:
+      TableFileError: the source is none of these, damaged, or needs a data set.
+      ImportError: a package that the source needs is not installed; names the extra.
+    """
+    if source.is_dir():
+        return nats_bench.read_official(source, _dataset(source, dataset), progress)
+    if source.suffix == ".npz":
+        return read(source, dataset)
+    if source.suffix == ".tfrecord" or not source.exists():
+        return nasbench101.read_official(source, progress=progress)
+    raise TableFileError(
+        f"{source}: expected a .tfrecord file of NAS-Bench-101, a folder NATS-...-simple of NATS-Bench, or an .npz file"
+    )
+
+
+def _dataset(path: Path, dataset: str | None) -> str:
+    if dataset not in DATASETS:
+        found = "none was given" if dataset is None else f"got {dataset!r}"
+        raise TableFileError(f"{path}: expected one of the data sets {', '.join(DATASETS)}; {found}")
+    return dataset
+
+
+def _locate(entry: Entry, data_dir: Path | str | None) -> Path:
+    path = path_of(entry, data_dir)
+    if path is not None:
+        return path
+    folder = data_dir or os.environ.get("LANAS_DATA")
+    where = f"looked for {' and '.join(entry.files)} in {folder}" if folder else "LANAS_DATA names no folder to look in"
+    raise TableFileError(f"{entry.name}: {where}. To make the file from the official one: {entry.command}")

@@ -1,0 +1,80 @@
+"""Files of benchmark results: reading arrays with errors that say what is wrong, writing whole files or none."""
+
+import contextlib
+import os
+import secrets
+import zipfile
+import zlib
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+
+class TableFileError(ValueError):
+    """A file of results that is missing, damaged, of another kind, or holds what it must not."""
+
+
+def fields_of(path: Path) -> tuple[str, ...]:
+    """The names of the arrays in an ``.npz`` file.
+
+    Raises:
+      TableFileError: no such file, or not an ``.npz`` file.
+    """
+    with _opened(path) as file:
+        return tuple(file.files)
+
+
+def read_npz(path: Path, fields: Iterable[str]) -> dict[str, np.ndarray]:
+    """Some arrays of an ``.npz`` file; nothing is unpickled.
+
+    Raises:
+      TableFileError: no such file, not an ``.npz`` file, a field that it does not have or that is damaged.
+    """
+    arrays = {}
+    with _opened(path) as file:
+        for field in fields:
+            if field not in file.files:
+                raise TableFileError(f"{path}: expected a field {field!r}; found {', '.join(file.files)}")
+            try:
+                arrays[field] = file[field]
+            except (zipfile.BadZipFile, zlib.error, ValueError, EOFError, OSError) as error:
+                raise TableFileError(f"{path}: the field {field!r} is damaged: {error}") from error
+    return arrays
+
+
+def write_npz(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
+    """Writes a compressed ``.npz`` file beside `path`, then moves it there, so that no half of it is ever seen.
+
+    Raises:
+      OSError: the folder cannot be written.
+    """
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+    try:
+        with temporary.open("wb") as file:
+            np.savez_compressed(file, allow_pickle=False, **arrays)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def _opened(path: Path) -> Iterator[Any]:
+    """An ``.npz`` file of which nothing but the directory has been read."""
+    with contextlib.ExitStack() as stack:
+        try:
+            file = stack.enter_context(path.open("rb"))
+            start = file.read(4)
+            if start != b"PK\x03\x04":
+                raise TableFileError(f"{path}: expected an .npz file, b'PK\\x03\\x04' at byte 0; found {start!r}")
+            file.seek(0)
+            opened = stack.enter_context(np.load(file, allow_pickle=False))
+        except zipfile.BadZipFile as error:
+            size = path.stat().st_size
+            raise TableFileError(f"{path}: the .npz file is damaged or cut off at byte {size}: {error}") from error
+        except OSError as error:
+            raise TableFileError(f"{path}: {error.strerror or error}") from error
+        yield opened

@@ -1,0 +1,47 @@
+"""What ``lanas tables`` prints and does."""
+
+import os
+import time
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table as Listing
+
+from lanas_jax.tables import catalogue
+from lanas_jax.tables.files import TableFileError
+
+
+def listing() -> Listing:
+    """The benchmarks with a name, and whether their files are there."""
+    table = Listing(caption=_caption(), caption_justify="left", box=None)
+    table.add_column("name", no_wrap=True)
+    table.add_column("what", no_wrap=True)
+    table.add_column("file", overflow="fold")
+    for entry in catalogue.ENTRIES:
+        path = catalogue.path_of(entry)
+        table.add_row(entry.name, entry.summary, str(path) if path else f"not found; {entry.command}")
+    return table
+
+
+def convert(console: Console, source: Path, out: Path, dataset: str | None) -> None:
+    """Writes an ``.npz`` file from official files, and says what is in it.
+
+    Raises:
+      TableFileError: the source cannot be used, or there is no folder for the file.
+      ImportError: a package that the source needs is not installed.
+      OSError: the file cannot be written.
+    """
+    if out.suffix != ".npz" or not out.parent.is_dir():  # before minutes of reading
+        raise TableFileError(f"{out}: expected a file name that ends in .npz, in a folder that exists")
+    began = time.monotonic()
+    with console.status(f"reading {source}") as status:
+        benchmark = catalogue.convert(source, dataset, lambda n: status.update(f"reading {source}: {n:,}"))
+    benchmark.save(out)
+    columns = f"{benchmark.validation.shape[1]} validation and {benchmark.test.shape[1]} test accuracies each"
+    console.print(f"{out}: {benchmark.name}, {len(benchmark):,} networks, {columns}", highlight=False, soft_wrap=True)
+    console.print(f"{benchmark.notes}; {time.monotonic() - began:.0f} s", highlight=False, soft_wrap=True)
+
+
+def _caption() -> str:
+    folder = os.environ.get("LANAS_DATA")
+    return f"Files are looked for in {folder} (LANAS_DATA)." if folder else "LANAS_DATA names no folder to look in."

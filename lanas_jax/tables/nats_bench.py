@@ -1,0 +1,148 @@
+"""NAS-Bench-201 and NATS-Bench: every cell and every width, on three data sets.
+
+Compact ``.npz`` files hold mean accuracies in percent: `from_nasbench201` reads the topology space (arXiv 2001.00326;
+200 epochs) and `from_natsbench_size` the size space (arXiv 2009.00437; 90 epochs). `read_official` reads the official
+folders ``NATS-tss-v1_0-3ffb9-simple`` and ``NATS-sss-v1_0-50262-simple`` through the `nats_bench` package, with the
+accuracy of every training.
+"""
+
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from lanas_jax.spaces.nasbench201 import NASBench201Space
+from lanas_jax.spaces.natsbench_size import WIDTHS, NATSBenchSizeSpace
+from lanas_jax.tables.benchmark import Benchmark
+from lanas_jax.tables.files import TableFileError, read_npz
+
+DATASETS = {"cifar10": "c10", "cifar100": "c100", "imagenet16": "in16"}
+SIZE_NOTES = "the file has no validation accuracies: test accuracies are searched"
+_OFFICIAL = {"cifar10": "cifar10", "cifar100": "cifar100", "imagenet16": "ImageNet16-120"}
+
+
+def from_nasbench201(path: Path, dataset: str) -> Benchmark:
+    """The topology space, from an ``.npz`` file with `ops`, `op_names` and ``c10_val_200`` and the like in percent.
+
+    For CIFAR-10, validation is that of training on half of the training set, test that of training on all of it.
+
+    Args:
+      path: the file.
+      dataset: cifar10, cifar100 or imagenet16.
+
+    Raises:
+      TableFileError: a damaged or foreign file, or rows that `Benchmark` refuses.
+      ValueError: another dataset.
+    """
+    short = _short_name(dataset)
+    fields = read_npz(path, ("ops", "op_names", f"{short}_val_200", f"{short}_test_200"))
+    space = NASBench201Space()
+    names = tuple(fields["op_names"].tolist())
+    if names != space.choices[0].options:
+        raise TableFileError(f"{path}: expected the operations {space.choices[0].options}; found {names}")
+    validation, test = (fields[f"{short}_{part}_200"][:, None] / 100 for part in ("val", "test"))
+    notes = "200 epochs, mean of trainings"
+    return _benchmark(path, f"nasbench201-{dataset}", space, fields["ops"], validation, test, notes)
+
+
+def from_natsbench_size(path: Path, dataset: str) -> Benchmark:
+    """The size space, from an ``.npz`` file with `channels` and ``c10_test_90`` and the like in percent.
+
+    These files have no validation accuracies: the test accuracies stand for both, and are what a search sees.
+
+    Args:
+      path: the file.
+      dataset: cifar10, cifar100 or imagenet16.
+
+    Raises:
+      TableFileError: a damaged or foreign file, or rows that `Benchmark` refuses.
+      ValueError: another dataset.
+    """
+    field = f"{_short_name(dataset)}_test_90"
+    fields = read_npz(path, ("channels", field))
+    codes = fields["channels"].astype(np.int32) // WIDTHS[0] - 1
+    wrong = np.flatnonzero((codes * WIDTHS[0] + WIDTHS[0] != fields["channels"]).any(axis=1))
+    if len(wrong):
+        found = fields["channels"][wrong[0]].tolist()
+        raise TableFileError(f"{path}: row {wrong[0]}: expected widths of {WIDTHS}; found {found}")
+    test = fields[field][:, None] / 100
+    notes = f"90 epochs; {SIZE_NOTES}"
+    return _benchmark(path, f"natsbench-size-{dataset}", NATSBenchSizeSpace(), codes, test, test, notes)
+
+
+def read_official(path: Path, dataset: str, progress: Callable[[int], object] | None = None) -> Benchmark:
+    """A benchmark from one of the official folders of NATS-Bench, with every training; takes minutes.
+
+    Networks were trained one to three times. Columns repeat a network's trainings so often that all have equally many:
+    means are those of the trainings, and each is as likely to be drawn. The files are pickles: read none from a source
+    that you would not run code from.
+
+    Args:
+      path: a folder whose name has ``tss`` (topology) or ``sss`` (size), as the benchmark's authors pack it.
+      dataset: cifar10, cifar100 or imagenet16.
+      progress: called now and then with the number of networks read.
+
+    Raises:
+      ImportError: `nats_bench` is not installed; names the extra.
+      TableFileError: another folder, or a network that cannot be read; names it.
+      ValueError: another dataset.
+    """
+    _short_name(dataset)
+    try:
+        import nats_bench
+    except ImportError as error:
+        raise ImportError("the official files need the package nats_bench: pip install 'lanas-jax[nats]'") from error
+    kind = next((kind for kind in ("tss", "sss") if kind in path.name), None)
+    if kind is None or not (path / "meta.pickle.pbz2").is_file():
+        raise TableFileError(
+            f"{path}: expected a folder NATS-tss-...-simple or NATS-sss-...-simple with meta.pickle.pbz2"
+        )
+    space = NASBench201Space() if kind == "tss" else NATSBenchSizeSpace()
+    codes, validation, test = [], [], []
+    try:
+        api = nats_bench.create(str(path), kind, fast_mode=True, verbose=False)
+        for index in range(len(api)):
+            codes.append(space.from_arch_string(api.arch(index)))
+            results = api.query_meta_info_by_index(index, hp="200" if kind == "tss" else "90")
+            validation.append(
+                _accuracies(results, "cifar10-valid" if dataset == "cifar10" else _OFFICIAL[dataset], "x-valid")
+            )
+            test.append(_accuracies(results, _OFFICIAL[dataset], "ori-test" if dataset == "cifar10" else "x-test"))
+            api.arch2infos_dict.pop(index)  # fast mode would keep every network in memory
+            if progress is not None:
+                progress(index)
+    except Exception as error:  # whatever pickles of another version, or damaged ones, come to
+        what = f"network {len(codes) - 1}" if codes else "meta.pickle.pbz2"
+        raise TableFileError(f"{path}: {what} cannot be read: {type(error).__name__}: {error}") from error
+    name = f"{'nasbench201' if kind == 'tss' else 'natsbench-size'}-{dataset}"
+    notes = f"{200 if kind == 'tss' else 90} epochs, every training"
+    return _benchmark(path, name, space, np.stack(codes), _even(validation), _even(test), notes)
+
+
+def _short_name(dataset: str) -> str:
+    if dataset not in DATASETS:
+        raise ValueError(f"expected a data set of {', '.join(DATASETS)}; got {dataset!r}")
+    return DATASETS[dataset]
+
+
+def _benchmark(
+    path: Path, name: str, space: Any, codes: np.ndarray, validation: Any, test: Any, notes: str
+) -> Benchmark:
+    try:
+        return Benchmark(name, space, space.check(codes), validation, test, notes)
+    except ValueError as error:
+        raise TableFileError(f"{path}: {error}") from error
+
+
+def _accuracies(results: Any, dataset: str, part: str) -> list[float]:
+    """Of each training of a network, in [0, 1], after its last epoch."""
+    seeds = results.get_dataset_seeds(dataset)
+    return [results.get_metrics(dataset, part, is_random=seed)["accuracy"] / 100 for seed in seeds]
+
+
+def _even(trainings: list[list[float]]) -> np.ndarray:
+    """Rows of equal length, in which each training stands equally often."""
+    width = math.lcm(*map(len, trainings))
+    return np.array([row * (width // len(row)) for row in trainings], np.float32)

@@ -1,0 +1,117 @@
+"""TFRecord files without TensorFlow: a sequence of records, each with its length and two checksums.
+
+A record is its length (uint64, little endian), the masked CRC-32C of these eight bytes, the data, and the masked
+CRC-32C of the data (tensorflow/core/lib/io/record_writer.h). Every checksum is verified.
+"""
+
+import functools
+import struct
+from collections.abc import Iterator
+from pathlib import Path
+from typing import BinaryIO, NamedTuple
+
+import numpy as np
+
+from lanas_jax.tables.files import TableFileError
+
+_POLYNOMIAL = 0x82F63B78  # of Castagnoli, bits reversed
+_BLOCK = 1024  # bytes looked up at once
+
+
+class Record(NamedTuple):
+    """One record, and where it stands."""
+
+    number: int  # from 0
+    offset: int  # of its first byte in the file
+    data: bytes
+
+
+def records(path: Path) -> Iterator[Record]:
+    """The records of a file, in order.
+
+    Raises:
+      TableFileError: no such file, one that is cut off, damaged, or no TFRecord file; names the record and the byte.
+    """
+    try:
+        with path.open("rb", buffering=1 << 20) as file:
+            number = offset = 0
+            while (data := _read_record(file, path, number, offset)) is not None:
+                yield Record(number, offset, data)
+                number, offset = number + 1, offset + len(data) + 16
+    except OSError as error:
+        raise TableFileError(f"{path}: {error.strerror or error}") from error
+
+
+def _read_record(file: BinaryIO, path: Path, number: int, offset: int) -> bytes | None:
+    where = f"{path}: record {number}, which begins at byte {offset},"
+    head = file.read(12)
+    if not head:
+        return None
+    if len(head) < 12:
+        raise TableFileError(f"{where} is cut off: expected 12 bytes of length and checksum; found {len(head)}")
+    length, check = struct.unpack("<QI", head)
+    if (computed := masked_crc32c(head[:8])) != check:
+        raise TableFileError(
+            f"{where} is damaged, or this is no TFRecord file: expected the checksum {computed:08x} of the length "
+            f"{length} at byte {offset + 8}; found {check:08x}"
+        )
+    body = file.read(length + 4)
+    if len(body) < length + 4:
+        raise TableFileError(f"{where} is cut off: expected {length + 4} bytes after its length; found {len(body)}")
+    data, (check,) = body[:length], struct.unpack("<I", body[length:])
+    if (computed := masked_crc32c(data)) != check:
+        raise TableFileError(
+            f"{where} is damaged: expected the checksum {computed:08x} of its data at byte {offset + 12 + length}; "
+            f"found {check:08x}"
+        )
+    return data
+
+
+def masked_crc32c(data: bytes) -> int:
+    """The CRC-32C as TFRecord files store it: rotated and shifted, so that it can be summed over again."""
+    crc = crc32c(data)
+    return (((crc >> 15) | (crc << 17)) + 0xA282EAD8) & 0xFFFFFFFF
+
+
+def crc32c(data: bytes) -> int:
+    """The CRC-32C (Castagnoli) of bytes.
+
+    The checksum is linear: each byte adds what it turns into on its way to the end of the block, which a table of
+    places and values holds; what came before a block is added to its first four bytes.
+    """
+    state = 0xFFFFFFFF
+    if len(data) <= 16:  # such as a record's length
+        for byte in data:
+            state = (state >> 8) ^ _bytes()[(state ^ byte) & 255]
+        return state ^ 0xFFFFFFFF
+    table = _table()
+    for start in range(0, len(data), _BLOCK):
+        block = np.frombuffer(data, np.uint8, min(_BLOCK, len(data) - start), start)
+        index = _places(len(block)) + block
+        n = min(4, len(block))
+        index[:n] ^= np.frombuffer(struct.pack("<I", state), np.uint8, n)
+        state = (state >> 8 * n) ^ int(np.bitwise_xor.reduce(table[index]))
+    return state ^ 0xFFFFFFFF
+
+
+@functools.lru_cache(maxsize=2048)
+def _places(n: int) -> np.ndarray:
+    """Where each byte of a block of `n` begins in the table: 256 entries per byte that follows it."""
+    return np.arange(n - 1, -1, -1, dtype=np.int64) * 256
+
+
+@functools.cache
+def _bytes() -> list[int]:
+    return _table()[:256].tolist()
+
+
+@functools.cache
+def _table() -> np.ndarray:
+    """What byte value ``v`` has become after ``k`` more bytes, at ``256 k + v``; uint32."""
+    first = np.arange(256, dtype=np.uint32)
+    for _ in range(8):
+        first = np.where(first & 1, (first >> 1) ^ np.uint32(_POLYNOMIAL), first >> 1)
+    rows = [first]
+    for _ in range(_BLOCK - 1):
+        rows.append((rows[-1] >> 8) ^ first[rows[-1] & 255])
+    return np.concatenate(rows)

@@ -1,0 +1,60 @@
+"""The cells of NAS-Bench-201 and the widths of NATS-Bench: the benchmarks' own strings, both ways."""
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from lanas_jax.spaces.nasbench201 import NASBench201Space
+from lanas_jax.spaces.natsbench_size import NATSBenchSizeSpace
+
+CELLS, SIZES = NASBench201Space(), NATSBenchSizeSpace()
+
+
+def data(name):
+    if "LANAS_DATA" not in os.environ:
+        pytest.skip(f"LANAS_DATA does not name the folder of {name}")
+    return np.load(Path(os.environ["LANAS_DATA"]) / name, allow_pickle=False)
+
+
+def test_strings_of_all_cells_are_the_official_ones():
+    file = data("nasbench201.npz")
+    names = file["arch_str"].tolist()
+    assert CELLS.size == len(names) == 15_625
+    assert [CELLS.arch_string(code) for code in file["ops"]] == names
+    np.testing.assert_array_equal([CELLS.from_arch_string(name) for name in names], file["ops"])
+
+
+def test_a_known_cell():
+    text = "|nor_conv_3x3~0|+|none~0|avg_pool_3x3~1|+|skip_connect~0|nor_conv_1x1~1|none~2|"
+    code = CELLS.from_arch_string(text)
+    assert code.tolist() == [3, 0, 4, 1, 2, 0]
+    (graph,) = CELLS.graphs(code)
+    assert graph.edges == (
+        (0, 1, "nor_conv_3x3"),
+        (1, 2, "avg_pool_3x3"),
+        (0, 3, "skip_connect"),
+        (1, 3, "nor_conv_1x1"),
+    )
+    assert CELLS.describe(code).startswith(text + "\nedge 0-1  nor_conv_3x3\n")
+    np.testing.assert_array_equal(CELLS.canonical(code[None])[0], code)
+
+
+def test_a_known_size():
+    assert SIZES.size == 32_768
+    assert SIZES.arch_string(np.array([0, 7, 1, 2, 3])) == "8:64:16:24:32"
+    assert SIZES.from_arch_string("8:64:16:24:32").tolist() == [0, 7, 1, 2, 3]
+    assert all(choice.ordered for choice in SIZES.choices)
+
+
+@pytest.mark.parametrize("text", ["", "|none~0|", "|none~0|+|none~0|none~1|+|none~0|none~1|conv~2|"])
+def test_other_strings_are_no_cells(text):
+    with pytest.raises(ValueError, match="is not a cell: expected the form"):
+        CELLS.from_arch_string(text)
+
+
+@pytest.mark.parametrize("text", ["", "8:8:8:8", "8:8:8:8:9", "8:8:8:8:8:8"])
+def test_other_strings_are_no_sizes(text):
+    with pytest.raises(ValueError, match="is not a network: expected five widths"):
+        SIZES.from_arch_string(text)

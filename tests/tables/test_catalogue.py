@@ -1,0 +1,151 @@
+"""Benchmarks by name and by path, and the command line around them."""
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import lanas_jax as lx
+from lanas_jax.cli import main
+from lanas_jax.tables import catalogue
+from lanas_jax.tables.files import TableFileError
+
+SHORT = {"cifar10": "c10", "cifar100": "c100", "imagenet16": "in16"}
+
+
+@pytest.fixture(params=["nasbench201", "natsbench-size"])
+def compact(request, tmp_path):
+    """A small file in the compact form; the accuracy of row i on data set d is 10 i + d percent, one more in test."""
+    rng = np.random.default_rng(0)
+    accuracies = 10 * np.arange(5.0)
+    if request.param == "nasbench201":
+        operations = ("none", "skip_connect", "nor_conv_1x1", "nor_conv_3x3", "avg_pool_3x3")
+        fields = {"ops": np.eye(5, 6, dtype=np.int8), "op_names": np.array(operations)}
+        fields |= {f"{s}_val_200": accuracies + d for d, s in enumerate(SHORT.values())}
+        fields |= {f"{s}_test_200": accuracies + d + 1 for d, s in enumerate(SHORT.values())}
+        path = tmp_path / "nasbench201.npz"
+    else:
+        fields = {"channels": (np.eye(5) * 56 + 8).astype(np.int16)}
+        fields |= {f"{s}_test_90": accuracies + d for d, s in enumerate(SHORT.values())}
+        path = tmp_path / "natsbench_size.npz"
+    order = rng.permutation(5)
+    np.savez(path, **{name: values if name == "op_names" else values[order] for name, values in fields.items()})
+    return request.param, path
+
+
+@pytest.mark.parametrize(("d", "dataset"), list(enumerate(SHORT)))
+def test_compact_files_are_read_by_name_and_by_path(compact, d, dataset):
+    name, path = compact
+    offset = 1 if name == "nasbench201" else 0  # the size file has test accuracies only, which stand for both
+    for found in (catalogue.find(f"{name}-{dataset}", path.parent), catalogue.find(f"{path}:{dataset}")):
+        assert found.name == f"{name}-{dataset}"
+        hot = np.zeros((2, found.space.dims), np.int32)
+        hot[[0, 1], [1, 3]] = found.space.cardinalities[0] - 1 if name == "natsbench-size" else 1
+        np.testing.assert_allclose(found.table().lookup(hot), [0.1 + d / 100, 0.3 + d / 100], rtol=1e-6)
+        np.testing.assert_allclose(found.test_of(hot), [0.1 + (d + offset) / 100, 0.3 + (d + offset) / 100], rtol=1e-6)
+        assert ("test accuracies are searched" in found.notes) == (name == "natsbench-size")
+
+
+def test_official_results_are_those_of_the_data():
+    if "LANAS_DATA" not in os.environ:
+        pytest.skip("LANAS_DATA does not name the folder of nasbench201.npz")
+    found = catalogue.find("nasbench201-cifar10")
+    table = found.table()
+    assert len(found) == found.space.size
+    assert table.best == pytest.approx(0.91607, abs=5e-6)
+    best = found.codes[[int(np.argmax(table.values))]]
+    assert float(found.test_of(best)[0]) == pytest.approx(0.94373, abs=5e-6)
+    sizes = [catalogue.find(f"natsbench-size-{dataset}").table().best for dataset in SHORT]
+    assert sizes == pytest.approx([0.9365, 0.7134, 0.4740])
+
+
+def test_a_saved_benchmark_of_the_name_is_taken_first(compact):
+    name, path = compact
+    catalogue.find(f"{path}:cifar100").save(path.parent / f"{name}-cifar10.npz")
+    assert catalogue.find(f"{name}-cifar10", path.parent).name == f"{name}-cifar100"
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("nasbench301", "neither a benchmark nor the path of an .npz file. The benchmarks: nasbench201-cifar10,"),
+        (
+            "nasbench101",
+            "looked for nasbench101.npz in .*: lanas tables convert nasbench_only108.tfrecord nasbench101.npz",
+        ),
+        ("natsbench-size-cifar10", "natsbench-size-cifar10.npz and natsbench_size.npz in .* --dataset cifar10"),
+        ("none/x.npz", "none/x.npz: No such file or directory"),
+    ],
+)
+def test_what_is_not_there_is_explained(tmp_path, name, message):
+    with pytest.raises(TableFileError, match=message):
+        catalogue.find(name, tmp_path)
+
+
+def test_without_a_folder_nothing_is_looked_for(monkeypatch):
+    monkeypatch.delenv("LANAS_DATA", raising=False)
+    with pytest.raises(TableFileError, match="ecnas: LANAS_DATA names no folder to look in"):
+        catalogue.find("ecnas")
+
+
+def test_compact_files_are_checked(compact, tmp_path):
+    name, path = compact
+    with pytest.raises(TableFileError, match="one of the data sets cifar10, cifar100, imagenet16; none was given"):
+        catalogue.find(path)
+    fields = dict(np.load(path))
+    main_field = "ops" if name == "nasbench201" else "channels"
+    first = "c10_val_200" if name == "nasbench201" else "c10_test_90"
+    for field, change, message in (
+        (main_field, lambda x: x[[0, 0, 1, 2, 3]], "1 rows of the table repeat a code that stands above: 1"),
+        (main_field, lambda x: x + 9, "holds 9|holds 10|expected widths"),
+        (first, lambda x: x * np.nan, "5 rows hold .* not in"),
+        (first, lambda x: x[:3], "5 codes need"),
+    ):
+        np.savez(tmp_path / "bad.npz", **fields | {field: change(fields[field])})
+        with pytest.raises(TableFileError, match=message):
+            catalogue.find(f"{tmp_path / 'bad.npz'}:cifar10")
+
+
+def test_other_arrays_are_no_table(tmp_path):
+    np.savez(tmp_path / "other.npz", some=np.zeros(3))
+    with pytest.raises(TableFileError, match="no table of results: found the fields some"):
+        catalogue.find(tmp_path / "other.npz")
+
+
+def test_the_command_lists_what_is_there(compact, monkeypatch, capsys):
+    name, path = compact
+    monkeypatch.setenv("LANAS_DATA", str(path.parent))
+    assert main(["tables"]) == 0
+    rows = "".join(capsys.readouterr().out.split())  # long paths are folded
+    assert rows.count(str(path)) == 3
+    assert rows.count("notfound;lanastablesconvert") == 5
+    assert name in rows
+
+
+def test_the_command_converts(compact, tmp_path, capsys):
+    name, path = compact
+    out = tmp_path / "out.npz"
+    assert main(["tables", "convert", str(path), str(out), "--dataset", "cifar10"]) == 0
+    assert f"out.npz: {name}-cifar10, 5 networks" in capsys.readouterr().out
+    assert len(lx.Benchmark.load(out)) == 5
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["SOURCE", "OUT.npz"], "one of the data sets"),
+        (["SOURCE", "OUT.csv", "--dataset", "cifar10"], "a file name that ends in .npz"),
+        (["SOURCE", "none/OUT.npz", "--dataset", "cifar10"], "in a folder that exists"),
+        (["README", "OUT.npz"], "expected a .tfrecord file of NAS-Bench-101, a folder"),
+        (["none.tfrecord", "OUT.npz"], "none.tfrecord: No such file"),
+    ],
+)
+def test_commands_that_cannot_be_carried_out_leave_nothing(compact, monkeypatch, capsys, arguments, message):
+    path = compact[1]
+    monkeypatch.chdir(path.parent)
+    Path("README").write_text("not a table")
+    before = sorted(os.listdir())
+    assert main(["tables", "convert", *[path.name if a == "SOURCE" else a for a in arguments]]) == 2
+    assert message in capsys.readouterr().err
+    assert sorted(os.listdir()) == before
