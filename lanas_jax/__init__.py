@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from lanas_jax.evaluators.base import Outcome as Outcome
     from lanas_jax.searchers.evolution import RegularizedEvolution as RegularizedEvolution
     from lanas_jax.searchers.lanas import LaNAS as LaNAS
+    from lanas_jax.searchers.local_search import LocalSearch as LocalSearch
     from lanas_jax.searchers.random_search import RandomSearch as RandomSearch
     from lanas_jax.simulation import Trace as Trace
     from lanas_jax.simulation import simulate as simulate
@@ -22,6 +23,7 @@ _HOMES = {
     "Choice": "spaces.base",
     "Evaluator": "evaluators.base",
     "LaNAS": "searchers.lanas",
+    "LocalSearch": "searchers.local_search",
     "Outcome": "evaluators.base",
     "RandomSearch": "searchers.random_search",
     "RegularizedEvolution": "searchers.evolution",

@@ -40,6 +40,7 @@ SPACES = {
 SEARCHERS = {
     "LaNAS": lx.LaNAS,
     "LaNAS.paper": lx.LaNAS.paper,
+    "LocalSearch": lambda space, pool=None: lx.LocalSearch(space, pool=pool, initial=3),
     "RandomSearch": lx.RandomSearch,
     "RegularizedEvolution": lambda space, pool=None: lx.RegularizedEvolution(space, pool=pool, population=12),
 }
