@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from lanas_jax.evaluators.base import Evaluator as Evaluator
     from lanas_jax.evaluators.base import Outcome as Outcome
+    from lanas_jax.searchers.action_mcts import ActionMCTS as ActionMCTS
+    from lanas_jax.searchers.bayesian_optimization import BayesianOptimization as BayesianOptimization
     from lanas_jax.searchers.evolution import RegularizedEvolution as RegularizedEvolution
     from lanas_jax.searchers.lanas import LaNAS as LaNAS
     from lanas_jax.searchers.local_search import LocalSearch as LocalSearch
@@ -20,6 +22,8 @@ if TYPE_CHECKING:
     from lanas_jax.tables.base import Table as Table
 
 _HOMES = {
+    "ActionMCTS": "searchers.action_mcts",
+    "BayesianOptimization": "searchers.bayesian_optimization",
     "Choice": "spaces.base",
     "Evaluator": "evaluators.base",
     "LaNAS": "searchers.lanas",

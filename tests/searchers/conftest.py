@@ -38,6 +38,8 @@ SPACES = {
 }
 
 SEARCHERS = {
+    "ActionMCTS": lx.ActionMCTS,
+    "BayesianOptimization": lx.BayesianOptimization,
     "LaNAS": lx.LaNAS,
     "LaNAS.paper": lx.LaNAS.paper,
     "LocalSearch": lambda space, pool=None: lx.LocalSearch(space, pool=pool, initial=3),
