@@ -9,8 +9,11 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from lanas_jax.evaluators.base import Evaluator as Evaluator
     from lanas_jax.evaluators.base import Outcome as Outcome
+    from lanas_jax.searchers.action_mcts import ActionMCTS as ActionMCTS
+    from lanas_jax.searchers.bayesian_optimization import BayesianOptimization as BayesianOptimization
     from lanas_jax.searchers.evolution import RegularizedEvolution as RegularizedEvolution
     from lanas_jax.searchers.lanas import LaNAS as LaNAS
+    from lanas_jax.searchers.local_search import LocalSearch as LocalSearch
     from lanas_jax.searchers.random_search import RandomSearch as RandomSearch
     from lanas_jax.simulation import Trace as Trace
     from lanas_jax.simulation import simulate as simulate
@@ -23,10 +26,13 @@ if TYPE_CHECKING:
     from lanas_jax.tables.benchmark import Benchmark as Benchmark
 
 _HOMES = {
+    "ActionMCTS": "searchers.action_mcts",
+    "BayesianOptimization": "searchers.bayesian_optimization",
     "Benchmark": "tables.benchmark",
     "Choice": "spaces.base",
     "Evaluator": "evaluators.base",
     "LaNAS": "searchers.lanas",
+    "LocalSearch": "searchers.local_search",
     "NASBench101Space": "spaces.nasbench101",
     "NASBench201Space": "spaces.nasbench201",
     "NATSBenchSizeSpace": "spaces.natsbench_size",

@@ -1,4 +1,4 @@
-"""The command line: ``lanas search``, ``resume``, ``report``, ``trials``, ``describe``, ``tables``.
+"""The command line: ``lanas search``, ``resume``, ``report``, ``trials``, ``describe``, ``tables``, ``compare``.
 
 It only parses, calls and prints; errors that a person can mend become one message and exit code 2. JAX is imported
 where it is used, so that help and listings answer at once.
@@ -32,6 +32,7 @@ usage: lanas COMMAND ...
   trials RUN          list the trials of a run, as a table or as CSV
   describe SPACE      draw the network that a code stands for, and count what it costs
   tables              list the benchmark tables; make one from its official files
+  compare TABLE       how many samples do searchers need on a benchmark table?
 
 A RUN is the folder that a search wrote. lanas COMMAND --help says more. To begin with:
 
@@ -234,6 +235,33 @@ def tables(arguments: Sequence[str]) -> int:
     return 0
 
 
+def compare(arguments: Sequence[str]) -> int:
+    """Compares searchers on a table."""
+    from lanas_jax.comparison import command
+
+    def parse(
+        table: Annotated[str, tyro.conf.arg(metavar="TABLE", help="a name that lanas tables lists, or an .npz file")],
+        /,
+        searchers: Annotated[str, tyro.conf.arg(metavar="A,B,...", help=command.CHOICE)] = command.DEFAULT,
+        seeds: Annotated[int, tyro.conf.arg(metavar="N", help="searches per searcher")] = 200,
+        budget: Annotated[int, tyro.conf.arg(metavar="N", help="samples per search")] = 400,
+        batch: Annotated[int, tyro.conf.arg(metavar="N", help="samples asked for at a time")] = 1,
+        first_seed: Annotated[int, tyro.conf.arg(metavar="N", help="another number gives other searches")] = 0,
+        out: Annotated[Path | None, tyro.conf.arg(metavar="DIR", help="default: comparisons/TABLE")] = None,
+    ) -> Any:
+        """Run searchers on a benchmark table, equal budgets, distinct architectures counted for all alike.
+
+        Prints a table, and writes comparison.csv, comparison.png and traces.npz.
+        """
+        return command.Settings(table, tuple(searchers.split(",")), seeds, budget, batch, first_seed, out)
+
+    try:
+        command.carry_out(_console(), _parse(parse, "compare", arguments))
+    except (ValueError, OSError, command.MissingPeerError) as error:
+        raise RefusedError(str(error)) from error
+    return 0
+
+
 COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
     "search": search,
     "resume": resume,
@@ -241,6 +269,7 @@ COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
     "trials": trials,
     "describe": describe,
     "tables": tables,
+    "compare": compare,
 }
 
 

@@ -121,9 +121,7 @@ def grow(model: GaussianProcess, rows: int) -> GaussianProcess:
     )
 
 
-def extend(
-    model: GaussianProcess, embedded: Float[Array, "n e"], new: Bool[Array, " n"], dims: int
-) -> GaussianProcess:
+def extend(model: GaussianProcess, embedded: Float[Array, "n e"], new: Bool[Array, " n"], dims: int) -> GaussianProcess:
     """The model after more trials that have no target yet: means stay, variances around them shrink.
 
     Args:

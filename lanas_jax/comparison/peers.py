@@ -6,16 +6,19 @@ failed and not counted. Both are in the extra `peers`.
 """
 
 import contextlib
+import dataclasses
+import functools
+import importlib.util
 import logging
-import os
 import tempfile
 import time
 import warnings
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Float
 
 from lanas_jax.spaces.base import SearchSpace
 from lanas_jax.tables.base import Table
@@ -29,62 +32,97 @@ class MissingPeerError(Exception):
 
 
 class PeerSearch(NamedTuple):
-    """What one search tried, and how long one sample took."""
+    """What one search tried, and what one sample took."""
 
     values: Float[np.ndarray, " budget"]  # NaN after the search ended
-    seconds_per_sample: float  # of a processor
+    winner: tuple[int, ...]
+    seconds: float  # of a processor core, per sample
 
 
+def require(name: str) -> None:
+    """Makes sure that a peer is installed.
+
+    Raises:
+      MissingPeerError: it is not; names the extra.
+    """
+    package = {"tpe": "optuna", "smac": "smac"}[name]
+    if importlib.util.find_spec(package) is None:
+        raise MissingPeerError(f"{name} needs {package}, which is not installed: pip install 'lanas-jax[peers]'")
+
+
+@dataclasses.dataclass
 class Answers:
-    """A benchmark as a peer sees it: asked for an architecture, it answers with a value, and counts what is new."""
+    """A benchmark as a peer sees it: asked for an architecture, it answers with a value, and counts what is new.
 
-    def __init__(self, table: Table, budget: int):
-        self.space, self.budget = table.space, budget
-        self.values: list[float] = []
-        self._optimum = table.best
-        self._known = dict(zip(map(tuple, np.asarray(table.codes).tolist()), np.asarray(table.values), strict=True))
-        self._plain = type(self.space).canonical is SearchSpace.canonical
-        self._seen: set[tuple[int, ...]] = set()
-        self._asked = 0
+    Attributes:
+      space: what may be asked for.
+      known: the value of each canonical code.
+      budget: architectures that count.
+      values: of those so far.
+      winner: the best of them.
+      asked: how often it was asked.
+    """
+
+    space: SearchSpace
+    known: dict[tuple[int, ...], float]
+    budget: int
+    values: list[float] = dataclasses.field(default_factory=list)
+    winner: tuple[int, ...] = ()
+    asked: int = 0
+    _seen: set[tuple[int, ...]] = dataclasses.field(default_factory=set)
+
+    @classmethod
+    def of(cls, table: Table, budget: int) -> "Answers":
+        """The answers of a table."""
+        codes, values = np.asarray(table.codes).tolist(), np.asarray(table.values).tolist()
+        return cls(table.space, dict(zip(map(tuple, codes), values, strict=True)), budget)
+
+    @functools.cached_property
+    def optimum(self) -> float:
+        """The highest value there is."""
+        return max(self.known.values())
 
     def value(self, code: list[int]) -> float | None:
         """The value of an architecture; None where there is none."""
-        self._asked += 1
-        key = tuple(code) if self._plain else tuple(np.asarray(self.space.canonical(np.array([code], np.int32)))[0])
-        value = self._known.get(key)
+        self.asked += 1
+        key = tuple(code)
+        if type(self.space).canonical is not SearchSpace.canonical:
+            key = tuple(np.asarray(self.space.canonical(np.array([code], np.int32)))[0].tolist())
+        value = self.known.get(key)
         if value is not None and key not in self._seen:
+            if value > max(self.values, default=-np.inf):
+                self.winner = key
             self._seen.add(key)
-            self.values.append(float(value))
-        return None if value is None else float(value)
+            self.values.append(value)
+        return value
 
     @property
     def over(self) -> bool:
         """Whether the budget is used up, the optimum was found, or the searcher only repeats itself."""
-        if len(self.values) >= self.budget or self._asked >= PROPOSALS * self.budget:
+        if len(self.values) >= self.budget or self.asked >= PROPOSALS * self.budget:
             return True
-        return bool(self.values) and self.values[-1] >= self._optimum
+        return bool(self.values) and self.values[-1] >= self.optimum
 
     def padded(self) -> Float[np.ndarray, " budget"]:
         """The values tried; once the optimum is found, nothing better can follow, so it stands to the end."""
-        rest = self._optimum if self.values and max(self.values) >= self._optimum else np.nan
+        rest = self.optimum if self.values and max(self.values) >= self.optimum else np.nan
         return np.array(self.values + [rest] * (self.budget - len(self.values)), np.float32)
 
 
-def search(name: str, table: Table, budget: int, seed: int) -> PeerSearch:
+def search(name: str, answers: Answers, seed: int) -> PeerSearch:
     """One search by a peer, in this process, up to the optimum or the budget.
 
-    Raises:
-      MissingPeerError: the package is not installed; names the extra.
+    Args:
+      name: one of `NAMES`.
+      answers: the benchmark, not asked yet; it is used up.
+      seed: of the peer.
     """
-    answers = Answers(table, budget)
     start = time.process_time()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of other people's code
-        try:
-            {"tpe": _tpe, "smac": _smac}[name](answers, seed)
-        except ImportError as error:
-            raise MissingPeerError(f"{name} needs a package that is missing: pip install 'lanas-jax[peers]'") from error
-    return PeerSearch(answers.padded(), (time.process_time() - start) / max(len(answers.values), 1))
+        {"tpe": _tpe, "smac": _smac}[name](answers, seed)
+    seconds = (time.process_time() - start) / max(len(answers.values), 1)
+    return PeerSearch(answers.padded(), answers.winner, seconds)
 
 
 def _tpe(answers: Answers, seed: int) -> None:
@@ -122,18 +160,20 @@ def _smac(answers: Answers, seed: int) -> None:
         kind = OrdinalHyperparameter if choice.ordered else CategoricalHyperparameter
         space.add(kind(choice.name, list(range(len(choice.options)))))
     with tempfile.TemporaryDirectory() as folder, _quiet():
+        # Of its trials SMAC3 may spend a quarter on its initial design; repetitions, not counted, come on top of them.
         scenario = Scenario(
-            space, deterministic=True, n_trials=PROPOSALS * answers.budget, seed=seed, output_directory=folder
+            space, deterministic=True, n_trials=PROPOSALS * answers.budget, seed=seed, output_directory=Path(folder)
         )
-        # The initial design is sized for the budget, not for the proposals that repetitions may need.
-        design = HyperparameterOptimizationFacade.get_initial_design(
-            dataclass_with(scenario, n_trials=answers.budget)
-        )
+        design = min(10 * answers.space.dims, max(answers.budget // 4, 1))
+        initial = HyperparameterOptimizationFacade.get_initial_design(scenario, n_configs=design)
         smac = HyperparameterOptimizationFacade(
-            scenario, lambda config, seed=0: 0.0, initial_design=design, logging_level=False, overwrite=True
+            scenario, lambda config, seed=0: 0.0, initial_design=initial, logging_level=False, overwrite=True
         )
         while not answers.over:
-            info = smac.ask()
+            try:
+                info = smac.ask()
+            except StopIteration:  # nothing new comes to its mind
+                break
             value = answers.value([int(info.config[choice.name]) for choice in answers.space.choices])
             status = StatusType.CRASHED if value is None else StatusType.SUCCESS
             smac.tell(info, TrialValue(cost=1.0 if value is None else -value, status=status), save=False)
@@ -143,7 +183,6 @@ def _smac(answers: Answers, seed: int) -> None:
 def _quiet() -> Iterator[None]:
     level = logging.root.manager.disable
     logging.disable(logging.CRITICAL)
-    os.environ.setdefault("OMP_NUM_THREADS", "1")
     try:
         yield
     finally:

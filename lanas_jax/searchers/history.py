@@ -120,9 +120,7 @@ def add_pending(history: History, codes: Int[Array, "n dims"]) -> History:
     )
 
 
-def mark(
-    history: History, space: SearchSpace, pool: Pool | Codes | None, codes: Int[Array, "n dims"]
-) -> History:
+def mark(history: History, space: SearchSpace, pool: Pool | Codes | None, codes: Int[Array, "n dims"]) -> History:
     """Notes that canonical codes of the pool stand in rows; others, and rows of -1, are passed over."""
     if not isinstance(pool, Pool):
         return history

@@ -40,8 +40,11 @@ SPACES = {
 }
 
 SEARCHERS = {
+    "ActionMCTS": lx.ActionMCTS,
+    "BayesianOptimization": lx.BayesianOptimization,
     "LaNAS": lx.LaNAS,
     "LaNAS.paper": lx.LaNAS.paper,
+    "LocalSearch": lambda space, pool=None: lx.LocalSearch(space, pool=pool, initial=3),
     "RandomSearch": lx.RandomSearch,
     "RegularizedEvolution": lambda space, pool=None: lx.RegularizedEvolution(space, pool=pool, population=12),
 }

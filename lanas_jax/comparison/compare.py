@@ -1,0 +1,203 @@
+"""Searchers side by side on one table: equal budgets, equal counting.
+
+What is counted is the number of distinct valid architectures that a search tried, for every searcher alike. Searchers
+of this package run in `simulate`, many seeds in one program; peers run one seed per process.
+"""
+
+import concurrent.futures
+import contextlib
+import dataclasses
+import multiprocessing
+import os
+import time
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from jaxtyping import Float, Int
+
+from lanas_jax.comparison import peers
+from lanas_jax.comparison.statistics import (
+    REGRET_AT,
+    Interval,
+    Quartiles,
+    Values,
+    bootstrap,
+    quartiles,
+    random_samples,
+    regret,
+    samples_to,
+    top_value,
+)
+from lanas_jax.searchers.action_mcts import ActionMCTS
+from lanas_jax.searchers.bayesian_optimization import BayesianOptimization
+from lanas_jax.searchers.evolution import RegularizedEvolution
+from lanas_jax.searchers.lanas import LaNAS
+from lanas_jax.searchers.local_search import LocalSearch
+from lanas_jax.searchers.random_search import RandomSearch
+from lanas_jax.simulation import simulate
+from lanas_jax.tables.base import Table
+
+SEARCHERS: dict[str, Callable[..., Any]] = {
+    "lanas": LaNAS,
+    "paper": LaNAS.paper,
+    "random": RandomSearch,
+    "evolution": RegularizedEvolution,
+    "local": LocalSearch,
+    "bo": BayesianOptimization,
+    "mcts": ActionMCTS,
+}
+NAMES = (*SEARCHERS, *peers.NAMES)
+
+
+class Traces(NamedTuple):
+    """What the searches of one searcher tried."""
+
+    values: Values
+    winners: Int[np.ndarray, "seeds dims"]
+    seconds: float  # of a processor core, per sample
+
+
+@dataclasses.dataclass(frozen=True)
+class Comparison:
+    """How one searcher did.
+
+    Attributes:
+      name: of the searcher.
+      values: of each distinct valid architecture tried, NaN after a search ended; float32[seeds, budget].
+      winners: the best architecture of each search; int32[seeds, dims].
+      to_optimum: samples to the table's optimum.
+      to_top: samples to the best 0.1 % of the table.
+      expected: for random search, the exact median of `to_optimum`, which lies beyond most budgets; else None.
+      regrets: mean regret with its bootstrap interval, after each number of samples of `REGRET_AT` within the budget.
+      seconds_per_sample: seconds of one processor core per sample, compilation apart.
+    """
+
+    name: str
+    values: Values
+    winners: Int[np.ndarray, "seeds dims"]
+    to_optimum: Quartiles
+    to_top: Quartiles
+    expected: int | None
+    regrets: dict[int, Interval]
+    seconds_per_sample: float
+
+
+def compare(
+    table: Table,
+    names: Sequence[str],
+    *,
+    budget: int = 400,
+    seeds: int = 200,
+    batch: int = 1,
+    first_seed: int = 0,
+    note: Callable[[Comparison], object] = lambda done: None,
+    progress: Callable[[str, int], object] = lambda name, searches: None,
+) -> list[Comparison]:
+    """Runs each searcher `seeds` times on a table.
+
+    Args:
+      table: values.
+      names: of searchers and peers, out of `NAMES`.
+      budget: distinct valid architectures per search.
+      seeds: searches per searcher.
+      batch: architectures asked for at a time; peers are always asked for one.
+      first_seed: another number gives other searches.
+      note: called with each searcher's result as soon as it is there.
+      progress: called with a peer's name and the number of its searches that are done.
+
+    Raises:
+      ValueError: an unknown name, or a budget, number of seeds or batch below 1.
+      MissingPeerError: a peer whose package is not installed.
+    """
+    unknown = [name for name in names if name not in NAMES]
+    if unknown:
+        raise ValueError(f"there is no searcher {unknown[0]!r}. There are: {', '.join(NAMES)}")
+    for name in names:
+        if name in peers.NAMES:
+            peers.require(name)
+    budget = min(budget, len(table))
+    results = []
+    for name in names:
+        if name in peers.NAMES:
+            traces = _by_peer(name, table, budget, seeds, first_seed, progress)
+        else:
+            searcher = SEARCHERS[name](table.space, pool=table.codes)
+            traces = _by_program(searcher, table, budget, seeds, batch, first_seed)
+        results.append(judge(name, traces, np.asarray(table.values)))
+        note(results[-1])
+    return results
+
+
+def judge(name: str, traces: Traces, table: Float[np.ndarray, " m"]) -> Comparison:
+    """What the traces of one searcher say, given all values of the table."""
+    values = traces.values
+    best, budget = float(table.max()), values.shape[1]
+    shortfall = regret(values, best)
+    return Comparison(
+        name,
+        values,
+        traces.winners,
+        quartiles(samples_to(values, best)),
+        quartiles(samples_to(values, top_value(table))),
+        random_samples(len(table), int((table == table.max()).sum())) if name == "random" else None,
+        {n: bootstrap(shortfall[:, n - 1]) for n in REGRET_AT if n <= budget},
+        traces.seconds,
+    )
+
+
+def _by_program(searcher: Any, table: Table, budget: int, seeds: int, batch: int, first_seed: int) -> Traces:
+    compiling: list[float] = []
+
+    def listen(event: str, duration_secs: float, **_: str | int) -> None:
+        if event.endswith("backend_compile_duration"):
+            compiling.append(duration_secs)
+
+    jax.monitoring.register_event_duration_secs_listener(listen)
+    start = time.perf_counter()
+    try:
+        trace = jax.block_until_ready(simulate(searcher, table, budget, seeds, batch=batch, first_seed=first_seed))
+    finally:
+        jax.monitoring.unregister_event_duration_listener(listen)
+    running = max(time.perf_counter() - start - sum(compiling), 0.0)
+    codes, values = np.asarray(trace.codes), np.asarray(trace.values)
+    winners = codes[np.arange(seeds), np.nanargmax(values, axis=1)]
+    return Traces(values, winners, running * min(_cores(), seeds) / (seeds * budget))
+
+
+def _by_peer(
+    name: str, table: Table, budget: int, seeds: int, first_seed: int, progress: Callable[[str, int], object]
+) -> Traces:
+    """One search per process at a time, as many as there are cores."""
+    context = multiprocessing.get_context("spawn")
+    answers = peers.Answers.of(table, budget)
+    searches = []
+    with _one_thread_each(), concurrent.futures.ProcessPoolExecutor(min(_cores(), seeds), context) as pool:
+        futures = [pool.submit(peers.search, name, answers, first_seed * seeds + i) for i in range(seeds)]
+        try:
+            for done, future in enumerate(futures, start=1):
+                searches.append(future.result())
+                progress(name, done)
+        except BaseException:
+            pool.shutdown(cancel_futures=True)
+            raise
+    values, winners, seconds = zip(*searches, strict=True)
+    return Traces(np.stack(values), np.array(winners, np.int32), float(np.mean(seconds)))
+
+
+@contextlib.contextmanager
+def _one_thread_each() -> Iterator[None]:
+    """Processes started meanwhile leave each other a core."""
+    names = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
+    before = {name: os.environ.get(name) for name in names}
+    os.environ.update(dict.fromkeys(names, "1"))
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            os.environ.pop(name) if value is None else os.environ.update({name: value})
+
+
+def _cores() -> int:
+    return os.cpu_count() or 1

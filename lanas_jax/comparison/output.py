@@ -1,0 +1,123 @@
+"""A comparison for people: a table for the terminal, CSV for other programs, a picture."""
+
+import csv
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich.table import Table
+
+from lanas_jax.comparison.compare import Comparison
+from lanas_jax.comparison.statistics import Interval, Quartiles, bootstrap, regret, samples_to
+
+LABELS = {
+    "lanas": "LaNAS",
+    "paper": "LaNAS as published",
+    "random": "random search",
+    "evolution": "regularized evolution",
+    "local": "local search",
+    "bo": "Bayesian optimization",
+    "mcts": "MCTS, fixed actions",
+    "tpe": "Optuna TPE",
+    "smac": "SMAC3",
+}
+
+
+def table(results: Sequence[Comparison], tests: Sequence[float] | None = None) -> Table:
+    """One row per searcher.
+
+    Args:
+      results: of one table.
+      tests: for each, the mean test accuracy of the networks that won its searches.
+
+    Returns:
+      Regret in units of 1e-4, which are hundredths of a point where values are accuracies.
+    """
+    shown = Table(title_justify="left")
+    shown.add_column("searcher", no_wrap=True)
+    shown.add_column("samples to the optimum\nmedian (quartiles)", justify="right", no_wrap=True)
+    shown.add_column("to the top 0.1 %\nmedian (quartiles)", justify="right", no_wrap=True)
+    for n in results[0].regrets:
+        shown.add_column(f"regret at {n}, 1e-4\nmean (95 %)", justify="right", no_wrap=True)
+    if tests is not None:
+        shown.add_column("test of the\nbest, mean", justify="right", no_wrap=True)
+    shown.add_column("ms per\nsample", justify="right", no_wrap=True)
+    for i, result in enumerate(results):
+        budget = result.values.shape[1]
+        shown.add_row(
+            LABELS[result.name],
+            _samples(result.to_optimum, budget) + ("" if result.expected is None else f", exactly {result.expected:,}"),
+            _samples(result.to_top, budget),
+            *(_interval(interval) for interval in result.regrets.values()),
+            *([] if tests is None else [f"{tests[i]:.4f}"]),
+            f"{1e3 * result.seconds_per_sample:.3g}",
+        )
+    return shown
+
+
+def _samples(quartiles: Quartiles, budget: int) -> str:
+    lower, median, upper = (f"{n:.0f}" if math.isfinite(n) else f">{budget}" for n in quartiles)
+    return f"{median} ({lower}-{upper})"
+
+
+def _interval(interval: Interval) -> str:
+    mean, low, high = (f"{1e4 * number:.1f}" for number in interval)
+    return f"{mean} ({low}-{high})"
+
+
+def write_csv(path: Path, results: Sequence[Comparison], tests: Sequence[float] | None = None) -> None:
+    """One row per searcher; samples that the budget did not suffice for, and tests that are unknown, are empty."""
+    points = sorted({n for result in results for n in result.regrets})
+    header = ["searcher", "seeds", "budget"]
+    header += [
+        f"{what}_{part}" for what in ("optimum", "top") for part in ("lower_quartile", "median", "upper_quartile")
+    ]
+    header += ["optimum_exact_median"]
+    header += [f"regret_{n}{part}" for n in points for part in ("", "_low", "_high")]
+    header += ["test_of_best", "seconds_per_sample"]
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(header)
+        for i, result in enumerate(results):
+            samples = [*result.to_optimum, *result.to_top]
+            row = [result.name, *result.values.shape, *(n if math.isfinite(n) else "" for n in samples)]
+            row += ["" if result.expected is None else result.expected]
+            row += [f"{number:.8g}" for n in points for number in result.regrets[n]]
+            row += ["" if tests is None else f"{tests[i]:.8g}"]
+            writer.writerow([*row, f"{result.seconds_per_sample:.6g}"])
+
+
+def write_traces(path: Path, results: Sequence[Comparison]) -> None:
+    """Every value of every search, an array ``float32[seeds, budget]`` per searcher, as ``.npz``."""
+    np.savez_compressed(path, **{result.name: result.values for result in results})  # type: ignore[arg-type]
+
+
+def write_picture(path: Path, results: Sequence[Comparison], optimum: float, title: str) -> None:
+    """Mean regret against samples with bootstrap intervals, and the share of searches that have found the optimum."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(11, 4.4), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    styles = [("-", 2.4), *[("-", 1.2)] * 9] if results[0].name == "lanas" else [("-", 1.4)] * 10
+    for i, (result, (dash, width)) in enumerate(zip(results, styles, strict=False)):
+        style: dict[str, Any] = {"color": f"C{i}", "linestyle": dash, "linewidth": width, "label": LABELS[result.name]}
+        samples = np.arange(1, result.values.shape[1] + 1)
+        shortfall = regret(result.values, optimum)
+        intervals = np.array([bootstrap(column) for column in shortfall.T])
+        left.plot(samples, intervals[:, 0], **style)
+        left.fill_between(samples, intervals[:, 1], intervals[:, 2], color=f"C{i}", alpha=0.15, linewidth=0)
+        found = samples_to(result.values, optimum)
+        right.plot(samples, [(found <= n).mean() for n in samples], **style)
+    lowest = min(float(np.mean(regret(r.values, optimum)[:, min(99, r.values.shape[1] - 1)])) for r in results)
+    left.set_yscale("log")
+    left.set_ylim(bottom=max(lowest / 3, 1e-6))
+    left.set(xlabel="samples", ylabel="mean regret")
+    right.set(xlabel="samples", ylabel="share of searches at the optimum", ylim=(0, 1))
+    right.legend(fontsize=8, loc="best", frameon=False)
+    for axes in (left, right):
+        axes.grid(alpha=0.3)
+        axes.spines[["top", "right"]].set_visible(False)
+    figure.suptitle(title)
+    figure.savefig(path, dpi=130)
