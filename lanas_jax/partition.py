@@ -20,6 +20,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
+from lanas_jax import linalg
+
 EXACT_BITS = 24  # float32 holds every integer up to 2**24
 FEATURE_BITS = 4  # features are integers of at most 2**4
 
@@ -183,8 +185,7 @@ def _regress(
     gram = gram - count[:, None, None] * mean[:, :, None] * mean[:, None, :]
     moment = (weight * targets[None]) @ features - (count * mean_target)[:, None] * mean
     identity = jnp.eye(features.shape[1])[None]
-    factor = jax.scipy.linalg.cho_factor(gram + ridge * identity)
-    weights = _rounded(jax.scipy.linalg.cho_solve(factor, moment[..., None])[..., 0])
+    weights = _rounded(linalg.solve_positive(gram + ridge * identity, moment))
     return weights, jnp.sum(weights * mean, axis=1)
 
 

@@ -289,5 +289,5 @@ def fit(space: SearchSpace, history: History) -> Prior:
     def log_likelihood(pair: Float[Array, "2"]) -> Float[Array, ""]:
         return condition(space, history, rows, Prior(pair[0], pair[1], results)).log_likelihood
 
-    best = jnp.asarray(GRID)[jnp.argmax(jax.vmap(log_likelihood)(jnp.asarray(GRID)))]
+    best = jnp.asarray(GRID)[jnp.argmax(jax.lax.map(log_likelihood, jnp.asarray(GRID)))]
     return Prior(best[0], best[1], results)
