@@ -4,9 +4,9 @@ A run draws a few codes uniformly and starts at the best of them. It evaluates t
 with one choice changed, in random order, and moves to the first that is better, as den Ottelander et al. do choice by
 choice; White et al. evaluate all neighbours and move to the best. At a local optimum another run starts.
 
-Everything is read off the ordered history: neighbours tried by an earlier run, or told from elsewhere, are not tried
-again but count. Where all neighbours of the centre are under way and none is better so far, a batch is filled up with
-uniform draws, which count as those of the next run.
+Neighbours tried by an earlier run, or told from elsewhere, are not tried again but keep their place in the random
+order, so that a run may leave the path of an earlier one. Where all neighbours of the centre are under way and none is
+better so far, a batch is filled up with uniform draws, which count as those of the next run.
 """
 
 import dataclasses
@@ -36,12 +36,14 @@ class LocalSearchState:
       key: for the draws to come.
       history: asked and told trials.
       centre: row of the history whose neighbours are tried; NOWHERE while a run draws its start.
+      arrived: number of trials when the centre was moved to.
       since: the row at which the latest uniform draws begin.
     """
 
     key: PRNGKeyArray
     history: History
     centre: Int[Array, ""]
+    arrived: Int[Array, ""]
     since: Int[Array, ""]
 
 
@@ -74,7 +76,7 @@ class LocalSearch:
     def init(self, key: PRNGKeyArray) -> LocalSearchState:
         """The state before the first trial. The key is consumed."""
         history = hist.empty(self.space, self.pool, self.capacity)
-        return LocalSearchState(key, history, jnp.int32(NOWHERE), jnp.int32(0))
+        return LocalSearchState(key, history, jnp.int32(NOWHERE), jnp.int32(0), jnp.int32(0))
 
     def ask(self, state: LocalSearchState, n: int) -> tuple[LocalSearchState, Int[Array, "n dims"]]:
         """`n` unseen neighbours or starts; rows of -1 when none are left."""
@@ -97,7 +99,8 @@ class Around(NamedTuple):
 @jax.jit(static_argnames="n")
 def _ask(searcher: LocalSearch, state: LocalSearchState, n: int) -> tuple[LocalSearchState, Array]:
     def one(state: LocalSearchState, key: Array) -> tuple[LocalSearchState, Array]:
-        return _draw(key, searcher, _moved(searcher, state))
+        move_key, draw_key = jax.random.split(key)
+        return _draw(draw_key, searcher, _moved(move_key, searcher, state))
 
     key, subkey = jax.random.split(state.key)
     state, codes = jax.lax.scan(one, state, jax.random.split(subkey, n))
@@ -123,17 +126,19 @@ def _draw(key: PRNGKeyArray, searcher: LocalSearch, state: LocalSearchState) -> 
     return jax.lax.cond(found, neighbour, uniform)
 
 
-def _moved(searcher: LocalSearch, state: LocalSearchState) -> LocalSearchState:
+def _moved(key: PRNGKeyArray, searcher: LocalSearch, state: LocalSearchState) -> LocalSearchState:
     """The state after all moves that are due: each leads uphill, or ends a run, or starts one."""
 
-    def move(carry: tuple[LocalSearchState, Array]) -> tuple[LocalSearchState, Array]:
-        state = carry[0]
-        history, idle = state.history, state.centre == NOWHERE
-        centre = jnp.where(idle, _start(searcher, state), _step(searcher, history, state.centre))
-        since = jnp.where(idle & (centre != NOWHERE), history.count, state.since)
-        return dataclasses.replace(state, centre=centre, since=since), centre != state.centre
+    def move(carry: tuple[LocalSearchState, Array, Array]) -> tuple[LocalSearchState, Array, Array]:
+        state, key, _ = carry
+        key, subkey = jax.random.split(key)
+        count, idle = state.history.count, state.centre == NOWHERE
+        centre = jnp.where(idle, _start(searcher, state), _step(subkey, searcher, state))
+        moved = centre != state.centre
+        arrived, since = jnp.where(moved, count, state.arrived), jnp.where(idle & moved, count, state.since)
+        return dataclasses.replace(state, centre=centre, arrived=arrived, since=since), key, moved
 
-    return jax.lax.while_loop(lambda carry: carry[1], move, (state, jnp.bool_(True)))[0]
+    return jax.lax.while_loop(lambda carry: carry[2], move, (state, key, jnp.bool_(True)))[0]
 
 
 def _start(searcher: LocalSearch, state: LocalSearchState) -> Int[Array, ""]:
@@ -143,14 +148,23 @@ def _start(searcher: LocalSearch, state: LocalSearchState) -> Int[Array, ""]:
     return jnp.where(found & (history.count - state.since >= searcher.initial), row, NOWHERE)
 
 
-def _step(searcher: LocalSearch, history: History, centre: Int[Array, ""]) -> Int[Array, ""]:
+def _step(key: PRNGKeyArray, searcher: LocalSearch, state: LocalSearchState) -> Int[Array, ""]:
     """Where to go: to a better neighbour, nowhere from a local optimum, or on with the neighbours of the centre."""
+    history, centre = state.history, state.centre
     around = _around(searcher, history, centre)
-    row, found = best_of(history.values, around.tried & history.done)
-    better = found & (history.values[row] > history.values[centre])
-    fresh = jnp.any(around.fresh)
-    ripe = better if searcher.first_improvement else better & ~fresh
-    over = ~better & ~fresh & ~jnp.any(around.tried & (history.status == hist.PENDING))
+    better = around.tried & history.done & (history.values > history.values[centre])
+    fresh, known = jnp.sum(around.fresh), jnp.sum(better)
+    if searcher.first_improvement:
+        own = better & (jnp.arange(history.capacity) >= state.arrived)  # the centre's own trials, told by now
+        chance_key, row_key = jax.random.split(key)
+        share = known.astype(jnp.float32) / jnp.maximum(known + fresh, 1).astype(jnp.float32)
+        # Of the neighbours left in a random order, is the next one known to be better?
+        ripe = jnp.any(own) | (jax.random.uniform(chance_key) < share)
+        score = jnp.where(own, 2.0 + history.values - history.values[centre], jax.random.uniform(row_key, own.shape))
+    else:
+        ripe, score = (known > 0) & (fresh == 0), history.values
+    row, _ = best_of(score, better)
+    over = (known == 0) & (fresh == 0) & ~jnp.any(around.tried & (history.status == hist.PENDING))
     return jnp.where(ripe, row, jnp.where(over, NOWHERE, centre))
 
 

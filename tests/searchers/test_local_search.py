@@ -1,5 +1,6 @@
 """Local search: known climbs, restarts, batches."""
 
+import dataclasses
 import itertools
 
 import jax
@@ -49,19 +50,19 @@ def test_neighbours_are_all_codes_with_one_choice_changed(dims):
 
 
 @pytest.mark.parametrize("first", [True, False], ids=["first improvement", "best improvement"])
-@pytest.mark.parametrize("dims", [5, 9], ids=["pool", "lattice"])
+@pytest.mark.parametrize("dims", [7, 9], ids=["pool", "lattice"])
 def test_a_climb_on_additive_values_ends_at_the_optimum(first, dims):
     """A move to the best of all neighbours sets one choice for good, a move to the first better one raises a choice by
     one rank of four or more: at most `dims` or `3 dims` moves, with `3 dims` neighbours each."""
-    searcher = lx.LocalSearch(product(dims), initial=4, first_improvement=first)
+    searcher = lx.LocalSearch(product(dims), initial=2, first_improvement=first)
     optimum = EFFECTS[:dims].max(axis=1).sum()
-    most = 4 + (3 * dims if first else dims) * 3 * dims
+    most = 2 + (3 * dims if first else dims) * 3 * dims
     codes, values, states = climb(searcher, most, until=optimum)
     assert values.max() == pytest.approx(optimum, rel=1e-5)
 
     centres = [int(state.centre) for state in states if int(state.centre) != NOWHERE]
     path = [row for i, row in enumerate(centres) if i == 0 or row != centres[i - 1]]
-    assert path[0] == np.argmax(values[:4])
+    assert path[0] == np.argmax(values[:2])
     assert len(path) > 2
     for a, b in itertools.pairwise([*path, len(values) - 1]):
         assert distances(codes[a], codes[b]) == 1
@@ -81,18 +82,29 @@ def test_the_best_of_all_neighbours_is_the_next_centre():
 
 
 def test_a_better_neighbour_is_moved_to_at_once():
-    searcher = lx.LocalSearch(product(5), initial=4)
-    codes, values, states = climb(searcher, 40)
-    centre = int(np.argmax(values[:4]))
-    for i in range(4, 30):
-        near = np.flatnonzero(distances(codes[:i], codes[centre]) == 1)
-        while len(near) and values[near].max() > values[centre]:
-            centre = int(near[np.argmax(values[near])])
-            near = np.flatnonzero(distances(codes[:i], codes[centre]) == 1)
-        assert int(states[i].centre) == centre
-        if values[centre] == pytest.approx(EFFECTS[:5].max(axis=1).sum(), rel=1e-5):
-            break
+    codes, values, states = climb(lx.LocalSearch(product(7), initial=2), 60, until=EFFECTS[:7].max(axis=1).sum())
+    moves = 0
+    for i in range(3, len(codes)):
+        before, centre = int(states[i - 1].centre), int(states[i].centre)
         assert distances(codes[i], codes[centre]) == 1
+        assert values[centre] >= values[before]
+        if values[i - 1] > values[before]:  # what was told since
+            assert values[centre] >= values[i - 1]
+            moves += 1
+    assert moves > 2
+
+
+def test_a_better_neighbour_known_before_keeps_its_place_in_the_random_order():
+    """One known to be better and two fresh: it comes first in a third of 300 orders, by 5 deviations but for 6e-7."""
+    searcher = lx.LocalSearch(product(1))
+    state = searcher.tell(
+        searcher.init(jax.random.key(0)), np.array([[2], [1]], np.int32), np.array([1, 2], np.float32)
+    )
+    state = dataclasses.replace(state, centre=jnp.int32(0), arrived=jnp.int32(2))
+    keys = jax.random.split(jax.random.key(1), 300)
+    centres = [int(searcher.ask(dataclasses.replace(state, key=key), 1)[0].centre) for key in keys]
+    assert set(centres) == {0, 1}
+    assert abs(sum(centres) - 100) < 5 * np.sqrt(300 * 2 / 9)
 
 
 def test_a_run_ends_at_a_local_optimum_and_another_starts():
