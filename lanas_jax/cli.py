@@ -1,4 +1,4 @@
-"""The command line: ``lanas search``, ``resume``, ``report``, ``trials``, ``describe``, ``tables``, ``compare``.
+"""The command line ``lanas``, one function per command.
 
 It only parses, calls and prints; errors that a person can mend become one message and exit code 2. JAX is imported
 where it is used, so that help and listings answer at once.
@@ -30,6 +30,7 @@ usage: lanas COMMAND ...
   resume RUN          continue a search that was interrupted
   report RUN          write the report of a run again
   trials RUN          list the trials of a run, as a table or as CSV
+  tree RUN            what the search has learned: which choices are good, region by region
   describe SPACE      draw the network that a code stands for, and count what it costs
   tables              list the benchmark tables; make one from its official files
   compare TABLE       how many samples do searchers need on a benchmark table?
@@ -167,6 +168,40 @@ def trials(arguments: Sequence[str]) -> int:
     return 0
 
 
+def tree(arguments: Sequence[str]) -> int:
+    """Draws the learned tree."""
+
+    def parse(
+        run: Folder,
+        /,
+        features: Annotated[int, tyro.conf.arg(metavar="N", help="features named per split")] = 6,
+        json: Annotated[bool, tyro.conf.arg(help="print JSON instead of a drawing")] = False,
+    ) -> Any:
+        """Draw the tree that a search has learned, and name the features that decide at each split.
+
+        Weights are per unit of a feature, in the units in which the tree learns: normal scores of ranks by default.
+        """
+        return run, features, json
+
+    directory, features, as_json = _parse(parse, "tree", arguments)
+    here = runs.open_run(directory)
+    import jax
+
+    from lanas_jax import learned_tree
+
+    experiment = here.experiment()
+    with TrialStore.open(here.trials, read_only=True) as store:
+        found = store.trials()
+    nodes, why = learned_tree.learned_tree(experiment.searcher, jax.random.key(experiment.seed), found, features)
+    if as_json:
+        print(json.dumps(learned_tree.as_json(nodes or [])))
+    elif nodes is None:
+        print(why)
+    else:
+        _console().print(learned_tree.drawing(nodes))
+    return 0
+
+
 def describe(arguments: Sequence[str]) -> int:
     """Draws a code."""
     from lanas_jax import description
@@ -267,6 +302,7 @@ COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
     "resume": resume,
     "report": report,
     "trials": trials,
+    "tree": tree,
     "describe": describe,
     "tables": tables,
     "compare": compare,

@@ -163,7 +163,7 @@ def _by_program(searcher: Any, table: Table, budget: int, seeds: int, batch: int
     running = max(time.perf_counter() - start - sum(compiling), 0.0)
     codes, values = np.asarray(trace.codes), np.asarray(trace.values)
     winners = codes[np.arange(seeds), np.nanargmax(values, axis=1)]
-    return Traces(values, winners, running * min(_cores(), seeds) / (seeds * budget))
+    return Traces(values, winners, running * min(peers.cores(), seeds) / (seeds * budget))
 
 
 def _by_peer(
@@ -173,7 +173,7 @@ def _by_peer(
     context = multiprocessing.get_context("spawn")
     answers = peers.Answers.of(table, budget)
     searches = []
-    with _one_thread_each(), concurrent.futures.ProcessPoolExecutor(min(_cores(), seeds), context) as pool:
+    with _one_thread_each(), concurrent.futures.ProcessPoolExecutor(min(peers.cores(), seeds), context) as pool:
         futures = [pool.submit(peers.search, name, answers, first_seed * seeds + i) for i in range(seeds)]
         try:
             for done, future in enumerate(futures, start=1):
@@ -197,7 +197,3 @@ def _one_thread_each() -> Iterator[None]:
     finally:
         for name, value in before.items():
             os.environ.pop(name) if value is None else os.environ.update({name: value})
-
-
-def _cores() -> int:
-    return os.cpu_count() or 1

@@ -42,6 +42,7 @@ class LaNASState:
       model: what to expect of codes inside a region, learned from the trials that gave a value.
       modelled: the history's row of each of the model's.
       learned: number of results that the tree was learned from.
+      acceptance: share of the moves that chains over the lattice accepted in the last ask; 1 where there were none.
     """
 
     key: PRNGKeyArray
@@ -50,6 +51,7 @@ class LaNASState:
     model: GaussianProcess
     modelled: Int[Array, " rows"]
     learned: Int[Array, ""]
+    acceptance: Float[Array, ""]
 
 
 @register
@@ -117,6 +119,7 @@ class LaNAS:
             model=model,
             modelled=jnp.zeros(model.rows, jnp.int32),
             learned=jnp.zeros((), jnp.int32),
+            acceptance=jnp.ones(()),
         )
 
     def ask(self, state: LaNASState, n: int) -> tuple[LaNASState, Int[Array, "n dims"]]:
@@ -141,24 +144,24 @@ def _ask(searcher: LaNAS, state: LaNASState, n: int) -> tuple[LaNASState, Array]
     key, subkey = jax.random.split(state.key)
     history, tree = state.history, state.tree
 
-    def uniform() -> tuple[History, PartitionTree, Array]:
+    def uniform() -> tuple[History, PartitionTree, Array, Array]:
         drawn, codes = uniform_unseen(subkey, searcher.space, searcher.pool, history, n)
-        return drawn, _with_visits(searcher, tree, codes), codes
+        return drawn, _with_visits(searcher, tree, codes), jnp.float32(1.0), codes
 
-    def learned() -> tuple[History, PartitionTree, Array]:
+    def learned() -> tuple[History, PartitionTree, Array, Array]:
         cp = _exploration(searcher, history)
         by_model = searcher.expected_improvement
-        known = Known(history, tree, _with_outstanding(searcher, state) if by_model else state.model)
+        known = Known(history, tree, _with_outstanding(searcher, state) if by_model else state.model, state.acceptance)
         if isinstance(searcher.pool, Pool):
             after, codes = pool_draws.draw(subkey, searcher.space, searcher.pool, known, cp, n, by_model=by_model)
         else:
             walks = lattice_draws.Walks(searcher.chains, searcher.steps, by_model)
             after, codes = lattice_draws.draw(subkey, searcher.space, known, cp, n, walks)
-        return after.history, after.tree, codes
+        return after.history, after.tree, after.acceptance, codes
 
     warming_up = jnp.sum(history.done) < searcher.initial
-    history, tree, codes = jax.lax.cond(warming_up, uniform, learned)
-    return dataclasses.replace(state, key=key, history=history, tree=tree), codes
+    history, tree, acceptance, codes = jax.lax.cond(warming_up, uniform, learned)
+    return dataclasses.replace(state, key=key, history=history, tree=tree, acceptance=acceptance), codes
 
 
 def _with_outstanding(searcher: LaNAS, state: LaNASState) -> GaussianProcess:

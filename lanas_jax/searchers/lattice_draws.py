@@ -2,6 +2,9 @@
 
 The chains start from the trials known to lie in the region. Where the model decides, each chain climbs by additive
 effects of its own, drawn from their posterior, and the Gaussian process chooses among the places they reach.
+
+A region in which the chains reach nothing that is new is closed, for this draw, and the next best leaf is tried. If all
+are closed, the code is drawn from the whole space.
 """
 
 import dataclasses
@@ -49,17 +52,31 @@ def draw(
       walks: how chains walk.
     """
 
-    def one(known: Known, key: Array) -> tuple[Known, Array]:
-        code = _draw_one(key, space, known, cp, walks)
-        history, tree, model = known
+    def one(known: Known, key: Array) -> tuple[Known, tuple[Array, Array]]:
+        code, rate = _draw_one(key, space, known, cp, walks)
+        history, tree, model, _ = known
         real = code[0] >= 0
         visited = partition.backup(tree, partition.route(tree, space.features(code[None]))[0])
         tree = dataclasses.replace(tree, visits=jnp.where(real, visited.visits, tree.visits))
         if walks.by_model:
             model = surrogate.extend(model, space.embed(jnp.maximum(code, 0)[None]), real[None], space.dims)
-        return Known(hist.add_pending(history, code[None]), tree, model), code
+        return Known(hist.add_pending(history, code[None]), tree, model, rate), (code, rate)
 
-    return jax.lax.scan(one, known, jax.random.split(key, n))
+    known, (codes, rates) = jax.lax.scan(one, known, jax.random.split(key, n))
+    return known._replace(acceptance=jnp.mean(rates)), codes
+
+
+def fingerprint(codes: Int[Array, "n dims"]) -> Int[Array, " n"]:
+    """A number per code, 0 only by chance, so that codes are told apart by one comparison instead of `dims`.
+
+    Equal codes have equal numbers. Different ones share theirs with probability 2**-32, in which case an unseen code is
+    held for a seen one and passed over.
+    """
+    number = jnp.full(codes.shape[0], 2166136261, jnp.uint32)
+    for i in range(codes.shape[1]):
+        number = (number ^ codes[:, i].astype(jnp.uint32)) * jnp.uint32(16777619)
+        number = number ^ (number >> 15)
+    return jax.lax.bitcast_convert_type(number, jnp.int32)
 
 
 def _draw_one(
@@ -68,32 +85,36 @@ def _draw_one(
     known: Known,
     cp: Float[Array, ""],
     walks: Walks,
-) -> Int[Array, " dims"]:
+) -> tuple[Int[Array, " dims"], Float[Array, ""]]:
+    """A code, and the share of moves that the chains of the last region accepted."""
     uniform_key, region_key = jax.random.split(key)
 
+    fingerprints = jnp.where(known.history.used, fingerprint(known.history.codes), 0)
+
     def unseen(codes: Array) -> Array:
-        return ~hist.contains(known.history, space.canonical(codes))
+        prints = fingerprint(space.canonical(codes))
+        return ~jnp.any(prints[:, None] == fingerprints[None], axis=1)
 
     try_leaf = functools.partial(_from_region, region_key, space, known, unseen, walks)
-    code, found = _search_leaves(known.tree, cp, try_leaf, space.dims)
+    code, found, rate = _search_leaves(known.tree, cp, try_leaf, space.dims)
     # Walks that found nothing are no proof that nothing is left: fall back on the whole space.
-    return jax.lax.cond(found, lambda: code, lambda: draw_valid(uniform_key, space, unseen, 1)[0])
+    return jax.lax.cond(found, lambda: code, lambda: draw_valid(uniform_key, space, unseen, 1)[0]), rate
 
 
 def _search_leaves(
-    tree: PartitionTree, cp: Float[Array, ""], try_leaf: Callable[[Array], tuple[Array, Array]], dims: int
-) -> tuple[Int[Array, " dims"], Bool[Array, ""]]:
+    tree: PartitionTree, cp: Float[Array, ""], try_leaf: Callable[[Array], tuple[Array, Array, Array]], dims: int
+) -> tuple[Int[Array, " dims"], Bool[Array, ""], Float[Array, ""]]:
     """Draws from the leaf that UCB leads to; one in which chains find nothing unseen is closed, the next is tried."""
 
-    def body(carry: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
-        is_open, _, _ = carry
+    def body(carry: tuple[Array, Array, Array, Array]) -> tuple[Array, Array, Array, Array]:
+        is_open, *_ = carry
         leaf = selection.descend(tree, is_open, cp)
-        code, found = try_leaf(leaf)
-        return jnp.where(found, is_open, selection.close(tree, is_open, leaf)), code, found
+        code, found, rate = try_leaf(leaf)
+        return jnp.where(found, is_open, selection.close(tree, is_open, leaf)), code, found, rate
 
-    start = (selection.all_open(tree), jnp.zeros(dims, jnp.int32), jnp.bool_(False))
-    _, code, found = jax.lax.while_loop(lambda carry: ~carry[2] & carry[0][0], body, start)
-    return code, found
+    start = (selection.all_open(tree), jnp.zeros(dims, jnp.int32), jnp.bool_(False), jnp.float32(0.0))
+    _, code, found, rate = jax.lax.while_loop(lambda carry: ~carry[2] & carry[0][0], body, start)
+    return code, found, rate
 
 
 def _from_region(
@@ -103,9 +124,9 @@ def _from_region(
     unseen: Inside,
     walks: Walks,
     leaf: Int[Array, ""],
-) -> tuple[Int[Array, " dims"], Bool[Array, ""]]:
-    """One unseen code of a leaf's region, and whether there is one among the places the chains reach."""
-    history, tree, model = known
+) -> tuple[Int[Array, " dims"], Bool[Array, ""], Float[Array, ""]]:
+    """One unseen code of a leaf's region, whether the chains reach one, and the share of moves they accepted."""
+    history, tree, model, _ = known
     start_key, walk_key, choice_key = jax.random.split(key, 3)
 
     def inside(codes: Array) -> Array:
@@ -115,17 +136,17 @@ def _from_region(
     logits = jnp.where(members, 0.0, -jnp.inf)
     starts = history.codes[jax.random.categorical(start_key, logits, shape=(walks.chains,))]
     if not walks.by_model:
-        codes, _ = walk(walk_key, space, starts, inside, walks.steps)
+        codes, rate = walk(walk_key, space, starts, inside, walks.steps)
         row, found = best_of(jax.random.uniform(choice_key, (walks.chains,)), unseen(codes) & inside(codes))
-        return space.canonical(codes[row][None])[0], found
+        return space.canonical(codes[row][None])[0], found, rate
     effects = model.sample_weights(choice_key, walks.chains)
 
     def liked(codes: Array) -> Array:
         return jnp.where(unseen(codes), jnp.sum(space.embed(codes) * effects, axis=1), -jnp.inf)
 
-    codes, _ = climb(walk_key, space, starts, inside, liked, walks.steps, walks.steps)
+    codes, rate = climb(walk_key, space, starts, inside, liked, walks.steps, walks.steps)
     row, found = best_of(_improvement(space, model, codes), unseen(codes) & inside(codes))
-    return space.canonical(codes[row][None])[0], found
+    return space.canonical(codes[row][None])[0], found, rate
 
 
 def _improvement(space: SearchSpace, model: GaussianProcess, codes: Int[Array, "k dims"]) -> Float[Array, " k"]:

@@ -22,6 +22,7 @@ from lanas_jax.spaces.base import SearchSpace
 LIKED = 127  # codes on the shortlist that the additive model likes, each the best of its bucket; a prime
 BEST, NEAR = 4, 128  # trials whose neighbours are on it, and no more neighbours than this
 RANDOM = 33
+EXPLORING = 0.0  # share of draws that try the greatest of values drawn from the posterior instead
 
 
 def draw(
@@ -45,7 +46,7 @@ def draw(
       n: number of draws.
       by_model: whether to draw the greatest expected improvement rather than uniformly.
     """
-    history, tree, model = known
+    history, tree, model, _ = known
     leaf_of = partition.route(tree, pool.features)
     tree, leaves = _leaves(tree, partition.subtotals(tree, leaf_of, ~history.seen), cp, n)
     if by_model:
@@ -54,7 +55,7 @@ def draw(
         rows = _uniformly(key, history, leaf_of, leaves)
     codes = jnp.where(rows[:, None] >= 0, pool.codes[rows], hist.NOTHING)
     history = dataclasses.replace(history, seen=_mark(history.seen, rows))
-    return Known(hist.add_pending(history, codes), tree, model), codes
+    return Known(hist.add_pending(history, codes), tree, model, jnp.float32(1.0)), codes
 
 
 def _mark(seen: Bool[Array, " m"], rows: Int[Array, " n"]) -> Bool[Array, " m"]:
@@ -100,18 +101,22 @@ def _by_model(
     leaves: Int[Array, " n"],
 ) -> Int[Array, " n"]:
     """For each leaf in turn, the row of the greatest expected improvement on the shortlist."""
-    history, _, model = known
+    history, _, model, _ = known
+    list_key, value_key = jax.random.split(key)
     free = ~history.seen & jnp.any(leaf_of[:, None] == leaves[None], axis=1)
     liked = pool.embedded @ model.weights
-    shortlist, real = _shortlist(key, space, pool, history, liked, free)
+    shortlist, real = _shortlist(list_key, space, pool, history, liked, free)
     embedded, leaf_of_listed = pool.embedded[shortlist], leaf_of[shortlist]
     mean, variance, whitened = surrogate.predict(model, embedded, space.dims)
     conditions = jnp.zeros((leaves.shape[0], shortlist.shape[0]))
 
-    def one(carry: tuple, draw: tuple[Array, Array]) -> tuple[tuple, Array]:
+    def one(carry: tuple, draw: tuple[Array, Array, Array]) -> tuple[tuple, Array]:
         variance, conditions, taken = carry
-        i, leaf = draw
+        i, leaf, key = draw
         gain = surrogate.log_expected_improvement(mean, variance, model.incumbent, model.scale)
+        explore_key, value_key = jax.random.split(key)
+        explores = jax.random.uniform(explore_key) < EXPLORING
+        gain = jnp.where(explores, surrogate.sample(value_key, mean, variance, model.scale), gain)
         place, listed = best_of(gain, real & (leaf_of_listed == leaf) & ~jnp.any(shortlist[:, None] == taken, axis=1))
         unlisted, found = _best_unlisted(liked, ~history.seen & (leaf_of == leaf), taken, listed)
         row = jnp.where(listed, shortlist[place], jnp.where(found, unlisted, -1))
@@ -124,8 +129,8 @@ def _by_model(
         return (variance - jnp.square(condition), conditions.at[i].set(condition), taken), row
 
     taken = jnp.full((1, leaves.shape[0]), -1, jnp.int32)
-    order = jnp.arange(leaves.shape[0])
-    return jax.lax.scan(one, (variance, conditions, taken), (order, leaves))[1]
+    draws = (jnp.arange(leaves.shape[0]), leaves, jax.random.split(value_key, leaves.shape[0]))
+    return jax.lax.scan(one, (variance, conditions, taken), draws)[1]
 
 
 def _best_unlisted(

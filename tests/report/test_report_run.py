@@ -9,7 +9,7 @@ from page_parser import Page
 
 from lanas_jax import discovery, partition, report, runs, study
 from lanas_jax.evaluators.base import Outcome
-from lanas_jax.report.run import learned_tree
+from lanas_jax.learned_tree import learned_tree
 from lanas_jax.trials import Status, TrialStore
 
 SOURCE = '''

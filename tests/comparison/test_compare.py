@@ -1,0 +1,135 @@
+"""Comparisons on a small table: what is counted, what is written, and how peers are run."""
+
+import csv
+import math
+
+import numpy as np
+import pytest
+
+import lanas_jax as lx
+from lanas_jax.comparison import command, output, peers
+from lanas_jax.comparison.compare import compare
+from lanas_jax.tables.benchmark import Benchmark
+
+SPACE = lx.SearchSpace([lx.Choice("op", ("a", "b", "c")), lx.Choice("mode", ("x", "y")), lx.Choice("width", range(8))])
+CODES = SPACE.enumerate()
+VALUES = (0.5 + 0.4 * np.sin(CODES @ [1.0, 2.0, 0.7]) / 2).astype(np.float32)
+
+
+@pytest.fixture(scope="module")
+def table():
+    return lx.Table(SPACE, CODES, VALUES)
+
+
+def test_each_searcher_gets_the_same_budget_of_distinct_architectures(table):
+    results = compare(table, ["lanas", "random"], budget=20, seeds=6)
+    assert [result.name for result in results] == ["lanas", "random"]
+    for result in results:
+        assert result.values.shape == (6, 20)
+        np.testing.assert_allclose(table.lookup(result.winners), result.values.max(axis=1))
+        assert result.seconds_per_sample > 0
+        assert result.regrets == {}  # the first is taken at 50
+    assert results[1].expected == 24
+
+
+def test_a_budget_beyond_the_table_ends_with_it(table):
+    (result,) = compare(table, ["random"], budget=400, seeds=3)
+    assert result.values.shape == (3, 48)
+    np.testing.assert_array_equal(np.sort(result.values, axis=1), np.sort(VALUES)[None].repeat(3, axis=0))
+
+
+def test_unknown_searchers_are_refused_before_anything_runs(table):
+    with pytest.raises(ValueError, match=r"no searcher 'lanax'\. There are: lanas, paper"):
+        compare(table, ["random", "lanax"], budget=5, seeds=2)
+
+
+def test_answers_count_what_is_new_and_stop_at_the_budget(table):
+    answers = peers.Answers.of(table, 3)
+    worst = CODES[VALUES.argsort()[:3]].tolist()
+    for code in (worst[0], worst[0], worst[1]):
+        assert answers.value(code) == pytest.approx(float(table.lookup(np.array([code]))[0]))
+    assert (len(answers.values), answers.over) == (2, False)
+    answers.value(worst[2])
+    assert answers.over
+    assert answers.winner == tuple(worst[2])
+    np.testing.assert_array_equal(answers.padded(), np.sort(VALUES)[:3])
+
+
+def test_answers_stop_at_the_optimum_which_then_stands(table):
+    answers = peers.Answers.of(table, 5)
+    answers.value(CODES[0].tolist())
+    answers.value(CODES[VALUES.argmax()].tolist())
+    assert answers.over
+    np.testing.assert_array_equal(answers.padded(), [VALUES[0], *[VALUES.max()] * 4])
+
+
+def test_answers_give_up_on_a_searcher_that_repeats_itself(table):
+    answers = peers.Answers.of(table, 2)
+    for _ in range(2 * peers.PROPOSALS):
+        assert not answers.over
+        answers.value(CODES[0].tolist())
+    assert answers.over
+    np.testing.assert_array_equal(answers.padded(), [VALUES[0], np.nan])
+
+
+def test_answers_take_equivalent_codes_for_one():
+    space = lx.NASBench101Space()
+    chain = np.zeros((2, 26), np.int32)
+    for row, last in enumerate((1, 2)):  # in -> vertex `last` -> out, operation 1
+        adjacency = np.zeros((7, 7), int)
+        adjacency[0, last] = adjacency[last, 6] = 1
+        chain[row, :21] = adjacency[np.triu_indices(7, 1)]
+        chain[row, 20 + last] = 1
+    table = lx.Table(space, chain[:1], np.float32([0.5]))
+    answers = peers.Answers.of(table, 4)
+    assert [answers.value(code.tolist()) for code in chain] == [0.5, 0.5]
+    assert len(answers.values) == 1
+    assert answers.value([0] * 26) is None  # no path from input to output
+    assert len(answers.values) == 1
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", peers.NAMES)
+def test_peers_search_and_learn(table, name):
+    pytest.importorskip({"tpe": "optuna", "smac": "smac"}[name], reason="the extra peers is not installed")
+    (result,) = compare(table, [name], budget=40, seeds=4)
+    assert result.values.shape == (4, 40)
+    for values in result.values:
+        tried = values[: int(np.argmax(values == VALUES.max())) + 1] if VALUES.max() in values else values
+        assert np.isin(tried[~np.isnan(tried)], VALUES).all()
+    # Uniform draws of 40 out of 48 miss the optimum in one search of six; four misses have probability 1e-3.
+    assert math.isfinite(result.to_optimum.lower)
+
+
+def test_the_command_prints_and_writes_what_it_found(tmp_path, capsys):
+    bench = Benchmark("small", SPACE, CODES, VALUES[:, None], 1 - VALUES[:, None], "made up")
+    bench.save(tmp_path / "small.npz")
+    settings = command.Settings(str(tmp_path / "small.npz"), ("random", "local"), 4, 60, 1, 0, tmp_path / "out")
+    from rich.console import Console
+
+    command.carry_out(Console(width=200), settings)
+    said = capsys.readouterr().out
+    assert "small: 48 networks. made up" in said
+    assert "every search tries all 48: the budget of 60 goes beyond them" in said
+    assert "exactly 24" in said
+    with (tmp_path / "out" / "comparison.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [(row["searcher"], row["seeds"], row["budget"]) for row in rows] == [
+        ("random", "4", "48"),
+        ("local", "4", "48"),
+    ]
+    assert float(rows[0]["test_of_best"]) == pytest.approx(1 - VALUES.max(), abs=1e-6)
+    with np.load(tmp_path / "out" / "traces.npz") as traces:
+        assert traces["local"].shape == (4, 48)
+        assert float(rows[1]["optimum_median"]) == np.median((traces["local"] == VALUES.max()).argmax(axis=1) + 1)
+    assert (tmp_path / "out" / "comparison.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_samples_beyond_the_budget_are_shown_as_such():
+    assert output._samples(output.Quartiles(12, 40.5, math.inf), 50) == "40 (12->50)"
+
+
+def test_a_missing_peer_names_the_extra(monkeypatch, table):
+    monkeypatch.setattr(peers.importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(peers.MissingPeerError, match=r"tpe needs optuna.*lanas-jax\[peers\]"):
+        compare(table, ["tpe"], budget=5, seeds=2)
