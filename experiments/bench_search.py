@@ -15,8 +15,6 @@ NAS-Bench-201 is looked up as ``lanas tables`` says; without it, the first part 
 otherwise idle machine; it takes four minutes on 2 CPU cores::
 
     python -m experiments.bench_search [--json PATH]
-
-MEASURED
 """
 
 import dataclasses

@@ -223,11 +223,3 @@ def log_expected_improvement(
     return jnp.log(deviation) + jnp.where(
         u > -5, jnp.log(jnp.maximum(gain, 1e-12)), -0.5 * u * u - 2 * jnp.log(jnp.maximum(-u, 1.0)) - 0.92
     )
-
-
-def sample(
-    key: PRNGKeyArray, mean: Float[Array, " n"], variance: Float[Array, " n"], scale: Float[Array, ""]
-) -> Float[Array, " n"]:
-    """A value of each code drawn from its own posterior, residual included. Arguments as above; consumes the key."""
-    deviation = jnp.sqrt(scale * (jnp.maximum(variance, JITTER) + NOISE))
-    return mean + deviation * jax.random.normal(key, mean.shape)

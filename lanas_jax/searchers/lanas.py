@@ -81,7 +81,7 @@ class LaNAS:
     pool: Pool | Codes | None = None
     height: int = 3
     min_samples: int = 10
-    ridge: float = 1.0
+    ridge: float = 20.0
     cp: float = 0.1
     relative_cp: bool = False
     initial: int = 10
@@ -102,6 +102,7 @@ class LaNAS:
             space,
             pool=pool,
             height=5,
+            ridge=1.0,
             cp=0.1,
             relative_cp=True,
             relearn_every=20,

@@ -22,7 +22,6 @@ from lanas_jax.spaces.base import SearchSpace
 LIKED = 127  # codes on the shortlist that the additive model likes, each the best of its bucket; a prime
 BEST, NEAR = 4, 128  # trials whose neighbours are on it, and no more neighbours than this
 RANDOM = 33
-EXPLORING = 0.0  # share of draws that try the greatest of values drawn from the posterior instead
 
 
 def draw(
@@ -102,21 +101,17 @@ def _by_model(
 ) -> Int[Array, " n"]:
     """For each leaf in turn, the row of the greatest expected improvement on the shortlist."""
     history, _, model, _ = known
-    list_key, value_key = jax.random.split(key)
     free = ~history.seen & jnp.any(leaf_of[:, None] == leaves[None], axis=1)
     liked = pool.embedded @ model.weights
-    shortlist, real = _shortlist(list_key, space, pool, history, liked, free)
+    shortlist, real = _shortlist(key, space, pool, history, liked, free)
     embedded, leaf_of_listed = pool.embedded[shortlist], leaf_of[shortlist]
     mean, variance, whitened = surrogate.predict(model, embedded, space.dims)
     conditions = jnp.zeros((leaves.shape[0], shortlist.shape[0]))
 
-    def one(carry: tuple, draw: tuple[Array, Array, Array]) -> tuple[tuple, Array]:
+    def one(carry: tuple, draw: tuple[Array, Array]) -> tuple[tuple, Array]:
         variance, conditions, taken = carry
-        i, leaf, key = draw
+        i, leaf = draw
         gain = surrogate.log_expected_improvement(mean, variance, model.incumbent, model.scale)
-        explore_key, value_key = jax.random.split(key)
-        explores = jax.random.uniform(explore_key) < EXPLORING
-        gain = jnp.where(explores, surrogate.sample(value_key, mean, variance, model.scale), gain)
         place, listed = best_of(gain, real & (leaf_of_listed == leaf) & ~jnp.any(shortlist[:, None] == taken, axis=1))
         unlisted, found = _best_unlisted(liked, ~history.seen & (leaf_of == leaf), taken, listed)
         row = jnp.where(listed, shortlist[place], jnp.where(found, unlisted, -1))
@@ -129,7 +124,7 @@ def _by_model(
         return (variance - jnp.square(condition), conditions.at[i].set(condition), taken), row
 
     taken = jnp.full((1, leaves.shape[0]), -1, jnp.int32)
-    draws = (jnp.arange(leaves.shape[0]), leaves, jax.random.split(value_key, leaves.shape[0]))
+    draws = (jnp.arange(leaves.shape[0]), leaves)
     return jax.lax.scan(one, (variance, conditions, taken), draws)[1]
 
 
