@@ -288,7 +288,7 @@ def test_help_of_an_experiment_shows_its_docstring_and_settings(capsys):
 
 
 def test_unknown_command_says_which_exist(capsys):
-    assert "There are: search, resume, report, trials, describe" in refused(capsys, "serach")
+    assert "There are: search, resume, report, trials, tree, describe, tables, compare" in refused(capsys, "serach")
 
 
 def test_describe_draws_and_counts_the_published_network(capsys):
