@@ -158,6 +158,7 @@ def _smac(answers: Answers, seed: int) -> None:
     """SMAC3's facade for hyper-parameter optimisation (random forest, log expected improvement), settings its own."""
     from ConfigSpace import CategoricalHyperparameter, ConfigurationSpace, OrdinalHyperparameter
     from smac import HyperparameterOptimizationFacade, Scenario
+    from smac.main.exceptions import ConfigurationSpaceExhaustedException
     from smac.runhistory.dataclasses import TrialValue
     from smac.runhistory.enumerations import StatusType
 
@@ -178,7 +179,7 @@ def _smac(answers: Answers, seed: int) -> None:
         while not answers.over:
             try:
                 info = smac.ask()
-            except StopIteration:  # nothing new comes to its mind
+            except (StopIteration, ConfigurationSpaceExhaustedException):  # nothing new comes to its mind
                 break
             value = answers.value([int(info.config[choice.name]) for choice in answers.space.choices])
             status = StatusType.CRASHED if value is None else StatusType.SUCCESS
