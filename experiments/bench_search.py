@@ -12,9 +12,13 @@ Four parts, each printed as soon as it is there:
   ours in the same run
 
 NAS-Bench-201 is looked up as ``lanas tables`` says; without it, the first part and the last are left out. Run it on an
-otherwise idle machine; it takes four minutes on 2 CPU cores::
+otherwise idle machine; it takes three minutes on 2 CPU cores::
 
     python -m experiments.bench_search [--json PATH]
+
+On 2 cores of an AMD EPYC with jax 0.10.2 the simulation took 20.8 s, and 11.4 s again; one draw from NAS-Bench-101
+22 ms; one draw from 1e10, 1e20, 1e30, 1e40 and 1e60 codes 21, 40, 89, 113 and 186 ms, which grows with the number of
+choices. A sample took Optuna's TPE 2.9 times and SMAC3 212 times as long as ours, 1.06 ms.
 """
 
 import dataclasses
@@ -32,6 +36,7 @@ from rich.console import Console
 import lanas_jax as lx
 from lanas_jax.comparison import peers
 from lanas_jax.comparison.compare import compare
+from lanas_jax.hardware import cores
 from lanas_jax.tables import catalogue
 from lanas_jax.tables.files import TableFileError
 
@@ -63,7 +68,7 @@ class Config:
 def main(config: Config) -> dict[str, Any]:
     """Runs all parts, prints and returns the figures (seconds)."""
     console = Console(width=118, highlight=False)
-    figures: dict[str, Any] = {"device": str(jax.devices()[0]), "cores": peers.cores()}
+    figures: dict[str, Any] = {"device": str(jax.devices()[0]), "cores": cores()}
     try:
         table = catalogue.find("nasbench201-cifar10").table()
     except TableFileError as error:

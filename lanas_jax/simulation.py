@@ -3,7 +3,6 @@
 import concurrent.futures
 import dataclasses
 import functools
-import os
 from typing import Any, NamedTuple
 
 import jax
@@ -11,6 +10,7 @@ import jax.numpy as jnp
 from jax.sharding import AxisType, Mesh, PartitionSpec
 from jaxtyping import Array, Float, Int, Key
 
+from lanas_jax.hardware import cores
 from lanas_jax.sampling import Pool
 from lanas_jax.tables.base import Table
 
@@ -28,8 +28,8 @@ def simulate(
     """Runs a searcher on a table once per seed, tree refits included, as one jitted program.
 
     Seeds run one after the other on each device, and side by side on all devices of the process; where that is a
-    single CPU device, on all cores: a search is a long chain of small steps, of which one core does as many as two.
-    Another simulation that differs in values, keys or number of seeds below the cores' alone is not compiled again.
+    single CPU device, on all cores. Another simulation that differs only in the table's values or in `first_seed` is
+    not compiled again.
 
     Args:
       searcher: a searcher of this package; its pool is replaced by the table's codes.
@@ -50,7 +50,7 @@ def simulate(
             raise ValueError(f"{name} must be at least 1; got {value}")
     searcher = dataclasses.replace(searcher, pool=Pool.of(table.space, table.codes), capacity=budget)
     devices = jax.local_devices()[: min(jax.local_device_count(), seeds)]
-    lanes = min(os.cpu_count() or 1, seeds) if _can_run_side_by_side(searcher, devices) else 1
+    lanes = min(cores(), seeds) if _can_run_side_by_side(searcher, devices) else 1
     mesh = jax.make_mesh((len(devices),), ("seed",), axis_types=(AxisType.Auto,), devices=devices)
     run = functools.partial(_run, searcher, table, mesh=mesh, budget=budget, batch=batch)
 

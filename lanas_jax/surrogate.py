@@ -19,6 +19,7 @@ import dataclasses
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
 ADDITIVE = 0.7
@@ -205,21 +206,19 @@ def predict(
     return model.innovations @ whitened, prior_variance(embedded) - jnp.sum(jnp.square(whitened), axis=0), whitened
 
 
-def log_expected_improvement(
-    mean: Float[Array, " n"], variance: Float[Array, " n"], incumbent: Float[Array, ""], scale: Float[Array, ""]
-) -> Float[Array, " n"]:
-    """Logarithm of how much each code's value, residual included, is expected to exceed the incumbent's.
+def deviation(variance: Float[Array, "..."], scale: Float[Array, ""] | float = 1.0) -> Float[Array, "..."]:
+    """Standard deviation of a value, its residual included, from a variance that `predict` gave."""
+    return jnp.sqrt(scale * (jnp.maximum(variance, JITTER) + NOISE))
 
-    Args:
-      mean: posterior mean.
-      variance: posterior variance in units of `scale`, without the residual.
-      incumbent: highest target so far.
-      scale: variance of the prior.
-    """
-    deviation = jnp.sqrt(scale * (jnp.maximum(variance, JITTER) + NOISE))
+
+def log_expected_improvement(
+    mean: Float[Array, " n"], deviation: Float[Array, " n"], incumbent: Float[Array, ""]
+) -> Float[Array, " n"]:
+    """Logarithm of ``E[max(value - incumbent, 0)]`` for normal values of given means and standard deviations."""
     u = (mean - incumbent) / deviation
-    gain = u * jax.scipy.special.ndtr(u) + jnp.exp(-0.5 * u * u) / jnp.sqrt(2 * jnp.pi)
-    # For very negative u the sum cancels; its logarithm behaves like that of the normal density there.
-    return jnp.log(deviation) + jnp.where(
-        u > -5, jnp.log(jnp.maximum(gain, 1e-12)), -0.5 * u * u - 2 * jnp.log(jnp.maximum(-u, 1.0)) - 0.92
-    )
+    density = -0.5 * u * u - 0.5 * np.log(2 * np.pi)
+    gain = u * jax.scipy.special.ndtr(u) + jnp.exp(density)
+    # For very negative u the sum cancels; there stand the first terms of its asymptotic series.
+    square = jnp.square(jnp.minimum(u, -5.0))
+    tail = density - jnp.log(square) + jnp.log1p(-3 / square + 15 / jnp.square(square))
+    return jnp.log(deviation) + jnp.where(u > -5, jnp.log(jnp.maximum(gain, 1e-12)), tail)

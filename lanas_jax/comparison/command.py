@@ -45,7 +45,6 @@ def carry_out(console: Console, settings: Settings) -> None:
     """
     benchmark = catalogue.find(settings.table)
     folder = settings.folder
-    folder.mkdir(parents=True, exist_ok=True)
     console.print(f"{benchmark.name}: {len(benchmark):,} networks. {benchmark.notes}", highlight=False)
     if settings.budget > len(benchmark):
         console.print(f"every search tries all {len(benchmark):,}: the budget of {settings.budget:,} goes beyond them")
@@ -78,6 +77,7 @@ def _tests(benchmark: Benchmark, results: list[Comparison]) -> list[float]:
 
 
 def _write(folder: Path, benchmark: Benchmark, settings: Settings, results: list[Comparison]) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
     output.write_csv(folder / "comparison.csv", results, _tests(benchmark, results))
     output.write_traces(folder / "traces.npz", results)
     title = f"{benchmark.name}, {settings.seeds} searches each, batch {settings.batch}"

@@ -30,6 +30,7 @@ from lanas_jax.comparison.statistics import (
     samples_to,
     top_value,
 )
+from lanas_jax.hardware import cores
 from lanas_jax.searchers.action_mcts import ActionMCTS
 from lanas_jax.searchers.bayesian_optimization import BayesianOptimization
 from lanas_jax.searchers.evolution import RegularizedEvolution
@@ -71,7 +72,7 @@ class Comparison:
       to_top: samples to the best 0.1 % of the table.
       expected: for random search, the exact median of `to_optimum`, which lies beyond most budgets; else None.
       regrets: mean regret with its bootstrap interval, after each number of samples of `REGRET_AT` within the budget.
-      seconds_per_sample: seconds of one processor core per sample, compilation apart.
+      seconds_per_sample: seconds of one processor core, or of the accelerator, per sample; compilation apart.
     """
 
     name: str
@@ -95,7 +96,7 @@ def compare(
     note: Callable[[Comparison], object] = lambda done: None,
     progress: Callable[[str, int], object] = lambda name, searches: None,
 ) -> list[Comparison]:
-    """Runs each searcher `seeds` times on a table.
+    """Runs each searcher `seeds` times on a table. A budget beyond the table is cut to its size.
 
     Args:
       table: values.
@@ -111,6 +112,9 @@ def compare(
       ValueError: an unknown name, or a budget, number of seeds or batch below 1.
       MissingPeerError: a peer whose package is not installed.
     """
+    for what, number in (("budget", budget), ("seeds", seeds), ("batch", batch)):
+        if number < 1:
+            raise ValueError(f"{what} must be at least 1; got {number}")
     unknown = [name for name in names if name not in NAMES]
     if unknown:
         raise ValueError(f"there is no searcher {unknown[0]!r}. There are: {', '.join(NAMES)}")
@@ -163,7 +167,8 @@ def _by_program(searcher: Any, table: Table, budget: int, seeds: int, batch: int
     running = max(time.perf_counter() - start - sum(compiling), 0.0)
     codes, values = np.asarray(trace.codes), np.asarray(trace.values)
     winners = codes[np.arange(seeds), np.nanargmax(values, axis=1)]
-    return Traces(values, winners, running * min(peers.cores(), seeds) / (seeds * budget))
+    busy = min(cores(), seeds) if jax.default_backend() == "cpu" else 1
+    return Traces(values, winners, running * busy / (seeds * budget))
 
 
 def _by_peer(
@@ -173,7 +178,7 @@ def _by_peer(
     context = multiprocessing.get_context("spawn")
     answers = peers.Answers.of(table, budget)
     searches = []
-    with _one_thread_each(), concurrent.futures.ProcessPoolExecutor(min(peers.cores(), seeds), context) as pool:
+    with _one_thread_each(), concurrent.futures.ProcessPoolExecutor(min(cores(), seeds), context) as pool:
         futures = [pool.submit(peers.search, name, answers, first_seed * seeds + i) for i in range(seeds)]
         try:
             for done, future in enumerate(futures, start=1):

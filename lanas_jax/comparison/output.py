@@ -11,6 +11,7 @@ from rich.table import Table
 
 from lanas_jax.comparison.compare import Comparison
 from lanas_jax.comparison.statistics import Interval, Quartiles, bootstrap, regret, samples_to
+from lanas_jax.tables.files import write_npz
 
 LABELS = {
     "lanas": "LaNAS",
@@ -35,7 +36,7 @@ def table(results: Sequence[Comparison], tests: Sequence[float] | None = None) -
     Returns:
       Regret in units of 1e-4, which are hundredths of a point where values are accuracies.
     """
-    shown = Table(title_justify="left")
+    shown = Table()
     shown.add_column("searcher", no_wrap=True)
     shown.add_column("samples to the optimum\nmedian (quartiles)", justify="right", no_wrap=True)
     shown.add_column("to the top 0.1 %\nmedian (quartiles)", justify="right", no_wrap=True)
@@ -91,7 +92,7 @@ def write_csv(path: Path, results: Sequence[Comparison], tests: Sequence[float] 
 
 def write_traces(path: Path, results: Sequence[Comparison]) -> None:
     """Every value of every search, an array ``float32[seeds, budget]`` per searcher, as ``.npz``."""
-    np.savez_compressed(path, **{result.name: result.values for result in results})  # type: ignore[arg-type]
+    write_npz(path, {result.name: result.values for result in results})
 
 
 def write_picture(path: Path, results: Sequence[Comparison], optimum: float, title: str) -> None:

@@ -10,7 +10,6 @@ import dataclasses
 import functools
 import importlib.util
 import logging
-import os
 import tempfile
 import time
 import warnings
@@ -108,11 +107,6 @@ class Answers:
         """The values tried; once the optimum is found, nothing better can follow, so it stands to the end."""
         rest = self.optimum if self.values and max(self.values) >= self.optimum else np.nan
         return np.array(self.values + [rest] * (self.budget - len(self.values)), np.float32)
-
-
-def cores() -> int:
-    """Processor cores of this machine."""
-    return os.cpu_count() or 1
 
 
 def search(name: str, answers: Answers, seed: int) -> PeerSearch:

@@ -27,6 +27,7 @@ from lanas_jax.searchers.history import History
 from lanas_jax.searchers.random_search import uniform_unseen
 from lanas_jax.selection import upper_confidence
 from lanas_jax.spaces.base import Codes, SearchSpace, Values
+from lanas_jax.surrogate import rank_shares
 
 ROLLOUTS = 64  # random completions of each child, where codes are not listed
 
@@ -98,7 +99,7 @@ def _ask(searcher: ActionMCTS, state: ActionMCTSState, n: int) -> tuple[ActionMC
         code, found = _simulate(simulation_key, searcher, history)
 
         def simulated() -> tuple[History, Array]:
-            return hist.add_pending(hist.mark(history, searcher.space, searcher.pool, code[None]), code[None]), code
+            return hist.add_code(history, searcher.space, searcher.pool, code), code
 
         def uniform() -> tuple[History, Array]:
             drawn, codes = uniform_unseen(uniform_key, searcher.space, searcher.pool, history, 1)
@@ -113,7 +114,7 @@ def _ask(searcher: ActionMCTS, state: ActionMCTSState, n: int) -> tuple[ActionMC
 
 def _simulate(key: PRNGKeyArray, searcher: ActionMCTS, history: History) -> tuple[Int[Array, " dims"], Bool[Array, ""]]:
     """The code that a descent and a roll-out lead to, and whether an unseen one was found."""
-    values = normalised(history)
+    values = rank_shares(history.values, history.done)
     look_key, tie_key, pick_key = jax.random.split(key, 3)
 
     def descend(node: Node) -> Node:
@@ -137,15 +138,6 @@ def _simulate(key: PRNGKeyArray, searcher: ActionMCTS, history: History) -> tupl
     codes, fresh = _roll_outs(jax.random.fold_in(look_key, depth), searcher.space, history, node.prefix, depth)
     option = node.prefix[depth]
     return codes[option, jnp.argmax(fresh[option])], node.found  # the very ones that found the child open
-
-
-def normalised(history: History) -> Float[Array, " capacity"]:
-    """The share of results that a value exceeds, equals counted half: a few very bad codes leave the others apart."""
-    told = history.done[None]
-    less = jnp.sum(told & (history.values[None] < history.values[:, None]), axis=1)
-    equal = jnp.sum(told & (history.values[None] == history.values[:, None]), axis=1)
-    exceeded = less.astype(jnp.float32) + 0.5 * equal.astype(jnp.float32)
-    return jnp.where(history.done, exceeded / jnp.maximum(jnp.sum(told), 1).astype(jnp.float32), 0.0)
 
 
 def shares_prefix(codes: Int[Array, "n dims"], prefix: Int[Array, " dims"], depth: Int[Array, ""]) -> Bool[Array, " n"]:

@@ -28,7 +28,7 @@ from lanas_jax.searchers.base import register
 from lanas_jax.searchers.history import History
 from lanas_jax.searchers.random_search import uniform_unseen
 from lanas_jax.spaces.base import Codes, SearchSpace, Values
-from lanas_jax.surrogate import normal_scores
+from lanas_jax.surrogate import log_expected_improvement, normal_scores
 
 MODEL_TRIALS = 512  # the Gaussian process looks at no more: the best, the pending and the latest
 CANDIDATES = 512  # half of them near the best trials, half drawn uniformly
@@ -119,10 +119,6 @@ def _ask(
     return dataclasses.replace(state, key=key, history=history), codes
 
 
-def _asked(space: SearchSpace, pool: Pool | Codes | None, history: History, code: Int[Array, " dims"]) -> History:
-    return hist.add_pending(hist.mark(history, space, pool, code[None]), code[None])
-
-
 def _improving(
     key: PRNGKeyArray, searcher: BayesianOptimization, state: BayesianOptimizationState, n: int
 ) -> tuple[History, Int[Array, "n dims"]]:
@@ -139,13 +135,10 @@ def _improving(
     def one(carry: tuple, step: tuple[Array, Array]) -> tuple[tuple, Array]:
         history, incumbent, variance, whitened, real = carry
         i, key = step
-        place, found = best_of(log_expected_improvement(mean, variance, incumbent), real)
+        place, found = best_of(log_expected_improvement(mean, jnp.sqrt(jnp.maximum(variance, JITTER)), incumbent), real)
         history, code = jax.lax.cond(
             found,
-            lambda: (
-                hist.add_pending(hist.mark(history, space, pool, codes[place][None]), codes[place][None]),
-                codes[place],
-            ),
+            lambda: (hist.add_code(history, space, pool, codes[place]), codes[place]),
             lambda: _first(uniform_unseen(key, space, pool, history, 1)),
         )
         real = real & jnp.any(codes != code[None], axis=1)
@@ -208,19 +201,6 @@ def predict(
     whitened = jax.scipy.linalg.solve_triangular(model.factor, cross, lower=True)
     variance = 1.0 + model.prior.noise + JITTER - jnp.sum(jnp.square(whitened), axis=0)
     return model.innovations @ whitened, model.scale * variance, whitened
-
-
-def log_expected_improvement(
-    mean: Float[Array, " k"], variance: Float[Array, " k"], incumbent: Float[Array, ""]
-) -> Float[Array, " k"]:
-    """Logarithm of ``E[max(value - incumbent, 0)]`` for normal values."""
-    deviation = jnp.sqrt(jnp.maximum(variance, 1e-12))
-    u = (mean - incumbent) / deviation
-    density = -0.5 * u * u - 0.5 * np.log(2 * np.pi)
-    gain = jnp.exp(density) + u * jax.scipy.special.ndtr(u)
-    # Far below the incumbent the sum cancels; there it behaves like the density divided by u squared.
-    far = density - 2 * jnp.log(jnp.maximum(-u, 1.0))
-    return jnp.log(deviation) + jnp.where(u > -4, jnp.log(jnp.maximum(gain, 1e-12)), far)
 
 
 def _modelled(history: History) -> Int[Array, " m"]:

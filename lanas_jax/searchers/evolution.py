@@ -82,7 +82,7 @@ def _ask(searcher: RegularizedEvolution, state: EvolutionState, n: int) -> tuple
             return drawn, codes[0]
 
         def bred() -> tuple[History, Array]:
-            return hist.add_pending(hist.mark(history, searcher.space, searcher.pool, child[None]), child[None]), child
+            return hist.add_code(history, searcher.space, searcher.pool, child), child
 
         return jax.lax.cond(warming_up | (child[0] < 0), uniform, bred)
 

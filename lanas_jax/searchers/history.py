@@ -120,16 +120,21 @@ def add_pending(history: History, codes: Int[Array, "n dims"]) -> History:
     )
 
 
+def add_code(history: History, space: SearchSpace, pool: Pool | Codes | None, code: Int[Array, " dims"]) -> History:
+    """Appends one new canonical code as pending, and marks it in the pool."""
+    return add_pending(mark(history, space, pool, code[None]), code[None])
+
+
 def mark(history: History, space: SearchSpace, pool: Pool | Codes | None, codes: Int[Array, "n dims"]) -> History:
     """Notes that canonical codes of the pool stand in rows; others, and rows of -1, are passed over."""
     if not isinstance(pool, Pool):
         return history
-    rows = pool.find(space, codes)
-    return dataclasses.replace(history, seen=history.seen.at[_or_beyond(rows, pool)].set(True, mode="drop"))
+    return dataclasses.replace(history, seen=with_rows(history.seen, pool.find(space, codes)))
 
 
-def _or_beyond(rows: Int[Array, " n"], pool: Pool) -> Int[Array, " n"]:
-    return jnp.where(rows < 0, pool.codes.shape[0], rows)
+def with_rows(seen: Bool[Array, " m"], rows: Int[Array, " n"]) -> Bool[Array, " m"]:
+    """The marks of a pool with those of more rows; -1 is passed over."""
+    return seen.at[jnp.where(rows >= 0, rows, seen.shape[0])].set(True, mode="drop")
 
 
 def record(

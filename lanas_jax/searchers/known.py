@@ -2,8 +2,6 @@
 
 from typing import NamedTuple
 
-from jaxtyping import Array, Float
-
 from lanas_jax.partition import PartitionTree
 from lanas_jax.searchers.history import History
 from lanas_jax.surrogate import GaussianProcess
@@ -15,4 +13,3 @@ class Known(NamedTuple):
     history: History  # which codes were seen
     tree: PartitionTree  # the regions
     model: GaussianProcess  # what to expect of codes
-    acceptance: Float[Array, ""]  # share of the chains' moves that were accepted; 1 without chains

@@ -152,13 +152,14 @@ def _ask(searcher: LaNAS, state: LaNASState, n: int) -> tuple[LaNASState, Array]
     def learned() -> tuple[History, PartitionTree, Array, Array]:
         cp = _exploration(searcher, history)
         by_model = searcher.expected_improvement
-        known = Known(history, tree, _with_outstanding(searcher, state) if by_model else state.model, state.acceptance)
+        known = Known(history, tree, _with_outstanding(searcher, state) if by_model else state.model)
         if isinstance(searcher.pool, Pool):
             after, codes = pool_draws.draw(subkey, searcher.space, searcher.pool, known, cp, n, by_model=by_model)
+            acceptance = jnp.float32(1.0)
         else:
             walks = lattice_draws.Walks(searcher.chains, searcher.steps, by_model)
-            after, codes = lattice_draws.draw(subkey, searcher.space, known, cp, n, walks)
-        return after.history, after.tree, after.acceptance, codes
+            after, codes, acceptance = lattice_draws.draw(subkey, searcher.space, known, cp, n, walks)
+        return after.history, after.tree, acceptance, codes
 
     warming_up = jnp.sum(history.done) < searcher.initial
     history, tree, acceptance, codes = jax.lax.cond(warming_up, uniform, learned)
@@ -175,7 +176,8 @@ def _with_outstanding(searcher: LaNAS, state: LaNASState) -> GaussianProcess:
         code = jnp.maximum(history.codes[latest[i]], 0)[None]
         return surrogate.extend(model, searcher.space.embed(code), jnp.ones(1, bool), searcher.space.dims)
 
-    return jax.lax.fori_loop(0, jnp.sum(outstanding), add, state.model)
+    room = state.model.rows - state.model.count
+    return jax.lax.fori_loop(0, jnp.minimum(jnp.sum(outstanding), room), add, state.model)
 
 
 def _with_visits(searcher: LaNAS, tree: PartitionTree, codes: Int[Array, "n dims"]) -> PartitionTree:

@@ -40,8 +40,10 @@ def draw(
     cp: Float[Array, ""],
     n: int,
     walks: Walks,
-) -> tuple[Known, Int[Array, "n dims"]]:
+) -> tuple[Known, Int[Array, "n dims"], Float[Array, ""]]:
     """`n` unseen valid codes, each from the leaf the tree recommends; rows of -1 where none was found.
+
+    The last of what is returned is the share of moves that chains accepted.
 
     Args:
       key: consumed.
@@ -54,16 +56,16 @@ def draw(
 
     def one(known: Known, key: Array) -> tuple[Known, tuple[Array, Array]]:
         code, rate = _draw_one(key, space, known, cp, walks)
-        history, tree, model, _ = known
+        history, tree, model = known
         real = code[0] >= 0
         visited = partition.backup(tree, partition.route(tree, space.features(code[None]))[0])
         tree = dataclasses.replace(tree, visits=jnp.where(real, visited.visits, tree.visits))
         if walks.by_model:
             model = surrogate.extend(model, space.embed(jnp.maximum(code, 0)[None]), real[None], space.dims)
-        return Known(hist.add_pending(history, code[None]), tree, model, rate), (code, rate)
+        return Known(hist.add_pending(history, code[None]), tree, model), (code, rate)
 
     known, (codes, rates) = jax.lax.scan(one, known, jax.random.split(key, n))
-    return known._replace(acceptance=jnp.mean(rates)), codes
+    return known, codes, jnp.mean(rates)
 
 
 def fingerprint(codes: Int[Array, "n dims"]) -> Int[Array, " n"]:
@@ -126,7 +128,7 @@ def _from_region(
     leaf: Int[Array, ""],
 ) -> tuple[Int[Array, " dims"], Bool[Array, ""], Float[Array, ""]]:
     """One unseen code of a leaf's region, whether the chains reach one, and the share of moves they accepted."""
-    history, tree, model, _ = known
+    history, tree, model = known
     start_key, walk_key, choice_key = jax.random.split(key, 3)
 
     def inside(codes: Array) -> Array:
@@ -151,4 +153,4 @@ def _from_region(
 
 def _improvement(space: SearchSpace, model: GaussianProcess, codes: Int[Array, "k dims"]) -> Float[Array, " k"]:
     mean, variance, _ = surrogate.predict(model, space.embed(codes), space.dims)
-    return surrogate.log_expected_improvement(mean, variance, model.incumbent, model.scale)
+    return surrogate.log_expected_improvement(mean, surrogate.deviation(variance, model.scale), model.incumbent)

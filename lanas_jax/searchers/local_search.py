@@ -14,10 +14,9 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jaxtyping import Array, Bool, Int, PRNGKeyArray
 
-from lanas_jax.sampling import Pool, best_of, listed
+from lanas_jax.sampling import Pool, best_of, listed, neighbours
 from lanas_jax.searchers import history as hist
 from lanas_jax.searchers.base import register
 from lanas_jax.searchers.history import History
@@ -58,7 +57,7 @@ class LocalSearch:
         listed, and in a large one neighbours are built by changing a choice.
       initial: uniform draws of a run, the best of which is its start; 10 as in White et al.
       first_improvement: whether to move to the first better neighbour rather than to the best of all, which on
-        NAS-Bench-201 takes nearly twice as many samples.
+        NAS-Bench-201 takes more samples.
       capacity: trials for which the first state has room; it grows by itself.
     """
 
@@ -116,7 +115,7 @@ def _draw(key: PRNGKeyArray, searcher: LocalSearch, state: LocalSearchState) -> 
 
     def neighbour() -> tuple[LocalSearchState, Array]:
         code = around.codes[place]
-        drawn = hist.add_pending(hist.mark(history, searcher.space, searcher.pool, code[None]), code[None])
+        drawn = hist.add_code(history, searcher.space, searcher.pool, code)
         return dataclasses.replace(state, history=drawn, since=drawn.count), code
 
     def uniform() -> tuple[LocalSearchState, Array]:
@@ -176,19 +175,11 @@ def _around(searcher: LocalSearch, history: History, row: Int[Array, ""]) -> Aro
         fresh = (jnp.sum(codes != centre[None], axis=1) == 1) & ~history.seen
         tried = (jnp.sum(history.codes != centre[None], axis=1) == 1) & history.used
     else:
-        raw = neighbours(searcher.space, centre)
+        raw = neighbours(searcher.space, centre[None])[0]
         codes, valid = searcher.space.canonical(raw), searcher.space.valid(raw)
         same = jnp.all(codes[:, None] == history.codes[None], axis=2) & valid[:, None] & history.used[None]
         fresh, tried = valid & ~jnp.any(same, axis=1), jnp.any(same, axis=0) & (jnp.arange(history.capacity) != row)
     return Around(codes, fresh & real, tried & real)
-
-
-def neighbours(space: SearchSpace, code: Int[Array, " dims"]) -> Int[Array, "k dims"]:
-    """All codes that differ from a code in one choice, valid or not."""
-    choice = np.repeat(np.arange(space.dims), space.cardinalities - 1)
-    shift = np.concatenate([np.arange(1, options) for options in space.cardinalities]).astype(np.int32)
-    option = (code[choice] + shift) % space.cardinalities[choice]
-    return jnp.where(choice[:, None] == np.arange(space.dims)[None], option[:, None], code[None])
 
 
 @jax.jit

@@ -45,7 +45,7 @@ def draw(
       n: number of draws.
       by_model: whether to draw the greatest expected improvement rather than uniformly.
     """
-    history, tree, model, _ = known
+    history, tree, model = known
     leaf_of = partition.route(tree, pool.features)
     tree, leaves = _leaves(tree, partition.subtotals(tree, leaf_of, ~history.seen), cp, n)
     if by_model:
@@ -53,12 +53,8 @@ def draw(
     else:
         rows = _uniformly(key, history, leaf_of, leaves)
     codes = jnp.where(rows[:, None] >= 0, pool.codes[rows], hist.NOTHING)
-    history = dataclasses.replace(history, seen=_mark(history.seen, rows))
-    return Known(hist.add_pending(history, codes), tree, model, jnp.float32(1.0)), codes
-
-
-def _mark(seen: Bool[Array, " m"], rows: Int[Array, " n"]) -> Bool[Array, " m"]:
-    return seen.at[jnp.where(rows >= 0, rows, seen.shape[0])].set(True, mode="drop")
+    history = dataclasses.replace(history, seen=hist.with_rows(history.seen, rows))
+    return Known(hist.add_pending(history, codes), tree, model), codes
 
 
 def _leaves(
@@ -86,7 +82,7 @@ def _uniformly(
         key, leaf = draw
         row, found = best_of(jax.random.uniform(key, seen.shape), ~seen & (leaf_of == leaf))
         row = jnp.where(found, row, -1)
-        return _mark(seen, row[None]), row
+        return hist.with_rows(seen, row[None]), row
 
     return jax.lax.scan(one, history.seen, (jax.random.split(key, leaves.shape[0]), leaves))[1]
 
@@ -100,7 +96,7 @@ def _by_model(
     leaves: Int[Array, " n"],
 ) -> Int[Array, " n"]:
     """For each leaf in turn, the row of the greatest expected improvement on the shortlist."""
-    history, _, model, _ = known
+    history, _, model = known
     free = ~history.seen & jnp.any(leaf_of[:, None] == leaves[None], axis=1)
     liked = pool.embedded @ model.weights
     shortlist, real = _shortlist(key, space, pool, history, liked, free)
@@ -111,15 +107,14 @@ def _by_model(
     def one(carry: tuple, draw: tuple[Array, Array]) -> tuple[tuple, Array]:
         variance, conditions, taken = carry
         i, leaf = draw
-        gain = surrogate.log_expected_improvement(mean, variance, model.incumbent, model.scale)
+        gain = surrogate.log_expected_improvement(mean, surrogate.deviation(variance, model.scale), model.incumbent)
         place, listed = best_of(gain, real & (leaf_of_listed == leaf) & ~jnp.any(shortlist[:, None] == taken, axis=1))
         unlisted, found = _best_unlisted(liked, ~history.seen & (leaf_of == leaf), taken, listed)
         row = jnp.where(listed, shortlist[place], jnp.where(found, unlisted, -1))
         # The listed code is pending now: means stay, variances around it shrink.
         cross = surrogate.covariance(embedded, embedded[place][None], space.dims)[:, 0]
         cross = cross - whitened[:, place] @ whitened - conditions[:, place] @ conditions
-        deviation = jnp.sqrt(jnp.maximum(variance[place], surrogate.JITTER) + surrogate.NOISE)
-        condition = jnp.where(listed, cross / deviation, 0.0)
+        condition = jnp.where(listed, cross / surrogate.deviation(variance[place]), 0.0)
         taken = jnp.roll(taken, 1, axis=1).at[0, 0].set(row)
         return (variance - jnp.square(condition), conditions.at[i].set(condition), taken), row
 
@@ -134,7 +129,7 @@ def _best_unlisted(
     """The best code of a leaf of which nothing stands on the shortlist, by the additive model; looked for only then."""
 
     def look() -> tuple[Array, Array]:
-        return best_of(liked, allowed & ~_mark(jnp.zeros_like(allowed), taken[0]))
+        return best_of(liked, allowed & ~hist.with_rows(jnp.zeros_like(allowed), taken[0]))
 
     return jax.lax.cond(listed, lambda: (jnp.int32(0), jnp.bool_(False)), look)
 

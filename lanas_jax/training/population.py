@@ -25,6 +25,7 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Float, Int, Key
 
 from lanas_jax.data.splits import SearchData, Split
+from lanas_jax.hardware import cores
 from lanas_jax.training import step as training
 from lanas_jax.training.step import Network, TrainConfig, TrainState
 
@@ -40,9 +41,8 @@ def one_device_per_core() -> None:
     by_flag = "xla_force_host_platform_device_count" in os.environ.get("XLA_FLAGS", "")
     if by_flag or jax.config.jax_num_cpu_devices != -1:  # type: ignore[attr-defined]
         return
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     try:
-        jax.config.update("jax_num_cpu_devices", cores)
+        jax.config.update("jax_num_cpu_devices", cores())
     except RuntimeError:  # the backend is up already: go on with the devices it has
         return
 

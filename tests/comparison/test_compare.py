@@ -1,7 +1,6 @@
 """Comparisons on a small table: what is counted, what is written, and how peers are run."""
 
 import csv
-import math
 
 import numpy as np
 import pytest
@@ -90,7 +89,7 @@ def test_answers_take_equivalent_codes_for_one():
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", peers.NAMES)
-def test_peers_search_and_learn(table, name):
+def test_peers_find_the_optimum_among_values_of_the_table(table, name):
     pytest.importorskip({"tpe": "optuna", "smac": "smac"}[name], reason="the extra peers is not installed")
     (result,) = compare(table, [name], budget=40, seeds=4)
     assert result.values.shape == (4, 40)
@@ -98,7 +97,7 @@ def test_peers_search_and_learn(table, name):
         tried = values[: int(np.argmax(values == VALUES.max())) + 1] if VALUES.max() in values else values
         assert np.isin(tried[~np.isnan(tried)], VALUES).all()
     # Uniform draws of 40 out of 48 miss the optimum in one search of six; four misses have probability 1e-3.
-    assert math.isfinite(result.to_optimum.lower)
+    assert (result.values == VALUES.max()).any()
 
 
 def test_the_command_prints_and_writes_what_it_found(tmp_path, capsys):
@@ -126,7 +125,7 @@ def test_the_command_prints_and_writes_what_it_found(tmp_path, capsys):
 
 
 def test_samples_beyond_the_budget_are_shown_as_such():
-    assert output._samples(output.Quartiles(12, 40.5, math.inf), 50) == "40 (12->50)"
+    assert output._samples(output.Quartiles(12, 40.5, np.inf), 50) == "40 (12->50)"
 
 
 def test_a_missing_peer_names_the_extra(monkeypatch, table):

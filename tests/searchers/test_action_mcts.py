@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 import lanas_jax as lx
-from lanas_jax.searchers.action_mcts import normalised, statistics
+from lanas_jax.searchers.action_mcts import statistics
+from lanas_jax.surrogate import rank_shares
 
 
 def product(dims, options=3):
@@ -45,7 +46,7 @@ def test_statistics_are_those_of_a_tree_of_nodes(dims):
                 totals[node], results[node] = totals.get(node, 0) + share, results.get(node, 0) + 1
     assert visits[()] == 37
     assert 0 < results[()] < 32
-    values, checked = normalised(history), 0
+    values, checked = rank_shares(history.values, history.done), 0
     for node in [node for node in visits if len(node) < dims][:40]:
         prefix = jnp.asarray(list(node) + [0] * (dims - len(node)), jnp.int32)
         children = statistics(history, values, prefix, jnp.int32(len(node)), 3)

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 import lanas_jax as lx
-from lanas_jax.searchers.local_search import NOWHERE, neighbours
+from lanas_jax.sampling import neighbours
+from lanas_jax.searchers.local_search import NOWHERE
 
 EFFECTS = np.random.default_rng(0).normal(size=(30, 4)).astype(np.float32)
 
@@ -43,7 +44,7 @@ def distances(codes, centre):
 @pytest.mark.parametrize("dims", [5, 30], ids=["pool", "lattice"])
 def test_neighbours_are_all_codes_with_one_choice_changed(dims):
     code = np.random.default_rng(1).integers(0, 4, dims)
-    found = np.asarray(neighbours(product(dims), jnp.asarray(code, jnp.int32)))
+    found = np.asarray(neighbours(product(dims), jnp.asarray(code, jnp.int32)[None])[0])
     assert len(np.unique(found, axis=0)) == len(found) == 3 * dims
     assert (distances(found, code) == 1).all()
     assert bool(product(dims).valid(found).all())
