@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from rich.box import SIMPLE
 from rich.table import Table
 
 from lanas_jax.comparison.compare import Comparison
@@ -36,20 +37,20 @@ def table(results: Sequence[Comparison], tests: Sequence[float] | None = None) -
     Returns:
       Regret in units of 1e-4, which are hundredths of a point where values are accuracies.
     """
-    shown = Table()
-    shown.add_column("searcher", no_wrap=True)
-    shown.add_column("samples to the optimum\nmedian (quartiles)", justify="right", no_wrap=True)
-    shown.add_column("to the top 0.1 %\nmedian (quartiles)", justify="right", no_wrap=True)
-    for n in results[0].regrets:
-        shown.add_column(f"regret at {n}, 1e-4\nmean (95 %)", justify="right", no_wrap=True)
-    if tests is not None:
-        shown.add_column("test of the\nbest, mean", justify="right", no_wrap=True)
-    shown.add_column("ms per\nsample", justify="right", no_wrap=True)
+    exact = [result.expected for result in results if result.expected is not None]
+    caption = f"Random search needs {exact[0]:,} samples to the optimum (exact median). " if exact else ""
+    shown = Table(box=SIMPLE, caption=f"{caption}Regret is in 1e-4.", caption_justify="left")
+    shown.add_column("searcher")
+    columns = ["samples to the optimum, median (quartiles)", "samples to the top 0.1 %"]
+    columns += [f"regret at {n}, mean (95 %)" if i == 0 else f"at {n}" for i, n in enumerate(results[0].regrets)]
+    columns += ["test of the best"] * (tests is not None) + ["ms a sample"]
+    for column in columns:
+        shown.add_column(column, justify="right")
     for i, result in enumerate(results):
         budget = result.values.shape[1]
         shown.add_row(
             LABELS[result.name],
-            _samples(result.to_optimum, budget) + ("" if result.expected is None else f", exactly {result.expected:,}"),
+            _samples(result.to_optimum, budget),
             _samples(result.to_top, budget),
             *(_interval(interval) for interval in result.regrets.values()),
             *([] if tests is None else [f"{tests[i]:.4f}"]),
@@ -60,7 +61,7 @@ def table(results: Sequence[Comparison], tests: Sequence[float] | None = None) -
 
 def _samples(quartiles: Quartiles, budget: int) -> str:
     lower, median, upper = (f"{n:.0f}" if math.isfinite(n) else f">{budget}" for n in quartiles)
-    return f"{median} ({lower}-{upper})"
+    return median if lower == upper else f"{median} ({lower}-{upper})"
 
 
 def _interval(interval: Interval) -> str:
