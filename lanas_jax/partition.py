@@ -5,8 +5,7 @@ cuts at the mean: predicted at or above it, the good child (left), below, the ba
 latent actions; the path to a leaf, a conjunction of half-spaces ``w @ phi >= t`` or ``w @ phi < t``, is its region.
 
 The tree is a complete binary tree in a struct of arrays, children of node ``i`` at ``2 i + 1`` (good) and ``2 i + 2``
-(bad), so the leaves from left to right go from promising to poor. All nodes of a level are solved at once, in closed
-form.
+(bad), so the leaves from left to right go from promising to poor. Nodes are solved in this order, in closed form.
 
 Split and region are one predicate. Trials, unseen codes and samplers all go through it, and weights are rounded so that
 for integer features every prediction is an exact float32, whatever the batch, the order of summation or the device.
@@ -20,9 +19,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
-from lanas_jax import linalg
-
 EXACT_BITS = 24  # float32 holds every integer up to 2**24
+FEW = 4  # with fewer trials than so many times the features, their inner products are the cheaper equations
+TOLERANCE = 1e-6  # of conjugate gradients, relative to the targets
 FEATURE_BITS = 4  # features are integers of at most 2**4
 
 
@@ -126,32 +125,33 @@ def learn_splits(
     min_samples: int,
     ridge: float,
 ) -> PartitionTree:
-    """The splits alone, level by level: one batched ridge regression for all its nodes. Arguments as in `fit`."""
+    """The splits alone, node by node. Arguments as in `fit`."""
     root = lone_root(height, features.shape[1])
-    if height == 0:
-        return root
+    regress = _Regression(features, targets, ridge)
 
-    def learn_level(level: Array, carry: tuple[PartitionTree, Array]) -> tuple[PartitionTree, Array]:
-        tree, node = carry
-        # Each level is as wide as the last one, so that one compiled body serves all: nodes beyond it have no members.
-        nodes = 2**level - 1 + jnp.arange(2 ** (height - 1))
-        member = (node[None] == nodes[:, None]) & done[None] & (nodes < 2 ** (level + 1) - 1)[:, None]
-        weights, thresholds = _regress(features, targets, member, ridge)
-        good = _at_least(features, weights, thresholds)
-        results, upper = jnp.sum(member, axis=1), jnp.sum(member & good, axis=1)
-        is_split = (results >= min_samples) & (upper > 0) & (upper < results) & jnp.any(weights != 0, axis=1)
-        nodes = jnp.where(is_split, nodes, root.is_split.shape[0])
-        tree = dataclasses.replace(
-            tree,
-            weights=tree.weights.at[nodes].set(weights, mode="drop"),
-            thresholds=tree.thresholds.at[nodes].set(thresholds, mode="drop"),
-            is_split=tree.is_split.at[nodes].set(is_split, mode="drop"),
-        )
-        here = node[None] == nodes[:, None]
-        is_good, moves = jnp.any(here & good, axis=0), jnp.any(here, axis=0)
-        return tree, jnp.where(moves, 2 * node + jnp.where(is_good, 1, 2), node)
+    def learn_node(i: Array, carry: tuple[PartitionTree, Array]) -> tuple[PartitionTree, Array]:
+        here = carry[1] == i
+        member = here & done
+        results = jnp.sum(member)
 
-    return jax.lax.fori_loop(0, height, learn_level, (root, jnp.zeros(features.shape[0], jnp.int32)))[0]
+        def split() -> tuple[PartitionTree, Array]:
+            tree, node = carry
+            weights, threshold = regress(member)
+            good = _at_least(features, weights[None], threshold[None])[0]
+            upper = jnp.sum(member & good)
+            is_split = (upper > 0) & (upper < results) & jnp.any(weights != 0)
+            tree = dataclasses.replace(
+                tree,
+                weights=tree.weights.at[i].set(jnp.where(is_split, weights, 0.0)),
+                thresholds=tree.thresholds.at[i].set(jnp.where(is_split, threshold, 0.0)),
+                is_split=tree.is_split.at[i].set(is_split),
+            )
+            return tree, jnp.where(here & is_split, 2 * i + jnp.where(good, 1, 2), node)
+
+        return jax.lax.cond(results >= min_samples, split, lambda: carry)
+
+    start = (root, jnp.zeros(features.shape[0], jnp.int32))
+    return jax.lax.fori_loop(0, root.is_split.shape[0], learn_node, start)[0]
 
 
 def count(
@@ -173,20 +173,49 @@ def count(
     )
 
 
-def _regress(
-    features: Float[Array, "n d"], targets: Float[Array, " n"], member: Bool[Array, "k n"], ridge: float
-) -> tuple[Float[Array, "k d"], Float[Array, " k"]]:
-    """Closed-form ridge regression of each of k nodes on its members, and its mean prediction."""
-    weight = member.astype(jnp.float32)
-    count = jnp.maximum(jnp.sum(weight, axis=1), 1.0)
-    mean = weight @ features / count[:, None]
-    mean_target = weight @ targets / count
-    gram = jnp.einsum("kn,nd,ne->kde", weight, features, features, precision="highest")
-    gram = gram - count[:, None, None] * mean[:, :, None] * mean[:, None, :]
-    moment = (weight * targets[None]) @ features - (count * mean_target)[:, None] * mean
-    identity = jnp.eye(features.shape[1])[None]
-    weights = _rounded(linalg.solve_positive(gram + ridge * identity, moment))
-    return weights, jnp.sum(weights * mean, axis=1)
+class _Regression:
+    """Closed-form ridge regression of targets on features, over any subset of the rows.
+
+    Args:
+      features: of all rows.
+      targets: of all rows.
+      ridge: penalty on the weights; the intercept is free.
+    """
+
+    def __init__(self, features: Float[Array, "n d"], targets: Float[Array, " n"], ridge: float):
+        self.features, self.targets, self.ridge = features, targets, ridge
+        n, d = features.shape
+        self.few_rows = n < FEW * d
+        self.inner = jnp.matmul(features, features.T, precision="highest") if self.few_rows else None
+
+    def __call__(self, member: Bool[Array, " n"]) -> tuple[Float[Array, " d"], Float[Array, ""]]:
+        """Weights, rounded, and mean prediction of the regression over the members."""
+        weight = member.astype(jnp.float32)
+        count = jnp.maximum(jnp.sum(weight), 1.0)
+        mean = jnp.matmul(weight, self.features, precision="highest") / count
+        targets = weight * (self.targets - jnp.sum(weight * self.targets) / count)
+        solve = self._by_rows if self.few_rows else self._by_columns
+        weights = _rounded(solve(weight, targets, mean, count)[None])[0]
+        return weights, jnp.sum(weights * mean)
+
+    def _by_columns(self, weight: Array, targets: Array, mean: Array, count: Array) -> Float[Array, " d"]:
+        """The normal equations, one for each feature, factored."""
+        own = weight[:, None] * self.features
+        gram = jnp.matmul(own.T, own, precision="highest") - count * mean[:, None] * mean[None]
+        factor = jnp.linalg.cholesky(gram + self.ridge * jnp.eye(mean.shape[0]))
+        return jax.scipy.linalg.cho_solve((factor, True), jnp.matmul(targets, own, precision="highest"))
+
+    def _by_rows(self, weight: Array, targets: Array, mean: Array, count: Array) -> Float[Array, " d"]:
+        """The dual equations, one for each row, by conjugate gradients: a penalty keeps them well conditioned."""
+        to_mean = jnp.matmul(self.inner, weight, precision="highest") / count
+        inner = self.inner - to_mean[:, None] - to_mean[None] + jnp.sum(mean * mean)
+        inner = weight[:, None] * weight[None] * inner
+
+        def multiply(dual: Array) -> Array:
+            return jnp.matmul(inner, dual, precision="highest") + self.ridge * dual
+
+        dual, _ = jax.scipy.sparse.linalg.cg(multiply, targets, tol=TOLERANCE, maxiter=weight.shape[0])
+        return jnp.matmul(dual, self.features, precision="highest") - jnp.sum(dual) * mean
 
 
 def _rounded(weights: Float[Array, "k d"]) -> Float[Array, "k d"]:

@@ -20,6 +20,8 @@ from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 from lanas_jax.spaces.base import Codes, SearchSpace
 from lanas_jax.spaces.index import CodeIndex
 
+BLOCK = 4  # coordinates that one move may draw anew
+DRAWS = 1 + 2 * BLOCK  # uniform numbers that a move takes
 LISTED = 2**16  # a space of at most this many codes is listed, so that draws are exact
 
 Inside = Callable[[Int[Array, "n dims"]], Bool[Array, " n"]]
@@ -99,15 +101,23 @@ def neighbours(space: SearchSpace, codes: Int[Array, "n dims"]) -> Int[Array, "n
     return (codes[:, None] + shifts[None]) % options[None, None]
 
 
-def propose(key: PRNGKeyArray, space: SearchSpace, codes: Int[Array, "n dims"]) -> Int[Array, "n dims"]:
-    """One symmetric move per chain: a coordinate drawn anew, or, one time in four, each with chance 2 / dims."""
-    n, dims = codes.shape
-    which, value = jax.random.uniform(key, (2, n, dims + 1))  # one call: each costs compile time
-    single = jnp.floor(value[:, -1:] * dims).astype(jnp.int32) == jnp.arange(dims)[None]
-    moved = jnp.where(which[:, -1:] < 0.25, which[:, :-1] < 2 / dims, single)
+def propose(draws: Float[Array, "n k"], space: SearchSpace, codes: Int[Array, "n dims"]) -> Int[Array, "n dims"]:
+    """One symmetric move per chain: a coordinate drawn anew, or, one time in four, two to `BLOCK`.
+
+    Args:
+      draws: `DRAWS` uniform numbers in [0, 1) per chain.
+      space: the lattice.
+      codes: where the chains are.
+    """
+    kind, which, value = draws[:, 0], draws[:, 1 : 1 + BLOCK], draws[:, 1 + BLOCK :]
+    size = jnp.where(kind < 0.75, 1, 2 + jnp.floor((kind - 0.75) * 4 * (BLOCK - 1)).astype(jnp.int32))
+    coordinate = jnp.minimum(jnp.floor(which * space.dims).astype(jnp.int32), space.dims - 1)
     options = space.cardinalities[None]
-    drawn = jnp.minimum((value[:, :-1] * options.astype(np.float32)).astype(jnp.int32), options - 1)
-    return jnp.where(moved, drawn, codes)
+    for i in range(BLOCK):
+        moved = (coordinate[:, i, None] == jnp.arange(space.dims)[None]) & (size[:, None] > i)
+        drawn = jnp.minimum((value[:, i, None] * options.astype(np.float32)).astype(jnp.int32), options - 1)
+        codes = jnp.where(moved, drawn, codes)
+    return codes
 
 
 def walk(
@@ -125,7 +135,7 @@ def walk(
     Returns:
       Where the chains end, and the share of moves that were accepted.
     """
-    return climb(key, space, starts, inside, lambda codes: jnp.zeros(codes.shape[0]), steps, 0)
+    return climb(key, space, starts, inside, lambda codes: jnp.zeros(codes.shape[0]), steps, climbs=0)
 
 
 def climb(
@@ -140,20 +150,25 @@ def climb(
     """Walks as in `walk`, followed by hill climbing: `climbs` moves that are made only if they do not lower the score.
 
     `score` may be -inf for codes that must not be the answer; a climbing chain leaves such a code by its first move.
+    Where a chain begins to climb its score is not known: its first move is made whatever it leads to.
     """
+    n = starts.shape[0]
+
+    def unscored(codes: Array) -> Array:
+        return jnp.full(codes.shape[0], -jnp.inf)
 
     def step(carry: tuple[Array, Array], move: tuple[Array, Array]) -> tuple[tuple[Array, Array], Array]:
         codes, scores = carry
-        key, climbing = move
-        proposed = propose(key, space, codes)
-        new = score(proposed)
-        accept = inside(proposed) & ((new >= scores) | ~climbing)
+        draws, climbing = move
+        proposed = propose(draws, space, codes)
+        new = jax.lax.cond(climbing, score, unscored, proposed) if climbs else scores
+        accept = inside(proposed) & (new >= scores)
         codes, scores = jnp.where(accept[:, None], proposed, codes), jnp.where(accept, new, scores)
         return (codes, scores), jnp.mean(accept, dtype=jnp.float32)
 
     total = steps + climbs
-    moves = (jax.random.split(key, total), jnp.arange(total) >= steps)
-    (codes, _), rates = jax.lax.scan(step, (starts, score(starts)), moves)
+    moves = (jax.random.uniform(key, (total, n, DRAWS)), jnp.arange(total) >= steps)
+    (codes, _), rates = jax.lax.scan(step, (starts, unscored(starts)), moves)
     return codes, jnp.mean(rates)
 
 

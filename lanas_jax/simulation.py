@@ -64,7 +64,12 @@ def simulate(
 
 
 def _can_run_side_by_side(searcher: Any, devices: list[jax.Device]) -> bool:
-    """Whether programs may share a CPU. Of others' searchers it is not known that none waits as `linalg` describes."""
+    """Whether programs may share a CPU.
+
+    There, one LAPACK call over a batch of matrices spreads them over the thread pool that runs the program itself, and
+    waits for them: two such programs at once can fill the pool with waiting threads and never end. This package's
+    searchers make no such call; of others' it is not known.
+    """
     ours = type(searcher).__module__.startswith("lanas_jax.")
     return ours and len(devices) == 1 and devices[0].platform == "cpu"
 

@@ -27,7 +27,6 @@ DECAY = 0.5
 NOISE = 0.2
 JITTER = 1e-6
 BLOCK = 64  # rows and columns of the whitener multiplied at a time
-RIDGE = NOISE + 0.5 * (1 - ADDITIVE)  # to the additive part alone, interactions look like noise
 
 
 def normal_scores(values: Float[Array, " n"], done: Bool[Array, " n"]) -> Float[Array, " n"]:
@@ -61,18 +60,17 @@ def prior_variance(a: Float[Array, "n e"]) -> Float[Array, " n"]:
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class GaussianProcess:
-    """What trials say about all other codes; rows beyond `count` are empty.
+    """What trials say about all other codes; rows beyond `count` mean nothing.
 
     Attributes:
       embedded: where the trials lie.
-      whitener: inverse of the lower Cholesky factor of their covariance, residual included; 0 in empty rows. It grows
-        by a row per trial, and makes predictions matrix products.
+      whitener: inverse of the lower Cholesky factor of their covariance, residual included. It grows by a row per
+        trial, and makes predictions matrix products.
       innovations: targets times the whitener; 0 for trials without value.
       count: rows in use.
       scale: estimated variance of the prior.
       incumbent: highest target.
-      weights: of the additive part alone, so that ``embed @ weights`` ranks any number of codes cheaply.
-      weights_factor: lower Cholesky factor of the precision of `weights`, in units of ``1 / (scale RIDGE)``.
+      weights: posterior mean of the additive effects: ``embed @ weights`` ranks any number of codes cheaply.
     """
 
     embedded: Float[Array, "m e"]
@@ -82,18 +80,38 @@ class GaussianProcess:
     scale: Float[Array, ""]
     incumbent: Float[Array, ""]
     weights: Float[Array, " e"]
-    weights_factor: Float[Array, "e e"]
 
     @property
     def rows(self) -> int:
         """Number of trials for which there is room."""
         return self.embedded.shape[0]
 
+    @property
+    def used(self) -> Bool[Array, " m"]:
+        """Which rows hold a trial."""
+        return jnp.arange(self.rows) < self.count
+
     def sample_weights(self, key: PRNGKeyArray, n: int) -> Float[Array, "n e"]:
-        """Additive effects drawn from their posterior. The key is consumed."""
-        noise = jax.random.normal(key, (self.weights.shape[0], n))
-        spread = jax.scipy.linalg.solve_triangular(self.weights_factor, noise, trans=1, lower=True)
-        return self.weights[None] + jnp.sqrt(self.scale * RIDGE) * spread.T
+        """Additive effects drawn from their posterior. The key is consumed.
+
+        Effects and trials are drawn from the prior, and the effects corrected by what the trials' innovations should
+        have been (Matheron's rule). In these draws the interactions of different trials are independent.
+        """
+        effects_key, residual_key = jax.random.split(key)
+        effects = jnp.sqrt(self.scale * ADDITIVE) * jax.random.normal(effects_key, (n, self.weights.shape[0]))
+        residual = jnp.sqrt(self.scale * (1 - ADDITIVE + NOISE)) * jax.random.normal(residual_key, (n, self.rows))
+        trials = jnp.matmul(effects, self.embedded.T, precision="highest") + residual
+        return self.weights[None] + effects - ADDITIVE * self._explained(self._whitened(trials.T)).T
+
+    def _whitened(self, targets: Float[Array, "m k"]) -> Float[Array, "m k"]:
+        """Targets of trials times the whitener."""
+        targets = jnp.where(self.used[:, None], targets, 0.0)
+        return jnp.where(self.used[:, None], jnp.matmul(self.whitener, targets, precision="highest"), 0.0)
+
+    def _explained(self, innovations: Float[Array, "m k"]) -> Float[Array, "e k"]:
+        """Sum over trials of where they lie, times the inverse covariance times their targets."""
+        precise = jnp.matmul(self.whitener.T, innovations, precision="highest")
+        return jnp.matmul(self.embedded.T, jnp.where(self.used[:, None], precise, 0.0), precision="highest")
 
 
 def prior(rows: int, e: int) -> GaussianProcess:
@@ -107,7 +125,6 @@ def prior(rows: int, e: int) -> GaussianProcess:
         scale=jnp.ones(()),
         incumbent=jnp.float32(-10.0),
         weights=jnp.zeros(e),
-        weights_factor=jnp.sqrt(RIDGE) * jnp.eye(e),
     )
 
 
@@ -122,57 +139,40 @@ def grow(model: GaussianProcess, rows: int) -> GaussianProcess:
     )
 
 
-def extend(model: GaussianProcess, embedded: Float[Array, "n e"], new: Bool[Array, " n"], dims: int) -> GaussianProcess:
-    """The model after more trials that have no target yet: means stay, variances around them shrink.
+def extend(model: GaussianProcess, embedded: Float[Array, " e"], new: Bool[Array, ""], dims: int) -> GaussianProcess:
+    """The model after one more trial that has no target yet: means stay, variances around it shrink.
 
     Args:
       model: of the trials so far.
-      embedded: where the trials lie.
-      new: which of them to add, in order; those for which no room is left are not.
+      embedded: where the trial lies.
+      new: whether to add it; where no room is left, it is not.
       dims: length of a code.
     """
-    place = model.count + jnp.cumsum(new, dtype=jnp.int32) - 1
-    new = new & (place < model.rows)
-    rows = jnp.where(new, place, model.rows)
-    whitened = jnp.where(new[None], whiten(model, embedded, dims), 0.0)
-    inner = jnp.where(new[:, None] & new[None], covariance(embedded, embedded, dims), 0.0)
-    inner = inner - jnp.matmul(whitened.T, whitened, precision="highest")
-    factor = jnp.linalg.cholesky(inner + jnp.diag(jnp.where(new, NOISE + JITTER, 1.0)))
-    inverse = jax.scipy.linalg.solve_triangular(factor, jnp.eye(new.shape[0]), lower=True)
-    below = -jnp.matmul(inverse, jnp.matmul(whitened.T, model.whitener, precision="highest"), precision="highest")
-    whitener = model.whitener.at[rows].set(below, mode="drop")
+    place = jnp.where(new & (model.count < model.rows), model.count, model.rows)
+    cross = jnp.where(model.used, covariance(model.embedded, embedded[None], dims)[:, 0], 0.0)
+    whitened = jnp.where(model.used, jnp.matmul(model.whitener, cross, precision="highest"), 0.0)
+    variance = prior_variance(embedded[None])[0] - jnp.sum(jnp.square(whitened)) + NOISE + JITTER
+    row = -jnp.matmul(whitened, model.whitener, precision="highest")
+    row = row.at[place].set(1.0, mode="drop") / jnp.sqrt(jnp.maximum(variance, NOISE))
     return dataclasses.replace(
         model,
-        embedded=model.embedded.at[rows].set(embedded, mode="drop"),
-        whitener=whitener.at[rows[:, None], rows[None]].set(inverse, mode="drop"),
-        count=model.count + jnp.sum(new, dtype=jnp.int32),
+        embedded=model.embedded.at[place].set(embedded, mode="drop"),
+        whitener=model.whitener.at[place].set(row, mode="drop"),
+        count=model.count + jnp.where(place < model.rows, 1, 0),
     )
 
 
 def learn(model: GaussianProcess, targets: Float[Array, " m"]) -> GaussianProcess:
     """The posterior given a target for each of the model's trials; rows beyond `count` are ignored."""
-    told = jnp.arange(model.rows) < model.count
-    targets = jnp.where(told, targets, 0.0)
-    innovations = jnp.matmul(model.whitener, targets, precision="highest")
+    innovations = model._whitened(targets[:, None])
     n = jnp.maximum(model.count, 1).astype(jnp.float32)
-    weights, weights_factor = _additive_effects(model.embedded, targets)
     return dataclasses.replace(
         model,
-        innovations=innovations,
+        innovations=innovations[:, 0],
         scale=jnp.where(model.count > 0, jnp.sum(jnp.square(innovations)) / n, 1.0),
-        incumbent=jnp.max(jnp.where(told, targets, -10.0)),
-        weights=weights,
-        weights_factor=weights_factor,
+        incumbent=jnp.max(jnp.where(model.used, targets, -10.0)),
+        weights=ADDITIVE * model._explained(innovations)[:, 0],
     )
-
-
-def _additive_effects(
-    embedded: Float[Array, "m e"], targets: Float[Array, " m"]
-) -> tuple[Float[Array, " e"], Float[Array, "e e"]]:
-    """Ridge regression on the embedding, and the Cholesky factor of its precision."""
-    gram = jnp.matmul(embedded.T, embedded, precision="highest")
-    factor = jnp.linalg.cholesky(gram + RIDGE * jnp.eye(gram.shape[0]))
-    return jax.scipy.linalg.cho_solve((factor, True), embedded.T @ targets), factor
 
 
 def whiten(model: GaussianProcess, embedded: Float[Array, "n e"], dims: int) -> Float[Array, "m n"]:
@@ -189,6 +189,7 @@ def whiten(model: GaussianProcess, embedded: Float[Array, "n e"], dims: int) -> 
 
         def row(i: Array, whitened: Array) -> Array:
             factor = jax.lax.dynamic_slice(model.whitener, (i * BLOCK, j * BLOCK), (BLOCK, BLOCK))
+            factor = jnp.where((i * BLOCK + jnp.arange(BLOCK) < model.count)[:, None], factor, 0.0)
             so_far = jax.lax.dynamic_slice_in_dim(whitened, i * BLOCK, BLOCK)
             product = so_far + jnp.matmul(factor, cross, precision="highest")
             return jax.lax.dynamic_update_slice_in_dim(whitened, product, i * BLOCK, axis=0)

@@ -31,6 +31,21 @@ def trials(seed, n=60, pending=5, failed=3):
     return codes, targets.astype(np.float32), rows < n, rows < n + pending + failed
 
 
+def by_hand(features, targets, done, tree, ridge):
+    """Checks every split against scikit-learn; returns the leaf of each row."""
+    features = np.asarray(features, np.float64)
+    node = np.zeros(len(features), int)
+    for i in np.flatnonzero(tree.is_split):
+        member = (node == i) & done
+        model = Ridge(alpha=ridge).fit(features[member], targets[member])
+        np.testing.assert_allclose(tree.weights[i], model.coef_, atol=2e-4)
+        threshold = model.predict(features[member]).mean() - model.intercept_
+        np.testing.assert_allclose(tree.thresholds[i], threshold, atol=2e-4)
+        good = features @ np.asarray(tree.weights[i], np.float64) >= float(tree.thresholds[i])
+        node = np.where(node == i, np.where(good, 2 * i + 1, 2 * i + 2), node)
+    return node
+
+
 def learned(seed, height=4, min_samples=10, ridge=1.0, **kwargs):
     codes, targets, done, used = trials(seed, **kwargs)
     features = SPACE.features(codes)
@@ -42,20 +57,22 @@ def test_every_split_is_ridge_regression_cut_at_the_mean_prediction(seed):
     ridge = 0.7
     tree, features = learned(seed, ridge=ridge)
     codes, targets, done, _ = trials(seed)
-    features = np.asarray(features, np.float64)
-    node = np.zeros(CAPACITY, int)
-    splits = 0
-    for i in np.flatnonzero(tree.is_split):
-        member = (node == i) & done
-        model = Ridge(alpha=ridge).fit(features[member], targets[member])
-        np.testing.assert_allclose(tree.weights[i], model.coef_, atol=2e-4)
-        threshold = model.predict(features[member]).mean() - model.intercept_
-        np.testing.assert_allclose(tree.thresholds[i], threshold, atol=2e-4)
-        good = features @ np.asarray(tree.weights[i], np.float64) >= float(tree.thresholds[i])
-        node = np.where(node == i, np.where(good, 2 * i + 1, 2 * i + 2), node)
-        splits += 1
-    assert splits >= 3
+    node = by_hand(features, targets, done, tree, ridge)
+    assert tree.is_split.sum() >= 3
     np.testing.assert_array_equal(node[done], route(tree, SPACE.features(codes))[done])
+
+
+@pytest.mark.parametrize("rows", [60, 400], ids=["rows", "columns"])
+def test_few_and_many_trials_are_solved_alike(rows):
+    """In the space of the rows or of the 20 features, whichever takes less work."""
+    rng = np.random.default_rng(7)
+    codes = rng.integers(0, 4, (rows, SPACE.dims)).astype(np.int32)
+    targets, done = rng.normal(size=rows).astype(np.float32), np.arange(rows) < rows - 7
+    features = SPACE.features(codes)
+    assert (rows < partition.FEW * features.shape[1]) == (rows == 60)
+    tree = fit(features, targets, done, done, height=3, min_samples=10, ridge=2.0)
+    assert tree.is_split.sum() >= 3
+    by_hand(features, targets, done, tree, 2.0)
 
 
 @given(st.integers(0, 2**31 - 1))

@@ -46,7 +46,8 @@ def test_walks_stay_inside_and_are_uniform_over_the_region():
 
 def test_proposals_are_symmetric():
     start, n = np.array([1, 2, 3, 0, 1], np.int32), 200_000
-    propose = jax.jit(lambda key, codes: sampling.propose(key, SPACE, codes))
+    draws = jax.jit(lambda key: jax.random.uniform(key, (n, sampling.DRAWS)))
+    propose = jax.jit(lambda key, codes: sampling.propose(draws(key), SPACE, codes))
     moved = np.asarray(propose(jax.random.key(1), jnp.asarray(np.repeat(start[None], n, axis=0))))
     other = np.array([1, 2, 0, 0, 1], np.int32)
     back = np.asarray(propose(jax.random.key(2), jnp.asarray(np.repeat(other[None], n, axis=0))))
@@ -54,6 +55,20 @@ def test_proposals_are_symmetric():
     # Two binomials of equal mean differ by more than five standard deviations with probability below 1e-6.
     assert abs(int(there) - int(here)) < 5 * np.sqrt(there + here)
     assert there > 1000
+
+
+def test_moves_change_one_coordinate_or_a_block():
+    space = lx.SearchSpace([lx.Choice(f"c{i}", range(100)) for i in range(40)])
+    draws = jax.random.uniform(jax.random.key(5), (100_000, sampling.DRAWS))
+    moved = jax.jit(lambda draws, codes: sampling.propose(draws, space, codes))(draws, jnp.full((100_000, 40), 100))
+    changed = (np.asarray(moved) < 100).sum(axis=1)
+    # Two, three and four coordinates are drawn one time in twelve each; some of them are the same one.
+    expected = np.array([0.75 + (1 / 40 + 1 / 40**2 + 1 / 40**3) / 12, 0, 0, 39 * 38 * 37 / 40**3 / 12])
+    shares = np.bincount(changed, minlength=5)[1:] / 100_000
+    assert shares.sum() == 1
+    # Six standard deviations of a share; a correct move fails this with probability below 1e-8.
+    np.testing.assert_allclose(shares[[0, 3]], expected[[0, 3]], atol=6 * np.sqrt(0.25 / 100_000))
+    assert min(shares[1], shares[2]) > 0.07
 
 
 def test_chains_reach_everything_in_one_space():

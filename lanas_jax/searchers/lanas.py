@@ -173,8 +173,7 @@ def _with_outstanding(searcher: LaNAS, state: LaNASState) -> GaussianProcess:
     latest = jnp.argsort(jnp.where(outstanding, -jnp.arange(history.capacity), 1))
 
     def add(i: Array, model: GaussianProcess) -> GaussianProcess:
-        code = jnp.maximum(history.codes[latest[i]], 0)[None]
-        return surrogate.extend(model, searcher.space.embed(code), jnp.ones(1, bool), searcher.space.dims)
+        return _extended(searcher.space, history, model, latest[i], jnp.bool_(True))
 
     room = state.model.rows - state.model.count
     return jax.lax.fori_loop(0, jnp.minimum(jnp.sum(outstanding), room), add, state.model)
@@ -229,31 +228,31 @@ def _with_model(
     limit = model.rows if history.capacity <= model.rows else model.rows - model.rows // 8
     full = model.count + jnp.sum(new) > limit
 
-    def add() -> tuple[GaussianProcess, Array]:
-        return _model_with(space, history, model, state.modelled, told, new)
+    anew = full | jnp.any(inside & ~history.done)
+    kept = history.capacity if history.capacity <= model.rows else model.rows * 3 // 4
+    length, nothing = max(kept, told.shape[0]), history.capacity
+    telling, latest = _most_telling(history, kept), jnp.where(new, told, nothing)
+    telling, latest = (jnp.pad(r, (0, length - len(r)), constant_values=nothing) for r in (telling, latest))
+    rows = jnp.where(anew, telling, latest)
 
-    def anew() -> tuple[GaussianProcess, Array]:
-        kept = history.capacity if history.capacity <= model.rows else model.rows * 3 // 4
-        rows = _most_telling(history, kept)
-        blank = surrogate.prior(model.rows, space.embedding_size)
-        return _model_with(space, history, blank, state.modelled, rows, history.done[rows])
+    def add(i: Array, carry: tuple[GaussianProcess, Array]) -> tuple[GaussianProcess, Array]:
+        model, modelled = carry
+        done = history.done.at[rows[i]].get(mode="fill", fill_value=False)
+        modelled = modelled.at[jnp.where(done, model.count, model.rows)].set(rows[i], mode="drop")
+        return _extended(space, history, model, rows[i], done), modelled
 
-    model, modelled = jax.lax.cond(full | jnp.any(inside & ~history.done), anew, add)
+    start = dataclasses.replace(model, count=jnp.where(anew, 0, model.count))
+    more = jnp.where(anew, kept, told.shape[0])
+    model, modelled = jax.lax.fori_loop(0, more, add, (start, state.modelled))
     return dataclasses.replace(state, model=surrogate.learn(model, scores[modelled]), modelled=modelled)
 
 
-def _model_with(
-    space: SearchSpace,
-    history: History,
-    model: GaussianProcess,
-    modelled: Int[Array, " rows"],
-    trials: Int[Array, " n"],
-    new: Bool[Array, " n"],
-) -> tuple[GaussianProcess, Int[Array, " rows"]]:
-    """The model extended by rows of the history, and which rows it now holds."""
-    place = jnp.where(new, model.count + jnp.cumsum(new) - 1, model.rows)
-    embedded = space.embed(jnp.maximum(history.codes[trials], 0))
-    return surrogate.extend(model, embedded, new, space.dims), modelled.at[place].set(trials, mode="drop")
+def _extended(
+    space: SearchSpace, history: History, model: GaussianProcess, row: Int[Array, ""], new: Bool[Array, ""]
+) -> GaussianProcess:
+    """The model with the trial in a row of the history, if that is new."""
+    code = jnp.maximum(history.codes[row], 0)[None]
+    return surrogate.extend(model, space.embed(code)[0], new, space.dims)
 
 
 def _most_telling(history: History, n: int) -> Int[Array, " n"]:

@@ -13,6 +13,7 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
 from lanas_jax import partition, selection, surrogate
@@ -61,7 +62,7 @@ def draw(
         visited = partition.backup(tree, partition.route(tree, space.features(code[None]))[0])
         tree = dataclasses.replace(tree, visits=jnp.where(real, visited.visits, tree.visits))
         if walks.by_model:
-            model = surrogate.extend(model, space.embed(jnp.maximum(code, 0)[None]), real[None], space.dims)
+            model = surrogate.extend(model, space.embed(jnp.maximum(code, 0)[None])[0], real, space.dims)
         return Known(hist.add_pending(history, code[None]), tree, model), (code, rate)
 
     known, (codes, rates) = jax.lax.scan(one, known, jax.random.split(key, n))
@@ -71,13 +72,11 @@ def draw(
 def fingerprint(codes: Int[Array, "n dims"]) -> Int[Array, " n"]:
     """A number per code, 0 only by chance, so that codes are told apart by one comparison instead of `dims`.
 
-    Equal codes have equal numbers. Different ones share theirs with probability 2**-32, in which case an unseen code is
-    held for a seen one and passed over.
+    Equal codes have equal numbers. Codes that differ in one choice have different ones; others share theirs with
+    probability 2**-32, in which case an unseen code is held for a seen one and passed over.
     """
-    number = jnp.full(codes.shape[0], 2166136261, jnp.uint32)
-    for i in range(codes.shape[1]):
-        number = (number ^ codes[:, i].astype(jnp.uint32)) * jnp.uint32(16777619)
-        number = number ^ (number >> 15)
+    factors = np.random.default_rng(0).integers(2**31, size=codes.shape[1], dtype=np.uint32) * np.uint32(2) + 1
+    number = jnp.sum((codes.astype(jnp.uint32) + 1) * factors[None].astype(np.uint32), axis=1, dtype=jnp.uint32)
     return jax.lax.bitcast_convert_type(number, jnp.int32)
 
 
@@ -141,10 +140,10 @@ def _from_region(
         codes, rate = walk(walk_key, space, starts, inside, walks.steps)
         row, found = best_of(jax.random.uniform(choice_key, (walks.chains,)), unseen(codes) & inside(codes))
         return space.canonical(codes[row][None])[0], found, rate
-    effects = model.sample_weights(choice_key, walks.chains)
+    effects = model.sample_weights(choice_key, walks.chains) @ space.term_embedding.T
 
     def liked(codes: Array) -> Array:
-        return jnp.where(unseen(codes), jnp.sum(space.embed(codes) * effects, axis=1), -jnp.inf)
+        return jnp.where(unseen(codes), jnp.sum(space.terms(codes) * effects, axis=1), -jnp.inf)
 
     codes, rate = climb(walk_key, space, starts, inside, liked, walks.steps, walks.steps)
     row, found = best_of(_improvement(space, model, codes), unseen(codes) & inside(codes))

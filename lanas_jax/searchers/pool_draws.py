@@ -146,7 +146,8 @@ def _shortlist(
     near_key, random_key = jax.random.split(key)
     by_effects, real = best_per_bucket(liked, free, LIKED)
     near = _near_the_best(near_key, space, pool, history)
-    anywhere = jax.random.randint(random_key, (RANDOM,), 0, free.shape[0])
+    m = free.shape[0]
+    anywhere = jnp.minimum((jax.random.uniform(random_key, (RANDOM,)) * m).astype(jnp.int32), m - 1)
     others = jnp.concatenate([near, anywhere])
     return jnp.concatenate([by_effects, jnp.maximum(others, 0)]), jnp.concatenate([real, (others >= 0) & free[others]])
 

@@ -130,29 +130,41 @@ class SearchSpace:
         Choice after choice, one-hot; of an ordered choice, whether the option is at or above each one but the first, so
         that a penalty on weights asks for small steps from option to option.
         """
-        choice = np.concatenate([[i] * (len(c.options) - c.ordered) for i, c in enumerate(self.choices)]).astype(int)
-        option = np.concatenate([np.arange(int(c.ordered), len(c.options)) for c in self.choices])
-        ordered = np.array([c.ordered for c in self.choices])[choice]
-        picked = jnp.asarray(codes)[:, choice]
-        return ((picked == option[None]) | (ordered[None] & (picked > option[None]))).astype(jnp.float32)
+        ordered = np.array([choice.ordered for choice in self.choices])
+        options = np.arange(int(self.cardinalities.max()), dtype=np.int32)
+        listed = (options >= ordered[:, None]) & (options < self.cardinalities[:, None])  # which of them have a column
+        codes = jnp.asarray(codes)[:, :, None]
+        taken = (codes == options[None, None]) | (ordered[None, :, None] & (codes > options[None, None]))
+        columns = taken.reshape(taken.shape[0], -1).astype(jnp.float32)
+        return columns if listed.all() else columns[:, np.flatnonzero(listed.ravel())]
 
     def embed(self, codes: Codes) -> Float[Array, "n e"]:
         """Where codes lie relative to each other: inner products say how much their values have in common a priori.
 
-        A part for each choice (options of an ordered choice are the closer the nearer they stand on its scale), and a
-        part for how often an option was taken by any of the choices that offer the same ones. Squared norms are about
-        1; equivalent codes lie in one place.
+        Squared norms are about 1; equivalent codes lie in one place. The `terms` of a code, each times its row of
+        `term_embedding`, summed; a space overrides these two.
         """
-        choice = np.repeat(np.arange(self.dims), self.cardinalities)
-        option = np.concatenate([np.arange(n) for n in self.cardinalities])
-        one_hot = (self.canonical(codes)[:, choice] == option[None]).astype(jnp.float32)
-        return jnp.matmul(one_hot, _embedding(self), precision="highest")
+        return jnp.matmul(self.terms(codes), self.term_embedding, precision="highest")
+
+    def terms(self, codes: Codes) -> Float[Array, "n t"]:
+        """What a code's embedding is a weighted sum of: here its options, one-hot, in as many columns per choice."""
+        options = np.arange(int(self.cardinalities.max()), dtype=np.int32)
+        taken = self.canonical(codes)[:, :, None] == options[None, None]
+        return taken.reshape(taken.shape[0], -1).astype(jnp.float32)
+
+    @property
+    def term_embedding(self) -> Float[np.ndarray, "t e"]:
+        """Where each term lies.
+
+        Here a part for each choice (options of an ordered choice are the closer the nearer they stand on its scale),
+        and a part for how often an option was taken by any of the choices that offer the same ones.
+        """
+        return _embedding(self)
 
     @property
     def embedding_size(self) -> int:
         """Number of columns of `embed`."""
-        zeros = jax.ShapeDtypeStruct((1, self.dims), jnp.int32)
-        return int(jax.eval_shape(self.embed, zeros).shape[1])
+        return self.term_embedding.shape[1]
 
     def valid(self, codes: Codes) -> Bool[Array, " n"]:
         """Whether each code may be built: integers within range, and every rule and cost limit of the space."""
@@ -231,7 +243,7 @@ class SearchSpace:
 
 @functools.lru_cache(maxsize=64)
 def _embedding(space: SearchSpace) -> np.ndarray:
-    """What each option of each choice adds to `SearchSpace.embed`, float32[options of all choices, e]."""
+    """`SearchSpace.term_embedding` of a product space; 0 for options that a choice does not have."""
     groups = list(dict.fromkeys(choice.options for choice in space.choices))
     own, shared = [], [np.zeros((0, 0))] * len(groups)
     for choice in space.choices:
@@ -240,14 +252,14 @@ def _embedding(space: SearchSpace) -> np.ndarray:
         members = sum(other.options == choice.options for other in space.choices)
         shared[groups.index(choice.options)] = root * math.sqrt(SHARED / (space.dims * members))
     starts = np.cumsum([0] + [len(block) for block in own + shared])
-    columns = []
+    columns, most = [], int(space.cardinalities.max())
     for i, choice in enumerate(space.choices):
-        rows = np.zeros((len(choice.options), starts[-1]), np.float32)
+        rows = np.zeros((most, starts[-1]), np.float32)
         for part, block in (
             (i, own[i]),
             (space.dims + groups.index(choice.options), shared[groups.index(choice.options)]),
         ):
-            rows[:, starts[part] : starts[part] + len(block)] = block
+            rows[: len(block), starts[part] : starts[part] + len(block)] = block
         columns.append(rows)
     return np.concatenate(columns)
 

@@ -91,14 +91,18 @@ class NASBench101Space(SearchSpace):
         """
         return _features(*_pruned(jnp.asarray(codes, jnp.int32)))
 
-    def embed(self, codes: Codes) -> Float[Array, "n e"]:
-        """The features, centred and scaled over random valid graphs to squared norms of 1 on average.
+    def terms(self, codes: Codes) -> Float[Array, "n t"]:
+        """The features, centred over random valid graphs."""
+        return self.features(codes) - _feature_scale()[0][None]
+
+    @property
+    def term_embedding(self) -> Float[np.ndarray, "t e"]:
+        """A column for each feature, scaled over random valid graphs to squared norms of 1 on average.
 
         Three quarters of the squared norm are those of the counts, each of equal variance; a quarter is that of the
         paths, one scale for all, so that rare ones do not weigh more than common ones.
         """
-        mean, scale = _feature_scale()
-        return (self.features(codes) - mean[None]) * scale[None]
+        return np.diag(_feature_scale()[1])
 
     def describe(self, code: Int[Array | np.ndarray, " dims"]) -> str:
         """The pruned graph, a line per vertex: what it applies, and to what."""
@@ -265,7 +269,7 @@ def _paths(rows: packed.Rows, kinds: Int[Array, "n 5"]) -> Int[Array, "n paths"]
 
 @functools.cache
 def _feature_scale() -> tuple[np.ndarray, np.ndarray]:
-    """Means of the features over random classes of valid graphs, and the factors of `NASBench101Space.embed`."""
+    """Means of the features over random classes of valid graphs, and the factors of `NASBench101Space.term_embedding`."""
     space = NASBench101Space()
     codes = np.random.default_rng(0).integers(0, space.cardinalities, (2**16, space.dims)).astype(np.int32)
     with jax.ensure_compile_time_eval():

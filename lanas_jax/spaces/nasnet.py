@@ -173,10 +173,14 @@ class NASNetSpace(SearchSpace):
         columns += [ends, ends.sum(axis=2, keepdims=True), self._depth(inputs)[..., None]]
         return jnp.concatenate(columns, axis=2).reshape(codes.shape[0], -1).astype(jnp.float32)
 
-    def embed(self, codes: Codes) -> Float[Array, "n e"]:
-        """The features, each of mean 0 and equal variance over random codes, scaled to squared norms of about 1."""
-        mean, scale = _feature_scale(self)
-        return (self.features(codes) - mean[None]) * scale[None]
+    def terms(self, codes: Codes) -> Float[Array, "n t"]:
+        """The features, each of mean 0 over random codes."""
+        return self.features(codes) - _feature_scale(self)[0][None]
+
+    @property
+    def term_embedding(self) -> Float[np.ndarray, "t e"]:
+        """A column for each feature, each of equal variance over random codes; squared norms are about 1."""
+        return np.diag(_feature_scale(self)[1])
 
     def cost(self, codes: Codes) -> Cost:
         """Multiply-adds of one image's forward pass (convolutions and head) and trainable parameters, exact."""
