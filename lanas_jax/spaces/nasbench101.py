@@ -269,7 +269,7 @@ def _paths(rows: packed.Rows, kinds: Int[Array, "n 5"]) -> Int[Array, "n paths"]
 
 @functools.cache
 def _feature_scale() -> tuple[np.ndarray, np.ndarray]:
-    """Means of the features over random classes of valid graphs, and the factors of `NASBench101Space.term_embedding`."""
+    """Means of the features over random classes of valid graphs, and the factors of `term_embedding`."""
     space = NASBench101Space()
     codes = np.random.default_rng(0).integers(0, space.cardinalities, (2**16, space.dims)).astype(np.int32)
     with jax.ensure_compile_time_eval():
