@@ -59,7 +59,7 @@ def cells(timing: Timing, first: Timing) -> dict[str, str]:
         "compile s": f"{timing.compile_seconds:.1f}",
         "ms/step": f"{1000 * timing.step_seconds:.2f}",
         "of peak": f"{100 * timing.share_of_peak:.2f}%",
-        "per min": f"{timing.per_minute:.1f}",
+        "per min": f"{timing.per_minute:.3g}",
     }
     each, first_each = timing.seconds_per_candidate, first.seconds_per_candidate
     if each is None or first_each is None:

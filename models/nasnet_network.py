@@ -22,9 +22,11 @@ class Norm(nnx.BatchNorm):
     def __init__(self, channels: int, *, rngs: nnx.Rngs):
         super().__init__(channels, momentum=layers.MOMENTUM, epsilon=layers.EPSILON, rngs=rngs)
 
-    def __call__(self, x: Float[Array, "n h w c"], **settings: Any) -> Float[Array, "n h w c"]:
+    def __call__(
+        self, x: Float[Array, "n h w c"], use_running_average: bool | None = None, *, mask: Array | None = None
+    ) -> Float[Array, "n h w c"]:
         """Normalises; gives the dtype it is given."""
-        return super().__call__(x.astype(jnp.float32), **settings).astype(x.dtype)
+        return super().__call__(x.astype(jnp.float32), use_running_average, mask=mask).astype(x.dtype)
 
 
 class SeparableConv(nnx.Module):

@@ -93,7 +93,7 @@ def test_figures_of_timed_steps():
     assert STEPS.seconds_per_candidate is None
     assert STEPS.per_minute == pytest.approx(10)  # 300 steps of 20 ms are 6 s
     row = cells(STEPS, STEPS)
-    assert (row["ms/step"], row["of peak"], row["per min"], row["GiB"]) == ("20.00", "12.50%", "10.0", "1.00")
+    assert (row["ms/step"], row["of peak"], row["per min"], row["GiB"]) == ("20.00", "12.50%", "10", "1.00")
     assert line(STEPS, STEPS).startswith("one program: 16 nets, 30.0 compile s, 20.00 ms/step")
 
 
