@@ -1,21 +1,31 @@
 """How fast candidates train: one program with the code as data against a program per candidate, and PyTorch.
 
-Setting: that of `experiments/digits.py`, random codes. Three ways, each with everything counted (tracing, compiling,
-initial weights, training, evaluation):
+Random codes, at two sizes (``--setting``):
 
-- *one program*: `lanas_jax.training.population`, the code is data; all candidates, devices side by side
+- ``small``: that of `experiments/digits.py`. Candidates are trained to the end, everything counted (tracing, compiling,
+  initial weights, training, evaluation), and their steps are timed besides
+- ``cifar10``: images of CIFAR-10's shape, 16 channels, 8 cells of 7 blocks. Only steps are timed, on random images that
+  are made here: this measures speed, it needs no data set and says nothing about accuracy
+
+Three ways, in float32 or with bfloat16 arithmetic (``--dtype``):
+
+- *one program*: `lanas_jax.training.population`, the code is data, devices side by side; on each device candidates one
+  after the other, or abreast: ``--abreast 1 4 16`` has a row for each of these numbers of candidates at a time
 - *program per candidate*: the network built for its code alone, compiled and trained by the same functions; a sample,
   because it takes long
-- *PyTorch eager*, where torch is installed: the same networks, steps and batches; a sample; once as one process with
-  all threads and once as one single-threaded process per core. Starting the processes is not counted
+- *PyTorch eager*, where torch is installed: the same networks, steps and batches; a sample; on CPUs once as one process
+  with all threads and once as one single-threaded process per core ("2 x 1 threads"), on a GPU as one process, with
+  autocast where arithmetic is bfloat16. Starting the processes is not counted. ``--torch-sample 0`` leaves it out
 
-Run it on an otherwise idle machine; it takes four minutes on 2 CPU cores::
+A row is printed, and the file of ``--json`` written, as soon as it is measured; ``--minutes`` starts no row after that
+time. Run it on an otherwise idle machine; the small setting takes some four minutes on 2 CPU cores::
 
     python -m experiments.bench_candidates [--candidates 64] [--sample 6] [--json PATH]
+    python -m experiments.bench_candidates --setting cifar10 --dtype bfloat16 --abreast 1 4 16 --sample 2 --minutes 7
 
-On 2 cores of an AMD EPYC with jax 0.10.2 and torch 2.13.0, 64 candidates by one program took 21 s to compile and 24 s
-to train: 0.70 s each, 162 a minute after the compilation. A program per candidate (6 of them) took 21 s each, 30 times
-as long; PyTorch (16 of them) 1.3 s each in one process and 0.78 s in two.
+On 2 cores of an AMD EPYC with jax 0.10.2 and torch 2.13.0, before steps were timed as well, 64 candidates by one
+program took 21 s to compile and 24 s to train: 0.70 s each, 162 a minute after the compilation. A program per candidate
+(6 of them) took 21 s each, 30 times as long; PyTorch (16 of them) 1.3 s each in one process and 0.78 s in two.
 """
 
 import dataclasses
@@ -23,24 +33,26 @@ import importlib.util
 import json
 import multiprocessing
 import os
-import platform
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import tyro
 from flax import nnx
 from jaxtyping import Array, Float, PRNGKeyArray
 from rich.console import Console
-from rich.table import Table
 
 from experiments import digits
+from experiments.bench_table import Timing, line, report, show
+from experiments.step_timing import measure_peak, planned_bytes, step_flops, time_steps
 from lanas_jax.data import digits as digits_data
-from lanas_jax.data.splits import SearchData
+from lanas_jax.data.splits import SearchData, Split
 from lanas_jax.spaces.base import SearchSpace
 from lanas_jax.spaces.nasnet import NASNetSpace
 from lanas_jax.training.population import Population, one_device_per_core
@@ -51,53 +63,84 @@ WIDTH = 118  # of the table in characters, where there is no terminal
 
 
 @dataclasses.dataclass(frozen=True)
+class Cifar10Config:
+    """The larger setting.
+
+    Attributes:
+      blocks: blocks per cell.
+      channels: of the first cell's blocks.
+      cells: cells in the stack.
+      image_size: height and width.
+      batch_size: images per step.
+      images: random ones, in memory.
+      steps: that each network takes to be timed.
+      proxy_images: images that a candidate's training shows, for candidates a minute: one epoch of 40,000.
+    """
+
+    blocks: int = 7
+    channels: int = 16
+    cells: int = 8
+    image_size: int = 32
+    batch_size: int = 128
+    images: int = 1024
+    steps: int = 16
+    proxy_images: int = 40_000
+
+
+@dataclasses.dataclass(frozen=True)
 class Config:
     """Settings of the benchmark.
 
     Attributes:
-      candidates: networks trained by one program.
-      sample: of these, how many are trained with a program each.
+      setting: size of candidates.
+      dtype: of arithmetic; parameters are float32.
+      abreast: candidates at a time on each device, a row for each; by default one after the other.
+      candidates: networks trained to the end by one program, in the small setting.
+      timed: networks whose steps are timed.
+      sample: of these, how many have a program each.
       torch_sample: of these, how many are trained in PyTorch, where it is installed.
+      minutes: no row is started later than this; no limit by default.
       seed: of codes and weights.
       json: where to write the figures; nowhere by default.
-      setting: of the candidates.
+      small: the small setting.
+      cifar10: the larger one.
     """
 
+    setting: Literal["small", "cifar10"] = "small"
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    abreast: tuple[int, ...] = ()
     candidates: int = 64
+    timed: int = 16
     sample: int = 6
     torch_sample: int = 16
+    minutes: float | None = None
     seed: int = 0
     json: Path | None = None
-    setting: digits.Config = dataclasses.field(default_factory=digits.Config)
+    small: digits.Config = dataclasses.field(default_factory=digits.Config)
+    cifar10: Cifar10Config = dataclasses.field(default_factory=Cifar10Config)
 
 
-@dataclasses.dataclass(frozen=True)
-class Timing:
-    """What one way took.
+@dataclasses.dataclass(frozen=True, eq=False)
+class Setting:
+    """What is trained.
 
     Attributes:
-      way: which.
-      candidates: how many it trained.
-      compile_seconds: of tracing and compiling, all candidates together.
-      train_seconds: of the rest.
-      accuracy: mean over its candidates, on the validation split.
+      network: every candidate.
+      data: to train and evaluate on.
+      training: how; tells the steps of a whole training where `whole`.
+      whole: whether candidates are trained to the end, else only steps are timed.
+      steps: per dispatch.
+      proxy_steps: of a candidate's training.
+      per_device: candidates on a device one after the other, where none are abreast.
     """
 
-    way: str
-    candidates: int
-    compile_seconds: float
-    train_seconds: float
-    accuracy: float
-
-    @property
-    def seconds_per_candidate(self) -> float:
-        """Everything counted."""
-        return (self.compile_seconds + self.train_seconds) / self.candidates
-
-    @property
-    def per_minute(self) -> float:
-        """Candidates a minute, compilation not counted."""
-        return 60 * self.candidates / self.train_seconds
+    network: NASNet
+    data: SearchData
+    training: TrainConfig
+    whole: bool
+    steps: int
+    proxy_steps: int
+    per_device: int
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -136,42 +179,155 @@ class Built:
         return logits, nnx.to_pure_dict(nnx.state(network, nnx.BatchStat)) if train else batch_stats
 
 
-def one_program(
-    network: NASNet, data: SearchData, config: TrainConfig, codes: np.ndarray, keys: Array, per_device: int
-) -> Timing:
-    """All candidates by one program."""
-    programs = Population(network, config, per_device=per_device).compile(data)
-    results = programs.run(codes, keys)
-    way = f"one program, {programs.population.mesh.size} devices"
-    return Timing(way, len(codes), programs.compile_seconds, results.seconds, float(results.accuracy.mean()))
+def small(config: Config) -> Setting:
+    """The digits."""
+    network, data = NASNet(digits.space(config.small), jnp.dtype(config.dtype)), digits_data.load().search
+    training = digits.training(config.small)
+    steps = training.steps(len(data.train))
+    per_device = -(-config.small.batch // jax.local_device_count())
+    return Setting(network, data, training, True, steps, steps, per_device)
 
 
-def program_each(network: NASNet, data: SearchData, config: TrainConfig, codes: np.ndarray, keys: Array) -> Timing:
-    """A program for each candidate, one after the other; XLA compiles and runs with all threads."""
-    compile_seconds = train_seconds = 0.0
-    accuracies = []
-    for i, code in enumerate(codes):
-        population = Population(Built(network, code), config, jax.local_devices()[:1], per_device=1)
-        programs = population.compile(data)
-        results = programs.run(code[None], keys[i : i + 1])
-        compile_seconds += programs.compile_seconds
-        train_seconds += results.seconds
-        accuracies.append(results.accuracy[0])
-    return Timing("program per candidate", len(codes), compile_seconds, train_seconds, float(np.mean(accuracies)))
+def cifar10(config: Config) -> Setting:
+    """Noise in the shape of CIFAR-10."""
+    size, classes = config.cifar10, 10
+    space = NASNetSpace(size.blocks, channels=size.channels, cells=size.cells, image_size=size.image_size)
+    random = np.random.default_rng(config.seed)
+
+    def noise(images: int) -> Split:
+        pixels = random.standard_normal((images, size.image_size, size.image_size, 3), np.float32)
+        return Split(pixels, random.integers(0, classes, images, np.int32))
+
+    data = SearchData(noise(size.images), noise(size.batch_size), classes)
+    training = TrainConfig(1, size.batch_size, learning_rate=0.025)
+    proxy_steps = training.steps(size.proxy_images)
+    return Setting(NASNet(space, jnp.dtype(config.dtype)), data, training, False, size.steps, proxy_steps, 1)
 
 
-def torch_eager(
-    space: NASNetSpace, data: SearchData, config: TrainConfig, codes: np.ndarray, processes: int, threads: int
-) -> Timing:
-    """PyTorch in eager mode, in that many processes of that many threads."""
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(processes, context, _torch_start, (threads,)) as pool:
-        list(pool.map(_torch_train, [(space, codes[0], data, dataclasses.replace(config, epochs=1), 0)] * processes))
-        began = time.perf_counter()
-        accuracies = list(pool.map(_torch_train, [(space, code, data, config, i) for i, code in enumerate(codes)]))
-        seconds = time.perf_counter() - began
-    way = f"PyTorch eager, {processes} process{'es' * (processes > 1)} x {threads} thread{'s' * (threads > 1)}"
-    return Timing(way, len(codes), 0.0, seconds, float(np.mean(accuracies)))
+class Benchmark:
+    """The rows of a table: what is measured, and the codes, keys and peaks it is measured with."""
+
+    def __init__(self, config: Config):
+        self.config = config
+        self.setting = small(config) if config.setting == "small" else cifar10(config)
+        self.dtype = jnp.dtype(config.dtype)
+        space = self.setting.network.space
+        code_key, train_key = jax.random.split(jax.random.key(config.seed))
+        number = max(config.candidates if self.setting.whole else 0, config.timed, config.sample, config.torch_sample)
+        self.codes = np.asarray(space.canonical(space.random(code_key, number)))
+        self.keys = jax.random.split(train_key, number)
+        self.peaks: dict[int, float] = {}
+
+    def peak(self, devices: Sequence[jax.Device]) -> float:
+        """Operations per second in matrix products, of so many devices together."""
+        if len(devices) not in self.peaks:
+            self.peaks[len(devices)] = measure_peak(self.dtype, devices)
+        return self.peaks[len(devices)]
+
+    def share(self, codes: np.ndarray, step_seconds: float, devices: Sequence[jax.Device]) -> float:
+        """Of the peak."""
+        multiply_adds = self.setting.network.space.cost(codes).multiply_adds
+        return float(step_flops(multiply_adds, self.setting.training.batch_size).mean()) / (
+            step_seconds * self.peak(devices)
+        )
+
+    def one_program(self, per_device: int, abreast: bool) -> Timing:
+        """All candidates by one program."""
+        setting, devices = self.setting, jax.local_devices()
+        population = Population(
+            setting.network,
+            setting.training,
+            per_device=per_device,
+            abreast=abreast,
+            steps_per_dispatch=setting.steps,
+        )
+        programs = population.compile(setting.data)
+        results = None
+        if setting.whole:
+            results = programs.run(self.codes[: self.config.candidates], self.keys[: self.config.candidates])
+        step_seconds, timed = time_steps(programs, self.codes[: self.config.timed], self.keys[: self.config.timed])
+        row = Timing(
+            "one program" + f", {per_device} abreast" * abreast,
+            len(results.steps) if results else len(timed),
+            programs.compile_seconds,
+            step_seconds,
+            self.share(timed, step_seconds, devices),
+            setting.proxy_steps,
+            planned_bytes(programs),
+        )
+        return _trained(row, results.seconds, results.accuracy) if results else row
+
+    def program_each(self) -> Timing:
+        """A program for each candidate, one after the other; XLA compiles and runs with all threads."""
+        setting, devices = self.setting, jax.local_devices()[:1]
+        compile_seconds, step_seconds, train_seconds = [], [], []
+        accuracies, planned = [], []
+        sample = self.codes[: self.config.sample]
+        for i, code in enumerate(sample):
+            network = Built(setting.network, code)
+            population = Population(network, setting.training, devices, 1, steps_per_dispatch=setting.steps)
+            programs = population.compile(setting.data)
+            compile_seconds.append(programs.compile_seconds)
+            if setting.whole:
+                results = programs.run(code[None], self.keys[i : i + 1])
+                train_seconds.append(results.seconds)
+                accuracies.append(results.accuracy)
+            step_seconds.append(time_steps(programs, code[None], self.keys[i : i + 1])[0])
+            planned.append(planned_bytes(programs) or 0)
+        row = Timing(
+            "program per candidate",
+            len(sample),
+            sum(compile_seconds),
+            float(np.mean(step_seconds)),
+            self.share(sample, float(np.mean(step_seconds)), devices),
+            setting.proxy_steps,
+            max(planned) or None,
+        )
+        return _trained(row, sum(train_seconds), np.concatenate(accuracies)) if setting.whole else row
+
+    def torch_eager(self, processes: int, threads: int, device: str) -> Timing:
+        """PyTorch in eager mode, in that many processes of that many threads."""
+        setting, dtype = self.setting, self.config.dtype
+        sample = self.codes[: self.config.torch_sample]
+        whole, seconds, accuracies = (setting.network.space, setting.data, setting.training), None, None
+        context = multiprocessing.get_context("spawn")
+        with ProcessPoolExecutor(processes, context, _torch_start, (threads,)) as pool:
+            steps = partial(_torch_steps, whole, setting.steps, device, dtype)
+            list(pool.map(partial(_torch_steps, whole, 1, device, dtype), [sample[0]] * processes))
+            if setting.whole:
+                began = time.perf_counter()
+                accuracies = list(pool.map(partial(_torch_train, whole, device, dtype), sample, range(len(sample))))
+                seconds = time.perf_counter() - began
+            step_seconds = float(np.mean(list(pool.map(steps, sample)))) / processes
+        row = Timing(
+            "PyTorch eager, " + (f"{processes} x {threads} threads" if device == "cpu" else device),
+            len(sample),
+            0.0,
+            step_seconds,
+            self.share(sample, step_seconds, jax.local_devices()),
+            setting.proxy_steps,
+        )
+        return _trained(row, seconds, np.array(accuracies)) if seconds is not None else row
+
+    def rows(self) -> Iterator[Callable[[], Timing]]:
+        """Every way that can be measured here."""
+        config = self.config
+        layouts = [(k, k > 1) for k in config.abreast] or [(self.setting.per_device, False)]
+        for per_device, abreast in layouts:
+            yield partial(self.one_program, per_device, abreast)
+        if config.sample:
+            yield self.program_each
+        if config.torch_sample and importlib.util.find_spec("torch") is not None:
+            cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+            if jax.default_backend() == "gpu":
+                yield partial(self.torch_eager, 1, cores, "cuda")
+            elif jax.default_backend() == "cpu":
+                for processes, threads in dict.fromkeys([(1, cores), (cores, 1)]):
+                    yield partial(self.torch_eager, processes, threads, "cpu")
+
+
+def _trained(row: Timing, seconds: float, accuracy: np.ndarray) -> Timing:
+    return dataclasses.replace(row, train_seconds=seconds, accuracy=float(accuracy.mean()))
 
 
 def _torch_start(threads: int) -> None:
@@ -180,86 +336,56 @@ def _torch_start(threads: int) -> None:
     torch.set_num_threads(threads)
 
 
-def _torch_train(task: tuple[NASNetSpace, np.ndarray, SearchData, TrainConfig, int]) -> float:
+def _torch_train(
+    task: tuple[NASNetSpace, SearchData, TrainConfig], device: str, dtype: str, code: np.ndarray, seed: int
+) -> float:
     from experiments import torch_nasnet
 
-    return torch_nasnet.train(*task)
+    space, data, config = task
+    return torch_nasnet.train(space, code, data, config, seed, device, dtype)
 
 
-def measure(config: Config) -> Iterator[Timing]:
-    """Every way that can be measured here, one after the other."""
-    space = digits.space(config.setting)
-    network, data, train_config = NASNet(space), digits_data.load().search, digits.training(config.setting)
-    code_key, train_key = jax.random.split(jax.random.key(config.seed))
-    codes = np.asarray(space.canonical(space.random(code_key, config.candidates)))
-    keys = jax.random.split(train_key, config.candidates)
-    per_device = -(-config.setting.batch // jax.local_device_count())
-    yield one_program(network, data, train_config, codes, keys, per_device)
-    sample = codes[: config.sample]
-    if len(sample):
-        yield program_each(network, data, train_config, sample, keys[: config.sample])
-    if importlib.util.find_spec("torch") is not None and config.torch_sample:
-        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-        for processes, threads in dict.fromkeys([(1, cores), (cores, 1)]):
-            yield torch_eager(space, data, train_config, codes[: config.torch_sample], processes, threads)
+def _torch_steps(
+    task: tuple[NASNetSpace, SearchData, TrainConfig], steps: int, device: str, dtype: str, code: np.ndarray
+) -> float:
+    from experiments import torch_nasnet
+
+    space, data, config = task
+    return torch_nasnet.step_seconds(space, code, data, config, 0, steps, device, dtype)
 
 
-def show(timings: list[Timing], console: Console) -> None:
-    """The table."""
-    table = Table(title="training candidates: digits, everything counted")
-    for title in ("way", "trained", "compile s", "train s", "s each", "per min", "ratio", "accuracy"):
-        table.add_column(title, justify="left" if title == "way" else "right", no_wrap=True)
-    for timing in timings:
-        table.add_row(
-            timing.way,
-            str(timing.candidates),
-            f"{timing.compile_seconds:.1f}",
-            f"{timing.train_seconds:.1f}",
-            f"{timing.seconds_per_candidate:.2f}",
-            f"{timing.per_minute:.0f}",
-            f"{timing.seconds_per_candidate / timings[0].seconds_per_candidate:.1f}",
-            f"{timing.accuracy:.3f}",
-        )
-    console.print(table)
-    console.print(
-        "s each: seconds per candidate, compilation counted and shared by the candidates of the row. per min: "
-        "candidates a minute, after the compilation. ratio: s each, in units of the first row. Rows with fewer "
-        "candidates are samples; their figures are those of the sample, nothing is extrapolated."
-    )
-
-
-def report(config: Config, timings: list[Timing]) -> dict[str, Any]:
-    """The figures, and what they were measured on and with."""
-    rows = [
-        {
-            **dataclasses.asdict(timing),
-            "seconds_per_candidate": timing.seconds_per_candidate,
-            "candidates_per_minute_after_compile": timing.per_minute,
-            "ratio_to_one_program": timing.seconds_per_candidate / timings[0].seconds_per_candidate,
-        }
-        for timing in timings
-    ]
-    return {
-        "config": {name: value for name, value in dataclasses.asdict(config).items() if name != "json"},
-        "machine": f"{platform.machine()}, {len(jax.local_devices())} x {jax.local_devices()[0].device_kind}",
-        "software": {"python": platform.python_version(), "jax": jax.__version__},
-        "rows": rows,
-    }
+def measure(rows: Iterable[Callable[[], Timing]], minutes: float | None = None) -> Iterator[Timing | str]:
+    """Row after row, while there is time; of one that the device refuses (it has no room, mostly), what it says."""
+    began = time.perf_counter()
+    for row in rows:
+        if minutes is not None and time.perf_counter() - began > 60 * minutes:
+            yield f"{minutes:g} minutes are over: the other rows are left out"
+            return
+        try:
+            yield row()
+        except jax.errors.JaxRuntimeError as error:
+            yield f"a row failed: {str(error).splitlines()[0]}"
 
 
 def main() -> None:
     """Measures, prints, writes."""
     config = tyro.cli(Config, description=__doc__)
     one_device_per_core()
-    console, timings = Console(), []
+    console, timings, benchmark = Console(), [], Benchmark(config)
     if not console.is_terminal:
         console.width = WIDTH
-    for timing in measure(config):
-        timings.append(timing)
-        console.print(f"{timing.way}: {timing.seconds_per_candidate:.2f} s per candidate", highlight=False)
-    show(timings, console)
-    if config.json is not None:
-        config.json.write_text(json.dumps(report(config, timings), indent=2) + "\n")
+    try:
+        for row in measure(benchmark.rows(), config.minutes):
+            if isinstance(row, str):
+                console.print(row, highlight=False)
+                continue
+            timings.append(row)
+            console.print(line(row, timings[0]), highlight=False)
+            if config.json is not None:
+                config.json.write_text(json.dumps(report(config, benchmark.peaks, timings), indent=2) + "\n")
+    finally:
+        if timings:
+            show(config, benchmark.peaks, timings, console)
 
 
 if __name__ == "__main__":

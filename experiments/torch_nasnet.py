@@ -6,6 +6,7 @@ not.
 """
 
 import math
+import time
 from collections.abc import Mapping
 from typing import Any
 
@@ -14,9 +15,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from lanas_jax.data.splits import SearchData
+from lanas_jax.data.splits import SearchData, Split
 from lanas_jax.spaces.nasnet import MAX_POOL_3X3, SEP_CONV_3X3, SKIP_CONNECT, NASNetSpace
 from lanas_jax.training.step import TrainConfig
+
+WARM_UP = 3  # steps before those that are timed
 
 
 def norm(channels: int) -> nn.BatchNorm2d:
@@ -161,15 +164,71 @@ def load(network: nn.Module, state: Mapping[Any, Any]) -> None:
     network.load_state_dict(flat)
 
 
-def train(space: NASNetSpace, code: np.ndarray, data: SearchData, config: TrainConfig, seed: int) -> float:
+def train(
+    space: NASNetSpace,
+    code: np.ndarray,
+    data: SearchData,
+    config: TrainConfig,
+    seed: int,
+    device: str = "cpu",
+    dtype: str = "float32",
+) -> float:
     """Trains one candidate from scratch in eager mode and gives its accuracy on the validation split."""
     torch.manual_seed(seed)
-    network = Network(space, code)
-    images, held_out = (torch.from_numpy(s.images).permute(0, 3, 1, 2) for s in (data.train, data.validation))
-    labels, answers = (torch.from_numpy(s.labels).long() for s in (data.train, data.validation))
+    network = Network(space, code).to(device)
+    (images, labels), (held_out, answers) = _tensors(data.train, device), _tensors(data.validation, device)
     steps = config.steps(len(labels))
     epochs = -(-steps * config.batch_size // len(labels))
-    order = torch.cat([torch.randperm(len(labels)) for _ in range(epochs)])
+    order = torch.cat([torch.randperm(len(labels)) for _ in range(epochs)]).to(device)
+    sgd, schedule = _optimizer(network, config, steps)
+    network.train()
+    for rows in order[: steps * config.batch_size].split(config.batch_size):
+        _step(network, sgd, config, images[rows], labels[rows], device, dtype)
+        schedule.step()
+    network.eval()
+    with torch.no_grad(), _autocast(device, dtype):
+        right = sum(
+            int((network(x).argmax(1) == y).sum())
+            for x, y in zip(held_out.split(config.batch_size), answers.split(config.batch_size), strict=True)
+        )
+    return right / len(answers)
+
+
+def step_seconds(
+    space: NASNetSpace,
+    code: np.ndarray,
+    data: SearchData,
+    config: TrainConfig,
+    seed: int,
+    steps: int,
+    device: str = "cpu",
+    dtype: str = "float32",
+) -> float:
+    """Seconds of one training step, the mean of `steps` after three that are not counted."""
+    torch.manual_seed(seed)
+    network = Network(space, code).to(device).train()
+    images, labels = _tensors(data.train, device)
+    sgd, schedule = _optimizer(network, config, steps + WARM_UP)
+    began = 0.0
+    for i in range(steps + WARM_UP):
+        if i == WARM_UP:
+            _finish(device)
+            began = time.perf_counter()
+        rows = torch.randint(len(labels), (config.batch_size,), device=device)
+        _step(network, sgd, config, images[rows], labels[rows], device, dtype)
+        schedule.step()
+    _finish(device)
+    return (time.perf_counter() - began) / steps
+
+
+def _tensors(split: Split, device: str) -> tuple[Tensor, Tensor]:
+    images = torch.from_numpy(split.images).permute(0, 3, 1, 2).to(device)
+    return images, torch.from_numpy(split.labels).long().to(device)
+
+
+def _optimizer(
+    network: nn.Module, config: TrainConfig, steps: int
+) -> tuple[torch.optim.SGD, torch.optim.lr_scheduler.CosineAnnealingLR]:
     sgd = torch.optim.SGD(
         network.parameters(),
         config.learning_rate,
@@ -177,20 +236,33 @@ def train(space: NASNetSpace, code: np.ndarray, data: SearchData, config: TrainC
         weight_decay=config.weight_decay,
         nesterov=config.nesterov,
     )
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(sgd, steps)
-    network.train()
-    for rows in order[: steps * config.batch_size].split(config.batch_size):
-        loss = functional.cross_entropy(network(images[rows]), labels[rows], label_smoothing=config.label_smoothing)
-        sgd.zero_grad()
-        loss.backward()
-        if config.clip is not None:
-            nn.utils.clip_grad_norm_(network.parameters(), config.clip)
-        sgd.step()
-        schedule.step()
-    network.eval()
-    with torch.no_grad():
-        right = sum(
-            int((network(x).argmax(1) == y).sum())
-            for x, y in zip(held_out.split(config.batch_size), answers.split(config.batch_size), strict=True)
-        )
-    return right / len(answers)
+    return sgd, torch.optim.lr_scheduler.CosineAnnealingLR(sgd, steps)
+
+
+def _step(
+    network: nn.Module,
+    sgd: torch.optim.SGD,
+    config: TrainConfig,
+    images: Tensor,
+    labels: Tensor,
+    device: str,
+    dtype: str,
+) -> None:
+    with _autocast(device, dtype):
+        loss = functional.cross_entropy(network(images), labels, label_smoothing=config.label_smoothing)
+    sgd.zero_grad()
+    loss.backward()
+    if config.clip is not None:
+        nn.utils.clip_grad_norm_(network.parameters(), config.clip)
+    sgd.step()
+
+
+def _autocast(device: str, dtype: str) -> torch.autocast:
+    """Products in bfloat16, parameters float32; without effect in float32."""
+    return torch.autocast(device, torch.bfloat16, enabled=dtype == "bfloat16")
+
+
+def _finish(device: str) -> None:
+    """Waits for what was queued on the device."""
+    if device == "cuda":
+        torch.cuda.synchronize()

@@ -135,19 +135,23 @@ def batch_norm(
 ) -> tuple[Images, Channels, Channels]:
     """Normalises each channel: by the statistics of the batch when training, else by the running ones.
 
+    Statistics and arithmetic are float32, whatever the images are; bfloat16 would not resolve a running mean's steps.
+
     Returns:
       The normalised images, and the running mean and variance that follow.
     """
+    dtype, x = x.dtype, x.astype(jnp.float32)
     if not train:
         factor = scale * lax.rsqrt(variance + EPSILON)
-        return x * factor[None, None, None] + (bias - mean * factor)[None, None, None], mean, variance
+        y = x * factor[None, None, None] + (bias - mean * factor)[None, None, None]
+        return y.astype(dtype), mean, variance
     batch_mean = jnp.mean(x, axis=(0, 1, 2))
     batch_variance = jnp.maximum(jnp.mean(jnp.square(x), axis=(0, 1, 2)) - jnp.square(batch_mean), 0.0)
     factor = scale * lax.rsqrt(batch_variance + EPSILON)
     y = x * factor[None, None, None] + (bias - batch_mean * factor)[None, None, None]
     mean = MOMENTUM * mean + (1 - MOMENTUM) * lax.stop_gradient(batch_mean)
     variance = MOMENTUM * variance + (1 - MOMENTUM) * lax.stop_gradient(batch_variance)
-    return y, mean, variance
+    return y.astype(dtype), mean, variance
 
 
 # Below, `Rows` are images `[n, height, width * channels]`: XLA for CPUs loops fast over what is contiguous.

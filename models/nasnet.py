@@ -7,6 +7,10 @@ gradient, and thus takes no part in weight decay, clipping or counting.
 
 The stack is the evaluation network of DARTS (arXiv 1806.09055): a 3x3 stem, cells that preprocess their two inputs by
 ReLU, 1x1 convolution and normalisation, a linear head on the average of the pixels.
+
+A network may compute in bfloat16: images, what lies between layers, and the operands of convolutions and 1x1
+convolutions are rounded to it. Parameters, gradients, statistics of normalisation, the average of the pixels and the
+head, one product per image, stay float32, and so do logits and loss.
 """
 
 import dataclasses
@@ -18,7 +22,8 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from jax import lax
-from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
+from jax.typing import DTypeLike
+from jaxtyping import Array, Bool, Float, Float32, Int, PRNGKeyArray
 
 from lanas_jax.spaces.nasnet import SEP_CONV_3X3, SEP_CONV_5X5, SKIP_CONNECT, CellShape, NASNetSpace
 from models import layers
@@ -35,9 +40,18 @@ class NASNet:
 
     Args:
       space: says which codes there are, and how large the networks are.
+      compute_dtype: float32, or bfloat16 for activations and convolutions; parameters are float32 in any case.
+
+    Raises:
+      ValueError: another dtype.
     """
 
     space: NASNetSpace
+    compute_dtype: DTypeLike = jnp.float32
+
+    def __post_init__(self) -> None:
+        if jnp.dtype(self.compute_dtype) not in (jnp.float32, jnp.bfloat16):
+            raise ValueError(f"compute_dtype must be float32 or bfloat16; got {jnp.dtype(self.compute_dtype)}")
 
     def init(self, key: PRNGKeyArray, code: Code) -> tuple[Tree, Tree]:
         """Weights and batch statistics of one network; `code` may be traced.
@@ -62,7 +76,7 @@ class NASNet:
 
     def apply(
         self, params: Tree, batch_stats: Tree, code: Code, images: Float[Array, "n h w c"], *, train: bool
-    ) -> tuple[Float[Array, "n classes"], Tree]:
+    ) -> tuple[Float32[Array, "n classes"], Tree]:
         """Runs the network of `code`, which may be traced.
 
         Args:
@@ -79,9 +93,8 @@ class NASNet:
         codes = jnp.asarray(code, jnp.int32)[None]
         operations = space.operations(codes)[0].reshape(-1, 2 * space.blocks)
         sources = space.inputs(codes)[0].reshape(-1, 2 * space.blocks)
-        x = lax.conv_general_dilated(
-            images, params["stem"]["kernel"], (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC")
-        )
+        images, kernel = images.astype(self.compute_dtype), params["stem"]["kernel"].astype(self.compute_dtype)
+        x = lax.conv_general_dilated(images, kernel, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC"))
         x, stem_stats = _norm(x, params["stem"], batch_stats["stem"], train)
         outputs, new_stats = {-1: x}, []
         for i, shape in enumerate(space.shapes):
@@ -105,7 +118,7 @@ class NASNet:
             outputs[i] = _concatenated(blocks)
             new_stats.append({"inputs": input_stats, "branches": branch_stats})
         mask, _ = self._parts(code, space.cells - 1)
-        pooled = jnp.mean(outputs[space.cells - 1], axis=(1, 2))
+        pooled = jnp.mean(outputs[space.cells - 1].astype(jnp.float32), axis=(1, 2))
         logits = pooled @ _matrix(params["head"]["kernel"], mask) + params["head"]["bias"][None]
         return logits, {"stem": stem_stats, "cells": new_stats}
 
@@ -116,7 +129,7 @@ class NASNet:
           ValueError: a code of the wrong length, or an integer out of range.
         """
         checked = self.space.check(np.asarray(code)[None])[0]
-        graph, state = nnx.split(nnx.eval_shape(lambda: NASNetNetwork(self.space, checked, rngs=nnx.Rngs(0))))
+        graph, state = nnx.split(nnx.eval_shape(lambda: self._network(checked)))
         nnx.replace_by_pure_dict(state, network_state(self.space, params, batch_stats, checked))
         return nnx.merge(graph, state)
 
@@ -124,6 +137,9 @@ class NASNet:
         """The network built for one code, initialised as `init` does; takes one key of the stream ``params``."""
         params, batch_stats = jax.jit(self.init)(rngs.params(), jnp.asarray(code, jnp.int32))
         return self.specialise(params, batch_stats, code)
+
+    def _network(self, code: Int[np.ndarray, " dims"]) -> NASNetNetwork:
+        return NASNetNetwork(self.space, code, dtype=self.compute_dtype, rngs=nnx.Rngs(0))
 
     def _parts(self, code: Code, source: int) -> tuple[Bool[Array, " parts"], int]:
         """Which parts a cell's output (-1: the stem's) has, and the channels of each."""
@@ -204,7 +220,7 @@ def _preprocess(
     x: Float[Array, "n h w c"], mask: Bool[Array, " parts"], weights: Tree, stats: Tree, halve: bool, train: bool
 ) -> tuple[Float[Array, "n h2 w2 d"], Tree]:
     """ReLU, 1x1 convolution (to half the resolution, if so asked) and normalisation."""
-    x, kernel = jax.nn.relu(x), _matrix(weights["kernel"], mask)
+    x, kernel = jax.nn.relu(x), _matrix(weights["kernel"], mask).astype(x.dtype)
     return _norm(layers.factorised_reduce(x, kernel) if halve else x @ kernel, weights, stats, train)
 
 

@@ -6,7 +6,8 @@ Each branch owns the union of what the four operations need, stacked over branch
 - ``pointwise``: ``[branches, 2, c, c]``; a skip of stride 2 reads the first
 - ``scale``, ``bias``: ``[branches, 2, c]``, as `pointwise`
 
-and batch statistics ``mean``, ``variance`` likewise. What a code does not use is zero and stays zero.
+and batch statistics ``mean``, ``variance`` likewise. What a code does not use is zero and stays zero. All of these are
+float32; a cell computes in the dtype of its inputs, to which each step rounds the kernels it reads.
 
 A cell is run as a list of steps, each of which reads one slot, runs one operation and adds to another slot; slots are
 the two inputs, the blocks, and a middle for each branch, where a separable convolution is after its first half. A loop
@@ -234,12 +235,14 @@ def _operations(stride: int, train: bool) -> Sequence[Operation]:
 
 def _separable_half(size: int, stride: int, train: bool, x: Array, weights: Tree, stats: Tree) -> tuple[Array, Tree]:
     margin = (5 - size) // 2
-    kernel = weights["depthwise"][margin : margin + size, margin : margin + size]
-    return _norm(layers.depthwise(jax.nn.relu(x), kernel, stride) @ weights["pointwise"], weights, stats, train)
+    kernel = weights["depthwise"][margin : margin + size, margin : margin + size].astype(x.dtype)
+    y = layers.depthwise(jax.nn.relu(x), kernel, stride) @ weights["pointwise"].astype(x.dtype)
+    return _norm(y, weights, stats, train)
 
 
 def _skip_reduce(train: bool, x: Array, weights: Tree, stats: Tree) -> tuple[Array, Tree]:
-    return _norm(layers.factorised_reduce(jax.nn.relu(x), weights["pointwise"]), weights, stats, train)
+    y = layers.factorised_reduce(jax.nn.relu(x), weights["pointwise"].astype(x.dtype))
+    return _norm(y, weights, stats, train)
 
 
 def _norm(x: Array, weights: Tree, stats: Tree, train: bool) -> tuple[Array, Tree]:

@@ -9,25 +9,34 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from jaxtyping import Array, Float, Int
+from jax.typing import DTypeLike
+from jaxtyping import Array, Float, Float32, Int
 
 from lanas_jax.spaces.nasnet import MAX_POOL_3X3, SEP_CONV_3X3, SEP_CONV_5X5, SKIP_CONNECT, CellShape, NASNetSpace
 from models import layers
 
 
 class Norm(nnx.BatchNorm):
-    """Batch normalisation with the constants of `models/layers.py`."""
+    """Batch normalisation with the constants of `models/layers.py`, in float32 whatever the images are."""
 
     def __init__(self, channels: int, *, rngs: nnx.Rngs):
         super().__init__(channels, momentum=layers.MOMENTUM, epsilon=layers.EPSILON, rngs=rngs)
+
+    def __call__(
+        self, x: Float[Array, "n h w c"], use_running_average: bool | None = None, *, mask: Array | None = None
+    ) -> Float[Array, "n h w c"]:
+        """Normalises; gives the dtype it is given."""
+        return super().__call__(x.astype(jnp.float32), use_running_average, mask=mask).astype(x.dtype)
 
 
 class SeparableConv(nnx.Module):
     """Twice: ReLU, depthwise convolution, 1x1 convolution, normalisation; the stride is in the first."""
 
-    def __init__(self, channels: int, size: int, stride: int, *, rngs: nnx.Rngs):
-        self.depthwise = nnx.List([_depthwise(channels, size, s, rngs) for s in (stride, 1)])
-        self.pointwise = nnx.List([nnx.Linear(channels, channels, use_bias=False, rngs=rngs) for _ in range(2)])
+    def __init__(self, channels: int, size: int, stride: int, *, dtype: DTypeLike, rngs: nnx.Rngs):
+        self.depthwise = nnx.List([_depthwise(channels, size, s, dtype, rngs) for s in (stride, 1)])
+        self.pointwise = nnx.List(
+            [nnx.Linear(channels, channels, use_bias=False, dtype=dtype, rngs=rngs) for _ in range(2)]
+        )
         self.norm = nnx.List([Norm(channels, rngs=rngs) for _ in range(2)])
 
     def __call__(self, x: Float[Array, "n h w c"]) -> Float[Array, "n h2 w2 c"]:
@@ -59,8 +68,8 @@ class Identity(nnx.Module):
 class Preprocess(nnx.Module):
     """ReLU, 1x1 convolution, normalisation."""
 
-    def __init__(self, inputs: int, channels: int, *, rngs: nnx.Rngs):
-        self.pointwise = nnx.Linear(inputs, channels, use_bias=False, rngs=rngs)
+    def __init__(self, inputs: int, channels: int, *, dtype: DTypeLike, rngs: nnx.Rngs):
+        self.pointwise = nnx.Linear(inputs, channels, use_bias=False, dtype=dtype, rngs=rngs)
         self.norm = Norm(channels, rngs=rngs)
 
     def __call__(self, x: Float[Array, "n h w c"]) -> Float[Array, "n h w d"]:
@@ -71,9 +80,9 @@ class Preprocess(nnx.Module):
 class FactorisedReduce(nnx.Module):
     """ReLU, two 1x1 convolutions of stride 2 on pixels of different parity, normalisation."""
 
-    def __init__(self, inputs: int, channels: int, *, rngs: nnx.Rngs):
-        self.even = nnx.Linear(inputs, channels // 2, use_bias=False, rngs=rngs)
-        self.odd = nnx.Linear(inputs, channels - channels // 2, use_bias=False, rngs=rngs)
+    def __init__(self, inputs: int, channels: int, *, dtype: DTypeLike, rngs: nnx.Rngs):
+        self.even = nnx.Linear(inputs, channels // 2, use_bias=False, dtype=dtype, rngs=rngs)
+        self.odd = nnx.Linear(inputs, channels - channels // 2, use_bias=False, dtype=dtype, rngs=rngs)
         self.norm = Norm(channels, rngs=rngs)
 
     def __call__(self, x: Float[Array, "n h w c"]) -> Float[Array, "n h2 w2 d"]:
@@ -85,21 +94,23 @@ class FactorisedReduce(nnx.Module):
 class Cell(nnx.Module):
     """Two preprocessed inputs, blocks of two branches each, the concatenation of the blocks that no block reads."""
 
-    def __init__(self, space: NASNetSpace, code: Int[np.ndarray, " dims"], shape: CellShape, *, rngs: nnx.Rngs):
+    def __init__(
+        self, space: NASNetSpace, code: Int[np.ndarray, " dims"], shape: CellShape, *, dtype: DTypeLike, rngs: nnx.Rngs
+    ):
         self.blocks = space.blocks
         self.sources = tuple(space.inputs(code[None])[0, shape.cell].reshape(-1).tolist())
         self.ends = tuple(np.flatnonzero(space.concatenated(code[None])[0, shape.cell]).tolist())
         kinds = (FactorisedReduce if shape.after_reduction else Preprocess, Preprocess)
         self.inputs = nnx.List(
             [
-                kind(output_channels(space, code, source), shape.channels, rngs=rngs)
+                kind(output_channels(space, code, source), shape.channels, dtype=dtype, rngs=rngs)
                 for kind, source in zip(kinds, shape.sources, strict=True)
             ]
         )
         operations = space.operations(code[None])[0, shape.cell].reshape(-1).tolist()
         self.branches = nnx.List(
             [
-                _operation(operation, shape.channels, 2 if shape.reduction and source < 2 else 1, rngs)
+                _operation(operation, shape.channels, 2 if shape.reduction and source < 2 else 1, dtype, rngs)
                 for operation, source in zip(operations, self.sources, strict=True)
             ]
         )
@@ -119,24 +130,27 @@ class NASNetNetwork(nnx.Module):
     Args:
       space: the space of the code; gives the sizes.
       code: the architecture, NumPy integers ``[dims]``.
+      dtype: of activations and of the operands of convolutions; parameters are float32.
       rngs: for the initial weights, by Flax's defaults; `NASNet.build` initialises as the code-as-data form does.
     """
 
-    def __init__(self, space: NASNetSpace, code: Int[np.ndarray, " dims"], *, rngs: nnx.Rngs):
+    def __init__(
+        self, space: NASNetSpace, code: Int[np.ndarray, " dims"], *, dtype: DTypeLike = jnp.float32, rngs: nnx.Rngs
+    ):
         shapes = space.shapes
         stem = output_channels(space, code, -1)
         self.sources = tuple(shape.sources for shape in shapes)
-        self.stem = nnx.Conv(space.image_channels, stem, (3, 3), use_bias=False, rngs=rngs)
+        self.stem = nnx.Conv(space.image_channels, stem, (3, 3), use_bias=False, dtype=dtype, rngs=rngs)
         self.stem_norm = Norm(stem, rngs=rngs)
-        self.cells = nnx.List([Cell(space, code, shape, rngs=rngs) for shape in shapes])
+        self.cells = nnx.List([Cell(space, code, shape, dtype=dtype, rngs=rngs) for shape in shapes])
         self.head = nnx.Linear(output_channels(space, code, space.cells - 1), space.classes, rngs=rngs)
 
-    def __call__(self, images: Float[Array, "n h w c"]) -> Float[Array, "n classes"]:
+    def __call__(self, images: Float[Array, "n h w c"]) -> Float32[Array, "n classes"]:
         """Logits; by the statistics of the batch after `train()`, by the running ones after `eval()`."""
         outputs = {-1: self.stem_norm(self.stem(images))}
         for i, (cell, (before_last, last)) in enumerate(zip(self.cells, self.sources, strict=True)):
             outputs[i] = cell(outputs[before_last], outputs[last])
-        return self.head(jnp.mean(outputs[len(self.sources) - 1], axis=(1, 2)))
+        return self.head(jnp.mean(outputs[len(self.sources) - 1].astype(jnp.float32), axis=(1, 2)))
 
 
 def output_channels(space: NASNetSpace, code: Int[np.ndarray, " dims"], source: int) -> int:
@@ -214,17 +228,17 @@ def _used_rows(space: NASNetSpace, kernel: Float[Array, "parts c d"], code: np.n
     return kernel[np.flatnonzero(used)].reshape(-1, kernel.shape[-1])
 
 
-def _operation(operation: int, channels: int, stride: int, rngs: nnx.Rngs) -> nnx.Module:
+def _operation(operation: int, channels: int, stride: int, dtype: DTypeLike, rngs: nnx.Rngs) -> nnx.Module:
     if operation in (SEP_CONV_3X3, SEP_CONV_5X5):
-        return SeparableConv(channels, 3 if operation == SEP_CONV_3X3 else 5, stride, rngs=rngs)
+        return SeparableConv(channels, 3 if operation == SEP_CONV_3X3 else 5, stride, dtype=dtype, rngs=rngs)
     if operation == MAX_POOL_3X3:
         return MaxPool(stride)
     if operation != SKIP_CONNECT:
         raise ValueError(f"operation {operation} is none of 0 to 3")
-    return FactorisedReduce(channels, channels, rngs=rngs) if stride == 2 else Identity()
+    return FactorisedReduce(channels, channels, dtype=dtype, rngs=rngs) if stride == 2 else Identity()
 
 
-def _depthwise(channels: int, size: int, stride: int, rngs: nnx.Rngs) -> nnx.Conv:
+def _depthwise(channels: int, size: int, stride: int, dtype: DTypeLike, rngs: nnx.Rngs) -> nnx.Conv:
     return nnx.Conv(
         channels,
         channels,
@@ -233,6 +247,7 @@ def _depthwise(channels: int, size: int, stride: int, rngs: nnx.Rngs) -> nnx.Con
         padding=size // 2,
         feature_group_count=channels,
         use_bias=False,
+        dtype=dtype,
         conv_general_dilated=_fast_depthwise,
         rngs=rngs,
     )

@@ -10,6 +10,8 @@ import pytest
 from flax import nnx
 
 from lanas_jax.spaces.nasnet import NASNetSpace
+from lanas_jax.training import step as training
+from lanas_jax.training.step import TrainConfig
 from models.nasnet import NASNet
 from models.nasnet_network import network_state
 
@@ -228,3 +230,97 @@ def test_specialise_refuses_a_bad_code(net, init):
     code[0] = 4
     with pytest.raises(ValueError, match=r"position 0 .* holds 4, expected 0 to 3"):
         net.specialise(params, stats, code)
+
+
+BFLOAT16 = NASNet(SPACES["two cells"], jnp.bfloat16)
+# Bfloat16 keeps 8 bits: one rounding is off by up to 1 in 256, and a maximum moves to another pixel where two became
+# equal. Norms of differences over norms; other weights, or one wrong layer, are off by about one.
+ROUNDING = {"logits": 0.05, "statistics": 0.05, "gradient": 0.3}
+
+
+def assert_rounded(ours, theirs, tolerance):
+    """Equal trees of float32, as far as bfloat16 arithmetic can tell."""
+    assert jax.tree.structure(ours) == jax.tree.structure(theirs)
+    assert {x.dtype for x in jax.tree.leaves((ours, theirs))} == {jnp.dtype(jnp.float32)}
+    ours, theirs = flat(ours), flat(theirs)
+    assert np.linalg.norm(ours - theirs) <= tolerance * np.linalg.norm(theirs)
+
+
+@pytest.mark.parametrize("number", NUMBERS)
+def test_both_forms_train_alike_in_bfloat16(number):
+    net, code = BFLOAT16, some_codes(BFLOAT16.space, 12)[number]
+    params, stats = quick_jit(net.init)(jax.random.key(number), code)
+    weights = jax.random.normal(jax.random.key(2), (6, 5))
+
+    def loss(params):
+        logits, new_stats = net.apply(params, stats, code, images(net.space), train=True)
+        return jnp.sum(logits * weights), (logits, new_stats)
+
+    (_, (logits, new_stats)), gradient = quick_jit(jax.value_and_grad(loss, has_aux=True))(params)
+    their_logits, their_stats, theirs = run_network(net.specialise(params, stats, code), images(net.space), weights)
+    assert_rounded(logits, their_logits, ROUNDING["logits"])
+    our_stats = only(nnx.BatchStat, network_state(net.space, params, new_stats, code))
+    assert_rounded(our_stats, their_stats, ROUNDING["statistics"])
+    assert_rounded(only(nnx.Param, network_state(net.space, gradient, stats, code)), theirs, ROUNDING["gradient"])
+
+
+@pytest.mark.parametrize("train", [False, True])
+def test_bfloat16_gives_what_float32_gives_but_for_roundings(train):
+    exact, code = NASNet(BFLOAT16.space), some_codes(BFLOAT16.space, 1)[0]
+    params, stats = quick_jit(exact.init)(jax.random.key(3), code)
+    ours, theirs = (
+        quick_jit(partial(net.apply, train=train))(params, stats, code, images(net.space)) for net in (BFLOAT16, exact)
+    )
+    assert_rounded(ours[0], theirs[0], ROUNDING["logits"])
+    assert_rounded(ours[1], theirs[1], ROUNDING["statistics"])
+    assert np.any(ours[0] != theirs[0])
+
+
+def test_all_products_but_the_head_are_of_bfloat16():
+    net, code = BFLOAT16, some_codes(BFLOAT16.space, 1)[0]
+    params, stats = jax.eval_shape(net.init, jax.random.key(0), code)
+    network = net.specialise(*quick_jit(net.init)(jax.random.key(0), code), code)
+    graph, state = nnx.split(network)
+    x = images(net.space)
+    programs = (
+        jax.make_jaxpr(partial(net.apply, train=True))(params, stats, code, x),
+        jax.make_jaxpr(lambda state, x: nnx.merge(graph, state)(x))(state, x),
+    )
+    for program in programs:
+        dtypes = [dtype.name for dtype in operand_dtypes(program.jaxpr)]
+        assert dtypes.count("bfloat16") > 2 * net.space.cells
+        assert set(dtypes) == {"bfloat16", "float32"}
+        assert dtypes.count("float32") == 2  # the operands of the head
+
+
+def operand_dtypes(jaxpr):
+    """Of the convolutions and matrix products of a program."""
+    for equation in jaxpr.eqns:
+        if equation.primitive.name in ("conv_general_dilated", "dot_general"):
+            yield from (variable.aval.dtype for variable in equation.invars)
+        for inner in inner_programs(equation.params):
+            yield from operand_dtypes(inner)
+
+
+def test_a_step_in_bfloat16_leaves_float32():
+    config, code = TrainConfig(batch_size=6), jnp.asarray(some_codes(BFLOAT16.space, 1)[0])
+    labels = jnp.arange(6, dtype=jnp.int32) % 5
+
+    def one_step(net):
+        def run(key):
+            first = training.start(net, config, code, key)
+            return first, training.train_step(net, config, first, code, jnp.int32(9), images(net.space), labels)
+
+        return quick_jit(run)(jax.random.key(4))
+
+    first, ours = one_step(BFLOAT16)
+    _, theirs = one_step(NASNet(BFLOAT16.space))
+    assert_rounded(ours.batch_stats, theirs.batch_stats, ROUNDING["statistics"])
+    moved, expected = (jax.tree.map(jnp.subtract, state.params, first.params) for state in (ours, theirs))
+    assert_rounded(moved, expected, ROUNDING["gradient"])
+    assert_rounded(ours.loss, theirs.loss, ROUNDING["logits"])
+
+
+def test_other_dtypes_are_refused():
+    with pytest.raises(ValueError, match="float32 or bfloat16; got float16"):
+        NASNet(BFLOAT16.space, jnp.float16)

@@ -1,0 +1,185 @@
+"""The benchmark of candidate training: what it counts, what it prints, and that every row can be measured."""
+
+import dataclasses
+import itertools
+import json
+import subprocess
+import sys
+from types import SimpleNamespace
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from rich.console import Console
+
+from experiments import bench_candidates, step_timing
+from experiments.bench_table import Timing, cells, line, report, show
+from lanas_jax.data.splits import SearchData, Split
+from lanas_jax.spaces.base import Choice, SearchSpace
+from lanas_jax.training.population import Population
+from lanas_jax.training.step import TrainConfig
+
+TINY = bench_candidates.Config(
+    setting="cifar10",
+    timed=2,
+    sample=1,
+    torch_sample=1,
+    cifar10=bench_candidates.Cifar10Config(
+        blocks=1, channels=2, cells=1, image_size=4, batch_size=4, images=8, steps=2, proxy_images=40
+    ),
+)
+STEPS = Timing("one program", 16, 30.0, 0.02, 0.125, 300, 2**30)
+WHOLE = dataclasses.replace(STEPS, train_seconds=48.0, accuracy=0.5)
+
+
+@dataclasses.dataclass(frozen=True)
+class Linear:
+    """A network of one weight; the code "bad" gives no number."""
+
+    space: SearchSpace = SearchSpace([Choice("kind", ("good", "bad"))])  # noqa: RUF009
+
+    def init(self, key, code):
+        return {"weight": jnp.ones((4, 2)) / (1 - code[0]).astype(jnp.float32)}, {}
+
+    def apply(self, params, batch_stats, code, images, *, train):
+        return images.reshape(images.shape[0], -1) @ params["weight"], batch_stats
+
+
+@pytest.fixture(name="programs", scope="module")
+def _programs():
+    random = np.random.default_rng(0)
+    split = Split(random.standard_normal((6, 2, 2, 1), np.float32), np.zeros(6, np.int32))
+    population = Population(Linear(), TrainConfig(batch_size=3), per_device=1, steps_per_dispatch=5)
+    return population.compile(SearchData(split, split, 2))
+
+
+@pytest.fixture(name="_seconds")
+def _seconds(monkeypatch):
+    """Every look at the clock takes a second."""
+    ticks = itertools.count()
+    monkeypatch.setattr(step_timing.time, "perf_counter", lambda: float(next(ticks)))
+
+
+def test_a_step_counts_three_passes_of_two_operations():
+    np.testing.assert_array_equal(step_timing.step_flops(np.array([1, 10**10]), 128), [768, 768 * 10**10])
+
+
+@pytest.mark.usefixtures("_seconds")
+def test_the_peak_counts_every_product_on_every_device():
+    devices = jax.local_devices()[:2]
+    assert step_timing.measure_peak(jnp.dtype(jnp.bfloat16), devices, size=8, repeats=3) == 2 * 8**3 * 3 * 2
+
+
+@pytest.mark.usefixtures("_seconds")
+def test_steps_are_timed_over_full_programs(programs):
+    width = programs.population.width
+    codes = np.zeros((width + 1, 1), np.int32)
+    seconds, timed = step_timing.time_steps(programs, codes, jax.random.split(jax.random.key(0), width + 1))
+    assert len(timed) == 2 * width  # two dispatches of five steps each, of a second each
+    assert seconds == pytest.approx(2 / (5 * 2 * width))
+
+
+def test_steps_that_were_not_taken_are_not_timed(programs):
+    with pytest.raises(FloatingPointError, match="of 5 steps"):
+        step_timing.time_steps(programs, np.ones((1, 1), np.int32), jax.random.split(jax.random.key(0), 1))
+
+
+def test_planned_memory_holds_the_data(programs):
+    assert step_timing.planned_bytes(programs) >= 6 * 4 * 4  # the pixels
+
+
+def test_figures_of_timed_steps():
+    assert STEPS.seconds_per_candidate is None
+    assert STEPS.per_minute == pytest.approx(10)  # 300 steps of 20 ms are 6 s
+    row = cells(STEPS, STEPS)
+    assert (row["ms/step"], row["of peak"], row["per min"], row["GiB"]) == ("20.00", "12.50%", "10", "1.00")
+    assert line(STEPS, STEPS).startswith("one program: 16 nets, 30.0 compile s, 20.00 ms/step")
+
+
+def test_figures_of_whole_trainings():
+    twice = dataclasses.replace(WHOLE, candidates=8)
+    assert WHOLE.per_minute == pytest.approx(20)
+    assert WHOLE.seconds_per_candidate == pytest.approx(78 / 16)
+    assert cells(twice, WHOLE)["ratio"] == "2.0"
+
+
+@pytest.mark.parametrize("timing", [STEPS, WHOLE])
+def test_the_table_fits_and_the_file_tells_all(timing, capsys):
+    long = dataclasses.replace(timing, way="PyTorch eager, 16 x 1 threads")
+    show(TINY, {1: 1e12, 2: 2e12}, [timing, long], Console(width=bench_candidates.WIDTH))
+    printed = capsys.readouterr().out
+    assert long.way in printed
+    assert "…" not in printed
+    assert ("Images are random" in printed) == (timing is STEPS)
+    written = json.loads(json.dumps(report(TINY, {2: 2e12}, [timing, long])))
+    assert written["peak_flops"] == {"2 devices": 2e12}
+    assert [row["step_seconds"] for row in written["rows"]] == [0.02, 0.02]
+    assert written["config"]["dtype"] == "float32"
+
+
+def test_no_row_starts_when_time_is_over():
+    started = []
+    assert list(bench_candidates.measure([lambda: started.append(1)] * 2, minutes=-1.0)) == [
+        "-1 minutes are over: the other rows are left out"
+    ]
+    assert not started
+
+
+def test_a_row_without_room_is_reported_and_the_next_measured():
+    def full():
+        raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: 80 GiB\nand more")
+
+    rows = list(bench_candidates.measure([full, lambda: STEPS]))
+    assert rows == ["a row failed: RESOURCE_EXHAUSTED: 80 GiB", STEPS]
+
+
+@pytest.mark.parametrize(
+    ("backend", "abreast", "expected"),
+    [
+        ("cpu", (), ["one_program 1 False", "program_each", "torch_eager 1 2 cpu", "torch_eager 2 1 cpu"]),
+        ("gpu", (1, 4), ["one_program 1 False", "one_program 4 True", "program_each", "torch_eager 1 2 cuda"]),
+        ("tpu", (16,), ["one_program 16 True", "program_each"]),
+    ],
+)
+def test_rows(monkeypatch, backend, abreast, expected):
+    monkeypatch.setattr(jax, "default_backend", lambda: backend)
+    monkeypatch.setattr(bench_candidates.importlib.util, "find_spec", lambda name: SimpleNamespace(name=name))
+    monkeypatch.setattr(bench_candidates.os, "sched_getaffinity", lambda _: {0, 1}, raising=False)
+    names = []
+    for row in bench_candidates.Benchmark(dataclasses.replace(TINY, abreast=abreast)).rows():
+        function, arguments = getattr(row, "func", row), getattr(row, "args", ())
+        names.append(" ".join([function.__name__, *map(str, arguments)]))
+    assert names == expected
+
+
+def test_the_larger_setting_is_as_stated():
+    benchmark = bench_candidates.Benchmark(bench_candidates.Config(setting="cifar10", dtype="bfloat16"))
+    setting = benchmark.setting
+    assert setting.data.image_shape == (32, 32, 3)
+    assert (setting.network.space.channels, setting.network.space.cells, setting.network.space.classes) == (16, 8, 10)
+    assert setting.network.compute_dtype == jnp.bfloat16
+    assert setting.proxy_steps == 313  # 40,000 images in batches of 128
+    assert setting.training.batch_size == 128
+
+
+def test_the_share_of_the_peak_is_that_of_the_codes_timed():
+    benchmark = bench_candidates.Benchmark(TINY)
+    benchmark.peaks[1] = 1e9
+    multiply_adds = benchmark.setting.network.space.cost(benchmark.codes).multiply_adds
+    expected = 6 * 4 * multiply_adds.mean() / (0.5 * 1e9)
+    assert benchmark.share(benchmark.codes, 0.5, jax.local_devices()[:1]) == pytest.approx(expected)
+
+
+def test_it_starts_without_packages_that_only_data_and_tests_need():
+    block = "import sys; sys.modules.update(tensorflow_datasets=None, beartype=None, torch=None); "
+    subprocess.run([sys.executable, "-c", block + "import experiments.bench_candidates"], check=True, timeout=120)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_every_row_is_measured(dtype):
+    benchmark = bench_candidates.Benchmark(dataclasses.replace(TINY, dtype=dtype, abreast=(1, 2), torch_sample=0))
+    rows = list(bench_candidates.measure(benchmark.rows()))
+    assert [row.way for row in rows] == ["one program", "one program, 2 abreast", "program per candidate"]
+    assert all(row.step_seconds > 0 and 0 < row.share_of_peak < 1 for row in rows)
