@@ -5,15 +5,21 @@ and a node is the sum of the edges that enter it.
 """
 
 import dataclasses
+import functools
+import math
 import re
 
+import jax
+import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Int
+from jaxtyping import Array, Float, Int
 
-from lanas_jax.spaces.base import CellGraph, Choice, SearchSpace
+from lanas_jax.spaces.base import CellGraph, Choice, Codes, SearchSpace
 
 OPERATIONS = ("none", "skip_connect", "nor_conv_1x1", "nor_conv_3x3", "avg_pool_3x3")
 EDGES = ((0, 1), (0, 2), (1, 2), (0, 3), (1, 3), (2, 3))
+PATHS = ((3,), (0, 4), (1, 5), (0, 2, 5))  # from input to output, as positions in a code
+PATH_SHARE = 0.4  # of the prior variance that comes from what paths hold, the rest from what edges hold
 _NODES = ("input", "node 1", "node 2", "output")
 _ARCH = re.compile(r"\|(\w+)~0\|\+\|(\w+)~0\|(\w+)~1\|\+\|(\w+)~0\|(\w+)~1\|(\w+)~2\|")
 
@@ -28,6 +34,21 @@ class NASBench201Space(SearchSpace):
 
     def __init__(self) -> None:
         super().__init__(Choice(f"edge {i}-{j}", OPERATIONS) for i, j in EDGES)
+
+    def terms(self, codes: Codes) -> Float[Array, "n t"]:
+        """What the edges apply, one-hot; then, centred, what data meets on each path from input to output.
+
+        Of each path: whether no edge of it is "none", and if so, how many apply each of the other operations.
+        """
+        return jnp.concatenate([super().terms(codes), _path_counts(codes) - _path_scale()[0][None]], axis=1)
+
+    @property
+    def term_embedding(self) -> Float[np.ndarray, "t e"]:
+        """The product space's for the edges, and a column of equal variance for each count of the paths."""
+        edges = math.sqrt(1 - PATH_SHARE) * super().term_embedding
+        paths = np.diag(math.sqrt(PATH_SHARE) * _path_scale()[1])
+        upper = np.pad(edges, ((0, 0), (0, paths.shape[1])))
+        return np.concatenate([upper, np.pad(paths, ((0, 0), (edges.shape[1], 0)))]).astype(np.float32)
 
     def arch_string(self, code: Int[Array | np.ndarray, " dims"]) -> str:
         """The cell as the benchmark writes it, such as ``|none~0|+|none~0|none~1|+|none~0|none~1|none~2|``."""
@@ -60,3 +81,24 @@ class NASBench201Space(SearchSpace):
             (i, j, OPERATIONS[op]) for (i, j), op in zip(EDGES, array, strict=True) if OPERATIONS[op] != "none"
         )
         return (CellGraph("cell", _NODES, edges),)
+
+
+def _path_counts(codes: Codes) -> Float[Array, "n counts"]:
+    """For each path, whether data passes it, and how many of its edges apply each operation, 0 where none passes."""
+    one_hot = jnp.asarray(codes)[:, :, None] == np.arange(len(OPERATIONS), dtype=np.int32)[None, None]
+    columns = []
+    for path in PATHS:
+        edges = one_hot[:, list(path)]
+        open_ = ~jnp.any(edges[:, :, 0], axis=1, keepdims=True)
+        columns += [open_.astype(jnp.int32), jnp.where(open_, jnp.sum(edges[:, :, 1:], axis=1, dtype=jnp.int32), 0)]
+    return jnp.concatenate(columns, axis=1).astype(jnp.float32)
+
+
+@functools.cache
+def _path_scale() -> tuple[np.ndarray, np.ndarray]:
+    """Means of the path counts over all cells, and the factors that give each the same share of a variance of 1."""
+    shape = (len(OPERATIONS),) * len(EDGES)
+    codes = np.stack(np.unravel_index(np.arange(math.prod(shape)), shape), axis=1).astype(np.int32)
+    with jax.ensure_compile_time_eval():
+        counts = np.asarray(_path_counts(codes), np.float64)
+    return counts.mean(axis=0).astype(np.float32), 1 / (counts.std(axis=0) * math.sqrt(counts.shape[1]))

@@ -1,12 +1,13 @@
 """The cells of NAS-Bench-201 and the widths of NATS-Bench: the benchmarks' own strings, both ways."""
 
+import itertools
 import os
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from lanas_jax.spaces.nasbench201 import NASBench201Space
+from lanas_jax.spaces.nasbench201 import EDGES, OPERATIONS, NASBench201Space
 from lanas_jax.spaces.natsbench_size import NATSBenchSizeSpace
 
 CELLS, SIZES = NASBench201Space(), NATSBenchSizeSpace()
@@ -39,6 +40,35 @@ def test_a_known_cell():
     )
     assert CELLS.describe(code).startswith(text + "\nedge 0-1  nor_conv_3x3\n")
     np.testing.assert_array_equal(CELLS.canonical(code[None])[0], code)
+
+
+def paths(code):
+    """What data meets on its ways from input to output, by walking the cell."""
+    counts = []
+    for nodes in ((0, 3), (0, 1, 3), (0, 2, 3), (0, 1, 2, 3)):
+        operations = [OPERATIONS[code[EDGES.index(edge)]] for edge in itertools.pairwise(nodes)]
+        passes = "none" not in operations
+        counts.append([passes, *(passes * operations.count(op) for op in OPERATIONS[1:])])
+    return np.ravel(counts)
+
+
+def test_terms_are_the_edges_and_what_data_meets_on_each_path():
+    every = CELLS.enumerate()
+    walked = np.array([paths(code) for code in every])
+    terms = np.asarray(CELLS.terms(every))
+    np.testing.assert_array_equal(terms[:, :30], np.eye(5)[every].reshape(-1, 30))
+    np.testing.assert_allclose(terms[:, 30:], walked - walked.mean(axis=0), atol=1e-6)
+
+
+def test_cells_that_compute_the_same_on_every_path_are_near_each_other():
+    every = CELLS.enumerate()
+    embedded = np.asarray(CELLS.embed(every))
+    assert embedded.shape[1] == CELLS.embedding_size
+    assert np.square(embedded).sum(axis=1).mean() == pytest.approx(1, abs=0.2)
+    row = {tuple(code): i for i, code in enumerate(every.tolist())}
+    behind_none = embedded[row[0, 3, 0, 1, 0, 3]] - embedded[row[0, 3, 0, 1, 3, 3]]  # changes no path
+    on_a_path = embedded[row[0, 3, 0, 1, 0, 3]] - embedded[row[0, 1, 0, 1, 0, 3]]
+    assert np.square(on_a_path).sum() > 1.2 * np.square(behind_none).sum()
 
 
 def test_a_known_size():
