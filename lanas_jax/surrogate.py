@@ -22,7 +22,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
-ADDITIVE = 0.7
+ADDITIVE = 0.5
 DECAY = 0.5
 NOISE = 0.2
 JITTER = 1e-6

@@ -84,7 +84,7 @@ class LaNAS:
     ridge: float = 20.0
     cp: float = 0.1
     relative_cp: bool = False
-    initial: int = 10
+    initial: int = 15
     relearn_every: int = 1
     rank_targets: bool = True
     expected_improvement: bool = True
@@ -105,6 +105,7 @@ class LaNAS:
             ridge=1.0,
             cp=0.1,
             relative_cp=True,
+            initial=10,
             relearn_every=20,
             rank_targets=False,
             expected_improvement=False,

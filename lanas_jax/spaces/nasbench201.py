@@ -19,7 +19,7 @@ from lanas_jax.spaces.base import CellGraph, Choice, Codes, SearchSpace
 OPERATIONS = ("none", "skip_connect", "nor_conv_1x1", "nor_conv_3x3", "avg_pool_3x3")
 EDGES = ((0, 1), (0, 2), (1, 2), (0, 3), (1, 3), (2, 3))
 PATHS = ((3,), (0, 4), (1, 5), (0, 2, 5))  # from input to output, as positions in a code
-PATH_SHARE = 0.4  # of the prior variance that comes from what paths hold, the rest from what edges hold
+PATH_SHARE = 0.35  # of the prior variance that comes from what paths hold, the rest from what edges hold
 _NODES = ("input", "node 1", "node 2", "output")
 _ARCH = re.compile(r"\|(\w+)~0\|\+\|(\w+)~0\|(\w+)~1\|\+\|(\w+)~0\|(\w+)~1\|(\w+)~2\|")
 
