@@ -46,15 +46,29 @@ class Pool:
           ValueError: a code out of range, or none that is valid.
         """
         checked = space.check(codes)
-        canonical = space.canonical(checked[np.asarray(space.valid(checked))])
+        valid, canonical = map(np.asarray, _canonical(space, checked))
+        canonical = canonical[valid]
         if not len(canonical):
             raise ValueError("the pool holds no valid code")
         kept = canonical[~CodeIndex.of(space, canonical).repeated]
-        return cls(kept, space.features(kept), space.embed(kept), CodeIndex.of(space, kept))
+        features, embedded = _described(space, kept)
+        return cls(jnp.asarray(kept), features, embedded, CodeIndex.of(space, kept))
 
     def find(self, space: SearchSpace, codes: Codes) -> Int[Array, " n"]:
         """The row of each canonical code; -1 where the pool does not hold it."""
         return self.index.find(space, codes)
+
+
+@jax.jit(static_argnums=0)
+def _canonical(space: SearchSpace, codes: Codes) -> tuple[Bool[Array, " n"], Int[Array, "n dims"]]:
+    """Which codes are valid, and all in canonical form; one program, because many small ones take long to compile."""
+    return space.valid(codes), space.canonical(codes)
+
+
+@jax.jit(static_argnums=0)
+def _described(space: SearchSpace, codes: Codes) -> tuple[Float[Array, "n d"], Float[Array, "n e"]]:
+    """Features and embedding of codes."""
+    return space.features(codes), space.embed(codes)
 
 
 def listed(space: SearchSpace, pool: Pool | Codes | None) -> Pool | None:

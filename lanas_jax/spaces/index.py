@@ -75,6 +75,7 @@ def _groups(space: SearchSpace) -> list[list[int]]:
     return groups
 
 
+@jax.jit(static_argnames="space")
 def _digits(space: SearchSpace, codes: Int[Array, "n dims"]) -> Int[Array, "n k"]:
     """A code out of range may collide with another one in a single digit, so it gets a number that no code has."""
     inside = jnp.all((codes >= 0) & (codes < space.cardinalities[None]), axis=1)

@@ -83,15 +83,14 @@ class NASBench201Space(SearchSpace):
         return (CellGraph("cell", _NODES, edges),)
 
 
+@jax.jit
 def _path_counts(codes: Codes) -> Float[Array, "n counts"]:
     """For each path, whether data passes it, and how many of its edges apply each operation, 0 where none passes."""
-    one_hot = jnp.asarray(codes)[:, :, None] == np.arange(len(OPERATIONS), dtype=np.int32)[None, None]
-    columns = []
-    for path in PATHS:
-        edges = one_hot[:, list(path)]
-        open_ = ~jnp.any(edges[:, :, 0], axis=1, keepdims=True)
-        columns += [open_.astype(jnp.int32), jnp.where(open_, jnp.sum(edges[:, :, 1:], axis=1, dtype=jnp.int32), 0)]
-    return jnp.concatenate(columns, axis=1).astype(jnp.float32)
+    on_path = np.array([[float(edge in path) for edge in range(len(EDGES))] for path in PATHS], np.float32)
+    applied = jnp.asarray(codes)[:, :, None] == np.arange(len(OPERATIONS), dtype=np.int32)[None, None]
+    counts = jnp.einsum("neo,pe->npo", applied.astype(jnp.float32), on_path, precision="highest")
+    passes = counts[:, :, :1] == 0
+    return jnp.where(passes, counts.at[:, :, 0].set(1.0), 0.0).reshape(counts.shape[0], -1)
 
 
 @functools.cache
