@@ -186,7 +186,8 @@ class _Regression:
         self.features, self.targets, self.ridge = features, targets, ridge
         n, d = features.shape
         self.few_rows = n < FEW * d
-        self.inner = jnp.matmul(features, features.T, precision="highest") if self.few_rows else None
+        rows = features if self.few_rows else features[:0]
+        self.inner = jnp.matmul(rows, rows.T, precision="highest")
 
     def __call__(self, member: Bool[Array, " n"]) -> tuple[Float[Array, " d"], Float[Array, ""]]:
         """Weights, rounded, and mean prediction of the regression over the members."""
