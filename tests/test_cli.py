@@ -131,6 +131,37 @@ def test_resume_of_a_finished_run_changes_no_trial(search, capsys):
     assert "going on after 12 of 12 trials" in capsys.readouterr().out
 
 
+@pytest.fixture(scope="module")
+def learned(tmp_path_factory):
+    """A finished search by LaNAS, long enough to split the space."""
+    out = tmp_path_factory.mktemp("learned") / "run"
+    assert main(["search", EXPERIMENT, "--budget", "40", "--searcher", "lanas", "--out", str(out)]) == 0
+    return out
+
+
+def test_tree_names_what_pushes_to_the_good_side(learned, capsys):
+    capsys.readouterr()
+    assert main(["tree", str(learned), "--json", "--features", "2"]) == 0
+    nodes = {node["node"]: node for node in json.loads(capsys.readouterr().out)}
+    assert nodes[0]["samples"] == 40 == nodes[1]["samples"] + nodes[2]["samples"]
+    assert nodes[1]["mean_value"] > nodes[2]["mean_value"]
+    assert len(nodes[0]["drivers"]) == 2
+    assert main(["tree", str(learned), "--features", "2"]) == 0
+    drawn = capsys.readouterr().out
+    assert drawn.startswith("40 trials, mean ")
+    for name, weight in nodes[0]["drivers"]:
+        assert f"{name} ({weight:+.2f})" in drawn
+    assert f"good: {nodes[1]['samples']} trials, mean {nodes[1]['mean_value']:.4f}" in drawn
+
+
+def test_a_search_without_a_tree_says_so(search, capsys):
+    run, _ = search
+    assert main(["tree", str(run)]) == 0
+    assert capsys.readouterr().out.endswith(" learns no tree, so there is none to show.\n")
+    assert main(["tree", str(run), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out) == []
+
+
 def test_report_prints_its_path(search, capsys):
     run, _ = search
     (run / "report.html").unlink()

@@ -14,6 +14,7 @@ from lanas_jax.report import curves, formatting, graph, plots, tables, tree
 from lanas_jax.report.elements import Content, Element, element, html
 from lanas_jax.report.formatting import ValueFormat
 from lanas_jax.report.style import CSS, SCRIPT
+from lanas_jax.sampling import LISTED
 from lanas_jax.spaces.base import SearchSpace
 from lanas_jax.trials import Final, Status, Trial, best
 
@@ -91,11 +92,19 @@ def _headline(run: Run) -> Element:
 def _notices(run: Run) -> list[Element]:
     through = sum(trial.status != Status.PENDING for trial in run.trials)
     notices = []
-    if through < run.budget and run.final is None:
+    if through < run.budget and _exhausted(run):
+        notices.append(f"The space has no further codes: {through:,} trials, of a budget of {run.budget:,}.")
+    elif through < run.budget and run.final is None:
         notices.append(f"The budget is not used up: {through:,} of {run.budget:,} trials are through.")
     if through and not curves.done(run.trials):
         notices.append("No trial gave a value; the reasons stand below.")
     return [element("p", text, class_="notice") for text in notices]
+
+
+def _exhausted(run: Run) -> bool:
+    """Whether each code of a space small enough to list was tried."""
+    tried = {trial.code for trial in run.trials if trial.status != Status.PENDING}
+    return run.space.size <= LISTED and len(tried) >= len(run.space.enumerate())
 
 
 def _cards(run: Run) -> list[Element]:

@@ -1,5 +1,6 @@
 """The page: complete, self-contained, escaped, whatever the state of the run."""
 
+import dataclasses
 import re
 
 import jax
@@ -90,6 +91,16 @@ def test_headline_of_a_finished_run() -> None:
     for expected in ("98.3 %", "98.1 %", "97.2 %", "3 of 3", "1 failed", "1.24 M", "45.6 k", "18.0 s", "jax 0.10.2"):
         assert expected in words
     assert "not used up" not in words
+
+
+def test_headline_of_a_search_that_tried_everything() -> None:
+    space = SearchSpace([Choice("a", "xyz"), Choice("b", "xy")])
+    given = [dataclasses.replace(trial(i, 0.5), code=(i // 2, i % 2)) for i in range(6)]
+    words = Page(render(run(given, budget=20, space=space))).words
+    assert "The space has no further codes: 6 trials, of a budget of 20." in words
+    words = Page(render(run(given[:5], budget=20, space=space))).words
+    assert "no further codes" not in words
+    assert "not used up: 5 of 20 trials are through" in words
 
 
 def test_headline_of_an_unfinished_run() -> None:
