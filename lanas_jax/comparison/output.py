@@ -100,7 +100,7 @@ def write_picture(path: Path, results: Sequence[Comparison], optimum: float, tit
     """Mean regret against samples with bootstrap intervals, and the share of searches that have found the optimum."""
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(11, 4.4), layout="constrained")
+    figure = Figure(figsize=(12.4, 4.4), layout="constrained")
     left, right = figure.subplots(1, 2)
     styles = [("-", 2.4), *[("-", 1.2)] * 9] if results[0].name == "lanas" else [("-", 1.4)] * 10
     for i, (result, (dash, width)) in enumerate(zip(results, styles, strict=False)):
@@ -117,7 +117,7 @@ def write_picture(path: Path, results: Sequence[Comparison], optimum: float, tit
     left.set_ylim(bottom=max(lowest / 3, 1e-6))
     left.set(xlabel="samples", ylabel="mean regret")
     right.set(xlabel="samples", ylabel="share of searches at the optimum", ylim=(0, 1))
-    right.legend(fontsize=8, loc="best", frameon=False)
+    figure.legend(*right.get_legend_handles_labels(), fontsize=8, loc="outside right upper", frameon=False)
     for axes in (left, right):
         axes.grid(alpha=0.3)
         axes.spines[["top", "right"]].set_visible(False)
