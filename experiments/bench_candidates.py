@@ -27,10 +27,10 @@ On 2 cores of an AMD EPYC with jax 0.10.2 and torch 2.13.0, before steps were ti
 program took 21 s to compile and 24 s to train: 0.70 s each, 162 a minute after the compilation. A program per candidate
 (6 of them) took 21 s each, 30 times as long; PyTorch (16 of them) 1.3 s each in one process and 0.78 s in two.
 
-On an NVIDIA H100 80GB with jax 0.11.2 (bfloat16 products of 8192 rows: 778 TFLOP/s), the second command took 96 s to
-compile and 47 ms a step for one candidate at a time, 0.14 % of the peak, and with 4 abreast 70 s and 105 ms for each,
-0.06 %: lanes abreast compute every branch, and the code as data leaves such a card idle. 16 abreast and the other rows
-did not fit into 5.5 minutes. The small setting in float32, 32 candidates: 46 s to compile, 9.2 ms a step, 132 a minute.
+On an NVIDIA H100 80GB with jax 0.11.2 (bfloat16 products of 8192 rows: 778 TFLOP/s), the second command with
+``--sample 1`` took 96 s to compile and 47 ms a step for one candidate at a time, 0.14 % of the peak, and with 4 abreast
+70 s and 105 ms for each, 0.06 %: lanes abreast compute every branch. 16 abreast and the other rows did not fit into 5.5
+minutes. The small setting in float32, 32 candidates: 46 s to compile, 9.2 ms a step, 132 a minute.
 """
 
 import dataclasses

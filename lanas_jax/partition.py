@@ -5,7 +5,8 @@ cuts at the mean: predicted at or above it, the good child (left), below, the ba
 latent actions; the path to a leaf, a conjunction of half-spaces ``w @ phi >= t`` or ``w @ phi < t``, is its region.
 
 The tree is a complete binary tree in a struct of arrays, children of node ``i`` at ``2 i + 1`` (good) and ``2 i + 2``
-(bad), so the leaves from left to right go from promising to poor. Nodes are solved in this order, in closed form.
+(bad), so the leaves from left to right go from promising to poor. Nodes are solved in this order, each by its
+linear equations.
 
 Split and region are one predicate. Trials, unseen codes and samplers all go through it, and weights are rounded so that
 for integer features every prediction is an exact float32, whatever the batch, the order of summation or the device.
@@ -20,9 +21,9 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 EXACT_BITS = 24  # float32 holds every integer up to 2**24
+FEATURE_BITS = 4  # features are integers of at most 2**4
 FEW = 4  # with fewer trials than so many times the features, their inner products are the cheaper equations
 TOLERANCE = 1e-6  # of conjugate gradients, relative to the targets
-FEATURE_BITS = 4  # features are integers of at most 2**4
 
 
 @jax.tree_util.register_dataclass
@@ -174,7 +175,7 @@ def count(
 
 
 class _Regression:
-    """Closed-form ridge regression of targets on features, over any subset of the rows.
+    """Ridge regression of targets on features over any subset of the rows, by its linear equations.
 
     Args:
       features: of all rows.
