@@ -7,7 +7,9 @@ A search is given a `SearchData`, which has no test split to look at; the test s
 import dataclasses
 
 import numpy as np
-from jaxtyping import Float32, Int32
+from jaxtyping import Float32, Int32, UInt8
+
+from lanas_jax.data.scaling import Scaling
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -15,20 +17,20 @@ class Split:
     """Images and their labels.
 
     Args:
-      images: channels last, already scaled.
+      images: channels last; float32 as the network reads them, or uint8, to be scaled when they are read.
       labels: class of each image.
 
     Raises:
       ValueError: wrong ranks or dtypes, no image, unequal lengths, or a value that is not finite.
     """
 
-    images: Float32[np.ndarray, "n height width channels"]
+    images: Float32[np.ndarray, "n height width channels"] | UInt8[np.ndarray, "n height width channels"]
     labels: Int32[np.ndarray, " n"]
 
     def __post_init__(self) -> None:
-        if self.images.ndim != 4 or self.images.dtype != np.float32:
+        if self.images.ndim != 4 or self.images.dtype not in (np.float32, np.uint8):
             raise ValueError(
-                "images must be float32[n, height, width, channels]; "
+                "images must be float32 or uint8[n, height, width, channels]; "
                 f"got {self.images.dtype} of shape {self.images.shape}"
             )
         if self.labels.shape != self.images.shape[:1] or self.labels.dtype != np.int32:
@@ -38,7 +40,7 @@ class Split:
             )
         if not len(self.images):
             raise ValueError("a split needs at least one image")
-        if not np.isfinite(self.images).all():
+        if self.images.dtype == np.float32 and not np.isfinite(self.images).all():
             raise ValueError("images hold NaN or infinite values")
 
     def __len__(self) -> int:
@@ -53,16 +55,23 @@ class SearchData:
       train: what weights are fitted to.
       validation: what candidates are compared on.
       classes: number of classes; labels run from 0 to ``classes - 1``.
+      scaling: how images of 8 bits are scaled when they are read; None where they are float32.
 
     Raises:
-      ValueError: a label out of range, or images of two shapes.
+      ValueError: a label out of range, images of two shapes or dtypes, or images of 8 bits without scaling.
     """
 
     train: Split
     validation: Split
     classes: int
+    scaling: Scaling | None = None
 
     def __post_init__(self) -> None:
+        for images in (self.train.images, self.validation.images):
+            if (images.dtype == np.uint8) != (self.scaling is not None):
+                raise ValueError(
+                    f"{images.dtype} images with scaling {self.scaling}: uint8 needs one, float32 has none"
+                )
         for name, split in (("train", self.train), ("validation", self.validation)):
             check_fits(split, self.image_shape, self.classes, name)
 

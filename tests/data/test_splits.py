@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 
 from lanas_jax.data import digits
+from lanas_jax.data.scaling import Scaling
 from lanas_jax.data.splits import Dataset, SearchData, Split
 
 
@@ -44,7 +45,7 @@ def test_parts_that_leave_nothing_to_train_on_are_refused():
 
 def test_what_a_search_sees_has_no_test_images():
     search = digits.load().search
-    assert set(vars(search)) == {"train", "validation", "classes"}
+    assert set(vars(search)) == {"train", "validation", "classes", "scaling"}
 
 
 def test_wrong_splits_are_refused():
@@ -58,3 +59,12 @@ def test_wrong_splits_are_refused():
         SearchData(split(), split(size=5), 3)
     with pytest.raises(ValueError, match="test labels"):
         Dataset(SearchData(split(), split(), 3), split(classes=4))
+
+
+def test_images_of_8_bits_need_a_scaling_and_others_have_none():
+    bits = Split(np.zeros((3, 4, 4, 1), np.uint8), np.arange(3, dtype=np.int32))
+    scaling = Scaling((0.5,), (0.25,))
+    assert SearchData(bits, bits, 3, scaling).scaling is scaling
+    for parts in ((bits, bits, 3), (split(), split(), 3, scaling), (bits, split(), 3, scaling)):
+        with pytest.raises(ValueError, match="uint8 needs one"):
+            SearchData(*parts)
