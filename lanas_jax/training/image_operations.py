@@ -1,0 +1,229 @@
+"""Elementary operations on images of 8 bits, as Pillow does them: what the policies of `policies.py` are made of.
+
+An operation is data (`Operation`), not a function. Whatever its name, it moves pixels by an affine map, looks every
+level up in a table and blends the image with a plainer one, and it does nothing in the parts that are not its own. So
+every image of a batch can have an operation of its own while one short program without branches serves them all;
+``lax.switch`` under ``vmap`` would compute every operation for every image.
+
+The constructors run at trace time, in NumPy. Their arguments mean what they mean in Pillow's ``Image.transform``,
+``Image.rotate``, ``ImageOps`` and ``ImageEnhance``. Results equal Pillow's bit for bit, but for `autocontrast`: it
+divides whole numbers, where Pillow's floating-point quotient at times falls just below one, and one level lower.
+"""
+
+import enum
+import math
+from typing import NamedTuple
+
+import jax.numpy as jnp
+import numpy as np
+from jax import Array, lax
+from jaxtyping import Float32, Int32, UInt8
+
+FILL = 128  # level of pixels that move in from outside the image
+LEVELS = np.arange(256, dtype=np.uint8)
+ONE = 1 << 16  # of a fixed-point number
+STANDING = (1.0, 0.0, 0.0, 0.0, 1.0, 0.0)  # the affine map that moves nothing
+
+
+class Source(enum.IntEnum):
+    """What an operation reads from the image itself."""
+
+    NOTHING = 0
+    RANGE = 1  # least and largest level of each channel
+    HISTOGRAM = 2  # of each channel
+    MEAN = 3  # of the luminance
+    LUMINANCE = 4
+    SMOOTH = 5  # the image, smoothed
+
+
+class Operation(NamedTuple):
+    """An operation, or, with leading axes, many. Build them by the functions below."""
+
+    matrix: Int32[np.ndarray | Array, "*many 6"]  # from output to input pixels (x, y), in 16.16 fixed point
+    table: UInt8[np.ndarray | Array, "*many 256"]  # what becomes of each level
+    source: Int32[np.ndarray | Array, "*many"]  # a `Source`
+    factor: Float32[np.ndarray | Array, "*many"]  # weight of the image against the plainer one; 1 keeps the image
+
+
+def made_of(
+    matrix: tuple[float, ...] = STANDING,
+    table: UInt8[np.ndarray, "256"] = LEVELS,
+    source: Source = Source.NOTHING,
+    factor: float = 1.0,
+) -> Operation:
+    """An operation of the given parts; without any, the identity.
+
+    Args:
+      matrix: ``(a, b, c, d, e, f)``: output pixel (x, y) shows input pixel (a x + b y + c, d x + e y + f), coordinates
+        taken at the pixels' centres.
+      table: what becomes of each level.
+      source: what the operation reads from the image.
+      factor: weight of the image against the plainer one.
+    """
+    a, b, c, d, e, f = matrix
+    centred = np.array([a, b, c + (a + b) / 2, d, e, f + (d + e) / 2])
+    fixed = np.floor(centred * ONE + 0.5).astype(np.int32)
+    return Operation(fixed, table, np.array(source, np.int32), np.array(factor, np.float32))
+
+
+def identity() -> Operation:
+    """Leaves the image as it is."""
+    return made_of()
+
+
+def shear_x(slope: float) -> Operation:
+    """Moves each row to the left by `slope` times its distance from the top."""
+    return made_of((1.0, slope, 0.0, 0.0, 1.0, 0.0))
+
+
+def shear_y(slope: float) -> Operation:
+    """Moves each column up by `slope` times its distance from the left."""
+    return made_of((1.0, 0.0, 0.0, slope, 1.0, 0.0))
+
+
+def translate_x(pixels: int) -> Operation:
+    """Moves the image to the left."""
+    return made_of((1.0, 0.0, float(pixels), 0.0, 1.0, 0.0))
+
+
+def translate_y(pixels: int) -> Operation:
+    """Moves the image up."""
+    return made_of((1.0, 0.0, 0.0, 0.0, 1.0, float(pixels)))
+
+
+def rotate(degrees: float, height: int, width: int) -> Operation:
+    """Turns the image counter-clockwise about its centre."""
+    angle, x, y = math.radians(degrees), width / 2, height / 2
+    cosine, sine = math.cos(angle), math.sin(angle)
+    return made_of((cosine, -sine, x - cosine * x + sine * y, sine, cosine, y - sine * x - cosine * y))
+
+
+def invert() -> Operation:
+    """White becomes black."""
+    return made_of(table=255 - LEVELS)
+
+
+def solarize(threshold: int) -> Operation:
+    """Inverts the levels from `threshold` on; 256 leaves the image as it is."""
+    return made_of(table=np.where(threshold > LEVELS, LEVELS, 255 - LEVELS))
+
+
+def posterize(bits: int) -> Operation:
+    """Keeps the `bits` highest bits of each level."""
+    return made_of(table=LEVELS & np.uint8(256 - (1 << (8 - bits))))
+
+
+def brightness(factor: float) -> Operation:
+    """Multiplies each level; 0 is black."""
+    return made_of(table=np.clip(LEVELS * np.float32(factor), 0, 255).astype(np.uint8))
+
+
+def autocontrast() -> Operation:
+    """Stretches each channel to the full range of levels."""
+    return made_of(source=Source.RANGE)
+
+
+def equalize() -> Operation:
+    """Gives each channel a histogram as flat as a table of levels can."""
+    return made_of(source=Source.HISTOGRAM)
+
+
+def contrast(factor: float) -> Operation:
+    """Away from the mean luminance; 0 is plain grey."""
+    return made_of(source=Source.MEAN, factor=factor)
+
+
+def color(factor: float) -> Operation:
+    """Away from the luminance of each pixel; 0 is black and white."""
+    return made_of(source=Source.LUMINANCE, factor=factor)
+
+
+def sharpness(factor: float) -> Operation:
+    """Away from the smoothed image; 0 is that image."""
+    return made_of(source=Source.SMOOTH, factor=factor)
+
+
+def apply(operation: Operation, image: UInt8[Array, "h w 3"]) -> UInt8[Array, "h w 3"]:
+    """The image after one operation; jittable, the operation being data."""
+    image = move(image, jnp.asarray(operation.matrix))
+    image = look_up(image, table_of(operation, image))
+    return blend(plainer(operation, image), image, jnp.asarray(operation.factor))
+
+
+def move(image: UInt8[Array, "h w c"], matrix: Int32[Array, "6"]) -> UInt8[Array, "h w c"]:
+    """Each output pixel shows the input pixel that `matrix` maps it to, or `FILL` where that is outside."""
+    height, width, _ = image.shape
+    y = lax.broadcasted_iota(jnp.int32, (height, width), 0)
+    x = lax.broadcasted_iota(jnp.int32, (height, width), 1)
+    column = (matrix[0] * x + matrix[1] * y + matrix[2]) >> 16
+    row = (matrix[3] * x + matrix[4] * y + matrix[5]) >> 16
+    return image.at[row, column].get(mode="fill", fill_value=FILL, wrap_negative_indices=False)
+
+
+def look_up(image: UInt8[Array, "h w c"], table: UInt8[Array, "c 256"]) -> UInt8[Array, "h w c"]:
+    """Each level replaced by its channel's entry."""
+    channel = lax.broadcasted_iota(jnp.int32, image.shape, 2)
+    return table.at[channel, image.astype(jnp.int32)].get(mode="promise_in_bounds")
+
+
+def table_of(operation: Operation, image: UInt8[Array, "h w c"]) -> UInt8[Array, "c 256"]:
+    """What becomes of each level of each channel."""
+    fixed = jnp.broadcast_to(jnp.asarray(operation.table), (image.shape[2], 256))
+    table = jnp.where(operation.source == Source.RANGE, stretching_table(image), fixed)
+    return jnp.where(operation.source == Source.HISTOGRAM, equalizing_table(image), table)
+
+
+def stretching_table(image: UInt8[Array, "h w c"]) -> UInt8[Array, "c 256"]:
+    """Maps each channel's least level to 0 and its largest to 255; a constant channel stays."""
+    low = image.min(axis=(0, 1)).astype(jnp.int32)[:, None]
+    high = image.max(axis=(0, 1)).astype(jnp.int32)[:, None]
+    levels = jnp.arange(256, dtype=jnp.int32)[None]
+    stretched = (levels - low) * 255 // jnp.maximum(high - low, 1)
+    return jnp.where(high > low, stretched.clip(0, 255), levels).astype(jnp.uint8)
+
+
+def equalizing_table(image: UInt8[Array, "h w c"]) -> UInt8[Array, "c 256"]:
+    """Maps each level to the share of pixels below it; a channel of too few pixels or levels stays."""
+    channels = image.shape[2]
+    channel = lax.broadcasted_iota(jnp.int32, image.shape, 2)
+    histogram = jnp.zeros((channels, 256), jnp.int32).at[channel, image.astype(jnp.int32)].add(1)
+    below = jnp.cumsum(histogram, axis=1) - histogram
+    step = below[jnp.arange(channels), image.max(axis=(0, 1)).astype(jnp.int32)][:, None] // 255
+    equalized = (step // 2 + below) // jnp.maximum(step, 1)
+    levels = jnp.arange(256, dtype=jnp.int32)[None]
+    return jnp.where(step > 0, equalized.clip(0, 255), levels).astype(jnp.uint8)
+
+
+def plainer(operation: Operation, image: UInt8[Array, "h w 3"]) -> Int32[Array, "h w 3"]:
+    """What the image is blended with."""
+    grey = luminance(image)
+    mean = (2 * grey.sum() + grey.size) // (2 * grey.size)
+    plain = jnp.where(operation.source == Source.MEAN, mean, grey)
+    return jnp.where(operation.source == Source.SMOOTH, smooth(image), plain)
+
+
+def luminance(image: UInt8[Array, "h w 3"]) -> Int32[Array, "h w 1"]:
+    """Of each pixel, 0 to 255, by the weights of ITU-R 601-2 in 16 bits."""
+    weights = np.array([19595, 38470, 7471], np.int32)[None, None]
+    return ((image.astype(jnp.int32) * weights).sum(axis=2, keepdims=True) + ONE // 2) >> 16
+
+
+def smooth(image: UInt8[Array, "h w c"]) -> Int32[Array, "h w c"]:
+    """The mean of a pixel, five times, and its eight neighbours; pixels at the border stay."""
+    levels = image.astype(jnp.int32)
+    rows = levels[:-2] + levels[1:-1] + levels[2:]
+    neighbourhood = rows[:, :-2] + rows[:, 1:-1] + rows[:, 2:]
+    weighted = neighbourhood + 4 * levels[1:-1, 1:-1]
+    return levels.at[1:-1, 1:-1].set((2 * weighted + 13) // 26)
+
+
+def blend(
+    plain: Int32[Array, "h w c"], image: UInt8[Array, "h w c"], factor: Float32[Array, ""]
+) -> UInt8[Array, "h w c"]:
+    """``plain + factor * (image - plain)``, cut off to whole levels."""
+    start = plain.astype(jnp.float32)
+    difference = image.astype(jnp.float32) - start
+    # Pillow rounds the product before it adds. A compiler may fuse a product into the sum and round once: it finds the
+    # product with the sign, which is exact.
+    change = jnp.sign(difference) * (factor * jnp.abs(difference))
+    return (start + change).clip(0, 255).astype(jnp.uint8)

@@ -1,0 +1,197 @@
+"""Which operations an image goes through: AutoAugment's policy for CIFAR-10, and RandAugment.
+
+AutoAugment (arXiv 1805.09501) was itself found by search: each image draws one of the 25 sub-policies of the paper's
+table 7, and each of the sub-policy's two operations happens with a probability of its own. RandAugment
+(arXiv 1909.13719) needs no search: each image draws some of 14 operations, all of one magnitude.
+
+How strong an operation is at a level the papers leave half open. Here AutoAugment's levels mean what they mean in the
+authors' program for CIFAR-10 (``research/autoaugment`` of the TensorFlow models), which differs from table 6 in two
+ranges: images move by at most 10 of 32 pixels, and posterized ones keep 4 bits down to none. RandAugment's operations
+grow with their magnitude, factors moving away from 1 to either side. What moves in from outside is grey.
+"""
+
+from collections.abc import Sequence
+from typing import TypeAlias
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+from jaxtyping import Array, Int, PRNGKeyArray, UInt8
+
+from lanas_jax.training import image_operations
+from lanas_jax.training.image_operations import Operation
+
+Step: TypeAlias = tuple[str, float, int]  # operation, probability, level of 0 to 10 (0 where it has none)
+
+CIFAR10: tuple[tuple[Step, Step], ...] = (
+    (("Invert", 0.1, 0), ("Contrast", 0.2, 6)),
+    (("Rotate", 0.7, 2), ("TranslateX", 0.3, 9)),
+    (("Sharpness", 0.8, 1), ("Sharpness", 0.9, 3)),
+    (("ShearY", 0.5, 8), ("TranslateY", 0.7, 9)),
+    (("AutoContrast", 0.5, 0), ("Equalize", 0.9, 0)),
+    (("ShearY", 0.2, 7), ("Posterize", 0.3, 7)),
+    (("Color", 0.4, 3), ("Brightness", 0.6, 7)),
+    (("Sharpness", 0.3, 9), ("Brightness", 0.7, 9)),
+    (("Equalize", 0.6, 0), ("Equalize", 0.5, 0)),
+    (("Contrast", 0.6, 7), ("Sharpness", 0.6, 5)),
+    (("Color", 0.7, 7), ("TranslateX", 0.5, 8)),
+    (("Equalize", 0.3, 0), ("AutoContrast", 0.4, 0)),
+    (("TranslateY", 0.4, 3), ("Sharpness", 0.2, 6)),
+    (("Brightness", 0.9, 6), ("Color", 0.2, 8)),
+    (("Solarize", 0.5, 2), ("Invert", 0.0, 0)),
+    (("Equalize", 0.2, 0), ("AutoContrast", 0.6, 0)),
+    (("Equalize", 0.2, 0), ("Equalize", 0.6, 0)),
+    (("Color", 0.9, 9), ("Equalize", 0.6, 0)),
+    (("AutoContrast", 0.8, 0), ("Solarize", 0.2, 8)),
+    (("Brightness", 0.1, 3), ("Color", 0.7, 0)),
+    (("Solarize", 0.4, 5), ("AutoContrast", 0.9, 0)),
+    (("TranslateY", 0.9, 9), ("TranslateY", 0.7, 9)),
+    (("AutoContrast", 0.9, 0), ("Solarize", 0.8, 3)),
+    (("Equalize", 0.8, 0), ("Invert", 0.1, 0)),
+    (("TranslateY", 0.7, 9), ("AutoContrast", 0.9, 0)),
+)
+
+RANDAUGMENT = (
+    "Identity",
+    "AutoContrast",
+    "Equalize",
+    "Rotate",
+    "Solarize",
+    "Color",
+    "Posterize",
+    "Contrast",
+    "Brightness",
+    "Sharpness",
+    "ShearX",
+    "ShearY",
+    "TranslateX",
+    "TranslateY",
+)
+LARGEST_MAGNITUDE = 30  # of RandAugment
+
+
+def autoaugment(key: PRNGKeyArray, images: UInt8[Array, "n h w 3"]) -> UInt8[Array, "n h w 3"]:
+    """Each image through a sub-policy of its own. The key is consumed."""
+    count, height, width, _ = images.shape
+    operations = autoaugment_operations(height, width)
+    subpolicy, variant = draw_subpolicies(key, count)
+    position = jnp.arange(2)[:, None]
+    return apply_in_turn(jax.tree.map(lambda rows: rows[subpolicy[None], position, variant], operations), images)
+
+
+def randaugment(
+    key: PRNGKeyArray, images: UInt8[Array, "n h w 3"], rounds: int, magnitude: int
+) -> UInt8[Array, "n h w 3"]:
+    """Each image through `rounds` operations of its own, drawn with replacement. The key is consumed.
+
+    Args:
+      key: draws operations and their directions.
+      images: of 8 bits.
+      rounds: operations per image (the paper's N).
+      magnitude: of all operations, in thirtieths of their ranges; 30 is what the paper's scale calls M = 10.
+    """
+    count, height, width, _ = images.shape
+    operations = randaugment_operations(magnitude, height, width)
+    which_key, direction_key = jax.random.split(key)
+    which = jax.random.randint(which_key, (rounds, count), 0, len(RANDAUGMENT))
+    direction = jax.random.randint(direction_key, (rounds, count), 0, 2)
+    return apply_in_turn(jax.tree.map(lambda rows: rows[which, direction], operations), images)
+
+
+def apply_in_turn(operations: Operation, images: UInt8[Array, "n h w 3"]) -> UInt8[Array, "n h w 3"]:
+    """Applies operations with axes ``[rounds, n]``, one round after the other."""
+
+    def apply_round(images: Array, operations: Operation) -> tuple[Array, None]:
+        return jax.vmap(image_operations.apply)(operations, images), None
+
+    return lax.scan(apply_round, images, operations)[0]
+
+
+def draw_subpolicies(key: PRNGKeyArray, count: int) -> tuple[Int[Array, " n"], Int[Array, "2 n"]]:
+    """Sub-policies of `count` images, and what becomes of the two operations of each. The key is consumed.
+
+    Returns:
+      The row of `CIFAR10`, uniform; and for each operation 0 where it does not happen, else 1 or 2, its two directions.
+    """
+    row_key, chance_key, direction_key = jax.random.split(key, 3)
+    subpolicy = jax.random.randint(row_key, (count,), 0, len(CIFAR10))
+    probability = jnp.array([[chance for _, chance, _ in steps] for steps in CIFAR10])[subpolicy].T
+    happens = jax.random.uniform(chance_key, (2, count)) < probability
+    direction = jax.random.randint(direction_key, (2, count), 0, 2)
+    return subpolicy, jnp.where(happens, 1 + direction, 0)
+
+
+def autoaugment_operations(height: int, width: int) -> Operation:
+    """The operations of `CIFAR10` with axes ``[sub-policy, first or second, variant of draw_subpolicies]``."""
+
+    def variant(name: str, level: int, direction: int) -> Operation:
+        factor, bits = 0.1 + 1.8 * level / 10, 4 - int(4 * level / 10)
+        return named(name, direction * level / 10, factor, bits, height, width)
+
+    steps = [(name, level) for steps in CIFAR10 for name, _, level in steps]
+    variants = [(image_operations.identity(), variant(*step, 1), variant(*step, -1)) for step in steps]
+    stacked = stack([stack(three) for three in variants])
+    return jax.tree.map(lambda rows: rows.reshape(len(CIFAR10), 2, *rows.shape[1:]), stacked)
+
+
+def randaugment_operations(magnitude: int, height: int, width: int) -> Operation:
+    """The operations of `RANDAUGMENT` with axes ``[operation, direction]``."""
+    strength = magnitude / LARGEST_MAGNITUDE
+
+    def variant(name: str, direction: int) -> Operation:
+        factor, bits = 1 + direction * 0.9 * strength, 8 - round(4 * strength)
+        return named(name, direction * strength, factor, bits, height, width)
+
+    return stack([stack([variant(name, 1), variant(name, -1)]) for name in RANDAUGMENT])
+
+
+def named(name: str, strength: float, factor: float, bits: int, height: int, width: int) -> Operation:
+    """An operation by its name in the papers.
+
+    Args:
+      name: which.
+      strength: share of the range of what shears (0.3), translates (10 pixels of 32), rotates (30 degrees) or solarizes
+        (256 levels); its sign is the direction of what moves.
+      factor: of the enhancing operations; 1 changes nothing.
+      bits: that posterizing keeps.
+      height: of the images, in pixels.
+      width: the same.
+    """
+    match name:
+        case "Identity":
+            return image_operations.identity()
+        case "ShearX":
+            return image_operations.shear_x(0.3 * strength)
+        case "ShearY":
+            return image_operations.shear_y(0.3 * strength)
+        case "TranslateX":
+            return image_operations.translate_x(round(width * 10 / 32 * strength))
+        case "TranslateY":
+            return image_operations.translate_y(round(height * 10 / 32 * strength))
+        case "Rotate":
+            return image_operations.rotate(30 * strength, height, width)
+        case "Solarize":
+            return image_operations.solarize(256 - int(256 * abs(strength)))
+        case "Posterize":
+            return image_operations.posterize(bits)
+        case "AutoContrast":
+            return image_operations.autocontrast()
+        case "Equalize":
+            return image_operations.equalize()
+        case "Invert":
+            return image_operations.invert()
+        case "Brightness":
+            return image_operations.brightness(factor)
+        case "Contrast":
+            return image_operations.contrast(factor)
+        case "Color":
+            return image_operations.color(factor)
+        case "Sharpness":
+            return image_operations.sharpness(factor)
+    raise ValueError(f"no operation is called {name!r}")
+
+
+def stack(operations: Sequence[Operation]) -> Operation:
+    """One `Operation` with a leading axis."""
+    return jax.tree.map(lambda *parts: jnp.asarray(np.stack(parts)), *operations)
