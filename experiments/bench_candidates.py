@@ -55,13 +55,14 @@ from rich.console import Console
 
 from experiments import digits
 from experiments.bench_table import Timing, line, report, show
-from experiments.step_timing import measure_peak, planned_bytes, step_flops, time_steps
+from experiments.step_timing import measure_peak, planned_bytes, step_flops
 from lanas_jax.data import digits as digits_data
 from lanas_jax.data.splits import SearchData, Split
 from lanas_jax.spaces.base import SearchSpace
 from lanas_jax.spaces.nasnet import NASNetSpace
 from lanas_jax.training.population import Population, one_device_per_core
 from lanas_jax.training.step import TrainConfig
+from lanas_jax.training.timing import time_steps
 from models.nasnet import NASNet
 
 WIDTH = 118  # of the table in characters, where there is no terminal

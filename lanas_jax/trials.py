@@ -34,6 +34,7 @@ CREATE TABLE trials (
   parameters INTEGER,
   compile_seconds REAL,
   train_seconds REAL,
+  steps INTEGER,
   reason TEXT,
   software TEXT NOT NULL,
   started REAL,
@@ -81,6 +82,7 @@ class Trial:
       parameters: trainable parameters, where known.
       compile_seconds: this trial's share of its batch's compilation.
       train_seconds: this trial's share of its batch's training.
+      steps: training steps taken, where known; fewer than others took where it was stopped early.
       reason: why it failed; None unless failed.
       software: versions of what evaluated it (what asked for it, while pending).
       started: when its batch was handed to the evaluator, Unix seconds.
@@ -97,6 +99,7 @@ class Trial:
     parameters: int | None = None
     compile_seconds: float | None = None
     train_seconds: float | None = None
+    steps: int | None = None
     reason: str | None = None
     software: Mapping[str, str] = dataclasses.field(default_factory=dict)
     started: float | None = None
@@ -142,6 +145,8 @@ class TrialOutcome(Protocol):
     def compile_seconds(self) -> float: ...  # noqa: D102
     @property
     def train_seconds(self) -> float: ...  # noqa: D102
+    @property
+    def steps(self) -> int | None: ...  # noqa: D102
 
 
 def best(trials: Iterable[Trial]) -> Trial | None:
@@ -334,6 +339,7 @@ def _finished(
         parameters=None if outcome.parameters is None else int(outcome.parameters),
         compile_seconds=_number(outcome.compile_seconds),
         train_seconds=_number(outcome.train_seconds),
+        steps=None if outcome.steps is None else int(outcome.steps),
         software=dict(software),
         started=started,
         finished=finished,

@@ -143,7 +143,7 @@ def foreign_tables(path):
     foreign_sqlite(path)
     with sqlite3.connect(path) as connection:
         connection.execute(f"PRAGMA application_id = {0x4C614E41}")
-        connection.execute("PRAGMA user_version = 1")
+        connection.execute("PRAGMA user_version = 2")
     connection.close()
 
 

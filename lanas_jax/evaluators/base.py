@@ -23,6 +23,7 @@ class Outcome:
       parameters: trainable parameters, or None where the space does not say.
       compile_seconds: this trial's share of the compilation its batch had to wait for.
       train_seconds: this trial's share of the wall-clock time its batch trained.
+      steps: training steps taken, or None where there are none.
     """
 
     value: float | None
@@ -31,6 +32,7 @@ class Outcome:
     parameters: int | None = None
     compile_seconds: float = 0.0
     train_seconds: float = 0.0
+    steps: int | None = None
 
     @property
     def failed(self) -> bool:

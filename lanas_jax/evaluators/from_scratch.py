@@ -8,7 +8,8 @@ passes through.
 
 import dataclasses
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Literal
 
 import jax
 import numpy as np
@@ -17,7 +18,10 @@ from jaxtyping import Array, Int, Key
 from lanas_jax.data.splits import SearchData
 from lanas_jax.evaluators.base import Outcome
 from lanas_jax.spaces.base import Cost
-from lanas_jax.training.population import CompiledPopulation, Population, Results
+from lanas_jax.training import halving
+from lanas_jax.training.halving import Halving, Trainer
+from lanas_jax.training.plans import Plans
+from lanas_jax.training.population import CompiledPopulation, Results
 from lanas_jax.training.step import Network, TrainConfig
 
 OUT_OF_MEMORY = "RESOURCE_EXHAUSTED"  # XLA's status, the only thing that tells its runtime errors apart
@@ -25,15 +29,23 @@ OUT_OF_MEMORY = "RESOURCE_EXHAUSTED"  # XLA's status, the only thing that tells 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class FromScratch:
-    """Trains candidates on the devices of this process; compiles at the first batch, and never again.
+    """Trains candidates on the devices of this process.
 
     Args:
-      network: one network for every code.
+      network: one network for every code; with `for_code`, a network for each too.
       data: train and search-validation splits.
       config: how each candidate is trained.
       devices: where; default: all devices of this process.
       per_device: candidates in one program on each device; a batch of ``devices * per_device`` fills it.
       abreast: `vmap` over a device's candidates instead of one after the other.
+      plan: ``shared``, one program for all candidates, compiled once; ``specialised``, a program for each; ``auto``,
+        the one that a measurement at the first batch expects to be done sooner.
+      candidates: in the whole search, for ``auto``; default: those of the first batch.
+      halving: stops candidates of a batch that do worse than others; None: all are trained to the end.
+      report: is told which plan was chosen, and why.
+
+    Raises:
+      ValueError: a specialised plan for a network that cannot be built for a code.
     """
 
     network: Network
@@ -42,18 +54,24 @@ class FromScratch:
     devices: Sequence[jax.Device] | None = None
     per_device: int = 4
     abreast: bool = False
+    plan: Literal["auto", "shared", "specialised"] = "auto"
+    candidates: int | None = None
+    halving: Halving | None = None
+    report: Callable[[str], None] = print
+
+    def __post_init__(self) -> None:
+        if self.plan == "specialised":
+            _ = self.plans.specialised  # refuses a network that has no such plan, before anything is trained
 
     @functools.cached_property
+    def plans(self) -> Plans:
+        """The ways to train."""
+        return Plans(self.network, self.config, self.data, self.devices, self.per_device, self.abreast)
+
+    @property
     def compiled(self) -> CompiledPopulation:
-        """The programs that train a batch."""
-        population = Population(self.network, self.config, self.devices, self.per_device, self.abreast)
-        return population.compile(self.data)
-
-    @functools.cached_property
-    def alone(self) -> CompiledPopulation:
-        """The programs that train one candidate, with a device's memory to itself."""
-        devices = list(self.devices) if self.devices is not None else jax.local_devices()
-        return Population(self.network, self.config, devices[:1], per_device=1).compile(self.data)
+        """The programs that train a batch, whatever its codes."""
+        return self.plans.shared
 
     def evaluate(self, codes: Int[np.ndarray, "n dims"], keys: Key[Array, " n"]) -> Sequence[Outcome]:
         """Trains the candidates of `codes` and gives each its search-validation accuracy.
@@ -63,41 +81,58 @@ class FromScratch:
           keys: ``key[n]``, one per trial; consumed.
 
         Returns:
-          One outcome per code, in order. Seconds are shared: the compilation falls on the batch that waited for it.
+          One outcome per code, in order. Seconds are shared: compiling a program for all candidates falls on the batch
+          that waited for it.
 
         Raises:
           ValueError: a code that is not of the space.
         """
         codes = self.network.space.check(codes)
+        compiled_before = self.plans.compile_seconds
         try:
-            outcomes = self._train("compiled", codes, keys)
+            outcomes = self._train(
+                self.plans.specialised if self._specialised(codes, keys) else self.compiled, codes, keys
+            )
         except jax.errors.JaxRuntimeError as error:
             if OUT_OF_MEMORY not in str(error):
                 raise
             outcomes = [self._train_alone(codes[i : i + 1], keys[i : i + 1]) for i in range(len(codes))]
+        seconds = (self.plans.compile_seconds - compiled_before) / len(codes)
+        outcomes = [dataclasses.replace(one, compile_seconds=one.compile_seconds + seconds) for one in outcomes]
         return self._with_costs(codes, outcomes)
 
-    def _train(self, programs: str, codes: np.ndarray, keys: Key[Array, " n"]) -> list[Outcome]:
-        """Outcomes without costs, by the programs of that name."""
-        first = programs not in self.__dict__
-        population: CompiledPopulation = getattr(self, programs)
-        results = population.run(codes, keys)
-        compile_seconds = population.compile_seconds / len(codes) if first else 0.0
+    def _specialised(self, codes: np.ndarray, keys: Key[Array, " n"]) -> bool:
+        """Whether candidates have a program each; measured at the first call, if so asked."""
+        if self.plan != "auto":
+            return self.plan == "specialised"
+        if "choice" not in self.__dict__:
+            choice = self.plans.choose(self.candidates or len(codes), codes, keys)
+            self.report(f"{'a program for each candidate' if choice.specialised else 'one program'}: {choice.reason}")
+            self.__dict__["choice"] = choice
+        return self.__dict__["choice"].specialised
+
+    def _train(self, trainer: Trainer, codes: np.ndarray, keys: Key[Array, " n"]) -> list[Outcome]:
+        """Outcomes without costs."""
+        results = halving.train(trainer, self.halving, self.config.steps(len(self.data.train)), codes, keys)
         seconds = results.seconds / len(codes)
+        rows = zip(results.accuracy, results.compile_seconds, results.steps, failures(results), strict=True)
         return [
             Outcome(
                 value=None if reason else float(accuracy),
                 reason=reason,
-                compile_seconds=compile_seconds,
+                compile_seconds=float(compile_seconds),
                 train_seconds=seconds,
+                steps=int(steps),
             )
-            for accuracy, reason in zip(results.accuracy, failures(results), strict=True)
+            for accuracy, compile_seconds, steps, reason in rows
         ]
 
     def _train_alone(self, code: np.ndarray, key: Key[Array, " 1"]) -> Outcome:
         """The outcome of one candidate that shares its device with no other."""
         try:
-            return self._train("alone", code, key)[0]
+            return self._train(self.plans.specialised if self._specialised(code, key) else self.plans.alone, code, key)[
+                0
+            ]
         except jax.errors.JaxRuntimeError as error:
             if OUT_OF_MEMORY not in str(error):
                 raise

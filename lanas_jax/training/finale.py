@@ -58,7 +58,7 @@ def retrain(
     import orbax.checkpoint as ocp
 
     state, codes = programs.fit(np.asarray(code, np.int32)[None], key[None], epochs)
-    validation = programs.evaluate(state, codes, *programs.held_out)
+    validation = programs.evaluate(state, codes, *programs.placed.held_out)
     loss = float(validation.loss[0])
     if not np.isfinite([loss, float(state.loss[0])]).all():
         raise FloatingPointError(f"the loss of the final training is not finite after {int(state.step[0])} steps")

@@ -13,7 +13,7 @@ number of devices.
 import dataclasses
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
 
@@ -27,7 +27,7 @@ from jaxtyping import Array, Float, Int, Key
 from lanas_jax.data.splits import SearchData, Split
 from lanas_jax.hardware import cores
 from lanas_jax.training import step as training
-from lanas_jax.training.step import Network, TrainConfig, TrainState
+from lanas_jax.training.step import Network, Task, TrainConfig, TrainState
 
 AXIS = "candidate"
 
@@ -54,7 +54,30 @@ class Results(NamedTuple):
     loss: Float[np.ndarray, " n"]  # on the validation split
     steps: Int[np.ndarray, " n"]  # taken
     train_loss: Float[np.ndarray, " n"]  # of the last step taken
+    compile_seconds: Float[np.ndarray, " n"]  # waited for programs of this candidate alone
     seconds: float  # of training and evaluation, all candidates together
+
+
+class Placed(NamedTuple):
+    """A search's data on the devices of a mesh."""
+
+    train: tuple[Array, Array]  # images and labels, on every device
+    held_out: tuple[Array, Array]  # the same for validation
+    data: SearchData  # on the host
+
+
+def place(data: SearchData, devices: Sequence[jax.Device]) -> Placed:
+    """Puts images and labels on each of some devices."""
+    everywhere = NamedSharding(mesh_of(devices), PartitionSpec())
+    train, held_out = (
+        tuple(jax.device_put((split.images, split.labels), everywhere)) for split in (data.train, data.validation)
+    )
+    return Placed(train, held_out, data)
+
+
+def mesh_of(devices: Sequence[jax.Device]) -> Mesh:
+    """Devices along the axis ``candidate``."""
+    return jax.make_mesh((len(devices),), (AXIS,), axis_types=(AxisType.Auto,), devices=list(devices))
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -88,8 +111,7 @@ class Population:
     @property
     def mesh(self) -> Mesh:
         """The devices along the axis ``candidate``."""
-        devices = list(self.devices) if self.devices is not None else jax.local_devices()
-        return jax.make_mesh((len(devices),), (AXIS,), axis_types=(AxisType.Auto,), devices=devices)
+        return mesh_of(self.devices if self.devices is not None else jax.local_devices())
 
     @property
     def width(self) -> int:
@@ -113,43 +135,49 @@ class Population:
 
         return on_all
 
-    def compile(self, data: SearchData) -> "CompiledPopulation":
-        """Puts the data on the devices and compiles the programs, at the same time where there are cores for it."""
+    def compile(self, data: SearchData | Placed) -> "CompiledPopulation":
+        """Compiles the programs, at the same time where there are cores for it; data goes to the devices first."""
+        placed = data if isinstance(data, Placed) else place(data, list(self.mesh.devices.flat))
         began = time.perf_counter()
-        mesh, config, network = self.mesh, self.config, self.network
-        own, replicated = NamedSharding(mesh, PartitionSpec(AXIS)), NamedSharding(mesh, PartitionSpec())
-        codes = jax.ShapeDtypeStruct((self.width, network.space.dims), jnp.int32, sharding=own)
+        lowered = self._lower(placed)
+        traced = time.perf_counter()
+        # LLVM takes most of the compilation to optimise the random numbers of `start`, which runs once per candidate.
+        on_cpu = self.mesh.devices.flat[0].platform == "cpu"
+        quick = {"xla_backend_optimization_level": 1} if on_cpu else {}
+        with ThreadPoolExecutor(len(lowered)) as pool:
+            start, advance, evaluate = pool.map(
+                lambda program, options: program.compile(options), lowered, (quick, {}, {})
+            )
+        own, trace_seconds = NamedSharding(self.mesh, PartitionSpec(AXIS)), traced - began
+        compile_seconds = time.perf_counter() - began
+        return CompiledPopulation(self, start, advance, evaluate, placed, own, trace_seconds, compile_seconds)
+
+    def _lower(self, placed: Placed) -> tuple[jax.stages.Lowered, ...]:
+        """The three programs, traced."""
+        own = NamedSharding(self.mesh, PartitionSpec(AXIS))
+        task = Task(self.network, self.config, placed.data.classes, placed.data.scaling)
+        codes = jax.ShapeDtypeStruct((self.width, self.network.space.dims), jnp.int32, sharding=own)
         totals = jax.ShapeDtypeStruct((self.width,), jnp.int32, sharding=own)
         keys = jax.device_put(jax.random.split(jax.random.key(0), self.width), own)
-        train = tuple(jax.device_put((data.train.images, data.train.labels), replicated))
-        held_out = tuple(jax.device_put((data.validation.images, data.validation.labels), replicated))
 
         def start(code: Array, key: Array) -> TrainState:
-            return training.start(network, config, code, key)
+            return training.start(task, code, key)
 
-        def advance(state: TrainState, code: Array, total: Array, images: Array, labels: Array) -> TrainState:
-            return training.train(network, config, state, code, total, images, labels, steps=self.steps_per_dispatch)
+        def advance(state: TrainState, *arguments: Array) -> TrainState:
+            return training.train(task, state, *arguments, steps=self.steps_per_dispatch)
 
-        def evaluate(state: TrainState, code: Array, images: Array, labels: Array) -> training.Evaluation:
-            return training.evaluate(network, config, state, code, images, labels)
+        def evaluate(state: TrainState, *arguments: Array) -> training.Evaluation:
+            return training.evaluate(task, state, *arguments)
 
         lowered_start = jax.jit(self.each(start, 0)).lower(codes, keys)
         states = jax.tree.map(
             lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=own), lowered_start.out_info
         )
-        lowered = (
+        return (
             lowered_start,
-            jax.jit(self.each(advance, 2), donate_argnums=0).lower(states, codes, totals, *train),
-            jax.jit(self.each(evaluate, 2)).lower(states, codes, *held_out),
+            jax.jit(self.each(advance, 2), donate_argnums=0).lower(states, codes, totals, totals, *placed.train),
+            jax.jit(self.each(evaluate, 2)).lower(states, codes, *placed.held_out),
         )
-        # LLVM takes most of the compilation to optimise the random numbers of `start`, which runs once per candidate.
-        quick = {"xla_backend_optimization_level": 1} if mesh.devices.flat[0].platform == "cpu" else {}
-        with ThreadPoolExecutor(len(lowered)) as pool:
-            start_all, advance_all, evaluate_all = pool.map(
-                lambda program, options: program.compile(options), lowered, (quick, {}, {})
-            )
-        seconds = time.perf_counter() - began
-        return CompiledPopulation(self, start_all, advance_all, evaluate_all, train, held_out, own, seconds)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -161,9 +189,9 @@ class CompiledPopulation:
       start: codes and keys to states.
       advance: states and codes to states, some steps further.
       evaluate: states and codes to accuracies and losses.
-      train: images and labels, on every device.
-      held_out: the same for validation.
+      placed: the data.
       sharding: how candidates are spread.
+      trace_seconds: the part of `compile_seconds` that Python takes, one program after the other.
       compile_seconds: what tracing and compiling took.
     """
 
@@ -171,15 +199,49 @@ class CompiledPopulation:
     start: Callable[..., TrainState]
     advance: Callable[..., TrainState]
     evaluate: Callable[..., training.Evaluation]
-    train: tuple[Array, Array]
-    held_out: tuple[Array, Array]
+    placed: Placed
     sharding: NamedSharding
+    trace_seconds: float
     compile_seconds: float
+
+    def total(self, epochs: int | None = None) -> int:
+        """Steps of a training of so many epochs; default: the configured ones."""
+        return self.population.config.steps(len(self.placed.data.train), epochs)
+
+    def begin(
+        self, codes: Int[np.ndarray, "n dims"], keys: Key[Array, " n"], states: Sequence[TrainState] | None = None
+    ) -> tuple[TrainState, Array]:
+        """Places up to `width` candidates, in their own states or before their first step.
+
+        Returns:
+          The states and codes of all `width` places, the first n of which are the candidates, the others copies.
+        """
+        rows = np.arange(self.population.width) % len(codes)
+        placed_codes = jax.device_put(np.asarray(codes, np.int32)[rows], self.sharding)
+        if states is not None:
+            placed = together([states[row] for row in rows.tolist()], str(jax.random.key_impl(keys)))
+            return jax.device_put(placed, self.sharding), placed_codes
+        data = jnp.asarray(np.asarray(jax.random.key_data(keys))[rows])
+        placed_keys = jax.device_put(jax.random.wrap_key_data(data, impl=jax.random.key_impl(keys)), self.sharding)
+        return self.start(placed_codes, placed_keys), placed_codes
+
+    def advances(self, state: TrainState, codes: Array, places: int, total: int, until: int) -> Iterator[TrainState]:
+        """Trains up to step `until` of `total`, and hands out the states after each dispatch.
+
+        The first `places` train; the others take no steps, which costs nothing.
+        """
+        first = int(np.max(np.asarray(state.step)[:places]))  # a candidate whose loss is not finite is behind
+        taken = np.arange(self.population.width) < places
+        totals, untils = (np.where(taken, steps, 0).astype(np.int32) for steps in (total, until))
+        totals, untils = jax.device_put((totals, untils), self.sharding)
+        for _ in range(first, until, self.population.steps_per_dispatch):
+            state = self.advance(state, codes, totals, untils, *self.placed.train)
+            yield state
 
     def fit(
         self, codes: Int[np.ndarray, "n dims"], keys: Key[Array, " n"], epochs: int | None = None
     ) -> tuple[TrainState, Array]:
-        """Trains up to `width` candidates; a short batch is padded with candidates of no steps, which cost nothing.
+        """Trains up to `width` candidates to the end.
 
         Args:
           codes: ``int32[n, dims]``, n at most `width`.
@@ -189,33 +251,71 @@ class CompiledPopulation:
         Returns:
           The states and codes of all `width` places, the first n of which are the candidates.
         """
-        width = self.population.width
-        rows = np.arange(width) % len(codes)
-        total = self.population.config.steps(len(self.train[1]), epochs)
-        totals = np.where(np.arange(width) < len(codes), total, 0).astype(np.int32)
-        placed_codes, placed_totals = jax.device_put((codes[rows], totals), self.sharding)
-        data = jnp.asarray(np.asarray(jax.random.key_data(keys))[rows])
-        placed_keys = jax.device_put(jax.random.wrap_key_data(data, impl=jax.random.key_impl(keys)), self.sharding)
-        state = self.start(placed_codes, placed_keys)
-        for _ in range(0, total, self.population.steps_per_dispatch):
-            state = self.advance(state, placed_codes, placed_totals, *self.train)
-            state.step.block_until_ready()  # Python hears Ctrl-C here, not while programs queue up
-        return state, placed_codes
+        total = self.total(epochs)
+        state, placed = self.begin(codes, keys)
+        return self._advanced(state, placed, len(codes), total, total), placed
+
+    def train(
+        self,
+        codes: Int[np.ndarray, "n dims"],
+        keys: Key[Array, " n"],
+        until: int | None = None,
+        states: Sequence[TrainState] | None = None,
+    ) -> tuple[Results, Sequence[TrainState]]:
+        """Trains any number of candidates, in batches of `width`, and evaluates them on the validation split.
+
+        Args:
+          codes: ``int32[n, dims]``.
+          keys: ``key[n]``, consumed where there are no states.
+          until: the step to stop after; default: to the end.
+          states: where to go on from; default: from the beginning.
+
+        Returns:
+          What they came to, and their states, on the host.
+        """
+        began, total, width = time.perf_counter(), self.total(), self.population.width
+        parts: list[tuple[np.ndarray, ...]] = []
+        ends: list[TrainState] = []
+        for first in range(0, len(codes), width):
+            here = slice(first, first + width)
+            n = len(codes[here])
+            state, placed = self.begin(codes[here], keys[here], None if states is None else states[here])
+            state = self._advanced(state, placed, n, total, until or total)
+            parts.append(columns(state, self.evaluate(state, placed, *self.placed.held_out), n))
+            ends.extend(apart(state, n))
+        accuracy, loss, steps, train_loss = (np.concatenate(column) for column in zip(*parts, strict=True))
+        compiled = np.zeros(len(codes), np.float32)
+        return Results(accuracy, loss, steps, train_loss, compiled, time.perf_counter() - began), ends
 
     def run(self, codes: Int[np.ndarray, "n dims"], keys: Key[Array, " n"]) -> Results:
-        """Trains any number of candidates and evaluates them on the validation split, in batches of `width`."""
-        began = time.perf_counter()
-        parts = []
-        for first in range(0, len(codes), self.population.width):
-            here = slice(first, first + self.population.width)
-            state, placed = self.fit(codes[here], keys[here])
-            scores = self.evaluate(state, placed, *self.held_out)
-            rows = (scores.accuracy, scores.loss, state.step, state.loss)
-            parts.append([np.asarray(row)[: len(codes[here])] for row in rows])
-        accuracy, loss, steps, train_loss = (np.concatenate(column) for column in zip(*parts, strict=True))
-        return Results(accuracy, loss, steps, train_loss, time.perf_counter() - began)
+        """What any number of candidates come to, trained to the end."""
+        return self.train(codes, keys)[0]
+
+    def _advanced(self, state: TrainState, codes: Array, places: int, total: int, until: int) -> TrainState:
+        latest = state
+        for latest in self.advances(state, codes, places, total, until):
+            latest.step.block_until_ready()  # Python hears Ctrl-C here, not while programs queue up
+        return latest
 
     def on(self, split: Split, state: TrainState, codes: Array) -> training.Evaluation:
         """Accuracies and losses on another split of as many images as validation has, by the same program."""
         replicated = NamedSharding(self.sharding.mesh, PartitionSpec())
         return self.evaluate(state, codes, *jax.device_put((split.images, split.labels), replicated))
+
+
+def columns(state: TrainState, scores: training.Evaluation, n: int) -> tuple[np.ndarray, ...]:
+    """Accuracies, losses, steps and training losses of the first n places."""
+    rows = (scores.accuracy, scores.loss, state.step, state.loss)
+    return tuple(np.asarray(row)[:n] for row in rows)
+
+
+def apart(states: TrainState, n: int) -> Sequence[TrainState]:
+    """The states of the first n places, each by itself, on the host; keys as raw words."""
+    host = jax.device_get(states._replace(key=jax.random.key_data(states.key)))
+    return [jax.tree.map(lambda leaf, i=i: leaf[i], host) for i in range(n)]
+
+
+def together(states: Sequence[TrainState], impl: str) -> TrainState:
+    """States that `apart` took apart as one of all, with keys of that implementation."""
+    host = jax.tree.map(lambda *leaves: np.stack(leaves), *states)
+    return host._replace(key=jax.random.wrap_key_data(host.key, impl=impl))

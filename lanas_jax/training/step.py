@@ -11,14 +11,18 @@ from typing import NamedTuple, Protocol, TypeAlias, runtime_checkable
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jax import lax
-from jaxtyping import Array, Float, Int, PRNGKeyArray, PyTree
+from jaxtyping import Array, Float, Int, PRNGKeyArray, PyTree, UInt8
 
+from lanas_jax.data.scaling import Scaling
 from lanas_jax.spaces.base import SearchSpace
+from lanas_jax.training.augmentation import Augmentation, augment
 
 Params: TypeAlias = PyTree[Array]
 BatchStats: TypeAlias = PyTree[Array]
+Images: TypeAlias = UInt8[Array, "n height width channels"] | Float[Array, "n height width channels"]
 
 
 @runtime_checkable
@@ -47,6 +51,15 @@ class Network(Protocol):
         ...
 
 
+@runtime_checkable
+class Buildable(Protocol):
+    """A network that can also be built for one code alone, for a program of that code."""
+
+    def for_code(self, code: Int[np.ndarray, " dims"]) -> Network:
+        """The same network with the same initial weights, without what the code does not use."""
+        ...
+
+
 @dataclasses.dataclass(frozen=True)
 class TrainConfig:
     """How a candidate is trained.
@@ -60,6 +73,7 @@ class TrainConfig:
       weight_decay: added to the gradient as ``weight_decay * parameter`` (L2, not decoupled), after clipping.
       clip: largest global norm of the gradient; None does not clip.
       label_smoothing: mass moved from the true class to all classes alike.
+      augmentation: what is done to the training images of each step.
 
     Raises:
       ValueError: a setting out of its range.
@@ -73,6 +87,7 @@ class TrainConfig:
     weight_decay: float = 3e-4
     clip: float | None = 5.0
     label_smoothing: float = 0.0
+    augmentation: Augmentation = dataclasses.field(default_factory=Augmentation)
 
     def __post_init__(self) -> None:
         for name in ("epochs", "batch_size", "learning_rate"):
@@ -91,13 +106,30 @@ class TrainConfig:
         return -(-(epochs or self.epochs) * images // self.batch_size)
 
 
+@dataclasses.dataclass(frozen=True)
+class Task:
+    """What is trained, on what, and how: all that a program is made for.
+
+    Attributes:
+      network: gives logits.
+      config: how to train.
+      classes: number of classes.
+      scaling: of images of 8 bits; None where they are float32.
+    """
+
+    network: Network
+    config: TrainConfig
+    classes: int
+    scaling: Scaling | None = None
+
+
 class TrainState(NamedTuple):
     """One candidate in training."""
 
     params: Params
     batch_stats: BatchStats
     optimizer: optax.OptState
-    key: PRNGKeyArray  # orders the training images
+    key: PRNGKeyArray  # orders the training images, and augments them
     step: Int[Array, ""]  # steps taken
     loss: Float[Array, ""]  # of the last step taken; not finite: training stopped there
 
@@ -128,12 +160,16 @@ def learning_rate(config: TrainConfig, step: Int[Array, ""], total: Int[Array, "
     return optax.cosine_decay_schedule(config.learning_rate, decay_steps=1)(fraction)
 
 
+def one_hot(labels: Int[Array, " n"], classes: int) -> Float[Array, "n classes"]:
+    """The class of each image as a distribution."""
+    return jax.nn.one_hot(labels, classes, dtype=jnp.float32)
+
+
 def cross_entropy(
-    logits: Float[Array, "n classes"], labels: Int[Array, " n"], smoothing: float = 0.0
+    logits: Float[Array, "n classes"], targets: Float[Array, "n classes"], smoothing: float = 0.0
 ) -> Float[Array, " n"]:
-    """Softmax cross entropy of each image, labels smoothed."""
-    targets = optax.smooth_labels(jax.nn.one_hot(labels, logits.shape[1], dtype=logits.dtype), smoothing)
-    return optax.softmax_cross_entropy(logits, targets)
+    """Softmax cross entropy of each image with a distribution over classes, smoothed."""
+    return optax.softmax_cross_entropy(logits, optax.smooth_labels(targets, smoothing))
 
 
 def batch_order(
@@ -158,27 +194,28 @@ def batch_order(
     return window.reshape(steps, batch_size)
 
 
-def start(network: Network, config: TrainConfig, code: Int[Array, " dims"], key: PRNGKeyArray) -> TrainState:
+def start(task: Task, code: Int[Array, " dims"], key: PRNGKeyArray) -> TrainState:
     """A candidate before its first step. The key is consumed."""
     weights, order = jax.random.split(key)
-    params, batch_stats = network.init(weights, code)
-    return TrainState(params, batch_stats, optimizer(config).init(params), order, jnp.int32(0), jnp.float32(0))
+    params, batch_stats = task.network.init(weights, code)
+    return TrainState(params, batch_stats, optimizer(task.config).init(params), order, jnp.int32(0), jnp.float32(0))
 
 
 def train_step(
-    network: Network,
-    config: TrainConfig,
+    task: Task,
     state: TrainState,
     code: Int[Array, " dims"],
     total: Int[Array, ""],
-    images: Float[Array, "batch height width channels"],
-    labels: Int[Array, " batch"],
+    images: Images,
+    labels: Int[Array, " n"],
 ) -> TrainState:
-    """One step of SGD towards a training of `total` steps."""
+    """One step of SGD towards a training of `total` steps, on one batch."""
+    config, key = task.config, jax.random.fold_in(state.key, state.step)
+    inputs, targets = augment(config.augmentation, key, images, one_hot(labels, task.classes), task.scaling)
 
     def objective(params: Params) -> tuple[Float[Array, ""], BatchStats]:
-        logits, batch_stats = network.apply(params, state.batch_stats, code, images, train=True)
-        return cross_entropy(logits, labels, config.label_smoothing).mean(), batch_stats
+        logits, batch_stats = task.network.apply(params, state.batch_stats, code, inputs, train=True)
+        return cross_entropy(logits, targets, config.label_smoothing).mean(), batch_stats
 
     (loss, batch_stats), gradient = jax.value_and_grad(objective, has_aux=True)(state.params)
     direction, momentum = optimizer(config).update(gradient, state.optimizer, state.params)
@@ -188,63 +225,59 @@ def train_step(
 
 
 def train(
-    network: Network,
-    config: TrainConfig,
+    task: Task,
     state: TrainState,
     code: Int[Array, " dims"],
     total: Int[Array, ""],
-    images: Float[Array, "n height width channels"],
+    until: Int[Array, ""],
+    images: Images,
     labels: Int[Array, " n"],
     *,
     steps: int,
 ) -> TrainState:
-    """Up to `steps` steps further: no further than `total`, and no further than a loss that is not finite.
+    """Up to `steps` steps further: no further than `until`, and no further than a loss that is not finite.
 
     Args:
-      network: gives logits.
-      config: how to train.
+      task: what to train.
       state: where to go on from.
       code: the candidate.
       total: steps of the whole training; data, so that trainings of any length share one program.
+      until: the step to stop after, at most `total`.
       images: all training images.
       labels: their classes.
       steps: length of the scan.
     """
-    order = batch_order(state.key, len(labels), config.batch_size, state.step, steps)
+    order = batch_order(state.key, len(labels), task.config.batch_size, state.step, steps)
 
     def body(state: TrainState, rows: Int[Array, " batch"]) -> tuple[TrainState, None]:
         def advance(state: TrainState) -> TrainState:
-            return train_step(network, config, state, code, total, images[rows], labels[rows])
+            return train_step(task, state, code, total, images[rows], labels[rows])
 
-        going = (state.step < total) & jnp.isfinite(state.loss)
+        going = (state.step < until) & jnp.isfinite(state.loss)
         return lax.cond(going, advance, lambda state: state, state), None
 
     return lax.scan(body, state, order)[0]
 
 
 def evaluate(
-    network: Network,
-    config: TrainConfig,
-    state: TrainState,
-    code: Int[Array, " dims"],
-    images: Float[Array, "n height width channels"],
-    labels: Int[Array, " n"],
+    task: Task, state: TrainState, code: Int[Array, " dims"], images: Images, labels: Int[Array, " n"]
 ) -> Evaluation:
     """Accuracy and loss on a whole split, with the running batch statistics.
 
     The split is cut into batches and the last one padded; padding counts for nothing and no image is dropped.
     """
-    count, size = len(labels), min(config.batch_size, len(labels))
+    count, size = len(labels), min(task.config.batch_size, len(labels))
     padding = -count % size
     batched = jnp.pad(images, ((0, padding), (0, 0), (0, 0), (0, 0))).reshape(-1, size, *images.shape[1:])
     answers = jnp.pad(labels, (0, padding), constant_values=-1).reshape(-1, size)
 
     def batch(batch: tuple[Array, Array]) -> tuple[Array, Array]:
         images, labels = batch
-        logits, _ = network.apply(state.params, state.batch_stats, code, images, train=False)
+        inputs = images if task.scaling is None else task.scaling(images)
+        logits, _ = task.network.apply(state.params, state.batch_stats, code, inputs, train=False)
         real = labels >= 0
         right = jnp.sum(real & (jnp.argmax(logits, axis=1) == labels), dtype=jnp.int32)
-        losses = cross_entropy(logits, jnp.where(real, labels, 0))
+        losses = cross_entropy(logits, one_hot(jnp.where(real, labels, 0), task.classes))
         return right, jnp.sum(jnp.where(real, losses, 0.0))
 
     right, loss = lax.map(batch, (batched, answers))

@@ -71,20 +71,6 @@ def test_the_peak_counts_every_product_on_every_device():
     assert step_timing.measure_peak(jnp.dtype(jnp.bfloat16), devices, size=8, repeats=3) == 2 * 8**3 * 3 * 2
 
 
-@pytest.mark.usefixtures("_seconds")
-def test_steps_are_timed_over_full_programs(programs):
-    width = programs.population.width
-    codes = np.zeros((width + 1, 1), np.int32)
-    seconds, timed = step_timing.time_steps(programs, codes, jax.random.split(jax.random.key(0), width + 1))
-    assert len(timed) == 2 * width  # two dispatches of five steps each, of a second each
-    assert seconds == pytest.approx(2 / (5 * 2 * width))
-
-
-def test_steps_that_were_not_taken_are_not_timed(programs):
-    with pytest.raises(FloatingPointError, match="of 5 steps"):
-        step_timing.time_steps(programs, np.ones((1, 1), np.int32), jax.random.split(jax.random.key(0), 1))
-
-
 def test_planned_memory_holds_the_data(programs):
     assert step_timing.planned_bytes(programs) >= 6 * 4 * 4  # the pixels
 

@@ -11,7 +11,7 @@ from flax import nnx
 
 from lanas_jax.spaces.nasnet import NASNetSpace
 from lanas_jax.training import step as training
-from lanas_jax.training.step import TrainConfig
+from lanas_jax.training.step import Task, TrainConfig
 from models.nasnet import NASNet
 from models.nasnet_network import network_state
 
@@ -308,8 +308,9 @@ def test_a_step_in_bfloat16_leaves_float32():
 
     def one_step(net):
         def run(key):
-            first = training.start(net, config, code, key)
-            return first, training.train_step(net, config, first, code, jnp.int32(9), images(net.space), labels)
+            task = Task(net, config, net.space.classes)
+            first = training.start(task, code, key)
+            return first, training.train_step(task, first, code, jnp.int32(9), images(net.space), labels)
 
         return quick_jit(run)(jax.random.key(4))
 

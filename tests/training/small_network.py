@@ -64,6 +64,22 @@ class SmallNetwork:
         return logits, nnx.to_pure_dict(nnx.state(model, nnx.BatchStat))
 
 
+@dataclasses.dataclass(frozen=True)
+class BuildableNetwork(SmallNetwork):
+    """The same with a network for each code: the code is a constant of its program."""
+
+    def for_code(self, code):
+        return FixedCode(self.space, self.classes, self.channels, tuple(code.tolist()))
+
+
+@dataclasses.dataclass(frozen=True)
+class FixedCode(SmallNetwork):
+    fixed: tuple[int, ...] = ()
+
+    def apply(self, params, batch_stats, code, images, *, train):
+        return super().apply(params, batch_stats, jnp.array(self.fixed), images, train=train)
+
+
 def stripes(n, seed=0):
     """`n` noisy 6 x 6 images of three classes: plain, striped one way, striped the other way."""
     random = np.random.default_rng(seed)

@@ -65,7 +65,7 @@ def test_every_candidate_takes_all_its_steps(results):
 
 
 def test_data_is_on_every_device(four):
-    for array in (*four.train, *four.held_out):
+    for array in (*four.placed.train, *four.placed.held_out):
         assert array.sharding.is_fully_replicated
         assert len(array.sharding.device_set) == 4
 

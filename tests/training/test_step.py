@@ -6,8 +6,9 @@ import numpy as np
 import optax
 import pytest
 
+from lanas_jax.data.scaling import Scaling
 from lanas_jax.training import step as training
-from lanas_jax.training.step import TrainConfig
+from lanas_jax.training.step import Task, TrainConfig
 from tests.training.small_network import SPACE, SmallNetwork, stripes
 
 NETWORK = SmallNetwork()
@@ -15,18 +16,49 @@ CODE = jnp.array([0, 1], jnp.int32)
 PLAIN = TrainConfig(batch_size=8, learning_rate=0.05, weight_decay=0.0, clip=None)
 
 
-start = jax.jit(training.start, static_argnums=(0, 1))
-train = jax.jit(training.train, static_argnums=(0, 1), static_argnames="steps")
-evaluate = jax.jit(training.evaluate, static_argnums=(0, 1))
+start = jax.jit(training.start, static_argnums=0)
+train = jax.jit(training.train, static_argnums=0, static_argnames="steps")
+evaluate = jax.jit(training.evaluate, static_argnums=0)
 apply = jax.jit(NETWORK.apply, static_argnames="train")
 
 
-def run(config, total, state=None, data=None, code=CODE, steps=5):
+def task(config):
+    return Task(NETWORK, config, classes=3)
+
+
+def run(config, total, state=None, data=None, code=CODE, steps=5, until=None):
     """Trains for `steps` steps, by one program whatever the total."""
     images, labels = map(jnp.asarray, data or stripes(20))
     if state is None:
-        state = start(NETWORK, config, code, jax.random.key(0))
-    return train(NETWORK, config, state, code, jnp.int32(total), images, labels, steps=steps)
+        state = start(task(config), code, jax.random.key(0))
+    total, until = jnp.int32(total), jnp.int32(total if until is None else until)
+    return train(task(config), state, code, total, until, images, labels, steps=steps)
+
+
+def test_a_training_goes_no_further_than_asked():
+    part = run(PLAIN, total=9, until=3)
+    assert int(part.step) == 3
+    whole = run(PLAIN, total=9, state=run(PLAIN, total=9, state=part), steps=5)
+    for ours, theirs in zip(jax.tree.leaves(whole.params), jax.tree.leaves(run(PLAIN, 9, steps=9).params), strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+
+
+def test_images_of_8_bits_are_scaled_when_they_are_read():
+    images, labels = stripes(20)
+    bits, scaling = np.round(images * 255).astype(np.uint8), Scaling((0.5,), (0.25,))
+    eight = Task(NETWORK, PLAIN, 3, scaling)
+    scaled = (np.asarray(scaling(jnp.asarray(bits))), labels)
+    state = start(eight, CODE, jax.random.key(0))
+    steps = jnp.int32(4), jnp.int32(4)
+    ours = train(eight, state, CODE, *steps, jnp.asarray(bits), jnp.asarray(labels), steps=5)
+    theirs = run(PLAIN, total=4, data=scaled)
+    for a, b in zip(jax.tree.leaves(ours.params), jax.tree.leaves(theirs.params), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6)
+    scores = [
+        evaluate(eight, ours, CODE, jnp.asarray(bits), jnp.asarray(labels)),
+        evaluate(task(PLAIN), ours, CODE, *map(jnp.asarray, scaled)),
+    ]
+    np.testing.assert_allclose(scores[0].loss, scores[1].loss, rtol=1e-4)
 
 
 def test_cross_entropy_is_the_formula():
@@ -34,9 +66,10 @@ def test_cross_entropy_is_the_formula():
     labels = np.array([1, 0], np.int32)
     log_p = logits - np.log(np.exp(logits).sum(1, keepdims=True))
     plain = -log_p[[0, 1], labels]
-    np.testing.assert_allclose(training.cross_entropy(jnp.array(logits), jnp.array(labels)), plain, rtol=1e-6)
+    targets = training.one_hot(jnp.array(labels), 3)
+    np.testing.assert_allclose(training.cross_entropy(jnp.array(logits), targets), plain, rtol=1e-6)
     smooth = 0.9 * plain - 0.1 * log_p.mean(1)
-    np.testing.assert_allclose(training.cross_entropy(jnp.array(logits), jnp.array(labels), 0.1), smooth, rtol=1e-6)
+    np.testing.assert_allclose(training.cross_entropy(jnp.array(logits), targets, 0.1), smooth, rtol=1e-6)
 
 
 @pytest.mark.parametrize(("step", "share"), [(0, 1.0), (25, 0.5 + 0.5**1.5), (50, 0.5), (100, 0.0)])
@@ -69,7 +102,7 @@ def test_epochs_differ_in_their_order():
 
 def test_steps_are_those_of_optax_sgd():
     images, labels = map(jnp.asarray, stripes(20))
-    state = start(NETWORK, PLAIN, CODE, jax.random.key(0))
+    state = start(task(PLAIN), CODE, jax.random.key(0))
     trained = run(PLAIN, total=6, state=state)
 
     def loss(params, stats, rows):
@@ -142,7 +175,7 @@ def test_training_learns():
     state = None
     for _ in range(12):
         state = run(PLAIN, total=60, state=state)
-    scores = evaluate(NETWORK, PLAIN, state, CODE, *map(jnp.asarray, stripes(20)))
+    scores = evaluate(task(PLAIN), state, CODE, *map(jnp.asarray, stripes(20)))
     assert scores.accuracy > 0.9
 
 
@@ -151,10 +184,12 @@ def test_evaluation_reads_every_image_once_with_running_statistics(batch_size):
     images, labels = map(jnp.asarray, stripes(20))
     state = run(PLAIN, total=6)
     config = dataclasses.replace(PLAIN, batch_size=batch_size)
-    scores = evaluate(NETWORK, config, state, CODE, images, labels)
+    scores = evaluate(task(config), state, CODE, images, labels)
     logits, stats = apply(state.params, state.batch_stats, CODE, images, train=False)
     np.testing.assert_allclose(scores.accuracy, np.mean(np.argmax(logits, 1) == labels), rtol=1e-6)
-    np.testing.assert_allclose(scores.loss, training.cross_entropy(logits, labels).mean(), rtol=1e-5)
+    np.testing.assert_allclose(
+        scores.loss, training.cross_entropy(logits, training.one_hot(labels, 3)).mean(), rtol=1e-5
+    )
     for ours, theirs in zip(jax.tree.leaves(stats), jax.tree.leaves(state.batch_stats), strict=True):
         np.testing.assert_array_equal(ours, theirs)
 
@@ -164,7 +199,7 @@ def test_a_loss_that_is_not_finite_stops_the_training_at_its_step():
     images[17] = 3.0
     code = jnp.array([SPACE.choices[0].options.index("root"), 1], jnp.int32)
     state = run(PLAIN, total=5, data=(images, labels), code=code)
-    order = training.batch_order(start(NETWORK, PLAIN, code, jax.random.key(0)).key, 40, 8, jnp.int32(0), 5)
+    order = training.batch_order(start(task(PLAIN), code, jax.random.key(0)).key, 40, 8, jnp.int32(0), 5)
     broken = 1 + int(np.argwhere((np.asarray(order) == 17).any(axis=1))[0, 0])
     assert int(state.step) == broken
     assert np.isnan(state.loss)
