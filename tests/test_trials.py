@@ -178,9 +178,9 @@ def test_missing_file_is_named_and_not_created(tmp_path):
 
 def test_newer_format_is_refused(path):
     with sqlite3.connect(path) as connection:
-        connection.execute("PRAGMA user_version = 2")
+        connection.execute("PRAGMA user_version = 3")
     connection.close()
-    with pytest.raises(TrialStoreError, match="has format 2; this lanas_jax reads format 1"):
+    with pytest.raises(TrialStoreError, match="has format 3; this lanas_jax reads format 2"):
         TrialStore.open(path)
 
 
