@@ -37,9 +37,9 @@ from rich.console import Console
 import lanas_jax as lx
 from lanas_jax.comparison import peers
 from lanas_jax.comparison.compare import compare
+from lanas_jax.formats.errors import FileError
 from lanas_jax.hardware import cores
 from lanas_jax.tables import catalogue
-from lanas_jax.tables.files import TableFileError
 
 TOLD = 300  # trials before a draw is timed
 REPEATS = 7  # of which the median is reported
@@ -72,7 +72,7 @@ def main(config: Config) -> dict[str, Any]:
     figures: dict[str, Any] = {"device": str(jax.devices()[0]), "cores": cores()}
     try:
         table = catalogue.find("nasbench201-cifar10").table()
-    except TableFileError as error:
+    except FileError as error:
         console.print(f"without NAS-Bench-201: {error}")
         table = None
     if table is not None:

@@ -12,7 +12,7 @@ from rich.table import Table
 
 from lanas_jax.comparison.compare import Comparison
 from lanas_jax.comparison.statistics import Interval, Quartiles, bootstrap, regret, samples_to
-from lanas_jax.tables.files import write_npz
+from lanas_jax.formats.npz import write_npz
 
 LABELS = {
     "lanas": "LaNAS",

@@ -6,6 +6,7 @@ test part, through `sklearn.datasets.load_digits`.
 
 import numpy as np
 
+from lanas_jax.data.parts import check_parts, drawn
 from lanas_jax.data.splits import Dataset, SearchData, Split
 
 CLASSES = 10
@@ -26,18 +27,13 @@ def load(seed: int = 0, validation: int = 360, test: int = 360) -> Dataset:
       ValueError: the two parts leave no training image of some class.
     """
     from sklearn.datasets import load_digits
-    from sklearn.model_selection import train_test_split
 
     raw = load_digits()
     images = (raw.images[..., None] / raw.images.max()).astype(np.float32)
     labels = raw.target.astype(np.int32)
-    if min(validation, test) < CLASSES or len(labels) - validation - test < CLASSES:
-        raise ValueError(
-            f"{len(labels)} images in parts of {validation} (validation), {test} (test) and "
-            f"{len(labels) - validation - test} (train): each part needs at least {CLASSES}, one per class"
-        )
-    searched, tested = train_test_split(np.arange(len(labels)), test_size=test, stratify=labels, random_state=seed)
-    trained, validated = train_test_split(searched, test_size=validation, stratify=labels[searched], random_state=seed)
+    check_parts(len(labels), CLASSES, {"validation": validation, "test": test, "train": None})
+    tested, searched = drawn(labels, test, seed)
+    validated, trained = (searched[rows] for rows in drawn(labels[searched], validation, seed))
 
     def part(rows: np.ndarray) -> Split:
         return Split(images[rows], labels[rows])

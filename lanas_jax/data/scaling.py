@@ -35,9 +35,11 @@ class Scaling:
     @classmethod
     def of(cls, images: UInt8[np.ndarray, "n h w c"]) -> "Scaling":
         """Mean and standard deviation of each channel over all pixels; a constant channel keeps its scale."""
-        pixels = images.reshape(-1, images.shape[3])
-        mean = pixels.mean(axis=0, dtype=np.float64) / 255
-        deviation = pixels.std(axis=0, dtype=np.float64) / 255
+        channels = images.reshape(-1, images.shape[3]).T
+        shares = np.stack([np.bincount(pixels, minlength=256) for pixels in channels]) / channels.shape[1]
+        values = np.arange(256) / 255
+        mean = shares @ values
+        deviation = np.sqrt((shares * (values - mean[:, None]) ** 2).sum(axis=1))
         return cls(tuple(mean.tolist()), tuple(np.where(deviation > 0, deviation, 1.0).tolist()))
 
     def __call__(self, images: UInt8[Array, "n h w c"]) -> Float[Array, "n h w c"]:

@@ -87,13 +87,15 @@ class Dataset:
     """A dataset whose test split stands apart from what a search sees.
 
     Raises:
-      ValueError: a test label out of range, or test images of another shape.
+      ValueError: a test label out of range, or test images of another shape or dtype than those of the search.
     """
 
     search: SearchData
     test: Split
 
     def __post_init__(self) -> None:
+        if self.test.images.dtype != (dtype := self.search.train.images.dtype):
+            raise ValueError(f"test images are {self.test.images.dtype}, those of the search {dtype}")
         check_fits(self.test, self.search.image_shape, self.search.classes, "test")
 
 

@@ -13,12 +13,13 @@ import jax
 import numpy as np
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
+from lanas_jax.formats.errors import FileError
+from lanas_jax.formats.npz import read_npz, write_npz
 from lanas_jax.spaces.base import Choice, Codes, SearchSpace
 from lanas_jax.spaces.nasbench101 import NASBench101Space
 from lanas_jax.spaces.nasbench201 import NASBench201Space
 from lanas_jax.spaces.natsbench_size import NATSBenchSizeSpace
 from lanas_jax.tables.base import Table
-from lanas_jax.tables.files import TableFileError, read_npz, write_npz
 
 FORMAT = "lanas benchmark 1"
 _SPACES = {space.__name__: space for space in (NASBench101Space, NASBench201Space, NATSBenchSizeSpace)}
@@ -119,19 +120,19 @@ class Benchmark:
         """What `save` wrote.
 
         Raises:
-          TableFileError: no such file, one of another kind, a damaged one, or rows that `Benchmark` refuses.
+          FileError: no such file, one of another kind, a damaged one, or rows that `Benchmark` refuses.
         """
         path = Path(path)
         arrays = read_npz(path, _FIELDS)
         if arrays["format"] != FORMAT:
-            raise TableFileError(f"{path}: expected the format {FORMAT!r}; found {str(arrays['format'])!r}")
+            raise FileError(f"{path}: expected the format {FORMAT!r}; found {str(arrays['format'])!r}")
         try:
             space = _space_of(str(arrays["space"]))
             name, notes = str(arrays["name"]), str(arrays["notes"])
             codes = space.check(arrays["codes"])
             return cls(name, space, codes, arrays["validation"], arrays["test"], notes)
         except ValueError as error:
-            raise TableFileError(f"{path}: {error}") from error
+            raise FileError(f"{path}: {error}") from error
 
 
 def _space_text(space: SearchSpace) -> str:

@@ -5,9 +5,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
+from lanas_jax.formats.errors import FileError
+from lanas_jax.formats.npz import fields_of
 from lanas_jax.tables import nasbench101, nats_bench
 from lanas_jax.tables.benchmark import Benchmark
-from lanas_jax.tables.files import TableFileError, fields_of
 from lanas_jax.tables.nats_bench import DATASETS
 
 _CONVERT = "lanas tables convert"
@@ -70,7 +71,7 @@ def find(name: str | Path, data_dir: Path | str | None = None) -> Benchmark:
       data_dir: the folder in which names are looked up; default: that of the environment variable LANAS_DATA.
 
     Raises:
-      TableFileError: an unknown name, a file that is not there, or one that cannot be used; says where it looked, what
+      FileError: an unknown name, a file that is not there, or one that cannot be used; says where it looked, what
         it expected, and which command makes the file.
     """
     text = str(name)
@@ -80,7 +81,7 @@ def find(name: str | Path, data_dir: Path | str | None = None) -> Benchmark:
     path, _, dataset = text.partition(".npz:")
     if not dataset and not path.endswith(".npz"):
         names = ", ".join(entry.name for entry in ENTRIES)
-        raise TableFileError(f"{text!r} is neither a benchmark nor the path of an .npz file. The benchmarks: {names}")
+        raise FileError(f"{text!r} is neither a benchmark nor the path of an .npz file. The benchmarks: {names}")
     return read(Path(f"{path}.npz" if dataset else path), dataset or None)
 
 
@@ -95,7 +96,7 @@ def read(path: Path, dataset: str | None = None) -> Benchmark:
     """A benchmark from a saved or a compact ``.npz`` file, told apart by their fields.
 
     Raises:
-      TableFileError: none of these, or without the data set that it needs.
+      FileError: none of these, or without the data set that it needs.
     """
     fields = set(fields_of(path))
     if "format" in fields:
@@ -105,7 +106,7 @@ def read(path: Path, dataset: str | None = None) -> Benchmark:
     readers = {"op_names": nats_bench.from_nasbench201, "channels": nats_bench.from_natsbench_size}
     reader = next((reader for field, reader in readers.items() if field in fields), None)
     if reader is None:
-        raise TableFileError(f"{path}: no table of results: found the fields {', '.join(sorted(fields))}")
+        raise FileError(f"{path}: no table of results: found the fields {', '.join(sorted(fields))}")
     return reader(path, _dataset(path, dataset))
 
 
@@ -119,7 +120,7 @@ def convert(source: Path, dataset: str | None = None, progress: Callable[[int], 
       progress: called now and then with how much was read, in bytes or networks.
 
     Raises:
-      TableFileError: the source is none of these, damaged, or needs a data set.
+      FileError: the source is none of these, damaged, or needs a data set.
       ImportError: a package that the source needs is not installed; names the extra.
     """
     if source.is_dir():
@@ -128,7 +129,7 @@ def convert(source: Path, dataset: str | None = None, progress: Callable[[int], 
         return read(source, dataset)
     if source.suffix == ".tfrecord" or not source.exists():
         return nasbench101.read_official(source, progress=progress)
-    raise TableFileError(
+    raise FileError(
         f"{source}: expected a .tfrecord file of NAS-Bench-101, a folder NATS-...-simple of NATS-Bench, or an .npz file"
     )
 
@@ -136,7 +137,7 @@ def convert(source: Path, dataset: str | None = None, progress: Callable[[int], 
 def _dataset(path: Path, dataset: str | None) -> str:
     if dataset not in DATASETS:
         found = "none was given" if dataset is None else f"got {dataset!r}"
-        raise TableFileError(f"{path}: expected one of the data sets {', '.join(DATASETS)}; {found}")
+        raise FileError(f"{path}: expected one of the data sets {', '.join(DATASETS)}; {found}")
     return dataset
 
 
@@ -146,4 +147,4 @@ def _locate(entry: Entry, data_dir: Path | str | None) -> Path:
         return path
     folder = data_dir or os.environ.get("LANAS_DATA")
     where = f"looked for {' and '.join(entry.files)} in {folder}" if folder else "LANAS_DATA names no folder to look in"
-    raise TableFileError(f"{entry.name}: {where}. To make the file from the official one: {entry.command}")
+    raise FileError(f"{entry.name}: {where}. To make the file from the official one: {entry.command}")

@@ -7,8 +7,8 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table as Listing
 
+from lanas_jax.formats.errors import FileError
 from lanas_jax.tables import catalogue
-from lanas_jax.tables.files import TableFileError
 
 
 def listing() -> Listing:
@@ -27,12 +27,12 @@ def convert(console: Console, source: Path, out: Path, dataset: str | None) -> N
     """Writes an ``.npz`` file from official files, and says what is in it.
 
     Raises:
-      TableFileError: the source cannot be used, or there is no folder for the file.
+      FileError: the source cannot be used, or there is no folder for the file.
       ImportError: a package that the source needs is not installed.
       OSError: the file cannot be written.
     """
     if out.suffix != ".npz" or not out.parent.is_dir():  # before minutes of reading
-        raise TableFileError(f"{out}: expected a file name that ends in .npz, in a folder that exists")
+        raise FileError(f"{out}: expected a file name that ends in .npz, in a folder that exists")
     began = time.monotonic()
     with console.status(f"reading {source}") as status:
         benchmark = catalogue.convert(source, dataset, lambda n: status.update(f"reading {source}: {n:,}"))

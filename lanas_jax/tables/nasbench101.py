@@ -11,17 +11,18 @@ import base64
 import binascii
 import json
 import math
-import struct
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
+from lanas_jax.formats import protobuf
+from lanas_jax.formats.errors import FileError
+from lanas_jax.formats.npz import read_npz
+from lanas_jax.formats.tfrecord import Record, records
 from lanas_jax.spaces.nasbench101 import OPERATIONS, NASBench101Space
 from lanas_jax.tables.benchmark import Benchmark
-from lanas_jax.tables.files import TableFileError, read_npz
-from lanas_jax.tables.tfrecord import Record, records
 
 ECNAS_FIELDS = ("adjacency", "labels", "num_vertices", "hash", "repeat", "val_acc_ep4", "test_acc_ep4")
 _FINAL = 2  # of a training's evaluations: before, halfway, after
@@ -52,7 +53,7 @@ def read_official(path: Path, epochs: int = 108, progress: Callable[[int], objec
       progress: called now and then with the number of bytes read.
 
     Raises:
-      TableFileError: a damaged or foreign file, with the record and the byte; a graph that is not the one it is filed
+      FileError: a damaged or foreign file, with the record and the byte; a graph that is not the one it is filed
         under; a module with fewer trainings than the others; or no training of so many epochs.
     """
     graphs: dict[tuple[str, str], str] = {}  # verified: adjacency and operations -> hash
@@ -72,7 +73,7 @@ def read_official(path: Path, epochs: int = 108, progress: Callable[[int], objec
         if progress is not None and record.number % 1000 == 0:
             progress(record.offset)
     if not results:
-        raise TableFileError(f"{path}: expected trainings of {epochs} epochs; found {sorted(found) or 'no record'}")
+        raise FileError(f"{path}: expected trainings of {epochs} epochs; found {sorted(found) or 'no record'}")
     values = _even(path, results)
     codes = np.stack([modules[module] for module in results])
     return Benchmark("nasbench101", _SPACE, codes, values[:, :, 0], values[:, :, 1], f"{epochs} epochs on CIFAR-10")
@@ -82,7 +83,7 @@ def from_ecnas(path: Path) -> Benchmark:
     """EC-NAS, from an ``.npz`` file with the fields `ECNAS_FIELDS`.
 
     Raises:
-      TableFileError: a damaged or foreign file, or a graph that does not have its hash; names the row.
+      FileError: a damaged or foreign file, or a graph that does not have its hash; names the row.
     """
     fields = read_npz(path, ECNAS_FIELDS)
     names = {-1: "input", -2: "output", **dict(enumerate(OPERATIONS))}
@@ -98,71 +99,38 @@ def from_ecnas(path: Path) -> Benchmark:
     try:
         return Benchmark("ecnas", _SPACE, np.stack(list(codes.values())), kept[:, :, 0], kept[:, :, 1], notes)
     except ValueError as error:
-        raise TableFileError(f"{path}: {error}") from error
+        raise FileError(f"{path}: {error}") from error
 
 
 def parse(record: Record, path: Path) -> Training:
     """What a record of an official file says.
 
     Raises:
-      TableFileError: it is not of the form that the module's docstring describes.
+      FileError: it is not of the form that the module's docstring describes.
     """
     try:
         module, epochs, adjacency, operations, metrics = json.loads(record.data)
-        fields = _fields(base64.b64decode(metrics, validate=True))
+        fields = protobuf.fields(base64.b64decode(metrics, validate=True))
         evaluations = [value for field, value in fields if field == _EVALUATION and isinstance(value, bytes)]
         if len(evaluations) <= _FINAL:
             raise ValueError(f"expected 3 evaluations; found {len(evaluations)}")
-        final = dict(_fields(evaluations[_FINAL]))
+        final = dict(protobuf.fields(evaluations[_FINAL]))
         validation, test = (float(final[field]) for field in (_VALIDATION, _TEST))
         if not (0 <= validation <= 1 and 0 <= test <= 1):
             raise ValueError(f"expected accuracies in [0, 1]; found {validation} and {test}")
         return Training(str(module), int(epochs), str(adjacency), str(operations), validation, test)
-    except (ValueError, KeyError, TypeError, binascii.Error, struct.error, IndexError) as error:
+    except (ValueError, KeyError, TypeError, binascii.Error) as error:
         start = record.data[:40]
-        raise TableFileError(
+        raise FileError(
             f"{path}: record {record.number}, which begins at byte {record.offset}, is none of NAS-Bench-101: expected "
             f"[hash, epochs, adjacency, operations, metrics]; found {start!r}... ({type(error).__name__}: {error})"
         ) from error
 
 
-def _fields(message: bytes) -> list[tuple[int, bytes | float | int]]:
-    """Field numbers and values of a protocol buffer: varints, doubles, floats and bytes, in order."""
-    found: list[tuple[int, bytes | float | int]] = []
-    at = 0
-    while at < len(message):
-        tag, at = _varint(message, at)
-        kind = tag & 7
-        value: bytes | float | int
-        if kind == 0:
-            value, at = _varint(message, at)
-        elif kind == 1:
-            (value,), at = struct.unpack_from("<d", message, at), at + 8
-        elif kind == 2:
-            size, at = _varint(message, at)
-            value, at = message[at : at + size], at + size
-        elif kind == 5:
-            (value,), at = struct.unpack_from("<f", message, at), at + 4
-        else:
-            raise ValueError(f"metrics: wire type {kind} at byte {at} is none of protocol buffers")
-        found.append((tag >> 3, value))
-    if at > len(message):
-        raise ValueError(f"metrics: cut off at byte {len(message)}, expected {at}")
-    return found
-
-
-def _varint(message: bytes, at: int) -> tuple[int, int]:
-    value = shift = 0
-    while message[at] & 128:
-        value |= (message[at] & 127) << shift
-        shift, at = shift + 7, at + 1
-    return value | message[at] << shift, at + 1
-
-
 def _verified_code(training: Training, where: str) -> np.ndarray:
     v = math.isqrt(len(training.adjacency))
     if v * v != len(training.adjacency) or set(training.adjacency) - {"0", "1"}:
-        raise TableFileError(f"{where} holds no square matrix of zeros and ones: {training.adjacency!r}")
+        raise FileError(f"{where} holds no square matrix of zeros and ones: {training.adjacency!r}")
     adjacency = np.array([*map(int, training.adjacency)]).reshape(v, v)
     return _verified(training.module, adjacency, training.operations.split(","), where)
 
@@ -173,9 +141,9 @@ def _verified(module: str, adjacency: np.ndarray, operations: list[str], where: 
         code = _SPACE.from_graph(adjacency, operations)
         computed = _SPACE.module_hash(code)
     except ValueError as error:
-        raise TableFileError(f"{where} holds a graph outside the space: {error}") from error
+        raise FileError(f"{where} holds a graph outside the space: {error}") from error
     if computed != module:
-        raise TableFileError(f"{where} holds a graph of hash {computed}, but is filed under {module}")
+        raise FileError(f"{where} holds a graph of hash {computed}, but is filed under {module}")
     return code
 
 
@@ -184,7 +152,7 @@ def _even(path: Path, results: dict[str, list[tuple[float, float]]]) -> np.ndarr
     repeats = max(map(len, results.values()))
     short = [module for module, values in results.items() if len(values) < repeats]
     if short:
-        raise TableFileError(
+        raise FileError(
             f"{path}: the file is not complete: expected {repeats} trainings of each module; {len(short)} have fewer, "
             f"such as {short[0]} with {len(results[short[0]])}"
         )

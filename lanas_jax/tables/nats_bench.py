@@ -13,10 +13,11 @@ from typing import Any
 
 import numpy as np
 
+from lanas_jax.formats.errors import FileError
+from lanas_jax.formats.npz import read_npz
 from lanas_jax.spaces.nasbench201 import NASBench201Space
 from lanas_jax.spaces.natsbench_size import WIDTHS, NATSBenchSizeSpace
 from lanas_jax.tables.benchmark import Benchmark
-from lanas_jax.tables.files import TableFileError, read_npz
 
 DATASETS = {"cifar10": "c10", "cifar100": "c100", "imagenet16": "in16"}
 SIZE_NOTES = "the file has no validation accuracies: test accuracies are searched"
@@ -33,7 +34,7 @@ def from_nasbench201(path: Path, dataset: str) -> Benchmark:
       dataset: cifar10, cifar100 or imagenet16.
 
     Raises:
-      TableFileError: a damaged or foreign file, or rows that `Benchmark` refuses.
+      FileError: a damaged or foreign file, or rows that `Benchmark` refuses.
       ValueError: another dataset.
     """
     short = _short_name(dataset)
@@ -41,7 +42,7 @@ def from_nasbench201(path: Path, dataset: str) -> Benchmark:
     space = NASBench201Space()
     names = tuple(fields["op_names"].tolist())
     if names != space.choices[0].options:
-        raise TableFileError(f"{path}: expected the operations {space.choices[0].options}; found {names}")
+        raise FileError(f"{path}: expected the operations {space.choices[0].options}; found {names}")
     validation, test = (fields[f"{short}_{part}_200"][:, None] / 100 for part in ("val", "test"))
     notes = "200 epochs, mean of trainings"
     return _benchmark(path, f"nasbench201-{dataset}", space, fields["ops"], validation, test, notes)
@@ -57,7 +58,7 @@ def from_natsbench_size(path: Path, dataset: str) -> Benchmark:
       dataset: cifar10, cifar100 or imagenet16.
 
     Raises:
-      TableFileError: a damaged or foreign file, or rows that `Benchmark` refuses.
+      FileError: a damaged or foreign file, or rows that `Benchmark` refuses.
       ValueError: another dataset.
     """
     field = f"{_short_name(dataset)}_test_90"
@@ -66,7 +67,7 @@ def from_natsbench_size(path: Path, dataset: str) -> Benchmark:
     wrong = np.flatnonzero((codes * WIDTHS[0] + WIDTHS[0] != fields["channels"]).any(axis=1))
     if len(wrong):
         found = fields["channels"][wrong[0]].tolist()
-        raise TableFileError(f"{path}: row {wrong[0]}: expected widths of {WIDTHS}; found {found}")
+        raise FileError(f"{path}: row {wrong[0]}: expected widths of {WIDTHS}; found {found}")
     test = fields[field][:, None] / 100
     notes = f"90 epochs; {SIZE_NOTES}"
     return _benchmark(path, f"natsbench-size-{dataset}", NATSBenchSizeSpace(), codes, test, test, notes)
@@ -86,7 +87,7 @@ def read_official(path: Path, dataset: str, progress: Callable[[int], object] | 
 
     Raises:
       ImportError: `nats_bench` is not installed; names the extra.
-      TableFileError: another folder, or a network that cannot be read; names it.
+      FileError: another folder, or a network that cannot be read; names it.
       ValueError: another dataset.
     """
     _short_name(dataset)
@@ -96,9 +97,7 @@ def read_official(path: Path, dataset: str, progress: Callable[[int], object] | 
         raise ImportError("the official files need the package nats_bench: pip install 'lanas-jax[nats]'") from error
     kind = next((kind for kind in ("tss", "sss") if kind in path.name), None)
     if kind is None or not (path / "meta.pickle.pbz2").is_file():
-        raise TableFileError(
-            f"{path}: expected a folder NATS-tss-...-simple or NATS-sss-...-simple with meta.pickle.pbz2"
-        )
+        raise FileError(f"{path}: expected a folder NATS-tss-...-simple or NATS-sss-...-simple with meta.pickle.pbz2")
     space = NASBench201Space() if kind == "tss" else NATSBenchSizeSpace()
     codes, validation, test = [], [], []
     try:
@@ -115,7 +114,7 @@ def read_official(path: Path, dataset: str, progress: Callable[[int], object] | 
                 progress(index)
     except Exception as error:  # whatever pickles of another version, or damaged ones, come to
         what = f"network {len(codes) - 1}" if codes else "meta.pickle.pbz2"
-        raise TableFileError(f"{path}: {what} cannot be read: {type(error).__name__}: {error}") from error
+        raise FileError(f"{path}: {what} cannot be read: {type(error).__name__}: {error}") from error
     name = f"{'nasbench201' if kind == 'tss' else 'natsbench-size'}-{dataset}"
     notes = f"{200 if kind == 'tss' else 90} epochs, every training"
     return _benchmark(path, name, space, np.stack(codes), _even(validation), _even(test), notes)
@@ -133,7 +132,7 @@ def _benchmark(
     try:
         return Benchmark(name, space, space.check(codes), validation, test, notes)
     except ValueError as error:
-        raise TableFileError(f"{path}: {error}") from error
+        raise FileError(f"{path}: {error}") from error
 
 
 def _accuracies(results: Any, dataset: str, part: str) -> list[float]:

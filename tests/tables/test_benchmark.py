@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 import lanas_jax as lx
-from lanas_jax.tables.files import TableFileError
+from lanas_jax.formats.errors import FileError
 
 SPACE = lx.NATSBenchSizeSpace()
 CODES = np.array([[0, 0, 0, 0, 0], [1, 2, 3, 4, 5], [7, 7, 7, 7, 7]], np.int32)
@@ -104,20 +104,20 @@ def test_damaged_files_say_where(tmp_path):
         (b"", "at byte 0; found b''"),
     ):
         path.write_bytes(content)
-        with pytest.raises(TableFileError, match=message):
+        with pytest.raises(FileError, match=message):
             lx.Benchmark.load(path)
     middle = whole.index(b"validation.npy") + 40
     path.write_bytes(whole[:middle] + bytes(byte ^ 255 for byte in whole[middle : middle + 8]) + whole[middle + 8 :])
-    with pytest.raises(TableFileError, match="the field 'validation' is damaged"):
+    with pytest.raises(FileError, match="the field 'validation' is damaged"):
         lx.Benchmark.load(path)
 
 
 def test_other_npz_files_say_what_is_missing(tmp_path):
     np.savez(tmp_path / "other.npz", some=np.zeros(3))
-    with pytest.raises(TableFileError, match="expected a field 'format'; found some"):
+    with pytest.raises(FileError, match="expected a field 'format'; found some"):
         lx.Benchmark.load(tmp_path / "other.npz")
     np.savez(tmp_path / "objects.npz", format=np.array([{}], object))
-    with pytest.raises(TableFileError, match="the field 'format' is damaged: Object arrays cannot be loaded"):
+    with pytest.raises(FileError, match="the field 'format' is damaged: Object arrays cannot be loaded"):
         lx.Benchmark.load(tmp_path / "objects.npz")
 
 

@@ -8,8 +8,8 @@ import pytest
 
 import lanas_jax as lx
 from lanas_jax.cli import main
+from lanas_jax.formats.errors import FileError
 from lanas_jax.tables import catalogue
-from lanas_jax.tables.files import TableFileError
 
 SHORT = {"cifar10": "c10", "cifar100": "c100", "imagenet16": "in16"}
 
@@ -79,19 +79,19 @@ def test_a_saved_benchmark_of_the_name_is_taken_first(compact):
     ],
 )
 def test_what_is_not_there_is_explained(tmp_path, name, message):
-    with pytest.raises(TableFileError, match=message):
+    with pytest.raises(FileError, match=message):
         catalogue.find(name, tmp_path)
 
 
 def test_without_a_folder_nothing_is_looked_for(monkeypatch):
     monkeypatch.delenv("LANAS_DATA", raising=False)
-    with pytest.raises(TableFileError, match="ecnas: LANAS_DATA names no folder to look in"):
+    with pytest.raises(FileError, match="ecnas: LANAS_DATA names no folder to look in"):
         catalogue.find("ecnas")
 
 
 def test_compact_files_are_checked(compact, tmp_path):
     name, path = compact
-    with pytest.raises(TableFileError, match="one of the data sets cifar10, cifar100, imagenet16; none was given"):
+    with pytest.raises(FileError, match="one of the data sets cifar10, cifar100, imagenet16; none was given"):
         catalogue.find(path)
     fields = dict(np.load(path))
     main_field = "ops" if name == "nasbench201" else "channels"
@@ -103,13 +103,13 @@ def test_compact_files_are_checked(compact, tmp_path):
         (first, lambda x: x[:3], "5 codes need"),
     ):
         np.savez(tmp_path / "bad.npz", **fields | {field: change(fields[field])})
-        with pytest.raises(TableFileError, match=message):
+        with pytest.raises(FileError, match=message):
             catalogue.find(f"{tmp_path / 'bad.npz'}:cifar10")
 
 
 def test_other_arrays_are_no_table(tmp_path):
     np.savez(tmp_path / "other.npz", some=np.zeros(3))
-    with pytest.raises(TableFileError, match="no table of results: found the fields some"):
+    with pytest.raises(FileError, match="no table of results: found the fields some"):
         catalogue.find(tmp_path / "other.npz")
 
 

@@ -10,11 +10,11 @@ import jax
 import numpy as np
 import pytest
 
+from lanas_jax.formats.errors import FileError
+from lanas_jax.formats.tfrecord import masked_crc32c
 from lanas_jax.spaces.nasbench101 import OPERATIONS, NASBench101Space
 from lanas_jax.tables import nasbench101
 from lanas_jax.tables.benchmark import Benchmark
-from lanas_jax.tables.files import TableFileError
-from lanas_jax.tables.tfrecord import masked_crc32c
 
 SPACE = NASBench101Space()
 GRAPHS = [
@@ -132,7 +132,7 @@ def test_bad_records_are_refused_by_number(tmp_path, contents, message):
     if message is None:
         assert len(nasbench101.read_official(path)) == 1
         return
-    with pytest.raises(TableFileError, match=message):
+    with pytest.raises(FileError, match=message):
         nasbench101.read_official(path)
 
 

@@ -5,8 +5,8 @@ import itertools
 import numpy as np
 import pytest
 
+from lanas_jax.formats.errors import FileError
 from lanas_jax.tables import nats_bench as reader
-from lanas_jax.tables.files import TableFileError
 
 nats_bench = pytest.importorskip("nats_bench", reason="the extra 'nats' is not installed")
 
@@ -76,18 +76,18 @@ def test_two_and_three_trainings_weigh_alike():
 
 def test_a_damaged_network_is_named(cells):
     (cells / "000001.pickle.pbz2").write_bytes(b"BZh91AY&SY damaged")
-    with pytest.raises(TableFileError, match="network 1 cannot be read: OSError"):
+    with pytest.raises(FileError, match="network 1 cannot be read: OSError"):
         reader.read_official(cells, "cifar10")
 
 
 def test_a_missing_network_is_named(cells):
     (cells / "000001.pickle.pbz2").unlink()
-    with pytest.raises(TableFileError, match="network 1 cannot be read: AssertionError: invalid data path"):
+    with pytest.raises(FileError, match="network 1 cannot be read: AssertionError: invalid data path"):
         reader.read_official(cells, "cifar10")
 
 
 def test_other_folders_are_refused(tmp_path):
-    with pytest.raises(TableFileError, match=r"expected a folder NATS-tss-.*-simple or NATS-sss-.*-simple"):
+    with pytest.raises(FileError, match=r"expected a folder NATS-tss-.*-simple or NATS-sss-.*-simple"):
         reader.read_official(tmp_path, "cifar10")
 
 

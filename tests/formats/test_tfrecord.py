@@ -5,8 +5,8 @@ import struct
 import numpy as np
 import pytest
 
-from lanas_jax.tables.files import TableFileError
-from lanas_jax.tables.tfrecord import crc32c, masked_crc32c, records
+from lanas_jax.formats.errors import FileError
+from lanas_jax.formats.tfrecord import crc32c, masked_crc32c, records
 
 
 def framed(data):
@@ -73,10 +73,10 @@ FILE = framed(b"first") + framed(b"second")
 def test_damage_is_placed(tmp_path, content, message):
     path = tmp_path / "bad.tfrecord"
     path.write_bytes(content)
-    with pytest.raises(TableFileError, match=message):
+    with pytest.raises(FileError, match=message):
         list(records(path))
 
 
 def test_a_missing_file_is_named(tmp_path):
-    with pytest.raises(TableFileError, match="No such file or directory"):
+    with pytest.raises(FileError, match="No such file or directory"):
         list(records(tmp_path / "none.tfrecord"))

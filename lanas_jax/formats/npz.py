@@ -1,4 +1,4 @@
-"""Files of benchmark results: reading arrays with errors that say what is wrong, writing whole files or none."""
+"""Arrays in ``.npz`` files: read with errors that say what is wrong, written whole or not at all."""
 
 import contextlib
 import os
@@ -11,16 +11,14 @@ from typing import Any
 
 import numpy as np
 
-
-class TableFileError(ValueError):
-    """A file of results that is missing, damaged, of another kind, or holds what it must not."""
+from lanas_jax.formats.errors import FileError
 
 
 def fields_of(path: Path) -> tuple[str, ...]:
     """The names of the arrays in an ``.npz`` file.
 
     Raises:
-      TableFileError: no such file, or not an ``.npz`` file.
+      FileError: no such file, or not an ``.npz`` file.
     """
     with _opened(path) as file:
         return tuple(file.files)
@@ -30,17 +28,17 @@ def read_npz(path: Path, fields: Iterable[str]) -> dict[str, np.ndarray]:
     """Some arrays of an ``.npz`` file; nothing is unpickled.
 
     Raises:
-      TableFileError: no such file, not an ``.npz`` file, a field that it does not have or that is damaged.
+      FileError: no such file, not an ``.npz`` file, a field that it does not have or that is damaged.
     """
     arrays = {}
     with _opened(path) as file:
         for field in fields:
             if field not in file.files:
-                raise TableFileError(f"{path}: expected a field {field!r}; found {', '.join(file.files)}")
+                raise FileError(f"{path}: expected a field {field!r}; found {', '.join(file.files)}")
             try:
                 arrays[field] = file[field]
             except (zipfile.BadZipFile, zlib.error, ValueError, EOFError, OSError) as error:
-                raise TableFileError(f"{path}: the field {field!r} is damaged: {error}") from error
+                raise FileError(f"{path}: the field {field!r} is damaged: {error}") from error
     return arrays
 
 
@@ -69,12 +67,12 @@ def _opened(path: Path) -> Iterator[Any]:
             file = stack.enter_context(path.open("rb"))
             start = file.read(4)
             if start != b"PK\x03\x04":
-                raise TableFileError(f"{path}: expected an .npz file, b'PK\\x03\\x04' at byte 0; found {start!r}")
+                raise FileError(f"{path}: expected an .npz file, b'PK\\x03\\x04' at byte 0; found {start!r}")
             file.seek(0)
             opened = stack.enter_context(np.load(file, allow_pickle=False))
         except zipfile.BadZipFile as error:
             size = path.stat().st_size
-            raise TableFileError(f"{path}: the .npz file is damaged or cut off at byte {size}: {error}") from error
+            raise FileError(f"{path}: the .npz file is damaged or cut off at byte {size}: {error}") from error
         except OSError as error:
-            raise TableFileError(f"{path}: {error.strerror or error}") from error
+            raise FileError(f"{path}: {error.strerror or error}") from error
         yield opened

@@ -12,7 +12,7 @@ from typing import BinaryIO, NamedTuple
 
 import numpy as np
 
-from lanas_jax.tables.files import TableFileError
+from lanas_jax.formats.errors import FileError
 
 _POLYNOMIAL = 0x82F63B78  # of Castagnoli, bits reversed
 _BLOCK = 1024  # bytes looked up at once
@@ -30,7 +30,7 @@ def records(path: Path) -> Iterator[Record]:
     """The records of a file, in order.
 
     Raises:
-      TableFileError: no such file, one that is cut off, damaged, or no TFRecord file; names the record and the byte.
+      FileError: no such file, one that is cut off, damaged, or no TFRecord file; names the record and the byte.
     """
     try:
         with path.open("rb", buffering=1 << 20) as file:
@@ -39,7 +39,7 @@ def records(path: Path) -> Iterator[Record]:
                 yield Record(number, offset, data)
                 number, offset = number + 1, offset + len(data) + 16
     except OSError as error:
-        raise TableFileError(f"{path}: {error.strerror or error}") from error
+        raise FileError(f"{path}: {error.strerror or error}") from error
 
 
 def _read_record(file: BinaryIO, path: Path, number: int, offset: int) -> bytes | None:
@@ -48,19 +48,19 @@ def _read_record(file: BinaryIO, path: Path, number: int, offset: int) -> bytes 
     if not head:
         return None
     if len(head) < 12:
-        raise TableFileError(f"{where} is cut off: expected 12 bytes of length and checksum; found {len(head)}")
+        raise FileError(f"{where} is cut off: expected 12 bytes of length and checksum; found {len(head)}")
     length, check = struct.unpack("<QI", head)
     if (computed := masked_crc32c(head[:8])) != check:
-        raise TableFileError(
+        raise FileError(
             f"{where} is damaged, or this is no TFRecord file: expected the checksum {computed:08x} of the length "
             f"{length} at byte {offset + 8}; found {check:08x}"
         )
     body = file.read(length + 4)
     if len(body) < length + 4:
-        raise TableFileError(f"{where} is cut off: expected {length + 4} bytes after its length; found {len(body)}")
+        raise FileError(f"{where} is cut off: expected {length + 4} bytes after its length; found {len(body)}")
     data, (check,) = body[:length], struct.unpack("<I", body[length:])
     if (computed := masked_crc32c(data)) != check:
-        raise TableFileError(
+        raise FileError(
             f"{where} is damaged: expected the checksum {computed:08x} of its data at byte {offset + 12 + length}; "
             f"found {check:08x}"
         )

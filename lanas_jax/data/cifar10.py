@@ -1,0 +1,65 @@
+"""CIFAR-10: 60,000 colour images of 32 x 32 pixels, 6,000 of each of ten classes, 10,000 images for the final test.
+
+Source: A. Krizhevsky, *Learning Multiple Layers of Features from Tiny Images* (2009). Classes in the order of their
+labels: airplane, automobile, bird, cat, deer, dog, frog, horse, ship, truck.
+
+It is read from any of these, in this order: a folder that tensorflow-datasets prepared (`lanas_jax.data.tfds_folder`),
+the original files (`lanas_jax.data.cifar10_archives`), an ``.npz`` file (`lanas_jax.data.cifar10_npz`).
+"""
+
+from pathlib import Path
+
+from lanas_jax.data import cifar10_archives, cifar10_npz, tfds_folder
+from lanas_jax.data.contents import Contents
+from lanas_jax.data.parts import Parts
+from lanas_jax.data.sources import Form, Source
+from lanas_jax.data.splits import Dataset
+
+CLASSES = 10
+SOURCE = Source(
+    Contents("CIFAR-10", (32, 32, 3), CLASSES, train=50_000, test=10_000),
+    (
+        Form("cifar10/3.*", tfds_folder.INFO, tfds_folder.read),
+        *(Form(v.folder, v.train[0], cifar10_archives.read_folder) for v in cifar10_archives.VERSIONS),
+        *(Form(name, "", cifar10_archives.read_archive) for name in cifar10_archives.MD5),
+        Form("cifar10.npz", "", cifar10_npz.read),
+        Form("cifar10_jpegbytes.npz", "", cifar10_npz.read),
+    ),
+    "To prepare it (170 MB from cs.toronto.edu, once): pip install 'lanas-jax[tensorflow]', then\n"
+    """python -c "import tensorflow_datasets as tfds; tfds.builder('cifar10').download_and_prepare()"\n"""
+    "or give the folder of cifar-10-python.tar.gz as data_dir.",
+)
+
+
+def load(
+    data_dir: Path | str | None = None,
+    *,
+    seed: int = 0,
+    validation: int = 10_000,
+    train: int | None = None,
+    test: int | None = None,
+    size: int | None = None,
+) -> Dataset:
+    """CIFAR-10 in three parts, all stratified: the official test images, and two parts of the training images.
+
+    A seed gives the same parts on every machine, and from all sources of the same images: from all but JPEG, which
+    changes pixels and with them the order in which images are drawn from.
+
+    Args:
+      data_dir: a folder that holds it, or the file or folder itself; default: `lanas_jax.data.sources.Source.read`.
+      seed: of the draws alone.
+      validation: training images to compare candidates on; the same ones whatever `train` is.
+      train: training images to fit weights to; default: all others.
+      test: test images to keep; default: all 10,000.
+      size: 16, 8, 4, 2 or 1: height and width to which images are reduced by averaging; default: 32 as they are.
+
+    Returns:
+      Images ``uint8[n, 32, 32, 3]``, labels ``int32[n]``, and the scaling of the training part.
+
+    Raises:
+      MissingDatasetError: there is no file of it; says where it looked and what prepares it.
+      FileError: a file is damaged, incomplete or another; names the file, and the member or record.
+      ValueError: parts that the images do not fill, or a size that does not divide 32.
+    """
+    images = SOURCE.read(data_dir)
+    return Parts(seed, validation, train, test, size).divide(*images, CLASSES)

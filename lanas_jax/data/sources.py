@@ -1,0 +1,87 @@
+"""Where the files of a dataset are looked for, in which forms, and what is said where there are none."""
+
+import dataclasses
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+from lanas_jax.data.contents import Contents
+from lanas_jax.data.splits import Split
+
+Reader = Callable[[Path, Contents], tuple[Split, Split]]
+
+
+class MissingDatasetError(FileNotFoundError):
+    """No file of a dataset was found; says where it was looked for, in which forms, and how to get it."""
+
+
+class Form(NamedTuple):
+    """One way in which a dataset is kept."""
+
+    place: str  # pattern of a file or folder, below the folder that is searched
+    mark: str  # a file by which a folder is known; empty where the place is a file
+    read: Reader  # from the place to training and test images
+
+    def find(self, path: Path) -> Path | None:
+        """The place below a folder, else the path itself where it is such a place or such a kind of file."""
+        if path.is_file():
+            return path if not self.mark and path.suffix == Path(self.place).suffix else None
+        for place in (*sorted(path.glob(self.place), reverse=True), path):
+            if (place / self.mark).is_file():
+                return place
+        return None
+
+
+@dataclasses.dataclass(frozen=True)
+class Source:
+    """All that is known of where a dataset comes from.
+
+    Args:
+      contents: what its files are checked against.
+      forms: in the order in which they are looked for.
+      advice: how to get the files: a sentence or a command.
+      folders: to look in after all others.
+    """
+
+    contents: Contents
+    forms: tuple[Form, ...]
+    advice: str
+    folders: tuple[Path, ...] = ()
+
+    def read(self, data_dir: Path | str | None = None) -> tuple[Split, Split]:
+        """Training and test images of the first form that is found; a faulty one is an error, not passed over.
+
+        Args:
+          data_dir: the folder that is looked in, or the file or folder itself. Default: the folders that the
+            environment variable TFDS_DATA_DIR, ``~/tensorflow_datasets`` and the variable LANAS_DATA name.
+
+        Raises:
+          MissingDatasetError: nothing was found.
+          FileError: a file is damaged, of another kind, or holds another dataset.
+        """
+        folders = self._folders(data_dir)
+        for folder in folders:
+            for form in self.forms:
+                if (path := form.find(folder)) is not None:
+                    train, test = form.read(path, self.contents)
+                    self.contents.check(train, test, str(path))
+                    return train, test
+        raise MissingDatasetError(
+            f"{self.contents.name} is not there.\n"
+            f"Looked in: {', '.join(map(_told, folders))}\n"
+            f"for any of: {', '.join(str(Path(form.place) / form.mark) for form in self.forms)}\n"
+            f"{self.advice}"
+        )
+
+    def _folders(self, data_dir: Path | str | None) -> list[Path]:
+        if data_dir is not None:
+            return [Path(data_dir)]
+        named = (os.environ.get("TFDS_DATA_DIR"), "~/tensorflow_datasets", os.environ.get("LANAS_DATA"))
+        return [*(Path(folder).expanduser() for folder in named if folder), *self.folders]
+
+
+def _told(path: Path) -> str:
+    if path.is_file():
+        return f"{path} (a file of another kind)"
+    return str(path) if path.is_dir() else f"{path} (does not exist)"

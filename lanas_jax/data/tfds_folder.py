@@ -1,0 +1,119 @@
+"""Labelled images that tensorflow-datasets has prepared, read without TensorFlow.
+
+A prepared folder, such as ``cifar10/3.0.2``, holds ``dataset_info.json``, which lists the files of each split and the
+records in each file, and the files: TFRecord, or ArrayRecord where that was asked for. Every record is a
+``tf.train.Example`` (tensorflow/core/example/example.proto) with the features ``image``, a PNG or JPEG file, and
+``label``. Their order is that of a hash, not that of the original files.
+"""
+
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from lanas_jax.data.contents import Contents
+from lanas_jax.data.splits import Split
+from lanas_jax.formats import array_record, pictures, protobuf, tfrecord
+from lanas_jax.formats.errors import FileError
+
+INFO = "dataset_info.json"
+_TEMPLATE = "{DATASET}-{SPLIT}.{FILEFORMAT}-{SHARD_X_OF_Y}"
+_BYTES, _INTEGERS = 1, 3  # fields of a feature: which kind of list it is
+
+
+def read(folder: Path, contents: Contents) -> tuple[Split, Split]:
+    """Training and test images of a prepared dataset.
+
+    Raises:
+      FileError: a file is missing, damaged or cut off, of another number of records than ``dataset_info.json`` says,
+        or a record is not what it should be; names the file and the record.
+      ImportError: the files are ArrayRecord, and the package for it is not installed.
+    """
+    try:
+        info = json.loads((folder / INFO).read_text(encoding="utf-8"))
+        splits = {split["name"]: _shards(folder, info, split) for split in info["splits"]}
+        train, test = splits["train"], splits["test"]
+    except (OSError, ValueError, KeyError, TypeError, IndexError, AttributeError) as error:
+        raise FileError(
+            f"{folder / INFO}: expected the splits train and test as tensorflow-datasets lists them; "
+            f"{type(error).__name__}: {error}"
+        ) from error
+    return _split(train, contents, f"{folder}: train"), _split(test, contents, f"{folder}: test")
+
+
+def example(data: bytes) -> dict[str, bytes | int]:
+    """The features of a ``tf.train.Example``, of each its first value: bytes or an integer.
+
+    Raises:
+      ValueError: it is no such message; KeyError, TypeError, IndexError and AttributeError likewise.
+    """
+    found: dict[str, bytes | int] = {}
+    for _, entry in protobuf.fields(_bytes(protobuf.fields(data)[0][1])):
+        name, feature = (_bytes(value) for _, value in sorted(protobuf.fields(_bytes(entry))))
+        [(kind, values)] = protobuf.fields(feature)
+        value = protobuf.fields(_bytes(values))[0][1]
+        if kind == _BYTES:
+            found[name.decode()] = _bytes(value)
+        elif kind == _INTEGERS:  # packed, as proto3 writes them, or one by one
+            found[name.decode()] = protobuf.varint(value, 0)[0] if isinstance(value, bytes) else int(value)
+    return found
+
+
+def _bytes(value: bytes | float | int) -> bytes:
+    if not isinstance(value, bytes):
+        raise ValueError(f"expected a message or bytes; found the number {value}")
+    return value
+
+
+def _shards(folder: Path, info: dict[str, Any], split: dict[str, Any]) -> list[tuple[Path, str, int]]:
+    """Path, format and number of records of each file of a split."""
+    lengths, kind = [int(length) for length in split["shardLengths"]], info["fileFormat"]
+    if kind not in ("tfrecord", "array_record"):
+        raise ValueError(f"the files are {kind}: prepare the dataset as tfrecord, the default")
+    template = split.get("filepathTemplate") or _TEMPLATE
+    names = [
+        template.format(
+            DATASET=info["name"],
+            SPLIT=split["name"],
+            FILEFORMAT=kind,
+            SHARD_X_OF_Y=f"{number:05d}-of-{len(lengths):05d}",
+        )
+        for number in range(len(lengths))
+    ]
+    return [(folder / name, kind, length) for name, length in zip(names, lengths, strict=True)]
+
+
+def _split(shards: list[tuple[Path, str, int]], contents: Contents, where: str) -> Split:
+    images, labels = [], []
+    for path, kind, expected in shards:
+        number = -1
+        for number, data in enumerate(_records(path, kind)):
+            image, label = _labelled(data, contents, f"{path}: record {number}")
+            images.append(image)
+            labels.append(label)
+        if number + 1 != expected:
+            raise FileError(f"{path}: expected {expected} records, as {INFO} says; found {number + 1}")
+    return contents.split(np.array(images), np.array(labels, np.int64), where)
+
+
+def _records(path: Path, kind: str) -> Iterable[bytes]:
+    if kind == "array_record":
+        return array_record.records(path)
+    return (record.data for record in tfrecord.records(path))
+
+
+def _labelled(data: bytes, contents: Contents, where: str) -> tuple[np.ndarray, int]:
+    try:
+        features = example(data)
+        image, label = features["image"], features["label"]
+        if not isinstance(image, bytes) or not isinstance(label, int):
+            raise ValueError("the image must be bytes, the label an integer")
+    except (ValueError, KeyError, TypeError, IndexError) as error:
+        raise FileError(
+            f"{where}: expected a tf.train.Example with an image and a label; {type(error).__name__}: {error}"
+        ) from error
+    if label >= contents.classes:
+        raise FileError(f"{where}: expected a label from 0 to {contents.classes - 1}; found {label}")
+    return pictures.decode(image, contents.image_shape, where), label

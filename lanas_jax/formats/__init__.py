@@ -1,0 +1,1 @@
+"""Formats of files, read to bytes and arrays: what the bytes stand for is left to `tables` and `data`."""

@@ -1,0 +1,58 @@
+"""IDX files, as MNIST has them: an array of bytes behind its shape, plain or compressed with gzip.
+
+Two zero bytes, 8 for unsigned bytes, the number of dimensions, each dimension (uint32, big endian), then the array
+(yann.lecun.com/exdb/mnist). Of the kinds of numbers, only unsigned bytes are read.
+"""
+
+import gzip
+import math
+import struct
+import zlib
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import UInt8
+
+from lanas_jax.formats.errors import FileError
+
+_BYTES = 8  # kind of number: unsigned, of 8 bits
+
+
+def read(path: Path, dimensions: int) -> UInt8[np.ndarray, "..."]:
+    """The array of a file, decompressed where its name ends in ``.gz``.
+
+    Args:
+      path: the file.
+      dimensions: how many the array must have.
+
+    Raises:
+      FileError: no such file, one of another kind, or one that is cut off or too long; says what was expected.
+    """
+    content = _content(path)
+    start = bytes((0, 0, _BYTES, dimensions))
+    if content[:4] != start:
+        raise FileError(
+            f"{path}: expected an idx file of {dimensions} dimensions, {start!r} at byte 0; found {content[:4]!r}"
+        )
+    header = 4 + 4 * dimensions
+    if len(content) < header:
+        raise FileError(f"{path}: cut off: expected a header of {header} bytes; found {len(content)} bytes")
+    shape = struct.unpack_from(f">{dimensions}I", content, 4)
+    expected = header + math.prod(shape)
+    if len(content) != expected:
+        raise FileError(
+            f"{path}: {'cut off' if len(content) < expected else 'too long'}: expected {expected} bytes, a header and "
+            f"an array of shape {shape}; found {len(content)}"
+        )
+    return np.frombuffer(content, np.uint8, offset=header).reshape(shape)
+
+
+def _content(path: Path) -> bytes:
+    try:
+        raw = path.read_bytes()
+    except OSError as error:
+        raise FileError(f"{path}: {error.strerror or error}") from error
+    try:
+        return gzip.decompress(raw) if path.suffix == ".gz" else raw
+    except (OSError, EOFError, zlib.error) as error:
+        raise FileError(f"{path}: damaged or cut off at byte {len(raw)}, as gzip: {error}") from error

@@ -1,0 +1,56 @@
+"""Protocol buffers without their compiler: the numbered fields of a message, on the wire's terms.
+
+The wire format is that of protobuf.dev/programming-guides/encoding. Which numbers mean what is left to the readers.
+"""
+
+import struct
+
+
+def fields(message: bytes) -> list[tuple[int, bytes | float | int]]:
+    """Field numbers and values of a protocol buffer: varints, doubles, floats and bytes, in order.
+
+    Raises:
+      ValueError: a wire type that there is none of, or a message that is cut off; names the byte.
+    """
+    found: list[tuple[int, bytes | float | int]] = []
+    at = 0
+    while at < len(message):
+        tag, at = varint(message, at)
+        kind = tag & 7
+        value: bytes | float | int
+        if kind == 0:
+            value, at = varint(message, at)
+        elif kind == 1:
+            value, at = _unpacked("<d", message, at), at + 8
+        elif kind == 2:
+            size, at = varint(message, at)
+            value, at = message[at : at + size], at + size
+        elif kind == 5:
+            value, at = _unpacked("<f", message, at), at + 4
+        else:
+            raise ValueError(f"wire type {kind} at byte {at} is none of protocol buffers")
+        found.append((tag >> 3, value))
+    if at > len(message):
+        raise ValueError(f"message cut off at byte {len(message)}, expected {at}")
+    return found
+
+
+def varint(message: bytes, at: int) -> tuple[int, int]:
+    """An integer of seven bits a byte, least first, and the byte after it.
+
+    Raises:
+      ValueError: the message ends before the integer does.
+    """
+    value = shift = 0
+    while at < len(message):
+        value |= (message[at] & 127) << shift
+        shift, at = shift + 7, at + 1
+        if message[at - 1] < 128:
+            return value, at
+    raise ValueError(f"message cut off at byte {at}, in an integer")
+
+
+def _unpacked(kind: str, message: bytes, at: int) -> float:
+    if at + struct.calcsize(kind) > len(message):
+        raise ValueError(f"message cut off at byte {len(message)}, in a number")
+    return struct.unpack_from(kind, message, at)[0]
