@@ -19,7 +19,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from lanas_jax.checkpoints import Checkpoints, Restored
-from lanas_jax.data.splits import Dataset
+from lanas_jax.data.splits import Dataset, SearchData, Split
 from lanas_jax.final import step as training
 from lanas_jax.final.folder import FinalFolder
 from lanas_jax.final.metrics import Metrics
@@ -68,12 +68,12 @@ class Progress(Protocol):
         """Something worth a line."""
 
 
-def fit(programs: Programs, data: Dataset, folder: FinalFolder, progress: Progress) -> Saved:
+def fit(programs: Programs, data: SearchData, folder: FinalFolder, progress: Progress) -> Saved:
     """Trains from the newest intact checkpoint to the last step.
 
     Args:
       programs: compiled for this training.
-      data: for its search-validation split; the test split is not read here.
+      data: for its search-validation split.
       folder: checkpoints and metrics.csv go there.
       progress: is told how it gets on.
 
@@ -100,7 +100,7 @@ def fit(programs: Programs, data: Dataset, folder: FinalFolder, progress: Progre
                     raise NotFiniteError(_why(programs, state, checkpoints))
                 progress.advanced(step, rows[-1]["loss"], rows[-1]["learning_rate"])
                 if recipe.train_on == "train" and _validates(programs, step):
-                    rows[-1] |= _validate(programs, state, data, progress)
+                    rows[-1] |= _validate(programs, state, data.validation, progress)
                 metrics.write(rows)
                 now = time.monotonic()
                 if step == programs.total or now - saved_at >= recipe.checkpoint_seconds:
@@ -171,13 +171,13 @@ def _validates(programs: Programs, step: int) -> bool:
     return step == programs.total or step == _next_reading(programs, step - 1)
 
 
-def _validate(programs: Programs, state: FinalState, data: Dataset, progress: Progress) -> dict[str, float | None]:
-    accuracies = _accuracies(programs, state, data.search.validation)
+def _validate(programs: Programs, state: FinalState, split: Split, progress: Progress) -> dict[str, float | None]:
+    accuracies = _accuracies(programs, state, split)
     progress.validated(accuracies)
     return _named("validation_accuracy", accuracies)
 
 
-def _accuracies(programs: Programs, state: FinalState, split: Any) -> Accuracies:
+def _accuracies(programs: Programs, state: FinalState, split: Split) -> Accuracies:
     last = programs.accuracy(state.weights, split)
     return Accuracies(last, None if state.average is None else programs.accuracy(state.average, split))
 

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
-from jaxtyping import Array, PRNGKeyArray
+from jaxtyping import Array, Float, PRNGKeyArray
 
 from lanas_jax.data.splits import SearchData, Split
 from lanas_jax.final import step as training
@@ -38,8 +38,8 @@ class Programs:
       mesh: the devices.
       images: training images and labels, on every device.
       total: steps of the whole training.
-      key: of the first weights.
-      advance: the state, some steps further but no further than the step given, and the losses of those steps.
+      keys: of the first weights, and of the training.
+      program: `lanas_jax.final.step.train`, compiled.
       right: how many images of a split are classified correctly; compiled at the first call.
       compile_seconds: what tracing and compiling took.
     """
@@ -48,8 +48,8 @@ class Programs:
     mesh: Mesh
     images: tuple[Array, Array]
     total: int
-    key: PRNGKeyArray
-    advance: Callable[[FinalState, int], tuple[FinalState, Array]]
+    keys: tuple[PRNGKeyArray, PRNGKeyArray]
+    program: jax.stages.Compiled
     right: Callable[[Weights, Array, Array], Array]
     compile_seconds: float
 
@@ -68,7 +68,16 @@ class Programs:
         begin = jax.jit(
             lambda key: training.start(self.task.network, self.task.recipe, key), out_shardings=self.everywhere
         )
-        return begin(self.key)
+        return begin(self.keys[0])
+
+    def advance(self, state: FinalState, until: int) -> tuple[FinalState, Float[Array, " steps"]]:
+        """One dispatch: up to `steps_per_dispatch` steps, to step `until` at most. The state is consumed.
+
+        Returns:
+          The state, and the loss of each step; 0 for those not taken.
+        """
+        bounds = jax.device_put((jnp.int32(self.total), jnp.int32(until)), self.everywhere)
+        return self.program(state, self.keys[1], *bounds, *self.images)
 
     def accuracy(self, weights: Weights, split: Split) -> float:
         """Share of a split that is classified correctly, in [0, 1]."""
@@ -111,19 +120,15 @@ def compiled(final: FinalTraining, data: SearchData, devices: Sequence[jax.Devic
     batch, everywhere = (NamedSharding(mesh, spec) for spec in (PartitionSpec(AXIS), PartitionSpec()))
     task = Task(final.network, final.recipe, final.augment, data.classes, data.scaling, batch)
     split = training_images(data, final.recipe)
-    total = final.recipe.sgd.steps(len(split))
-    first, key = jax.random.split(jax.random.key(final.seed))
-    shared = jax.device_put((key, jnp.int32(total)), everywhere)
     images = tuple(jax.device_put((split.images, split.labels), everywhere))
-    state = jax.tree.map(
+    first, key = jax.random.split(jax.random.key(final.seed))
+    key = jax.device_put(key, everywhere)
+    state, number = jax.tree.map(
         lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=everywhere),
-        training.shapes(final.network, final.recipe),
+        (training.shapes(final.network, final.recipe), jnp.int32(0)),
     )
-    program = jax.jit(functools.partial(training.train, task), donate_argnums=0, out_shardings=everywhere)
-    ready = program.lower(state, *shared, shared[1], *images).compile()
-
-    def advance(state: FinalState, until: int) -> tuple[FinalState, Array]:
-        return ready(state, *shared, jax.device_put(jnp.int32(until), everywhere), *images)
-
+    advance = jax.jit(functools.partial(training.train, task), donate_argnums=0, out_shardings=everywhere)
+    program = advance.lower(state, key, number, number, *images).compile()
     right = jax.jit(functools.partial(training.right, task))
-    return Programs(task, mesh, images, total, first, advance, right, time.perf_counter() - began)
+    total = final.recipe.sgd.steps(len(split))
+    return Programs(task, mesh, images, total, (first, key), program, right, time.perf_counter() - began)

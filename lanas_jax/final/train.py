@@ -81,7 +81,7 @@ def train(
         if (before := folder.record["devices"]) != (now := _described(devices)):
             progress.note(f"begun on {before}, now on {now}: the result will differ in its last digits")
         made = programs.compiled(final, data.search, devices)
-        saved = loop.fit(made, data, folder, progress)
+        saved = loop.fit(made, data.search, folder, progress)
         folder.finish(
             {
                 "name": origin.name,
