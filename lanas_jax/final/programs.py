@@ -39,6 +39,7 @@ class Programs:
       images: training images and labels, on every device.
       total: steps of the whole training.
       keys: of the first weights, and of the training.
+      begin: the state before the first step, from a key; compiled at the first call.
       program: `lanas_jax.final.step.train`, compiled.
       right: how many images of a split are classified correctly; compiled at the first call.
       compile_seconds: what tracing and compiling took.
@@ -49,6 +50,7 @@ class Programs:
     images: tuple[Array, Array]
     total: int
     keys: tuple[PRNGKeyArray, PRNGKeyArray]
+    begin: Callable[[PRNGKeyArray], FinalState]
     program: jax.stages.Compiled
     right: Callable[[Weights, Array, Array], Array]
     compile_seconds: float
@@ -65,10 +67,7 @@ class Programs:
 
     def start(self) -> FinalState:
         """The state before the first step."""
-        begin = jax.jit(
-            lambda key: training.start(self.task.network, self.task.recipe, key), out_shardings=self.everywhere
-        )
-        return begin(self.keys[0])
+        return self.begin(self.keys[0])
 
     def advance(self, state: FinalState, until: int) -> tuple[FinalState, Float[Array, " steps"]]:
         """One dispatch: up to `steps_per_dispatch` steps, to step `until` at most. The state is consumed.
@@ -129,6 +128,7 @@ def compiled(final: FinalTraining, data: SearchData, devices: Sequence[jax.Devic
     )
     advance = jax.jit(functools.partial(training.train, task), donate_argnums=0, out_shardings=everywhere)
     program = advance.lower(state, key, number, number, *images).compile()
+    begin = jax.jit(functools.partial(training.start, final.network, final.recipe), out_shardings=everywhere)
     right = jax.jit(functools.partial(training.right, task))
     total = final.recipe.sgd.steps(len(split))
-    return Programs(task, mesh, images, total, (first, key), program, right, time.perf_counter() - began)
+    return Programs(task, mesh, images, total, (first, key), begin, program, right, time.perf_counter() - began)
