@@ -1,12 +1,14 @@
-"""The searcher's state on disk, so that a killed run need not replay all its trials.
+"""States on disk: a searcher's after a number of batches, or a training's after a number of steps.
 
-A checkpoint is a shortcut, never the truth: the trial store is. So a checkpoint says which told trials it stands for (a
-digest of them in order) and what its own arrays are (another digest), and one that is missing, partial, damaged or of
-other trials is passed over. Orbax writes a checkpoint under a temporary name and renames it, and keeps the last two.
+A checkpoint says what it stands for (of a searcher a digest of the told trials in order, of a training a digest of all
+that decides its weights) and what its own arrays are (another digest), and one that is missing, partial, damaged or
+stands for something else is passed over: to a searcher that is no loss, since the trial store is the truth and a
+checkpoint a shortcut. Orbax writes a checkpoint under a temporary name and renames it, and keeps the last two.
 """
 
 import dataclasses
 import hashlib
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -24,16 +26,16 @@ class Restored:
     """A state from disk.
 
     Attributes:
-      state: the searcher's state.
-      batches: told batches that it stands for.
+      state: what was saved.
+      number: of batches told or steps taken.
     """
 
     state: Any
-    batches: int
+    number: int
 
 
 class Checkpoints:
-    """The checkpoints of one run; a context manager.
+    """The checkpoints in one folder; a context manager.
 
     Args:
       directory: where they are, made when missing.
@@ -51,56 +53,67 @@ class Checkpoints:
     def __exit__(self, *exception: object) -> None:
         self._manager.close()
 
-    def save(self, batches: int, state: Any, trials: str) -> None:
+    @property
+    def numbers(self) -> list[int]:
+        """Those of the checkpoints there are, damaged ones included, in ascending order."""
+        return sorted(self._manager.all_steps())
+
+    def discard_after(self, number: int) -> None:
+        """Deletes checkpoints of higher numbers, so that they are not kept in the place of those to come."""
+        for later in self.numbers:
+            if later > number:
+                self._manager.delete(later)
+
+    def save(self, number: int, state: Any, stands_for: str) -> None:
         """Writes a state down.
 
         Args:
-          batches: told batches that it stands for.
+          number: of batches told or steps taken.
           state: any pytree of arrays, typed keys included.
-          trials: digest of those batches' trials.
+          stands_for: digest of what led to it.
         """
         leaves = _leaves(state)
         about = {
-            "trials": trials,
+            "stands_for": stands_for,
             "structure": str(jax.tree.structure(state)),
-            "arrays": _digest(leaves),
+            "arrays": digest(leaves),
             "shapes": [[str(leaf.dtype), list(leaf.shape)] for leaf in leaves],
         }
         arrays = {str(i): leaf for i, leaf in enumerate(leaves) if leaf.size}  # orbax refuses arrays of no size
-        if batches in self._manager.all_steps():  # one that was passed over
-            self._manager.delete(batches)
+        if number in self._manager.all_steps():  # one that was passed over
+            self._manager.delete(number)
         self._manager.save(
-            batches,
+            number,
             args=ocp.args.Composite(state=ocp.args.StandardSave(arrays), about=ocp.args.JsonSave(about)),
             force=True,
         )
 
-    def restore(self, like: State, trials: dict[int, str]) -> Restored | None:
-        """The newest intact state that stands for recorded trials.
+    def restore(self, like: State, stands_for: Mapping[int, str]) -> Restored | None:
+        """The newest intact state that stands for what is given.
 
         Args:
-          like: a state of the same searcher; its arrays may have other sizes.
-          trials: by number of told batches, the digest of those batches' trials.
+          like: a state of the same structure; its arrays may have other sizes.
+          stands_for: by number, the digest that a checkpoint of that number must have.
         """
-        for batches in sorted(self._manager.all_steps(), reverse=True):
-            if batches in trials and (state := self._read(batches, like, trials[batches])) is not None:
-                return Restored(state, batches)
+        for number in reversed(self.numbers):
+            if number in stands_for and (state := self._read(number, like, stands_for[number])) is not None:
+                return Restored(state, number)
         return None
 
-    def _read(self, batches: int, like: State, trials: str) -> State | None:
+    def _read(self, number: int, like: State, stands_for: str) -> State | None:
         restore = ocp.args.Composite(state=ocp.args.StandardRestore(), about=ocp.args.JsonRestore())
         try:
-            found = self._manager.restore(batches, args=restore)
+            found = self._manager.restore(number, args=restore)
             about, arrays = found.about, found.state
-            if about["trials"] != trials or about["structure"] != str(jax.tree.structure(like)):
+            if about["stands_for"] != stands_for or about["structure"] != str(jax.tree.structure(like)):
                 return None
             leaves = [
                 np.asarray(arrays[str(i)]) if str(i) in arrays else np.zeros(shape, dtype)
                 for i, (dtype, shape) in enumerate(about["shapes"])
             ]
-        except Exception:  # damaged files raise what they please, and the trial store has it all
+        except Exception:  # damaged files raise what they please
             return None
-        return _state(like, leaves) if _digest(leaves) == about["arrays"] else None
+        return _state(like, leaves) if digest(leaves) == about["arrays"] else None
 
 
 def _leaves(state: Any) -> list[np.ndarray]:
@@ -121,9 +134,10 @@ def _is_key(leaf: Any) -> bool:
     return isinstance(leaf, jax.Array) and jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key)
 
 
-def _digest(leaves: list[np.ndarray]) -> str:
-    digest = hashlib.sha256()
-    for leaf in leaves:
-        digest.update(f"{leaf.dtype}{leaf.shape}".encode())
-        digest.update(np.ascontiguousarray(leaf).tobytes())
-    return digest.hexdigest()
+def digest(arrays: Iterable[np.ndarray]) -> str:
+    """SHA-256 of arrays in order, their dtypes and shapes included, in hexadecimal."""
+    total = hashlib.sha256()
+    for array in arrays:
+        total.update(f"{array.dtype}{array.shape}".encode())
+        total.update(np.ascontiguousarray(array).tobytes())
+    return total.hexdigest()

@@ -28,6 +28,8 @@ usage: lanas COMMAND ...
 
   search EXPERIMENT   search, retrain the winner, write a report
   resume RUN          continue a search that was interrupted
+  train RUN           train the best network of a search to the end, as published results are trained
+  export RUN          write out the weights of that network, and what loads them
   report RUN          write the report of a run again
   trials RUN          list the trials of a run, as a table or as CSV
   tree RUN            what the search has learned: which choices are good, region by region
@@ -131,6 +133,28 @@ def resume(arguments: Sequence[str]) -> int:
     TrialStore.open(here.trials).close()
     _use_every_core()
     return _carry_out(here.experiment(), here)
+
+
+def train(arguments: Sequence[str]) -> int:
+    """Trains the best network of a run."""
+    from lanas_jax.description import CodeError
+    from lanas_jax.final import command
+
+    try:
+        return command.train(_console(), arguments)
+    except (ValueError, CodeError) as error:
+        raise RefusedError(str(error)) from error
+
+
+def export(arguments: Sequence[str]) -> int:
+    """Writes the trained weights out."""
+    from lanas_jax.final import command
+    from lanas_jax.final.exported import MissingPackageError
+
+    try:
+        return command.export(_console(), arguments)
+    except (OSError, MissingPackageError) as error:
+        raise RefusedError(str(error)) from error
 
 
 def report(arguments: Sequence[str]) -> int:
@@ -300,6 +324,8 @@ def compare(arguments: Sequence[str]) -> int:
 COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
     "search": search,
     "resume": resume,
+    "train": train,
+    "export": export,
     "report": report,
     "trials": trials,
     "tree": tree,

@@ -183,21 +183,32 @@ def default_directory(name: str, now: datetime.datetime) -> Path:
 
 @contextlib.contextmanager
 def lock(run: Run) -> Iterator[None]:
-    """Keeps a second process from writing to the run; a killed process's lock goes with it.
+    """Keeps a second process from writing to the run.
 
     Raises:
       RunError: another process writes to the run.
+    """
+    with lock_file(run.config):
+        yield
+
+
+@contextlib.contextmanager
+def lock_file(path: Path) -> Iterator[None]:
+    """Keeps a second process out of a file's folder; a killed process's lock goes with it.
+
+    Raises:
+      RunError: another process is in.
     """
     try:
         import fcntl
     except ImportError:  # Windows: go without
         yield
         return
-    with run.config.open("r+b") as file:
+    with path.open("r+b") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
-            raise RunError(f"{run.directory} is being written by another process") from None
+            raise RunError(f"{path.parent} is being written by another process") from None
         yield
 
 

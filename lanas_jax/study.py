@@ -175,7 +175,7 @@ def search(experiment: Experiment, store: TrialStore, checkpoints: Checkpoints, 
     digests = _digests(store.trials())
     state = experiment.searcher.init(stream_key(experiment.seed, SEARCHER_STREAM))
     restored = checkpoints.restore(state, digests)
-    number, state = (restored.batches, restored.state) if restored else (0, state)
+    number, state = (restored.number, restored.state) if restored else (0, state)
     asked = sum(trial.batch < number for trial in store.trials())
     saving = _Saving(checkpoints)
     while asked < experiment.budget:

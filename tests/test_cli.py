@@ -301,7 +301,7 @@ def test_help_is_there_at_every_level(capsys):
     top = capsys.readouterr().out
     assert main(["--help"]) == 0
     assert capsys.readouterr().out == top
-    for command in ("search", "resume", "report", "trials", "describe"):
+    for command in ("search", "resume", "train", "export", "report", "trials", "describe"):
         assert f"\n  {command} " in top
         with contextlib.suppress(SystemExit):
             main([command, "--help"])
@@ -319,7 +319,9 @@ def test_help_of_an_experiment_shows_its_docstring_and_settings(capsys):
 
 
 def test_unknown_command_says_which_exist(capsys):
-    assert "There are: search, resume, report, trials, tree, describe, tables, compare" in refused(capsys, "serach")
+    assert "There are: search, resume, train, export, report, trials, tree, describe, tables, compare" in refused(
+        capsys, "serach"
+    )
 
 
 def test_describe_draws_and_counts_the_published_network(capsys):

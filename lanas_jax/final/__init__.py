@@ -1,0 +1,1 @@
+"""Training one network as published results are trained, and handing its weights out."""

@@ -1,0 +1,135 @@
+"""What ``lanas train`` and ``lanas export`` do: their arguments, and what they print."""
+
+import dataclasses
+import datetime
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import tyro
+from rich.console import Console
+
+from lanas_jax import runs
+from lanas_jax.final import export as exporting
+from lanas_jax.final import loop, target
+from lanas_jax.final.display import Display
+from lanas_jax.final.target import Target
+from lanas_jax.final.train import train as carry_through
+from lanas_jax.interruption import heard
+
+HELP = """\
+usage: lanas train RUN [--code 0,1,...] [--out DIR] [settings of its final training]
+       lanas train EXPERIMENT --code 0,1,... [--out DIR] [settings] [--config.NAME settings of the experiment]
+       lanas train FOLDER
+
+Trains the best network of a search, or one of your choice, to the end, and reads its test accuracy, once. Everything
+goes into one folder: RUN/final, DIR, or a new one under runs/.
+Ctrl-C stops. The same command again continues; so does lanas train FOLDER, the folder that a training wrote.
+
+For the settings: lanas train RUN --help
+"""
+
+
+def train(console: Console, arguments: Sequence[str]) -> int:
+    """Trains, with live progress.
+
+    Returns:
+      The exit code: 0; 1 where the training broke; that of a signal where it was stopped.
+
+    Raises:
+      ValueError, RunError, ExperimentError, ConfigError, CodeError: what has to be changed first.
+    """
+    if not arguments or arguments[0].startswith("-"):
+        print(HELP, end="", file=sys.stdout if arguments and arguments[0] in ("-h", "--help") else sys.stderr)
+        return 0 if arguments and arguments[0] in ("-h", "--help") else 2
+    wanted = target.find(arguments[0])
+    given = _parse(wanted, arguments)
+    code = target.code_of(wanted, given.config, given.code)
+    final = target.final_training(wanted.module, given.config, given.final, code)
+    origin = dataclasses.replace(wanted.origin, config=given.config, settings=given.final)
+    directory = given.out or wanted.directory or _new_directory(origin.name)
+    console.print(f"{origin.name}: {final.recipe.epochs:,} epochs, in {directory}", highlight=False, soft_wrap=True)
+    display = Display(console)
+    with heard(display.note) as interruption:
+        try:
+            with display:
+                found = carry_through(final, code, directory, origin, display)
+        except KeyboardInterrupt:
+            return _stopped("stopped", directory, interruption.exit_code)
+        except loop.NotFiniteError as error:
+            print(f"lanas train: {error}. A lower learning rate may help, in another folder", file=sys.stderr)
+            return 1
+        except loop.DamagedError as error:
+            print(f"lanas train: {error}", file=sys.stderr)
+            return 1
+    _show(console, found)
+    console.print(f"folder: {directory}", highlight=False, soft_wrap=True)
+    return 0
+
+
+def export(console: Console, arguments: Sequence[str]) -> int:
+    """Exports the weights of a training that is at its end.
+
+    Raises:
+      RunError, ExperimentError, ConfigError, MissingPackageError: what has to be changed first.
+    """
+
+    def parse(
+        run: Annotated[str, tyro.conf.arg(metavar="RUN|FOLDER", help="what lanas train was given, or wrote")],
+        /,
+        out: Annotated[
+            Path | None, tyro.conf.arg(metavar="DIR", help="a new folder; default: export in FOLDER")
+        ] = None,
+        weights: Annotated[
+            Literal["last", "ema"], tyro.conf.arg(help="the last ones, or their moving average")
+        ] = "last",
+        format: Annotated[Literal["safetensors", "orbax"], tyro.conf.arg(help="of the weights")] = "safetensors",
+    ) -> Any:
+        """Write a trained network's weights, its architecture as JSON, and a load.py that runs it on images."""
+        return run, out, weights, format
+
+    name, out, which, kind = tyro.cli(parse, prog="lanas export", args=list(arguments))
+    folder = target.training_folder(name)
+    written = exporting.export(folder, folder.directory / "export" if out is None else out, which, kind)
+    console.print(f"{written}: python load.py IMAGES.npy LOGITS.npy", highlight=False, soft_wrap=True)
+    return 0
+
+
+def _parse(wanted: Target, arguments: Sequence[str]) -> Any:
+    """`final`, `config`, `code` and `out`, with what was given on the command line."""
+    module, recorded = wanted.module, wanted.origin
+    out = tyro.conf.arg(metavar="DIR", help="the folder for the training, new or empty, or the one to continue in")
+    code = tyro.conf.arg(metavar="0,1,...", help="the network, integers with commas; default: the best of the run")
+    settings = (lambda: recorded.settings) if recorded.settings is not None else module.Final
+    fields: list[Any] = [
+        ("final", Annotated[module.Final, tyro.conf.arg(name="")], dataclasses.field(default_factory=settings)),
+        ("code", Annotated[str | None, code], dataclasses.field(default=None)),
+        ("out", Annotated[Path | None, out], dataclasses.field(default=None)),
+    ]
+    if recorded.config is None:
+        fields.append(("config", module.Config, dataclasses.field(default_factory=module.Config)))
+    both = dataclasses.make_dataclass("Settings", fields)
+    about = f"{module.Final.__doc__ or ''}"
+    parsed: Any = tyro.cli(both, prog=f"lanas train {arguments[0]}", args=list(arguments[1:]), description=about)
+    parsed.config = getattr(parsed, "config", recorded.config)
+    return parsed
+
+
+def _new_directory(name: str) -> Path:
+    return runs.default_directory(f"{name}-final", datetime.datetime.now())
+
+
+def _stopped(why: str, directory: Path, exit_code: int) -> int:
+    print(f"{why}. To continue from the last checkpoint: lanas train {directory}", file=sys.stderr)
+    return exit_code
+
+
+def _show(console: Console, found: dict[str, Any]) -> None:
+    """The accuracies, of the last weights and of their average."""
+    for name, label in (("validation_accuracy", "search-validation accuracy"), ("test_accuracy", "test accuracy")):
+        if (last := found[name]) is None:
+            continue
+        average = found[f"ema_{name}"]
+        text = f"{label} {last:.4f}" + ("" if average is None else f", average of weights {average:.4f}")
+        console.print(text, highlight=False, soft_wrap=True)

@@ -1,0 +1,116 @@
+"""Writing a trained network into a folder of its own; `exported` reads it."""
+
+import dataclasses
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from lanas_jax import config_json
+from lanas_jax.final.exported import ARCHITECTURE, SOURCE, write_weights
+from lanas_jax.final.folder import FinalFolder
+from lanas_jax.final.loop import restored
+from lanas_jax.final.step import Weights, shapes
+from lanas_jax.final.target import recorded_training
+from lanas_jax.final.task import FinalTraining
+from lanas_jax.runs import RunError
+from lanas_jax.spaces.base import SearchSpace
+
+LOAD = '''\
+"""Runs the network of this folder on images: python load.py IMAGES.npy LOGITS.npy
+
+IMAGES.npy holds {dtype}[n, {shape}], LOGITS.npy will hold float32[n, {classes}]. Needs lanas_jax and what the
+experiment needs; not the dataset.
+"""
+
+import sys
+from pathlib import Path
+
+import numpy as np
+
+from lanas_jax.final.exported import load
+
+network = load(Path(__file__).parent)
+np.save(sys.argv[2], np.asarray(network(np.load(sys.argv[1]))))
+'''
+
+
+def export(folder: FinalFolder, directory: Path, which: str, kind: str) -> Path:
+    """Writes weights, architecture and what is needed to load them.
+
+    Args:
+      folder: a training at its end.
+      directory: a new or empty folder.
+      which: ``last`` weights, or ``ema``, their moving average.
+      kind: of file, ``safetensors`` or ``orbax``.
+
+    Returns:
+      The folder, absolute.
+
+    Raises:
+      RunError: a training that is not at its end, keeps no average, or has no intact checkpoint; a folder in use.
+      ExperimentError, ConfigError: its experiment.py no longer builds the network.
+      MissingPackageError: the package that writes this kind is not installed.
+    """
+    directory = directory.absolute()
+    if folder.final is None:
+        raise RunError(f"{folder.directory} is not trained to the end: lanas train {folder.directory}")
+    if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
+        raise RunError(f"{directory} is in use: give a new or an empty folder with --out")
+    final = recorded_training(folder.source, folder.record)
+    weights = _weights(folder, final, which)
+    directory.mkdir(parents=True, exist_ok=True)
+    write_weights(directory, weights, kind)
+    shutil.copyfile(folder.source, directory / SOURCE)
+    about = architecture(folder, final.network.space, which, kind)
+    (directory / "load.py").write_text(
+        LOAD.format(
+            dtype="float32" if about["scaling"] is None else "uint8",
+            shape=", ".join(map(str, about["image_shape"])),
+            classes=about["classes"],
+        ),
+        encoding="utf-8",
+    )
+    (directory / ARCHITECTURE).write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")
+    return directory
+
+
+def architecture(folder: FinalFolder, space: SearchSpace, which: str, kind: str) -> dict[str, Any]:
+    """What architecture.json says."""
+    record, final = folder.record, folder.final or {}
+    prefix = "" if which == "last" else "ema_"
+    return {
+        "name": record["name"],
+        "code": record["code"],
+        "description": space.describe(np.array(record["code"], np.int32)),
+        "space": {"name": type(space).__name__, **_settings(space)},
+        **{name: final[name] for name in ("multiply_adds", "parameters", "trained_parameters")},
+        **{name: final[f"{prefix}{name}"] for name in ("validation_accuracy", "test_accuracy")},
+        "weights": which,
+        "format": kind,
+        **{name: record["data"][name] for name in ("image_shape", "classes", "scaling")},
+        **{name: record[name] for name in ("home", "config", "settings", "recipe", "software")},
+    }
+
+
+def _settings(space: SearchSpace) -> dict[str, Any]:
+    """Those of a space that can be written down."""
+    settings = {
+        field.name: getattr(space, field.name) for field in dataclasses.fields(space) if field.name != "choices"
+    }
+    try:
+        return config_json.encode(settings)
+    except config_json.ConfigError:
+        return {}
+
+
+def _weights(folder: FinalFolder, final: FinalTraining, which: str) -> Weights:
+    saved = restored(folder, shapes(final.network, final.recipe))
+    if saved is None:
+        raise RunError(f"none of the checkpoints in {folder.checkpoints} is intact")
+    weights = saved.state.weights if which == "last" else saved.state.average
+    if weights is None:
+        raise RunError(f"{folder.directory} keeps no average of its weights: its recipe has ema None")
+    return weights

@@ -1,0 +1,188 @@
+"""The folder of a training: all there is of it, and the refusal to go on with something else in it.
+
+=================  ===========================================================================================
+``training.json``  what decides the weights: code, settings, seed, digest of the data, software versions
+``experiment.py``  a copy of the experiment's file; absent where the training was started from Python
+``checkpoint/``    the last two states
+``metrics.csv``    what each step came to
+``final.json``     written at the end, once: accuracies, costs, seconds
+=================  ===========================================================================================
+"""
+
+import dataclasses
+import hashlib
+import json
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from lanas_jax import software
+from lanas_jax.runs import RunError
+
+FORMAT = 1
+_RECORD = "training.json"
+# What decides the weights, in the order in which differences are looked for.
+DECISIVE = {
+    "experiment": "the experiment's file",
+    "code": "the code",
+    "config": "the experiment's settings",
+    "settings": "the settings",
+    "recipe": "the recipe",
+    "seed": "the seed",
+    "data": "the dataset",
+    "software": "the software",
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class FinalFolder:
+    """A folder that holds a training.
+
+    Attributes:
+      directory: where it is, absolute.
+      record: what training.json says.
+    """
+
+    directory: Path
+    record: dict[str, Any]
+
+    @property
+    def described(self) -> Path:
+        """What decides the weights."""
+        return self.directory / _RECORD
+
+    @property
+    def source(self) -> Path:
+        """The copy of the experiment's file."""
+        return self.directory / "experiment.py"
+
+    @property
+    def checkpoints(self) -> Path:
+        """The last states."""
+        return self.directory / "checkpoint"
+
+    @property
+    def metrics(self) -> Path:
+        """What each step came to."""
+        return self.directory / "metrics.csv"
+
+    @property
+    def digest(self) -> str:
+        """Of all that decides the weights; stands in each checkpoint."""
+        decisive = {name: self.record[name] for name in DECISIVE}
+        return hashlib.sha256(json.dumps(decisive, sort_keys=True).encode()).hexdigest()
+
+    @property
+    def final(self) -> dict[str, Any] | None:
+        """What final.json says; None before the training is at its end.
+
+        Raises:
+          RunError: the file is damaged.
+        """
+        return _read(path) if (path := self.directory / "final.json").exists() else None
+
+    def finish(self, final: Mapping[str, Any]) -> None:
+        """Writes final.json, at once."""
+        _write(self.directory / "final.json", final)
+
+
+def exists(directory: Path) -> bool:
+    """Whether a folder holds a training."""
+    return (directory / _RECORD).exists()
+
+
+def open_folder(directory: Path) -> FinalFolder:
+    """The training in a folder.
+
+    Raises:
+      RunError: there is none, or its training.json is damaged or of another format.
+    """
+    directory = directory.absolute()
+    if not exists(directory):
+        raise RunError(f"{directory} holds no training: it has no {_RECORD}")
+    record = _read(directory / _RECORD)
+    if record.get("format") != FORMAT:
+        raise RunError(f"{directory / _RECORD} is not of format {FORMAT}, the one this lanas_jax reads")
+    if missing := DECISIVE.keys() - record.keys():
+        raise RunError(f"{directory / _RECORD} is damaged: it says nothing of {', '.join(sorted(missing))}")
+    return FinalFolder(directory, record)
+
+
+def enter(directory: Path, record: Mapping[str, Any], source: Path | None) -> FinalFolder:
+    """The training in a folder, or a new one there.
+
+    Args:
+      directory: a new or empty folder, or that of the same training.
+      record: what decides the weights and what else is to be recorded.
+      source: the experiment's file, where there is one.
+
+    Raises:
+      RunError: the folder holds another training (says what differs) or something else, or cannot be written.
+    """
+    directory = directory.absolute()
+    if exists(directory):
+        folder = open_folder(directory)
+        _refuse_other(folder, record)
+        return folder
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        if others := {path.name for path in directory.iterdir()} - {"experiment.py", f"{_RECORD}.partial"}:
+            raise RunError(f"{directory} holds {sorted(others)[0]}, but no training: give a new or an empty folder")
+        folder = FinalFolder(directory, {"format": FORMAT, **record})
+        if source is not None:
+            shutil.copyfile(source, folder.source)
+        _write(folder.described, folder.record)
+    except OSError as error:
+        raise RunError(f"cannot write to {directory}: {error.strerror}") from error
+    return folder
+
+
+def _refuse_other(folder: FinalFolder, record: Mapping[str, Any]) -> None:
+    """Names what differs, the first kind of it that does."""
+    for name, what in DECISIVE.items():
+        before, now = folder.record[name], json.loads(json.dumps(record[name]))
+        if before == now:
+            continue
+        changed = software.differences(before) if name == "software" else _differences(before, now)
+        raise RunError(
+            f"{folder.directory} was begun with something else, {what}: {changed}. To continue it as it was begun: "
+            f"lanas train {folder.directory}; else give another folder"
+        )
+
+
+def _differences(before: Any, now: Any) -> str:
+    """In words, setting by setting."""
+    old, new = _flat(before), _flat(now)
+    changed = [
+        f"{name + ' ' if name else ''}{old.get(name, 'absent')}, now {new.get(name, 'absent')}"
+        for name in sorted(old.keys() | new.keys())
+        if old.get(name) != new.get(name)
+    ]
+    return "; ".join(changed)
+
+
+def _flat(value: Any, name: str = "") -> dict[str, Any]:
+    """Settings within settings by their dotted names."""
+    if not isinstance(value, dict):
+        return {name: value}
+    parts = [_flat(item, f"{name}.{key}" if name else key) for key, item in value.items()]
+    return {key: item for part in parts for key, item in part.items()}
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise RunError(f"{path} cannot be read: {error.strerror}") from error
+    except ValueError as error:
+        raise RunError(f"{path} is damaged: {error}") from error
+    if not isinstance(found, dict):
+        raise RunError(f"{path} is damaged: it holds no JSON object")
+    return found
+
+
+def _write(path: Path, content: Mapping[str, Any]) -> None:
+    partial = path.with_name(f"{path.name}.partial")
+    partial.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+    partial.replace(path)

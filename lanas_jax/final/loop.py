@@ -1,0 +1,213 @@
+"""The loop of a training: dispatches, checkpoints, readings of the search-validation split; at the end the test, once.
+
+What resumes exactly is what is a function of settings and step: weights, their average, the momentum, metrics.csv. A
+checkpoint holds all of it but the last, and each step draws from its own number, so a training killed in the middle of
+an epoch goes on from its last checkpoint to the bits it would have had, given the same software and devices.
+
+Test images are read after the last step (section 4 of arXiv 1906.06832 reports the last weights, not the best ones) and
+what they said is recorded before anything else, so that a training that is called again does not read them again.
+"""
+
+import math
+import time
+from collections.abc import Iterator
+from typing import Any, NamedTuple, Protocol, runtime_checkable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+from lanas_jax.checkpoints import Checkpoints, Restored
+from lanas_jax.data.splits import Dataset, SearchData, Split
+from lanas_jax.final import step as training
+from lanas_jax.final.folder import FinalFolder
+from lanas_jax.final.metrics import Metrics
+from lanas_jax.final.programs import Programs
+from lanas_jax.final.recipe import drop_path
+from lanas_jax.final.step import FinalState
+from lanas_jax.training.step import learning_rate
+
+
+class NotFiniteError(Exception):
+    """A training whose loss or weights became NaN or infinite."""
+
+
+class DamagedError(Exception):
+    """A training none of whose checkpoints can be read."""
+
+
+class Saved(NamedTuple):
+    """What a checkpoint holds."""
+
+    state: FinalState
+    seconds: Float[np.ndarray | Array, ""]  # of training, up to here
+
+
+class Accuracies(NamedTuple):
+    """Of the last weights, and of their moving average (None where there is none), in [0, 1]."""
+
+    last: float
+    average: float | None
+
+
+@runtime_checkable
+class Progress(Protocol):
+    """Is told how a training gets on (`lanas_jax.final.display` shows it)."""
+
+    def began(self, programs: Programs, step: int) -> None:
+        """The loop begins, after so many steps."""
+
+    def advanced(self, step: int, loss: float, learning_rate: float) -> None:
+        """So many steps are taken; loss and learning rate are those of the last one."""
+
+    def validated(self, accuracies: Accuracies) -> None:
+        """The search-validation split was read."""
+
+    def note(self, text: str) -> None:
+        """Something worth a line."""
+
+
+def fit(programs: Programs, data: SearchData, folder: FinalFolder, progress: Progress) -> Saved:
+    """Trains from the newest intact checkpoint to the last step.
+
+    Args:
+      programs: compiled for this training.
+      data: for its search-validation split.
+      folder: checkpoints and metrics.csv go there.
+      progress: is told how it gets on.
+
+    Returns:
+      The state after the last step, which stands in the newest checkpoint, too.
+
+    Raises:
+      NotFiniteError: names the step. The last good checkpoint is kept.
+      DamagedError: there are checkpoints, but none of them is intact.
+    """
+    recipe = programs.task.recipe
+    with Checkpoints(folder.checkpoints) as checkpoints:
+        state, seconds = _begin(programs, checkpoints, folder, progress)
+        began = saved_at = time.monotonic()
+        step = int(state.step)
+        progress.began(programs, step)
+        with Metrics(folder.metrics, step) as metrics:
+            for until in _stops(programs, step):
+                state, losses = programs.advance(state, until)
+                rows = _rows(programs, step, np.asarray(losses)[: int(state.step) - step])
+                step = int(state.step)
+                if not state.sound:
+                    metrics.write(rows)
+                    raise NotFiniteError(_why(programs, state, checkpoints))
+                progress.advanced(step, rows[-1]["loss"], rows[-1]["learning_rate"])
+                if recipe.train_on == "train" and _validates(programs, step):
+                    rows[-1] |= _validate(programs, state, data.validation, progress)
+                metrics.write(rows)
+                now = time.monotonic()
+                if step == programs.total or now - saved_at >= recipe.checkpoint_seconds:
+                    checkpoints.save(step, Saved(state, np.array(seconds + now - began, np.float32)), folder.digest)
+                    saved_at = time.monotonic()
+    return Saved(state, np.array(seconds + time.monotonic() - began, np.float32))
+
+
+def measure(programs: Programs, state: FinalState, data: Dataset) -> dict[str, float | None]:
+    """The accuracies that are reported. This is the one place where test images are read."""
+    found: dict[str, float | None] = {"validation_accuracy": None, "ema_validation_accuracy": None}
+    if programs.task.recipe.train_on == "train":
+        found = _named("validation_accuracy", _accuracies(programs, state, data.search.validation))
+    return found | _named("test_accuracy", _accuracies(programs, state, data.test))
+
+
+def restored(folder: FinalFolder, shapes: FinalState) -> Saved | None:
+    """The state in the newest intact checkpoint, or None where there is none."""
+    with Checkpoints(folder.checkpoints) as checkpoints:
+        found = _newest(checkpoints, folder, shapes)
+    return None if found is None else found.state
+
+
+def _newest(checkpoints: Checkpoints, folder: FinalFolder, shapes: FinalState) -> Restored | None:
+    like = Saved(shapes, np.zeros((), np.float32))
+    return checkpoints.restore(like, dict.fromkeys(checkpoints.numbers, folder.digest))
+
+
+def _begin(
+    programs: Programs, checkpoints: Checkpoints, folder: FinalFolder, progress: Progress
+) -> tuple[FinalState, float]:
+    """Where to go on from, and the seconds that led there."""
+    numbers = checkpoints.numbers
+    if not numbers:
+        return programs.start(), 0.0
+    found = _newest(checkpoints, folder, training.shapes(programs.task.network, programs.task.recipe))
+    if found is None:
+        raise DamagedError(
+            f"none of the checkpoints in {folder.checkpoints} is intact (steps {', '.join(map(str, numbers))}): "
+            f"to train from the first step, remove that folder"
+        )
+    if found.number < numbers[-1]:
+        progress.note(f"the checkpoint of step {numbers[-1]:,} is damaged: going on from step {found.number:,}")
+        checkpoints.discard_after(found.number)
+    return jax.device_put(found.state.state, programs.everywhere), float(found.state.seconds)
+
+
+def _stops(programs: Programs, step: int) -> Iterator[int]:
+    """After which steps a dispatch ends: each `steps_per_dispatch`, each reading of validation, and the last one."""
+    recipe = programs.task.recipe
+    while step < programs.total:
+        wanted = [step + recipe.steps_per_dispatch, programs.total]
+        if recipe.train_on == "train":
+            wanted.append(_next_reading(programs, step))
+        step = min(wanted)
+        yield step
+
+
+def _next_reading(programs: Programs, step: int) -> int:
+    """The first step after `step` that ends a number of epochs after which validation is read."""
+    recipe = programs.task.recipe
+    period = recipe.validate_every
+    epochs = step * recipe.batch_size // programs.count // period * period
+    return recipe.sgd.steps(programs.count, epochs + period)
+
+
+def _validates(programs: Programs, step: int) -> bool:
+    return step == programs.total or step == _next_reading(programs, step - 1)
+
+
+def _validate(programs: Programs, state: FinalState, split: Split, progress: Progress) -> dict[str, float | None]:
+    accuracies = _accuracies(programs, state, split)
+    progress.validated(accuracies)
+    return _named("validation_accuracy", accuracies)
+
+
+def _accuracies(programs: Programs, state: FinalState, split: Split) -> Accuracies:
+    last = programs.accuracy(state.weights, split)
+    return Accuracies(last, None if state.average is None else programs.accuracy(state.average, split))
+
+
+def _named(name: str, accuracies: Accuracies) -> dict[str, float | None]:
+    return {name: accuracies.last, f"ema_{name}": accuracies.average}
+
+
+def _rows(programs: Programs, first: int, losses: Float[np.ndarray, " steps"]) -> list[dict[str, Any]]:
+    """Lines of metrics.csv for the steps after step `first`."""
+    recipe, total = programs.task.recipe, jnp.int32(programs.total)
+    steps = jnp.arange(first, first + len(losses))
+    rates = jax.vmap(lambda step: learning_rate(recipe.sgd, step, total))(steps)
+    dropped = jax.vmap(lambda step: drop_path(recipe, step, total))(steps)
+    columns = zip(*(np.asarray(column).tolist() for column in (losses, rates, dropped)), strict=True)
+    return [
+        {
+            "step": step + 1,
+            "epoch": step * recipe.batch_size // programs.count + 1,
+            "loss": loss,
+            "learning_rate": rate,
+            "drop_path": share,
+        }
+        for step, (loss, rate, share) in enumerate(columns, start=first)
+    ]
+
+
+def _why(programs: Programs, state: FinalState, checkpoints: Checkpoints) -> str:
+    step, loss = int(state.step), float(state.loss)
+    epoch = (step - 1) * programs.task.recipe.batch_size // programs.count + 1
+    what = "the weights are not finite" if math.isfinite(loss) else f"the loss is {loss}"
+    kept = f"the checkpoint of step {checkpoints.numbers[-1]:,} is kept" if checkpoints.numbers else "no checkpoint yet"
+    return f"{what} at step {step:,} (epoch {epoch:,}); {kept}"

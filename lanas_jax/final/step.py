@@ -1,0 +1,190 @@
+"""Steps of the winner's training, as pure functions of pytrees.
+
+Beyond what `lanas_jax.training.step` does for a candidate: an auxiliary head, dropped paths, augmented images, a moving
+average of the weights, and a batch spread over devices. Batch normalisation sees the whole batch, since the program is
+written for all of it and XLA divides it up.
+"""
+
+import dataclasses
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax import lax
+from jax.sharding import NamedSharding
+from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, PyTree
+
+from lanas_jax.data.scaling import Scaling
+from lanas_jax.final.recipe import Recipe, average_decay, drop_path
+from lanas_jax.final.task import Augment, BatchStats, FinalNetwork, Params
+from lanas_jax.training.step import batch_order, learning_rate, optimizer
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Task:
+    """All that a program is made for.
+
+    Attributes:
+      network: gives logits.
+      recipe: how to train.
+      augment: what is done to the training images.
+      classes: number of classes.
+      scaling: of images of 8 bits; None where they are float32.
+      batch: how the images of a batch are spread over devices.
+    """
+
+    network: FinalNetwork
+    recipe: Recipe
+    augment: Augment
+    classes: int
+    scaling: Scaling | None
+    batch: NamedSharding
+
+
+class Weights(NamedTuple):
+    """All that a trained network needs."""
+
+    params: Params
+    batch_stats: BatchStats
+
+
+class FinalState(NamedTuple):
+    """A network in training."""
+
+    weights: Weights  # after the last step
+    average: Weights | None  # moving average of those; None where the recipe wants none
+    optimizer: optax.OptState
+    step: Int[Array, ""]  # steps taken
+    loss: Float[Array, ""]  # of the last step taken
+    sound: Bool[Array, ""]  # whether loss and weights are finite; training stops at the first step that breaks them
+
+
+def start(network: FinalNetwork, recipe: Recipe, key: PRNGKeyArray) -> FinalState:
+    """A network before its first step. The key is consumed."""
+    weights = Weights(*network.init(key))
+    average = None if recipe.ema is None else weights
+    momentum = optimizer(recipe.sgd).init(weights.params)
+    return FinalState(weights, average, momentum, jnp.int32(0), jnp.float32(0), jnp.bool_(True))
+
+
+def shapes(network: FinalNetwork, recipe: Recipe) -> FinalState:
+    """Shapes and dtypes of a state."""
+    return jax.eval_shape(lambda key: start(network, recipe, key), jax.random.key(0))
+
+
+def loss_of(
+    recipe: Recipe,
+    logits: Float[Array, "n classes"],
+    auxiliary: Float[Array, "n classes"] | None,
+    targets: Float[Array, "n classes"],
+) -> Float[Array, ""]:
+    """Mean cross entropy with smoothed targets, plus ``auxiliary_weight`` times that of the auxiliary head."""
+    smoothed = optax.smooth_labels(targets, recipe.label_smoothing)
+    loss = optax.softmax_cross_entropy(logits.astype(jnp.float32), smoothed).mean()
+    if auxiliary is None:
+        return loss
+    return loss + recipe.auxiliary_weight * optax.softmax_cross_entropy(auxiliary.astype(jnp.float32), smoothed).mean()
+
+
+def train_step(
+    task: Task, state: FinalState, key: PRNGKeyArray, total: Int[Array, ""], images: Array, labels: Int[Array, " n"]
+) -> FinalState:
+    """One step of SGD towards a training of `total` steps, on one batch; `key` is that of the training."""
+    augmenting, dropping = jax.random.split(jax.random.fold_in(key, state.step))
+    targets = jax.nn.one_hot(labels, task.classes, dtype=jnp.float32)
+    inputs, targets = task.augment(augmenting, images, targets, task.scaling)
+    dropped = drop_path(task.recipe, state.step, total)
+
+    def objective(params: Params) -> tuple[Float[Array, ""], BatchStats]:
+        logits, auxiliary, batch_stats = task.network.apply(
+            params, state.weights.batch_stats, inputs, train=True, key=dropping, drop_path=dropped
+        )
+        return loss_of(task.recipe, logits, auxiliary, targets), batch_stats
+
+    (loss, batch_stats), gradient = jax.value_and_grad(objective, has_aux=True)(state.weights.params)
+    sgd = task.recipe.sgd
+    direction, momentum = optimizer(sgd).update(gradient, state.optimizer, state.weights.params)
+    rate = learning_rate(sgd, state.step, total)
+    params = jax.tree.map(lambda p, d: p - rate.astype(d.dtype) * d, state.weights.params, direction)
+    weights = Weights(params, batch_stats)
+    average = averaged(task.recipe, state.average, weights, state.step)
+    return FinalState(weights, average, momentum, state.step + 1, loss, jnp.isfinite(loss) & finite(weights))
+
+
+def averaged(recipe: Recipe, average: Weights | None, weights: Weights, step: Int[Array, ""]) -> Weights | None:
+    """The moving average after step number `step`: ``decay * average + (1 - decay) * weights``."""
+    if average is None or recipe.ema is None:
+        return None
+    kept = average_decay(recipe.ema, step)
+    return jax.tree.map(lambda a, w: a + (1 - kept).astype(w.dtype) * (w - a), average, weights)
+
+
+def finite(tree: PyTree[Array]) -> Bool[Array, ""]:
+    """Whether every number in it is."""
+    return jnp.stack([jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(tree)]).all()
+
+
+def train(
+    task: Task,
+    state: FinalState,
+    key: PRNGKeyArray,
+    total: Int[Array, ""],
+    until: Int[Array, ""],
+    images: Array,
+    labels: Int[Array, " n"],
+) -> tuple[FinalState, Float[Array, " steps"]]:
+    """Up to `steps_per_dispatch` steps further: no further than `until`, and no further than a step that breaks it.
+
+    Args:
+      task: what to train.
+      state: where to go on from.
+      key: of the training; it is not consumed, each step folds its number in.
+      total: steps of the whole training.
+      until: the step to stop after, at most `total`.
+      images: all training images, channels last.
+      labels: their classes.
+
+    Returns:
+      The state, and the loss of each step; 0 for those not taken.
+    """
+    ordering, noise = jax.random.split(key)
+    steps = task.recipe.steps_per_dispatch
+    order = batch_order(ordering, len(labels), task.recipe.batch_size, state.step, steps)
+
+    def body(state: FinalState, rows: Int[Array, " batch"]) -> tuple[FinalState, Float[Array, ""]]:
+        def advance(state: FinalState) -> FinalState:
+            batch = lax.with_sharding_constraint((images[rows], labels[rows]), task.batch)
+            return train_step(task, state, noise, total, *batch)
+
+        going = (state.step < until) & state.sound
+        after = lax.cond(going, advance, lambda state: state, state)
+        return after, jnp.where(going, after.loss, 0.0)
+
+    return lax.scan(body, state, order)
+
+
+def right(task: Task, weights: Weights, images: Array, labels: Int[Array, "batches size"]) -> Int[Array, ""]:
+    """How many images of a split are classified correctly, by the running batch statistics.
+
+    Args:
+      task: how images are read.
+      weights: of the network.
+      images: ``[batches, size, height, width, channels]``.
+      labels: their classes; -1 fills the last batch up and counts for nothing.
+    """
+
+    def batch(batch: tuple[Array, Array]) -> Int[Array, ""]:
+        images, labels = lax.with_sharding_constraint(batch, task.batch)
+        logits = read(task.network, weights, images, task.scaling)
+        return jnp.sum(jnp.argmax(logits, axis=1) == labels, dtype=jnp.int32)
+
+    return lax.map(batch, (images, labels)).sum()
+
+
+def read(network: FinalNetwork, weights: Weights, images: Array, scaling: Scaling | None) -> Float[Array, "n classes"]:
+    """Logits of a trained network."""
+    key = jax.random.key(0)  # of what is dropped: nothing is
+    inputs = images if scaling is None else scaling(images)
+    logits, _, _ = network.apply(*weights, inputs, train=False, key=key, drop_path=jnp.float32(0))
+    return logits

@@ -1,0 +1,110 @@
+"""What is trained: a network of one code, the images it learns from, and what is done to them.
+
+`FinalTraining` is what an experiment's ``final(config, settings, code)`` returns. Nothing of it is read before it is
+needed: weights can be exported and loaded where the dataset is not.
+"""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any, Protocol, TypeAlias, runtime_checkable
+
+import numpy as np
+from jaxtyping import Array, Float, PRNGKeyArray, PyTree
+
+from lanas_jax.data.scaling import Scaling
+from lanas_jax.data.splits import Dataset, SearchData, Split
+from lanas_jax.final.recipe import Recipe
+from lanas_jax.spaces.base import SearchSpace
+
+Params: TypeAlias = PyTree[Array]
+BatchStats: TypeAlias = PyTree[Array]
+# (key, images of 8 bits or float32, targets, scaling of the former) -> (float32 images, targets)
+Augment: TypeAlias = Callable[[PRNGKeyArray, Array, Array, Scaling | None], tuple[Array, Array]]
+
+
+@runtime_checkable
+class FinalNetwork(Protocol):
+    """A network of one code alone, with what only long trainings need. Parameters are float32, whatever it computes in.
+
+    Parameters and batch statistics are dictionaries of arrays or of such dictionaries, which is what a file of weights
+    can hold.
+    """
+
+    @property
+    def space(self) -> SearchSpace:
+        """What its code means, at this network's size."""
+        ...
+
+    def init(self, key: PRNGKeyArray) -> tuple[Params, BatchStats]:
+        """Fresh parameters and batch statistics. The key is consumed."""
+        ...
+
+    def apply(
+        self,
+        params: Params,
+        batch_stats: BatchStats,
+        images: Float[Array, "n height width channels"],
+        *,
+        train: bool,
+        key: PRNGKeyArray,
+        drop_path: Float[Array, ""],
+    ) -> tuple[Float[Array, "n classes"], Float[Array, "n classes"] | None, BatchStats]:
+        """Logits, those of an auxiliary head where there is one, and the batch statistics after this batch.
+
+        Args:
+          params: from `init` or a later step.
+          batch_stats: likewise.
+          images: a batch.
+          train: normalise by the batch's own statistics, ask the auxiliary head, drop paths.
+          key: of what is dropped.
+          drop_path: probability with which a path is dropped.
+        """
+        ...
+
+
+def only_scaled(key: PRNGKeyArray, images: Array, targets: Array, scaling: Scaling | None) -> tuple[Array, Array]:
+    """Images as the network reads them, and nothing else."""
+    del key
+    return (images if scaling is None else scaling(images)), targets
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class FinalTraining:
+    """One network to be trained.
+
+    Args:
+      network: what is trained.
+      dataset: loads the images; called where they are needed.
+      recipe: how it is trained.
+      augment: what is done to the training images of each step, scaling included: key, images, targets
+        (``float32[n, classes]``) and `SearchData.scaling` come in, float32 images and targets go out. Traced once.
+      seed: of everything random.
+
+    Raises:
+      ValueError: a seed that is no unsigned integer of 32 bits.
+    """
+
+    network: FinalNetwork
+    dataset: Callable[[], Dataset]
+    recipe: Recipe
+    augment: Augment = only_scaled
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.seed < 2**32:
+            raise ValueError(f"seed must be 0 to 2**32 - 1; got {self.seed}")
+
+
+def training_images(data: SearchData, recipe: Recipe) -> Split:
+    """What weights are fitted to."""
+    parts = [data.train] if recipe.train_on == "train" else [data.train, data.validation]
+    return Split(*(np.concatenate([getattr(part, name) for part in parts]) for name in ("images", "labels")))
+
+
+def costs(network: FinalNetwork, code: np.ndarray) -> dict[str, Any]:
+    """Multiply-adds and parameters by name, None where the space does not know them."""
+    try:
+        cost = network.space.cost(code[None])
+    except NotImplementedError:
+        return {"multiply_adds": None, "parameters": None}
+    return {"multiply_adds": int(cost.multiply_adds[0]), "parameters": int(cost.parameters[0])}

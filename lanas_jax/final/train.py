@@ -1,0 +1,136 @@
+"""One training from beginning to end: the folder, the programs, the loop, and what is reported.
+
+Called again with the same folder it goes on where it was, or reports what is recorded where it is at its end.
+"""
+
+import dataclasses
+import datetime
+import hashlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from jaxtyping import Int
+
+from lanas_jax import config_json, software
+from lanas_jax.checkpoints import digest
+from lanas_jax.data.splits import Dataset
+from lanas_jax.final import folder as folders
+from lanas_jax.final import loop, programs
+from lanas_jax.final.loop import Progress
+from lanas_jax.final.task import FinalTraining, costs
+from lanas_jax.runs import lock_file
+
+
+@dataclasses.dataclass(frozen=True)
+class Origin:
+    """Where a training comes from, so that its folder says it.
+
+    Attributes:
+      name: of the experiment.
+      source: the experiment's file; None where the training was started from Python.
+      home: the folder from which that file may import.
+      config: the experiment's settings.
+      settings: those of its final training.
+    """
+
+    name: str
+    source: Path | None = None
+    home: Path | None = None
+    config: Any = None
+    settings: Any = None
+
+
+def train(
+    final: FinalTraining,
+    code: Int[np.ndarray, " dims"],
+    directory: Path,
+    origin: Origin,
+    progress: Progress,
+    devices: Sequence[jax.Device] | None = None,
+) -> dict[str, Any]:
+    """Trains a network to the end, or the rest of the way, and reads the test split, once.
+
+    Args:
+      final: what to train.
+      code: of the network.
+      directory: a new or empty folder, or that of the same training.
+      origin: where it comes from.
+      progress: is told how it gets on.
+      devices: what to train on; default: all of this process. The batch is divided among them.
+
+    Returns:
+      What final.json says.
+
+    Raises:
+      ValueError: a recipe that does not fit the images or the devices; nothing is written.
+      RunError: a folder that holds something else, or another training (names what differs), or is in use.
+      ConfigError: settings that cannot be written down.
+      NotFiniteError, DamagedError: as `loop.fit`.
+    """
+    devices = jax.local_devices() if devices is None else devices
+    data = final.dataset()
+    programs.check(final.recipe, data.search, devices)
+    folder = folders.enter(directory, _record(final, code, data, origin, devices), origin.source)
+    with lock_file(folder.described):
+        if (recorded := folder.final) is not None:
+            progress.note("this training is at its end already; this is what was recorded")
+            return recorded
+        if (before := folder.record["devices"]) != (now := _described(devices)):
+            progress.note(f"begun on {before}, now on {now}: the result will differ in its last digits")
+        made = programs.compiled(final, data.search, devices)
+        saved = loop.fit(made, data.search, folder, progress)
+        folder.finish(
+            {
+                "name": origin.name,
+                "code": code.tolist(),
+                "settings": folder.record["settings"],
+                "recipe": folder.record["recipe"],
+                "seed": final.seed,
+                **costs(final.network, code),
+                "trained_parameters": sum(leaf.size for leaf in jax.tree.leaves(saved.state.weights.params)),
+                "steps": made.total,
+                **loop.measure(made, saved.state, data),
+                "seconds": float(saved.seconds),
+                "compile_seconds": made.compile_seconds,
+                "devices": _described(devices),
+                "software": software.versions(),
+            }
+        )
+        return folder.final or {}
+
+
+def _record(
+    final: FinalTraining, code: Int[np.ndarray, " dims"], data: Dataset, origin: Origin, devices: Sequence[jax.Device]
+) -> dict[str, Any]:
+    """What training.json says."""
+    for settings in (origin.config, origin.settings, final.recipe):
+        if settings is not None:
+            config_json.check(settings)
+    splits = {"train": data.search.train, "validation": data.search.validation, "test": data.test}
+    return {
+        "name": origin.name,
+        "source": None if origin.source is None else str(origin.source),
+        "home": None if origin.home is None else str(origin.home),
+        "experiment": None if origin.source is None else hashlib.sha256(origin.source.read_bytes()).hexdigest(),
+        "code": code.tolist(),
+        "config": None if origin.config is None else config_json.encode(origin.config),
+        "settings": None if origin.settings is None else config_json.encode(origin.settings),
+        "recipe": config_json.encode(final.recipe),
+        "seed": final.seed,
+        "data": {name: digest((split.images, split.labels)) for name, split in splits.items()}
+        | {
+            "image_shape": list(data.search.image_shape),
+            "classes": data.search.classes,
+            "scaling": None if data.search.scaling is None else config_json.encode(data.search.scaling),
+        },
+        "software": software.versions(),
+        "devices": _described(devices),
+        "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+    }
+
+
+def _described(devices: Sequence[jax.Device]) -> str:
+    return f"{len(devices)} x {devices[0].device_kind}"

@@ -1,0 +1,66 @@
+"""The recipe: what it comes to at each step, against closed forms; what it refuses."""
+
+import math
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from lanas_jax.final.recipe import Recipe, average_decay, drop_path
+from lanas_jax.training.step import learning_rate
+
+
+def test_defaults_are_the_published_final_training():
+    """Arguments of train.py in the code of DARTS: 0.025, 0.9, 3e-4, 600, 5, 96, 0.4, 0.2; no Nesterov."""
+    recipe = Recipe()
+    assert (recipe.learning_rate, recipe.momentum, recipe.weight_decay, recipe.epochs) == (0.025, 0.9, 3e-4, 600)
+    assert (recipe.clip, recipe.batch_size, recipe.auxiliary_weight, recipe.drop_path) == (5.0, 96, 0.4, 0.2)
+    assert not recipe.sgd.nesterov
+    assert recipe.sgd.steps(50_000) == 312_500
+    assert recipe.train_on == "all"
+
+
+@pytest.mark.parametrize("step", [0, 1, 250, 999])
+def test_schedules_follow_their_closed_forms(step):
+    recipe, total = Recipe(drop_path=0.3), jnp.int32(1000)
+    rate = learning_rate(recipe.sgd, jnp.int32(step), total)
+    np.testing.assert_allclose(rate, 0.025 * (1 + math.cos(math.pi * step / 1000)) / 2, rtol=1e-4, atol=1e-9)
+    np.testing.assert_allclose(drop_path(recipe, jnp.int32(step), total), 0.3 * step / 1000, rtol=1e-6)
+
+
+def test_average_gives_up_its_beginnings():
+    decays = [float(average_decay(0.9999, jnp.int32(step))) for step in (0, 1, 90, 10**6)]
+    np.testing.assert_allclose(decays, [1 / 10, 2 / 11, 91 / 100, 0.9999], rtol=1e-6)
+    assert average_decay(0.5, jnp.int32(90)) == 0.5
+
+
+@pytest.mark.parametrize(
+    ("setting", "value", "message"),
+    [
+        ("epochs", 0, "epochs must be positive; got 0"),
+        ("batch_size", 0, "batch_size must be positive; got 0"),
+        ("learning_rate", -1.0, "learning_rate must be positive; got -1.0"),
+        ("learning_rate", math.nan, "learning_rate must be positive; got nan"),
+        ("momentum", 1.0, r"momentum must be in \[0, 1\); got 1.0"),
+        ("weight_decay", -1.0, "weight_decay must not be negative; got -1.0"),
+        ("clip", 0.0, "clip must be positive, or None not to clip; got 0.0"),
+        ("label_smoothing", 1.0, r"label_smoothing must be in \[0, 1\); got 1.0"),
+        ("auxiliary_weight", -0.4, "auxiliary_weight must not be negative; got -0.4"),
+        ("drop_path", 1.0, r"drop_path must be in \[0, 1\); got 1.0"),
+        ("ema", 1.0, r"ema must be in \[0, 1\), or None to keep no average; got 1.0"),
+        ("validate_every", 0, "validate_every must be at least 1; got 0"),
+        ("steps_per_dispatch", 0, "steps_per_dispatch must be at least 1; got 0"),
+        ("checkpoint_seconds", -1.0, "checkpoint_seconds must not be negative; got -1.0"),
+    ],
+)
+def test_settings_out_of_range(setting, value, message):
+    with pytest.raises(ValueError, match=message):
+        Recipe(**{setting: value})
+
+
+def test_unknown_images_to_train_on():
+    """Said by the recipe itself, which the type check of the test run would otherwise forestall."""
+    recipe = Recipe()
+    object.__setattr__(recipe, "train_on", "test")
+    with pytest.raises(ValueError, match="train_on must be 'all' or 'train'; got 'test'"):
+        recipe.__post_init__()
