@@ -9,7 +9,9 @@ from functools import partial, reduce
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
+from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 MOMENTUM = 0.9  # of the running batch statistics
@@ -17,6 +19,28 @@ EPSILON = 1e-5  # added to variances
 
 Images = Float[Array, "n h w c"]
 Channels = Float[Array, " c"]
+
+
+def check_compute_dtype(dtype: DTypeLike) -> None:
+    """Refuses what networks do not compute in.
+
+    Raises:
+      ValueError: neither float32 nor bfloat16.
+    """
+    if jnp.dtype(dtype) not in (jnp.float32, jnp.bfloat16):
+        raise ValueError(f"compute_dtype must be float32 or bfloat16; got {jnp.dtype(dtype)}")
+
+
+def convolution(x: Images, kernel: Float[Array, "k k c d"], stride: int = 1) -> Float[Array, "n h2 w2 d"]:
+    """A convolution, of the kernel rounded to the dtype of the images."""
+    pad = kernel.shape[0] // 2
+    return lax.conv_general_dilated(
+        x,
+        kernel.astype(x.dtype),
+        (stride, stride),
+        [(pad, pad), (pad, pad)],
+        dimension_numbers=("NHWC", "HWIO", "NHWC"),
+    )
 
 
 def depthwise(x: Images, kernel: Float[Array, "k k c"], stride: int = 1) -> Float[Array, "n h2 w2 c"]:
@@ -115,6 +139,33 @@ def _max_pool_backward(stride: int, size: int, saved: tuple[Array, Array], dy: A
 max_pool.defvjp(_max_pool_forward, _max_pool_backward)
 
 
+@jax.custom_vjp
+def average_pool(x: Images) -> Images:
+    """Means of 3x3 pixels; beyond the edge there is nothing to count.
+
+    The sum over a window is its own transpose; told so, its gradient is as cheap on a CPU as itself.
+    """
+    return (_window_sum(x.astype(jnp.float32)) / _pixels_in_window(x)).astype(x.dtype)
+
+
+def _average_pool_forward(x: Images) -> tuple[Images, None]:
+    return average_pool(x), None
+
+
+def _average_pool_backward(_: None, dy: Images) -> tuple[Images]:
+    return (_window_sum(dy.astype(jnp.float32) / _pixels_in_window(dy)).astype(dy.dtype),)
+
+
+average_pool.defvjp(_average_pool_forward, _average_pool_backward)
+
+
+def average_of_four(x: Images) -> Float[Array, "n h2 w2 c"]:
+    """Half the resolution: means of 2x2 pixels. Height and width are even."""
+    n, height, width, channels = x.shape
+    quads = x.reshape(n, height // 2, 2, width // 2, 2, channels)
+    return jnp.mean(quads, axis=(2, 4), dtype=jnp.float32).astype(x.dtype)
+
+
 def alternate_pixels(x: Images) -> tuple[Float[Array, "n h2 w2 c"], Float[Array, "n h2 w2 c"]]:
     """The pixels at ``(2 i, 2 j)`` and those at ``(2 i + 1, 2 j + 1)``, zero beyond the edge."""
     n, height, width, channels = x.shape
@@ -182,6 +233,18 @@ def _window_row(phases: list[Array], row: int | Array, size: int, shape: tuple[i
         phases = [lax.dynamic_slice_in_dim(phase, row, reach, axis=1)[:, ::stride] for phase in phases]
     starts = [j // stride * channels for j in range(size)]
     return [phases[j % stride][:, :, start : start + width * channels] for j, start in enumerate(starts)]
+
+
+def _window_sum(x: Images) -> Images:
+    """Sums of 3x3 pixels."""
+    return _sum(_windows(x, 3, 1)).reshape(x.shape)
+
+
+def _pixels_in_window(x: Images) -> Float[np.ndarray, "1 h w 1"]:
+    """How many of the 3x3 pixels around each one are within the image."""
+    places = [np.arange(size) for size in x.shape[1:3]]
+    rows, columns = (np.minimum(i + 1, len(i) - 1) - np.maximum(i - 1, 0) + 1 for i in places)
+    return np.outer(rows, columns).astype(np.float32)[None, :, :, None]
 
 
 def _output_size(x: Images, stride: int) -> tuple[int, int]:

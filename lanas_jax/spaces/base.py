@@ -224,6 +224,17 @@ class SearchSpace:
             )
         return array.astype(np.int32)
 
+    def _set_sizes(self, **sizes: int) -> None:
+        """Sets fields of a space that count something: for the constructors of frozen spaces.
+
+        Raises:
+          ValueError: a size below one.
+        """
+        for name, value in sizes.items():
+            object.__setattr__(self, name, value)
+            if value < 1:
+                raise ValueError(f"{name} must be at least 1; got {value}")
+
     def random(self, key: PRNGKeyArray, n: int) -> Int[Array, "n dims"]:
         """`n` codes drawn uniformly from the product, valid or not. The key is consumed."""
         return jax.random.randint(key, (n, self.dims), 0, self.cardinalities[None], dtype=jnp.int32)

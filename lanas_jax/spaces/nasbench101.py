@@ -7,6 +7,8 @@ networks of the benchmark are the classes of such graphs.
 
 A code holds 21 edges (the upper triangle of the 7x7 adjacency matrix, row by row) and the operations of the vertices 1
 to 5. A graph of fewer vertices is one where some are pruned.
+
+The benchmark's network and its cost are in `nasbench101_network.py`; `models/nasbench101.py` builds it.
 """
 
 import dataclasses
@@ -22,7 +24,8 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 from lanas_jax.spaces import packed_graphs as packed
-from lanas_jax.spaces.base import CellGraph, Choice, Codes, SearchSpace
+from lanas_jax.spaces.base import CellGraph, Choice, Codes, Cost, SearchSpace
+from lanas_jax.spaces.nasbench101_network import STACKS, CellShape, cell_cost
 from lanas_jax.spaces.packed_graphs import EDGES, INNER, OUTPUT, VERTICES
 
 OPERATIONS = ("conv3x3-bn-relu", "conv1x1-bn-relu", "maxpool3x3")
@@ -35,11 +38,65 @@ _COUNT = 16  # no feature is larger; only graphs with too many edges would excee
 
 @dataclasses.dataclass(frozen=True, init=False)
 class NASBench101Space(SearchSpace):
-    """Graphs of at most 7 vertices and 9 edges, over conv3x3, conv1x1 and maxpool3x3: 509,607,936 codes."""
+    """Graphs of at most 7 vertices and 9 edges, over conv3x3, conv1x1 and maxpool3x3: 509,607,936 codes.
 
-    def __init__(self) -> None:
+    Args:
+      channels: of the stem and the first stack of cells; doubled from stack to stack.
+      cells: in each of the three stacks.
+      image_size: height and width of the images, in pixels.
+      image_channels: channels of the images.
+      classes: outputs of the network.
+
+    Raises:
+      ValueError: a size below one, or fewer channels than vertices may have to share.
+    """
+
+    channels: int
+    cells: int
+    image_size: int
+    image_channels: int
+    classes: int
+
+    def __init__(
+        self, *, channels: int = 128, cells: int = 3, image_size: int = 32, image_channels: int = 3, classes: int = 10
+    ) -> None:
+        self._set_sizes(
+            channels=channels, cells=cells, image_size=image_size, image_channels=image_channels, classes=classes
+        )
+        if channels < INNER:
+            raise ValueError(f"channels must be at least {INNER}, for as many vertices to share; got {channels}")
         edges = (Choice(f"edge {i}-{j}", ("absent", "present")) for i, j in EDGES)
         super().__init__((*edges, *(Choice(f"operation {v}", OPERATIONS) for v in range(1, OUTPUT))))
+
+    @property
+    def shapes(self) -> tuple[CellShape, ...]:
+        """The stack of cells, from stem to head."""
+        shapes, inputs, size = [], self.channels, self.image_size
+        for stack in range(STACKS):
+            channels = self.channels << stack
+            size = -(-size // 2) if stack else size
+            for _ in range(self.cells):
+                shapes.append(CellShape(inputs, channels, size))
+                inputs = channels
+        return tuple(shapes)
+
+    def cost(self, codes: Codes) -> Cost:
+        """Multiply-adds of one image's forward pass (convolutions and head) and trainable parameters, exact.
+
+        Channels that do not divide evenly go to the vertices that stand first, so isomorphic graphs may differ a
+        little: the cost is that of the graph as the code writes it.
+
+        Raises:
+          ValueError: a code without a path from input to output.
+        """
+        rows, labels, kept = _pruned(jnp.asarray(codes, jnp.int32))
+        if not kept.all():
+            raise ValueError(f"code {int(jnp.argmin(kept))}: no path leads from input to output")
+        adjacency, labels = np.asarray(packed.members(rows), np.int64), np.asarray(labels)
+        total = np.zeros((len(labels), 2), np.int64) + self._fixed_cost()
+        for shape in self.shapes:
+            total += cell_cost(adjacency, labels, shape)
+        return Cost(total[:, 0], total[:, 1])
 
     def valid(self, codes: Codes) -> Bool[Array, " n"]:
         """Integers in range, a path from input to output, and at most nine edges on such paths."""
@@ -170,6 +227,12 @@ class NASBench101Space(SearchSpace):
         """
         adjacency, operations = self.to_graph(code)
         return graph_hash(adjacency, [-1, *(OPERATIONS.index(op) for op in operations[1:-1]), -2])
+
+    def _fixed_cost(self) -> Int[np.ndarray, " 2"]:
+        """Multiply-adds and parameters of stem and head."""
+        stem, head = 9 * self.image_channels * self.channels, self.classes * self.shapes[-1].channels
+        parameters = stem + 2 * self.channels + head + self.classes
+        return np.array([stem * self.image_size**2 + head, parameters], np.int64)
 
 
 def graph_hash(adjacency: Int[np.ndarray, "v v"], labels: Sequence[int]) -> str:

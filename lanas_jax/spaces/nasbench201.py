@@ -1,27 +1,38 @@
 """The space of NAS-Bench-201 (arXiv 2001.00326), also NATS-Bench's topology space: cells of six labelled edges.
 
 A cell has four nodes. Each pair of nodes is joined by an edge that applies one of five operations, "none" among them,
-and a node is the sum of the edges that enter it.
+and a node is the sum of the edges that enter it. The benchmark's network stacks the cell in three stages, between which
+residual blocks halve the resolution and double the channels; `models/nasbench201.py` builds it.
 """
 
 import dataclasses
 import functools
 import math
 import re
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from lanas_jax.spaces.base import CellGraph, Choice, Codes, SearchSpace
+from lanas_jax.spaces.base import CellGraph, Choice, Codes, Cost, SearchSpace
 
 OPERATIONS = ("none", "skip_connect", "nor_conv_1x1", "nor_conv_3x3", "avg_pool_3x3")
+NONE, SKIP_CONNECT, CONV_1X1, CONV_3X3, AVERAGE_POOL = range(5)
+STAGES = 3
 EDGES = ((0, 1), (0, 2), (1, 2), (0, 3), (1, 3), (2, 3))
 PATHS = ((3,), (0, 4), (1, 5), (0, 2, 5))  # from input to output, as positions in a code
 PATH_SHARE = 0.35  # of the prior variance that comes from what paths hold, the rest from what edges hold
 _NODES = ("input", "node 1", "node 2", "output")
 _ARCH = re.compile(r"\|(\w+)~0\|\+\|(\w+)~0\|(\w+)~1\|\+\|(\w+)~0\|(\w+)~1\|(\w+)~2\|")
+
+
+class Stage(NamedTuple):
+    """Cells of one size, one after the other."""
+
+    channels: int  # of what enters and leaves each cell
+    size: int  # height and width of the same
 
 
 @dataclasses.dataclass(frozen=True, init=False)
@@ -30,10 +41,53 @@ class NASBench201Space(SearchSpace):
 
     `canonical` is the identity although only 6,466 cells differ in what they compute: the benchmark trained all 15,625
     on their own, and its tables have a value for each.
+
+    Args:
+      channels: of the stem and the first stage; doubled from stage to stage.
+      cells: in each of the three stages.
+      image_size: height and width of the images, in pixels; 16 in the benchmark's ImageNet16-120.
+      image_channels: channels of the images.
+      classes: outputs of the network.
+
+    Raises:
+      ValueError: a size below one, or images that cannot be halved twice.
     """
 
-    def __init__(self) -> None:
+    channels: int
+    cells: int
+    image_size: int
+    image_channels: int
+    classes: int
+
+    def __init__(
+        self, *, channels: int = 16, cells: int = 5, image_size: int = 32, image_channels: int = 3, classes: int = 10
+    ) -> None:
+        self._set_sizes(
+            channels=channels, cells=cells, image_size=image_size, image_channels=image_channels, classes=classes
+        )
+        if image_size % 2 ** (STAGES - 1):
+            raise ValueError(f"image_size must be a multiple of {2 ** (STAGES - 1)}; got {image_size}")
         super().__init__(Choice(f"edge {i}-{j}", OPERATIONS) for i, j in EDGES)
+
+    @property
+    def stages(self) -> tuple[Stage, ...]:
+        """The sizes of the cells, from stem to head."""
+        return tuple(Stage(self.channels << i, self.image_size >> i) for i in range(STAGES))
+
+    def cost(self, codes: Codes) -> Cost:
+        """Multiply-adds of one image's forward pass (convolutions and head) and trainable parameters, exact.
+
+        The benchmark's own count of multiply-adds, which it calls FLOPs, is larger by the biases of the head.
+        """
+        codes = np.asarray(codes)
+        kernel_pixels = (codes == CONV_1X1).sum(axis=1) + 9 * (codes == CONV_3X3).sum(axis=1)
+        convolutions = ((codes == CONV_1X1) | (codes == CONV_3X3)).sum(axis=1)
+        total = np.zeros((len(codes), 2), np.int64) + self._fixed_cost()
+        for channels, size in self.stages:
+            weights = self.cells * kernel_pixels.astype(np.int64) * channels**2
+            total[:, 0] += weights * size**2
+            total[:, 1] += weights + self.cells * convolutions * 2 * channels
+        return Cost(total[:, 0], total[:, 1])
 
     def terms(self, codes: Codes) -> Float[Array, "n t"]:
         """What the edges apply, one-hot; then, centred, what data meets on each path from input to output.
@@ -81,6 +135,17 @@ class NASBench201Space(SearchSpace):
             (i, j, OPERATIONS[op]) for (i, j), op in zip(EDGES, array, strict=True) if OPERATIONS[op] != "none"
         )
         return (CellGraph("cell", _NODES, edges),)
+
+    def _fixed_cost(self) -> Int[np.ndarray, " 2"]:
+        """Multiply-adds and parameters of what lies around the cells."""
+        stem, head = 9 * self.image_channels * self.channels, self.classes * self.stages[-1].channels
+        multiply_adds, parameters = stem * self.image_size**2 + head, stem + head + self.classes
+        for channels, size in self.stages[1:]:  # the residual block before each: two 3x3 convolutions, one of 1x1
+            weights = (9 * (channels // 2 + channels) + channels // 2) * channels
+            multiply_adds += weights * size**2
+            parameters += weights + 4 * channels
+        normalised = self.channels + self.stages[-1].channels
+        return np.array([multiply_adds, parameters + 2 * normalised], np.int64)
 
 
 @jax.jit

@@ -138,9 +138,10 @@ class Benchmark:
 def _space_text(space: SearchSpace) -> str:
     if type(space) is SearchSpace:
         return json.dumps([[choice.name, choice.options] for choice in space.choices])
-    if type(space) in _SPACES.values():
+    if any(space == known() for known in _SPACES.values()):
         return json.dumps(type(space).__name__)
-    raise ValueError(f"a benchmark over {type(space).__name__} cannot be written: expected one of {', '.join(_SPACES)}")
+    expected = f"expected one of {', '.join(_SPACES)}, as it is without arguments"
+    raise ValueError(f"a benchmark over {type(space).__name__} cannot be written: {expected}")
 
 
 def _space_of(text: str) -> SearchSpace:

@@ -50,6 +50,26 @@ def test_ties_share_the_gradient_of_a_maximum():
     np.testing.assert_allclose(dx[0, 1, 1, 0], 1 / 4 + 2 / 6 + 1 / 9, rtol=1e-6)
 
 
+@pytest.mark.parametrize(("height", "width"), [(8, 8), (5, 1)])
+def test_average_pool_is_a_mean_over_what_there_is(height, width):
+    def windowed(x):
+        def window_sum(x):
+            return lax.reduce_window(x, 0.0, lax.add, (1, 3, 3, 1), (1, 1, 1, 1), "SAME")
+
+        return window_sum(x) / window_sum(jnp.ones_like(x))
+
+    x = normal(0, 6, height, width, 3)
+    ours, pullback = jax.vjp(layers.average_pool, x)
+    theirs, their_pullback = jax.vjp(windowed, x)
+    np.testing.assert_allclose(ours, theirs, **CLOSE)
+    dy = normal(2, *ours.shape)
+    np.testing.assert_allclose(pullback(dy)[0], their_pullback(dy)[0], **CLOSE)
+
+
+def test_average_of_four():
+    assert layers.average_of_four(jnp.arange(8.0).reshape(1, 2, 4, 1))[0, :, :, 0].tolist() == [[2.5, 4.5]]
+
+
 def test_alternate_pixels():
     x = jnp.arange(9.0).reshape(1, 3, 3, 1)
     even, odd = layers.alternate_pixels(x)

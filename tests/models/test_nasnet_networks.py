@@ -14,6 +14,7 @@ from lanas_jax.training import step as training
 from lanas_jax.training.step import Task, TrainConfig
 from models.nasnet import NASNet
 from models.nasnet_network import network_state
+from tests.models.built import counted, flat, inner_programs, multiply_adds, only, quick_jit, run_network
 
 SMALL = {"channels": 4, "image_size": 8, "image_channels": 2, "classes": 5}
 SPACES = {
@@ -26,9 +27,6 @@ TOLERANCE = {"rtol": 2e-3, "atol": 2e-4}
 
 # The network built for one code compiles anew for each: two codes always, ten more in the slow tests.
 NUMBERS = [pytest.param(i, marks=[pytest.mark.slow] * (i > 1)) for i in range(12)]
-
-# These programs run for milliseconds: compiling them well is a waste of time.
-quick_jit = partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
 
 
 @pytest.fixture(params=SPACES, name="net", scope="module")
@@ -73,13 +71,6 @@ def network_arrays(network, kind):
     return nnx.to_pure_dict(nnx.state(network, kind))
 
 
-def only(kind, state):
-    """The entries of a network's pure state that are parameters, or batch statistics."""
-    names = {"mean", "var"} if kind is nnx.BatchStat else {"kernel", "scale", "bias"}
-    kept = {key: only(kind, value) if isinstance(value, dict) else value for key, value in state.items()}
-    return {key: value for key, value in kept.items() if key in names or (isinstance(value, dict) and value)}
-
-
 def assert_close(ours, theirs):
     assert jax.tree.structure(ours) == jax.tree.structure(theirs)
     jax.tree.map(partial(np.testing.assert_allclose, **TOLERANCE), ours, theirs)
@@ -97,23 +88,6 @@ def unused(net, tree, code):
     used = np.concatenate([np.ravel(x) for x in jax.tree.leaves(only(nnx.Param, state))])
     assert len(set(used.tolist())) == len(used)
     return np.setdiff1d(np.arange(offsets[-1]), used)
-
-
-def flat(tree):
-    return np.concatenate([np.ravel(x) for x in jax.tree.leaves(tree)])
-
-
-def run_network(network, x, weights):
-    """Logits, batch statistics and gradient of the network built for one code, as the `gradient` fixture gives them."""
-    graph, variables, stats = nnx.split(network, nnx.Param, nnx.BatchStat)
-
-    def loss(variables):
-        network = nnx.merge(graph, variables, stats, copy=True)
-        logits = network(x)
-        return jnp.sum(logits * weights), (logits, nnx.state(network, nnx.BatchStat))
-
-    (_, (logits, stats)), gradient = quick_jit(jax.value_and_grad(loss, has_aux=True))(variables)
-    return logits, nnx.to_pure_dict(stats), nnx.to_pure_dict(gradient)
 
 
 @pytest.mark.parametrize("number", NUMBERS)
@@ -148,34 +122,7 @@ def test_both_forms_infer_alike(net, init, apply, number):
 def test_parameters_and_multiply_adds_are_those_of_the_space(net):
     for code in some_codes(net.space, 4):
         network = nnx.eval_shape(lambda code=code: net.build(code, nnx.Rngs(0)))
-        cost = net.space.cost(code[None])
-        assert sum(math.prod(x.shape) for x in jax.tree.leaves(nnx.state(network, nnx.Param))) == cost.parameters[0]
-        graph, state = nnx.split(network)
-        program = jax.make_jaxpr(lambda state, x, graph=graph: nnx.merge(graph, state)(x))(state, images(net.space, 1))
-        assert multiply_adds(program.jaxpr) == cost.multiply_adds[0]
-
-
-def multiply_adds(jaxpr):
-    """Multiply-adds of the convolutions and matrix products of a program, all branches of conditionals included."""
-    total = 0
-    for equation in jaxpr.eqns:
-        if equation.primitive.name == "conv_general_dilated":
-            kernel = equation.invars[1].aval.shape  # height, width, inputs per group, outputs
-            total += math.prod(equation.outvars[0].aval.shape[:3]) * math.prod(kernel)
-        elif equation.primitive.name == "dot_general":
-            (contracted, _), _ = equation.params["dimension_numbers"]
-            inner = math.prod(equation.invars[0].aval.shape[i] for i in contracted)
-            total += math.prod(equation.outvars[0].aval.shape) * inner
-        total += sum(multiply_adds(inner) for inner in inner_programs(equation.params))
-    return total
-
-
-def inner_programs(params):
-    for value in params.values():
-        for item in value if isinstance(value, (tuple, list)) else [value]:
-            item = getattr(item, "jaxpr", item)
-            if hasattr(item, "eqns"):
-                yield item
+        assert counted(network, images(net.space, 1)) == tuple(column[0] for column in net.space.cost(code[None]))
 
 
 def test_counting_knows_a_grouped_convolution():

@@ -40,12 +40,57 @@ def ecnas():
     return np.load(Path(os.environ["LANAS_DATA"]) / "ecnas_5V9E_4epochs.npz", allow_pickle=False)
 
 
-def test_hashes_are_the_official_ones(ecnas):
+@pytest.fixture(name="graphs", scope="module")
+def _graphs(ecnas):
+    """The codes of all rows, vertices in the order of the file."""
     names = {-1: "input", -2: "output", **dict(enumerate(OPERATIONS))}
     graphs = zip(ecnas["adjacency"], ecnas["labels"], ecnas["num_vertices"], strict=True)
-    codes = np.stack(
+    return np.stack(
         [SPACE.from_graph(a[:v, :v], [names[int(label)] for label in labels[:v]]) for a, labels, v in graphs]
     )
+
+
+def test_published_parameters_of_all_graphs(ecnas, graphs):
+    np.testing.assert_array_equal(SPACE.cost(graphs).parameters, ecnas["params"])
+
+
+def test_costs_by_hand():
+    """Convolution after convolution of a graph in which three vertices share 7, 14 and 28 channels."""
+    space = NASBench101Space(channels=7, cells=1, image_size=5, image_channels=2, classes=4)
+    edges = {(0, 1), (1, 3), (1, 4), (0, 2), (2, 6), (3, 6), (4, 6), (0, 6)}
+    graph = code(edges, (1, 0, 2, 1, 0))  # 1 applies conv1x1 and leads to the ends: 2 conv3x3, 3 maxpool, 4 conv1x1
+    convolutions = [(25, 9 * 2, 7)]  # pixels, weights of an output channel, output channels
+    for pixels, inputs, channels, (a, b, c) in (
+        (25, 7, 7, (3, 2, 2)),
+        (9, 7, 14, (5, 5, 4)),
+        (4, 14, 28, (10, 9, 9)),
+    ):
+        convolutions += [
+            (pixels, inputs, width) for width in (b, a, channels)
+        ]  # projections: to 1, to 2, to the output
+        convolutions += [(pixels, b, b), (pixels, 9 * a, a), (pixels, c, c)]
+    cost = space.cost(graph[None])
+    assert cost.multiply_adds[0] == sum(pixels * weights * width for pixels, weights, width in convolutions) + 28 * 4
+    assert cost.parameters[0] == sum((weights + 2) * width for _, weights, width in convolutions) + 28 * 4 + 4
+
+
+def test_the_smallest_network_has_882570_parameters():
+    assert SPACE.cost(code({(0, 6)})[None]).parameters.tolist() == [882_570]
+
+
+def test_a_graph_without_a_path_has_no_cost():
+    with pytest.raises(ValueError, match="code 1: no path leads from input to output"):
+        SPACE.cost(np.stack([code({(0, 6)}), code({(0, 1), (2, 6)})]))
+
+
+@pytest.mark.parametrize(("sizes", "message"), [({"cells": 0}, "cells must be"), ({"channels": 4}, "at least 5")])
+def test_impossible_sizes_are_refused(sizes, message):
+    with pytest.raises(ValueError, match=message):
+        NASBench101Space(**sizes)
+
+
+def test_hashes_are_the_official_ones(ecnas, graphs):
+    codes = graphs
     assert [SPACE.module_hash(c) for c in codes] == ecnas["hash"].tolist()
     canonical = np.asarray(SPACE.canonical(codes))
     assert [SPACE.module_hash(c) for c in canonical] == ecnas["hash"].tolist()

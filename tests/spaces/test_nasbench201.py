@@ -42,6 +42,40 @@ def test_a_known_cell():
     np.testing.assert_array_equal(CELLS.canonical(code[None])[0], code)
 
 
+# Settings, parameters and multiply-adds of the smallest and largest network of each of the benchmark's data sets, which
+# counts the biases of the head among its "FLOPs".
+DATASETS = {
+    "c10": ({}, (73_306, 1_531_546), (7_783_050 - 10, 220_119_690 - 10)),
+    "c100": ({"classes": 100}, (79_156, 1_537_396), (7_788_900 - 100, 220_125_540 - 100)),
+    "in16": ({"classes": 120, "image_size": 16}, (80_456, 1_538_696), (1_953_400 - 120, 55_037_560 - 120)),
+}
+
+
+@pytest.mark.parametrize("name", DATASETS)
+def test_published_costs_of_the_smallest_and_largest_network(name):
+    sizes, parameters, multiply_adds = DATASETS[name]
+    cost = NASBench201Space(**sizes).cost(np.array([[0, 1, 4, 0, 1, 4], [3, 3, 3, 3, 3, 3]]))
+    assert tuple(cost.parameters) == parameters
+    assert tuple(cost.multiply_adds) == multiply_adds
+
+
+@pytest.mark.parametrize("name", DATASETS)
+def test_published_parameters_of_all_cells(name):
+    file = data("nasbench201.npz")
+    space = NASBench201Space(**DATASETS[name][0])
+    np.testing.assert_array_equal(space.cost(file["ops"]).parameters, file[f"params_{name}"])
+
+
+def test_spaces_of_the_same_sizes_are_one():
+    assert len({CELLS, NASBench201Space(), NASBench201Space(classes=100), NASBench201Space(classes=100)}) == 2
+
+
+@pytest.mark.parametrize(("sizes", "message"), [({"cells": 0}, "cells must be"), ({"image_size": 6}, "multiple of 4")])
+def test_impossible_sizes_are_refused(sizes, message):
+    with pytest.raises(ValueError, match=message):
+        NASBench201Space(**sizes)
+
+
 def paths(code):
     """What data meets on its ways from input to output, by walking the cell."""
     counts = []

@@ -37,6 +37,13 @@ def test_a_drawn_repeat_is_one_of_each_code():
     assert abs((np.asarray(drawn) == 0.25).sum() - 2000) < 200
 
 
+def test_networks_of_other_sizes_than_the_benchmarks_are_not_written(tmp_path):
+    codes = np.zeros((3, 6), np.int32) + np.arange(3, dtype=np.int32)[:, None]
+    with pytest.raises(ValueError, match=r"NASBench201Space cannot be written: .* without arguments"):
+        benchmark(space=lx.NASBench201Space(channels=8), codes=codes).save(tmp_path / "small.npz")
+    assert not os.listdir(tmp_path)
+
+
 @pytest.mark.parametrize("space", [SPACE, lx.SearchSpace([lx.Choice(f"c{i}", range(9)) for i in range(5)])])
 def test_files_keep_everything(tmp_path, space):
     path = tmp_path / "made_up.npz"
