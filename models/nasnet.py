@@ -2,8 +2,9 @@
 
 `NASNet.apply` takes the code as data: one compiled program trains every candidate of the space. `NASNet.specialise`
 and `NASNet.build` give the network of one code as a Flax module (`models/nasnet_network.py`), which has its parameters
-alone. The code-as-data form carries the union of what codes may need; what a code does not need is zero, has zero
-gradient, and thus takes no part in weight decay, clipping or counting.
+alone, and `NASNet.for_code` gives it the face that trainers want (`models/fixed.py`). The code-as-data form carries the
+union of what codes may need; what a code does not need is zero, has zero gradient, and thus takes no part in weight
+decay, clipping or counting.
 
 The stack is the evaluation network of DARTS (arXiv 1806.09055): a 3x3 stem, cells that preprocess their two inputs by
 ReLU, 1x1 convolution and normalisation, a linear head on the average of the pixels.
@@ -27,6 +28,7 @@ from jaxtyping import Array, Bool, Float, Float32, Int, PRNGKeyArray
 
 from lanas_jax.spaces.nasnet import SEP_CONV_3X3, SEP_CONV_5X5, SKIP_CONNECT, CellShape, NASNetSpace
 from models import layers
+from models.fixed import FixedNetwork
 from models.nasnet_cell import run_cell
 from models.nasnet_network import NASNetNetwork, network_state
 
@@ -137,6 +139,15 @@ class NASNet:
         """The network built for one code, initialised as `init` does; takes one key of the stream ``params``."""
         params, batch_stats = jax.jit(self.init)(rngs.params(), jnp.asarray(code, jnp.int32))
         return self.specialise(params, batch_stats, code)
+
+    def for_code(self, code: Code) -> FixedNetwork:
+        """The network built for one code with the face of this one, for trainers; the same key, the same weights.
+
+        Raises:
+          ValueError: a code of the wrong length, or an integer out of range.
+        """
+        checked = self.space.check(np.asarray(code)[None])[0]
+        return FixedNetwork(self.space, lambda key: self.specialise(*self.init(key, checked), checked))
 
     def _network(self, code: Int[np.ndarray, " dims"]) -> NASNetNetwork:
         return NASNetNetwork(self.space, code, dtype=self.compute_dtype, rngs=nnx.Rngs(0))
