@@ -1,11 +1,11 @@
 """The network of one NASNet code as a Flax module: exactly its layers and its parameters.
 
-`models/nasnet.py` runs the same networks with the code as data; `specialise` there hands weights over.
+`models/nasnet.py` runs the same networks with the code as data; `specialise` there hands weights over. The operations
+in the cells are in `models/operations.py`.
 """
 
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
@@ -13,82 +13,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Float32, Int
 
 from lanas_jax.spaces.nasnet import MAX_POOL_3X3, SEP_CONV_3X3, SEP_CONV_5X5, SKIP_CONNECT, CellShape, NASNetSpace
-from models import layers
-
-
-class Norm(nnx.BatchNorm):
-    """Batch normalisation with the constants of `models/layers.py`, in float32 whatever the images are."""
-
-    def __init__(self, channels: int, *, rngs: nnx.Rngs):
-        super().__init__(channels, momentum=layers.MOMENTUM, epsilon=layers.EPSILON, rngs=rngs)
-
-    def __call__(
-        self, x: Float[Array, "n h w c"], use_running_average: bool | None = None, *, mask: Array | None = None
-    ) -> Float[Array, "n h w c"]:
-        """Normalises; gives the dtype it is given."""
-        return super().__call__(x.astype(jnp.float32), use_running_average, mask=mask).astype(x.dtype)
-
-
-class SeparableConv(nnx.Module):
-    """Twice: ReLU, depthwise convolution, 1x1 convolution, normalisation; the stride is in the first."""
-
-    def __init__(self, channels: int, size: int, stride: int, *, dtype: DTypeLike, rngs: nnx.Rngs):
-        self.depthwise = nnx.List([_depthwise(channels, size, s, dtype, rngs) for s in (stride, 1)])
-        self.pointwise = nnx.List(
-            [nnx.Linear(channels, channels, use_bias=False, dtype=dtype, rngs=rngs) for _ in range(2)]
-        )
-        self.norm = nnx.List([Norm(channels, rngs=rngs) for _ in range(2)])
-
-    def __call__(self, x: Float[Array, "n h w c"]) -> Float[Array, "n h2 w2 c"]:
-        """Runs both halves."""
-        for depthwise, pointwise, norm in zip(self.depthwise, self.pointwise, self.norm, strict=True):
-            x = norm(pointwise(depthwise(jax.nn.relu(x))))
-        return x
-
-
-class MaxPool(nnx.Module):
-    """The maximum of 3x3 pixels."""
-
-    def __init__(self, stride: int):
-        self.stride = stride
-
-    def __call__(self, x: Float[Array, "n h w c"]) -> Float[Array, "n h2 w2 c"]:
-        """Pools."""
-        return layers.max_pool(x, self.stride)
-
-
-class Identity(nnx.Module):
-    """A skip of stride 1."""
-
-    def __call__(self, x: Float[Array, "n h w c"]) -> Float[Array, "n h w c"]:
-        """Hands on."""
-        return x
-
-
-class Preprocess(nnx.Module):
-    """ReLU, 1x1 convolution, normalisation."""
-
-    def __init__(self, inputs: int, channels: int, *, dtype: DTypeLike, rngs: nnx.Rngs):
-        self.pointwise = nnx.Linear(inputs, channels, use_bias=False, dtype=dtype, rngs=rngs)
-        self.norm = Norm(channels, rngs=rngs)
-
-    def __call__(self, x: Float[Array, "n h w c"]) -> Float[Array, "n h w d"]:
-        """Maps the channels."""
-        return self.norm(self.pointwise(jax.nn.relu(x)))
-
-
-class FactorisedReduce(nnx.Module):
-    """ReLU, two 1x1 convolutions of stride 2 on pixels of different parity, normalisation."""
-
-    def __init__(self, inputs: int, channels: int, *, dtype: DTypeLike, rngs: nnx.Rngs):
-        self.even = nnx.Linear(inputs, channels // 2, use_bias=False, dtype=dtype, rngs=rngs)
-        self.odd = nnx.Linear(inputs, channels - channels // 2, use_bias=False, dtype=dtype, rngs=rngs)
-        self.norm = Norm(channels, rngs=rngs)
-
-    def __call__(self, x: Float[Array, "n h w c"]) -> Float[Array, "n h2 w2 d"]:
-        """Halves the resolution."""
-        even, odd = layers.alternate_pixels(jax.nn.relu(x))
-        return self.norm(jnp.concatenate([self.even(even), self.odd(odd)], axis=-1))
+from models.operations import FactorisedReduce, Identity, MaxPool, Norm, Preprocess, SeparableConv
 
 
 class Cell(nnx.Module):
@@ -236,23 +161,3 @@ def _operation(operation: int, channels: int, stride: int, dtype: DTypeLike, rng
     if operation != SKIP_CONNECT:
         raise ValueError(f"operation {operation} is none of 0 to 3")
     return FactorisedReduce(channels, channels, dtype=dtype, rngs=rngs) if stride == 2 else Identity()
-
-
-def _depthwise(channels: int, size: int, stride: int, dtype: DTypeLike, rngs: nnx.Rngs) -> nnx.Conv:
-    return nnx.Conv(
-        channels,
-        channels,
-        (size, size),
-        stride,
-        padding=size // 2,
-        feature_group_count=channels,
-        use_bias=False,
-        dtype=dtype,
-        conv_general_dilated=_fast_depthwise,
-        rngs=rngs,
-    )
-
-
-def _fast_depthwise(x: Array, kernel: Array, strides: tuple[int, ...], *_: Any, **__: Any) -> Array:
-    """Stands in for `lax.conv_general_dilated`, for the convolutions made by `_depthwise`."""
-    return layers.depthwise(x, kernel[:, :, 0], strides[0])
