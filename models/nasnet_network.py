@@ -13,14 +13,20 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Float32, Int
 
 from lanas_jax.spaces.nasnet import MAX_POOL_3X3, SEP_CONV_3X3, SEP_CONV_5X5, SKIP_CONNECT, CellShape, NASNetSpace
-from models.operations import FactorisedReduce, Identity, MaxPool, Norm, Preprocess, SeparableConv
+from models.operations import Arithmetic, FactorisedReduce, Identity, MaxPool, Norm, Preprocess, SeparableConv
 
 
 class Cell(nnx.Module):
     """Two preprocessed inputs, blocks of two branches each, the concatenation of the blocks that no block reads."""
 
     def __init__(
-        self, space: NASNetSpace, code: Int[np.ndarray, " dims"], shape: CellShape, *, dtype: DTypeLike, rngs: nnx.Rngs
+        self,
+        space: NASNetSpace,
+        code: Int[np.ndarray, " dims"],
+        shape: CellShape,
+        *,
+        arithmetic: Arithmetic,
+        rngs: nnx.Rngs,
     ):
         self.blocks = space.blocks
         self.sources = tuple(space.inputs(code[None])[0, shape.cell].reshape(-1).tolist())
@@ -28,14 +34,14 @@ class Cell(nnx.Module):
         kinds = (FactorisedReduce if shape.after_reduction else Preprocess, Preprocess)
         self.inputs = nnx.List(
             [
-                kind(output_channels(space, code, source), shape.channels, dtype=dtype, rngs=rngs)
+                kind(output_channels(space, code, source), shape.channels, arithmetic=arithmetic, rngs=rngs)
                 for kind, source in zip(kinds, shape.sources, strict=True)
             ]
         )
         operations = space.operations(code[None])[0, shape.cell].reshape(-1).tolist()
         self.branches = nnx.List(
             [
-                _operation(operation, shape.channels, 2 if shape.reduction and source < 2 else 1, dtype, rngs)
+                _operation(operation, shape.channels, 2 if shape.reduction and source < 2 else 1, arithmetic, rngs)
                 for operation, source in zip(operations, self.sources, strict=True)
             ]
         )
@@ -56,18 +62,25 @@ class NASNetNetwork(nnx.Module):
       space: the space of the code; gives the sizes.
       code: the architecture, NumPy integers ``[dims]``.
       dtype: of activations and of the operands of convolutions; parameters are float32.
+      standardise: whether 1x1 convolutions standardise their kernels.
       rngs: for the initial weights, by Flax's defaults; `NASNet.build` initialises as the code-as-data form does.
     """
 
     def __init__(
-        self, space: NASNetSpace, code: Int[np.ndarray, " dims"], *, dtype: DTypeLike = jnp.float32, rngs: nnx.Rngs
+        self,
+        space: NASNetSpace,
+        code: Int[np.ndarray, " dims"],
+        *,
+        dtype: DTypeLike = jnp.float32,
+        standardise: bool = False,
+        rngs: nnx.Rngs,
     ):
-        shapes = space.shapes
+        shapes, arithmetic = space.shapes, Arithmetic(dtype, standardise)
         stem = output_channels(space, code, -1)
         self.sources = tuple(shape.sources for shape in shapes)
         self.stem = nnx.Conv(space.image_channels, stem, (3, 3), use_bias=False, dtype=dtype, rngs=rngs)
         self.stem_norm = Norm(stem, rngs=rngs)
-        self.cells = nnx.List([Cell(space, code, shape, dtype=dtype, rngs=rngs) for shape in shapes])
+        self.cells = nnx.List([Cell(space, code, shape, arithmetic=arithmetic, rngs=rngs) for shape in shapes])
         self.head = nnx.Linear(output_channels(space, code, space.cells - 1), space.classes, rngs=rngs)
 
     def __call__(self, images: Float[Array, "n h w c"]) -> Float32[Array, "n classes"]:
@@ -153,11 +166,11 @@ def _used_rows(space: NASNetSpace, kernel: Float[Array, "parts c d"], code: np.n
     return kernel[np.flatnonzero(used)].reshape(-1, kernel.shape[-1])
 
 
-def _operation(operation: int, channels: int, stride: int, dtype: DTypeLike, rngs: nnx.Rngs) -> nnx.Module:
+def _operation(operation: int, channels: int, stride: int, arithmetic: Arithmetic, rngs: nnx.Rngs) -> nnx.Module:
     if operation in (SEP_CONV_3X3, SEP_CONV_5X5):
-        return SeparableConv(channels, 3 if operation == SEP_CONV_3X3 else 5, stride, dtype=dtype, rngs=rngs)
+        return SeparableConv(channels, 3 if operation == SEP_CONV_3X3 else 5, stride, arithmetic=arithmetic, rngs=rngs)
     if operation == MAX_POOL_3X3:
         return MaxPool(stride)
     if operation != SKIP_CONNECT:
         raise ValueError(f"operation {operation} is none of 0 to 3")
-    return FactorisedReduce(channels, channels, dtype=dtype, rngs=rngs) if stride == 2 else Identity()
+    return FactorisedReduce(channels, channels, arithmetic=arithmetic, rngs=rngs) if stride == 2 else Identity()

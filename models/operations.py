@@ -3,6 +3,7 @@
 Images are ``[n, height, width, channels]``. Parameters are float32; a module computes in the dtype it is told.
 """
 
+import dataclasses
 from typing import Any
 
 import jax
@@ -27,14 +28,38 @@ class Norm(nnx.BatchNorm):
         return super().__call__(x.astype(jnp.float32), use_running_average, mask=mask).astype(x.dtype)
 
 
+@dataclasses.dataclass(frozen=True)
+class Arithmetic:
+    """How operations compute.
+
+    Attributes:
+      dtype: of images and of the operands of convolutions.
+      standardise: whether 1x1 convolutions standardise their kernels.
+    """
+
+    dtype: DTypeLike
+    standardise: bool
+
+
+class Pointwise(nnx.Linear):
+    """A 1x1 convolution without bias."""
+
+    def __init__(self, inputs: int, channels: int, *, arithmetic: Arithmetic, rngs: nnx.Rngs):
+        super().__init__(inputs, channels, use_bias=False, rngs=rngs)
+        self.standardise = arithmetic.standardise
+
+    def __call__(self, x: Float[Array, "n h w c"]) -> Float[Array, "n h w d"]:
+        """Maps the channels; computes in the dtype it is given."""
+        kernel = self.kernel[...]
+        return x @ (layers.standardise(kernel) if self.standardise else kernel).astype(x.dtype)
+
+
 class SeparableConv(nnx.Module):
     """Twice: ReLU, depthwise convolution, 1x1 convolution, normalisation; the stride is in the first."""
 
-    def __init__(self, channels: int, size: int, stride: int, *, dtype: DTypeLike, rngs: nnx.Rngs):
-        self.depthwise = nnx.List([_depthwise(channels, size, s, dtype, rngs) for s in (stride, 1)])
-        self.pointwise = nnx.List(
-            [nnx.Linear(channels, channels, use_bias=False, dtype=dtype, rngs=rngs) for _ in range(2)]
-        )
+    def __init__(self, channels: int, size: int, stride: int, *, arithmetic: Arithmetic, rngs: nnx.Rngs):
+        self.depthwise = nnx.List([_depthwise(channels, size, s, arithmetic.dtype, rngs) for s in (stride, 1)])
+        self.pointwise = nnx.List([Pointwise(channels, channels, arithmetic=arithmetic, rngs=rngs) for _ in range(2)])
         self.norm = nnx.List([Norm(channels, rngs=rngs) for _ in range(2)])
 
     def __call__(self, x: Float[Array, "n h w c"]) -> Float[Array, "n h2 w2 c"]:
@@ -66,8 +91,8 @@ class Identity(nnx.Module):
 class Preprocess(nnx.Module):
     """ReLU, 1x1 convolution, normalisation."""
 
-    def __init__(self, inputs: int, channels: int, *, dtype: DTypeLike, rngs: nnx.Rngs):
-        self.pointwise = nnx.Linear(inputs, channels, use_bias=False, dtype=dtype, rngs=rngs)
+    def __init__(self, inputs: int, channels: int, *, arithmetic: Arithmetic, rngs: nnx.Rngs):
+        self.pointwise = Pointwise(inputs, channels, arithmetic=arithmetic, rngs=rngs)
         self.norm = Norm(channels, rngs=rngs)
 
     def __call__(self, x: Float[Array, "n h w c"]) -> Float[Array, "n h w d"]:
@@ -78,9 +103,9 @@ class Preprocess(nnx.Module):
 class FactorisedReduce(nnx.Module):
     """ReLU, two 1x1 convolutions of stride 2 on pixels of different parity, normalisation."""
 
-    def __init__(self, inputs: int, channels: int, *, dtype: DTypeLike, rngs: nnx.Rngs):
-        self.even = nnx.Linear(inputs, channels // 2, use_bias=False, dtype=dtype, rngs=rngs)
-        self.odd = nnx.Linear(inputs, channels - channels // 2, use_bias=False, dtype=dtype, rngs=rngs)
+    def __init__(self, inputs: int, channels: int, *, arithmetic: Arithmetic, rngs: nnx.Rngs):
+        self.even = Pointwise(inputs, channels // 2, arithmetic=arithmetic, rngs=rngs)
+        self.odd = Pointwise(inputs, channels - channels // 2, arithmetic=arithmetic, rngs=rngs)
         self.norm = Norm(channels, rngs=rngs)
 
     def __call__(self, x: Float[Array, "n h w c"]) -> Float[Array, "n h2 w2 d"]:
