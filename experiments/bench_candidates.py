@@ -43,14 +43,12 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import tyro
-from flax import nnx
-from jaxtyping import Array, Float, PRNGKeyArray
 from rich.console import Console
 
 from experiments import digits
@@ -58,7 +56,6 @@ from experiments.bench_table import Timing, line, report, show
 from experiments.step_timing import measure_peak, planned_bytes, step_flops
 from lanas_jax.data import digits as digits_data
 from lanas_jax.data.splits import SearchData, Split
-from lanas_jax.spaces.base import SearchSpace
 from lanas_jax.spaces.nasnet import NASNetSpace
 from lanas_jax.training.population import Population, one_device_per_core
 from lanas_jax.training.step import TrainConfig
@@ -149,42 +146,6 @@ class Setting:
     per_device: int
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
-class Built:
-    """A network built for one code, with the face of `lanas_jax.training.step.Network`."""
-
-    network: NASNet
-    fixed: np.ndarray
-
-    @property
-    def space(self) -> SearchSpace:
-        """The space of the code."""
-        return self.network.space
-
-    def _split(self, key: PRNGKeyArray) -> tuple[Any, Any, Any]:
-        params, batch_stats = self.network.init(key, self.fixed)
-        return nnx.split(self.network.specialise(params, batch_stats, self.fixed), nnx.Param, nnx.BatchStat)
-
-    def init(self, key: PRNGKeyArray, code: Array) -> tuple[Any, Any]:
-        """Its weights and statistics, and no others."""
-        del code
-        _, params, batch_stats = self._split(key)
-        return nnx.to_pure_dict(params), nnx.to_pure_dict(batch_stats)
-
-    def apply(
-        self, params: Any, batch_stats: Any, code: Array, images: Float[Array, "n h w c"], *, train: bool
-    ) -> tuple[Array, Any]:
-        """Logits and the statistics that follow."""
-        del code
-        graph, *states = nnx.eval_shape(lambda: self._split(jax.random.key(0)))
-        for state, values in zip(states, (params, batch_stats), strict=True):
-            nnx.replace_by_pure_dict(state, values)
-        network = nnx.merge(graph, *states)
-        network.train() if train else network.eval()
-        logits = network(images)
-        return logits, nnx.to_pure_dict(nnx.state(network, nnx.BatchStat)) if train else batch_stats
-
-
 def small(config: Config) -> Setting:
     """The digits."""
     network, data = NASNet(digits.space(config.small), jnp.dtype(config.dtype)), digits_data.load().search
@@ -270,7 +231,7 @@ class Benchmark:
         accuracies, planned = [], []
         sample = self.codes[: self.config.sample]
         for i, code in enumerate(sample):
-            network = Built(setting.network, code)
+            network = setting.network.for_code(code)
             population = Population(network, setting.training, devices, 1, steps_per_dispatch=setting.steps)
             programs = population.compile(setting.data)
             compile_seconds.append(programs.compile_seconds)

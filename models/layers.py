@@ -12,10 +12,11 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 from jax.typing import DTypeLike
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float
 
 MOMENTUM = 0.9  # of the running batch statistics
 EPSILON = 1e-5  # added to variances
+DEVIATION_EPSILON = 1e-5  # added to deviations of weights that are standardised
 
 Images = Float[Array, "n h w c"]
 Channels = Float[Array, " c"]
@@ -179,6 +180,25 @@ def factorised_reduce(x: Images, kernel: Float[Array, "c d"]) -> Float[Array, "n
     half = kernel.shape[1] // 2
     even, odd = alternate_pixels(x)
     return jnp.concatenate([even @ kernel[:, :half], odd @ kernel[:, half:]], axis=-1)
+
+
+def standardise(kernel: Float[Array, "c d"], used: Bool[Array, " c"] | None = None) -> Float[Array, "c d"]:
+    """Weight standardisation (arXiv 1903.10520) of a 1x1 convolution: ``(w - mean) / (deviation + 1e-5)``.
+
+    Mean and deviation are those of an output channel's weights. The deviation is that of a sample, its squares divided
+    by one less than the weights, as PyTorch's `std` and with it the authors' published code have it; the paper divides
+    by the weights. A channel of equal weights becomes zero, and has gradient zero where its deviation has none.
+
+    Args:
+      kernel: weights; float32, so that nothing is rounded before they are standardised.
+      used: the input channels there are; the others count for nothing and are zero in what is returned.
+    """
+    used = jnp.ones(kernel.shape[0], bool) if used is None else used
+    count = jnp.sum(used, dtype=kernel.dtype)
+    mean = jnp.sum(jnp.where(used[:, None], kernel, 0), axis=0, keepdims=True) / count
+    centred = jnp.where(used[:, None], kernel - mean, 0)
+    variance = jnp.sum(jnp.square(centred), axis=0, keepdims=True) / jnp.maximum(count - 1, 1)
+    return centred / (jnp.sqrt(jnp.where(variance > 0, variance, 1)) + DEVIATION_EPSILON)
 
 
 def batch_norm(

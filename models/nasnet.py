@@ -2,8 +2,9 @@
 
 `NASNet.apply` takes the code as data: one compiled program trains every candidate of the space. `NASNet.specialise`
 and `NASNet.build` give the network of one code as a Flax module (`models/nasnet_network.py`), which has its parameters
-alone. The code-as-data form carries the union of what codes may need; what a code does not need is zero, has zero
-gradient, and thus takes no part in weight decay, clipping or counting.
+alone, and `NASNet.for_code` gives it the face that trainers want (`models/fixed.py`). The code-as-data form carries the
+union of what codes may need; what a code does not need is zero, has zero gradient, and thus takes no part in weight
+decay, clipping or counting.
 
 The stack is the evaluation network of DARTS (arXiv 1806.09055): a 3x3 stem, cells that preprocess their two inputs by
 ReLU, 1x1 convolution and normalisation, a linear head on the average of the pixels.
@@ -27,7 +28,8 @@ from jaxtyping import Array, Bool, Float, Float32, Int, PRNGKeyArray
 
 from lanas_jax.spaces.nasnet import SEP_CONV_3X3, SEP_CONV_5X5, SKIP_CONNECT, CellShape, NASNetSpace
 from models import layers
-from models.nasnet_cell import run_cell
+from models.fixed import FixedNetwork
+from models.nasnet_cell import Mode, run_cell
 from models.nasnet_network import NASNetNetwork, network_state
 
 Tree = dict[str, Any]
@@ -41,6 +43,8 @@ class NASNet:
     Args:
       space: says which codes there are, and how large the networks are.
       compute_dtype: float32, or bfloat16 for activations and convolutions; parameters are float32 in any case.
+      weight_standardisation: whether 1x1 convolutions standardise their kernels (`models.layers.standardise`) over the
+        inputs that the code uses: in separable convolutions, skips that halve, and on a cell's inputs.
 
     Raises:
       ValueError: another dtype.
@@ -48,6 +52,7 @@ class NASNet:
 
     space: NASNetSpace
     compute_dtype: DTypeLike = jnp.float32
+    weight_standardisation: bool = False
 
     def __post_init__(self) -> None:
         if jnp.dtype(self.compute_dtype) not in (jnp.float32, jnp.bfloat16):
@@ -101,9 +106,9 @@ class NASNet:
             weights, stats = params["cells"][i], batch_stats["cells"][i]
             inputs, input_stats = [], []
             for j, source in enumerate(shape.sources):
-                halve = j == 0 and shape.after_reduction
-                mask, _ = self._parts(code, source)
-                y, y_stats = _preprocess(outputs[source], mask, weights["inputs"][j], stats["inputs"][j], halve, train)
+                own, halve = weights["inputs"][j], j == 0 and shape.after_reduction
+                kernel = self._input_matrix(own["kernel"], code, source)
+                y, y_stats = _preprocess(outputs[source], kernel, own, stats["inputs"][j], halve, train)
                 inputs.append(y)
                 input_stats.append(y_stats)
             blocks, branch_stats = run_cell(
@@ -112,8 +117,7 @@ class NASNet:
                 stats["branches"],
                 operations[shape.cell],
                 sources[shape.cell],
-                reduction=shape.reduction,
-                train=train,
+                Mode(shape.reduction, train, self.weight_standardisation),
             )
             outputs[i] = _concatenated(blocks)
             new_stats.append({"inputs": input_stats, "branches": branch_stats})
@@ -138,8 +142,25 @@ class NASNet:
         params, batch_stats = jax.jit(self.init)(rngs.params(), jnp.asarray(code, jnp.int32))
         return self.specialise(params, batch_stats, code)
 
+    def for_code(self, code: Code) -> FixedNetwork:
+        """The network built for one code with the face of this one, for trainers; the same key, the same weights.
+
+        Raises:
+          ValueError: a code of the wrong length, or an integer out of range.
+        """
+        checked = self.space.check(np.asarray(code)[None])[0]
+        return FixedNetwork(self.space, lambda key: self.specialise(*self.init(key, checked), checked))
+
     def _network(self, code: Int[np.ndarray, " dims"]) -> NASNetNetwork:
-        return NASNetNetwork(self.space, code, dtype=self.compute_dtype, rngs=nnx.Rngs(0))
+        return NASNetNetwork(
+            self.space, code, dtype=self.compute_dtype, standardise=self.weight_standardisation, rngs=nnx.Rngs(0)
+        )
+
+    def _input_matrix(self, kernel: Float[Array, "parts c d"], code: Code, source: int) -> Float[Array, "pc d"]:
+        """Of the 1x1 convolution on what the cell `source` puts out."""
+        mask, channels = self._parts(code, source)
+        matrix = _matrix(kernel, mask)
+        return layers.standardise(matrix, jnp.repeat(mask, channels)) if self.weight_standardisation else matrix
 
     def _parts(self, code: Code, source: int) -> tuple[Bool[Array, " parts"], int]:
         """Which parts a cell's output (-1: the stem's) has, and the channels of each."""
@@ -217,10 +238,10 @@ def _concatenated(blocks: Float[Array, "blocks n h w c"]) -> Float[Array, "n h w
 
 
 def _preprocess(
-    x: Float[Array, "n h w c"], mask: Bool[Array, " parts"], weights: Tree, stats: Tree, halve: bool, train: bool
+    x: Float[Array, "n h w c"], kernel: Float[Array, "c d"], weights: Tree, stats: Tree, halve: bool, train: bool
 ) -> tuple[Float[Array, "n h2 w2 d"], Tree]:
     """ReLU, 1x1 convolution (to half the resolution, if so asked) and normalisation."""
-    x, kernel = jax.nn.relu(x), _matrix(weights["kernel"], mask).astype(x.dtype)
+    x, kernel = jax.nn.relu(x), kernel.astype(x.dtype)
     return _norm(layers.factorised_reduce(x, kernel) if halve else x @ kernel, weights, stats, train)
 
 

@@ -33,6 +33,14 @@ Buffers = tuple[Array, ...]
 Operation = Callable[..., tuple[Array, Tree]]
 
 
+class Mode(NamedTuple):
+    """What is known of a cell before its code is."""
+
+    reduction: bool  # whether branches on the cell's inputs have stride 2
+    train: bool  # whether to normalise by the statistics of the batch
+    standardise: bool  # whether kernels of 1x1 convolutions are standardised
+
+
 class Steps(NamedTuple):
     """The program of a cell; the arrays have room for two steps per branch, of which `length` are taken."""
 
@@ -49,9 +57,7 @@ def run_cell(
     batch_stats: Tree,
     operations: Int[Array, " branches"],
     sources: Int[Array, " branches"],
-    *,
-    reduction: bool,
-    train: bool,
+    mode: Mode,
 ) -> tuple[Float[Array, "blocks n h2 w2 c"], Tree]:
     """The outputs of all blocks, and the batch statistics that follow.
 
@@ -61,10 +67,9 @@ def run_cell(
       batch_stats: running statistics of all branches.
       operations: of each branch.
       sources: the input of each branch, 0 to ``blocks``.
-      reduction: whether branches on the cell's inputs have stride 2.
-      train: whether to normalise by the statistics of the batch.
+      mode: how to run them.
     """
-    return _run(reduction, train, inputs, params, batch_stats, plan_steps(operations, sources))
+    return _run(mode, inputs, params, batch_stats, plan_steps(operations, sources))
 
 
 def plan_steps(operations: Int[Array, " branches"], sources: Int[Array, " branches"]) -> Steps:
@@ -88,51 +93,49 @@ def plan_steps(operations: Int[Array, " branches"], sources: Int[Array, " branch
     )
 
 
-@partial(jax.custom_vjp, nondiff_argnums=(0, 1))
-def _run(
-    reduction: bool, train: bool, inputs: Array, params: Tree, batch_stats: Tree, steps: Steps
-) -> tuple[Array, Tree]:
-    return _run_forward(reduction, train, inputs, params, batch_stats, steps)[0]
+@partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _run(mode: Mode, inputs: Array, params: Tree, batch_stats: Tree, steps: Steps) -> tuple[Array, Tree]:
+    return _run_forward(mode, inputs, params, batch_stats, steps)[0]
 
 
 def _run_forward(
-    reduction: bool, train: bool, inputs: Array, params: Tree, batch_stats: Tree, steps: Steps
+    mode: Mode, inputs: Array, params: Tree, batch_stats: Tree, steps: Steps
 ) -> tuple[tuple[Array, Tree], tuple]:
     blocks = steps.read.shape[0] // 4
-    size = -(-inputs.shape[2] // (2 if reduction else 1))
+    size = -(-inputs.shape[2] // (2 if mode.reduction else 1))
     slots = jnp.zeros((3 * blocks, inputs.shape[1], size, size, inputs.shape[4]), inputs.dtype)
-    cases = _cases(reduction, train)
+    cases = _cases(mode)
     weights = _flatten(params)
 
     def step(i: Array, carry: tuple[Buffers, Tree]) -> tuple[Buffers, Tree]:
         buffers, stats = carry
-        case, row = _case(steps, i, reduction), steps.weights[i]
+        case, row = _case(steps, i, mode.reduction), steps.weights[i]
         y, new = lax.switch(case, cases, _read(buffers, steps.read[i]), _row(weights, row), _row(stats, row))
         return _add(buffers, steps.write[i], y), _set_row(stats, row, new)
 
-    start = (_buffers(inputs, slots, reduction), _flatten(batch_stats))
+    start = (_buffers(inputs, slots, mode.reduction), _flatten(batch_stats))
     buffers, stats = lax.fori_loop(0, steps.length, step, start)
     new_stats = jax.tree.map(lambda new, old: new.reshape(old.shape), stats, batch_stats)
     return (_split(buffers)[1][:blocks], new_stats), (buffers, params, batch_stats, steps)
 
 
-def _run_backward(reduction: bool, train: bool, saved: tuple, cotangents: tuple[Array, Tree]) -> tuple:
+def _run_backward(mode: Mode, saved: tuple, cotangents: tuple[Array, Tree]) -> tuple:
     buffers, params, batch_stats, steps = saved
     dblocks, _ = cotangents  # running statistics carry no gradient
     weights, stats = _flatten(params), _flatten(batch_stats)
-    pullbacks = [partial(_pullback, operation) for operation in _cases(reduction, train)]
+    pullbacks = [partial(_pullback, operation) for operation in _cases(mode)]
 
     def step(i: Array, carry: tuple[Buffers, Tree]) -> tuple[Buffers, Tree]:
         i = steps.length - 1 - i
         dbuffers, dweights = carry
-        case, row, dy = _case(steps, i, reduction), steps.weights[i], _at(dbuffers, steps.write[i])
+        case, row, dy = _case(steps, i, mode.reduction), steps.weights[i], _at(dbuffers, steps.write[i])
         x = _read(buffers, steps.read[i])
         dx, drow = lax.switch(case, pullbacks, x, _row(weights, row), _row(stats, row), dy)
         return _add_read(dbuffers, steps.read[i], dx), _set_row(dweights, row, drow)
 
     inputs, slots = (jnp.zeros_like(x) for x in _split(buffers))
     dslots = slots.at[: dblocks.shape[0]].set(dblocks)
-    start = (_buffers(inputs, dslots, reduction), jax.tree.map(jnp.zeros_like, weights))
+    start = (_buffers(inputs, dslots, mode.reduction), jax.tree.map(jnp.zeros_like, weights))
     dbuffers, dweights = lax.fori_loop(0, steps.length, step, start)
     dparams = jax.tree.map(lambda d, x: d.reshape(x.shape), dweights, params)
     return _split(dbuffers)[0], dparams, jax.tree.map(jnp.zeros_like, batch_stats), None
@@ -211,38 +214,42 @@ def _case(steps: Steps, i: Array, reduction: bool) -> Array:
     return jnp.where(steps.read[i] >= 2, operation + len(OPERATIONS), operation) if reduction else operation
 
 
-def _cases(reduction: bool, train: bool) -> Sequence[Operation]:
+def _cases(mode: Mode) -> Sequence[Operation]:
     """The operations at stride 1; in a reduction cell, those at stride 2 on a cell's input stand before them."""
-    if not reduction:
-        return [partial(_on, 0, operation) for operation in _operations(1, train)]
-    on_input = [partial(_on, 0, operation) for operation in _operations(2, train)]
-    return on_input + [partial(_on, 1, operation) for operation in _operations(1, train)]
+    if not mode.reduction:
+        return [partial(_on, 0, operation) for operation in _operations(1, mode)]
+    on_input = [partial(_on, 0, operation) for operation in _operations(2, mode)]
+    return on_input + [partial(_on, 1, operation) for operation in _operations(1, mode)]
 
 
 def _on(buffer: int, operation: Operation, x: Buffers, weights: Tree, stats: Tree) -> tuple[Array, Tree]:
     return operation(x[buffer], weights, stats)
 
 
-def _operations(stride: int, train: bool) -> Sequence[Operation]:
+def _operations(stride: int, mode: Mode) -> Sequence[Operation]:
     """One step of the four operations, in the order of a code, `(x, weights, stats) -> (y, stats)`."""
     return [
-        partial(_separable_half, 3, stride, train),
+        partial(_separable_half, 3, stride, mode),
         lambda x, weights, stats: (layers.max_pool(x, stride), stats),
-        partial(_skip_reduce, train) if stride == 2 else lambda x, weights, stats: (x, stats),
-        partial(_separable_half, 5, stride, train),
+        partial(_skip_reduce, mode) if stride == 2 else lambda x, weights, stats: (x, stats),
+        partial(_separable_half, 5, stride, mode),
     ]
 
 
-def _separable_half(size: int, stride: int, train: bool, x: Array, weights: Tree, stats: Tree) -> tuple[Array, Tree]:
+def _separable_half(size: int, stride: int, mode: Mode, x: Array, weights: Tree, stats: Tree) -> tuple[Array, Tree]:
     margin = (5 - size) // 2
     kernel = weights["depthwise"][margin : margin + size, margin : margin + size].astype(x.dtype)
-    y = layers.depthwise(jax.nn.relu(x), kernel, stride) @ weights["pointwise"].astype(x.dtype)
-    return _norm(y, weights, stats, train)
+    y = layers.depthwise(jax.nn.relu(x), kernel, stride) @ _pointwise(weights, mode).astype(x.dtype)
+    return _norm(y, weights, stats, mode.train)
 
 
-def _skip_reduce(train: bool, x: Array, weights: Tree, stats: Tree) -> tuple[Array, Tree]:
-    y = layers.factorised_reduce(jax.nn.relu(x), weights["pointwise"].astype(x.dtype))
-    return _norm(y, weights, stats, train)
+def _skip_reduce(mode: Mode, x: Array, weights: Tree, stats: Tree) -> tuple[Array, Tree]:
+    y = layers.factorised_reduce(jax.nn.relu(x), _pointwise(weights, mode).astype(x.dtype))
+    return _norm(y, weights, stats, mode.train)
+
+
+def _pointwise(weights: Tree, mode: Mode) -> Array:
+    return layers.standardise(weights["pointwise"]) if mode.standardise else weights["pointwise"]
 
 
 def _norm(x: Array, weights: Tree, stats: Tree, train: bool) -> tuple[Array, Tree]:

@@ -1,11 +1,11 @@
 """The network of one NASNet code as a Flax module: exactly its layers and its parameters.
 
-`models/nasnet.py` runs the same networks with the code as data; `specialise` there hands weights over.
+`models/nasnet.py` runs the same networks with the code as data; `specialise` there hands weights over. The operations
+in the cells are in `models/operations.py`.
 """
 
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
@@ -13,89 +13,20 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Float32, Int
 
 from lanas_jax.spaces.nasnet import MAX_POOL_3X3, SEP_CONV_3X3, SEP_CONV_5X5, SKIP_CONNECT, CellShape, NASNetSpace
-from models import layers
-
-
-class Norm(nnx.BatchNorm):
-    """Batch normalisation with the constants of `models/layers.py`, in float32 whatever the images are."""
-
-    def __init__(self, channels: int, *, rngs: nnx.Rngs):
-        super().__init__(channels, momentum=layers.MOMENTUM, epsilon=layers.EPSILON, rngs=rngs)
-
-    def __call__(
-        self, x: Float[Array, "n h w c"], use_running_average: bool | None = None, *, mask: Array | None = None
-    ) -> Float[Array, "n h w c"]:
-        """Normalises; gives the dtype it is given."""
-        return super().__call__(x.astype(jnp.float32), use_running_average, mask=mask).astype(x.dtype)
-
-
-class SeparableConv(nnx.Module):
-    """Twice: ReLU, depthwise convolution, 1x1 convolution, normalisation; the stride is in the first."""
-
-    def __init__(self, channels: int, size: int, stride: int, *, dtype: DTypeLike, rngs: nnx.Rngs):
-        self.depthwise = nnx.List([_depthwise(channels, size, s, dtype, rngs) for s in (stride, 1)])
-        self.pointwise = nnx.List(
-            [nnx.Linear(channels, channels, use_bias=False, dtype=dtype, rngs=rngs) for _ in range(2)]
-        )
-        self.norm = nnx.List([Norm(channels, rngs=rngs) for _ in range(2)])
-
-    def __call__(self, x: Float[Array, "n h w c"]) -> Float[Array, "n h2 w2 c"]:
-        """Runs both halves."""
-        for depthwise, pointwise, norm in zip(self.depthwise, self.pointwise, self.norm, strict=True):
-            x = norm(pointwise(depthwise(jax.nn.relu(x))))
-        return x
-
-
-class MaxPool(nnx.Module):
-    """The maximum of 3x3 pixels."""
-
-    def __init__(self, stride: int):
-        self.stride = stride
-
-    def __call__(self, x: Float[Array, "n h w c"]) -> Float[Array, "n h2 w2 c"]:
-        """Pools."""
-        return layers.max_pool(x, self.stride)
-
-
-class Identity(nnx.Module):
-    """A skip of stride 1."""
-
-    def __call__(self, x: Float[Array, "n h w c"]) -> Float[Array, "n h w c"]:
-        """Hands on."""
-        return x
-
-
-class Preprocess(nnx.Module):
-    """ReLU, 1x1 convolution, normalisation."""
-
-    def __init__(self, inputs: int, channels: int, *, dtype: DTypeLike, rngs: nnx.Rngs):
-        self.pointwise = nnx.Linear(inputs, channels, use_bias=False, dtype=dtype, rngs=rngs)
-        self.norm = Norm(channels, rngs=rngs)
-
-    def __call__(self, x: Float[Array, "n h w c"]) -> Float[Array, "n h w d"]:
-        """Maps the channels."""
-        return self.norm(self.pointwise(jax.nn.relu(x)))
-
-
-class FactorisedReduce(nnx.Module):
-    """ReLU, two 1x1 convolutions of stride 2 on pixels of different parity, normalisation."""
-
-    def __init__(self, inputs: int, channels: int, *, dtype: DTypeLike, rngs: nnx.Rngs):
-        self.even = nnx.Linear(inputs, channels // 2, use_bias=False, dtype=dtype, rngs=rngs)
-        self.odd = nnx.Linear(inputs, channels - channels // 2, use_bias=False, dtype=dtype, rngs=rngs)
-        self.norm = Norm(channels, rngs=rngs)
-
-    def __call__(self, x: Float[Array, "n h w c"]) -> Float[Array, "n h2 w2 d"]:
-        """Halves the resolution."""
-        even, odd = layers.alternate_pixels(jax.nn.relu(x))
-        return self.norm(jnp.concatenate([self.even(even), self.odd(odd)], axis=-1))
+from models.operations import Arithmetic, FactorisedReduce, Identity, MaxPool, Norm, Preprocess, SeparableConv
 
 
 class Cell(nnx.Module):
     """Two preprocessed inputs, blocks of two branches each, the concatenation of the blocks that no block reads."""
 
     def __init__(
-        self, space: NASNetSpace, code: Int[np.ndarray, " dims"], shape: CellShape, *, dtype: DTypeLike, rngs: nnx.Rngs
+        self,
+        space: NASNetSpace,
+        code: Int[np.ndarray, " dims"],
+        shape: CellShape,
+        *,
+        arithmetic: Arithmetic,
+        rngs: nnx.Rngs,
     ):
         self.blocks = space.blocks
         self.sources = tuple(space.inputs(code[None])[0, shape.cell].reshape(-1).tolist())
@@ -103,14 +34,14 @@ class Cell(nnx.Module):
         kinds = (FactorisedReduce if shape.after_reduction else Preprocess, Preprocess)
         self.inputs = nnx.List(
             [
-                kind(output_channels(space, code, source), shape.channels, dtype=dtype, rngs=rngs)
+                kind(output_channels(space, code, source), shape.channels, arithmetic=arithmetic, rngs=rngs)
                 for kind, source in zip(kinds, shape.sources, strict=True)
             ]
         )
         operations = space.operations(code[None])[0, shape.cell].reshape(-1).tolist()
         self.branches = nnx.List(
             [
-                _operation(operation, shape.channels, 2 if shape.reduction and source < 2 else 1, dtype, rngs)
+                _operation(operation, shape.channels, 2 if shape.reduction and source < 2 else 1, arithmetic, rngs)
                 for operation, source in zip(operations, self.sources, strict=True)
             ]
         )
@@ -131,18 +62,25 @@ class NASNetNetwork(nnx.Module):
       space: the space of the code; gives the sizes.
       code: the architecture, NumPy integers ``[dims]``.
       dtype: of activations and of the operands of convolutions; parameters are float32.
+      standardise: whether 1x1 convolutions standardise their kernels.
       rngs: for the initial weights, by Flax's defaults; `NASNet.build` initialises as the code-as-data form does.
     """
 
     def __init__(
-        self, space: NASNetSpace, code: Int[np.ndarray, " dims"], *, dtype: DTypeLike = jnp.float32, rngs: nnx.Rngs
+        self,
+        space: NASNetSpace,
+        code: Int[np.ndarray, " dims"],
+        *,
+        dtype: DTypeLike = jnp.float32,
+        standardise: bool = False,
+        rngs: nnx.Rngs,
     ):
-        shapes = space.shapes
+        shapes, arithmetic = space.shapes, Arithmetic(dtype, standardise)
         stem = output_channels(space, code, -1)
         self.sources = tuple(shape.sources for shape in shapes)
         self.stem = nnx.Conv(space.image_channels, stem, (3, 3), use_bias=False, dtype=dtype, rngs=rngs)
         self.stem_norm = Norm(stem, rngs=rngs)
-        self.cells = nnx.List([Cell(space, code, shape, dtype=dtype, rngs=rngs) for shape in shapes])
+        self.cells = nnx.List([Cell(space, code, shape, arithmetic=arithmetic, rngs=rngs) for shape in shapes])
         self.head = nnx.Linear(output_channels(space, code, space.cells - 1), space.classes, rngs=rngs)
 
     def __call__(self, images: Float[Array, "n h w c"]) -> Float32[Array, "n classes"]:
@@ -228,31 +166,11 @@ def _used_rows(space: NASNetSpace, kernel: Float[Array, "parts c d"], code: np.n
     return kernel[np.flatnonzero(used)].reshape(-1, kernel.shape[-1])
 
 
-def _operation(operation: int, channels: int, stride: int, dtype: DTypeLike, rngs: nnx.Rngs) -> nnx.Module:
+def _operation(operation: int, channels: int, stride: int, arithmetic: Arithmetic, rngs: nnx.Rngs) -> nnx.Module:
     if operation in (SEP_CONV_3X3, SEP_CONV_5X5):
-        return SeparableConv(channels, 3 if operation == SEP_CONV_3X3 else 5, stride, dtype=dtype, rngs=rngs)
+        return SeparableConv(channels, 3 if operation == SEP_CONV_3X3 else 5, stride, arithmetic=arithmetic, rngs=rngs)
     if operation == MAX_POOL_3X3:
         return MaxPool(stride)
     if operation != SKIP_CONNECT:
         raise ValueError(f"operation {operation} is none of 0 to 3")
-    return FactorisedReduce(channels, channels, dtype=dtype, rngs=rngs) if stride == 2 else Identity()
-
-
-def _depthwise(channels: int, size: int, stride: int, dtype: DTypeLike, rngs: nnx.Rngs) -> nnx.Conv:
-    return nnx.Conv(
-        channels,
-        channels,
-        (size, size),
-        stride,
-        padding=size // 2,
-        feature_group_count=channels,
-        use_bias=False,
-        dtype=dtype,
-        conv_general_dilated=_fast_depthwise,
-        rngs=rngs,
-    )
-
-
-def _fast_depthwise(x: Array, kernel: Array, strides: tuple[int, ...], *_: Any, **__: Any) -> Array:
-    """Stands in for `lax.conv_general_dilated`, for the convolutions made by `_depthwise`."""
-    return layers.depthwise(x, kernel[:, :, 0], strides[0])
+    return FactorisedReduce(channels, channels, arithmetic=arithmetic, rngs=rngs) if stride == 2 else Identity()

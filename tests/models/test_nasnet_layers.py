@@ -77,6 +77,46 @@ def test_alternate_pixels():
     assert odd[0, :, :, 0].tolist() == [[4, 0], [0, 0]]
 
 
+def test_standardised_weights_are_those_of_torch():
+    """Outputs and gradients of a 1x1 convolution whose kernel is standardised as the authors' PyTorch code does it."""
+    torch = pytest.importorskip("torch", reason="compares with PyTorch, which is not installed")
+    x, kernel, dy = normal(0, 2, 4, 4, 6), 0.5 + normal(1, 6, 3), normal(2, 2, 4, 4, 3)
+    ours, pullback = jax.vjp(lambda x, kernel: x @ layers.standardise(kernel), x, kernel)
+
+    def channels_first(images):
+        return torch.from_numpy(np.array(images)).permute(0, 3, 1, 2)
+
+    images, weight = channels_first(x), torch.from_numpy(np.array(kernel.T)[:, :, None, None])
+    images.requires_grad_(), weight.requires_grad_()
+    flat = weight.view(3, -1)
+    standard = (flat - flat.mean(dim=1, keepdim=True)) / (flat.std(dim=1, keepdim=True) + 1e-5)
+    theirs = torch.nn.functional.conv2d(images, standard.view_as(weight))
+    theirs.backward(channels_first(dy))
+    np.testing.assert_allclose(ours, theirs.detach().permute(0, 2, 3, 1), **CLOSE)
+    dx, dkernel = pullback(dy)
+    np.testing.assert_allclose(dx, images.grad.permute(0, 2, 3, 1), **CLOSE)
+    np.testing.assert_allclose(dkernel, weight.grad[:, :, 0, 0].T, **CLOSE)
+
+
+def test_weights_that_are_not_used_do_not_count():
+    kernel, used = 0.5 + normal(0, 6, 3), jnp.array([True, False, True, True, False, True])
+    ours, pullback = jax.vjp(lambda kernel: layers.standardise(kernel, used), kernel)
+    theirs, their_pullback = jax.vjp(layers.standardise, kernel[used])
+    np.testing.assert_allclose(ours[used], theirs, rtol=1e-5)
+    assert not ours[~used].any()
+    dy = normal(1, 6, 3)
+    (gradient,), (expected,) = pullback(dy), their_pullback(dy[used])
+    np.testing.assert_allclose(gradient[used], expected, **CLOSE)
+    assert not gradient[~used].any()
+
+
+@pytest.mark.parametrize("rows", [1, 4])
+def test_equal_weights_become_zero(rows):
+    value, gradient = jax.value_and_grad(lambda kernel: layers.standardise(kernel).sum())(jnp.full((rows, 2), 3.0))
+    assert value == 0
+    np.testing.assert_allclose(gradient, 0, atol=1e-6)
+
+
 def test_batch_norm_normalises_and_follows_the_statistics():
     x = 3 + 2 * normal(0, 16, 4, 4, 5)
     ones, zeros = jnp.ones(5), jnp.zeros(5)

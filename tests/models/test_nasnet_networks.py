@@ -179,6 +179,28 @@ def test_specialise_refuses_a_bad_code(net, init):
         net.specialise(params, stats, code)
 
 
+def test_both_forms_train_alike_with_standardised_weights():
+    """Means far from zero, so that they must be taken over what the code uses; gradients tell the deviations."""
+    net = NASNet(SPACES["two cells"], weight_standardisation=True)
+    code = some_codes(net.space, 1)[0]
+    params, stats = quick_jit(net.init)(jax.random.key(0), code)
+    params = jax.tree.map(lambda x: jnp.where(x == 0, x, x + 0.3), params)
+    weights = jax.random.normal(jax.random.key(2), (6, 5))
+
+    def loss(params):
+        logits, new_stats = net.apply(params, stats, code, images(net.space), train=True)
+        return jnp.sum(logits * weights), (logits, new_stats)
+
+    (_, (logits, new_stats)), gradient = quick_jit(jax.value_and_grad(loss, has_aux=True))(params)
+    their_logits, their_stats, theirs = run_network(net.specialise(params, stats, code), images(net.space), weights)
+    np.testing.assert_allclose(logits, their_logits, **TOLERANCE)
+    assert_close(only(nnx.BatchStat, network_state(net.space, params, new_stats, code)), their_stats)
+    assert_close(only(nnx.Param, network_state(net.space, gradient, stats, code)), theirs)
+    assert not flat(gradient)[unused(net, (params, stats), code)].any()
+    plain, _ = quick_jit(partial(NASNet(net.space).apply, train=True))(params, stats, code, images(net.space))
+    assert np.abs(plain - logits).max() > 0.1
+
+
 BFLOAT16 = NASNet(SPACES["two cells"], jnp.bfloat16)
 # Bfloat16 keeps 8 bits: one rounding is off by up to 1 in 256, and a maximum moves to another pixel where two became
 # equal. Norms of differences over norms; other weights, or one wrong layer, are off by about one.
