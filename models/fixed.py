@@ -71,6 +71,6 @@ class FixedNetwork:
         return _split(nnx.eval_shape(self.build, jax.random.key(0)))[0]
 
 
-def _split(network: nnx.Module) -> tuple[Any, Any, Any]:
+def _split(network: nnx.Module) -> Any:
     """The module without its arrays, its parameters and its batch statistics."""
     return nnx.split(network, nnx.Param, nnx.BatchStat)

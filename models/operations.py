@@ -13,19 +13,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from models import layers
-
-
-class Norm(nnx.BatchNorm):
-    """Batch normalisation with the constants of `models/layers.py`, in float32 whatever the images are."""
-
-    def __init__(self, channels: int, *, rngs: nnx.Rngs):
-        super().__init__(channels, momentum=layers.MOMENTUM, epsilon=layers.EPSILON, rngs=rngs)
-
-    def __call__(
-        self, x: Float[Array, "n h w c"], use_running_average: bool | None = None, *, mask: Array | None = None
-    ) -> Float[Array, "n h w c"]:
-        """Normalises; gives the dtype it is given."""
-        return super().__call__(x.astype(jnp.float32), use_running_average, mask=mask).astype(x.dtype)
+from models.norm import Norm
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,10 +36,11 @@ class Pointwise(nnx.Linear):
         super().__init__(inputs, channels, use_bias=False, rngs=rngs)
         self.standardise = arithmetic.standardise
 
-    def __call__(self, x: Float[Array, "n h w c"]) -> Float[Array, "n h w d"]:
+    def __call__(self, inputs: Float[Array, "n h w c"], out_sharding: Any = None) -> Float[Array, "n h w d"]:
         """Maps the channels; computes in the dtype it is given."""
+        del out_sharding
         kernel = self.kernel[...]
-        return x @ (layers.standardise(kernel) if self.standardise else kernel).astype(x.dtype)
+        return inputs @ (layers.standardise(kernel) if self.standardise else kernel).astype(inputs.dtype)
 
 
 class SeparableConv(nnx.Module):
