@@ -83,6 +83,6 @@ def _as_array(value: Any) -> Any:
     if not isinstance(value, _Pickled):
         return value
     _, shape, dtype, columns_first, content = value.state
-    if dtype.kind not in (b"u1", "u1") or columns_first or len(content) != math.prod(shape):
-        raise ValueError(f"expected an array of unsigned bytes, row by row; found {dtype.kind!r} of shape {shape}")
-    return np.frombuffer(content, np.uint8).reshape(shape)
+    if dtype.kind not in (b"u1", "u1") or len(content) != math.prod(shape):
+        raise ValueError(f"expected an array of unsigned bytes; found {dtype.kind!r} of shape {shape}")
+    return np.frombuffer(content, np.uint8).reshape(shape, order="F" if columns_first else "C")

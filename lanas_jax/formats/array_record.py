@@ -1,12 +1,11 @@
 """ArrayRecord files, through the package `array_record`, which verifies their checksums."""
 
-from collections.abc import Iterator
 from pathlib import Path
 
 from lanas_jax.formats.errors import FileError
 
 
-def records(path: Path) -> Iterator[bytes]:
+def records(path: Path) -> list[bytes]:
     """The records of a file, in order.
 
     Raises:
@@ -21,10 +20,10 @@ def records(path: Path) -> Iterator[bytes]:
         ) from error
     if not path.is_file():
         raise FileError(f"{path}: No such file")
-    reader = ArrayRecordReader(str(path))
     try:
-        yield from reader.read_all()
+        reader = ArrayRecordReader(str(path))
+        found = reader.read_all()
+        reader.close()
     except RuntimeError as error:
         raise FileError(f"{path}: {error}") from error
-    finally:
-        reader.close()
+    return found

@@ -28,9 +28,9 @@ def decode(data: bytes, shape: tuple[int, int, int], where: str) -> UInt8[np.nda
     try:
         with Image.open(io.BytesIO(data), formats=("PNG", "JPEG")) as picture:
             if picture.size != (width, height) or picture.mode != _MODES[channels]:
-                found = f"{picture.height} x {picture.width}, mode {picture.mode}"
                 raise FileError(
-                    f"{where}: expected a picture of {height} x {width}, mode {_MODES[channels]}; is {found}"
+                    f"{where}: expected a picture of {height} x {width}, mode {_MODES[channels]}; "
+                    f"found {picture.height} x {picture.width}, mode {picture.mode}"
                 )
             return np.asarray(picture).reshape(shape)
     except (OSError, SyntaxError, zlib.error, struct.error, EOFError, Image.DecompressionBombError) as error:

@@ -57,6 +57,8 @@ def test_wrong_splits_are_refused():
         SearchData(split(), split(classes=5), 3)
     with pytest.raises(ValueError, match=r"validation images have shape \(5, 5, 1\), expected \(4, 4, 1\)"):
         SearchData(split(), split(size=5), 3)
+    with pytest.raises(ValueError, match="test images are uint8, those of the search float32"):
+        Dataset(SearchData(split(), split(), 3), split(dtype=np.uint8))
     with pytest.raises(ValueError, match="test labels"):
         Dataset(SearchData(split(), split(), 3), split(classes=4))
 
