@@ -48,10 +48,10 @@ class Pointwise(nnx.Linear):
         super().__init__(inputs, channels, use_bias=False, rngs=rngs)
         self.standardise = arithmetic.standardise
 
-    def __call__(self, x: Float[Array, "n h w c"]) -> Float[Array, "n h w d"]:
+    def __call__(self, inputs: Float[Array, "n h w c"], out_sharding: Any = None) -> Float[Array, "n h w d"]:
         """Maps the channels; computes in the dtype it is given."""
-        kernel = self.kernel[...]
-        return x @ (layers.standardise(kernel) if self.standardise else kernel).astype(x.dtype)
+        kernel = layers.standardise(self.kernel[...]) if self.standardise else self.kernel[...]
+        return jnp.matmul(inputs, kernel.astype(inputs.dtype), out_sharding=out_sharding)
 
 
 class SeparableConv(nnx.Module):
