@@ -37,8 +37,8 @@ class FixedNetwork:
     def init(self, key: PRNGKeyArray, code: Int[Array | np.ndarray, " dims"]) -> tuple[Tree, Tree]:
         """The module's parameters and batch statistics, as pure dicts; `code` is ignored. The key is consumed."""
         del code
-        _, params, batch_stats = _split(self.build(key))
-        return nnx.to_pure_dict(params), nnx.to_pure_dict(batch_stats)
+        network = self.build(key)
+        return _arrays(network, nnx.Param), _arrays(network, nnx.BatchStat)
 
     def apply(
         self,
@@ -63,14 +63,13 @@ class FixedNetwork:
             return call(network), batch_stats
         network.train()
         output = call(network)
-        return output, nnx.to_pure_dict(nnx.state(network, nnx.BatchStat))
+        return output, _arrays(network, nnx.BatchStat)
 
     @functools.cached_property
     def _graph(self) -> Any:
         """The module without its arrays, found once: building it takes longer than tracing a step."""
-        return _split(nnx.eval_shape(self.build, jax.random.key(0)))[0]
+        return nnx.graphdef(nnx.eval_shape(self.build, jax.random.key(0)))
 
 
-def _split(network: nnx.Module) -> Any:
-    """The module without its arrays, its parameters and its batch statistics."""
-    return nnx.split(network, nnx.Param, nnx.BatchStat)
+def _arrays(network: nnx.Module, kind: type[nnx.Variable]) -> Tree:
+    return nnx.to_pure_dict(nnx.state(network, kind))

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 from jax.typing import DTypeLike
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Bool, Float, Float32, PRNGKeyArray
 
 MOMENTUM = 0.9  # of the running batch statistics
 EPSILON = 1e-5  # added to variances
@@ -167,6 +167,12 @@ def average_of_four(x: Images) -> Float[Array, "n h2 w2 c"]:
     return jnp.mean(quads, axis=(2, 4), dtype=jnp.float32).astype(x.dtype)
 
 
+def average_pool_within(x: Float32[Array, "n h w c"], size: int, stride: int) -> Float32[Array, "n h2 w2 c"]:
+    """Average over the windows that lie within the images."""
+    total = lax.reduce_window(x, 0.0, lax.add, (1, size, size, 1), (1, stride, stride, 1), "VALID")
+    return total / size**2
+
+
 def alternate_pixels(x: Images) -> tuple[Float[Array, "n h2 w2 c"], Float[Array, "n h2 w2 c"]]:
     """The pixels at ``(2 i, 2 j)`` and those at ``(2 i + 1, 2 j + 1)``, zero beyond the edge."""
     n, height, width, channels = x.shape
@@ -199,6 +205,17 @@ def standardise(kernel: Float[Array, "c d"], used: Bool[Array, " c"] | None = No
     centred = jnp.where(used[:, None], kernel - mean, 0)
     variance = jnp.sum(jnp.square(centred), axis=0, keepdims=True) / jnp.maximum(count - 1, 1)
     return centred / (jnp.sqrt(jnp.where(variance > 0, variance, 1)) + DEVIATION_EPSILON)
+
+
+def path_scales(key: PRNGKeyArray, probability: Float[Array, ""], shape: tuple[int, ...]) -> Float[Array, "..."]:
+    """Drop-path (arXiv 1605.07648): 0 with a probability in [0, 1), else what keeps the mean at one."""
+    kept = jax.random.bernoulli(key, 1 - probability, shape)
+    return jnp.where(kept, 1 / (1 - probability), 0)
+
+
+def scale_images(x: Images, scales: Float[Array, " n"]) -> Images:
+    """Each image times a number; rounded once, to the dtype of the images."""
+    return (x.astype(jnp.float32) * scales[:, None, None, None]).astype(x.dtype)
 
 
 def batch_norm(

@@ -2,7 +2,8 @@
 
 `NASNet.apply` takes the code as data: one compiled program trains every candidate of the space. `NASNet.specialise`
 and `NASNet.build` give the network of one code as a Flax module (`models/nasnet_network.py`), which has its parameters
-alone, and `NASNet.for_code` gives it the face that trainers want (`models/fixed.py`). The code-as-data form carries the
+alone, and `NASNet.for_code` gives it the face that trainers want (`models/fixed.py`); a search's final network has more
+to it (`models/nasnet_final.py`). The code-as-data form carries the
 union of what codes may need; what a code does not need is zero, has zero gradient, and thus takes no part in weight
 decay, clipping or counting.
 
@@ -28,6 +29,7 @@ from jaxtyping import Array, Bool, Float, Float32, Int, PRNGKeyArray
 
 from lanas_jax.spaces.nasnet import SEP_CONV_3X3, SEP_CONV_5X5, SKIP_CONNECT, CellShape, NASNetSpace
 from models import layers
+from models.auxiliary import AuxiliaryHead
 from models.fixed import FixedNetwork
 from models.nasnet_cell import Mode, run_cell
 from models.nasnet_network import NASNetNetwork, network_state
@@ -126,15 +128,20 @@ class NASNet:
         logits = pooled @ _matrix(params["head"]["kernel"], mask) + params["head"]["bias"][None]
         return logits, {"stem": stem_stats, "cells": new_stats}
 
-    def specialise(self, params: Tree, batch_stats: Tree, code: Code) -> NASNetNetwork:
-        """The network built for one code, with the weights that the code uses.
+    def specialise(
+        self, params: Tree, batch_stats: Tree, code: Code, auxiliary: AuxiliaryHead | None = None
+    ) -> NASNetNetwork:
+        """The network built for one code, with the weights that the code uses, and with an auxiliary head if given.
 
         Raises:
           ValueError: a code of the wrong length, or an integer out of range.
         """
         checked = self.space.check(np.asarray(code)[None])[0]
-        graph, state = nnx.split(nnx.eval_shape(lambda: self._network(checked)))
-        nnx.replace_by_pure_dict(state, network_state(self.space, params, batch_stats, checked))
+        arrays = network_state(self.space, params, batch_stats, checked)
+        if auxiliary is not None:
+            arrays["auxiliary"] = nnx.to_pure_dict(nnx.state(auxiliary))
+        graph, state = nnx.split(nnx.eval_shape(lambda: self._network(checked, auxiliary is not None)))
+        nnx.replace_by_pure_dict(state, arrays)
         return nnx.merge(graph, state)
 
     def build(self, code: Code, rngs: nnx.Rngs) -> NASNetNetwork:
@@ -151,9 +158,14 @@ class NASNet:
         checked = self.space.check(np.asarray(code)[None])[0]
         return FixedNetwork(self.space, lambda key: self.specialise(*self.init(key, checked), checked))
 
-    def _network(self, code: Int[np.ndarray, " dims"]) -> NASNetNetwork:
+    def _network(self, code: Int[np.ndarray, " dims"], auxiliary: bool) -> NASNetNetwork:
         return NASNetNetwork(
-            self.space, code, dtype=self.compute_dtype, standardise=self.weight_standardisation, rngs=nnx.Rngs(0)
+            self.space,
+            code,
+            auxiliary=auxiliary,
+            dtype=self.compute_dtype,
+            standardise=self.weight_standardisation,
+            rngs=_OneKey(),
         )
 
     def _input_matrix(self, kernel: Float[Array, "parts c d"], code: Code, source: int) -> Float[Array, "pc d"]:
@@ -229,6 +241,20 @@ class NASNet:
             for shape in space.shapes
         ]
         return {"stem": _initial_stats((space.stem_multiplier * space.channels,)), "cells": cells}
+
+
+class _OneKey(nnx.Rngs):
+    """Always the same key, for modules whose weights will be replaced.
+
+    The streams of Flax count in an array; where that is traced, each draw searches all that was traced before.
+    """
+
+    def __init__(self) -> None:
+        pass
+
+    def params(self) -> PRNGKeyArray:
+        """The key."""
+        return jax.random.key(0)
 
 
 def _concatenated(blocks: Float[Array, "blocks n h w c"]) -> Float[Array, "n h w bc"]:

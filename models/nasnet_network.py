@@ -13,6 +13,8 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Float32, Int
 
 from lanas_jax.spaces.nasnet import MAX_POOL_3X3, SEP_CONV_3X3, SEP_CONV_5X5, SKIP_CONNECT, CellShape, NASNetSpace
+from models import layers
+from models.auxiliary import AuxiliaryHead
 from models.operations import Arithmetic, FactorisedReduce, Identity, MaxPool, Norm, Preprocess, SeparableConv
 
 
@@ -46,13 +48,29 @@ class Cell(nnx.Module):
             ]
         )
 
-    def __call__(self, before_last: Float[Array, "n h w c"], last: Float[Array, "n h2 w2 d"]) -> Array:
-        """Runs the cell on the outputs of the two cells before it."""
+    def __call__(
+        self,
+        before_last: Float[Array, "n h w c"],
+        last: Float[Array, "n h2 w2 d"],
+        scales: Float[Array, "branches n"] | None = None,
+    ) -> Array:
+        """Runs the cell on the outputs of the two cells before it.
+
+        Args:
+          before_last: of the cell before the last.
+          last: of the last cell.
+          scales: what to multiply the output of each branch by, for drop-path, which spares identities.
+        """
         states = [self.inputs[0](before_last), self.inputs[1](last)]
+
         for b in range(self.blocks):
-            left, right = (self.branches[i](states[self.sources[i]]) for i in (2 * b, 2 * b + 1))
+            left, right = (self._branch(i, states[self.sources[i]], scales) for i in (2 * b, 2 * b + 1))
             states.append(left + right)
         return jnp.concatenate([states[2 + b] for b in self.ends], axis=-1)
+
+    def _branch(self, i: int, x: Array, scales: Array | None) -> Array:
+        y = self.branches[i](x)
+        return y if scales is None or isinstance(self.branches[i], Identity) else layers.scale_images(y, scales[i])
 
 
 class NASNetNetwork(nnx.Module):
@@ -61,6 +79,7 @@ class NASNetNetwork(nnx.Module):
     Args:
       space: the space of the code; gives the sizes.
       code: the architecture, NumPy integers ``[dims]``.
+      auxiliary: whether there is an auxiliary head, on the output of the second reduction cell.
       dtype: of activations and of the operands of convolutions; parameters are float32.
       standardise: whether 1x1 convolutions standardise their kernels.
       rngs: for the initial weights, by Flax's defaults; `NASNet.build` initialises as the code-as-data form does.
@@ -71,6 +90,7 @@ class NASNetNetwork(nnx.Module):
         space: NASNetSpace,
         code: Int[np.ndarray, " dims"],
         *,
+        auxiliary: bool = False,
         dtype: DTypeLike = jnp.float32,
         standardise: bool = False,
         rngs: nnx.Rngs,
@@ -82,13 +102,56 @@ class NASNetNetwork(nnx.Module):
         self.stem_norm = Norm(stem, rngs=rngs)
         self.cells = nnx.List([Cell(space, code, shape, arithmetic=arithmetic, rngs=rngs) for shape in shapes])
         self.head = nnx.Linear(output_channels(space, code, space.cells - 1), space.classes, rngs=rngs)
+        self.auxiliary_cell = auxiliary_cell(space)
+        self.auxiliary = auxiliary_head(space, code, dtype=dtype, rngs=rngs) if auxiliary else None
 
-    def __call__(self, images: Float[Array, "n h w c"]) -> Float32[Array, "n classes"]:
-        """Logits; by the statistics of the batch after `train()`, by the running ones after `eval()`."""
+    def __call__(
+        self, images: Float[Array, "n h w c"], scales: Float[Array, "cells branches n"] | None = None
+    ) -> Float32[Array, "n classes"]:
+        """Logits; by the statistics of the batch after `train()`, by the running ones after `eval()`.
+
+        Args:
+          images: a batch.
+          scales: what to multiply the output of each branch by, for drop-path, which spares identities.
+        """
+        return self._classify(self._outputs(images, scales))
+
+    def with_auxiliary(
+        self, images: Float[Array, "n h w c"], scales: Float[Array, "cells branches n"] | None = None
+    ) -> tuple[Float32[Array, "n classes"], Float32[Array, "n classes"]]:
+        """Logits, and those of the auxiliary head; arguments as for a call.
+
+        Raises:
+          ValueError: the network has no auxiliary head.
+        """
+        if self.auxiliary is None:
+            raise ValueError("the network has no auxiliary head: build it with auxiliary=True")
+        outputs = self._outputs(images, scales)
+        return self._classify(outputs), self.auxiliary(outputs[self.auxiliary_cell])
+
+    def _outputs(self, images: Array, scales: Array | None) -> dict[int, Array]:
+        """Of every cell; -1 is the stem."""
         outputs = {-1: self.stem_norm(self.stem(images))}
         for i, (cell, (before_last, last)) in enumerate(zip(self.cells, self.sources, strict=True)):
-            outputs[i] = cell(outputs[before_last], outputs[last])
+            outputs[i] = cell(outputs[before_last], outputs[last], None if scales is None else scales[i])
+        return outputs
+
+    def _classify(self, outputs: dict[int, Array]) -> Array:
         return self.head(jnp.mean(outputs[len(self.sources) - 1].astype(jnp.float32), axis=(1, 2)))
+
+
+def auxiliary_cell(space: NASNetSpace) -> int:
+    """The cell whose output an auxiliary head reads: the second reduction."""
+    return 2 * space.cells // 3
+
+
+def auxiliary_head(
+    space: NASNetSpace, code: Int[np.ndarray, " dims"], *, dtype: DTypeLike, rngs: nnx.Rngs
+) -> AuxiliaryHead:
+    """The auxiliary head of the network of a code."""
+    cell = auxiliary_cell(space)
+    size = space.shapes[cell].output_size
+    return AuxiliaryHead(output_channels(space, code, cell), space.classes, size, dtype=dtype, rngs=rngs)
 
 
 def output_channels(space: NASNetSpace, code: Int[np.ndarray, " dims"], source: int) -> int:

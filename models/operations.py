@@ -38,9 +38,8 @@ class Pointwise(nnx.Linear):
 
     def __call__(self, inputs: Float[Array, "n h w c"], out_sharding: Any = None) -> Float[Array, "n h w d"]:
         """Maps the channels; computes in the dtype it is given."""
-        del out_sharding
-        kernel = self.kernel[...]
-        return inputs @ (layers.standardise(kernel) if self.standardise else kernel).astype(inputs.dtype)
+        kernel = layers.standardise(self.kernel[...]) if self.standardise else self.kernel[...]
+        return jnp.matmul(inputs, kernel.astype(inputs.dtype), out_sharding=out_sharding)
 
 
 class SeparableConv(nnx.Module):
