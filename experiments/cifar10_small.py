@@ -1,0 +1,116 @@
+"""CIFAR-10 at the size of a laptop: every candidate is trained on real images, by 2 CPU cores.
+
+Source: section 5.1 of arXiv 1906.06832 in small: NASNet cells (normal and reduction), found by training each candidate
+from scratch on images of CIFAR-10 reduced to 16 x 16 pixels.
+"""
+
+import dataclasses
+import functools
+from pathlib import Path
+from typing import Literal
+
+import jax
+import numpy as np
+
+import lanas_jax as lx
+from lanas_jax.data import cifar10
+from lanas_jax.evaluators.from_scratch import FromScratch
+from lanas_jax.final.recipe import Recipe
+from lanas_jax.final.task import FinalTraining
+from lanas_jax.spaces.nasnet import NASNetSpace
+from lanas_jax.study import Experiment
+from lanas_jax.training.augmentation import Augmentation, augment
+from lanas_jax.training.step import TrainConfig
+from models.nasnet import NASNet
+from models.nasnet_final import FinalNASNet
+
+SEARCHERS = {"lanas": lx.LaNAS, "random": lx.RandomSearch, "evolution": lx.RegularizedEvolution}
+SIZE = 16  # pixels, of 32
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """Settings of the search.
+
+    Attributes:
+      seed: of everything random but the split of the data.
+      budget: candidates to train.
+      batch: candidates that are asked for and trained together.
+      searcher: how candidates are chosen.
+      plan: one program for all candidates, a program for each, or what a measurement says.
+      data_dir: where CIFAR-10 is; default: TFDS_DATA_DIR, ~/tensorflow_datasets, LANAS_DATA.
+      train: images that candidates are trained on.
+      validation: images that they are compared on.
+      blocks: blocks per cell.
+      channels: of the first cell's blocks.
+      cells: cells in the stack.
+      epochs: passes over the training images for each candidate.
+      batch_size: images per step.
+      learning_rate: at the first step.
+    """
+
+    seed: int = 0
+    budget: int = 48
+    batch: int = 8
+    searcher: Literal["lanas", "random", "evolution"] = "lanas"
+    plan: Literal["auto", "shared", "specialised"] = "auto"
+    data_dir: Path | None = None
+    train: int = 2000
+    validation: int = 2000
+    blocks: int = 4
+    channels: int = 8
+    cells: int = 3
+    epochs: int = 2
+    batch_size: int = 64
+    learning_rate: float = 0.05
+
+
+RECIPE = Recipe(epochs=20, batch_size=64, learning_rate=0.05, drop_path=0.1, ema=0.99, auxiliary_weight=0.0)
+
+
+@dataclasses.dataclass(frozen=True)
+class Final:
+    """Settings of the winner's training.
+
+    Attributes:
+      recipe: how it is trained.
+      channels: of the first cell's blocks.
+      cells: cells in the stack.
+      train: training images.
+      seed: of everything random.
+    """
+
+    recipe: Recipe = RECIPE
+    channels: int = 16
+    cells: int = 3
+    train: int = 8000
+    seed: int = 0
+
+
+def space(config: Config, channels: int, cells: int) -> NASNetSpace:
+    """Two cells, stacked for images of 16 x 16 pixels."""
+    return NASNetSpace(config.blocks, two_cells=True, channels=channels, cells=cells, image_size=SIZE)
+
+
+def build(config: Config) -> Experiment:
+    """The search."""
+    data = cifar10.load(config.data_dir, train=config.train, validation=config.validation, size=SIZE).search
+    network = NASNet(space(config, config.channels, config.cells))
+    evaluator = FromScratch(
+        network,
+        data,
+        TrainConfig(config.epochs, config.batch_size, config.learning_rate),
+        per_device=-(-config.batch // jax.local_device_count()),
+        plan=config.plan,
+        candidates=config.budget,
+    )
+    searcher = SEARCHERS[config.searcher](network.space)
+    return Experiment("cifar10_small", network.space, searcher, evaluator, config.budget, config.batch, config.seed)
+
+
+def final(config: Config, settings: Final, code: np.ndarray) -> FinalTraining:
+    """The winner's training, with more channels, more images and augmentation."""
+    network = FinalNASNet(NASNet(space(config, settings.channels, settings.cells)), code, auxiliary=False)
+    load = functools.partial(cifar10.load, config.data_dir, train=settings.train, validation=config.validation)
+    shown = functools.partial(augment, Augmentation(crop=2, flip=True, cutout=4))
+    return FinalTraining(network, functools.partial(load, size=SIZE), settings.recipe, shown, settings.seed)
