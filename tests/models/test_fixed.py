@@ -11,7 +11,7 @@ from lanas_jax.spaces.base import Choice, SearchSpace
 from lanas_jax.spaces.nasnet import NASNetSpace
 from lanas_jax.training import step as training
 from lanas_jax.training.population import Population
-from lanas_jax.training.step import Network, TrainConfig
+from lanas_jax.training.step import Network, Task, TrainConfig
 from models.fixed import FixedNetwork
 from models.nasnet import NASNet
 from models.nasnet_network import network_state
@@ -48,8 +48,9 @@ def by_itself(form):
     """The same four steps, compiled in less time."""
 
     def train(images, labels):
-        state = training.start(form, CONFIG, jnp.asarray(CODE), KEY)
-        return training.train(form, CONFIG, state, jnp.asarray(CODE), jnp.int32(4), images, labels, steps=4)
+        task, total = Task(form, CONFIG, SPACE.classes), jnp.int32(4)
+        state = training.start(task, jnp.asarray(CODE), KEY)
+        return training.train(task, state, jnp.asarray(CODE), total, total, images, labels, steps=4)
 
     quick = {"xla_backend_optimization_level": 0}
     return jax.jit(train, compiler_options=quick)(DATA.images, DATA.labels)
