@@ -1,0 +1,116 @@
+"""Searchers that train their candidates, against each other: equal budgets, several seeds.
+
+`lanas compare` repeats searches on a table of results; here every candidate of every search is trained. All searches
+share one evaluator, so that programs for all candidates are compiled once. Each search is a run of its own in the
+folder, which `lanas report`, `lanas resume` and `lanas train` read; started again, finished ones are read from there::
+
+    python -m experiments.compare_searches cifar10_small --seeds 3 --out runs/cifar10_small
+
+The experiment has to have a `Config` with `searcher` and `seed`, and `SEARCHERS` by name.
+"""
+
+import dataclasses
+import json
+import statistics
+from pathlib import Path
+from types import ModuleType
+from typing import Annotated, Any
+
+import tyro
+from rich.console import Console
+from rich.table import Table
+
+from lanas_jax import discovery, runs, study
+from lanas_jax.progress import Display
+from lanas_jax.study import Experiment, Result
+from lanas_jax.training.population import one_device_per_core
+from lanas_jax.trials import best
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """Which searches.
+
+    Attributes:
+      experiment: name of an experiment, or the path of its file.
+      out: folder of the runs, and of comparison.json.
+      seeds: searches of each searcher.
+      searchers: which, of the experiment's.
+    """
+
+    experiment: Annotated[str, tyro.conf.Positional]
+    out: Path
+    seeds: int = 3
+    searchers: tuple[str, ...] = ("lanas", "random", "evolution")
+
+
+def search(
+    module: ModuleType, source: Path, base: Experiment, name: str, seed: int, out: Path, show: Display
+) -> Result:
+    """One search, or the rest of it."""
+    experiment = dataclasses.replace(base, searcher=module.SEARCHERS[name](base.space), seed=seed, finale=None)
+    directory = out / f"{name}-{seed}"
+    if not runs.exists(directory):
+        config = dataclasses.replace(module.Config(), searcher=name, seed=seed)
+        runs.create(directory, experiment, source, config)
+    return study.run(experiment, directory, show, write_report=False)
+
+
+def best_after(result: Result, trials: int) -> float:
+    """The highest value among the first trials of a search."""
+    found = best(result.trials[:trials])
+    return float("nan") if found is None or found.value is None else found.value
+
+
+def rows(results: dict[str, list[Result]], budget: int) -> list[dict[str, Any]]:
+    """What each searcher came to: the best value after a third, two thirds and all of its trials, of each seed."""
+    return [
+        {
+            "searcher": name,
+            "best": {
+                str(n): [best_after(result, n) for result in found] for n in (budget // 3, 2 * budget // 3, budget)
+            },
+            "winners": [list(result.best.code) if result.best else None for result in found],
+            "seconds": sum(
+                (trial.compile_seconds or 0) + (trial.train_seconds or 0) for r in found for trial in r.trials
+            ),
+        }
+        for name, found in results.items()
+    ]
+
+
+def show(table: list[dict[str, Any]], console: Console) -> None:
+    """Means and ranges over seeds, in percent."""
+    shown = Table(title="best value so far: mean (lowest to highest) over the searches, in percent")
+    for title in ("searcher", *(f"after {n}" for n in table[0]["best"]), "minutes"):
+        shown.add_column(title, justify="left" if title == "searcher" else "right")
+    for row in table:
+        cells = [
+            f"{100 * statistics.mean(values):.1f} ({100 * min(values):.1f} to {100 * max(values):.1f})"
+            for values in row["best"].values()
+        ]
+        shown.add_row(row["searcher"], *cells, f"{row['seconds'] / 60:.1f}")
+    console.print(shown)
+
+
+def main() -> None:
+    """Searches, prints, writes."""
+    config = tyro.cli(Config, description=__doc__)
+    one_device_per_core()
+    console = Console()
+    source = discovery.find(config.experiment)
+    module = discovery.load(source)
+    base = runs.build(module, module.Config())
+    results: dict[str, list[Result]] = {name: [] for name in config.searchers}
+    for seed in range(config.seeds):
+        for name in config.searchers:
+            console.print(f"{name}, seed {seed}")
+            with Display(console) as display:
+                results[name].append(search(module, source, base, name, seed, config.out, display))
+    table = rows(results, base.budget)
+    show(table, console)
+    (config.out / "comparison.json").write_text(json.dumps(table, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()
