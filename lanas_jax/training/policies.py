@@ -77,7 +77,7 @@ def autoaugment(key: PRNGKeyArray, images: UInt8[Array, "n h w 3"]) -> UInt8[Arr
     operations = autoaugment_operations(height, width)
     subpolicy, variant = draw_subpolicies(key, count)
     position = jnp.arange(2)[:, None]
-    return apply_in_turn(jax.tree.map(lambda rows: rows[subpolicy[None], position, variant], operations), images)
+    return apply_in_turn(pick(operations, subpolicy[None], position, variant), images)
 
 
 def randaugment(
@@ -96,7 +96,7 @@ def randaugment(
     which_key, direction_key = jax.random.split(key)
     which = jax.random.randint(which_key, (rounds, count), 0, len(RANDAUGMENT))
     direction = jax.random.randint(direction_key, (rounds, count), 0, 2)
-    return apply_in_turn(jax.tree.map(lambda rows: rows[which, direction], operations), images)
+    return apply_in_turn(pick(operations, which, direction), images)
 
 
 def apply_in_turn(operations: Operation, images: UInt8[Array, "n h w 3"]) -> UInt8[Array, "n h w 3"]:
@@ -192,6 +192,11 @@ def named(name: str, strength: float, factor: float, bits: int, height: int, wid
     raise ValueError(f"no operation is called {name!r}")
 
 
+def pick(operations: Operation, *index: Array | int) -> Operation:
+    """The operations at `index` of the leading axes."""
+    return jax.tree.map(lambda rows: jnp.asarray(rows)[index], operations)
+
+
 def stack(operations: Sequence[Operation]) -> Operation:
     """One `Operation` with a leading axis."""
-    return jax.tree.map(lambda *parts: jnp.asarray(np.stack(parts)), *operations)
+    return jax.tree.map(lambda *parts: np.stack(parts), *operations)
