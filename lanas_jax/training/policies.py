@@ -16,7 +16,6 @@ from typing import TypeAlias
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import lax
 from jaxtyping import Array, Int, PRNGKeyArray, UInt8
 
 from lanas_jax.training import image_operations
@@ -101,11 +100,9 @@ def randaugment(
 
 def apply_in_turn(operations: Operation, images: UInt8[Array, "n h w 3"]) -> UInt8[Array, "n h w 3"]:
     """Applies operations with axes ``[rounds, n]``, one round after the other."""
-
-    def apply_round(images: Array, operations: Operation) -> tuple[Array, None]:
-        return jax.vmap(image_operations.apply)(operations, images), None
-
-    return lax.scan(apply_round, images, operations)[0]
+    for number in range(len(operations.factor)):
+        images = jax.vmap(image_operations.apply)(pick(operations, number), images)
+    return images
 
 
 def draw_subpolicies(key: PRNGKeyArray, count: int) -> tuple[Int[Array, " n"], Int[Array, "2 n"]]:

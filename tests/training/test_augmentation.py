@@ -1,4 +1,3 @@
-import dataclasses
 import itertools
 
 import jax
@@ -14,7 +13,7 @@ from tests.training.pictures import made_up
 
 KEY = jax.random.key(0)
 COLOURS = Scaling((0.4, 0.5, 0.6), (0.25, 0.2, 0.3))
-ALL = Augmentation(crop=2, flip=True, policy="autoaugment", cutout=4, mixup=0.4, cutmix=1.0, mix_probability=0.8)
+POLICY = Augmentation(policy="autoaugment")
 augmented = jax.jit(augment, static_argnums=(0, 4))
 
 
@@ -117,34 +116,35 @@ def test_mixup_averages_an_image_and_the_one_before_it_by_the_beta_distribution(
     assert stats.kstest(kept, beta.cdf).pvalue > 1e-6
 
 
-def test_the_mass_of_cutmix_is_the_share_of_pixels():
-    batch, images, targets = mixed_batches(Augmentation(cutmix=1.0), 500, side=8)
+@pytest.fixture(scope="module")
+def pasted_batches():
+    return mixed_batches(Augmentation(cutmix=1.0), 5_000, side=8)
+
+
+def test_the_mass_of_cutmix_is_the_share_of_pixels(pasted_batches):
+    batch, images, targets = pasted_batches
     own, other = images == batch, images == np.roll(batch, 1, axis=0)
     assert (own ^ other).all()
-    share = own.mean(axis=(2, 3, 4)).astype(np.float32)
-    np.testing.assert_array_equal(
-        targets,
-        share[..., None] * np.eye(3, dtype=np.float32)
-        + (1 - share)[..., None] * np.roll(np.eye(3, dtype=np.float32), 1, axis=0),
-    )
+    share = own.mean(axis=(2, 3, 4)).astype(np.float32)[..., None]
+    targets_of_own = np.eye(3, dtype=np.float32)
+    expected = share * targets_of_own + (1 - share) * np.roll(targets_of_own, 1, axis=0)
+    np.testing.assert_array_equal(targets, expected)
     assert (own == own[:, :1]).all()  # one box for the whole batch
     pasted = other[:, 0, :, :, 0]
     rectangles = pasted.any(axis=2)[:, :, None] & pasted.any(axis=1)[:, None]
     np.testing.assert_array_equal(pasted, rectangles)
 
 
-def test_boxes_of_cutmix_have_the_areas_of_the_paper():
+def test_boxes_of_cutmix_have_the_areas_of_the_paper(pasted_batches):
     """The mean share that is kept, integrated by NumPy; six standard errors are exceeded by one seed in 10^8."""
-    side, count = 6, 20_000
-    _, _, targets = mixed_batches(Augmentation(cutmix=1.0), count, side=side, images=2)
-    kept = targets[:, 0, 0]
+    side, kept = 8, pasted_batches[2][:, 0, 0]
     lengths = (side * np.sqrt(1 - (np.arange(20_000) + 0.5) / 20_000)).astype(int)
     chances = np.bincount(lengths, minlength=side) / len(lengths)
     covered = [
         np.mean([min(c - n // 2 + n, side) - max(c - n // 2, 0) for c in range(side)]) / side for n in range(side)
     ]
     expected = 1 - np.dot(chances, np.square(covered))
-    assert abs(kept.mean() - expected) < 6 * kept.std() / np.sqrt(count)
+    assert abs(kept.mean() - expected) < 6 * kept.std() / np.sqrt(len(kept))
 
 
 def test_a_batch_takes_mixup_or_cutmix_and_some_batches_neither():
@@ -182,20 +182,28 @@ def test_policies_work_on_levels(policy):
 
 def test_the_key_decides_and_every_image_draws_for_itself():
     images = np.stack([made_up(12, 12)[0]] * 6)
-    config = dataclasses.replace(ALL, mixup=0.0, cutmix=0.0)
+    config = Augmentation(crop=2, flip=True, cutout=4)
     ours = images_only(config, images, scaling=COLOURS)
     np.testing.assert_array_equal(ours, images_only(config, images, scaling=COLOURS))
     assert len(np.unique(ours.reshape(6, -1), axis=0)) == 6
     assert (ours != images_only(config, images, key=jax.random.key(1), scaling=COLOURS)).any(axis=(1, 2, 3)).all()
 
 
-def test_trials_can_be_mapped_in_every_way():
+@pytest.mark.parametrize(
+    "config",
+    [
+        Augmentation(policy="randaugment", operations=1),
+        pytest.param(Augmentation(2, True, "autoaugment", cutout=3, mixup=0.4, cutmix=1.0), marks=pytest.mark.slow),
+    ],
+    ids=["policy", "all"],
+)
+def test_trials_can_be_mapped_in_every_way(config):
     """Under vmap, and under lax.map in shard_map, each of four trials gets what its key alone gives."""
     keys = jax.random.split(jax.random.key(2), 4)
     images, targets = jnp.asarray(made_up(10, 10)), jnp.eye(5)
 
     def trial(key):
-        return augmented(ALL, key, images, targets, COLOURS)
+        return augmented(config, key, images, targets, COLOURS)
 
     mesh = jax.make_mesh((4,), ("trial",), axis_types=(AxisType.Auto,))
     spec = PartitionSpec("trial")
@@ -209,7 +217,7 @@ def test_trials_can_be_mapped_in_every_way():
 
 
 def test_grey_images_of_floats_take_all_but_a_policy():
-    config = dataclasses.replace(ALL, policy=None)
+    config = Augmentation(crop=2, flip=True, cutout=4, mixup=0.4)
     images, targets = augmented(config, KEY, jnp.asarray(numbered(4, 8, 6)), jnp.eye(4), None)
     assert images.shape == (4, 8, 6, 1)
     assert images.dtype == targets.dtype == jnp.float32
@@ -219,8 +227,8 @@ def test_grey_images_of_floats_take_all_but_a_policy():
 @pytest.mark.parametrize(
     ("images", "config", "scaling", "message"),
     [
-        (np.zeros((2, 4, 4, 3), np.float32), ALL, None, "needs uint8 images of 3 channels; got float32 of 3"),
-        (np.zeros((2, 4, 4, 1), np.uint8), ALL, Scaling((0.5,), (0.5,)), "3 channels; got uint8 of 1"),
+        (np.zeros((2, 4, 4, 3), np.float32), POLICY, None, "needs uint8 images of 3 channels; got float32 of 3"),
+        (np.zeros((2, 4, 4, 1), np.uint8), POLICY, Scaling((0.5,), (0.5,)), "3 channels; got uint8 of 1"),
         (np.zeros((2, 4, 4, 3), np.uint8), Augmentation(), None, "uint8 needs one"),
         (np.zeros((2, 4, 4, 3), np.float32), Augmentation(), COLOURS, "float32 has none"),
     ],
