@@ -89,17 +89,6 @@ def test_the_operations_of_randaugment_grow_in_thirtieths(magnitude):
             np.testing.assert_array_equal(apply(operation, jnp.asarray(images)), theirs, err_msg=name)
 
 
-def test_the_table_is_torchvisions():
-    transforms = pytest.importorskip("torchvision.transforms", reason="torchvision is not installed")
-    policy = transforms.AutoAugmentPolicy.CIFAR10
-    theirs = transforms.AutoAugment(policy)._get_policies(policy)
-    ours = policies.CIFAR10
-    assert [[step[:2] for step in steps] for steps in ours] == [[step[:2] for step in steps] for steps in theirs]
-    for steps, published in zip(ours, theirs, strict=True):
-        for (_, _, level), (_, _, magnitude) in zip(steps, published, strict=True):
-            assert level == (magnitude or 0)
-
-
 def test_subpolicies_are_drawn_alike_and_their_operations_by_their_probabilities():
     """All p-values together fail for one seed in 10^5, were the draws right: 1e-5 is shared by 76 tests."""
     count, threshold = 50_000, 1e-5 / 76
