@@ -7,7 +7,8 @@ table 7, and each of the sub-policy's two operations happens with a probability 
 How strong an operation is at a level the papers leave half open. Here AutoAugment's levels mean what they mean in the
 authors' program for CIFAR-10 (``research/autoaugment`` of the TensorFlow models), which differs from table 6 in two
 ranges: images move by at most 10 of 32 pixels, and posterized ones keep 4 bits down to none. RandAugment's operations
-grow with their magnitude, factors moving away from 1 to either side. What moves in from outside is grey, about the mean that the authors' program for CIFAR-10 shows there.
+grow with their magnitude, factors moving away from 1 to either side. What moves in from outside is grey, about the mean
+of the images, which the authors' program shows there.
 """
 
 from collections.abc import Sequence

@@ -89,6 +89,29 @@ def test_the_operations_of_randaugment_grow_in_thirtieths(magnitude):
             np.testing.assert_array_equal(apply(operation, jnp.asarray(images)), theirs, err_msg=name)
 
 
+def test_the_table_adds_up_to_the_published_one():
+    """Steps, probabilities and levels of each operation, added up from the table as torchvision 0.28 has it."""
+    sums = {}
+    for name, probability, level in (step for steps in policies.CIFAR10 for step in steps):
+        count, probabilities, levels = sums.get(name, (0, 0.0, 0))
+        sums[name] = count + 1, probabilities + probability, levels + level
+    assert sums == {
+        "AutoContrast": (7, pytest.approx(5.0), 0),
+        "Brightness": (4, pytest.approx(2.3), 25),
+        "Color": (5, pytest.approx(2.9), 27),
+        "Contrast": (2, pytest.approx(0.8), 13),
+        "Equalize": (9, pytest.approx(4.7), 0),
+        "Invert": (3, pytest.approx(0.2), 0),
+        "Posterize": (1, pytest.approx(0.3), 7),
+        "Rotate": (1, pytest.approx(0.7), 2),
+        "Sharpness": (5, pytest.approx(2.8), 24),
+        "ShearY": (2, pytest.approx(0.7), 15),
+        "Solarize": (4, pytest.approx(1.9), 18),
+        "TranslateX": (2, pytest.approx(0.8), 17),
+        "TranslateY": (5, pytest.approx(3.4), 39),
+    }
+
+
 def test_subpolicies_are_drawn_alike_and_their_operations_by_their_probabilities():
     """All p-values together fail for one seed in 10^5, were the draws right: 1e-5 is shared by 76 tests."""
     count, threshold = 50_000, 1e-5 / 76
