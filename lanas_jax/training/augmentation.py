@@ -140,7 +140,7 @@ def random_flip(key: PRNGKeyArray, images: Array) -> Array:
 def cutout(key: PRNGKeyArray, images: Float32[Array, "n h w c"], side: int) -> Float32[Array, "n h w c"]:
     """Sets a square of each image to zero. Its centre is any pixel; what reaches over the border is cut off."""
     count, height, width, _ = images.shape
-    centres = jax.random.randint(key, (count, 2), 0, jnp.array([height, width]))
+    centres = jax.random.randint(key, (count, 2), 0, jnp.array([[height, width]]))
     sides = jnp.full(2, side)
     cut = jax.vmap(lambda centre: box(centre, sides, height, width))(centres)
     return jnp.where(cut[..., None], 0.0, images)
@@ -173,26 +173,20 @@ def mixing_weights(
     config: Augmentation, key: PRNGKeyArray, height: int, width: int
 ) -> tuple[Float32[Array, "{height} {width}"], Float32[Array, ""]]:
     """What each pixel of an image keeps of itself, and their mean, which is what its target keeps."""
-    mixed_key, which_key, mixup_key, cutmix_key = jax.random.split(key, 4)
-    kinds = []
-    if config.mixup:
-        kept = jax.random.beta(mixup_key, config.mixup, config.mixup)
-        kinds.append((jnp.full((height, width), kept), kept))
-    if config.cutmix:
-        kinds.append(cutmix_weights(cutmix_key, config.cutmix, height, width))
-    kind = jax.random.randint(which_key, (), 0, len(kinds))
+    mixed_key, pasted_key, kept_key, centre_key = jax.random.split(key, 4)
     mixed = jax.random.uniform(mixed_key) < config.mix_probability
-    weights, share = jax.tree.map(lambda *values: jnp.where(mixed, jnp.stack(values)[kind], 1.0), *kinds)
-    return weights, share
+    pasted = jax.random.bernoulli(pasted_key, 0.5 if config.mixup and config.cutmix else float(config.cutmix > 0))
+    alpha = jnp.where(pasted, config.cutmix, config.mixup)
+    kept = jax.random.beta(kept_key, alpha, alpha)
+    around = cutmix_weights(centre_key, kept, height, width)
+    weights = jnp.where(mixed, jnp.where(pasted, around, kept), 1.0)
+    return weights, jnp.where(mixed & ~pasted, kept, weights.mean())
 
 
 def cutmix_weights(
-    key: PRNGKeyArray, alpha: float, height: int, width: int
-) -> tuple[Float32[Array, "{height} {width}"], Float32[Array, ""]]:
-    """Weight zero in a box at a random place, one elsewhere; their mean counts what of the box lies in the image."""
-    area_key, centre_key = jax.random.split(key)
-    kept = jax.random.beta(area_key, alpha, alpha)
+    key: PRNGKeyArray, kept: Float32[Array, ""], height: int, width: int
+) -> Float32[Array, "{height} {width}"]:
+    """Weight zero in a box of ``1 - kept`` of the area about a random pixel, as far as it is inside; one elsewhere."""
     sides = (jnp.sqrt(1 - kept) * jnp.array([height, width], jnp.float32)).astype(jnp.int32)
-    centre = jax.random.randint(centre_key, (2,), 0, jnp.array([height, width]))
-    weights = 1 - box(centre, sides, height, width).astype(jnp.float32)
-    return weights, weights.mean()
+    centre = jax.random.randint(key, (2,), 0, jnp.array([height, width]))
+    return 1 - box(centre, sides, height, width).astype(jnp.float32)

@@ -109,7 +109,7 @@ def solarize(threshold: int) -> Operation:
 
 
 def posterize(bits: int) -> Operation:
-    """Keeps the `bits` highest bits of each level."""
+    """Keeps the `bits` highest bits of each level, 1 to 8."""
     return made_of(table=LEVELS & np.uint8(256 - (1 << (8 - bits))))
 
 

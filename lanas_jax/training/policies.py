@@ -7,7 +7,8 @@ table 7, and each of the sub-policy's two operations happens with a probability 
 How strong an operation is at a level the papers leave half open. Here AutoAugment's levels mean what they mean in the
 authors' program for CIFAR-10 (``research/autoaugment`` of the TensorFlow models), which differs from table 6 in two
 ranges: images move by at most 10 of 32 pixels, and posterized ones keep 4 bits down to none. RandAugment's operations
-grow with their magnitude, factors moving away from 1 to either side. What moves in from outside is grey.
+grow with their magnitude, factors moving away from 1 to either side. What moves in from outside is grey, about the mean
+of the images, which the authors' program shows there.
 """
 
 from collections.abc import Sequence
@@ -16,7 +17,6 @@ from typing import TypeAlias
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import lax
 from jaxtyping import Array, Int, PRNGKeyArray, UInt8
 
 from lanas_jax.training import image_operations
@@ -77,7 +77,7 @@ def autoaugment(key: PRNGKeyArray, images: UInt8[Array, "n h w 3"]) -> UInt8[Arr
     operations = autoaugment_operations(height, width)
     subpolicy, variant = draw_subpolicies(key, count)
     position = jnp.arange(2)[:, None]
-    return apply_in_turn(jax.tree.map(lambda rows: rows[subpolicy[None], position, variant], operations), images)
+    return apply_in_turn(pick(operations, subpolicy[None], position, variant), images)
 
 
 def randaugment(
@@ -96,16 +96,14 @@ def randaugment(
     which_key, direction_key = jax.random.split(key)
     which = jax.random.randint(which_key, (rounds, count), 0, len(RANDAUGMENT))
     direction = jax.random.randint(direction_key, (rounds, count), 0, 2)
-    return apply_in_turn(jax.tree.map(lambda rows: rows[which, direction], operations), images)
+    return apply_in_turn(pick(operations, which, direction), images)
 
 
 def apply_in_turn(operations: Operation, images: UInt8[Array, "n h w 3"]) -> UInt8[Array, "n h w 3"]:
     """Applies operations with axes ``[rounds, n]``, one round after the other."""
-
-    def apply_round(images: Array, operations: Operation) -> tuple[Array, None]:
-        return jax.vmap(image_operations.apply)(operations, images), None
-
-    return lax.scan(apply_round, images, operations)[0]
+    for number in range(len(operations.factor)):
+        images = jax.vmap(image_operations.apply)(pick(operations, number), images)
+    return images
 
 
 def draw_subpolicies(key: PRNGKeyArray, count: int) -> tuple[Int[Array, " n"], Int[Array, "2 n"]]:
@@ -192,6 +190,11 @@ def named(name: str, strength: float, factor: float, bits: int, height: int, wid
     raise ValueError(f"no operation is called {name!r}")
 
 
+def pick(operations: Operation, *index: Array | int) -> Operation:
+    """The operations at `index` of the leading axes."""
+    return jax.tree.map(lambda rows: jnp.asarray(rows)[index], operations)
+
+
 def stack(operations: Sequence[Operation]) -> Operation:
     """One `Operation` with a leading axis."""
-    return jax.tree.map(lambda *parts: jnp.asarray(np.stack(parts)), *operations)
+    return jax.tree.map(lambda *parts: np.stack(parts), *operations)
