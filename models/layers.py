@@ -34,14 +34,46 @@ def check_compute_dtype(dtype: DTypeLike) -> None:
 
 def convolution(x: Images, kernel: Float[Array, "k k c d"], stride: int = 1) -> Float[Array, "n h2 w2 d"]:
     """A convolution, of the kernel rounded to the dtype of the images."""
+    kernel = kernel.astype(x.dtype)
+    return x @ kernel[0, 0] if kernel.shape[0] == stride == 1 else _convolution(x, kernel, stride)
+
+
+def _xla_convolution(x: Images, kernel: Float[Array, "k k c d"], stride: int) -> Float[Array, "n h2 w2 d"]:
     pad = kernel.shape[0] // 2
     return lax.conv_general_dilated(
-        x,
-        kernel.astype(x.dtype),
-        (stride, stride),
-        [(pad, pad), (pad, pad)],
-        dimension_numbers=("NHWC", "HWIO", "NHWC"),
+        x, kernel, (stride, stride), [(pad, pad), (pad, pad)], dimension_numbers=("NHWC", "HWIO", "NHWC")
     )
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(2,))
+def _convolution(x: Images, kernel: Float[Array, "k k c d"], stride: int) -> Float[Array, "n h2 w2 d"]:
+    return _xla_convolution(x, kernel, stride)
+
+
+def _convolution_forward(x: Array, kernel: Array, stride: int) -> tuple[Array, tuple[Array, Array]]:
+    return _convolution(x, kernel, stride), (x, kernel)
+
+
+def _convolution_backward(stride: int, saved: tuple[Array, Array], dy: Array) -> tuple[Array, Array]:
+    """In loops and conditionals, XLA for CPUs compiles its own gradient to loops tens of times slower than this one."""
+    return lax.platform_dependent(
+        *saved, dy, cpu=partial(_product_gradient, stride=stride), default=partial(_xla_gradient, stride=stride)
+    )
+
+
+def _product_gradient(x: Array, kernel: Array, dy: Array, stride: int) -> tuple[Array, Array]:
+    """By a convolution as the forward pass has it, and a product with the pixels under the kernel."""
+    dx = _xla_convolution(_spread(dy, x, stride), kernel[::-1, ::-1].swapaxes(2, 3), 1)
+    windows = [window.reshape(-1, x.shape[3]) for window in _windows(x, kernel.shape[0], stride)]
+    dkernel = jnp.concatenate(windows, axis=1).T @ dy.reshape(-1, dy.shape[3])
+    return dx, dkernel.reshape(kernel.shape)
+
+
+def _xla_gradient(x: Array, kernel: Array, dy: Array, stride: int) -> tuple[Array, Array]:
+    return jax.vjp(partial(_xla_convolution, stride=stride), x, kernel)[1](dy)
+
+
+_convolution.defvjp(_convolution_forward, _convolution_backward)
 
 
 def depthwise(x: Images, kernel: Float[Array, "k k c"], stride: int = 1) -> Float[Array, "n h2 w2 c"]:
@@ -288,7 +320,7 @@ def _output_size(x: Images, stride: int) -> tuple[int, int]:
     return -(-x.shape[1] // stride), -(-x.shape[2] // stride)
 
 
-def _spread(y: Images, x: Float[Array, "n h2 w2 c"], stride: int) -> Float[Array, "n h2 w2 c"]:
+def _spread(y: Images, x: Float[Array, "n h2 w2 d"], stride: int) -> Float[Array, "n h2 w2 c"]:
     """Pixels of `y`, which has `stride` times less resolution than `x`, at their places in `x`; zeros elsewhere."""
     if stride == 1:
         return y

@@ -20,6 +20,7 @@ from jaxtyping import Array, Float, Float32, Int, PRNGKeyArray
 from lanas_jax.spaces.nasbench101 import OPERATIONS, NASBench101Space
 from lanas_jax.spaces.nasbench101_network import CellShape, vertex_channels
 from models import layers
+from models.conv import Conv
 from models.fixed import FixedNetwork
 from models.norm import Norm
 
@@ -73,7 +74,7 @@ class ConvNormRelu(nnx.Module):
     """Convolution, normalisation, ReLU."""
 
     def __init__(self, inputs: int, channels: int, size: int, *, dtype: DTypeLike, rngs: nnx.Rngs):
-        self.conv = nnx.Conv(inputs, channels, (size, size), use_bias=False, dtype=dtype, rngs=rngs)
+        self.conv = Conv(inputs, channels, size, dtype=dtype, rngs=rngs)
         self.norm = Norm(channels, momentum=MOMENTUM, rngs=rngs)
 
     def __call__(self, x: Float[Array, "n h w c"]) -> Float[Array, "n h w d"]:

@@ -24,6 +24,7 @@ from lanas_jax.spaces.nasbench201 import (
     NASBench201Space,
 )
 from models import layers
+from models.conv import Conv
 from models.norm import Norm, norm_state
 
 Tree = dict[Any, Any]  # the keys of a module's state are names, and positions in lists
@@ -33,7 +34,7 @@ class ReluConvNorm(nnx.Module):
     """ReLU, convolution, normalisation."""
 
     def __init__(self, inputs: int, channels: int, size: int, stride: int = 1, *, dtype: DTypeLike, rngs: nnx.Rngs):
-        self.conv = _conv(inputs, channels, size, stride, dtype, rngs)
+        self.conv = Conv(inputs, channels, size, stride, dtype=dtype, rngs=rngs)
         self.norm = Norm(channels, rngs=rngs)
 
     def __call__(self, x: Float[Array, "n h w c"]) -> Float[Array, "n h2 w2 d"]:
@@ -85,7 +86,7 @@ class Reduction(nnx.Module):
     def __init__(self, channels: int, *, dtype: DTypeLike, rngs: nnx.Rngs):
         self.first = ReluConvNorm(channels, 2 * channels, 3, 2, dtype=dtype, rngs=rngs)
         self.second = ReluConvNorm(2 * channels, 2 * channels, 3, dtype=dtype, rngs=rngs)
-        self.shortcut = _conv(channels, 2 * channels, 1, 1, dtype, rngs)
+        self.shortcut = Conv(channels, 2 * channels, 1, dtype=dtype, rngs=rngs)
 
     def __call__(self, x: Float[Array, "n h w c"]) -> Float[Array, "n h2 w2 d"]:
         """Both ways, summed."""
@@ -105,7 +106,7 @@ class NASBench201Network(nnx.Module):
     def __init__(
         self, space: NASBench201Space, code: Int[np.ndarray, " dims"], *, dtype: DTypeLike = jnp.float32, rngs: nnx.Rngs
     ):
-        self.stem = _conv(space.image_channels, space.channels, 3, 1, dtype, rngs)
+        self.stem = Conv(space.image_channels, space.channels, 3, dtype=dtype, rngs=rngs)
         self.stem_norm = Norm(space.channels, rngs=rngs)
         self.stages = nnx.List(
             [
@@ -169,7 +170,3 @@ def _operation(operation: int, channels: int, dtype: DTypeLike, rngs: nnx.Rngs) 
     if operation in (CONV_1X1, CONV_3X3):
         return ReluConvNorm(channels, channels, 3 if operation == CONV_3X3 else 1, dtype=dtype, rngs=rngs)
     return {NONE: Zero, SKIP_CONNECT: Identity, AVERAGE_POOL: AveragePool}[operation]()
-
-
-def _conv(inputs: int, channels: int, size: int, stride: int, dtype: DTypeLike, rngs: nnx.Rngs) -> nnx.Conv:
-    return nnx.Conv(inputs, channels, (size, size), stride, padding=size // 2, use_bias=False, dtype=dtype, rngs=rngs)

@@ -15,6 +15,24 @@ def normal(seed, *shape):
     return jax.random.normal(jax.random.key(seed), shape)
 
 
+@pytest.mark.parametrize(("size", "stride"), [(1, 1), (1, 2), (3, 1), (3, 2), (5, 2)])
+@pytest.mark.parametrize(("height", "width"), [(8, 8), (5, 7)])
+def test_convolution_has_the_gradient_of_xlas(size, stride, height, width):
+    def xlas(x, kernel):
+        padding = 2 * [(size // 2, size // 2)]
+        return lax.conv_general_dilated(
+            x, kernel, (stride, stride), padding, dimension_numbers=("NHWC", "HWIO", "NHWC")
+        )
+
+    x, kernel = normal(0, 6, height, width, 3), normal(1, size, size, 3, 4)
+    ours, pullback = jax.vjp(lambda x, kernel: layers.convolution(x, kernel, stride), x, kernel)
+    theirs, their_pullback = jax.vjp(xlas, x, kernel)
+    np.testing.assert_allclose(ours, theirs, **CLOSE)
+    dy = normal(2, *ours.shape)
+    for gradient, expected in zip(pullback(dy), their_pullback(dy), strict=True):
+        np.testing.assert_allclose(gradient, expected, **CLOSE)
+
+
 @pytest.mark.parametrize("size", [3, 5])
 @pytest.mark.parametrize("stride", [1, 2])
 @pytest.mark.parametrize(("height", "width"), [(8, 8), (5, 7)])
