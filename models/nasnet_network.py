@@ -17,6 +17,8 @@ from models import layers
 from models.auxiliary import AuxiliaryHead
 from models.operations import Arithmetic, FactorisedReduce, Identity, MaxPool, Norm, Preprocess, SeparableConv
 
+AnyArray = Array | np.ndarray  # weights restored from a file are on the host
+
 
 class Cell(nnx.Module):
     """Two preprocessed inputs, blocks of two branches each, the concatenation of the blocks that no block reads."""
@@ -199,7 +201,9 @@ def _cell_state(
     return {"inputs": inputs, "branches": branches} if branches else {"inputs": inputs}
 
 
-def _branch_state(operation: int, halve: bool, weights: dict[str, Array], stats: dict[str, Array]) -> dict[str, Any]:
+def _branch_state(
+    operation: int, halve: bool, weights: dict[str, AnyArray], stats: dict[str, AnyArray]
+) -> dict[str, Any]:
     first, both = ([{name: x[half] for name, x in tree.items()} for tree in (weights, stats)] for half in range(2))
     norms = {half: _norm_state(*trees) for half, trees in enumerate((first, both))}
     if operation == SKIP_CONNECT and halve:
@@ -214,16 +218,16 @@ def _branch_state(operation: int, halve: bool, weights: dict[str, Array], stats:
     }
 
 
-def _halves(kernel: Float[Array, "c d"]) -> dict[str, Any]:
+def _halves(kernel: Float[AnyArray, "c d"]) -> dict[str, Any]:
     half = kernel.shape[1] // 2
     return {"even": {"kernel": kernel[:, :half]}, "odd": {"kernel": kernel[:, half:]}}
 
 
-def _norm_state(weights: dict[str, Array], stats: dict[str, Array]) -> dict[str, Array]:
+def _norm_state(weights: dict[str, AnyArray], stats: dict[str, AnyArray]) -> dict[str, AnyArray]:
     return {"scale": weights["scale"], "bias": weights["bias"], "mean": stats["mean"], "var": stats["variance"]}
 
 
-def _used_rows(space: NASNetSpace, kernel: Float[Array, "parts c d"], code: np.ndarray, source: int) -> Array:
+def _used_rows(space: NASNetSpace, kernel: Float[AnyArray, "parts c d"], code: np.ndarray, source: int) -> AnyArray:
     """The matrix on the concatenated output of a cell, from the matrices on all its parts."""
     used = np.ones(1, bool) if source < 0 else space.concatenated(code[None])[0, space.shapes[source].cell]
     return kernel[np.flatnonzero(used)].reshape(-1, kernel.shape[-1])
