@@ -23,7 +23,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from jax import lax
 from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Float32, Int, PRNGKeyArray
 
@@ -33,6 +32,7 @@ from models.auxiliary import AuxiliaryHead
 from models.fixed import FixedNetwork
 from models.nasnet_cell import Mode, run_cell
 from models.nasnet_network import NASNetNetwork, network_state
+from models.norm import identity_norm, initial_stats, norm
 
 Tree = dict[str, Any]
 Code = Int[Array | np.ndarray, " dims"]
@@ -57,8 +57,7 @@ class NASNet:
     weight_standardisation: bool = False
 
     def __post_init__(self) -> None:
-        if jnp.dtype(self.compute_dtype) not in (jnp.float32, jnp.bfloat16):
-            raise ValueError(f"compute_dtype must be float32 or bfloat16; got {jnp.dtype(self.compute_dtype)}")
+        layers.check_compute_dtype(self.compute_dtype)
 
     def init(self, key: PRNGKeyArray, code: Code) -> tuple[Tree, Tree]:
         """Weights and batch statistics of one network; `code` may be traced.
@@ -75,7 +74,7 @@ class NASNet:
         mask, channels = self._parts(code, self.space.cells - 1)
         head = _keep(_scaled(noise["head"], 1 / (mask.sum() * channels)), mask)
         params = {
-            "stem": {"kernel": stem, **_identity_norm(stem.shape[-1:])},
+            "stem": {"kernel": stem, **identity_norm(stem.shape[-1:])},
             "cells": [self._init_cell(*both, code) for both in zip(noise["cells"], self.space.shapes, strict=True)],
             "head": {"kernel": head, "bias": jnp.zeros(self.space.classes)},
         }
@@ -101,8 +100,8 @@ class NASNet:
         operations = space.operations(codes)[0].reshape(-1, 2 * space.blocks)
         sources = space.inputs(codes)[0].reshape(-1, 2 * space.blocks)
         images, kernel = images.astype(self.compute_dtype), params["stem"]["kernel"].astype(self.compute_dtype)
-        x = lax.conv_general_dilated(images, kernel, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC"))
-        x, stem_stats = _norm(x, params["stem"], batch_stats["stem"], train)
+        x = layers.convolution(images, kernel)
+        x, stem_stats = norm(x, params["stem"], batch_stats["stem"], train)
         outputs, new_stats = {-1: x}, []
         for i, shape in enumerate(space.shapes):
             weights, stats = params["cells"][i], batch_stats["cells"][i]
@@ -208,15 +207,15 @@ class NASNet:
         for source, kernel in zip(shape.sources, noise["inputs"], strict=True):
             mask, channels = self._parts(code, source)
             kernel = _keep(_scaled(kernel, 2 / (mask.sum() * channels)), mask)
-            inputs.append({"kernel": kernel, **_identity_norm((shape.channels,))})
+            inputs.append({"kernel": kernel, **identity_norm((shape.channels,))})
         uses, window = self._uses(code, shape)
         fan_in = jnp.maximum(window.sum(axis=(2, 3)), 1)[:, :, None, None, None]
         branches = {
             "depthwise": _keep(_scaled(noise["depthwise"], 2 / fan_in), window),
             "pointwise": _keep(_scaled(noise["pointwise"], 2 / shape.channels), uses),
         }
-        norm = _identity_norm(noise["pointwise"].shape[:3])
-        branches |= {name: _keep(value, uses) for name, value in norm.items()}
+        weights = identity_norm(noise["pointwise"].shape[:3])
+        branches |= {name: _keep(value, uses) for name, value in weights.items()}
         return {"inputs": inputs, "branches": branches}
 
     def _uses(self, code: Code, shape: CellShape) -> tuple[Bool[Array, "branches 2"], Bool[Array, "branches 2 5 5"]]:
@@ -235,12 +234,12 @@ class NASNet:
         space = self.space
         cells = [
             {
-                "inputs": [_initial_stats((shape.channels,)) for _ in shape.sources],
-                "branches": _initial_stats((2 * space.blocks, 2, shape.channels)),
+                "inputs": [initial_stats((shape.channels,)) for _ in shape.sources],
+                "branches": initial_stats((2 * space.blocks, 2, shape.channels)),
             }
             for shape in space.shapes
         ]
-        return {"stem": _initial_stats((space.stem_multiplier * space.channels,)), "cells": cells}
+        return {"stem": initial_stats((space.stem_multiplier * space.channels,)), "cells": cells}
 
 
 class _OneKey(nnx.Rngs):
@@ -268,19 +267,12 @@ def _preprocess(
 ) -> tuple[Float[Array, "n h2 w2 d"], Tree]:
     """ReLU, 1x1 convolution (to half the resolution, if so asked) and normalisation."""
     x, kernel = jax.nn.relu(x), kernel.astype(x.dtype)
-    return _norm(layers.factorised_reduce(x, kernel) if halve else x @ kernel, weights, stats, train)
+    return norm(layers.factorised_reduce(x, kernel) if halve else x @ kernel, weights, stats, train)
 
 
 def _matrix(kernel: Float[Array, "parts c d"], mask: Bool[Array, " parts"]) -> Float[Array, "pc d"]:
     """The matrix on all parts side by side that ignores those which are not in the cell's output."""
     return _keep(kernel, mask).reshape(-1, kernel.shape[-1])
-
-
-def _norm(x: Array, weights: Tree, stats: Tree, train: bool) -> tuple[Array, Tree]:
-    x, mean, variance = layers.batch_norm(
-        x, weights["scale"], weights["bias"], stats["mean"], stats["variance"], train=train
-    )
-    return x, {"mean": mean, "variance": variance}
 
 
 def _keep(x: Array, mask: Bool[Array, "..."]) -> Array:
@@ -298,11 +290,3 @@ def _draw(key: PRNGKeyArray, shapes: Tree) -> Tree:
 
 def _scaled(noise: Array, variance: float | Array) -> Array:
     return noise * jnp.sqrt(jnp.asarray(variance, jnp.float32))
-
-
-def _identity_norm(shape: tuple[int, ...]) -> Tree:
-    return {"scale": jnp.ones(shape), "bias": jnp.zeros(shape)}
-
-
-def _initial_stats(shape: tuple[int, ...]) -> Tree:
-    return {"mean": jnp.zeros(shape), "variance": jnp.ones(shape)}

@@ -27,6 +27,7 @@ from jaxtyping import Array, Float, Int
 
 from lanas_jax.spaces.nasnet import OPERATIONS, SEP_CONV_3X3, SEP_CONV_5X5
 from models import layers
+from models.norm import norm
 
 Tree = dict[str, Array]
 Buffers = tuple[Array, ...]
@@ -240,20 +241,13 @@ def _separable_half(size: int, stride: int, mode: Mode, x: Array, weights: Tree,
     margin = (5 - size) // 2
     kernel = weights["depthwise"][margin : margin + size, margin : margin + size].astype(x.dtype)
     y = layers.depthwise(jax.nn.relu(x), kernel, stride) @ _pointwise(weights, mode).astype(x.dtype)
-    return _norm(y, weights, stats, mode.train)
+    return norm(y, weights, stats, mode.train)
 
 
 def _skip_reduce(mode: Mode, x: Array, weights: Tree, stats: Tree) -> tuple[Array, Tree]:
     y = layers.factorised_reduce(jax.nn.relu(x), _pointwise(weights, mode).astype(x.dtype))
-    return _norm(y, weights, stats, mode.train)
+    return norm(y, weights, stats, mode.train)
 
 
 def _pointwise(weights: Tree, mode: Mode) -> Array:
     return layers.standardise(weights["pointwise"]) if mode.standardise else weights["pointwise"]
-
-
-def _norm(x: Array, weights: Tree, stats: Tree, train: bool) -> tuple[Array, Tree]:
-    x, mean, variance = layers.batch_norm(
-        x, weights["scale"], weights["bias"], stats["mean"], stats["variance"], train=train
-    )
-    return x, {"mean": mean, "variance": variance}

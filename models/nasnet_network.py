@@ -15,9 +15,9 @@ from jaxtyping import Array, Float, Float32, Int
 from lanas_jax.spaces.nasnet import MAX_POOL_3X3, SEP_CONV_3X3, SEP_CONV_5X5, SKIP_CONNECT, CellShape, NASNetSpace
 from models import layers
 from models.auxiliary import AuxiliaryHead
-from models.operations import Arithmetic, FactorisedReduce, Identity, MaxPool, Norm, Preprocess, SeparableConv
-
-AnyArray = Array | np.ndarray  # weights restored from a file are on the host
+from models.conv import Conv
+from models.norm import AnyArray, Norm, norm_state
+from models.operations import Arithmetic, FactorisedReduce, Identity, MaxPool, Preprocess, SeparableConv
 
 
 class Cell(nnx.Module):
@@ -100,7 +100,7 @@ class NASNetNetwork(nnx.Module):
         shapes, arithmetic = space.shapes, Arithmetic(dtype, standardise)
         stem = output_channels(space, code, -1)
         self.sources = tuple(shape.sources for shape in shapes)
-        self.stem = nnx.Conv(space.image_channels, stem, (3, 3), use_bias=False, dtype=dtype, rngs=rngs)
+        self.stem = Conv(space.image_channels, stem, 3, dtype=dtype, rngs=rngs)
         self.stem_norm = Norm(stem, rngs=rngs)
         self.cells = nnx.List([Cell(space, code, shape, arithmetic=arithmetic, rngs=rngs) for shape in shapes])
         self.head = nnx.Linear(output_channels(space, code, space.cells - 1), space.classes, rngs=rngs)
@@ -175,7 +175,7 @@ def network_state(
     }
     return {
         "stem": {"kernel": stem["kernel"]},
-        "stem_norm": _norm_state(stem, batch_stats["stem"]),
+        "stem_norm": norm_state(stem, batch_stats["stem"]),
         "cells": cells,
         "head": {"kernel": _used_rows(space, head["kernel"], code, space.cells - 1), "bias": head["bias"]},
     }
@@ -188,7 +188,7 @@ def _cell_state(
     for i, source in enumerate(shape.sources):
         kernel = _used_rows(space, params["inputs"][i]["kernel"], code, source)
         halve = i == 0 and shape.after_reduction
-        norm = _norm_state(params["inputs"][i], batch_stats["inputs"][i])
+        norm = norm_state(params["inputs"][i], batch_stats["inputs"][i])
         inputs[i] = {**(_halves(kernel) if halve else {"pointwise": {"kernel": kernel}}), "norm": norm}
     branches = {}
     operations = space.operations(code[None])[0, shape.cell].reshape(-1).tolist()
@@ -205,7 +205,7 @@ def _branch_state(
     operation: int, halve: bool, weights: dict[str, AnyArray], stats: dict[str, AnyArray]
 ) -> dict[str, Any]:
     first, both = ([{name: x[half] for name, x in tree.items()} for tree in (weights, stats)] for half in range(2))
-    norms = {half: _norm_state(*trees) for half, trees in enumerate((first, both))}
+    norms = {half: norm_state(*trees) for half, trees in enumerate((first, both))}
     if operation == SKIP_CONNECT and halve:
         return {**_halves(weights["pointwise"][0]), "norm": norms[0]}
     if operation not in (SEP_CONV_3X3, SEP_CONV_5X5):
@@ -221,10 +221,6 @@ def _branch_state(
 def _halves(kernel: Float[AnyArray, "c d"]) -> dict[str, Any]:
     half = kernel.shape[1] // 2
     return {"even": {"kernel": kernel[:, :half]}, "odd": {"kernel": kernel[:, half:]}}
-
-
-def _norm_state(weights: dict[str, AnyArray], stats: dict[str, AnyArray]) -> dict[str, AnyArray]:
-    return {"scale": weights["scale"], "bias": weights["bias"], "mean": stats["mean"], "var": stats["variance"]}
 
 
 def _used_rows(space: NASNetSpace, kernel: Float[AnyArray, "parts c d"], code: np.ndarray, source: int) -> AnyArray:

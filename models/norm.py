@@ -5,12 +5,14 @@
 """
 
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float
 
 from models import layers
 
 Tree = dict[str, Array]
+AnyArray = Array | np.ndarray  # weights restored from a file are on the host
 
 
 class Norm(nnx.BatchNorm):
@@ -34,7 +36,7 @@ def norm(x: Array, weights: Tree, stats: Tree, train: bool) -> tuple[Array, Tree
     return x, {"mean": mean, "variance": variance}
 
 
-def norm_state(weights: Tree, stats: Tree) -> Tree:
+def norm_state(weights: dict[str, AnyArray], stats: dict[str, AnyArray]) -> dict[str, AnyArray]:
     """Weights and statistics as the pure state of a `Norm`."""
     return {"scale": weights["scale"], "bias": weights["bias"], "mean": stats["mean"], "var": stats["variance"]}
 

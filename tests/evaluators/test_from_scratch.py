@@ -9,9 +9,10 @@ import pytest
 from lanas_jax.data.splits import SearchData, Split
 from lanas_jax.evaluators.from_scratch import FromScratch
 from lanas_jax.spaces.base import Cost, SearchSpace
+from lanas_jax.training.halving import Halving
 from lanas_jax.training.population import Population
 from lanas_jax.training.step import TrainConfig
-from tests.training.small_network import SPACE, SmallNetwork, stripes
+from tests.training.small_network import SPACE, BuildableNetwork, SmallNetwork, stripes
 
 CONFIG = TrainConfig(epochs=8, batch_size=8, learning_rate=0.05)
 CODES = np.array([[0, 0], [1, 1], [2, 0]], np.int32)
@@ -114,3 +115,34 @@ def test_candidates_that_fit_alone_are_trained_alone(data, first):
 def test_a_wrong_code_is_caught_at_the_door(evaluator):
     with pytest.raises(ValueError, match="position 0"):
         evaluator.evaluate(np.array([[9, 0]], np.int32), KEYS[:1])
+
+
+def test_a_program_for_each_gives_the_values_of_one_program(data, first):
+    each = FromScratch(BuildableNetwork(), data, CONFIG, jax.devices()[:2], plan="specialised").evaluate(CODES, KEYS)
+    # The accuracies of 21 images; sums in another order may move one of them across the border.
+    np.testing.assert_allclose([one.value for one in each], [one.value for one in first], atol=1.01 / 21)
+    assert [one.steps for one in each] == [one.steps for one in first] == [CONFIG.steps(30)] * 3
+
+
+def test_a_network_that_cannot_be_built_has_no_program_for_each(data):
+    with pytest.raises(ValueError, match="SmallNetwork has no for_code"):
+        FromScratch(SmallNetwork(), data, CONFIG, plan="specialised")
+
+
+def test_the_plan_is_measured_once_and_told(data, first):
+    told = []
+    evaluator = FromScratch(BuildableNetwork(), data, CONFIG, per_device=1, candidates=1000, report=told.append)
+    for _ in range(2):
+        assert [one.value for one in evaluator.evaluate(CODES, KEYS)] == [one.value for one in first]
+    (line,) = told
+    assert line.startswith("one program: 1000 candidates of 30 steps on 4 device(s)")
+
+
+def test_hopeless_candidates_are_stopped_only_where_asked(data, first):
+    stopping = FromScratch(SmallNetwork(), data, CONFIG, per_device=1, halving=Halving((0.5,), 0.3))
+    outcomes = stopping.evaluate(CODES, KEYS)
+    steps = [one.steps for one in outcomes]
+    assert sorted(steps) == [15, 15, 30]
+    whole = steps.index(30)
+    assert outcomes[whole].value == first[whole].value
+    assert all(not one.failed for one in outcomes)
