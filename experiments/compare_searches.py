@@ -12,6 +12,7 @@ The experiment has to have a `Config` with `searcher` and `seed`, and `SEARCHERS
 import dataclasses
 import json
 import statistics
+from collections.abc import Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Annotated, Any
@@ -93,9 +94,9 @@ def show(table: list[dict[str, Any]], console: Console) -> None:
     console.print(shown)
 
 
-def main() -> None:
-    """Searches, prints, writes."""
-    config = tyro.cli(Config, description=__doc__)
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Searches, prints, writes; by default with the arguments of this process."""
+    config = tyro.cli(Config, description=__doc__, args=arguments)
     one_device_per_core()
     console = Console()
     source = discovery.find(config.experiment)

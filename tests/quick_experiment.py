@@ -7,6 +7,7 @@ evaluation of its life; "ask 2", "tell 2" and "finale 1" are other such moments.
 """
 
 import dataclasses
+import functools
 import os
 import signal
 import time
@@ -27,6 +28,9 @@ SPACE = lx.SearchSpace(
         lx.Choice("ridge", (0.001, 0.1, 10.0)),
     ]
 )
+
+
+SEARCHERS = {"random": lx.RandomSearch, "lanas": functools.partial(lx.LaNAS, initial=8)}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -133,7 +137,7 @@ def two_moons(n):
 
 def build(config: Config) -> Experiment:
     """The experiment."""
-    if config.searcher not in ("random", "lanas"):
+    if config.searcher not in SEARCHERS:
         raise ValueError(f"searcher must be random or lanas; got {config.searcher!r}")
 
     killer = Killer()
@@ -145,11 +149,10 @@ def build(config: Config) -> Experiment:
         (directory / "accuracy.txt").write_text(str(outcome.value))
         return Final(tuple(code.tolist()), outcome.value, outcome.value, outcome.train_seconds, epochs=5)
 
-    searcher = lx.RandomSearch(SPACE) if config.searcher == "random" else lx.LaNAS(SPACE, initial=8)
     return Experiment(
         name="quick_experiment",
         space=SPACE,
-        searcher=Watched(searcher, killer),
+        searcher=Watched(SEARCHERS[config.searcher](SPACE), killer),
         evaluator=RandomFeatures(config, killer),
         budget=config.budget,
         batch=config.batch,
