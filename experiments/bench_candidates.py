@@ -7,12 +7,13 @@ Random codes, at two sizes (``--setting``):
 - ``cifar10``: images of CIFAR-10's shape, 16 channels, 8 cells of 7 blocks. Only steps are timed, on random images that
   are made here: this measures speed, it needs no data set and says nothing about accuracy
 
-Three ways, in float32 or with bfloat16 arithmetic (``--dtype``):
+Four ways, in float32 or with bfloat16 arithmetic (``--dtype``):
 
 - *one program*: `lanas_jax.training.population`, the code is data, devices side by side; on each device candidates one
   after the other, or abreast: ``--abreast 1 4 16`` has a row for each of these numbers of candidates at a time
-- *program per candidate*: the network built for its code alone, compiled and trained by the same functions; a sample,
-  because it takes long
+- *specialised*: the network built for its code alone, a program for each candidate, compiled in threads while others
+  train (`lanas_jax.training.specialised`); a sample, where candidates are trained to the end
+- *program per candidate*: the same programs, one after the other on one device, as plain ``jit`` would have it; a sample
 - *PyTorch eager*, where torch is installed: the same networks, steps and batches; a sample; on CPUs once as one process
   with all threads and once as one single-threaded process per core ("2 x 1 threads"), on a GPU as one process, with
   autocast where arithmetic is bfloat16. Starting the processes is not counted. ``--torch-sample 0`` leaves it out
@@ -58,6 +59,7 @@ from lanas_jax.data import digits as digits_data
 from lanas_jax.data.splits import SearchData, Split
 from lanas_jax.spaces.nasnet import NASNetSpace
 from lanas_jax.training.population import Population, one_device_per_core
+from lanas_jax.training.specialised import Specialised
 from lanas_jax.training.step import TrainConfig
 from lanas_jax.training.timing import time_steps
 from models.nasnet import NASNet
@@ -224,6 +226,22 @@ class Benchmark:
         )
         return _trained(row, results.seconds, results.accuracy) if results else row
 
+    def specialised(self) -> Timing:
+        """A program for each candidate, compiled in threads, devices side by side."""
+        setting, n = self.setting, self.config.sample
+        plan = Specialised(setting.network, setting.training, setting.data, steps_per_dispatch=setting.steps)
+        results, _ = plan.train(self.codes[:n], self.keys[:n])
+        step_seconds = results.seconds / int(results.steps.sum())
+        row = Timing(
+            "specialised",
+            n,
+            float(results.compile_seconds.sum()),
+            step_seconds,
+            self.share(self.codes[:n], step_seconds, jax.local_devices()),
+            setting.proxy_steps,
+        )
+        return _trained(row, results.seconds, results.accuracy)
+
     def program_each(self) -> Timing:
         """A program for each candidate, one after the other; XLA compiles and runs with all threads."""
         setting, devices = self.setting, jax.local_devices()[:1]
@@ -282,6 +300,8 @@ class Benchmark:
         layouts = [(k, k > 1) for k in config.abreast] or [(self.setting.per_device, False)]
         for per_device, abreast in layouts:
             yield partial(self.one_program, per_device, abreast)
+        if config.sample and self.setting.whole:
+            yield self.specialised
         if config.sample:
             yield self.program_each
         if config.torch_sample and importlib.util.find_spec("torch") is not None:

@@ -139,6 +139,23 @@ def test_rows(monkeypatch, backend, abreast, expected):
     assert names == expected
 
 
+def test_whole_trainings_are_measured_by_both_plans():
+    benchmark = bench_candidates.Benchmark(dataclasses.replace(TINY, setting="small", torch_sample=0))
+    names = [getattr(row, "func", row).__name__ for row in benchmark.rows()]
+    assert names == ["one_program", "specialised", "program_each"]
+
+
+@pytest.mark.slow
+def test_the_specialised_plan_is_measured():
+    tiny = dataclasses.replace(TINY.small, blocks=1, channels=2, cells=1, epochs=1)
+    benchmark = bench_candidates.Benchmark(dataclasses.replace(TINY, setting="small", sample=2, small=tiny))
+    row = benchmark.specialised()
+    assert (row.way, row.candidates) == ("specialised", 2)
+    assert row.train_seconds > 0
+    assert row.compile_seconds > 0
+    assert 0 <= row.accuracy <= 1
+
+
 def test_the_larger_setting_is_as_stated():
     benchmark = bench_candidates.Benchmark(bench_candidates.Config(setting="cifar10", dtype="bfloat16"))
     setting = benchmark.setting
