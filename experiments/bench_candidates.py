@@ -13,7 +13,7 @@ Four ways, in float32 or with bfloat16 arithmetic (``--dtype``):
   after the other, or abreast: ``--abreast 1 4 16`` has a row for each of these numbers of candidates at a time
 - *specialised*: the network built for its code alone, a program for each candidate, compiled in threads while others
   train (`lanas_jax.training.specialised`); a sample, where candidates are trained to the end
-- *program per candidate*: the same programs, one after the other on one device, as plain ``jit`` would have it; a sample
+- *program per candidate*: the same programs, one after the other on one device, as plain ``jit`` has it; a sample
 - *PyTorch eager*, where torch is installed: the same networks, steps and batches; a sample; on CPUs once as one process
   with all threads and once as one single-threaded process per core ("2 x 1 threads"), on a GPU as one process, with
   autocast where arithmetic is bfloat16. Starting the processes is not counted. ``--torch-sample 0`` leaves it out

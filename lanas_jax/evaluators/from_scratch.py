@@ -41,7 +41,8 @@ class FromScratch:
       plan: ``shared``, one program for all candidates, compiled once; ``specialised``, a program for each; ``auto``,
         the one that a measurement at the first batch expects to be done sooner.
       candidates: in the whole search, for ``auto``; default: those of the first batch.
-      halving: stops candidates of a batch that do worse than others; None: all are trained to the end.
+      halving: stops candidates of a batch that do worse than others, so that outcomes depend on the batch; None: all
+        are trained to the end.
       report: is told which plan was chosen, and why.
 
     Raises:
