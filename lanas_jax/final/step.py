@@ -18,7 +18,7 @@ from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, PyTree
 from lanas_jax.data.scaling import Scaling
 from lanas_jax.final.recipe import Recipe, average_decay, drop_path
 from lanas_jax.final.task import Augment, BatchStats, FinalNetwork, Params
-from lanas_jax.training.step import batch_order, learning_rate, optimizer
+from lanas_jax.training.step import batch_order, cross_entropy, learning_rate, one_hot, optimizer
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -80,11 +80,11 @@ def loss_of(
     targets: Float[Array, "n classes"],
 ) -> Float[Array, ""]:
     """Mean cross entropy with smoothed targets, plus ``auxiliary_weight`` times that of the auxiliary head."""
-    smoothed = optax.smooth_labels(targets, recipe.label_smoothing)
-    loss = optax.softmax_cross_entropy(logits.astype(jnp.float32), smoothed).mean()
+    loss = cross_entropy(logits.astype(jnp.float32), targets, recipe.label_smoothing).mean()
     if auxiliary is None:
         return loss
-    return loss + recipe.auxiliary_weight * optax.softmax_cross_entropy(auxiliary.astype(jnp.float32), smoothed).mean()
+    auxiliary_loss = cross_entropy(auxiliary.astype(jnp.float32), targets, recipe.label_smoothing).mean()
+    return loss + recipe.auxiliary_weight * auxiliary_loss
 
 
 def train_step(
@@ -92,8 +92,7 @@ def train_step(
 ) -> FinalState:
     """One step of SGD towards a training of `total` steps, on one batch; `key` is that of the training."""
     augmenting, dropping = jax.random.split(jax.random.fold_in(key, state.step))
-    targets = jax.nn.one_hot(labels, task.classes, dtype=jnp.float32)
-    inputs, targets = task.augment(augmenting, images, targets, task.scaling)
+    inputs, targets = task.augment(augmenting, images, one_hot(labels, task.classes), task.scaling)
     dropped = drop_path(task.recipe, state.step, total)
 
     def objective(params: Params) -> tuple[Float[Array, ""], BatchStats]:

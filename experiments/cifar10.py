@@ -1,0 +1,140 @@
+"""CIFAR-10 in the NASNet space: every candidate is trained, the winner as published results are trained.
+
+Source: section 5.1 of arXiv 1906.06832. Published: 99.0 % test accuracy after 800 trained networks, one cell of seven
+blocks as normal and reduction cell, the winner with 128 channels and 24 cells (44.6 M parameters). Nothing of this
+experiment's size has been run with this code: its hours are not known. `experiments/cifar10_small.py` is what
+two CPU cores can do; `experiments/bench_candidates.py --setting cifar10` measures the speed of such candidates.
+
+    lanas search cifar10 --out runs/cifar10
+    lanas train runs/cifar10                                                        # 36 channels, 20 cells, 600 epochs
+    lanas train runs/cifar10 --out runs/large --channels 128 --cells 24 --recipe.epochs 1500
+    lanas export runs/cifar10
+
+It needs CIFAR-10 (`lanas_jax/data/cifar10.py` says in which forms) and GPUs or TPUs; all devices of the process train.
+"""
+
+import dataclasses
+import functools
+from pathlib import Path
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+import lanas_jax as lx
+from lanas_jax.data import cifar10
+from lanas_jax.evaluators.from_scratch import FromScratch
+from lanas_jax.final.recipe import Recipe
+from lanas_jax.final.task import FinalTraining
+from lanas_jax.spaces.nasnet import NASNetSpace
+from lanas_jax.study import Experiment
+from lanas_jax.training.augmentation import Augmentation, augment
+from lanas_jax.training.halving import Halving
+from lanas_jax.training.step import TrainConfig
+from models.nasnet import NASNet
+from models.nasnet_final import FinalNASNet
+
+SEARCHERS = {"lanas": lx.LaNAS, "random": lx.RandomSearch, "evolution": lx.RegularizedEvolution}
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """Settings of the search.
+
+    Attributes:
+      seed: of everything random but the split of the data.
+      budget: candidates to train.
+      batch: candidates that are asked for and trained together.
+      searcher: how candidates are chosen.
+      plan: one program for all candidates, a program for each, or what a measurement says.
+      halving: whether hopeless candidates of a batch are stopped early.
+      data_dir: where CIFAR-10 is; default: TFDS_DATA_DIR, ~/tensorflow_datasets, LANAS_DATA.
+      train: images that candidates are trained on; default: all but those of validation.
+      validation: images that they are compared on.
+      blocks: blocks per cell.
+      channels: of the first cell's blocks.
+      cells: cells in the stack.
+      epochs: passes over the training images for each candidate.
+      batch_size: images per step.
+      learning_rate: at the first step.
+      dtype: of arithmetic; parameters are float32.
+    """
+
+    seed: int = 0
+    budget: int = 800
+    batch: int = 8
+    searcher: Literal["lanas", "random", "evolution"] = "lanas"
+    plan: Literal["auto", "shared", "specialised"] = "auto"
+    halving: bool = False
+    data_dir: Path | None = None
+    train: int | None = None
+    validation: int = 10_000
+    blocks: int = 7
+    channels: int = 16
+    cells: int = 8
+    epochs: int = 25
+    batch_size: int = 128
+    learning_rate: float = 0.05
+    dtype: Literal["float32", "bfloat16"] = "bfloat16"
+
+
+RECIPE = Recipe()  # the published one
+
+
+@dataclasses.dataclass(frozen=True)
+class Final:
+    """Settings of the winner's training.
+
+    Attributes:
+      recipe: how it is trained.
+      channels: of the first cell's blocks.
+      cells: cells in the stack.
+      auxiliary: whether an auxiliary head takes part in training.
+      weight_standardisation: of 1x1 convolutions.
+      cutmix: alpha of cutmix; 0 is off.
+      policy: of augmentation.
+      seed: of everything random.
+    """
+
+    recipe: Recipe = RECIPE
+    channels: int = 36
+    cells: int = 20
+    auxiliary: bool = True
+    weight_standardisation: bool = True
+    cutmix: float = 1.0
+    policy: Literal["autoaugment", "randaugment"] | None = "autoaugment"
+    seed: int = 0
+
+
+def build(config: Config) -> Experiment:
+    """The search."""
+    data = cifar10.load(config.data_dir, train=config.train, validation=config.validation).search
+    space = NASNetSpace(config.blocks, channels=config.channels, cells=config.cells)
+    shown = Augmentation(crop=4, flip=True)
+    evaluator = FromScratch(
+        NASNet(space, jnp.dtype(config.dtype)),
+        data,
+        TrainConfig(config.epochs, config.batch_size, config.learning_rate, augmentation=shown),
+        per_device=-(-config.batch // jax.local_device_count()),
+        plan=config.plan,
+        candidates=config.budget,
+        halving=Halving() if config.halving else None,
+    )
+    searcher = SEARCHERS[config.searcher](space)
+    return Experiment("cifar10", space, searcher, evaluator, config.budget, config.batch, config.seed)
+
+
+def final(config: Config, settings: Final, code: np.ndarray) -> FinalTraining:
+    """The winner's training, by the published recipe."""
+    space = NASNetSpace(config.blocks, channels=settings.channels, cells=settings.cells)
+    network = NASNet(space, jnp.dtype(config.dtype), settings.weight_standardisation)
+    load = functools.partial(cifar10.load, config.data_dir, train=config.train, validation=config.validation)
+    augmentation = Augmentation(crop=4, flip=True, policy=settings.policy, cutmix=settings.cutmix)
+    return FinalTraining(
+        FinalNASNet(network, code, settings.auxiliary),
+        load,
+        settings.recipe,
+        functools.partial(augment, augmentation),
+        settings.seed,
+    )
