@@ -24,9 +24,21 @@ time. Run it on an otherwise idle machine; the small setting takes some four min
     python -m experiments.bench_candidates [--candidates 64] [--sample 6] [--json PATH]
     python -m experiments.bench_candidates --setting cifar10 --dtype bfloat16 --abreast 1 4 16 --sample 2 --minutes 7
 
-On 2 cores of an AMD EPYC with jax 0.10.2 and torch 2.13.0, before steps were timed as well, 64 candidates by one
-program took 21 s to compile and 24 s to train: 0.70 s each, 162 a minute after the compilation. A program per candidate
-(6 of them) took 21 s each, 30 times as long; PyTorch (16 of them) 1.3 s each in one process and 0.78 s in two.
+On 2 cores of an AMD EPYC with jax 0.10.2 and torch 2.13.0 (24 November 2026; ``--candidates 32 --sample 4
+--torch-sample 6``, 3 min 11 s):
+
+====================================  =========  =======  =================  =======  ======
+way                                   compile s  ms/step  a minute, compiled  s each  ratio
+====================================  =========  =======  =================  =======  ======
+one program, 32 candidates                 15.3     8.12                 202     0.77     1.0
+specialised, 4                             50.1    50.7                   35    14.3     18.4
+program per candidate, 4                   60.4    10.1                  130    15.6     20.1
+PyTorch eager, 1 process, 2 threads           -    26.6                   65     0.92     1.2
+PyTorch eager, 2 processes, 1 thread          -    14.3                   86     0.70     0.9
+====================================  =========  =======  =================  =======  ======
+
+So trainings of 34 steps want one program, whose step takes 0.57 times as long as PyTorch's at its fastest. A
+specialised step takes five times as long as the same program alone, because it shares the cores with compilations.
 
 On an NVIDIA H100 80GB with jax 0.11.2 (bfloat16 products of 8192 rows: 778 TFLOP/s), the second command with
 ``--sample 1`` took 96 s to compile and 47 ms a step for one candidate at a time, 0.14 % of the peak, and with 4 abreast
