@@ -15,6 +15,7 @@ import pytest
 from lanas_jax import discovery, runs
 from lanas_jax.cli import main
 from lanas_jax.trials import Status, TrialStore
+from tests.refusals import refused
 
 ROOT = Path(__file__).parents[1]
 EXPERIMENT = str(ROOT / "tests" / "quick_experiment.py")
@@ -32,18 +33,6 @@ def search(tmp_path_factory):
     finally:
         sys.stdout = stdout
     return out, printed.getvalue()
-
-
-def refused(capsys, *arguments, code=2):
-    """The message of a command that is refused, after checking that it is nothing but a message."""
-    try:
-        returned = main(list(map(str, arguments)))
-    except SystemExit as error:
-        returned = error.code
-    captured = capsys.readouterr()
-    assert returned == code
-    assert "Traceback" not in captured.err
-    return captured.err
 
 
 def trials(run):

@@ -5,7 +5,8 @@ training step. With `n` candidates of `s` steps on `d` devices, and `c` seconds 
 
     shared:       c + n s step / d
     specialised:  c + max((n - 1) c / t, n s step / d)    where devices train while `t` threads compile,
-                  n c / t + n s step / d                  where the devices are the cores that compile,
+                  n c / t + n s step                      where the devices are the cores that compile: a program
+                                                          that is measured alone has all of them to itself,
 
 in which tracing, a part of `c`, is Python's, one program at a time. Measuring the second plan costs a compilation of
 its own, so it is left out where the first one is done before the second could have compiled anything.
@@ -81,7 +82,7 @@ def shared_seconds(cost: PlanCost, work: Workload) -> float:
 def specialised_seconds(cost: PlanCost, work: Workload) -> float:
     """Seconds of a search by a program for each candidate."""
     if work.on_cores:
-        return cost.compiling(work.candidates, work.threads) + cost.training(work)
+        return cost.compiling(work.candidates, work.threads) + work.devices * cost.training(work)
     ahead = cost.compiling(work.candidates - 1, work.threads)
     return cost.compile_seconds + max(ahead, cost.training(work))
 

@@ -18,6 +18,7 @@ from lanas_jax import runs
 from lanas_jax.cli import main
 from lanas_jax.final import exported
 from lanas_jax.trials import TrialStore, best
+from tests.refusals import refused
 
 ROOT = Path(__file__).parents[2]
 EXPERIMENT = str(ROOT / "tests" / "final" / "tiny_experiment.py")
@@ -36,18 +37,6 @@ def trained(tmp_path_factory):
     finally:
         sys.stdout = stdout
     return run, printed.getvalue()
-
-
-def refused(capsys, *arguments, code=2):
-    """The message of a command that is refused, after checking that it is nothing but a message."""
-    try:
-        returned = main(list(map(str, arguments)))
-    except SystemExit as error:
-        returned = error.code
-    captured = capsys.readouterr()
-    assert returned == code
-    assert "Traceback" not in captured.err
-    return captured.err
 
 
 def test_the_winner_is_trained_with_the_settings_given(trained):
