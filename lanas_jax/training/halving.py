@@ -1,4 +1,4 @@
-"""Early stopping of hopeless candidates: successive halving within a batch, weights kept (arXiv 1603.06560).
+"""Early stopping of hopeless candidates: successive halving within a batch, weights kept (arXiv 1502.07943).
 
 All candidates of a batch train up to the first rung, the better ones go on from there to the next, and so on; all
 follow the schedule of the whole training. A candidate that was stopped keeps the accuracy it had: a lower one than that
