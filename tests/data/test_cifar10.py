@@ -3,14 +3,14 @@
 import dataclasses
 import os
 
-import made_up_cifar10 as made_up
 import numpy as np
 import pytest
-from made_up_cifar10 import CONTENTS, TEST, TRAIN
 
+import tests.data.made_up_cifar10 as made_up
 from lanas_jax.data import cifar10, cifar10_archives, cifar10_npz, tfds_folder
 from lanas_jax.data.sources import MissingDatasetError
 from lanas_jax.formats.errors import FileError
+from tests.data.made_up_cifar10 import CONTENTS, TEST, TRAIN
 
 
 @pytest.fixture(autouse=True)

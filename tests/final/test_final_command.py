@@ -12,12 +12,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from tiny_experiment import SCALING, Config, TinyNetwork, TinySpace, dataset
 
 from lanas_jax import runs
 from lanas_jax.cli import main
 from lanas_jax.final import exported
 from lanas_jax.trials import TrialStore, best
+from tests.final.tiny_experiment import SCALING, Config, TinyNetwork, TinySpace, dataset
 from tests.refusals import refused
 
 ROOT = Path(__file__).parents[2]

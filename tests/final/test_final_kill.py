@@ -11,11 +11,11 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
-from tiny_experiment import Config, Final, final
 
 from lanas_jax.final import folder as folders
 from lanas_jax.final.loop import restored
 from lanas_jax.final.step import shapes
+from tests.final.tiny_experiment import Config, Final, final
 
 ROOT = Path(__file__).parents[2]
 EXPERIMENT = ROOT / "tests" / "final" / "tiny_experiment.py"

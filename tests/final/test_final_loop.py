@@ -8,7 +8,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from tiny_experiment import RECIPE, Config, TinyNetwork, TinySpace, dataset, mirrored
 
 from lanas_jax import software
 from lanas_jax.checkpoints import Checkpoints
@@ -20,6 +19,7 @@ from lanas_jax.final.task import FinalTraining
 from lanas_jax.final.train import Origin, train
 from lanas_jax.runs import RunError, lock_file
 from lanas_jax.training.step import batch_order
+from tests.final.tiny_experiment import RECIPE, Config, TinyNetwork, TinySpace, dataset, mirrored
 
 RECIPE = dataclasses.replace(RECIPE, steps_per_dispatch=7, train_on="train", checkpoint_seconds=0.0)
 DATA = dataset(Config())

@@ -6,14 +6,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from linear_network import CLASSES, LinearNetwork
-from tiny_experiment import RECIPE, Config, TinyNetwork, TinySpace, dataset, mirrored
 
 from lanas_jax.final import programs
 from lanas_jax.final.recipe import Recipe
 from lanas_jax.final.step import Weights
 from lanas_jax.final.task import FinalTraining
 from lanas_jax.training.step import batch_order
+from tests.final.linear_network import CLASSES, LinearNetwork
+from tests.final.tiny_experiment import RECIPE, Config, TinyNetwork, TinySpace, dataset, mirrored
 
 ALL = dataset(Config())
 

@@ -4,9 +4,9 @@ import hypothesis
 import numpy as np
 import pytest
 from hypothesis import strategies as st
-from made_up_run import trial, trials
 
 from lanas_jax.report import curves
+from tests.report.made_up_run import trial, trials
 
 points = st.lists(st.tuples(st.integers(1, 8), st.integers(0, 8)), max_size=24)
 

@@ -5,8 +5,6 @@ import re
 
 import jax
 import pytest
-from made_up_run import SPACE, final, run, trial, trials
-from page_parser import Page
 
 from lanas_jax.partition import NodeSummary
 from lanas_jax.report import formatting, tables
@@ -14,6 +12,8 @@ from lanas_jax.report.page import render
 from lanas_jax.spaces.base import CellGraph, Choice, SearchSpace
 from lanas_jax.spaces.nasnet import NASNetSpace
 from lanas_jax.trials import best
+from tests.report.made_up_run import SPACE, final, run, trial, trials
+from tests.report.page_parser import Page
 
 HOSTILE = "<script>alert('x')</script>&amp;\"<b>"
 TREE = [

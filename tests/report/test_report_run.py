@@ -5,12 +5,12 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
-from page_parser import Page
 
 from lanas_jax import discovery, partition, report, runs, study
 from lanas_jax.evaluators.base import Outcome
 from lanas_jax.learned_tree import learned_tree
 from lanas_jax.trials import Status, TrialStore
+from tests.report.page_parser import Page
 
 SOURCE = '''
 """Codes of small integers are good, for a test: no hardware, no time."""
