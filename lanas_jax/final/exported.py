@@ -24,6 +24,7 @@ from lanas_jax.data.scaling import Scaling
 from lanas_jax.final.step import Weights, read
 from lanas_jax.final.target import recorded_training
 from lanas_jax.final.task import FinalNetwork
+from lanas_jax.final.weights import filled, names
 from lanas_jax.runs import RunError
 
 ARCHITECTURE = "architecture.json"
@@ -90,12 +91,6 @@ def load(directory: Path | str) -> Exported:
     return Exported(architecture, network, _filled(like, read_weights(directory), directory), scaling)
 
 
-def names(weights: Any) -> dict[str, Any]:
-    """The leaves of a tree by name, such as ``params/stem/kernel``."""
-    leaves, _ = jax.tree_util.tree_flatten_with_path(weights)
-    return {jax.tree_util.keystr(path, simple=True, separator="/"): leaf for path, leaf in leaves}
-
-
 def write_weights(directory: Path, weights: Weights, kind: str) -> None:
     """Writes weights, by name, as ``safetensors`` or ``orbax``.
 
@@ -144,12 +139,7 @@ def _safetensors() -> Any:
 
 def _filled(like: Weights, found: Mapping[str, np.ndarray], directory: Path) -> Weights:
     """The tree with its leaves from a file."""
-    expected = {name: (leaf.shape, leaf.dtype) for name, leaf in names(like).items()}
-    there = {name: (array.shape, array.dtype) for name, array in found.items()}
-    if wrong := sorted(name for name in expected.keys() | there.keys() if expected.get(name) != there.get(name)):
-        name = wrong[0]
-        raise RunError(
-            f"the weights in {directory} are not those of its network: {name} is {there.get(name, 'absent')}, "
-            f"expected {expected.get(name, 'none of that name')}"
-        )
-    return jax.tree.unflatten(jax.tree.structure(like), [jax.numpy.asarray(found[name]) for name in expected])
+    try:
+        return filled(like, found)
+    except ValueError as error:
+        raise RunError(f"the weights in {directory} are not those of its network: {error}") from error

@@ -13,7 +13,7 @@ import dataclasses
 import hashlib
 import json
 import shutil
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +30,7 @@ DECISIVE = {
     "settings": "the settings",
     "recipe": "the recipe",
     "seed": "the seed",
+    "initial": "the initial weights",
     "data": "the dataset",
     "software": "the software",
 }
@@ -123,7 +124,11 @@ def enter(directory: Path, record: Mapping[str, Any], source: Path | None) -> Fi
     directory = directory.absolute()
     if exists(directory):
         folder = open_folder(directory)
-        _refuse_other(folder, record)
+        if changed := difference(folder, record):
+            raise RunError(
+                f"{directory} was begun with something else, {changed}. To continue it as it was begun: "
+                f"lanas train {directory}; else give another folder"
+            )
         return folder
     try:
         directory.mkdir(parents=True, exist_ok=True)
@@ -138,17 +143,21 @@ def enter(directory: Path, record: Mapping[str, Any], source: Path | None) -> Fi
     return folder
 
 
-def _refuse_other(folder: FinalFolder, record: Mapping[str, Any]) -> None:
-    """Names what differs, the first kind of it that does."""
+def difference(folder: FinalFolder, record: Mapping[str, Any], but: Collection[str] = ()) -> str:
+    """What decides the weights of the training in a folder otherwise than a record has it, in words; "" if nothing.
+
+    Args:
+      folder: of a training.
+      record: of another.
+      but: kinds of difference (`DECISIVE`) to overlook.
+    """
     for name, what in DECISIVE.items():
         before, now = folder.record[name], json.loads(json.dumps(record[name]))
-        if before == now:
+        if before == now or name in but:
             continue
         changed = software.differences(before) if name == "software" else _differences(before, now)
-        raise RunError(
-            f"{folder.directory} was begun with something else, {what}: {changed}. To continue it as it was begun: "
-            f"lanas train {folder.directory}; else give another folder"
-        )
+        return f"{what}: {changed}"
+    return ""
 
 
 def _differences(before: Any, now: Any) -> str:

@@ -99,7 +99,7 @@ def fit(programs: Programs, data: SearchData, folder: FinalFolder, progress: Pro
                     metrics.write(rows)
                     raise NotFiniteError(_why(programs, state, checkpoints))
                 progress.advanced(step, rows[-1]["loss"], rows[-1]["learning_rate"])
-                if recipe.train_on == "train" and _validates(programs, step):
+                if _validates(programs, step):
                     rows[-1] |= _validate(programs, state, data.validation, progress)
                 metrics.write(rows)
                 now = time.monotonic()
@@ -150,24 +150,24 @@ def _begin(
 
 def _stops(programs: Programs, step: int) -> Iterator[int]:
     """After which steps a dispatch ends: each `steps_per_dispatch`, each reading of validation, and the last one."""
-    recipe = programs.task.recipe
     while step < programs.total:
-        wanted = [step + recipe.steps_per_dispatch, programs.total]
-        if recipe.train_on == "train":
-            wanted.append(_next_reading(programs, step))
-        step = min(wanted)
+        step = min(step + programs.task.recipe.steps_per_dispatch, programs.total, _next_reading(programs, step))
         yield step
 
 
 def _next_reading(programs: Programs, step: int) -> int:
     """The first step after `step` that ends a number of epochs after which validation is read."""
     recipe = programs.task.recipe
-    period = recipe.validate_every
+    period = recipe.reading_period
+    if period is None:
+        return programs.total
     epochs = step * recipe.batch_size // programs.count // period * period
     return recipe.sgd.steps(programs.count, epochs + period)
 
 
 def _validates(programs: Programs, step: int) -> bool:
+    if programs.task.recipe.reading_period is None:
+        return False
     return step == programs.total or step == _next_reading(programs, step - 1)
 
 

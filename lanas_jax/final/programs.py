@@ -7,19 +7,20 @@ divides the work on a batch and adds gradients and batch statistics up.
 import dataclasses
 import functools
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
-from jaxtyping import Array, Float, PRNGKeyArray
+from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 
 from lanas_jax.data.splits import SearchData, Split
 from lanas_jax.final import step as training
 from lanas_jax.final.recipe import Recipe
 from lanas_jax.final.step import FinalState, Task, Weights
-from lanas_jax.final.task import FinalTraining, training_images
+from lanas_jax.final.task import Training, data_of, training_images
+from lanas_jax.final.weights import AnyArray, filled
 
 AXIS = "data"
 
@@ -38,6 +39,8 @@ class Programs:
       mesh: the devices.
       images: training images and labels, on every device.
       total: steps of the whole training.
+      data: what the network reads beside images.
+      initial: weights to begin with, by name, in place of those that `begin` draws.
       keys: of the first weights, and of the training.
       begin: the state before the first step, from a key; compiled at the first call.
       program: `lanas_jax.final.step.train`, compiled.
@@ -49,6 +52,8 @@ class Programs:
     mesh: Mesh
     images: tuple[Array, Array]
     total: int
+    data: PyTree[Array]
+    initial: Mapping[str, AnyArray]
     keys: tuple[PRNGKeyArray, PRNGKeyArray]
     begin: Callable[[PRNGKeyArray], FinalState]
     program: jax.stages.Compiled
@@ -66,8 +71,22 @@ class Programs:
         return NamedSharding(self.mesh, PartitionSpec())
 
     def start(self) -> FinalState:
-        """The state before the first step."""
-        return self.begin(self.keys[0])
+        """The state before the first step.
+
+        Raises:
+          ValueError: initial weights of another network; names one.
+        """
+        state = self.begin(self.keys[0])
+        if not self.initial:
+            return state
+        weights = jax.device_put(filled(state.weights, self.initial, partly=True), self.everywhere)
+        average = None if state.average is None else jax.tree.map(jnp.copy, weights)
+        return state._replace(weights=weights, average=average)
+
+    def instead(self, final: Training) -> "Programs":
+        """The same programs for a training that differs in seed, initial weights and its network's data alone."""
+        keys, data = _placed(final, self.everywhere)
+        return dataclasses.replace(self, data=data, keys=keys, initial=final.initial or {})
 
     def advance(self, state: FinalState, until: int) -> tuple[FinalState, Float[Array, " steps"]]:
         """One dispatch: up to `steps_per_dispatch` steps, to step `until` at most. The state is consumed.
@@ -76,7 +95,7 @@ class Programs:
           The state, and the loss of each step; 0 for those not taken.
         """
         bounds = jax.device_put((jnp.int32(self.total), jnp.int32(until)), self.everywhere)
-        return self.program(state, self.keys[1], *bounds, *self.images)
+        return self.program(self.data, state, self.keys[1], *bounds, *self.images)
 
     def accuracy(self, weights: Weights, split: Split) -> float:
         """Share of a split that is classified correctly, in [0, 1]."""
@@ -106,7 +125,7 @@ def check(recipe: Recipe, data: SearchData, devices: Sequence[jax.Device]) -> No
         raise ValueError(f"epochs must be below {2**31 // count - 1} with {count} images; got {recipe.epochs}")
 
 
-def compiled(final: FinalTraining, data: SearchData, devices: Sequence[jax.Device]) -> Programs:
+def compiled(final: Training, data: SearchData, devices: Sequence[jax.Device]) -> Programs:
     """Puts the images on the devices and compiles.
 
     Args:
@@ -120,15 +139,23 @@ def compiled(final: FinalTraining, data: SearchData, devices: Sequence[jax.Devic
     task = Task(final.network, final.recipe, final.augment, data.classes, data.scaling, batch)
     split = training_images(data, final.recipe)
     images = tuple(jax.device_put((split.images, split.labels), everywhere))
-    first, key = jax.random.split(jax.random.key(final.seed))
-    key = jax.device_put(key, everywhere)
+    keys, network_data = _placed(final, everywhere)
     state, number = jax.tree.map(
         lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=everywhere),
         (training.shapes(final.network, final.recipe), jnp.int32(0)),
     )
-    advance = jax.jit(functools.partial(training.train, task), donate_argnums=0, out_shardings=everywhere)
-    program = advance.lower(state, key, number, number, *images).compile()
+    advance = jax.jit(functools.partial(training.train, task), donate_argnums=1, out_shardings=everywhere)
+    program = advance.lower(network_data, state, keys[1], number, number, *images).compile()
     begin = jax.jit(functools.partial(training.start, final.network, final.recipe), out_shardings=everywhere)
     right = jax.jit(functools.partial(training.right, task))
     total = final.recipe.sgd.steps(len(split))
-    return Programs(task, mesh, images, total, (first, key), begin, program, right, time.perf_counter() - began)
+    seconds = time.perf_counter() - began
+    initial = final.initial or {}
+    return Programs(task, mesh, images, total, network_data, initial, keys, begin, program, right, seconds)
+
+
+def _placed(final: Training, everywhere: NamedSharding) -> tuple[tuple[PRNGKeyArray, PRNGKeyArray], PyTree[Array]]:
+    """The keys of a training, and what its network reads beside images."""
+    first, key = jax.random.split(jax.random.key(final.seed))
+    key, data = jax.device_put((key, data_of(final.network)), everywhere)
+    return (first, key), data

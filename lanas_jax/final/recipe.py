@@ -24,7 +24,8 @@ class Recipe:
     Args:
       epochs: passes over the training images.
       batch_size: images per step, all devices together.
-      learning_rate: at the first step; falls to zero along half a cosine.
+      learning_rate: at the first step; falls along half a cosine.
+      final_learning_rate: what it falls to.
       momentum: decay of the momentum buffer, without Nesterov's look ahead.
       weight_decay: added to the gradient as ``weight_decay * parameter`` (L2, not decoupled), after clipping.
       clip: largest global norm of the gradient; None does not clip.
@@ -33,7 +34,10 @@ class Recipe:
       ema: decay of the moving average of weights and batch statistics; None keeps no average.
       label_smoothing: mass moved from the true class to all classes alike.
       train_on: ``all`` trains on the search-validation images as well, as published; ``train`` keeps them to watch by.
-      validate_every: epochs between two readings of the search-validation accuracy, where it is not trained on.
+      validate_every: epochs between two readings of the search-validation accuracy, where it is not trained on; None
+        never reads it.
+      passes: forward and backward passes of a step, all on the same images, each with other paths dropped (or another
+        part of a supernet); the gradients are averaged.
       steps_per_dispatch: steps in one call of the program, between which progress is shown and Ctrl-C is heard.
       checkpoint_seconds: between two checkpoints, about the most that a crash costs; 0: one after each dispatch.
 
@@ -44,6 +48,7 @@ class Recipe:
     epochs: int = 600
     batch_size: int = 96
     learning_rate: float = 0.025
+    final_learning_rate: float = 0.0
     momentum: float = 0.9
     weight_decay: float = 3e-4
     clip: float | None = 5.0
@@ -52,14 +57,15 @@ class Recipe:
     ema: float | None = 0.9999
     label_smoothing: float = 0.0
     train_on: Literal["all", "train"] = "all"
-    validate_every: int = 10
+    validate_every: int | None = 10
+    passes: int = 1
     steps_per_dispatch: int = 100
     checkpoint_seconds: float = 300.0
 
     def __post_init__(self) -> None:
         _ = self.sgd  # checks what the two have in common
-        for name in ("validate_every", "steps_per_dispatch"):
-            if getattr(self, name) < 1:
+        for name in ("validate_every", "passes", "steps_per_dispatch"):
+            if getattr(self, name) is not None and getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1; got {getattr(self, name)}")
         for name in ("auxiliary_weight", "checkpoint_seconds"):
             if not getattr(self, name) >= 0:
@@ -72,12 +78,18 @@ class Recipe:
             raise ValueError(f"train_on must be 'all' or 'train'; got {self.train_on!r}")
 
     @property
+    def reading_period(self) -> int | None:
+        """Epochs between two readings of the search-validation accuracy; None where it is not read."""
+        return self.validate_every if self.train_on == "train" else None
+
+    @property
     def sgd(self) -> TrainConfig:
         """The part of it that `lanas_jax.training.step` knows."""
         return TrainConfig(
             epochs=self.epochs,
             batch_size=self.batch_size,
             learning_rate=self.learning_rate,
+            final_learning_rate=self.final_learning_rate,
             momentum=self.momentum,
             nesterov=False,
             weight_decay=self.weight_decay,

@@ -6,7 +6,8 @@ written for all of it and XLA divides it up.
 """
 
 import dataclasses
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -17,7 +18,7 @@ from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, PyTree
 
 from lanas_jax.data.scaling import Scaling
 from lanas_jax.final.recipe import Recipe, average_decay, drop_path
-from lanas_jax.final.task import Augment, BatchStats, FinalNetwork, Params
+from lanas_jax.final.task import Augment, BatchStats, FinalNetwork, Params, with_data
 from lanas_jax.training.step import batch_order, cross_entropy, learning_rate, one_hot, optimizer
 
 
@@ -40,6 +41,9 @@ class Task:
     classes: int
     scaling: Scaling | None
     batch: NamedSharding
+
+
+Objective: TypeAlias = Callable[[Params, BatchStats, PRNGKeyArray], tuple[Array, BatchStats]]
 
 
 class Weights(NamedTuple):
@@ -95,13 +99,13 @@ def train_step(
     inputs, targets = task.augment(augmenting, images, one_hot(labels, task.classes), task.scaling)
     dropped = drop_path(task.recipe, state.step, total)
 
-    def objective(params: Params) -> tuple[Float[Array, ""], BatchStats]:
+    def objective(params: Params, batch_stats: BatchStats, key: PRNGKeyArray) -> tuple[Float[Array, ""], BatchStats]:
         logits, auxiliary, batch_stats = task.network.apply(
-            params, state.weights.batch_stats, inputs, train=True, key=dropping, drop_path=dropped
+            params, batch_stats, inputs, train=True, key=key, drop_path=dropped
         )
         return loss_of(task.recipe, logits, auxiliary, targets), batch_stats
 
-    (loss, batch_stats), gradient = jax.value_and_grad(objective, has_aux=True)(state.weights.params)
+    loss, batch_stats, gradient = averaged_gradient(objective, state.weights, dropping, task.recipe.passes)
     sgd = task.recipe.sgd
     direction, momentum = optimizer(sgd).update(gradient, state.optimizer, state.weights.params)
     rate = learning_rate(sgd, state.step, total)
@@ -109,6 +113,32 @@ def train_step(
     weights = Weights(params, batch_stats)
     average = averaged(task.recipe, state.average, weights, state.step)
     return FinalState(weights, average, momentum, state.step + 1, loss, jnp.isfinite(loss) & finite(weights))
+
+
+def averaged_gradient(
+    objective: Objective, weights: Weights, key: PRNGKeyArray, passes: int
+) -> tuple[Float[Array, ""], BatchStats, Params]:
+    """Loss and gradient, means over so many passes, one after the other; and the batch statistics after the last one.
+
+    Args:
+      objective: of parameters, batch statistics and the key of a pass: the loss, and the statistics that follow.
+      weights: where.
+      key: of all passes; consumed.
+      passes: a single one is given `key` itself.
+    """
+    gradient_of = jax.value_and_grad(objective, has_aux=True)
+    if passes == 1:
+        (loss, batch_stats), gradient = gradient_of(*weights, key)
+        return loss, batch_stats, gradient
+
+    def add(carry: tuple[Array, BatchStats, Params], key: PRNGKeyArray) -> tuple[Any, None]:
+        loss, batch_stats, total = carry
+        (more, batch_stats), gradient = gradient_of(weights.params, batch_stats, key)
+        return (loss + more, batch_stats, jax.tree.map(jnp.add, total, gradient)), None
+
+    nothing = (jnp.float32(0), weights.batch_stats, jax.tree.map(jnp.zeros_like, weights.params))
+    (loss, batch_stats, gradient), _ = lax.scan(add, nothing, jax.random.split(key, passes))
+    return loss / passes, batch_stats, jax.tree.map(lambda total: total / passes, gradient)
 
 
 def averaged(recipe: Recipe, average: Weights | None, weights: Weights, step: Int[Array, ""]) -> Weights | None:
@@ -126,6 +156,7 @@ def finite(tree: PyTree[Array]) -> Bool[Array, ""]:
 
 def train(
     task: Task,
+    data: PyTree[Array],
     state: FinalState,
     key: PRNGKeyArray,
     total: Int[Array, ""],
@@ -137,6 +168,7 @@ def train(
 
     Args:
       task: what to train.
+      data: what the network reads beside images, if it does (`lanas_jax.final.task.Reading`).
       state: where to go on from.
       key: of the training; it is not consumed, each step folds its number in.
       total: steps of the whole training.
@@ -147,6 +179,7 @@ def train(
     Returns:
       The state, and the loss of each step; 0 for those not taken.
     """
+    task = dataclasses.replace(task, network=with_data(task.network, data))
     ordering, noise = jax.random.split(key)
     steps = task.recipe.steps_per_dispatch
     order = batch_order(ordering, len(labels), task.recipe.batch_size, state.step, steps)

@@ -5,7 +5,7 @@ needed: weights can be exported and loaded where the dataset is not.
 """
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, Protocol, TypeAlias, runtime_checkable
 
 import numpy as np
@@ -14,6 +14,7 @@ from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 from lanas_jax.data.scaling import Scaling
 from lanas_jax.data.splits import Dataset, SearchData, Split
 from lanas_jax.final.recipe import Recipe
+from lanas_jax.final.weights import AnyArray
 from lanas_jax.spaces.base import SearchSpace
 
 Params: TypeAlias = PyTree[Array]
@@ -62,6 +63,45 @@ class FinalNetwork(Protocol):
         ...
 
 
+@runtime_checkable
+class Reading(Protocol):
+    """A `FinalNetwork` that reads arrays beside images: data to its program, so that others of its kind share it."""
+
+    @property
+    def data(self) -> PyTree[Array]:
+        """The arrays."""
+        ...
+
+    def with_data(self, data: PyTree[Array]) -> FinalNetwork:
+        """The network that reads others, which may be traced."""
+        ...
+
+
+def data_of(network: FinalNetwork) -> PyTree[Array]:
+    """What a network reads beside images."""
+    return network.data if isinstance(network, Reading) else ()
+
+
+def with_data(network: FinalNetwork, data: PyTree[Array]) -> FinalNetwork:
+    """The network with such data."""
+    return network.with_data(data) if isinstance(network, Reading) else network
+
+
+class Training(Protocol):
+    """What programs are compiled for; a `FinalTraining` is one."""
+
+    @property
+    def network(self) -> FinalNetwork: ...  # noqa: D102
+    @property
+    def recipe(self) -> Recipe: ...  # noqa: D102
+    @property
+    def augment(self) -> Augment: ...  # noqa: D102
+    @property
+    def seed(self) -> int: ...  # noqa: D102
+    @property
+    def initial(self) -> Mapping[str, AnyArray] | None: ...  # noqa: D102
+
+
 def only_scaled(key: PRNGKeyArray, images: Array, targets: Array, scaling: Scaling | None) -> tuple[Array, Array]:
     """Images as the network reads them, and nothing else."""
     del key
@@ -79,6 +119,7 @@ class FinalTraining:
       augment: what is done to the training images of each step, scaling included: key, images, targets
         (``float32[n, classes]``) and `SearchData.scaling` come in, float32 images and targets go out. Traced once.
       seed: of everything random.
+      initial: weights to begin with, by name (`lanas_jax.final.weights`); those that are missing are drawn. None: all.
 
     Raises:
       ValueError: a seed that is no unsigned integer of 32 bits.
@@ -89,6 +130,7 @@ class FinalTraining:
     recipe: Recipe
     augment: Augment = only_scaled
     seed: int = 0
+    initial: Mapping[str, AnyArray] | None = None
 
     def __post_init__(self) -> None:
         if not 0 <= self.seed < 2**32:

@@ -21,6 +21,7 @@ from lanas_jax.final import folder as folders
 from lanas_jax.final import loop, programs
 from lanas_jax.final.loop import Progress
 from lanas_jax.final.task import FinalTraining, costs
+from lanas_jax.final.weights import digest_by_name
 from lanas_jax.runs import lock_file
 
 
@@ -120,6 +121,7 @@ def _record(
         "settings": None if origin.settings is None else config_json.encode(origin.settings),
         "recipe": config_json.encode(final.recipe),
         "seed": final.seed,
+        "initial": None if final.initial is None else digest_by_name(final.initial),
         "data": {name: digest((split.images, split.labels)) for name, split in splits.items()}
         | {
             "image_shape": list(data.search.image_shape),

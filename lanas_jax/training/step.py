@@ -67,7 +67,8 @@ class TrainConfig:
     Args:
       epochs: passes over the training images.
       batch_size: images per step.
-      learning_rate: at the first step; falls to zero along half a cosine.
+      learning_rate: at the first step; falls along half a cosine.
+      final_learning_rate: what it falls to.
       momentum: decay of the momentum buffer.
       nesterov: look ahead by one momentum step.
       weight_decay: added to the gradient as ``weight_decay * parameter`` (L2, not decoupled), after clipping.
@@ -82,6 +83,7 @@ class TrainConfig:
     epochs: int = 10
     batch_size: int = 64
     learning_rate: float = 0.1
+    final_learning_rate: float = 0.0
     momentum: float = 0.9
     nesterov: bool = True
     weight_decay: float = 3e-4
@@ -93,6 +95,11 @@ class TrainConfig:
         for name in ("epochs", "batch_size", "learning_rate"):
             if not getattr(self, name) > 0:
                 raise ValueError(f"{name} must be positive; got {getattr(self, name)}")
+        if not 0 <= self.final_learning_rate <= self.learning_rate:
+            raise ValueError(
+                f"final_learning_rate must be from 0 to learning_rate, {self.learning_rate}; "
+                f"got {self.final_learning_rate}"
+            )
         for name in ("momentum", "label_smoothing"):
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(f"{name} must be in [0, 1); got {getattr(self, name)}")
@@ -151,13 +158,14 @@ def optimizer(config: TrainConfig) -> optax.GradientTransformation:
 
 
 def learning_rate(config: TrainConfig, step: Int[Array, ""], total: Int[Array, ""]) -> Float[Array, ""]:
-    """``learning_rate * (1 + cos(pi * step / total)) / 2``; both arguments may be traced.
+    """``last + (first - last) * (1 + cos(pi * step / total)) / 2``; both arguments may be traced.
 
     optax's schedule wants its horizon as a Python number. Told in fractions of the training, it takes any horizon, and
     short and long trainings share one program.
     """
     fraction = step.astype(jnp.float32) / total.astype(jnp.float32)
-    return optax.cosine_decay_schedule(config.learning_rate, decay_steps=1)(fraction)
+    last = config.final_learning_rate / config.learning_rate
+    return optax.cosine_decay_schedule(config.learning_rate, decay_steps=1, alpha=last)(fraction)
 
 
 def one_hot(labels: Int[Array, " n"], classes: int) -> Float[Array, "n classes"]:

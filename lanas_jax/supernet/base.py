@@ -1,0 +1,55 @@
+"""What a supernet is to those who train it and value its parts.
+
+A supernet (arXiv 1802.03268; the one-shot mode of section 5.2 of arXiv 1906.06832) shares its weights among all
+networks of a space: a code picks the part that is run. Which weights a part has is its own business (`models/`).
+"""
+
+from typing import Protocol, runtime_checkable
+
+import numpy as np
+from jaxtyping import Array, Float, Int, PRNGKeyArray
+
+from lanas_jax.final.task import BatchStats, FinalNetwork, Params
+from lanas_jax.spaces.base import SearchSpace
+
+
+@runtime_checkable
+class Supernet(Protocol):
+    """A network with a part for each code of its space; one traced program serves every code."""
+
+    @property
+    def space(self) -> SearchSpace:
+        """What its codes mean."""
+        ...
+
+    def init(self, key: PRNGKeyArray) -> tuple[Params, BatchStats]:
+        """Fresh weights and batch statistics of all parts. The key is consumed."""
+        ...
+
+    def apply(
+        self,
+        params: Params,
+        batch_stats: BatchStats,
+        code: Int[Array, " dims"],
+        images: Float[Array, "n height width channels"],
+        *,
+        train: bool,
+    ) -> tuple[Float[Array, "n classes"], BatchStats]:
+        """Logits of the part that `code` picks, and the batch statistics that follow (unchanged unless training)."""
+        ...
+
+    def statistics(
+        self, params: Params, code: Int[Array, " dims"], images: Float[Array, "n height width channels"]
+    ) -> BatchStats:
+        """Means and variances of one batch in the part that `code` picks; what is not in it is zero."""
+        ...
+
+    def extract(
+        self, params: Params, batch_stats: BatchStats, code: Int[np.ndarray, " dims"]
+    ) -> tuple[Params, BatchStats]:
+        """The weights and batch statistics of the part that `code` picks, as `standalone` has them."""
+        ...
+
+    def standalone(self, code: Int[np.ndarray, " dims"]) -> FinalNetwork:
+        """The network of that part alone: with the extracted weights it gives the same logits."""
+        ...

@@ -1,0 +1,159 @@
+"""Values of a supernet's parts: accuracy on the search-validation split, many codes in one call, on all devices.
+
+Weights are shared by all parts, running batch statistics are not worth sharing: those of a layer mix all that ever fed
+it. So they are measured anew for each code, on training images (as single-path one-shot search does, arXiv 1904.00420):
+means and variances of each batch, averaged over batches. Codes stand side by side on the devices along an axis
+``candidate``; on one device they follow one another, so that only what a code picks is computed.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+from jax.sharding import NamedSharding, PartitionSpec
+from jaxtyping import Array, Float, Int
+
+from lanas_jax.data.splits import SearchData
+from lanas_jax.final.step import Weights
+from lanas_jax.final.task import BatchStats
+from lanas_jax.supernet.base import Supernet
+from lanas_jax.training.population import AXIS, mesh_of
+from lanas_jax.training.step import cross_entropy, one_hot
+
+Images = Float[Array, "n h w c"]
+
+
+class Values(NamedTuple):
+    """How well parts of a supernet do on the search-validation split."""
+
+    accuracy: Float[np.ndarray, " n"]  # in [0, 1]
+    loss: Float[np.ndarray, " n"]  # mean cross entropy; not finite where any logit is not
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Valuation:
+    """Values parts of a supernet.
+
+    Args:
+      supernet: whose parts.
+      data: train and search-validation splits.
+      recalibration: training images by which batch statistics are measured for each code, the same ones for all; 0: the
+        running statistics of the supernet's training are used.
+      batch_size: images in a forward pass.
+      devices: where; default: all devices of this process.
+      per_device: codes in one call of the program on each device; fewer are filled up.
+      seed: of the draw of images.
+
+    Raises:
+      ValueError: more images than there are, fewer than none, or an empty batch.
+    """
+
+    supernet: Supernet
+    data: SearchData
+    recalibration: int = 512
+    batch_size: int = 128
+    devices: Sequence[jax.Device] | None = None
+    per_device: int = 4
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.recalibration <= len(self.data.train):
+            raise ValueError(
+                f"recalibration must be 0 to {len(self.data.train)}, the number of training images; "
+                f"got {self.recalibration}"
+            )
+        for name in ("batch_size", "per_device"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1; got {getattr(self, name)}")
+
+    def __call__(self, weights: Weights, codes: Int[np.ndarray, "n dims"]) -> Values:
+        """Values of the parts that `codes` pick; compiled at the first call."""
+        width, weights = self._mesh.size * self.per_device, self.place(weights)
+        padded = np.resize(codes, (-(-len(codes) // width) * width, codes.shape[1]))
+        rows = [self._program(weights, part, *self._placed) for part in padded.reshape(-1, width, codes.shape[1])]
+        accuracy, loss = (np.concatenate([np.asarray(row[i]) for row in rows])[: len(codes)] for i in range(2))
+        return Values(accuracy, loss)
+
+    def statistics(self, weights: Weights, code: Int[np.ndarray | Array, " dims"]) -> BatchStats:
+        """The batch statistics by which the part that `code` picks is valued."""
+        return self._statistics(self.place(weights), jnp.asarray(code), self._placed[0])
+
+    def place(self, weights: Weights) -> Weights:
+        """The weights on every device; where they are there already, nothing is copied."""
+        return jax.device_put(weights, self._everywhere)
+
+    @functools.cached_property
+    def _mesh(self) -> jax.sharding.Mesh:
+        return mesh_of(self.devices if self.devices is not None else jax.local_devices())
+
+    @property
+    def _everywhere(self) -> NamedSharding:
+        return NamedSharding(self._mesh, PartitionSpec())
+
+    @functools.cached_property
+    def _placed(self) -> tuple[Array, Array, Array]:
+        """Training images to measure statistics by and validation images, both in batches, and the latter's labels."""
+        train, held_out = self.data.train.images, self.data.validation
+        rows = np.random.default_rng(self.seed).permutation(len(train))[: self.recalibration]
+        size = min(self.batch_size, len(rows)) or 1
+        calibration = train[rows[: len(rows) // size * size]].reshape(-1, size, *train.shape[1:])
+        size = min(self.batch_size, len(held_out))
+        padding = -len(held_out) % size
+        images = np.pad(held_out.images, ((0, padding), (0, 0), (0, 0), (0, 0))).reshape(-1, size, *train.shape[1:])
+        labels = np.pad(held_out.labels, (0, padding), constant_values=-1).reshape(-1, size)
+        placed: tuple[Array, Array, Array] = jax.device_put((calibration, images, labels), self._everywhere)
+        return placed
+
+    @functools.cached_property
+    def _program(self) -> jax.stages.Wrapped:
+        def on_device(weights: Weights, codes: Array, *data: Array) -> tuple[Array, Array]:
+            return lax.map(lambda code: self._value(weights, code, *data), codes)
+
+        specs = (PartitionSpec(), PartitionSpec(AXIS), *(PartitionSpec(),) * 3)
+        # Nothing is exchanged between devices, so there is nothing for the varying-axes check to find.
+        side_by_side = jax.shard_map(
+            on_device, mesh=self._mesh, in_specs=specs, out_specs=PartitionSpec(AXIS), check_vma=False
+        )
+        return jax.jit(side_by_side)
+
+    @functools.cached_property
+    def _statistics(self) -> jax.stages.Wrapped:
+        return jax.jit(self._measured)
+
+    def _measured(self, weights: Weights, code: Int[Array, " dims"], calibration: Array) -> BatchStats:
+        """Batch statistics of one code: means over batches of training images, or the running ones."""
+        if not self.recalibration:
+            return weights.batch_stats
+
+        def add(total: BatchStats, images: Array) -> tuple[BatchStats, None]:
+            found = self.supernet.statistics(weights.params, code, self._scaled(images))
+            return jax.tree.map(jnp.add, total, found), None
+
+        total, _ = lax.scan(add, jax.tree.map(jnp.zeros_like, weights.batch_stats), calibration)
+        return jax.tree.map(lambda x: x / calibration.shape[0], total)
+
+    def _value(
+        self, weights: Weights, code: Int[Array, " dims"], calibration: Array, images: Array, labels: Array
+    ) -> tuple[Float[Array, ""], Float[Array, ""]]:
+        """Accuracy and loss of one code."""
+        batch_stats = self._measured(weights, code, calibration)
+
+        def batch(batch: tuple[Array, Array]) -> tuple[Array, Array]:
+            images, labels = batch
+            logits, _ = self.supernet.apply(weights.params, batch_stats, code, self._scaled(images), train=False)
+            real = labels >= 0
+            right = jnp.sum(real & (jnp.argmax(logits, axis=1) == labels), dtype=jnp.int32)
+            losses = cross_entropy(logits, one_hot(jnp.where(real, labels, 0), self.data.classes))
+            return right, jnp.sum(jnp.where(real, losses, 0.0))
+
+        right, loss = lax.map(batch, (images, labels))
+        count = len(self.data.validation)
+        return right.sum().astype(jnp.float32) / count, loss.sum() / count
+
+    def _scaled(self, images: Array) -> Images:
+        return images if self.data.scaling is None else self.data.scaling(images)
