@@ -27,7 +27,7 @@ from jaxtyping import Array, Float, Int, Key, PRNGKeyArray
 
 from lanas_jax import runs, software
 from lanas_jax.checkpoints import Checkpoints
-from lanas_jax.evaluators.base import Evaluator, Outcome
+from lanas_jax.evaluators.base import Evaluator, NotPreparedError, Outcome, Prepared
 from lanas_jax.runs import Run
 from lanas_jax.searchers.base import Searcher
 from lanas_jax.spaces.base import SearchSpace
@@ -145,13 +145,15 @@ def run(
     Raises:
       RunError: the folder holds something else, or the run of another experiment, or is in use.
       TrialStoreError: the trials file is foreign or damaged.
-      StudyError: recorded trials are not those that this software asks for, or the evaluator only raises errors.
+      StudyError: recorded trials are not those that this software asks for, or the evaluator cannot be prepared, or
+        only raises errors.
     """
     directory, progress = Path(directory).absolute(), progress or Silence()
     found = runs.exists(directory)
     here = runs.open_run(directory) if found else runs.create(directory, experiment)
     _check_same(experiment, here)
     with runs.lock(here), TrialStore.open(here.trials) as store, Checkpoints(here.states) as checkpoints:
+        _prepare(experiment, here, progress)
         progress.began(experiment.budget, store.trials())
         exhausted = search(experiment, store, checkpoints, progress)
         final = _retrain(experiment, here, store, progress)
@@ -161,6 +163,16 @@ def run(
 
         report.write(directory, experiment)
     return result
+
+
+def _prepare(experiment: Experiment, here: Run, progress: Progress) -> None:
+    """What an evaluator has to do before its first evaluation."""
+    if not isinstance(experiment.evaluator, Prepared):
+        return
+    try:
+        experiment.evaluator.prepare(here.directory, progress.note)
+    except NotPreparedError as error:
+        raise StudyError(str(error)) from error
 
 
 def search(experiment: Experiment, store: TrialStore, checkpoints: Checkpoints, progress: Progress) -> bool:

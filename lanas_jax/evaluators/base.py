@@ -5,11 +5,18 @@ candidate that fails is an outcome with a reason, never an exception and never a
 """
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Array, Int, Key
+
+from lanas_jax.spaces.base import SearchSpace
+
+
+class NotPreparedError(Exception):
+    """An evaluator that cannot value anything; says why, and what to do."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,3 +61,32 @@ class Evaluator(Protocol):
           keys: ``key[n]``, one per trial; consumed.
         """
         ...
+
+
+@runtime_checkable
+class Prepared(Protocol):
+    """An evaluator that has work to do before its first evaluation, such as training a supernet."""
+
+    def prepare(self, directory: Path, note: Callable[[str], None]) -> None:
+        """Does that work, or the rest of it; later calls do nothing.
+
+        Args:
+          directory: of the run, where what is made is kept.
+          note: is told how it gets on, a line now and then.
+
+        Raises:
+          NotPreparedError: it cannot be done; says why.
+        """
+        ...
+
+
+def with_costs(space: SearchSpace, codes: Int[np.ndarray, "n dims"], outcomes: Sequence[Outcome]) -> list[Outcome]:
+    """Outcomes with multiply-adds and parameters, where the space knows them."""
+    try:
+        cost = space.cost(codes)
+    except NotImplementedError:
+        return list(outcomes)
+    return [
+        dataclasses.replace(outcome, multiply_adds=int(multiply_adds), parameters=int(parameters))
+        for outcome, multiply_adds, parameters in zip(outcomes, *cost, strict=True)
+    ]

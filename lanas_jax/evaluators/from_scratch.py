@@ -16,8 +16,7 @@ import numpy as np
 from jaxtyping import Array, Int, Key
 
 from lanas_jax.data.splits import SearchData
-from lanas_jax.evaluators.base import Outcome
-from lanas_jax.spaces.base import Cost
+from lanas_jax.evaluators.base import Outcome, with_costs
 from lanas_jax.training import halving
 from lanas_jax.training.halving import Halving, Trainer
 from lanas_jax.training.plans import Plans
@@ -100,7 +99,7 @@ class FromScratch:
             outcomes = [self._train_alone(codes[i : i + 1], keys[i : i + 1]) for i in range(len(codes))]
         seconds = (self.plans.compile_seconds - compiled_before) / len(codes)
         outcomes = [dataclasses.replace(one, compile_seconds=one.compile_seconds + seconds) for one in outcomes]
-        return self._with_costs(codes, outcomes)
+        return with_costs(self.network.space, codes, outcomes)
 
     def _specialised(self, codes: np.ndarray, keys: Key[Array, " n"]) -> bool:
         """Whether candidates have a program each; measured at the first call, if so asked."""
@@ -138,17 +137,6 @@ class FromScratch:
             if OUT_OF_MEMORY not in str(error):
                 raise
             return Outcome(None, f"out of memory: {str(error).splitlines()[0]}")
-
-    def _with_costs(self, codes: np.ndarray, outcomes: list[Outcome]) -> list[Outcome]:
-        """Adds multiply-adds and parameters, where the space knows them."""
-        try:
-            cost: Cost = self.network.space.cost(codes)
-        except NotImplementedError:
-            return outcomes
-        return [
-            dataclasses.replace(outcome, multiply_adds=int(multiply_adds), parameters=int(parameters))
-            for outcome, multiply_adds, parameters in zip(outcomes, *cost, strict=True)
-        ]
 
 
 def failures(results: Results) -> list[str | None]:

@@ -1,0 +1,174 @@
+"""Values by masking a trained supernet, the one-shot mode of section 5.2 of arXiv 1906.06832.
+
+The supernet is trained once, before the first trial, or read from a folder; then a value costs a few forward passes:
+the accuracy on the search-validation split of the part that a code picks, with batch statistics of its own
+(`lanas_jax.supernet.valuation`). Which networks these values rank rightly is another matter: `lanas rank` measures it.
+"""
+
+import dataclasses
+import functools
+import math
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import jax
+import numpy as np
+from jaxtyping import Array, Int, Key
+
+from lanas_jax.data.splits import SearchData
+from lanas_jax.evaluators.base import NotPreparedError, Outcome, with_costs
+from lanas_jax.final.loop import DamagedError, NotFiniteError
+from lanas_jax.final.programs import Programs
+from lanas_jax.final.recipe import Recipe
+from lanas_jax.final.step import Weights
+from lanas_jax.final.task import Augment, BatchStats, Params, only_scaled
+from lanas_jax.runs import RunError
+from lanas_jax.supernet import masks
+from lanas_jax.supernet.base import Supernet
+from lanas_jax.supernet.training import ONE_SHOT, SupernetTraining, Trained, train
+from lanas_jax.supernet.valuation import Valuation
+
+POOL = 2**16  # codes that training draws from
+PROBES = 16  # random codes by which it is told whether a supernet was trained
+DEVIATIONS = 3.0  # above chance that their mean accuracy has to lie
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class OneShot:
+    """Values parts of a supernet.
+
+    Args:
+      supernet: one network with a part for each code.
+      dataset: loads train and search-validation splits; called where they are needed.
+      recipe: how the supernet is trained.
+      augment: what is done to the training images, as `lanas_jax.final.task.FinalTraining` has it.
+      directory: of the trained supernet, or where it is to be trained, so that searches share it; None: ``supernet``
+        in the run's folder.
+      recalibration: training images by which batch statistics are measured for each code; 0: running ones are used.
+      batch_size: images in a forward pass of a valuation.
+      devices: where; default: all devices of this process.
+      per_device: codes valued in one call on each device.
+      seed: of training and of all draws; not of the search, so that searches of other seeds share a supernet.
+    """
+
+    supernet: Supernet
+    dataset: Callable[[], SearchData]
+    recipe: Recipe = ONE_SHOT
+    augment: Augment = only_scaled
+    directory: Path | None = None
+    recalibration: int = 512
+    batch_size: int = 128
+    devices: Sequence[jax.Device] | None = None
+    per_device: int = 4
+    seed: int = 0
+
+    @functools.cached_property
+    def data(self) -> SearchData:
+        """Train and search-validation splits."""
+        return self.dataset()
+
+    @functools.cached_property
+    def valuation(self) -> Valuation:
+        """The programs that value parts."""
+        return Valuation(
+            self.supernet, self.data, self.recalibration, self.batch_size, self.devices, self.per_device, self.seed
+        )
+
+    @property
+    def trained(self) -> Trained:
+        """The supernet's training, after `prepare`.
+
+        Raises:
+          NotPreparedError: before it.
+        """
+        if "_trained" not in self.__dict__:
+            raise NotPreparedError("the supernet is not trained: call prepare(directory, note) first")
+        found: Trained = self.__dict__["_trained"]
+        return found
+
+    def prepare(self, directory: Path, note: Callable[[str], None]) -> None:
+        """Trains the supernet, or reads it, and makes sure that it has learned something.
+
+        Args:
+          directory: of the run; the supernet is in its folder ``supernet`` unless the evaluator names another one.
+          note: is told how it gets on.
+
+        Raises:
+          NotPreparedError: a folder that holds another supernet or something else, a training that breaks, or a
+            supernet whose parts are no better than chance.
+        """
+        if "_trained" in self.__dict__:
+            return
+        pool = masks.draw(self.supernet.space, POOL, self.seed)
+        training = SupernetTraining(self.supernet, pool, self.recipe, self.augment, self.seed)
+        self.__dict__["_trained"] = train_or_refuse(
+            training, self.data, self.directory or directory / "supernet", note, self.devices
+        )
+        self._refuse_chance(pool[:PROBES])
+
+    def evaluate(self, codes: Int[np.ndarray, "n dims"], keys: Key[Array, " n"]) -> Sequence[Outcome]:
+        """Values the parts that `codes` pick; keys play no part.
+
+        Raises:
+          ValueError: a code that is not of the space.
+          NotPreparedError: before `prepare`.
+        """
+        del keys
+        return outcomes_of(self.valuation, self.trained.weights, codes)
+
+    def extract(self, code: Int[np.ndarray, " dims"]) -> tuple[Params, BatchStats]:
+        """The part that `code` picks as weights of ``supernet.standalone(code)``, with the statistics it is valued by.
+
+        Raises:
+          NotPreparedError: before `prepare`.
+        """
+        weights = self.trained.weights
+        return self.supernet.extract(weights.params, self.valuation.statistics(weights, code), code)
+
+    def _refuse_chance(self, codes: Int[np.ndarray, "n dims"]) -> None:
+        accuracy = float(np.mean(self.valuation(self.trained.weights, codes).accuracy))
+        labels = self.data.validation.labels
+        chance = float(np.bincount(labels).max() / len(labels))
+        needed = chance + DEVIATIONS * math.sqrt(chance * (1 - chance) / len(labels))
+        if not accuracy > needed:
+            raise NotPreparedError(
+                f"the supernet has learned nothing: {len(codes)} random networks in it have a mean accuracy of "
+                f"{accuracy:.3f} on the search-validation split, where chance gives {chance:.3f} (more than "
+                f"{needed:.3f} is needed). Train it longer, or with another learning rate, in another folder"
+            )
+
+
+def train_or_refuse(
+    training: SupernetTraining,
+    data: SearchData,
+    directory: Path,
+    note: Callable[[str], None],
+    devices: Sequence[jax.Device] | None,
+    programs: Programs | None = None,
+) -> Trained:
+    """`lanas_jax.supernet.training.train`, with what goes wrong as an error of an evaluator.
+
+    Raises:
+      NotPreparedError: the folder or the training cannot be used; says why.
+    """
+    try:
+        return train(training, data, directory, note, devices=devices, programs=programs)
+    except (ValueError, RunError, NotFiniteError, DamagedError) as error:
+        raise NotPreparedError(str(error)) from error
+
+
+def outcomes_of(valuation: Valuation, weights: Weights, codes: Int[np.ndarray, "n dims"]) -> list[Outcome]:
+    """Outcomes of codes, costs included."""
+    space = valuation.supernet.space
+    codes = space.check(codes)
+    began = time.perf_counter()
+    values = valuation(weights, codes)
+    seconds = (time.perf_counter() - began) / len(codes)
+    outcomes = [
+        Outcome(float(accuracy), train_seconds=seconds)
+        if np.isfinite(loss)
+        else Outcome(None, "logits are not finite on the validation images", train_seconds=seconds)
+        for accuracy, loss in zip(values.accuracy, values.loss, strict=True)
+    ]
+    return with_costs(space, codes, outcomes)
