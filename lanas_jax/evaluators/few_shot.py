@@ -1,0 +1,164 @@
+"""Values by several supernets, one for each region of the space: few-shot search (arXiv 2006.06863).
+
+Each sub-supernet begins with the weights of the one-shot supernet and is trained further on codes of its region alone;
+a code is valued by that of the region it lies in. How the space is divided is `lanas_jax.supernet.regions`' business.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Array, Int, Key
+
+from lanas_jax.evaluators.base import NotPreparedError, Outcome
+from lanas_jax.evaluators.one_shot import POOL, OneShot, outcomes_of, train_or_refuse
+from lanas_jax.final.programs import Programs
+from lanas_jax.final.recipe import Recipe
+from lanas_jax.final.step import Weights
+from lanas_jax.final.task import BatchStats, Params
+from lanas_jax.final.weights import names
+from lanas_jax.spaces.base import SearchSpace
+from lanas_jax.supernet import masks, regions
+from lanas_jax.supernet.base import Supernet
+from lanas_jax.supernet.regions import Regions, Split
+from lanas_jax.supernet.training import SupernetTraining
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class FewShot:
+    """Values parts of sub-supernets.
+
+    Args:
+      one_shot: the supernet that all begin with, and how its parts are valued.
+      split: divides the space.
+      recipe: how each sub-supernet is trained further.
+      directory: of the sub-supernets, so that searches share them; None: ``few_shot`` in the run's folder.
+      seed: of their trainings and of all draws.
+    """
+
+    one_shot: OneShot
+    split: Split
+    recipe: Recipe
+    directory: Path | None = None
+    seed: int = 1
+
+    @property
+    def supernet(self) -> Supernet:
+        """The network that sub-supernets are instances of."""
+        return self.one_shot.supernet
+
+    @property
+    def regions(self) -> Regions:
+        """The parts of the space, after `prepare`.
+
+        Raises:
+          NotPreparedError: before it.
+        """
+        return self._prepared[0]
+
+    @property
+    def weights(self) -> Sequence[Weights]:
+        """Of each region's sub-supernet, after `prepare`.
+
+        Raises:
+          NotPreparedError: before it.
+        """
+        return self._prepared[1]
+
+    def prepare(self, directory: Path, note: Callable[[str], None]) -> None:
+        """Trains the supernet and the sub-supernets, or reads them.
+
+        Args:
+          directory: of the run; what is made is in its folders ``supernet`` and ``few_shot`` unless the evaluators name
+            others.
+          note: is told how it gets on.
+
+        Raises:
+          NotPreparedError: as `OneShot.prepare`, or a region of which no code is found.
+        """
+        if "_found" in self.__dict__:
+            return
+        self.one_shot.prepare(directory, note)
+        home = self.directory or directory / "few_shot"
+        found = self._divide(home)
+        weights: list[Weights] = []
+        programs = None
+        for i, name in enumerate(found.names):
+            note(f"sub-supernet {i + 1} of {len(found.names)} ({name})")
+            trained, programs = self._train(found, i, home / f"region-{i}", note, programs)
+            weights.append(self.one_shot.valuation.place(trained))
+        self.__dict__["_found"] = (found, weights)
+
+    def evaluate(self, codes: Int[np.ndarray, "n dims"], keys: Key[Array, " n"]) -> Sequence[Outcome]:
+        """Values each code by the sub-supernet of its region; keys play no part.
+
+        Raises:
+          ValueError: a code that is not of the space.
+          NotPreparedError: before `prepare`.
+        """
+        del keys
+        outcomes: dict[int, Outcome] = {}
+        region = self._region(codes)
+        for i in np.unique(region).tolist():
+            rows = np.flatnonzero(region == i)
+            found = outcomes_of(self.one_shot.valuation, self.weights[i], codes[rows])
+            outcomes |= dict(zip(rows.tolist(), found, strict=True))
+        return [outcomes[row] for row in range(len(codes))]
+
+    def extract(self, code: Int[np.ndarray, " dims"]) -> tuple[Params, BatchStats]:
+        """As `OneShot.extract`, of the sub-supernet of the code's region."""
+        weights = self.weights[int(self._region(code[None])[0])]
+        statistics = self.one_shot.valuation.statistics(weights, code)
+        return self.supernet.extract(weights.params, statistics, code)
+
+    def _region(self, codes: Int[np.ndarray, "n dims"]) -> Int[np.ndarray, " n"]:
+        space = self._space
+        return self.regions.of(np.asarray(space.canonical(space.check(codes))))
+
+    def _divide(self, home: Path) -> Regions:
+        """The regions; what they were learned from is kept, since values differ a little from device to device."""
+        kept = home / "split.npz"
+        if kept.exists():
+            with np.load(kept) as file:
+                codes, values = file["codes"], file["values"]
+        else:
+            codes, values = regions.sample(self.split, self._space, self._values, self.seed)
+            home.mkdir(parents=True, exist_ok=True)
+            partial = kept.with_name("partial.npz")
+            np.savez(partial, codes=codes, values=values)
+            partial.replace(kept)
+        try:
+            return self.split.regions(self._space, codes, values)
+        except ValueError as error:
+            raise NotPreparedError(str(error)) from error
+
+    def _train(
+        self, found: Regions, i: int, directory: Path, note: Callable[[str], None], programs: Programs | None
+    ) -> tuple[Weights, Programs | None]:
+        """The sub-supernet of a region, and the programs that trained it."""
+        try:
+            pool = masks.draw(self._space, POOL, self.seed, lambda codes: found.of(codes) == i)
+        except masks.EmptyRegionError as error:
+            raise NotPreparedError(f"{found.names[i]}: {error}") from error
+        training = SupernetTraining(
+            self.supernet, pool, self.recipe, self.one_shot.augment, self.seed, names(self.one_shot.trained.weights)
+        )
+        devices = self.one_shot.devices
+        trained = train_or_refuse(training, self.one_shot.data, directory, note, devices, programs)
+        return trained.weights, trained.programs
+
+    def _values(self, codes: Int[np.ndarray, "n dims"]) -> np.ndarray:
+        return self.one_shot.valuation(self.one_shot.trained.weights, codes).accuracy
+
+    @property
+    def _space(self) -> SearchSpace:
+        return self.supernet.space
+
+    @functools.cached_property
+    def _prepared(self) -> tuple[Regions, Sequence[Weights]]:
+        if "_found" not in self.__dict__:
+            raise NotPreparedError("the sub-supernets are not trained: call prepare(directory, note) first")
+        found: tuple[Regions, Sequence[Weights]] = self.__dict__["_found"]
+        return found
