@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Array, Int, Key
 
+from lanas_jax.data.splits import SearchData
 from lanas_jax.evaluators.base import NotPreparedError, Outcome
 from lanas_jax.evaluators.one_shot import POOL, OneShot, outcomes_of, train_or_refuse
 from lanas_jax.final.programs import Programs
@@ -48,6 +49,11 @@ class FewShot:
     def supernet(self) -> Supernet:
         """The network that sub-supernets are instances of."""
         return self.one_shot.supernet
+
+    @property
+    def data(self) -> SearchData:
+        """Train and search-validation splits."""
+        return self.one_shot.data
 
     @property
     def regions(self) -> Regions:
@@ -146,7 +152,7 @@ class FewShot:
             self.supernet, pool, self.recipe, self.one_shot.augment, self.seed, names(self.one_shot.trained.weights)
         )
         devices = self.one_shot.devices
-        trained = train_or_refuse(training, self.one_shot.data, directory, note, devices, programs)
+        trained = train_or_refuse(training, self.data, directory, note, devices, programs)
         return trained.weights, trained.programs
 
     def _values(self, codes: Int[np.ndarray, "n dims"]) -> np.ndarray:

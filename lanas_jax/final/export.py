@@ -3,10 +3,12 @@
 import dataclasses
 import json
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from jaxtyping import Int
 
 from lanas_jax import config_json
 from lanas_jax.final.exported import ARCHITECTURE, SOURCE, write_weights
@@ -57,14 +59,34 @@ def export(folder: FinalFolder, directory: Path, which: str, kind: str) -> Path:
     directory = directory.absolute()
     if folder.final is None:
         raise RunError(f"{folder.directory} is not trained to the end: lanas train {folder.directory}")
-    if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
-        raise RunError(f"{directory} is in use: give a new or an empty folder with --out")
+    refuse_used(directory)
     final = recorded_training(folder.source, folder.record)
     weights = _weights(folder, final, which)
+    write(directory, weights, folder.source, architecture(folder, final.network.space, which, kind))
+    return directory
+
+
+def refuse_used(directory: Path) -> None:
+    """Raises RunError where there is something already."""
+    if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
+        raise RunError(f"{directory} is in use: give a new or an empty folder with --out")
+
+
+def write(directory: Path, weights: Weights, source: Path, about: Mapping[str, Any]) -> None:
+    """Writes a folder that `lanas_jax.final.exported.load` reads.
+
+    Args:
+      directory: a new or empty folder.
+      weights: of the network.
+      source: the experiment's file.
+      about: what architecture.json is to say.
+
+    Raises:
+      MissingPackageError: the package that writes this kind of file is not installed.
+    """
     directory.mkdir(parents=True, exist_ok=True)
-    write_weights(directory, weights, kind)
-    shutil.copyfile(folder.source, directory / SOURCE)
-    about = architecture(folder, final.network.space, which, kind)
+    write_weights(directory, weights, about["format"])
+    shutil.copyfile(source, directory / SOURCE)
     (directory / "load.py").write_text(
         LOAD.format(
             dtype="float32" if about["scaling"] is None else "uint8",
@@ -74,7 +96,6 @@ def export(folder: FinalFolder, directory: Path, which: str, kind: str) -> Path:
         encoding="utf-8",
     )
     (directory / ARCHITECTURE).write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")
-    return directory
 
 
 def architecture(folder: FinalFolder, space: SearchSpace, which: str, kind: str) -> dict[str, Any]:
@@ -84,8 +105,7 @@ def architecture(folder: FinalFolder, space: SearchSpace, which: str, kind: str)
     return {
         "name": record["name"],
         "code": record["code"],
-        "description": space.describe(np.array(record["code"], np.int32)),
-        "space": {"name": type(space).__name__, **_settings(space)},
+        **describe(space, np.array(record["code"], np.int32)),
         **{name: final[name] for name in ("multiply_adds", "parameters", "trained_parameters")},
         **{name: final[f"{prefix}{name}"] for name in ("validation_accuracy", "test_accuracy")},
         "weights": which,
@@ -93,6 +113,11 @@ def architecture(folder: FinalFolder, space: SearchSpace, which: str, kind: str)
         **{name: record["data"][name] for name in ("image_shape", "classes", "scaling")},
         **{name: record[name] for name in ("home", "config", "settings", "recipe", "software")},
     }
+
+
+def describe(space: SearchSpace, code: Int[np.ndarray, " dims"]) -> dict[str, Any]:
+    """A network in words, and its space with the settings that can be written down."""
+    return {"description": space.describe(code), "space": {"name": type(space).__name__, **_settings(space)}}
 
 
 def _settings(space: SearchSpace) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""A trained network in a folder of its own: its weights by name, and how to have it again.
+"""A trained network in a folder of its own, exported or extracted: its weights by name, and how to have it again.
 
 ====================  =====================================================================
 ``architecture.json`` code, space, costs, accuracies, and how images are read
@@ -22,7 +22,7 @@ from jaxtyping import Array, Float, Float32, UInt8
 from lanas_jax import config_json
 from lanas_jax.data.scaling import Scaling
 from lanas_jax.final.step import Weights, read
-from lanas_jax.final.target import recorded_training
+from lanas_jax.final.target import recorded_network
 from lanas_jax.final.task import FinalNetwork
 from lanas_jax.final.weights import filled, names
 from lanas_jax.runs import RunError
@@ -73,7 +73,7 @@ class Exported:
 
 
 def load(directory: Path | str) -> Exported:
-    """The network in a folder that ``lanas export`` wrote. The dataset is not needed.
+    """The network in a folder that ``lanas export`` or ``lanas extract`` wrote. The dataset is not needed.
 
     Raises:
       RunError: there is none in it, or its weights are not those of the network.
@@ -85,7 +85,7 @@ def load(directory: Path | str) -> Exported:
         architecture = json.loads((directory / ARCHITECTURE).read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise RunError(f"{directory} holds no exported network: it has no {ARCHITECTURE}") from None
-    network = recorded_training(directory / SOURCE, architecture).network
+    network = recorded_network(directory / SOURCE, architecture)
     scaling = None if architecture["scaling"] is None else config_json.read(Scaling, architecture["scaling"])
     like = jax.eval_shape(lambda key: Weights(*network.init(key)), jax.random.key(0))
     return Exported(architecture, network, _filled(like, read_weights(directory), directory), scaling)

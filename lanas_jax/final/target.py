@@ -14,11 +14,13 @@ from lanas_jax.description import CodeError, read_code
 from lanas_jax.discovery import ExperimentError
 from lanas_jax.final import folder as folders
 from lanas_jax.final.folder import FinalFolder
-from lanas_jax.final.task import FinalTraining
+from lanas_jax.final.task import FinalNetwork, FinalTraining
 from lanas_jax.final.train import Origin
 from lanas_jax.runs import Run, RunError
+from lanas_jax.supernet.base import Extracting
 from lanas_jax.trials import TrialStore, best
 
+EXTRACTED = "extracted"  # what architecture.json says of weights from a supernet
 FINAL = "final"  # where the training of a run's best trial is, within the run's folder
 
 
@@ -112,6 +114,25 @@ def recorded_training(source: Path, record: Mapping[str, Any]) -> FinalTraining:
     module = _recorded_module(source, record)
     config, settings = _recorded_settings(module, record)
     return final_training(module, config, settings, np.array(record["code"], np.int32))
+
+
+def recorded_network(source: Path, record: Mapping[str, Any]) -> FinalNetwork:
+    """The network of a folder that was exported from a training or extracted from a supernet.
+
+    Args:
+      source: the kept copy of the experiment's file.
+      record: what architecture.json says.
+
+    Raises:
+      RunError, ExperimentError, ConfigError: the file no longer builds it.
+    """
+    if record["weights"] != EXTRACTED:
+        return recorded_training(source, record).network
+    module = discovery.load(source, beside=Path(record["home"]))
+    evaluator = runs.build(module, config_json.read(module.Config, record["config"])).evaluator
+    if not isinstance(evaluator, Extracting):
+        raise ExperimentError(f"{source}: its evaluator has no supernet to extract from")
+    return evaluator.supernet.standalone(np.array(record["code"], np.int32))
 
 
 def _recorded_module(source: Path, record: Mapping[str, Any]) -> ModuleType:

@@ -9,6 +9,7 @@ from typing import Protocol, runtime_checkable
 import numpy as np
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
+from lanas_jax.data.splits import SearchData
 from lanas_jax.final.task import BatchStats, FinalNetwork, Params
 from lanas_jax.spaces.base import SearchSpace
 
@@ -52,4 +53,23 @@ class Supernet(Protocol):
 
     def standalone(self, code: Int[np.ndarray, " dims"]) -> FinalNetwork:
         """The network of that part alone: with the extracted weights it gives the same logits."""
+        ...
+
+
+@runtime_checkable
+class Extracting(Protocol):
+    """An evaluator whose values are those of a supernet's parts, which can be taken out of it."""
+
+    @property
+    def supernet(self) -> Supernet:
+        """Of which they are parts."""
+        ...
+
+    @property
+    def data(self) -> SearchData:
+        """What it was trained on, and what its parts are valued on."""
+        ...
+
+    def extract(self, code: Int[np.ndarray, " dims"]) -> tuple[Params, BatchStats]:
+        """Weights of ``supernet.standalone(code)``, and the batch statistics by which the code is valued."""
         ...

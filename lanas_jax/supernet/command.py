@@ -1,0 +1,99 @@
+"""What ``lanas extract`` does: takes one network out of a run's supernet."""
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import jax
+import numpy as np
+import tyro
+from jaxtyping import Int
+from rich.console import Console
+
+from lanas_jax import config_json, runs, software
+from lanas_jax.data.splits import SearchData
+from lanas_jax.description import read_code
+from lanas_jax.evaluators.base import Prepared
+from lanas_jax.final import export
+from lanas_jax.final.step import Weights
+from lanas_jax.final.target import EXTRACTED
+from lanas_jax.runs import Run, RunError
+from lanas_jax.spaces.base import SearchSpace
+from lanas_jax.supernet.base import Extracting
+from lanas_jax.trials import TrialStore, best
+
+
+def extract(console: Console, arguments: Sequence[str]) -> int:
+    """Extracts the best network of a run, or another one.
+
+    Raises:
+      RunError, ExperimentError, ConfigError, CodeError, NotPreparedError, MissingPackageError: what has to be changed
+        first.
+    """
+
+    def parse(
+        run: Annotated[Path, tyro.conf.arg(metavar="RUN", help="the folder of a search by a supernet")],
+        /,
+        code: Annotated[
+            str | None, tyro.conf.arg(metavar="0,1,...", help="the network; default: the best of the run")
+        ] = None,
+        out: Annotated[Path | None, tyro.conf.arg(metavar="DIR", help="a new folder; default: RUN/extracted")] = None,
+        format: Annotated[Literal["safetensors", "orbax"], tyro.conf.arg(help="of the weights")] = "safetensors",
+    ) -> Any:
+        """Take a network out of a supernet: its weights, its architecture as JSON, and a load.py that runs it.
+
+        Its logits are those that the search valued. To train on from these weights: lanas train RUN --weights DIR.
+        """
+        return run, code, out, format
+
+    directory, text, out, kind = tyro.cli(parse, prog="lanas extract", args=list(arguments))
+    here = runs.open_run(directory)
+    experiment = here.experiment()
+    evaluator = experiment.evaluator
+    if not isinstance(evaluator, Extracting):
+        raise RunError(f"{here.directory} did not search by a supernet, so there is nothing to extract")
+    code = _best(here) if text is None else read_code(text, experiment.space)
+    target = (here.directory / "extracted" if out is None else out).absolute()
+    export.refuse_used(target)
+    if isinstance(evaluator, Prepared):
+        evaluator.prepare(here.directory, lambda line: print(line, file=sys.stderr))
+    weights = Weights(*evaluator.extract(code))
+    (outcome,) = experiment.evaluator.evaluate(code[None], jax.random.split(jax.random.key(0), 1))
+    about = architecture(here, experiment.space, code, evaluator.data, weights) | {"validation_accuracy": outcome.value}
+    export.write(target, weights, here.source, about | {"format": kind})
+    console.print(f"{target}: python load.py IMAGES.npy LOGITS.npy", highlight=False, soft_wrap=True)
+    return 0
+
+
+def architecture(
+    here: Run, space: SearchSpace, code: Int[np.ndarray, " dims"], data: SearchData, weights: Weights
+) -> dict[str, Any]:
+    """What architecture.json says of an extracted network, but for its accuracy."""
+    costs = space.cost(code[None])
+    return {
+        "name": here.record["experiment"],
+        "code": code.tolist(),
+        **export.describe(space, code),
+        "multiply_adds": int(costs.multiply_adds[0]),
+        "parameters": int(costs.parameters[0]),
+        "trained_parameters": sum(leaf.size for leaf in jax.tree.leaves(weights.params)),
+        "test_accuracy": None,
+        "weights": EXTRACTED,
+        "image_shape": list(data.image_shape),
+        "classes": data.classes,
+        "scaling": None if data.scaling is None else config_json.encode(data.scaling),
+        "home": str(Path(here.record["source"]).parent),
+        "config": here.record["config"],
+        "settings": None,
+        "recipe": None,
+        "software": software.versions(),
+    }
+
+
+def _best(here: Run) -> Int[np.ndarray, " dims"]:
+    with TrialStore.open(here.trials, read_only=True) as store:
+        winner = best(store.trials())
+    if winner is None:
+        raise RunError(f"no trial of {here.directory} has succeeded yet: give a network with --code")
+    return np.array(winner.code, np.int32)
