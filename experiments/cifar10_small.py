@@ -3,8 +3,8 @@
 Source: section 5.1 of arXiv 1906.06832 in small: NASNet cells (normal and reduction), found by training each candidate
 from scratch on images of CIFAR-10 reduced to 16 x 16 pixels.
 
-Measured on 2 cores of an AMD EPYC with jax 0.10.2 (24 November 2026), on images that went through JPEG. Nine searches of
-48 candidates, 2.1 s each, in 16 min 21 s::
+Measured on 2 cores of an AMD EPYC with jax 0.10.2 (24 November 2026), on images that went through JPEG. Nine searches
+of 48 candidates, 2.1 s each, in 16 min 21 s::
 
     python -m experiments.compare_searches cifar10_small --seeds 3 --out runs/cifar10_small
 

@@ -22,6 +22,7 @@ from rich.console import Console
 from rich.table import Table
 
 from lanas_jax import discovery, runs, study
+from lanas_jax.evaluators.base import Prepared
 from lanas_jax.progress import Display
 from lanas_jax.study import Experiment, Result
 from lanas_jax.training.population import one_device_per_core
@@ -52,9 +53,15 @@ def search(
     experiment = dataclasses.replace(base, searcher=module.SEARCHERS[name](base.space), seed=seed, finale=None)
     directory = out / f"{name}-{seed}"
     if not runs.exists(directory):
-        config = dataclasses.replace(module.Config(), searcher=name, seed=seed)
+        config = dataclasses.replace(module.Config(), searcher=name, seed=seed, **shared(module, out))
         runs.create(directory, experiment, source, config)
     return study.run(experiment, directory, show, write_report=False)
+
+
+def shared(module: ModuleType, out: Path) -> dict[str, Path]:
+    """Settings by which the runs share a supernet, where the experiment has one."""
+    fields = {field.name for field in dataclasses.fields(module.Config)}
+    return {"supernet": (out / "supernet").absolute()} if "supernet" in fields else {}
 
 
 def best_after(result: Result, trials: int) -> float:
@@ -101,7 +108,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     console = Console()
     source = discovery.find(config.experiment)
     module = discovery.load(source)
-    base = runs.build(module, module.Config())
+    base = runs.build(module, dataclasses.replace(module.Config(), **shared(module, config.out)))
+    if isinstance(base.evaluator, Prepared):
+        base.evaluator.prepare(config.out, console.print)
     results: dict[str, list[Result]] = {name: [] for name in config.searchers}
     for seed in range(config.seeds):
         for name in config.searchers:

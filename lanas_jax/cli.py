@@ -30,6 +30,7 @@ usage: lanas COMMAND ...
   resume RUN          continue a search that was interrupted
   train RUN           train the best network of a search to the end, as published results are trained
   export RUN          write out the weights of that network, and what loads them
+  extract RUN         take a network out of the supernet of a one-shot or few-shot search
   report RUN          write the report of a run again
   trials RUN          list the trials of a run, as a table or as CSV
   tree RUN            what the search has learned: which choices are good, region by region
@@ -154,6 +155,19 @@ def export(arguments: Sequence[str]) -> int:
     try:
         return command.export(_console(), arguments)
     except (OSError, MissingPackageError) as error:
+        raise RefusedError(str(error)) from error
+
+
+def extract(arguments: Sequence[str]) -> int:
+    """Takes a network out of a supernet."""
+    from lanas_jax.description import CodeError
+    from lanas_jax.evaluators.base import NotPreparedError
+    from lanas_jax.final.exported import MissingPackageError
+    from lanas_jax.supernet import command
+
+    try:
+        return command.extract(_console(), arguments)
+    except (OSError, MissingPackageError, NotPreparedError, CodeError) as error:
         raise RefusedError(str(error)) from error
 
 
@@ -326,6 +340,7 @@ COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
     "resume": resume,
     "train": train,
     "export": export,
+    "extract": extract,
     "report": report,
     "trials": trials,
     "tree": tree,

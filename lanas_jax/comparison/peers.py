@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Float
 
-from lanas_jax.spaces.base import SearchSpace
+from lanas_jax.spaces.base import Choice, SearchSpace
 from lanas_jax.tables.base import Table
 
 NAMES = ("tpe", "smac")
@@ -131,7 +131,7 @@ def _tpe(answers: Answers, seed: int) -> None:
 
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     study = optuna.create_study(direction="maximize", sampler=optuna.samplers.TPESampler(multivariate=True, seed=seed))
-    distributions = {choice.name: _optuna_distribution(choice, optuna) for choice in answers.space.choices}
+    distributions = {choice.name: optuna_distribution(choice, optuna) for choice in answers.space.choices}
     while not answers.over:
         trial = study.ask(distributions)
         value = answers.value([trial.params[choice.name] for choice in answers.space.choices])
@@ -141,7 +141,8 @@ def _tpe(answers: Answers, seed: int) -> None:
             study.tell(trial, value)
 
 
-def _optuna_distribution(choice: Any, optuna: Any) -> Any:
+def optuna_distribution(choice: Choice, optuna: Any) -> Any:
+    """A choice as Optuna knows them: categories, or integers where the options are a scale."""
     n = len(choice.options)
     if choice.ordered:
         return optuna.distributions.IntDistribution(0, n - 1)

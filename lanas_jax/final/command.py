@@ -14,12 +14,13 @@ from lanas_jax import runs
 from lanas_jax.final import export as exporting
 from lanas_jax.final import loop, target
 from lanas_jax.final.display import Display
+from lanas_jax.final.exported import read_weights
 from lanas_jax.final.target import Target
 from lanas_jax.final.train import train as carry_through
 from lanas_jax.interruption import heard
 
 HELP = """\
-usage: lanas train RUN [--code 0,1,...] [--out DIR] [settings of its final training]
+usage: lanas train RUN [--code 0,1,...] [--weights DIR] [--out DIR] [settings of its final training]
        lanas train EXPERIMENT --code 0,1,... [--out DIR] [settings] [--config.NAME settings of the experiment]
        lanas train FOLDER
 
@@ -47,6 +48,8 @@ def train(console: Console, arguments: Sequence[str]) -> int:
     given = _parse(wanted, arguments)
     code = target.code_of(wanted, given.config, given.code)
     final = target.final_training(wanted.module, given.config, given.final, code)
+    initial = wanted.initial if given.weights is None else read_weights(given.weights)
+    final = dataclasses.replace(final, initial=initial)
     origin = dataclasses.replace(wanted.origin, config=given.config, settings=given.final)
     directory = given.out or wanted.directory or _new_directory(origin.name)
     console.print(f"{origin.name}: {final.recipe.epochs:,} epochs, in {directory}", highlight=False, soft_wrap=True)
@@ -97,14 +100,16 @@ def export(console: Console, arguments: Sequence[str]) -> int:
 
 
 def _parse(wanted: Target, arguments: Sequence[str]) -> Any:
-    """`final`, `config`, `code` and `out`, with what was given on the command line."""
+    """`final`, `config`, `code`, `weights` and `out`, with what was given on the command line."""
     module, recorded = wanted.module, wanted.origin
     out = tyro.conf.arg(metavar="DIR", help="the folder for the training, new or empty, or the one to continue in")
     code = tyro.conf.arg(metavar="0,1,...", help="the network, integers with commas; default: the best of the run")
+    weights = tyro.conf.arg(metavar="DIR", help="begin with those that lanas extract or lanas export wrote into DIR")
     settings = (lambda: recorded.settings) if recorded.settings is not None else module.Final
     fields: list[Any] = [
         ("final", Annotated[module.Final, tyro.conf.arg(name="")], dataclasses.field(default_factory=settings)),
         ("code", Annotated[str | None, code], dataclasses.field(default=None)),
+        ("weights", Annotated[Path | None, weights], dataclasses.field(default=None)),
         ("out", Annotated[Path | None, out], dataclasses.field(default=None)),
     ]
     if recorded.config is None:

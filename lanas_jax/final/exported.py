@@ -21,6 +21,7 @@ from jaxtyping import Array, Float, Float32, UInt8
 
 from lanas_jax import config_json
 from lanas_jax.data.scaling import Scaling
+from lanas_jax.final import weights as by_name
 from lanas_jax.final.step import Weights, read
 from lanas_jax.final.target import recorded_network
 from lanas_jax.final.task import FinalNetwork
@@ -101,10 +102,7 @@ def write_weights(directory: Path, weights: Weights, kind: str) -> None:
     if kind == "safetensors":
         _safetensors().save_file(arrays, directory / SAFETENSORS)
         return
-    import orbax.checkpoint as ocp
-
-    with ocp.StandardCheckpointer() as checkpointer:
-        checkpointer.save(directory / ORBAX, {name.replace("/", "."): array for name, array in arrays.items()})
+    by_name.save(directory / ORBAX, arrays)
 
 
 def read_weights(directory: Path) -> dict[str, np.ndarray]:
@@ -118,12 +116,7 @@ def read_weights(directory: Path) -> dict[str, np.ndarray]:
         return dict(_safetensors().load_file(directory / SAFETENSORS))
     if not (directory / ORBAX).exists():
         raise RunError(f"{directory} holds no weights: neither {SAFETENSORS} nor {ORBAX}")
-    import orbax.checkpoint as ocp
-
-    with ocp.StandardCheckpointer() as checkpointer:
-        return {
-            name.replace(".", "/"): np.asarray(array) for name, array in checkpointer.restore(directory / ORBAX).items()
-        }
+    return by_name.load(directory / ORBAX)
 
 
 def _safetensors() -> Any:

@@ -3,6 +3,7 @@
 =================  ===========================================================================================
 ``training.json``  what decides the weights: code, settings, seed, digest of the data, software versions
 ``experiment.py``  a copy of the experiment's file; absent where the training was started from Python
+``initial/``       the weights it began with; absent where they were drawn
 ``checkpoint/``    the last two states
 ``metrics.csv``    what each step came to
 ``final.json``     written at the end, once: accuracies, costs, seconds
@@ -17,7 +18,11 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from lanas_jax import software
+from lanas_jax.final import weights as by_name
+from lanas_jax.final.weights import AnyArray
 from lanas_jax.runs import RunError
 
 FORMAT = 1
@@ -57,6 +62,11 @@ class FinalFolder:
     def source(self) -> Path:
         """The copy of the experiment's file."""
         return self.directory / "experiment.py"
+
+    @property
+    def initial(self) -> Path:
+        """The weights it began with."""
+        return self.directory / "initial"
 
     @property
     def checkpoints(self) -> Path:
@@ -141,6 +151,18 @@ def enter(directory: Path, record: Mapping[str, Any], source: Path | None) -> Fi
     except OSError as error:
         raise RunError(f"cannot write to {directory}: {error.strerror}") from error
     return folder
+
+
+def keep_initial(folder: FinalFolder, weights: Mapping[str, AnyArray] | None) -> None:
+    """Keeps the weights that a training begins with, so that it can be begun again."""
+    if weights is None or folder.initial.exists():
+        return
+    by_name.save(folder.initial, weights)
+
+
+def initial(folder: FinalFolder) -> dict[str, np.ndarray] | None:
+    """The weights that a training began with, by name; None where they were drawn."""
+    return by_name.load(folder.initial) if folder.initial.exists() else None
 
 
 def difference(folder: FinalFolder, record: Mapping[str, Any], but: Collection[str] = ()) -> str:

@@ -33,12 +33,14 @@ class Target:
       module: its file, run; it has `Final` and `final`.
       code: the winner's, or that of a training already begun; None: to be given.
       directory: where the training goes; None: to be given, or a new folder.
+      initial: weights that a training already begun began with, by name; None: they were drawn.
     """
 
     origin: Origin
     module: ModuleType
     code: tuple[int, ...] | None = None
     directory: Path | None = None
+    initial: Mapping[str, np.ndarray] | None = None
 
 
 def find(name: str) -> Target:
@@ -151,7 +153,7 @@ def _of_folder(folder: FinalFolder) -> Target:
     module = _recorded_module(folder.source, record)
     config, settings = _recorded_settings(module, record)
     origin = Origin(record["name"], folder.source, Path(record["home"]), config, settings)
-    return Target(origin, module, tuple(record["code"]), folder.directory)
+    return Target(origin, module, tuple(record["code"]), folder.directory, folders.initial(folder))
 
 
 def _of_run(run: Run) -> Target:

@@ -75,6 +75,7 @@ def train(
     data = final.dataset()
     programs.check(final.recipe, data.search, devices)
     folder = folders.enter(directory, _record(final, code, data, origin, devices), origin.source)
+    folders.keep_initial(folder, final.initial)
     with lock_file(folder.described):
         if (recorded := folder.final) is not None:
             progress.note("this training is at its end already; this is what was recorded")

@@ -2,11 +2,13 @@
 
 import hashlib
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import orbax.checkpoint as ocp
 from jaxtyping import Array
 
 from lanas_jax.checkpoints import digest
@@ -42,6 +44,18 @@ def filled(like: Tree, found: Mapping[str, AnyArray], *, partly: bool = False) -
         )
     chosen = [jnp.asarray(found[name]) if name in found else leaf for name, leaf in leaves.items()]
     return jax.tree.unflatten(jax.tree.structure(like), chosen)
+
+
+def save(directory: Path, arrays: Mapping[str, AnyArray]) -> None:
+    """Writes arrays by name into a new folder, by orbax, to which a slash in a name would be a folder."""
+    with ocp.StandardCheckpointer() as checkpointer:
+        checkpointer.save(directory, {name.replace("/", "."): np.asarray(array) for name, array in arrays.items()})
+
+
+def load(directory: Path) -> dict[str, np.ndarray]:
+    """Arrays by name, as `save` wrote them."""
+    with ocp.StandardCheckpointer() as checkpointer:
+        return {name.replace(".", "/"): np.asarray(array) for name, array in checkpointer.restore(directory).items()}
 
 
 def digest_by_name(arrays: Mapping[str, AnyArray]) -> str:
