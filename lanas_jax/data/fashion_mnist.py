@@ -4,14 +4,15 @@ Source: H. Xiao, K. Rasul, R. Vollgraf, *Fashion-MNIST: a Novel Image Dataset fo
 Algorithms* (arXiv 1708.07747). Classes in the order of their labels: T-shirt, trouser, pullover, dress, coat, sandal,
 shirt, sneaker, bag, ankle boot.
 
-It is read from its four idx files, plain or compressed. MNIST has files of the same names and sizes, but not as many
-images of one class as of another, by which it is told apart.
+It is read from a folder that tensorflow-datasets prepared, or from its four idx files, plain or compressed. MNIST has
+files of the same names and sizes, but not as many images of one class as of another, by which it is told apart.
 """
 
 from pathlib import Path
 
 import numpy as np
 
+from lanas_jax.data import tfds_folder
 from lanas_jax.data.contents import Contents
 from lanas_jax.data.parts import Parts
 from lanas_jax.data.sources import Form, Source
@@ -44,7 +45,10 @@ def _file(folder: Path, name: str) -> Path:
 
 SOURCE = Source(
     Contents("Fashion-MNIST", (28, 28, 1), CLASSES, train=60_000, test=10_000),
-    tuple(Form("fashion-mnist", f"train-{IMAGES}{ending}", read) for ending in ("", ".gz")),
+    (
+        Form("fashion_mnist/3.*", tfds_folder.INFO, tfds_folder.read),
+        *(Form("fashion-mnist", f"train-{IMAGES}{ending}", read) for ending in ("", ".gz")),
+    ),
     "Get it from github.com/zalandoresearch/fashion-mnist, or on Debian and Ubuntu: apt install dataset-fashion-mnist",
     folders=(Path("/usr/share/datasets/fashion-mnist"),),
 )

@@ -49,6 +49,10 @@ class Source:
     advice: str
     folders: tuple[Path, ...] = ()
 
+    def there(self, data_dir: Path | str | None = None) -> bool:
+        """Whether a form of it is found; arguments as for `read`."""
+        return any(form.find(folder) is not None for folder in self._folders(data_dir) for form in self.forms)
+
     def read(self, data_dir: Path | str | None = None) -> tuple[Split, Split]:
         """Training and test images of the first form that is found; a faulty one is an error, not passed over.
 

@@ -31,6 +31,7 @@ from lanas_jax.supernet.valuation import Valuation
 
 POOL = 2**16  # codes that training draws from
 PROBES = 16  # random codes by which it is told whether a supernet was trained
+CALIBRATING = 512  # images by which the statistics of those are measured, at least
 DEVIATIONS = 3.0  # above chance that their mean accuracy has to lie
 
 
@@ -127,7 +128,10 @@ class OneShot:
         return self.supernet.extract(weights.params, self.valuation.statistics(weights, code), code)
 
     def _refuse_chance(self, codes: Int[np.ndarray, "n dims"]) -> None:
-        accuracy = float(np.mean(self.valuation(self.trained.weights, codes).accuracy))
+        valuation = self.valuation
+        if not self.recalibration:  # running statistics may fit no network well, however well weights are trained
+            valuation = dataclasses.replace(valuation, recalibration=min(CALIBRATING, len(self.data.train)))
+        accuracy = float(np.mean(valuation(self.trained.weights, codes).accuracy))
         labels = self.data.validation.labels
         chance = float(np.bincount(labels).max() / len(labels))
         needed = chance + DEVIATIONS * math.sqrt(chance * (1 - chance) / len(labels))

@@ -1,0 +1,205 @@
+"""Cells for pictures of clothes: one supernet in place of a training for each candidate.
+
+Source: section 5.2 of arXiv 1906.06832 at the size of a laptop: normal and reduction cell of five blocks, 1.35e20
+masks, searched by the values that parts of one trained supernet have; few-shot: arXiv 2006.06863. Images of
+Fashion-MNIST, reduced to 7 x 7 pixels (Debian's package dataset-fashion-mnist, or tensorflow-datasets); scikit-learn's
+digits where there is neither.
+
+    lanas search fashion_one_shot --out runs/fashion
+    lanas search fashion_one_shot --values few_shot --out runs/few
+    lanas extract runs/fashion
+    lanas train runs/fashion
+    lanas rank runs/few --networks 32
+"""
+
+import dataclasses
+import functools
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+import lanas_jax as lx
+from lanas_jax.comparison.optuna_searcher import OptunaTPE
+from lanas_jax.data import digits, fashion_mnist
+from lanas_jax.data.splits import Dataset, SearchData
+from lanas_jax.evaluators.few_shot import FewShot
+from lanas_jax.evaluators.from_scratch import FromScratch
+from lanas_jax.evaluators.one_shot import OneShot
+from lanas_jax.final.recipe import Recipe
+from lanas_jax.final.task import FinalTraining
+from lanas_jax.ranking.task import Ranking
+from lanas_jax.spaces.nasnet_masks import NASNetMasks
+from lanas_jax.study import Experiment
+from lanas_jax.supernet.regions import TreeSplit
+from lanas_jax.supernet.training import ONE_SHOT
+from lanas_jax.training.step import TrainConfig
+from models.nasnet import NASNet
+from models.nasnet_final import FinalNASNet
+from models.nasnet_supernet import NASNetSupernet
+
+SEARCHERS = {
+    "lanas": lx.LaNAS,
+    "random": lx.RandomSearch,
+    "evolution": lx.RegularizedEvolution,
+    "tpe": OptunaTPE,
+}
+SIZE = 7  # pixels, of 28
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """Settings of the search.
+
+    Attributes:
+      seed: of the search; supernets and data have seeds of their own.
+      budget: masks to value.
+      batch: masks that are asked for and valued together.
+      searcher: how masks are chosen; tpe needs the extra peers.
+      values: of one supernet, or of sub-supernets for the leaves of a tree.
+      supernet: folder of a trained supernet, or where it is to be trained; default: in the run's folder. Those of the
+        leaves are beside it.
+      images: Fashion-MNIST, digits, or the former where it is found.
+      data_dir: where Fashion-MNIST is; default: TFDS_DATA_DIR, ~/tensorflow_datasets, LANAS_DATA, Debian's folder.
+      train: images that supernets are trained on.
+      validation: images that masks are compared on.
+      recalibration: training images by which batch statistics are measured for each mask.
+      channels: of the first cell's blocks.
+      cells: cells in the stack.
+      epochs: passes of the supernet over its images.
+      passes: masks drawn at each step.
+      few_shot_epochs: the same of each sub-supernet, from the supernet's weights on.
+      depth: levels of the tree whose leaves have sub-supernets.
+      batch_size: images per step.
+      learning_rate: at the first step.
+    """
+
+    seed: int = 0
+    budget: int = 500
+    batch: int = 10
+    searcher: Literal["lanas", "random", "evolution", "tpe"] = "lanas"
+    values: Literal["one_shot", "few_shot"] = "one_shot"
+    supernet: Path | None = None
+    images: Literal["auto", "fashion", "digits"] = "auto"
+    data_dir: Path | None = None
+    train: int = 20_000
+    validation: int = 2_000
+    recalibration: int = 512
+    channels: int = 8
+    cells: int = 3
+    epochs: int = 30
+    passes: int = 1
+    few_shot_epochs: int = 8
+    depth: int = 2
+    batch_size: int = 64
+    learning_rate: float = 0.05
+
+
+RECIPE = Recipe(epochs=10, batch_size=64, learning_rate=0.05, drop_path=0.1, ema=0.99, auxiliary_weight=0.0)
+
+
+@dataclasses.dataclass(frozen=True)
+class Final:
+    """Settings of the winner's training.
+
+    Attributes:
+      recipe: how it is trained.
+      channels: of the first cell's blocks; to begin with extracted weights, those of the supernet.
+      cells: cells in the stack.
+      seed: of everything random.
+    """
+
+    recipe: Recipe = RECIPE
+    channels: int = 16
+    cells: int = 3
+    seed: int = 0
+
+
+@dataclasses.dataclass(frozen=True)
+class Rank:
+    """Settings of the trainings from scratch by which supernets are judged.
+
+    Attributes:
+      epochs: passes over the training images.
+      learning_rate: at the first step.
+    """
+
+    epochs: int = 4
+    learning_rate: float = 0.05
+
+
+def fashion(config: Config) -> bool:
+    """Whether images are Fashion-MNIST's."""
+    if config.images == "auto":
+        return fashion_mnist.SOURCE.there(config.data_dir)
+    return config.images == "fashion"
+
+
+def load(config: Config, size: int | None = None) -> Dataset:
+    """The images; digits are all used."""
+    if not fashion(config):
+        return digits.load()
+    return fashion_mnist.load(config.data_dir, train=config.train, validation=config.validation, size=size or SIZE)
+
+
+def search_data(config: Config) -> SearchData:
+    """What a search may see."""
+    return load(config).search
+
+
+def space(config: Config, channels: int, cells: int) -> NASNetMasks:
+    """Two cells, stacked for grey images."""
+    return NASNetMasks(
+        channels=channels, cells=cells, image_size=SIZE if fashion(config) else 8, image_channels=1, classes=10
+    )
+
+
+def one_shot(config: Config) -> OneShot:
+    """The supernet and its values."""
+    recipe = dataclasses.replace(
+        ONE_SHOT,
+        epochs=config.epochs,
+        passes=config.passes,
+        batch_size=config.batch_size,
+        learning_rate=config.learning_rate,
+    )
+    supernet = NASNetSupernet(space(config, config.channels, config.cells))
+    dataset = functools.partial(search_data, config)
+    return OneShot(supernet, dataset, recipe, directory=config.supernet, recalibration=config.recalibration)
+
+
+def few_shot(config: Config, supernet: OneShot) -> FewShot:
+    """Sub-supernets and their values."""
+    recipe = dataclasses.replace(supernet.recipe, epochs=config.few_shot_epochs, learning_rate=config.learning_rate / 5)
+    directory = None if config.supernet is None else config.supernet.with_name("few_shot")
+    return FewShot(supernet, TreeSplit(config.depth), recipe, directory)
+
+
+def build(config: Config) -> Experiment:
+    """The search."""
+    evaluator: Any = one_shot(config)
+    if config.values == "few_shot":
+        evaluator = few_shot(config, evaluator)
+    masks = evaluator.supernet.space
+    searcher = SEARCHERS[config.searcher](masks)
+    return Experiment("fashion_one_shot", masks, searcher, evaluator, config.budget, config.batch, config.seed)
+
+
+def final(config: Config, settings: Final, code: np.ndarray) -> FinalTraining:
+    """The winner's training, from scratch or from extracted weights."""
+    network = FinalNASNet(NASNet(space(config, settings.channels, settings.cells)), code, auxiliary=False)
+    return FinalTraining(network, functools.partial(load, config), settings.recipe, seed=settings.seed)
+
+
+def rank(config: Config, settings: Rank, directory: Path) -> Ranking:
+    """Values of supernets against trainings from scratch of the same networks."""
+    if config.supernet is None:
+        config = dataclasses.replace(config, supernet=directory / "supernet")
+    measured = one_shot(config)
+    estimates: dict[str, Any] = {"one-shot": measured, "few-shot": few_shot(config, measured)}
+    running = dataclasses.replace(measured, recalibration=0)
+    estimates |= {"one-shot, running statistics": running}
+    estimates |= {"few-shot, running statistics": few_shot(config, running)}
+    network = NASNet(measured.supernet.space)
+    scratch = TrainConfig(settings.epochs, config.batch_size, settings.learning_rate)
+    return Ranking(estimates, FromScratch(network, search_data(config), scratch, plan="shared"))
