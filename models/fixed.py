@@ -38,7 +38,7 @@ class FixedNetwork:
         """The module's parameters and batch statistics, as pure dicts; `code` is ignored. The key is consumed."""
         del code
         network = self.build(key)
-        return _arrays(network, nnx.Param), _arrays(network, nnx.BatchStat)
+        return arrays(network, nnx.Param), arrays(network, nnx.BatchStat)
 
     def apply(
         self,
@@ -63,7 +63,7 @@ class FixedNetwork:
             return call(network), batch_stats
         network.train()
         output = call(network)
-        return output, _arrays(network, nnx.BatchStat)
+        return output, arrays(network, nnx.BatchStat)
 
     @functools.cached_property
     def _graph(self) -> Any:
@@ -71,5 +71,6 @@ class FixedNetwork:
         return nnx.graphdef(nnx.eval_shape(self.build, jax.random.key(0)))
 
 
-def _arrays(network: nnx.Module, kind: type[nnx.Variable]) -> Tree:
+def arrays(network: nnx.Module, kind: type[nnx.Variable]) -> Tree:
+    """The variables of one kind, as a pure dict."""
     return nnx.to_pure_dict(nnx.state(network, kind))

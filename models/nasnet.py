@@ -4,8 +4,9 @@
 and `NASNet.build` give the network of one code as a Flax module (`models/nasnet_network.py`), which has its parameters
 alone, and `NASNet.for_code` gives it the face that trainers want (`models/fixed.py`); a search's final network has more
 to it (`models/nasnet_final.py`). The code-as-data form carries the
-union of what codes may need; what a code does not need is zero, has zero gradient, and thus takes no part in weight
-decay, clipping or counting.
+union of what codes may need, ``[branches, 2, ...]`` for the two steps of each branch (`models/nasnet_cell.py`); what a
+code does not need is zero, has zero gradient, and thus takes no part in weight decay, clipping or counting. Between
+stem and head it is run by `models/nasnet_stack.py`.
 
 The stack is the evaluation network of DARTS (arXiv 1806.09055): a 3x3 stem, cells that preprocess their two inputs by
 ReLU, 1x1 convolution and normalisation, a linear head on the average of the pixels.
@@ -16,8 +17,7 @@ head, one product per image, stay float32, and so do logits and loss.
 """
 
 import dataclasses
-import math
-from typing import Any
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -30,12 +30,8 @@ from lanas_jax.spaces.nasnet import SEP_CONV_3X3, SEP_CONV_5X5, SKIP_CONNECT, Ce
 from models import layers
 from models.auxiliary import AuxiliaryHead
 from models.fixed import FixedNetwork
-from models.nasnet_cell import Mode, run_cell
 from models.nasnet_network import NASNetNetwork, network_state
-from models.norm import identity_norm, initial_stats, norm
-
-Tree = dict[str, Any]
-Code = Int[Array | np.ndarray, " dims"]
+from models.nasnet_stack import Code, Stack, Tree, map_branches
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,17 +64,7 @@ class NASNet:
         Returns:
           Parameters and batch statistics: the keys are ``stem``, ``cells`` (a list) and, for parameters, ``head``.
         """
-        noise = _draw(key, self._kernel_shapes())
-        image_channels = self.space.image_channels
-        stem = _scaled(noise["stem"], 2 / (9 * image_channels))
-        mask, channels = self._parts(code, self.space.cells - 1)
-        head = _keep(_scaled(noise["head"], 1 / (mask.sum() * channels)), mask)
-        params = {
-            "stem": {"kernel": stem, **identity_norm(stem.shape[-1:])},
-            "cells": [self._init_cell(*both, code) for both in zip(noise["cells"], self.space.shapes, strict=True)],
-            "head": {"kernel": head, "bias": jnp.zeros(self.space.classes)},
-        }
-        return params, self._init_stats()
+        return self._stack.init(key, code, partial(self._uses, code))
 
     def apply(
         self, params: Tree, batch_stats: Tree, code: Code, images: Float[Array, "n h w c"], *, train: bool
@@ -95,37 +81,10 @@ class NASNet:
         Returns:
           Logits, and the batch statistics that follow (unchanged unless training).
         """
-        space = self.space
-        codes = jnp.asarray(code, jnp.int32)[None]
-        operations = space.operations(codes)[0].reshape(-1, 2 * space.blocks)
-        sources = space.inputs(codes)[0].reshape(-1, 2 * space.blocks)
-        images, kernel = images.astype(self.compute_dtype), params["stem"]["kernel"].astype(self.compute_dtype)
-        x = layers.convolution(images, kernel)
-        x, stem_stats = norm(x, params["stem"], batch_stats["stem"], train)
-        outputs, new_stats = {-1: x}, []
-        for i, shape in enumerate(space.shapes):
-            weights, stats = params["cells"][i], batch_stats["cells"][i]
-            inputs, input_stats = [], []
-            for j, source in enumerate(shape.sources):
-                own, halve = weights["inputs"][j], j == 0 and shape.after_reduction
-                kernel = self._input_matrix(own["kernel"], code, source)
-                y, y_stats = _preprocess(outputs[source], kernel, own, stats["inputs"][j], halve, train)
-                inputs.append(y)
-                input_stats.append(y_stats)
-            blocks, branch_stats = run_cell(
-                jnp.stack(inputs),
-                weights["branches"],
-                stats["branches"],
-                operations[shape.cell],
-                sources[shape.cell],
-                Mode(shape.reduction, train, self.weight_standardisation),
-            )
-            outputs[i] = _concatenated(blocks)
-            new_stats.append({"inputs": input_stats, "branches": branch_stats})
-        mask, _ = self._parts(code, space.cells - 1)
-        pooled = jnp.mean(outputs[space.cells - 1].astype(jnp.float32), axis=(1, 2))
-        logits = pooled @ _matrix(params["head"]["kernel"], mask) + params["head"]["bias"][None]
-        return logits, {"stem": stem_stats, "cells": new_stats}
+        rows = np.arange(4 * self.space.blocks, dtype=np.int32).reshape(-1, 2)
+        params, batch_stats = (map_branches(_by_row, tree) for tree in (params, batch_stats))
+        logits, new_stats = self._stack.apply(params, batch_stats, code, lambda _: rows, images, train=train)
+        return logits, map_branches(_by_branch, new_stats)
 
     def specialise(
         self, params: Tree, batch_stats: Tree, code: Code, auxiliary: AuxiliaryHead | None = None
@@ -167,56 +126,9 @@ class NASNet:
             rngs=_OneKey(),
         )
 
-    def _input_matrix(self, kernel: Float[Array, "parts c d"], code: Code, source: int) -> Float[Array, "pc d"]:
-        """Of the 1x1 convolution on what the cell `source` puts out."""
-        mask, channels = self._parts(code, source)
-        matrix = _matrix(kernel, mask)
-        return layers.standardise(matrix, jnp.repeat(mask, channels)) if self.weight_standardisation else matrix
-
-    def _parts(self, code: Code, source: int) -> tuple[Bool[Array, " parts"], int]:
-        """Which parts a cell's output (-1: the stem's) has, and the channels of each."""
-        if source < 0:
-            return jnp.ones(1, bool), self.space.stem_multiplier * self.space.channels
-        shape = self.space.shapes[source]
-        return jnp.asarray(self.space.concatenated(jnp.asarray(code)[None])[0, shape.cell]), shape.channels
-
-    def _kernel_shapes(self) -> Tree:
-        space = self.space
-        stem = space.stem_multiplier * space.channels
-        branches = 2 * space.blocks
-
-        def parts(source: int) -> tuple[int, int]:
-            return (1, stem) if source < 0 else (space.blocks, space.shapes[source].channels)
-
-        cells = [
-            {
-                "inputs": [(*parts(source), shape.channels) for source in shape.sources],
-                "depthwise": (branches, 2, 5, 5, shape.channels),
-                "pointwise": (branches, 2, shape.channels, shape.channels),
-            }
-            for shape in space.shapes
-        ]
-        return {
-            "stem": (3, 3, space.image_channels, stem),
-            "cells": cells,
-            "head": (*parts(space.cells - 1), space.classes),
-        }
-
-    def _init_cell(self, noise: Tree, shape: CellShape, code: Code) -> Tree:
-        inputs = []
-        for source, kernel in zip(shape.sources, noise["inputs"], strict=True):
-            mask, channels = self._parts(code, source)
-            kernel = _keep(_scaled(kernel, 2 / (mask.sum() * channels)), mask)
-            inputs.append({"kernel": kernel, **identity_norm((shape.channels,))})
-        uses, window = self._uses(code, shape)
-        fan_in = jnp.maximum(window.sum(axis=(2, 3)), 1)[:, :, None, None, None]
-        branches = {
-            "depthwise": _keep(_scaled(noise["depthwise"], 2 / fan_in), window),
-            "pointwise": _keep(_scaled(noise["pointwise"], 2 / shape.channels), uses),
-        }
-        weights = identity_norm(noise["pointwise"].shape[:3])
-        branches |= {name: _keep(value, uses) for name, value in weights.items()}
-        return {"inputs": inputs, "branches": branches}
+    @property
+    def _stack(self) -> Stack:
+        return Stack(self.space, self.compute_dtype, self.weight_standardisation)
 
     def _uses(self, code: Code, shape: CellShape) -> tuple[Bool[Array, "branches 2"], Bool[Array, "branches 2 5 5"]]:
         """Which halves of a branch its code uses, and which pixels of the depthwise kernels."""
@@ -230,16 +142,15 @@ class NASNet:
         window = (operations == SEP_CONV_5X5)[:, None, None] | ((operations == SEP_CONV_3X3)[:, None, None] & centre)
         return uses, jnp.repeat(window[:, None], 2, axis=1)
 
-    def _init_stats(self) -> Tree:
-        space = self.space
-        cells = [
-            {
-                "inputs": [initial_stats((shape.channels,)) for _ in shape.sources],
-                "branches": initial_stats((2 * space.blocks, 2, shape.channels)),
-            }
-            for shape in space.shapes
-        ]
-        return {"stem": initial_stats((space.stem_multiplier * space.channels,)), "cells": cells}
+
+def _by_row(x: Float[Array, "branches 2 ..."], cell: int = 0) -> Float[Array, "rows ..."]:
+    del cell
+    return x.reshape(-1, *x.shape[2:])
+
+
+def _by_branch(x: Float[Array, "rows ..."], cell: int = 0) -> Float[Array, "branches 2 ..."]:
+    del cell
+    return x.reshape(-1, 2, *x.shape[1:])
 
 
 class _OneKey(nnx.Rngs):
@@ -254,39 +165,3 @@ class _OneKey(nnx.Rngs):
     def params(self) -> PRNGKeyArray:
         """The key."""
         return jax.random.key(0)
-
-
-def _concatenated(blocks: Float[Array, "blocks n h w c"]) -> Float[Array, "n h w bc"]:
-    """All blocks side by side; what reads them has zeros for those that are not in the cell's output."""
-    blocks = jnp.moveaxis(blocks, 0, 3)
-    return blocks.reshape(*blocks.shape[:3], -1)
-
-
-def _preprocess(
-    x: Float[Array, "n h w c"], kernel: Float[Array, "c d"], weights: Tree, stats: Tree, halve: bool, train: bool
-) -> tuple[Float[Array, "n h2 w2 d"], Tree]:
-    """ReLU, 1x1 convolution (to half the resolution, if so asked) and normalisation."""
-    x, kernel = jax.nn.relu(x), kernel.astype(x.dtype)
-    return norm(layers.factorised_reduce(x, kernel) if halve else x @ kernel, weights, stats, train)
-
-
-def _matrix(kernel: Float[Array, "parts c d"], mask: Bool[Array, " parts"]) -> Float[Array, "pc d"]:
-    """The matrix on all parts side by side that ignores those which are not in the cell's output."""
-    return _keep(kernel, mask).reshape(-1, kernel.shape[-1])
-
-
-def _keep(x: Array, mask: Bool[Array, "..."]) -> Array:
-    """Zero where the mask, which lacks the trailing axes of `x`, is false."""
-    return jnp.where(mask.reshape(mask.shape + (1,) * (x.ndim - mask.ndim)), x, 0)
-
-
-def _draw(key: PRNGKeyArray, shapes: Tree) -> Tree:
-    """Standard normal numbers for a tree of shapes, in one draw: each draw of its own would compile for a second."""
-    leaves, structure = jax.tree.flatten(shapes, is_leaf=lambda x: isinstance(x, tuple))
-    sizes = [math.prod(shape) for shape in leaves]
-    pieces = jnp.split(jax.random.normal(key, (sum(sizes),)), np.cumsum(sizes)[:-1])
-    return jax.tree.unflatten(structure, [x.reshape(shape) for x, shape in zip(pieces, leaves, strict=True)])
-
-
-def _scaled(noise: Array, variance: float | Array) -> Array:
-    return noise * jnp.sqrt(jnp.asarray(variance, jnp.float32))

@@ -1,13 +1,15 @@
 """A NASNet cell with its code as data: one program for every cell of one shape.
 
-Each branch owns the union of what the four operations need, stacked over branches ``2 * block + i``:
+A cell is given its weights in rows, each of which holds the union of what a step of any operation needs:
 
-- ``depthwise``: ``[branches, 2, 5, 5, c]``, of the two halves of a separable convolution; the 3x3 one reads the centre
-- ``pointwise``: ``[branches, 2, c, c]``; a skip of stride 2 reads the first
-- ``scale``, ``bias``: ``[branches, 2, c]``, as `pointwise`
+- ``depthwise``: ``[rows, 5, 5, c]``, of half a separable convolution; the 3x3 one reads the centre
+- ``pointwise``: ``[rows, c, c]``, of half a separable convolution, or of a skip of stride 2
+- ``scale``, ``bias``: ``[rows, c]``, as `pointwise`
 
-and batch statistics ``mean``, ``variance`` likewise. What a code does not use is zero and stays zero. All of these are
-float32; a cell computes in the dtype of its inputs, to which each step rounds the kernels it reads.
+and batch statistics ``mean``, ``variance`` likewise. Which rows a branch reads is up to the network: in
+`models/nasnet.py` each branch has two of its own, in `models/nasnet_supernet.py` each operation on each input of each
+block. A step without weights may be pointed at any row: it changes no statistics and adds zero to the gradient. All of
+these are float32; a cell computes in the dtype of its inputs, to which each step rounds the kernels it reads.
 
 A cell is run as a list of steps, each of which reads one slot, runs one operation and adds to another slot; slots are
 the two inputs, the blocks, and a middle for each branch, where a separable convolution is after its first half. A loop
@@ -22,6 +24,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 from jaxtyping import Array, Float, Int
 
@@ -48,7 +51,7 @@ class Steps(NamedTuple):
     operation: Int[Array, " steps"]
     read: Int[Array, " steps"]  # slot: 0 and 1 are the inputs, then come the blocks, then the middles of branches
     write: Int[Array, " steps"]  # slot
-    weights: Int[Array, " steps"]  # 2 * branch + half
+    weights: Int[Array, " steps"]  # row
     length: Int[Array, ""]
 
 
@@ -56,25 +59,31 @@ def run_cell(
     inputs: Float[Array, "2 n h w c"],
     params: Tree,
     batch_stats: Tree,
-    operations: Int[Array, " branches"],
-    sources: Int[Array, " branches"],
+    steps: Steps,
     mode: Mode,
 ) -> tuple[Float[Array, "blocks n h2 w2 c"], Tree]:
     """The outputs of all blocks, and the batch statistics that follow.
 
     Args:
       inputs: the two previous cells, preprocessed.
-      params: weights of all branches.
-      batch_stats: running statistics of all branches.
+      params: rows of weights.
+      batch_stats: rows of running statistics; those that no step reads stay as they are.
+      steps: what to run.
+      mode: how to run it.
+    """
+    return _run(mode, inputs, params, batch_stats, steps)
+
+
+def plan_steps(
+    operations: Int[Array, " branches"], sources: Int[Array, " branches"], rows: Int[Array | np.ndarray, "branches 2"]
+) -> Steps:
+    """The steps of a cell: two for a separable convolution, one for any other branch.
+
+    Args:
       operations: of each branch.
       sources: the input of each branch, 0 to ``blocks``.
-      mode: how to run them.
+      rows: of weights, that the first and the second step of each branch read.
     """
-    return _run(mode, inputs, params, batch_stats, plan_steps(operations, sources))
-
-
-def plan_steps(operations: Int[Array, " branches"], sources: Int[Array, " branches"]) -> Steps:
-    """The steps of a cell: two for a separable convolution, one for any other branch."""
     branches = operations.shape[0]
     branch = jnp.arange(branches, dtype=jnp.int32)
     middle, block = 2 + branches // 2 + branch, 2 + branch // 2
@@ -89,7 +98,7 @@ def plan_steps(operations: Int[Array, " branches"], sources: Int[Array, " branch
         operation=column(operations, operations),
         read=column(sources, middle),
         write=column(jnp.where(separable, middle, block), block),
-        weights=column(2 * branch, 2 * branch + 1),
+        weights=column(rows[:, 0], rows[:, 1]),
         length=jnp.sum(taken, dtype=jnp.int32),
     )
 
@@ -106,39 +115,35 @@ def _run_forward(
     size = -(-inputs.shape[2] // (2 if mode.reduction else 1))
     slots = jnp.zeros((3 * blocks, inputs.shape[1], size, size, inputs.shape[4]), inputs.dtype)
     cases = _cases(mode)
-    weights = _flatten(params)
 
     def step(i: Array, carry: tuple[Buffers, Tree]) -> tuple[Buffers, Tree]:
         buffers, stats = carry
         case, row = _case(steps, i, mode.reduction), steps.weights[i]
-        y, new = lax.switch(case, cases, _read(buffers, steps.read[i]), _row(weights, row), _row(stats, row))
+        y, new = lax.switch(case, cases, _read(buffers, steps.read[i]), _row(params, row), _row(stats, row))
         return _add(buffers, steps.write[i], y), _set_row(stats, row, new)
 
-    start = (_buffers(inputs, slots, mode.reduction), _flatten(batch_stats))
-    buffers, stats = lax.fori_loop(0, steps.length, step, start)
-    new_stats = jax.tree.map(lambda new, old: new.reshape(old.shape), stats, batch_stats)
+    start = (_buffers(inputs, slots, mode.reduction), batch_stats)
+    buffers, new_stats = lax.fori_loop(0, steps.length, step, start)
     return (_split(buffers)[1][:blocks], new_stats), (buffers, params, batch_stats, steps)
 
 
 def _run_backward(mode: Mode, saved: tuple, cotangents: tuple[Array, Tree]) -> tuple:
     buffers, params, batch_stats, steps = saved
     dblocks, _ = cotangents  # running statistics carry no gradient
-    weights, stats = _flatten(params), _flatten(batch_stats)
     pullbacks = [partial(_pullback, operation) for operation in _cases(mode)]
 
     def step(i: Array, carry: tuple[Buffers, Tree]) -> tuple[Buffers, Tree]:
         i = steps.length - 1 - i
-        dbuffers, dweights = carry
+        dbuffers, dparams = carry
         case, row, dy = _case(steps, i, mode.reduction), steps.weights[i], _at(dbuffers, steps.write[i])
         x = _read(buffers, steps.read[i])
-        dx, drow = lax.switch(case, pullbacks, x, _row(weights, row), _row(stats, row), dy)
-        return _add_read(dbuffers, steps.read[i], dx), _set_row(dweights, row, drow)
+        dx, drow = lax.switch(case, pullbacks, x, _row(params, row), _row(batch_stats, row), dy)
+        return _add_read(dbuffers, steps.read[i], dx), _increase_row(dparams, row, drow)
 
     inputs, slots = (jnp.zeros_like(x) for x in _split(buffers))
     dslots = slots.at[: dblocks.shape[0]].set(dblocks)
-    start = (_buffers(inputs, dslots, mode.reduction), jax.tree.map(jnp.zeros_like, weights))
-    dbuffers, dweights = lax.fori_loop(0, steps.length, step, start)
-    dparams = jax.tree.map(lambda d, x: d.reshape(x.shape), dweights, params)
+    start = (_buffers(inputs, dslots, mode.reduction), jax.tree.map(jnp.zeros_like, params))
+    dbuffers, dparams = lax.fori_loop(0, steps.length, step, start)
     return _split(dbuffers)[0], dparams, jax.tree.map(jnp.zeros_like, batch_stats), None
 
 
@@ -150,17 +155,16 @@ def _pullback(operation: Operation, x: Buffers, weights: Tree, stats: Tree, dy: 
     return pullback(dy)
 
 
-def _flatten(tree: Tree) -> Tree:
-    """Branches and halves as one axis, that of `Steps.weights`."""
-    return jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), tree)
-
-
 def _row(tree: Tree, i: Array) -> Tree:
     return jax.tree.map(lambda x: _get(x, i), tree)
 
 
 def _set_row(tree: Tree, i: Array, row: Tree) -> Tree:
     return jax.tree.map(lambda x, y: lax.dynamic_update_index_in_dim(x, y, i, 0), tree, row)
+
+
+def _increase_row(tree: Tree, i: Array, row: Tree) -> Tree:
+    return jax.tree.map(lambda x, y: _increase(x, i, y), tree, row)
 
 
 def _get(x: Array, i: Array) -> Array:
