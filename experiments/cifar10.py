@@ -29,7 +29,7 @@ from lanas_jax.final.recipe import Recipe
 from lanas_jax.final.task import FinalTraining
 from lanas_jax.spaces.nasnet import NASNetSpace
 from lanas_jax.study import Experiment
-from lanas_jax.training.augmentation import Augmentation, augment
+from lanas_jax.training.augmentation import Augmentation
 from lanas_jax.training.halving import Halving
 from lanas_jax.training.step import TrainConfig
 from models.nasnet import NASNet
@@ -131,10 +131,5 @@ def final(config: Config, settings: Final, code: np.ndarray) -> FinalTraining:
     network = NASNet(space, jnp.dtype(config.dtype), settings.weight_standardisation)
     load = functools.partial(cifar10.load, config.data_dir, train=config.train, validation=config.validation)
     augmentation = Augmentation(crop=4, flip=True, policy=settings.policy, cutmix=settings.cutmix)
-    return FinalTraining(
-        FinalNASNet(network, code, settings.auxiliary),
-        load,
-        settings.recipe,
-        functools.partial(augment, augmentation),
-        settings.seed,
-    )
+    winner = FinalNASNet(network, code, settings.auxiliary)
+    return FinalTraining(winner, load, settings.recipe, augmentation, settings.seed)

@@ -37,7 +37,7 @@ from lanas_jax.final.recipe import Recipe
 from lanas_jax.final.task import FinalTraining
 from lanas_jax.spaces.nasnet import NASNetSpace
 from lanas_jax.study import Experiment
-from lanas_jax.training.augmentation import Augmentation, augment
+from lanas_jax.training.augmentation import Augmentation
 from lanas_jax.training.step import TrainConfig
 from models.nasnet import NASNet
 from models.nasnet_final import FinalNASNet
@@ -129,6 +129,6 @@ def build(config: Config) -> Experiment:
 def final(config: Config, settings: Final, code: np.ndarray) -> FinalTraining:
     """The winner's training, with more channels, more images and augmentation."""
     network = FinalNASNet(NASNet(space(config, settings.channels, settings.cells)), code, auxiliary=False)
-    load = functools.partial(cifar10.load, config.data_dir, train=settings.train, validation=config.validation)
-    shown = functools.partial(augment, Augmentation(crop=2, flip=True, cutout=4))
-    return FinalTraining(network, functools.partial(load, size=SIZE), settings.recipe, shown, settings.seed)
+    images = {"train": settings.train, "validation": config.validation, "size": SIZE}
+    load = functools.partial(cifar10.load, config.data_dir, **images)
+    return FinalTraining(network, load, settings.recipe, Augmentation(crop=2, flip=True, cutout=4), settings.seed)

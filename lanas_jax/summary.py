@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 from rich.table import Table
 
-from lanas_jax.trials import Status, Trial
+from lanas_jax.trials import Status, Trial, differ_in_steps
 
 if TYPE_CHECKING:
     from lanas_jax.spaces.base import SearchSpace
@@ -39,16 +39,17 @@ def best_table(trials: Sequence[Trial]) -> Table:
 
 
 def trials_table(trials: Sequence[Trial]) -> Table:
-    """Every trial, one row each."""
-    table = Table()
-    for name in ("trial", "status", "value", "multiply-adds", "parameters", "seconds"):
+    """Every trial, one row each; with the steps they took where these differ."""
+    table, with_steps = Table(), differ_in_steps(trials)
+    steps = ["steps"] if with_steps else []
+    for name in ("trial", "status", "value", "multiply-adds", "parameters", *steps, "seconds"):
         table.add_column(name, justify="left" if name == "status" else "right", no_wrap=True)
     table.add_column("code, or why it failed", overflow="fold")
     for trial in trials:
         seconds = "" if trial.train_seconds is None else f"{trial.train_seconds:.2f}"
         last = trial.reason or code(trial)
-        costs = count(trial.multiply_adds), count(trial.parameters)
-        table.add_row(str(trial.id), trial.status.value, value(trial), *costs, seconds, last)
+        counted = [trial.multiply_adds, trial.parameters, *([trial.steps] if with_steps else [])]
+        table.add_row(str(trial.id), trial.status.value, value(trial), *map(count, counted), seconds, last)
     return table
 
 

@@ -149,6 +149,11 @@ class TrialOutcome(Protocol):
     def steps(self) -> int | None: ...  # noqa: D102
 
 
+def differ_in_steps(trials: Iterable[Trial]) -> bool:
+    """Whether trials with a value took different numbers of training steps, as where some were stopped early."""
+    return len({trial.steps for trial in trials if trial.value is not None and trial.steps is not None}) > 1
+
+
 def best(trials: Iterable[Trial]) -> Trial | None:
     """The trial of the highest value, the earlier of equals; None where no trial is done."""
     done = (trial for trial in trials if trial.value is not None)

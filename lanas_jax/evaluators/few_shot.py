@@ -149,7 +149,12 @@ class FewShot:
         except masks.EmptyRegionError as error:
             raise NotPreparedError(f"{found.names[i]}: {error}") from error
         training = SupernetTraining(
-            self.supernet, pool, self.recipe, self.one_shot.augment, self.seed, names(self.one_shot.trained.weights)
+            self.supernet,
+            pool,
+            self.recipe,
+            self.one_shot.augmentation,
+            self.seed,
+            names(self.one_shot.trained.weights),
         )
         devices = self.one_shot.devices
         trained = train_or_refuse(training, self.data, directory, note, devices, programs)

@@ -22,12 +22,13 @@ from lanas_jax.final.loop import DamagedError, NotFiniteError
 from lanas_jax.final.programs import Programs
 from lanas_jax.final.recipe import Recipe
 from lanas_jax.final.step import Weights
-from lanas_jax.final.task import Augment, BatchStats, Params, only_scaled
+from lanas_jax.final.task import BatchStats, Params
 from lanas_jax.runs import RunError
 from lanas_jax.supernet import masks
 from lanas_jax.supernet.base import Supernet
 from lanas_jax.supernet.training import ONE_SHOT, SupernetTraining, Trained, train
 from lanas_jax.supernet.valuation import Valuation
+from lanas_jax.training.augmentation import Augmentation
 
 POOL = 2**16  # codes that training draws from
 PROBES = 16  # random codes by which it is told whether a supernet was trained
@@ -43,7 +44,7 @@ class OneShot:
       supernet: one network with a part for each code.
       dataset: loads train and search-validation splits; called where they are needed.
       recipe: how the supernet is trained.
-      augment: what is done to the training images, as `lanas_jax.final.task.FinalTraining` has it.
+      augmentation: what is done to the training images; default: they are only scaled.
       directory: of the trained supernet, or where it is to be trained, so that searches share it; None: ``supernet``
         in the run's folder.
       recalibration: training images by which batch statistics are measured for each code; 0: running ones are used.
@@ -56,7 +57,7 @@ class OneShot:
     supernet: Supernet
     dataset: Callable[[], SearchData]
     recipe: Recipe = ONE_SHOT
-    augment: Augment = only_scaled
+    augmentation: Augmentation = dataclasses.field(default_factory=Augmentation)
     directory: Path | None = None
     recalibration: int = 512
     batch_size: int = 128
@@ -102,7 +103,7 @@ class OneShot:
         if "_trained" in self.__dict__:
             return
         pool = masks.draw(self.supernet.space, POOL, self.seed)
-        training = SupernetTraining(self.supernet, pool, self.recipe, self.augment, self.seed)
+        training = SupernetTraining(self.supernet, pool, self.recipe, self.augmentation, self.seed)
         self.__dict__["_trained"] = train_or_refuse(
             training, self.data, self.directory or directory / "supernet", note, self.devices
         )

@@ -34,6 +34,7 @@ DECISIVE = {
     "config": "the experiment's settings",
     "settings": "the settings",
     "recipe": "the recipe",
+    "augmentation": "the augmentation",
     "seed": "the seed",
     "initial": "the initial weights",
     "data": "the dataset",

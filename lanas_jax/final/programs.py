@@ -136,7 +136,7 @@ def compiled(final: Training, data: SearchData, devices: Sequence[jax.Device]) -
     began = time.perf_counter()
     mesh = mesh_of(devices)
     batch, everywhere = (NamedSharding(mesh, spec) for spec in (PartitionSpec(AXIS), PartitionSpec()))
-    task = Task(final.network, final.recipe, final.augment, data.classes, data.scaling, batch)
+    task = Task(final.network, final.recipe, final.augmentation, data.classes, data.scaling, batch)
     split = training_images(data, final.recipe)
     images = tuple(jax.device_put((split.images, split.labels), everywhere))
     keys, network_data = _placed(final, everywhere)

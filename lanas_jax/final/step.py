@@ -18,7 +18,8 @@ from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, PyTree
 
 from lanas_jax.data.scaling import Scaling
 from lanas_jax.final.recipe import Recipe, average_decay, drop_path
-from lanas_jax.final.task import Augment, BatchStats, FinalNetwork, Params, with_data
+from lanas_jax.final.task import BatchStats, FinalNetwork, Params, with_data
+from lanas_jax.training.augmentation import Augmentation, augment
 from lanas_jax.training.step import batch_order, cross_entropy, learning_rate, one_hot, optimizer
 
 
@@ -29,7 +30,7 @@ class Task:
     Attributes:
       network: gives logits.
       recipe: how to train.
-      augment: what is done to the training images.
+      augmentation: what is done to the training images.
       classes: number of classes.
       scaling: of images of 8 bits; None where they are float32.
       batch: how the images of a batch are spread over devices.
@@ -37,7 +38,7 @@ class Task:
 
     network: FinalNetwork
     recipe: Recipe
-    augment: Augment
+    augmentation: Augmentation
     classes: int
     scaling: Scaling | None
     batch: NamedSharding
@@ -96,7 +97,7 @@ def train_step(
 ) -> FinalState:
     """One step of SGD towards a training of `total` steps, on one batch; `key` is that of the training."""
     augmenting, dropping = jax.random.split(jax.random.fold_in(key, state.step))
-    inputs, targets = task.augment(augmenting, images, one_hot(labels, task.classes), task.scaling)
+    inputs, targets = augment(task.augmentation, augmenting, images, one_hot(labels, task.classes), task.scaling)
     dropped = drop_path(task.recipe, state.step, total)
 
     def objective(params: Params, batch_stats: BatchStats, key: PRNGKeyArray) -> tuple[Float[Array, ""], BatchStats]:

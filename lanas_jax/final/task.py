@@ -11,16 +11,14 @@ from typing import Any, Protocol, TypeAlias, runtime_checkable
 import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 
-from lanas_jax.data.scaling import Scaling
 from lanas_jax.data.splits import Dataset, SearchData, Split
 from lanas_jax.final.recipe import Recipe
 from lanas_jax.final.weights import AnyArray
 from lanas_jax.spaces.base import SearchSpace
+from lanas_jax.training.augmentation import Augmentation
 
 Params: TypeAlias = PyTree[Array]
 BatchStats: TypeAlias = PyTree[Array]
-# (key, images of 8 bits or float32, targets, scaling of the former) -> (float32 images, targets)
-Augment: TypeAlias = Callable[[PRNGKeyArray, Array, Array, Scaling | None], tuple[Array, Array]]
 
 
 @runtime_checkable
@@ -87,6 +85,7 @@ def with_data(network: FinalNetwork, data: PyTree[Array]) -> FinalNetwork:
     return network.with_data(data) if isinstance(network, Reading) else network
 
 
+@runtime_checkable
 class Training(Protocol):
     """What programs are compiled for; a `FinalTraining` is one."""
 
@@ -95,17 +94,11 @@ class Training(Protocol):
     @property
     def recipe(self) -> Recipe: ...  # noqa: D102
     @property
-    def augment(self) -> Augment: ...  # noqa: D102
+    def augmentation(self) -> Augmentation: ...  # noqa: D102
     @property
     def seed(self) -> int: ...  # noqa: D102
     @property
     def initial(self) -> Mapping[str, AnyArray] | None: ...  # noqa: D102
-
-
-def only_scaled(key: PRNGKeyArray, images: Array, targets: Array, scaling: Scaling | None) -> tuple[Array, Array]:
-    """Images as the network reads them, and nothing else."""
-    del key
-    return (images if scaling is None else scaling(images)), targets
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -116,8 +109,7 @@ class FinalTraining:
       network: what is trained.
       dataset: loads the images; called where they are needed.
       recipe: how it is trained.
-      augment: what is done to the training images of each step, scaling included: key, images, targets
-        (``float32[n, classes]``) and `SearchData.scaling` come in, float32 images and targets go out. Traced once.
+      augmentation: what is done to the training images of each step; default: they are only scaled.
       seed: of everything random.
       initial: weights to begin with, by name (`lanas_jax.final.weights`); those that are missing are drawn. None: all.
 
@@ -128,7 +120,7 @@ class FinalTraining:
     network: FinalNetwork
     dataset: Callable[[], Dataset]
     recipe: Recipe
-    augment: Augment = only_scaled
+    augmentation: Augmentation = dataclasses.field(default_factory=Augmentation)
     seed: int = 0
     initial: Mapping[str, AnyArray] | None = None
 

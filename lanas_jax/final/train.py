@@ -121,6 +121,7 @@ def _record(
         "config": None if origin.config is None else config_json.encode(origin.config),
         "settings": None if origin.settings is None else config_json.encode(origin.settings),
         "recipe": config_json.encode(final.recipe),
+        "augmentation": config_json.encode(final.augmentation),
         "seed": final.seed,
         "initial": None if final.initial is None else digest_by_name(final.initial),
         "data": {name: digest((split.images, split.labels)) for name, split in splits.items()}

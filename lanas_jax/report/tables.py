@@ -8,7 +8,7 @@ import numpy as np
 from lanas_jax.report import curves, formatting
 from lanas_jax.report.elements import Element, element
 from lanas_jax.report.formatting import ValueFormat
-from lanas_jax.trials import Status, Trial, best
+from lanas_jax.trials import Status, Trial, best, differ_in_steps
 
 MOST_ROWS = 1000  # of the table of trials
 MOST_FRONT_ROWS = 40
@@ -17,11 +17,16 @@ REASON_LENGTH = 300  # characters of a failure's reason that are shown
 
 
 def trials_table(trials: Sequence[Trial], show: ValueFormat) -> Element:
-    """The trials from best to worst, then the pending and the failed ones; at most `MOST_ROWS` of them."""
-    winner = best(trials)
-    headers = ("trial", "batch", "status", "value", "multiply-adds", "parameters", "compile", "train")
+    """The trials from best to worst, then the pending and the failed ones; at most `MOST_ROWS` of them.
+
+    The steps they took are there where these differ.
+    """
+    winner, with_steps = best(trials), differ_in_steps(trials)
+    steps = ["steps"] if with_steps else []
+    headers = ("trial", "batch", "status", "value", "multiply-adds", "parameters", *steps, "compile", "train")
     rows = [
-        _trial_row(trial, show, winner is not None and trial.id == winner.id) for trial in ranked(trials)[:MOST_ROWS]
+        _trial_row(trial, show, is_best=winner is not None and trial.id == winner.id, with_steps=with_steps)
+        for trial in ranked(trials)[:MOST_ROWS]
     ]
     head = element(
         "tr",
@@ -92,10 +97,11 @@ def software(trials: Iterable[Trial]) -> str:
     return ", ".join(f"{name} {' and '.join(found)}" for name, found in versions.items())
 
 
-def _trial_row(trial: Trial, show: ValueFormat, is_best: bool) -> Element:
+def _trial_row(trial: Trial, show: ValueFormat, *, is_best: bool, with_steps: bool) -> Element:
     code: list[str | Element] = [formatting.code(trial.code)]
     if trial.reason:
         code.append(element("div", _clipped(trial.reason)))
+    steps = [_number(formatting.count(trial.steps), trial.steps)] if with_steps else []
     return element(
         "tr",
         _number(str(trial.id)),
@@ -104,6 +110,7 @@ def _trial_row(trial: Trial, show: ValueFormat, is_best: bool) -> Element:
         _number(show(trial.value, 2), trial.value),
         _number(formatting.count(trial.multiply_adds), trial.multiply_adds),
         _number(formatting.count(trial.parameters), trial.parameters),
+        *steps,
         _number(formatting.seconds(trial.compile_seconds), trial.compile_seconds),
         _number(formatting.seconds(trial.train_seconds), trial.train_seconds),
         element("td", *code, class_="code"),

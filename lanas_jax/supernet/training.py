@@ -29,12 +29,13 @@ from lanas_jax.final.folder import FinalFolder
 from lanas_jax.final.programs import Programs, check, compiled
 from lanas_jax.final.recipe import Recipe
 from lanas_jax.final.step import FinalState, Weights, shapes
-from lanas_jax.final.task import Augment, BatchStats, Params, only_scaled
+from lanas_jax.final.task import BatchStats, Params
 from lanas_jax.final.weights import AnyArray, digest_by_name
 from lanas_jax.progress import duration
 from lanas_jax.runs import RunError, lock_file
 from lanas_jax.spaces.base import SearchSpace
 from lanas_jax.supernet.base import Supernet
+from lanas_jax.training.augmentation import Augmentation
 
 ONE_SHOT = Recipe(
     epochs=300,
@@ -99,7 +100,7 @@ class SupernetTraining:
       supernet: what is trained.
       codes: the pool that steps draw from (`lanas_jax.supernet.masks`).
       recipe: how it is trained.
-      augment: what is done to the training images of each step, as `lanas_jax.final.task.FinalTraining` has it.
+      augmentation: what is done to the training images of each step; default: they are only scaled.
       seed: of everything random, the pool apart.
       initial: weights to begin with, by name; None: all are drawn.
     """
@@ -107,7 +108,7 @@ class SupernetTraining:
     supernet: Supernet
     codes: Int[np.ndarray, "m dims"]
     recipe: Recipe = ONE_SHOT
-    augment: Augment = only_scaled
+    augmentation: Augmentation = dataclasses.field(default_factory=Augmentation)
     seed: int = 0
     initial: Mapping[str, AnyArray] | None = None
 
@@ -223,6 +224,7 @@ def _record(training: SupernetTraining, data: SearchData, devices: Sequence[jax.
         **dict.fromkeys(("experiment", "code", "config")),
         "settings": {**_settings(training.supernet), "codes": digest([training.codes])},
         "recipe": config_json.encode(training.recipe),
+        "augmentation": config_json.encode(training.augmentation),
         "seed": training.seed,
         "initial": None if training.initial is None else digest_by_name(training.initial),
         "data": {

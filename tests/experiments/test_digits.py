@@ -1,10 +1,16 @@
 import dataclasses
 
+import jax
 import numpy as np
 import pytest
+from rich.console import Console
 
 from experiments import digits
 from lanas_jax import study
+from lanas_jax.final import target
+from lanas_jax.final.display import Display
+from lanas_jax.final.recipe import Recipe
+from lanas_jax.final.train import Origin, train
 
 TINY = digits.Config(budget=4, batch=4, searcher="random", blocks=1, channels=2, cells=1, epochs=1, finale_epochs=2)
 
@@ -29,3 +35,25 @@ def test_every_searcher_can_be_chosen(name):
     experiment = digits.build(dataclasses.replace(TINY, searcher=name))
     assert isinstance(experiment.searcher, digits.SEARCHERS[name])
     assert experiment.searcher.space == experiment.space
+
+
+CODE = np.array([0, 1, 0, 1, 0, 3, 0, 1], np.int32)
+
+
+def test_the_winners_training_is_found_and_has_a_network_of_its_own_size():
+    assert target.find("digits").module.final
+    final = digits.final(digits.Config(blocks=1), digits.Final(channels=12, cells=6), CODE)
+    assert (final.network.space.channels, final.network.space.cells) == (12, 6)
+    assert not final.network.auxiliary  # cells of the second third see 4 x 4 pixels
+    assert final.recipe.auxiliary_weight == 0
+    assert not final.augmentation.flip  # mirrored digits are none
+
+
+@pytest.mark.slow
+def test_the_winner_is_trained(tmp_path):
+    settings = digits.Final(Recipe(epochs=1, batch_size=64, ema=0.5), channels=4)
+    final = digits.final(TINY, settings, CODE)
+    origin = Origin("digits", config=TINY, settings=settings)
+    described = train(final, CODE, tmp_path / "final", origin, Display(Console(quiet=True)), jax.devices()[:1])
+    assert described["steps"] == 23  # 1,077 images and 360 for validation
+    assert described["trained_parameters"] == described["parameters"]

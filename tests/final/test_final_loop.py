@@ -18,8 +18,9 @@ from lanas_jax.final.step import shapes
 from lanas_jax.final.task import FinalTraining
 from lanas_jax.final.train import Origin, train
 from lanas_jax.runs import RunError, lock_file
+from lanas_jax.training.augmentation import Augmentation
 from lanas_jax.training.step import batch_order
-from tests.final.tiny_experiment import RECIPE, Config, TinyNetwork, TinySpace, dataset, mirrored
+from tests.final.tiny_experiment import MIRRORED, RECIPE, Config, TinyNetwork, TinySpace, dataset
 
 RECIPE = dataclasses.replace(RECIPE, steps_per_dispatch=7, train_on="train", checkpoint_seconds=0.0)
 DATA = dataset(Config())
@@ -51,7 +52,7 @@ def network(activation=0):
 
 
 def compiled(recipe=RECIPE, data=DATA, activation=0):
-    final = FinalTraining(network(activation), lambda: data, recipe, mirrored)
+    final = FinalTraining(network(activation), lambda: data, recipe, MIRRORED)
     return programs.compiled(final, data.search, jax.devices()[:1])
 
 
@@ -192,7 +193,7 @@ def finished(tmp_path_factory):
 
 
 def carried_out(directory, data=DATA, progress=None, devices=1, **more):
-    settings = {"network": network(), "dataset": lambda: data, "recipe": RECIPE, "augment": mirrored} | more
+    settings = {"network": network(), "dataset": lambda: data, "recipe": RECIPE, "augmentation": MIRRORED} | more
     origin = Origin("tiny")
     return train(FinalTraining(**settings), CODE, directory, origin, progress or Stop(), jax.devices()[:devices])
 
@@ -243,6 +244,7 @@ OTHER = dataclasses.replace(DATA.search, train=Split(CHANGED, DATA.search.train.
     ("changes", "message"),
     [
         ({"recipe": dataclasses.replace(RECIPE, epochs=3, ema=None)}, "the recipe: ema 0.9, now None; epochs 4, now 3"),
+        ({"augmentation": Augmentation(flip=True, cutout=2)}, "the augmentation: cutout 0, now 2. To continue"),
         ({"seed": 1}, "the seed: 0, now 1"),
         ({"data": Dataset(OTHER, DATA.test)}, "the dataset: train [0-9a-f]{64}, now [0-9a-f]{64}. To continue"),
     ],
@@ -291,7 +293,7 @@ def test_folder_with_something_else_is_refused_and_untouched(tmp_path):
 @pytest.mark.parametrize(
     ("content", "message"),
     [("{ not", "is damaged"), ("[]", "holds no JSON object"), ('{"format": 9}', "is not of format 1"),
-     ('{"format": 1}', "is damaged: it says nothing of code, config, data")],
+     ('{"format": 1}', "is damaged: it says nothing of augmentation, code, config")],
 )  # fmt: skip
 def test_damaged_record_is_named(tmp_path, content, message):
     (tmp_path / "training.json").write_text(content)

@@ -13,7 +13,7 @@ from lanas_jax.final.step import Weights
 from lanas_jax.final.task import FinalTraining
 from lanas_jax.training.step import batch_order
 from tests.final.linear_network import CLASSES, LinearNetwork
-from tests.final.tiny_experiment import RECIPE, Config, TinyNetwork, TinySpace, dataset, mirrored
+from tests.final.tiny_experiment import MIRRORED, RECIPE, Config, TinyNetwork, TinySpace, dataset
 
 ALL = dataset(Config())
 
@@ -107,7 +107,7 @@ def trained():
     """Seven steps of a convolutional network, with and without the batch spread over four devices."""
     network = TinyNetwork(TinySpace(), (0, 1))
     recipe = dataclasses.replace(RECIPE, steps_per_dispatch=7, drop_path=0.5)
-    made = {devices: compiled(network, recipe, devices, augment=mirrored) for devices in (1, 4)}
+    made = {devices: compiled(network, recipe, devices, augmentation=MIRRORED) for devices in (1, 4)}
     return {devices: (each, *each.advance(each.start(), 7)) for devices, each in made.items()}
 
 

@@ -20,9 +20,11 @@ from lanas_jax.final.recipe import Recipe
 from lanas_jax.final.task import FinalTraining
 from lanas_jax.spaces.base import Cost
 from lanas_jax.study import Experiment
+from lanas_jax.training.augmentation import Augmentation
 
 WIDTHS = (4, 8)
 SCALING = Scaling((0.5,), (0.5,))
+MIRRORED = Augmentation(flip=True)
 RECIPE = Recipe(epochs=4, batch_size=12, ema=0.9, validate_every=2, steps_per_dispatch=5)
 
 
@@ -120,12 +122,6 @@ def _normalised(x, params, stats, train):
     return normal * params["scale"][None, None, None] + params["bias"][None, None, None], after
 
 
-def mirrored(key, images, targets, scaling):
-    """Some images turned left to right; the augmentation of this experiment."""
-    turned = jax.random.bernoulli(key, 0.5, (len(images), 1, 1, 1))
-    return scaling(jnp.where(turned, images[:, :, ::-1], images)), targets
-
-
 def patches(n, seed):
     """Noisy 6 x 6 patches, bright at the top, at the bottom, or nowhere; no pixel is 255."""
     random = np.random.default_rng(seed)
@@ -161,4 +157,4 @@ def build(config: Config) -> Experiment:
 def final(config: Config, settings: Final, code) -> FinalTraining:
     """The final training of one network."""
     network = TinyNetwork(TinySpace(), tuple(int(i) for i in code))
-    return FinalTraining(network, lambda: dataset(config), settings.recipe, mirrored, settings.seed)
+    return FinalTraining(network, lambda: dataset(config), settings.recipe, MIRRORED, settings.seed)
