@@ -5,7 +5,8 @@ candidate that fails is an outcome with a reason, never an exception and never a
 """
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Protocol, runtime_checkable
 
 import numpy as np
@@ -52,5 +53,19 @@ class Evaluator(Protocol):
         Args:
           codes: ``int32[n, dims]``.
           keys: ``key[n]``, one per trial; consumed.
+        """
+        ...
+
+
+@runtime_checkable
+class Prepared(Protocol):
+    """An evaluator that has work to do before its first evaluation, such as training a supernet."""
+
+    def prepare(self, directory: Path, note: Callable[[str], None]) -> None:
+        """Does that work, or the rest of it; what it makes is kept in the run directory.
+
+        Args:
+          directory: the run directory.
+          note: is told how it gets on, a line at a time.
         """
         ...
