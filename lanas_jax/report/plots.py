@@ -100,7 +100,7 @@ def truth_against_estimate(
         axes.set_ylabel("trained from scratch")
         _scatter(axes, x, values, "network")
         if len(x):
-            axes.xaxis.set_major_locator(MaxNLocator(nbins=6, steps=[1, 2, 5, 10]))
+            axes.xaxis.set_major_locator(MaxNLocator(nbins=7, steps=[1, 2, 5, 10]))
         if ValueFormat.of(x.tolist()).percent:
             axes.xaxis.set_major_formatter(_percent())
         _legend(axes)
