@@ -31,6 +31,7 @@ usage: lanas COMMAND ...
   train RUN           train the best network of a search to the end, as published results are trained
   export RUN          write out the weights of that network, and what loads them
   extract RUN         take a network out of the supernet of a one-shot or few-shot search
+  rank RUN            train a sample of networks: does the supernet of the search rank them?
   report RUN          write the report of a run again
   trials RUN          list the trials of a run, as a table or as CSV
   tree RUN            what the search has learned: which choices are good, region by region
@@ -168,6 +169,18 @@ def extract(arguments: Sequence[str]) -> int:
     try:
         return command.extract(_console(), arguments)
     except (OSError, MissingPackageError, NotPreparedError, CodeError) as error:
+        raise RefusedError(str(error)) from error
+
+
+def rank(arguments: Sequence[str]) -> int:
+    """Compares estimates with training from scratch."""
+    from lanas_jax.ranking import command
+    from lanas_jax.ranking.task import RankingError
+
+    _use_every_core()
+    try:
+        return command.rank(_console(), arguments)
+    except RankingError as error:
         raise RefusedError(str(error)) from error
 
 
@@ -312,27 +325,10 @@ def compare(arguments: Sequence[str]) -> int:
     """Compares searchers on a table."""
     from lanas_jax.comparison import command
 
-    def parse(
-        table: Annotated[str, tyro.conf.arg(metavar="TABLE", help="a name that lanas tables lists, or an .npz file")],
-        /,
-        searchers: Annotated[str, tyro.conf.arg(metavar="A,B,...", help=command.CHOICE)] = command.DEFAULT,
-        seeds: Annotated[int, tyro.conf.arg(metavar="N", help="searches per searcher")] = 200,
-        budget: Annotated[int, tyro.conf.arg(metavar="N", help="samples per search")] = 400,
-        batch: Annotated[int, tyro.conf.arg(metavar="N", help="samples asked for at a time")] = 1,
-        first_seed: Annotated[int, tyro.conf.arg(metavar="N", help="another number gives other searches")] = 0,
-        out: Annotated[Path | None, tyro.conf.arg(metavar="DIR", help="default: comparisons/TABLE")] = None,
-    ) -> Any:
-        """Run searchers on a benchmark table, equal budgets, distinct architectures counted for all alike.
-
-        Prints a table, and writes comparison.csv, comparison.png and traces.npz.
-        """
-        return command.Settings(table, tuple(searchers.split(",")), seeds, budget, batch, first_seed, out)
-
     try:
-        command.carry_out(_console(), _parse(parse, "compare", arguments))
+        return command.compare(_console(), arguments)
     except (ValueError, OSError, command.MissingPeerError) as error:
         raise RefusedError(str(error)) from error
-    return 0
 
 
 COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
@@ -341,6 +337,7 @@ COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
     "train": train,
     "export": export,
     "extract": extract,
+    "rank": rank,
     "report": report,
     "trials": trials,
     "tree": tree,

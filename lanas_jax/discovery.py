@@ -84,6 +84,20 @@ def load(path: Path, *, beside: Path | None = None) -> ModuleType:
     return module
 
 
+def missing(module: ModuleType, settings: str, function: str) -> list[str]:
+    """What an experiment's file lacks of a dataclass of settings and a function that takes them.
+
+    Args:
+      module: the file, run.
+      settings: the dataclass's name. One that the file imports from elsewhere does not count.
+      function: the function with its arguments, such as ``final(config, settings, code)``.
+    """
+    own = getattr(module, settings, None)
+    lacking = [] if dataclasses.is_dataclass(own) and own.__module__ == module.__name__ else [f"dataclass {settings}"]
+    there = callable(getattr(module, function.partition("(")[0], None))
+    return lacking if there else [*lacking, f"function {function}"]
+
+
 def _defines_build(file: Path) -> bool:
     try:
         tree = ast.parse(file.read_text(encoding="utf-8"))

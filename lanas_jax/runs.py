@@ -19,6 +19,7 @@ import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from lanas_jax import config_json, discovery, software
@@ -84,8 +85,16 @@ class Run:
         """The experiment as it was when the run began, built again with the run's settings.
 
         Raises:
+          RunError, ExperimentError, ConfigError: as `load`; the file no longer builds.
+        """
+        return build(*self.load())
+
+    def load(self) -> tuple[ModuleType, Any]:
+        """The experiment's file as it was when the run began, run, and the run's `Config`.
+
+        Raises:
           RunError: the run was started from Python and has no file.
-          ExperimentError: the file no longer builds.
+          ExperimentError: the file cannot be run.
           ConfigError: the recorded settings do not fit the file.
         """
         if not self.source.exists():
@@ -94,7 +103,7 @@ class Run:
                 f"call lanas_jax.study.run with the same experiment and folder to continue"
             )
         module = discovery.load(self.source, beside=Path(self.record["source"]).parent)
-        return build(module, config_json.read(module.Config, self.record["config"]))
+        return module, config_json.read(module.Config, self.record["config"])
 
 
 def build(module: Any, config: Any) -> "Experiment":

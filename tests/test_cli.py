@@ -290,7 +290,7 @@ def test_help_is_there_at_every_level(capsys):
     top = capsys.readouterr().out
     assert main(["--help"]) == 0
     assert capsys.readouterr().out == top
-    for command in ("search", "resume", "train", "export", "report", "trials", "describe"):
+    for command in ("search", "resume", "train", "export", "rank", "report", "trials", "describe"):
         assert f"\n  {command} " in top
         with contextlib.suppress(SystemExit):
             main([command, "--help"])
@@ -308,7 +308,7 @@ def test_help_of_an_experiment_shows_its_docstring_and_settings(capsys):
 
 
 def test_unknown_command_says_which_exist(capsys):
-    assert "There are: search, resume, train, export, report, trials, tree, describe, tables, compare" in refused(
+    assert "There are: search, resume, train, export, rank, report, trials, tree, describe, tables, compare" in refused(
         capsys, "serach"
     )
 

@@ -1,14 +1,18 @@
-"""What ``lanas compare`` does: a benchmark by name, searchers by name, and files in a folder."""
+"""What ``lanas compare`` does: its arguments, a benchmark by name, searchers by name, and files in a folder."""
 
 import dataclasses
 import time
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Annotated, Any
 
 import numpy as np
+import tyro
 from rich.console import Console
 
 from lanas_jax.comparison import output
-from lanas_jax.comparison.compare import NAMES, SEARCHERS, Comparison, compare
+from lanas_jax.comparison.compare import NAMES, SEARCHERS, Comparison
+from lanas_jax.comparison.compare import compare as carry_through
 from lanas_jax.comparison.peers import MissingPeerError as MissingPeerError
 from lanas_jax.tables import catalogue
 from lanas_jax.tables.benchmark import Benchmark
@@ -35,6 +39,33 @@ class Settings:
         return Path("comparisons") / Path(self.table).name.replace(":", "-") if self.out is None else self.out
 
 
+def compare(console: Console, arguments: Sequence[str]) -> int:
+    """Compares as the arguments say.
+
+    Raises:
+      ValueError, MissingPeerError, OSError: as `carry_out`.
+    """
+
+    def parse(
+        table: Annotated[str, tyro.conf.arg(metavar="TABLE", help="a name that lanas tables lists, or an .npz file")],
+        /,
+        searchers: Annotated[str, tyro.conf.arg(metavar="A,B,...", help=CHOICE)] = DEFAULT,
+        seeds: Annotated[int, tyro.conf.arg(metavar="N", help="searches per searcher")] = 200,
+        budget: Annotated[int, tyro.conf.arg(metavar="N", help="samples per search")] = 400,
+        batch: Annotated[int, tyro.conf.arg(metavar="N", help="samples asked for at a time")] = 1,
+        first_seed: Annotated[int, tyro.conf.arg(metavar="N", help="another number gives other searches")] = 0,
+        out: Annotated[Path | None, tyro.conf.arg(metavar="DIR", help="default: comparisons/TABLE")] = None,
+    ) -> Any:
+        """Run searchers on a benchmark table, equal budgets, distinct architectures counted for all alike.
+
+        Prints a table, and writes comparison.csv, comparison.png and traces.npz.
+        """
+        return Settings(table, tuple(searchers.split(",")), seeds, budget, batch, first_seed, out)
+
+    carry_out(console, tyro.cli(parse, prog="lanas compare", args=list(arguments)))
+    return 0
+
+
 def carry_out(console: Console, settings: Settings) -> None:
     """Compares, prints, and writes files anew after each searcher, so that an interruption costs one of them.
 
@@ -57,7 +88,7 @@ def carry_out(console: Console, settings: Settings) -> None:
         console.print(f"{output.LABELS[done.name]}: {time.monotonic() - began:.0f} s", highlight=False)
 
     with console.status("searching") as status:
-        compare(
+        carry_through(
             benchmark.table(),
             settings.searchers,
             budget=settings.budget,

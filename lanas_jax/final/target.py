@@ -172,10 +172,8 @@ def _of_run(run: Run) -> Target:
 
 def _offering(module: ModuleType, code: tuple[int, ...] | None = None) -> ModuleType:
     """The module, if it offers a final training; `code` is the winner of the run whose file it is."""
-    own = getattr(module, "Final", None)  # which may be lanas_jax.trials.Final, imported for the search
-    missing = [] if dataclasses.is_dataclass(own) and own.__module__ == module.__name__ else ["dataclass Final"]
-    missing += [] if callable(getattr(module, "final", None)) else ["function final(config, settings, code)"]
-    if not missing:
+    # A Final may be lanas_jax.trials.Final, imported for the search.
+    if not (missing := discovery.missing(module, "Final", "final(config, settings, code)")):
         return module
     advice = "docs/training.md shows how to write one"
     if code is not None:

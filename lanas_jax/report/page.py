@@ -10,7 +10,8 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from lanas_jax.partition import NodeSummary
-from lanas_jax.report import curves, formatting, graph, plots, tables, tree
+from lanas_jax.ranking.result import Ranked
+from lanas_jax.report import curves, formatting, graph, plots, ranking, tables, tree
 from lanas_jax.report.elements import Content, Element, element, html
 from lanas_jax.report.formatting import ValueFormat
 from lanas_jax.report.style import CSS, SCRIPT
@@ -32,6 +33,7 @@ class Run:
       config: settings of the experiment by name.
       tree: nodes of the searcher's tree, or None where there is no tree to show.
       tree_note: why there is none.
+      ranking: how estimates rank networks trained from scratch, where that was asked.
     """
 
     name: str
@@ -42,6 +44,7 @@ class Run:
     config: Mapping[str, object] = dataclasses.field(default_factory=dict)
     tree: Sequence[NodeSummary] | None = None
     tree_note: str = ""
+    ranking: Ranked | None = None
 
     @property
     def show(self) -> ValueFormat:
@@ -57,7 +60,8 @@ class Run:
 
 def render(run: Run) -> str:
     """The report as the text of an HTML document."""
-    body = [_headline(run), *_winner(run), *_plots(run), *_tree(run), *_trials(run), *_settings(run)]
+    body = [_headline(run), *_winner(run), *_plots(run), *_tree(run), *_ranking(run)]
+    body += [*_trials(run), *_settings(run)]
     head = element(
         "head",
         element("meta", charset="utf-8"),
@@ -188,6 +192,10 @@ def _tree(run: Run) -> list[Element]:
     )
     drawing = element("div", tree.draw(run.tree, run.show), class_="wide")
     return [heading, element("p", explanation, class_="quiet"), element("figure", drawing)]
+
+
+def _ranking(run: Run) -> list[Element]:
+    return [] if run.ranking is None else ranking.section(run.ranking)
 
 
 def _trials(run: Run) -> list[Element]:

@@ -1,4 +1,4 @@
-"""The three plots of a search, drawn with matplotlib as SVG that takes its colours from the page.
+"""The plots of a report, drawn with matplotlib as SVG that takes its colours from the page.
 
 Figures are made without `pyplot`, so there is no backend to choose and no state to leak. Colours are stand-ins that
 become CSS variables on the way out, which is what makes a plot readable on a light and on a dark page.
@@ -12,6 +12,7 @@ from xml.etree import ElementTree
 
 import matplotlib
 import numpy as np
+from jaxtyping import Float
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
@@ -80,6 +81,32 @@ def value_against_cost(trials: Sequence[Trial], show: ValueFormat) -> Element:
         return _svg(figure, "cost")
 
 
+def truth_against_estimate(
+    estimate: Float[np.ndarray, " n"], truth: Float[np.ndarray, " n"], name: str, place: str
+) -> Element:
+    """What networks came to when trained from scratch against what an estimate said of them.
+
+    Args:
+      estimate: a value per network; NaN: there is none, and the network is left out.
+      truth: the same, trained from scratch.
+      name: of the estimate.
+      place: of the plot in the page, a word like no other there.
+    """
+    known = ~(np.isnan(estimate) | np.isnan(truth))
+    x, values = estimate[known], truth[known]
+    with matplotlib.rc_context(STYLE):
+        figure, axes = _axes(f"value by {name}", ValueFormat.of(values.tolist()))
+        axes.xaxis.label.set_parse_math(False)
+        axes.set_ylabel("trained from scratch")
+        _scatter(axes, x, values, "network")
+        if len(x):
+            axes.xaxis.set_major_locator(MaxNLocator(nbins=7, steps=[1, 2, 5, 10]))
+        if ValueFormat.of(x.tolist()).percent:
+            axes.xaxis.set_major_formatter(_percent())
+        _legend(axes)
+        return _svg(figure, place)
+
+
 def _progress(
     trials: Sequence[Trial], places: dict[int, float], show: ValueFormat, *, name: str, label: str
 ) -> Element:
@@ -114,20 +141,24 @@ def _axes(label: str, show: ValueFormat) -> tuple[Figure, Axes]:
     axes.set_ylabel("search-validation accuracy" if show.percent else "value")
     axes.yaxis.set_major_locator(MaxNLocator(nbins=7, steps=[1, 2, 5, 10]))
     if show.percent:
-        axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:.4g} %"))
+        axes.yaxis.set_major_formatter(_percent())
     return figure, axes
 
 
-def _scatter(axes: Axes, x: np.ndarray, values: np.ndarray) -> float:
+def _percent() -> FuncFormatter:
+    return FuncFormatter(lambda value, _: f"{100 * value:.4g} %")
+
+
+def _scatter(axes: Axes, x: np.ndarray, values: np.ndarray, what: str = "trial") -> float:
     """A dot per trial, triangles on the lower edge for those far below the others; returns where the axis starts."""
     if not len(values):
         axes.set(xticks=[], yticks=[])
-        axes.text(0.5, 0.5, "no trial has a value yet", ha="center", va="center", transform=axes.transAxes)
+        axes.text(0.5, 0.5, f"no {what} has a value yet", ha="center", va="center", transform=axes.transAxes)
         return -np.inf
     floor = curves.axis_floor(values.tolist())
     inside = values >= floor
     look: dict[str, Any] = {"color": DOT, "alpha": 0.55, "mew": 0, "rasterized": len(values) > MOST_VECTORS}
-    axes.plot(x[inside], values[inside], "o", markersize=4 if len(values) < 500 else 2.5, label="trial", **look)
+    axes.plot(x[inside], values[inside], "o", markersize=4 if len(values) < 500 else 2.5, label=what, **look)
     if not inside.all():
         _on_edge(axes, x[~inside], "v", label=f"{(~inside).sum()} below the axis", **look)
     return floor

@@ -1,4 +1,4 @@
-"""From a run directory to its report: reads the trials, replays them for the tree, writes the page."""
+"""From a run directory to its report: reads the trials and the ranking, replays the tree, writes the page."""
 
 import json
 from collections.abc import Mapping
@@ -9,6 +9,7 @@ import jax
 
 from lanas_jax import runs
 from lanas_jax.learned_tree import learned_tree
+from lanas_jax.ranking import result
 from lanas_jax.report.page import Run, render
 from lanas_jax.trials import TrialStore
 
@@ -27,7 +28,8 @@ def write(run_directory: Path, experiment: "Experiment | None" = None) -> Path:
       The path of the report: one HTML file that needs nothing else.
 
     Raises:
-      RunError: the folder holds no run, or one that was started from Python while `experiment` is not given.
+      RunError: the folder holds no run, or one that was started from Python while `experiment` is not given; the
+        files of its ranking are damaged.
       ExperimentError: the experiment's file no longer builds.
       TrialStoreError: the trials file is foreign or damaged.
     """
@@ -47,6 +49,7 @@ def write(run_directory: Path, experiment: "Experiment | None" = None) -> Path:
             config=_settings(here.record),
             tree=tree,
             tree_note=note,
+            ranking=result.read(here.directory / result.FOLDER),
         )
     )
     partial = here.report.with_suffix(".html.partial")

@@ -1,10 +1,11 @@
-"""The tables of the report: all trials, the Pareto front, settings."""
+"""The tables of the report: all trials, the Pareto front, rank correlations, settings."""
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 
+from lanas_jax.ranking.correlation import RankCorrelation
 from lanas_jax.report import curves, formatting
 from lanas_jax.report.elements import Element, element
 from lanas_jax.report.formatting import ValueFormat
@@ -62,6 +63,22 @@ def front_table(trials: Sequence[Trial], show: ValueFormat) -> Element | None:
             element("td", formatting.code(trial.code), class_="code"),
         )
         for trial in front[:MOST_FRONT_ROWS]
+    ]
+    return _wide(element("table", element("thead", head), element("tbody", *rows)))
+
+
+def ranking_table(correlations: Mapping[str, RankCorrelation]) -> Element:
+    """A row per estimate: how it ranks networks that were trained from scratch."""
+    names = ("Spearman (95 %)", "Kendall (95 %)", "networks", "failed")
+    head = element("tr", element("th", "estimate"), *(element("th", name, class_="number") for name in names))
+    rows = [
+        element(
+            "tr",
+            element("td", name, class_="words"),
+            *(_number(text) for text in (found.spearman.text, found.kendall.text)),
+            *(_number(str(count)) for count in (found.networks, found.missing)),
+        )
+        for name, found in correlations.items()
     ]
     return _wide(element("table", element("thead", head), element("tbody", *rows)))
 

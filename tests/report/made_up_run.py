@@ -2,10 +2,13 @@
 
 import numpy as np
 
+from lanas_jax.ranking.correlation import rank_correlation
+from lanas_jax.ranking.result import Ranked
 from lanas_jax.report.page import Run
 from lanas_jax.spaces.base import Choice, SearchSpace
 from lanas_jax.trials import Final, Status, Trial
 
+NAN = float("nan")
 SPACE = SearchSpace([Choice(f"op{i}", ("none", "skip", "conv1x1", "conv3x3", "pool")) for i in range(6)])
 
 
@@ -34,6 +37,14 @@ def trials(n: int, seed: int = 0, failing: float = 0.1) -> list[Trial]:
 def run(given: list[Trial], **fields: object) -> Run:
     """A run of these trials."""
     return Run(**{"name": "made up", "space": SPACE, "trials": given, "budget": len(given)} | fields)
+
+
+def ranked(estimates: dict[str, list[float]], truth: list[float]) -> Ranked:
+    """A ranking of these values."""
+    codes = [trial(i).code for i in range(len(truth))]
+    columns = {name: np.array(values) for name, values in estimates.items()}
+    correlations = {name: rank_correlation(column, np.array(truth), resamples=20) for name, column in columns.items()}
+    return Ranked(codes, columns, np.array(truth), np.ones(len(truth)), correlations, {"pool": 8 * len(truth)})
 
 
 def final(code: tuple[int, ...]) -> Final:

@@ -12,7 +12,7 @@ from lanas_jax.report.page import render
 from lanas_jax.spaces.base import CellGraph, Choice, SearchSpace
 from lanas_jax.spaces.nasnet import NASNetSpace
 from lanas_jax.trials import best
-from tests.report.made_up_run import SPACE, final, run, trial, trials
+from tests.report.made_up_run import NAN, SPACE, final, ranked, run, trial, trials
 from tests.report.page_parser import Page
 
 HOSTILE = "<script>alert('x')</script>&amp;\"<b>"
@@ -33,6 +33,8 @@ RUNS = {
     "losses": run([trial(i, -2.0 - i, multiply_adds=10**i, parameters=10) for i in range(6)]),
     "unfinished": run([*trials(8), trial(8), trial(9)], budget=20),
     "finished": run(trials(60), final=final(trials(60)[3].code), tree=TREE, config={"epochs": 3}),
+    "ranked": run(trials(8), ranking=ranked({"a": [0.1, 0.2, 0.4, NAN], "$b$": [-3, 1.0, 2, 2]}, [0.1, 0.3, 0.2, 0.2])),
+    "ranked, all failed": run(trials(8), ranking=ranked({"a": [0.1, 0.2, 0.3]}, [NAN, NAN, NAN])),
     "a few that hardly learned": run([*trials(40), trial(40, 0.1), trial(41, 0.0)]),
 }
 
@@ -130,13 +132,15 @@ def test_hostile_text_is_shown_and_not_run() -> None:
     ]
     tree = [NodeSummary(0, 0, 2, 0.5, False, ((HOSTILE, 1.0),))]
     tree += [NodeSummary(i, 1, 1, 0.5, True, ()) for i in (1, 2)]
-    report = render(run(given, name=HOSTILE, space=space, tree=tree, config={HOSTILE: HOSTILE}))
+    found = ranked({HOSTILE: [0.1, 0.2, 0.3]}, [0.1, 0.3, 0.2])
+    report = render(run(given, name=HOSTILE, space=space, tree=tree, config={HOSTILE: HOSTILE}, ranking=found))
     page = Page(report)
     assert page.tags.count("script") == 1  # the one that sorts tables
     assert "b" not in [tag for tag, text in zip(page.tags, page.text, strict=False) if text == ""]
     assert "<b>" not in report.replace("<b>50.0", "").replace("<b>2 of", "").replace("<b>4.00", "").replace("<b>3<", "")
-    # Name and title; describe(); the reason twice; software twice; the tree's feature; settings twice.
-    assert page.words.count("<script>alert('x')</script>&amp;\"<b>") >= 9
+    # Name and title; describe(); the reason twice; software twice; the tree's feature; settings twice; the ranking's
+    # explanation, its table, its plot and the caption of that.
+    assert page.words.count("<script>alert('x')</script>&amp;\"<b>") >= 13
 
 
 class HostileGraphs(SearchSpace):
@@ -186,6 +190,22 @@ def test_tree_section() -> None:
         assert expected in page.words
     for expected in ("+0.50 op0=skip", "−0.25 op1=none", "−1.0 op3=pool"):  # noqa: RUF001
         assert expected in page.words
+
+
+def test_ranking_section() -> None:
+    page = Page(render(RUNS["ranked"]))
+    assert page.words.count("Does the supernet rank?") == 1
+    assert "4 architectures out of 32, spread over the whole range of their values by a, were trained" in page.words
+    assert [cells[0] for cells in page.rows if len(cells) == 5 and cells[3:] in (["3", "1"], ["4", "0"])] == [
+        "a",
+        "$b$",
+    ]
+    # Ranks 1 2 3 and 1 3 2: 1 - 6 * 2 / (3 * 8).
+    assert "a: Spearman 0.500 (" in page.words
+    assert "3 networks, 1 failed." in page.words
+    assert "value by $b$" in page.words
+    assert "undefined" in Page(render(RUNS["ranked, all failed"])).words
+    assert "Does the supernet rank?" not in Page(render(RUNS["finished"])).words
 
 
 def test_a_searcher_without_a_tree_says_why() -> None:

@@ -1,0 +1,5 @@
+"""Does a supernet rank? Cheap estimates of architectures against what they come to when trained from scratch."""
+
+from lanas_jax.ranking.task import Ranking
+
+__all__ = ["Ranking"]

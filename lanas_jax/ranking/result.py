@@ -1,0 +1,117 @@
+"""What a ranking came to, and its files: ``ranking.csv``, a row per network, and ``ranking.json``, the correlations.
+
+Both are written whole and at once, ranking.json last: a folder that holds it holds a ranking that is at its end.
+"""
+
+import csv
+import dataclasses
+import io
+import json
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float
+
+from lanas_jax.ranking.correlation import Coefficient, RankCorrelation
+from lanas_jax.ranking.task import TRUTH
+from lanas_jax.runs import RunError
+
+FOLDER = "ranking"  # within the run directory
+FORMAT = 1
+_TABLE, _RECORD = "ranking.csv", "ranking.json"
+
+
+@dataclasses.dataclass(frozen=True)
+class Ranked:
+    """Networks, what was expected of them, and what they came to.
+
+    Attributes:
+      codes: of the sampled networks, by ascending value of the first estimate.
+      estimates: by name, a value per network; NaN: there is none.
+      truth: the value of each network trained from scratch; NaN: it failed.
+      seconds: that its training took, compilation included.
+      correlations: by name of the estimate, how it ranks the networks.
+      about: what was asked for, software versions and the date, by name.
+    """
+
+    codes: Sequence[tuple[int, ...]]
+    estimates: Mapping[str, Float[np.ndarray, " n"]]
+    truth: Float[np.ndarray, " n"]
+    seconds: Float[np.ndarray, " n"]
+    correlations: Mapping[str, RankCorrelation]
+    about: Mapping[str, Any]
+
+
+def write(folder: Path, ranked: Ranked) -> None:
+    """Writes both files."""
+    names = list(ranked.estimates)
+    lines = io.StringIO()
+    writer = csv.writer(lines, lineterminator="\n")
+    writer.writerow(["code", *names, TRUTH, "seconds"])
+    columns = [*ranked.estimates.values(), ranked.truth, ranked.seconds]
+    for code, *numbers in zip(ranked.codes, *(column.tolist() for column in columns), strict=True):
+        writer.writerow([",".join(map(str, code)), *("" if math.isnan(number) else repr(number) for number in numbers)])
+    record = {
+        "format": FORMAT,
+        **ranked.about,
+        "correlations": {name: _encoded(found) for name, found in ranked.correlations.items()},
+    }
+    replace(folder / _TABLE, lines.getvalue())
+    replace(folder / _RECORD, json.dumps(record, indent=2, allow_nan=False) + "\n")
+
+
+def read(folder: Path) -> Ranked | None:
+    """The ranking in a folder; None where there is none, or none that is at its end.
+
+    Raises:
+      RunError: a file is damaged, or of another format.
+    """
+    if not ((folder / _TABLE).exists() and (folder / _RECORD).exists()):
+        return None
+    try:
+        record = json.loads((folder / _RECORD).read_text(encoding="utf-8"))
+        if record.pop("format") != FORMAT:
+            raise RunError(f"{folder / _RECORD} is not of format {FORMAT}, the one this lanas_jax reads")
+        correlations = {name: _decoded(found) for name, found in record.pop("correlations").items()}
+        return _with_table(folder / _TABLE, correlations, record)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise RunError(f"the ranking in {folder} is damaged: {type(error).__name__}: {error}") from error
+
+
+def replace(path: Path, text: str) -> None:
+    """Writes a file at once, in the place of an older one."""
+    partial = path.with_name(f"{path.name}.partial")
+    partial.write_text(text, encoding="utf-8")
+    partial.replace(path)
+
+
+def _with_table(path: Path, correlations: Mapping[str, RankCorrelation], about: Mapping[str, Any]) -> Ranked:
+    with path.open(newline="", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+
+    def column(name: str) -> Float[np.ndarray, " n"]:
+        return np.array([float(row[name] or "nan") for row in rows])
+
+    codes = [tuple(map(int, row["code"].split(","))) for row in rows]
+    estimates = {name: column(name) for name in correlations}
+    return Ranked(codes, estimates, column(TRUTH), column("seconds"), correlations, about)
+
+
+def _encoded(found: RankCorrelation) -> dict[str, Any]:
+    """As JSON, which has no NaN."""
+
+    def numbers(coefficient: Coefficient) -> dict[str, float | None]:
+        return {name: None if math.isnan(number) else number for name, number in coefficient._asdict().items()}
+
+    return found._asdict() | {"spearman": numbers(found.spearman), "kendall": numbers(found.kendall)}
+
+
+def _decoded(found: Mapping[str, Any]) -> RankCorrelation:
+    def coefficient(numbers: Mapping[str, float | None]) -> Coefficient:
+        return Coefficient(**{name: math.nan if number is None else number for name, number in numbers.items()})
+
+    both = {name: coefficient(found[name]) for name in ("spearman", "kendall")}
+    return RankCorrelation(**{**found, **both})
