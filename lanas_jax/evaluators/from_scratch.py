@@ -107,7 +107,11 @@ class FromScratch:
         if self.plan != "auto":
             return self.plan == "specialised"
         if "choice" not in self.__dict__:
-            choice = self.plans.choose(self.candidates or len(codes), codes, keys, self.abreast)
+            try:
+                choice = self.plans.choose(self.candidates or len(codes), codes, keys, self.abreast)
+            except FloatingPointError as error:  # a candidate that fails at once; the next batch is measured instead
+                self.report(f"one program, for this batch: no plan could be measured by it ({error})")
+                return False
             shared = "one program, candidates abreast" if choice.abreast else "one program"
             self.report(f"{'a program for each candidate' if choice.specialised else shared}: {choice.reason}")
             self.__dict__["choice"] = choice

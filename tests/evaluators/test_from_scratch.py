@@ -103,6 +103,19 @@ def test_a_loss_that_is_not_finite_is_a_failure_that_names_its_step(evaluator):
     assert 1 <= steps[1] <= 4  # the bright image comes once in the first epoch
 
 
+def test_a_batch_by_which_no_plan_can_be_measured_is_trained_all_the_same(data):
+    told = []
+    evaluator = FromScratch(BuildableNetwork(), data, CONFIG, jax.devices()[:1], 1, candidates=1, report=told.append)
+    (outcome,) = evaluator.evaluate(np.array([[3, 0]], np.int32), KEYS[1:2])
+    assert outcome.reason.startswith("loss became NaN")
+    assert [line.partition(" (")[0] for line in told] == [
+        "one program, for this batch: no plan could be measured by it"
+    ]
+    (outcome,) = evaluator.evaluate(CODES[:1], KEYS[:1])
+    assert not outcome.failed
+    assert told[1].startswith("one program: 1 candidates")
+
+
 def test_out_of_memory_is_a_failure(data):
     outcomes = FromScratch(HungryNetwork(), data, CONFIG, per_device=1).evaluate(CODES[:2], KEYS[:2])
     assert [outcome.failed for outcome in outcomes] == [True, True]
