@@ -42,7 +42,7 @@ def filled(like: Tree, found: Mapping[str, AnyArray], *, partly: bool = False) -
         raise ValueError(
             f"{name} is {_words(there.get(name), 'absent')}, expected {_words(expected.get(name), 'none')}"
         )
-    chosen = [jnp.asarray(found[name]) if name in found else leaf for name, leaf in leaves.items()]
+    chosen = [jnp.array(found[name]) if name in found else leaf for name, leaf in leaves.items()]
     return jax.tree.unflatten(jax.tree.structure(like), chosen)
 
 
