@@ -126,7 +126,9 @@ IMAGES[3, 2, 1] ^= 1
 )
 def test_another_training_is_refused_and_named(whole, changes, data, message):
     training = dataclasses.replace(TRAINING, **changes)
-    searched = SearchData(**{"train": DATA.train, "validation": DATA.validation, "classes": 3, "scaling": SCALING} | data)
+    searched = SearchData(
+        **{"train": DATA.train, "validation": DATA.validation, "classes": 3, "scaling": SCALING} | data
+    )
     with pytest.raises(RunError, match=rf"the supernet in .* is another one, {message}.*Give another folder"):
         carried_out(whole[0], training=training, data=searched)
 

@@ -84,9 +84,7 @@ def test_codes_are_drawn_from_the_pool_and_all_of_them():
 
     def drawn(key):
         images = jnp.zeros((1, 1, 1, 1))
-        return Sampled(Traced(), pool).apply(
-            (), (), images, train=True, key=key, drop_path=jnp.float32(0)
-        )[2]
+        return Sampled(Traced(), pool).apply((), (), images, train=True, key=key, drop_path=jnp.float32(0))[2]
 
     found = np.asarray(jax.vmap(drawn)(jax.random.split(jax.random.key(3), 400)))
     codes, counts = np.unique(found, axis=0, return_counts=True)
