@@ -43,6 +43,10 @@ class Session:
         self.pending: dict[Code, Any] = {}
         self.values: dict[Code, float] = {}
 
+    def __repr__(self) -> str:
+        """Tells a study from a new one, so that no checkpoint of its state, which lacks the study, is taken for it."""
+        return f"Session({len(self.values)} told)"
+
     def propose(self) -> Code | None:
         """The next new code that may be built, or None where it only repeats itself."""
         for _ in range(PROPOSALS):

@@ -105,10 +105,9 @@ class OneShot:
             return
         pool = masks.draw(self.supernet.space, POOL, self.seed)
         training = SupernetTraining(self.supernet, pool, self.recipe, self.augmentation, self.seed)
-        self.__dict__["_trained"] = train_or_refuse(
-            training, self.data, self.directory or directory / "supernet", note, self.devices
-        )
-        self._refuse_chance(pool[:PROBES])
+        trained = train_or_refuse(training, self.data, self.directory or directory / "supernet", note, self.devices)
+        self._refuse_chance(trained.weights, pool[:PROBES])
+        self.__dict__["_trained"] = trained
 
     def evaluate(self, codes: Int[np.ndarray, "n dims"], keys: Key[Array, " n"]) -> Sequence[Outcome]:
         """Values the parts that `codes` pick; keys play no part.
@@ -129,11 +128,11 @@ class OneShot:
         weights = self.trained.weights
         return self.supernet.extract(weights.params, self.valuation.statistics(weights, code), code)
 
-    def _refuse_chance(self, codes: Int[np.ndarray, "n dims"]) -> None:
+    def _refuse_chance(self, weights: Weights, codes: Int[np.ndarray, "n dims"]) -> None:
         valuation = self.valuation
         if not self.recalibration:  # running statistics may fit no network well, however well weights are trained
             valuation = dataclasses.replace(valuation, recalibration=min(CALIBRATING, len(self.data.train)))
-        accuracy = float(np.mean(valuation(self.trained.weights, codes).accuracy))
+        accuracy = float(np.mean(valuation(weights, codes).accuracy))
         labels = self.data.validation.labels
         chance = float(np.bincount(labels).max() / len(labels))
         needed = chance + DEVIATIONS * math.sqrt(chance * (1 - chance) / len(labels))

@@ -66,7 +66,7 @@ class Reading(Protocol):
     """A `FinalNetwork` that reads arrays beside images: data to its program, so that others of its kind share it."""
 
     @property
-    def data(self) -> PyTree[Array]:
+    def data(self) -> PyTree[AnyArray]:
         """The arrays."""
         ...
 
@@ -75,7 +75,7 @@ class Reading(Protocol):
         ...
 
 
-def data_of(network: FinalNetwork) -> PyTree[Array]:
+def data_of(network: FinalNetwork) -> PyTree[AnyArray]:
     """What a network reads beside images."""
     return network.data if isinstance(network, Reading) else ()
 

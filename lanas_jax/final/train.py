@@ -18,8 +18,9 @@ from lanas_jax import config_json, software
 from lanas_jax.checkpoints import digest
 from lanas_jax.data.splits import Dataset
 from lanas_jax.final import folder as folders
-from lanas_jax.final import loop, programs
+from lanas_jax.final import loop, programs, weights
 from lanas_jax.final.loop import Progress
+from lanas_jax.final.step import shapes
 from lanas_jax.final.task import FinalTraining, costs
 from lanas_jax.final.weights import digest_by_name
 from lanas_jax.runs import lock_file
@@ -66,7 +67,8 @@ def train(
       What final.json says.
 
     Raises:
-      ValueError: a recipe that does not fit the images or the devices; nothing is written.
+      ValueError: a recipe that does not fit the images or the devices, or initial weights that do not fit the network;
+        nothing is written.
       RunError: a folder that holds something else, or another training (names what differs), or is in use.
       ConfigError: settings that cannot be written down.
       NotFiniteError, DamagedError: as `loop.fit`.
@@ -74,6 +76,7 @@ def train(
     devices = jax.local_devices() if devices is None else devices
     data = final.dataset()
     programs.check(final.recipe, data.search, devices)
+    weights.check(shapes(final.network, final.recipe).weights, final.initial or {}, partly=True)
     folder = folders.enter(directory, _record(final, code, data, origin, devices), origin.source)
     folders.keep_initial(folder, final.initial)
     with lock_file(folder.described):

@@ -32,6 +32,17 @@ def filled(like: Tree, found: Mapping[str, AnyArray], *, partly: bool = False) -
       partly: whether leaves that are not found stay as they are.
 
     Raises:
+      ValueError: as `check`.
+    """
+    check(like, found, partly=partly)
+    chosen = [jnp.array(found[name]) if name in found else leaf for name, leaf in names(like).items()]
+    return jax.tree.unflatten(jax.tree.structure(like), chosen)
+
+
+def check(like: Any, found: Mapping[str, AnyArray], *, partly: bool = False) -> None:
+    """Checks arrays by name against a tree; arguments as in `filled`.
+
+    Raises:
       ValueError: an array of another name, shape or dtype than the tree's, or one that is missing; names it.
     """
     leaves = names(like)
@@ -42,8 +53,6 @@ def filled(like: Tree, found: Mapping[str, AnyArray], *, partly: bool = False) -
         raise ValueError(
             f"{name} is {_words(there.get(name), 'absent')}, expected {_words(expected.get(name), 'none')}"
         )
-    chosen = [jnp.asarray(found[name]) if name in found else leaf for name, leaf in leaves.items()]
-    return jax.tree.unflatten(jax.tree.structure(like), chosen)
 
 
 def save(directory: Path, arrays: Mapping[str, AnyArray]) -> None:

@@ -12,14 +12,13 @@ from jaxtyping import Int
 from rich.console import Console
 
 from lanas_jax import config_json, runs, software
-from lanas_jax.data.splits import SearchData
 from lanas_jax.description import read_code
 from lanas_jax.evaluators.base import Prepared
 from lanas_jax.final import export
 from lanas_jax.final.step import Weights
 from lanas_jax.final.target import EXTRACTED
+from lanas_jax.final.task import costs
 from lanas_jax.runs import Run, RunError
-from lanas_jax.spaces.base import SearchSpace
 from lanas_jax.supernet.base import Extracting
 from lanas_jax.trials import TrialStore, best
 
@@ -60,23 +59,22 @@ def extract(console: Console, arguments: Sequence[str]) -> int:
         evaluator.prepare(here.directory, lambda line: print(line, file=sys.stderr))
     weights = Weights(*evaluator.extract(code))
     (outcome,) = experiment.evaluator.evaluate(code[None], jax.random.split(jax.random.key(0), 1))
-    about = architecture(here, experiment.space, code, evaluator.data, weights) | {"validation_accuracy": outcome.value}
-    export.write(target, weights, here.source, about | {"format": kind})
+    about = architecture(here, evaluator, code, weights) | {"validation_accuracy": outcome.value, "format": kind}
+    export.write(target, weights, here.source, about)
     console.print(f"{target}: python load.py IMAGES.npy LOGITS.npy", highlight=False, soft_wrap=True)
     return 0
 
 
 def architecture(
-    here: Run, space: SearchSpace, code: Int[np.ndarray, " dims"], data: SearchData, weights: Weights
+    here: Run, evaluator: Extracting, code: Int[np.ndarray, " dims"], weights: Weights
 ) -> dict[str, Any]:
-    """What architecture.json says of an extracted network, but for its accuracy."""
-    costs = space.cost(code[None])
+    """What architecture.json says of an extracted network, but for its accuracy and the format of its weights."""
+    network, data = evaluator.supernet.standalone(code), evaluator.data
     return {
         "name": here.record["experiment"],
         "code": code.tolist(),
-        **export.describe(space, code),
-        "multiply_adds": int(costs.multiply_adds[0]),
-        "parameters": int(costs.parameters[0]),
+        **export.describe(network.space, code),
+        **costs(network, code),
         "trained_parameters": sum(leaf.size for leaf in jax.tree.leaves(weights.params)),
         "test_accuracy": None,
         "weights": EXTRACTED,

@@ -7,8 +7,9 @@ told good architectures from bad ones rather than by a choice made beforehand (`
 
 import dataclasses
 from collections.abc import Callable
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, Int
@@ -23,6 +24,7 @@ Codes = Int[np.ndarray, "n dims"]
 Value = Callable[[Codes], Float[np.ndarray, " n"]]
 
 
+@runtime_checkable
 class Regions(Protocol):
     """A space in disjoint parts."""
 
@@ -36,6 +38,7 @@ class Regions(Protocol):
         ...
 
 
+@runtime_checkable
 class Split(Protocol):
     """How to divide a space."""
 
@@ -162,7 +165,7 @@ class TreeSplit:
         """The leaves of the tree."""
         done = jnp.isfinite(values)
         targets = normal_scores(jnp.where(done, values, 0.0), done)
-        tree = partition.learn_splits(
+        tree = _learn(
             space.features(jnp.asarray(codes)),
             targets,
             done,
@@ -171,6 +174,9 @@ class TreeSplit:
             ridge=self.ridge,
         )
         return TreeRegions(space, tree)
+
+
+_learn = jax.jit(partition.learn_splits, static_argnames=("height", "min_samples", "ridge"))
 
 
 def sample(split: Split, space: SearchSpace, value: Value, seed: int) -> tuple[Codes, Float[np.ndarray, " n"]]:

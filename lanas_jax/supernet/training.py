@@ -141,7 +141,7 @@ def train(
       data: training images; validation images are not read.
       directory: a new or empty folder, or that of the same training.
       note: is told how it gets on, a line now and then.
-      devices: what to train on; default: all of this process. Batches are divided among them.
+      devices: what to train on, batches are divided among them; default: of this process, as many as share one equally.
       programs: of another training that differs in codes, seed and initial weights alone; None: they are compiled.
 
     Raises:
@@ -149,7 +149,7 @@ def train(
       RunError: a folder that holds something else, or another training (names what differs), or is in use.
       NotFiniteError, DamagedError: as `lanas_jax.final.loop.fit`.
     """
-    devices = jax.local_devices() if devices is None else devices
+    devices = _sharing(training.recipe.batch_size) if devices is None else devices
     check(training.recipe, data, devices)
     folder = _enter(directory, _record(training, data, devices))
     with lock_file(folder.described):
@@ -201,6 +201,12 @@ class Lines:
 
     def validated(self, accuracies: loop.Accuracies) -> None:
         """Is not called: supernets are not watched by the search-validation split."""
+
+
+def _sharing(batch_size: int) -> Sequence[jax.Device]:
+    """As many devices as can share a batch equally: a search takes those there are, a core each on CPUs."""
+    devices = jax.local_devices()
+    return devices[: max(n for n in range(1, len(devices) + 1) if batch_size % n == 0)]
 
 
 def _weights(state: FinalState) -> Weights:

@@ -28,6 +28,21 @@ def test_schedules_follow_their_closed_forms(step):
     np.testing.assert_allclose(drop_path(recipe, jnp.int32(step), total), 0.3 * step / 1000, rtol=1e-6)
 
 
+@pytest.mark.parametrize("last", [0.0, 0.001, 0.025])
+def test_learning_rate_falls_to_the_last_one(last):
+    """Half a cosine: ``last + (first - last) * (1 + cos(pi * step / total)) / 2``."""
+    recipe, total = Recipe(final_learning_rate=last), jnp.int32(1000)
+    for step, share in ((0, 1.0), (250, (1 + math.sqrt(0.5)) / 2), (500, 0.5), (1000, 0.0)):
+        rate = learning_rate(recipe.sgd, jnp.int32(step), total)
+        np.testing.assert_allclose(rate, last + (0.025 - last) * share, rtol=1e-4, atol=1e-9)
+
+
+def test_validation_is_read_where_it_is_not_trained_on_and_only_if_wanted():
+    assert Recipe(train_on="train", validate_every=7).reading_period == 7
+    assert Recipe(train_on="train", validate_every=None).reading_period is None
+    assert Recipe(train_on="all", validate_every=7).reading_period is None
+
+
 def test_average_gives_up_its_beginnings():
     decays = [float(average_decay(0.9999, jnp.int32(step))) for step in (0, 1, 90, 10**6)]
     np.testing.assert_allclose(decays, [1 / 10, 2 / 11, 91 / 100, 0.9999], rtol=1e-6)
@@ -41,6 +56,8 @@ def test_average_gives_up_its_beginnings():
         ("batch_size", 0, "batch_size must be positive; got 0"),
         ("learning_rate", -1.0, "learning_rate must be positive; got -1.0"),
         ("learning_rate", math.nan, "learning_rate must be positive; got nan"),
+        ("final_learning_rate", 0.03, "final_learning_rate must be from 0 to learning_rate, 0.025; got 0.03"),
+        ("final_learning_rate", -0.001, "final_learning_rate must be from 0 to learning_rate, 0.025; got -0.001"),
         ("momentum", 1.0, r"momentum must be in \[0, 1\); got 1.0"),
         ("weight_decay", -1.0, "weight_decay must not be negative; got -1.0"),
         ("clip", 0.0, "clip must be positive, or None not to clip; got 0.0"),
@@ -49,6 +66,7 @@ def test_average_gives_up_its_beginnings():
         ("drop_path", 1.0, r"drop_path must be in \[0, 1\); got 1.0"),
         ("ema", 1.0, r"ema must be in \[0, 1\), or None to keep no average; got 1.0"),
         ("validate_every", 0, "validate_every must be at least 1; got 0"),
+        ("passes", 0, "passes must be at least 1; got 0"),
         ("steps_per_dispatch", 0, "steps_per_dispatch must be at least 1; got 0"),
         ("checkpoint_seconds", -1.0, "checkpoint_seconds must not be negative; got -1.0"),
     ],
