@@ -12,7 +12,7 @@ import pytest
 
 import lanas_jax as lx
 from lanas_jax import runs, study
-from lanas_jax.evaluators.base import Outcome
+from lanas_jax.evaluators.base import NotPreparedError, Outcome
 from lanas_jax.runs import RunError
 from lanas_jax.study import Experiment, Final, StudyError
 from lanas_jax.trials import Status, TrialStore, TrialStoreError
@@ -324,3 +324,48 @@ def test_two_processes_cannot_write_to_one_run(tmp_path):
 def test_bad_settings_are_refused_at_the_door(changes, message):
     with pytest.raises(ValueError, match=message):
         experiment(**changes)
+
+
+class Preparing(Distance):
+    """An evaluator that has to be prepared first, and may refuse."""
+
+    def __init__(self, refusal=None):
+        super().__init__()
+        self.refusal, self.told = refusal, []
+
+    def prepare(self, directory, note):
+        assert self.calls == 0
+        self.told.append((directory, len(recorded(directory)[0])))
+        note("preparing")
+        if self.refusal:
+            raise NotPreparedError(self.refusal)
+
+    def evaluate(self, codes, keys):
+        assert self.told
+        return super().evaluate(codes, keys)
+
+
+class Notes(study.Silence):
+    def __init__(self):
+        self.lines = []
+
+    def began(self, budget, trials):
+        self.lines.append("began")
+
+    def note(self, text):
+        self.lines.append(text)
+
+
+def test_an_evaluator_is_prepared_once_before_the_first_trial(tmp_path):
+    evaluator, notes = Preparing(), Notes()
+    result = study.run(experiment(evaluator), tmp_path / "run", notes, write_report=False)
+    assert evaluator.told == [(tmp_path / "run", 0)]
+    assert notes.lines == ["preparing", "began"]
+    assert essence(result.trials) == essence(run(experiment(), tmp_path / "plain").trials)
+
+
+def test_an_evaluator_that_cannot_be_prepared_stops_the_study_before_any_trial(tmp_path):
+    with pytest.raises(StudyError, match=r"^the supernet has learned nothing$"):
+        run(experiment(Preparing("the supernet has learned nothing")), tmp_path / "run")
+    assert recorded(tmp_path / "run")[0] == []
+    assert len(run(experiment(Preparing()), tmp_path / "run").trials) == 22

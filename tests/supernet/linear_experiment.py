@@ -1,0 +1,104 @@
+"""A search of seconds by the supernet of linear layers, with a final training, and a ranking.
+
+On any machine: lanas search tests/supernet/linear_experiment.py
+"""
+
+import dataclasses
+import functools
+from pathlib import Path
+
+import lanas_jax as lx
+from lanas_jax.evaluators.few_shot import FewShot
+from lanas_jax.evaluators.from_scratch import FromScratch
+from lanas_jax.evaluators.one_shot import OneShot
+from lanas_jax.final.recipe import Recipe
+from lanas_jax.final.task import FinalTraining
+from lanas_jax.ranking.task import Ranking
+from lanas_jax.study import Experiment
+from lanas_jax.supernet.regions import OptionSplit
+from lanas_jax.training.step import TrainConfig
+from tests.supernet.linear_supernet import RECIPE, LinearPart, LinearSupernet, dataset
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """Settings of the search.
+
+    Attributes:
+      seed: of the search.
+      values: one_shot, few_shot, or random, which needs no supernet.
+      epochs: of the supernet.
+      supernet: its folder; default: in the run's.
+    """
+
+    seed: int = 0
+    values: str = "one_shot"
+    epochs: int = 4
+    supernet: Path | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Final:
+    """Settings of the final training.
+
+    Attributes:
+      recipe: how it is trained.
+    """
+
+    recipe: Recipe = dataclasses.field(default=RECIPE)
+
+
+@dataclasses.dataclass(frozen=True)
+class Rank:
+    """Settings of the ranking."""
+
+    epochs: int = 2
+
+
+class Anything:
+    """Values every code alike."""
+
+    def evaluate(self, codes, keys):
+        """One outcome per code."""
+        del keys
+        return [lx.Outcome(0.5) for _ in codes]
+
+
+class Whole(LinearSupernet):
+    """The supernet as a network whose every code is trained from scratch."""
+
+    def init(self, key, code):
+        """All weights; those of the code are trained."""
+        del code
+        return super().init(key)
+
+
+def one_shot(config: Config) -> OneShot:
+    """The supernet."""
+    recipe = dataclasses.replace(RECIPE, epochs=config.epochs, checkpoint_seconds=0.0)
+    return OneShot(
+        LinearSupernet(), lambda: dataset().search, recipe, directory=config.supernet, recalibration=48, batch_size=16
+    )
+
+
+def build(config: Config) -> Experiment:
+    """The search."""
+    evaluator = Anything() if config.values == "random" else one_shot(config)
+    if config.values == "few_shot":
+        evaluator = FewShot(evaluator, OptionSplit("second"), RECIPE)
+    space = LinearSupernet().space
+    return Experiment("linear", space, lx.RandomSearch(space), evaluator, budget=6, batch=3, seed=config.seed)
+
+
+def final(config: Config, settings: Final, code) -> FinalTraining:
+    """The training of one network."""
+    del config
+    return FinalTraining(LinearPart(tuple(int(i) for i in code)), dataset, settings.recipe)
+
+
+def rank(config: Config, settings: Rank, directory: Path) -> Ranking:
+    """The supernet's values against trainings from scratch."""
+    config = dataclasses.replace(config, supernet=config.supernet or directory / "supernet")
+    scratch = TrainConfig(settings.epochs, batch_size=12)
+    load = functools.cache(dataset)
+    return Ranking({"one-shot": one_shot(config)}, FromScratch(Whole(), load().search, scratch, plan="shared"))
