@@ -4,7 +4,7 @@ The tree's regressions say on which side of a cut a code lies; this model, over 
 inside a region. Values are normal scores of ranks, `z`. With ``s = embed(a) @ embed(b)`` and ``r`` the squared distance
 of the two embeddings, the prior covariance of two codes' values is
 
-    k(a, b) = scale (ADDITIVE s + (1 - ADDITIVE) exp(-DECAY dims r / 2)),
+    k(a, b) = scale (ADDITIVE s + (1 - ADDITIVE) exp(-DECAY min(dims, FAR) r / 2)),
 
 an additive effect of every choice and a smooth interaction between them, plus a residual of variance ``scale NOISE``
 that belongs to the code alone: what a particular network gains or loses beyond what its neighbours tell. It is part of
@@ -24,6 +24,7 @@ from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
 ADDITIVE = 0.5
 DECAY = 0.5
+FAR = 6  # choices; with more of them, codes that share little are no further apart
 NOISE = 0.2
 JITTER = 1e-6
 BLOCK = 64  # rows and columns of the whitener multiplied at a time
@@ -49,7 +50,7 @@ def covariance(a: Float[Array, "n e"], b: Float[Array, "m e"], dims: int) -> Flo
     """Prior covariance between two sets of embedded codes, in units of `scale`, without the residual."""
     inner = jnp.matmul(a, b.T, precision="highest")
     norms = 0.5 * (jnp.sum(a * a, axis=1)[:, None] + jnp.sum(b * b, axis=1)[None])
-    return ADDITIVE * inner + (1 - ADDITIVE) * jnp.exp(-DECAY * dims * jnp.maximum(norms - inner, 0.0))
+    return ADDITIVE * inner + (1 - ADDITIVE) * jnp.exp(-DECAY * min(dims, FAR) * jnp.maximum(norms - inner, 0.0))
 
 
 def prior_variance(a: Float[Array, "n e"]) -> Float[Array, " n"]:

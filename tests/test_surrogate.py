@@ -17,7 +17,7 @@ def kernel(a, b):
     """The covariance of the module's docstring."""
     inner = a @ b.T
     distance = ((a[:, None] - b[None]) ** 2).sum(2)
-    decay = surrogate.DECAY * SPACE.dims * distance / 2
+    decay = surrogate.DECAY * min(SPACE.dims, surrogate.FAR) * distance / 2
     return surrogate.ADDITIVE * inner + (1 - surrogate.ADDITIVE) * np.exp(-decay)
 
 

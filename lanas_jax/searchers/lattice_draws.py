@@ -1,7 +1,8 @@
 """Drawing a batch from a space too large to list: a leaf for each draw, then chains inside its region.
 
 The chains start from the trials known to lie in the region. Where the model decides, each chain climbs by additive
-effects of its own, drawn from their posterior, and the Gaussian process chooses among the places they reach.
+effects of its own, drawn from their posterior, and the Gaussian process chooses among the places they reach, the
+surroundings of the best of them and those of the best trials.
 
 A region in which the chains reach nothing that is new is closed, for this draw, and the next best leaf is tried. If all
 are closed, the code is drawn from the whole space.
@@ -18,11 +19,15 @@ from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
 from lanas_jax import partition, selection, surrogate
 from lanas_jax.partition import PartitionTree
-from lanas_jax.sampling import Inside, best_of, climb, draw_valid, walk
+from lanas_jax.sampling import DRAWS, Inside, Score, best_of, climb, draw_valid, propose, walk
 from lanas_jax.searchers import history as hist
 from lanas_jax.searchers.known import Known
 from lanas_jax.spaces.base import SearchSpace
 from lanas_jax.surrogate import GaussianProcess
+
+PARENTS = 16  # codes around which to look, of those that chains reached and of the best trials
+MOVES = 8  # tried from each of them
+ROUNDS = 3
 
 
 @dataclasses.dataclass(frozen=True)
@@ -145,9 +150,39 @@ def _from_region(
     def liked(codes: Array) -> Array:
         return jnp.where(unseen(codes), jnp.sum(space.terms(codes) * effects, axis=1), -jnp.inf)
 
-    codes, rate = climb(walk_key, space, starts, inside, liked, walks.steps, walks.steps)
-    row, found = best_of(_improvement(space, model, codes), unseen(codes) & inside(codes))
-    return space.canonical(codes[row][None])[0], found, rate
+    climb_key, local_key = jax.random.split(walk_key)
+    codes, rate = climb(climb_key, space, starts, inside, liked, walks.steps, walks.steps)
+
+    def gain(codes: Array) -> Array:
+        return jnp.where(unseen(codes) & inside(codes), _improvement(space, model, codes), -jnp.inf)
+
+    value = jnp.where(members & history.done, history.values, -jnp.inf)
+    best = history.codes[jax.lax.top_k(value, min(PARENTS, history.capacity))[1]]
+    code, score = _look_around(local_key, space, gain, codes, best)
+    return space.canonical(code[None])[0], score > -jnp.inf, rate
+
+
+def _look_around(
+    key: PRNGKeyArray, space: SearchSpace, gain: Score, codes: Int[Array, "k dims"], others: Int[Array, "p dims"]
+) -> tuple[Int[Array, " dims"], Float[Array, ""]]:
+    """Local search from the best of `codes` and, whatever they are worth, from `others`: the best met, and its gain."""
+
+    def best(codes: Array, scores: Array) -> tuple[Array, Array]:
+        scores, rows = jax.lax.top_k(scores, min(PARENTS, scores.shape[0]))
+        return codes[rows], scores
+
+    def look(carry: tuple[Array, Array], key: Array) -> tuple[tuple[Array, Array], None]:
+        codes, scores = carry
+        parents = jnp.repeat(codes, MOVES, axis=0)
+        moved = propose(jax.random.uniform(key, (parents.shape[0], DRAWS)), space, parents)
+        all_scores = jnp.concatenate([scores, gain(moved)])
+        scores, rows = jax.lax.top_k(all_scores, scores.shape[0])
+        return (jnp.concatenate([codes, moved])[rows], scores), None
+
+    codes, scores = best(codes, gain(codes))
+    start = (jnp.concatenate([codes, others]), jnp.concatenate([scores, jnp.full(others.shape[0], -jnp.inf)]))
+    (codes, scores), _ = jax.lax.scan(look, start, jax.random.split(key, ROUNDS))
+    return codes[0], scores[0]
 
 
 def _improvement(space: SearchSpace, model: GaussianProcess, codes: Int[Array, "k dims"]) -> Float[Array, " k"]:
