@@ -1,4 +1,4 @@
-"""The figures of `bench_candidates.py`, printed and written down."""
+"""The figures of benchmarks, printed and written down; rows and report are those of `bench_candidates.py`."""
 
 import dataclasses
 import platform
@@ -79,17 +79,25 @@ def line(timing: Timing, first: Timing) -> str:
     return f"{way[1]}: " + ", ".join(f"{value} {title}" for title, value in figures)
 
 
+def table(title: str, rows: list[dict[str, str]]) -> Table:
+    """Rows of figures by their titles; the first column is words."""
+    columns = Table(title=title)
+    for i, name in enumerate(rows[0]):
+        columns.add_column(name, justify="right" if i else "left", no_wrap=True)
+    for row in rows:
+        columns.add_row(*row.values())
+    return columns
+
+
+def machine() -> str:
+    """The devices that the figures come from."""
+    return f"{len(jax.local_devices())} x {jax.local_devices()[0].device_kind}"
+
+
 def show(config: Any, peaks: Mapping[int, float], timings: list[Timing], console: Console) -> None:
     """The table."""
     rows = [cells(timing, timings[0]) for timing in timings]
-    table = Table(
-        title=f"training candidates: {config.setting}, {config.dtype}, {len(jax.local_devices())} x {_kind()}"
-    )
-    for title in rows[0]:
-        table.add_column(title, justify="left" if title == "way" else "right", no_wrap=True)
-    for row in rows:
-        table.add_row(*row.values())
-    console.print(table)
+    console.print(table(f"training candidates: {config.setting}, {config.dtype}, {machine()}", rows))
     reached = ", ".join(f"{peak / 1e12:.3g} on {n} device{'s' * (n > 1)}" for n, peak in peaks.items())
     console.print(
         f"ms/step: of one candidate, its share where several train at a time. of peak: six operations per multiply-add "
@@ -124,12 +132,8 @@ def report(config: Any, peaks: Mapping[int, float], timings: list[Timing]) -> di
     settings = dataclasses.asdict(config)
     return {
         "config": {name: value for name, value in settings.items() if name != "json"},
-        "machine": f"{platform.machine()}, {len(jax.local_devices())} x {_kind()}",
+        "machine": f"{platform.machine()}, {machine()}",
         "software": {"python": platform.python_version(), "jax": jax.__version__},
         "peak_flops": {f"{n} devices": peak for n, peak in peaks.items()},
         "rows": rows,
     }
-
-
-def _kind() -> str:
-    return jax.local_devices()[0].device_kind

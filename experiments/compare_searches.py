@@ -22,7 +22,7 @@ from rich.console import Console
 from rich.table import Table
 
 from lanas_jax import discovery, runs, study
-from lanas_jax.evaluators.base import Prepared
+from lanas_jax.evaluators.base import NotPreparedError, Prepared
 from lanas_jax.progress import Display
 from lanas_jax.study import Experiment, Result
 from lanas_jax.training.population import one_device_per_core
@@ -110,7 +110,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     module = discovery.load(source)
     base = runs.build(module, dataclasses.replace(module.Config(), **shared(module, config.out)))
     if isinstance(base.evaluator, Prepared):
-        base.evaluator.prepare(config.out, console.print)
+        try:
+            base.evaluator.prepare(config.out, console.print)
+        except NotPreparedError as error:
+            raise SystemExit(str(error)) from error
     results: dict[str, list[Result]] = {name: [] for name in config.searchers}
     for seed in range(config.seeds):
         for name in config.searchers:

@@ -12,6 +12,8 @@ which then take 0.29 s each. Five seeds, before the stem's gradient was computed
 value of 95.0 % to 97.2 %, 96.6 % on average (random search: 95.0 % to 96.4 %, 95.7 % on average) and, retrained for 30
 epochs, a search-validation accuracy of 97.5 % to 98.3 % and a test accuracy of 96.9 % to 98.1 %.
 So long a training brings all good cells together: the winners of random search tested at 97.2 % to 97.8 %.
+`lanas train`, which trains twice the channels for 60 epochs on digits that move, took the winner of a search of 8
+candidates to a test accuracy of 99.2 % (one seed), in 1.9 min of processor time.
 
 Candidates are trained for 2 epochs because that tells them apart: values of random codes then spread by 3.1 points
 (standard deviation), of which 1.3 are the noise of the seed; after 5 epochs it is 1.0, most of it noise.

@@ -196,10 +196,13 @@ def rank(config: Config, settings: Rank, directory: Path) -> Ranking:
     if config.supernet is None:
         config = dataclasses.replace(config, supernet=directory / "supernet")
     measured = one_shot(config)
-    estimates: dict[str, Any] = {"one-shot": measured, "few-shot": few_shot(config, measured)}
     running = dataclasses.replace(measured, recalibration=0)
-    estimates |= {"one-shot, running statistics": running}
-    estimates |= {"few-shot, running statistics": few_shot(config, running)}
+    estimates: dict[str, Any] = {
+        "one-shot": measured,
+        "few-shot": few_shot(config, measured),
+        "one-shot, running statistics": running,
+        "few-shot, running statistics": few_shot(config, running),
+    }
     network = NASNet(measured.supernet.space)
     scratch = TrainConfig(settings.epochs, config.batch_size, settings.learning_rate)
     return Ranking(estimates, FromScratch(network, search_data(config), scratch, plan="shared"))

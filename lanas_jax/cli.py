@@ -49,6 +49,7 @@ usage: lanas search EXPERIMENT [--out DIR] [settings of the experiment]
 
 Searches, retrains the winner, and writes a report, all into one folder: a new one under runs/, or DIR.
 Ctrl-C stops; lanas resume continues.
+Compiled programs are kept for later runs, in ~/.cache/lanas_jax; LANAS_COMPILE_CACHE=off keeps none.
 
 EXPERIMENT is one of
 
@@ -113,6 +114,7 @@ def search(arguments: Sequence[str]) -> int:
         return 0 if arguments else 2
     if arguments[0].startswith("-"):
         raise RefusedError("the experiment comes first: lanas search EXPERIMENT [--out DIR] [settings]")
+    _keep_programs()
     _use_every_core()
     source = discovery.find(arguments[0])
     module = discovery.load(source)
@@ -133,6 +135,7 @@ def resume(arguments: Sequence[str]) -> int:
 
     here = runs.open_run(_parse(parse, "resume", arguments))
     TrialStore.open(here.trials).close()
+    _keep_programs()
     _use_every_core()
     return _carry_out(here.experiment(), here)
 
@@ -142,6 +145,7 @@ def train(arguments: Sequence[str]) -> int:
     from lanas_jax.description import CodeError
     from lanas_jax.final import command
 
+    _keep_programs()
     try:
         return command.train(_console(), arguments)
     except (ValueError, CodeError) as error:
@@ -411,3 +415,10 @@ def _use_every_core() -> None:
     from lanas_jax.training.population import one_device_per_core
 
     one_device_per_core()
+
+
+def _keep_programs() -> None:
+    """Has to happen before the first array."""
+    from lanas_jax import compile_cache
+
+    compile_cache.keep(lambda text: print(f"lanas: {text}", file=sys.stderr))

@@ -98,7 +98,7 @@ def plan_steps(
         operation=column(operations, operations),
         read=column(sources, middle),
         write=column(jnp.where(separable, middle, block), block),
-        weights=column(rows[:, 0], rows[:, 1]),
+        weights=column(*jnp.asarray(rows).T),
         length=jnp.sum(taken, dtype=jnp.int32),
     )
 

@@ -8,7 +8,7 @@ tell this stack.
 
 import dataclasses
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -67,7 +67,7 @@ class Stack:
         }
         return params, self.init_stats([rows.shape for rows, _ in used])
 
-    def init_stats(self, rows: list[tuple[int, ...]]) -> Tree:
+    def init_stats(self, rows: Sequence[tuple[int, ...]]) -> Tree:
         """Batch statistics before training, for that many rows in each cell."""
         space = self.space
         cells = [
@@ -148,7 +148,7 @@ class Stack:
             return jnp.ones(self.space.blocks, bool), shape.channels
         return jnp.asarray(self.space.concatenated(jnp.asarray(code)[None])[0, shape.cell]), shape.channels
 
-    def _kernel_shapes(self, rows: list[tuple[int, ...]]) -> Tree:
+    def _kernel_shapes(self, rows: Sequence[tuple[int, ...]]) -> Tree:
         space = self.space
         stem = space.stem_multiplier * space.channels
 

@@ -121,19 +121,19 @@ class NASNetSupernet:
         operations = self.space.operations(code[None])[0, shape.cell].reshape(-1)
         sources = self.space.inputs(code[None])[0, shape.cell].reshape(-1)
         table = _row_table(self.space.blocks, shape.reduction)
-        table = table if isinstance(code, np.ndarray) else jnp.asarray(table)
-        return table[np.arange(2 * self.space.blocks, dtype=np.int32) // 2, sources, operations]
+        blocks = np.arange(2 * self.space.blocks, dtype=np.int32) // 2
+        return (table if isinstance(code, np.ndarray) else jnp.asarray(table))[blocks, sources, operations]
 
     def _check(self, code: Code) -> Int[np.ndarray, " dims"]:
-        code = self.space.check(np.asarray(code)[None])[0]
-        repeated = np.argwhere(~self.space.differ(code[None])[0])
+        codes = self.space.check(np.asarray(code)[None])
+        repeated = np.argwhere(~np.asarray(self.space.differ(codes)[0]))
         if len(repeated):
             cell, block = map(int, repeated[0])
             raise ValueError(
                 f"block {block} of the {self.space.cell_names[cell]} adds one operation on one input twice; "
                 "expected two different ones"
             )
-        return code
+        return codes[0]
 
 
 @functools.cache

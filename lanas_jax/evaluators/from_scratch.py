@@ -19,11 +19,9 @@ from lanas_jax.data.splits import SearchData
 from lanas_jax.evaluators.base import Outcome, with_costs
 from lanas_jax.training import halving
 from lanas_jax.training.halving import Halving, Trainer
-from lanas_jax.training.plans import Plans
+from lanas_jax.training.plans import OUT_OF_MEMORY, Plans
 from lanas_jax.training.population import CompiledPopulation, Results
 from lanas_jax.training.step import Network, TrainConfig
-
-OUT_OF_MEMORY = "RESOURCE_EXHAUSTED"  # XLA's status, the only thing that tells its runtime errors apart
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -36,7 +34,8 @@ class FromScratch:
       config: how each candidate is trained.
       devices: where; default: all devices of this process.
       per_device: candidates in one program on each device; a batch of ``devices * per_device`` fills it.
-      abreast: `vmap` over a device's candidates instead of one after the other.
+      abreast: whether a device's candidates train at the same time, by one program for all, instead of one after the
+        other; ``auto``: where `plan` is ``auto`` too and the devices are accelerators, what a measurement finds faster.
       plan: ``shared``, one program for all candidates, compiled once; ``specialised``, a program for each; ``auto``,
         the one that a measurement at the first batch expects to be done sooner.
       candidates: in the whole search, for ``auto``; default: those of the first batch.
@@ -53,7 +52,7 @@ class FromScratch:
     config: TrainConfig
     devices: Sequence[jax.Device] | None = None
     per_device: int = 4
-    abreast: bool = False
+    abreast: bool | Literal["auto"] = "auto"
     plan: Literal["auto", "shared", "specialised"] = "auto"
     candidates: int | None = None
     halving: Halving | None = None
@@ -66,12 +65,14 @@ class FromScratch:
     @functools.cached_property
     def plans(self) -> Plans:
         """The ways to train."""
-        return Plans(self.network, self.config, self.data, self.devices, self.per_device, self.abreast)
+        return Plans(self.network, self.config, self.data, self.devices, self.per_device)
 
     @property
     def compiled(self) -> CompiledPopulation:
         """The programs that train a batch, whatever its codes."""
-        return self.plans.shared
+        choice = self.__dict__.get("choice")
+        abreast = self.abreast is True if choice is None else choice.abreast
+        return self.plans.abreast if abreast else self.plans.in_turn
 
     def evaluate(self, codes: Int[np.ndarray, "n dims"], keys: Key[Array, " n"]) -> Sequence[Outcome]:
         """Trains the candidates of `codes` and gives each its search-validation accuracy.
@@ -106,8 +107,13 @@ class FromScratch:
         if self.plan != "auto":
             return self.plan == "specialised"
         if "choice" not in self.__dict__:
-            choice = self.plans.choose(self.candidates or len(codes), codes, keys)
-            self.report(f"{'a program for each candidate' if choice.specialised else 'one program'}: {choice.reason}")
+            try:
+                choice = self.plans.choose(self.candidates or len(codes), codes, keys, self.abreast)
+            except FloatingPointError as error:  # a candidate that fails at once; the next batch is measured instead
+                self.report(f"one program, for this batch: no plan could be measured by it ({error})")
+                return False
+            shared = "one program, candidates abreast" if choice.abreast else "one program"
+            self.report(f"{'a program for each candidate' if choice.specialised else shared}: {choice.reason}")
             self.__dict__["choice"] = choice
         return self.__dict__["choice"].specialised
 

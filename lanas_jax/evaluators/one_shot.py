@@ -49,7 +49,8 @@ class OneShot:
         in the run's folder.
       recalibration: training images by which batch statistics are measured for each code; 0: running ones are used.
       batch_size: images in a forward pass of a valuation.
-      devices: where; default: all devices of this process.
+      devices: where; default: all devices of this process. Where they are cores of a CPU, one of them trains: what they
+        exchange at each normalisation takes them longer than their work.
       per_device: codes valued in one call on each device.
       seed: of training and of all draws; not of the search, so that searches of other seeds share a supernet.
     """
@@ -151,11 +152,14 @@ def train_or_refuse(
     devices: Sequence[jax.Device] | None,
     programs: Programs | None = None,
 ) -> Trained:
-    """`lanas_jax.supernet.training.train`, with what goes wrong as an error of an evaluator.
+    """`lanas_jax.supernet.training.train`, on one core of a CPU, with what goes wrong as an error of an evaluator.
 
     Raises:
       NotPreparedError: the folder or the training cannot be used; says why.
     """
+    devices = jax.local_devices() if devices is None else devices
+    if devices[0].platform == "cpu":
+        devices = devices[:1]
     try:
         return train(training, data, directory, note, devices=devices, programs=programs)
     except (ValueError, RunError, NotFiniteError, DamagedError) as error:

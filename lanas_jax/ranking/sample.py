@@ -12,6 +12,8 @@ from lanas_jax.ranking.task import RankingError
 from lanas_jax.sampling import draw_valid
 from lanas_jax.spaces.base import SearchSpace
 
+TRIES = 4096  # batches of draws: a million, for spaces in which few codes are valid
+
 
 def pool_of(key: PRNGKeyArray, space: SearchSpace, n: int, fewest: int) -> Int[np.ndarray, "m dims"]:
     """Distinct valid codes in canonical form, drawn uniformly.
@@ -25,7 +27,7 @@ def pool_of(key: PRNGKeyArray, space: SearchSpace, n: int, fewest: int) -> Int[n
     Raises:
       RankingError: fewer than that were found.
     """
-    drawn = np.asarray(draw_valid(key, space, lambda codes: jnp.ones(len(codes), bool), n, tries=max(64, n)))
+    drawn = np.asarray(draw_valid(key, space, lambda codes: jnp.ones(len(codes), bool), n, tries=TRIES))
     codes = drawn[(drawn >= 0).all(axis=1)]
     if len(codes) < fewest:
         raise RankingError(

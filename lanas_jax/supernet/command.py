@@ -65,9 +65,7 @@ def extract(console: Console, arguments: Sequence[str]) -> int:
     return 0
 
 
-def architecture(
-    here: Run, evaluator: Extracting, code: Int[np.ndarray, " dims"], weights: Weights
-) -> dict[str, Any]:
+def architecture(here: Run, evaluator: Extracting, code: Int[np.ndarray, " dims"], weights: Weights) -> dict[str, Any]:
     """What architecture.json says of an extracted network, but for its accuracy and the format of its weights."""
     network, data = evaluator.supernet.standalone(code), evaluator.data
     return {

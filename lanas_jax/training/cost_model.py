@@ -1,4 +1,4 @@
-"""Which plan trains a search's candidates sooner: one program for all, or a program for each.
+"""Which plan trains a search's candidates sooner: one program for all, in one of two layouts, or a program for each.
 
 The time a plan takes follows from what is measured here: seconds to trace and compile its programs, and seconds of one
 training step. With `n` candidates of `s` steps on `d` devices, and `c` seconds per compilation,
@@ -8,11 +8,18 @@ training step. With `n` candidates of `s` steps on `d` devices, and `c` seconds 
                   n c / t + n s step                      where the devices are the cores that compile: a program
                                                           that is measured alone has all of them to itself,
 
-in which tracing, a part of `c`, is Python's, one program at a time. Measuring the second plan costs a compilation of
-its own, so it is left out where the first one is done before the second could have compiled anything.
+in which tracing, a part of `c`, is Python's, one program at a time. The shared program trains a device's candidates
+one after the other, or abreast where that takes less time a step. Measuring costs compilations of its own, so it is
+left out where it cannot pay: a program for each where the shared one is done before anything could have been compiled;
+candidates abreast on CPUs, where every branch of a code's choices would keep cores busy that none leaves idle, and
+where those one after the other are done before a second program would be compiled.
+
+A program that was found in a cache of compiled programs took less to make than it would have otherwise. Its plan has it
+at that price; the programs of other candidates, which may be in no cache, are reckoned at the full one.
 """
 
 import dataclasses
+import math
 
 import numpy as np
 from jaxtyping import Array, Int, Key
@@ -22,6 +29,7 @@ from lanas_jax.training.timing import time_steps
 
 LEAST_COMPILE_SECONDS = 1.0  # that a program of a candidate takes, whatever the network
 TIMED_STEPS = 4  # by which a step is measured
+TOLD_SECONDS = 0.05  # of compilation that a cache saved, from which on it is told
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,19 +59,21 @@ class PlanCost:
       trace_seconds: of making its programs, the part that Python takes.
       compile_seconds: of making them, all together.
       step_seconds: of one step of one candidate, on one device.
+      saved_seconds: that making them would have taken beyond that, had they not been found in a cache.
     """
 
     trace_seconds: float
     compile_seconds: float
     step_seconds: float
+    saved_seconds: float = 0.0
 
     def training(self, work: Workload) -> float:
         """Seconds that devices train."""
         return work.candidates * work.steps * self.step_seconds / work.devices
 
     def compiling(self, candidates: int, threads: int) -> float:
-        """Seconds that threads compile programs for so many candidates."""
-        return candidates * max(self.trace_seconds, self.compile_seconds / threads)
+        """Seconds that threads compile programs for so many other candidates."""
+        return candidates * max(self.trace_seconds, (self.compile_seconds + self.saved_seconds) / threads)
 
 
 def measured(
@@ -71,7 +81,8 @@ def measured(
 ) -> PlanCost:
     """Measures a step of compiled programs."""
     share, _ = time_steps(programs, codes, keys, min(steps, programs.population.steps_per_dispatch))
-    return PlanCost(programs.trace_seconds, programs.compile_seconds, share * programs.population.mesh.size)
+    step_seconds = share * programs.population.mesh.size
+    return PlanCost(programs.trace_seconds, programs.compile_seconds, step_seconds, programs.saved_seconds)
 
 
 def shared_seconds(cost: PlanCost, work: Workload) -> float:
@@ -93,30 +104,76 @@ def never_sooner(shared: PlanCost, work: Workload) -> bool:
     return shared.training(work) <= specialised_seconds(least, work)
 
 
+def abreast_may_pay(in_turn: PlanCost, work: Workload) -> bool:
+    """Whether candidates abreast may save more than it takes to compile a program for them."""
+    return not work.on_cores and in_turn.training(work) > in_turn.compile_seconds
+
+
+@dataclasses.dataclass(frozen=True)
+class Costs:
+    """What was measured; None where it was not, at least one of the two shared programs apart.
+
+    Attributes:
+      in_turn: the shared program, a device's candidates one after the other.
+      abreast: the shared program, a device's candidates at the same time.
+      specialised: a program for each candidate.
+    """
+
+    in_turn: PlanCost | None = None
+    abreast: PlanCost | None = None
+    specialised: PlanCost | None = None
+
+    @property
+    def goes_abreast(self) -> bool:
+        """Whether the shared program is the one with candidates abreast: both are compiled, so the step decides."""
+        if self.in_turn is None or self.abreast is None:
+            return self.abreast is not None
+        return self.abreast.step_seconds < self.in_turn.step_seconds
+
+    @property
+    def shared(self) -> PlanCost:
+        """That of the shared program in the better layout.
+
+        Raises:
+          ValueError: neither was measured.
+        """
+        found = self.abreast if self.goes_abreast else self.in_turn
+        if found is None:
+            raise ValueError("no shared program was measured")
+        return found
+
+
 @dataclasses.dataclass(frozen=True)
 class Choice:
     """The plan that was chosen.
 
     Attributes:
       specialised: whether it is a program for each candidate.
+      abreast: whether the shared program trains a device's candidates at the same time.
       reason: in words, with the figures.
     """
 
     specialised: bool
+    abreast: bool
     reason: str
 
 
-def choose(shared: PlanCost, specialised: PlanCost | None, work: Workload) -> Choice:
-    """The plan that takes less time; `specialised` is None where it was not worth measuring."""
-    one = shared_seconds(shared, work)
-    text = f"{work.candidates} candidates of {work.steps} steps on {work.devices} device(s): "
-    text += f"one program for all {_words(shared)}: {one:,.0f} s"
-    if specialised is None:
-        return Choice(False, f"{text}; a program for each could not be sooner")
-    each = specialised_seconds(specialised, work)
-    text += f"; a program for each {_words(specialised)}: {each:,.0f} s"
-    return Choice(each < one, text)
+def choose(costs: Costs, work: Workload) -> Choice:
+    """The plan that takes less time."""
+    one = shared_seconds(costs.shared, work)
+    layouts = {"": costs.in_turn, ", candidates abreast": costs.abreast}
+    told = [
+        f"one program for all{layout} {_words(cost)}: {shared_seconds(cost, work):,.0f} s"
+        for layout, cost in layouts.items()
+        if cost is not None
+    ]
+    each = math.inf if costs.specialised is None else specialised_seconds(costs.specialised, work)
+    if costs.specialised is not None:
+        told.append(f"a program for each {_words(costs.specialised)}: {each:,.0f} s")
+    text = f"{work.candidates} candidates of {work.steps} steps on {work.devices} device(s): {'; '.join(told)}"
+    return Choice(each < one, costs.goes_abreast, text)
 
 
 def _words(cost: PlanCost) -> str:
-    return f"({cost.compile_seconds:.1f} s to compile, {1000 * cost.step_seconds:.3g} ms a step)"
+    saved = f", {cost.saved_seconds:.1f} s saved by the cache" if cost.saved_seconds >= TOLD_SECONDS else ""
+    return f"({cost.compile_seconds:.1f} s to compile{saved}, {1000 * cost.step_seconds:.3g} ms a step)"

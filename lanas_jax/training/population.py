@@ -24,6 +24,7 @@ from jax import lax
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Float, Int, Key
 
+from lanas_jax import compile_cache
 from lanas_jax.data.splits import SearchData, Split
 from lanas_jax.hardware import cores
 from lanas_jax.training import step as training
@@ -145,12 +146,12 @@ class Population:
         on_cpu = self.mesh.devices.flat[0].platform == "cpu"
         quick = {"xla_backend_optimization_level": 1} if on_cpu else {}
         with ThreadPoolExecutor(len(lowered)) as pool:
-            start, advance, evaluate = pool.map(
-                lambda program, options: program.compile(options), lowered, (quick, {}, {})
-            )
+            made = pool.map(compile_cache.compiled, lowered, (quick, {}, {}))
+            (start, advance, evaluate), saved = zip(*made, strict=True)
         own, trace_seconds = NamedSharding(self.mesh, PartitionSpec(AXIS)), traced - began
         compile_seconds = time.perf_counter() - began
-        return CompiledPopulation(self, start, advance, evaluate, placed, own, trace_seconds, compile_seconds)
+        seconds = trace_seconds, compile_seconds, max(saved)
+        return CompiledPopulation(self, start, advance, evaluate, placed, own, *seconds)
 
     def _lower(self, placed: Placed) -> tuple[jax.stages.Lowered, ...]:
         """The three programs, traced."""
@@ -193,6 +194,7 @@ class CompiledPopulation:
       sharding: how candidates are spread.
       trace_seconds: the part of `compile_seconds` that Python takes, one program after the other.
       compile_seconds: what tracing and compiling took.
+      saved_seconds: what compiling would have taken beyond that, had no program been found in a cache.
     """
 
     population: Population
@@ -203,6 +205,7 @@ class CompiledPopulation:
     sharding: NamedSharding
     trace_seconds: float
     compile_seconds: float
+    saved_seconds: float
 
     def total(self, epochs: int | None = None) -> int:
         """Steps of a training of so many epochs; default: the configured ones."""

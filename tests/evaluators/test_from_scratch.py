@@ -9,7 +9,9 @@ import pytest
 from lanas_jax.data.splits import SearchData, Split
 from lanas_jax.evaluators.from_scratch import FromScratch
 from lanas_jax.spaces.base import Cost, SearchSpace
+from lanas_jax.training import cost_model
 from lanas_jax.training.halving import Halving
+from lanas_jax.training.plans import Plans
 from lanas_jax.training.population import Population
 from lanas_jax.training.step import TrainConfig
 from tests.training.small_network import SPACE, BuildableNetwork, SmallNetwork, stripes
@@ -101,6 +103,19 @@ def test_a_loss_that_is_not_finite_is_a_failure_that_names_its_step(evaluator):
     assert 1 <= steps[1] <= 4  # the bright image comes once in the first epoch
 
 
+def test_a_batch_by_which_no_plan_can_be_measured_is_trained_all_the_same(data):
+    told = []
+    evaluator = FromScratch(BuildableNetwork(), data, CONFIG, jax.devices()[:1], 1, candidates=1, report=told.append)
+    (outcome,) = evaluator.evaluate(np.array([[3, 0]], np.int32), KEYS[1:2])
+    assert outcome.reason.startswith("loss became NaN")
+    assert [line.partition(" (")[0] for line in told] == [
+        "one program, for this batch: no plan could be measured by it"
+    ]
+    (outcome,) = evaluator.evaluate(CODES[:1], KEYS[:1])
+    assert not outcome.failed
+    assert told[1].startswith("one program: 1 candidates")
+
+
 def test_out_of_memory_is_a_failure(data):
     outcomes = FromScratch(HungryNetwork(), data, CONFIG, per_device=1).evaluate(CODES[:2], KEYS[:2])
     assert [outcome.failed for outcome in outcomes] == [True, True]
@@ -136,6 +151,48 @@ def test_the_plan_is_measured_once_and_told(data, first):
         assert [one.value for one in evaluator.evaluate(CODES, KEYS)] == [one.value for one in first]
     (line,) = told
     assert line.startswith("one program: 1000 candidates of 30 steps on 4 device(s)")
+
+
+def test_candidates_abreast_are_measured_and_told_where_they_may_pay(data, first, monkeypatch):
+    """On CPUs they never may, so it is said here that they do; which layout is quicker is the machine's business."""
+    monkeypatch.setattr(cost_model, "abreast_may_pay", lambda in_turn, work: True)
+    told = []
+    evaluator = FromScratch(
+        BuildableNetwork(), data, CONFIG, jax.devices()[:1], per_device=2, candidates=3, report=told.append
+    )
+    outcomes = evaluator.evaluate(CODES, KEYS)
+    np.testing.assert_allclose([one.value for one in outcomes], [one.value for one in first], atol=1.01 / 21)
+    (line,) = told
+    assert "one program for all (" in line
+    assert "one program for all, candidates abreast (" in line
+    assert evaluator.compiled.population.abreast == line.startswith("one program, candidates abreast: ")
+    made = evaluator.plans.in_turn.compile_seconds + evaluator.plans.abreast.compile_seconds
+    assert sum(one.compile_seconds for one in outcomes) == pytest.approx(made, rel=1e-4)
+
+
+def test_a_layout_that_does_not_fit_into_memory_is_not_chosen(data, first, monkeypatch):
+    def too_much(self):
+        raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: out of memory")
+
+    monkeypatch.setattr(cost_model, "abreast_may_pay", lambda in_turn, work: True)
+    monkeypatch.setattr(Plans, "abreast", property(too_much))
+    told = []
+    evaluator = FromScratch(BuildableNetwork(), data, CONFIG, per_device=2, candidates=3, report=told.append)
+    assert [one.value for one in evaluator.evaluate(CODES, KEYS)] == [one.value for one in first]
+    assert "abreast" not in told[0]
+
+
+@pytest.mark.parametrize("plan", ["auto", "shared"])
+@pytest.mark.parametrize("abreast", [True, False, "auto"])
+def test_the_layout_is_as_asked_for_and_on_cpus_one_after_the_other_by_itself(
+    data, evaluator, monkeypatch, plan, abreast
+):
+    made = {name: dataclasses.replace(evaluator.compiled) for name in ("in_turn", "abreast")}
+    for name, programs in made.items():
+        monkeypatch.setattr(Plans, name, programs)
+    wanted = FromScratch(SmallNetwork(), data, CONFIG, plan=plan, abreast=abreast, report=lambda line: None)
+    assert not wanted._specialised(CODES, KEYS)
+    assert wanted.compiled is made["abreast" if abreast is True else "in_turn"]
 
 
 def test_hopeless_candidates_are_stopped_only_where_asked(data, first):

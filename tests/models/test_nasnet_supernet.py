@@ -15,11 +15,11 @@ from tests.models.built import flat, quick_jit
 SMALL = {"channels": 4, "cells": 3, "image_channels": 2, "classes": 5}
 SUPERNETS = {
     "float32": NASNetSupernet(NASNetMasks(2, image_size=8, **SMALL)),
-    "standardised": NASNetSupernet(NASNetMasks(2, image_size=7, **SMALL), weight_standardisation=True),
-    "bfloat16": NASNetSupernet(NASNetMasks(2, image_size=8, **SMALL), jnp.bfloat16),
+    "standardised": NASNetSupernet(NASNetMasks(1, image_size=7, **SMALL), weight_standardisation=True),
+    "bfloat16": NASNetSupernet(NASNetMasks(1, image_size=8, **SMALL), jnp.bfloat16),
     "five blocks": NASNetSupernet(NASNetMasks(5, image_size=8, **SMALL)),
 }
-MASKS = {"float32": 32, "standardised": 4, "bfloat16": 4, "five blocks": 3}
+MASKS = {"float32": 32, "standardised": 2, "bfloat16": 2, "five blocks": 2}
 # Norms of differences over norms: float32 sums in different order, and roundings to 8 bits; a wrong weight is off by
 # more than a tenth.
 FLOAT32 = {"logits": 1e-4, "statistics": 1e-4, "gradient": 1e-3}
@@ -90,7 +90,11 @@ def outputs_and_gradient(apply, params):
     return outputs, gradient
 
 
-@pytest.fixture(params=SUPERNETS, name="case", scope="module")
+@pytest.fixture(
+    params=[pytest.param(name, marks=[pytest.mark.slow] * (name == "five blocks")) for name in SUPERNETS],
+    name="case",
+    scope="module",
+)
 def _case(request):
     return Case(request.param)
 
@@ -129,21 +133,21 @@ def test_extracted_networks_infer_as_the_supernet(case):
 
 def test_extracted_networks_train_as_the_supernet(case):
     """Logits, statistics and gradient; nothing else moves, and nothing else has a gradient."""
-    for code in case.codes[:2]:
-        (logits, stats), gradient = case.train(code)
-        params, own_stats = case.net.extract(case.params, case.stats, code)
-        alone = case.alone(code)
-        (their_logits, their_stats), theirs = quick_jit(
-            lambda params, stats, alone=alone: outputs_and_gradient(lambda params: alone(params, stats, True), params)
-        )(params, own_stats)
-        our_gradient, our_stats = case.net.extract(gradient, stats, code)
-        case.assert_near(logits, their_logits, "logits")
-        case.assert_near(our_stats, their_stats, "statistics")
-        case.assert_near(our_gradient, theirs, "gradient")
-        own, own_stats = used(case, code)
-        assert len(set(own.tolist())) == len(own) < len(flat(gradient))
-        assert not np.delete(flat(gradient), own).any()
-        np.testing.assert_array_equal(np.delete(flat(stats), own_stats), np.delete(flat(case.stats), own_stats))
+    code = case.codes[0]
+    (logits, stats), gradient = case.train(code)
+    params, own_stats = case.net.extract(case.params, case.stats, code)
+    alone = case.alone(code)
+    run = quick_jit(lambda params, stats: outputs_and_gradient(lambda params: alone(params, stats, True), params))
+    (their_logits, their_stats), theirs = run(params, own_stats)
+    our_gradient, our_stats = case.net.extract(gradient, stats, code)
+    case.assert_near(logits, their_logits, "logits")
+    case.assert_near(our_stats, their_stats, "statistics")
+    case.assert_near(our_gradient, theirs, "gradient")
+    own, own_stats = used(case, code)
+    assert len(set(own.tolist())) == len(own) < len(flat(gradient))
+    assert not np.delete(flat(gradient), own).any()
+    np.testing.assert_array_equal(np.delete(flat(stats), own_stats), np.delete(flat(case.stats), own_stats))
+    case.train(case.codes[1])
     assert case.traces.count("train") == 1
 
 
@@ -167,9 +171,10 @@ def test_order_of_branches_does_not_matter(plain):
 def test_statistics_are_those_of_the_batch(plain):
     """Normalising by them is what training does with the batch; the stem's by the definition of mean and variance."""
     statistics = quick_jit(lambda code: plain.net.statistics(plain.params, code, plain.images))
+    infer = quick_jit(partial(plain.net.apply, train=False))
     for code in plain.codes[:2]:
         stats = statistics(code)
-        logits, _ = quick_jit(partial(plain.net.apply, train=False))(plain.params, stats, code, plain.images)
+        logits, _ = infer(plain.params, stats, code, plain.images)
         (theirs, _), _ = plain.train(code)
         np.testing.assert_allclose(logits, theirs, rtol=1e-3, atol=1e-4)
         _, own = used(plain, code)

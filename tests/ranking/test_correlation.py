@@ -109,6 +109,12 @@ def test_intervals_cover_what_normal_numbers_have():
     assert (covered >= 33).all()
 
 
+def test_intervals_are_as_wide_as_theory_has_them():
+    """Spearman's coefficient of independent columns has a variance of 1 / (n - 1)."""
+    found = rank_correlation(*pair(5, 400, 0.0), resamples=1000).spearman
+    assert found.high - found.low == pytest.approx(2 * 1.96 / math.sqrt(399), rel=0.1)
+
+
 def test_more_networks_and_less_confidence_give_narrower_intervals():
     def width(n, confidence):
         found = rank_correlation(*pair(3, n, 0.5), confidence=confidence, resamples=200)

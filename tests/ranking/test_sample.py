@@ -40,6 +40,16 @@ def test_a_small_space_gives_all_it_has_or_is_refused():
         pool_of(jax.random.key(0), SPACE, 40, 9)
 
 
+def test_a_space_in_which_one_code_of_400_is_valid_gives_its_pool():
+    class Scarce(lx.SearchSpace):
+        def valid(self, codes):
+            return super().valid(codes) & (jnp.sum(jnp.asarray(codes)[:, :2], axis=1) == 0)
+
+    codes = pool_of(jax.random.key(0), Scarce([lx.Choice(f"c{i}", tuple(range(20))) for i in range(4)]), 200, 200)
+    assert len(set(map(tuple, codes[:, 2:].tolist()))) == 200
+    assert (codes[:, :2] == 0).all()
+
+
 @pytest.mark.parametrize(("m", "strata"), [(40, 5), (43, 5), (5, 5)])
 def test_each_part_of_the_order_is_hit_once(m, strata):
     values = np.random.default_rng(m).permutation(m).astype(float)  # a value is its own rank

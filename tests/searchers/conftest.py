@@ -8,6 +8,7 @@ import pytest
 import lanas_jax as lx
 from lanas_jax.spaces.nasbench101 import NASBench101Space
 from lanas_jax.spaces.nasnet import NASNetSpace
+from lanas_jax.spaces.nasnet_masks import NASNetMasks
 
 
 @dataclasses.dataclass(frozen=True, init=False)
@@ -37,6 +38,7 @@ SPACES = {
     "NAS-Bench-101": NASBench101Space(),
     "lattice of 1e20": product(40, 3),
     "NASNet cells, 4e6": NASNetSpace(blocks=3, two_cells=False, channels=8, cells=3, image_size=8, image_channels=1),
+    "NASNet masks, 1e20": NASNetMasks(channels=8, cells=3, image_size=8, image_channels=1),
 }
 
 SEARCHERS = {

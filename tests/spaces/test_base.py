@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 
 import lanas_jax as lx
 from lanas_jax.spaces.nasnet import NASNetSpace
+from lanas_jax.spaces.nasnet_masks import NASNetMasks
 
 SPACE = lx.SearchSpace(
     [lx.Choice("a", "xyz"), lx.Choice("b", "xyz"), lx.Choice("width", (8, 16, 32, 64)), lx.Choice("flag", (0, 1))]
@@ -36,7 +37,7 @@ def test_embedding_prefers_near_options_and_shares_effects():
 
 
 def test_embeddings_have_norms_of_about_one():
-    for space in (SPACE, NASNetSpace(5, two_cells=True)):
+    for space in (SPACE, NASNetSpace(5, two_cells=True), NASNetMasks()):
         codes = np.random.default_rng(1).integers(0, space.cardinalities, (500, space.dims)).astype(np.int32)
         assert np.square(np.asarray(space.embed(codes))).sum(axis=1).mean() == pytest.approx(1, abs=0.15)
 
