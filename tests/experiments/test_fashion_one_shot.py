@@ -103,8 +103,8 @@ def test_it_is_found_and_offers_a_final_training():
 def test_searched_extracted_and_trained(tmp_path):
     """The smallest sensible sizes: what the winner is valued by is what its extracted network does."""
     run, out = tmp_path / "run", tmp_path / "final"
-    sizes = ("--images", "digits", "--channels", "4", "--cells", "3", "--epochs", "8", "--batch-size", "32")
-    settings = (*sizes, "--learning-rate", "0.1", "--searcher", "random", "--budget", "4", "--batch", "4", "--recalibration", "128")
+    sizes = ("--images", "digits", "--channels", "4", "--cells", "3", "--epochs", "20", "--batch-size", "32")
+    settings = (*sizes, "--searcher", "random", "--budget", "4", "--batch", "4", "--recalibration", "256")
     assert main(["search", "fashion_one_shot", "--out", str(run), *settings]) == 0
     assert main(["extract", str(run)]) == 0
     about = json.loads((run / "extracted" / "architecture.json").read_text())
