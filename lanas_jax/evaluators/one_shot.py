@@ -107,7 +107,7 @@ class OneShot:
         training = SupernetTraining(self.supernet, pool, self.recipe, self.augmentation, self.seed)
         trained = train_or_refuse(training, self.data, self.directory or directory / "supernet", note, self.devices)
         self._refuse_chance(trained.weights, pool[:PROBES])
-        self.__dict__["_trained"] = trained
+        self.__dict__["_trained"] = trained._replace(weights=self.valuation.place(trained.weights))
 
     def evaluate(self, codes: Int[np.ndarray, "n dims"], keys: Key[Array, " n"]) -> Sequence[Outcome]:
         """Values the parts that `codes` pick; keys play no part.
@@ -157,9 +157,9 @@ def train_or_refuse(
     Raises:
       NotPreparedError: the folder or the training cannot be used; says why.
     """
-    devices = jax.local_devices() if devices is None else devices
-    if devices[0].platform == "cpu":
-        devices = devices[:1]
+    there = jax.local_devices() if devices is None else devices
+    if there[0].platform == "cpu":
+        devices = there[:1]
     try:
         return train(training, data, directory, note, devices=devices, programs=programs)
     except (ValueError, RunError, NotFiniteError, DamagedError) as error:

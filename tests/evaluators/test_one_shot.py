@@ -10,6 +10,7 @@ import pytest
 from lanas_jax.evaluators.base import Evaluator, NotPreparedError, Prepared
 from lanas_jax.evaluators.one_shot import OneShot, outcomes_of
 from lanas_jax.final.step import Weights
+from lanas_jax.supernet import training
 from lanas_jax.supernet.base import Extracting
 from tests.supernet.linear_supernet import RECIPE, SCALING, SPACE, CountedSpace, LinearSupernet, dataset
 
@@ -167,7 +168,29 @@ def test_another_supernet_in_the_folder_is_refused(prepared):
             one_shot(**changes).prepare(directory, ignore)
 
 
-def test_a_batch_that_does_not_fit_the_devices_is_refused(tmp_path):
-    evaluator = one_shot(recipe=dataclasses.replace(RECIPE, batch_size=15), devices=jax.devices())
-    with pytest.raises(NotPreparedError, match="batch_size must be a multiple of the number of devices, 4; got 15"):
+def test_a_recipe_that_does_not_fit_the_images_is_refused(tmp_path):
+    evaluator = one_shot(recipe=dataclasses.replace(RECIPE, batch_size=121))
+    with pytest.raises(NotPreparedError, match="batch_size must be at most the number of training images, 120; got 1"):
         evaluator.prepare(tmp_path, ignore)
+    assert not (tmp_path / "supernet").exists()
+
+
+def test_one_core_of_a_cpu_trains(tmp_path, monkeypatch):
+    def compiled(training, data, devices):
+        assert len(devices) == 1
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(training, "compiled", compiled)
+    for devices in (None, jax.devices()):
+        with pytest.raises(KeyboardInterrupt):
+            one_shot(devices=devices).prepare(tmp_path, ignore)
+
+
+def test_cores_value_side_by_side_what_one_of_them_trained(prepared):
+    evaluator, directory, _ = prepared
+    (side_by_side := one_shot(devices=None)).prepare(directory, ignore)
+    assert values(side_by_side) == values(evaluator)
+    extracted = jax.tree.leaves(side_by_side.extract(CODES[1]))
+    assert {frozenset(leaf.sharding.device_set) for leaf in extracted} == {
+        frozenset(jax.devices())
+    }  # so that one program can run

@@ -149,17 +149,28 @@ def test_a_training_begins_with_extracted_weights(searched, extracted, tmp_path)
     weights, given = state(out).weights, exported.load(extracted).weights
     np.testing.assert_allclose(weights.params["kernel"], given.params["kernel"], atol=1e-9)
     assert not np.allclose(weights.batch_stats["mean"], given.batch_stats["mean"])
-    recorded = json.loads((out / "final.json").read_text())
+
+
+@pytest.mark.slow
+def test_a_training_with_given_weights_is_continued_from_its_folder_alone(searched, extracted, tmp_path, capsys):
+    """At its end it is reported; without its checkpoints, as if killed early, it begins with the kept weights."""
+    run, _, _ = searched
+    given, out = shutil.copytree(extracted, tmp_path / "given"), tmp_path / "out"
+    command = ["train", str(run), "--weights", str(given), "--out", str(out), "--recipe.epochs", "1"]
+    assert main(command) == 0
+    weights = state(out).weights
+    shutil.rmtree(given)
     assert main(["train", str(out)]) == 0
-    assert json.loads((out / "final.json").read_text()) == recorded
+    assert "this training is at its end already" in capsys.readouterr().out
     (out / "final.json").unlink()
-    shutil.rmtree(out / "checkpoint")  # as if killed before the first one
+    shutil.rmtree(out / "checkpoint")
     assert main(["train", str(out)]) == 0
-    again = state(out).weights
-    for name, array in names(again).items():
-        np.testing.assert_array_equal(array, names(weights)[name])
+    again = names(state(out).weights)
+    for name, array in names(weights).items():
+        np.testing.assert_array_equal(again[name], array)
 
 
+@pytest.mark.slow
 def test_other_weights_or_none_in_the_same_folder_are_refused(searched, extracted, tmp_path, capsys):
     run, _, _ = searched
     other, out = tmp_path / "other", tmp_path / "out"

@@ -12,6 +12,7 @@ from lanas_jax.data.splits import SearchData, Split
 from lanas_jax.final import programs
 from lanas_jax.runs import RunError
 from lanas_jax.spaces.base import Choice, SearchSpace
+from lanas_jax.supernet import training as supernet_training
 from lanas_jax.supernet.training import SupernetTraining, train
 from lanas_jax.training.augmentation import Augmentation
 from tests.supernet.linear_supernet import RECIPE, SCALING, SEEN, SPACE, LinearSupernet, dataset
@@ -99,11 +100,17 @@ def test_at_its_end_it_is_read_and_nothing_is_trained(whole, made):
     assert carried_out(directory, programs=made).programs is made
 
 
-def test_default_devices_are_as_many_as_share_a_batch(whole, tmp_path):
+def test_default_devices_are_as_many_as_share_a_batch(tmp_path, monkeypatch):
     """Of the four there are, three for a batch of 15."""
-    recipe = dataclasses.replace(OFTEN, batch_size=15, epochs=1)
-    found = train(dataclasses.replace(TRAINING, recipe=recipe), DATA, tmp_path / "three", Note())
-    assert found.programs.mesh.size == 3
+
+    def compiled(training, data, devices):
+        assert (training.recipe.batch_size, len(devices)) == (15, 3)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(supernet_training, "compiled", compiled)
+    training = dataclasses.replace(TRAINING, recipe=dataclasses.replace(OFTEN, batch_size=15))
+    with pytest.raises(KeyboardInterrupt):
+        train(training, DATA, tmp_path / "three", Note())
 
 
 OTHERS = SearchSpace([Choice("first", SEEN), Choice("another", SEEN)])

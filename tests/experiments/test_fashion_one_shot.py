@@ -1,0 +1,119 @@
+import dataclasses
+import json
+
+import jax
+import numpy as np
+import pytest
+
+from experiments import fashion_one_shot
+from lanas_jax.cli import main
+from lanas_jax.data import digits, fashion_mnist
+from lanas_jax.evaluators.base import Evaluator, Prepared
+from lanas_jax.evaluators.few_shot import FewShot
+from lanas_jax.evaluators.one_shot import OneShot
+from lanas_jax.final import exported, target
+from lanas_jax.final.step import Weights
+from lanas_jax.supernet import masks
+from lanas_jax.supernet.base import Extracting
+from lanas_jax.training.step import Network
+
+DIGITS = fashion_one_shot.Config(images="digits", channels=2, cells=3)
+
+
+@pytest.fixture
+def unread(monkeypatch):
+    """Fails where images are loaded."""
+
+    def load(*_, **__):
+        raise AssertionError
+
+    monkeypatch.setattr(digits, "load", load)
+    monkeypatch.setattr(fashion_mnist, "load", load)
+
+
+@pytest.mark.usefixtures("unread")
+@pytest.mark.parametrize(("values", "kind"), [("one_shot", OneShot), ("few_shot", FewShot)])
+def test_a_search_is_built_without_images(values, kind):
+    experiment = fashion_one_shot.build(dataclasses.replace(DIGITS, values=values))
+    assert isinstance(experiment.evaluator, kind)
+    for protocol in (Evaluator, Prepared):
+        assert isinstance(experiment.evaluator, protocol)
+    assert experiment.space == experiment.searcher.space == experiment.evaluator.supernet.space
+    assert (experiment.space.image_size, experiment.space.image_channels, experiment.space.classes) == (8, 1, 10)
+    assert experiment.space.masks == pytest.approx(1.35e20, rel=0.01)  # section 5.2
+    assert fashion_one_shot.space(fashion_one_shot.Config(images="fashion"), 8, 3).image_size == 7
+
+
+@pytest.mark.usefixtures("unread")
+@pytest.mark.parametrize("name", ["lanas", "random", "evolution", "tpe"])
+def test_every_searcher_can_be_chosen(name):
+    if name == "tpe":
+        pytest.importorskip("optuna", reason="optuna is not installed")
+    experiment = fashion_one_shot.build(dataclasses.replace(DIGITS, searcher=name))
+    assert isinstance(experiment.searcher, fashion_one_shot.SEARCHERS[name])
+
+
+@pytest.mark.usefixtures("unread")
+def test_extracted_weights_fit_the_final_network_of_the_same_size():
+    """Names, shapes and dtypes alike, so that a training can begin with them; nothing is computed."""
+    experiment = fashion_one_shot.build(DIGITS)
+    supernet, code = experiment.evaluator.supernet, masks.draw(experiment.space, 1, seed=0)[0]
+    final = fashion_one_shot.final(DIGITS, fashion_one_shot.Final(channels=2), code)
+    alone, taken = (
+        jax.eval_shape(lambda key, network=network: Weights(*network.init(key)), jax.random.key(0))
+        for network in (final.network, supernet.standalone(code))
+    )
+    assert jax.tree.structure(alone) == jax.tree.structure(taken)
+    assert jax.tree.leaves(alone) == jax.tree.leaves(taken)
+
+
+@pytest.mark.usefixtures("unread")
+def test_sub_supernets_are_beside_a_shared_supernet(tmp_path):
+    config = dataclasses.replace(DIGITS, values="few_shot", supernet=tmp_path / "supernet")
+    evaluator = fashion_one_shot.build(config).evaluator
+    assert (evaluator.one_shot.directory, evaluator.directory) == (tmp_path / "supernet", tmp_path / "few_shot")
+
+
+def test_a_ranking_is_of_the_space_that_was_searched(tmp_path):
+    """Estimates share the supernets, by recalibrated and by running statistics."""
+    found = fashion_one_shot.rank(DIGITS, fashion_one_shot.Rank(), tmp_path)
+    assert list(found.estimates) == [
+        "one-shot", "few-shot", "one-shot, running statistics", "few-shot, running statistics",
+    ]  # fmt: skip
+    space = fashion_one_shot.build(DIGITS).space
+    for estimate in found.estimates.values():
+        assert isinstance(estimate, Extracting)
+        assert estimate.supernet.space == space
+        shared = estimate if isinstance(estimate, OneShot) else estimate.one_shot
+        assert shared.directory == tmp_path / "supernet"
+        assert shared.recalibration == (0 if "running" in _name(found, estimate) else 512)
+    assert isinstance(found.truth.network, Network)
+    assert found.truth.network.space == space
+
+
+def _name(found, estimate):
+    return next(name for name, other in found.estimates.items() if other is estimate)
+
+
+def test_it_is_found_and_offers_a_final_training():
+    assert target.find("fashion_one_shot").module.final
+
+
+@pytest.mark.slow
+def test_searched_extracted_and_trained(tmp_path):
+    """The smallest sensible sizes: what the winner is valued by is what its extracted network does."""
+    run, out = tmp_path / "run", tmp_path / "final"
+    sizes = ("--images", "digits", "--channels", "4", "--cells", "3", "--epochs", "20", "--batch-size", "32")
+    settings = (*sizes, "--searcher", "random", "--budget", "4", "--batch", "4", "--recalibration", "256")
+    assert main(["search", "fashion_one_shot", "--out", str(run), *settings]) == 0
+    assert main(["extract", str(run)]) == 0
+    about = json.loads((run / "extracted" / "architecture.json").read_text())
+    data = digits.load()
+    logits = exported.load(run / "extracted")(data.search.validation.images)
+    accuracy = np.mean(np.asarray(logits).argmax(axis=1) == data.search.validation.labels)
+    assert about["validation_accuracy"] == pytest.approx(accuracy, abs=1e-6)
+    settings = ("--channels", "4", "--recipe.epochs", "1", "--recipe.batch-size", "64")
+    weights = ("--weights", str(run / "extracted"), "--out", str(out))
+    assert main(["train", str(run), *weights, *settings]) == 0
+    final = json.loads((out / "final.json").read_text())
+    assert final["trained_parameters"] == about["trained_parameters"]
