@@ -46,7 +46,7 @@ from models.nasnet_final import FinalNASNet
 from models.nasnet_supernet import NASNetSupernet
 
 SEARCHERS = {
-    "lanas": lx.LaNAS,
+    "lanas": functools.partial(lx.LaNAS, capacity=2048),
     "random": lx.RandomSearch,
     "evolution": lx.RegularizedEvolution,
     "tpe": OptunaTPE,

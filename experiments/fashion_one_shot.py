@@ -39,7 +39,7 @@ from models.nasnet_final import FinalNASNet
 from models.nasnet_supernet import NASNetSupernet
 
 SEARCHERS = {
-    "lanas": lx.LaNAS,
+    "lanas": functools.partial(lx.LaNAS, capacity=512),
     "random": lx.RandomSearch,
     "evolution": lx.RegularizedEvolution,
     "tpe": OptunaTPE,
