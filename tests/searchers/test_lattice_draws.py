@@ -53,3 +53,42 @@ def test_codes_that_differ_have_different_fingerprints():
     assert len(np.unique(prints)) == len(every)
     long = np.random.default_rng(1).integers(0, 10, (4000, 60)).astype(np.int32)
     assert len(np.unique(np.asarray(lattice_draws.fingerprint(jnp.asarray(long))))) == 4000
+
+
+def test_looking_around_finds_what_is_next_to_a_good_code():
+    space = lx.SearchSpace([lx.Choice(f"c{i}", range(3)) for i in range(10)])
+    target = jnp.arange(10) % 3
+    near = target.at[4].add(1) % 3
+
+    def gain(codes):
+        right = jnp.sum(codes == target[None], axis=1).astype(jnp.float32)
+        return jnp.where(jnp.all(codes == near[None], axis=1), -jnp.inf, right)  # the trial next to it is known
+
+    far = jnp.zeros((20, 10), jnp.int32)
+    others = jnp.tile(near[None], (lattice_draws.PARENTS, 1))
+    code, score = lattice_draws._look_around(jax.random.key(0), space, gain, far, others)
+    # One move in forty leads there: another seed misses it with probability (1 - 1 / 40) ** 384 = 6e-5.
+    assert code.tolist() == target.tolist()
+    assert score == 10
+
+
+def test_looking_around_never_ends_below_where_it_begins():
+    space = lx.SearchSpace([lx.Choice(f"c{i}", range(3)) for i in range(10)])
+    codes = space.random(jax.random.key(1), 40)
+    weights = jax.random.normal(jax.random.key(2), (10, 3))
+
+    def gain(codes):
+        return jnp.sum(jnp.take_along_axis(weights[None], codes[:, :, None], axis=2)[..., 0], axis=1)
+
+    code, score = lattice_draws._look_around(jax.random.key(3), space, gain, codes, codes[:4])
+    np.testing.assert_allclose(score, gain(code[None])[0], rtol=1e-5)
+    assert score > gain(codes).max()
+
+
+def test_where_nothing_may_be_drawn_looking_around_finds_nothing():
+    space = lx.SearchSpace([lx.Choice("a", range(3))])
+    codes = jnp.zeros((4, 1), jnp.int32)
+    _, score = lattice_draws._look_around(
+        jax.random.key(0), space, lambda codes: jnp.full(len(codes), -jnp.inf), codes, codes
+    )
+    assert score == -jnp.inf
