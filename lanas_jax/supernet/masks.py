@@ -23,7 +23,9 @@ class EmptyRegionError(Exception):
 
 
 def draw(space: SearchSpace, n: int, seed: int, within: Within | None = None) -> Int[np.ndarray, "n dims"]:
-    """`n` valid canonical codes, uniform draws by rejection; a code may be drawn more than once.
+    """`n` valid codes in canonical form, uniform draws by rejection; a code may be drawn more than once.
+
+    A network is as likely as it has codes: all are alike where that number is the same for all, as for masks.
 
     Args:
       space: to draw from.
