@@ -22,6 +22,7 @@ import functools
 from pathlib import Path
 from typing import Any, Literal
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -155,7 +156,10 @@ def one_shot(config: Config) -> OneShot:
     recipe = dataclasses.replace(ONE_SHOT, epochs=config.epochs, passes=config.passes, batch_size=config.batch_size)
     supernet = NASNetSupernet(NASNetMasks(channels=config.channels, cells=config.cells), dtype(config))
     dataset = functools.partial(search_data, config)
-    return OneShot(supernet, dataset, recipe, AUGMENTATION, config.supernet, config.recalibration)
+    per_device = -(-config.batch // jax.local_device_count())
+    return OneShot(
+        supernet, dataset, recipe, AUGMENTATION, config.supernet, config.recalibration, per_device=per_device
+    )
 
 
 def few_shot(config: Config, supernet: OneShot) -> FewShot:

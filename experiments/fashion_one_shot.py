@@ -17,6 +17,7 @@ import functools
 from pathlib import Path
 from typing import Any, Literal
 
+import jax
 import numpy as np
 
 import lanas_jax as lx
@@ -165,7 +166,14 @@ def one_shot(config: Config) -> OneShot:
     )
     supernet = NASNetSupernet(space(config, config.channels, config.cells))
     dataset = functools.partial(search_data, config)
-    return OneShot(supernet, dataset, recipe, directory=config.supernet, recalibration=config.recalibration)
+    return OneShot(
+        supernet,
+        dataset,
+        recipe,
+        directory=config.supernet,
+        recalibration=config.recalibration,
+        per_device=-(-config.batch // jax.local_device_count()),
+    )
 
 
 def few_shot(config: Config, supernet: OneShot) -> FewShot:
