@@ -132,7 +132,12 @@ class Silence:
 
 
 def run(
-    experiment: Experiment, directory: Path | str, progress: Progress | None = None, *, write_report: bool = True
+    experiment: Experiment,
+    directory: Path | str,
+    progress: Progress | None = None,
+    *,
+    prepare: bool = True,
+    write_report: bool = True,
 ) -> Result:
     """Runs an experiment to its end, or the rest of it where the folder holds a part already.
 
@@ -140,6 +145,7 @@ def run(
       experiment: what to run.
       directory: a new or empty folder, or that of an interrupted run of the same experiment.
       progress: is told how it gets on.
+      prepare: whether to have the evaluator prepared in the folder; else it has to be.
       write_report: whether to end with ``report.html``.
 
     Raises:
@@ -153,7 +159,8 @@ def run(
     here = runs.open_run(directory) if found else runs.create(directory, experiment)
     _check_same(experiment, here)
     with runs.lock(here), TrialStore.open(here.trials) as store, Checkpoints(here.states) as checkpoints:
-        _prepare(experiment, here, progress)
+        if prepare:
+            _prepare(experiment, here, progress)
         progress.began(experiment.budget, store.trials())
         exhausted = search(experiment, store, checkpoints, progress)
         final = _retrain(experiment, here, store, progress)

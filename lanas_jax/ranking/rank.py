@@ -101,7 +101,7 @@ class Valuing:
         if isinstance(evaluator, Prepared) and finished(folder) < len(codes):
             self._prepare(title, evaluator)
         with self.progress() as progress:
-            return study.run(experiment, folder, progress, write_report=False).trials
+            return study.run(experiment, folder, progress, prepare=False, write_report=False).trials
 
     def _prepare(self, title: str, evaluator: Prepared) -> None:
         try:
