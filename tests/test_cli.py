@@ -308,9 +308,8 @@ def test_help_of_an_experiment_shows_its_docstring_and_settings(capsys):
 
 
 def test_unknown_command_says_which_exist(capsys):
-    assert "There are: search, resume, train, export, rank, report, trials, tree, describe, tables, compare" in refused(
-        capsys, "serach"
-    )
+    commands = "search, resume, train, export, extract, rank, report, trials, tree, describe, tables, compare"
+    assert f"There are: {commands}" in refused(capsys, "serach")
 
 
 def test_describe_draws_and_counts_the_published_network(capsys):
