@@ -19,12 +19,12 @@ SUPERNETS = {
     "bfloat16": NASNetSupernet(NASNetMasks(1, image_size=8, **SMALL), jnp.bfloat16),
     "five blocks": NASNetSupernet(NASNetMasks(5, image_size=8, **SMALL)),
 }
-# A chain of five blocks on few pixels: roundings decide ReLUs and maxima near a tie, which gradients amplify.
-DEEP = FLOAT32 | {"gradient": 0.2}
 MASKS = {"float32": 32, "standardised": 2, "bfloat16": 2, "five blocks": 2}
 # Norms of differences over norms: float32 sums in different order, and roundings to 8 bits; a wrong weight is off by
 # more than a tenth.
 FLOAT32 = {"logits": 1e-4, "statistics": 1e-4, "gradient": 1e-3}
+# A chain of five blocks on few pixels: roundings decide ReLUs and maxima near a tie, which gradients amplify.
+DEEP = FLOAT32 | {"gradient": 0.2}
 BFLOAT16 = {"logits": 0.05, "statistics": 0.05, "gradient": 0.3}
 IMAGES = jax.random.normal(jax.random.key(9), (6, 8, 8, 2))
 WEIGHTS = jax.random.normal(jax.random.key(2), (6, 5))
