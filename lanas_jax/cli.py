@@ -181,6 +181,7 @@ def rank(arguments: Sequence[str]) -> int:
     from lanas_jax.ranking import command
     from lanas_jax.ranking.task import RankingError
 
+    _keep_programs()
     _use_every_core()
     try:
         return command.rank(_console(), arguments)

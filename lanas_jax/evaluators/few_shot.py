@@ -5,7 +5,6 @@ a code is valued by that of the region it lies in. How the space is divided is `
 """
 
 import dataclasses
-import functools
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -167,7 +166,7 @@ class FewShot:
     def _space(self) -> SearchSpace:
         return self.supernet.space
 
-    @functools.cached_property
+    @property
     def _prepared(self) -> tuple[Regions, Sequence[Weights]]:
         if "_found" not in self.__dict__:
             raise NotPreparedError("the sub-supernets are not trained: call prepare(directory, note) first")
