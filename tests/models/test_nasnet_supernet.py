@@ -23,8 +23,8 @@ MASKS = {"float32": 32, "standardised": 2, "bfloat16": 2, "five blocks": 2}
 # Norms of differences over norms: float32 sums in different order, and roundings to 8 bits; a wrong weight is off by
 # more than a tenth.
 FLOAT32 = {"logits": 1e-4, "statistics": 1e-4, "gradient": 1e-3}
-# In the mask of five blocks roundings decide ReLUs or maxima: the gradient of its network alone moves by 7 % of its norm
-# where weights move by 1e-7.
+# Roundings decide ReLUs or maxima in the mask of five blocks: the gradient of its network alone moves by 7 % of its
+# norm where weights move by 1e-7.
 DEEP = FLOAT32 | {"gradient": 0.2}
 BFLOAT16 = {"logits": 0.05, "statistics": 0.05, "gradient": 0.3}
 IMAGES = jax.random.normal(jax.random.key(9), (6, 8, 8, 2))
