@@ -19,6 +19,7 @@ from lanas_jax.final.recipe import Recipe
 from lanas_jax.final.step import Weights
 from lanas_jax.final.task import BatchStats, Params
 from lanas_jax.final.weights import names
+from lanas_jax.formats.npz import read_npz, write_npz
 from lanas_jax.spaces.base import SearchSpace
 from lanas_jax.supernet import masks, regions
 from lanas_jax.supernet.base import Supernet
@@ -125,17 +126,13 @@ class FewShot:
     def _divide(self, home: Path) -> Regions:
         """The regions; what they were learned from is kept, since values differ a little from device to device."""
         kept = home / "split.npz"
-        if kept.exists():
-            with np.load(kept) as file:
-                codes, values = file["codes"], file["values"]
-        else:
+        if not kept.exists():
             codes, values = regions.sample(self.split, self._space, self._values, self.seed)
             home.mkdir(parents=True, exist_ok=True)
-            partial = kept.with_name("partial.npz")
-            np.savez(partial, codes=codes, values=values)
-            partial.replace(kept)
+            write_npz(kept, {"codes": codes, "values": values})
         try:
-            return self.split.regions(self._space, codes, values)
+            found = read_npz(kept, ("codes", "values"))
+            return self.split.regions(self._space, found["codes"], found["values"])
         except ValueError as error:
             raise NotPreparedError(str(error)) from error
 

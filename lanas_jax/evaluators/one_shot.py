@@ -32,7 +32,7 @@ from lanas_jax.training.augmentation import Augmentation
 
 POOL = 2**16  # codes that training draws from
 PROBES = 16  # random codes by which it is told whether a supernet was trained
-CALIBRATING = 512  # images by which the statistics of those are measured, at least
+CALIBRATING = 512  # images by which the statistics of those are measured where running ones are used else
 DEVIATIONS = 3.0  # above chance that their mean accuracy has to lie
 
 
