@@ -16,9 +16,9 @@ otherwise idle machine; it takes three minutes on 2 CPU cores::
 
     python -m experiments.bench_search [--json PATH]
 
-On 2 cores of an AMD EPYC with jax 0.10.2 the simulation took 14.3 s, and 9.4 s again; one draw from NAS-Bench-101
-24 ms; one draw from 1e10, 1e20, 1e30, 1e40 and 1e60 codes 11, 13, 18, 16 and 16 ms. A sample took Optuna's TPE 2.3
-times and SMAC3 196 times as long as ours, 0.88 ms. On an NVIDIA H100 with jax 0.11.2, where searches follow one
+On 2 cores of an AMD EPYC with jax 0.10.2 the simulation took 15.5 s, and 9.9 s again; one draw from NAS-Bench-101
+21 ms; one draw from 1e10, 1e20, 1e30, 1e40 and 1e60 codes 14, 19, 20, 21 and 26 ms. A sample took Optuna's TPE 2.3
+times and SMAC3 207 times as long as ours, 0.96 ms. On an NVIDIA H100 with jax 0.11.2, where searches follow one
 another, an earlier state of the simulation took 36.1 s, and 26.4 s again; one draw from NAS-Bench-101 15 ms.
 """
 
