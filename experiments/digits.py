@@ -8,9 +8,10 @@ each candidate from scratch, on the 1,797 digits that scikit-learn ships: 1,077 
     lanas export runs/digits
 
 The search takes 1 min on 2 CPU cores (AMD EPYC, jax 0.10.2), of which 17 s compile the training of all 64 candidates,
-which then take 0.29 s each. Five seeds, before LaNAS looked around its best trials and the stem's gradient was computed in
-another order, gave a best search value of 95.0 % to 97.2 %, 96.6 % on average (random search: 95.0 % to 96.4 %, 95.7 % on average) and, retrained for 30
-epochs, a search-validation accuracy of 97.5 % to 98.3 % and a test accuracy of 96.9 % to 98.1 %.
+which then take 0.29 s each. Five seeds, before LaNAS looked around its best trials and the stem's gradient was computed
+in another order, gave a best search value of 95.0 % to 97.2 %, 96.6 % on average (random search: 95.0 % to 96.4 %,
+95.7 % on average) and, retrained for 30 epochs, a search-validation accuracy of 97.5 % to 98.3 % and a test accuracy of
+96.9 % to 98.1 %.
 So long a training brings all good cells together: the winners of random search tested at 97.2 % to 97.8 %.
 `lanas train`, which trains twice the channels for 60 epochs on digits that move, took the winner of a search of 8
 candidates to a test accuracy of 99.2 % (one seed), in 1.9 min of processor time.
