@@ -15,7 +15,8 @@ A cell is run as a list of steps, each of which reads one slot, runs one operati
 the two inputs, the blocks, and a middle for each branch, where a separable convolution is after its first half. A loop
 over steps holds the only `lax.switch`, so that each operation is compiled once and only the chosen ones run. The
 gradient of a switch would keep the residuals of all its branches; the cell therefore has one of its own, which keeps
-the slots alone and runs each step again.
+the slots alone and runs each step again. Where a trained network is only read there is no gradient, and one middle
+serves all branches in turn.
 """
 
 from collections.abc import Callable, Sequence
@@ -69,8 +70,10 @@ def run_cell(
       params: rows of weights.
       batch_stats: rows of running statistics; those that no step reads stay as they are.
       steps: what to run.
-      mode: how to run it.
+      mode: how to run it; by running statistics a cell has no gradient.
     """
+    if not mode.train:
+        return _read_blocks(mode, inputs, params, batch_stats, steps), batch_stats
     return _run(mode, inputs, params, batch_stats, steps)
 
 
@@ -103,6 +106,22 @@ def plan_steps(
     )
 
 
+def _read_blocks(mode: Mode, inputs: Array, params: Tree, batch_stats: Tree, steps: Steps) -> Array:
+    """The outputs of all blocks, by running statistics."""
+    blocks = steps.read.shape[0] // 4
+    middle = 2 + blocks
+    cases = _cases(mode)
+
+    def step(i: Array, buffers: Buffers) -> Buffers:
+        read, write = (jnp.minimum(slot[i], middle) for slot in (steps.read, steps.write))
+        case, row = _case(steps, i, mode.reduction), steps.weights[i]
+        y, _ = lax.switch(case, cases, _read(buffers, read), _row(params, row), _row(batch_stats, row))
+        return _add(buffers, write, y, fresh=write == middle)
+
+    start = _buffers(inputs, _empty_slots(inputs, blocks + 1, mode.reduction), mode.reduction)
+    return _split(lax.fori_loop(0, steps.length, step, start))[1][:blocks]
+
+
 @partial(jax.custom_vjp, nondiff_argnums=(0,))
 def _run(mode: Mode, inputs: Array, params: Tree, batch_stats: Tree, steps: Steps) -> tuple[Array, Tree]:
     return _run_forward(mode, inputs, params, batch_stats, steps)[0]
@@ -112,8 +131,7 @@ def _run_forward(
     mode: Mode, inputs: Array, params: Tree, batch_stats: Tree, steps: Steps
 ) -> tuple[tuple[Array, Tree], tuple]:
     blocks = steps.read.shape[0] // 4
-    size = -(-inputs.shape[2] // (2 if mode.reduction else 1))
-    slots = jnp.zeros((3 * blocks, inputs.shape[1], size, size, inputs.shape[4]), inputs.dtype)
+    slots = _empty_slots(inputs, 3 * blocks, mode.reduction)
     cases = _cases(mode)
 
     def step(i: Array, carry: tuple[Buffers, Tree]) -> tuple[Buffers, Tree]:
@@ -180,6 +198,11 @@ def _increase(x: Array, i: Array, y: Array) -> Array:
 # than the rest and there are two buffers; an operation is handed one slot of each and takes that of its stride.
 
 
+def _empty_slots(inputs: Array, count: int, reduction: bool) -> Array:
+    size = -(-inputs.shape[2] // (2 if reduction else 1))
+    return jnp.zeros((count, inputs.shape[1], size, size, inputs.shape[4]), inputs.dtype)
+
+
 def _buffers(inputs: Array, slots: Array, reduction: bool) -> Buffers:
     return (inputs, slots) if reduction else (jnp.concatenate([inputs, slots]),)
 
@@ -206,11 +229,11 @@ def _at(buffers: Buffers, slot: Array) -> Array:
     return _get(buffers[1], slot - 2) if len(buffers) == 2 else _get(buffers[0], slot)
 
 
-def _add(buffers: Buffers, slot: Array, y: Array) -> Buffers:
-    """Adds to the slot of a block or a middle."""
-    if len(buffers) == 2:
-        return buffers[0], _increase(buffers[1], slot - 2, y)
-    return (_increase(buffers[0], slot, y),)
+def _add(buffers: Buffers, slot: Array, y: Array, fresh: Array | bool = False) -> Buffers:
+    """Adds to the slot of a block or a middle; a fresh one holds nothing that counts."""
+    which, slot = (1, slot - 2) if len(buffers) == 2 else (0, slot)
+    before = jnp.where(fresh, 0, _get(buffers[which], slot))
+    return *buffers[:which], lax.dynamic_update_index_in_dim(buffers[which], before + y, slot, 0)
 
 
 def _case(steps: Steps, i: Array, reduction: bool) -> Array:
@@ -244,7 +267,7 @@ def _operations(stride: int, mode: Mode) -> Sequence[Operation]:
 def _separable_half(size: int, stride: int, mode: Mode, x: Array, weights: Tree, stats: Tree) -> tuple[Array, Tree]:
     margin = (5 - size) // 2
     kernel = weights["depthwise"][margin : margin + size, margin : margin + size].astype(x.dtype)
-    y = layers.depthwise(jax.nn.relu(x), kernel, stride) @ _pointwise(weights, mode).astype(x.dtype)
+    y = layers.pointwise(layers.depthwise(jax.nn.relu(x), kernel, stride), _pointwise(weights, mode).astype(x.dtype))
     return norm(y, weights, stats, mode.train)
 
 

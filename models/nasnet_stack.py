@@ -14,6 +14,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import lax
 from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Float32, Int, PRNGKeyArray
 
@@ -109,14 +110,14 @@ class Stack:
         images, kernel = images.astype(self.compute_dtype), params["stem"]["kernel"].astype(self.compute_dtype)
         x = layers.convolution(images, kernel)
         x, stem_stats = norm(x, params["stem"], batch_stats["stem"], train)
-        outputs, new_stats = {-1: x}, []
+        outputs, new_stats = {-1: x[None]}, []
         for i, shape in enumerate(space.shapes):
             weights, stats = params["cells"][i], batch_stats["cells"][i]
             inputs, input_stats = [], []
             for j, source in enumerate(shape.sources):
                 own, halve = weights["inputs"][j], j == 0 and shape.after_reduction
-                kernel = self._input_matrix(own["kernel"], code, source)
-                y, y_stats = _preprocess(outputs[source], kernel, own, stats["inputs"][j], halve, train)
+                kernel, (mask, _) = self._input_kernel(own["kernel"], code, source), self._parts(code, source)
+                y, y_stats = _preprocess(outputs[source], kernel, mask, own, stats["inputs"][j], halve, train)
                 inputs.append(y)
                 input_stats.append(y_stats)
             blocks, branch_stats = run_cell(
@@ -126,18 +127,19 @@ class Stack:
                 plan_steps(operations[shape.cell], sources[shape.cell], rows(shape)),
                 Mode(shape.reduction, train, self.weight_standardisation),
             )
-            outputs[i] = _concatenated(blocks)
+            outputs[i] = blocks
             new_stats.append({"inputs": input_stats, "branches": branch_stats})
         mask, _ = self._parts(code, space.cells - 1)
-        pooled = jnp.mean(outputs[space.cells - 1].astype(jnp.float32), axis=(1, 2))
+        pooled = jnp.mean(_concatenated(outputs[space.cells - 1]).astype(jnp.float32), axis=(1, 2))
         logits = pooled @ _matrix(params["head"]["kernel"], mask) + params["head"]["bias"][None]
         return logits, {"stem": stem_stats, "cells": new_stats}
 
-    def _input_matrix(self, kernel: Float[Array, "parts c d"], code: Code, source: int) -> Float[Array, "pc d"]:
-        """Of the 1x1 convolution on what the cell `source` puts out."""
+    def _input_kernel(self, kernel: Float[Array, "parts c d"], code: Code, source: int) -> Float[Array, "parts c d"]:
+        """Of the 1x1 convolution on what the cell `source` puts out; zero for parts that it does not."""
         mask, channels = self._parts(code, source)
-        matrix = _matrix(kernel, mask)
-        return layers.standardise(matrix, jnp.repeat(mask, channels)) if self.weight_standardisation else matrix
+        if not self.weight_standardisation:
+            return _keep(kernel, mask)
+        return layers.standardise(_matrix(kernel, mask), jnp.repeat(mask, channels)).reshape(kernel.shape)
 
     def _parts(self, code: Code | None, source: int) -> tuple[Bool[Array, " parts"], int]:
         """Which parts a cell's output (-1: the stem's) has, and the channels of each."""
@@ -201,11 +203,37 @@ def _concatenated(blocks: Float[Array, "blocks n h w c"]) -> Float[Array, "n h w
 
 
 def _preprocess(
-    x: Float[Array, "n h w c"], kernel: Float[Array, "c d"], weights: Tree, stats: Tree, halve: bool, train: bool
+    x: Float[Array, "parts n h w c"],
+    kernel: Float[Array, "parts c d"],
+    mask: Bool[Array, " parts"],
+    weights: Tree,
+    stats: Tree,
+    halve: bool,
+    train: bool,
 ) -> tuple[Float[Array, "n h2 w2 d"], Tree]:
     """ReLU, 1x1 convolution (to half the resolution, if so asked) and normalisation."""
     x, kernel = jax.nn.relu(x), kernel.astype(x.dtype)
-    return norm(layers.factorised_reduce(x, kernel) if halve else x @ kernel, weights, stats, train)
+    product = layers.factorised_reduce if halve else layers.pointwise
+    if train or len(x) == 1:
+        return norm(product(_concatenated(x), kernel.reshape(-1, kernel.shape[2])), weights, stats, train)
+    return norm(_sum_of_products(product, x, kernel, mask), weights, stats, train)
+
+
+def _sum_of_products(
+    product: Callable[[Array, Array], Array],
+    x: Float[Array, "parts n h w c"],
+    kernel: Float[Array, "parts c d"],
+    mask: Bool[Array, " parts"],
+) -> Float[Array, "n h2 w2 d"]:
+    """Of all parts that the mask has, others cost nothing; it has no gradient."""
+    order = jnp.argsort(~mask, stable=True)
+
+    def add(i: Array, total: Array) -> Array:
+        return total + product(x[order[i]], kernel[order[i]]).astype(total.dtype)
+
+    shape = jax.eval_shape(product, x[0], kernel[0]).shape
+    total = lax.fori_loop(0, jnp.sum(mask, dtype=jnp.int32), add, jnp.zeros(shape, jnp.float32))
+    return total.astype(x.dtype)
 
 
 def _matrix(kernel: Float[Array, "parts c d"], mask: Bool[Array, " parts"]) -> Float[Array, "pc d"]:

@@ -38,8 +38,9 @@ class Pointwise(nnx.Linear):
 
     def __call__(self, inputs: Float[Array, "n h w c"], out_sharding: Any = None) -> Float[Array, "n h w d"]:
         """Maps the channels; computes in the dtype it is given."""
+        del out_sharding
         kernel = layers.standardise(self.kernel[...]) if self.standardise else self.kernel[...]
-        return jnp.matmul(inputs, kernel.astype(inputs.dtype), out_sharding=out_sharding)
+        return layers.pointwise(inputs, kernel.astype(inputs.dtype))
 
 
 class SeparableConv(nnx.Module):
