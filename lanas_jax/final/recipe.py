@@ -2,8 +2,9 @@
 
 The defaults are the final training of DARTS (arXiv 1806.09055, section 3.1 and its code), which section 4 of arXiv
 1906.06832 takes over: 600 epochs of SGD with a cosine schedule, an auxiliary head, and paths dropped ever more often.
-Published code moves the learning rate and the share of dropped paths once per epoch; here they move at every step. What
-is done to the images belongs to `task`, since it needs more than numbers.
+Published code moves the learning rate and the share of dropped paths once per epoch; here they move at every step. The
+recipes of ImageNet are settings of it: another optimizer (`optimizers`), a warm-up. What is done
+to the images belongs to `task`, since it needs more than numbers.
 """
 
 import dataclasses
@@ -14,6 +15,14 @@ from jaxtyping import Array, Float, Int
 
 from lanas_jax.training.step import TrainConfig
 
+# Which optimizers read a setting; with others it stays at its default.
+READ_BY = {
+    "momentum": ("sgd", "rmsprop"),
+    "nesterov": ("sgd", "rmsprop"),
+    "rmsprop_decay": ("rmsprop",),
+    "betas": ("adamw", "lamb"),
+    "epsilon": ("rmsprop", "adamw", "lamb"),
+}
 WARM_UP = 10  # the average of n steps is given at most the weight (1 + n) / (WARM_UP + n)
 
 
@@ -24,10 +33,18 @@ class Recipe:
     Args:
       epochs: passes over the training images.
       batch_size: images per step, all devices together.
-      learning_rate: at the first step; falls along half a cosine.
+      learning_rate: its peak; falls along half a cosine.
       final_learning_rate: what it falls to.
-      momentum: decay of the momentum buffer, without Nesterov's look ahead.
-      weight_decay: added to the gradient as ``weight_decay * parameter`` (L2, not decoupled), after clipping.
+      warm_up: epochs in which it grows linearly from 0 to its peak, before it falls; may be a fraction of one.
+      optimizer: what makes a direction of gradients (`lanas_jax.final.optimizers`).
+      momentum: decay of the momentum buffer, of sgd and rmsprop.
+      nesterov: look ahead by one momentum step, likewise.
+      rmsprop_decay: decay of rmsprop's mean of squared gradients.
+      betas: decays of the means of gradients and of their squares, of adamw and lamb.
+      epsilon: of rmsprop, adamw and lamb; None is that of the optimizer's source.
+      weight_decay: of sgd and rmsprop added to the gradient as ``weight_decay * parameter`` (L2), after clipping; of
+        adamw and lamb to the direction (decoupled).
+      decay_all: whether it acts on biases and parameters of normalisations, too, as published for CIFAR-10.
       clip: largest global norm of the gradient; None does not clip.
       auxiliary_weight: of the auxiliary head's loss, where the network has such a head.
       drop_path: probability with which a path is dropped at the end of training; grows linearly from 0.
@@ -42,15 +59,22 @@ class Recipe:
       checkpoint_seconds: between two checkpoints, about the most that a crash costs; 0: one after each dispatch.
 
     Raises:
-      ValueError: a setting out of its range.
+      ValueError: a setting out of its range, or one that the optimizer does not read.
     """
 
     epochs: int = 600
     batch_size: int = 96
     learning_rate: float = 0.025
     final_learning_rate: float = 0.0
+    warm_up: float = 0.0
+    optimizer: Literal["sgd", "rmsprop", "adamw", "lamb"] = "sgd"
     momentum: float = 0.9
+    nesterov: bool = False
+    rmsprop_decay: float = 0.9
+    betas: tuple[float, float] = (0.9, 0.999)
+    epsilon: float | None = None
     weight_decay: float = 3e-4
+    decay_all: bool = True
     clip: float | None = 5.0
     auxiliary_weight: float = 0.4
     drop_path: float = 0.2
@@ -64,6 +88,7 @@ class Recipe:
 
     def __post_init__(self) -> None:
         _ = self.sgd  # checks what the two have in common
+        self._check_optimizer()
         for name in ("validate_every", "passes", "steps_per_dispatch"):
             if getattr(self, name) is not None and getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1; got {getattr(self, name)}")
@@ -76,6 +101,23 @@ class Recipe:
             raise ValueError(f"ema must be in [0, 1), or None to keep no average; got {self.ema}")
         if self.train_on not in ("all", "train"):
             raise ValueError(f"train_on must be 'all' or 'train'; got {self.train_on!r}")
+
+    def _check_optimizer(self) -> None:
+        if self.optimizer not in (known := ("sgd", "rmsprop", "adamw", "lamb")):
+            raise ValueError(f"optimizer must be one of {', '.join(known)}; got {self.optimizer!r}")
+        defaults = {field.name: field.default for field in dataclasses.fields(self)}
+        for name, optimizers in READ_BY.items():
+            if self.optimizer not in optimizers and getattr(self, name) != defaults[name]:
+                raise ValueError(
+                    f"{name} is read by {' and '.join(optimizers)}; with {self.optimizer} leave it at "
+                    f"{defaults[name]}; got {getattr(self, name)}"
+                )
+        if not 0 <= self.rmsprop_decay < 1:
+            raise ValueError(f"rmsprop_decay must be in [0, 1); got {self.rmsprop_decay}")
+        if not all(0 <= beta < 1 for beta in self.betas):
+            raise ValueError(f"betas must be in [0, 1); got {self.betas}")
+        if self.epsilon is not None and not self.epsilon > 0:
+            raise ValueError(f"epsilon must be positive, or None for the optimizer's own; got {self.epsilon}")
 
     @property
     def reading_period(self) -> int | None:
@@ -90,8 +132,9 @@ class Recipe:
             batch_size=self.batch_size,
             learning_rate=self.learning_rate,
             final_learning_rate=self.final_learning_rate,
+            warm_up=self.warm_up,
             momentum=self.momentum,
-            nesterov=False,
+            nesterov=self.nesterov,
             weight_decay=self.weight_decay,
             clip=self.clip,
             label_smoothing=self.label_smoothing,

@@ -1,6 +1,6 @@
 """Steps of the winner's training, as pure functions of pytrees.
 
-Beyond what `lanas_jax.training.step` does for a candidate: an auxiliary head, dropped paths, augmented images, a moving
+Beyond what `lanas_jax.training.step` does for a candidate: other optimizers, an auxiliary head, dropped paths, augmented images, a moving
 average of the weights, and a batch spread over devices. Batch normalisation sees the whole batch, since the program is
 written for all of it and XLA divides it up.
 """
@@ -17,10 +17,11 @@ from jax.sharding import NamedSharding
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, PyTree
 
 from lanas_jax.data.scaling import Scaling
+from lanas_jax.final.optimizers import optimizer
 from lanas_jax.final.recipe import Recipe, average_decay, drop_path
 from lanas_jax.final.task import BatchStats, FinalNetwork, Params, with_data
 from lanas_jax.training.augmentation import Augmentation, augment
-from lanas_jax.training.step import batch_order, cross_entropy, learning_rate, one_hot, optimizer
+from lanas_jax.training.step import batch_order, cross_entropy, learning_rate, one_hot
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -69,7 +70,7 @@ def start(network: FinalNetwork, recipe: Recipe, key: PRNGKeyArray) -> FinalStat
     """A network before its first step. The key is consumed."""
     weights = Weights(*network.init(key))
     average = None if recipe.ema is None else weights
-    momentum = optimizer(recipe.sgd).init(weights.params)
+    momentum = optimizer(recipe).init(weights.params)
     return FinalState(weights, average, momentum, jnp.int32(0), jnp.float32(0), jnp.bool_(True))
 
 
@@ -95,7 +96,7 @@ def loss_of(
 def train_step(
     task: Task, state: FinalState, key: PRNGKeyArray, total: Int[Array, ""], images: Array, labels: Int[Array, " n"]
 ) -> FinalState:
-    """One step of SGD towards a training of `total` steps, on one batch; `key` is that of the training."""
+    """One step towards a training of `total` steps, on one batch; `key` is that of the training."""
     augmenting, dropping = jax.random.split(jax.random.fold_in(key, state.step))
     inputs, targets = augment(task.augmentation, augmenting, images, one_hot(labels, task.classes), task.scaling)
     dropped = drop_path(task.recipe, state.step, total)
@@ -108,7 +109,7 @@ def train_step(
 
     loss, batch_stats, gradient = averaged_gradient(objective, state.weights, dropping, task.recipe.passes)
     sgd = task.recipe.sgd
-    direction, momentum = optimizer(sgd).update(gradient, state.optimizer, state.weights.params)
+    direction, momentum = optimizer(task.recipe).update(gradient, state.optimizer, state.weights.params)
     rate = learning_rate(sgd, state.step, total)
     params = jax.tree.map(lambda p, d: p - rate.astype(d.dtype) * d, state.weights.params, direction)
     weights = Weights(params, batch_stats)

@@ -67,8 +67,9 @@ class TrainConfig:
     Args:
       epochs: passes over the training images.
       batch_size: images per step.
-      learning_rate: at the first step; falls along half a cosine.
+      learning_rate: its peak; falls along half a cosine.
       final_learning_rate: what it falls to.
+      warm_up: epochs in which it grows linearly from 0 to its peak, before it falls; may be a fraction of one.
       momentum: decay of the momentum buffer.
       nesterov: look ahead by one momentum step.
       weight_decay: added to the gradient as ``weight_decay * parameter`` (L2, not decoupled), after clipping.
@@ -84,6 +85,7 @@ class TrainConfig:
     batch_size: int = 64
     learning_rate: float = 0.1
     final_learning_rate: float = 0.0
+    warm_up: float = 0.0
     momentum: float = 0.9
     nesterov: bool = True
     weight_decay: float = 3e-4
@@ -100,6 +102,8 @@ class TrainConfig:
                 f"final_learning_rate must be from 0 to learning_rate, {self.learning_rate}; "
                 f"got {self.final_learning_rate}"
             )
+        if not 0 <= self.warm_up < self.epochs:
+            raise ValueError(f"warm_up must be from 0 to less than epochs, {self.epochs}; got {self.warm_up}")
         for name in ("momentum", "label_smoothing"):
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(f"{name} must be in [0, 1); got {getattr(self, name)}")
@@ -158,14 +162,19 @@ def optimizer(config: TrainConfig) -> optax.GradientTransformation:
 
 
 def learning_rate(config: TrainConfig, step: Int[Array, ""], total: Int[Array, ""]) -> Float[Array, ""]:
-    """``last + (first - last) * (1 + cos(pi * step / total)) / 2``; both arguments may be traced.
+    """``last + (peak - last) * (1 + cos(pi * f)) / 2``, f from 0 after the warm-up to 1; arguments may be traced.
 
-    optax's schedule wants its horizon as a Python number. Told in fractions of the training, it takes any horizon, and
-    short and long trainings share one program.
+    In the first ``warm_up / epochs`` of all steps it is ``peak`` times the part of these that is behind. optax's
+    schedules want their horizons as Python numbers. Told in fractions of the training, they take any horizon, and short
+    and long trainings share one program.
     """
     fraction = step.astype(jnp.float32) / total.astype(jnp.float32)
     last = config.final_learning_rate / config.learning_rate
-    return optax.cosine_decay_schedule(config.learning_rate, decay_steps=1, alpha=last)(fraction)
+    falling = optax.cosine_decay_schedule(config.learning_rate, decay_steps=1, alpha=last)
+    if not config.warm_up:
+        return falling(fraction)
+    rise = config.warm_up / config.epochs
+    return jnp.where(fraction < rise, config.learning_rate * fraction / rise, falling((fraction - rise) / (1 - rise)))
 
 
 def one_hot(labels: Int[Array, " n"], classes: int) -> Float[Array, "n classes"]:

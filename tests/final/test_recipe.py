@@ -4,6 +4,7 @@ import math
 
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 from lanas_jax.final.recipe import Recipe, average_decay, drop_path
@@ -37,6 +38,34 @@ def test_learning_rate_falls_to_the_last_one(last):
         np.testing.assert_allclose(rate, last + (0.025 - last) * share, rtol=1e-4, atol=1e-9)
 
 
+@pytest.mark.parametrize("last", [0.0, 0.01])
+def test_learning_rate_warms_up_linearly(last):
+    """As optax's schedule of that name has it, told in steps: 50 of 1000 are 5 epochs of 100."""
+    recipe = Recipe(epochs=100, learning_rate=0.4, final_learning_rate=last, warm_up=5.0)
+    expected = optax.warmup_cosine_decay_schedule(0.0, 0.4, 50, 1000, last)
+    for step in (0, 1, 25, 49, 50, 51, 500, 1000):
+        rate = learning_rate(recipe.sgd, jnp.int32(step), jnp.int32(1000))
+        np.testing.assert_allclose(rate, expected(step), rtol=1e-4, atol=1e-8)
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "setting", "message"),
+    [
+        ("adamw", {"momentum": 0.8}, "momentum is read by sgd and rmsprop; with adamw leave it at 0.9; got 0.8"),
+        ("lamb", {"nesterov": True}, "nesterov is read by sgd and rmsprop; with lamb leave it at False; got True"),
+        ("sgd", {"rmsprop_decay": 0.8}, "rmsprop_decay is read by rmsprop; with sgd leave it at 0.9; got 0.8"),
+        ("rmsprop", {"betas": (0.8, 0.9)}, r"betas is read by adamw and lamb; with rmsprop leave it at \(0.9, 0.999\)"),
+        ("sgd", {"epsilon": 0.1}, "epsilon is read by rmsprop and adamw and lamb; with sgd leave it at None; got 0.1"),
+        ("rmsprop", {"rmsprop_decay": 1.0}, r"rmsprop_decay must be in \[0, 1\); got 1.0"),
+        ("adamw", {"betas": (0.9, 1.0)}, r"betas must be in \[0, 1\); got \(0.9, 1.0\)"),
+        ("adamw", {"epsilon": 0.0}, "epsilon must be positive, or None for the optimizer's own; got 0.0"),
+    ],
+)
+def test_settings_that_do_not_go_with_the_optimizer(optimizer, setting, message):
+    with pytest.raises(ValueError, match=message):
+        Recipe(optimizer=optimizer, **setting)
+
+
 def test_validation_is_read_where_it_is_not_trained_on_and_only_if_wanted():
     assert Recipe(train_on="train", validate_every=7).reading_period == 7
     assert Recipe(train_on="train", validate_every=None).reading_period is None
@@ -65,6 +94,8 @@ def test_average_gives_up_its_beginnings():
         ("auxiliary_weight", -0.4, "auxiliary_weight must not be negative; got -0.4"),
         ("drop_path", 1.0, r"drop_path must be in \[0, 1\); got 1.0"),
         ("ema", 1.0, r"ema must be in \[0, 1\), or None to keep no average; got 1.0"),
+        ("warm_up", 600.0, "warm_up must be from 0 to less than epochs, 600; got 600.0"),
+        ("warm_up", -1.0, "warm_up must be from 0 to less than epochs, 600; got -1.0"),
         ("validate_every", 0, "validate_every must be at least 1; got 0"),
         ("passes", 0, "passes must be at least 1; got 0"),
         ("steps_per_dispatch", 0, "steps_per_dispatch must be at least 1; got 0"),
@@ -74,6 +105,14 @@ def test_average_gives_up_its_beginnings():
 def test_settings_out_of_range(setting, value, message):
     with pytest.raises(ValueError, match=message):
         Recipe(**{setting: value})
+
+
+def test_unknown_optimizer():
+    """As below."""
+    recipe = Recipe()
+    object.__setattr__(recipe, "optimizer", "adam")
+    with pytest.raises(ValueError, match="optimizer must be one of sgd, rmsprop, adamw, lamb; got 'adam'"):
+        recipe.__post_init__()
 
 
 def test_unknown_images_to_train_on():
