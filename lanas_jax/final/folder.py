@@ -37,9 +37,11 @@ DECISIVE = {
     "augmentation": "the augmentation",
     "seed": "the seed",
     "initial": "the initial weights",
+    "teacher": "the teacher",
     "data": "the dataset",
     "software": "the software",
 }
+PERHAPS = {"teacher"}  # what a training need not have, and then says nothing of
 
 
 @dataclasses.dataclass(frozen=True)
@@ -82,7 +84,7 @@ class FinalFolder:
     @property
     def digest(self) -> str:
         """Of all that decides the weights; stands in each checkpoint."""
-        decisive = {name: self.record[name] for name in DECISIVE}
+        decisive = {name: self.record[name] for name in DECISIVE if name in self.record}
         return hashlib.sha256(json.dumps(decisive, sort_keys=True).encode()).hexdigest()
 
     @property
@@ -116,7 +118,7 @@ def open_folder(directory: Path) -> FinalFolder:
     record = _read(directory / _RECORD)
     if record.get("format") != FORMAT:
         raise RunError(f"{directory / _RECORD} is not of format {FORMAT}, the one this lanas_jax reads")
-    if missing := DECISIVE.keys() - record.keys():
+    if missing := DECISIVE.keys() - PERHAPS - record.keys():
         raise RunError(f"{directory / _RECORD} is damaged: it says nothing of {', '.join(sorted(missing))}")
     return FinalFolder(directory, record)
 
@@ -175,10 +177,10 @@ def difference(folder: FinalFolder, record: Mapping[str, Any], but: Collection[s
       but: kinds of difference (`DECISIVE`) to overlook.
     """
     for name, what in DECISIVE.items():
-        before, now = folder.record[name], json.loads(json.dumps(record[name]))
+        before, now = folder.record.get(name), json.loads(json.dumps(record.get(name)))
         if before == now or name in but:
             continue
-        changed = software.differences(before) if name == "software" else _differences(before, now)
+        changed = software.differences(before or {}) if name == "software" else _differences(before, now)
         return f"{what}: {changed}"
     return ""
 

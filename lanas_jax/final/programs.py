@@ -13,13 +13,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
-from jaxtyping import Array, Float, PRNGKeyArray, PyTree
+from jaxtyping import Array, Float, PRNGKeyArray
 
 from lanas_jax.data.splits import SearchData, Split
 from lanas_jax.final import step as training
 from lanas_jax.final.recipe import Recipe
 from lanas_jax.final.step import FinalState, Task, Weights
-from lanas_jax.final.task import Training, data_of, training_images
+from lanas_jax.final.task import Beside, Training, beside, training_images
 from lanas_jax.final.weights import AnyArray, filled
 
 AXIS = "data"
@@ -39,7 +39,7 @@ class Programs:
       mesh: the devices.
       images: training images and labels, on every device.
       total: steps of the whole training.
-      data: what the network reads beside images.
+      data: what network and teacher read beside images.
       initial: weights to begin with, by name, in place of those that `begin` draws.
       keys: of the first weights, and of the training.
       begin: the state before the first step, from a key; compiled at the first call.
@@ -52,7 +52,7 @@ class Programs:
     mesh: Mesh
     images: tuple[Array, Array]
     total: int
-    data: PyTree[Array]
+    data: Beside
     initial: Mapping[str, AnyArray]
     keys: tuple[PRNGKeyArray, PRNGKeyArray]
     begin: Callable[[PRNGKeyArray], FinalState]
@@ -136,26 +136,26 @@ def compiled(final: Training, data: SearchData, devices: Sequence[jax.Device]) -
     began = time.perf_counter()
     mesh = mesh_of(devices)
     batch, everywhere = (NamedSharding(mesh, spec) for spec in (PartitionSpec(AXIS), PartitionSpec()))
-    task = Task(final.network, final.recipe, final.augmentation, data.classes, data.scaling, batch)
+    task = Task(final.network, final.recipe, final.augmentation, data.classes, data.scaling, batch, final.teacher)
     split = training_images(data, final.recipe)
     images = tuple(jax.device_put((split.images, split.labels), everywhere))
-    keys, network_data = _placed(final, everywhere)
+    keys, read = _placed(final, everywhere)
     state, number = jax.tree.map(
         lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=everywhere),
         (training.shapes(final.network, final.recipe), jnp.int32(0)),
     )
     advance = jax.jit(functools.partial(training.train, task), donate_argnums=1, out_shardings=everywhere)
-    program = advance.lower(network_data, state, keys[1], number, number, *images).compile()
+    program = advance.lower(read, state, keys[1], number, number, *images).compile()
     begin = jax.jit(functools.partial(training.start, final.network, final.recipe), out_shardings=everywhere)
     right = jax.jit(functools.partial(training.right, task))
     total = final.recipe.sgd.steps(len(split))
     seconds = time.perf_counter() - began
     initial = final.initial or {}
-    return Programs(task, mesh, images, total, network_data, initial, keys, begin, program, right, seconds)
+    return Programs(task, mesh, images, total, read, initial, keys, begin, program, right, seconds)
 
 
-def _placed(final: Training, everywhere: NamedSharding) -> tuple[tuple[PRNGKeyArray, PRNGKeyArray], PyTree[Array]]:
-    """The keys of a training, and what its network reads beside images."""
+def _placed(final: Training, everywhere: NamedSharding) -> tuple[tuple[PRNGKeyArray, PRNGKeyArray], Beside]:
+    """The keys of a training, and what its network and its teacher read beside images."""
     first, key = jax.random.split(jax.random.key(final.seed))
-    key, data = jax.device_put((key, data_of(final.network)), everywhere)
+    key, data = jax.device_put((key, beside(final)), everywhere)
     return (first, key), data

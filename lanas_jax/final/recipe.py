@@ -3,11 +3,12 @@
 The defaults are the final training of DARTS (arXiv 1806.09055, section 3.1 and its code), which section 4 of arXiv
 1906.06832 takes over: 600 epochs of SGD with a cosine schedule, an auxiliary head, and paths dropped ever more often.
 Published code moves the learning rate and the share of dropped paths once per epoch; here they move at every step. The
-recipes of ImageNet are settings of it: another optimizer (`optimizers`), a warm-up. What is done
+recipes of ImageNet are settings of it: another optimizer (`optimizers`), a warm-up, a teacher (`teacher`). What is done
 to the images belongs to `task`, since it needs more than numbers.
 """
 
 import dataclasses
+import math
 from typing import Literal
 
 import jax.numpy as jnp
@@ -50,6 +51,8 @@ class Recipe:
       drop_path: probability with which a path is dropped at the end of training; grows linearly from 0.
       ema: decay of the moving average of weights and batch statistics; None keeps no average.
       label_smoothing: mass moved from the true class to all classes alike.
+      distillation: weight of what the teacher says in the loss, in [0, 1]; the labels have the rest. 0: no teacher.
+      temperature: by which the logits of teacher and network are divided for that.
       train_on: ``all`` trains on the search-validation images as well, as published; ``train`` keeps them to watch by.
       validate_every: epochs between two readings of the search-validation accuracy, where it is not trained on; None
         never reads it.
@@ -80,6 +83,8 @@ class Recipe:
     drop_path: float = 0.2
     ema: float | None = 0.9999
     label_smoothing: float = 0.0
+    distillation: float = 0.0
+    temperature: float = 1.0
     train_on: Literal["all", "train"] = "all"
     validate_every: int | None = 10
     passes: int = 1
@@ -89,6 +94,7 @@ class Recipe:
     def __post_init__(self) -> None:
         _ = self.sgd  # checks what the two have in common
         self._check_optimizer()
+        self._check_distillation()
         for name in ("validate_every", "passes", "steps_per_dispatch"):
             if getattr(self, name) is not None and getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1; got {getattr(self, name)}")
@@ -118,6 +124,16 @@ class Recipe:
             raise ValueError(f"betas must be in [0, 1); got {self.betas}")
         if self.epsilon is not None and not self.epsilon > 0:
             raise ValueError(f"epsilon must be positive, or None for the optimizer's own; got {self.epsilon}")
+
+    def _check_distillation(self) -> None:
+        if not 0 <= self.distillation <= 1:
+            raise ValueError(f"distillation must be in [0, 1]; got {self.distillation}")
+        if not 0 < self.temperature < math.inf:
+            raise ValueError(f"temperature must be positive and finite; got {self.temperature}")
+        if not self.distillation and self.temperature != 1:
+            raise ValueError(
+                f"temperature is read where distillation is above 0; else leave it at 1; got {self.temperature}"
+            )
 
     @property
     def reading_period(self) -> int | None:

@@ -1,8 +1,8 @@
 """Steps of the winner's training, as pure functions of pytrees.
 
-Beyond what `lanas_jax.training.step` does for a candidate: other optimizers, an auxiliary head, dropped paths, augmented images, a moving
-average of the weights, and a batch spread over devices. Batch normalisation sees the whole batch, since the program is
-written for all of it and XLA divides it up.
+Beyond what `lanas_jax.training.step` does for a candidate: other optimizers, an auxiliary head, dropped paths, a
+teacher (arXiv 1503.02531), a moving average of the weights, and a batch spread over devices. Batch normalisation sees
+the whole batch, since the program is written for all of it and XLA divides it up.
 """
 
 import dataclasses
@@ -19,7 +19,7 @@ from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, PyTree
 from lanas_jax.data.scaling import Scaling
 from lanas_jax.final.optimizers import optimizer
 from lanas_jax.final.recipe import Recipe, average_decay, drop_path
-from lanas_jax.final.task import BatchStats, FinalNetwork, Params, with_data
+from lanas_jax.final.task import BatchStats, Beside, FinalNetwork, Params, Teacher, Weights, with_data
 from lanas_jax.training.augmentation import Augmentation, augment
 from lanas_jax.training.step import batch_order, cross_entropy, learning_rate, one_hot
 
@@ -35,6 +35,7 @@ class Task:
       classes: number of classes.
       scaling: of images of 8 bits; None where they are float32.
       batch: how the images of a batch are spread over devices.
+      teacher: what the network learns from beside the labels, if anything.
     """
 
     network: FinalNetwork
@@ -43,16 +44,10 @@ class Task:
     classes: int
     scaling: Scaling | None
     batch: NamedSharding
+    teacher: Teacher | None = None
 
 
 Objective: TypeAlias = Callable[[Params, BatchStats, PRNGKeyArray], tuple[Array, BatchStats]]
-
-
-class Weights(NamedTuple):
-    """All that a trained network needs."""
-
-    params: Params
-    batch_stats: BatchStats
 
 
 class FinalState(NamedTuple):
@@ -84,37 +79,97 @@ def loss_of(
     logits: Float[Array, "n classes"],
     auxiliary: Float[Array, "n classes"] | None,
     targets: Float[Array, "n classes"],
+    taught: Float[Array, "n classes"] | None = None,
 ) -> Float[Array, ""]:
-    """Mean cross entropy with smoothed targets, plus ``auxiliary_weight`` times that of the auxiliary head."""
-    loss = cross_entropy(logits.astype(jnp.float32), targets, recipe.label_smoothing).mean()
+    """Mean cross entropy with smoothed targets, plus ``auxiliary_weight`` times that of the auxiliary head.
+
+    Where a teacher has `taught` something, the main head's part becomes ``(1 - w)`` times itself plus ``w T^2`` times
+    the mean of KL(taught || softmax(logits / T)), w being the recipe's `distillation` and T its `temperature`
+    (arXiv 1503.02531, section 2; T^2 keeps the two gradients of a size).
+    """
+    logits = logits.astype(jnp.float32)
+    loss = cross_entropy(logits, targets, recipe.label_smoothing).mean()
+    if taught is not None:
+        log_probabilities = jax.nn.log_softmax(logits / recipe.temperature)
+        apart = optax.losses.kl_divergence(log_probabilities, taught).mean()
+        loss = (1 - recipe.distillation) * loss + recipe.distillation * recipe.temperature**2 * apart
     if auxiliary is None:
         return loss
     auxiliary_loss = cross_entropy(auxiliary.astype(jnp.float32), targets, recipe.label_smoothing).mean()
     return loss + recipe.auxiliary_weight * auxiliary_loss
 
 
+class Batch(NamedTuple):
+    """A batch as the network sees it."""
+
+    images: Float[Array, "n height width channels"]
+    targets: Float[Array, "n classes"]
+    taught: Float[Array, "n classes"] | None  # the teacher's distributions at the recipe's temperature
+
+
 def train_step(
-    task: Task, state: FinalState, key: PRNGKeyArray, total: Int[Array, ""], images: Array, labels: Int[Array, " n"]
+    task: Task,
+    state: FinalState,
+    key: PRNGKeyArray,
+    total: Int[Array, ""],
+    images: Array,
+    labels: Int[Array, " n"],
+    known: Float[Array, "n classes"] | None = None,
 ) -> FinalState:
-    """One step towards a training of `total` steps, on one batch; `key` is that of the training."""
+    """One step towards a training of `total` steps, on one batch.
+
+    Args:
+      task: what to train.
+      state: where to go on from.
+      key: that of the training.
+      total: steps of the whole training.
+      images: a batch as it is stored.
+      labels: their classes.
+      known: logits that the teacher has of them already.
+    """
     augmenting, dropping = jax.random.split(jax.random.fold_in(key, state.step))
-    inputs, targets = augment(task.augmentation, augmenting, images, one_hot(labels, task.classes), task.scaling)
+    batch = batch_of(task, augmenting, images, labels, known)
     dropped = drop_path(task.recipe, state.step, total)
-
-    def objective(params: Params, batch_stats: BatchStats, key: PRNGKeyArray) -> tuple[Float[Array, ""], BatchStats]:
-        logits, auxiliary, batch_stats = task.network.apply(
-            params, batch_stats, inputs, train=True, key=key, drop_path=dropped
-        )
-        return loss_of(task.recipe, logits, auxiliary, targets), batch_stats
-
-    loss, batch_stats, gradient = averaged_gradient(objective, state.weights, dropping, task.recipe.passes)
-    sgd = task.recipe.sgd
+    loss, batch_stats, gradient = descent(task, state.weights, batch, dropping, dropped)
     direction, momentum = optimizer(task.recipe).update(gradient, state.optimizer, state.weights.params)
-    rate = learning_rate(sgd, state.step, total)
+    rate = learning_rate(task.recipe.sgd, state.step, total)
     params = jax.tree.map(lambda p, d: p - rate.astype(d.dtype) * d, state.weights.params, direction)
     weights = Weights(params, batch_stats)
     average = averaged(task.recipe, state.average, weights, state.step)
     return FinalState(weights, average, momentum, state.step + 1, loss, jnp.isfinite(loss) & finite(weights))
+
+
+def batch_of(
+    task: Task, key: PRNGKeyArray, images: Array, labels: Int[Array, " n"], known: Float[Array, "n classes"] | None
+) -> Batch:
+    """A batch, augmented; where images are mixed, so are their targets and what is known of them. The key is consumed.
+
+    A teacher that has to look sees the augmented images, and learns nothing itself.
+    """
+    temperature, targets = task.recipe.temperature, one_hot(labels, task.classes)
+    if known is None:
+        inputs, targets = augment(task.augmentation, key, images, targets, task.scaling)
+        if task.teacher is None:
+            return Batch(inputs, targets, None)
+        logits = lax.stop_gradient(task.teacher.logits(inputs)).astype(jnp.float32)
+        return Batch(inputs, targets, jax.nn.softmax(logits / temperature))
+    both = jnp.concatenate([targets, jax.nn.softmax(known.astype(jnp.float32) / temperature)], axis=1)
+    inputs, both = augment(task.augmentation, key, images, both, task.scaling)
+    return Batch(inputs, both[:, : task.classes], both[:, task.classes :])
+
+
+def descent(
+    task: Task, weights: Weights, batch: Batch, key: PRNGKeyArray, dropped: Float[Array, ""]
+) -> tuple[Float[Array, ""], BatchStats, Params]:
+    """What a step descends: loss, the batch statistics that follow, and the gradient. The key is consumed."""
+
+    def objective(params: Params, batch_stats: BatchStats, key: PRNGKeyArray) -> tuple[Float[Array, ""], BatchStats]:
+        logits, auxiliary, batch_stats = task.network.apply(
+            params, batch_stats, batch.images, train=True, key=key, drop_path=dropped
+        )
+        return loss_of(task.recipe, logits, auxiliary, batch.targets, batch.taught), batch_stats
+
+    return averaged_gradient(objective, weights, key, task.recipe.passes)
 
 
 def averaged_gradient(
@@ -156,9 +211,15 @@ def finite(tree: PyTree[Array]) -> Bool[Array, ""]:
     return jnp.stack([jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(tree)]).all()
 
 
+def informed(task: Task, data: Beside) -> Task:
+    """The task whose network and teacher read such data."""
+    teacher = None if task.teacher is None else task.teacher.with_data(data.teacher)
+    return dataclasses.replace(task, network=with_data(task.network, data.network), teacher=teacher)
+
+
 def train(
     task: Task,
-    data: PyTree[Array],
+    data: Beside,
     state: FinalState,
     key: PRNGKeyArray,
     total: Int[Array, ""],
@@ -170,7 +231,7 @@ def train(
 
     Args:
       task: what to train.
-      data: what the network reads beside images, if it does (`lanas_jax.final.task.Reading`).
+      data: what network and teacher read beside images (`lanas_jax.final.task.beside`).
       state: where to go on from.
       key: of the training; it is not consumed, each step folds its number in.
       total: steps of the whole training.
@@ -181,14 +242,15 @@ def train(
     Returns:
       The state, and the loss of each step; 0 for those not taken.
     """
-    task = dataclasses.replace(task, network=with_data(task.network, data))
+    task = informed(task, data)
     ordering, noise = jax.random.split(key)
     steps = task.recipe.steps_per_dispatch
     order = batch_order(ordering, len(labels), task.recipe.batch_size, state.step, steps)
 
     def body(state: FinalState, rows: Int[Array, " batch"]) -> tuple[FinalState, Float[Array, ""]]:
         def advance(state: FinalState) -> FinalState:
-            batch = lax.with_sharding_constraint((images[rows], labels[rows]), task.batch)
+            known = None if task.teacher is None else task.teacher.known(rows)
+            batch = lax.with_sharding_constraint((images[rows], labels[rows], known), task.batch)
             return train_step(task, state, noise, total, *batch)
 
         going = (state.step < until) & state.sound

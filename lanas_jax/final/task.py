@@ -6,10 +6,10 @@ needed: weights can be exported and loaded where the dataset is not.
 
 import dataclasses
 from collections.abc import Callable, Mapping
-from typing import Any, Protocol, TypeAlias, runtime_checkable
+from typing import Any, NamedTuple, Protocol, TypeAlias, runtime_checkable
 
 import numpy as np
-from jaxtyping import Array, Float, PRNGKeyArray, PyTree
+from jaxtyping import Array, Float, Int, PRNGKeyArray, PyTree
 
 from lanas_jax.data.splits import Dataset, SearchData, Split
 from lanas_jax.final.recipe import Recipe
@@ -19,6 +19,13 @@ from lanas_jax.training.augmentation import Augmentation
 
 Params: TypeAlias = PyTree[Array]
 BatchStats: TypeAlias = PyTree[Array]
+
+
+class Weights(NamedTuple):
+    """All that a trained network needs."""
+
+    params: Params
+    batch_stats: BatchStats
 
 
 @runtime_checkable
@@ -86,6 +93,36 @@ def with_data(network: FinalNetwork, data: PyTree[Array]) -> FinalNetwork:
 
 
 @runtime_checkable
+class Teacher(Protocol):
+    """What tells a network in training what else to give for an image (`lanas_jax.final.teacher` has three kinds)."""
+
+    @property
+    def data(self) -> PyTree[AnyArray]:
+        """All it answers from; data to the program, so that nothing of it is compiled in."""
+        ...
+
+    def with_data(self, data: PyTree[Array]) -> "Teacher":
+        """The teacher that answers from others, which may be traced."""
+        ...
+
+    def known(self, rows: Int[Array, " n"]) -> Float[Array, "n classes"] | None:
+        """Logits of training images by their numbers; None where it has to see them as they are augmented."""
+        ...
+
+    def logits(self, images: Float[Array, "n height width channels"]) -> Float[Array, "n classes"]:
+        """Logits of images as the network sees them; is called where `known` gives None."""
+        ...
+
+    def check(self, data: SearchData, recipe: Recipe) -> None:
+        """Raises ValueError where it cannot teach a network on these images; says why."""
+        ...
+
+    def identity(self) -> dict[str, str]:
+        """By which it is told from other teachers."""
+        ...
+
+
+@runtime_checkable
 class Training(Protocol):
     """What programs are compiled for; a `FinalTraining` is one."""
 
@@ -99,6 +136,20 @@ class Training(Protocol):
     def seed(self) -> int: ...  # noqa: D102
     @property
     def initial(self) -> Mapping[str, AnyArray] | None: ...  # noqa: D102
+    @property
+    def teacher(self) -> Teacher | None: ...  # noqa: D102
+
+
+class Beside(NamedTuple):
+    """What is read beside images."""
+
+    network: PyTree[AnyArray]  # by the network
+    teacher: PyTree[AnyArray]  # by its teacher; nothing where there is none
+
+
+def beside(final: Training) -> Beside:
+    """What network and teacher of a training read beside images."""
+    return Beside(data_of(final.network), () if final.teacher is None else final.teacher.data)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -112,9 +163,10 @@ class FinalTraining:
       augmentation: what is done to the training images of each step; default: they are only scaled.
       seed: of everything random.
       initial: weights to begin with, by name (`lanas_jax.final.weights`); those that are missing are drawn. None: all.
+      teacher: what the network learns from beside the labels, as much as the recipe's `distillation` says.
 
     Raises:
-      ValueError: a seed that is no unsigned integer of 32 bits.
+      ValueError: a seed that is no unsigned integer of 32 bits, a teacher without `distillation`, or the reverse.
     """
 
     network: FinalNetwork
@@ -123,10 +175,15 @@ class FinalTraining:
     augmentation: Augmentation = dataclasses.field(default_factory=Augmentation)
     seed: int = 0
     initial: Mapping[str, AnyArray] | None = None
+    teacher: Teacher | None = None
 
     def __post_init__(self) -> None:
         if not 0 <= self.seed < 2**32:
             raise ValueError(f"seed must be 0 to 2**32 - 1; got {self.seed}")
+        if self.teacher is None and self.recipe.distillation:
+            raise ValueError(f"distillation must be 0 without a teacher; got {self.recipe.distillation}")
+        if self.teacher is not None and not self.recipe.distillation:
+            raise ValueError("distillation must be above 0 with a teacher, else it teaches nothing; got 0")
 
 
 def training_images(data: SearchData, recipe: Recipe) -> Split:

@@ -67,8 +67,8 @@ def train(
       What final.json says.
 
     Raises:
-      ValueError: a recipe that does not fit the images or the devices, or initial weights that do not fit the network;
-        nothing is written.
+      ValueError: a recipe that does not fit the images or the devices, a teacher that does not fit the images, or
+        initial weights that do not fit the network; nothing is written.
       RunError: a folder that holds something else, or another training (names what differs), or is in use.
       ConfigError: settings that cannot be written down.
       NotFiniteError, DamagedError: as `loop.fit`.
@@ -76,6 +76,8 @@ def train(
     devices = jax.local_devices() if devices is None else devices
     data = final.dataset()
     programs.check(final.recipe, data.search, devices)
+    if final.teacher is not None:
+        final.teacher.check(data.search, final.recipe)
     weights.check(shapes(final.network, final.recipe).weights, final.initial or {}, partly=True)
     folder = folders.enter(directory, _record(final, code, data, origin, devices), origin.source)
     folders.keep_initial(folder, final.initial)
@@ -127,6 +129,7 @@ def _record(
         "augmentation": config_json.encode(final.augmentation),
         "seed": final.seed,
         "initial": None if final.initial is None else digest_by_name(final.initial),
+        **({} if final.teacher is None else {"teacher": final.teacher.identity()}),
         "data": {name: digest((split.images, split.labels)) for name, split in splits.items()}
         | {
             "image_shape": list(data.search.image_shape),

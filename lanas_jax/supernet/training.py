@@ -117,6 +117,11 @@ class SupernetTraining:
         """The supernet as it is trained."""
         return Sampled(self.supernet, self.codes)
 
+    @property
+    def teacher(self) -> None:
+        """There is none."""
+        return
+
 
 class Trained(NamedTuple):
     """What a training gave."""
