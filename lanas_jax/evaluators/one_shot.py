@@ -26,6 +26,7 @@ from lanas_jax.final.task import BatchStats, Params
 from lanas_jax.runs import RunError
 from lanas_jax.supernet import masks
 from lanas_jax.supernet.base import Supernet
+from lanas_jax.supernet.sandwich import Sandwich
 from lanas_jax.supernet.training import ONE_SHOT, SupernetTraining, Trained, train
 from lanas_jax.supernet.valuation import Valuation
 from lanas_jax.training.augmentation import Augmentation
@@ -53,6 +54,7 @@ class OneShot:
         exchange at each normalisation takes them longer than their work.
       per_device: codes valued in one call on each device.
       seed: of training and of all draws; not of the search, so that searches of other seeds share a supernet.
+      sandwich: trains the largest and the smallest part at each step beside random ones; None: random ones alone.
     """
 
     supernet: Supernet
@@ -65,6 +67,7 @@ class OneShot:
     devices: Sequence[jax.Device] | None = None
     per_device: int = 4
     seed: int = 0
+    sandwich: Sandwich | None = None
 
     @functools.cached_property
     def data(self) -> SearchData:
@@ -104,8 +107,9 @@ class OneShot:
         if "_trained" in self.__dict__:
             return
         pool = masks.draw(self.supernet.space, POOL, self.seed)
-        training = SupernetTraining(self.supernet, pool, self.recipe, self.augmentation, self.seed)
-        trained = train_or_refuse(training, self.data, self.directory or directory / "supernet", note, self.devices)
+        trained = train_or_refuse(
+            self._training(pool), self.data, self.directory or directory / "supernet", note, self.devices
+        )
         self._refuse_chance(trained.weights, pool[:PROBES])
         self.__dict__["_trained"] = trained._replace(weights=self.valuation.place(trained.weights))
 
@@ -127,6 +131,14 @@ class OneShot:
         """
         weights = self.trained.weights
         return self.supernet.extract(weights.params, self.valuation.statistics(weights, code), code)
+
+    def _training(self, pool: Int[np.ndarray, "n dims"]) -> SupernetTraining:
+        try:
+            return SupernetTraining(
+                self.supernet, pool, self.recipe, self.augmentation, self.seed, sandwich=self.sandwich
+            )
+        except ValueError as error:
+            raise NotPreparedError(str(error)) from error
 
     def _refuse_chance(self, weights: Weights, codes: Int[np.ndarray, "n dims"]) -> None:
         valuation = self.valuation

@@ -19,7 +19,7 @@ from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, PyTree
 from lanas_jax.data.scaling import Scaling
 from lanas_jax.final.optimizers import optimizer
 from lanas_jax.final.recipe import Recipe, average_decay, drop_path
-from lanas_jax.final.task import BatchStats, Beside, FinalNetwork, Params, Teacher, Weights, with_data
+from lanas_jax.final.task import BatchStats, Beside, FinalNetwork, Params, SelfTaught, Teacher, Weights, with_data
 from lanas_jax.training.augmentation import Augmentation, augment
 from lanas_jax.training.step import batch_order, cross_entropy, learning_rate, one_hot
 
@@ -162,6 +162,9 @@ def descent(
     task: Task, weights: Weights, batch: Batch, key: PRNGKeyArray, dropped: Float[Array, ""]
 ) -> tuple[Float[Array, ""], BatchStats, Params]:
     """What a step descends: loss, the batch statistics that follow, and the gradient. The key is consumed."""
+    if isinstance(task.network, SelfTaught):
+        smoothed = optax.smooth_labels(batch.targets, task.recipe.label_smoothing)
+        return task.network.gradient(weights, batch.images, smoothed, key)
 
     def objective(params: Params, batch_stats: BatchStats, key: PRNGKeyArray) -> tuple[Float[Array, ""], BatchStats]:
         logits, auxiliary, batch_stats = task.network.apply(

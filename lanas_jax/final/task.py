@@ -93,6 +93,28 @@ def with_data(network: FinalNetwork, data: PyTree[Array]) -> FinalNetwork:
 
 
 @runtime_checkable
+class SelfTaught(Protocol):
+    """A `FinalNetwork` of several networks that learn from one another: it says itself what a step descends."""
+
+    def gradient(
+        self,
+        weights: Weights,
+        images: Float[Array, "n height width channels"],
+        targets: Float[Array, "n classes"],
+        key: PRNGKeyArray,
+    ) -> tuple[Float[Array, ""], BatchStats, Params]:
+        """Loss, the batch statistics that follow, and the gradient with respect to the parameters.
+
+        Args:
+          weights: where.
+          images: a batch, the same for all of its networks.
+          targets: smoothed.
+          key: consumed.
+        """
+        ...
+
+
+@runtime_checkable
 class Teacher(Protocol):
     """What tells a network in training what else to give for an image (`lanas_jax.final.teacher` has three kinds)."""
 

@@ -1,10 +1,10 @@
-"""Training a supernet: at each step a code at random, or several with averaged gradients; the rest is as for winners.
+"""Training a supernet: at each step a code at random, or several, or a sandwich of them; the rest is as for winners.
 
 The loop, its checkpoints and exact resume, the moving average and data parallelism are those of `lanas_jax.final`, to
-which a supernet is a network that draws which part of itself to run. The recipe's defaults are those of the published
-one-shot search (arXiv 1906.06832): 300 epochs of SGD, a cosine from 0.025 to 0.001, momentum 0.9, weight decay 3e-4,
-clipping at 5. Weights that no code of a step uses have gradient zero there, as the mean over codes wants it; momentum
-and weight decay go on for them.
+which a supernet is a network that draws which part of itself to run; `lanas_jax.supernet.sandwich` has the rule of that
+name. The recipe's defaults are those of the published one-shot search (arXiv 1906.06832): 300 epochs of SGD, a cosine
+from 0.025 to 0.001, momentum 0.9, weight decay 3e-4, clipping at 5. Weights that no code of a step uses have gradient
+zero there, as the mean over codes wants it; momentum and weight decay go on for them.
 """
 
 import dataclasses
@@ -35,6 +35,7 @@ from lanas_jax.progress import duration
 from lanas_jax.runs import RunError, lock_file
 from lanas_jax.spaces.base import SearchSpace
 from lanas_jax.supernet.base import Supernet
+from lanas_jax.supernet.sandwich import Sandwich, Sandwiched
 from lanas_jax.training.augmentation import Augmentation
 
 ONE_SHOT = Recipe(
@@ -103,6 +104,11 @@ class SupernetTraining:
       augmentation: what is done to the training images of each step; default: they are only scaled.
       seed: of everything random, the pool apart.
       initial: weights to begin with, by name; None: all are drawn.
+      sandwich: trains the largest and the smallest part at each step; None: a step trains codes of the pool alone.
+
+    Raises:
+      ValueError: a sandwich whose codes are not of the space or whose recipe has several passes; a recipe with
+        distillation, since supernets have no teacher but themselves.
     """
 
     supernet: Supernet
@@ -111,11 +117,22 @@ class SupernetTraining:
     augmentation: Augmentation = dataclasses.field(default_factory=Augmentation)
     seed: int = 0
     initial: Mapping[str, AnyArray] | None = None
+    sandwich: Sandwich | None = None
+
+    def __post_init__(self) -> None:
+        if self.recipe.distillation:
+            raise ValueError(
+                f"distillation must be 0 for a supernet, it has no teacher; got {self.recipe.distillation}"
+            )
+        if self.sandwich is not None:
+            self.sandwich.check(self.supernet.space, self.recipe)
 
     @property
-    def network(self) -> Sampled:
+    def network(self) -> Sampled | Sandwiched:
         """The supernet as it is trained."""
-        return Sampled(self.supernet, self.codes)
+        if self.sandwich is None:
+            return Sampled(self.supernet, self.codes)
+        return self.sandwich.network(self.supernet, self.codes)
 
     @property
     def teacher(self) -> None:
@@ -233,7 +250,8 @@ def _record(training: SupernetTraining, data: SearchData, devices: Sequence[jax.
     return {
         "name": type(training.supernet).__name__,
         **dict.fromkeys(("experiment", "code", "config")),
-        "settings": {**_settings(training.supernet), "codes": digest([training.codes])},
+        "settings": {**_settings(training.supernet), "codes": digest([training.codes])}
+        | ({} if training.sandwich is None else {"sandwich": config_json.encode(training.sandwich)}),
         "recipe": config_json.encode(training.recipe),
         "augmentation": config_json.encode(training.augmentation),
         "seed": training.seed,

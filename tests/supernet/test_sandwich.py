@@ -1,0 +1,210 @@
+"""The sandwich rule: its gradient by its definition, its codes, and a training from its beginning to its end."""
+
+import dataclasses
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from lanas_jax.evaluators.base import NotPreparedError
+from lanas_jax.evaluators.one_shot import OneShot
+from lanas_jax.final import programs
+from lanas_jax.final.step import Weights
+from lanas_jax.runs import RunError
+from lanas_jax.supernet.sandwich import Sandwich
+from lanas_jax.supernet.training import SupernetTraining, train
+from tests.supernet.linear_supernet import CLASSES, RECIPE, SCALING, SPACE, LinearSupernet, dataset, stripes
+from tests.supernet.test_supernet_folder import Note, same
+
+DATA = dataset().search
+CODES = SPACE.enumerate()
+LARGEST, SMALLEST = (0, 0), (2, 2)
+RULE = Sandwich(LARGEST, SMALLEST, random=2)
+OFTEN = dataclasses.replace(RECIPE, checkpoint_seconds=0.0, label_smoothing=0.1)
+TRAINING = SupernetTraining(LinearSupernet(), CODES, OFTEN, sandwich=RULE)
+TWO = dataclasses.replace(RULE, random=0).network(LinearSupernet(), CODES)  # the two ends alone
+DEVICES = jax.devices()[:1]
+
+
+def batch(n=12):
+    split = stripes(n, 7)
+    return SCALING(jnp.asarray(split.images)), jax.nn.one_hot(split.labels, CLASSES) * 0.9 + 0.1 / CLASSES
+
+
+def started(seed=4):
+    return Weights(*LinearSupernet().init(jax.random.key(seed)))
+
+
+def logits_of(params, code, images):
+    """In training: by the statistics of the batch, so the running ones do not matter."""
+    return LinearSupernet().apply(params, started().batch_stats, jnp.array(code), images, train=True)[0]
+
+
+def cross(logits, targets):
+    return -(targets * jax.nn.log_softmax(logits)).sum(axis=1).mean()
+
+
+def test_gradient_is_that_of_the_definition():
+    """The mean of four gradients: of the largest part on the labels, of others on what it said, held as numbers."""
+    key, (images, targets), weights = jax.random.key(2), batch(), started()
+    loss, _, gradient = jax.jit(TRAINING.network.gradient)(weights, images, targets, key)
+    codes = list(map(tuple, TRAINING.network.drawn(key).tolist()))
+    assert codes[:2] == [LARGEST, SMALLEST]
+    said = np.asarray(jax.nn.softmax(logits_of(weights.params, LARGEST, images)))
+    losses = [lambda p, code=code: cross(logits_of(p, code, images), jnp.asarray(said)) for code in codes[1:]]
+    losses.insert(0, lambda p: cross(logits_of(p, LARGEST, images), targets))
+    found = jax.jit(lambda p: [jax.value_and_grad(each)(p) for each in losses])(weights.params)
+    np.testing.assert_allclose(loss, np.mean([each[0] for each in found]), rtol=1e-5)
+    expected = np.mean([each[1]["kernel"] for each in found], axis=0)
+    np.testing.assert_allclose(gradient["kernel"], expected, rtol=1e-4, atol=1e-6)
+
+
+def test_what_the_largest_part_said_carries_no_gradient():
+    """Where it did, the gradient of the options that the largest part alone uses would be another one.
+
+    The middle option of each choice is in neither of the two parts.
+    """
+    (images, targets), weights = batch(), started()
+    gradient = jax.jit(TWO.gradient)(weights, images, targets, jax.random.key(0))[2]["kernel"]
+
+    def learning_from_the_others(params):
+        largest = logits_of(params, LARGEST, images)
+        smallest = cross(logits_of(params, SMALLEST, images), jax.nn.softmax(largest))
+        return (cross(largest, targets) + smallest) / 2
+
+    alone = jax.grad(lambda p: cross(logits_of(p, LARGEST, images), targets) / 2)(weights.params)["kernel"]
+    both = jax.grad(learning_from_the_others)(weights.params)["kernel"]
+    np.testing.assert_allclose(gradient[:, 0], alone[:, 0], rtol=1e-4, atol=1e-6)
+    assert np.abs(gradient[:, 0] - both[:, 0]).max() > 0.01
+    assert (np.asarray(gradient[:, 1]) == 0).all()
+
+
+def test_statistics_follow_from_pass_to_pass():
+    """Those of the options of either part move once, those of the others stay."""
+    (images, targets), weights = batch(), started()
+    _, stats, _ = jax.jit(TWO.gradient)(weights, images, targets, jax.random.key(0))
+    expected = weights.batch_stats
+    for code in (LARGEST, SMALLEST):
+        _, expected = LinearSupernet().apply(weights.params, expected, jnp.array(code), images, train=True)
+    for name, found in stats.items():
+        np.testing.assert_allclose(found, expected[name], rtol=1e-5, atol=1e-6)
+        assert (np.asarray(found[:, 1]) == np.asarray(weights.batch_stats[name][:, 1])).all()
+
+
+def test_random_parts_come_from_the_pool_and_all_of_it():
+    """240 draws of 3: one is missing with probability 3 * (2 / 3)**240 < 1e-41."""
+    pool = np.array([[1, 1], [1, 2], [2, 1]], np.int32)
+    network = Sandwich(LARGEST, SMALLEST, random=40).network(LinearSupernet(), pool)
+    codes = jax.vmap(network.drawn)(jax.random.split(jax.random.key(0), 6))
+    assert codes.shape == (6, 42, 2)
+    assert (codes[:, 0] == jnp.array(LARGEST)[None]).all()
+    assert (codes[:, 1] == jnp.array(SMALLEST)[None]).all()
+    assert np.unique(codes[:, 2:].reshape(-1, 2), axis=0).tolist() == pool.tolist()
+    assert not (codes[0] == codes[1]).all()
+
+
+def test_it_is_read_as_its_largest_part():
+    (images, _), weights = batch(), started()
+    found, auxiliary, _ = TRAINING.network.apply(
+        *weights, images, train=False, key=jax.random.key(0), drop_path=jnp.float32(0)
+    )
+    expected, _ = LinearSupernet().apply(*weights, jnp.array(LARGEST), images, train=False)
+    np.testing.assert_array_equal(found, expected)
+    assert auxiliary is None
+
+
+@pytest.fixture(scope="module")
+def made():
+    """Forty steps of four passes."""
+    return programs.compiled(TRAINING, DATA, DEVICES)
+
+
+@pytest.fixture(scope="module")
+def whole(made, tmp_path_factory):
+    """The folder and the weights of a training that was not interrupted."""
+    directory = tmp_path_factory.mktemp("whole") / "supernet"
+    return directory, carried_out(directory, made).weights
+
+
+def carried_out(directory, made=None, note=None, training=TRAINING):
+    return train(training, DATA, directory, note or Note(), devices=DEVICES, programs=made)
+
+
+def test_the_loss_falls(whole):
+    """From that of random weights to below that of chance, ln 3, smoothed labels and all."""
+    losses = [float(line.split(",")[2]) for line in (whole[0] / "metrics.csv").read_text().splitlines()[1:]]
+    assert len(losses) == 40
+    assert np.mean(losses[-10:]) < 0.9 * np.log(3)
+    assert np.mean(losses[-10:]) < 0.8 * np.mean(losses[:3])
+
+
+@pytest.mark.parametrize("stop", [2, 5])
+def test_interrupted_it_goes_on_to_the_same_bits(whole, made, tmp_path, stop):
+    with pytest.raises(KeyboardInterrupt):
+        carried_out(tmp_path / "part", made, Note(stop))
+    found = carried_out(tmp_path / "part", made)
+    assert same(found.weights, whole[1])
+    assert (tmp_path / "part" / "metrics.csv").read_bytes() == (whole[0] / "metrics.csv").read_bytes()
+
+
+def test_its_codes_are_data_to_the_program(made):
+    """Another pool of the same size and other ends: the same program, and the options of those alone learn."""
+    begun = made.start().weights.params["kernel"]
+    other = SupernetTraining(LinearSupernet(), CODES[[4] * len(CODES)], OFTEN, sandwich=Sandwich((1, 1), (1, 1)))
+    here = made.instead(other)
+    state, _ = here.advance(here.start(), 7)
+    moved = np.abs(np.asarray(state.weights.params["kernel"] - begun)).max(axis=(2, 3)) > 0
+    assert CODES[4].tolist() == [1, 1]
+    assert moved.tolist() == [[False, True, False]] * 2
+
+
+@pytest.mark.parametrize(
+    ("rule", "message"),
+    [
+        (None, r"the settings: sandwich\.largest \[0, 0\], now absent; "),
+        (Sandwich((0, 1), SMALLEST), r"the settings: sandwich\.largest \[0, 0\], now \[0, 1\]"),
+        (Sandwich(LARGEST, SMALLEST, 1), r"the settings: sandwich\.random 2, now 1"),
+    ],
+)
+def test_another_way_to_train_is_refused_and_named(whole, rule, message):
+    with pytest.raises(RunError, match=rf"is another one, {message}"):
+        carried_out(whole[0], training=dataclasses.replace(TRAINING, sandwich=rule))
+
+
+@pytest.mark.parametrize(
+    ("rule", "recipe", "message"),
+    [
+        (Sandwich((0, 3), SMALLEST), {}, r"the sandwich's largest part: code 0: position 1 \(second\) holds 3"),
+        (Sandwich(LARGEST, (2,)), {}, r"the sandwich's smallest part: codes must have shape \[n, 2\]"),
+        (RULE, {"passes": 2}, "passes must be 1 with a sandwich, which has its own; got 2"),
+        (RULE, {"distillation": 0.5}, "distillation must be 0 for a supernet, it has no teacher; got 0.5"),
+        (None, {"distillation": 0.5}, "distillation must be 0 for a supernet, it has no teacher; got 0.5"),
+    ],
+)
+def test_what_does_not_fit_is_refused_at_the_door(rule, recipe, message):
+    with pytest.raises(ValueError, match=message):
+        SupernetTraining(LinearSupernet(), CODES, dataclasses.replace(OFTEN, **recipe), sandwich=rule)
+
+
+def test_an_evaluator_refuses_as_evaluators_do(tmp_path):
+    evaluator = OneShot(LinearSupernet(), lambda: DATA, OFTEN, sandwich=Sandwich((0, 3), SMALLEST))
+    with pytest.raises(NotPreparedError, match="the sandwich's largest part: code 0: position 1"):
+        evaluator.prepare(tmp_path, print)
+
+
+def test_fewer_random_parts_than_none():
+    with pytest.raises(ValueError, match="random must not be negative; got -1"):
+        Sandwich(LARGEST, SMALLEST, -1)
+
+
+@pytest.mark.slow
+def test_one_shot_values_are_of_a_supernet_trained_so(tmp_path):
+    """And the largest part, taught by labels, is no worse than the smallest, which sees 4 of 36 pixels."""
+    evaluator = OneShot(LinearSupernet(), lambda: DATA, OFTEN, recalibration=48, batch_size=16, sandwich=RULE)
+    evaluator.prepare(tmp_path, lambda line: None)
+    record = json.loads((tmp_path / "supernet" / "training.json").read_text())
+    assert record["settings"]["sandwich"] == {"largest": [0, 0], "smallest": [2, 2], "random": 2}
+    large, small = evaluator.evaluate(np.array([LARGEST, SMALLEST]), jax.random.split(jax.random.key(0), 2))
+    assert large.value > small.value
