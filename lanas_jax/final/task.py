@@ -11,7 +11,9 @@ from typing import Any, Protocol, TypeAlias, runtime_checkable
 import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 
+from lanas_jax.checkpoints import digest
 from lanas_jax.data.splits import Dataset, SearchData, Split
+from lanas_jax.data.streams import EvaluationStream, StreamedDataset, TrainingStream
 from lanas_jax.final.recipe import Recipe
 from lanas_jax.final.weights import AnyArray
 from lanas_jax.spaces.base import SearchSpace
@@ -107,7 +109,7 @@ class FinalTraining:
 
     Args:
       network: what is trained.
-      dataset: loads the images; called where they are needed.
+      dataset: loads the images, or what streams them; called where they are needed.
       recipe: how it is trained.
       augmentation: what is done to the training images of each step; default: they are only scaled.
       seed: of everything random.
@@ -118,7 +120,7 @@ class FinalTraining:
     """
 
     network: FinalNetwork
-    dataset: Callable[[], Dataset]
+    dataset: Callable[[], Dataset | StreamedDataset]
     recipe: Recipe
     augmentation: Augmentation = dataclasses.field(default_factory=Augmentation)
     seed: int = 0
@@ -127,6 +129,16 @@ class FinalTraining:
     def __post_init__(self) -> None:
         if not 0 <= self.seed < 2**32:
             raise ValueError(f"seed must be 0 to 2**32 - 1; got {self.seed}")
+
+
+def seen(data: Dataset | StreamedDataset) -> SearchData | StreamedDataset:
+    """The part of a dataset that has the splits ``train`` and ``validation``."""
+    return data.search if isinstance(data, Dataset) else data
+
+
+def fingerprint(split: Split | TrainingStream | EvaluationStream) -> str:
+    """Says which images these are."""
+    return digest((split.images, split.labels)) if isinstance(split, Split) else split.fingerprint
 
 
 def training_images(data: SearchData, recipe: Recipe) -> Split:
