@@ -11,12 +11,13 @@ Test images are read after the last step (section 4 of arXiv 1906.06832 reports 
 what they said is recorded before anything else, so that a training that is called again does not read them again.
 """
 
+import functools
 import math
 import time
+from collections.abc import Callable
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
@@ -30,7 +31,7 @@ from lanas_jax.final.folder import FinalFolder
 from lanas_jax.final.metrics import Metrics, Unwritten
 from lanas_jax.final.placing import placed
 from lanas_jax.final.programs import Programs
-from lanas_jax.final.recipe import drop_path
+from lanas_jax.final.recipe import Recipe, drop_path
 from lanas_jax.final.step import FinalState
 from lanas_jax.final.task import seen
 from lanas_jax.training.step import learning_rate
@@ -238,11 +239,11 @@ def _named(name: str, accuracies: Accuracies) -> dict[str, float | None]:
 
 def _rows(programs: Programs, first: int, losses: Float[np.ndarray, " steps"]) -> list[dict[str, Any]]:
     """Lines of metrics.csv for the steps after step `first`."""
-    recipe, total = programs.task.recipe, jnp.int32(programs.total)
-    steps = jnp.arange(first, first + len(losses))
-    rates = jax.vmap(lambda step: learning_rate(recipe.sgd, step, total))(steps)
-    dropped = jax.vmap(lambda step: drop_path(recipe, step, total))(steps)
-    columns = zip(*(np.asarray(column).tolist() for column in (losses, rates, dropped)), strict=True)
+    recipe, total = programs.task.recipe, np.int32(programs.total)
+    schedules = [_schedules(recipe)(np.int32(step), total) for step in range(first, first + len(losses))]
+    columns = [
+        (loss, float(rate), float(dropped)) for loss, (rate, dropped) in zip(losses.tolist(), schedules, strict=True)
+    ]
     return [
         {
             "step": step + 1,
@@ -253,6 +254,12 @@ def _rows(programs: Programs, first: int, losses: Float[np.ndarray, " steps"]) -
         }
         for step, (loss, rate, share) in enumerate(columns, start=first)
     ]
+
+
+@functools.cache
+def _schedules(recipe: Recipe) -> Callable[[np.int32, np.int32], tuple[Array, Array]]:
+    """Learning rate and dropped paths of a step, each step by itself: XLA's cosine of many depends on their number."""
+    return jax.jit(lambda step, total: (learning_rate(recipe.sgd, step, total), drop_path(recipe, step, total)))
 
 
 def _why(programs: Programs, state: FinalState, checkpoints: Checkpoints) -> str:
