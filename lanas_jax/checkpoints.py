@@ -38,6 +38,13 @@ class Restored:
     number: int
 
 
+class _Manager(ocp.CheckpointManager):
+    """Leaves preemption to `lanas_jax.distributed.Preemption`: points that orbax counted too would confuse JAX."""
+
+    def reached_preemption(self, step: int) -> bool:
+        return False
+
+
 class Checkpoints:
     """The checkpoints in one folder; a context manager.
 
@@ -50,7 +57,7 @@ class Checkpoints:
         options = ocp.CheckpointManagerOptions(
             max_to_keep=KEPT, enable_async_checkpointing=behind, cleanup_tmp_directories=True
         )
-        self._manager = ocp.CheckpointManager(directory.absolute(), options=options)
+        self._manager = _Manager(directory.absolute(), options=options)
 
     def __enter__(self) -> "Checkpoints":
         return self
@@ -63,7 +70,8 @@ class Checkpoints:
 
     @property
     def numbers(self) -> list[int]:
-        """Those of the checkpoints there are, damaged ones included, in ascending order."""
+        """Those of the checkpoints there are, damaged ones included, in ascending order; waits for one under way."""
+        self._manager.wait_until_finished()
         return sorted(self._manager.all_steps())
 
     def discard_after(self, number: int) -> None:

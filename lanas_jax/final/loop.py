@@ -144,9 +144,11 @@ def fit(
                 if _is_due(programs, step, now - saved_at, preemption):
                     checkpoints.save(step, Saved(state, np.array(seconds + now - began, np.float32)), folder.digest)
                     saved_at = time.monotonic()
-                if preemption.here and step < programs.total:
-                    raise PreemptedError(step)
+                if preemption.here:
+                    break
             waited = advance.waited
+    if step < programs.total:
+        raise PreemptedError(step)
     took = time.monotonic() - began
     return Fitted(state, seconds + took, step - first, took, waited)
 
