@@ -66,7 +66,7 @@ from rich.console import Console
 
 from experiments import digits
 from experiments.bench_table import Timing, line, report, show
-from experiments.step_timing import measure_peak, planned_bytes, step_flops
+from experiments.step_timing import planned_bytes
 from lanas_jax.data import digits as digits_data
 from lanas_jax.data.splits import SearchData, Split
 from lanas_jax.spaces.nasnet import NASNetSpace

@@ -4,12 +4,16 @@ A checkpoint says what it stands for (of a searcher a digest of the told trials 
 that decides its weights) and what its own arrays are (another digest), and one that is missing, partial, damaged or
 stands for something else is passed over: to a searcher that is no loss, since the trial store is the truth and a
 checkpoint a shortcut. Orbax writes a checkpoint under a temporary name and renames it, and keeps the last two.
+
+Several processes have the same state, on devices of their own, and call everything here together: process 0 writes, all
+read, so that the folder has to be the same for all of them.
 """
 
 import dataclasses
 import hashlib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
+from types import TracebackType
 from typing import Any, TypeVar
 
 import jax
@@ -34,28 +38,40 @@ class Restored:
     number: int
 
 
+class _Manager(ocp.CheckpointManager):
+    """Leaves preemption to `lanas_jax.distributed.Preemption`: points that orbax counted too would confuse JAX."""
+
+    def reached_preemption(self, step: int) -> bool:
+        return False
+
+
 class Checkpoints:
     """The checkpoints in one folder; a context manager.
 
     Args:
       directory: where they are, made when missing.
+      behind: write while the caller goes on; one that is not yet written is waited for by the next, and at the end.
     """
 
-    def __init__(self, directory: Path):
+    def __init__(self, directory: Path, behind: bool = False):
         options = ocp.CheckpointManagerOptions(
-            max_to_keep=KEPT, enable_async_checkpointing=False, cleanup_tmp_directories=True
+            max_to_keep=KEPT, enable_async_checkpointing=behind, cleanup_tmp_directories=True
         )
-        self._manager = ocp.CheckpointManager(directory.absolute(), options=options)
+        self._manager = _Manager(directory.absolute(), options=options)
 
     def __enter__(self) -> "Checkpoints":
         return self
 
-    def __exit__(self, *exception: object) -> None:
-        self._manager.close()
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if kind is None or jax.process_count() == 1:  # else the others, who would be waited for, may be lost
+            self._manager.close()
 
     @property
     def numbers(self) -> list[int]:
-        """Those of the checkpoints there are, damaged ones included, in ascending order."""
+        """Those of the checkpoints there are, damaged ones included, in ascending order; waits for one under way."""
+        self._manager.wait_until_finished()
         return sorted(self._manager.all_steps())
 
     def discard_after(self, number: int) -> None:
@@ -65,11 +81,11 @@ class Checkpoints:
                 self._manager.delete(later)
 
     def save(self, number: int, state: Any, stands_for: str) -> None:
-        """Writes a state down.
+        """Writes a state down, or begins to.
 
         Args:
           number: of batches told or steps taken.
-          state: any pytree of arrays, typed keys included.
+          state: any pytree of arrays, typed keys included; copied, the caller may let go of it at once.
           stands_for: digest of what led to it.
         """
         leaves = _leaves(state)
@@ -117,8 +133,8 @@ class Checkpoints:
 
 
 def _leaves(state: Any) -> list[np.ndarray]:
-    """The arrays of a state, keys as the words they consist of."""
-    return [np.asarray(jax.random.key_data(leaf) if _is_key(leaf) else leaf) for leaf in jax.tree.leaves(state)]
+    """Copies of the arrays of a state, keys as the words they consist of."""
+    return [np.array(jax.random.key_data(leaf) if _is_key(leaf) else leaf) for leaf in jax.tree.leaves(state)]
 
 
 def _state(like: State, leaves: list[np.ndarray]) -> State:

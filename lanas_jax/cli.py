@@ -143,12 +143,13 @@ def resume(arguments: Sequence[str]) -> int:
 def train(arguments: Sequence[str]) -> int:
     """Trains the best network of a run."""
     from lanas_jax.description import CodeError
+    from lanas_jax.distributed import DistributedError
     from lanas_jax.final import command
 
     _keep_programs()
     try:
         return command.train(_console(), arguments)
-    except (ValueError, CodeError) as error:
+    except (ValueError, CodeError, DistributedError) as error:
         raise RefusedError(str(error)) from error
 
 

@@ -10,7 +10,7 @@ import dataclasses
 import os
 import signal
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from types import FrameType
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
@@ -33,13 +33,17 @@ class Interruption:
 
 
 @contextlib.contextmanager
-def heard(say: Callable[[str], None]) -> Iterator[Interruption]:
+def heard(
+    say: Callable[[str], None], signals: Collection[int] = SIGNALS, noted: Collection[int] = ()
+) -> Iterator[Interruption]:
     """Within it, the first signal raises `KeyboardInterrupt` and the second ends the process.
 
     Outside the main thread, where Python allows no handlers, it changes nothing.
 
     Args:
       say: prints a line; called from another thread.
+      signals: which ones; others are left to whoever hears them.
+      noted: those that raise nothing when they come first: the caller looks at `Interruption.signal` and stops in time.
     """
     interruption = Interruption()
     if threading.current_thread() is not threading.main_thread():
@@ -50,11 +54,12 @@ def heard(say: Callable[[str], None]) -> Iterator[Interruption]:
         if interruption.signal:  # the second: whether Python or the listener hears it first makes no difference
             os._exit(128 + number)
         interruption.signal = number
-        raise KeyboardInterrupt
+        if number not in noted:
+            raise KeyboardInterrupt
 
     reading, writing = os.pipe()
     os.set_blocking(writing, False)
-    before = {number: signal.signal(number, stop) for number in SIGNALS}
+    before = {number: signal.signal(number, stop) for number in signals}
     wakeup = signal.set_wakeup_fd(writing, warn_on_full_buffer=False)
     listener = threading.Thread(target=_listen, args=(reading, say), daemon=True)
     listener.start()

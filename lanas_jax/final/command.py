@@ -2,22 +2,29 @@
 
 import dataclasses
 import datetime
+import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
+import jax
+import numpy as np
 import tyro
+from jaxtyping import Int
 from rich.console import Console
 
-from lanas_jax import runs
+from lanas_jax import distributed, runs
+from lanas_jax.distributed import Hosts
 from lanas_jax.final import export as exporting
 from lanas_jax.final import loop, target
 from lanas_jax.final.display import Display
 from lanas_jax.final.exported import read_weights
 from lanas_jax.final.target import Target
+from lanas_jax.final.task import FinalTraining
+from lanas_jax.final.train import Origin
 from lanas_jax.final.train import train as carry_through
-from lanas_jax.interruption import heard
+from lanas_jax.interruption import SIGNALS, heard
 
 HELP = """\
 usage: lanas train RUN [--code 0,1,...] [--weights DIR] [--out DIR] [settings of its final training]
@@ -26,7 +33,10 @@ usage: lanas train RUN [--code 0,1,...] [--weights DIR] [--out DIR] [settings of
 
 Trains the best network of a search, or one of your choice, to the end, and reads its test accuracy, once. Everything
 goes into one folder: RUN/final, DIR, or a new one under runs/.
-Ctrl-C stops. The same command again continues; so does lanas train FOLDER, the folder that a training wrote.
+Ctrl-C stops; SIGTERM stops after the step under way and saves it. The same command again continues; so does lanas train
+FOLDER, the folder that a training wrote.
+On several hosts, start the same command on each, with --hosts.automatic on TPU pods and under Slurm or Open MPI, else
+with --hosts.coordinator HOST:PORT --hosts.count N --hosts.index I; all of them have to see the folder.
 
 For the settings: lanas train RUN --help
 """
@@ -39,11 +49,15 @@ def train(console: Console, arguments: Sequence[str]) -> int:
       The exit code: 0; 1 where the training broke; that of a signal where it was stopped.
 
     Raises:
-      ValueError, RunError, ExperimentError, ConfigError, CodeError: what has to be changed first.
+      ValueError, RunError, ExperimentError, ConfigError, CodeError, DistributedError: what has to be changed first.
     """
     if not arguments or arguments[0].startswith("-"):
         print(HELP, end="", file=sys.stdout if arguments and arguments[0] in ("-h", "--help") else sys.stderr)
         return 0 if arguments and arguments[0] in ("-h", "--help") else 2
+    if not {"-h", "--help"} & {*arguments}:
+        distributed.join(_hosts(arguments))
+    if not distributed.first():
+        console = Console(quiet=True)
     wanted = target.find(arguments[0])
     given = _parse(wanted, arguments)
     code = target.code_of(wanted, given.config, given.code)
@@ -51,24 +65,44 @@ def train(console: Console, arguments: Sequence[str]) -> int:
     initial = wanted.initial if given.weights is None else read_weights(given.weights)
     final = dataclasses.replace(final, initial=initial)
     origin = dataclasses.replace(wanted.origin, config=given.config, settings=given.final)
-    directory = given.out or wanted.directory or _new_directory(origin.name)
+    directory = given.out or wanted.directory or Path(distributed.told(str(_new_directory(origin.name))))
     console.print(f"{origin.name}: {final.recipe.epochs:,} epochs, in {directory}", highlight=False, soft_wrap=True)
-    display = Display(console)
-    with heard(display.note) as interruption:
-        try:
-            with display:
-                found = carry_through(final, code, directory, origin, display)
-        except KeyboardInterrupt:
-            return _stopped("stopped", directory, interruption.exit_code)
-        except loop.NotFiniteError as error:
-            print(f"lanas train: {error}. A lower learning rate may help, in another folder", file=sys.stderr)
-            return 1
-        except loop.DamagedError as error:
-            print(f"lanas train: {error}", file=sys.stderr)
-            return 1
+    found = _carried_out(final, code, directory, origin, Display(console))
+    if isinstance(found, int):
+        return found
     _show(console, found)
     console.print(f"folder: {directory}", highlight=False, soft_wrap=True)
     return 0
+
+
+def _carried_out(
+    final: FinalTraining, code: Int[np.ndarray, " dims"], directory: Path, origin: Origin, display: Display
+) -> dict[str, Any] | int:
+    """What the training came to, or the exit code where it did not."""
+    # Of several processes, JAX hears SIGTERM and tells it to all of them.
+    signals = (signal.SIGINT,) if jax.process_count() > 1 else SIGNALS
+    with heard(display.note, signals, noted=(signal.SIGTERM,)) as interruption:
+        preemption = distributed.Preemption(lambda: interruption.signal == signal.SIGTERM)
+        try:
+            with display:
+                return carry_through(final, code, directory, origin, display, preemption=preemption)
+        except loop.PreemptedError as error:
+            return _stopped(str(error), directory, 128 + signal.SIGTERM)
+        except KeyboardInterrupt:
+            exit_code = _stopped("stopped", directory, interruption.exit_code)
+            distributed.abandon(exit_code)
+            return exit_code
+        except loop.NotFiniteError as error:
+            print(f"lanas train: {error}. A lower learning rate may help, in another folder", file=sys.stderr)
+        except loop.DamagedError as error:
+            print(f"lanas train: {error}", file=sys.stderr)
+        except jax.errors.JaxRuntimeError as error:
+            if jax.process_count() == 1:
+                raise
+            reason = str(error).splitlines()[0]
+            _stopped(f"lanas train: a process of this training is lost ({reason})", directory, 1)
+            distributed.abandon(1)
+    return 1
 
 
 def export(console: Console, arguments: Sequence[str]) -> int:
@@ -99,8 +133,17 @@ def export(console: Console, arguments: Sequence[str]) -> int:
     return 0
 
 
+def _hosts(arguments: Sequence[str]) -> Hosts:
+    """The processes of this training, which have to meet before anything is loaded that might make an array."""
+    fields = [("hosts", Hosts, dataclasses.field(default_factory=Hosts))]
+    both: Any = dataclasses.make_dataclass("Settings", fields)
+    parsed, _ = tyro.cli(both, prog="lanas train", args=list(arguments[1:]), return_unknown_args=True)
+    found: Hosts = parsed.hosts
+    return found
+
+
 def _parse(wanted: Target, arguments: Sequence[str]) -> Any:
-    """`final`, `config`, `code`, `weights` and `out`, with what was given on the command line."""
+    """`final`, `config`, `code`, `weights`, `out` and `hosts`, with what was given on the command line."""
     module, recorded = wanted.module, wanted.origin
     out = tyro.conf.arg(metavar="DIR", help="the folder for the training, new or empty, or the one to continue in")
     code = tyro.conf.arg(metavar="0,1,...", help="the network, integers with commas; default: the best of the run")
@@ -111,6 +154,7 @@ def _parse(wanted: Target, arguments: Sequence[str]) -> Any:
         ("code", Annotated[str | None, code], dataclasses.field(default=None)),
         ("weights", Annotated[Path | None, weights], dataclasses.field(default=None)),
         ("out", Annotated[Path | None, out], dataclasses.field(default=None)),
+        ("hosts", Hosts, dataclasses.field(default_factory=Hosts)),
     ]
     if recorded.config is None:
         fields.append(("config", module.Config, dataclasses.field(default_factory=module.Config)))

@@ -80,10 +80,14 @@ class Display:
                 f"loss {self._loss:.4f}",
                 f"learning rate {self._rate:.5f}",
                 *self._validation(),
-                f"{recipe.batch_size / pace:,.0f} images/s",
+                *self._speed(recipe.batch_size / pace),
                 f"{duration(pace * (total - self._step))} left",
             ]
         return Text(" · ".join(parts))
+
+    def _speed(self, images: float) -> list[str]:
+        at_peak = self._programs and self._programs.at_peak
+        return [f"{images:,.0f} images/s" + (f" ({images * at_peak:.0%} of the peak)" if at_peak else "")]
 
     def _validation(self) -> list[str]:
         if self._accuracies is None:

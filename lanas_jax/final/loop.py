@@ -4,28 +4,36 @@ What resumes exactly is what is a function of settings and step: weights, their 
 checkpoint holds all of it but the last, and each step draws from its own number, so a training killed in the middle of
 an epoch goes on from its last checkpoint to the bits it would have had, given the same software and devices.
 
+Several processes (`lanas_jax.distributed`) run this loop side by side: process 0 writes, and says when a checkpoint is
+due, since clocks differ.
+
 Test images are read after the last step (section 4 of arXiv 1906.06832 reports the last weights, not the best ones) and
 what they said is recorded before anything else, so that a training that is called again does not read them again.
 """
 
+import functools
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Callable
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from lanas_jax import distributed
 from lanas_jax.checkpoints import Checkpoints, Restored
-from lanas_jax.data.splits import Dataset, SearchData, Split
+from lanas_jax.data.splits import Dataset, SearchData
+from lanas_jax.data.streams import StreamedDataset
+from lanas_jax.distributed import Preemption
 from lanas_jax.final import step as training
 from lanas_jax.final.folder import FinalFolder
-from lanas_jax.final.metrics import Metrics
+from lanas_jax.final.metrics import Metrics, Unwritten
+from lanas_jax.final.placing import placed
 from lanas_jax.final.programs import Programs
-from lanas_jax.final.recipe import drop_path
+from lanas_jax.final.recipe import Recipe, drop_path
 from lanas_jax.final.step import FinalState
+from lanas_jax.final.task import seen
 from lanas_jax.training.step import learning_rate
 
 
@@ -35,6 +43,28 @@ class NotFiniteError(Exception):
 
 class DamagedError(Exception):
     """A training none of whose checkpoints can be read."""
+
+
+class PreemptedError(Exception):
+    """A training that was told to end soon (SIGTERM), and saved its state before.
+
+    Attributes:
+      step: steps taken, all of them saved.
+    """
+
+    def __init__(self, step: int):
+        super().__init__(f"stopped after step {step:,}, which is saved")
+        self.step = step
+
+
+class Fitted(NamedTuple):
+    """What a process came to."""
+
+    state: FinalState
+    seconds: float  # of training, earlier processes included
+    steps: int  # that this process took
+    taken_seconds: float  # by those, with all that belongs to them; compilation left out
+    waited: float  # seconds of them for which no batch was ready
 
 
 class Saved(NamedTuple):
@@ -68,7 +98,13 @@ class Progress(Protocol):
         """Something worth a line."""
 
 
-def fit(programs: Programs, data: SearchData, folder: FinalFolder, progress: Progress) -> Saved:
+def fit(
+    programs: Programs,
+    data: SearchData | StreamedDataset,
+    folder: FinalFolder,
+    progress: Progress,
+    preemption: Preemption | None = None,
+) -> Fitted:
     """Trains from the newest intact checkpoint to the last step.
 
     Args:
@@ -76,23 +112,25 @@ def fit(programs: Programs, data: SearchData, folder: FinalFolder, progress: Pro
       data: for its search-validation split.
       folder: checkpoints and metrics.csv go there.
       progress: is told how it gets on.
+      preemption: says when to stop early; None: never.
 
     Returns:
-      The state after the last step, which stands in the newest checkpoint, too.
+      The state after the last step, which stands in the newest checkpoint, too, and what it took.
 
     Raises:
       NotFiniteError: names the step. The last good checkpoint is kept.
       DamagedError: there are checkpoints, but none of them is intact.
+      PreemptedError: stopped early, with a checkpoint of the last step taken.
     """
-    recipe = programs.task.recipe
-    with Checkpoints(folder.checkpoints) as checkpoints:
+    preemption = Preemption() if preemption is None else preemption
+    with Checkpoints(folder.checkpoints, behind=True) as checkpoints:
         state, seconds = _begin(programs, checkpoints, folder, progress)
         began = saved_at = time.monotonic()
-        step = int(state.step)
+        step = first = int(state.step)
         progress.began(programs, step)
-        with Metrics(folder.metrics, step) as metrics:
-            for until in _stops(programs, step):
-                state, losses = programs.advance(state, until)
+        with _metrics(folder, step) as metrics, programs.session(step) as advance:
+            while step < programs.total:
+                state, losses = advance(state, _stop(programs, step), preemption)
                 rows = _rows(programs, step, np.asarray(losses)[: int(state.step) - step])
                 step = int(state.step)
                 if not state.sound:
@@ -103,17 +141,23 @@ def fit(programs: Programs, data: SearchData, folder: FinalFolder, progress: Pro
                     rows[-1] |= _validate(programs, state, data.validation, progress)
                 metrics.write(rows)
                 now = time.monotonic()
-                if step == programs.total or now - saved_at >= recipe.checkpoint_seconds:
+                if _is_due(programs, step, now - saved_at, preemption):
                     checkpoints.save(step, Saved(state, np.array(seconds + now - began, np.float32)), folder.digest)
                     saved_at = time.monotonic()
-    return Saved(state, np.array(seconds + time.monotonic() - began, np.float32))
+                if preemption.here:
+                    break
+            waited = advance.waited
+    if step < programs.total:
+        raise PreemptedError(step)
+    took = time.monotonic() - began
+    return Fitted(state, seconds + took, step - first, took, waited)
 
 
-def measure(programs: Programs, state: FinalState, data: Dataset) -> dict[str, float | None]:
+def measure(programs: Programs, state: FinalState, data: Dataset | StreamedDataset) -> dict[str, float | None]:
     """The accuracies that are reported. This is the one place where test images are read."""
     found: dict[str, float | None] = {"validation_accuracy": None, "ema_validation_accuracy": None}
     if programs.task.recipe.train_on == "train":
-        found = _named("validation_accuracy", _accuracies(programs, state, data.search.validation))
+        found = _named("validation_accuracy", _accuracies(programs, state, seen(data).validation))
     return found | _named("test_accuracy", _accuracies(programs, state, data.test))
 
 
@@ -145,14 +189,23 @@ def _begin(
     if found.number < numbers[-1]:
         progress.note(f"the checkpoint of step {numbers[-1]:,} is damaged: going on from step {found.number:,}")
         checkpoints.discard_after(found.number)
-    return jax.device_put(found.state.state, programs.everywhere), float(found.state.seconds)
+    return placed(found.state.state, programs.everywhere), float(found.state.seconds)
 
 
-def _stops(programs: Programs, step: int) -> Iterator[int]:
-    """After which steps a dispatch ends: each `steps_per_dispatch`, each reading of validation, and the last one."""
-    while step < programs.total:
-        step = min(step + programs.task.recipe.steps_per_dispatch, programs.total, _next_reading(programs, step))
-        yield step
+def _metrics(folder: FinalFolder, step: int) -> Metrics | Unwritten:
+    return Metrics(folder.metrics, step) if distributed.first() else Unwritten()
+
+
+def _stop(programs: Programs, step: int) -> int:
+    """After which step a dispatch ends: `steps_per_dispatch`, a reading of validation, or the last one."""
+    return min(step + programs.task.recipe.steps_per_dispatch, programs.total, _next_reading(programs, step))
+
+
+def _is_due(programs: Programs, step: int, age: float, preemption: Preemption) -> bool:
+    """Whether a checkpoint is, the last one being of this age in seconds."""
+    if step == programs.total or preemption.here:
+        return True
+    return bool(distributed.told(age >= programs.task.recipe.checkpoint_seconds))
 
 
 def _next_reading(programs: Programs, step: int) -> int:
@@ -171,13 +224,13 @@ def _validates(programs: Programs, step: int) -> bool:
     return step == programs.total or step == _next_reading(programs, step - 1)
 
 
-def _validate(programs: Programs, state: FinalState, split: Split, progress: Progress) -> dict[str, float | None]:
+def _validate(programs: Programs, state: FinalState, split: Any, progress: Progress) -> dict[str, float | None]:
     accuracies = _accuracies(programs, state, split)
     progress.validated(accuracies)
     return _named("validation_accuracy", accuracies)
 
 
-def _accuracies(programs: Programs, state: FinalState, split: Split) -> Accuracies:
+def _accuracies(programs: Programs, state: FinalState, split: Any) -> Accuracies:
     last = programs.accuracy(state.weights, split)
     return Accuracies(last, None if state.average is None else programs.accuracy(state.average, split))
 
@@ -188,11 +241,11 @@ def _named(name: str, accuracies: Accuracies) -> dict[str, float | None]:
 
 def _rows(programs: Programs, first: int, losses: Float[np.ndarray, " steps"]) -> list[dict[str, Any]]:
     """Lines of metrics.csv for the steps after step `first`."""
-    recipe, total = programs.task.recipe, jnp.int32(programs.total)
-    steps = jnp.arange(first, first + len(losses))
-    rates = jax.vmap(lambda step: learning_rate(recipe.sgd, step, total))(steps)
-    dropped = jax.vmap(lambda step: drop_path(recipe, step, total))(steps)
-    columns = zip(*(np.asarray(column).tolist() for column in (losses, rates, dropped)), strict=True)
+    recipe, total = programs.task.recipe, np.int32(programs.total)
+    schedules = [_schedules(recipe)(np.int32(step), total) for step in range(first, first + len(losses))]
+    columns = [
+        (loss, float(rate), float(dropped)) for loss, (rate, dropped) in zip(losses.tolist(), schedules, strict=True)
+    ]
     return [
         {
             "step": step + 1,
@@ -203,6 +256,12 @@ def _rows(programs: Programs, first: int, losses: Float[np.ndarray, " steps"]) -
         }
         for step, (loss, rate, share) in enumerate(columns, start=first)
     ]
+
+
+@functools.cache
+def _schedules(recipe: Recipe) -> Callable[[np.int32, np.int32], tuple[Array, Array]]:
+    """Learning rate and dropped paths of a step, each step by itself: XLA's cosine of many depends on their number."""
+    return jax.jit(lambda step, total: (learning_rate(recipe.sgd, step, total), drop_path(recipe, step, total)))
 
 
 def _why(programs: Programs, state: FinalState, checkpoints: Checkpoints) -> str:

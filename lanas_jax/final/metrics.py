@@ -43,6 +43,19 @@ class Metrics:
         self._file.flush()
 
 
+class Unwritten:
+    """What a process has in place of `Metrics` that writes nothing; a context manager."""
+
+    def __enter__(self) -> "Unwritten":
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        pass
+
+    def write(self, rows: Sequence[dict[str, Any]]) -> None:
+        """Nothing."""
+
+
 def _lines_up_to(path: Path, step: int) -> list[str]:
     """The head and the lines of the steps up to `step`, as far as they were written whole."""
     if not path.exists():

@@ -263,6 +263,31 @@ def train(
     return lax.scan(body, state, order)
 
 
+def train_on_batch(
+    task: Task,
+    data: Beside,
+    state: FinalState,
+    key: PRNGKeyArray,
+    total: Int[Array, ""],
+    images: Array,
+    labels: Int[Array, " n"],
+) -> tuple[FinalState, Float[Array, ""]]:
+    """One step further on a batch that is given, unless an earlier step broke the training; arguments as in `train`.
+
+    Returns:
+      The state, and the loss of the step; 0 where it was not taken.
+    """
+    task = informed(task, data)
+    _, noise = jax.random.split(key)
+    going = state.sound
+
+    def advance(state: FinalState) -> FinalState:
+        return train_step(task, state, noise, total, images, labels)
+
+    after = lax.cond(going, advance, lambda state: state, state)
+    return after, jnp.where(going, after.loss, 0.0)
+
+
 def right(task: Task, weights: Weights, images: Array, labels: Int[Array, "batches size"]) -> Int[Array, ""]:
     """How many images of a split are classified correctly, by the running batch statistics.
 
@@ -279,6 +304,14 @@ def right(task: Task, weights: Weights, images: Array, labels: Int[Array, "batch
         return jnp.sum(jnp.argmax(logits, axis=1) == labels, dtype=jnp.int32)
 
     return lax.map(batch, (images, labels)).sum()
+
+
+def right_in_batch(
+    task: Task, weights: Weights, images: Array, labels: Int[Array, " size"]
+) -> tuple[Int[Array, ""], Int[Array, ""]]:
+    """How many images of a batch are classified correctly, and how many there are; a label of -1 counts for nothing."""
+    found = right(task, weights, images[None], labels[None])
+    return found, jnp.sum(labels >= 0, dtype=jnp.int32)
 
 
 def read(network: FinalNetwork, weights: Weights, images: Array, scaling: Scaling | None) -> Float[Array, "n classes"]:

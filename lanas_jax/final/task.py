@@ -11,7 +11,9 @@ from typing import Any, NamedTuple, Protocol, TypeAlias, runtime_checkable
 import numpy as np
 from jaxtyping import Array, Float, Int, PRNGKeyArray, PyTree
 
+from lanas_jax.checkpoints import digest
 from lanas_jax.data.splits import Dataset, SearchData, Split
+from lanas_jax.data.streams import EvaluationStream, StreamedDataset, TrainingStream
 from lanas_jax.final.recipe import Recipe
 from lanas_jax.final.weights import AnyArray
 from lanas_jax.spaces.base import SearchSpace
@@ -135,7 +137,7 @@ class Teacher(Protocol):
         """Logits of images as the network sees them; is called where `known` gives None."""
         ...
 
-    def check(self, data: SearchData, recipe: Recipe) -> None:
+    def check(self, data: SearchData | StreamedDataset, recipe: Recipe) -> None:
         """Raises ValueError where it cannot teach a network on these images; says why."""
         ...
 
@@ -180,7 +182,7 @@ class FinalTraining:
 
     Args:
       network: what is trained.
-      dataset: loads the images; called where they are needed.
+      dataset: loads the images, or what streams them; called where they are needed.
       recipe: how it is trained.
       augmentation: what is done to the training images of each step; default: they are only scaled.
       seed: of everything random.
@@ -192,7 +194,7 @@ class FinalTraining:
     """
 
     network: FinalNetwork
-    dataset: Callable[[], Dataset]
+    dataset: Callable[[], Dataset | StreamedDataset]
     recipe: Recipe
     augmentation: Augmentation = dataclasses.field(default_factory=Augmentation)
     seed: int = 0
@@ -206,6 +208,16 @@ class FinalTraining:
             raise ValueError(f"distillation must be 0 without a teacher; got {self.recipe.distillation}")
         if self.teacher is not None and not self.recipe.distillation:
             raise ValueError("distillation must be above 0 with a teacher, else it teaches nothing; got 0")
+
+
+def seen(data: Dataset | StreamedDataset) -> SearchData | StreamedDataset:
+    """The part of a dataset that has the splits ``train`` and ``validation``."""
+    return data.search if isinstance(data, Dataset) else data
+
+
+def fingerprint(split: Split | TrainingStream | EvaluationStream) -> str:
+    """Says which images these are."""
+    return digest((split.images, split.labels)) if isinstance(split, Split) else split.fingerprint
 
 
 def training_images(data: SearchData, recipe: Recipe) -> Split:

@@ -22,6 +22,7 @@ from jaxtyping import Array, Float, Int, PyTree
 
 from lanas_jax.checkpoints import digest
 from lanas_jax.data.splits import SearchData
+from lanas_jax.data.streams import StreamedDataset
 from lanas_jax.final import weights as by_name
 from lanas_jax.final.recipe import Recipe
 from lanas_jax.final.task import FinalNetwork, Teacher, Weights, data_of, with_data
@@ -62,7 +63,7 @@ class NetworkTeacher:
         key = jax.random.key(0)  # of what is dropped: nothing is
         return self.network.apply(*weights, images, train=False, key=key, drop_path=jnp.float32(0))[0]
 
-    def check(self, data: SearchData, recipe: Recipe) -> None:
+    def check(self, data: SearchData | StreamedDataset, recipe: Recipe) -> None:
         """Raises ValueError where weights do not fit the network, or the network not the classes."""
         del recipe
         try:
@@ -112,7 +113,7 @@ class ModuleTeacher:
         copy.eval()
         return copy(images)
 
-    def check(self, data: SearchData, recipe: Recipe) -> None:
+    def check(self, data: SearchData | StreamedDataset, recipe: Recipe) -> None:
         """Raises ValueError where it does not fit the classes."""
         del recipe
         _check_classes(self, data)
@@ -153,8 +154,10 @@ class SavedLogits:
         """Raises TypeError: it knows images by their numbers alone."""
         raise TypeError("saved logits belong to images by their numbers, and a batch came without them")
 
-    def check(self, data: SearchData, recipe: Recipe) -> None:
-        """Raises ValueError where they are of other images or other classes, or not finite."""
+    def check(self, data: SearchData | StreamedDataset, recipe: Recipe) -> None:
+        """Raises ValueError where they are of other images or other classes, not finite, or the images a stream."""
+        if isinstance(data, StreamedDataset):
+            raise ValueError("saved logits belong to images in memory; of a stream, let a network be the teacher")
         count = len(data.train) + (len(data.validation) if recipe.train_on == "all" else 0)
         if len(self.values) != count:
             which = "train and search-validation" if recipe.train_on == "all" else "train"
@@ -186,7 +189,7 @@ def read_logits(path: Path) -> SavedLogits:
     return SavedLogits(values)
 
 
-def _check_classes(teacher: Teacher, data: SearchData) -> None:
+def _check_classes(teacher: Teacher, data: SearchData | StreamedDataset) -> None:
     images = jax.ShapeDtypeStruct((1, *data.image_shape), jnp.float32)
     _check_number(jax.eval_shape(teacher.logits, images).shape[1], data.classes)
 

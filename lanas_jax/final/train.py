@@ -1,12 +1,14 @@
 """One training from beginning to end: the folder, the programs, the loop, and what is reported.
 
-Called again with the same folder it goes on where it was, or reports what is recorded where it is at its end.
+Called again with the same folder it goes on where it was, or reports what is recorded where it is at its end. Several
+processes call it side by side, with the same folder; process 0 writes.
 """
 
+import contextlib
 import dataclasses
 import datetime
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,16 +16,17 @@ import jax
 import numpy as np
 from jaxtyping import Int
 
-from lanas_jax import config_json, software
-from lanas_jax.checkpoints import digest
+from lanas_jax import config_json, distributed, software
 from lanas_jax.data.splits import Dataset
+from lanas_jax.data.streams import StreamedDataset
+from lanas_jax.distributed import DistributedError, Preemption
 from lanas_jax.final import folder as folders
-from lanas_jax.final import loop, programs, weights
+from lanas_jax.final import loop, programs, throughput, weights
 from lanas_jax.final.loop import Progress
 from lanas_jax.final.step import shapes
-from lanas_jax.final.task import FinalTraining, costs
+from lanas_jax.final.task import FinalTraining, costs, fingerprint, seen
 from lanas_jax.final.weights import digest_by_name
-from lanas_jax.runs import lock_file
+from lanas_jax.runs import RunError, lock_file
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,16 +55,18 @@ def train(
     origin: Origin,
     progress: Progress,
     devices: Sequence[jax.Device] | None = None,
+    preemption: Preemption | None = None,
 ) -> dict[str, Any]:
     """Trains a network to the end, or the rest of the way, and reads the test split, once.
 
     Args:
       final: what to train.
       code: of the network.
-      directory: a new or empty folder, or that of the same training.
+      directory: a new or empty folder, or that of the same training; the same for all processes.
       origin: where it comes from.
       progress: is told how it gets on.
-      devices: what to train on; default: all of this process. The batch is divided among them.
+      devices: what to train on; default: all of all processes. The batch is divided among them.
+      preemption: says when to stop early, with a checkpoint; None: never.
 
     Returns:
       What final.json says.
@@ -71,52 +76,75 @@ def train(
         initial weights that do not fit the network; nothing is written.
       RunError: a folder that holds something else, or another training (names what differs), or is in use.
       ConfigError: settings that cannot be written down.
-      NotFiniteError, DamagedError: as `loop.fit`.
+      DistributedError: processes that were not started alike.
+      NotFiniteError, DamagedError, PreemptedError: as `loop.fit`.
     """
-    devices = jax.local_devices() if devices is None else devices
+    devices = jax.devices() if devices is None else devices
     data = final.dataset()
-    programs.check(final.recipe, data.search, devices)
+    programs.check(final.recipe, seen(data), devices)
     if final.teacher is not None:
-        final.teacher.check(data.search, final.recipe)
+        final.teacher.check(seen(data), final.recipe)
     weights.check(shapes(final.network, final.recipe).weights, final.initial or {}, partly=True)
-    folder = folders.enter(directory, _record(final, code, data, origin, devices), origin.source)
-    folders.keep_initial(folder, final.initial)
-    with lock_file(folder.described):
+    record = _record(final, code, data, origin, devices)
+    distributed.agree("settings, images or software", {name: record[name] for name in folders.DECISIVE})
+    with _entered(directory, record, origin, final) as folder:
         if (recorded := folder.final) is not None:
             progress.note("this training is at its end already; this is what was recorded")
             return recorded
         if (before := folder.record["devices"]) != (now := _described(devices)):
             progress.note(f"begun on {before}, now on {now}: the result will differ in its last digits")
-        made = programs.compiled(final, data.search, devices)
-        saved = loop.fit(made, data.search, folder, progress)
-        folder.finish(
-            {
-                "name": origin.name,
-                "code": code.tolist(),
-                "settings": folder.record["settings"],
-                "recipe": folder.record["recipe"],
-                "seed": final.seed,
-                **costs(final.network, code),
-                "trained_parameters": sum(leaf.size for leaf in jax.tree.leaves(saved.state.weights.params)),
-                "steps": made.total,
-                **loop.measure(made, saved.state, data),
-                "seconds": float(saved.seconds),
-                "compile_seconds": made.compile_seconds,
-                "devices": _described(devices),
-                "software": software.versions(),
-            }
-        )
-        return folder.final or {}
+        made = programs.compiled(final, seen(data), devices)
+        made = dataclasses.replace(made, at_peak=throughput.at_peak(final, code, devices))
+        fitted = loop.fit(made, seen(data), folder, progress, preemption)
+        found = {
+            "name": origin.name,
+            "code": code.tolist(),
+            "settings": folder.record["settings"],
+            "recipe": folder.record["recipe"],
+            "seed": final.seed,
+            **costs(final.network, code),
+            "trained_parameters": sum(leaf.size for leaf in jax.tree.leaves(fitted.state.weights.params)),
+            "steps": made.total,
+            **loop.measure(made, fitted.state, data),
+            "seconds": fitted.seconds,
+            **throughput.measured(fitted, made),
+            "compile_seconds": made.compile_seconds,
+            "devices": _described(devices),
+            "software": software.versions(),
+        }
+        distributed.by_first(lambda: folder.finish(found), OSError)
+        return found
+
+
+@contextlib.contextmanager
+def _entered(
+    directory: Path, record: dict[str, Any], origin: Origin, final: FinalTraining
+) -> Iterator[folders.FinalFolder]:
+    """The folder of a training, kept from other trainings."""
+    with contextlib.ExitStack() as stack:
+
+        def enter() -> None:
+            folder = folders.enter(directory, record, origin.source)
+            folders.keep_initial(folder, final.initial)
+            stack.enter_context(lock_file(folder.described))
+
+        distributed.by_first(enter, RunError)
+        if not folders.exists(directory):
+            raise DistributedError(f"process {jax.process_index()} does not see what process 0 wrote into {directory}")
+        yield folders.open_folder(directory)
 
 
 def _record(
-    final: FinalTraining, code: Int[np.ndarray, " dims"], data: Dataset, origin: Origin, devices: Sequence[jax.Device]
+    final: FinalTraining,
+    code: Int[np.ndarray, " dims"],
+    data: Dataset | StreamedDataset,
+    origin: Origin,
+    devices: Sequence[jax.Device],
 ) -> dict[str, Any]:
     """What training.json says."""
     for settings in (origin.config, origin.settings, final.recipe):
         if settings is not None:
             config_json.check(settings)
-    splits = {"train": data.search.train, "validation": data.search.validation, "test": data.test}
     return {
         "name": origin.name,
         "source": None if origin.source is None else str(origin.source),
@@ -130,15 +158,22 @@ def _record(
         "seed": final.seed,
         "initial": None if final.initial is None else digest_by_name(final.initial),
         **({} if final.teacher is None else {"teacher": final.teacher.identity()}),
-        "data": {name: digest((split.images, split.labels)) for name, split in splits.items()}
-        | {
-            "image_shape": list(data.search.image_shape),
-            "classes": data.search.classes,
-            "scaling": None if data.search.scaling is None else config_json.encode(data.search.scaling),
-        },
+        "data": _images(data),
         "software": software.versions(),
         "devices": _described(devices),
         "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+    }
+
+
+def _images(data: Dataset | StreamedDataset) -> dict[str, Any]:
+    """Which images, and how they are read."""
+    search = seen(data)
+    splits = {"train": search.train, "validation": search.validation, "test": data.test}
+    return {
+        **{name: fingerprint(split) for name, split in splits.items()},
+        "image_shape": list(search.image_shape),
+        "classes": search.classes,
+        "scaling": None if search.scaling is None else config_json.encode(search.scaling),
     }
 
 

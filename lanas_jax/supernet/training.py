@@ -7,11 +7,12 @@ from 0.025 to 0.001, momentum 0.9, weight decay 3e-4, clipping at 5. Weights tha
 zero there, as the mean over codes wants it; momentum and weight decay go on for them.
 """
 
+import contextlib
 import dataclasses
 import datetime
 import hashlib
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -20,16 +21,17 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
-from lanas_jax import config_json, software
+from lanas_jax import config_json, distributed, software
 from lanas_jax.checkpoints import digest
 from lanas_jax.data.splits import SearchData
+from lanas_jax.data.streams import StreamedDataset
 from lanas_jax.final import folder as folders
-from lanas_jax.final import loop
+from lanas_jax.final import loop, throughput
 from lanas_jax.final.folder import FinalFolder
 from lanas_jax.final.programs import Programs, check, compiled
 from lanas_jax.final.recipe import Recipe
 from lanas_jax.final.step import FinalState, Weights, shapes
-from lanas_jax.final.task import BatchStats, Params
+from lanas_jax.final.task import BatchStats, Params, fingerprint
 from lanas_jax.final.weights import AnyArray, digest_by_name
 from lanas_jax.progress import duration
 from lanas_jax.runs import RunError, lock_file
@@ -149,7 +151,7 @@ class Trained(NamedTuple):
 
 def train(
     training: SupernetTraining,
-    data: SearchData,
+    data: SearchData | StreamedDataset,
     directory: Path,
     note: Callable[[str], None],
     *,
@@ -161,33 +163,34 @@ def train(
     Args:
       training: what to train.
       data: training images; validation images are not read.
-      directory: a new or empty folder, or that of the same training.
+      directory: a new or empty folder, or that of the same training; the same for all processes.
       note: is told how it gets on, a line now and then.
-      devices: what to train on, batches are divided among them; default: of this process, as many as share one equally.
+      devices: what to train on, batches are divided among them; default: of one process, as many as share one equally;
+        of several, all.
       programs: of another training that differs in codes, seed and initial weights alone; None: they are compiled.
 
     Raises:
       ValueError: a recipe that does not fit the images or the devices; nothing is written.
       RunError: a folder that holds something else, or another training (names what differs), or is in use.
+      DistributedError: processes that were not started alike.
       NotFiniteError, DamagedError: as `lanas_jax.final.loop.fit`.
     """
     devices = _sharing(training.recipe.batch_size) if devices is None else devices
     check(training.recipe, data, devices)
-    folder = _enter(directory, _record(training, data, devices))
-    with lock_file(folder.described):
+    with _entered(directory, _record(training, data, devices)) as folder:
         if folder.final is None:
             programs = compiled(training, data, devices) if programs is None else programs.instead(training)
             saved = loop.fit(programs, data, folder, Lines(note))
-            folder.finish(
-                {
-                    "steps": programs.total,
-                    "trained_parameters": sum(leaf.size for leaf in jax.tree.leaves(saved.state.weights.params)),
-                    "seconds": float(saved.seconds),
-                    "compile_seconds": programs.compile_seconds,
-                    "devices": folder.record["devices"],
-                    "software": software.versions(),
-                }
-            )
+            report = {
+                "steps": programs.total,
+                "trained_parameters": sum(leaf.size for leaf in jax.tree.leaves(saved.state.weights.params)),
+                "seconds": saved.seconds,
+                **throughput.measured(saved, programs),
+                "compile_seconds": programs.compile_seconds,
+                "devices": folder.record["devices"],
+                "software": software.versions(),
+            }
+            distributed.by_first(lambda: folder.finish(report), OSError)
             return Trained(_weights(saved.state), programs)
         found = loop.restored(folder, shapes(training.network, training.recipe))
     if found is None:
@@ -227,12 +230,27 @@ class Lines:
 
 def _sharing(batch_size: int) -> Sequence[jax.Device]:
     """As many devices as can share a batch equally: a search takes those there are, a core each on CPUs."""
+    if jax.process_count() > 1:
+        return jax.devices()
     devices = jax.local_devices()
     return devices[: max(n for n in range(1, len(devices) + 1) if batch_size % n == 0)]
 
 
 def _weights(state: FinalState) -> Weights:
     return state.weights if state.average is None else state.average
+
+
+@contextlib.contextmanager
+def _entered(directory: Path, record: Mapping[str, Any]) -> Iterator[FinalFolder]:
+    """The folder of a training, kept from other trainings; process 0 makes it."""
+    distributed.agree("a supernet, images or software", {name: record[name] for name in folders.DECISIVE})
+    with contextlib.ExitStack() as stack:
+
+        def enter() -> None:
+            stack.enter_context(lock_file(_enter(directory, record).described))
+
+        distributed.by_first(enter, RunError)
+        yield folders.open_folder(directory)
 
 
 def _enter(directory: Path, record: Mapping[str, Any]) -> FinalFolder:
@@ -245,7 +263,9 @@ def _enter(directory: Path, record: Mapping[str, Any]) -> FinalFolder:
     return folder
 
 
-def _record(training: SupernetTraining, data: SearchData, devices: Sequence[jax.Device]) -> dict[str, Any]:
+def _record(
+    training: SupernetTraining, data: SearchData | StreamedDataset, devices: Sequence[jax.Device]
+) -> dict[str, Any]:
     """What training.json says."""
     return {
         "name": type(training.supernet).__name__,
@@ -259,7 +279,7 @@ def _record(training: SupernetTraining, data: SearchData, devices: Sequence[jax.
         "data": {
             "classes": data.classes,
             "image_shape": list(data.image_shape),
-            "train": digest((data.train.images, data.train.labels)),
+            "train": fingerprint(data.train),
         },
         "software": software.versions(),
         "devices": f"{len(devices)} x {devices[0].device_kind}",

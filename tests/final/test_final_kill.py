@@ -84,6 +84,7 @@ def test_ctrl_c_says_how_to_continue(tmp_path, number, code):
     process.send_signal(number)
     _, err = process.communicate(timeout=300)
     assert process.returncode == code, err
-    assert f"stopped. To continue from the last checkpoint: lanas train {out}" in err
+    assert f". To continue from the last checkpoint: lanas train {out}" in err
+    assert ("which is saved" in err) == (number == signal.SIGTERM)
     assert "Traceback" not in err
     assert saved(out)
