@@ -41,7 +41,7 @@ class LatencyTable:
         for name, time in self.nanoseconds.items():
             if type(time) is not int or time < 1:
                 raise ValueError(
-                    f"the latency of {name!r} must be a positive number of whole nanoseconds; got {time!r}"
+                    f"the latency of {name!r} must be whole nanoseconds, at least one; got {time!r}"
                 )
         object.__setattr__(self, "nanoseconds", dict(self.nanoseconds))
         text = json.dumps(self._content(), sort_keys=True)

@@ -101,8 +101,9 @@ def totals(space: "MobileNetSpace", codes: Codes) -> Int[np.ndarray, "n columns"
     """All costs of each network."""
     codes = space.check(codes)
     rows = ROWS[len(codes) > ROWS[0]]
-    parts = np.split(np.pad(codes, ((0, -len(codes) % rows), (0, 0))), max(-(-len(codes) // rows), 1))
-    return np.concatenate([integers(np.asarray(_limbs(space, part))) for part in parts if len(part)])[: len(codes)]
+    parts = max(-(-len(codes) // rows), 1)
+    padded = np.pad(codes, ((0, parts * rows - len(codes)), (0, 0)))
+    return np.concatenate([integers(_limbs(space, part)) for part in np.split(padded, parts)])[: len(codes)]
 
 
 @jax.jit(static_argnames="space")

@@ -44,7 +44,7 @@ def _at_least(
 ) -> Int[Array, "n stages steps"]:
     """How many layers of each stage take each option but the first, or a later one."""
     steps = np.arange(1, options, dtype=np.int32)
-    return ((jnp.asarray(taken)[..., None] >= steps) & there[..., None]).sum(axis=2)
+    return ((jnp.asarray(taken)[..., None] >= steps[None, None, None]) & there[..., None]).sum(axis=2)
 
 
 def embedding_scale(space: "MobileNetSpace") -> tuple[Float[np.ndarray, " d"], Float[np.ndarray, " d"]]:
