@@ -40,9 +40,7 @@ class LatencyTable:
             raise ValueError(f"batch must be at least 1; got {self.batch}")
         for name, time in self.nanoseconds.items():
             if type(time) is not int or time < 1:
-                raise ValueError(
-                    f"the latency of {name!r} must be whole nanoseconds, at least one; got {time!r}"
-                )
+                raise ValueError(f"the latency of {name!r} must be whole nanoseconds, at least one; got {time!r}")
         object.__setattr__(self, "nanoseconds", dict(self.nanoseconds))
         text = json.dumps(self._content(), sort_keys=True)
         object.__setattr__(self, "digest", hashlib.sha256(text.encode()).hexdigest())
