@@ -93,7 +93,7 @@ def value_against_limit(
     with matplotlib.rc_context(STYLE):
         figure, axes = _axes(name, show)
         _scatter(axes, x, values)
-        axes.axvline(limit, color=FAILED, linewidth=1.6, linestyle=(0, (5, 3)), label=f"limit, {_short(limit)}")
+        axes.axvline(limit, color=FAILED, linewidth=1.6, linestyle=(0, (5, 3)), label=f"limit, {_short(float(limit))}")
         _cost_axis(axes, np.append(x, limit))
         _legend(axes)
         return _svg(figure, f"limit-{name}")

@@ -32,7 +32,7 @@ def check(space, codes):
 
 
 def test_chains_find_every_network_within_a_limit_and_then_say_so():
-    space = limited(SMALL, 0.003)
+    space = limited(SMALL, 0.005)
     allowed = space.enumerate()
     assert 10 < len(allowed) < 60
     draw = jax.jit(lambda key: sampling.draw_valid(key, space, anything, len(allowed) + 5, tries=0))
