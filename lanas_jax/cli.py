@@ -35,7 +35,7 @@ usage: lanas COMMAND ...
   report RUN          write the report of a run again
   trials RUN          list the trials of a run, as a table or as CSV
   tree RUN            what the search has learned: which choices are good, region by region
-  describe SPACE      draw the network that a code stands for, and count what it costs
+  describe SPACE      draw the network that a code stands for, or a published one, and count what it costs
   tables              list the benchmark tables; make one from its official files
   compare TABLE       how many samples do searchers need on a benchmark table?
 
@@ -260,43 +260,14 @@ def tree(arguments: Sequence[str]) -> int:
 
 
 def describe(arguments: Sequence[str]) -> int:
-    """Draws a code."""
-    from lanas_jax import description
+    """Draws a network."""
+    from lanas_jax import description_command
+    from lanas_jax.description import CodeError
 
-    def setting(text: str, default: int) -> Any:
-        return tyro.conf.arg(metavar="N", help=text, help_behavior_hint=f"(nasnet only; {default} when not given)")
-
-    def parse(
-        space: Annotated[str, tyro.conf.arg(metavar="SPACE", help="nasnet, an experiment, or the folder of a run")],
-        /,
-        code: Annotated[str, tyro.conf.arg(metavar="2,2,0,...", help="the integers, with commas")],
-        json: Annotated[bool, tyro.conf.arg(help="print JSON instead of a drawing")] = False,
-        blocks: Annotated[int | None, setting("blocks per cell", 7)] = None,
-        two_cells: Annotated[bool, tyro.conf.arg(help="a normal and a reduction cell, nasnet only")] = False,
-        channels: Annotated[int | None, setting("channels of the first cell", 36)] = None,
-        cells: Annotated[int | None, setting("cells in the network", 20)] = None,
-        image_size: Annotated[int | None, setting("height and width of the images", 32)] = None,
-        image_channels: Annotated[int | None, setting("channels of the images", 3)] = None,
-        classes: Annotated[int | None, setting("outputs of the network", 10)] = None,
-    ) -> Any:
-        """Draw the network that a code stands for, and count its multiply-adds and parameters."""
-        sizes = {"blocks": blocks, "channels": channels, "cells": cells, "image_size": image_size}
-        sizes |= {"image_channels": image_channels, "classes": classes, "two_cells": two_cells or None}
-        return space, code, json, {name: size for name, size in sizes.items() if size is not None}
-
-    name, text, as_json, settings = _parse(parse, "describe", arguments)
     try:
-        space = description.find_space(name, settings)
-        about = description.describe(space, description.read_code(text, space))
-    except description.CodeError as error:
+        return description_command.describe(arguments)
+    except CodeError as error:
         raise RefusedError(str(error)) from error
-    if as_json:
-        print(json.dumps(about))
-        return 0
-    print(about["description"])
-    for name in ("multiply_adds", "parameters"):
-        print(f"{name}: {'unknown' if about[name] is None else format(about[name], ',')}")
-    return 0
 
 
 def tables(arguments: Sequence[str]) -> int:

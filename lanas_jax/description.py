@@ -1,4 +1,4 @@
-"""`lanas describe`: what a code builds, drawn in text, and what it costs."""
+"""What a code builds, drawn in text, and what it costs; the same of published networks. For `lanas describe`."""
 
 import re
 from pathlib import Path
@@ -8,40 +8,92 @@ import numpy as np
 
 from lanas_jax import discovery, runs
 from lanas_jax.spaces.base import SearchSpace
+from lanas_jax.spaces.inverted_residuals import PUBLISHED
+from lanas_jax.spaces.mobilenet import MobileNetSpace
+from lanas_jax.spaces.mobilenet_layers import layers
 from lanas_jax.spaces.nasnet import NASNetSpace
 from lanas_jax.spaces.nasnet_masks import NASNetMasks
 
+SETTINGS = {
+    "nasnet": ("blocks", "two_cells", "channels", "cells", "image_size", "image_channels", "classes"),
+    "mobilenet": ("width", "resolution", "image_channels", "classes"),
+} | dict.fromkeys(PUBLISHED, ("resolution", "classes"))
+
 
 class CodeError(Exception):
-    """A code that its space does not have."""
+    """A code that its space does not have, or a setting that it does not take."""
 
 
-def find_space(name: str, nasnet: dict[str, Any]) -> SearchSpace:
+def find_space(name: str, settings: dict[str, Any]) -> SearchSpace:
     """The space of that name.
 
     Args:
-      name: ``nasnet``, an experiment, or a run directory.
-      nasnet: settings of `NASNetSpace`; they go with ``nasnet`` only.
+      name: ``nasnet``, ``mobilenet``, an experiment, or a run directory.
+      settings: of `NASNetSpace` or `MobileNetSpace`; of the latter, one resolution and one width.
 
     Raises:
-      CodeError: settings of `NASNetSpace` for another space, or impossible ones.
+      CodeError: settings that the space does not take, or impossible ones.
       ExperimentError: no experiment of that name either.
     """
-    if name == "nasnet":
-        try:
-            return NASNetSpace(**nasnet)
-        except ValueError as error:
-            raise CodeError(str(error)) from error
-    if nasnet:
-        flags = ", ".join(f"--{setting.replace('_', '-')}" for setting in nasnet)
-        raise CodeError(f"{flags} goes with nasnet; {name} has its own settings")
+    _check_settings(name, settings)
+    try:
+        if name == "nasnet":
+            return NASNetSpace(**settings)
+        if name == "mobilenet":
+            one = {"width": "widths", "resolution": "resolutions"}
+            many: dict[str, Any] = {one[key]: (value,) for key, value in settings.items() if key in one}
+            return MobileNetSpace(**many, **{key: value for key, value in settings.items() if key not in one})
+    except ValueError as error:
+        raise CodeError(str(error)) from error
     if runs.exists(Path(name)):
         return runs.open_run(Path(name)).experiment().space
     try:
         module = discovery.load(discovery.find(name))
     except discovery.ExperimentError as error:
-        raise discovery.ExperimentError(f"{error}. For NASNet cells of any size: nasnet") from error
+        raise discovery.ExperimentError(
+            f"{error}. For NASNet cells of any size: nasnet; for MobileNets: mobilenet, {', '.join(PUBLISHED)}"
+        ) from error
     return runs.build(module, module.Config()).space
+
+
+def _check_settings(name: str, settings: dict[str, Any]) -> None:
+    """Whether settings go with a name.
+
+    Raises:
+      CodeError: names those that do not, and with what they go.
+    """
+    wrong = [setting for setting in settings if setting not in SETTINGS.get(name, ())]
+    if not wrong:
+        return
+    flags = ", ".join(f"--{setting.replace('_', '-')}" for setting in wrong)
+    goes = [other for other, taken in SETTINGS.items() if wrong[0] in taken]
+    raise CodeError(f"{flags} goes with {' and '.join(goes)}; {name} has its own settings")
+
+
+def published(name: str, settings: dict[str, Any]) -> dict[str, Any]:
+    """What there is to say of a published network, ready for JSON.
+
+    Args:
+      name: one of `PUBLISHED`.
+      settings: ``resolution`` and ``classes``.
+
+    Raises:
+      CodeError: settings that it does not take, or impossible ones.
+    """
+    _check_settings(name, settings)
+    try:
+        network = PUBLISHED[name](**settings)
+    except ValueError as error:
+        raise CodeError(str(error)) from error
+    listed = layers(network)
+    return {
+        "name": name,
+        "resolution": network.resolution,
+        "classes": network.classes,
+        **network.cost._asdict(),
+        "layers": [{"layer": layer.name, **layer.cost._asdict()} for layer in listed],
+        "description": "\n".join(layer.name for layer in listed),
+    }
 
 
 def read_code(text: str, space: SearchSpace) -> np.ndarray:
@@ -103,4 +155,7 @@ def describe(space: SearchSpace, code: np.ndarray) -> dict[str, Any]:
         cost = space.cost(code[None])
     except NotImplementedError:
         return about
-    return about | {"multiply_adds": int(cost.multiply_adds[0]), "parameters": int(cost.parameters[0])}
+    about |= {"multiply_adds": int(cost.multiply_adds[0]), "parameters": int(cost.parameters[0])}
+    if isinstance(space, MobileNetSpace) and space.latency is not None:
+        about["nanoseconds"] = int(space.nanoseconds(code[None])[0])
+    return about

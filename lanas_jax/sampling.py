@@ -22,6 +22,9 @@ from lanas_jax.spaces.index import CodeIndex
 
 BLOCK = 4  # coordinates that one move may draw anew
 DRAWS = 1 + 2 * BLOCK  # uniform numbers that a move takes
+CHAINS = 128  # from valid codes, where rejection does not give enough
+MOVES = 256  # of each of these, between two looks at where they are
+ROUNDS = 16  # of looks
 LISTED = 2**16  # a space of at most this many codes is listed, so that draws are exact
 
 Inside = Callable[[Int[Array, "n dims"]], Bool[Array, " n"]]
@@ -189,7 +192,11 @@ def climb(
 def draw_valid(
     key: PRNGKeyArray, space: SearchSpace, unseen: Inside, n: int, batch: int = 256, tries: int = 64
 ) -> Int[Array, "n dims"]:
-    """Uniform valid codes of the whole space by rejection; rows of -1 where `tries` batches did not give enough.
+    """Uniform valid codes of the whole space; rows of -1 where not enough were found.
+
+    They are drawn by rejection. Where `tries` batches do not give enough, and the space says where valid codes are, the
+    rest are places that chains reach from there, which are not as uniform: chains go from one resolution or width of a
+    network to another less often than from layer to layer.
 
     Args:
       key: consumed.
@@ -203,13 +210,47 @@ def draw_valid(
     def body(carry: tuple[Array, Array, Array, Array]) -> tuple[Array, Array, Array, Array]:
         key, drawn, count, attempt = carry
         key, subkey = jax.random.split(key)
-        raw = space.random(subkey, batch)
-        codes = space.canonical(raw)
-        twin = jnp.all(codes[:, None] == codes[None], axis=2) & jnp.tri(batch, k=-1, dtype=bool)
-        old = jnp.any(jnp.all(codes[:, None] == drawn[None], axis=2), axis=1)
-        fresh = space.valid(raw) & unseen(codes) & ~old & ~jnp.any(twin, axis=1)
-        rows = jnp.where(fresh, count + jnp.cumsum(fresh) - 1, n)
-        return key, drawn.at[rows].set(codes, mode="drop"), count + jnp.sum(fresh), attempt + 1
+        drawn, count = _added(space, unseen, drawn, count, space.random(subkey, batch))
+        return key, drawn, count, attempt + 1
 
     start = (key, jnp.full((n, space.dims), -1, jnp.int32), jnp.int32(0), jnp.int32(0))
-    return jax.lax.while_loop(lambda c: (c[2] < n) & (c[3] < tries), body, start)[1]
+    key, drawn, count, _ = jax.lax.while_loop(lambda c: (c[2] < n) & (c[3] < tries), body, start)
+    return _walked(key, space, unseen, drawn, count) if len(space.starting_codes()) else drawn
+
+
+def _walked(
+    key: PRNGKeyArray, space: SearchSpace, unseen: Inside, drawn: Int[Array, "n dims"], count: Int[Array, ""]
+) -> Int[Array, "n dims"]:
+    """Drawn codes, filled up with those that chains from valid codes reach, as far as `ROUNDS` looks show them."""
+
+    def body(carry: tuple[Array, Array, Array, Array, Array]) -> tuple[Array, Array, Array, Array, Array]:
+        key, drawn, count, places, attempt = carry
+        key, subkey = jax.random.split(key)
+        places, _ = walk(subkey, space, places, space.valid, MOVES)
+        drawn, count = _added(space, unseen, drawn, count, places)
+        return key, drawn, count, places, attempt + 1
+
+    start = (key, drawn, count, _starts(space, CHAINS), jnp.int32(0))
+    return jax.lax.while_loop(lambda c: (c[2] < drawn.shape[0]) & (c[4] < ROUNDS), body, start)[1]
+
+
+def _added(
+    space: SearchSpace, unseen: Inside, drawn: Int[Array, "n dims"], count: Int[Array, ""], raw: Int[Array, "m dims"]
+) -> tuple[Int[Array, "n dims"], Int[Array, ""]]:
+    """Drawn codes with those of `raw` that are valid, unseen and not among them yet, as far as there is room."""
+    codes, n = space.canonical(raw), drawn.shape[0]
+    twin = jnp.all(codes[:, None] == codes[None], axis=2) & jnp.tri(codes.shape[0], k=-1, dtype=bool)
+    old = jnp.any(jnp.all(codes[:, None] == drawn[None], axis=2), axis=1)
+    fresh = space.valid(raw) & unseen(codes) & ~old & ~jnp.any(twin, axis=1)
+    rows = jnp.where(fresh, count + jnp.cumsum(fresh) - 1, n)
+    return drawn.at[rows].set(codes, mode="drop"), count + jnp.sum(fresh)
+
+
+def reached(key: PRNGKeyArray, space: SearchSpace, n: int) -> Int[Array, "n dims"]:
+    """Valid codes, some of them twice perhaps: where chains from the `starting_codes` of a space end."""
+    return walk(key, space, _starts(space, n), space.valid, MOVES)[0]
+
+
+def _starts(space: SearchSpace, chains: int) -> Int[Array, "chains dims"]:
+    starts = space.starting_codes()
+    return jnp.asarray(starts[np.arange(chains) % len(starts)])

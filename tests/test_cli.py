@@ -328,6 +328,23 @@ def test_describe_as_json(capsys):
     assert "concat(block 3, block 4, block 5, block 6)" in about["description"]
 
 
+def test_describe_lists_a_published_mobilenet(capsys):
+    assert main(["describe", "mobilenet_v3_large", "--json"]) == 0
+    about = json.loads(capsys.readouterr().out)
+    assert (about["name"], about["parameters"], len(about["layers"])) == ("mobilenet_v3_large", 5_483_032, 17)
+    assert main(["describe", "mobilenet_v2"]) == 0
+    printed = capsys.readouterr().out
+    assert "block 16-96-24, 3x3, stride 2, relu6 @ 112" in printed
+    assert "parameters: 3,504,872" in printed
+
+
+def test_describe_says_what_takes_a_code(capsys):
+    assert "mobilenet is a space: --code says which of its networks, 47 integers" in refused(
+        capsys, "describe", "mobilenet"
+    )
+    assert "takes no --code" in refused(capsys, "describe", "efficientnet_b0", "--code", "0")
+
+
 @pytest.mark.parametrize("code", [f"[{LANET}]", LANET.replace(",", " "), LANET.replace(",", ", ")])
 def test_describe_reads_codes_as_people_write_them(capsys, code):
     assert main(["describe", "nasnet", "--code", code]) == 0

@@ -11,7 +11,7 @@ import numpy as np
 
 from lanas_jax.partition import NodeSummary
 from lanas_jax.ranking.result import Ranked
-from lanas_jax.report import curves, formatting, graph, plots, ranking, tables, tree
+from lanas_jax.report import curves, formatting, graph, limits, plots, ranking, tables, tree
 from lanas_jax.report.elements import Content, Element, element, html
 from lanas_jax.report.formatting import ValueFormat
 from lanas_jax.report.style import CSS, SCRIPT
@@ -60,8 +60,8 @@ class Run:
 
 def render(run: Run) -> str:
     """The report as the text of an HTML document."""
-    body = [_headline(run), *_winner(run), *_plots(run), *_tree(run), *_ranking(run)]
-    body += [*_trials(run), *_settings(run)]
+    body = [_headline(run), *_winner(run), *_plots(run), *limits.section(run.space, run.trials, run.show)]
+    body += [*_tree(run), *_ranking(run), *_trials(run), *_settings(run)]
     head = element(
         "head",
         element("meta", charset="utf-8"),

@@ -12,7 +12,7 @@ from xml.etree import ElementTree
 
 import matplotlib
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
@@ -72,13 +72,31 @@ def value_against_cost(trials: Sequence[Trial], show: ValueFormat) -> Element:
         visible = front[values[front] >= floor]
         axes.plot(costs[visible], values[visible], color=BEST, drawstyle="steps-post", linewidth=1.6, zorder=3)
         axes.plot(costs[visible], values[visible], "o", color=BEST, markersize=5, zorder=4, label="Pareto front")
-        if len(costs) and costs.min() > 0 and costs.max() > 8 * costs.min():
-            axes.set_xscale("log")
-            axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
-            axes.xaxis.set_minor_locator(NullLocator())
-        axes.xaxis.set_major_formatter(FuncFormatter(lambda number, _: _short(number)))
+        _cost_axis(axes, costs)
         _legend(axes)
         return _svg(figure, "cost")
+
+
+def value_against_limit(
+    costs: Int[np.ndarray, " n"], values: Float[np.ndarray, " n"], limit: int, name: str, show: ValueFormat
+) -> Element:
+    """Values against a cost on which there is a hard limit, drawn as a line.
+
+    Args:
+      costs: of each trial that gave a value.
+      values: what it gave.
+      limit: on the cost.
+      name: of the cost, a word like no other of the page's plots.
+      show: how values are written.
+    """
+    x = np.asarray(costs, float)
+    with matplotlib.rc_context(STYLE):
+        figure, axes = _axes(name, show)
+        _scatter(axes, x, values)
+        axes.axvline(limit, color=FAILED, linewidth=1.6, linestyle=(0, (5, 3)), label=f"limit, {_short(float(limit))}")
+        _cost_axis(axes, np.append(x, limit))
+        _legend(axes)
+        return _svg(figure, f"limit-{name}")
 
 
 def truth_against_estimate(
@@ -143,6 +161,15 @@ def _axes(label: str, show: ValueFormat) -> tuple[Figure, Axes]:
     if show.percent:
         axes.yaxis.set_major_formatter(_percent())
     return figure, axes
+
+
+def _cost_axis(axes: Axes, costs: np.ndarray) -> None:
+    """Large numbers in short, on a logarithmic axis where they are far apart."""
+    if len(costs) and costs.min() > 0 and costs.max() > 8 * costs.min():
+        axes.set_xscale("log")
+        axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+        axes.xaxis.set_minor_locator(NullLocator())
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda number, _: _short(number)))
 
 
 def _percent() -> FuncFormatter:

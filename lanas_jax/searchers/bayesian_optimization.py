@@ -22,7 +22,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
-from lanas_jax.sampling import Pool, best_of, listed
+from lanas_jax.sampling import Pool, best_of, listed, reached
 from lanas_jax.searchers import history as hist
 from lanas_jax.searchers.base import register
 from lanas_jax.searchers.history import History
@@ -241,8 +241,9 @@ def _from_lattice(
 ) -> tuple[Int[Array, "k dims"], Bool[Array, " k"]]:
     """Codes with one choice of one of the best changed, and uniform draws."""
     parent_key, choice_key, drawn_key = jax.random.split(key, 3)
-    drawn = space.random(drawn_key, CANDIDATES)
-    half = CANDIDATES // 2
+    drawn, half = space.random(drawn_key, CANDIDATES), CANDIDATES // 2
+    if len(space.starting_codes()):  # random codes are hardly ever valid there
+        drawn = drawn.at[half:].set(reached(jax.random.fold_in(drawn_key, 1), space, half))
     parents = best[jax.random.randint(parent_key, (half,), 0, best.shape[0])]
     choice = jax.random.randint(choice_key, (half,), 0, space.dims)
     changed = jnp.arange(space.dims)[None] == choice[:, None]

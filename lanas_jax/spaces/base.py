@@ -3,7 +3,8 @@
 A space is a product of named categorical choices (section 3 of arXiv 1906.06832 calls it Omega). A *code* picks one
 option of every choice: ``int32[dims]``; a batch of codes is ``int32[n, dims]``. Everything the learning and search
 phases need to know about architectures passes through five methods of `SearchSpace`: `features`, `valid`, `canonical`,
-`cost` and `describe`. They are pure functions of arrays, so that the searchers can be jitted around them.
+`cost` and `describe`. They are pure functions of arrays, so that the searchers can be jitted around them. A space with
+hard limits says by `starting_codes` where valid codes are, and by `limited` how close to the limits they come.
 
 What builds networks from codes lives in `models/`; which code to try next, in `searchers/`.
 """
@@ -62,6 +63,14 @@ class Cost(NamedTuple):
 
     multiply_adds: np.ndarray  # int64[n], multiply-adds of one forward pass of one input
     parameters: np.ndarray  # int64[n], trainable parameters
+
+
+class LimitedCost(NamedTuple):
+    """A cost on which a space has a hard limit."""
+
+    name: str  # such as "multiply-adds"
+    limit: int
+    costs: np.ndarray  # int64[n]: of networks, exact
 
 
 class CellGraph(NamedTuple):
@@ -182,6 +191,15 @@ class SearchSpace:
           NotImplementedError: this space does not say what its networks cost.
         """
         raise NotImplementedError(f"{type(self).__name__} does not say what its networks cost")
+
+    def limited(self, codes: Codes) -> tuple[LimitedCost, ...]:
+        """The costs on which the space has a hard limit, of each network; none in most spaces."""
+        del codes
+        return ()
+
+    def starting_codes(self) -> Int[np.ndarray, "k dims"]:
+        """Valid canonical codes to walk from, for a space in which random codes are hardly ever valid; else none."""
+        return np.zeros((0, self.dims), np.int32)
 
     def describe(self, code: Int[Array | np.ndarray, " dims"]) -> str:
         """The code in words, a line per choice."""

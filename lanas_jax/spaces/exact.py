@@ -28,7 +28,7 @@ def carried(sums: list[Array]) -> Int[Array, "... limbs"]:
 
 
 def exceeds(limbs: Int[Array, "n limbs"], limit: int) -> Bool[Array, " n"]:
-    """Whether numbers in digits are above `limit`."""
+    """Whether numbers in digits are above `limit`, which is not negative."""
     above = jnp.zeros(limbs.shape[0], bool)
     for position, digit in enumerate(digits(np.asarray(min(limit, LARGEST), np.int64))):
         above = (limbs[:, position] > digit) | ((limbs[:, position] == digit) & above)
@@ -37,4 +37,5 @@ def exceeds(limbs: Int[Array, "n limbs"], limit: int) -> Bool[Array, " n"]:
 
 def integers(limbs: Int[Array | np.ndarray, "... limbs"]) -> Int[np.ndarray, "..."]:
     """Numbers in digits as int64."""
-    return sum(np.asarray(limbs[..., i], np.int64) << (LIMB_BITS * i) for i in range(limbs.shape[-1]))
+    shifts = LIMB_BITS * np.arange(limbs.shape[-1])
+    return (np.asarray(limbs, np.int64) << shifts).sum(axis=-1)

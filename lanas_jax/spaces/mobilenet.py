@@ -7,7 +7,8 @@ multiplier of all widths and the resolution of the images belong to the code. Th
 
 A code holds the resolution, the width, and of each stage the depth and then, for as many layers as it can have, kernel
 and expansion. Layers beyond the depth are not there: all codes that differ in them alone are one network. A network's
-layers, and what they cost, are those of `inverted_residuals.py`; `models/mobilenet.py` builds them.
+layers, and what they cost, are those of `inverted_residuals.py`; `mobilenet_costs.py` sums the costs of many codes,
+`mobilenet_features.py` counts what regressors see of them, and `models/mobilenet.py` builds the networks.
 """
 
 import dataclasses
@@ -16,10 +17,14 @@ from typing import NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Int
+from jaxtyping import Array, Bool, Float, Int
 
-from lanas_jax.spaces.base import Choice, Codes, SearchSpace
+from lanas_jax.spaces import mobilenet_checks, mobilenet_costs, mobilenet_features
+from lanas_jax.spaces.base import Choice, Codes, Cost, LimitedCost, SearchSpace
+from lanas_jax.spaces.exact import exceeds
 from lanas_jax.spaces.inverted_residuals import Activation, Block, MobileNet, rounded
+from lanas_jax.spaces.latency import LatencyTable
+from lanas_jax.spaces.mobilenet_costs import COLUMNS, Totals
 
 
 @dataclasses.dataclass(frozen=True)
@@ -78,9 +83,12 @@ class MobileNetSpace(SearchSpace):
       classes: outputs of the network.
       max_multiply_adds: hard limit on the multiply-adds of one image's forward pass; a part of `valid`.
       max_parameters: hard limit on the trainable parameters; a part of `valid`.
+      latency: what the layers take on a device, where that is to be known.
+      max_latency: hard limit on the nanoseconds that a batch takes by that table; a part of `valid`.
 
     Raises:
-      ValueError: settings of which no network can be made, or a limit below the smallest network.
+      ValueError: settings of which no network can be made, a limit below the smallest network, a table that lacks
+        layers, or a limit on the latency without a table.
     """
 
     stages: tuple[Stage, ...]
@@ -97,6 +105,8 @@ class MobileNetSpace(SearchSpace):
     classes: int
     max_multiply_adds: int | None
     max_parameters: int | None
+    latency: LatencyTable | None
+    max_latency: int | None
 
     def __init__(
         self,
@@ -115,10 +125,13 @@ class MobileNetSpace(SearchSpace):
         classes: int = 1000,
         max_multiply_adds: int | None = None,
         max_parameters: int | None = None,
+        latency: LatencyTable | None = None,
+        max_latency: int | None = None,
     ):
         settings = {key: value for key, value in locals().items() if key not in ("self", "__class__")}
         for name, value in settings.items():
             object.__setattr__(self, name, tuple(value) if isinstance(value, Sequence) else value)
+        mobilenet_checks.check_settings(self)
         choices = [Choice("resolution", self.resolutions), Choice("width", self.widths)]
         for s in range(len(self.stages)):
             choices.append(Choice(f"stage {s} depth", self.depths))
@@ -126,6 +139,7 @@ class MobileNetSpace(SearchSpace):
                 choices.append(Choice(f"stage {s} layer {i} kernel", self.kernels))
                 choices.append(Choice(f"stage {s} layer {i} expansion", self.expansions))
         super().__init__(choices)
+        mobilenet_checks.check_limits(self)
 
     @property
     def layers(self) -> int:
@@ -154,10 +168,112 @@ class MobileNetSpace(SearchSpace):
     def canonical(self, codes: Codes) -> Int[Array, "n dims"]:
         """Layers that are not there have the first kernel and the first expansion."""
         codes = jnp.asarray(codes, jnp.int32)
-        there = jnp.repeat(self.present(codes), 2, axis=2)
-        there = jnp.pad(there, ((0, 0), (0, 0), (1, 0)), constant_values=True)
-        there = jnp.pad(there.reshape(codes.shape[0], -1), ((0, 0), (2, 0)), constant_values=True)
-        return jnp.where(there, codes, 0)
+        return jnp.where(self._decides(codes), codes, 0)
+
+    @property
+    def feature_names(self) -> tuple[str, ...]:
+        """A name for each column of `features`."""
+        return super().feature_names + mobilenet_features.names(self)
+
+    def features(self, codes: Codes) -> Float[Array, "n d"]:
+        """Choice after choice as in any space, 0 for layers that are not there; then the counts of `counts`."""
+        codes = jnp.asarray(codes, jnp.int32)
+        columns = [len(choice.options) - choice.ordered for choice in self.choices]
+        decides = self._decides(codes)[:, np.repeat(np.arange(self.dims), columns)]
+        own = jnp.where(decides, super().features(codes), 0.0)
+        return jnp.concatenate([own, mobilenet_features.counts(self, codes)], axis=1)
+
+    def terms(self, codes: Codes) -> Float[Array, "n t"]:
+        """The features, each of mean 0 over random codes."""
+        return self.features(codes) - mobilenet_features.embedding_scale(self)[0][None]
+
+    @property
+    def term_embedding(self) -> Float[np.ndarray, "t e"]:
+        """A column for each feature; squared norms are 1 on average over random codes."""
+        return np.diag(mobilenet_features.embedding_scale(self)[1])
+
+    @property
+    def limits(self) -> tuple[int | None, int | None, int | None]:
+        """The hard limits on multiply-adds, parameters and nanoseconds, where there are any."""
+        return self.max_multiply_adds, self.max_parameters, self.max_latency
+
+    @property
+    def smallest(self) -> Totals:
+        """The smallest of each cost that a network has, limits not looked at."""
+        return mobilenet_costs.bounds(self)[0]
+
+    @property
+    def largest(self) -> Totals:
+        """The largest of each cost that a network has, limits not looked at."""
+        return mobilenet_costs.bounds(self)[1]
+
+    def valid(self, codes: Codes) -> Bool[Array, " n"]:
+        """Whether each code may be built: integers in range, and the network within the hard limits, exactly."""
+        codes = jnp.asarray(codes, jnp.int32)
+        allowed = super().valid(codes)
+        for column, limit in enumerate(self.limits):
+            if limit is not None:
+                allowed &= ~exceeds(mobilenet_costs.limbs(self, codes, column), limit)
+        return allowed
+
+    def starting_codes(self) -> Int[np.ndarray, "k dims"]:
+        """Cheap networks within the limits, one for each resolution and width that allow one; none without limits."""
+        if self.limits == (None, None, None):
+            return super().starting_codes()
+        return mobilenet_costs.cheapest_valid(self)
+
+    def cost(self, codes: Codes) -> Cost:
+        """Multiply-adds of one image's forward pass and trainable parameters, exact."""
+        totals = mobilenet_costs.totals(self, codes)
+        return Cost(totals[:, 0], totals[:, 1])
+
+    def nanoseconds(self, codes: Codes) -> Int[np.ndarray, " n"]:
+        """What a batch takes by the table of latencies, exact.
+
+        Raises:
+          ValueError: there is no table.
+        """
+        if self.latency is None:
+            raise ValueError("the space has no table of latencies: give it one, latency=LatencyTable.read(path)")
+        return mobilenet_costs.totals(self, codes)[:, COLUMNS.index("nanoseconds")]
+
+    def limited(self, codes: Codes) -> tuple[LimitedCost, ...]:
+        """Each limited cost, with its limit."""
+        totals = mobilenet_costs.totals(self, codes)
+        return tuple(
+            LimitedCost(name.replace("_", "-"), limit, totals[:, column])
+            for column, (name, limit) in enumerate(zip(COLUMNS, self.limits, strict=True))
+            if limit is not None
+        )
+
+    def at_resolution(self, codes: Codes, resolution: int) -> Int[np.ndarray, "n dims"]:
+        """The same networks on images of another resolution, whether within the limits or not.
+
+        Raises:
+          ValueError: the space has no such resolution.
+        """
+        if resolution not in self.resolutions:
+            raise ValueError(
+                f"the space has no resolution of {resolution} pixels: there are {len(self.resolutions)}, "
+                f"the smallest {self.resolutions[0]} and the largest {self.resolutions[-1]}"
+            )
+        codes = self.check(codes)
+        codes[:, 0] = self.resolutions.index(resolution)
+        return codes
+
+    def describe(self, code: Int[Array | np.ndarray, " dims"]) -> str:
+        """Resolution and width, then a line per stage: its layers, each with kernel and expansion."""
+        parts = Parts(*(part[0] for part in self.parts(self.check(np.asarray(code)[None]))))
+        width = self.widths[parts.width]
+        lines = [f"resolution {self.resolutions[parts.resolution]}, width {width:g}"]
+        for s, stage in enumerate(self.stages):
+            depth = self.depths[parts.depth[s]]
+            layers = ", ".join(
+                f"k{self.kernels[parts.kernel[s, i]]} x{self.expansions[parts.expansion[s, i]]}" for i in range(depth)
+            )
+            noun = "layer" if depth == 1 else "layers"
+            lines.append(f"stage {s}: {depth} {noun} of {rounded(stage.width * width)} channels: {layers}")
+        return "\n".join(lines)
 
     def network(self, code: Int[Array | np.ndarray, " dims"]) -> MobileNet:
         """The network of a code, layer by layer.
@@ -204,3 +320,9 @@ class MobileNetSpace(SearchSpace):
             about.activation,
             rounded(expanded / SQUEEZE) if about.squeezes else 0,
         )
+
+    def _decides(self, codes: Int[Array, "n dims"]) -> Bool[Array, "n dims"]:
+        """Which choices are of something that is there."""
+        there = jnp.repeat(self.present(codes), 2, axis=2)
+        there = jnp.pad(there, ((0, 0), (0, 0), (1, 0)), constant_values=True)
+        return jnp.pad(there.reshape(codes.shape[0], -1), ((0, 0), (2, 0)), constant_values=True)

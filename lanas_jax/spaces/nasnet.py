@@ -12,8 +12,6 @@ searches one cell of seven blocks, used as normal and as reduction cell: 28 inte
 """
 
 import dataclasses
-import functools
-import math
 from typing import NamedTuple
 
 import jax
@@ -21,12 +19,13 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
-from lanas_jax.spaces.base import CellGraph, Choice, Codes, Cost, SearchSpace
+from lanas_jax.spaces.base import CellGraph, Choice, Codes, Cost, LimitedCost, SearchSpace
+from lanas_jax.spaces.exact import carried, digits, exceeds
+from lanas_jax.spaces.feature_scale import feature_scale
 
 OPERATIONS = ("sep_conv_3x3", "max_pool_3x3", "skip_connect", "sep_conv_5x5")
 SEP_CONV_3X3, MAX_POOL_3X3, SKIP_CONNECT, SEP_CONV_5X5 = range(4)
 INPUT_NAMES = ("cell before last", "last cell")
-LIMB_BITS = 20  # of the exact int32 arithmetic in `NASNetSpace.valid`
 
 
 class CellShape(NamedTuple):
@@ -136,7 +135,7 @@ class NASNetSpace(SearchSpace):
         for column, limit in enumerate((self.max_multiply_adds, self.max_parameters)):
             if limit is not None:
                 total = self._limbs(codes, constant[column], weights[:, column])
-                allowed &= ~_exceeds(total, limit)
+                allowed &= ~exceeds(total, limit)
         return allowed
 
     def canonical(self, codes: Codes) -> Int[Array, "n dims"]:
@@ -175,18 +174,25 @@ class NASNetSpace(SearchSpace):
 
     def terms(self, codes: Codes) -> Float[Array, "n t"]:
         """The features, each of mean 0 over random codes."""
-        return self.features(codes) - _feature_scale(self)[0][None]
+        return self.features(codes) - feature_scale(self)[0][None]
 
     @property
     def term_embedding(self) -> Float[np.ndarray, "t e"]:
         """A column for each feature, each of equal variance over random codes; squared norms are about 1."""
-        return np.diag(_feature_scale(self)[1])
+        return np.diag(feature_scale(self)[1])
 
     def cost(self, codes: Codes) -> Cost:
         """Multiply-adds of one image's forward pass (convolutions and head) and trainable parameters, exact."""
         constant, weights = self._cost_weights()
         totals = np.asarray(self._cost_counts(np.asarray(codes)), np.int64) @ weights + constant
         return Cost(totals[:, 0], totals[:, 1])
+
+    def limited(self, codes: Codes) -> tuple[LimitedCost, ...]:
+        """Each limited cost, with its limit."""
+        cost = self.cost(codes)
+        limited = [("multiply-adds", self.max_multiply_adds, cost.multiply_adds)]
+        limited += [("parameters", self.max_parameters, cost.parameters)]
+        return tuple(LimitedCost(name, limit, costs) for name, limit, costs in limited if limit is not None)
 
     def describe(self, code: Int[Array | np.ndarray, " dims"]) -> str:
         """The cells drawn in text: a line per block, then what the cell's output concatenates."""
@@ -276,15 +282,10 @@ class NASNetSpace(SearchSpace):
         return constant, weights.reshape(-1, 2)
 
     def _limbs(self, codes: Int[Array, "n dims"], constant: np.integer, weights: np.ndarray) -> Int[Array, "n limbs"]:
-        """A cost as base ``2**LIMB_BITS`` digits, least first: exact in int32, since counts are below 2**7."""
+        """A cost in digits: exact in int32, since counts are below 2**7."""
         counts = jnp.asarray(self._cost_counts(codes), jnp.int32)
-        weight_limbs, constant_limbs = _digits(weights), _digits(np.asarray(constant))
-        limbs, carry = [], jnp.zeros(codes.shape[0], jnp.int32)
-        for weight, offset in zip(weight_limbs, constant_limbs, strict=True):
-            total = (counts * weight[None]).sum(axis=1) + offset + carry
-            limbs.append(total % (1 << LIMB_BITS))
-            carry = total >> LIMB_BITS
-        return jnp.stack(limbs, axis=1)
+        pairs = zip(digits(weights), digits(np.asarray(constant)), strict=True)
+        return carried([(counts * weight[None]).sum(axis=1) + offset for weight, offset in pairs])
 
 
 def _cell_choices(prefix: str, blocks: int) -> list[Choice]:
@@ -308,29 +309,3 @@ def _feature_names(blocks: int) -> list[str]:
 def _convolution(weights: int, size: int, *, normalised: int) -> np.ndarray:
     """Multiply-adds and parameters of a bias-free convolution and the normalisation of its output channels."""
     return np.array([weights * size**2, weights + 2 * normalised], np.int64)
-
-
-def _digits(numbers: np.ndarray) -> list[np.ndarray]:
-    """Non-negative int64 as base ``2**LIMB_BITS`` digits, least first."""
-    mask = (1 << LIMB_BITS) - 1
-    return [np.asarray((numbers >> shift) & mask, np.int32) for shift in range(0, 63, LIMB_BITS)]
-
-
-def _exceeds(limbs: Int[Array, "n limbs"], limit: int) -> Bool[Array, " n"]:
-    """Whether a number in digits is above `limit`."""
-    above = jnp.zeros(limbs.shape[0], bool)
-    for position, digit in enumerate(_digits(np.asarray(min(limit, 2**62), np.int64))):
-        above = (limbs[:, position] > digit) | ((limbs[:, position] == digit) & above)
-    return above
-
-
-@functools.lru_cache(maxsize=64)
-def _feature_scale(space: NASNetSpace) -> tuple[np.ndarray, np.ndarray]:
-    """Means of the features over random codes, and the factors that make their squared sum 1 on average."""
-    codes = np.random.default_rng(0).integers(0, space.cardinalities, (2048, space.dims)).astype(np.int32)
-    with jax.ensure_compile_time_eval():
-        features = np.asarray(space.features(codes), np.float64)
-    deviation = features.std(axis=0)
-    varies = deviation > 0
-    scale = np.where(varies, 1 / np.where(varies, deviation, 1.0), 0.0) / math.sqrt(max(varies.sum(), 1))
-    return features.mean(axis=0).astype(np.float32), scale.astype(np.float32)

@@ -4,6 +4,7 @@ import dataclasses
 import re
 
 import jax
+import numpy as np
 import pytest
 
 from lanas_jax.partition import NodeSummary
@@ -206,6 +207,30 @@ def test_ranking_section() -> None:
     assert "value by $b$" in page.words
     assert "undefined" in Page(render(RUNS["ranked, all failed"])).words
     assert "Does the supernet rank?" not in Page(render(RUNS["finished"])).words
+
+
+def test_limits_section() -> None:
+    """Of three networks of known cost, one is above the limit of another run."""
+    sizes = {"channels": 4, "cells": 3, "image_size": 8, "image_channels": 1}
+    free = NASNetSpace(2, **sizes)
+    codes = np.array([[0] * 8, [2] * 4 + [0] * 4, [3] * 4 + [0] * 4])  # separable 3x3, skip, separable 5x5
+    middle, least, most = (int(cost) for cost in free.cost(codes).multiply_adds)
+    space = NASNetSpace(2, **sizes, max_multiply_adds=middle, max_parameters=10**9)
+    given = [
+        trial(0, 0.5, code=tuple(codes[0].tolist())),
+        trial(1, reason="lost", code=tuple(codes[1].tolist())),
+        trial(2, 0.75, code=tuple(codes[1].tolist())),
+    ]
+    page = Page(render(run(given, space=space)))
+    assert f"At most {middle:,} multiply-adds: of 3 networks proposed, none is above. " in page.words
+    share = f"{100 * least / middle:.1f}"
+    assert f"The largest has 100.0 % of it, the median {share} %." in page.words
+    assert "At most 1,000,000,000 parameters: of 3 networks proposed, none is above." in page.words
+    assert page.classes.count("plot") == 1 + 1 + 2
+    assert most > middle
+    above = Page(render(run([*given, trial(3, code=tuple(codes[2].tolist()))], space=space)))
+    assert "of 4 networks proposed, 1 is above" in above.words
+    assert "Hard limits" not in Page(render(run(given, space=free))).words
 
 
 def test_a_searcher_without_a_tree_says_why() -> None:

@@ -1,0 +1,57 @@
+"""What regressors see of a MobileNet: its choices, and how many of its layers are large.
+
+Layers of a stage differ little, so that what a larger kernel or expansion is worth shows in counts of them, over a
+stage and over the whole network, from far fewer samples than layer by layer. A layer that is not there counts nowhere:
+equivalent codes have equal features.
+"""
+
+from typing import TYPE_CHECKING
+
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float, Int
+
+from lanas_jax.spaces.base import SHARED, Codes
+from lanas_jax.spaces.feature_scale import feature_scale
+
+if TYPE_CHECKING:
+    from lanas_jax.spaces.mobilenet import MobileNetSpace
+
+
+def names(space: "MobileNetSpace") -> tuple[str, ...]:
+    """A name for each column of `counts`."""
+    larger = [f"kernel>={kernel}" for kernel in space.kernels[1:]]
+    larger += [f"expansion>={expansion}" for expansion in space.expansions[1:]]
+    places = ["", *(f"stage {s} " for s in range(len(space.stages)))]
+    return ("layers", *(f"{place}layers with {size}" for place in places for size in larger))
+
+
+def counts(space: "MobileNetSpace", codes: Codes) -> Float[Array, "n d"]:
+    """Number of layers, and of those of at least each kernel and each expansion but the smallest.
+
+    The latter first of the whole network, then of each stage.
+    """
+    parts, there = space.parts(codes), space.present(codes)
+    kernel = _at_least(parts.kernel, len(space.kernels), there)
+    larger = jnp.concatenate([kernel, _at_least(parts.expansion, len(space.expansions), there)], axis=2)
+    layers = there.sum(axis=(1, 2))[:, None]
+    columns = [jnp.asarray(layers), larger.sum(axis=1), larger.reshape(larger.shape[0], -1)]
+    return jnp.concatenate([column.astype(jnp.float32) for column in columns], axis=1)
+
+
+def _at_least(
+    taken: Int[Array | np.ndarray, "n stages layers"], options: int, there: Bool[Array | np.ndarray, "n stages layers"]
+) -> Int[Array, "n stages steps"]:
+    """How many layers of each stage take each option but the first, or a later one."""
+    steps = np.arange(1, options, dtype=np.int32)
+    return ((jnp.asarray(taken)[..., None] >= steps[None, None, None]) & there[..., None]).sum(axis=2)
+
+
+def embedding_scale(space: "MobileNetSpace") -> tuple[Float[np.ndarray, " d"], Float[np.ndarray, " d"]]:
+    """Means of the features, and what to multiply each by: `SHARED` of the prior variance is that of the counts."""
+    mean, scale = feature_scale(space)
+    counted = np.arange(len(scale)) >= len(scale) - len(names(space))
+    varying = scale > 0
+    share = np.where(counted, SHARED, 1 - SHARED) * varying.sum()
+    in_part = np.where(counted, (counted & varying).sum(), (~counted & varying).sum())
+    return mean, (scale * np.sqrt(share / np.maximum(in_part, 1))).astype(np.float32)

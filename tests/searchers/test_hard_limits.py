@@ -1,0 +1,98 @@
+"""Hard limits bind every searcher, also where hardly any code keeps them, and no search goes on for ever."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import lanas_jax as lx
+from lanas_jax import sampling
+from lanas_jax.spaces.mobilenet import STAGES, MobileNetSpace
+
+SMALL = {"stages": STAGES[:2], "depths": (1, 2), "widths": (0.5, 1.0), "resolutions": (32, 48, 64)}
+RARE = SMALL | {"stages": STAGES[:4]}  # with a limit near the smallest network, one code of 1e5 is valid
+
+
+def limited(sizes, share):
+    """The limit lies a share of the way from the smallest network to the largest."""
+    free = MobileNetSpace(**sizes)
+    least, most = free.smallest.multiply_adds, free.largest.multiply_adds
+    return MobileNetSpace(**sizes, max_multiply_adds=int(least + share * (most - least)))
+
+
+def anything(codes):
+    return jnp.ones(len(codes), bool)
+
+
+def check(space, codes):
+    """By the layers of each network, not by the tables that searchers see."""
+    assert all(space.network(code).cost.multiply_adds <= space.max_multiply_adds for code in codes)
+    np.testing.assert_array_equal(codes, space.canonical(codes))
+    assert len(np.unique(codes, axis=0)) == len(codes)
+
+
+def test_chains_find_every_network_within_a_limit_and_then_say_so():
+    space = limited(SMALL, 0.005)
+    allowed = space.enumerate()
+    assert 10 < len(allowed) < 60
+    draw = jax.jit(lambda key: sampling.draw_valid(key, space, anything, len(allowed) + 5, tries=0))
+    codes = np.asarray(draw(jax.random.key(0)))
+    assert (codes[len(allowed) :] == -1).all()
+    assert {tuple(code) for code in codes[: len(allowed)].tolist()} == {tuple(code) for code in allowed.tolist()}
+
+
+def test_draws_keep_a_limit_that_hardly_any_code_keeps():
+    space = limited(RARE, 0.003)
+    random = np.random.default_rng(0).integers(0, space.cardinalities, (4096, space.dims)).astype(np.int32)
+    assert np.asarray(space.valid(random)).mean() < 0.002
+    draw = jax.jit(lambda key: sampling.draw_valid(key, space, anything, 16))
+    for seed in range(4):
+        codes = np.asarray(draw(jax.random.key(seed)))
+        assert (codes >= 0).all()
+        check(space, codes)
+
+
+def test_one_network_within_the_limit_is_found_and_nothing_after_it():
+    space = limited(RARE, 0)
+    searcher = lx.RandomSearch(space)
+    state, codes = searcher.ask(searcher.init(jax.random.key(0)), 2)
+    assert np.asarray(codes).tolist() == [[0] * space.dims, [-1] * space.dims]
+    state = searcher.tell(state, codes, jnp.zeros(2))
+    assert (np.asarray(searcher.ask(state, 2)[1]) == -1).all()
+
+
+def test_spaces_without_limits_are_drawn_from_by_rejection_alone():
+    space = MobileNetSpace(**RARE)
+    key = jax.random.key(3)
+    raw = space.random(jax.random.split(key)[1], 256)
+    codes = sampling.draw_valid(key, space, anything, 8)
+    np.testing.assert_array_equal(codes, space.canonical(raw)[:8])
+
+
+@pytest.mark.slow
+def test_every_searcher_keeps_the_limit(make):
+    space = limited(RARE, 0.005)
+    searcher, asked = make(space), []
+    state = searcher.init(jax.random.key(1))
+    for batch in range(10):
+        state, codes = searcher.ask(state, 4)
+        asked.append(np.asarray(codes))
+        values = np.cos(1.7 * asked[-1]).mean(axis=1)
+        if batch % 3 != 2:  # or else they stay pending
+            state = searcher.tell(state, codes, jnp.asarray(np.where(values > 0.6, np.nan, values), jnp.float32))
+    asked = np.concatenate(asked)
+    assert (asked >= 0).all()
+    check(space, asked)
+
+
+@pytest.mark.slow
+def test_every_searcher_says_when_nothing_within_the_limit_is_left(make):
+    space = limited(RARE, 0)
+    searcher = make(space)
+    state, codes = searcher.ask(searcher.init(jax.random.key(1)), 4)
+    state = searcher.tell(state, codes, jnp.zeros(4))
+    for _ in range(2):
+        state, more = searcher.ask(state, 4)
+        codes = np.concatenate([codes, more])
+        state = searcher.tell(state, more, jnp.zeros(4))
+    assert (codes >= 0).all(axis=1).sum() == 1
