@@ -153,7 +153,7 @@ class FewShot:
             names(self.one_shot.trained.weights),
         )
         devices = self.one_shot.devices
-        trained = train_or_refuse(training, self.data, directory, note, devices, programs)
+        trained = train_or_refuse(training, self.one_shot.trained_on, directory, note, devices, programs)
         return trained.weights, trained.programs
 
     def _values(self, codes: Int[np.ndarray, "n dims"]) -> np.ndarray:

@@ -16,7 +16,9 @@ import jax
 import numpy as np
 from jaxtyping import Array, Int, Key
 
+from lanas_jax.data.kept import kept
 from lanas_jax.data.splits import SearchData
+from lanas_jax.data.streams import StreamedDataset
 from lanas_jax.evaluators.base import NotPreparedError, Outcome, with_costs
 from lanas_jax.final.loop import DamagedError, NotFiniteError
 from lanas_jax.final.programs import Programs
@@ -43,7 +45,8 @@ class OneShot:
 
     Args:
       supernet: one network with a part for each code.
-      dataset: loads train and search-validation splits; called where they are needed.
+      dataset: loads train and search-validation splits; called where they are needed. Of streams, weights see all
+        training images, and what is valued sees those for its batch statistics alone, which are kept in memory.
       recipe: how the supernet is trained.
       augmentation: what is done to the training images; default: they are only scaled.
       directory: of the trained supernet, or where it is to be trained, so that searches share it; None: ``supernet``
@@ -58,7 +61,7 @@ class OneShot:
     """
 
     supernet: Supernet
-    dataset: Callable[[], SearchData]
+    dataset: Callable[[], SearchData | StreamedDataset]
     recipe: Recipe = ONE_SHOT
     augmentation: Augmentation = dataclasses.field(default_factory=Augmentation)
     directory: Path | None = None
@@ -70,9 +73,16 @@ class OneShot:
     sandwich: Sandwich | None = None
 
     @functools.cached_property
-    def data(self) -> SearchData:
-        """Train and search-validation splits."""
+    def trained_on(self) -> SearchData | StreamedDataset:
+        """What supernets are trained on."""
         return self.dataset()
+
+    @functools.cached_property
+    def data(self) -> SearchData:
+        """What parts are valued on: training images for their statistics, and the search-validation split."""
+        if isinstance(self.trained_on, SearchData):
+            return self.trained_on
+        return kept(self.trained_on, min(self.recalibration or CALIBRATING, len(self.trained_on.train)), self.seed)
 
     @functools.cached_property
     def valuation(self) -> Valuation:
@@ -108,7 +118,7 @@ class OneShot:
             return
         pool = masks.draw(self.supernet.space, POOL, self.seed)
         trained = train_or_refuse(
-            self._training(pool), self.data, self.directory or directory / "supernet", note, self.devices
+            self._training(pool), self.trained_on, self.directory or directory / "supernet", note, self.devices
         )
         self._refuse_chance(trained.weights, pool[:PROBES])
         self.__dict__["_trained"] = trained._replace(weights=self.valuation.place(trained.weights))
@@ -158,7 +168,7 @@ class OneShot:
 
 def train_or_refuse(
     training: SupernetTraining,
-    data: SearchData,
+    data: SearchData | StreamedDataset,
     directory: Path,
     note: Callable[[str], None],
     devices: Sequence[jax.Device] | None,

@@ -7,11 +7,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from lanas_jax.data.streams import StreamedDataset
 from lanas_jax.evaluators.base import Evaluator, NotPreparedError, Prepared
 from lanas_jax.evaluators.one_shot import OneShot, outcomes_of
 from lanas_jax.final.step import Weights
 from lanas_jax.supernet import training
 from lanas_jax.supernet.base import Extracting
+from tests.final.tiny_stream import Evaluation, Training
 from tests.supernet.linear_supernet import RECIPE, SCALING, SPACE, CountedSpace, LinearSupernet, dataset
 
 DATA = dataset().search
@@ -194,3 +196,17 @@ def test_cores_value_side_by_side_what_one_of_them_trained(prepared):
     assert {frozenset(leaf.sharding.device_set) for leaf in extracted} == {
         frozenset(jax.devices())
     }  # so that one program can run
+
+
+def test_streamed_images_give_the_values_of_the_same_images_in_memory(prepared, tmp_path):
+    data = dataset()
+    splits = (Training(data.search.train), Evaluation(data.search.validation), Evaluation(data.test))
+    streams = StreamedDataset(*splits, data.search.classes, data.search.image_shape, SCALING)
+    every = len(data.search.train)  # order does not matter where all images are measured
+    streamed = one_shot(dataset=lambda: streams, recalibration=every, batch_size=every)
+    streamed.prepare(tmp_path, ignore)
+    weights = [evaluator.trained.weights.params["kernel"] for evaluator in (prepared[0], streamed)]
+    np.testing.assert_allclose(*weights, rtol=1e-5, atol=1e-6)
+    in_memory = one_shot(recalibration=every, batch_size=every)
+    in_memory.__dict__["_trained"] = streamed.trained
+    assert values(streamed) == values(in_memory)
