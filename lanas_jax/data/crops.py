@@ -17,7 +17,7 @@ from PIL import Image
 
 from lanas_jax.formats.errors import FileError
 
-Box: TypeAlias = tuple[float, float, float, float]  # left, upper, right, lower; pixels
+Box: TypeAlias = tuple[float | int, float | int, float | int, float | int]  # left, upper, right, lower; pixels
 _FILTERS = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
 _ATTEMPTS = 10  # to draw a rectangle that fits, before the centre is taken
 _DAMAGE = (OSError, SyntaxError, ValueError, zlib.error, struct.error, EOFError, Image.DecompressionBombError)
@@ -83,9 +83,13 @@ class Crop:
         wanted = [self.resolution * side / of for side, of in ((width, box[2] - box[0]), (height, box[3] - box[1]))]
         try:
             picture.draft("RGB", (math.ceil(wanted[0]), math.ceil(wanted[1])))
-            shares = (picture.width / width, picture.height / height) * 2
-            box = tuple(side * share for side, share in zip(box, shares, strict=True))
-            box = (box[0], box[1], min(box[2], picture.width), min(box[3], picture.height))
+            across, down = picture.width / width, picture.height / height
+            box = (
+                box[0] * across,
+                box[1] * down,
+                min(box[2] * across, picture.width),
+                min(box[3] * down, picture.height),
+            )
             size = (self.resolution, self.resolution)
             return np.asarray(picture.convert("RGB").resize(size, _FILTERS[self.interpolation], box))
         except _DAMAGE as error:

@@ -14,7 +14,7 @@ import dataclasses
 import hashlib
 import os
 from collections.abc import Callable, Iterator
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Int64
@@ -119,9 +119,7 @@ class TrainingImages:
         """Of files, rows and crop."""
         return _fingerprint(self.index, self.rows, ("random", self.crop))
 
-    def batches(
-        self, seed: int, batch_size: int, first_step: int, *, host: int = 0, hosts: int = 1
-    ) -> Iterator[Batch]:
+    def batches(self, seed: int, batch_size: int, first_step: int, *, host: int = 0, hosts: int = 1) -> Iterator[Batch]:
         """This host's rows, ``batch_size / hosts`` in one piece, of the batches of steps `first_step` and later.
 
         Raises:
@@ -184,15 +182,8 @@ class _Places(NamedTuple):
         return range(start, start + self.chunk)
 
 
-class _Chunks(Protocol):
-    """What grain reads from, in whatever process."""
-
-    def __len__(self) -> int: ...
-    def __getitem__(self, number: int) -> Chunk: ...
-
-
 class _Crops:
-    """Chunks of random crops."""
+    """Chunks of random crops, which grain asks for by their numbers, in whatever process."""
 
     def __init__(self, images: TrainingImages, shuffled: Any, seed: int, places: _Places) -> None:
         self._index, self._rows, self._crop = images.index, images.rows, images.crop
@@ -219,7 +210,7 @@ class _Crops:
 
 
 class _Centres:
-    """Chunks of centre crops."""
+    """Chunks of centre crops, likewise."""
 
     def __init__(self, images: EvaluationImages, places: _Places, count: int) -> None:
         self._index, self._rows, self._crop = images.index, images.rows, images.crop
@@ -247,18 +238,27 @@ def _stacked(images: tuple[np.ndarray, ...], labels: tuple[int, ...], damaged: l
     return Chunk(Batch(np.stack(images), np.array(labels, np.int32)), np.array(damaged, np.int64))
 
 
-def _read(grain: Any, chunks: _Chunks, workers: Workers, damage: Damage, pieces: int) -> Iterator[Batch]:
+def _read(grain: Any, chunks: _Crops | _Centres, workers: Workers, damage: Damage, pieces: int) -> Iterator[Batch]:
     """Batches of so many chunks; closing the iterator ends threads and processes."""
     threads = workers.threads_each
     options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=threads * workers.ahead)
     dataset = grain.MapDataset.source(chunks).to_iter_dataset(options)
     if workers.processes:
+        _settle_flags()
         ahead = grain.MultiprocessingOptions(workers.processes, per_worker_buffer_size=threads * workers.ahead)
         dataset = dataset.mp_prefetch(ahead)
     with contextlib.closing(iter(dataset)) as iterator:
         while found := [chunk for _, chunk in zip(range(pieces), iterator, strict=False)]:
             damage.add(np.concatenate([chunk.damaged for chunk in found]))
             yield Batch(*(np.concatenate(columns) for columns in zip(*(chunk.batch for chunk in found), strict=True)))
+
+
+def _settle_flags() -> None:
+    """Grain's processes ask absl's flags, which are refused until a main program of absl's has parsed its arguments."""
+    from absl import flags
+
+    if not flags.FLAGS.is_parsed():
+        flags.FLAGS.mark_as_parsed()
 
 
 def _share(batch_size: int, host: int, hosts: int) -> int:

@@ -1,4 +1,4 @@
-"""A prepared folder of 60 training and 7 validation pictures of three classes, written without the code that reads it."""
+"""A prepared folder of 60 training and 7 validation pictures of three classes, written without its reader."""
 
 import json
 import os
@@ -42,7 +42,9 @@ def example(image, label, label_first):
     label = field(1, b"label") + field(2, field(3, field(1, bytes([label]))))
     image = field(1, b"image") + field(2, field(1, field(1, image)))
     name = field(1, b"file_name") + field(2, field(1, field(1, b"n01440764_10026.JPEG")))
-    return field(1, b"".join(field(1, entry) for entry in ((label, image, name) if label_first else (image, name, label))))
+    return field(
+        1, b"".join(field(1, entry) for entry in ((label, image, name) if label_first else (image, name, label)))
+    )
 
 
 def write(data_dir, kind="tfrecord", pictures=PICTURES, labels=LABELS):
