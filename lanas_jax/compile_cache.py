@@ -18,6 +18,8 @@ from typing import Any
 
 import jax
 
+from lanas_jax import caches
+
 SWITCH = "LANAS_COMPILE_CACHE"  # an environment variable; "off" keeps no programs
 LARGEST = 2**30  # bytes, to which the cache is brought at each start
 _SAVED = "/jax/compilation_cache/compile_time_saved_sec"
@@ -51,8 +53,7 @@ def keep(note: Callable[[str], None]) -> None:
 
 def default_folder() -> Path:
     """Where compiled programs are kept: ``lanas_jax/compiled`` in the user's folder of caches."""
-    caches = Path(os.environ.get("XDG_CACHE_HOME") or "")
-    return (caches if caches.is_absolute() else Path.home() / ".cache") / "lanas_jax" / "compiled"
+    return caches.folder("compiled")
 
 
 def prune(folder: Path, largest: int) -> None:

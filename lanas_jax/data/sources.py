@@ -64,13 +64,22 @@ class Source:
           MissingDatasetError: nothing was found.
           FileError: a file is damaged, of another kind, or holds another dataset.
         """
+        form, path = self.find(data_dir)
+        train, test = form.read(path, self.contents)
+        self.contents.check(train, test, str(path))
+        return train, test
+
+    def find(self, data_dir: Path | str | None = None) -> tuple[Form, Path]:
+        """The first form that is found, and where; arguments as for `read`.
+
+        Raises:
+          MissingDatasetError: nothing was found.
+        """
         folders = self._folders(data_dir)
         for folder in folders:
             for form in self.forms:
                 if (path := form.find(folder)) is not None:
-                    train, test = form.read(path, self.contents)
-                    self.contents.check(train, test, str(path))
-                    return train, test
+                    return form, path
         raise MissingDatasetError(
             f"{self.contents.name} is not there.\n"
             f"Looked in: {', '.join(map(_told, folders))}\n"

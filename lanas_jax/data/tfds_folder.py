@@ -7,9 +7,10 @@ records in each file, and the files: TFRecord, or ArrayRecord where that was ask
 """
 
 import json
+import mmap
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -31,16 +32,49 @@ def read(folder: Path, contents: Contents) -> tuple[Split, Split]:
         or a record is not what it should be; names the file and the record.
       ImportError: the files are ArrayRecord, and the package for it is not installed.
     """
+    _, train, test = shards(folder, ("train", "test"))
+    return _split(train, contents, f"{folder}: train"), _split(test, contents, f"{folder}: test")
+
+
+class Shard(NamedTuple):
+    """One file of a split."""
+
+    path: Path
+    kind: str  # tfrecord or array_record
+    length: int  # records
+
+
+def shards(folder: Path, splits: tuple[str, str]) -> tuple[str, list[Shard], list[Shard]]:
+    """The dataset's name, and the files of two splits as ``dataset_info.json`` lists them, whether they exist or not.
+
+    Raises:
+      FileError: the list is missing, damaged, or has not both splits.
+    """
     try:
         info = json.loads((folder / INFO).read_text(encoding="utf-8"))
-        splits = {split["name"]: _shards(folder, info, split) for split in info["splits"]}
-        train, test = splits["train"], splits["test"]
+        found = {split["name"]: _shards(folder, info, split) for split in info["splits"]}
+        return str(info["name"]), found[splits[0]], found[splits[1]]
     except (OSError, ValueError, KeyError, TypeError, IndexError, AttributeError) as error:
         raise FileError(
-            f"{folder / INFO}: expected the splits train and test as tensorflow-datasets lists them; "
+            f"{folder / INFO}: expected the splits {' and '.join(splits)} as tensorflow-datasets lists them; "
             f"{type(error).__name__}: {error}"
         ) from error
-    return _split(train, contents, f"{folder}: train"), _split(test, contents, f"{folder}: test")
+
+
+def label_within(content: bytes | mmap.mmap, start: int, end: int) -> int:
+    """The label of a ``tf.train.Example`` that is part of a file; nothing of its image is read.
+
+    Raises:
+      ValueError: it has none, or is no such message; KeyError, TypeError and IndexError likewise.
+    """
+    [(_, *features)] = protobuf.spans(content, start, end)
+    for _, *entry in protobuf.spans(content, *features):
+        (_, *name), (_, *feature) = sorted(protobuf.spans(content, *entry))
+        if content[slice(*name)] == b"label":
+            label = _value(content[slice(*feature)])
+            if isinstance(label, int):
+                return label
+    raise ValueError("it has no label that is an integer")
 
 
 def example(data: bytes) -> dict[str, bytes | int]:
@@ -52,13 +86,20 @@ def example(data: bytes) -> dict[str, bytes | int]:
     found: dict[str, bytes | int] = {}
     for _, entry in protobuf.fields(_bytes(protobuf.fields(data)[0][1])):
         name, feature = (_bytes(value) for _, value in sorted(protobuf.fields(_bytes(entry))))
-        [(kind, values)] = protobuf.fields(feature)
-        value = protobuf.fields(_bytes(values))[0][1]
-        if kind == _BYTES:
-            found[name.decode()] = _bytes(value)
-        elif kind == _INTEGERS:  # packed, as proto3 writes them, or one by one
-            found[name.decode()] = protobuf.varint(value, 0)[0] if isinstance(value, bytes) else int(value)
+        if (value := _value(feature)) is not None:
+            found[name.decode()] = value
     return found
+
+
+def _value(feature: bytes) -> bytes | int | None:
+    """The first value of a feature; None where it is neither bytes nor an integer."""
+    [(kind, values)] = protobuf.fields(feature)
+    value = protobuf.fields(_bytes(values))[0][1]
+    if kind == _BYTES:
+        return _bytes(value)
+    if kind == _INTEGERS:  # packed, as proto3 writes them, or one by one
+        return protobuf.varint(value, 0)[0] if isinstance(value, bytes) else int(value)
+    return None
 
 
 def _bytes(value: bytes | float | int) -> bytes:
@@ -67,8 +108,7 @@ def _bytes(value: bytes | float | int) -> bytes:
     return value
 
 
-def _shards(folder: Path, info: dict[str, Any], split: dict[str, Any]) -> list[tuple[Path, str, int]]:
-    """Path, format and number of records of each file of a split."""
+def _shards(folder: Path, info: dict[str, Any], split: dict[str, Any]) -> list[Shard]:
     lengths, kind = [int(length) for length in split["shardLengths"]], info["fileFormat"]
     if kind not in ("tfrecord", "array_record"):
         raise ValueError(f"the files are {kind}: prepare the dataset as tfrecord, the default")
@@ -82,12 +122,12 @@ def _shards(folder: Path, info: dict[str, Any], split: dict[str, Any]) -> list[t
         )
         for number in range(len(lengths))
     ]
-    return [(folder / name, kind, length) for name, length in zip(names, lengths, strict=True)]
+    return [Shard(folder / name, kind, length) for name, length in zip(names, lengths, strict=True)]
 
 
-def _split(shards: list[tuple[Path, str, int]], contents: Contents, where: str) -> Split:
+def _split(files: list[Shard], contents: Contents, where: str) -> Split:
     images, labels = [], []
-    for path, kind, expected in shards:
+    for path, kind, expected in files:
         number = -1
         for number, data in enumerate(_records(path, kind)):
             image, label = _labelled(data, contents, f"{path}: record {number}")

@@ -3,7 +3,9 @@
 The wire format is that of protobuf.dev/programming-guides/encoding. Which numbers mean what is left to the readers.
 """
 
+import mmap
 import struct
+from collections.abc import Iterator
 
 
 def fields(message: bytes) -> list[tuple[int, bytes | float | int]]:
@@ -35,7 +37,25 @@ def fields(message: bytes) -> list[tuple[int, bytes | float | int]]:
     return found
 
 
-def varint(message: bytes, at: int) -> tuple[int, int]:
+def spans(message: bytes | mmap.mmap, start: int, end: int) -> Iterator[tuple[int, int, int]]:
+    """Field numbers of the messages and bytes within a message, and where each begins and ends; none is copied or read.
+
+    Raises:
+      ValueError: a field of another wire type, or one that does not end in the message; names the byte.
+    """
+    at = start
+    while at < end:
+        tag, first = varint(message, at)
+        if tag & 7 != 2:
+            raise ValueError(f"expected bytes at byte {at}; found the wire type {tag & 7}")
+        size, first = varint(message, first)
+        if first + size > end:
+            raise ValueError(f"message cut off at byte {end}, expected {first + size}")
+        yield tag >> 3, first, first + size
+        at = first + size
+
+
+def varint(message: bytes | mmap.mmap, at: int) -> tuple[int, int]:
     """An integer of seven bits a byte, least first, and the byte after it.
 
     Raises:

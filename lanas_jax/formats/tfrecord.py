@@ -5,10 +5,11 @@ CRC-32C of the data (tensorflow/core/lib/io/record_writer.h). Every checksum is 
 """
 
 import functools
+import mmap
 import struct
 from collections.abc import Iterator
 from pathlib import Path
-from typing import BinaryIO, NamedTuple
+from typing import IO, NamedTuple
 
 import numpy as np
 
@@ -42,11 +43,49 @@ def records(path: Path) -> Iterator[Record]:
         raise FileError(f"{path}: {error.strerror or error}") from error
 
 
-def _read_record(file: BinaryIO, path: Path, number: int, offset: int) -> bytes | None:
-    where = f"{path}: record {number}, which begins at byte {offset},"
-    head = file.read(12)
-    if not head:
-        return None
+def read_at(path: Path, offset: int) -> bytes:
+    """The data of the record that begins at a byte.
+
+    Raises:
+      FileError: as for `records`.
+    """
+    try:
+        with path.open("rb", buffering=0) as file:
+            file.seek(offset)
+            data = _read_record(file, path, None, offset)
+    except OSError as error:
+        raise FileError(f"{path}: {error.strerror or error}") from error
+    if data is None:
+        raise FileError(f"{path}: no record begins at byte {offset}, where the file ends")
+    return data
+
+
+def spans(content: bytes | mmap.mmap, path: Path) -> Iterator[tuple[int, int]]:
+    """Where the data of each record begins and ends, by their lengths alone: no data is read or verified.
+
+    Args:
+      content: of the whole file.
+      path: of the file, for errors.
+
+    Raises:
+      FileError: the file is cut off, or a length is damaged; names the record and the byte.
+    """
+    number = offset = 0
+    while offset < len(content):
+        where = _where(path, number, offset)
+        length = _length(content[offset : offset + 12], where, offset)
+        if offset + length + 16 > len(content):
+            raise FileError(f"{where} is cut off: expected {length + 16} bytes; found {len(content) - offset}")
+        yield offset + 12, offset + 12 + length
+        number, offset = number + 1, offset + length + 16
+
+
+def _where(path: Path, number: int | None, offset: int) -> str:
+    return f"{path}: {'the record' if number is None else f'record {number}'}, which begins at byte {offset},"
+
+
+def _length(head: bytes, where: str, offset: int) -> int:
+    """What a record says of its length."""
     if len(head) < 12:
         raise FileError(f"{where} is cut off: expected 12 bytes of length and checksum; found {len(head)}")
     length, check = struct.unpack("<QI", head)
@@ -55,6 +94,15 @@ def _read_record(file: BinaryIO, path: Path, number: int, offset: int) -> bytes 
             f"{where} is damaged, or this is no TFRecord file: expected the checksum {computed:08x} of the length "
             f"{length} at byte {offset + 8}; found {check:08x}"
         )
+    return length
+
+
+def _read_record(file: IO[bytes], path: Path, number: int | None, offset: int) -> bytes | None:
+    where = _where(path, number, offset)
+    head = file.read(12)
+    if not head:
+        return None
+    length = _length(head, where, offset)
     body = file.read(length + 4)
     if len(body) < length + 4:
         raise FileError(f"{where} is cut off: expected {length + 4} bytes after its length; found {len(body)}")

@@ -5,6 +5,7 @@ import struct
 import numpy as np
 import pytest
 
+from lanas_jax.formats import tfrecord
 from lanas_jax.formats.errors import FileError
 from lanas_jax.formats.tfrecord import crc32c, masked_crc32c, records
 
@@ -80,3 +81,20 @@ def test_damage_is_placed(tmp_path, content, message):
 def test_a_missing_file_is_named(tmp_path):
     with pytest.raises(FileError, match="No such file or directory"):
         list(records(tmp_path / "none.tfrecord"))
+
+
+def test_lengths_alone_lead_to_every_record(tmp_path):
+    path = tmp_path / "file"
+    contents = [b"first", b"", b"x" * 3000]
+    path.write_bytes(b"".join(map(framed, contents)))
+    content = path.read_bytes()
+    spans = list(tfrecord.spans(content, path))
+    assert [content[start:end] for start, end in spans] == contents
+    assert [tfrecord.read_at(path, start - 12) for start, _ in spans] == contents
+    for end in (len(content) - 1, spans[0][1], 3):
+        with pytest.raises(FileError, match="is cut off"):
+            list(tfrecord.spans(content[:end], path))
+    with pytest.raises(FileError, match="begins at byte 1, is damaged"):
+        tfrecord.read_at(path, 1)
+    with pytest.raises(FileError, match="no record begins"):
+        tfrecord.read_at(path, len(content))

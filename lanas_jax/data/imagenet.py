@@ -1,0 +1,135 @@
+"""ImageNet (ILSVRC 2012): 1,281,167 training and 50,000 validation pictures of 1,000 classes, read in batches.
+
+Source: O. Russakovsky et al., *ImageNet Large Scale Visual Recognition Challenge* (arXiv 1409.0575). It is read from a
+folder that tensorflow-datasets prepared, as TFRecord or ArrayRecord, without TensorFlow. The official validation
+pictures are the test here, read once at the end; what candidates are compared on is held out of the training pictures.
+"""
+
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Int32, Int64
+
+from lanas_jax.data import record_index, tfds_folder
+from lanas_jax.data.contents import Contents
+from lanas_jax.data.crops import Crop
+from lanas_jax.data.image_streams import Damage, EvaluationImages, TrainingImages, Workers
+from lanas_jax.data.scaling import Scaling
+from lanas_jax.data.sources import Form, Source
+from lanas_jax.data.streams import StreamedDataset
+from lanas_jax.data.tfds_folder import Shard
+from lanas_jax.formats.errors import FileError
+
+NAME = "imagenet2012"
+SCALING = Scaling((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))  # of all training pictures, as everyone rounds them
+SOURCE = Source(
+    Contents("ImageNet", (224, 224, 3), 1000, train=1_281_167, test=50_000),
+    (Form(f"{NAME}/5.*", tfds_folder.INFO, tfds_folder.read),),
+    "To prepare it: get ILSVRC2012_img_train.tar and ILSVRC2012_img_val.tar from image-net.org, then\n"
+    "pip install 'lanas-jax[tensorflow]' and tfds build imagenet2012 --manual_dir FOLDER_OF_BOTH;\n"
+    "or give the folder that holds imagenet2012 as data_dir.",
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Pictures:
+    """How ImageNet is read.
+
+    Args:
+      crop: what is made of a picture.
+      validation: training pictures to compare candidates on, in all; as many of each class.
+      seed: of the draw of these alone.
+      workers: who decodes.
+      most_damaged: greatest share of a split's records that may be damaged.
+
+    Raises:
+      ValueError: a share outside [0, 1), or validation pictures that the classes cannot share equally.
+    """
+
+    crop: Crop = dataclasses.field(default_factory=Crop)
+    validation: int = 10_000
+    seed: int = 0
+    workers: Workers = dataclasses.field(default_factory=Workers)
+    most_damaged: float = 0.01
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.most_damaged < 1:
+            raise ValueError(f"most_damaged must be in [0, 1); got {self.most_damaged}")
+        if self.validation < 1:
+            raise ValueError(f"validation must be at least 1; got {self.validation}")
+
+
+def load(
+    data_dir: Path | str | None = None, how: Pictures | None = None, note: Callable[[str], None] = print
+) -> StreamedDataset:
+    """ImageNet as streams. The first call goes through all records, once.
+
+    Args:
+      data_dir: a folder that holds ``imagenet2012``, or the prepared folder itself; default:
+        `lanas_jax.data.sources.Source.read`.
+      how: to read it.
+      note: is told what takes long, and of damaged records.
+
+    Raises:
+      MissingDatasetError: it is not there; says where it was looked for and how to prepare it.
+      FileError: it is prepared by half, damaged, or another dataset; names the file and what to do.
+      ValueError: validation pictures that the classes cannot share equally, or too many of them.
+      ImportError: a package of the extra ``imagenet`` is not installed.
+    """
+    how = how or Pictures()
+    contents = SOURCE.contents
+    _, folder = SOURCE.find(data_dir)
+    train, test = (record_index.index(shards, contents.classes, note) for shards in _shards(folder, contents))
+    validation, rest = held_out(train.labels, how.validation, contents.classes, how.seed)
+    damage = Damage(train, how.most_damaged, note)
+    everything = np.arange(len(test), dtype=np.int64)
+    return StreamedDataset(
+        TrainingImages(train, rest, how.crop, how.workers, damage),
+        EvaluationImages(train, validation, how.crop, how.workers, damage),
+        EvaluationImages(test, everything, how.crop, how.workers, Damage(test, how.most_damaged, note)),
+        contents.classes,
+        (how.crop.resolution, how.crop.resolution, 3),
+        SCALING,
+    )
+
+
+def held_out(
+    labels: Int32[np.ndarray, " n"], part: int, classes: int, seed: int
+) -> tuple[Int64[np.ndarray, " part"], Int64[np.ndarray, " rest"]]:
+    """Rows of a part with as many of each class, and all others; both in the order of the labels given.
+
+    Raises:
+      ValueError: a part that the classes cannot share equally, or that takes all rows of a class.
+    """
+    each, fewest = part // classes, int(np.bincount(labels, minlength=classes).min())
+    if part % classes or not 0 < each < fewest:
+        raise ValueError(
+            f"validation must be a multiple of the {classes} classes, from {classes} to {(fewest - 1) * classes} so "
+            f"that each class keeps some of its at least {fewest} pictures; got {part}"
+        )
+    shuffled = np.random.default_rng(seed).permutation(len(labels))
+    by_class = shuffled[np.argsort(labels[shuffled], kind="stable")]
+    starts = np.searchsorted(labels[by_class], np.arange(classes))
+    chosen = np.sort(by_class[(starts[:, None] + np.arange(each)).ravel()])
+    return chosen, np.setdiff1d(np.arange(len(labels)), chosen, assume_unique=True)
+
+
+def _shards(folder: Path, contents: Contents) -> tuple[list[Shard], list[Shard]]:
+    """The files of both splits, all there and of the numbers of records that ImageNet has."""
+    name, train, test = tfds_folder.shards(folder, ("train", "validation"))
+    if name != NAME:
+        raise FileError(f"{folder}: expected the dataset {NAME}; found {name}: give another folder as data_dir")
+    advice = "it is prepared by half: remove the folder, then tfds build imagenet2012"
+    paths = [folder / "features.json", *(shard.path for shard in train + test)]
+    missing = [path for path in paths if not path.is_file()]
+    if missing:
+        raise FileError(f"{missing[0]} is missing, the first of {len(missing):,} of {len(paths):,} files; {advice}")
+    for split, shards, expected in (("train", train, contents.train), ("validation", test, contents.test)):
+        found = sum(shard.length for shard in shards)
+        if found != expected:
+            raise FileError(
+                f"{folder / tfds_folder.INFO}: expected {expected:,} records of {split}; found {found:,}; {advice}"
+            )
+    return train, test
