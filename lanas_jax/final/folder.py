@@ -84,8 +84,7 @@ class FinalFolder:
     @property
     def digest(self) -> str:
         """Of all that decides the weights; stands in each checkpoint."""
-        decisive = {name: self.record[name] for name in DECISIVE if name in self.record}
-        return hashlib.sha256(json.dumps(decisive, sort_keys=True).encode()).hexdigest()
+        return hashlib.sha256(json.dumps(decisive(self.record), sort_keys=True).encode()).hexdigest()
 
     @property
     def final(self) -> dict[str, Any] | None:
@@ -99,6 +98,11 @@ class FinalFolder:
     def finish(self, final: Mapping[str, Any]) -> None:
         """Writes final.json, at once."""
         _write(self.directory / "final.json", final)
+
+
+def decisive(record: Mapping[str, Any]) -> dict[str, Any]:
+    """The part of a record that decides the weights."""
+    return {name: record[name] for name in DECISIVE if name in record}
 
 
 def exists(directory: Path) -> bool:

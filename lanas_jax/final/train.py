@@ -86,7 +86,7 @@ def train(
         final.teacher.check(seen(data), final.recipe)
     weights.check(shapes(final.network, final.recipe).weights, final.initial or {}, partly=True)
     record = _record(final, code, data, origin, devices)
-    distributed.agree("settings, images or software", {name: record.get(name) for name in folders.DECISIVE})
+    distributed.agree("settings, images or software", folders.decisive(record))
     with _entered(directory, record, origin, final) as folder:
         if (recorded := folder.final) is not None:
             progress.note("this training is at its end already; this is what was recorded")

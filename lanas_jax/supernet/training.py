@@ -243,7 +243,7 @@ def _weights(state: FinalState) -> Weights:
 @contextlib.contextmanager
 def _entered(directory: Path, record: Mapping[str, Any]) -> Iterator[FinalFolder]:
     """The folder of a training, kept from other trainings; process 0 makes it."""
-    distributed.agree("a supernet, images or software", {name: record.get(name) for name in folders.DECISIVE})
+    distributed.agree("a supernet, images or software", folders.decisive(record))
     with contextlib.ExitStack() as stack:
 
         def enter() -> None:
