@@ -66,9 +66,10 @@ from rich.console import Console
 
 from experiments import digits
 from experiments.bench_table import Timing, line, report, show
-from experiments.step_timing import measure_peak, planned_bytes, step_flops
+from experiments.step_timing import planned_bytes, step_flops
 from lanas_jax.data import digits as digits_data
 from lanas_jax.data.splits import SearchData, Split
+from lanas_jax.planning.peak import measure_peak
 from lanas_jax.spaces.nasnet import NASNetSpace
 from lanas_jax.training.population import Population, one_device_per_core
 from lanas_jax.training.specialised import Specialised

@@ -1,22 +1,16 @@
 """What share of a device's measured matrix-multiply peak a training step reaches, and the memory it needs.
 
 A step of training is counted as three forward passes (one forward, two backward) of two operations per multiply-add;
-`space.cost` knows the multiply-adds. What pooling, normalising and the optimiser compute is not counted. The peak is
-that of a large square matrix product in the same dtype on the same devices, at JAX's default precision.
+`space.cost` knows the multiply-adds. What pooling, normalising and the optimiser compute is not counted. The peak
+(`lanas_jax.planning.peak`) is that of a large square matrix product in the same dtype on the same devices, at JAX's
+default precision.
 """
 
-import time
-from collections.abc import Sequence
-
-import jax
-import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, Int
 
+from lanas_jax.planning.estimate import Memory
 from lanas_jax.training.population import CompiledPopulation
-
-PEAK_SIZE = {"cpu": 1024}  # rows of the matrix product that tells a device's peak
-PEAK_SIZE_DEFAULT = 8192
 
 
 def step_flops(multiply_adds: Int[np.ndarray, " n"], batch_size: int) -> Float[np.ndarray, " n"]:
@@ -24,28 +18,7 @@ def step_flops(multiply_adds: Int[np.ndarray, " n"], batch_size: int) -> Float[n
     return 6.0 * batch_size * multiply_adds
 
 
-def measure_peak(dtype: jnp.dtype, devices: Sequence[jax.Device], size: int | None = None, repeats: int = 8) -> float:
-    """Operations per second of square matrix products, one on each device at the same time; best of three."""
-    size = size or PEAK_SIZE.get(devices[0].platform, PEAK_SIZE_DEFAULT)
-    product = jax.jit(jnp.matmul)
-    key = jax.random.key(0)
-    factor = (jax.random.normal(key, (size, size)) / np.sqrt(size).astype(np.float32)).astype(dtype)
-    factors = [jax.device_put(factor, device) for device in devices]
-    jax.block_until_ready([product(x, x) for x in factors])
-    seconds = []
-    for _ in range(3):
-        began = time.perf_counter()
-        for _ in range(repeats):
-            results = [product(x, x) for x in factors]
-        jax.block_until_ready(results)
-        seconds.append(time.perf_counter() - began)
-    return 2.0 * size**3 * repeats * len(devices) / min(seconds)
-
-
 def planned_bytes(programs: CompiledPopulation) -> int | None:
     """Memory of one device that XLA plans for the training program: data, states and temporaries; None: unknown."""
     analysis = programs.advance.memory_analysis()
-    if analysis is None:
-        return None
-    sizes = (analysis.argument_size_in_bytes, analysis.output_size_in_bytes, analysis.temp_size_in_bytes)
-    return sum(sizes) - analysis.alias_size_in_bytes
+    return None if analysis is None else Memory.of(analysis).total
