@@ -153,7 +153,7 @@ def as_json(one: "Estimate") -> dict[str, Any]:
     return {**dataclasses.asdict(one), "fits": one.fits, "chip_hours": one.chip_hours}
 
 
-def _scaled(number: float | None, unit: float) -> str:
+def _scaled(number: float | int | None, unit: float | int) -> str:
     return "-" if number is None else f"{number / unit:,.3g}"
 
 

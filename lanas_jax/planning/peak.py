@@ -9,7 +9,7 @@ import numpy as np
 
 PEAK_SIZE = {"cpu": 1024}  # rows of the matrix product that tells a device's peak
 PEAK_SIZE_DEFAULT = 8192
-COPIED = 2**26  # numbers of 4 bytes that are read and written to tell the bandwidth
+COPIED = 2**24  # numbers of 4 bytes that are read and written to tell the bandwidth
 
 
 def measure_peak(dtype: jnp.dtype, devices: Sequence[jax.Device], size: int | None = None, repeats: int = 8) -> float:

@@ -47,7 +47,7 @@ def final_training(
     name: str,
     training: FinalTraining | SupernetTraining,
     data: SearchData,
-    multiply_adds: float | None,
+    multiply_adds: float | int | None,
     *,
     setting: str,
     streamed: bool = False,
@@ -221,5 +221,5 @@ def _power_of_two(number: int) -> int:
     return 1 << (number.bit_length() - 1)
 
 
-def _times(number: float | None, factor: float) -> float | None:
+def _times(number: float | int | None, factor: float | int) -> float | None:
     return None if number is None else number * factor

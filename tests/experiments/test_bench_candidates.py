@@ -16,6 +16,7 @@ from rich.console import Console
 from experiments import bench_candidates, step_timing
 from experiments.bench_table import Timing, cells, line, report, show
 from lanas_jax.data.splits import SearchData, Split
+from lanas_jax.planning import peak
 from lanas_jax.spaces.base import Choice, SearchSpace
 from lanas_jax.training.population import Population
 from lanas_jax.training.step import TrainConfig
@@ -58,7 +59,7 @@ def _programs():
 def _seconds(monkeypatch):
     """Every look at the clock takes a second."""
     ticks = itertools.count()
-    monkeypatch.setattr(step_timing.time, "perf_counter", lambda: float(next(ticks)))
+    monkeypatch.setattr(peak.time, "perf_counter", lambda: float(next(ticks)))
 
 
 def test_a_step_counts_three_passes_of_two_operations():
@@ -68,7 +69,7 @@ def test_a_step_counts_three_passes_of_two_operations():
 @pytest.mark.usefixtures("_seconds")
 def test_the_peak_counts_every_product_on_every_device():
     devices = jax.local_devices()[:2]
-    assert step_timing.measure_peak(jnp.dtype(jnp.bfloat16), devices, size=8, repeats=3) == 2 * 8**3 * 3 * 2
+    assert peak.measure_peak(jnp.dtype(jnp.bfloat16), devices, size=8, repeats=3) == 2 * 8**3 * 3 * 2
 
 
 def test_planned_memory_holds_the_data(programs):
