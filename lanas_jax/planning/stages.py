@@ -67,7 +67,8 @@ def final_training(
 
     def program(devices: Sequence[jax.Device], batch_size: int) -> Program:
         changed = dataclasses.replace(recipe, batch_size=batch_size)
-        devices = sharing(devices, batch_size)
+        if batch_size % len(devices):
+            raise ValueError(f"batch size must be a multiple of the {len(devices)} chips; got {batch_size}")
         lower = lowered_step if streamed else lowered_steps
         lowered = lower(dataclasses.replace(training, recipe=changed), data, devices)
         forward = _times(multiply_adds, batch_size / len(devices))
@@ -76,21 +77,6 @@ def final_training(
         return Program(lowered, len(devices), steps, work, counted=1 / recipe.passes)
 
     return Stage(name, recipe.batch_size, setting, program)
-
-
-def sharing(devices: Sequence[jax.Device], batch_size: int) -> Sequence[jax.Device]:
-    """All devices, or as many as there are images in a batch where these are fewer.
-
-    Raises:
-      ValueError: a batch that they cannot share equally.
-    """
-    if batch_size < len(devices) and len(devices) % batch_size == 0:
-        return devices[:batch_size]
-    if batch_size % len(devices):
-        raise ValueError(
-            f"batch size must be a multiple of the {len(devices)} chips, or divide their number; got {batch_size}"
-        )
-    return devices
 
 
 def lowered_steps(
@@ -144,7 +130,6 @@ def candidates(
 
     def program(devices: Sequence[jax.Device], batch_size: int) -> Program:
         changed = dataclasses.replace(config, batch_size=batch_size)
-        devices = devices[: _power_of_two(min(batch, len(devices)))]
         per_device = -(-batch // len(devices))
         layout = Population(network, changed, devices, per_device, abreast)
         _, advance, _ = layout.lower(_shapes_of(data, layout))
@@ -169,7 +154,6 @@ def valuation(name: str, valuing: Valuation, *, budget: int, batch: int, setting
     cost = mean_multiply_adds(valuing.supernet.space)
 
     def program(devices: Sequence[jax.Device], batch_size: int) -> Program:
-        devices = devices[: _power_of_two(min(batch, len(devices)))]
         per_device = -(-batch // len(devices))
         changed = dataclasses.replace(valuing, batch_size=batch_size, devices=devices, per_device=per_device)
         calibrating = changed.recalibration // min(batch_size, changed.recalibration or 1)
@@ -214,11 +198,6 @@ def _shapes_of(data: SearchData, layout: Population) -> Placed:
 
 def _shaped(sharding: NamedSharding, leaf: Any) -> jax.ShapeDtypeStruct:
     return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
-
-
-def _power_of_two(number: int) -> int:
-    """The largest power of two up to a number: parts of a TPU slice that a program may run on have such sizes."""
-    return 1 << (number.bit_length() - 1)
 
 
 def _times(number: float | int | None, factor: float | int) -> float | None:
