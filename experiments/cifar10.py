@@ -9,6 +9,7 @@ two CPU cores can do; `experiments/bench_candidates.py --setting cifar10` measur
     lanas train runs/cifar10                                                        # 36 channels, 20 cells, 600 epochs
     lanas train runs/cifar10 --out runs/large --channels 128 --cells 24 --recipe.epochs 1500
     lanas export runs/cifar10
+    lanas plan cifar10 --topology v5e:2x4                      # does it fit there, and how many chip-hours at least?
 
 It needs CIFAR-10 (`lanas_jax/data/cifar10.py` says in which forms) and GPUs or TPUs; all devices of the process train.
 """
@@ -26,7 +27,9 @@ import lanas_jax as lx
 from lanas_jax.data import cifar10
 from lanas_jax.evaluators.from_scratch import FromScratch
 from lanas_jax.final.recipe import Recipe
-from lanas_jax.final.task import FinalTraining
+from lanas_jax.final.task import FinalTraining, costs
+from lanas_jax.planning.stage import Stage, stand_in
+from lanas_jax.planning.stages import candidates, final_training
 from lanas_jax.spaces.nasnet import NASNetSpace
 from lanas_jax.study import Experiment
 from lanas_jax.training.augmentation import Augmentation
@@ -107,22 +110,33 @@ class Final:
     seed: int = 0
 
 
+def candidate(config: Config) -> NASNet:
+    """The networks of the search."""
+    space = NASNetSpace(config.blocks, channels=config.channels, cells=config.cells)
+    return NASNet(space, jnp.dtype(config.dtype))
+
+
+def candidate_training(config: Config) -> TrainConfig:
+    """How each of them is trained."""
+    shown = Augmentation(crop=4, flip=True)
+    return TrainConfig(config.epochs, config.batch_size, config.learning_rate, augmentation=shown)
+
+
 def build(config: Config) -> Experiment:
     """The search."""
     data = cifar10.load(config.data_dir, train=config.train, validation=config.validation).search
-    space = NASNetSpace(config.blocks, channels=config.channels, cells=config.cells)
-    shown = Augmentation(crop=4, flip=True)
+    network = candidate(config)
     evaluator = FromScratch(
-        NASNet(space, jnp.dtype(config.dtype)),
+        network,
         data,
-        TrainConfig(config.epochs, config.batch_size, config.learning_rate, augmentation=shown),
+        candidate_training(config),
         per_device=-(-config.batch // jax.local_device_count()),
         plan=config.plan,
         candidates=config.budget,
         halving=Halving() if config.halving else None,
     )
-    searcher = SEARCHERS[config.searcher](space)
-    return Experiment("cifar10", space, searcher, evaluator, config.budget, config.batch, config.seed)
+    searcher = SEARCHERS[config.searcher](network.space)
+    return Experiment("cifar10", network.space, searcher, evaluator, config.budget, config.batch, config.seed)
 
 
 def final(config: Config, settings: Final, code: np.ndarray) -> FinalTraining:
@@ -133,3 +147,26 @@ def final(config: Config, settings: Final, code: np.ndarray) -> FinalTraining:
     augmentation = Augmentation(crop=4, flip=True, policy=settings.policy, cutmix=settings.cutmix)
     winner = FinalNASNet(network, code, settings.auxiliary)
     return FinalTraining(winner, load, settings.recipe, augmentation, settings.seed)
+
+
+def stages(config: Config) -> tuple[Stage, ...]:
+    """What `lanas plan` compiles: the search by one program for all candidates, and the training of a winner."""
+    images = cifar10.SOURCE.contents
+    train = config.train or images.train - config.validation
+    data = stand_in(train, config.validation, images.image_shape, images.classes)
+    network, settings = candidate(config), Final()
+    code = np.asarray(network.space.random(jax.random.key(config.seed), 1))[0]
+    winner = final(config, settings, code)
+    cost = costs(winner.network, code)["multiply_adds"]
+    return (
+        candidates(
+            "search",
+            network,
+            candidate_training(config),
+            data,
+            budget=config.budget,
+            batch=config.batch,
+            setting="--batch-size of lanas search",
+        ),
+        final_training("final", winner, data, cost, setting="--recipe.batch-size of lanas train"),
+    )

@@ -11,6 +11,7 @@ code: its hours are not known. `experiments/fashion_one_shot.py` is what two CPU
     python -m experiments.compare_searches cifar10_one_shot --out runs/compared --searchers lanas random evolution tpe
     lanas rank runs/few_shot --networks 32
     lanas extract runs/one_shot
+    lanas plan cifar10_one_shot --topology v5e:2x4 # does it fit there, and how many chip-hours at least?
     lanas train runs/one_shot                      # the winner, 36 channels, 20 cells, 600 epochs
 
 It needs CIFAR-10 (`lanas_jax/data/cifar10.py` says in which forms) and GPUs or TPUs; on all devices of the process the
@@ -32,14 +33,18 @@ from lanas_jax.data import cifar10
 from lanas_jax.data.splits import Dataset, SearchData
 from lanas_jax.evaluators.few_shot import FewShot
 from lanas_jax.evaluators.from_scratch import FromScratch
-from lanas_jax.evaluators.one_shot import OneShot
+from lanas_jax.evaluators.one_shot import POOL, OneShot
 from lanas_jax.final.recipe import Recipe
-from lanas_jax.final.task import FinalTraining
+from lanas_jax.final.task import FinalTraining, costs
+from lanas_jax.planning.stage import Stage, stand_in
+from lanas_jax.planning.stages import final_training, mean_multiply_adds, valuation
 from lanas_jax.ranking.task import Ranking
 from lanas_jax.spaces.nasnet_masks import NASNetMasks
 from lanas_jax.study import Experiment
+from lanas_jax.supernet import masks
 from lanas_jax.supernet.regions import OptionSplit, TreeSplit
-from lanas_jax.supernet.training import ONE_SHOT
+from lanas_jax.supernet.training import ONE_SHOT, SupernetTraining
+from lanas_jax.supernet.valuation import Valuation
 from lanas_jax.training.augmentation import Augmentation
 from lanas_jax.training.step import TrainConfig
 from models.nasnet import NASNet
@@ -175,9 +180,9 @@ def build(config: Config) -> Experiment:
     evaluator: Any = one_shot(config)
     if config.values == "few_shot":
         evaluator = few_shot(config, evaluator)
-    masks = evaluator.supernet.space
-    searcher = SEARCHERS[config.searcher](masks)
-    return Experiment("cifar10_one_shot", masks, searcher, evaluator, config.budget, config.batch, config.seed)
+    space = evaluator.supernet.space
+    searcher = SEARCHERS[config.searcher](space)
+    return Experiment("cifar10_one_shot", space, searcher, evaluator, config.budget, config.batch, config.seed)
 
 
 def final(config: Config, settings: Final, code: np.ndarray) -> FinalTraining:
@@ -203,3 +208,26 @@ def rank(config: Config, settings: Rank, directory: Path) -> Ranking:
     network = NASNet(measured.supernet.space, dtype(config))
     scratch = TrainConfig(settings.epochs, config.batch_size, settings.learning_rate, augmentation=AUGMENTATION)
     return Ranking(estimates, FromScratch(network, search_data(config), scratch))
+
+
+def stages(config: Config) -> tuple[Stage, ...]:
+    """What `lanas plan` compiles: supernet, values of masks, and the training of a winner; no sub-supernets."""
+    images = cifar10.SOURCE.contents
+    data = stand_in(images.train - config.validation, config.validation, images.image_shape, images.classes)
+    measured = one_shot(config)
+    pool = masks.draw(measured.supernet.space, POOL, measured.seed)
+    supernet = SupernetTraining(measured.supernet, pool, measured.recipe, measured.augmentation, measured.seed)
+    valuing = Valuation(measured.supernet, data, measured.recalibration, measured.batch_size)
+    winner = final(config, Final(), pool[0])
+    cost = costs(winner.network, pool[0])["multiply_adds"]
+    return (
+        final_training(
+            "supernet",
+            supernet,
+            data,
+            mean_multiply_adds(measured.supernet.space, pool),
+            setting="--batch-size of lanas search",
+        ),
+        valuation("search", valuing, budget=config.budget, batch=config.batch, setting="batch_size of its OneShot"),
+        final_training("final", winner, data, cost, setting="--recipe.batch-size of lanas train"),
+    )

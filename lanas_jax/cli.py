@@ -31,6 +31,7 @@ usage: lanas COMMAND ...
   train RUN           train the best network of a search to the end, as published results are trained
   export RUN          write out the weights of that network, and what loads them
   extract RUN         take a network out of the supernet of a one-shot or few-shot search
+  plan EXPERIMENT     compile it for a TPU slice that need not be here: does it fit, how many chip-hours?
   rank RUN            train a sample of networks: does the supernet of the search rank them?
   report RUN          write the report of a run again
   trials RUN          list the trials of a run, as a table or as CSV
@@ -190,6 +191,17 @@ def rank(arguments: Sequence[str]) -> int:
         raise RefusedError(str(error)) from error
 
 
+def plan(arguments: Sequence[str]) -> int:
+    """Says what an experiment's programs need on another machine."""
+    from lanas_jax.planning import command
+    from lanas_jax.planning.topology import MissingLibtpuError
+
+    try:
+        return command.plan(_console(), arguments)
+    except (ValueError, MissingLibtpuError) as error:
+        raise RefusedError(str(error)) from error
+
+
 def report(arguments: Sequence[str]) -> int:
     """Writes a report anew."""
 
@@ -314,6 +326,7 @@ COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
     "train": train,
     "export": export,
     "extract": extract,
+    "plan": plan,
     "rank": rank,
     "report": report,
     "trials": trials,

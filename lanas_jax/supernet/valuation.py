@@ -16,6 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 from jax.sharding import NamedSharding, PartitionSpec
+from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int
 
 from lanas_jax.data.splits import SearchData
@@ -82,6 +83,30 @@ class Valuation:
     def statistics(self, weights: Weights, code: Int[np.ndarray | Array, " dims"]) -> BatchStats:
         """The batch statistics by which the part that `code` picks is valued."""
         return self._statistics(self.place(weights), jnp.asarray(code), self._placed[0])
+
+    def lower(self) -> jax.stages.Lowered:
+        """The program that values a call's codes, traced with shapes in place of weights, codes and images."""
+        height, width, channels = self.data.image_shape
+        size, held_out = min(self.batch_size, self.recalibration) or 1, len(self.data.validation)
+        batch = min(self.batch_size, held_out)
+        codes, calibration, labels = (
+            (self._mesh.size * self.per_device, self.supernet.space.dims),
+            (self.recalibration // size, size, height, width, channels),
+            (-(-held_out // batch), batch),
+        )
+
+        def shape(of: tuple[int, ...], dtype: DTypeLike, *axes: str) -> jax.ShapeDtypeStruct:
+            return jax.ShapeDtypeStruct(of, dtype, sharding=NamedSharding(self._mesh, PartitionSpec(*axes)))
+
+        weights = jax.eval_shape(lambda key: Weights(*self.supernet.init(key)), jax.random.key(0))
+        pixels = self.data.train.images.dtype
+        return self._program.lower(
+            jax.tree.map(lambda leaf: shape(leaf.shape, leaf.dtype), weights),
+            shape(codes, jnp.int32, AXIS),
+            shape(calibration, pixels),
+            shape((*labels, height, width, channels), pixels),
+            shape(labels, jnp.int32),
+        )
 
     def place(self, weights: Weights) -> Weights:
         """The weights on every device; where they are there already, nothing is copied."""

@@ -2,7 +2,8 @@
 
 A step of training is counted as three forward passes (one forward, two backward) of two operations per multiply-add;
 `space.cost` knows the multiply-adds. What pooling, normalising and the optimiser compute is not counted. The peak is
-that of a large square matrix product in the same dtype on the same devices, at JAX's default precision.
+that of a large square matrix product in the same dtype on the same devices, at JAX's default precision; the bandwidth
+that of adding one to many numbers.
 """
 
 import time
@@ -15,6 +16,7 @@ from jaxtyping import Float, Int
 
 PEAK_SIZE = {"cpu": 1024}  # rows of the matrix product that tells a device's peak
 PEAK_SIZE_DEFAULT = 8192
+COPIED = 2**24  # numbers of 4 bytes that are read and written to tell the bandwidth
 
 
 def step_flops(multiply_adds: Int[np.ndarray, " n"], batch_size: int) -> Float[np.ndarray, " n"]:
@@ -38,3 +40,16 @@ def measure_peak(dtype: jnp.dtype, devices: Sequence[jax.Device], size: int | No
         jax.block_until_ready(results)
         seconds.append(time.perf_counter() - began)
     return 2.0 * size**3 * repeats * len(devices) / min(seconds)
+
+
+def measure_bandwidth(devices: Sequence[jax.Device], size: int = COPIED) -> float:
+    """Bytes per second that all devices together read and write, each adding one to many numbers; best of three."""
+    add = jax.jit(lambda x: x + 1)
+    numbers = [jax.device_put(np.zeros(size, np.float32), device) for device in devices]
+    jax.block_until_ready([add(x) for x in numbers])
+    seconds = []
+    for _ in range(3):
+        began = time.perf_counter()
+        jax.block_until_ready([add(x) for x in numbers])
+        seconds.append(time.perf_counter() - began)
+    return 2.0 * 4 * size * len(devices) / min(seconds)

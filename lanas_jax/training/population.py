@@ -140,7 +140,7 @@ class Population:
         """Compiles the programs, at the same time where there are cores for it; data goes to the devices first."""
         placed = data if isinstance(data, Placed) else place(data, list(self.mesh.devices.flat))
         began = time.perf_counter()
-        lowered = self._lower(placed)
+        lowered = self.lower(placed)
         traced = time.perf_counter()
         # LLVM takes most of the compilation to optimise the random numbers of `start`, which runs once per candidate.
         on_cpu = self.mesh.devices.flat[0].platform == "cpu"
@@ -153,13 +153,13 @@ class Population:
         seconds = trace_seconds, compile_seconds, max(saved)
         return CompiledPopulation(self, start, advance, evaluate, placed, own, *seconds)
 
-    def _lower(self, placed: Placed) -> tuple[jax.stages.Lowered, ...]:
-        """The three programs, traced."""
+    def lower(self, placed: Placed) -> tuple[jax.stages.Lowered, ...]:
+        """The three programs, `start`, `advance` and `evaluate`, traced; of the data, shapes and shardings will do."""
         own = NamedSharding(self.mesh, PartitionSpec(AXIS))
         task = Task(self.network, self.config, placed.data.classes, placed.data.scaling)
         codes = jax.ShapeDtypeStruct((self.width, self.network.space.dims), jnp.int32, sharding=own)
         totals = jax.ShapeDtypeStruct((self.width,), jnp.int32, sharding=own)
-        keys = jax.device_put(jax.random.split(jax.random.key(0), self.width), own)
+        keys = jax.ShapeDtypeStruct((self.width,), jax.random.key(0).dtype, sharding=own)
 
         def start(code: Array, key: Array) -> TrainState:
             return training.start(task, code, key)

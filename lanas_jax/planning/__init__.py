@@ -1,0 +1,1 @@
+"""What an experiment's programs will need on a machine that is not here: memory, operations, chip-hours."""

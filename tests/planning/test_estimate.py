@@ -1,0 +1,94 @@
+"""Estimates of programs whose operations and bytes are counted by hand."""
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+from lanas_jax.planning.estimate import estimate, largest, needed_bytes, roofline
+from lanas_jax.planning.stage import Program, Stage
+from lanas_jax.planning.topology import Chip, Topology
+
+WIDTH = 32
+CHIP = Chip(memory=1e9, bandwidth=1e6, flops=1e6)
+
+
+def product(batch_size, rounds=1):
+    """`rounds` products of ``[batch, 32]`` with ``[32, 32]``, one after the other."""
+
+    def run(x, y):
+        return jax.lax.scan(lambda x, _: (x @ y, None), x, None, length=rounds)[0]
+
+    x, y = (jax.ShapeDtypeStruct((rows, WIDTH), jnp.float32) for rows in (batch_size, WIDTH))
+    return jax.jit(run).lower(x, y)
+
+
+def stage(multiply_adds=None, rounds=1, batch_size=16, counted=1.0):
+    def program(devices, batch):
+        return Program(product(batch, rounds), 2, 7200, multiply_adds, counted)
+
+    return Stage("products", batch_size, "--batch-size", program)
+
+
+def on(chip):
+    return Topology("made up", jax.local_devices()[:2], chip)
+
+
+@pytest.mark.parametrize("rounds", [1, 40])
+def test_operations_and_memory_of_a_product(rounds):
+    found = estimate(stage(rounds=rounds), on(CHIP))
+    flops = 2 * 16 * WIDTH * WIDTH  # a loop's body counts once
+    assert flops <= found.counted_flops <= flops + 10
+    assert found.memory.arguments == 4 * (16 + WIDTH) * WIDTH
+    assert found.memory.outputs == 4 * 16 * WIDTH
+    assert found.memory.aliased == 0
+    assert found.needed == found.memory.arguments + found.memory.outputs + found.memory.temporaries
+    assert found.fits
+    assert found.largest_batch is None
+
+
+def test_known_multiply_adds_come_before_those_counted():
+    found = estimate(stage(multiply_adds=1e6), on(CHIP))
+    assert (found.flops, found.step_seconds, found.bound) == (2e6, 2.0, "compute")
+    assert found.chip_hours == pytest.approx(2.0 * 7200 * 2 / 3600)
+
+
+def test_what_is_counted_may_stand_for_several_steps():
+    once, twice = (estimate(stage(counted=counted), on(CHIP)) for counted in (1.0, 2.0))
+    assert twice.moved == once.moved / 2
+    assert twice.counted_flops == once.counted_flops / 2
+
+
+@pytest.mark.parametrize(("flops", "moved", "expected"), [
+    (3e6, 2e6, (3.0, "compute")), (1e6, 2e6, (2.0, "memory")), (None, 5e6, (5.0, "memory")), (None, None, (None, None)),
+])  # fmt: skip
+def test_the_slower_of_two_bounds_a_step(flops, moved, expected):
+    assert roofline(CHIP, flops, moved) == expected
+
+
+def test_a_smaller_batch_is_found_where_one_does_not_fit():
+    def bytes_of(batch):
+        return estimate(stage(batch_size=batch), on(CHIP)).needed
+
+    told = []
+    found = estimate(stage(batch_size=256), on(Chip(bytes_of(64) + 1, 1e6, 1e6)), told.append)
+    assert not found.fits
+    assert 56 <= found.largest_batch <= 64
+    assert found.largest_batch % 2 == 0  # two devices share it
+    assert 1 < len(told) < 8
+
+
+def test_nothing_fits_into_too_little():
+    assert estimate(stage(batch_size=8), on(Chip(10.0, 1e6, 1e6))).largest_batch == 0
+
+
+@pytest.mark.parametrize("limit", [1, 7, 100, 999])
+def test_bisection_is_close_and_never_too_large(limit):
+    found = largest(lambda n: n <= limit, 1000)
+    assert limit * 7 / 8 - 1 <= found <= limit
+
+
+def test_errors_of_the_compiler_say_what_is_needed():
+    said = "Ran out of memory on HBM, the total memory required for HLO temporaries (216.00G) exceeds available HBM"
+    assert needed_bytes(said) == 216 * 2**30
+    assert needed_bytes("Ran out of memory in memory space hbm. Used 512.0M of 15.75G hbm") == 2**29
+    assert needed_bytes("something else") is None

@@ -1,0 +1,113 @@
+"""The programs that are planned are those that run."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from experiments import cifar10, cifar10_one_shot
+from lanas_jax.data.splits import SearchData
+from lanas_jax.final.programs import compiled
+from lanas_jax.planning.estimate import Memory
+from lanas_jax.planning.stage import stand_in
+from lanas_jax.planning.stages import candidates, final_training, lowered_step, mean_multiply_adds
+from lanas_jax.training.population import Population
+from lanas_jax.training.step import TrainConfig
+from models import layers
+from tests.planning import planned_experiment as planned
+from tests.supernet import linear_supernet as linear
+from tests.training.small_network import SmallNetwork
+
+DEVICES = jax.local_devices()[:2]
+CONFIG = planned.Config()
+
+
+def memory_of(lowered):
+    return Memory.of(lowered.compile().memory_analysis())
+
+
+def test_a_stand_in_has_shapes_and_no_bytes():
+    data = stand_in(1_281_167, 10_000, (224, 224, 3), 1000)
+    assert data.image_shape == (224, 224, 3)
+    assert (len(data.train), len(data.validation), data.classes) == (1_281_167, 10_000, 1000)
+    assert data.train.images.base.nbytes == 1
+    assert stand_in(2, 2, (1, 1, 1), 2, np.float32).scaling is None
+
+
+def test_a_training_is_planned_as_it_runs():
+    stage = planned.stages(CONFIG)[0]
+    program = stage.program(DEVICES, 12)
+    data = SearchData(linear.stripes(60, 0), linear.stripes(30, 1), 3, planned.DATA.scaling)
+    runs = compiled(planned.training(CONFIG), data, DEVICES)
+    assert memory_of(program.lowered) == Memory.of(runs.program.memory_analysis())
+    assert (program.devices, program.steps) == (2, runs.total)
+    assert program.multiply_adds == 3 * 1000 * 12 / 2  # three passes of what each device has of the batch
+
+
+def test_a_streamed_step_has_its_batch_and_no_other_images():
+    lowered = lowered_step(planned.training(CONFIG), planned.DATA, DEVICES)
+    (_, _, _, images, labels), _ = lowered.args_info
+    assert (images.shape, images.dtype) == ((12, 6, 6, 1), np.uint8)
+    assert labels.shape == (12,)
+    assert memory_of(lowered).arguments < memory_of(planned.stages(CONFIG)[0].program(DEVICES, 12).lowered).arguments
+
+
+def test_devices_share_a_batch_equally():
+    stage = planned.stages(CONFIG)[0]
+    with pytest.raises(ValueError, match="multiple of the 4 chips; got 6"):
+        stage.program(jax.local_devices(), 6)
+
+
+def test_passes_are_more_work_of_the_same_program():
+    training = planned.training(CONFIG)
+    twice = dataclasses.replace(training, recipe=dataclasses.replace(training.recipe, passes=2))
+    program = final_training("final", twice, planned.DATA, 1000.0, setting="").program(DEVICES, 12)
+    assert (program.multiply_adds, program.counted) == (2 * 3 * 1000 * 6, 0.5)
+
+
+def test_masks_are_valued_as_planned():
+    valuing = planned.Valuation(planned.SUPERNET, planned.DATA, recalibration=24, batch_size=12, devices=DEVICES)
+    program = planned.stages(CONFIG)[1].program(DEVICES, 12)
+    shapes = [leaf.shape for leaf in jax.tree.leaves(program.lowered.args_info)][-4:]
+    assert shapes[0] == (4, 2)
+    assert shapes[1:] == [array.shape for array in valuing._placed]
+    assert program.steps == 3 * 2 * (24 // 12 + 3)  # calls, codes of a device one after the other, batches
+    assert program.multiply_adds == 12 * mean_multiply_adds(planned.SUPERNET.space)
+
+
+@pytest.fixture(scope="module")
+def searched():
+    config = TrainConfig(epochs=2, batch_size=10)
+    data = stand_in(40, 20, (6, 6, 1), 3)
+    stage = candidates("search", SmallNetwork(), config, data, budget=8, batch=4, setting="--batch-size")
+    return stage.program(DEVICES, 10), config
+
+
+def test_candidates_are_planned_as_they_run(searched):
+    program, config = searched
+    images = np.zeros((40, 6, 6, 1), np.uint8), np.zeros(40, np.int32)
+    layout = Population(SmallNetwork(), config, DEVICES, per_device=2)
+    data = stand_in(40, 20, (6, 6, 1), 3)
+    runs = layout.compile(dataclasses.replace(data, train=type(data.train)(*images)))
+    assert memory_of(program.lowered) == Memory.of(runs.advance.memory_analysis())
+    assert program.steps == 2 * 2 * runs.total()  # batches, candidates of a device, steps
+    assert program.multiply_adds is None  # that space knows no costs
+
+
+def test_tpus_get_their_own_form_of_an_operation():
+    """XLA's grouped convolution, which CPUs do without (`models/layers.py`)."""
+    x, kernel = jax.ShapeDtypeStruct((2, 8, 8, 16), jnp.float32), jax.ShapeDtypeStruct((3, 3, 16), jnp.float32)
+    traced = jax.jit(layers.depthwise).trace(x, kernel)
+    texts = {name: traced.lower(lowering_platforms=(name,)).as_text() for name in ("tpu", "cpu")}
+    assert "feature_group_count = 16" in texts["tpu"]
+    assert "stablehlo.convolution" not in texts["cpu"]
+
+
+@pytest.mark.parametrize(("module", "names"), [
+    (cifar10, ["search", "final"]), (cifar10_one_shot, ["supernet", "search", "final"]),
+])  # fmt: skip
+def test_experiments_offer_their_stages_without_data(module, names):
+    found = module.stages(module.Config(data_dir=None))
+    assert [stage.name for stage in found] == names
