@@ -237,13 +237,29 @@ def compiled(final: Training, data: SearchData | StreamedDataset, devices: Seque
     mesh = mesh_of(devices)
     everywhere = NamedSharding(mesh, PartitionSpec())
     task = task_of(final, mesh, data.classes, data.scaling)
+    program = lowered_steps(final, mesh, data).compile()
     split = training_images(data, final.recipe)
     images = placed((split.images, split.labels), everywhere)
-    advance = jax.jit(functools.partial(training.train, task), donate_argnums=1, out_shardings=everywhere)
-    read, state, key, number = abstract(final, everywhere)
-    program = advance.lower(read, state, key, number, number, *images).compile()
     source = InMemory(images, jax.jit(functools.partial(training.right, task)))
     return assembled(final, task, mesh, source, program, began)
+
+
+def lowered_steps(final: Training, mesh: Mesh, data: SearchData) -> jax.stages.Lowered:
+    """One dispatch of a training on images in memory, lowered for a mesh from shapes alone.
+
+    Args:
+      final: what is trained.
+      mesh: devices along the axis ``data``; they need not be there.
+      data: of which numbers, shapes and dtypes are looked at.
+    """
+    everywhere = NamedSharding(mesh, PartitionSpec())
+    task = task_of(final, mesh, data.classes, data.scaling)
+    count = len(data.train) + (len(data.validation) if final.recipe.train_on == "all" else 0)
+    images = jax.ShapeDtypeStruct((count, *data.image_shape), data.train.images.dtype, sharding=everywhere)
+    labels = jax.ShapeDtypeStruct((count,), np.int32, sharding=everywhere)
+    read, state, key, number = abstract(final, everywhere)
+    advance = jax.jit(functools.partial(training.train, task), donate_argnums=1, out_shardings=everywhere)
+    return advance.lower(read, state, key, number, number, images, labels)
 
 
 def task_of(final: Training, mesh: Mesh, classes: int, scaling: Scaling | None) -> Task:

@@ -10,17 +10,14 @@ from collections.abc import Sequence
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
-from jaxtyping import Int, PyTree
+from jaxtyping import Int
 
 from lanas_jax.data.splits import SearchData
 from lanas_jax.final import programs as final_programs
-from lanas_jax.final import step as final_step
-from lanas_jax.final.recipe import Recipe
-from lanas_jax.final.step import Task
-from lanas_jax.final.task import FinalTraining, data_of
+from lanas_jax.final.streamed import lowered_step
+from lanas_jax.final.task import FinalTraining
 from lanas_jax.planning.stage import Program, Stage
 from lanas_jax.spaces.base import SearchSpace
 from lanas_jax.supernet import masks
@@ -58,49 +55,38 @@ def final_training(
       name: of the stage.
       training: its dataset is not loaded.
       data: shapes of what it is trained on.
-      multiply_adds: of a forward pass on one image; of a supernet, mean over its masks. None: unknown.
+      multiply_adds: of a forward pass on one image; of a supernet, mean over its passes. None: unknown.
       setting: what sets the recipe's batch size.
       streamed: whether a step is given its batch, instead of all images lying on each device.
     """
-    recipe = training.recipe
+    recipe, passes = training.recipe, _passes(training)
     split = len(data.train) + (len(data.validation) if recipe.train_on == "all" else 0)
 
     def program(devices: Sequence[jax.Device], batch_size: int) -> Program:
         changed = dataclasses.replace(recipe, batch_size=batch_size)
         if batch_size % len(devices):
             raise ValueError(f"batch size must be a multiple of the {len(devices)} chips; got {batch_size}")
-        lower = lowered_step if streamed else lowered_steps
-        lowered = lower(dataclasses.replace(training, recipe=changed), data, devices)
+        lowered = _lowered(dataclasses.replace(training, recipe=changed), data, devices, streamed)
         forward = _times(multiply_adds, batch_size / len(devices))
-        steps = changed.sgd.steps(split)
-        work = _times(forward, TRAINING * recipe.passes)
-        return Program(lowered, len(devices), steps, work, counted=1 / recipe.passes)
+        work = _times(forward, TRAINING * passes)
+        return Program(lowered, len(devices), changed.sgd.steps(split), work, counted=1 / passes)
 
     return Stage(name, recipe.batch_size, setting, program)
 
 
-def lowered_steps(
-    training: FinalTraining | SupernetTraining, data: SearchData, devices: Sequence[jax.Device]
+def _lowered(
+    training: FinalTraining | SupernetTraining, data: SearchData, devices: Sequence[jax.Device], streamed: bool
 ) -> jax.stages.Lowered:
-    """`lanas_jax.final.step.train`, as `lanas_jax.final.programs.compiled` has it: images on every device."""
-    task, everywhere = _task(training, data, devices)
-    count = len(data.train) + (len(data.validation) if training.recipe.train_on == "all" else 0)
-    state, network_data, key, number, images = jax.tree.map(
-        functools.partial(_shaped, everywhere), (*_arguments(training), *_batch(data, count))
-    )
-    advance = jax.jit(functools.partial(final_step.train, task), donate_argnums=1, out_shardings=everywhere)
-    return advance.lower(network_data, state, key, number, number, *images)
+    mesh = final_programs.mesh_of(devices)
+    if streamed:
+        return lowered_step(training, mesh, data.image_shape, data.classes, data.scaling)
+    return final_programs.lowered_steps(training, mesh, data)
 
 
-def lowered_step(
-    training: FinalTraining | SupernetTraining, data: SearchData, devices: Sequence[jax.Device]
-) -> jax.stages.Lowered:
-    """`lanas_jax.final.step.train_step` of a batch that it is given, spread over the devices; images are 8 bits."""
-    task, everywhere = _task(training, data, devices)
-    state, _, key, number = jax.tree.map(functools.partial(_shaped, everywhere), _arguments(training))
-    (batch,) = jax.tree.map(functools.partial(_shaped, task.batch), _batch(data, training.recipe.batch_size))
-    step = jax.jit(functools.partial(final_step.train_step, task), donate_argnums=0, out_shardings=everywhere)
-    return step.lower(state, key, number, *batch)
+def _passes(training: FinalTraining | SupernetTraining) -> int:
+    """Of a step, one after the other."""
+    sandwich = training.sandwich if isinstance(training, SupernetTraining) else None
+    return training.recipe.passes if sandwich is None else 2 + sandwich.random
 
 
 def candidates(
@@ -163,28 +149,6 @@ def valuation(name: str, valuing: Valuation, *, budget: int, batch: int, setting
         return Program(changed.lower(), len(devices), steps, _times(cost, batch_size), counted=loops)
 
     return Stage(name, valuing.batch_size, setting, program, shared=False)
-
-
-def _task(
-    training: FinalTraining | SupernetTraining, data: SearchData, devices: Sequence[jax.Device]
-) -> tuple[Task, NamedSharding]:
-    """What a program is made for, and where what is the same on each device goes."""
-    mesh = final_programs.mesh_of(devices)
-    batch, everywhere = (NamedSharding(mesh, spec) for spec in (PartitionSpec(final_programs.AXIS), PartitionSpec()))
-    recipe: Recipe = training.recipe
-    return Task(training.network, recipe, training.augmentation, data.classes, data.scaling, batch), everywhere
-
-
-def _arguments(training: FinalTraining | SupernetTraining) -> tuple[Any, ...]:
-    """Shapes of the state, of what the network reads beside images, of the key, and of a number of steps."""
-    key = jax.eval_shape(lambda: jax.random.key(0))
-    return final_step.shapes(training.network, training.recipe), data_of(training.network), key, jnp.int32(0)
-
-
-def _batch(data: SearchData, count: int) -> tuple[PyTree[jax.ShapeDtypeStruct]]:
-    """Shapes of so many images and their labels."""
-    images = jax.ShapeDtypeStruct((count, *data.image_shape), data.train.images.dtype)
-    return ((images, jax.ShapeDtypeStruct((count,), jnp.int32)),)
 
 
 def _shapes_of(data: SearchData, layout: Population) -> Placed:

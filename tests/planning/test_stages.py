@@ -12,7 +12,7 @@ from lanas_jax.data.splits import SearchData
 from lanas_jax.final.programs import compiled
 from lanas_jax.planning.estimate import Memory
 from lanas_jax.planning.stage import stand_in
-from lanas_jax.planning.stages import candidates, final_training, lowered_step, mean_multiply_adds
+from lanas_jax.planning.stages import candidates, final_training, mean_multiply_adds
 from lanas_jax.training.population import Population
 from lanas_jax.training.step import TrainConfig
 from models import layers
@@ -47,8 +47,9 @@ def test_a_training_is_planned_as_it_runs():
 
 
 def test_a_streamed_step_has_its_batch_and_no_other_images():
-    lowered = lowered_step(planned.training(CONFIG), planned.DATA, DEVICES)
-    (_, _, _, images, labels), _ = lowered.args_info
+    stage = final_training("final", planned.training(CONFIG), planned.DATA, 1.0, setting="", streamed=True)
+    lowered = stage.program(DEVICES, 12).lowered
+    *_, images, labels = lowered.args_info[0]
     assert (images.shape, images.dtype) == ((12, 6, 6, 1), np.uint8)
     assert labels.shape == (12,)
     assert memory_of(lowered).arguments < memory_of(planned.stages(CONFIG)[0].program(DEVICES, 12).lowered).arguments
