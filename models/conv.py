@@ -1,4 +1,4 @@
-"""The convolution of `models/layers.py` as a Flax module."""
+"""The convolutions of `models/layers.py` as Flax modules."""
 
 from typing import Any
 
@@ -35,6 +35,29 @@ class Conv(nnx.Conv):
         )
 
 
+class DepthwiseConv(nnx.Conv):
+    """A convolution of each channel with its own kernel; arguments as for `Conv`."""
+
+    def __init__(self, channels: int, size: int, stride: int = 1, *, dtype: DTypeLike, rngs: nnx.Rngs):
+        super().__init__(
+            channels,
+            channels,
+            (size, size),
+            stride,
+            padding=size // 2,
+            feature_group_count=channels,
+            use_bias=False,
+            dtype=dtype,
+            conv_general_dilated=_depthwise,
+            rngs=rngs,
+        )
+
+
 def _convolution(x: Array, kernel: Array, strides: tuple[int, ...], *_: Any, **__: Any) -> Array:
     """Stands in for `lax.conv_general_dilated`."""
     return layers.convolution(x, kernel, strides[0])
+
+
+def _depthwise(x: Array, kernel: Array, strides: tuple[int, ...], *_: Any, **__: Any) -> Array:
+    """Stands in for `lax.conv_general_dilated`."""
+    return layers.depthwise(x, kernel[:, :, 0], strides[0])

@@ -8,7 +8,7 @@ into those functions. How the module is built and initialised is the business of
 import dataclasses
 import functools
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any
 
 import jax
 import numpy as np
@@ -16,9 +16,7 @@ from flax import nnx
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from lanas_jax.spaces.base import SearchSpace
-
-Tree = dict[str, Any]
-Output = TypeVar("Output")
+from models.functional import Functional, Output, Tree, arrays
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,20 +55,8 @@ class FixedNetwork:
         self, params: Tree, batch_stats: Tree, call: Callable[[Any], Output], *, train: bool
     ) -> tuple[Output, Tree]:
         """What `call` gives of the module, and the batch statistics that follow (unchanged unless training)."""
-        network = nnx.merge(self._graph, params, batch_stats)
-        if not train:
-            network.eval()
-            return call(network), batch_stats
-        network.train()
-        output = call(network)
-        return output, arrays(network, nnx.BatchStat)
+        return self._module.run(params, batch_stats, call, train=train)
 
     @functools.cached_property
-    def _graph(self) -> Any:
-        """The module without its arrays, found once: building it takes longer than tracing a step."""
-        return nnx.graphdef(nnx.eval_shape(self.build, jax.random.key(0)))
-
-
-def arrays(network: nnx.Module, kind: type[nnx.Variable]) -> Tree:
-    """The variables of one kind, as a pure dict."""
-    return nnx.to_pure_dict(nnx.state(network, kind))
+    def _module(self) -> Functional:
+        return Functional(lambda: self.build(jax.random.key(0)))

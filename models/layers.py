@@ -244,8 +244,14 @@ def standardise(kernel: Float[Array, "c d"], used: Bool[Array, " c"] | None = No
     return centred / (jnp.sqrt(jnp.where(variance > 0, variance, 1)) + DEVIATION_EPSILON)
 
 
-def path_scales(key: PRNGKeyArray, probability: Float[Array, ""], shape: tuple[int, ...]) -> Float[Array, "..."]:
-    """Drop-path (arXiv 1605.07648): 0 with a probability in [0, 1), else what keeps the mean at one."""
+def path_scales(key: PRNGKeyArray, probability: Float[Array, "..."], shape: tuple[int, ...]) -> Float[Array, "..."]:
+    """Drop-path (arXiv 1605.07648): 0 with a probability in [0, 1), else what keeps the mean at one.
+
+    Args:
+      key: consumed.
+      probability: of each number, broadcast to all of them.
+      shape: of the numbers.
+    """
     kept = jax.random.bernoulli(key, 1 - probability, shape)
     return jnp.where(kept, 1 / (1 - probability), 0)
 
@@ -253,6 +259,13 @@ def path_scales(key: PRNGKeyArray, probability: Float[Array, ""], shape: tuple[i
 def scale_images(x: Images, scales: Float[Array, " n"]) -> Images:
     """Each image times a number; rounded once, to the dtype of the images."""
     return (x.astype(jnp.float32) * scales[:, None, None, None]).astype(x.dtype)
+
+
+def resized(images: Images, size: int) -> Float[Array, "n size size c"]:
+    """Images of so many pixels each way: bilinear, with antialiasing; those of that size stay as they are."""
+    if images.shape[1:3] == (size, size):
+        return images
+    return jax.image.resize(images, (images.shape[0], size, size, images.shape[3]), "bilinear")
 
 
 def batch_norm(

@@ -17,7 +17,8 @@ from jaxtyping import Array, Float, Float32, Int, PRNGKeyArray
 from lanas_jax.spaces.nasnet import NASNetSpace
 from models import layers
 from models.auxiliary import pool_window
-from models.fixed import FixedNetwork, Tree
+from models.fixed import FixedNetwork
+from models.functional import Tree
 from models.nasnet import NASNet
 from models.nasnet_network import NASNetNetwork, auxiliary_cell, auxiliary_head
 

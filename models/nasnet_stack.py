@@ -7,7 +7,6 @@ tell this stack.
 """
 
 import dataclasses
-import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -20,6 +19,7 @@ from jaxtyping import Array, Bool, Float, Float32, Int, PRNGKeyArray
 
 from lanas_jax.spaces.nasnet import CellShape, NASNetSpace
 from models import layers
+from models.initial import drawn
 from models.nasnet_cell import Mode, plan_steps, run_cell
 from models.norm import identity_norm, initial_stats, norm
 
@@ -56,7 +56,7 @@ class Stack:
         """
         space = self.space
         used = [branches(shape) for shape in space.shapes]
-        noise = _draw(key, self._kernel_shapes([rows.shape for rows, _ in used]))
+        noise = drawn(key, self._kernel_shapes([rows.shape for rows, _ in used]))
         stem = _scaled(noise["stem"], 2 / (9 * space.image_channels))
         mask, channels = self._parts(code, space.cells - 1)
         head = _keep(_scaled(noise["head"], 1 / (mask.sum() * channels)), mask)
@@ -244,14 +244,6 @@ def _matrix(kernel: Float[Array, "parts c d"], mask: Bool[Array, " parts"]) -> F
 def _keep(x: Array, mask: AnyBool) -> Array:
     """Zero where the mask, which lacks the trailing axes of `x`, is false."""
     return jnp.where(mask.reshape(mask.shape + (1,) * (x.ndim - mask.ndim)), x, 0)
-
-
-def _draw(key: PRNGKeyArray, shapes: Tree) -> Tree:
-    """Standard normal numbers for a tree of shapes, in one draw: each draw of its own would compile for a second."""
-    leaves, structure = jax.tree.flatten(shapes, is_leaf=lambda x: isinstance(x, tuple))
-    sizes = [math.prod(shape) for shape in leaves]
-    pieces = jnp.split(jax.random.normal(key, (sum(sizes),)), np.cumsum(sizes)[:-1])
-    return jax.tree.unflatten(structure, [x.reshape(shape) for x, shape in zip(pieces, leaves, strict=True)])
 
 
 def _scaled(noise: Array, variance: float | Array) -> Array:

@@ -20,7 +20,7 @@ from jaxtyping import Array, Bool, Float, Float32, Int, PRNGKeyArray
 from lanas_jax.spaces.nasnet import OPERATIONS, SEP_CONV_3X3, SEP_CONV_5X5, SKIP_CONNECT, CellShape
 from lanas_jax.spaces.nasnet_masks import NASNetMasks
 from models import layers
-from models.fixed import arrays
+from models.functional import arrays
 from models.nasnet import NASNet
 from models.nasnet_final import FinalNASNet
 from models.nasnet_stack import Code, Stack, Tree, map_branches

@@ -13,6 +13,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from models import layers
+from models.conv import DepthwiseConv
 from models.norm import Norm
 
 
@@ -47,7 +48,9 @@ class SeparableConv(nnx.Module):
     """Twice: ReLU, depthwise convolution, 1x1 convolution, normalisation; the stride is in the first."""
 
     def __init__(self, channels: int, size: int, stride: int, *, arithmetic: Arithmetic, rngs: nnx.Rngs):
-        self.depthwise = nnx.List([_depthwise(channels, size, s, arithmetic.dtype, rngs) for s in (stride, 1)])
+        self.depthwise = nnx.List(
+            [DepthwiseConv(channels, size, s, dtype=arithmetic.dtype, rngs=rngs) for s in (stride, 1)]
+        )
         self.pointwise = nnx.List([Pointwise(channels, channels, arithmetic=arithmetic, rngs=rngs) for _ in range(2)])
         self.norm = nnx.List([Norm(channels, rngs=rngs) for _ in range(2)])
 
@@ -101,23 +104,3 @@ class FactorisedReduce(nnx.Module):
         """Halves the resolution."""
         even, odd = layers.alternate_pixels(jax.nn.relu(x))
         return self.norm(jnp.concatenate([self.even(even), self.odd(odd)], axis=-1))
-
-
-def _depthwise(channels: int, size: int, stride: int, dtype: DTypeLike, rngs: nnx.Rngs) -> nnx.Conv:
-    return nnx.Conv(
-        channels,
-        channels,
-        (size, size),
-        stride,
-        padding=size // 2,
-        feature_group_count=channels,
-        use_bias=False,
-        dtype=dtype,
-        conv_general_dilated=_fast_depthwise,
-        rngs=rngs,
-    )
-
-
-def _fast_depthwise(x: Array, kernel: Array, strides: tuple[int, ...], *_: Any, **__: Any) -> Array:
-    """Stands in for `lax.conv_general_dilated`, for the convolutions made by `_depthwise`."""
-    return layers.depthwise(x, kernel[:, :, 0], strides[0])

@@ -1,0 +1,56 @@
+"""Flax modules as pure functions of their parameters and batch statistics, whose shapes are known before they exist."""
+
+import dataclasses
+import functools
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+from flax import nnx
+
+Tree = dict[str, Any]
+Output = TypeVar("Output")
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Functional:
+    """A module without its arrays.
+
+    Args:
+      build: gives the module, whose variables are parameters and batch statistics, no others; its arrays are never
+        computed.
+    """
+
+    build: Callable[[], nnx.Module]
+
+    @property
+    def params(self) -> Tree:
+        """Shapes and dtypes of the parameters, as a pure dict."""
+        return self._parts[1]
+
+    @property
+    def batch_stats(self) -> Tree:
+        """Those of the batch statistics."""
+        return self._parts[2]
+
+    def run(
+        self, params: Tree, batch_stats: Tree, call: Callable[[Any], Output], *, train: bool
+    ) -> tuple[Output, Tree]:
+        """What `call` gives of the module, and the batch statistics that follow (unchanged unless training)."""
+        module = nnx.merge(self._parts[0], params, batch_stats)
+        if not train:
+            module.eval()
+            return call(module), batch_stats
+        module.train()
+        output = call(module)
+        return output, arrays(module, nnx.BatchStat)
+
+    @functools.cached_property
+    def _parts(self) -> tuple[Any, Tree, Tree]:
+        """Found once: building a module takes longer than tracing a step."""
+        module = nnx.eval_shape(self.build)
+        return nnx.graphdef(module), arrays(module, nnx.Param), arrays(module, nnx.BatchStat)
+
+
+def arrays(module: nnx.Module, kind: type[nnx.Variable]) -> Tree:
+    """The variables of one kind, as a pure dict."""
+    return nnx.to_pure_dict(nnx.state(module, kind))
