@@ -62,7 +62,10 @@ class Pictures:
 
 
 def load(
-    data_dir: Path | str | None = None, how: Pictures | None = None, note: Callable[[str], None] = print
+    data_dir: Path | str | None = None,
+    how: Pictures | None = None,
+    note: Callable[[str], None] = print,
+    source: Source | None = None,
 ) -> StreamedDataset:
     """ImageNet as streams. The first call goes through all records, once.
 
@@ -71,6 +74,7 @@ def load(
         `lanas_jax.data.sources.Source.read`.
       how: to read it.
       note: is told what takes long, and of damaged records.
+      source: of pictures in the same form, but of other numbers of them or classes; default: `SOURCE`.
 
     Raises:
       MissingDatasetError: it is not there; says where it was looked for and how to prepare it.
@@ -79,8 +83,9 @@ def load(
       ImportError: a package of the extra ``imagenet`` is not installed.
     """
     how = how or Pictures()
-    contents = SOURCE.contents
-    _, folder = SOURCE.find(data_dir)
+    source = source or SOURCE
+    contents = source.contents
+    _, folder = source.find(data_dir)
     train, test = (record_index.index(shards, contents.classes, note) for shards in _shards(folder, contents))
     validation, rest = held_out(train.labels, how.validation, contents.classes, how.seed)
     damage = Damage(train, how.most_damaged, note)

@@ -273,7 +273,7 @@ def abstract(final: Training, everywhere: NamedSharding) -> tuple[Any, FinalStat
     described: tuple[Any, FinalState, Any, Any] = jax.tree.map(
         lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=everywhere),
         (
-            jax.eval_shape(lambda: beside(final)),
+            jax.eval_shape(lambda read: read, beside(final)),
             training.shapes(final.network, final.recipe),
             jax.eval_shape(lambda: jax.random.key(0)),
             jax.ShapeDtypeStruct((), np.int32),

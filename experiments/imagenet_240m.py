@@ -1,0 +1,33 @@
+"""ImageNet within 240 million multiply-adds: `experiments/imagenet_600m.py` for smaller networks.
+
+Source: section 5.2 of arXiv 1906.06832 reports a top-1 accuracy of 77.7 % at 240 million multiply-adds. Stages, recipes
+and commands are those of the other experiment, at width 1.0 and lower resolutions. Nothing of this size has been run
+with this code::
+
+    lanas plan imagenet_240m --topology v5e:8x8
+    lanas search imagenet_240m --out runs/240m
+    lanas extract runs/240m --out runs/240m_winner
+    lanas train runs/240m --weights runs/240m_winner --hosts.automatic
+"""
+
+import dataclasses
+
+from experiments import imagenet_600m
+from experiments.imagenet_600m import Final, final, stages
+from lanas_jax.study import Experiment
+
+__all__ = ["Config", "Final", "build", "final", "stages"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Config(imagenet_600m.Config):
+    """Settings of the search: those of `experiments.imagenet_600m`, with other defaults."""
+
+    limit: int = 240
+    width: float = 1.0
+    resolutions: tuple[int, ...] = (160, 192, 224)
+
+
+def build(config: Config) -> Experiment:
+    """The search."""
+    return imagenet_600m.build(config, "imagenet_240m")

@@ -1,0 +1,236 @@
+"""All stages of the ImageNet experiments at the size of a laptop: supernet, search under a limit, winner.
+
+Source: `experiments/imagenet_600m.py` in small. The pictures are CIFAR-10's, written once as a prepared folder in the
+form of ImageNet's (into ``~/.cache/lanas_jax``), so that every stage reads what it will read there: JPEG files, decoded
+and cropped by grain while the devices train. It needs CIFAR-10 (`lanas_jax/data/cifar10.py` says in which forms) and
+the extra ``imagenet``::
+
+    lanas plan imagenet_dry_run --topology local
+    lanas search imagenet_dry_run --out runs/dry                       # trains the supernet, then searches
+    lanas extract runs/dry --code LARGEST --out runs/dry_teacher       # the teacher; lanas train names its code
+    lanas train runs/dry --teacher runs/dry_teacher                    # the winner, from scratch, with the teacher
+    lanas export runs/dry
+"""
+
+import dataclasses
+import functools
+from pathlib import Path
+from typing import Literal
+
+import jax
+import numpy as np
+
+import lanas_jax as lx
+from experiments import prepared_pictures
+from lanas_jax import caches
+from lanas_jax.data import cifar10, imagenet, tfds_folder
+from lanas_jax.data.contents import Contents
+from lanas_jax.data.crops import Crop
+from lanas_jax.data.imagenet import Pictures
+from lanas_jax.data.sources import Form, Source
+from lanas_jax.data.streams import StreamedDataset
+from lanas_jax.evaluators.one_shot import POOL, OneShot
+from lanas_jax.final.exported import read_weights
+from lanas_jax.final.recipe import Recipe
+from lanas_jax.final.task import FinalTraining, costs
+from lanas_jax.final.teacher import NetworkTeacher
+from lanas_jax.planning.stage import Stage, stand_in
+from lanas_jax.planning.stages import final_training, mean_multiply_adds, valuation
+from lanas_jax.spaces.mobilenet import MobileNetSpace
+from lanas_jax.spaces.mobilenet import Stage as Layers
+from lanas_jax.study import Experiment
+from lanas_jax.supernet import masks
+from lanas_jax.supernet.sandwich import Sandwich
+from lanas_jax.supernet.training import ONE_SHOT, SupernetTraining
+from lanas_jax.supernet.valuation import Valuation
+from lanas_jax.training.augmentation import Augmentation
+from models.mobilenet_final import FinalMobileNet
+from models.mobilenet_supernet import MobileNetSupernet
+
+SEARCHERS = {"lanas": lx.LaNAS, "random": lx.RandomSearch, "evolution": lx.RegularizedEvolution}
+STAGES = (Layers(16, 1, "relu"), Layers(24, 2, "relu", squeezes=True), Layers(40, 2, squeezes=True))
+RESOLUTIONS = (24, 32)
+CLASSES = 10
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """Settings of the search.
+
+    Attributes:
+      seed: of the search; supernet and data have seeds of their own.
+      budget: networks to value.
+      batch: networks that are asked for and valued together.
+      searcher: how networks are chosen.
+      limit: multiply-adds of one image's forward pass, a hard limit.
+      supernet: folder of a trained supernet, or where it is to be trained; default: in the run's folder.
+      data_dir: where CIFAR-10 is; default: TFDS_DATA_DIR, ~/tensorflow_datasets, LANAS_DATA.
+      pictures: where they are prepared; default: in the folder of caches.
+      train: training pictures.
+      validation: pictures that networks are compared on.
+      test: pictures for the winner's test.
+      recalibration: training images by which batch statistics are measured for each network.
+      epochs: passes of the supernet over its pictures.
+      batch_size: images per step.
+      learning_rate: highest, at the end of the warm-up.
+    """
+
+    seed: int = 0
+    budget: int = 150
+    batch: int = 10
+    searcher: Literal["lanas", "random", "evolution"] = "lanas"
+    limit: int = 1_200_000
+    supernet: Path | None = None
+    data_dir: Path | None = None
+    pictures: Path | None = None
+    train: int = 10_000
+    validation: int = 2_000
+    test: int = 2_000
+    recalibration: int = 512
+    epochs: int = 10
+    batch_size: int = 64
+    learning_rate: float = 0.1
+
+
+RECIPE = Recipe(
+    epochs=12,
+    batch_size=64,
+    nesterov=True,
+    learning_rate=0.1,
+    warm_up=1.0,
+    weight_decay=1e-4,
+    decay_all=False,
+    auxiliary_weight=0.0,
+    drop_path=0.0,
+    ema=0.99,
+    label_smoothing=0.1,
+    train_on="train",
+    validate_every=4,
+)
+DISTILLATION = 0.5  # weight of the teacher's part, where there is one
+
+
+@dataclasses.dataclass(frozen=True)
+class Final:
+    """Settings of the winner's training.
+
+    Attributes:
+      recipe: how it is trained.
+      teacher: folder that ``lanas extract`` wrote, of the network that teaches; None: labels alone do.
+      dropout: probability with which a unit before the classifier is dropped.
+      seed: of everything random.
+    """
+
+    recipe: Recipe = RECIPE
+    teacher: Path | None = None
+    dropout: float = 0.0
+    seed: int = 0
+
+
+def space(limit: int | None = None) -> MobileNetSpace:
+    """Three stages for images of 32 pixels; a supernet has no limit."""
+    return MobileNetSpace(
+        STAGES,
+        depths=(1, 2),
+        kernels=(3, 5),
+        expansions=(3, 4, 6),
+        resolutions=RESOLUTIONS,
+        stem=8,
+        last=160,
+        hidden=160,
+        classes=CLASSES,
+        max_multiply_adds=limit,
+    )
+
+
+def load(config: Config) -> StreamedDataset:
+    """The pictures, prepared at the first call."""
+    contents = Contents("the dry run's pictures", (32, 32, 3), CLASSES, config.train + config.validation, config.test)
+    folder = caches.folder("imagenet_dry_run") if config.pictures is None else config.pictures
+    folder = folder / f"{contents.train}-{contents.test}"
+    form = Form(f"{imagenet.NAME}/5.*", tfds_folder.INFO, tfds_folder.read)
+    source = Source(contents, (form,), f"To prepare them anew, remove {folder}")
+    if not source.there(folder):
+        images = cifar10.load(config.data_dir, train=contents.train, validation=CLASSES, test=contents.test)
+        prepared_pictures.write(folder, {"train": images.search.train, "validation": images.test})
+    crop = Crop(max(RESOLUTIONS), area=(0.5, 1.0), crop_share=1.0)
+    return imagenet.load(folder, Pictures(crop, config.validation), source=source)
+
+
+def one_shot(config: Config) -> OneShot:
+    """The supernet and its values."""
+    supernet = MobileNetSupernet(space())
+    recipe = dataclasses.replace(
+        ONE_SHOT,
+        epochs=config.epochs,
+        batch_size=config.batch_size,
+        nesterov=True,
+        learning_rate=config.learning_rate,
+        warm_up=1.0,
+        final_learning_rate=0.0,
+        weight_decay=1e-4,
+        decay_all=False,
+        label_smoothing=0.1,
+    )
+    return OneShot(
+        supernet,
+        functools.partial(load, config),
+        recipe,
+        directory=config.supernet,
+        recalibration=config.recalibration,
+        per_device=-(-config.batch // jax.local_device_count()),
+        sandwich=sandwich(supernet.space),
+    )
+
+
+def sandwich(codes: MobileNetSpace) -> Sandwich:
+    """Largest, smallest and two random networks at each step."""
+    return Sandwich(tuple((codes.cardinalities - 1).tolist()), (0,) * codes.dims)
+
+
+def build(config: Config) -> Experiment:
+    """The search."""
+    limited = space(config.limit)
+    searcher = SEARCHERS[config.searcher](limited)
+    return Experiment("imagenet_dry_run", limited, searcher, one_shot(config), config.budget, config.batch, config.seed)
+
+
+def final(config: Config, settings: Final, code: np.ndarray) -> FinalTraining:
+    """The winner's training, from scratch or from extracted weights, with or without a teacher."""
+    network = FinalMobileNet(space(), code, dropout=settings.dropout)
+    recipe, teacher = settings.recipe, None
+    if settings.teacher is not None:
+        largest = MobileNetSupernet(space()).standalone(np.array(sandwich(space()).largest, np.int32))
+        teacher = NetworkTeacher(largest, read_weights(settings.teacher))
+        recipe = dataclasses.replace(recipe, distillation=DISTILLATION)
+    augmentation = Augmentation(policy="randaugment", magnitude=5)
+    return FinalTraining(network, functools.partial(load, config), recipe, augmentation, settings.seed, teacher=teacher)
+
+
+def stages(config: Config) -> tuple[Stage, ...]:
+    """What `lanas plan` compiles: supernet, values of networks, and the training of a winner."""
+    data = stand_in(config.train, config.validation, (max(RESOLUTIONS),) * 2 + (3,), CLASSES)
+    measured, codes = one_shot(config), space()
+    pool = masks.draw(codes, POOL, measured.seed)
+    ends = np.array([sandwich(codes).largest, sandwich(codes).smallest], np.int32)
+    supernet = SupernetTraining(
+        measured.supernet, pool, measured.recipe, measured.augmentation, measured.seed, sandwich=measured.sandwich
+    )
+    valuing = Valuation(measured.supernet, data, measured.recalibration, measured.batch_size)
+    code = masks.draw(space(config.limit), 1, config.seed)[0]
+    winner = final(config, Final(), code)
+    ends_and_random = (float(codes.cost(ends).multiply_adds.sum()) + 2 * (mean_multiply_adds(codes, pool) or 0)) / 4
+    return (
+        final_training(
+            "supernet", supernet, data, ends_and_random, setting="--batch-size of lanas search", streamed=True
+        ),
+        valuation("search", valuing, budget=config.budget, batch=config.batch, setting="batch_size of its OneShot"),
+        final_training(
+            "final",
+            winner,
+            data,
+            costs(winner.network, code)["multiply_adds"],
+            setting="--recipe.batch-size of lanas train",
+            streamed=True,
+        ),
+    )

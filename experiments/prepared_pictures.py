@@ -1,0 +1,102 @@
+"""A folder of pictures in the form in which tensorflow-datasets prepares ImageNet, written without TensorFlow.
+
+So that what reads ImageNet can be run from end to end where ImageNet is not: `experiments/imagenet_dry_run.py`.
+"""
+
+import io
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from lanas_jax.data.imagenet import NAME
+from lanas_jax.data.splits import Split
+from lanas_jax.formats.tfrecord import masked_crc32c
+
+VERSION = "5.1.0"
+QUALITY = 95  # of JPEG
+SHARD = 2_000  # pictures in a file, at most
+_SPLITS = ("train", "validation")
+
+
+def write(folder: Path, splits: Mapping[str, Split]) -> Path:
+    """Writes ``imagenet2012`` into a folder, at once, unless it is there.
+
+    Args:
+      folder: made where it is missing.
+      splits: images of 8 bits and labels, of ``train`` and ``validation``.
+
+    Returns:
+      The prepared folder.
+    """
+    prepared = folder / NAME / VERSION
+    if prepared.exists():
+        return prepared
+    partial = folder / f"{NAME}.{os.getpid()}"
+    (partial / VERSION).mkdir(parents=True)
+    lengths = {name: _write_split(partial / VERSION, name, splits[name]) for name in _SPLITS}
+    (partial / VERSION / "features.json").write_text("{}\n", encoding="utf-8")
+    (partial / VERSION / "dataset_info.json").write_text(json.dumps(_info(lengths), indent=2) + "\n", encoding="utf-8")
+    partial.rename(folder / NAME)
+    return prepared
+
+
+def _write_split(folder: Path, name: str, split: Split) -> list[int]:
+    """The numbers of pictures in the files of a split."""
+    shards = -(-len(split) // SHARD)
+    rows = np.array_split(np.arange(len(split)), shards)
+    for number, chosen in enumerate(rows):
+        records = (_example(split.images[row], int(split.labels[row]), f"{name}_{row}.JPEG") for row in chosen)
+        path = folder / f"{NAME}-{name}.tfrecord-{number:05d}-of-{shards:05d}"
+        path.write_bytes(b"".join(map(_framed, records)))
+    return [len(chosen) for chosen in rows]
+
+
+def _info(lengths: Mapping[str, list[int]]) -> dict[str, object]:
+    """What dataset_info.json says."""
+    splits = [
+        {
+            "filepathTemplate": "{DATASET}-{SPLIT}.{FILEFORMAT}-{SHARD_X_OF_Y}",
+            "name": name,
+            "shardLengths": list(map(str, shards)),
+        }
+        for name, shards in lengths.items()
+    ]
+    return {"fileFormat": "tfrecord", "name": NAME, "splits": splits, "version": VERSION}
+
+
+def _example(image: np.ndarray, label: int, name: str) -> bytes:
+    """A ``tf.train.Example`` (tensorflow/core/example/example.proto)."""
+    file = io.BytesIO()
+    Image.fromarray(image).save(file, "jpeg", quality=QUALITY)
+    features = {
+        "file_name": _field(1, _field(1, name.encode())),
+        "image": _field(1, _field(1, file.getvalue())),
+        "label": _field(3, _field(1, _varint(label))),
+    }
+    entries = (_field(1, key.encode()) + _field(2, feature) for key, feature in features.items())
+    return _field(1, b"".join(_field(1, entry) for entry in entries))
+
+
+def _field(number: int, content: bytes) -> bytes:
+    """A field of a message that holds bytes or another message."""
+    return _varint(number << 3 | 2) + _varint(len(content)) + content
+
+
+def _varint(number: int) -> bytes:
+    """Seven bits to a byte, least first; the last byte has its highest bit unset."""
+    parts = []
+    while number >= 0x80:
+        parts.append(number & 0x7F | 0x80)
+        number >>= 7
+    return bytes([*parts, number])
+
+
+def _framed(record: bytes) -> bytes:
+    """A record of a TFRecord file: length, its checksum, content, its checksum."""
+    length = len(record).to_bytes(8, "little")
+    checks = (masked_crc32c(part).to_bytes(4, "little") for part in (length, record))
+    return length + next(checks) + record + next(checks)
