@@ -49,7 +49,7 @@ from models.mobilenet_supernet import MobileNetSupernet
 
 SEARCHERS = {"lanas": lx.LaNAS, "random": lx.RandomSearch, "evolution": lx.RegularizedEvolution}
 STAGES = (Layers(16, 1, "relu"), Layers(24, 2, "relu", squeezes=True), Layers(40, 2, squeezes=True))
-RESOLUTIONS = (24, 32)
+SIZE = 32  # pixels
 CLASSES = 10
 
 
@@ -131,10 +131,10 @@ def space(limit: int | None = None) -> MobileNetSpace:
     """Three stages for images of 32 pixels; a supernet has no limit."""
     return MobileNetSpace(
         STAGES,
-        depths=(1, 2),
+        depths=(1, 2, 3),
         kernels=(3, 5),
-        expansions=(3, 4, 6),
-        resolutions=RESOLUTIONS,
+        expansions=(3, 6),
+        resolutions=(SIZE,),
         stem=8,
         last=160,
         hidden=160,
@@ -153,7 +153,7 @@ def load(config: Config) -> StreamedDataset:
     if not source.there(folder):
         images = cifar10.load(config.data_dir, train=contents.train, validation=CLASSES, test=contents.test)
         prepared_pictures.write(folder, {"train": images.search.train, "validation": images.test})
-    crop = Crop(max(RESOLUTIONS), area=(0.5, 1.0), crop_share=1.0)
+    crop = Crop(SIZE, area=(0.5, 1.0), crop_share=1.0)
     return imagenet.load(folder, Pictures(crop, config.validation), source=source)
 
 
@@ -209,7 +209,7 @@ def final(config: Config, settings: Final, code: np.ndarray) -> FinalTraining:
 
 def stages(config: Config) -> tuple[Stage, ...]:
     """What `lanas plan` compiles: supernet, values of networks, and the training of a winner."""
-    data = stand_in(config.train, config.validation, (max(RESOLUTIONS),) * 2 + (3,), CLASSES)
+    data = stand_in(config.train, config.validation, (SIZE,) * 2 + (3,), CLASSES)
     measured, codes = one_shot(config), space()
     pool = masks.draw(codes, POOL, measured.seed)
     ends = np.array([sandwich(codes).largest, sandwich(codes).smallest], np.int32)
