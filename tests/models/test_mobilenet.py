@@ -73,42 +73,47 @@ def tensor(x):
     return torch.tensor(np.asarray(x))
 
 
-def in_torch(module, block, gate, x):
+def in_torch(params, stats, block, gate, x):
     """The block, written with PyTorch's functions."""
 
-    def normalised(layer, x, groups=1, stride=1):
-        kernel = tensor(layer.convolution.kernel[...]).permute(3, 2, 0, 1)
+    def normalised(name, x, groups=1, stride=1):
+        kernel = tensor(params[name]["convolution"]["kernel"]).permute(3, 2, 0, 1)
         x = functional.conv2d(x, kernel, stride=stride, padding=kernel.shape[-1] // 2, groups=groups)
-        norm = [tensor(getattr(layer.norm, name)[...]) for name in ("mean", "var", "scale", "bias")]
-        return functional.batch_norm(x, *norm, eps=1e-5)
+        norm = stats[name]["norm"] | params[name]["norm"]
+        return functional.batch_norm(x, *(tensor(norm[key]) for key in ("mean", "var", "scale", "bias")), eps=1e-5)
 
     activation, y = TORCH[block.activation], x
     if block.expanded != block.inputs:
-        y = activation(normalised(module.expansion, y))
-    y = activation(normalised(module.depthwise, y, block.expanded, block.stride))
+        y = activation(normalised("expansion", y))
+    y = activation(normalised("depthwise", y, block.expanded, block.stride))
     if block.squeezed:
         squeeze, excite = (
-            (tensor(dense.kernel[...]).T, tensor(dense.bias[...]))
-            for dense in (module.excitation.squeeze, module.excitation.excite)
+            (tensor(params["excitation"][name]["kernel"]).T, tensor(params["excitation"][name]["bias"]))
+            for name in ("squeeze", "excite")
         )
         inside = functional.relu if gate == "hard_sigmoid" else functional.silu
         weights = TORCH[gate](functional.linear(inside(functional.linear(y.mean((2, 3)), *squeeze)), *excite))
         y = y * weights[:, :, None, None]
-    y = normalised(module.projection, y)
+    y = normalised("projection", y)
     return x + y if block.stride == 1 and block.inputs == block.outputs else y
+
+
+def module_of(block, gate):
+    """A block, with weights and statistics from -0.5 to 1; variances are positive."""
+    module = Functional(lambda: InvertedResidual(block, gate, dtype=jnp.float32, rngs=nnx.Rngs(0)))
+    random = np.random.default_rng(0)
+    params = jax.tree.map(lambda x: np.float32(random.uniform(-0.5, 1, x.shape)), module.params)
+    return module, params, jax.tree.map(lambda x: np.float32(random.uniform(0.5, 1, x.shape)), module.batch_stats)
 
 
 @pytest.mark.parametrize("name", BLOCKS)
 def test_blocks_are_those_of_an_independent_implementation(name):
     block, gate = BLOCKS[name]
-    module = InvertedResidual(block, gate, dtype=jnp.float32, rngs=nnx.Rngs(0))
-    random = np.random.default_rng(0)
-    shaken = jax.tree.map(lambda x: x + jnp.asarray(random.uniform(0, 0.5, x.shape), x.dtype), nnx.state(module))
-    nnx.update(module, shaken)
-    module.eval()
-    x = np.float32(2 * random.normal(size=(2, 7, 7, block.inputs)))
-    theirs = in_torch(module, block, gate, tensor(x).permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
-    np.testing.assert_allclose(module(jnp.asarray(x)), theirs, rtol=1e-4, atol=1e-4)
+    module, params, stats = module_of(block, gate)
+    x = np.float32(2 * np.random.default_rng(1).normal(size=(2, 7, 7, block.inputs)))
+    run = quick_jit(lambda x: module.run(params, stats, lambda module: module(x), train=False)[0])
+    theirs = in_torch(params, stats, block, gate, tensor(x).permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
+    np.testing.assert_allclose(run(x), theirs, rtol=1e-4, atol=1e-4)
 
 
 @pytest.fixture(name="final", scope="module")
@@ -144,8 +149,8 @@ def test_images_are_resized_and_nothing_is_dropped_but_in_training(final, weight
     jax.tree.map(np.testing.assert_array_equal, stats, weights[1])
     theirs = infer(*weights, images=layers.resized(large, 8), **told)[0]
     np.testing.assert_allclose(infer(*weights, images=large, **told)[0], theirs, rtol=1e-4, atol=1e-5)
-    module = final.module.run(*weights, lambda network: network(IMAGES), train=False)[0]
-    np.testing.assert_allclose(logits, module, rtol=1e-4, atol=1e-5)
+    again = infer(*weights, images=IMAGES, **told | {"drop_path": jnp.float32(0)})[0]
+    np.testing.assert_array_equal(logits, again)
 
 
 def test_paths_are_dropped_more_often_towards_the_last_block(final):
@@ -158,13 +163,12 @@ def test_paths_are_dropped_more_often_towards_the_last_block(final):
 
 
 def test_a_path_is_a_whole_block():
-    block = Block(4, 8, 4)
-    module = InvertedResidual(block, "sigmoid", dtype=jnp.float32, rngs=nnx.Rngs(0))
-    module.eval()
+    module, params, stats = module_of(Block(4, 8, 4), "sigmoid")
     x = jax.random.normal(jax.random.key(0), (2, 5, 5, 4))
-    y = module(x, jnp.array([0.0, 2.0]))
+    run = quick_jit(lambda scales: module.run(params, stats, lambda module: module(x, scales), train=False)[0])
+    y, whole = run(jnp.array([0.0, 2.0])), run(jnp.ones(2))
     np.testing.assert_array_equal(y[0], x[0])
-    np.testing.assert_allclose(y[1], 2 * module(x)[1] - x[1], rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(y[1], 2 * whole[1] - x[1], rtol=1e-4, atol=1e-5)
 
 
 def test_initial_variance():
