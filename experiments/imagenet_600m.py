@@ -39,6 +39,7 @@ from lanas_jax.final.task import FinalTraining, costs
 from lanas_jax.final.teacher import NetworkTeacher
 from lanas_jax.planning.stage import Stage, stand_in
 from lanas_jax.planning.stages import final_training, mean_multiply_adds, valuation
+from lanas_jax.spaces.latency import LatencyTable
 from lanas_jax.spaces.mobilenet import MobileNetSpace
 from lanas_jax.study import Experiment
 from lanas_jax.supernet import masks
@@ -82,6 +83,8 @@ class Config:
       batch: networks that are asked for and valued together.
       searcher: how networks are chosen.
       limit: millions of multiply-adds of one image's forward pass, a hard limit.
+      latency: table that `experiments/latency_table.py` wrote; None: latencies are not looked at.
+      max_milliseconds: hard limit on the latency of a batch of that table.
       width: multiplier of all channels.
       resolutions: heights and widths of images, in pixels.
       supernet: folder of a trained supernet, or where it is to be trained; default: in the run's folder.
@@ -97,6 +100,8 @@ class Config:
     batch: int = 20
     searcher: Literal["lanas", "random", "evolution"] = "lanas"
     limit: int = 600
+    latency: Path | None = None
+    max_milliseconds: float | None = None
     width: float = 1.2
     resolutions: tuple[int, ...] = (192, 224, 256)
     supernet: Path | None = None
@@ -145,9 +150,20 @@ class Final:
     seed: int = 0
 
 
-def space(config: Config, limit: int | None = None) -> MobileNetSpace:
+def space(config: Config) -> MobileNetSpace:
     """Of one width; a supernet has no limit."""
-    return MobileNetSpace(widths=(config.width,), resolutions=config.resolutions, max_multiply_adds=limit)
+    return MobileNetSpace(widths=(config.width,), resolutions=config.resolutions)
+
+
+def limited(config: Config) -> MobileNetSpace:
+    """The part of it that is searched."""
+    return MobileNetSpace(
+        widths=(config.width,),
+        resolutions=config.resolutions,
+        max_multiply_adds=config.limit * 10**6,
+        latency=None if config.latency is None else LatencyTable.read(config.latency),
+        max_latency=None if config.max_milliseconds is None else int(config.max_milliseconds * 1e6),
+    )
 
 
 def load(config: Config) -> StreamedDataset:
@@ -178,9 +194,9 @@ def one_shot(config: Config) -> OneShot:
 
 def build(config: Config, name: str = "imagenet_600m") -> Experiment:
     """The search."""
-    limited = space(config, config.limit * 10**6)
-    searcher = SEARCHERS[config.searcher](limited)
-    return Experiment(name, limited, searcher, one_shot(config), config.budget, config.batch, config.seed)
+    searched = limited(config)
+    searcher = SEARCHERS[config.searcher](searched)
+    return Experiment(name, searched, searcher, one_shot(config), config.budget, config.batch, config.seed)
 
 
 def final(config: Config, settings: Final, code: np.ndarray) -> FinalTraining:
@@ -209,7 +225,7 @@ def stages(config: Config) -> tuple[Stage, ...]:
     passes = np.concatenate([codes.cost(ends(codes)).multiply_adds, [mean_multiply_adds(codes, pool)] * rule.random])
     calibration = dataclasses.replace(data, train=stand_in(config.recalibration, 1, shape, contents.classes).train)
     valuing = Valuation(measured.supernet, calibration, measured.recalibration, measured.batch_size)
-    code = masks.draw(space(config, config.limit * 10**6), 1, config.seed)[0]
+    code = masks.draw(limited(config), 1, config.seed)[0]
     winner = final(config, Final(), code)
     cost = costs(winner.network, code)["multiply_adds"]
     return (

@@ -48,7 +48,7 @@ from models.mobilenet_final import FinalMobileNet
 from models.mobilenet_supernet import MobileNetSupernet
 
 SEARCHERS = {"lanas": lx.LaNAS, "random": lx.RandomSearch, "evolution": lx.RegularizedEvolution}
-STAGES = (Layers(16, 1, "relu"), Layers(24, 2, "relu", squeezes=True), Layers(40, 2, squeezes=True))
+STAGES = (Layers(16, 2, "relu"), Layers(24, 1, "relu", squeezes=True), Layers(40, 2, squeezes=True))
 SIZE = 32  # pixels
 CLASSES = 10
 
@@ -79,7 +79,7 @@ class Config:
     budget: int = 150
     batch: int = 10
     searcher: Literal["lanas", "random", "evolution"] = "lanas"
-    limit: int = 1_200_000
+    limit: int = 1_300_000
     supernet: Path | None = None
     data_dir: Path | None = None
     pictures: Path | None = None

@@ -18,11 +18,11 @@ from jaxtyping import Array, Float, Float32, Int, PRNGKeyArray
 
 from lanas_jax.spaces.inverted_residuals import MobileNet
 from lanas_jax.spaces.mobilenet import MobileNetSpace
+from lanas_jax.spaces.published_mobilenets import PublishedMobileNets
 from models import layers
 from models.functional import Functional, Tree
 from models.initial import drawn
 from models.mobilenet import MobileNetNetwork
-from models.published_mobilenets import PublishedMobileNets
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

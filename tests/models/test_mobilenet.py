@@ -13,11 +13,11 @@ from torch.nn import functional
 from lanas_jax.final.task import FinalNetwork, costs
 from lanas_jax.spaces.inverted_residuals import PUBLISHED, Block, MobileNet
 from lanas_jax.spaces.mobilenet import MobileNetSpace, Stage
+from lanas_jax.spaces.published_mobilenets import PublishedMobileNets
 from models import layers
 from models.functional import Functional
 from models.mobilenet import InvertedResidual, MobileNetNetwork
 from models.mobilenet_final import FinalMobileNet, initial_weights
-from models.published_mobilenets import PublishedMobileNets
 from tests.models.built import counted, flat, quick_jit
 
 SPACE = MobileNetSpace(

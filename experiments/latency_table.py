@@ -1,0 +1,52 @@
+"""A table of latencies for the networks of `experiments/imagenet_600m.py`, measured on this machine's first device.
+
+    python -m experiments.latency_table --out latency.json [--width 1.2] [--resolutions 192 224 256] [--batch 1]
+    lanas search imagenet_600m --latency latency.json --max-milliseconds 30
+
+Run it on an otherwise idle machine; each of some hundreds of layers has a program of its own to compile.
+"""
+
+import dataclasses
+from pathlib import Path
+
+import jax.numpy as jnp
+import tyro
+
+from lanas_jax.spaces.mobilenet import MobileNetSpace
+from models.mobilenet_latency import SECONDS, measure
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """Settings.
+
+    Attributes:
+      out: the file to write.
+      width: multiplier of all channels.
+      resolutions: heights and widths of images, in pixels.
+      batch: images at once.
+      bfloat16: whether networks compute in it.
+      seconds: that each of a layer's five timings lasts, about.
+    """
+
+    out: Path
+    width: float = 1.2
+    resolutions: tuple[int, ...] = (192, 224, 256)
+    batch: int = 1
+    bfloat16: bool = False
+    seconds: float = SECONDS
+
+
+def main(config: Config) -> None:
+    """Measures and writes."""
+    space = MobileNetSpace(widths=(config.width,), resolutions=config.resolutions)
+    dtype = jnp.bfloat16 if config.bfloat16 else jnp.float32
+    table = measure(space, batch=config.batch, compute_dtype=dtype, seconds=config.seconds, note=print)
+    table.write(config.out)
+    limits = MobileNetSpace(widths=(config.width,), resolutions=config.resolutions, latency=table)
+    smallest, largest = (bound.nanoseconds / 1e6 for bound in (limits.smallest, limits.largest))
+    print(f"{config.out}: {table.device}; networks take {smallest:.3g} to {largest:.3g} ms for {table.batch} images")
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Config))
