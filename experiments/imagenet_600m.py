@@ -11,7 +11,7 @@ all hosts see; the search itself, of minutes, runs on one::
 
     lanas plan imagenet_600m --topology v5e:8x8
     lanas search imagenet_600m --out runs/600m                       # supernet, then 1,000 networks valued
-    lanas extract runs/600m --code LARGEST --out runs/600m_teacher   # the supernet's largest network
+    lanas extract runs/600m --code largest --out runs/600m_teacher   # the supernet's largest network
     lanas extract runs/600m --out runs/600m_winner
     lanas train runs/600m --weights runs/600m_winner --teacher runs/600m_teacher --hosts.automatic
     lanas export runs/600m
@@ -174,7 +174,7 @@ def load(config: Config) -> StreamedDataset:
 
 def ends(codes: MobileNetSpace) -> np.ndarray:
     """The largest and the smallest network."""
-    return np.stack([codes.cardinalities - 1, np.zeros(codes.dims, np.int32)])
+    return np.array([codes.named_codes[name] for name in ("largest", "smallest")], np.int32)
 
 
 def one_shot(config: Config) -> OneShot:

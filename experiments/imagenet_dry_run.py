@@ -7,7 +7,7 @@ the extra ``imagenet``::
 
     lanas plan imagenet_dry_run --topology local
     lanas search imagenet_dry_run --out runs/dry                       # trains the supernet, then searches
-    lanas extract runs/dry --code LARGEST --out runs/dry_teacher       # the teacher; lanas train names its code
+    lanas extract runs/dry --code largest --out runs/dry_teacher       # the teacher; lanas train names its code
     lanas train runs/dry --teacher runs/dry_teacher                    # the winner, from scratch, with the teacher
     lanas export runs/dry
 """
@@ -160,6 +160,7 @@ def load(config: Config) -> StreamedDataset:
 def one_shot(config: Config) -> OneShot:
     """The supernet and its values."""
     supernet = MobileNetSupernet(space())
+    largest, smallest = ends(supernet.space).tolist()
     recipe = dataclasses.replace(
         ONE_SHOT,
         epochs=config.epochs,
@@ -179,13 +180,13 @@ def one_shot(config: Config) -> OneShot:
         directory=config.supernet,
         recalibration=config.recalibration,
         per_device=-(-config.batch // jax.local_device_count()),
-        sandwich=sandwich(supernet.space),
+        sandwich=Sandwich(tuple(largest), tuple(smallest)),
     )
 
 
-def sandwich(codes: MobileNetSpace) -> Sandwich:
-    """Largest, smallest and two random networks at each step."""
-    return Sandwich(tuple((codes.cardinalities - 1).tolist()), (0,) * codes.dims)
+def ends(codes: MobileNetSpace) -> np.ndarray:
+    """The largest and the smallest network."""
+    return np.array([codes.named_codes[name] for name in ("largest", "smallest")], np.int32)
 
 
 def build(config: Config) -> Experiment:
@@ -200,8 +201,9 @@ def final(config: Config, settings: Final, code: np.ndarray) -> FinalTraining:
     network = FinalMobileNet(space(), code, dropout=settings.dropout)
     recipe, teacher = settings.recipe, None
     if settings.teacher is not None:
-        largest = MobileNetSupernet(space()).standalone(np.array(sandwich(space()).largest, np.int32))
-        teacher = NetworkTeacher(largest, read_weights(settings.teacher))
+        teacher = NetworkTeacher(
+            MobileNetSupernet(space()).standalone(ends(space())[0]), read_weights(settings.teacher)
+        )
         recipe = dataclasses.replace(recipe, distillation=DISTILLATION)
     augmentation = Augmentation(policy="randaugment", magnitude=5)
     return FinalTraining(network, functools.partial(load, config), recipe, augmentation, settings.seed, teacher=teacher)
@@ -212,17 +214,16 @@ def stages(config: Config) -> tuple[Stage, ...]:
     data = stand_in(config.train, config.validation, (SIZE,) * 2 + (3,), CLASSES)
     measured, codes = one_shot(config), space()
     pool = masks.draw(codes, POOL, measured.seed)
-    ends = np.array([sandwich(codes).largest, sandwich(codes).smallest], np.int32)
     supernet = SupernetTraining(
         measured.supernet, pool, measured.recipe, measured.augmentation, measured.seed, sandwich=measured.sandwich
     )
     valuing = Valuation(measured.supernet, data, measured.recalibration, measured.batch_size)
     code = masks.draw(space(config.limit), 1, config.seed)[0]
     winner = final(config, Final(), code)
-    ends_and_random = (float(codes.cost(ends).multiply_adds.sum()) + 2 * (mean_multiply_adds(codes, pool) or 0)) / 4
+    passes = [*codes.cost(ends(codes)).multiply_adds, *[mean_multiply_adds(codes, pool)] * 2]
     return (
         final_training(
-            "supernet", supernet, data, ends_and_random, setting="--batch-size of lanas search", streamed=True
+            "supernet", supernet, data, float(np.mean(passes)), setting="--batch-size of lanas search", streamed=True
         ),
         valuation("search", valuing, budget=config.budget, batch=config.batch, setting="batch_size of its OneShot"),
         final_training(

@@ -100,12 +100,13 @@ def read_code(text: str, space: SearchSpace) -> np.ndarray:
     """A code from text such as ``2,2,0,1``, checked against its space; int32[dims].
 
     Where the space has masks, one of them may stand for its code: zeros and ones, as many as the mask has bits, with
-    commas or as one word.
+    commas or as one word. So may a name of a code (`SearchSpace.named_codes`).
 
     Raises:
       CodeError: names the position, the value and the range.
     """
     words = [word for word in re.split(r"[\s,]+", text.strip("[]() \t")) if word]
+    words = list(map(str, space.named_codes.get(text.strip(), words)))
     if isinstance(space, NASNetMasks) and len(words) == 1 and re.fullmatch("[01]+", words[0]):
         words = list(words[0])
     for position, word in enumerate(words):

@@ -12,7 +12,7 @@ What builds networks from codes lives in `models/`; which code to try next, in `
 import dataclasses
 import functools
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
 import jax
@@ -196,6 +196,11 @@ class SearchSpace:
         """The costs on which the space has a hard limit, of each network; none in most spaces."""
         del codes
         return ()
+
+    @property
+    def named_codes(self) -> Mapping[str, tuple[int, ...]]:
+        """Codes that go by a name, where commands are given one."""
+        return {}
 
     def starting_codes(self) -> Int[np.ndarray, "k dims"]:
         """Valid canonical codes to walk from, for a space in which random codes are hardly ever valid; else none."""

@@ -12,7 +12,7 @@ layers, and what they cost, are those of `inverted_residuals.py`; `mobilenet_cos
 """
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import jax.numpy as jnp
@@ -140,6 +140,11 @@ class MobileNetSpace(SearchSpace):
                 choices.append(Choice(f"stage {s} layer {i} expansion", self.expansions))
         super().__init__(choices)
         mobilenet_checks.check_limits(self)
+
+    @property
+    def named_codes(self) -> Mapping[str, tuple[int, ...]]:
+        """The network of all last options, of which every other one is a part, and that of all first ones."""
+        return {"largest": tuple((self.cardinalities - 1).tolist()), "smallest": (0,) * self.dims}
 
     @property
     def layers(self) -> int:

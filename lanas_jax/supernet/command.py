@@ -35,7 +35,8 @@ def extract(console: Console, arguments: Sequence[str]) -> int:
         run: Annotated[Path, tyro.conf.arg(metavar="RUN", help="the folder of a search by a supernet")],
         /,
         code: Annotated[
-            str | None, tyro.conf.arg(metavar="0,1,...", help="the network; default: the best of the run")
+            str | None,
+            tyro.conf.arg(metavar="0,1,...", help="the network, which may exceed limits; default: the run's best one"),
         ] = None,
         out: Annotated[Path | None, tyro.conf.arg(metavar="DIR", help="a new folder; default: RUN/extracted")] = None,
         format: Annotated[Literal["safetensors", "orbax"], tyro.conf.arg(help="of the weights")] = "safetensors",
@@ -52,7 +53,7 @@ def extract(console: Console, arguments: Sequence[str]) -> int:
     evaluator = experiment.evaluator
     if not isinstance(evaluator, Extracting):
         raise RunError(f"{here.directory} did not search by a supernet, so there is nothing to extract")
-    code = _best(here) if text is None else read_code(text, experiment.space)
+    code = _best(here) if text is None else read_code(text, evaluator.supernet.space)
     target = (here.directory / "extracted" if out is None else out).absolute()
     export.refuse_used(target)
     if isinstance(evaluator, Prepared):

@@ -1,0 +1,158 @@
+"""The ImageNet experiments are what they say, and stay within their limits; nothing is trained."""
+
+import dataclasses
+
+import jax
+import numpy as np
+import pytest
+
+from experiments import imagenet_240m, imagenet_600m, imagenet_dry_run, prepared_pictures
+from lanas_jax.data import cifar10, imagenet
+from lanas_jax.data.splits import Dataset, SearchData, Split
+from lanas_jax.data.streams import StreamedDataset
+from lanas_jax.evaluators.base import Evaluator, Prepared
+from lanas_jax.final.step import Weights
+from lanas_jax.final.teacher import NetworkTeacher
+from lanas_jax.final.weights import names
+from lanas_jax.spaces.latency import LatencyTable
+
+EXPERIMENTS = (imagenet_600m, imagenet_240m, imagenet_dry_run)
+LIMITS = (600_000_000, 240_000_000, 1_300_000)
+
+
+@pytest.fixture
+def unread(monkeypatch):
+    """Fails where images are loaded."""
+
+    def load(*_, **__):
+        raise AssertionError
+
+    monkeypatch.setattr(imagenet, "load", load)
+    monkeypatch.setattr(cifar10, "load", load)
+
+
+@pytest.mark.usefixtures("unread")
+@pytest.mark.parametrize(("experiment", "limit"), [*zip(EXPERIMENTS, LIMITS, strict=True)], ids=["600m", "240m", "dry"])
+def test_a_search_is_limited_and_its_supernet_is_not(experiment, limit):
+    built = experiment.build(experiment.Config())
+    for protocol in (Evaluator, Prepared):
+        assert isinstance(built.evaluator, protocol)
+    whole = built.evaluator.supernet.space
+    assert (built.space.max_multiply_adds, whole.max_multiply_adds) == (limit, None)
+    assert built.space.choices == whole.choices
+    assert whole.smallest.multiply_adds < limit < whole.largest.multiply_adds
+    ends = built.evaluator.sandwich.largest, built.evaluator.sandwich.smallest
+    costs = whole.cost(np.array(ends)).multiply_adds
+    assert costs.tolist() == [whole.largest.multiply_adds, whole.smallest.multiply_adds]
+    searcher = experiment.build(experiment.Config(searcher="random")).searcher
+    _, codes = searcher.ask(searcher.init(jax.random.key(0)), 32)
+    assert (whole.cost(np.asarray(codes)).multiply_adds <= limit).all()
+
+
+def test_the_spaces_are_of_the_published_size():
+    for experiment in (imagenet_600m, imagenet_240m):
+        config = experiment.Config()
+        space = experiment.build(config).space
+        assert space.networks == len(config.resolutions) * (9**2 + 9**3 + 9**4) ** 5  # 2.2e19 at each resolution
+
+
+@pytest.mark.usefixtures("unread")
+def test_a_latency_limit_comes_from_a_table(tmp_path):
+    config = imagenet_600m.Config()
+    names = {name for r in range(3) for name in _layers(imagenet_600m.space(config), r)}
+    LatencyTable("a phone", 1, dict.fromkeys(names, 1_000_000)).write(tmp_path / "table.json")
+    config = dataclasses.replace(config, latency=tmp_path / "table.json", max_milliseconds=20.5)
+    space = imagenet_600m.build(config).space
+    deepest, shallowest = (np.array([space.named_codes[name]]) for name in ("largest", "smallest"))
+    assert space.nanoseconds(shallowest) == 13_000_000  # stem, first block, ten layers, head
+    assert space.nanoseconds(deepest) == 23_000_000
+    assert np.asarray(space.valid(np.concatenate([shallowest, deepest]))).tolist() == [True, False]
+
+
+def _layers(space, resolution):
+    from models import mobilenet_latency
+
+    for network in mobilenet_latency._networks(space):
+        yield from (layer.name for layer in mobilenet_latency.layers(network))
+
+
+@pytest.mark.usefixtures("unread")
+@pytest.mark.parametrize("experiment", EXPERIMENTS[1:], ids=["240m", "dry_run"])
+def test_extracted_weights_fit_the_winner_and_its_teacher(experiment, tmp_path, monkeypatch):
+    """Names, shapes and dtypes alike; no weight is computed."""
+    config = experiment.Config()
+    built = experiment.build(config)
+    supernet = built.evaluator.supernet
+    weights = Weights(*jax.eval_shape(supernet.init, jax.random.key(0)))
+    code = np.array(built.space.named_codes["smallest"], np.int32)
+    extracted = Weights(*jax.eval_shape(lambda weights: supernet.extract(*weights, code), weights))
+    largest = Weights(*jax.eval_shape(supernet.standalone(supernet.space.cardinalities - 1).init, jax.random.key(0)))
+    zeros = {name: np.zeros(leaf.shape, leaf.dtype) for name, leaf in names(largest).items()}
+    monkeypatch.setattr(
+        experiment if experiment is imagenet_dry_run else imagenet_600m, "read_weights", lambda _: zeros
+    )
+    training = experiment.final(config, experiment.Final(teacher=tmp_path), code)
+    expected = names(Weights(*jax.eval_shape(training.network.init, jax.random.key(0))))
+    assert {name: leaf.shape for name, leaf in names(extracted).items()} == {n: x.shape for n, x in expected.items()}
+    assert training.recipe.distillation == 0.5
+    assert isinstance(training.teacher, NetworkTeacher)
+    assert experiment.final(config, experiment.Final(), code).teacher is None
+
+
+def _random_images(seed, n):
+    rng = np.random.default_rng(seed)
+    colours = rng.integers(0, 256, (n, 1, 1, 3))
+    images = np.clip(colours + rng.integers(-20, 20, (n, 32, 32, 3)), 0, 255)
+    return Split(images.astype(np.uint8), np.arange(n, dtype=np.int32) % 10)
+
+
+@pytest.fixture
+def pictures(monkeypatch, tmp_path):
+    """The dry run's data, of random pixels in place of CIFAR-10."""
+    pytest.importorskip("grain", reason="grain is not installed")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    asked = []
+
+    def load(data_dir, *, train, validation, test):
+        asked.append((train, test))
+        search = SearchData(_random_images(0, train), _random_images(1, validation), 10, imagenet.SCALING)
+        return Dataset(search, _random_images(2, test))
+
+    monkeypatch.setattr(cifar10, "load", load)
+    return asked
+
+
+def test_pictures_are_prepared_once_and_read_as_imagenet_is(pictures):
+    config = imagenet_dry_run.Config(train=60, validation=20, test=30)
+    data = imagenet_dry_run.load(config)
+    assert isinstance(data, StreamedDataset)
+    assert (len(data.train), len(data.validation), len(data.test)) == (60, 20, 30)
+    assert (data.classes, data.image_shape) == (10, (32, 32, 3))
+    (batch,) = data.test.batches(30, host=0, hosts=1)
+    assert sorted(batch.labels.tolist()) == sorted(list(range(10)) * 3)
+    means = batch.images.mean(axis=(1, 2))  # of each channel, which JPEG hardly changes and which tell images apart
+    originals = _random_images(2, 30).images.mean(axis=(1, 2))
+    nearest = np.abs(means[:, None] - originals[None]).sum(axis=2).argmin(axis=1)
+    assert sorted(nearest.tolist()) == list(range(30))
+    np.testing.assert_array_equal(batch.labels, nearest % 10)
+    imagenet_dry_run.load(config)
+    assert pictures == [(80, 30)]
+
+
+def test_a_folder_is_written_in_files_of_limited_size(tmp_path, monkeypatch):
+    monkeypatch.setattr(prepared_pictures, "SHARD", 8)
+    folder = prepared_pictures.write(tmp_path, {"train": _random_images(0, 20), "validation": _random_images(1, 5)})
+    files = sorted(path.name for path in folder.glob("*.tfrecord-*"))
+    assert files == [
+        *(f"imagenet2012-train.tfrecord-0000{i}-of-00003" for i in range(3)),
+        "imagenet2012-validation.tfrecord-00000-of-00001",
+    ]
+    before = folder.stat().st_mtime_ns
+    assert prepared_pictures.write(tmp_path, {}) == folder
+    assert folder.stat().st_mtime_ns == before
+
+
+@pytest.mark.usefixtures("unread")
+def test_stages_are_those_of_the_commands():
+    stages = imagenet_dry_run.stages(imagenet_dry_run.Config())
+    assert [stage.name for stage in stages] == ["supernet", "search", "final"]
