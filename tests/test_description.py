@@ -87,3 +87,13 @@ def test_latencies_are_told_where_they_were_measured():
     names = [layer.name for layer in layers(MobileNetSpace(**sizes).network(np.zeros(17, int)))]
     timed = MobileNetSpace(**sizes, latency=LatencyTable("a device", 1, dict.fromkeys(names, 7)))
     assert describe(timed, np.zeros(17, np.int32))["nanoseconds"] == 7 * len(names)
+
+
+def test_a_code_may_go_by_its_name():
+    space = MobileNetSpace(max_multiply_adds=400_000_000)
+    np.testing.assert_array_equal(read_code("smallest", space), np.zeros(space.dims, np.int32))
+    np.testing.assert_array_equal(read_code(" largest ", MobileNetSpace()), space.cardinalities - 1)
+    with pytest.raises(CodeError, match="a cost limit"):
+        read_code("largest", space)
+    with pytest.raises(CodeError, match="'tallest', which is not an integer"):
+        read_code("tallest", space)

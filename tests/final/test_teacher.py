@@ -20,6 +20,7 @@ from lanas_jax.formats.errors import FileError
 from lanas_jax.runs import RunError
 from lanas_jax.training.augmentation import Augmentation
 from lanas_jax.training.step import batch_order
+from tests.final import tiny_stream
 from tests.final.linear_network import CLASSES, PIXELS, LinearNetwork
 from tests.final.test_final_loop import Stop
 from tests.final.tiny_experiment import SCALING, Config, TinyNetwork, TinySpace, dataset
@@ -252,3 +253,8 @@ def test_four_devices_are_taught_as_one_is():
         training = FinalTraining(student, lambda: ALL, RECIPE, Augmentation(flip=True, cutmix=1.0), teacher=teacher)
         one, four = (programs.compiled(training, ALL.search, jax.devices()[:n]) for n in (1, 4))
         np.testing.assert_allclose(one.advance(one.start(), 1)[1], four.advance(four.start(), 1)[1], rtol=2e-5)
+
+
+def test_saved_logits_are_refused_where_images_come_as_a_stream():
+    with pytest.raises(ValueError, match="of a stream, let a network be the teacher"):
+        SavedLogits(np.zeros((123, 3), np.float32)).check(tiny_stream.streamed(Config()), Recipe(train_on="train"))
