@@ -7,9 +7,24 @@ the extra ``imagenet``::
 
     lanas plan imagenet_dry_run --topology local
     lanas search imagenet_dry_run --out runs/dry                       # trains the supernet, then searches
-    lanas extract runs/dry --code largest --out runs/dry_teacher       # the teacher; lanas train names its code
+    lanas extract runs/dry --code largest --out runs/dry_teacher       # the teacher
     lanas train runs/dry --teacher runs/dry_teacher                    # the winner, from scratch, with the teacher
     lanas export runs/dry
+
+Measured on 2 cores of an AMD EPYC with jax 0.10.2 (25 November 2026), while other work ran on them, on CIFAR-10 images
+that went through JPEG:
+
+====================  ============  ==============================================================================
+stage                 time          what came out
+====================  ============  ==============================================================================
+supernet and search   14 min 8 s    150 networks, none above the limit (the largest at 99.9 % of it, the median at
+                                    93.7 %); the best has 42.9 % search-validation accuracy in the supernet
+teacher               50 s          the supernet's largest network, 4.2 million multiply-adds
+winner                6 min 15 s    50.9 % search-validation and 49.5 % test accuracy, 1.2 million multiply-adds
+export                5 s           its weights
+====================  ============  ==============================================================================
+
+(of the first, 12 min 18 s of processor time, of the third 4 min 26 s; a search-validation image is 0.05 %).
 """
 
 import dataclasses
