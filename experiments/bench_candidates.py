@@ -70,6 +70,7 @@ from experiments.step_timing import planned_bytes
 from lanas_jax.data import digits as digits_data
 from lanas_jax.data.splits import SearchData, Split
 from lanas_jax.spaces.nasnet import NASNetSpace
+from lanas_jax.training.peak import measure_peak, step_flops
 from lanas_jax.training.population import Population, one_device_per_core
 from lanas_jax.training.specialised import Specialised
 from lanas_jax.training.step import TrainConfig
