@@ -161,9 +161,24 @@ def move(image: UInt8[Array, "h w c"], matrix: Int32[Array, "6"]) -> UInt8[Array
 
 
 def look_up(image: UInt8[Array, "h w c"], table: UInt8[Array, "c 256"]) -> UInt8[Array, "h w c"]:
-    """Each level replaced by its channel's entry."""
+    """Each level replaced by its channel's entry.
+
+    TPUs take long to look single numbers up, and hardly any time to multiply by a matrix of ones and zeros.
+    """
+    return lax.platform_dependent(image, table, tpu=_look_up_by_product, default=_look_up_by_index)
+
+
+def _look_up_by_index(image: UInt8[Array, "h w c"], table: UInt8[Array, "c 256"]) -> UInt8[Array, "h w c"]:
     channel = lax.broadcasted_iota(jnp.int32, image.shape, 2)
     return table.at[channel, image.astype(jnp.int32)].get(mode="promise_in_bounds")
+
+
+def _look_up_by_product(image: UInt8[Array, "h w c"], table: UInt8[Array, "c 256"]) -> UInt8[Array, "h w c"]:
+    """Exact, since bfloat16 has all levels and each sum has one term that is not zero."""
+    pixels = image.reshape(-1, image.shape[2]).T
+    taken = (pixels[:, :, None] == LEVELS[None, None]).astype(jnp.bfloat16)
+    entries = jnp.einsum("cpl,cl->cp", taken, table.astype(jnp.bfloat16), preferred_element_type=jnp.float32)
+    return entries.astype(jnp.uint8).T.reshape(image.shape)
 
 
 def table_of(operation: Operation, image: UInt8[Array, "h w c"]) -> UInt8[Array, "c 256"]:
@@ -184,14 +199,22 @@ def stretching_table(image: UInt8[Array, "h w c"]) -> UInt8[Array, "c 256"]:
 
 def equalizing_table(image: UInt8[Array, "h w c"]) -> UInt8[Array, "c 256"]:
     """Maps each level to the share of pixels below it; a channel of too few pixels or levels stays."""
-    channels = image.shape[2]
-    channel = lax.broadcasted_iota(jnp.int32, image.shape, 2)
-    histogram = jnp.zeros((channels, 256), jnp.int32).at[channel, image.astype(jnp.int32)].add(1)
+    histogram = lax.platform_dependent(image, tpu=_histogram_by_comparing, default=_histogram_by_index)
     below = jnp.cumsum(histogram, axis=1) - histogram
-    step = below[jnp.arange(channels), image.max(axis=(0, 1)).astype(jnp.int32)][:, None] // 255
+    step = below[jnp.arange(len(below)), image.max(axis=(0, 1)).astype(jnp.int32)][:, None] // 255
     equalized = (step // 2 + below) // jnp.maximum(step, 1)
     levels = jnp.arange(256, dtype=jnp.int32)[None]
     return jnp.where(step > 0, equalized.clip(0, 255), levels).astype(jnp.uint8)
+
+
+def _histogram_by_index(image: UInt8[Array, "h w c"]) -> Int32[Array, "c 256"]:
+    channel = lax.broadcasted_iota(jnp.int32, image.shape, 2)
+    return jnp.zeros((image.shape[2], 256), jnp.int32).at[channel, image.astype(jnp.int32)].add(1)
+
+
+def _histogram_by_comparing(image: UInt8[Array, "h w c"]) -> Int32[Array, "c 256"]:
+    pixels = image.reshape(-1, image.shape[2]).T
+    return jnp.sum(pixels[:, None] == LEVELS[None, :, None], axis=2, dtype=jnp.int32)
 
 
 def plainer(operation: Operation, image: UInt8[Array, "h w 3"]) -> Int32[Array, "h w 3"]:

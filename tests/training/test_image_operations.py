@@ -101,3 +101,15 @@ def test_every_image_of_a_batch_can_have_an_operation_of_its_own():
     np.testing.assert_array_equal(together, in_turn((stacked, jnp.asarray(images))))
     for i, operation in enumerate(chosen):
         np.testing.assert_array_equal(together[i], apply(operation, jnp.asarray(images))[i])
+
+
+@pytest.mark.parametrize("levels", [256, 7, 1])
+def test_what_stands_in_for_looking_up_on_tpus_is_the_same(levels):
+    rng = np.random.default_rng(levels)
+    image = jnp.asarray(rng.integers(0, levels, (13, 17, 3)), jnp.uint8)
+    table = jnp.asarray(rng.integers(0, 256, (3, 256)), jnp.uint8)
+    by_index, by_product = operations._look_up_by_index, operations._look_up_by_product
+    np.testing.assert_array_equal(by_product(image, table), by_index(image, table))
+    counted, compared = operations._histogram_by_index(image), operations._histogram_by_comparing(image)
+    np.testing.assert_array_equal(compared, counted)
+    assert counted.sum() == image.size
