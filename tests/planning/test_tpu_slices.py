@@ -11,7 +11,8 @@ import pytest
 
 EXPERIMENT = Path(__file__).with_name("planned_experiment.py")
 PLAN = "import sys; from lanas_jax.cli import main; sys.exit(main(sys.argv[1:]))"
-CHIPS = {"v5e:2x2": 4, "v4:2x2x1": 4, "v6e:2x2": 4}
+CHIPS = {"v5e:2x4": 8, "v5e:16x16": 256, "v4:2x2x2": 8, "v4:4x8x8": 256, "v6e:2x4": 8, "v6e:16x16": 256}
+BATCH = 256  # which all of them can share
 
 pytestmark = [
     pytest.mark.slow,
@@ -28,7 +29,7 @@ def start(*arguments):
 @pytest.fixture(scope="module")
 def plans():
     """What each machine's plan says, all made at the same time."""
-    started = {name: start("--topology", name, "--json", "--batch-size", "8") for name in CHIPS}
+    started = {name: start("--topology", name, "--json", "--batch-size", str(BATCH)) for name in CHIPS}
     finished = {name: process.communicate() for name, process in started.items()}
     assert {name: process.returncode for name, process in started.items()} == dict.fromkeys(CHIPS, 0), finished
     return {name: json.loads(out) for name, (out, _) in finished.items()}
@@ -38,9 +39,9 @@ def plans():
 def test_stages_are_compiled_for_all_chips(plans, name):
     final, search = plans[name]
     assert final["chips"] == CHIPS[name]
-    assert search["chips"] == 4
+    assert search["chips"] == CHIPS[name]
     assert final["fits"]
-    assert final["flops"] == 2 * 3 * 1000 * 8 / CHIPS[name]
+    assert final["flops"] == 2 * 3 * 1000 * BATCH / CHIPS[name]
     assert final["memory"]["arguments"] >= 90 * 36  # all images on each chip
     assert final["counted_flops"] > 0
     assert final["moved"] > 0
