@@ -11,6 +11,7 @@ read, so that the folder has to be the same for all of them.
 
 import dataclasses
 import hashlib
+import logging
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from types import TracebackType
@@ -45,6 +46,17 @@ class _Manager(ocp.CheckpointManager):
         return False
 
 
+class _NotStopped(logging.Filter):
+    """Passes over what orbax says where Ctrl-C comes while it is waited for: its caller says it in better words."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        kind = record.exc_info[0] if record.exc_info else None
+        return kind is None or not issubclass(kind, KeyboardInterrupt)
+
+
+_NOT_STOPPED = _NotStopped()
+
+
 class Checkpoints:
     """The checkpoints in one folder; a context manager.
 
@@ -57,6 +69,7 @@ class Checkpoints:
         options = ocp.CheckpointManagerOptions(
             max_to_keep=KEPT, enable_async_checkpointing=behind, cleanup_tmp_directories=True
         )
+        logging.getLogger("absl").addFilter(_NOT_STOPPED)  # which has no second one of the same
         self._manager = _Manager(directory.absolute(), options=options)
 
     def __enter__(self) -> "Checkpoints":
