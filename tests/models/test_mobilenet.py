@@ -6,9 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import torch
 from flax import nnx
-from torch.nn import functional
 
 from lanas_jax.final.task import FinalNetwork, costs
 from lanas_jax.spaces.inverted_residuals import PUBLISHED, Block, MobileNet
@@ -40,14 +38,6 @@ BLOCKS = {
     "mobilenet_v3": (Block(4, 10, 6, 5, 2, "hard_swish", 3), "hard_sigmoid"),
     "efficientnet": (Block(4, 10, 4, 7, 1, "swish", 2), "sigmoid"),
 }
-TORCH = {
-    "relu": functional.relu,
-    "relu6": functional.relu6,
-    "hard_swish": functional.hardswish,
-    "swish": functional.silu,
-    "hard_sigmoid": functional.hardsigmoid,
-    "sigmoid": torch.sigmoid,
-}
 
 
 def abstract(spec):
@@ -69,35 +59,6 @@ def test_networks_of_codes_have_the_counts_of_their_layers(code):
     assert counted(abstract(spec), jax.ShapeDtypeStruct((1, size, size, 3), jnp.float32)) == spec.cost
 
 
-def tensor(x):
-    return torch.tensor(np.asarray(x))
-
-
-def in_torch(params, stats, block, gate, x):
-    """The block, written with PyTorch's functions."""
-
-    def normalised(name, x, groups=1, stride=1):
-        kernel = tensor(params[name]["convolution"]["kernel"]).permute(3, 2, 0, 1)
-        x = functional.conv2d(x, kernel, stride=stride, padding=kernel.shape[-1] // 2, groups=groups)
-        norm = stats[name]["norm"] | params[name]["norm"]
-        return functional.batch_norm(x, *(tensor(norm[key]) for key in ("mean", "var", "scale", "bias")), eps=1e-5)
-
-    activation, y = TORCH[block.activation], x
-    if block.expanded != block.inputs:
-        y = activation(normalised("expansion", y))
-    y = activation(normalised("depthwise", y, block.expanded, block.stride))
-    if block.squeezed:
-        squeeze, excite = (
-            (tensor(params["excitation"][name]["kernel"]).T, tensor(params["excitation"][name]["bias"]))
-            for name in ("squeeze", "excite")
-        )
-        inside = functional.relu if gate == "hard_sigmoid" else functional.silu
-        weights = TORCH[gate](functional.linear(inside(functional.linear(y.mean((2, 3)), *squeeze)), *excite))
-        y = y * weights[:, :, None, None]
-    y = normalised("projection", y)
-    return x + y if block.stride == 1 and block.inputs == block.outputs else y
-
-
 def module_of(block, gate):
     """A block, with weights and statistics from -0.5 to 1; variances are positive."""
     module = Functional(lambda: InvertedResidual(block, gate, dtype=jnp.float32, rngs=nnx.Rngs(0)))
@@ -108,6 +69,9 @@ def module_of(block, gate):
 
 @pytest.mark.parametrize("name", BLOCKS)
 def test_blocks_are_those_of_an_independent_implementation(name):
+    pytest.importorskip("torch", reason="compares with PyTorch, which is not installed")
+    from tests.models.block_in_torch import in_torch, tensor
+
     block, gate = BLOCKS[name]
     module, params, stats = module_of(block, gate)
     x = np.float32(2 * np.random.default_rng(1).normal(size=(2, 7, 7, block.inputs)))
