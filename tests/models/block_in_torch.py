@@ -1,4 +1,4 @@
-"""An inverted residual written with PyTorch's functions, which reads the weights of the one in `models/mobilenet.py`."""
+"""An inverted residual by PyTorch's functions, with the weights of the one in `models/mobilenet.py`."""
 
 import numpy as np
 import torch
