@@ -4,7 +4,7 @@ Source: section 5.2 of arXiv 1906.06832 reports a top-1 accuracy of 77.7 % at 24
 and commands are those of the other experiment, at width 1.0 and lower resolutions. Nothing of this size has been run
 with this code::
 
-    lanas plan imagenet_240m --topology v5e:8x8
+    lanas plan imagenet_240m --topology v5e:8x8 --only final
     lanas search imagenet_240m --out runs/240m
     lanas extract runs/240m --out runs/240m_winner
     lanas train runs/240m --weights runs/240m_winner --hosts.automatic

@@ -3,13 +3,13 @@
 Source: section 5.2 of arXiv 1906.06832, which reports a top-1 accuracy of 80.8 % at 600 million multiply-adds for a
 network from the space of once-for-all (arXiv 1908.09791). Neither that space's settings nor the training were
 released: the recipes below are this project's, after BigNAS (arXiv 2003.11142) and EfficientNet (arXiv 1905.11946).
-Nothing of this size has been run with this code. What each stage needs at least, `lanas plan` says (docs/imagenet.md
-has its table); `experiments/imagenet_dry_run.py` runs all stages on two CPU cores.
+Nothing of this size has been run with this code. What each stage needs at least, `lanas plan` says
+(docs/planning.md); `experiments/imagenet_dry_run.py` runs all stages on two CPU cores.
 
-On each host of a TPU slice that has ImageNet as tensorflow-datasets prepares it (docs/imagenet.md), from a folder that
-all hosts see; the search itself, of minutes, runs on one::
+`lanas search` uses the devices of one host, for the supernet too; `lanas train` those of as many hosts as it is started
+on, from a folder that all of them see. ImageNet has to be there as tensorflow-datasets prepares it (docs/imagenet.md)::
 
-    lanas plan imagenet_600m --topology v5e:8x8
+    lanas plan imagenet_600m --topology v5e:8x8 --only final
     lanas search imagenet_600m --out runs/600m                       # supernet, then 1,000 networks valued
     lanas extract runs/600m --code largest --out runs/600m_teacher   # the supernet's largest network
     lanas extract runs/600m --out runs/600m_winner
