@@ -11,7 +11,6 @@ read, so that the folder has to be the same for all of them.
 
 import dataclasses
 import hashlib
-import logging
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from types import TracebackType
@@ -21,6 +20,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
+
+from lanas_jax.interruption import uninterrupted
 
 State = TypeVar("State")
 KEPT = 2
@@ -46,17 +47,6 @@ class _Manager(ocp.CheckpointManager):
         return False
 
 
-class _NotStopped(logging.Filter):
-    """Passes over what orbax says where Ctrl-C comes while it is waited for: its caller says it in better words."""
-
-    def filter(self, record: logging.LogRecord) -> bool:
-        kind = record.exc_info[0] if record.exc_info else None
-        return kind is None or not issubclass(kind, KeyboardInterrupt)
-
-
-_NOT_STOPPED = _NotStopped()
-
-
 class Checkpoints:
     """The checkpoints in one folder; a context manager.
 
@@ -69,12 +59,12 @@ class Checkpoints:
         options = ocp.CheckpointManagerOptions(
             max_to_keep=KEPT, enable_async_checkpointing=behind, cleanup_tmp_directories=True
         )
-        logging.getLogger("absl").addFilter(_NOT_STOPPED)  # which has no second one of the same
         self._manager = _Manager(directory.absolute(), options=options)
 
     def __enter__(self) -> "Checkpoints":
         return self
 
+    @uninterrupted()
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
@@ -82,17 +72,20 @@ class Checkpoints:
             self._manager.close()
 
     @property
+    @uninterrupted()
     def numbers(self) -> list[int]:
         """Those of the checkpoints there are, damaged ones included, in ascending order; waits for one under way."""
         self._manager.wait_until_finished()
         return sorted(self._manager.all_steps())
 
+    @uninterrupted()
     def discard_after(self, number: int) -> None:
         """Deletes checkpoints of higher numbers, so that they are not kept in the place of those to come."""
         for later in self.numbers:
             if later > number:
                 self._manager.delete(later)
 
+    @uninterrupted()
     def save(self, number: int, state: Any, stands_for: str) -> None:
         """Writes a state down, or begins to.
 
@@ -129,6 +122,7 @@ class Checkpoints:
                 return Restored(state, number)
         return None
 
+    @uninterrupted()
     def _read(self, number: int, like: State, stands_for: str) -> State | None:
         restore = ocp.args.Composite(state=ocp.args.StandardRestore(), about=ocp.args.JsonRestore())
         try:

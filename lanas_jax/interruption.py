@@ -2,7 +2,8 @@
 
 Python raises `KeyboardInterrupt` only between two of its own instructions, which a compilation or a long program can
 hold off for a while. So a thread of its own hears the signal, says that it was heard, and ends the process at the
-second one.
+second one. And Python raises it between any two of them, also where a library has begun something in threads of its own
+that fails if the interpreter ends meanwhile: `uninterrupted` puts it off.
 """
 
 import contextlib
@@ -70,6 +71,34 @@ def heard(
         for number, handler in before.items():
             signal.signal(number, handler)
         os.close(writing)  # the listener reads to the end and closes its own side
+
+
+@contextlib.contextmanager
+def uninterrupted() -> Iterator[None]:
+    """Within it, the first signal has to wait until the block has ended, and a second is acted on at once.
+
+    Outside the main thread, where no signal is acted on, it changes nothing.
+    """
+    handlers = {int(number): handler for number in SIGNALS if callable(handler := signal.getsignal(number))}
+    if threading.current_thread() is not threading.main_thread() or not handlers:
+        yield
+        return
+    waiting: list[int] = []
+
+    def put_off(number: int, frame: FrameType | None) -> None:
+        if waiting:
+            handlers[number](number, frame)
+        waiting.append(number)
+
+    for number in handlers:
+        signal.signal(number, put_off)
+    try:
+        yield
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+        if waiting:
+            handlers[waiting[0]](waiting[0], None)
 
 
 def _listen(reading: int, say: Callable[[str], None]) -> None:

@@ -1,7 +1,6 @@
 """The tree that a search has learned, for people: learned again from its trials, drawn in the terminal."""
 
 import dataclasses
-import itertools
 from collections.abc import Sequence
 from typing import Any
 
@@ -16,7 +15,7 @@ from lanas_jax import partition
 from lanas_jax.partition import NodeSummary, PartitionTree
 from lanas_jax.searchers.base import Searcher
 from lanas_jax.spaces.base import SearchSpace
-from lanas_jax.trials import Status, Trial
+from lanas_jax.trials import Status, Trial, by_tell
 
 TOP = 3  # features named per split
 
@@ -43,8 +42,7 @@ def learned_tree(
         return None, f"{type(searcher).__name__} learns no tree, so there is none to show."
     if not any(trial.status == Status.DONE for trial in finished):
         return None, "No trial has a value yet, so there is no tree to show."
-    for _, batch in itertools.groupby(finished, key=lambda trial: trial.batch):
-        told = list(batch)
+    for told in by_tell(finished):
         state = searcher.tell(state, _codes(told), _values(told))
     nodes = partition.explain(state.tree, searcher.space.feature_names, top)
     if len(nodes) == 1:

@@ -1,50 +1,35 @@
 """The study: the loop that joins searcher, evaluator and trial store.
 
 Ask, write the batch down as pending, evaluate, write the outcomes down, tell, checkpoint; at the end retrain the winner
-once and write the report (algorithm 1 of arXiv 1906.06832 is the searcher's; the loop around it is this file's).
-
-A run is resumed by walking the same loop again. Where the store has a batch's outcomes already, they are told without
-evaluating anything, and the asked codes are compared with the recorded ones; a checkpoint only shortens the walk. Since
-keys depend on seed and trial number alone, what follows is what would have followed without the interruption.
+once and write the report (algorithm 1 of arXiv 1906.06832 is the searcher's; the loop around it is this file's). How a
+run is resumed is `course`'s business.
 """
 
 import dataclasses
-import hashlib
-import itertools
-import json
 import math
 import shutil
 import time
 import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Protocol, runtime_checkable
 
-import jax
-import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int, Key, PRNGKeyArray
+from jaxtyping import Int, PRNGKeyArray
 
-from lanas_jax import runs, software
+from lanas_jax import runs
 from lanas_jax.checkpoints import Checkpoints
+from lanas_jax.course import FINALE_STREAM, Course, Keys, StudyError, keys_of, stream_key
 from lanas_jax.evaluators.base import Evaluator, NotPreparedError, Outcome, Prepared
 from lanas_jax.runs import Run
 from lanas_jax.searchers.base import Searcher
 from lanas_jax.spaces.base import SearchSpace
-from lanas_jax.trials import Final, Status, Trial, TrialStore, best
+from lanas_jax.trials import Final, Trial, TrialStore, best
 
-SEARCHER_STREAM = 2**31 - 1  # folded into the seed for the searcher; trials fold in their number, which is smaller
-FINALE_STREAM = 2**31 - 2  # the same for the finale
-SAVING_SHARE = 0.05  # of the time may go into checkpoints: replaying quick trials is quicker than saving each batch
 HOPELESS = 8  # trials in a row for which the evaluator raised, after which it counts as broken
 RAISED = "the evaluator raised"
 
-Keys = Key[Array, " n"]
 Finale = Callable[[Int[np.ndarray, " dims"], PRNGKeyArray, Path], Final]
-
-
-class StudyError(Exception):
-    """A study that cannot go on."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -162,9 +147,12 @@ def run(
         if prepare:
             _prepare(experiment, here, progress)
         progress.began(experiment.budget, store.trials())
-        exhausted = search(experiment, store, checkpoints, progress)
+        course = Course(experiment, store, checkpoints)
+        search(course, experiment.evaluator, progress)
+        if course.exhausted:
+            progress.note(f"the space has no further codes: the search ends after {course.asked} trials")
         final = _retrain(experiment, here, store, progress)
-        result = Result(directory, store.trials(), final, exhausted)
+        result = Result(directory, store.trials(), final, course.exhausted)
     if write_report:
         from lanas_jax import report  # matplotlib takes its time to import
 
@@ -182,83 +170,45 @@ def _prepare(experiment: Experiment, here: Run, progress: Progress) -> None:
         raise StudyError(str(error)) from error
 
 
-def search(experiment: Experiment, store: TrialStore, checkpoints: Checkpoints, progress: Progress) -> bool:
-    """Walks the loop from the newest checkpoint to the end of the budget.
-
-    Returns:
-      Whether the space ran out of codes first.
+def search(course: Course, evaluator: Evaluator, progress: Progress) -> None:
+    """Evaluates what is pending, then batch after batch, to the end of the budget or of the space.
 
     Raises:
-      StudyError: as `run`.
+      StudyError: the evaluator is broken.
     """
-    digests = _digests(store.trials())
-    state = experiment.searcher.init(stream_key(experiment.seed, SEARCHER_STREAM))
-    restored = checkpoints.restore(state, digests)
-    number, state = (restored.number, restored.state) if restored else (0, state)
-    asked = sum(trial.batch < number for trial in store.trials())
-    saving = _Saving(checkpoints)
-    while asked < experiment.budget:
-        state, codes = _ask(experiment, state, min(experiment.batch, experiment.budget - asked))
-        if not len(codes):
-            progress.note(f"the space has no further codes: the search ends after {asked} trials")
-            return True
-        keys = trial_keys(experiment.seed, range(asked, asked + len(codes)))
-        batch = store.batch(number) or store.add_pending(number, codes.tolist(), hexadecimal(keys), software.versions())
-        _check_recorded(batch, codes, hexadecimal(keys))
-        replayed = batch[0].status != Status.PENDING
-        if not replayed:
-            batch = _evaluate(experiment, store, batch, keys, progress)
-        state = experiment.searcher.tell(state, jnp.asarray(codes), jnp.asarray(told(batch)))
-        asked, number = asked + len(batch), number + 1
-        if not replayed:
-            saving.after(number, state, store, last=asked >= experiment.budget)
-    return False
+    failures = Failures()
+    while batch := course.pending or course.ask():
+        progress.asked(batch)
+        started = time.time()
+        outcomes = _outcomes(evaluator, np.array([trial.code for trial in batch], np.int32), keys_of(batch))
+        if len(outcomes) != len(batch):
+            raise StudyError(
+                f"the evaluator gave {len(outcomes)} outcomes for {len(batch)} codes; it must give one each"
+            )
+        results = failures.judged(outcomes)
+        progress.finished(course.tell(batch, results, started))
 
 
-def stream_key(seed: int, stream: int) -> PRNGKeyArray:
-    """The key of a trial, of the searcher or of the finale."""
-    return jax.random.fold_in(jax.random.key(seed), np.uint32(stream))
+class Failures:
+    """Tells a bad candidate, which is a result, from an evaluator that only raises: that one is broken."""
 
+    def __init__(self) -> None:
+        self._in_a_row = 0
 
-def trial_keys(seed: int, ids: Sequence[int]) -> Keys:
-    """One key per trial, `fold_in` of seed and trial number, ``key[n]``."""
-    return jax.vmap(jax.random.fold_in, (None, 0))(jax.random.key(seed), np.asarray(ids, np.uint32))
+    def judged(self, outcomes: Sequence[Outcome | Exception]) -> list[Outcome]:
+        """Outcomes told together, errors as failures.
 
-
-def hexadecimal(keys: Keys) -> list[str]:
-    """The raw words of each key, as text."""
-    return ["".join(f"{word:08x}" for word in words) for words in np.asarray(jax.random.key_data(keys)).tolist()]
-
-
-def told(batch: Sequence[Trial]) -> Float[np.ndarray, " n"]:
-    """What the searcher is told of finished trials, float32[n]: values, or NaN for failed ones."""
-    return np.array([np.nan if trial.value is None else trial.value for trial in batch], np.float32)
-
-
-def _ask(experiment: Experiment, state: Any, n: int) -> tuple[Any, Int[np.ndarray, "n dims"]]:
-    """The searcher's answer without its empty rows."""
-    state, answer = experiment.searcher.ask(state, n)
-    codes = np.asarray(answer, np.int32)
-    return state, codes[(codes >= 0).all(axis=1)]
-
-
-def _evaluate(
-    experiment: Experiment, store: TrialStore, batch: list[Trial], keys: Keys, progress: Progress
-) -> list[Trial]:
-    """Evaluates a pending batch and writes its outcomes down."""
-    progress.asked(batch)
-    started = time.time()
-    codes = np.array([trial.code for trial in batch], np.int32)
-    outcomes = _outcomes(experiment.evaluator, codes, keys)
-    if len(outcomes) != len(batch):
-        raise StudyError(f"the evaluator gave {len(outcomes)} outcomes for {len(batch)} codes; it must give one each")
-    errors = [outcome for outcome in outcomes if isinstance(outcome, Exception)]
-    if len(errors) == len(batch):
-        _stop_if_hopeless(store, batch, errors[-1])
-    results = [_failure(outcome) if isinstance(outcome, Exception) else outcome for outcome in outcomes]
-    finished = store.finish(batch[0].batch, results, software.versions(), started)
-    progress.finished(finished)
-    return finished
+        Raises:
+          StudyError: an error for each of these and those before, `HOPELESS` of them or more. These stay pending.
+        """
+        errors = [outcome for outcome in outcomes if isinstance(outcome, Exception)]
+        self._in_a_row = self._in_a_row + len(errors) if len(errors) == len(outcomes) else 0
+        if self._in_a_row >= HOPELESS:
+            raise StudyError(
+                f"the evaluator raised an error for each of the last {self._in_a_row} trials: "
+                f"{describe_error(errors[-1])}. The last {len(outcomes)} stay pending"
+            ) from errors[-1]
+        return [_failure(outcome) if isinstance(outcome, Exception) else outcome for outcome in outcomes]
 
 
 def _outcomes(evaluator: Evaluator, codes: Int[np.ndarray, "n dims"], keys: Keys) -> list[Outcome | Exception]:
@@ -273,21 +223,6 @@ def _outcomes(evaluator: Evaluator, codes: Int[np.ndarray, "n dims"], keys: Keys
 
 def _failure(error: Exception) -> Outcome:
     return Outcome(None, f"{RAISED} {describe_error(error)}")
-
-
-def _stop_if_hopeless(store: TrialStore, batch: Sequence[Trial], error: Exception) -> None:
-    """One bad candidate is a result; an evaluator that only raises is broken, and the budget too good for it."""
-    before = [trial for trial in store.trials() if trial.id < batch[0].id][-HOPELESS:]
-    in_a_row = len(batch)
-    for trial in reversed(before):
-        if not (trial.reason or "").startswith(RAISED):
-            break
-        in_a_row += 1
-    if in_a_row >= HOPELESS:
-        raise StudyError(
-            f"the evaluator raised an error for each of the last {in_a_row} trials: {describe_error(error)}. "
-            f"The last {len(batch)} stay pending"
-        ) from error
 
 
 def describe_error(error: BaseException) -> str:
@@ -324,44 +259,3 @@ def _check_same(experiment: Experiment, here: Run) -> None:
         recorded, given = here.record[name], getattr(experiment, name)
         if recorded != given:
             raise runs.RunError(f"{here.directory} was begun with {name} {recorded}, not {given}: give another folder")
-
-
-def _check_recorded(batch: Sequence[Trial], codes: Int[np.ndarray, "n dims"], keys: Sequence[str]) -> None:
-    """Refuses to go on where the searcher asks for other trials than it did when the run was recorded."""
-    recorded = [(trial.code, trial.key) for trial in batch]
-    if recorded == [(tuple(code), key) for code, key in zip(codes.tolist(), keys, strict=True)]:
-        return
-    changed = software.differences(dict(batch[0].software)) or "the same versions, so searcher or space were changed"
-    raise StudyError(
-        f"batch {batch[0].batch} was recorded with other trials than are asked for now ({changed}). "
-        f"To continue this run, use what it was begun with"
-    )
-
-
-class _Saving:
-    """Saves checkpoints, but seldom where trials are quick."""
-
-    def __init__(self, checkpoints: Checkpoints):
-        self._checkpoints = checkpoints
-        self._seconds, self._ended = 0.0, -math.inf
-
-    def after(self, number: int, state: Any, store: TrialStore, *, last: bool) -> None:
-        """To be called after each batch that was evaluated; `last` saves in any case."""
-        began = time.perf_counter()
-        if not last and self._seconds > SAVING_SHARE * (began - self._ended):
-            return
-        self._checkpoints.save(number, state, _digests(store.trials())[number])
-        self._ended = time.perf_counter()
-        self._seconds = self._ended - began
-
-
-def _digests(trials: Sequence[Trial]) -> dict[int, str]:
-    """By number of told batches, a digest of their trials in order."""
-    digest, digests = hashlib.sha256(), dict[int, str]()
-    for number, batch in itertools.groupby(trials, key=lambda trial: trial.batch):
-        told_trials = list(batch)
-        if told_trials[0].status == Status.PENDING:
-            break
-        digest.update(json.dumps([[trial.id, trial.code, trial.value] for trial in told_trials]).encode())
-        digests[number + 1] = digest.hexdigest()
-    return digests

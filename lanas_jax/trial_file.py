@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 APPLICATION_ID = 0x4C614E41  # "LaNA": stands in the file's header, so that foreign SQLite files are recognised
-FORMAT = 2  # of the tables; stands in the header as well
+FORMAT = 3  # of the tables; stands in the header as well
 STUMBLES = (sqlite3.Error, UnicodeDecodeError)  # what Python's sqlite3 raises on damaged files
 _LOCK_SECONDS = 30.0  # how long to wait for another process's transaction
 _MAGIC = b"SQLite format 3\x00"

@@ -1,8 +1,10 @@
 """The trial store: every trial of a run in one SQLite file.
 
-A trial enters as *pending* before anything is trained and leaves as *done* or *failed*. A batch enters in one
-transaction and leaves in one, so a process killed at any moment leaves either all of a batch's outcomes or none. The
-file uses SQLite's rollback journal, not its write-ahead log: one file that opens on network drives and read-only
+A trial enters as *pending* before anything is trained and leaves as *done* or *failed*. What is asked together enters
+in one transaction, and what is told together leaves in one, so a process killed at any moment leaves either all of it
+or nothing. Asks and tells are events, numbered on from 0: in that order they made the searcher what it is.
+
+The file uses SQLite's rollback journal, not its write-ahead log: one file that opens on network drives and read-only
 folders alike. Each row carries a checksum, because SQLite itself notices damaged pages but not damaged values.
 
 This module needs neither JAX nor NumPy, so that listing trials is quick. What the trials mean is `study`'s business.
@@ -11,6 +13,7 @@ This module needs neither JAX nor NumPy, so that listing trials is quick. What t
 import contextlib
 import dataclasses
 import enum
+import itertools
 import json
 import math
 import sqlite3
@@ -39,11 +42,17 @@ CREATE TABLE trials (
   software TEXT NOT NULL,
   started REAL,
   finished REAL,
+  asked INTEGER NOT NULL,
+  told INTEGER,
+  tries INTEGER,
+  worker TEXT,
   checksum INTEGER NOT NULL,
+  CHECK ((status = 'pending') = (told IS NULL)),
   CHECK ((status = 'done') = (value IS NOT NULL)),
   CHECK ((status = 'failed') = (reason IS NOT NULL))
 );
-CREATE INDEX trials_batch ON trials (batch);
+CREATE INDEX trials_asked ON trials (asked);
+CREATE INDEX trials_told ON trials (told);
 CREATE TABLE final (
   id INTEGER PRIMARY KEY CHECK (id = 0),
   code TEXT NOT NULL,
@@ -85,8 +94,12 @@ class Trial:
       steps: training steps taken, where known; fewer than others took where it was stopped early.
       reason: why it failed; None unless failed.
       software: versions of what evaluated it (what asked for it, while pending).
-      started: when its batch was handed to the evaluator, Unix seconds.
-      finished: when its batch came back, Unix seconds; None while pending.
+      started: when it was handed to the evaluator, Unix seconds.
+      finished: when it came back, Unix seconds; None while pending.
+      asked: number of the event that asked for it; the same for a batch.
+      told: number of the event that told of it; None while pending.
+      tries: evaluations begun of it, the last included; more than 1 where a worker was lost. None while pending.
+      worker: what evaluated it, where that was not this process.
     """
 
     id: int
@@ -104,6 +117,10 @@ class Trial:
     software: Mapping[str, str] = dataclasses.field(default_factory=dict)
     started: float | None = None
     finished: float | None = None
+    asked: int = 0
+    told: int | None = None
+    tries: int | None = None
+    worker: str | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -158,6 +175,12 @@ def best(trials: Iterable[Trial]) -> Trial | None:
     """The trial of the highest value, the earlier of equals; None where no trial is done."""
     done = (trial for trial in trials if trial.value is not None)
     return min(done, key=lambda trial: (-(trial.value or 0.0), trial.id), default=None)
+
+
+def by_tell(trials: Iterable[Trial]) -> list[list[Trial]]:
+    """Finished trials in groups that were told together, in the order told."""
+    finished = sorted((trial for trial in trials if trial.told is not None), key=lambda trial: (trial.told, trial.id))
+    return [list(group) for _, group in itertools.groupby(finished, key=lambda trial: trial.told)]
 
 
 class TrialStore:
@@ -222,15 +245,6 @@ class TrialStore:
         """
         return [_trial(self.path, row) for row in self._connection.execute("SELECT * FROM trials ORDER BY id")]
 
-    def batch(self, batch: int) -> list[Trial]:
-        """The trials of one batch, in the order asked; empty where the batch has not been asked for.
-
-        Raises:
-          TrialStoreError: a row is not what was written.
-        """
-        rows = self._connection.execute("SELECT * FROM trials WHERE batch = ? ORDER BY id", (batch,))
-        return [_trial(self.path, row) for row in rows]
-
     def add_pending(
         self, batch: int, codes: Sequence[Sequence[int]], keys: Sequence[str], software: Mapping[str, str]
     ) -> list[Trial]:
@@ -247,8 +261,10 @@ class TrialStore:
         """
         with self._transaction():
             first = self._connection.execute("SELECT coalesce(max(id) + 1, 0) AS id FROM trials").fetchone()["id"]
+            event = self._next_event()
+            common: dict[str, Any] = {"status": Status.PENDING, "software": dict(software), "asked": event}
             trials = [
-                Trial(first + i, batch, tuple(map(int, code)), key, Status.PENDING, software=dict(software))
+                Trial(first + i, batch, tuple(map(int, code)), key, **common)
                 for i, (code, key) in enumerate(zip(codes, keys, strict=True))
             ]
             for trial in trials:
@@ -256,34 +272,46 @@ class TrialStore:
         return trials
 
     def finish(
-        self, batch: int, outcomes: Sequence[TrialOutcome], software: Mapping[str, str], started: float
+        self,
+        ids: Sequence[int],
+        outcomes: Sequence[TrialOutcome],
+        software: Mapping[str, str],
+        started: float,
+        *,
+        tries: int = 1,
+        worker: str | None = None,
     ) -> list[Trial]:
-        """Writes a batch's outcomes down, in one transaction.
+        """Writes outcomes down that are told together, in one transaction.
 
         A value that is not finite is a failure, whatever the evaluator called it.
 
         Args:
-          batch: number of a pending batch.
-          outcomes: one per trial of the batch, in order.
-          software: versions by name of what evaluated the batch.
+          ids: of pending trials, in ascending order.
+          outcomes: one per trial, in order.
+          software: versions by name of what evaluated them.
           started: when the evaluator was called, Unix seconds.
+          tries: evaluations begun of each, this one included.
+          worker: what evaluated them, where that was not this process.
 
         Returns:
           The finished trials.
 
         Raises:
-          ValueError: another number of outcomes than of trials, or a batch that is not pending.
+          ValueError: another number of outcomes than of trials, or a trial that is not pending.
         """
-        finished = time.time()
+        if len(outcomes) != len(ids):
+            raise ValueError(f"{len(ids)} trials need as many outcomes; got {len(outcomes)}")
+        common: dict[str, Any] = {
+            "software": dict(software),
+            "started": started,
+            "finished": time.time(),
+            "tries": tries,
+        }
         with self._transaction():
-            pending = self.batch(batch)
-            if not pending or any(trial.status != Status.PENDING for trial in pending):
-                raise ValueError(f"batch {batch} is not pending")
-            if len(outcomes) != len(pending):
-                raise ValueError(f"batch {batch} has {len(pending)} trials, but {len(outcomes)} outcomes came back")
+            common |= {"told": self._next_event(), "worker": worker}
             trials = [
-                _finished(trial, outcome, software, started, finished)
-                for trial, outcome in zip(pending, outcomes, strict=True)
+                dataclasses.replace(self._pending(i), **_result(outcome), **common)
+                for i, outcome in zip(ids, outcomes, strict=True)
             ]
             for trial in trials:
                 self._write("REPLACE", trial)
@@ -303,6 +331,18 @@ class TrialStore:
         row = _row(_plain(final))
         with self._transaction():
             self._connection.execute(f"REPLACE INTO final VALUES (0{', ?' * len(row)}, ?)", (*row, _sum(row)))
+
+    def _pending(self, trial: int) -> Trial:
+        row = self._connection.execute("SELECT * FROM trials WHERE id = ?", (trial,)).fetchone()
+        if row is None or row["status"] != Status.PENDING:
+            raise ValueError(f"trial {trial} is not pending")
+        return _trial(self.path, row)
+
+    def _next_event(self) -> int:
+        """Events so far; indexes make either maximum a single look-up."""
+        asked = self._connection.execute("SELECT max(asked) AS event FROM trials").fetchone()["event"]
+        told = self._connection.execute("SELECT max(told) AS event FROM trials").fetchone()["event"]
+        return max(-1 if event is None else event for event in (asked, told)) + 1
 
     def _write(self, verb: str, trial: Trial) -> None:
         row = _row(trial)
@@ -329,26 +369,21 @@ class TrialStore:
         self._connection.execute("COMMIT")
 
 
-def _finished(
-    trial: Trial, outcome: TrialOutcome, software: Mapping[str, str], started: float, finished: float
-) -> Trial:
+def _result(outcome: TrialOutcome) -> dict[str, Any]:
+    """The fields of a trial that its outcome decides."""
     value, reason = _number(outcome.value), None
     if value is None:
         reason = outcome.reason or ("no reason given" if outcome.value is None else f"the value is {outcome.value}")
-    return dataclasses.replace(
-        trial,
-        status=Status.FAILED if value is None else Status.DONE,
-        value=value,
-        reason=reason,
-        multiply_adds=None if outcome.multiply_adds is None else int(outcome.multiply_adds),
-        parameters=None if outcome.parameters is None else int(outcome.parameters),
-        compile_seconds=_number(outcome.compile_seconds),
-        train_seconds=_number(outcome.train_seconds),
-        steps=None if outcome.steps is None else int(outcome.steps),
-        software=dict(software),
-        started=started,
-        finished=finished,
-    )
+    return {
+        "status": Status.FAILED if value is None else Status.DONE,
+        "value": value,
+        "reason": reason,
+        "multiply_adds": None if outcome.multiply_adds is None else int(outcome.multiply_adds),
+        "parameters": None if outcome.parameters is None else int(outcome.parameters),
+        "compile_seconds": _number(outcome.compile_seconds),
+        "train_seconds": _number(outcome.train_seconds),
+        "steps": None if outcome.steps is None else int(outcome.steps),
+    }
 
 
 def _plain(final: Final) -> Final:

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 import lanas_jax as lx
-from lanas_jax import runs, study
+from lanas_jax import course, runs, study
 from lanas_jax.evaluators.base import NotPreparedError, Outcome
 from lanas_jax.runs import RunError
 from lanas_jax.study import Experiment, Final, StudyError
@@ -173,7 +173,7 @@ def test_failed_trials_are_told_as_failed_and_the_search_goes_on(tmp_path):
         assert (trial.status, trial.value is None) == (expected, trial in failed)
     assert {trial.reason for trial in failed} == {"loss became NaN at step 7"}
     assert result.best not in failed
-    np.testing.assert_array_equal(np.isnan(study.told(result.trials)), [t in failed for t in result.trials])
+    np.testing.assert_array_equal(np.isnan(course.told(result.trials)), [t in failed for t in result.trials])
 
 
 def test_no_winner_where_every_trial_failed(tmp_path):

@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from lanas_jax.evaluators.base import Outcome
-from lanas_jax.trials import Final, Status, TrialStore, TrialStoreError
+from lanas_jax.trials import Final, Status, TrialStore, TrialStoreError, by_tell
 
 SOFTWARE = {"python": "3.11.0", "jax": "0.10.0"}
 CODES = [(0, 1, 2), (2, 1, 0), (1, 1, 1)]
@@ -28,7 +28,7 @@ OUTCOMES = [
 def path(tmp_path):
     with TrialStore.create(tmp_path / "trials.sqlite") as store:
         store.add_pending(0, CODES, KEYS, SOFTWARE)
-        store.finish(0, OUTCOMES, SOFTWARE, started=100.0)
+        store.finish([0, 1, 2], OUTCOMES, SOFTWARE, started=100.0)
         store.add_pending(1, [(0, 0, 0)], ["00"], SOFTWARE)
     return tmp_path / "trials.sqlite"
 
@@ -58,23 +58,34 @@ def test_what_goes_in_comes_out(path):
 def test_value_that_is_not_finite_is_a_failure(tmp_path, value):
     with TrialStore.create(tmp_path / "trials.sqlite") as store:
         store.add_pending(0, CODES[:1], KEYS[:1], SOFTWARE)
-        (trial,) = store.finish(0, [Outcome(value)], SOFTWARE, started=0.0)
+        (trial,) = store.finish([0], [Outcome(value)], SOFTWARE, started=0.0)
         assert store.trials() == [trial]
     assert trial.status == Status.FAILED
     assert trial.value is None
     assert trial.reason == f"the value is {value}"
 
 
-def test_finish_needs_a_pending_batch_and_an_outcome_per_trial(path):
+def test_finish_needs_pending_trials_and_an_outcome_for_each(path):
     with TrialStore.open(path) as store:
         before = store.trials()
-        with pytest.raises(ValueError, match="batch 0 is not pending"):
-            store.finish(0, OUTCOMES, SOFTWARE, started=0.0)
-        with pytest.raises(ValueError, match="batch 7 is not pending"):
-            store.finish(7, OUTCOMES, SOFTWARE, started=0.0)
-        with pytest.raises(ValueError, match="batch 1 has 1 trials, but 3 outcomes"):
-            store.finish(1, OUTCOMES, SOFTWARE, started=0.0)
+        for trials, message in (([0, 3], "trial 0 is not pending"), ([3, 7], "trial 7 is not pending")):
+            with pytest.raises(ValueError, match=message):
+                store.finish(trials, OUTCOMES[:2], SOFTWARE, started=0.0)
+        with pytest.raises(ValueError, match="1 trials need as many outcomes; got 3"):
+            store.finish([3], OUTCOMES, SOFTWARE, started=0.0)
         assert store.trials() == before
+
+
+def test_events_are_numbered_in_their_order_and_say_which_trials_were_told_together(path):
+    with TrialStore.open(path) as store:
+        store.add_pending(2, CODES[:2], KEYS[:2], SOFTWARE)
+        store.finish([5], OUTCOMES[:1], SOFTWARE, started=0.0, tries=2, worker="node 1")
+        store.finish([3, 4], OUTCOMES[:2], SOFTWARE, started=0.0)
+        trials = store.trials()
+    assert [trial.asked for trial in trials] == [0, 0, 0, 2, 3, 3]
+    assert [trial.told for trial in trials] == [1, 1, 1, 5, 5, 4]
+    assert [[trial.id for trial in group] for group in by_tell(trials)] == [[0, 1, 2], [5], [3, 4]]
+    assert (trials[5].tries, trials[5].worker, trials[4].tries, trials[4].worker) == (2, "node 1", 1, None)
 
 
 def write_batch_with_a_bad_second_row(store, trial):
@@ -91,7 +102,6 @@ def test_batch_is_written_whole_or_not_at_all(path):
         with pytest.raises(sqlite3.IntegrityError):
             write_batch_with_a_bad_second_row(store, before[3])
         assert store.trials() == before
-        assert store.batch(2) == []
 
 
 def test_final_is_kept_and_replaced(path):
@@ -143,7 +153,7 @@ def foreign_tables(path):
     foreign_sqlite(path)
     with sqlite3.connect(path) as connection:
         connection.execute(f"PRAGMA application_id = {0x4C614E41}")
-        connection.execute("PRAGMA user_version = 2")
+        connection.execute("PRAGMA user_version = 3")
     connection.close()
 
 
@@ -178,9 +188,9 @@ def test_missing_file_is_named_and_not_created(tmp_path):
 
 def test_newer_format_is_refused(path):
     with sqlite3.connect(path) as connection:
-        connection.execute("PRAGMA user_version = 3")
+        connection.execute("PRAGMA user_version = 4")
     connection.close()
-    with pytest.raises(TrialStoreError, match="has format 3; this lanas_jax reads format 2"):
+    with pytest.raises(TrialStoreError, match="has format 4; this lanas_jax reads format 3"):
         TrialStore.open(path)
 
 
@@ -199,7 +209,7 @@ def written(tmp_path_factory):
     path = tmp_path_factory.mktemp("written") / "trials.sqlite"
     with TrialStore.create(path) as store:
         store.add_pending(0, CODES, KEYS, SOFTWARE)
-        store.finish(0, OUTCOMES, SOFTWARE, started=100.0)
+        store.finish([0, 1, 2], OUTCOMES, SOFTWARE, started=100.0)
         store.set_final(Final((1, 2, 3), 0.875, 0.75, 12.5, epochs=40, multiply_adds=10**12, parameters=5))
     return path
 

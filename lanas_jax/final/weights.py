@@ -12,6 +12,7 @@ import orbax.checkpoint as ocp
 from jaxtyping import Array
 
 from lanas_jax.checkpoints import digest
+from lanas_jax.interruption import uninterrupted
 
 Tree = TypeVar("Tree")
 AnyArray = Array | np.ndarray
@@ -55,6 +56,7 @@ def check(like: Any, found: Mapping[str, AnyArray], *, partly: bool = False) -> 
         )
 
 
+@uninterrupted()
 def save(directory: Path, arrays: Mapping[str, AnyArray]) -> None:
     """Writes arrays by name into a new folder, by orbax, to which a slash in a name would be a folder."""
     with ocp.StandardCheckpointer() as checkpointer:

@@ -24,7 +24,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, Int
 
-from lanas_jax import config_json, runs, software, study
+from lanas_jax import config_json, course, runs, software, study
 from lanas_jax.evaluators.base import Evaluator, Prepared
 from lanas_jax.ranking import result
 from lanas_jax.ranking.correlation import FEWEST, rank_correlation
@@ -168,7 +168,7 @@ def _estimated(
     """The sample, and what each estimate says of it."""
     (first, evaluator), *others = ranking.estimates.items()
     folder = folder_of(valuing.here)
-    key = study.stream_key(plan.seed, study.SEARCHER_STREAM)
+    key = course.stream_key(plan.seed, course.SEARCHER_STREAM)
     pool = pool_of(key, valuing.space, plan.pool, plan.networks)
     values = _values(valuing.column(first, evaluator, pool, folder / "pool", AT_ONCE))
     rows = stratified(values, plan.networks, plan.seed)

@@ -6,7 +6,7 @@ import jax
 import numpy as np
 import pytest
 
-from lanas_jax import discovery, partition, report, runs, study
+from lanas_jax import course, discovery, partition, report, runs, study
 from lanas_jax.evaluators.base import Outcome
 from lanas_jax.learned_tree import learned_tree
 from lanas_jax.trials import Status, TrialStore
@@ -95,7 +95,7 @@ def test_writing_again_replaces_the_report(finished: runs.Run) -> None:
 def test_the_tree_shown_is_the_one_the_search_had(finished: runs.Run) -> None:
     """Replaying the tells alone gives the splits that the run's own asks and tells gave."""
     experiment = finished.experiment()
-    searcher, key = experiment.searcher, study.stream_key(experiment.seed, study.SEARCHER_STREAM)
+    searcher, key = experiment.searcher, course.stream_key(experiment.seed, course.SEARCHER_STREAM)
     with TrialStore.open(finished.trials, read_only=True) as store:
         trials = store.trials()
     state = searcher.init(key)
@@ -103,7 +103,7 @@ def test_the_tree_shown_is_the_one_the_search_had(finished: runs.Run) -> None:
         state, codes = searcher.ask(state, 8)
         batch = trials[number : number + 8]
         assert [tuple(code) for code in np.asarray(codes).tolist()] == [trial.code for trial in batch]
-        state = searcher.tell(state, codes, jax.numpy.asarray(study.told(batch)))
+        state = searcher.tell(state, codes, jax.numpy.asarray(course.told(batch)))
     nodes, _ = learned_tree(searcher, jax.random.key(0), trials)
     expected = partition.explain(state.tree, experiment.space.feature_names)
     assert nodes is not None
@@ -166,7 +166,7 @@ def test_only_failures(tmp_path: Path) -> None:
     here, _ = begin(tmp_path)
     with TrialStore.open(here.trials) as store:
         store.add_pending(0, [(3, 0, 0, 0)], ["00"], {})
-        store.finish(0, [Outcome(None, "out of memory")], {}, 0.0)
+        store.finish([0], [Outcome(None, "out of memory")], {}, 0.0)
         assert store.trials()[0].status == Status.FAILED
     page = Page(report.write(here.directory).read_text(encoding="utf-8"))
     assert "out of memory" in page.words
