@@ -1,0 +1,86 @@
+"""What the number of training images changes by which a supernet's parts get batch statistics of their own.
+
+Random networks of the space are valued by the supernet of a one-shot run, again and again with other numbers of images;
+0 stands for the running statistics, which mix all networks that were trained. The order of networks is compared with
+that by the largest number (Spearman)::
+
+    python -m experiments.recalibration RUN [--images 0 128 512 2048] [--networks 64]
+"""
+
+import dataclasses
+import time
+from pathlib import Path
+from typing import Annotated
+
+import jax
+import numpy as np
+import tyro
+from rich.console import Console
+
+from experiments.bench_table import machine, table
+from lanas_jax import runs
+from lanas_jax.evaluators.one_shot import OneShot
+from lanas_jax.ranking.correlation import rank_correlation
+from lanas_jax.supernet import masks
+from lanas_jax.training.population import one_device_per_core
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """Settings.
+
+    Attributes:
+      run: folder of a one-shot search whose supernet is trained.
+      images: numbers of training images, 0 or the evaluator's batch size and more.
+      networks: valued.
+      seed: of the networks.
+    """
+
+    run: Annotated[Path, tyro.conf.Positional]
+    images: tuple[int, ...] = (0, 128, 256, 512, 1024, 2048)
+    networks: int = 64
+    seed: int = 1
+
+
+def rows(config: Config) -> list[dict[str, str]]:
+    """A row of the table for each number of images.
+
+    Raises:
+      RunError: no such run.
+      ValueError: a run whose values do not come from one supernet.
+    """
+    here = runs.open_run(config.run)
+    evaluator = here.experiment().evaluator
+    if not isinstance(evaluator, OneShot):
+        raise ValueError(f"the values of {config.run} come from {type(evaluator).__name__}; expected OneShot")
+    evaluator.prepare(here.directory, print)
+    codes = masks.draw(evaluator.supernet.space, config.networks, config.seed)
+    values, seconds = {}, {}
+    for images in sorted(set(config.images)):
+        valuation = dataclasses.replace(evaluator.valuation, recalibration=images)
+        valuation(evaluator.trained.weights, codes[:1])  # compiles
+        began = time.perf_counter()
+        values[images] = np.asarray(valuation(evaluator.trained.weights, codes).accuracy)
+        seconds[images] = (time.perf_counter() - began) / len(codes)
+    return [
+        {
+            "images": str(images) if images else "0 (running)",
+            "mean value": f"{100 * np.mean(values[images]):.1f} %",
+            "deviation": f"{100 * np.std(values[images], ddof=1):.1f}",
+            "Spearman with the last": rank_correlation(values[images], values[max(values)]).spearman.text,
+            "ms each": f"{1000 * seconds[images]:.0f}",
+        }
+        for images in values
+    ]
+
+
+def main(config: Config) -> None:
+    """Measures and prints."""
+    one_device_per_core()
+    found = rows(config)
+    console = Console()
+    console.print(table(f"{config.networks} networks of {config.run}, {machine()}, jax {jax.__version__}", found))
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Config))
