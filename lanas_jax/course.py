@@ -31,6 +31,7 @@ SEARCHER_STREAM = 2**31 - 1  # folded into the seed for the searcher; trials fol
 FINALE_STREAM = 2**31 - 2  # the same for the finale
 SAVING_SHARE = 0.05  # of the time may go into checkpoints: replaying quick trials is quicker than saving each event
 
+_fold_in = jax.jit(jax.vmap(jax.random.fold_in, (None, 0)))
 Keys = Key[Array, " n"]
 Event = tuple[str, list[Trial]]
 
@@ -162,7 +163,7 @@ def stream_key(seed: int, stream: int) -> PRNGKeyArray:
 
 def trial_keys(seed: int, ids: Sequence[int]) -> Keys:
     """One key per trial, `fold_in` of seed and trial number, ``key[n]``."""
-    return jax.vmap(jax.random.fold_in, (None, 0))(jax.random.key(seed), np.asarray(ids, np.uint32))
+    return _fold_in(jax.random.key(seed), np.asarray(ids, np.uint32))
 
 
 def keys_of(trials: Sequence[Trial]) -> Keys:

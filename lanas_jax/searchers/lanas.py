@@ -136,6 +136,8 @@ class LaNAS:
 
 def _with_history(state: LaNASState, history: History) -> LaNASState:
     """The state with a history that may have grown; the model grows with it."""
+    if history.capacity == state.history.capacity:
+        return dataclasses.replace(state, history=history)
     model = surrogate.grow(state.model, min(history.capacity, MODEL_TRIALS))
     modelled = jnp.pad(state.modelled, (0, model.rows - state.modelled.shape[0]))
     return dataclasses.replace(state, history=history, model=model, modelled=modelled)
