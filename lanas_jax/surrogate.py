@@ -40,10 +40,10 @@ def normal_scores(values: Float[Array, " n"], done: Bool[Array, " n"]) -> Float[
 
 def rank_shares(values: Float[Array, " n"], done: Bool[Array, " n"]) -> Float[Array, " n"]:
     """The share of results below each value, half of its equals included: in (0, 1); 0 where not `done`."""
-    less = jnp.sum((values[None] < values[:, None]) & done[None], axis=1)
-    equal = jnp.sum((values[None] == values[:, None]) & done[None], axis=1)
+    ordered = jnp.sort(jnp.where(done, values, jnp.inf))
+    less, no_more = (jnp.searchsorted(ordered, values, side=side) for side in ("left", "right"))
     count = jnp.maximum(jnp.sum(done), 1).astype(jnp.float32)
-    return jnp.where(done, (less.astype(jnp.float32) + 0.5 * equal.astype(jnp.float32)) / count, 0.0)
+    return jnp.where(done, 0.5 * (less + no_more).astype(jnp.float32) / count, 0.0)
 
 
 def covariance(a: Float[Array, "n e"], b: Float[Array, "m e"], dims: int) -> Float[Array, "n m"]:
