@@ -67,9 +67,13 @@ class Course:
         self.asked, self.exhausted = 0, False
         self._replay()
 
-    def ask(self) -> list[Trial]:
-        """The next batch, which is pending now; empty where the budget is used up or the space exhausted."""
-        n = min(self._experiment.batch, self._experiment.budget - self.asked)
+    def ask(self, n: int | None = None) -> list[Trial]:
+        """The next trials, which are pending now; none where the budget is used up or the space exhausted.
+
+        Args:
+          n: how many, at most those that are left of the budget; default: a batch of the experiment.
+        """
+        n = min(self._experiment.batch if n is None else n, self._experiment.budget - self.asked)
         if self.exhausted or n < 1:
             return []
         codes = self._ask(n)
@@ -77,7 +81,7 @@ class Course:
             self.exhausted = True
             return []
         keys = hexadecimal(trial_keys(self._experiment.seed, range(self.asked, self.asked + len(codes))))
-        batch = self._store.add_pending(self._asks, codes.tolist(), keys, software.versions())
+        batch = self._store.add_pending(self._asks, codes.tolist(), keys, software.versions(), wanted=n)
         self._count(("ask", batch))
         return batch
 
@@ -141,7 +145,7 @@ class Course:
         if kind == "tell":
             self._tell(trials)
             return
-        codes = self._ask(min(self._experiment.batch, self._experiment.budget - self.asked))
+        codes = self._ask(trials[0].wanted)
         keys = hexadecimal(trial_keys(self._experiment.seed, range(self.asked, self.asked + len(codes))))
         _check_recorded(trials, codes, keys)
 

@@ -30,7 +30,7 @@ class Display:
         self._done: list[Trial] = []
         self._timed = 0  # trials that this process evaluated
         self._seconds = 0.0  # that took, compilation left out
-        self._asked: float | None = None  # when the batch under way was asked for
+        self._since = 0.0  # when trials came back last, or were asked for while none was under way
         self._under_way = 0
         self._began = self._clock()
         self._retraining: float | None = None  # when that began
@@ -54,19 +54,23 @@ class Display:
             self.note(f"going on after {len(self._done)} of {budget} trials")
 
     def asked(self, batch: Sequence[Trial]) -> None:
-        """A batch goes to the evaluator."""
-        self._asked, self._under_way = self._clock(), len(batch)
-        if not self._timed and not self._console.is_terminal:
-            self.note(f"evaluating the first {len(batch)} candidates, compiling included")
+        """A batch goes to the evaluator, which may have others still."""
+        if not self._under_way:
+            self._since = self._clock()
+            if not self._timed and not self._console.is_terminal:
+                first = "candidate" if len(batch) == 1 else f"{len(batch)} candidates"
+                self.note(f"evaluating the first {first}, compiling included")
+        self._under_way += len(batch)
 
     def finished(self, batch: Sequence[Trial]) -> None:
         """A batch came back."""
         compiling = sum(trial.compile_seconds or 0.0 for trial in batch)
-        if self._asked is not None:
-            self._seconds += max(self._clock() - self._asked - compiling, 0.0)
+        now = self._clock()
+        self._seconds += max(now - self._since - compiling, 0.0)
+        self._since = now
         self._timed += len(batch)
         self._done += batch
-        self._asked, self._under_way = None, 0
+        self._under_way -= len(batch)
         if not self._console.is_terminal:
             self.note(self.line().plain)
 
@@ -91,7 +95,7 @@ class Display:
             parts.append(f"retraining the best: {duration(self._clock() - self._retraining)}")
         elif self._timed:
             pace = self._seconds / self._timed
-            waited = 0.0 if self._asked is None else min(self._clock() - self._asked, pace * self._under_way)
+            waited = min(self._clock() - self._since, pace * self._under_way)
             left = max(pace * (self._budget - len(self._done)) - waited, 0.0)
             parts += [f"{pace:.2f} s per candidate", f"{duration(left)} left"]
         else:

@@ -9,7 +9,6 @@ import dataclasses
 import math
 import shutil
 import time
-import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Protocol, runtime_checkable
@@ -19,15 +18,13 @@ from jaxtyping import Int, PRNGKeyArray
 
 from lanas_jax import runs
 from lanas_jax.checkpoints import Checkpoints
-from lanas_jax.course import FINALE_STREAM, Course, Keys, StudyError, keys_of, stream_key
-from lanas_jax.evaluators.base import Evaluator, NotPreparedError, Outcome, Prepared
+from lanas_jax.course import FINALE_STREAM, Course, StudyError, keys_of, stream_key
+from lanas_jax.evaluators.base import Evaluator, NotPreparedError, Prepared
+from lanas_jax.evaluators.faults import BrokenEvaluatorError, Failures, describe_error, outcomes_or_errors
 from lanas_jax.runs import Run
 from lanas_jax.searchers.base import Searcher
 from lanas_jax.spaces.base import SearchSpace
 from lanas_jax.trials import Final, Trial, TrialStore, best
-
-HOPELESS = 8  # trials in a row for which the evaluator raised, after which it counts as broken
-RAISED = "the evaluator raised"
 
 Finale = Callable[[Int[np.ndarray, " dims"], PRNGKeyArray, Path], Final]
 
@@ -106,6 +103,29 @@ class Progress(Protocol):
         """Something worth a line."""
 
 
+@runtime_checkable
+class Workers(Protocol):
+    """Where trials are evaluated: in this process, or on a cluster (`lanas_jax.cluster`)."""
+
+    def prepare(self, directory: Path, progress: Progress) -> None:
+        """Has evaluators do, in the run's folder, what comes before their first evaluation.
+
+        Raises:
+          StudyError: it cannot be done.
+        """
+
+    def search(self, course: Course, progress: Progress) -> None:
+        """Evaluates what is pending, then what is asked for, to the end of the budget or of the space.
+
+        Raises:
+          StudyError: evaluators are broken.
+        """
+
+    def retrain(self, code: Int[np.ndarray, " dims"], directory: Path) -> Final:
+        """The experiment's finale; raises what it raises."""
+        ...
+
+
 class Silence:
     """Shows nothing."""
 
@@ -121,6 +141,7 @@ def run(
     directory: Path | str,
     progress: Progress | None = None,
     *,
+    workers: Workers | None = None,
     prepare: bool = True,
     write_report: bool = True,
 ) -> Result:
@@ -130,6 +151,7 @@ def run(
       experiment: what to run.
       directory: a new or empty folder, or that of an interrupted run of the same experiment.
       progress: is told how it gets on.
+      workers: evaluate the trials; default: this process.
       prepare: whether to have the evaluator prepared in the folder; else it has to be.
       write_report: whether to end with ``report.html``.
 
@@ -140,18 +162,19 @@ def run(
         only raises errors.
     """
     directory, progress = Path(directory).absolute(), progress or Silence()
+    workers = workers or ThisProcess(experiment)
     found = runs.exists(directory)
     here = runs.open_run(directory) if found else runs.create(directory, experiment)
     _check_same(experiment, here)
     with runs.lock(here), TrialStore.open(here.trials) as store, Checkpoints(here.states) as checkpoints:
         if prepare:
-            _prepare(experiment, here, progress)
+            workers.prepare(here.directory, progress)
         progress.began(experiment.budget, store.trials())
         course = Course(experiment, store, checkpoints)
-        search(course, experiment.evaluator, progress)
+        workers.search(course, progress)
         if course.exhausted:
             progress.note(f"the space has no further codes: the search ends after {course.asked} trials")
-        final = _retrain(experiment, here, store, progress)
+        final = _retrain(experiment, workers, here, store, progress)
         result = Result(directory, store.trials(), final, course.exhausted)
     if write_report:
         from lanas_jax import report  # matplotlib takes its time to import
@@ -160,79 +183,58 @@ def run(
     return result
 
 
-def _prepare(experiment: Experiment, here: Run, progress: Progress) -> None:
-    """What an evaluator has to do before its first evaluation."""
-    if not isinstance(experiment.evaluator, Prepared):
-        return
-    try:
-        experiment.evaluator.prepare(here.directory, progress.note)
-    except NotPreparedError as error:
-        raise StudyError(str(error)) from error
+@dataclasses.dataclass(frozen=True)
+class ThisProcess:
+    """Evaluates batch after batch in this process, on its devices; the usual `Workers`.
 
-
-def search(course: Course, evaluator: Evaluator, progress: Progress) -> None:
-    """Evaluates what is pending, then batch after batch, to the end of the budget or of the space.
-
-    Raises:
-      StudyError: the evaluator is broken.
+    Attributes:
+      experiment: whose evaluator and finale are called.
     """
-    failures = Failures()
-    while batch := course.pending or course.ask():
-        progress.asked(batch)
-        started = time.time()
-        outcomes = _outcomes(evaluator, np.array([trial.code for trial in batch], np.int32), keys_of(batch))
-        if len(outcomes) != len(batch):
-            raise StudyError(
-                f"the evaluator gave {len(outcomes)} outcomes for {len(batch)} codes; it must give one each"
-            )
-        results = failures.judged(outcomes)
-        progress.finished(course.tell(batch, results, started))
+
+    experiment: Experiment
+
+    def prepare(self, directory: Path, progress: Progress) -> None:
+        """See `Workers`."""
+        if not isinstance(self.experiment.evaluator, Prepared):
+            return
+        try:
+            self.experiment.evaluator.prepare(directory, progress.note)
+        except NotPreparedError as error:
+            raise StudyError(str(error)) from error
+
+    def search(self, course: Course, progress: Progress) -> None:
+        """See `Workers`."""
+        evaluator, failures = self.experiment.evaluator, Failures()
+        while batch := course.pending or course.ask():
+            progress.asked(batch)
+            started = time.time()
+            codes = np.array([trial.code for trial in batch], np.int32)
+            outcomes = outcomes_or_errors(evaluator, codes, keys_of(batch))
+            if len(outcomes) != len(batch):
+                raise StudyError(
+                    f"the evaluator gave {len(outcomes)} outcomes for {len(batch)} codes; it must give one each"
+                )
+            try:
+                results = failures.judged(outcomes)
+            except BrokenEvaluatorError as error:
+                raise StudyError(str(error)) from error.__cause__
+            progress.finished(course.tell(batch, results, started))
+
+    def retrain(self, code: Int[np.ndarray, " dims"], directory: Path) -> Final:
+        """See `Workers`."""
+        return finale(self.experiment, code, directory)
 
 
-class Failures:
-    """Tells a bad candidate, which is a result, from an evaluator that only raises: that one is broken."""
-
-    def __init__(self) -> None:
-        self._in_a_row = 0
-
-    def judged(self, outcomes: Sequence[Outcome | Exception]) -> list[Outcome]:
-        """Outcomes told together, errors as failures.
-
-        Raises:
-          StudyError: an error for each of these and those before, `HOPELESS` of them or more. These stay pending.
-        """
-        errors = [outcome for outcome in outcomes if isinstance(outcome, Exception)]
-        self._in_a_row = self._in_a_row + len(errors) if len(errors) == len(outcomes) else 0
-        if self._in_a_row >= HOPELESS:
-            raise StudyError(
-                f"the evaluator raised an error for each of the last {self._in_a_row} trials: "
-                f"{describe_error(errors[-1])}. The last {len(outcomes)} stay pending"
-            ) from errors[-1]
-        return [_failure(outcome) if isinstance(outcome, Exception) else outcome for outcome in outcomes]
+def finale(experiment: Experiment, code: Int[np.ndarray, " dims"], directory: Path) -> Final:
+    """Calls an experiment's finale with the key that it has in every process."""
+    if experiment.finale is None:
+        raise ValueError(f"{experiment.name} has no finale")
+    return experiment.finale(code, stream_key(experiment.seed, FINALE_STREAM), directory)
 
 
-def _outcomes(evaluator: Evaluator, codes: Int[np.ndarray, "n dims"], keys: Keys) -> list[Outcome | Exception]:
-    """Outcomes; where the evaluator raises, each code is tried alone, so that an error hits only who causes it."""
-    try:
-        return list(evaluator.evaluate(codes, keys))
-    except Exception as error:
-        if len(codes) == 1:
-            return [error]
-    return [_outcomes(evaluator, codes[i : i + 1], keys[i : i + 1])[0] for i in range(len(codes))]
-
-
-def _failure(error: Exception) -> Outcome:
-    return Outcome(None, f"{RAISED} {describe_error(error)}")
-
-
-def describe_error(error: BaseException) -> str:
-    """An error in one line, with the place it came from."""
-    frames = traceback.extract_tb(error.__traceback__)
-    place = f" ({Path(frames[-1].filename).name}, line {frames[-1].lineno})" if frames else ""
-    return f"{type(error).__name__}: {error}{place}"
-
-
-def _retrain(experiment: Experiment, here: Run, store: TrialStore, progress: Progress) -> Final | None:
+def _retrain(
+    experiment: Experiment, workers: Workers, here: Run, store: TrialStore, progress: Progress
+) -> Final | None:
     """The finale, once: a run interrupted in it does only this again."""
     winner, final = best(store.trials()), store.final()
     if final is not None or experiment.finale is None:
@@ -243,9 +245,8 @@ def _retrain(experiment: Experiment, here: Run, store: TrialStore, progress: Pro
     progress.retraining(winner)
     shutil.rmtree(here.winner, ignore_errors=True)
     here.winner.parent.mkdir(parents=True, exist_ok=True)
-    code, key = np.array(winner.code, np.int32), stream_key(experiment.seed, FINALE_STREAM)
     try:
-        final = experiment.finale(code, key, here.winner)
+        final = workers.retrain(np.array(winner.code, np.int32), here.winner)
     except Exception as error:
         raise StudyError(f"retraining the winner failed: {describe_error(error)}") from error
     if not math.isfinite(final.validation_accuracy + final.test_accuracy):

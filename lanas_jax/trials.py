@@ -43,6 +43,7 @@ CREATE TABLE trials (
   started REAL,
   finished REAL,
   asked INTEGER NOT NULL,
+  wanted INTEGER NOT NULL,
   told INTEGER,
   tries INTEGER,
   worker TEXT,
@@ -97,6 +98,7 @@ class Trial:
       started: when it was handed to the evaluator, Unix seconds.
       finished: when it came back, Unix seconds; None while pending.
       asked: number of the event that asked for it; the same for a batch.
+      wanted: trials that this event asked for; more than came where the space has no further ones.
       told: number of the event that told of it; None while pending.
       tries: evaluations begun of it, the last included; more than 1 where a worker was lost. None while pending.
       worker: what evaluated it, where that was not this process.
@@ -118,6 +120,7 @@ class Trial:
     started: float | None = None
     finished: float | None = None
     asked: int = 0
+    wanted: int = 1
     told: int | None = None
     tries: int | None = None
     worker: str | None = None
@@ -246,7 +249,13 @@ class TrialStore:
         return [_trial(self.path, row) for row in self._connection.execute("SELECT * FROM trials ORDER BY id")]
 
     def add_pending(
-        self, batch: int, codes: Sequence[Sequence[int]], keys: Sequence[str], software: Mapping[str, str]
+        self,
+        batch: int,
+        codes: Sequence[Sequence[int]],
+        keys: Sequence[str],
+        software: Mapping[str, str],
+        *,
+        wanted: int | None = None,
     ) -> list[Trial]:
         """Writes a batch down as pending, in one transaction.
 
@@ -255,6 +264,7 @@ class TrialStore:
           codes: `n` codes.
           keys: `n` keys in hexadecimal.
           software: versions by name.
+          wanted: codes that were asked for; default: `n`.
 
         Returns:
           The trials, numbered on from the last one.
@@ -263,6 +273,7 @@ class TrialStore:
             first = self._connection.execute("SELECT coalesce(max(id) + 1, 0) AS id FROM trials").fetchone()["id"]
             event = self._next_event()
             common: dict[str, Any] = {"status": Status.PENDING, "software": dict(software), "asked": event}
+            common["wanted"] = len(codes) if wanted is None else wanted
             trials = [
                 Trial(first + i, batch, tuple(map(int, code)), key, **common)
                 for i, (code, key) in enumerate(zip(codes, keys, strict=True))

@@ -34,6 +34,7 @@ from lanas_jax.ranking.sample import pool_of, stratified
 from lanas_jax.ranking.task import TRUTH, Ranking, RankingError
 from lanas_jax.runs import Run, RunError
 from lanas_jax.spaces.base import SearchSpace
+from lanas_jax.evaluators.faults import describe_error
 from lanas_jax.study import Progress, StudyError
 from lanas_jax.trials import Trial, TrialStore
 
@@ -107,7 +108,7 @@ class Valuing:
         try:
             evaluator.prepare(self.here.directory, self.note)
         except Exception as error:
-            raise StudyError(f"the preparation of {title} failed: {study.describe_error(error)}") from error
+            raise StudyError(f"the preparation of {title} failed: {describe_error(error)}") from error
 
 
 def rank(ranking: Ranking, plan: Plan, settings: Any, valuing: Valuing) -> Ranked:
