@@ -12,14 +12,18 @@ import sys
 import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 from rich.console import Console
 
 from lanas_jax import config_json, discovery, runs
+from lanas_jax.cluster.connection import ClusterError
 from lanas_jax.runs import Run
 from lanas_jax.trials import TrialStore, TrialStoreError
+
+if TYPE_CHECKING:
+    from lanas_jax.cluster.command import Where
 
 HELP = """\
 lanas finds good neural networks after training few of them (LaNAS, arXiv 1906.06832).
@@ -74,6 +78,16 @@ class RefusedError(Exception):
     """A command that cannot be carried out as given."""
 
 
+REFUSALS = (
+    RefusedError,
+    ClusterError,
+    discovery.ExperimentError,
+    config_json.ConfigError,
+    runs.RunError,
+    TrialStoreError,
+)
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs one command.
 
@@ -92,7 +106,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 2
     try:
         return COMMANDS[command](rest)
-    except (RefusedError, discovery.ExperimentError, config_json.ConfigError, runs.RunError, TrialStoreError) as error:
+    except (
+        RefusedError,
+        ClusterError,
+        discovery.ExperimentError,
+        config_json.ConfigError,
+        runs.RunError,
+        TrialStoreError,
+    ) as error:
         print(f"lanas {command}: {error}", file=sys.stderr)
         return 2
     except sqlite3.OperationalError as error:  # a full disk, a file system that went away
@@ -119,26 +140,30 @@ def search(arguments: Sequence[str]) -> int:
     _use_every_core()
     source = discovery.find(arguments[0])
     module = discovery.load(source)
-    out, config = _search_arguments(arguments[0], module, arguments[1:])
+    out, where, config = _search_arguments(arguments[0], module, arguments[1:])
     if out is not None and runs.exists(out):  # before the experiment loads its data
         raise runs.RunError(f"{out} holds a run already. To continue it: lanas resume {out}")
-    experiment = runs.build(module, config)
-    directory = runs.default_directory(experiment.name, datetime.datetime.now()) if out is None else out
-    return _carry_out(experiment, runs.create(directory, experiment, source, config))
+    with where.connected():
+        experiment = runs.build(module, config)
+        directory = runs.default_directory(experiment.name, datetime.datetime.now()) if out is None else out
+        return _carry_out(experiment, runs.create(directory, experiment, source, config), where)
 
 
 def resume(arguments: Sequence[str]) -> int:
     """Continues an interrupted search."""
+    from lanas_jax.cluster.command import Where
 
-    def parse(run: Folder, /) -> Path:
+    def parse(run: Folder, /, where: Annotated[Where, tyro.conf.arg(name="")] = Where()) -> Any:  # noqa: B008
         """Continue a search that was interrupted, by Ctrl-C or by a crash, to the trials it would have had without."""
-        return run
+        return run, where
 
-    here = runs.open_run(_parse(parse, "resume", arguments))
+    directory, where = _parse(parse, "resume", arguments)
+    here = runs.open_run(directory)
     TrialStore.open(here.trials).close()
     _keep_programs()
     _use_every_core()
-    return _carry_out(here.experiment(), here)
+    with where.connected():
+        return _carry_out(here.experiment(), here, where)
 
 
 def train(arguments: Sequence[str]) -> int:
@@ -348,22 +373,29 @@ def _parse(function: Callable[..., Any], command: str, arguments: Sequence[str])
     return tyro.cli(function, prog=f"lanas {command}", args=list(arguments), config=marks)
 
 
-def _search_arguments(name: str, module: Any, arguments: Sequence[str]) -> tuple[Path | None, Any]:
-    """The run directory, if one was named, and the experiment's `Config` with what was overridden."""
+def _search_arguments(name: str, module: Any, arguments: Sequence[str]) -> tuple[Path | None, "Where", Any]:
+    """The run directory, if one was named, where trials run, and the experiment's `Config` with what was overridden."""
+    from lanas_jax.cluster.command import Where
+
     out = tyro.conf.arg(metavar="DIR", help="the folder for the run, new or empty; default: a new one under runs/")
     both = dataclasses.make_dataclass(
         "Settings",
         [
             ("config", Annotated[module.Config, tyro.conf.arg(name="")]),
             ("out", Annotated[Path | None, out], dataclasses.field(default=None, kw_only=True)),
+            (
+                "where",
+                Annotated[Where, tyro.conf.arg(name="")],
+                dataclasses.field(default_factory=Where, kw_only=True),
+            ),
         ],
     )
     about = f"{module.__doc__ or ''}"
     parsed: Any = tyro.cli(both, prog=f"lanas search {name}", args=list(arguments), description=about)
-    return parsed.out, parsed.config
+    return parsed.out, parsed.where, parsed.config
 
 
-def _carry_out(experiment: Any, here: Run) -> int:
+def _carry_out(experiment: Any, here: Run, where: "Where") -> int:
     """Runs a study to its end with live progress, and says how to go on where it is stopped."""
     from lanas_jax import study, summary
     from lanas_jax.interruption import heard
@@ -376,8 +408,8 @@ def _carry_out(experiment: Any, here: Run) -> int:
     display = Display(console)
     with heard(display.note) as interruption:
         try:
-            with display:
-                result = study.run(experiment, here.directory, display)
+            with display, where.workers(experiment, here, display) as workers:
+                result = study.run(experiment, here.directory, display, workers=workers)
         except KeyboardInterrupt:
             return _stopped(here, "stopped", interruption.exit_code)
         except study.StudyError as error:

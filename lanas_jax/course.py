@@ -67,6 +67,11 @@ class Course:
         self.asked, self.exhausted = 0, False
         self._replay()
 
+    @property
+    def over(self) -> bool:
+        """Whether no further trials will be asked for."""
+        return self.exhausted or self.asked >= self._experiment.budget
+
     def ask(self, n: int | None = None) -> list[Trial]:
         """The next trials, which are pending now; none where the budget is used up or the space exhausted.
 
@@ -151,7 +156,7 @@ class Course:
 
     def _save(self) -> None:
         """Saves a checkpoint, but seldom where trials are quick; the last in any case."""
-        last = not self.pending and self.asked >= self._experiment.budget
+        last = not self.pending and self.over
         began = time.perf_counter()
         if not last and self._seconds > SAVING_SHARE * (began - self._saved_at):
             return
@@ -172,7 +177,12 @@ def trial_keys(seed: int, ids: Sequence[int]) -> Keys:
 
 def keys_of(trials: Sequence[Trial]) -> Keys:
     """The recorded keys of trials, ``key[n]``."""
-    words = [[int(trial.key[i : i + 8], 16) for i in range(0, len(trial.key), 8)] for trial in trials]
+    return keys_of_words([trial.key for trial in trials])
+
+
+def keys_of_words(texts: Sequence[str]) -> Keys:
+    """Keys from their raw words in hexadecimal, ``key[n]``: what `hexadecimal` wrote."""
+    words = [[int(text[i : i + 8], 16) for i in range(0, len(text), 8)] for text in texts]
     return jax.random.wrap_key_data(jnp.asarray(np.array(words, np.uint32)))
 
 

@@ -80,6 +80,26 @@ class Prepared(Protocol):
         ...
 
 
+@runtime_checkable
+class PreparedInParts(Prepared, Protocol):
+    """A `Prepared` evaluator whose work falls into parts that several processes can do at the same time."""
+
+    def begin(self, directory: Path, note: Callable[[str], None]) -> int:
+        """Does what all parts need, or reads it, and returns the number of parts.
+
+        Raises:
+          NotPreparedError: it cannot be done; says why.
+        """
+        ...
+
+    def part(self, i: int, directory: Path, note: Callable[[str], None]) -> None:
+        """Does part `i`, after `begin`; `prepare` then finds it done.
+
+        Raises:
+          NotPreparedError: it cannot be done; says why.
+        """
+
+
 def with_costs(space: SearchSpace, codes: Int[np.ndarray, "n dims"], outcomes: Sequence[Outcome]) -> list[Outcome]:
     """Outcomes with multiply-adds and parameters, where the space knows them."""
     try:

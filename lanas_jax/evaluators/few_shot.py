@@ -86,16 +86,31 @@ class FewShot:
         """
         if "_found" in self.__dict__:
             return
-        self.one_shot.prepare(directory, note)
-        home = self.directory or directory / "few_shot"
-        found = self._divide(home)
         weights: list[Weights] = []
         programs = None
-        for i, name in enumerate(found.names):
-            note(f"sub-supernet {i + 1} of {len(found.names)} ({name})")
-            trained, programs = self._train(found, i, home / f"region-{i}", note, programs)
+        for i in range(self.begin(directory, note)):
+            trained, programs = self._train(i, directory, note, programs)
             weights.append(self.one_shot.valuation.place(trained))
-        self.__dict__["_found"] = (found, weights)
+        self.__dict__["_found"] = (self.__dict__["_divided"], weights)
+
+    def begin(self, directory: Path, note: Callable[[str], None]) -> int:
+        """Trains the supernet and divides the space, or reads both; returns the number of regions.
+
+        Raises:
+          NotPreparedError: as `OneShot.prepare`.
+        """
+        self.one_shot.prepare(directory, note)
+        if "_divided" not in self.__dict__:
+            self.__dict__["_divided"] = self._divide(self._home(directory))
+        return len(self.__dict__["_divided"].names)
+
+    def part(self, i: int, directory: Path, note: Callable[[str], None]) -> None:
+        """Trains the sub-supernet of region `i`, unless it is there; other processes may train others meanwhile.
+
+        Raises:
+          NotPreparedError: as `prepare`.
+        """
+        self._train(i, directory, note, None)
 
     def evaluate(self, codes: Int[np.ndarray, "n dims"], keys: Key[Array, " n"]) -> Sequence[Outcome]:
         """Values each code by the sub-supernet of its region; keys play no part.
@@ -136,10 +151,15 @@ class FewShot:
         except ValueError as error:
             raise NotPreparedError(str(error)) from error
 
+    def _home(self, directory: Path) -> Path:
+        return self.directory or directory / "few_shot"
+
     def _train(
-        self, found: Regions, i: int, directory: Path, note: Callable[[str], None], programs: Programs | None
+        self, i: int, directory: Path, note: Callable[[str], None], programs: Programs | None
     ) -> tuple[Weights, Programs | None]:
         """The sub-supernet of a region, and the programs that trained it."""
+        found: Regions = self.__dict__["_divided"]
+        note(f"sub-supernet {i + 1} of {len(found.names)} ({found.names[i]})")
         try:
             pool = masks.draw(self._space, POOL, self.seed, lambda codes: found.of(codes) == i)
         except masks.EmptyRegionError as error:
@@ -153,7 +173,8 @@ class FewShot:
             names(self.one_shot.trained.weights),
         )
         devices = self.one_shot.devices
-        trained = train_or_refuse(training, self.one_shot.trained_on, directory, note, devices, programs)
+        folder = self._home(directory) / f"region-{i}"
+        trained = train_or_refuse(training, self.one_shot.trained_on, folder, note, devices, programs)
         return trained.weights, trained.programs
 
     def _values(self, codes: Int[np.ndarray, "n dims"]) -> np.ndarray:

@@ -26,6 +26,7 @@ from jaxtyping import Float, Int
 
 from lanas_jax import config_json, course, runs, software, study
 from lanas_jax.evaluators.base import Evaluator, Prepared
+from lanas_jax.evaluators.faults import describe_error
 from lanas_jax.ranking import result
 from lanas_jax.ranking.correlation import FEWEST, rank_correlation
 from lanas_jax.ranking.listed import Listed
@@ -34,7 +35,6 @@ from lanas_jax.ranking.sample import pool_of, stratified
 from lanas_jax.ranking.task import TRUTH, Ranking, RankingError
 from lanas_jax.runs import Run, RunError
 from lanas_jax.spaces.base import SearchSpace
-from lanas_jax.evaluators.faults import describe_error
 from lanas_jax.study import Progress, StudyError
 from lanas_jax.trials import Trial, TrialStore
 

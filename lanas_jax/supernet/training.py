@@ -242,12 +242,17 @@ def _weights(state: FinalState) -> Weights:
 
 @contextlib.contextmanager
 def _entered(directory: Path, record: Mapping[str, Any]) -> Iterator[FinalFolder]:
-    """The folder of a training, kept from other trainings; process 0 makes it."""
+    """The folder of a training, kept from other trainings; process 0 makes it.
+
+    One that is at its end is only read, which others may do meanwhile.
+    """
     distributed.agree("a supernet, images or software", folders.decisive(record))
     with contextlib.ExitStack() as stack:
 
         def enter() -> None:
-            stack.enter_context(lock_file(_enter(directory, record).described))
+            folder = _enter(directory, record)
+            if folder.final is None:
+                stack.enter_context(lock_file(folder.described))
 
         distributed.by_first(enter, RunError)
         yield folders.open_folder(directory)
