@@ -13,6 +13,7 @@ from lanas_jax.data import cifar10 as data
 from lanas_jax.final.display import Display
 from lanas_jax.final.recipe import Recipe
 from lanas_jax.final.train import Origin, train
+from lanas_jax.trials import Status
 from tests.data import made_up_cifar10 as made_up
 
 TINY = {"train": 40, "validation": 20, "blocks": 1, "channels": 2, "cells": 3, "epochs": 1, "batch_size": 20}
@@ -54,7 +55,7 @@ def test_a_tiny_search_trains_on_images_of_8_bits(module, config, tmp_path):
     assert experiment.evaluator.data.image_shape == (size, size, 3)
     assert experiment.evaluator.data.train.images.dtype == np.uint8
     result = study.run(experiment, tmp_path / "run", write_report=False)
-    assert [(trial.status, trial.steps) for trial in result.trials] == [(study.Status.DONE, 2)] * 4
+    assert [(trial.status, trial.steps) for trial in result.trials] == [(Status.DONE, 2)] * 4
 
 
 @pytest.mark.slow

@@ -11,6 +11,7 @@ from lanas_jax.final import target
 from lanas_jax.final.display import Display
 from lanas_jax.final.recipe import Recipe
 from lanas_jax.final.train import Origin, train
+from lanas_jax.trials import Status
 
 TINY = digits.Config(budget=4, batch=4, searcher="random", blocks=1, channels=2, cells=1, epochs=1, finale_epochs=2)
 
@@ -19,7 +20,7 @@ def test_a_tiny_search_runs_to_its_end(tmp_path):
     experiment = digits.build(TINY)
     assert experiment.evaluator.per_device == 1  # 4 candidates on the 4 devices of the test run
     result = study.run(experiment, tmp_path / "run")
-    assert [(trial.status, trial.reason) for trial in result.trials] == [(study.Status.DONE, None)] * 4
+    assert [(trial.status, trial.reason) for trial in result.trials] == [(Status.DONE, None)] * 4
     cost = experiment.space.cost(np.array([trial.code for trial in result.trials]))
     assert [trial.multiply_adds for trial in result.trials] == cost.multiply_adds.tolist()
     assert result.final.code == result.best.code
