@@ -1,0 +1,45 @@
+"""Addresses of clusters."""
+
+import importlib.util
+
+import pytest
+
+from lanas_jax import cli
+from lanas_jax.cluster import connection
+from lanas_jax.cluster.connection import ClusterError
+
+GOOD = ("ray", "ray:10.0.0.1:6379", "ray:head:6379", "ray:[::1]:6379", "ray://head:10001")
+EXPERIMENT = "tests/quick_experiment.py"
+
+
+@pytest.mark.parametrize("address", GOOD)
+def test_addresses(address, monkeypatch):
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: object())
+    assert connection.check(address) == address
+
+
+@pytest.mark.parametrize(
+    "address", ["", "dask", "ray:", "ray://", "ray:head", "ray:head:port", "10.0.0.1:6379", "http://a:1", "ray:///a:1"]
+)
+def test_what_is_no_address_is_refused(address):
+    with pytest.raises(ClusterError, match="is no cluster: give local, ray, ray:HOST:PORT"):
+        connection.check(address)
+
+
+def test_without_ray_the_extra_is_named(monkeypatch):
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    assert connection.check("local") == "local"
+    with pytest.raises(ClusterError, match=r"needs Ray, which is not installed: pip install 'lanas-jax\[ray\]'"):
+        connection.check("ray")
+
+
+@pytest.mark.parametrize("command", [("search", EXPERIMENT), ("resume",)])
+def test_the_command_line_refuses_before_anything_is_made(command, tmp_path, capsys):
+    run = tmp_path / "run"
+    if command[0] == "resume":
+        assert cli.main(["search", EXPERIMENT, "--budget", "4", "--out", str(run)]) == 0
+        before = sorted(path.name for path in run.iterdir())
+    where = ["--out", str(run)] if command[0] == "search" else [str(run)]
+    assert cli.main([*command, *where, "--cluster", "slurm"]) == 2
+    assert "'slurm' is no cluster: give local, ray" in capsys.readouterr().err
+    assert not run.exists() if command[0] == "search" else sorted(path.name for path in run.iterdir()) == before

@@ -1,0 +1,122 @@
+"""What goes to workers, and what a worker makes of it, in this process."""
+
+import copy
+import dataclasses
+import os
+
+import numpy as np
+import pytest
+
+from lanas_jax import discovery, runs
+from lanas_jax.cluster import task as tasks
+from lanas_jax.cluster.task import Task
+from lanas_jax.cluster.worker import Order, Worker
+from lanas_jax.cluster.workforce import _answers
+from lanas_jax.course import hexadecimal, keys_of_words, trial_keys
+from lanas_jax.runs import RunError
+from tests.cluster import waiting_experiment
+
+
+@pytest.fixture
+def run(tmp_path):
+    source = discovery.find("tests/cluster/waiting_experiment.py")
+    module = discovery.load(source)
+    (tmp_path / "log").mkdir()
+    config = module.Config(pause=0.0, log=tmp_path / "log", seed=3)
+    return runs.create(tmp_path / "run", module.build(config), source, config)
+
+
+@pytest.fixture
+def task(run):
+    return Task.of(run)
+
+
+@pytest.fixture
+def worker(task):
+    worker = Worker(task, cores=1.0)
+    hello = worker.introduce()
+    assert (hello.fingerprint, hello.devices) == (task.fingerprint, 4)  # of this test run
+    assert hello.name.endswith(f"/{os.getpid()}")
+    return worker
+
+
+def order(n=3):
+    codes = tuple((i, i, 0, 3) for i in range(n))
+    return Order(tuple(range(n)), codes, tuple(hexadecimal(trial_keys(3, range(n)))))
+
+
+def with_value(outcome, value):
+    """A copy whose value is of the wrong kind, as another process may send it."""
+    wrong = copy.copy(outcome)
+    object.__setattr__(wrong, "value", value)
+    return wrong
+
+
+def test_the_experiment_is_built_again_with_its_settings(task):
+    experiment = task.experiment()
+    assert (experiment.name, experiment.seed, experiment.budget) == ("waiting", 3, 12)
+
+
+def test_fingerprints_differ_where_anything_does(task, monkeypatch):
+    same = tasks.fingerprint(task.source, task.config)
+    assert same == task.fingerprint
+    assert tasks.fingerprint(task.source + "\n", task.config) != same
+    assert tasks.fingerprint(task.source, task.config | {"seed": 4}) != same
+    monkeypatch.setattr(tasks.software, "versions", lambda: {"jax": "0"})
+    assert tasks.fingerprint(task.source, task.config) != same
+
+
+def test_the_code_is_part_of_the_fingerprint(task, monkeypatch, tmp_path):
+    (tmp_path / "lanas_jax").mkdir()
+    monkeypatch.setattr(tasks.lanas_jax, "__file__", str(tmp_path / "lanas_jax" / "__init__.py"))
+    digests = []
+    for content in ("a = 1", "a = 2"):
+        (tmp_path / "lanas_jax" / "__init__.py").write_text(content)
+        tasks.code_digest.cache_clear()
+        digests.append(tasks.code_digest())
+    tasks.code_digest.cache_clear()
+    assert len(set(digests)) == 2
+
+
+def test_a_run_without_a_file_has_no_task(tmp_path):
+    experiment = waiting_experiment.build(waiting_experiment.Config())
+    with pytest.raises(RunError, match="was started from Python, so there is no file from which workers could build"):
+        Task.of(runs.create(tmp_path / "run", experiment))
+
+
+def test_a_worker_gives_what_the_evaluator_gives(worker, task):
+    asked = order()
+    answer = worker.evaluate(asked)
+    here = task.experiment().evaluator.evaluate(np.array(asked.codes, np.int32), keys_of_words(asked.keys))
+    assert [one.value for one in answer.outcomes] == [one.value for one in here]
+    assert _answers(answer, asked, task.fingerprint)
+
+
+def test_errors_become_texts(task):
+    config = task.config | {"raising": True}
+    worker = Worker(dataclasses.replace(task, config=config), cores=1.0)
+    (text,) = worker.evaluate(order(1)).outcomes
+    assert text.startswith("ArithmeticError: no such luck (experiment.py, line ")
+
+
+@pytest.mark.parametrize(
+    "garbage",
+    [
+        lambda answer: "done",
+        lambda answer: tuple(answer),
+        lambda answer: answer._replace(fingerprint="0"),
+        lambda answer: answer._replace(ids=(0, 1)),
+        lambda answer: answer._replace(outcomes=answer.outcomes[:2]),
+        lambda answer: answer._replace(outcomes=(None,) * 3),
+        lambda answer: answer._replace(outcomes=(with_value(answer.outcomes[0], "0.9"),) * 3),
+    ],
+)
+def test_garbage_is_no_answer(worker, task, garbage):
+    asked = order()
+    assert not _answers(garbage(worker.evaluate(asked)), asked, task.fingerprint)
+
+
+def test_the_finale_comes_back_with_its_files(worker):
+    final, files = worker.retrain((1, 1, 1, 1))
+    assert final.code == (1, 1, 1, 1)
+    assert list(files) == ["deep/weights"]
