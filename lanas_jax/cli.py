@@ -413,12 +413,19 @@ def _carry_out(experiment: Any, here: Run, where: "Where") -> int:
         except KeyboardInterrupt:
             return _stopped(here, "stopped", interruption.exit_code)
         except study.StudyError as error:
-            details = here.directory / "traceback.txt"
-            details.write_text("".join(traceback.format_exception(error)), encoding="utf-8")
-            return _stopped(here, f"{error}\nThe whole traceback is in {details}", 1)
+            return _stopped(here, f"{error}{_with_traceback(error, here.directory / 'traceback.txt')}", 1)
     summary.show_result(console, experiment.space, result.trials, result.final)
     console.print(f"report: {here.report}", highlight=False, soft_wrap=True)
     return 0
+
+
+def _with_traceback(error: Exception, path: Path) -> str:
+    """Writes a traceback, and says where it is."""
+    try:
+        path.write_text("".join(traceback.format_exception(error)), encoding="utf-8")
+    except OSError:  # the disk may be what went wrong
+        return ""
+    return f"\nThe whole traceback is in {path}"
 
 
 def _stopped(here: Run, why: str, exit_code: int) -> int:

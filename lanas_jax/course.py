@@ -160,7 +160,10 @@ class Course:
         began = time.perf_counter()
         if not last and self._seconds > SAVING_SHARE * (began - self._saved_at):
             return
-        self._checkpoints.save(self._events, self._state, self._digest.text)
+        try:
+            self._checkpoints.save(self._events, self._state, self._digest.text)
+        except Exception as error:  # orbax raises what it pleases
+            raise StudyError(f"the searcher's state cannot be saved: {str(error).splitlines()[0]}") from error
         self._saved_at = time.perf_counter()
         self._seconds = self._saved_at - began
 

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 TOP = 5
 COLUMNS = (
     "id", "batch", "status", "value", "multiply_adds", "parameters", "compile_seconds", "train_seconds", "steps",
-    "started", "finished", "reason", "code", "key", "software",
+    "started", "finished", "asked", "told", "tries", "worker", "reason", "code", "key", "software",
 )  # fmt: skip
 
 

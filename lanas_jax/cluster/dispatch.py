@@ -14,7 +14,7 @@ from collections.abc import Sequence
 
 from lanas_jax.cluster.connection import ClusterError
 from lanas_jax.cluster.settings import Settings
-from lanas_jax.cluster.worker import Answer, Order
+from lanas_jax.cluster.worker import Answer, Order, Raised
 from lanas_jax.cluster.workforce import Done, Event, Hand, Lost, Overdue, Workforce
 from lanas_jax.course import Course, StudyError
 from lanas_jax.evaluators.base import NotPreparedError, Outcome
@@ -89,12 +89,12 @@ class Dispatch:
             self._answered(event.hand, event.said)
         elif isinstance(event, Overdue):
             why = f"past its time limit of {self._settings.seconds:g} s on {event.name}: cancelled"
-            self._fail(event.order.ids, why, event.name)
+            self._fail(event.order.ids, why, event.name, event.seconds)
         else:
             self._lost(event)
 
     def _answered(self, hand: Hand, answer: Answer) -> None:
-        found = [RemoteError(one) if isinstance(one, str) else one for one in answer.outcomes]
+        found = [RemoteError(one.text) if isinstance(one, Raised) else one for one in answer.outcomes]
         try:
             outcomes = self._failures.judged(found)
         except BrokenEvaluatorError as error:
@@ -115,9 +115,9 @@ class Dispatch:
                 why = f"its worker was lost in each of {self._settings.tries} tries, the last time: {event.why}"
                 self._fail([trial.id], why, event.name)
 
-    def _fail(self, numbers: Sequence[int], why: str, worker: str) -> None:
+    def _fail(self, numbers: Sequence[int], why: str, worker: str, seconds: float = 0.0) -> None:
         for number in numbers:
-            self._tell(number, Outcome(None, why), time.time(), worker=worker)
+            self._tell(number, Outcome(None, why), time.time() - seconds, worker=worker)
 
     def _tell(self, number: int, outcome: Outcome, started: float, **how: object) -> None:
         trial = self._out.pop(number)

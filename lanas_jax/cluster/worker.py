@@ -43,12 +43,18 @@ class Order(NamedTuple):
     keys: tuple[str, ...]  # raw words in hexadecimal
 
 
+class Raised(NamedTuple):
+    """What the evaluator raised for a trial, in words."""
+
+    text: str
+
+
 class Answer(NamedTuple):
     """What trials came to, in the order of their order."""
 
     fingerprint: str
     ids: tuple[int, ...]
-    outcomes: tuple[Outcome | str, ...]  # text: what the evaluator raised
+    outcomes: tuple[Outcome | Raised, ...]
     started: float  # Unix seconds
     seconds: float
 
@@ -104,7 +110,7 @@ class Worker:
         return part
 
     def evaluate(self, order: Order) -> Answer:
-        """Evaluates trials; an error of the evaluator becomes a text, and hits only who causes it."""
+        """Evaluates trials; an error of the evaluator becomes words, and hits only who causes it."""
         import numpy as np
 
         from lanas_jax.course import keys_of_words
@@ -113,7 +119,7 @@ class Worker:
         evaluator = self._prepared()
         started, began = time.time(), time.perf_counter()
         found = outcomes_or_errors(evaluator, np.array(order.codes, np.int32), keys_of_words(order.keys))
-        outcomes = tuple(describe_error(one) if isinstance(one, Exception) else one for one in found)
+        outcomes = tuple(Raised(describe_error(one)) if isinstance(one, Exception) else one for one in found)
         return Answer(self._fingerprint, order.ids, outcomes, started, time.perf_counter() - began)
 
     def retrain(self, code: Sequence[int]) -> "tuple[Final, dict[str, bytes]]":

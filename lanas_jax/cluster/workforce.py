@@ -17,7 +17,7 @@ from lanas_jax.cluster.connection import ClusterError
 from lanas_jax.cluster.nodes import Node
 from lanas_jax.cluster.settings import Settings
 from lanas_jax.cluster.task import Task
-from lanas_jax.cluster.worker import Answer, Hello, Order, Worker
+from lanas_jax.cluster.worker import Answer, Hello, Order, Raised, Worker
 from lanas_jax.evaluators.base import NotPreparedError, Outcome
 
 BECOMING = ("introduce", "build")  # what makes a new worker a ready one
@@ -88,6 +88,7 @@ class Overdue:
 
     name: str
     order: Order
+    seconds: float
 
 
 Event = Done | Lost | Overdue
@@ -315,7 +316,7 @@ class Workforce:
                 continue
             lost = self.dismiss(hand, "it was ended for a trial past its time limit")
             for job in late:
-                yield Overdue(lost.name, job.argument)
+                yield Overdue(lost.name, job.argument, now - job.since)
             yield dataclasses.replace(lost, jobs=[job for job in lost.jobs if job not in late])
 
 
@@ -324,7 +325,7 @@ def _answers(said: Any, order: Order, fingerprint: str) -> bool:
     if not isinstance(said, Answer) or (said.fingerprint, said.ids) != (fingerprint, order.ids):
         return False
     whole = len(said.outcomes) == len(order.ids)
-    return whole and all(isinstance(one, str) or _is_outcome(one) for one in said.outcomes)
+    return whole and all(isinstance(one, Raised) or _is_outcome(one) for one in said.outcomes)
 
 
 def _is_outcome(one: Any) -> bool:

@@ -18,23 +18,23 @@ class Nodes:
         self._cluster = cluster
         self.address, self.root = f"ray:{cluster.address}", ROOT
 
-    def join(self, cores=1):
-        """One more node."""
-        return self._cluster.add_node(num_cpus=cores, object_store_memory=10**8, wait=True)
+    def join(self, cores=1, **environment):
+        """One more node; what runs on it has these environment variables."""
+        return self._cluster.add_node(num_cpus=cores, object_store_memory=10**8, env_vars=environment, wait=True)
 
     def kill(self, node):
         """SIGKILL to every process of a node, as when its power is cut."""
         self._cluster.remove_node(node, allow_graceful=False)
 
-    def lanas(self, *arguments, **environment):
-        """Starts a driver."""
+    def lanas(self, *arguments, folder=ROOT):
+        """Starts a driver in a folder."""
         return subprocess.Popen(
             [*LANAS, *map(str, arguments)],
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
-            cwd=ROOT,
-            env=os.environ | {"PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu"} | environment,
+            cwd=folder,
+            env=os.environ | {"PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu"},
         )
 
 

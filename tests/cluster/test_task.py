@@ -92,11 +92,11 @@ def test_a_worker_gives_what_the_evaluator_gives(worker, task):
     assert _answers(answer, asked, task.fingerprint)
 
 
-def test_errors_become_texts(task):
+def test_errors_become_words(task):
     config = task.config | {"raising": True}
     worker = Worker(dataclasses.replace(task, config=config), cores=1.0)
-    (text,) = worker.evaluate(order(1)).outcomes
-    assert text.startswith("ArithmeticError: no such luck (experiment.py, line ")
+    (raised,) = worker.evaluate(order(1)).outcomes
+    assert raised.text.startswith("ArithmeticError: no such luck (experiment.py, line ")
 
 
 @pytest.mark.parametrize(
