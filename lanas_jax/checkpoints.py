@@ -9,9 +9,11 @@ Several processes have the same state, on devices of their own, and call everyth
 read, so that the folder has to be the same for all of them.
 """
 
+import contextlib
 import dataclasses
 import hashlib
-from collections.abc import Iterable, Mapping
+import threading
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any, TypeVar
@@ -104,11 +106,12 @@ class Checkpoints:
         arrays = {str(i): leaf for i, leaf in enumerate(leaves) if leaf.size}  # orbax refuses arrays of no size
         if number in self._manager.all_steps():  # one that was passed over
             self._manager.delete(number)
-        self._manager.save(
-            number,
-            args=ocp.args.Composite(state=ocp.args.StandardSave(arrays), about=ocp.args.JsonSave(about)),
-            force=True,
-        )
+        with _silent_threads():
+            self._manager.save(
+                number,
+                args=ocp.args.Composite(state=ocp.args.StandardSave(arrays), about=ocp.args.JsonSave(about)),
+                force=True,
+            )
 
     def restore(self, like: State, stands_for: Mapping[int, str]) -> Restored | None:
         """The newest intact state that stands for what is given.
@@ -137,6 +140,16 @@ class Checkpoints:
         except Exception:  # damaged files raise what they please
             return None
         return _state(like, leaves) if digest(leaves) == about["arrays"] else None
+
+
+@contextlib.contextmanager
+def _silent_threads() -> Iterator[None]:
+    """Within it, errors in threads are not printed: orbax raises its own in the main thread, too."""
+    before, threading.excepthook = threading.excepthook, lambda _: None
+    try:
+        yield
+    finally:
+        threading.excepthook = before
 
 
 def _leaves(state: Any) -> list[np.ndarray]:

@@ -19,7 +19,7 @@ from lanas_jax.course import Course, keys_of
 from lanas_jax.trials import Status, TrialStore
 from tests.cluster.waiting_experiment import value
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore:os.fork")]  # Ray starts nodes, beside JAX's threads
 EXPERIMENT = Path(__file__).with_name("waiting_experiment.py")
 
 
@@ -180,6 +180,19 @@ def test_a_full_disk_stops_the_search_and_the_store_opens(two, tmp_path):
         assert [trial.value for trial in finished] == [right_value(trial) for trial in finished]
     finally:
         subprocess.run(["umount", disk], check=True)
+
+
+def test_few_shot_supernets_are_trained_in_parts(two, tmp_path):
+    """Every value is that of the same evaluator in one process, prepared by itself."""
+    experiment = Path(__file__).parents[1] / "supernet" / "linear_experiment.py"
+    where = ("--cluster", two.address, "--out", tmp_path / "run")
+    text = output(two.lanas("search", experiment, "--values", "few_shot", *where))
+    evaluator = runs.open_run(tmp_path / "run").experiment().evaluator
+    evaluator.prepare(tmp_path / "alone", lambda line: None)
+    assert f"the workers do {len(evaluator.regions.names)} parts of the preparation" in text
+    trials = trials_of(tmp_path)
+    alone = evaluator.evaluate(np.array([trial.code for trial in trials], np.int32), keys_of(trials))
+    assert [trial.value for trial in trials] == [outcome.value for outcome in alone]
 
 
 def test_nodes_leave_and_join_and_the_driver_is_killed(nodes, tmp_path):

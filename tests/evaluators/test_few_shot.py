@@ -6,7 +6,7 @@ import jax
 import numpy as np
 import pytest
 
-from lanas_jax.evaluators.base import Evaluator, NotPreparedError, Prepared
+from lanas_jax.evaluators.base import Evaluator, NotPreparedError, Prepared, PreparedInParts
 from lanas_jax.evaluators.few_shot import FewShot
 from lanas_jax.evaluators.one_shot import OneShot
 from lanas_jax.final import programs
@@ -77,6 +77,19 @@ def test_programs_are_compiled_once_for_the_supernet_and_once_for_all_regions(pr
         "split.npz", "region-0", "region-1", "region-2",
     }  # fmt: skip
     assert isinstance(evaluator, Extracting)
+
+
+def test_parts_done_by_others_are_found(prepared, tmp_path, monkeypatch):
+    """As by the workers of a cluster, each with an evaluator of its own and the same folder."""
+    assert isinstance(few_shot(), PreparedInParts)
+    for i in (2, 0, 1):
+        other = few_shot()
+        assert other.begin(tmp_path, ignore) == 3
+        other.part(i, tmp_path, ignore)
+    compilations = Compilations(monkeypatch)
+    (evaluator := few_shot()).prepare(tmp_path, ignore)
+    assert compilations.count == 0
+    assert values(evaluator) == values(prepared[0])
 
 
 def test_a_code_is_valued_by_the_weights_of_its_region(prepared):
