@@ -18,6 +18,7 @@ import os
 from collections.abc import Iterator
 from typing import Any
 
+TOKEN = ". Where it asks for a token: set RAY_AUTH_MODE=token, and copy ~/.ray/auth_token from its head"
 USAGE = "local, ray, ray:HOST:PORT (from a node of the cluster) or ray://HOST:PORT (Ray's client server, from anywhere)"
 
 
@@ -65,7 +66,7 @@ def connected(address: str) -> Iterator[Any]:
         else:
             ray.init(address.removeprefix("ray:"), **quiet)
     except (ConnectionError, RuntimeError, ValueError, OSError) as error:
-        raise ClusterError(f"no Ray cluster can be reached at {address}: {error}") from error
+        raise ClusterError(f"no Ray cluster can be reached at {address}: {error}{TOKEN}") from error
     try:
         yield ray
     finally:
