@@ -9,12 +9,15 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from rich.box import SIMPLE
 from rich.table import Table
 
 from lanas_jax.comparison.compare import Comparison
 from lanas_jax.comparison.output import LABELS, samples
 from lanas_jax.comparison.statistics import Quartiles
+
+ASIDE = 1.06  # from a searcher's place in the picture to the next one's, as a ratio
 
 
 def ratio(results: Sequence[Comparison], result: Comparison, target: str = "to_optimum") -> float:
@@ -97,39 +100,52 @@ def _times(quartiles: Quartiles) -> str:
 def write_picture(path: Path, results: Sequence[Comparison], title: str) -> None:
     """Samples and time to the optimum against the number of workers: medians, bars from quartile to quartile.
 
-    A median beyond the budget is an open triangle at the budget, on the left alone.
+    What lies beyond the budget is drawn at its end: a median as an open triangle, a quartile as the end of its bar.
     """
     from matplotlib.figure import Figure
+    from matplotlib.lines import Line2D
 
     figure = Figure(figsize=(11.4, 4.4), layout="constrained")
     left, right = figure.subplots(1, 2)
     names = list(dict.fromkeys(result.name for result in results))
-    numbers = sorted({result.workers or 0 for result in results})
     for i, name in enumerate(names):
         own = sorted((result for result in results if result.name == name), key=lambda result: result.workers or 0)
         # Side by side, so that bars of different searchers stay apart.
-        places = [(result.workers or 0) * 1.06 ** (i - (len(names) - 1) / 2) for result in own]
+        places = [(result.workers or 0) * ASIDE ** (i - (len(names) - 1) / 2) for result in own]
         times = [result.time_to_optimum for result in own if result.time_to_optimum is not None]
-        for axes, quartiles in ((left, [result.to_optimum for result in own]), (right, times)):
-            _draw(axes, places, quartiles, f"C{i}", LABELS[name])
-        beyond = [place for place, result in zip(places, own, strict=True) if math.isinf(result.to_optimum.median)]
-        left.plot(beyond, [results[0].values.shape[1]] * len(beyond), "^", color=f"C{i}", markerfacecolor="none")
+        last = [float(np.nanmax(result.times)) for result in own if result.times is not None]
+        budget = float(results[0].values.shape[1])
+        _draw(left, places, [result.to_optimum for result in own], [budget] * len(own), f"C{i}")
+        _draw(right, places, times, last, f"C{i}")
     left.set(ylabel="samples to the optimum")
     right.set(ylabel="time to the optimum, in mean training times")
     for axes in (left, right):
-        axes.set(xlabel="workers at once", xscale="log", yscale="log")
-        axes.set_xticks(numbers, [str(number) for number in numbers], minor=False)
-        axes.set_xticks([], minor=True)
-        axes.grid(alpha=0.3)
-        axes.spines[["top", "right"]].set_visible(False)
-    figure.legend(*left.get_legend_handles_labels(), fontsize=8, loc="outside right upper", frameon=False)
+        _style(axes, sorted({result.workers or 0 for result in results}))
+    kinds = [Line2D([], [], color=f"C{i}", marker="o", markersize=4, linewidth=1) for i in range(len(names))]
+    beyond = Line2D([], [], color="grey", marker="^", markerfacecolor="none", linestyle="none")
+    labels = [*(LABELS[name] for name in names), "median beyond the budget"]
+    figure.legend([*kinds, beyond], labels, fontsize=8, loc="outside right upper", frameon=False)
     figure.suptitle(title)
     figure.savefig(path, dpi=130)
 
 
-def _draw(axes: Any, places: list[float], quartiles: list[Quartiles], colour: str, label: str) -> None:
-    there = [(place, q) for place, q in zip(places, quartiles, strict=True) if math.isfinite(q.median)]
-    at, medians = [place for place, _ in there], [q.median for _, q in there]
-    axes.plot(at, medians, "o-", color=colour, markersize=4, linewidth=1.4, label=label)
-    for place, q in there:
-        axes.plot([place] * 2, [q.lower, min(q.upper, axes.get_ylim()[1])], color=colour, linewidth=1)
+def _draw(axes: Any, places: list[float], all_quartiles: list[Quartiles], ends: list[float], colour: str) -> None:
+    for place, quartiles, end in zip(places, all_quartiles, ends, strict=True):
+        axes.plot([place] * 2, [min(quartiles.lower, end), min(quartiles.upper, end)], color=colour, linewidth=1)
+        if math.isinf(quartiles.median):
+            axes.plot(place, end, "^", color=colour, markerfacecolor="none")
+    medians = [quartiles.median if math.isfinite(quartiles.median) else math.nan for quartiles in all_quartiles]
+    axes.plot(places, medians, "o-", color=colour, markersize=4, linewidth=1.4)
+
+
+def _style(axes: Any, numbers: list[int]) -> None:
+    from matplotlib.ticker import LogLocator, NullLocator
+
+    axes.set(xlabel="workers at once", xscale="log", yscale="log")
+    axes.set_xticks(numbers, [str(number) for number in numbers])
+    axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axes.yaxis.set_major_formatter("{x:g}")
+    for axis in (axes.xaxis, axes.yaxis):
+        axis.set_minor_locator(NullLocator())
+    axes.grid(alpha=0.3)
+    axes.spines[["top", "right"]].set_visible(False)
