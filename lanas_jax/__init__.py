@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from lanas_jax.searchers.lanas import LaNAS as LaNAS
     from lanas_jax.searchers.local_search import LocalSearch as LocalSearch
     from lanas_jax.searchers.random_search import RandomSearch as RandomSearch
+    from lanas_jax.simulated_workers import WorkersTrace as WorkersTrace
+    from lanas_jax.simulated_workers import simulate_workers as simulate_workers
     from lanas_jax.simulation import Trace as Trace
     from lanas_jax.simulation import simulate as simulate
     from lanas_jax.spaces.base import Choice as Choice
@@ -42,7 +44,9 @@ _HOMES = {
     "SearchSpace": "spaces.base",
     "Table": "tables.base",
     "Trace": "simulation",
+    "WorkersTrace": "simulated_workers",
     "simulate": "simulation",
+    "simulate_workers": "simulated_workers",
 }
 __all__ = list(_HOMES)
 

@@ -10,7 +10,7 @@ import numpy as np
 import tyro
 from rich.console import Console
 
-from lanas_jax.comparison import output
+from lanas_jax.comparison import output, parallel
 from lanas_jax.comparison.compare import NAMES, SEARCHERS, Comparison
 from lanas_jax.comparison.compare import compare as carry_through
 from lanas_jax.comparison.peers import MissingPeerError as MissingPeerError
@@ -19,6 +19,7 @@ from lanas_jax.tables.benchmark import Benchmark
 
 DEFAULT = ",".join(SEARCHERS)
 CHOICE = f"out of {', '.join(NAMES)}; the last two need the extra peers"
+AT_ONCE = "numbers of trials under way at all times, none of which waits for another, such as 1,8,64; default: batches"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,6 +33,7 @@ class Settings:
     batch: int
     first_seed: int
     out: Path | None
+    workers: tuple[int, ...] = ()
 
     @property
     def folder(self) -> Path:
@@ -55,15 +57,24 @@ def compare(console: Console, arguments: Sequence[str]) -> int:
         batch: Annotated[int, tyro.conf.arg(metavar="N", help="samples asked for at a time")] = 1,
         first_seed: Annotated[int, tyro.conf.arg(metavar="N", help="another number gives other searches")] = 0,
         out: Annotated[Path | None, tyro.conf.arg(metavar="DIR", help="default: comparisons/TABLE")] = None,
+        workers: Annotated[str, tyro.conf.arg(metavar="A,B,...", help=AT_ONCE)] = "",
     ) -> Any:
         """Run searchers on a benchmark table, equal budgets, distinct architectures counted for all alike.
 
         Prints a table, and writes comparison.csv, comparison.png and traces.npz.
         """
-        return Settings(table, tuple(searchers.split(",")), seeds, budget, batch, first_seed, out)
+        names = tuple(searchers.split(","))
+        return Settings(table, names, seeds, budget, batch, first_seed, out, _numbers(workers))
 
     carry_out(console, tyro.cli(parse, prog="lanas compare", args=list(arguments)))
     return 0
+
+
+def _numbers(workers: str) -> tuple[int, ...]:
+    try:
+        return tuple(int(number) for number in workers.split(",")) if workers else ()
+    except ValueError:
+        raise ValueError(f"workers must be whole numbers with commas between them; got {workers!r}") from None
 
 
 def carry_out(console: Console, settings: Settings) -> None:
@@ -85,7 +96,7 @@ def carry_out(console: Console, settings: Settings) -> None:
     def note(done: Comparison) -> None:
         results.append(done)
         _write(folder, benchmark, settings, results)
-        console.print(f"{output.LABELS[done.name]}: {time.monotonic() - began:.0f} s", highlight=False)
+        console.print(f"{output.label(done)}: {time.monotonic() - began:.0f} s", highlight=False)
 
     with console.status("searching") as status:
         carry_through(
@@ -95,10 +106,11 @@ def carry_out(console: Console, settings: Settings) -> None:
             seeds=settings.seeds,
             batch=settings.batch,
             first_seed=settings.first_seed,
+            workers=settings.workers,
             note=note,
             progress=lambda name, done: status.update(f"{output.LABELS[name]}: {done} of {settings.seeds} searches"),
         )
-    console.print(output.table(results, _tests(benchmark, results)))
+    console.print((parallel if settings.workers else output).table(results, _tests(benchmark, results)))
     console.print(f"files: {folder}", highlight=False, soft_wrap=True)
 
 
@@ -109,7 +121,12 @@ def _tests(benchmark: Benchmark, results: list[Comparison]) -> list[float]:
 
 def _write(folder: Path, benchmark: Benchmark, settings: Settings, results: list[Comparison]) -> None:
     folder.mkdir(parents=True, exist_ok=True)
-    output.write_csv(folder / "comparison.csv", results, _tests(benchmark, results))
+    more = [parallel.columns(results, result) for result in results] if settings.workers else None
+    output.write_csv(folder / "comparison.csv", results, _tests(benchmark, results), more)
     output.write_traces(folder / "traces.npz", results)
-    title = f"{benchmark.name}, {settings.seeds} searches each, batch {settings.batch}"
-    output.write_picture(folder / "comparison.png", results, benchmark.table().best, title)
+    title = f"{benchmark.name}, {settings.seeds} searches each"
+    if settings.workers:
+        parallel.write_picture(folder / "comparison.png", results, title)
+    else:
+        title += f", batch {settings.batch}"
+        output.write_picture(folder / "comparison.png", results, benchmark.table().best, title)

@@ -1,7 +1,8 @@
 """Searchers side by side on one table: equal budgets, equal counting.
 
 What is counted is the number of distinct valid architectures that a search tried, for every searcher alike. Searchers
-of this package run in `simulate`, many seeds in one program; peers run one seed per process.
+of this package run in `simulate`, or with many workers at once in `simulate_workers`, many seeds in one program; peers
+run one seed per process.
 """
 
 import concurrent.futures
@@ -28,6 +29,7 @@ from lanas_jax.comparison.statistics import (
     random_samples,
     regret,
     samples_to,
+    times_to,
     top_value,
 )
 from lanas_jax.hardware import cores
@@ -37,7 +39,8 @@ from lanas_jax.searchers.evolution import RegularizedEvolution
 from lanas_jax.searchers.lanas import LaNAS
 from lanas_jax.searchers.local_search import LocalSearch
 from lanas_jax.searchers.random_search import RandomSearch
-from lanas_jax.simulation import simulate
+from lanas_jax.simulated_workers import WorkersTrace, simulate_workers
+from lanas_jax.simulation import Trace, refuse_below_one, simulate
 from lanas_jax.tables.base import Table
 
 SEARCHERS: dict[str, Callable[..., Any]] = {
@@ -58,6 +61,7 @@ class Traces(NamedTuple):
     values: Values
     winners: Int[np.ndarray, "seeds dims"]
     seconds: float  # of a processor core, per sample
+    times: Values | None = None  # when each was done, where workers were simulated
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,6 +77,9 @@ class Comparison:
       expected: for random search, the exact median of `to_optimum`, which lies beyond most budgets; else None.
       regrets: mean regret with its bootstrap interval, after each number of samples of `REGRET_AT` within the budget.
       seconds_per_sample: seconds of one processor core, or of the accelerator, per sample; compilation apart.
+      workers: how many trials were under way at all times; None where samples were asked for in batches.
+      times: with workers, when each of `values` was done, in mean training times; float32[seeds, budget].
+      time_to_optimum: likewise, when the table's optimum was.
     """
 
     name: str
@@ -83,6 +90,9 @@ class Comparison:
     expected: int | None
     regrets: dict[int, Interval]
     seconds_per_sample: float
+    workers: int | None = None
+    times: Values | None = None
+    time_to_optimum: Quartiles | None = None
 
 
 def compare(
@@ -93,6 +103,7 @@ def compare(
     seeds: int = 200,
     batch: int = 1,
     first_seed: int = 0,
+    workers: Sequence[int] = (),
     note: Callable[[Comparison], object] = lambda done: None,
     progress: Callable[[str, int], object] = lambda name, searches: None,
 ) -> list[Comparison]:
@@ -105,16 +116,17 @@ def compare(
       seeds: searches per searcher.
       batch: architectures asked for at a time; peers are always asked for one.
       first_seed: another number gives other searches.
+      workers: numbers of workers at once; each searcher is run with each. Without any, in batches.
       note: called with each searcher's result as soon as it is there.
       progress: called with a peer's name and the number of its searches that are done.
 
     Raises:
-      ValueError: an unknown name, or a budget, number of seeds or batch below 1.
+      ValueError: an unknown name, a budget, number of seeds, batch or workers below 1, or workers where batches or
+        peers are asked for too.
       MissingPeerError: a peer whose package is not installed.
     """
-    for what, number in (("budget", budget), ("seeds", seeds), ("batch", batch)):
-        if number < 1:
-            raise ValueError(f"{what} must be at least 1; got {number}")
+    refuse_below_one(budget=budget, seeds=seeds, batch=batch)
+    _check_workers(workers, names, batch)
     unknown = [name for name in names if name not in NAMES]
     if unknown:
         raise ValueError(f"there is no searcher {unknown[0]!r}. There are: {', '.join(NAMES)}")
@@ -124,19 +136,32 @@ def compare(
     budget = min(budget, len(table))
     results = []
     for name in names:
-        if name in peers.NAMES:
-            traces = _by_peer(name, table, budget, seeds, first_seed, progress)
-        else:
-            searcher = SEARCHERS[name](table.space, pool=table.codes)
-            traces = _by_program(searcher, table, budget, seeds, batch, first_seed)
-        results.append(judge(name, traces, np.asarray(table.values)))
-        note(results[-1])
+        for at_once in workers or (None,):
+            if name in peers.NAMES:
+                traces = _by_peer(name, table, budget, seeds, first_seed, progress)
+            else:
+                searcher = SEARCHERS[name](table.space, pool=table.codes)
+                traces = _by_program(_simulation(searcher, table, budget, seeds, batch, first_seed, at_once))
+            results.append(judge(name, traces, np.asarray(table.values), at_once))
+            note(results[-1])
     return results
 
 
-def judge(name: str, traces: Traces, table: Float[np.ndarray, " m"]) -> Comparison:
+def _check_workers(workers: Sequence[int], names: Sequence[str], batch: int) -> None:
+    for number in workers:
+        refuse_below_one(workers=number)
+    if len(set(workers)) < len(workers):
+        raise ValueError(f"workers names a number twice: {', '.join(map(str, workers))}")
+    if workers and batch != 1:
+        raise ValueError(f"workers ask for one sample at a time: leave out batch {batch}, or workers")
+    alone = [name for name in names if name in peers.NAMES]
+    if workers and alone:
+        raise ValueError(f"{alone[0]} runs one trial at a time: leave it out, or workers")
+
+
+def judge(name: str, traces: Traces, table: Float[np.ndarray, " m"], workers: int | None = None) -> Comparison:
     """What the traces of one searcher say, given all values of the table."""
-    values = traces.values
+    values, times = traces.values, traces.times
     best, budget = float(table.max()), values.shape[1]
     shortfall = regret(values, best)
     return Comparison(
@@ -148,10 +173,21 @@ def judge(name: str, traces: Traces, table: Float[np.ndarray, " m"]) -> Comparis
         random_samples(len(table), int((table == table.max()).sum())) if name == "random" else None,
         {n: bootstrap(shortfall[:, n - 1]) for n in REGRET_AT if n <= budget},
         traces.seconds,
+        workers,
+        times,
+        None if times is None else quartiles(times_to(values, times, best)),
     )
 
 
-def _by_program(searcher: Any, table: Table, budget: int, seeds: int, batch: int, first_seed: int) -> Traces:
+def _simulation(
+    searcher: Any, table: Table, budget: int, seeds: int, batch: int, first_seed: int, workers: int | None
+) -> Callable[[], Trace | WorkersTrace]:
+    if workers is None:
+        return lambda: simulate(searcher, table, budget, seeds, batch=batch, first_seed=first_seed)
+    return lambda: simulate_workers(searcher, table, workers, budget, seeds, first_seed=first_seed)
+
+
+def _by_program(simulation: Callable[[], Trace | WorkersTrace]) -> Traces:
     compiling: list[float] = []
 
     def listen(event: str, duration_secs: float, **_: str | int) -> None:
@@ -161,14 +197,16 @@ def _by_program(searcher: Any, table: Table, budget: int, seeds: int, batch: int
     jax.monitoring.register_event_duration_secs_listener(listen)
     start = time.perf_counter()
     try:
-        trace = jax.block_until_ready(simulate(searcher, table, budget, seeds, batch=batch, first_seed=first_seed))
+        trace = jax.block_until_ready(simulation())
     finally:
         jax.monitoring.unregister_event_duration_listener(listen)
     running = max(time.perf_counter() - start - sum(compiling), 0.0)
     codes, values = np.asarray(trace.codes), np.asarray(trace.values)
+    seeds = len(values)
     winners = codes[np.arange(seeds), np.nanargmax(values, axis=1)]
     busy = min(cores(), seeds) if jax.default_backend() == "cpu" else 1
-    return Traces(values, winners, running * busy / (seeds * budget))
+    times = np.asarray(trace.times) if isinstance(trace, WorkersTrace) else None
+    return Traces(values, winners, running * busy / values.size, times)
 
 
 def _by_peer(

@@ -27,6 +27,13 @@ LABELS = {
 }
 
 
+def label(result: Comparison) -> str:
+    """A name for people."""
+    if result.workers is None:
+        return LABELS[result.name]
+    return f"{LABELS[result.name]}, {result.workers} worker{'s' * (result.workers > 1)}"
+
+
 def table(results: Sequence[Comparison], tests: Sequence[float] | None = None) -> Table:
     """One row per searcher.
 
@@ -50,8 +57,8 @@ def table(results: Sequence[Comparison], tests: Sequence[float] | None = None) -
         budget = result.values.shape[1]
         shown.add_row(
             LABELS[result.name],
-            _samples(result.to_optimum, budget),
-            _samples(result.to_top, budget),
+            samples(result.to_optimum, budget),
+            samples(result.to_top, budget),
             *(_interval(interval) for interval in result.regrets.values()),
             *([] if tests is None else [f"{tests[i]:.4f}"]),
             f"{1e3 * result.seconds_per_sample:.3g}",
@@ -59,7 +66,8 @@ def table(results: Sequence[Comparison], tests: Sequence[float] | None = None) -
     return shown
 
 
-def _samples(quartiles: Quartiles, budget: int) -> str:
+def samples(quartiles: Quartiles, budget: int) -> str:
+    """A median with its quartiles, of which some may lie beyond the budget."""
     lower, median, upper = (f"{n:.0f}" if math.isfinite(n) else f">{budget}" for n in quartiles)
     return median if lower == upper else f"{median} ({lower}-{upper})"
 
@@ -69,16 +77,25 @@ def _interval(interval: Interval) -> str:
     return f"{mean} ({low}-{high})"
 
 
-def write_csv(path: Path, results: Sequence[Comparison], tests: Sequence[float] | None = None) -> None:
-    """One row per searcher; samples that the budget did not suffice for, and tests that are unknown, are empty."""
+def write_csv(
+    path: Path,
+    results: Sequence[Comparison],
+    tests: Sequence[float] | None = None,
+    more: Sequence[dict[str, str]] | None = None,
+) -> None:
+    """One row per searcher; samples that the budget did not suffice for, and tests that are unknown, are empty.
+
+    `more` are columns to add, for each result its own.
+    """
     points = sorted({n for result in results for n in result.regrets})
+    added = more or [{}] * len(results)
     header = ["searcher", "seeds", "budget"]
     header += [
         f"{what}_{part}" for what in ("optimum", "top") for part in ("lower_quartile", "median", "upper_quartile")
     ]
     header += ["optimum_exact_median"]
     header += [f"regret_{n}{part}" for n in points for part in ("", "_low", "_high")]
-    header += ["test_of_best", "seconds_per_sample"]
+    header += ["test_of_best", "seconds_per_sample", *added[0]]
     with path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(header)
@@ -88,12 +105,22 @@ def write_csv(path: Path, results: Sequence[Comparison], tests: Sequence[float] 
             row += ["" if result.expected is None else result.expected]
             row += [f"{number:.8g}" for n in points for number in result.regrets[n]]
             row += ["" if tests is None else f"{tests[i]:.8g}"]
-            writer.writerow([*row, f"{result.seconds_per_sample:.6g}"])
+            writer.writerow([*row, f"{result.seconds_per_sample:.6g}", *added[i].values()])
 
 
 def write_traces(path: Path, results: Sequence[Comparison]) -> None:
-    """Every value of every search, an array ``float32[seeds, budget]`` per searcher, as ``.npz``."""
-    write_npz(path, {result.name: result.values for result in results})
+    """Every value of every search, an array ``float32[seeds, budget]`` per searcher, as ``.npz``.
+
+    With workers, two arrays per searcher and number of workers: values as ``lanas_64``, and as ``lanas_64_times`` when
+    they were there.
+    """
+    arrays = {}
+    for result in results:
+        name = result.name if result.workers is None else f"{result.name}_{result.workers}"
+        arrays[name] = result.values
+        if result.times is not None:
+            arrays[f"{name}_times"] = result.times
+    write_npz(path, arrays)
 
 
 def write_picture(path: Path, results: Sequence[Comparison], optimum: float, title: str) -> None:

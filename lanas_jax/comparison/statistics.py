@@ -40,6 +40,12 @@ def samples_to(values: Values, target: float) -> Float[np.ndarray, " seeds"]:
     return np.where(reached.any(axis=1), reached.argmax(axis=1) + 1.0, np.inf)
 
 
+def times_to(values: Values, times: Values, target: float) -> Float[np.ndarray, " seeds"]:
+    """When a search was first done with a value of at least `target`; infinite where it never was."""
+    reached = values >= np.float32(target)
+    return np.where(reached, times, np.inf).min(axis=1)
+
+
 def quartiles(samples: Float[np.ndarray, " seeds"]) -> Quartiles:
     """Quartiles of numbers of samples, of which some may be infinite."""
     ordered = np.sort(samples)

@@ -125,8 +125,8 @@ def test_the_command_prints_and_writes_what_it_found(tmp_path, capsys):
 
 
 def test_samples_beyond_the_budget_are_shown_as_such():
-    assert output._samples(output.Quartiles(12, 40.5, np.inf), 50) == "40 (12->50)"
-    assert output._samples(output.Quartiles(np.inf, np.inf, np.inf), 50) == ">50"
+    assert output.samples(output.Quartiles(12, 40.5, np.inf), 50) == "40 (12->50)"
+    assert output.samples(output.Quartiles(np.inf, np.inf, np.inf), 50) == ">50"
 
 
 def test_a_missing_peer_names_the_extra(monkeypatch, table):
