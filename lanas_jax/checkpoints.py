@@ -27,6 +27,7 @@ from lanas_jax.interruption import uninterrupted
 
 State = TypeVar("State")
 KEPT = 2
+SECONDS_TO_END = 1.0  # for a thread of orbax whose error has reached the main thread
 
 
 @dataclasses.dataclass(frozen=True)
@@ -144,12 +145,17 @@ class Checkpoints:
 
 @contextlib.contextmanager
 def _silent_threads() -> Iterator[None]:
-    """Within it, errors in threads are not printed: orbax raises its own in the main thread, too."""
-    before, threading.excepthook = threading.excepthook, lambda _: None
+    """Within it, errors in threads are not printed: orbax raises its own in the main thread, too, and there first."""
+    hook, threads = threading.excepthook, set(threading.enumerate())
+    threading.excepthook = lambda _: None
     try:
         yield
+    except Exception:
+        for thread in set(threading.enumerate()) - threads:
+            thread.join(SECONDS_TO_END)
+        raise
     finally:
-        threading.excepthook = before
+        threading.excepthook = hook
 
 
 def _leaves(state: Any) -> list[np.ndarray]:
