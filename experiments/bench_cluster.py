@@ -97,13 +97,14 @@ def on_cluster(config: Config, folder: Path) -> None:
 def resumed(config: Config, folder: Path) -> None:
     """Fills a store with the trials of a search, one by one, and opens it again."""
     experiment = build(dataclasses.replace(config, trials=config.resumed))
-    run = runs.create(folder / "long", experiment)
+    run, table = runs.create(folder / "long", experiment), catalogue.find(config.table).table()
     began = time.perf_counter()
     with TrialStore.open(run.trials) as store, Checkpoints(run.states) as checkpoints:
         course = Course(experiment, store, checkpoints)
-        while trials := course.ask(1):
-            value = float(experiment.evaluator.table.lookup(np.array([trials[0].code]))[0])  # type: ignore[attr-defined]
-            course.tell(trials, [Outcome(value)], started=0.0)
+        with course.grouped():
+            while trials := course.ask(1):
+                value = float(table.lookup(np.array([trials[0].code]))[0])
+                course.tell(trials, [Outcome(value)], started=0.0)
     filled = 1e3 * (time.perf_counter() - began) / config.resumed
     began = time.perf_counter()
     with TrialStore.open(run.trials) as store, Checkpoints(run.states) as checkpoints:

@@ -7,11 +7,12 @@ the interruption. It makes no difference whether whole batches come back, as fro
 order, as from the workers of a cluster.
 """
 
+import contextlib
 import hashlib
 import json
 import math
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import jax
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 
 SEARCHER_STREAM = 2**31 - 1  # folded into the seed for the searcher; trials fold in their number, which is smaller
 FINALE_STREAM = 2**31 - 2  # the same for the finale
+GROUPING = 0.25  # seconds in which asks and tells of a cluster wait for others on their way to the disk
 SAVING_SHARE = 0.05  # of the time may go into checkpoints: replaying quick trials is quicker than saving each event
 
 _fold_in = jax.jit(jax.vmap(jax.random.fold_in, (None, 0)))
@@ -112,6 +114,19 @@ class Course:
         self._save()
         return finished
 
+    @contextlib.contextmanager
+    def grouped(self) -> Iterator[None]:
+        """Within it, asks and tells reach the disk in groups; the latest can be lost with the process, as any may.
+
+        They are then walked into again: lost asks are asked for anew, and lost outcomes are evaluated anew.
+        """
+        with self._store.grouped(GROUPING):
+            yield
+
+    def flush(self) -> None:
+        """Brings asks and tells to the disk whose time has come; called now and then, within `grouped`."""
+        self._store.flush()
+
     def _ask(self, n: int) -> Int[np.ndarray, "n dims"]:
         """The searcher's answer without its empty rows."""
         self._state, answer = self._experiment.searcher.ask(self._state, n)
@@ -160,6 +175,7 @@ class Course:
         began = time.perf_counter()
         if not last and self._seconds > SAVING_SHARE * (began - self._saved_at):
             return
+        self._store.flush(now=True)  # a checkpoint of events that the store lacks would be of no use
         try:
             self._checkpoints.save(self._events, self._state, self._digest.text)
         except Exception as error:  # orbax raises what it pleases

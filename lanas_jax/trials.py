@@ -192,6 +192,8 @@ class TrialStore:
     def __init__(self, connection: sqlite3.Connection, path: Path):
         self._connection = connection
         self.path = path
+        self._delay: float | None = None  # within `grouped`, seconds
+        self._begun = 0.0  # when the open group was, monotonic seconds
 
     @classmethod
     def create(cls, path: Path) -> "TrialStore":
@@ -239,6 +241,27 @@ class TrialStore:
 
     def __exit__(self, *exception: object) -> None:
         self.close()
+
+    @contextlib.contextmanager
+    def grouped(self, seconds: float) -> Iterator[None]:
+        """Within it, what is written reaches the disk in groups, in order, since each write to a disk takes its time.
+
+        A process that is killed loses the last group: a whole number of the latest asks and tells.
+
+        Args:
+          seconds: after its first member, a group is complete at the next write or `flush`.
+        """
+        self._delay = seconds
+        try:
+            yield
+        finally:
+            self._delay = None
+            self._complete()
+
+    def flush(self, *, now: bool = False) -> None:
+        """Brings a group to the disk that is complete, or the open one `now`; else does nothing."""
+        if now or (self._delay is not None and time.monotonic() - self._begun >= self._delay):
+            self._complete()
 
     def trials(self) -> list[Trial]:
         """Every trial, in the order asked.
@@ -371,13 +394,36 @@ class TrialStore:
 
     @contextlib.contextmanager
     def _transaction(self) -> Iterator[None]:
-        self._connection.execute("BEGIN IMMEDIATE")
+        if not self._connection.in_transaction:
+            self._connection.execute("BEGIN IMMEDIATE")
+            self._begun = time.monotonic()
+        self._connection.execute("SAVEPOINT member")
         try:
             yield
         except BaseException:
-            self._connection.execute("ROLLBACK")
+            if self._connection.in_transaction:  # SQLite itself rolls back where the disk is full
+                self._connection.execute("ROLLBACK TO member")
+            self._complete_unless_grouped()
             raise
-        self._connection.execute("COMMIT")
+        self._connection.execute("RELEASE member")
+        self._complete_unless_grouped()
+
+    def _complete_unless_grouped(self) -> None:
+        if self._delay is None:
+            self._complete()
+        else:
+            self.flush()
+
+    def _complete(self) -> None:
+        """Brings what is not yet on the disk there."""
+        if not self._connection.in_transaction:
+            return
+        try:
+            self._connection.execute("COMMIT")
+        except sqlite3.Error:
+            if self._connection.in_transaction:
+                self._connection.execute("ROLLBACK")
+            raise
 
 
 def _result(outcome: TrialOutcome) -> dict[str, Any]:

@@ -48,9 +48,10 @@ class Dispatch:
           StudyError: the evaluator only raises, or no worker can be used.
         """
         try:
-            while self._hand_out():
-                for event in self._workforce.events():
-                    self._timed(event)
+            with self._course.grouped():
+                while self._hand_out():
+                    for event in self._workforce.events():
+                        self._timed(event)
         except (ClusterError, NotPreparedError) as error:
             raise StudyError(str(error)) from error
 
@@ -66,6 +67,7 @@ class Dispatch:
             if not (trials := self._next(hand.devices * self._settings.per_device)):
                 break
             self._give(hand, trials)
+        self._course.flush()
         self.seconds += time.perf_counter() - began
         return bool(self._out or self._waiting or not self._course.over)
 
