@@ -258,3 +258,62 @@ def test_transaction_of_a_killed_process_is_rolled_back(path, read_only):
         assert store.trials() == trials
         assert store.final() is None
     assert path.read_bytes() == before
+
+
+def on_disk(path):
+    """What another process finds."""
+    with TrialStore.open(path, read_only=True) as store:
+        return [trial.status for trial in store.trials()]
+
+
+def test_groups_reach_the_disk_together_and_in_order(tmp_path):
+    path = tmp_path / "trials.sqlite"
+    with TrialStore.create(path) as store:
+        with store.grouped(seconds=3600.0):
+            store.add_pending(0, CODES[:2], KEYS[:2], SOFTWARE)
+            store.finish([0], [Outcome(0.5)], SOFTWARE, started=1.0)
+            assert [trial.status for trial in store.trials()] == [Status.DONE, Status.PENDING]
+            store.flush()
+            assert on_disk(path) == []  # its time has not come
+            store.flush(now=True)
+            assert on_disk(path) == [Status.DONE, Status.PENDING]
+            store.finish([1], [Outcome(None, "no luck")], SOFTWARE, started=1.0)
+            assert on_disk(path) == [Status.DONE, Status.PENDING]
+        assert on_disk(path) == [Status.DONE, Status.FAILED]
+        store.add_pending(1, CODES[2:3], KEYS[2:3], SOFTWARE)
+        assert on_disk(path) == [Status.DONE, Status.FAILED, Status.PENDING]
+
+
+def test_a_group_is_complete_after_its_time(tmp_path):
+    path = tmp_path / "trials.sqlite"
+    with TrialStore.create(path) as store, store.grouped(seconds=0.0):
+        store.add_pending(0, CODES[:1], KEYS[:1], SOFTWARE)
+        assert on_disk(path) == [Status.PENDING]
+
+
+def test_what_goes_wrong_in_a_group_takes_nothing_else_with_it(tmp_path):
+    path = tmp_path / "trials.sqlite"
+    with TrialStore.create(path) as store:
+        with store.grouped(seconds=3600.0):
+            store.add_pending(0, CODES[:1], KEYS[:1], SOFTWARE)
+            with pytest.raises(ValueError, match="trial 7 is not pending"):
+                store.finish([0, 7], [Outcome(0.5)] * 2, SOFTWARE, started=1.0)
+            store.add_pending(1, CODES[1:2], KEYS[1:2], SOFTWARE)
+        assert on_disk(path) == [Status.PENDING] * 2
+
+
+def test_a_killed_process_loses_the_open_group_alone(tmp_path):
+    path = tmp_path / "trials.sqlite"
+    program = f"""
+import os, pathlib
+from lanas_jax.trials import TrialStore
+store = TrialStore.create(pathlib.Path({str(path)!r}))
+with store.grouped(seconds=3600.0):
+    store.add_pending(0, [(0, 1)], ["00"], {{}})
+    store.flush(now=True)
+    store.add_pending(1, [(1, 1)], ["01"], {{}})
+    os._exit(9)
+"""
+    assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 9
+    with TrialStore.open(path) as store:
+        assert [trial.code for trial in store.trials()] == [(0, 1)]
