@@ -70,7 +70,7 @@ class GaussianProcess:
       innovations: targets times the whitener; 0 for trials without value.
       count: rows in use.
       scale: estimated variance of the prior.
-      incumbent: highest target.
+      incumbent: highest target; without any, 0, the median of normal scores.
       weights: posterior mean of the additive effects: ``embed @ weights`` ranks any number of codes cheaply.
     """
 
@@ -124,7 +124,7 @@ def prior(rows: int, e: int) -> GaussianProcess:
         innovations=jnp.zeros(rows),
         count=jnp.zeros((), jnp.int32),
         scale=jnp.ones(()),
-        incumbent=jnp.float32(-10.0),
+        incumbent=jnp.float32(0.0),
         weights=jnp.zeros(e),
     )
 
@@ -171,7 +171,7 @@ def learn(model: GaussianProcess, targets: Float[Array, " m"]) -> GaussianProces
         model,
         innovations=innovations[:, 0],
         scale=jnp.where(model.count > 0, jnp.sum(jnp.square(innovations)) / n, 1.0),
-        incumbent=jnp.max(jnp.where(model.used, targets, -10.0)),
+        incumbent=jnp.where(model.count > 0, jnp.max(jnp.where(model.used, targets, -jnp.inf)), 0.0),
         weights=ADDITIVE * model._explained(innovations)[:, 0],
     )
 

@@ -67,7 +67,8 @@ class LaNAS:
       ridge: penalty of the tree's regressions.
       cp: weight of exploration in the upper confidence bound, in units of the targets' means.
       relative_cp: whether `cp` is multiplied by the highest value told so far.
-      initial: results that uniform draws have to give before anything learned is used.
+      initial: trials drawn uniformly at first, failed ones apart. While they are pending, more are drawn where the
+        model knows least.
       relearn_every: results between two learning phases.
       rank_targets: whether trees learn from ranks rather than values.
       expected_improvement: whether a region's code of greatest expected improvement is tried, rather than a uniform
@@ -164,7 +165,7 @@ def _ask(searcher: LaNAS, state: LaNASState, n: int) -> tuple[LaNASState, Array]
             after, codes, acceptance = lattice_draws.draw(subkey, searcher.space, known, cp, n, walks)
         return after.history, after.tree, acceptance, codes
 
-    warming_up = jnp.sum(history.done) < searcher.initial
+    warming_up = jnp.sum(history.done | (history.status == hist.PENDING)) < searcher.initial
     history, tree, acceptance, codes = jax.lax.cond(warming_up, uniform, learned)
     return dataclasses.replace(state, key=key, history=history, tree=tree, acceptance=acceptance), codes
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import lanas_jax as lx
-from lanas_jax import partition
+from lanas_jax import partition, surrogate
 
 EFFECTS = np.random.default_rng(0).normal(size=(30, 4)).astype(np.float32)
 
@@ -76,6 +76,42 @@ def test_a_batch_counts_its_pending_trials_as_visits():
     after, _ = searcher.ask(state, 7)
     assert int(after.tree.visits[0]) == int(state.tree.visits[0]) + 7
     assert int(after.tree.results[0]) == int(state.tree.results[0])
+
+
+def test_workers_that_ask_before_anything_is_told_spread_out():
+    """After the initial draws a code is taken where the model knows least: no unseen code has a larger variance."""
+    searcher = lx.LaNAS(product(5), initial=5)
+    state = searcher.init(jax.random.key(0))
+    for asked in range(12):
+        before = state
+        state, codes = searcher.ask(state, 1)
+        if asked < searcher.initial:
+            continue
+        model = surrogate.prior(64, searcher.space.embedding_size)
+        for code in before.history.codes[:asked]:
+            model = surrogate.extend(model, searcher.space.embed(code[None])[0], jnp.bool_(True), searcher.space.dims)
+        variance = surrogate.predict(model, searcher.pool.embedded, searcher.space.dims)[1]
+        drawn = surrogate.predict(model, searcher.space.embed(codes), searcher.space.dims)[1]
+        unseen = np.asarray(variance)[~np.asarray(before.history.seen)]
+        # Of 1,019 unseen codes the model looks at a shortlist of some 160.
+        assert float(drawn[0]) >= np.quantile(unseen, 0.95)
+
+
+def test_failed_trials_do_not_count_as_initial():
+    space = product(5)
+    searchers = [lx.LaNAS(space, initial=6), lx.RandomSearch(space)]
+    states = [searcher.init(jax.random.key(3)) for searcher in searchers]
+    same = []
+    for i in range(12):
+        asked = []
+        for which, searcher in enumerate(searchers):
+            states[which], codes = searcher.ask(states[which], 1)
+            asked.append(np.asarray(codes))
+            states[which] = searcher.tell(
+                states[which], codes, np.full(1, np.nan, np.float32) if i < 4 else value(codes)
+            )
+        same.append(bool((asked[0] == asked[1]).all()))
+    assert same == [True] * 10 + [False] * 2
 
 
 def test_values_only_matter_through_their_ranks():
