@@ -9,11 +9,10 @@ Several processes have the same state, on devices of their own, and call everyth
 read, so that the folder has to be the same for all of them.
 """
 
-import contextlib
 import dataclasses
 import hashlib
-import threading
-from collections.abc import Iterable, Iterator, Mapping
+import shutil
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any, TypeVar
@@ -27,7 +26,7 @@ from lanas_jax.interruption import uninterrupted
 
 State = TypeVar("State")
 KEPT = 2
-SECONDS_TO_END = 1.0  # for a thread of orbax whose error has reached the main thread
+ROOM = 2**20  # bytes of a disk, beside a checkpoint's arrays
 
 
 @dataclasses.dataclass(frozen=True)
@@ -96,8 +95,14 @@ class Checkpoints:
           number: of batches told or steps taken.
           state: any pytree of arrays, typed keys included; copied, the caller may let go of it at once.
           stands_for: digest of what led to it.
+
+        Raises:
+          OSError: the disk is full, or nearly so; orbax would find out in threads that cannot say it in a line.
         """
         leaves = _leaves(state)
+        free, needed = shutil.disk_usage(self._manager.directory).free, 2 * sum(leaf.nbytes for leaf in leaves) + ROOM
+        if jax.process_index() == 0 and free < needed:
+            raise OSError(f"the disk is full: {free / 2**20:.1f} MiB are free, {needed / 2**20:.1f} are needed")
         about = {
             "stands_for": stands_for,
             "structure": str(jax.tree.structure(state)),
@@ -107,12 +112,11 @@ class Checkpoints:
         arrays = {str(i): leaf for i, leaf in enumerate(leaves) if leaf.size}  # orbax refuses arrays of no size
         if number in self._manager.all_steps():  # one that was passed over
             self._manager.delete(number)
-        with _silent_threads():
-            self._manager.save(
-                number,
-                args=ocp.args.Composite(state=ocp.args.StandardSave(arrays), about=ocp.args.JsonSave(about)),
-                force=True,
-            )
+        self._manager.save(
+            number,
+            args=ocp.args.Composite(state=ocp.args.StandardSave(arrays), about=ocp.args.JsonSave(about)),
+            force=True,
+        )
 
     def restore(self, like: State, stands_for: Mapping[int, str]) -> Restored | None:
         """The newest intact state that stands for what is given.
@@ -141,21 +145,6 @@ class Checkpoints:
         except Exception:  # damaged files raise what they please
             return None
         return _state(like, leaves) if digest(leaves) == about["arrays"] else None
-
-
-@contextlib.contextmanager
-def _silent_threads() -> Iterator[None]:
-    """Within it, errors in threads are not printed: orbax raises its own in the main thread, too, and there first."""
-    hook, threads = threading.excepthook, set(threading.enumerate())
-    threading.excepthook = lambda _: None
-    try:
-        yield
-    except Exception:
-        for thread in set(threading.enumerate()) - threads:
-            thread.join(SECONDS_TO_END)
-        raise
-    finally:
-        threading.excepthook = hook
 
 
 def _leaves(state: Any) -> list[np.ndarray]:
