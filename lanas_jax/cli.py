@@ -106,14 +106,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 2
     try:
         return COMMANDS[command](rest)
-    except (
-        RefusedError,
-        ClusterError,
-        discovery.ExperimentError,
-        config_json.ConfigError,
-        runs.RunError,
-        TrialStoreError,
-    ) as error:
+    except REFUSALS as error:
         print(f"lanas {command}: {error}", file=sys.stderr)
         return 2
     except sqlite3.OperationalError as error:  # a full disk, a file system that went away

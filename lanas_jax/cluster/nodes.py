@@ -30,7 +30,7 @@ def alive(told: Sequence[Mapping[str, Any]]) -> list[Node]:
     return [
         Node(node["NodeID"], node.get("NodeManagerAddress", "?"), node.get("Resources", {}))
         for node in told
-        if node.get("Alive", node.get("alive"))
+        if node["Alive"]
     ]
 
 

@@ -56,7 +56,6 @@ class Answer(NamedTuple):
     ids: tuple[int, ...]
     outcomes: tuple[Outcome | Raised, ...]
     started: float  # Unix seconds
-    seconds: float
 
 
 class Worker:
@@ -98,7 +97,7 @@ class Worker:
         self._prepared()
         return 0
 
-    def prepare_part(self, part: int) -> int:
+    def prepare_part(self, part: int) -> None:
         """Does one part of a preparation, while other workers do others; `begin` has been called by one of them."""
         from lanas_jax.evaluators.base import PreparedInParts
 
@@ -107,7 +106,6 @@ class Worker:
             raise ValueError(f"{type(evaluator).__name__} is not prepared in parts")
         evaluator.begin(directory, _log)  # reads what is there
         evaluator.part(part, directory, _log)
-        return part
 
     def evaluate(self, order: Order) -> Answer:
         """Evaluates trials; an error of the evaluator becomes words, and hits only who causes it."""
@@ -117,10 +115,10 @@ class Worker:
         from lanas_jax.evaluators.faults import describe_error, outcomes_or_errors
 
         evaluator = self._prepared()
-        started, began = time.time(), time.perf_counter()
+        started = time.time()
         found = outcomes_or_errors(evaluator, np.array(order.codes, np.int32), keys_of_words(order.keys))
         outcomes = tuple(Raised(describe_error(one)) if isinstance(one, Exception) else one for one in found)
-        return Answer(self._fingerprint, order.ids, outcomes, started, time.perf_counter() - began)
+        return Answer(self._fingerprint, order.ids, outcomes, started)
 
     def retrain(self, code: Sequence[int]) -> "tuple[Final, dict[str, bytes]]":
         """The experiment's finale, and the files that it wrote."""

@@ -9,15 +9,7 @@ import lanas_jax as lx
 from lanas_jax.comparison import command, output, peers
 from lanas_jax.comparison.compare import compare
 from lanas_jax.tables.benchmark import Benchmark
-
-SPACE = lx.SearchSpace([lx.Choice("op", ("a", "b", "c")), lx.Choice("mode", ("x", "y")), lx.Choice("width", range(8))])
-CODES = SPACE.enumerate()
-VALUES = (0.5 + 0.4 * np.sin(CODES @ [1.0, 2.0, 0.7]) / 2).astype(np.float32)
-
-
-@pytest.fixture(scope="module")
-def table():
-    return lx.Table(SPACE, CODES, VALUES)
+from tests.comparison.small_table import CODES, SPACE, VALUES
 
 
 def test_each_searcher_gets_the_same_budget_of_distinct_architectures(table):

@@ -6,21 +6,12 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-import lanas_jax as lx
 from lanas_jax.cli import main
 from lanas_jax.comparison import command, parallel
 from lanas_jax.comparison.compare import Comparison, compare
 from lanas_jax.comparison.statistics import Quartiles, samples_to, times_to
 from lanas_jax.tables.benchmark import Benchmark
-
-SPACE = lx.SearchSpace([lx.Choice("op", ("a", "b", "c")), lx.Choice("mode", ("x", "y")), lx.Choice("width", range(8))])
-CODES = SPACE.enumerate()
-VALUES = (0.5 + 0.4 * np.sin(CODES @ [1.0, 2.0, 0.7]) / 2).astype(np.float32)
-
-
-@pytest.fixture(scope="module")
-def table():
-    return lx.Table(SPACE, CODES, VALUES)
+from tests.comparison.small_table import CODES, SPACE, VALUES
 
 
 def result(workers, median, top=10.0, time=5.0, name="lanas"):
