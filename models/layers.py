@@ -16,6 +16,7 @@ from jaxtyping import Array, Bool, Float, Float32, PRNGKeyArray
 
 MOMENTUM = 0.9  # of the running batch statistics
 EPSILON = 1e-5  # added to variances
+LANE = 16  # channels that are enough for an innermost loop
 DEVIATION_EPSILON = 1e-5  # added to deviations of weights that are standardised
 
 Images = Float[Array, "n h w c"]
@@ -106,11 +107,10 @@ def _grouped_depthwise(x: Images, kernel: Float[Array, "k k c"], stride: int) ->
 @partial(jax.custom_vjp, nondiff_argnums=(2,))
 def _shifted_depthwise(x: Images, kernel: Float[Array, "k k c"], stride: int) -> Float[Array, "n h2 w2 c"]:
     size = kernel.shape[0]
-    height, width = _output_size(x, stride)
-    taps = jnp.tile(kernel, (1, 1, width)).reshape(size * size, -1)
     windows = _windows(x, size, stride)
-    y = _sum(window * tap[None, None] for window, tap in zip(windows, taps, strict=True))
-    return y.reshape(x.shape[0], height, width, x.shape[3])
+    taps = jnp.tile(kernel.reshape(size * size, -1), (1, windows[0].shape[3] // x.shape[3]))
+    y = _sum(window * tap[None, None, None] for window, tap in zip(windows, taps, strict=True))
+    return _materialised(y.reshape(x.shape[0], *_output_size(x, stride), x.shape[3]))
 
 
 def _shifted_depthwise_forward(x: Array, kernel: Array, stride: int) -> tuple[Array, tuple[Array, Array]]:
@@ -133,19 +133,15 @@ def _kernel_gradient(x: Images, dy: Float[Array, "n h2 w2 c"], size: int, stride
     across an eighth of the batch first, then put into memory, then summed by a matrix product.
     """
     n, height, width, channels = dy.shape
-    phases = _phases(x, size, stride)
-    dy = dy.reshape(n, height, width * channels)
-    folds = math.gcd(n, 8)
-
-    def row(i: Array) -> Array:
+    phases, folds = _phases(x, size, stride), math.gcd(n, 8)
+    parts = jnp.split(_materialised(dy.reshape(n, height, -1, _lane(channels, width))), folds)
+    rows = []
+    for i in range(size):
         windows = _window_row(phases, i, size, (height, width), channels)
-        products = [
-            _sum(a * b for a, b in zip(jnp.split(x, folds), jnp.split(dy, folds), strict=True)) for x in windows
-        ]
-        stacked = lax.optimization_barrier(jnp.stack(products)).reshape(size, -1, channels)
-        return (jnp.ones((size, 1, stacked.shape[1]), stacked.dtype) @ stacked)[:, 0]
-
-    return lax.map(row, jnp.arange(size, dtype=jnp.int32))
+        products = [_sum(a * b for a, b in zip(jnp.split(x, folds), parts, strict=True)) for x in windows]
+        stacked = _materialised(jnp.stack(products)).reshape(size, -1, channels)
+        rows.append((jnp.ones((size, 1, stacked.shape[1]), stacked.dtype) @ stacked)[:, 0])
+    return jnp.stack(rows)
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(1, 2))
@@ -154,9 +150,8 @@ def max_pool(x: Images, stride: int = 1, size: int = 3) -> Float[Array, "n h2 w2
 
     Written as maxima of shifted images, whose gradient is cheap on a CPU; that of XLA's windowed maximum is not.
     """
-    height, width = _output_size(x, stride)
     maximum = reduce(jnp.maximum, _windows(x, size, stride, fill=-jnp.inf))
-    return maximum.reshape(x.shape[0], height, width, x.shape[3])
+    return _materialised(maximum.reshape(x.shape[0], *_output_size(x, stride), x.shape[3]))
 
 
 def _max_pool_forward(x: Array, stride: int, size: int) -> tuple[Array, tuple[Array, Array]]:
@@ -166,12 +161,14 @@ def _max_pool_forward(x: Array, stride: int, size: int) -> tuple[Array, tuple[Ar
 
 def _max_pool_backward(stride: int, size: int, saved: tuple[Array, Array], dy: Array) -> tuple[Array]:
     x, y = saved
-    rows = y.reshape(*y.shape[:2], -1)
-    ties = _sum(jnp.asarray(window == rows, dy.dtype) for window in _windows(x, size, stride, fill=-jnp.inf))
+    windows = _windows(x, size, stride, fill=-jnp.inf)
+    maximum = y.reshape(windows[0].shape)
+    ties = _materialised(_sum(jnp.asarray(window == maximum, dy.dtype) for window in windows))
     y, share = _spread(y, x, stride), _spread(dy / ties.reshape(dy.shape), x, stride)
     pairs = zip(_windows(y, size, 1), _windows(share, size, 1), strict=True)
-    rows = x.reshape(*x.shape[:2], -1)
-    return (_sum(jnp.where(rows == maximum, part, 0) for maximum, part in pairs).reshape(x.shape),)
+    x = x.reshape(*x.shape[:2], -1, _lane(x.shape[3], x.shape[2]))
+    dx = _sum(jnp.where(x == maximum, part, 0) for maximum, part in pairs)
+    return (_materialised(dx).reshape(*dx.shape[:2], -1, y.shape[3]),)
 
 
 max_pool.defvjp(_max_pool_forward, _max_pool_backward)
@@ -292,34 +289,44 @@ def batch_norm(
     return y.astype(dtype), mean, variance
 
 
-# Below, `Rows` are images `[n, height, width * channels]`: XLA for CPUs loops fast over what is contiguous.
+# Below, `Lanes` are images `[n, height, width, channels]`, or, of few channels, `[n, height, 1, width * channels]`:
+# XLA for CPUs loops fast over a last axis that is long.
+
+
+def _lane(channels: int, width: int) -> int:
+    """The last axis of `Lanes`."""
+    return channels if channels >= LANE else width * channels
+
+
+def _materialised(x: Array) -> Array:
+    """Put into memory by itself: XLA for CPUs would repeat a sum over windows in each loop that reads it."""
+    return lax.platform_dependent(x, cpu=lax.optimization_barrier, default=lambda x: x)
 
 
 def _windows(x: Images, size: int, stride: int, fill: float = 0.0) -> list[Array]:
-    """The images shifted to each place of a window, row by row, as `Rows`."""
+    """The images shifted to each place of a window, row by row, as `Lanes`."""
     phases = _phases(x, size, stride, fill)
     shape = _output_size(x, stride)
     return [window for i in range(size) for window in _window_row(phases, i, size, shape, x.shape[3])]
 
 
 def _phases(x: Images, size: int, stride: int, fill: float = 0.0) -> list[Array]:
-    """The padded images as `Rows`; for a stride, one for each remainder of the column by it."""
+    """The padded images as `Lanes`; for a stride, one for each remainder of the column by it."""
     pad = size // 2
-    x = jnp.pad(x, [(0, 0), (pad, pad), (pad, pad), (0, 0)], constant_values=fill)
-    return [x[:, :, i::stride].reshape(*x.shape[:2], -1) for i in range(stride)]
+    x = _materialised(jnp.pad(x, [(0, 0), (pad, pad), (pad, pad), (0, 0)], constant_values=fill))
+    phases = [x[:, :, i::stride] for i in range(stride)]
+    return [y.reshape(*y.shape[:2], -1, _lane(y.shape[3], y.shape[2])) for y in phases]
 
 
-def _window_row(phases: list[Array], row: int | Array, size: int, shape: tuple[int, int], channels: int) -> list[Array]:
-    """The shifted images under one row of a window; `row` may be traced."""
+def _window_row(phases: list[Array], row: int, size: int, shape: tuple[int, int], channels: int) -> list[Array]:
+    """The shifted images under one row of a window."""
     height, width = shape
     stride = len(phases)
-    reach = stride * (height - 1) + 1
-    if isinstance(row, int):
-        phases = [phase[:, row : row + reach : stride] for phase in phases]
-    else:
-        phases = [lax.dynamic_slice_in_dim(phase, row, reach, axis=1)[:, ::stride] for phase in phases]
-    starts = [j // stride * channels for j in range(size)]
-    return [phases[j % stride][:, :, start : start + width * channels] for j, start in enumerate(starts)]
+    phases = [phase[:, row : row + stride * (height - 1) + 1 : stride] for phase in phases]
+    places = [(phases[j % stride], j // stride) for j in range(size)]
+    if channels >= LANE:
+        return [phase[:, :, j : j + width] for phase, j in places]
+    return [phase[:, :, :, j * channels : (j + width) * channels] for phase, j in places]
 
 
 def _window_sum(x: Images) -> Images:

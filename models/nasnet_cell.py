@@ -19,6 +19,7 @@ the slots alone and runs each step again. Where a trained network is only read t
 serves all branches in turn.
 """
 
+import dataclasses
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import NamedTuple
@@ -54,6 +55,33 @@ class Steps(NamedTuple):
     write: Int[Array, " steps"]  # slot
     weights: Int[Array, " steps"]  # row
     length: Int[Array, ""]
+
+
+@dataclasses.dataclass(frozen=True)
+class Case:
+    """An operation on a slot of one of the buffers, added to a slot of the last one.
+
+    It is handed the buffers, reads and adds: slots that a conditional is handed are copied into memory first.
+    """
+
+    buffer: int
+    operation: Operation
+
+    def __call__(
+        self, buffers: Buffers, read: Array, write: Array, fresh: Array | bool, weights: Tree, stats: Tree
+    ) -> tuple[Array, Tree]:
+        """The slot that is written, with what the operation gives added, and new statistics; a fresh slot is empty."""
+        y, stats = self.operation(_get_slot(buffers, read, self.buffer), weights, stats)
+        return y + jnp.where(fresh, 0, _get_slot(buffers, write)), stats
+
+    def pullback(
+        self, buffers: Buffers, dbuffers: Buffers, read: Array, write: Array, weights: Tree, stats: Tree
+    ) -> tuple[Array, Tree]:
+        """The gradient of the slot that is read, with what this step adds to it, and that of the weights."""
+        x = _get_slot(buffers, read, self.buffer)
+        _, pullback = jax.vjp(lambda x, weights: self.operation(x, weights, stats)[0], x, weights)
+        dx, dweights = pullback(_get_slot(dbuffers, write))
+        return dx + _get_slot(dbuffers, read, self.buffer), dweights
 
 
 def run_cell(
@@ -115,11 +143,12 @@ def _read_blocks(mode: Mode, inputs: Array, params: Tree, batch_stats: Tree, ste
     def step(i: Array, buffers: Buffers) -> Buffers:
         read, write = (jnp.minimum(slot[i], middle) for slot in (steps.read, steps.write))
         case, row = _case(steps, i, mode.reduction), steps.weights[i]
-        y, _ = lax.switch(case, cases, _read(buffers, read), _row(params, row), _row(batch_stats, row))
-        return _add(buffers, write, y, fresh=write == middle)
+        places = (buffers, read, write, write == middle)
+        y, _ = lax.switch(case, cases, *places, _row(params, row), _row(batch_stats, row))
+        return _set_slot(buffers, write, y)
 
-    start = _buffers(inputs, _empty_slots(inputs, blocks + 1, mode.reduction), mode.reduction)
-    return _split(lax.fori_loop(0, steps.length, step, start))[1][:blocks]
+    buffers = lax.fori_loop(0, steps.length, step, _buffers(inputs, blocks + 1, mode.reduction))
+    return _slots(buffers, blocks)
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(0,))
@@ -131,46 +160,52 @@ def _run_forward(
     mode: Mode, inputs: Array, params: Tree, batch_stats: Tree, steps: Steps
 ) -> tuple[tuple[Array, Tree], tuple]:
     blocks = steps.read.shape[0] // 4
-    slots = _empty_slots(inputs, 3 * blocks, mode.reduction)
     cases = _cases(mode)
 
     def step(i: Array, carry: tuple[Buffers, Tree]) -> tuple[Buffers, Tree]:
         buffers, stats = carry
         case, row = _case(steps, i, mode.reduction), steps.weights[i]
-        y, new = lax.switch(case, cases, _read(buffers, steps.read[i]), _row(params, row), _row(stats, row))
-        return _add(buffers, steps.write[i], y), _set_row(stats, row, new)
+        places = (buffers, steps.read[i], steps.write[i], False)
+        y, new = lax.switch(case, cases, *places, _row(params, row), _row(stats, row))
+        return _set_slot(buffers, steps.write[i], y), _set_row(stats, row, new)
 
-    start = (_buffers(inputs, slots, mode.reduction), batch_stats)
+    start = (_buffers(inputs, 3 * blocks, mode.reduction), batch_stats)
     buffers, new_stats = lax.fori_loop(0, steps.length, step, start)
-    return (_split(buffers)[1][:blocks], new_stats), (buffers, params, batch_stats, steps)
+    return (_slots(buffers, blocks), new_stats), (buffers, params, batch_stats, steps)
 
 
 def _run_backward(mode: Mode, saved: tuple, cotangents: tuple[Array, Tree]) -> tuple:
+    """Runs the steps from the last to the first; in a reduction cell, those that read the cell's inputs after the rest.
+
+    Nothing waits for what they give, and so each of the two loops adds to one buffer only.
+    """
     buffers, params, batch_stats, steps = saved
     dblocks, _ = cotangents  # running statistics carry no gradient
-    pullbacks = [partial(_pullback, operation) for operation in _cases(mode)]
+    cases = _cases(mode)
 
-    def step(i: Array, carry: tuple[Buffers, Tree]) -> tuple[Buffers, Tree]:
-        i = steps.length - 1 - i
-        dbuffers, dparams = carry
-        case, row, dy = _case(steps, i, mode.reduction), steps.weights[i], _at(dbuffers, steps.write[i])
-        x = _read(buffers, steps.read[i])
-        dx, drow = lax.switch(case, pullbacks, x, _row(params, row), _row(batch_stats, row), dy)
-        return _add_read(dbuffers, steps.read[i], dx), _increase_row(dparams, row, drow)
+    def run(which: int, cases: Sequence[Case], chosen: Array, carry: tuple[Buffers, Tree]) -> tuple[Buffers, Tree]:
+        order, pullbacks = jnp.flip(jnp.argsort(chosen, stable=True)), [case.pullback for case in cases]
 
-    inputs, slots = (jnp.zeros_like(x) for x in _split(buffers))
-    dslots = slots.at[: dblocks.shape[0]].set(dblocks)
-    start = (_buffers(inputs, dslots, mode.reduction), jax.tree.map(jnp.zeros_like, params))
-    dbuffers, dparams = lax.fori_loop(0, steps.length, step, start)
-    return _split(dbuffers)[0], dparams, jax.tree.map(jnp.zeros_like, batch_stats), None
+        def step(i: Array, carry: tuple[Buffers, Tree]) -> tuple[Buffers, Tree]:
+            i, (dbuffers, dparams) = order[i], carry
+            row, places = steps.weights[i], (buffers, dbuffers, steps.read[i], steps.write[i])
+            dx, drow = lax.switch(steps.operation[i], pullbacks, *places, _row(params, row), _row(batch_stats, row))
+            return _set_slot(dbuffers, steps.read[i], dx, which), _increase_row(dparams, row, drow)
+
+        return lax.fori_loop(0, jnp.sum(chosen, dtype=jnp.int32), step, carry)
+
+    taken = jnp.arange(steps.read.shape[0]) < steps.length
+    carry = (_slots_only(buffers, dblocks), jax.tree.map(jnp.zeros_like, params))
+    if mode.reduction:
+        on_input, on_slot = cases[: len(OPERATIONS)], cases[len(OPERATIONS) :]
+        carry = run(1, on_slot, taken & (steps.read >= 2), carry)
+        dbuffers, dparams = run(0, on_input, taken & (steps.read < 2), carry)
+    else:
+        dbuffers, dparams = run(0, cases, taken, carry)
+    return dbuffers[0][:2], dparams, jax.tree.map(jnp.zeros_like, batch_stats), None
 
 
 _run.defvjp(_run_forward, _run_backward)
-
-
-def _pullback(operation: Operation, x: Buffers, weights: Tree, stats: Tree, dy: Array) -> tuple[Buffers, Tree]:
-    _, pullback = jax.vjp(lambda x, weights: operation(x, weights, stats)[0], x, weights)
-    return pullback(dy)
 
 
 def _row(tree: Tree, i: Array) -> Tree:
@@ -195,45 +230,39 @@ def _increase(x: Array, i: Array, y: Array) -> Array:
 
 
 # In a normal cell all slots are one buffer, so that an operation reads any. In a reduction cell the inputs are larger
-# than the rest and there are two buffers; an operation is handed one slot of each and takes that of its stride.
+# than the rest and there are two buffers; an operation reads that of its stride, and adds to the last.
 
 
-def _empty_slots(inputs: Array, count: int, reduction: bool) -> Array:
-    size = -(-inputs.shape[2] // (2 if reduction else 1))
-    return jnp.zeros((count, inputs.shape[1], size, size, inputs.shape[4]), inputs.dtype)
+def _buffers(inputs: Array, count: int, reduction: bool) -> Buffers:
+    """The inputs, and so many empty slots."""
+    if not reduction:
+        empty = jnp.zeros((2 + count, *inputs.shape[1:]), inputs.dtype)
+        return (lax.dynamic_update_slice_in_dim(empty, inputs, 0, 0),)
+    size = -(-inputs.shape[2] // 2)
+    return inputs, jnp.zeros((count, inputs.shape[1], size, size, inputs.shape[4]), inputs.dtype)
 
 
-def _buffers(inputs: Array, slots: Array, reduction: bool) -> Buffers:
-    return (inputs, slots) if reduction else (jnp.concatenate([inputs, slots]),)
+def _slots(buffers: Buffers, count: int) -> Array:
+    """The first slots that are no inputs."""
+    return buffers[1][:count] if len(buffers) == 2 else buffers[0][2 : 2 + count]
 
 
-def _split(buffers: Buffers) -> tuple[Array, Array]:
-    return (buffers[0], buffers[1]) if len(buffers) == 2 else (buffers[0][:2], buffers[0][2:])
+def _slots_only(buffers: Buffers, slots: Array) -> Buffers:
+    """Buffers of the same shapes, zero but for the first slots that are no inputs."""
+    *others, last = map(jnp.zeros_like, buffers)
+    return *others, lax.dynamic_update_slice_in_dim(last, slots, 0 if others else 2, 0)
 
 
-def _read(buffers: Buffers, slot: Array) -> Buffers:
-    if len(buffers) == 1:
-        return (_get(buffers[0], slot),)
-    return _get(buffers[0], jnp.minimum(slot, 1)), _get(buffers[1], jnp.maximum(slot - 2, 0))
+def _get_slot(buffers: Buffers, slot: Array, which: int = -1) -> Array:
+    """A slot of one buffer."""
+    return _get(buffers[which], slot - 2 * (which % len(buffers)))
 
 
-def _add_read(buffers: Buffers, slot: Array, x: Buffers) -> Buffers:
-    if len(buffers) == 1:
-        return (_increase(buffers[0], slot, x[0]),)
-    inputs, slots = buffers
-    return _increase(inputs, jnp.minimum(slot, 1), x[0]), _increase(slots, jnp.maximum(slot - 2, 0), x[1])
-
-
-def _at(buffers: Buffers, slot: Array) -> Array:
-    """The slot of a block or a middle."""
-    return _get(buffers[1], slot - 2) if len(buffers) == 2 else _get(buffers[0], slot)
-
-
-def _add(buffers: Buffers, slot: Array, y: Array, fresh: Array | bool = False) -> Buffers:
-    """Adds to the slot of a block or a middle; a fresh one holds nothing that counts."""
-    which, slot = (1, slot - 2) if len(buffers) == 2 else (0, slot)
-    before = jnp.where(fresh, 0, _get(buffers[which], slot))
-    return *buffers[:which], lax.dynamic_update_index_in_dim(buffers[which], before + y, slot, 0)
+def _set_slot(buffers: Buffers, slot: Array, x: Array, which: int = -1) -> Buffers:
+    """The buffers with a slot of one changed."""
+    which %= len(buffers)
+    changed = lax.dynamic_update_index_in_dim(buffers[which], x, slot - 2 * which, 0)
+    return *buffers[:which], changed, *buffers[which + 1 :]
 
 
 def _case(steps: Steps, i: Array, reduction: bool) -> Array:
@@ -242,16 +271,12 @@ def _case(steps: Steps, i: Array, reduction: bool) -> Array:
     return jnp.where(steps.read[i] >= 2, operation + len(OPERATIONS), operation) if reduction else operation
 
 
-def _cases(mode: Mode) -> Sequence[Operation]:
+def _cases(mode: Mode) -> Sequence[Case]:
     """The operations at stride 1; in a reduction cell, those at stride 2 on a cell's input stand before them."""
     if not mode.reduction:
-        return [partial(_on, 0, operation) for operation in _operations(1, mode)]
-    on_input = [partial(_on, 0, operation) for operation in _operations(2, mode)]
-    return on_input + [partial(_on, 1, operation) for operation in _operations(1, mode)]
-
-
-def _on(buffer: int, operation: Operation, x: Buffers, weights: Tree, stats: Tree) -> tuple[Array, Tree]:
-    return operation(x[buffer], weights, stats)
+        return [Case(0, operation) for operation in _operations(1, mode)]
+    on_input = [Case(0, operation) for operation in _operations(2, mode)]
+    return on_input + [Case(1, operation) for operation in _operations(1, mode)]
 
 
 def _operations(stride: int, mode: Mode) -> Sequence[Operation]:
