@@ -20,7 +20,7 @@ def time_steps(
     """Seconds of one step of one candidate: those of a whole dispatch by its steps and candidates.
 
     Candidates fill the programs' `width`, some of them again where they are too few; each takes the steps of one
-    dispatch. The first dispatch of all is not timed. Initial weights and evaluation are not counted.
+    dispatch. A step before all others is not timed. Initial weights and evaluation are not counted.
 
     Args:
       programs: what trains them.
@@ -36,13 +36,13 @@ def time_steps(
     """
     width, steps = programs.population.width, steps or programs.population.steps_per_dispatch
     rows = np.arange(-(-len(codes) // width) * width) % len(codes)
-    totals, untils = (jax.device_put(np.full(width, n, np.int32), programs.sharding) for n in (ENDLESS, steps))
+    totals, one, untils = (jax.device_put(np.full(width, n, np.int32), programs.sharding) for n in (ENDLESS, 1, steps))
     seconds = 0.0
     for first in range(0, len(rows), width):
         here = rows[first : first + width]
         placed, placed_keys = (jax.device_put(x[here], programs.sharding) for x in (codes, keys))
         if not first:
-            programs.advance(programs.start(placed, placed_keys), placed, totals, untils, *programs.placed.train)
+            programs.advance(programs.start(placed, placed_keys), placed, totals, one, *programs.placed.train)
         state = jax.block_until_ready(programs.start(placed, placed_keys))
         began = time.perf_counter()
         state = jax.block_until_ready(programs.advance(state, placed, totals, untils, *programs.placed.train))
