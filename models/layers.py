@@ -17,6 +17,8 @@ from jaxtyping import Array, Bool, Float, Float32, PRNGKeyArray
 MOMENTUM = 0.9  # of the running batch statistics
 EPSILON = 1e-5  # added to variances
 LANE = 16  # channels that are enough for an innermost loop
+FEW = 8  # images, of which a core's cache holds a few shifted copies
+CACHED = 1 << 18  # numbers that a core's cache holds several times
 DEVIATION_EPSILON = 1e-5  # added to deviations of weights that are standardised
 
 Images = Float[Array, "n h w c"]
@@ -127,13 +129,26 @@ _shifted_depthwise.defvjp(_shifted_depthwise_forward, _shifted_depthwise_backwar
 
 
 def _kernel_gradient(x: Images, dy: Float[Array, "n h2 w2 c"], size: int, stride: int) -> Float[Array, "k k c"]:
-    """Sums of products of shifted images, a row of the kernel at a time.
+    """Sums of products of shifted images; of large batches a few images at a time, which stay in a core's cache."""
+    n, few = len(x), math.gcd(len(x), FEW)
+    if dy.size <= CACHED:
+        return _cached_kernel_gradient(x, dy, size, stride)
+
+    def add(i: Array, total: Array) -> Array:
+        some_x, some_dy = (lax.dynamic_slice_in_dim(images, few * i, few) for images in (x, dy))
+        return total + _cached_kernel_gradient(some_x, some_dy, size, stride)
+
+    return lax.fori_loop(0, n // few, add, jnp.zeros((size, size, x.shape[3]), dy.dtype))
+
+
+def _cached_kernel_gradient(x: Images, dy: Float[Array, "n h2 w2 c"], size: int, stride: int) -> Float[Array, "k k c"]:
+    """A row of the kernel at a time.
 
     XLA for CPUs vectorises products, and sums of what lies in memory, but not sums of products. So products are added
     across an eighth of the batch first, then put into memory, then summed by a matrix product.
     """
     n, height, width, channels = dy.shape
-    phases, folds = _phases(x, size, stride), math.gcd(n, 8)
+    phases, folds = _phases(x, size, stride), math.gcd(n, FEW)
     parts = jnp.split(_materialised(dy.reshape(n, height, -1, _lane(channels, width))), folds)
     rows = []
     for i in range(size):

@@ -36,7 +36,9 @@ def test_convolution_has_the_gradient_of_xlas(size, stride, height, width):
 @pytest.mark.parametrize("size", [3, 5])
 @pytest.mark.parametrize("stride", [1, 2])
 @pytest.mark.parametrize(("height", "width"), [(8, 8), (5, 7)])
-def test_shifted_depthwise_is_the_grouped_convolution(size, stride, height, width):
+@pytest.mark.parametrize("cached", [layers.CACHED, 0], ids=["at once", "a few images at a time"])
+def test_shifted_depthwise_is_the_grouped_convolution(size, stride, height, width, cached, monkeypatch):
+    monkeypatch.setattr(layers, "CACHED", cached)
     x, kernel = normal(0, 6, height, width, 3), normal(1, size, size, 3)
     ours, pullback = jax.vjp(lambda x, kernel: layers._shifted_depthwise(x, kernel, stride), x, kernel)
     theirs, their_pullback = jax.vjp(lambda x, kernel: layers._grouped_depthwise(x, kernel, stride), x, kernel)
