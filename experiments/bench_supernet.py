@@ -31,6 +31,7 @@ beside other work), the small forward pass costs 1.2 times the network's alone, 
 
 import dataclasses
 import json
+import os
 import statistics
 import time
 from collections.abc import Callable, Iterator
@@ -81,6 +82,8 @@ class Config:
     """Settings of the benchmark.
 
     Attributes:
+      cores: that the process may use; all where it is 0. XLA spreads only what is outside of loops over them, and a
+        masked pass is mostly a loop: masks are valued side by side, a device for each core, and so one is the default.
       sizes: which sizes to measure.
       passes: which passes to measure.
       rounds: how often each is timed; the fastest counts.
@@ -90,6 +93,7 @@ class Config:
       cifar10: the larger one.
     """
 
+    cores: int = 1
     sizes: tuple[Literal["small", "cifar10"], ...] = ("small", "cifar10")
     passes: tuple[Pass, ...] = ("forward", "training")
     rounds: int = 7
@@ -234,9 +238,25 @@ def costs(config: Config) -> Iterator[Cost]:
             yield measure(name, getattr(config, name), kind, config)
 
 
+def use_cores(count: int) -> None:
+    """Binds this process to so many of its cores; JAX counts them when it first computes.
+
+    Raises:
+      SystemExit: there are not so many, or the system binds no processes.
+    """
+    if not hasattr(os, "sched_setaffinity"):
+        raise SystemExit("--cores: this system binds no processes to cores; --cores 0 uses all")
+    cores = sorted(os.sched_getaffinity(0))
+    if count > len(cores):
+        raise SystemExit(f"--cores {count}: there are {len(cores)}")
+    os.sched_setaffinity(0, cores[-count:])
+
+
 def main() -> None:
     """Measures, prints, writes."""
     config = tyro.cli(Config, description=__doc__)
+    if config.cores:
+        use_cores(config.cores)
     console, done = Console(), []
     if not console.is_terminal:
         console.width = 118

@@ -15,14 +15,14 @@ A cell is run as a list of steps, each of which reads one slot, runs one operati
 the two inputs, the blocks, and a middle for each branch, where a separable convolution is after its first half. A loop
 over steps holds the only `lax.switch`, so that each operation is compiled once and only the chosen ones run. The
 gradient of a switch would keep the residuals of all its branches; the cell therefore has one of its own, which keeps
-the slots alone and runs each step again. Where a trained network is only read there is no gradient, and one middle
-serves all branches in turn.
+the slots alone and runs each step again. Where a trained network is only read there is no gradient, and a step is a
+block with both of its branches, which need no slots for middles.
 """
 
 import dataclasses
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -36,7 +36,7 @@ from models.norm import norm
 
 Tree = dict[str, Array]
 Buffers = tuple[Array, ...]
-Operation = Callable[..., tuple[Array, Tree]]
+Operation = Callable[..., tuple[Array, Any]]
 
 
 class Mode(NamedTuple):
@@ -47,8 +47,22 @@ class Mode(NamedTuple):
     standardise: bool  # whether kernels of 1x1 convolutions are standardised
 
 
+class Branches(NamedTuple):
+    """What a cell computes: two branches for each block.
+
+    Attributes:
+      operation: of each branch.
+      source: what it reads, 0 to ``blocks``: the inputs, then the blocks.
+      rows: of weights, that its first and second half read.
+    """
+
+    operation: Int[Array, " branches"]
+    source: Int[Array, " branches"]
+    rows: Int[Array | np.ndarray, "branches 2"]
+
+
 class Steps(NamedTuple):
-    """The program of a cell; the arrays have room for two steps per branch, of which `length` are taken."""
+    """The program of a cell in training; the arrays have room for two steps per branch, of which `length` are taken."""
 
     operation: Int[Array, " steps"]
     read: Int[Array, " steps"]  # slot: 0 and 1 are the inputs, then come the blocks, then the middles of branches
@@ -59,7 +73,7 @@ class Steps(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Case:
-    """An operation on a slot of one of the buffers, added to a slot of the last one.
+    """An operation on a slot of one of the buffers, which may be added to a slot of the last one.
 
     It is handed the buffers, reads and adds: slots that a conditional is handed are copied into memory first.
     """
@@ -67,12 +81,14 @@ class Case:
     buffer: int
     operation: Operation
 
-    def __call__(
-        self, buffers: Buffers, read: Array, write: Array, fresh: Array | bool, weights: Tree, stats: Tree
-    ) -> tuple[Array, Tree]:
-        """The slot that is written, with what the operation gives added, and new statistics; a fresh slot is empty."""
+    def output(self, buffers: Buffers, read: Array, weights: Any, stats: Any) -> Array:
+        """What the operation gives."""
+        return self.operation(_get_slot(buffers, read, self.buffer), weights, stats)[0]
+
+    def added(self, buffers: Buffers, read: Array, write: Array, weights: Tree, stats: Tree) -> tuple[Array, Tree]:
+        """The slot that is written, with what the operation gives added, and new statistics."""
         y, stats = self.operation(_get_slot(buffers, read, self.buffer), weights, stats)
-        return y + jnp.where(fresh, 0, _get_slot(buffers, write)), stats
+        return y + _get_slot(buffers, write), stats
 
     def pullback(
         self, buffers: Buffers, dbuffers: Buffers, read: Array, write: Array, weights: Tree, stats: Tree
@@ -88,36 +104,28 @@ def run_cell(
     inputs: Float[Array, "2 n h w c"],
     params: Tree,
     batch_stats: Tree,
-    steps: Steps,
+    branches: Branches,
     mode: Mode,
-) -> tuple[Float[Array, "blocks n h2 w2 c"], Tree]:
-    """The outputs of all blocks, and the batch statistics that follow.
+) -> tuple[Float[Array, "slots n h2 w2 c"], Tree]:
+    """The outputs of all blocks, which are the last of these slots, and the batch statistics that follow.
 
     Args:
       inputs: the two previous cells, preprocessed.
       params: rows of weights.
-      batch_stats: rows of running statistics; those that no step reads stay as they are.
-      steps: what to run.
+      batch_stats: rows of running statistics; those that no branch reads stay as they are.
+      branches: what to run.
       mode: how to run it; by running statistics a cell has no gradient.
     """
     if not mode.train:
-        return _read_blocks(mode, inputs, params, batch_stats, steps), batch_stats
-    return _run(mode, inputs, params, batch_stats, steps)
+        return _read_blocks(mode, inputs, params, batch_stats, branches), batch_stats
+    return _run(mode, inputs, params, batch_stats, _plan_steps(branches))
 
 
-def plan_steps(
-    operations: Int[Array, " branches"], sources: Int[Array, " branches"], rows: Int[Array | np.ndarray, "branches 2"]
-) -> Steps:
-    """The steps of a cell: two for a separable convolution, one for any other branch.
-
-    Args:
-      operations: of each branch.
-      sources: the input of each branch, 0 to ``blocks``.
-      rows: of weights, that the first and the second step of each branch read.
-    """
-    branches = operations.shape[0]
-    branch = jnp.arange(branches, dtype=jnp.int32)
-    middle, block = 2 + branches // 2 + branch, 2 + branch // 2
+def _plan_steps(branches: Branches) -> Steps:
+    """Two steps for a separable convolution, one for any other branch."""
+    operations = branches.operation
+    branch = jnp.arange(operations.shape[0], dtype=jnp.int32)
+    middle, block = 2 + operations.shape[0] // 2 + branch, 2 + branch // 2
     separable = (operations == SEP_CONV_3X3) | (operations == SEP_CONV_5X5)
     taken = jnp.stack([jnp.ones_like(separable), separable], axis=1).reshape(-1)
     order = jnp.argsort(~taken, stable=True)
@@ -127,28 +135,29 @@ def plan_steps(
 
     return Steps(
         operation=column(operations, operations),
-        read=column(sources, middle),
+        read=column(branches.source, middle),
         write=column(jnp.where(separable, middle, block), block),
-        weights=column(*jnp.asarray(rows).T),
+        weights=column(*jnp.asarray(branches.rows).T),
         length=jnp.sum(taken, dtype=jnp.int32),
     )
 
 
-def _read_blocks(mode: Mode, inputs: Array, params: Tree, batch_stats: Tree, steps: Steps) -> Array:
-    """The outputs of all blocks, by running statistics."""
-    blocks = steps.read.shape[0] // 4
-    middle = 2 + blocks
-    cases = _cases(mode)
+def _read_blocks(mode: Mode, inputs: Array, params: Tree, batch_stats: Tree, branches: Branches) -> Array:
+    """The outputs of all blocks, by running statistics, in the last slots: to cut out the others is to copy these."""
+    outputs = [case.output for case in _cases(mode, _branch_operations)]
+    rows = jnp.asarray(branches.rows)
 
-    def step(i: Array, buffers: Buffers) -> Buffers:
-        read, write = (jnp.minimum(slot[i], middle) for slot in (steps.read, steps.write))
-        case, row = _case(steps, i, mode.reduction), steps.weights[i]
-        places = (buffers, read, write, write == middle)
-        y, _ = lax.switch(case, cases, *places, _row(params, row), _row(batch_stats, row))
-        return _set_slot(buffers, write, y)
+    def branch(i: Array, buffers: Buffers) -> Array:
+        source = branches.source[i]
+        case = _case(branches.operation[i], source, mode.reduction)
+        weights, stats = ([_row(tree, rows[i, half]) for half in range(2)] for tree in (params, batch_stats))
+        return lax.switch(case, outputs, buffers, source, weights, stats)
 
-    buffers = lax.fori_loop(0, steps.length, step, _buffers(inputs, blocks + 1, mode.reduction))
-    return _slots(buffers, blocks)
+    def block(i: Array, buffers: Buffers) -> Buffers:
+        return _set_slot(buffers, 2 + i, branch(2 * i, buffers) + branch(2 * i + 1, buffers))
+
+    blocks = rows.shape[0] // 2
+    return lax.fori_loop(0, blocks, block, _buffers(inputs, blocks, mode.reduction))[-1]
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(0,))
@@ -160,12 +169,12 @@ def _run_forward(
     mode: Mode, inputs: Array, params: Tree, batch_stats: Tree, steps: Steps
 ) -> tuple[tuple[Array, Tree], tuple]:
     blocks = steps.read.shape[0] // 4
-    cases = _cases(mode)
+    cases = [case.added for case in _cases(mode, _operations)]
 
     def step(i: Array, carry: tuple[Buffers, Tree]) -> tuple[Buffers, Tree]:
         buffers, stats = carry
-        case, row = _case(steps, i, mode.reduction), steps.weights[i]
-        places = (buffers, steps.read[i], steps.write[i], False)
+        case, row = _case(steps.operation[i], steps.read[i], mode.reduction), steps.weights[i]
+        places = (buffers, steps.read[i], steps.write[i])
         y, new = lax.switch(case, cases, *places, _row(params, row), _row(stats, row))
         return _set_slot(buffers, steps.write[i], y), _set_row(stats, row, new)
 
@@ -181,7 +190,7 @@ def _run_backward(mode: Mode, saved: tuple, cotangents: tuple[Array, Tree]) -> t
     """
     buffers, params, batch_stats, steps = saved
     dblocks, _ = cotangents  # running statistics carry no gradient
-    cases = _cases(mode)
+    cases = _cases(mode, _operations)
 
     def run(which: int, cases: Sequence[Case], chosen: Array, carry: tuple[Buffers, Tree]) -> tuple[Buffers, Tree]:
         order, pullbacks = jnp.flip(jnp.argsort(chosen, stable=True)), [case.pullback for case in cases]
@@ -265,18 +274,17 @@ def _set_slot(buffers: Buffers, slot: Array, x: Array, which: int = -1) -> Buffe
     return *buffers[:which], changed, *buffers[which + 1 :]
 
 
-def _case(steps: Steps, i: Array, reduction: bool) -> Array:
+def _case(operation: Array, read: Array, reduction: bool) -> Array:
     """Which of `_cases` a step runs."""
-    operation = steps.operation[i]
-    return jnp.where(steps.read[i] >= 2, operation + len(OPERATIONS), operation) if reduction else operation
+    return jnp.where(read >= 2, operation + len(OPERATIONS), operation) if reduction else operation
 
 
-def _cases(mode: Mode) -> Sequence[Case]:
-    """The operations at stride 1; in a reduction cell, those at stride 2 on a cell's input stand before them."""
+def _cases(mode: Mode, operations: Callable[[int, Mode], Sequence[Operation]]) -> Sequence[Case]:
+    """Those at stride 1; in a reduction cell, those at stride 2 on a cell's input stand before them."""
     if not mode.reduction:
-        return [Case(0, operation) for operation in _operations(1, mode)]
-    on_input = [Case(0, operation) for operation in _operations(2, mode)]
-    return on_input + [Case(1, operation) for operation in _operations(1, mode)]
+        return [Case(0, operation) for operation in operations(1, mode)]
+    on_input = [Case(0, operation) for operation in operations(2, mode)]
+    return on_input + [Case(1, operation) for operation in operations(1, mode)]
 
 
 def _operations(stride: int, mode: Mode) -> Sequence[Operation]:
@@ -287,6 +295,19 @@ def _operations(stride: int, mode: Mode) -> Sequence[Operation]:
         partial(_skip_reduce, mode) if stride == 2 else lambda x, weights, stats: (x, stats),
         partial(_separable_half, 5, stride, mode),
     ]
+
+
+def _branch_operations(stride: int, mode: Mode) -> Sequence[Operation]:
+    """The same of whole branches, which are handed the weights and statistics of both steps."""
+
+    def run(steps: Sequence[Operation], x: Array, weights: Sequence[Tree], stats: Sequence[Tree]) -> tuple[Array, None]:
+        for step, *row in zip(steps, weights, stats, strict=False):
+            x, _ = step(x, *row)
+        return x, None
+
+    separable = {SEP_CONV_3X3, SEP_CONV_5X5}
+    both = zip(_operations(stride, mode), _operations(1, mode), strict=True)
+    return [partial(run, steps if operation in separable else steps[:1]) for operation, steps in enumerate(both)]
 
 
 def _separable_half(size: int, stride: int, mode: Mode, x: Array, weights: Tree, stats: Tree) -> tuple[Array, Tree]:

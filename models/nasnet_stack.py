@@ -20,7 +20,7 @@ from jaxtyping import Array, Bool, Float, Float32, Int, PRNGKeyArray
 from lanas_jax.spaces.nasnet import CellShape, NASNetSpace
 from models import layers
 from models.initial import drawn
-from models.nasnet_cell import Mode, plan_steps, run_cell
+from models.nasnet_cell import Branches, Mode, run_cell
 from models.norm import identity_norm, initial_stats, norm
 
 Tree = dict[str, Any]
@@ -124,13 +124,13 @@ class Stack:
                 jnp.stack(inputs),
                 weights["branches"],
                 stats["branches"],
-                plan_steps(operations[shape.cell], sources[shape.cell], rows(shape)),
+                Branches(operations[shape.cell], sources[shape.cell], rows(shape)),
                 Mode(shape.reduction, train, self.weight_standardisation),
             )
             outputs[i] = blocks
             new_stats.append({"inputs": input_stats, "branches": branch_stats})
         mask, _ = self._parts(code, space.cells - 1)
-        pooled = jnp.mean(_concatenated(outputs[space.cells - 1]).astype(jnp.float32), axis=(1, 2))
+        pooled = jnp.mean(_concatenated(outputs[space.cells - 1][-space.blocks :]).astype(jnp.float32), axis=(1, 2))
         logits = pooled @ _matrix(params["head"]["kernel"], mask) + params["head"]["bias"][None]
         return logits, {"stem": stem_stats, "cells": new_stats}
 
@@ -203,7 +203,7 @@ def _concatenated(blocks: Float[Array, "blocks n h w c"]) -> Float[Array, "n h w
 
 
 def _preprocess(
-    x: Float[Array, "parts n h w c"],
+    x: Float[Array, "slots n h w c"],
     kernel: Float[Array, "parts c d"],
     mask: Bool[Array, " parts"],
     weights: Tree,
@@ -211,29 +211,28 @@ def _preprocess(
     halve: bool,
     train: bool,
 ) -> tuple[Float[Array, "n h2 w2 d"], Tree]:
-    """ReLU, 1x1 convolution (to half the resolution, if so asked) and normalisation."""
-    x, kernel = jax.nn.relu(x), kernel.astype(x.dtype)
+    """ReLU, 1x1 convolution (to half the resolution, if so asked) and normalisation, of the last slots."""
+    kernel = kernel.astype(x.dtype)
     product = layers.factorised_reduce if halve else layers.pointwise
     if train or len(x) == 1:
-        return norm(product(_concatenated(x), kernel.reshape(-1, kernel.shape[2])), weights, stats, train)
+        return norm(product(_concatenated(jax.nn.relu(x)), kernel.reshape(-1, kernel.shape[2])), weights, stats, train)
     return norm(_sum_of_products(product, x, kernel, mask), weights, stats, train)
 
 
 def _sum_of_products(
     product: Callable[[Array, Array], Array],
-    x: Float[Array, "parts n h w c"],
+    x: Float[Array, "slots n h w c"],
     kernel: Float[Array, "parts c d"],
     mask: Bool[Array, " parts"],
 ) -> Float[Array, "n h2 w2 d"]:
-    """Of all parts that the mask has, others cost nothing; it has no gradient."""
-    order = jnp.argsort(~mask, stable=True)
+    """Of ReLU of all parts that the mask has, at least one; others cost nothing. It has no gradient."""
+    order, first = jnp.argsort(~mask, stable=True), len(x) - len(kernel)
 
-    def add(i: Array, total: Array) -> Array:
-        return total + product(x[order[i]], kernel[order[i]]).astype(total.dtype)
+    def part(i: Array | int) -> Float32[Array, "n h2 w2 d"]:
+        return product(jax.nn.relu(x[first + order[i]]), kernel[order[i]]).astype(jnp.float32)
 
-    shape = jax.eval_shape(product, x[0], kernel[0]).shape
-    total = lax.fori_loop(0, jnp.sum(mask, dtype=jnp.int32), add, jnp.zeros(shape, jnp.float32))
-    return total.astype(x.dtype)
+    count = jnp.sum(mask, dtype=jnp.int32)
+    return lax.fori_loop(1, count, lambda i, total: total + part(i), part(0)).astype(x.dtype)
 
 
 def _matrix(kernel: Float[Array, "parts c d"], mask: Bool[Array, " parts"]) -> Float[Array, "pc d"]:
