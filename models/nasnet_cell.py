@@ -12,7 +12,7 @@ block. A step without weights may be pointed at any row: it changes no statistic
 these are float32; a cell computes in the dtype of its inputs, to which each step rounds the kernels it reads.
 
 A cell is run as a list of steps, each of which reads one slot, runs one operation and adds to another slot; slots are
-the two inputs, the blocks, and a middle for each branch, where a separable convolution is after its first half. A loop
+a middle for each branch, where a separable convolution is after its first half, the two inputs, and the blocks. A loop
 over steps holds the only `lax.switch`, so that each operation is compiled once and only the chosen ones run. The
 gradient of a switch would keep the residuals of all its branches; the cell therefore has one of its own, which keeps
 the slots alone and runs each step again. Where a trained network is only read there is no gradient, and a step is a
@@ -28,7 +28,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 
 from lanas_jax.spaces.nasnet import OPERATIONS, SEP_CONV_3X3, SEP_CONV_5X5
 from models import layers
@@ -65,8 +65,9 @@ class Steps(NamedTuple):
     """The program of a cell in training; the arrays have room for two steps per branch, of which `length` are taken."""
 
     operation: Int[Array, " steps"]
-    read: Int[Array, " steps"]  # slot: 0 and 1 are the inputs, then come the blocks, then the middles of branches
-    write: Int[Array, " steps"]  # slot
+    on_input: Bool[Array, " steps"]  # whether a step reads the buffer that holds the inputs alone
+    read: Int[Array, " steps"]  # slot of that buffer, or of the last one
+    write: Int[Array, " steps"]  # slot of the last buffer
     weights: Int[Array, " steps"]  # row
     length: Int[Array, ""]
 
@@ -83,21 +84,32 @@ class Case:
 
     def output(self, buffers: Buffers, read: Array, weights: Any, stats: Any) -> Array:
         """What the operation gives."""
-        return self.operation(_get_slot(buffers, read, self.buffer), weights, stats)[0]
+        return self.operation(_get(buffers[self.buffer], read), weights, stats)[0]
 
     def added(self, buffers: Buffers, read: Array, write: Array, weights: Tree, stats: Tree) -> tuple[Array, Tree]:
         """The slot that is written, with what the operation gives added, and new statistics."""
-        y, stats = self.operation(_get_slot(buffers, read, self.buffer), weights, stats)
-        return y + _get_slot(buffers, write), stats
+        y, stats = self.operation(_get(buffers[self.buffer], read), weights, stats)
+        return y + _get(buffers[-1], write), stats
 
     def pullback(
-        self, buffers: Buffers, dbuffers: Buffers, read: Array, write: Array, weights: Tree, stats: Tree
+        self,
+        buffers: Buffers,
+        dbuffers: Buffers,
+        read: Array,
+        dread: Array,
+        dwrite: Array,
+        fresh: Array,
+        weights: Tree,
+        stats: Tree,
     ) -> tuple[Array, Tree]:
-        """The gradient of the slot that is read, with what this step adds to it, and that of the weights."""
-        x = _get_slot(buffers, read, self.buffer)
+        """The gradient of the slot that was read, with what this step adds to it, and that of the weights.
+
+        Gradients have places of their own, `dread` and `dwrite`; to a fresh one nothing was added yet.
+        """
+        x = _get(buffers[self.buffer], read)
         _, pullback = jax.vjp(lambda x, weights: self.operation(x, weights, stats)[0], x, weights)
-        dx, dweights = pullback(_get_slot(dbuffers, write))
-        return dx + _get_slot(dbuffers, read, self.buffer), dweights
+        dx, dweights = pullback(_get(dbuffers[-1], dwrite))
+        return dx + jnp.where(fresh, 0, _get(dbuffers[self.buffer], dread)), dweights
 
 
 def run_cell(
@@ -107,7 +119,9 @@ def run_cell(
     branches: Branches,
     mode: Mode,
 ) -> tuple[Float[Array, "slots n h2 w2 c"], Tree]:
-    """The outputs of all blocks, which are the last of these slots, and the batch statistics that follow.
+    """Slots, of which the last are the outputs of all blocks, and the batch statistics that follow.
+
+    The others are there because to cut out is to copy; they are not to be read.
 
     Args:
       inputs: the two previous cells, preprocessed.
@@ -118,14 +132,22 @@ def run_cell(
     """
     if not mode.train:
         return _read_blocks(mode, inputs, params, batch_stats, branches), batch_stats
-    return _run(mode, inputs, params, batch_stats, _plan_steps(branches))
+    return _run(mode, inputs, params, batch_stats, _plan_steps(branches, mode.reduction))
 
 
-def _plan_steps(branches: Branches) -> Steps:
+def _places(branches: Branches, reduction: bool, middles: int) -> tuple[Array, Array, Array]:
+    """Of each branch: whether it reads the buffer that holds the inputs alone, which slot it reads, and its block's."""
+    first = middles if reduction else middles + 2  # block
+    on_input = (branches.source < 2) & reduction
+    blocks = jnp.arange(branches.source.shape[0], dtype=jnp.int32) // 2
+    return on_input, jnp.where(on_input, branches.source, first - 2 + branches.source), first + blocks
+
+
+def _plan_steps(branches: Branches, reduction: bool) -> Steps:
     """Two steps for a separable convolution, one for any other branch."""
-    operations = branches.operation
-    branch = jnp.arange(operations.shape[0], dtype=jnp.int32)
-    middle, block = 2 + operations.shape[0] // 2 + branch, 2 + branch // 2
+    operations, count = branches.operation, branches.operation.shape[0]
+    on_input, source, block = _places(branches, reduction, count)
+    middle = jnp.arange(count, dtype=jnp.int32)
     separable = (operations == SEP_CONV_3X3) | (operations == SEP_CONV_5X5)
     taken = jnp.stack([jnp.ones_like(separable), separable], axis=1).reshape(-1)
     order = jnp.argsort(~taken, stable=True)
@@ -135,7 +157,8 @@ def _plan_steps(branches: Branches) -> Steps:
 
     return Steps(
         operation=column(operations, operations),
-        read=column(branches.source, middle),
+        on_input=column(on_input, jnp.zeros_like(on_input)),
+        read=column(source, middle),
         write=column(jnp.where(separable, middle, block), block),
         weights=column(*jnp.asarray(branches.rows).T),
         length=jnp.sum(taken, dtype=jnp.int32),
@@ -143,21 +166,20 @@ def _plan_steps(branches: Branches) -> Steps:
 
 
 def _read_blocks(mode: Mode, inputs: Array, params: Tree, batch_stats: Tree, branches: Branches) -> Array:
-    """The outputs of all blocks, by running statistics, in the last slots: to cut out the others is to copy these."""
+    """The outputs of all blocks, by running statistics."""
     outputs = [case.output for case in _cases(mode, _branch_operations)]
+    on_input, source, place = _places(branches, mode.reduction, 0)
     rows = jnp.asarray(branches.rows)
 
     def branch(i: Array, buffers: Buffers) -> Array:
-        source = branches.source[i]
-        case = _case(branches.operation[i], source, mode.reduction)
+        case = _case(branches.operation[i], on_input[i], mode.reduction)
         weights, stats = ([_row(tree, rows[i, half]) for half in range(2)] for tree in (params, batch_stats))
-        return lax.switch(case, outputs, buffers, source, weights, stats)
+        return lax.switch(case, outputs, buffers, source[i], weights, stats)
 
     def block(i: Array, buffers: Buffers) -> Buffers:
-        return _set_slot(buffers, 2 + i, branch(2 * i, buffers) + branch(2 * i + 1, buffers))
+        return _set(buffers, -1, place[2 * i], branch(2 * i, buffers) + branch(2 * i + 1, buffers))
 
-    blocks = rows.shape[0] // 2
-    return lax.fori_loop(0, blocks, block, _buffers(inputs, blocks, mode.reduction))[-1]
+    return lax.fori_loop(0, rows.shape[0] // 2, block, _buffers(inputs, 0, rows.shape[0] // 2, mode.reduction))[-1]
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(0,))
@@ -168,50 +190,58 @@ def _run(mode: Mode, inputs: Array, params: Tree, batch_stats: Tree, steps: Step
 def _run_forward(
     mode: Mode, inputs: Array, params: Tree, batch_stats: Tree, steps: Steps
 ) -> tuple[tuple[Array, Tree], tuple]:
-    blocks = steps.read.shape[0] // 4
+    middles = steps.read.shape[0] // 2
     cases = [case.added for case in _cases(mode, _operations)]
 
     def step(i: Array, carry: tuple[Buffers, Tree]) -> tuple[Buffers, Tree]:
         buffers, stats = carry
-        case, row = _case(steps.operation[i], steps.read[i], mode.reduction), steps.weights[i]
+        case, row = _case(steps.operation[i], steps.on_input[i], mode.reduction), steps.weights[i]
         places = (buffers, steps.read[i], steps.write[i])
         y, new = lax.switch(case, cases, *places, _row(params, row), _row(stats, row))
-        return _set_slot(buffers, steps.write[i], y), _set_row(stats, row, new)
+        return _set(buffers, -1, steps.write[i], y), _set_row(stats, row, new)
 
-    start = (_buffers(inputs, 3 * blocks, mode.reduction), batch_stats)
+    start = (_buffers(inputs, middles, middles // 2, mode.reduction), batch_stats)
     buffers, new_stats = lax.fori_loop(0, steps.length, step, start)
-    return (_slots(buffers, blocks), new_stats), (buffers, params, batch_stats, steps)
+    return (buffers[-1], new_stats), (buffers, params, batch_stats, steps)
 
 
 def _run_backward(mode: Mode, saved: tuple, cotangents: tuple[Array, Tree]) -> tuple:
     """Runs the steps from the last to the first; in a reduction cell, those that read the cell's inputs after the rest.
 
-    Nothing waits for what they give, and so each of the two loops adds to one buffer only.
+    Nothing waits for what they give, and so each of the two loops adds to one buffer only. In a normal cell the two
+    halves of a convolution follow each other, and gradients of all middles take turns in one slot.
     """
     buffers, params, batch_stats, steps = saved
-    dblocks, _ = cotangents  # running statistics carry no gradient
+    dlast, _ = cotangents  # of the blocks; running statistics carry no gradient
     cases = _cases(mode, _operations)
+    middles = steps.read.shape[0] // 2
+    left_out = 0 if mode.reduction else middles - 1
+    is_middle = ~steps.on_input & (steps.read < middles)
+    dread, dwrite = (jnp.maximum(slot - left_out, 0) for slot in (steps.read, steps.write))
+    dread = jnp.where(steps.on_input, steps.read, dread)
 
     def run(which: int, cases: Sequence[Case], chosen: Array, carry: tuple[Buffers, Tree]) -> tuple[Buffers, Tree]:
         order, pullbacks = jnp.flip(jnp.argsort(chosen, stable=True)), [case.pullback for case in cases]
 
         def step(i: Array, carry: tuple[Buffers, Tree]) -> tuple[Buffers, Tree]:
             i, (dbuffers, dparams) = order[i], carry
-            row, places = steps.weights[i], (buffers, dbuffers, steps.read[i], steps.write[i])
+            row, places = steps.weights[i], (buffers, dbuffers, steps.read[i], dread[i], dwrite[i], is_middle[i])
             dx, drow = lax.switch(steps.operation[i], pullbacks, *places, _row(params, row), _row(batch_stats, row))
-            return _set_slot(dbuffers, steps.read[i], dx, which), _increase_row(dparams, row, drow)
+            return _set(dbuffers, which, dread[i], dx), _increase_row(dparams, row, drow)
 
         return lax.fori_loop(0, jnp.sum(chosen, dtype=jnp.int32), step, carry)
 
     taken = jnp.arange(steps.read.shape[0]) < steps.length
-    carry = (_slots_only(buffers, dblocks), jax.tree.map(jnp.zeros_like, params))
+    start = (*(jnp.zeros_like(buffer) for buffer in buffers[:-1]), dlast[left_out:])
+    carry = (start, jax.tree.map(jnp.zeros_like, params))
     if mode.reduction:
         on_input, on_slot = cases[: len(OPERATIONS)], cases[len(OPERATIONS) :]
-        carry = run(1, on_slot, taken & (steps.read >= 2), carry)
-        dbuffers, dparams = run(0, on_input, taken & (steps.read < 2), carry)
+        carry = run(1, on_slot, taken & ~steps.on_input, carry)
+        (dinputs, _), dparams = run(0, on_input, taken & steps.on_input, carry)
     else:
-        dbuffers, dparams = run(0, cases, taken, carry)
-    return dbuffers[0][:2], dparams, jax.tree.map(jnp.zeros_like, batch_stats), None
+        (dslots,), dparams = run(0, cases, taken, carry)
+        dinputs = dslots[1:3]
+    return dinputs, dparams, jax.tree.map(jnp.zeros_like, batch_stats), None
 
 
 _run.defvjp(_run_forward, _run_backward)
@@ -242,41 +272,25 @@ def _increase(x: Array, i: Array, y: Array) -> Array:
 # than the rest and there are two buffers; an operation reads that of its stride, and adds to the last.
 
 
-def _buffers(inputs: Array, count: int, reduction: bool) -> Buffers:
-    """The inputs, and so many empty slots."""
+def _buffers(inputs: Array, middles: int, blocks: int, reduction: bool) -> Buffers:
+    """The inputs, and so many empty slots before them and after them."""
     if not reduction:
-        empty = jnp.zeros((2 + count, *inputs.shape[1:]), inputs.dtype)
-        return (lax.dynamic_update_slice_in_dim(empty, inputs, 0, 0),)
+        empty = jnp.zeros((middles + 2 + blocks, *inputs.shape[1:]), inputs.dtype)
+        return (lax.dynamic_update_slice_in_dim(empty, inputs, middles, 0),)
     size = -(-inputs.shape[2] // 2)
-    return inputs, jnp.zeros((count, inputs.shape[1], size, size, inputs.shape[4]), inputs.dtype)
+    return inputs, jnp.zeros((middles + blocks, inputs.shape[1], size, size, inputs.shape[4]), inputs.dtype)
 
 
-def _slots(buffers: Buffers, count: int) -> Array:
-    """The first slots that are no inputs."""
-    return buffers[1][:count] if len(buffers) == 2 else buffers[0][2 : 2 + count]
-
-
-def _slots_only(buffers: Buffers, slots: Array) -> Buffers:
-    """Buffers of the same shapes, zero but for the first slots that are no inputs."""
-    *others, last = map(jnp.zeros_like, buffers)
-    return *others, lax.dynamic_update_slice_in_dim(last, slots, 0 if others else 2, 0)
-
-
-def _get_slot(buffers: Buffers, slot: Array, which: int = -1) -> Array:
-    """A slot of one buffer."""
-    return _get(buffers[which], slot - 2 * (which % len(buffers)))
-
-
-def _set_slot(buffers: Buffers, slot: Array, x: Array, which: int = -1) -> Buffers:
+def _set(buffers: Buffers, which: int, slot: Array, x: Array) -> Buffers:
     """The buffers with a slot of one changed."""
-    which %= len(buffers)
-    changed = lax.dynamic_update_index_in_dim(buffers[which], x, slot - 2 * which, 0)
-    return *buffers[:which], changed, *buffers[which + 1 :]
+    changed = list(buffers)
+    changed[which] = lax.dynamic_update_index_in_dim(changed[which], x, slot, 0)
+    return tuple(changed)
 
 
-def _case(operation: Array, read: Array, reduction: bool) -> Array:
+def _case(operation: Array, on_input: Array, reduction: bool) -> Array:
     """Which of `_cases` a step runs."""
-    return jnp.where(read >= 2, operation + len(OPERATIONS), operation) if reduction else operation
+    return jnp.where(on_input, operation, operation + len(OPERATIONS)) if reduction else operation
 
 
 def _cases(mode: Mode, operations: Callable[[int, Mode], Sequence[Operation]]) -> Sequence[Case]:

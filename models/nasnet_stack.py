@@ -214,8 +214,9 @@ def _preprocess(
     """ReLU, 1x1 convolution (to half the resolution, if so asked) and normalisation, of the last slots."""
     kernel = kernel.astype(x.dtype)
     product = layers.factorised_reduce if halve else layers.pointwise
-    if train or len(x) == 1:
-        return norm(product(_concatenated(jax.nn.relu(x)), kernel.reshape(-1, kernel.shape[2])), weights, stats, train)
+    if train or len(kernel) == 1:
+        x = _concatenated(jax.nn.relu(x[-len(kernel) :]))
+        return norm(product(x, kernel.reshape(-1, kernel.shape[2])), weights, stats, train)
     return norm(_sum_of_products(product, x, kernel, mask), weights, stats, train)
 
 
