@@ -24,21 +24,34 @@ time. Run it on an otherwise idle machine; the small setting takes some four min
     python -m experiments.bench_candidates [--candidates 64] [--sample 6] [--json PATH]
     python -m experiments.bench_candidates --setting cifar10 --dtype bfloat16 --abreast 1 4 16 --sample 2 --minutes 7
 
-On 2 cores of an AMD EPYC with jax 0.10.2 and torch 2.13.0 (24 November 2026; ``--candidates 32 --sample 4
---torch-sample 6``, 3 min 11 s):
+On 2 cores of an Intel Xeon with jax 0.10.2 and torch 2.13.0 (27 November 2026; ``--candidates 32 --sample 4
+--torch-sample 6``, 2 min 49 s):
 
 ====================================  =========  =======  =================  =======  ======
 way                                   compile s  ms/step  a minute, compiled  s each  ratio
 ====================================  =========  =======  =================  =======  ======
-one program, 32 candidates                 15.3     8.12                 202     0.77     1.0
-specialised, 4                             50.1    50.7                   35    14.3     18.4
-program per candidate, 4                   60.4    10.1                  130    15.6     20.1
-PyTorch eager, 1 process, 2 threads           -    26.6                   65     0.92     1.2
-PyTorch eager, 2 processes, 1 thread          -    14.3                   86     0.70     0.9
+one program, 32 candidates                 14.6     5.58                 275     0.67     1.0
+specialised, 4                             52.0    52.8                   33    14.8     22.0
+program per candidate, 4                   52.2     6.65                 165    13.4     19.9
+PyTorch eager, 1 process, 2 threads           -    23.3                   72     0.84     1.2
+PyTorch eager, 2 processes, 1 thread          -    12.5                  123     0.49     0.7
 ====================================  =========  =======  =================  =======  ======
 
-So trainings of 34 steps want one program, whose step takes 0.57 times as long as PyTorch's at its fastest. A
-specialised step takes five times as long as the same program alone, because it shares the cores with compilations.
+So trainings of 34 steps want one program, whose step takes 0.45 times as long as PyTorch's at its fastest (and all in
+all a candidate takes longer than there, as long as so few share the compilation). A specialised step takes eight times
+as long as the same program alone, because it shares the cores with compilations.
+
+At CIFAR-10's size, on the same machine and day (``--setting cifar10 --timed 2 --sample 1 --torch-sample 2
+--cifar10.steps 24``, 6 min 58 s; GiB as XLA plans it, of each of two devices in the first row, of one in the second):
+
+====================================  =========  =======  =======  ====
+way                                   compile s  ms/step  of peak  GiB
+====================================  =========  =======  =======  ====
+one program, 2 candidates                  23.2     1496    8.92%  1.32
+program per candidate, the smaller one     58.2     1050   12.83%  2.35
+PyTorch eager, 1 process, 2 threads           -     1639    8.14%     -
+PyTorch eager, 2 processes, 1 thread          -     1479    9.03%     -
+====================================  =========  =======  =======  ====
 
 On an NVIDIA H100 80GB with jax 0.11.2 (bfloat16 products of 8192 rows: 778 TFLOP/s), the second command with
 ``--sample 1`` took 96 s to compile and 47 ms a step for one candidate at a time, 0.14 % of the peak, and with 4 abreast

@@ -9,24 +9,23 @@ random images, in turns; a row for each pass:
   of every operation, nearly all zero); no optimiser
 
 at two sizes: ``small``, images of 14x14 pixels and one channel, 8 channels, 3 cells; ``cifar10``, images of CIFAR-10's
-shape, 16 channels, 8 cells. Run it on an otherwise idle machine::
+shape, 16 channels, 8 cells. On one core, as masks are valued side by side, a device for each core, or on several
+(``--cores``). Run it on an otherwise idle machine::
 
-    python -m experiments.bench_supernet [--small.masks 4] [--json PATH]
+    python -m experiments.bench_supernet [--cores 0] [--small.masks 4] [--json PATH]
 
-Measured on 2 cores of an AMD EPYC with jax 0.10.2 (25 November 2026), milliseconds and their ratio:
+Measured on an Intel Xeon with jax 0.10.2 (27 November 2026), milliseconds and their ratio, on one core and on two:
 
-=================  ========  =====  ============================
-pass               supernet  alone  ratio
-=================  ========  =====  ============================
-small, forward         10.1    6.4  1.57 (1.54 to 1.61, 4 masks)
-small, training        48.4   48.4  1.00 (0.94 to 1.08, 4 masks)
-cifar10, forward       97.0   66.3  1.46 (1 mask)
-cifar10, training     567.4  562.6  1.01 (1 mask)
-=================  ========  =====  ============================
+=================  ========  =====  ============================  ==================  =====  =====
+pass               supernet  alone  ratio                         supernet, 2 cores   alone  ratio
+=================  ========  =====  ============================  ==================  =====  =====
+small, forward          9.1    8.9  1.02 (0.95 to 1.06, 4 masks)                 8.9    6.7   1.32
+small, training        49.0   72.3  0.68 (0.68 to 0.69, 4 masks)                42.4   43.8   0.97
+cifar10, forward       95.1   64.5  1.47 (1 mask)                               74.1   44.7   1.66
+cifar10, training     642.4  701.5  0.92 (1 mask)                              438.2  393.8   1.11
+=================  ========  =====  ============================  ==================  =====  =====
 
-XLA spreads only the operations outside of loops over both cores, and a masked pass is mostly a loop. Bound to one core,
-as where masks are valued side by side, one device for each core (``taskset -c 1 python -m experiments.bench_supernet``,
-beside other work), the small forward pass costs 1.2 times the network's alone, that of CIFAR-10's size 1.5 times.
+XLA spreads only the operations outside of loops over both cores, and a masked pass is mostly a loop.
 """
 
 import dataclasses

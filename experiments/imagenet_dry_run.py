@@ -11,20 +11,20 @@ the extra ``imagenet``::
     lanas train runs/dry --teacher runs/dry_teacher                    # the winner, from scratch, with the teacher
     lanas export runs/dry
 
-Measured on 2 cores of an AMD EPYC with jax 0.10.2 (25 November 2026), while other work ran on them, on CIFAR-10 images
-that went through JPEG:
+Measured on 2 cores of an Intel Xeon with jax 0.10.2 (27 November 2026), on CIFAR-10 images that went through JPEG; all
+of it took 9 min 3 s:
 
 ====================  ============  ==============================================================================
 stage                 time          what came out
 ====================  ============  ==============================================================================
-supernet and search   14 min 8 s    150 networks, none above the limit (the largest at 99.9 % of it, the median at
-                                    93.7 %); the best has 42.9 % search-validation accuracy in the supernet
-teacher               50 s          the supernet's largest network, 4.2 million multiply-adds
-winner                6 min 15 s    50.9 % search-validation and 49.5 % test accuracy, 1.2 million multiply-adds
-export                5 s           its weights
+supernet and search   5 min 56 s    150 networks, none above the limit (the largest at 99.9 % of it, the median at
+                                    94.8 %); the best has 44.2 % search-validation accuracy in the supernet
+teacher               28 s          the supernet's largest network, 4.2 million multiply-adds
+winner                2 min 36 s    53.5 % search-validation and 51.4 % test accuracy, 1.3 million multiply-adds
+export                2 s           its weights
 ====================  ============  ==============================================================================
 
-(of the first, 12 min 18 s of processor time, of the third 4 min 26 s; a search-validation image is 0.05 %).
+(a search-validation image is 0.05 %; before, on 2 cores of an AMD EPYC beside other work, it took 21 min.)
 
 LaNAS against random search under the same limit, ten searches each in one supernet that was trained anew (26 November
 2026; best value so far in percent, mean and range)::
