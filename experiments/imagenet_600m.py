@@ -4,7 +4,8 @@ Source: section 5.2 of arXiv 1906.06832, which reports a top-1 accuracy of 80.8 
 network from the space of once-for-all (arXiv 1908.09791). Neither that space's settings nor the training were
 released: the recipes below are this project's, after BigNAS (arXiv 2003.11142) and EfficientNet (arXiv 1905.11946).
 Nothing of this size has been run with this code. On 64 chips of TPU v5e the stages take at least 212, 0.7 and 55.5
-chip-hours, by `lanas plan` (docs/planning.md, with its commands; the first with 256 pixels alone); `experiments/imagenet_dry_run.py` runs all stages on two CPU cores.
+chip-hours, by `lanas plan` (docs/planning.md, with its commands; the first with 256 pixels alone);
+`experiments/imagenet_dry_run.py` runs all stages on two CPU cores.
 
 `lanas search` uses the devices of one host, for the supernet too; `lanas train` those of as many hosts as it is started
 on, from a folder that all of them see. ImageNet has to be there as tensorflow-datasets prepares it (docs/imagenet.md)::
