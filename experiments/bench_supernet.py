@@ -81,8 +81,7 @@ class Config:
     """Settings of the benchmark.
 
     Attributes:
-      cores: that the process may use; all where it is 0. XLA spreads only what is outside of loops over them, and a
-        masked pass is mostly a loop: masks are valued side by side, a device for each core, and so one is the default.
+      cores: that the process may use; all where it is 0.
       sizes: which sizes to measure.
       passes: which passes to measure.
       rounds: how often each is timed; the fastest counts.

@@ -130,18 +130,18 @@ _shifted_depthwise.defvjp(_shifted_depthwise_forward, _shifted_depthwise_backwar
 
 def _kernel_gradient(x: Images, dy: Float[Array, "n h2 w2 c"], size: int, stride: int) -> Float[Array, "k k c"]:
     """Sums of products of shifted images; of large batches a few images at a time, which stay in a core's cache."""
-    n, few = len(x), math.gcd(len(x), FEW)
     if dy.size <= CACHED:
-        return _cached_kernel_gradient(x, dy, size, stride)
+        return _kernel_gradient_at_once(x, dy, size, stride)
+    few = math.gcd(len(x), FEW)
 
     def add(i: Array, total: Array) -> Array:
         some_x, some_dy = (lax.dynamic_slice_in_dim(images, few * i, few) for images in (x, dy))
-        return total + _cached_kernel_gradient(some_x, some_dy, size, stride)
+        return total + _kernel_gradient_at_once(some_x, some_dy, size, stride)
 
-    return lax.fori_loop(0, n // few, add, jnp.zeros((size, size, x.shape[3]), dy.dtype))
+    return lax.fori_loop(0, len(x) // few, add, jnp.zeros((size, size, x.shape[3]), dy.dtype))
 
 
-def _cached_kernel_gradient(x: Images, dy: Float[Array, "n h2 w2 c"], size: int, stride: int) -> Float[Array, "k k c"]:
+def _kernel_gradient_at_once(x: Images, dy: Float[Array, "n h2 w2 c"], size: int, stride: int) -> Float[Array, "k k c"]:
     """A row of the kernel at a time.
 
     XLA for CPUs vectorises products, and sums of what lies in memory, but not sums of products. So products are added

@@ -169,7 +169,7 @@ def _read_blocks(mode: Mode, inputs: Array, params: Tree, batch_stats: Tree, bra
     """The outputs of all blocks, by running statistics."""
     outputs = [case.output for case in _cases(mode, _branch_operations)]
     on_input, source, place = _places(branches, mode.reduction, 0)
-    rows = jnp.asarray(branches.rows)
+    rows, blocks = jnp.asarray(branches.rows), len(branches.rows) // 2
 
     def branch(i: Array, buffers: Buffers) -> Array:
         case = _case(branches.operation[i], on_input[i], mode.reduction)
@@ -179,7 +179,7 @@ def _read_blocks(mode: Mode, inputs: Array, params: Tree, batch_stats: Tree, bra
     def block(i: Array, buffers: Buffers) -> Buffers:
         return _set(buffers, -1, place[2 * i], branch(2 * i, buffers) + branch(2 * i + 1, buffers))
 
-    return lax.fori_loop(0, rows.shape[0] // 2, block, _buffers(inputs, 0, rows.shape[0] // 2, mode.reduction))[-1]
+    return lax.fori_loop(0, blocks, block, _buffers(inputs, 0, blocks, mode.reduction))[-1]
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(0,))
