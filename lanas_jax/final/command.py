@@ -2,29 +2,22 @@
 
 import dataclasses
 import datetime
-import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import jax
-import numpy as np
 import tyro
-from jaxtyping import Int
 from rich.console import Console
 
-from lanas_jax import distributed, runs
-from lanas_jax.distributed import Hosts
+from lanas_jax import distributed, host_commands, runs
+from lanas_jax.distributed import Hosts, Preemption
 from lanas_jax.final import export as exporting
-from lanas_jax.final import loop, target
+from lanas_jax.final import target
 from lanas_jax.final.display import Display
 from lanas_jax.final.exported import read_weights
 from lanas_jax.final.target import Target
-from lanas_jax.final.task import FinalTraining
-from lanas_jax.final.train import Origin
 from lanas_jax.final.train import train as carry_through
-from lanas_jax.interruption import SIGNALS, heard
 
 HELP = """\
 usage: lanas train RUN [--code 0,1,...] [--weights DIR] [--out DIR] [settings of its final training]
@@ -54,8 +47,7 @@ def train(console: Console, arguments: Sequence[str]) -> int:
     if not arguments or arguments[0].startswith("-"):
         print(HELP, end="", file=sys.stdout if arguments and arguments[0] in ("-h", "--help") else sys.stderr)
         return 0 if arguments and arguments[0] in ("-h", "--help") else 2
-    if not {"-h", "--help"} & {*arguments}:
-        distributed.join(_hosts(arguments))
+    host_commands.join("train", arguments[1:])
     if not distributed.first():
         console = Console(quiet=True)
     wanted = target.find(arguments[0])
@@ -67,42 +59,18 @@ def train(console: Console, arguments: Sequence[str]) -> int:
     origin = dataclasses.replace(wanted.origin, config=given.config, settings=given.final)
     directory = given.out or wanted.directory or Path(distributed.told(str(_new_directory(origin.name))))
     console.print(f"{origin.name}: {final.recipe.epochs:,} epochs, in {directory}", highlight=False, soft_wrap=True)
-    found = _carried_out(final, code, directory, origin, Display(console))
+    display = Display(console)
+
+    def run(preemption: Preemption) -> dict[str, Any]:
+        with display:
+            return carry_through(final, code, directory, origin, display, preemption=preemption)
+
+    found = host_commands.carried_out("train", f"lanas train {directory}", display.note, run)
     if isinstance(found, int):
         return found
     _show(console, found)
     console.print(f"folder: {directory}", highlight=False, soft_wrap=True)
     return 0
-
-
-def _carried_out(
-    final: FinalTraining, code: Int[np.ndarray, " dims"], directory: Path, origin: Origin, display: Display
-) -> dict[str, Any] | int:
-    """What the training came to, or the exit code where it did not."""
-    # Of several processes, JAX hears SIGTERM and tells it to all of them.
-    signals = (signal.SIGINT,) if jax.process_count() > 1 else SIGNALS
-    with heard(display.note, signals, noted=(signal.SIGTERM,)) as interruption:
-        preemption = distributed.Preemption(lambda: interruption.signal == signal.SIGTERM)
-        try:
-            with display:
-                return carry_through(final, code, directory, origin, display, preemption=preemption)
-        except loop.PreemptedError as error:
-            return _stopped(str(error), directory, 128 + signal.SIGTERM)
-        except KeyboardInterrupt:
-            exit_code = _stopped("stopped", directory, interruption.exit_code)
-            distributed.abandon(exit_code)
-            return exit_code
-        except loop.NotFiniteError as error:
-            print(f"lanas train: {error}. A lower learning rate may help, in another folder", file=sys.stderr)
-        except loop.DamagedError as error:
-            print(f"lanas train: {error}", file=sys.stderr)
-        except jax.errors.JaxRuntimeError as error:
-            if jax.process_count() == 1:
-                raise
-            reason = str(error).splitlines()[0]
-            _stopped(f"lanas train: a process of this training is lost ({reason})", directory, 1)
-            distributed.abandon(1)
-    return 1
 
 
 def export(console: Console, arguments: Sequence[str]) -> int:
@@ -133,15 +101,6 @@ def export(console: Console, arguments: Sequence[str]) -> int:
     return 0
 
 
-def _hosts(arguments: Sequence[str]) -> Hosts:
-    """The processes of this training, which have to meet before anything is loaded that might make an array."""
-    fields = [("hosts", Hosts, dataclasses.field(default_factory=Hosts))]
-    both: Any = dataclasses.make_dataclass("Settings", fields)
-    parsed, _ = tyro.cli(both, prog="lanas train", args=list(arguments[1:]), return_unknown_args=True)
-    found: Hosts = parsed.hosts
-    return found
-
-
 def _parse(wanted: Target, arguments: Sequence[str]) -> Any:
     """`final`, `config`, `code`, `weights`, `out` and `hosts`, with what was given on the command line."""
     module, recorded = wanted.module, wanted.origin
@@ -167,11 +126,6 @@ def _parse(wanted: Target, arguments: Sequence[str]) -> Any:
 
 def _new_directory(name: str) -> Path:
     return runs.default_directory(f"{name}-final", datetime.datetime.now())
-
-
-def _stopped(why: str, directory: Path, exit_code: int) -> int:
-    print(f"{why}. To continue from the last checkpoint: lanas train {directory}", file=sys.stderr)
-    return exit_code
 
 
 def _show(console: Console, found: dict[str, Any]) -> None:

@@ -1,11 +1,7 @@
 """Several real processes on one machine: they train as one, stop together, and go on to the same bits."""
 
 import json
-import os
 import signal
-import socket
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -16,47 +12,15 @@ from lanas_jax.final import folder as folders
 from lanas_jax.final.loop import restored
 from lanas_jax.final.step import shapes
 from tests.final.test_final_loop import RECIPE, network, same
+from tests.several_hosts import PATIENCE, ends, start, start_two, two_hosts
 
-ROOT = Path(__file__).parents[2]
-LANAS = [sys.executable, "-c", "import sys; from lanas_jax.cli import main; sys.exit(main())"]
-STREAM, IN_MEMORY = (str(ROOT / "tests" / "final" / name) for name in ("tiny_stream.py", "tiny_experiment.py"))
+STREAM, IN_MEMORY = (Path(__file__).with_name(name) for name in ("tiny_stream.py", "tiny_experiment.py"))
 SETTINGS = ("--recipe.batch-size", "16", "--recipe.steps-per-dispatch", "5", "--recipe.train-on", "train")
 LONG = ("--recipe.epochs", "20", "--recipe.checkpoint-seconds", "0", "--pause", "0.02")  # 113 steps
-HEARTBEAT = 10  # seconds of silence after which a process is given up
-PATIENCE = 6 * HEARTBEAT  # in which the one that is left has ended, be the machine as slow as it may
 
 
-def start(experiment, out, *settings, devices=1, hosts=()):
-    environment = os.environ | {
-        "PYTHONPATH": str(ROOT),
-        "JAX_PLATFORMS": "cpu",
-        "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
-    }
-    command = [*LANAS, "train", experiment, "--code", "0,1", "--out", str(out), *SETTINGS, *settings, *hosts]
-    return subprocess.Popen(
-        command, env=environment, cwd=ROOT, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE
-    )
-
-
-def start_two(out, *settings, experiment=STREAM):
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    hosts = (
-        "--hosts.coordinator",
-        f"127.0.0.1:{port}",
-        "--hosts.count",
-        "2",
-        "--hosts.heartbeat-seconds",
-        f"{HEARTBEAT}",
-    )
-    return [start(experiment, out, *settings, hosts=(*hosts, "--hosts.index", str(i))) for i in range(2)]
-
-
-def ends(processes):
-    """Exit codes and what was printed."""
-    found = [process.communicate(timeout=240) for process in processes]
-    return [process.returncode for process in processes], [out for out, _ in found], [err for _, err in found]
+def command(experiment, out, *settings):
+    return ("train", experiment, "--code", "0,1", "--out", out, *SETTINGS, *settings)
 
 
 def losses(out):
@@ -83,7 +47,7 @@ def test_eight_devices_train_as_one_does(tmp_path):
     runs = {(name, devices): tmp_path / f"{name}{devices}" for name in ("memory", "stream") for devices in (1, 8)}
     for devices in (1, 8):
         pair = {STREAM: runs["stream", devices], IN_MEMORY: runs["memory", devices]}
-        codes, _, errors = ends([start(experiment, out, devices=devices) for experiment, out in pair.items()])
+        codes, _, errors = ends([start(*command(experiment, out), devices=devices) for experiment, out in pair.items()])
         assert codes == [0, 0], errors
     expected = losses(runs["memory", 1])
     assert len(expected) == 23  # 4 epochs of 90 images
@@ -97,13 +61,13 @@ def test_eight_devices_train_as_one_does(tmp_path):
 def whole(tmp_path_factory):
     """The folder of a training of two processes that was not interrupted, and what they printed."""
     out = tmp_path_factory.mktemp("hosts") / "whole"
-    codes, outs, errors = ends(start_two(out, *LONG))
+    codes, outs, errors = ends(start_two(*command(STREAM, out, *LONG)))
     assert codes == [0, 0], errors
     return out, outs
 
 
 def assert_goes_on_to_the_same_bits(whole, out):
-    codes, outs, errors = ends(start_two(out, *LONG))
+    codes, outs, errors = ends(start_two(*command(STREAM, out, *LONG)))
     assert codes == [0, 0], errors
     assert "going on after step " in outs[0]
     assert same(state(out), state(whole))
@@ -113,7 +77,7 @@ def assert_goes_on_to_the_same_bits(whole, out):
 @pytest.mark.slow
 def test_two_processes_train_as_one_does_and_one_of_them_speaks(whole, tmp_path):
     out, outs = whole
-    codes, _, errors = ends([start(STREAM, alone := tmp_path / "alone", *LONG, devices=2)])
+    codes, _, errors = ends([start(*command(STREAM, alone := tmp_path / "alone", *LONG), devices=2)])
     assert codes == [0], errors
     np.testing.assert_allclose(losses(out)[:20], losses(alone)[:20], rtol=2e-5)
     assert "test accuracy" in outs[0]
@@ -123,7 +87,7 @@ def test_two_processes_train_as_one_does_and_one_of_them_speaks(whole, tmp_path)
 
 @pytest.mark.slow
 def test_sigterm_to_one_stops_both_after_the_same_step(whole, tmp_path):
-    processes = start_two(out := tmp_path / "part", *LONG)
+    processes = start_two(*command(STREAM, out := tmp_path / "part", *LONG))
     wait_for(out, 10, processes)
     processes[1].send_signal(signal.SIGTERM)
     codes, _, errors = ends(processes)
@@ -137,7 +101,7 @@ def test_sigterm_to_one_stops_both_after_the_same_step(whole, tmp_path):
 
 @pytest.mark.slow
 def test_killed_process_ends_the_other(whole, tmp_path):
-    processes = start_two(out := tmp_path / "part", *LONG)
+    processes = start_two(*command(STREAM, out := tmp_path / "part", *LONG))
     wait_for(out, 10, processes)
     processes[1].kill()
     assert processes[0].wait(timeout=PATIENCE) == 1
@@ -149,11 +113,9 @@ def test_killed_process_ends_the_other(whole, tmp_path):
 
 @pytest.mark.slow
 def test_process_with_other_settings_is_refused(tmp_path):
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        hosts = ("--hosts.coordinator", f"127.0.0.1:{free.getsockname()[1]}", "--hosts.count", "2")
+    hosts = two_hosts()
     processes = [
-        start(STREAM, tmp_path / "out", "--pause", pause, hosts=(*hosts, "--hosts.index", index))
+        start(*command(STREAM, tmp_path / "out", "--pause", pause), *hosts, "--hosts.index", index)
         for index, pause in (("0", "0.0"), ("1", "0.1"))
     ]
     codes, _, errors = ends(processes)
@@ -168,7 +130,7 @@ def test_process_with_other_settings_is_refused(tmp_path):
 def test_sigterm_saves_before_it_stops(tmp_path, experiment):
     """One process, whose checkpoints are far apart."""
     settings = ("--recipe.epochs", "4000", "--recipe.checkpoint-seconds", "1000")
-    process = start(experiment, out := tmp_path / "part", *settings)
+    process = start(*command(experiment, out := tmp_path / "part", *settings))
     while process.poll() is None and not ((out / "metrics.csv").exists() and len(losses(out)) >= 10):
         time.sleep(0.01)
     process.send_signal(signal.SIGTERM)

@@ -1,0 +1,43 @@
+"""Real processes that run one command together, as several hosts do, on this machine."""
+
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+LANAS = [sys.executable, "-c", "import sys; from lanas_jax.cli import main; sys.exit(main())"]
+HEARTBEAT = 10  # seconds of silence after which a process is given up
+PATIENCE = 6 * HEARTBEAT  # in which the one that is left has ended, be the machine as slow as it may
+
+
+def start(*arguments, devices=1):
+    environment = os.environ | {
+        "PYTHONPATH": str(ROOT),
+        "JAX_PLATFORMS": "cpu",
+        "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
+    }
+    command = [*LANAS, *map(str, arguments)]
+    return subprocess.Popen(
+        command, env=environment, cwd=ROOT, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+
+
+def start_two(*arguments):
+    hosts = two_hosts()
+    return [start(*arguments, *hosts, "--hosts.index", i) for i in range(2)]
+
+
+def two_hosts():
+    """Settings of both, but for their numbers."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        coordinator = f"127.0.0.1:{free.getsockname()[1]}"
+    return ("--hosts.coordinator", coordinator, "--hosts.count", 2, "--hosts.heartbeat-seconds", HEARTBEAT)
+
+
+def ends(processes):
+    """Exit codes and what was printed."""
+    found = [process.communicate(timeout=240) for process in processes]
+    return [process.returncode for process in processes], [out for out, _ in found], [err for _, err in found]
