@@ -6,7 +6,6 @@ where it is used, so that help and listings answer at once.
 
 import dataclasses
 import datetime
-import json
 import sqlite3
 import sys
 import traceback
@@ -15,10 +14,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
-from rich.console import Console
 
 from lanas_jax import config_json, discovery, runs
 from lanas_jax.cluster.connection import ClusterError
+from lanas_jax.run_commands import Folder, parsed, report, terminal, tree, trials
 from lanas_jax.runs import Run
 from lanas_jax.trials import TrialStore, TrialStoreError
 
@@ -34,6 +33,7 @@ usage: lanas COMMAND ...
   resume RUN          continue a search that was interrupted
   train RUN           train the best network of a search to the end, as published results are trained
   export RUN          write out the weights of that network, and what loads them
+  supernet EXPERIMENT train the supernet of a one-shot search beforehand, on one host or on many
   extract RUN         take a network out of the supernet of a one-shot or few-shot search
   plan EXPERIMENT     compile it for a TPU slice that need not be here: does it fit, how many chip-hours?
   rank RUN            train a sample of networks: does the supernet of the search rank them?
@@ -69,9 +69,6 @@ usage: lanas tables
 
 Lists the benchmark tables, and whether their files are in the folder that LANAS_DATA names; or makes such a file.
 """
-
-
-Folder = Annotated[Path, tyro.conf.arg(metavar="RUN", help="the folder that a search wrote")]
 
 
 class RefusedError(Exception):
@@ -150,7 +147,7 @@ def resume(arguments: Sequence[str]) -> int:
         """Continue a search that was interrupted, by Ctrl-C or by a crash, to the trials it would have had without."""
         return run, where
 
-    directory, where = _parse(parse, "resume", arguments)
+    directory, where = parsed(parse, "resume", arguments)
     here = runs.open_run(directory)
     TrialStore.open(here.trials).close()
     _keep_programs()
@@ -167,7 +164,7 @@ def train(arguments: Sequence[str]) -> int:
 
     _keep_programs()
     try:
-        return command.train(_console(), arguments)
+        return command.train(terminal(), arguments)
     except (ValueError, CodeError, DistributedError) as error:
         raise RefusedError(str(error)) from error
 
@@ -178,8 +175,20 @@ def export(arguments: Sequence[str]) -> int:
     from lanas_jax.final.exported import MissingPackageError
 
     try:
-        return command.export(_console(), arguments)
+        return command.export(terminal(), arguments)
     except (OSError, MissingPackageError) as error:
+        raise RefusedError(str(error)) from error
+
+
+def supernet(arguments: Sequence[str]) -> int:
+    """Trains the supernet of a search beforehand."""
+    from lanas_jax.distributed import DistributedError
+    from lanas_jax.supernet import ahead
+
+    _keep_programs()
+    try:
+        return ahead.supernet(terminal(), arguments)
+    except (ValueError, DistributedError) as error:
         raise RefusedError(str(error)) from error
 
 
@@ -191,7 +200,7 @@ def extract(arguments: Sequence[str]) -> int:
     from lanas_jax.supernet import command
 
     try:
-        return command.extract(_console(), arguments)
+        return command.extract(terminal(), arguments)
     except (OSError, MissingPackageError, NotPreparedError, CodeError) as error:
         raise RefusedError(str(error)) from error
 
@@ -204,7 +213,7 @@ def rank(arguments: Sequence[str]) -> int:
     _keep_programs()
     _use_every_core()
     try:
-        return command.rank(_console(), arguments)
+        return command.rank(terminal(), arguments)
     except RankingError as error:
         raise RefusedError(str(error)) from error
 
@@ -215,78 +224,9 @@ def plan(arguments: Sequence[str]) -> int:
     from lanas_jax.planning.topology import MissingLibtpuError
 
     try:
-        return command.plan(_console(), arguments)
+        return command.plan(terminal(), arguments)
     except (ValueError, MissingLibtpuError) as error:
         raise RefusedError(str(error)) from error
-
-
-def report(arguments: Sequence[str]) -> int:
-    """Writes a report anew."""
-
-    def parse(run: Folder, /) -> Path:
-        """Write the report of a run again, finished or not: RUN/report.html, one file that needs nothing else."""
-        return run
-
-    here = runs.open_run(_parse(parse, "report", arguments))
-    from lanas_jax import report as reports
-
-    print(reports.write(here.directory))
-    return 0
-
-
-def trials(arguments: Sequence[str]) -> int:
-    """Lists trials."""
-
-    def parse(run: Folder, /, csv: Annotated[bool, tyro.conf.arg(help="everything recorded, as CSV")] = False) -> Any:
-        """List the trials of a run."""
-        return run, csv
-
-    directory, as_csv = _parse(parse, "trials", arguments)
-    from lanas_jax import summary
-
-    with TrialStore.open(runs.open_run(directory).trials, read_only=True) as store:
-        found = store.trials()
-    if as_csv:
-        print(summary.trials_csv(found), end="")
-        return 0
-    console = _console()
-    console.print(summary.trials_table(found))
-    console.print(summary.counts(found), highlight=False)
-    return 0
-
-
-def tree(arguments: Sequence[str]) -> int:
-    """Draws the learned tree."""
-
-    def parse(
-        run: Folder,
-        /,
-        features: Annotated[int, tyro.conf.arg(metavar="N", help="features named per split")] = 6,
-        json: Annotated[bool, tyro.conf.arg(help="print JSON instead of a drawing")] = False,
-    ) -> Any:
-        """Draw the tree that a search has learned, and name the features that decide at each split.
-
-        Weights are per unit of a feature, in the units in which the tree learns: normal scores of ranks by default.
-        """
-        return run, features, json
-
-    directory, features, as_json = _parse(parse, "tree", arguments)
-    here = runs.open_run(directory)
-    import jax
-
-    from lanas_jax import learned_tree
-
-    experiment = here.experiment()
-    with TrialStore.open(here.trials, read_only=True) as store:
-        found = store.trials()
-    nodes, why = learned_tree.learned_tree(experiment.searcher, jax.random.key(experiment.seed), found, features)
-    if as_json:
-        print(json.dumps(learned_tree.as_json(nodes or [])))
-    elif nodes is None:
-        print(why)
-    else:
-        _console().print(learned_tree.drawing(nodes))
-    return 0
 
 
 def describe(arguments: Sequence[str]) -> int:
@@ -316,13 +256,13 @@ def tables(arguments: Sequence[str]) -> int:
         return source, out, dataset
 
     if not arguments:
-        _console().print(listing.listing())
+        terminal().print(listing.listing())
         return 0
     if arguments[0] != "convert":
         print(TABLES_HELP, end="")
         return 0 if arguments[0] in ("-h", "--help") else 2
     try:
-        listing.convert(_console(), *_parse(parse, "tables convert", arguments[1:]))
+        listing.convert(terminal(), *parsed(parse, "tables convert", arguments[1:]))
     except (ValueError, ImportError, OSError) as error:
         raise RefusedError(str(error)) from error
     return 0
@@ -333,7 +273,7 @@ def compare(arguments: Sequence[str]) -> int:
     from lanas_jax.comparison import command
 
     try:
-        return command.compare(_console(), arguments)
+        return command.compare(terminal(), arguments)
     except (ValueError, OSError, command.MissingPeerError) as error:
         raise RefusedError(str(error)) from error
 
@@ -343,6 +283,7 @@ COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
     "resume": resume,
     "train": train,
     "export": export,
+    "supernet": supernet,
     "extract": extract,
     "plan": plan,
     "rank": rank,
@@ -353,17 +294,6 @@ COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
     "tables": tables,
     "compare": compare,
 }
-
-
-def _console() -> Console:
-    """The terminal; wide enough for a table where there is none."""
-    console = Console()
-    return console if console.is_terminal else Console(width=140)
-
-
-def _parse(function: Callable[..., Any], command: str, arguments: Sequence[str]) -> Any:
-    marks = (tyro.conf.FlagCreatePairsOff,)
-    return tyro.cli(function, prog=f"lanas {command}", args=list(arguments), config=marks)
 
 
 def _search_arguments(name: str, module: Any, arguments: Sequence[str]) -> tuple[Path | None, "Where", Any]:
@@ -384,8 +314,8 @@ def _search_arguments(name: str, module: Any, arguments: Sequence[str]) -> tuple
         ],
     )
     about = f"{module.__doc__ or ''}"
-    parsed: Any = tyro.cli(both, prog=f"lanas search {name}", args=list(arguments), description=about)
-    return parsed.out, parsed.where, parsed.config
+    given: Any = tyro.cli(both, prog=f"lanas search {name}", args=list(arguments), description=about)
+    return given.out, given.where, given.config
 
 
 def _carry_out(experiment: Any, here: Run, where: "Where") -> int:
@@ -394,7 +324,7 @@ def _carry_out(experiment: Any, here: Run, where: "Where") -> int:
     from lanas_jax.interruption import heard
     from lanas_jax.progress import Display
 
-    console = _console()
+    console = terminal()
     console.print(
         f"{experiment.name}: {experiment.budget} trials, in {here.directory}", highlight=False, soft_wrap=True
     )

@@ -12,6 +12,7 @@ import numpy as np
 from jaxtyping import Array, Int, Key
 
 from lanas_jax.data.splits import SearchData
+from lanas_jax.distributed import Preemption
 from lanas_jax.evaluators.base import NotPreparedError, Outcome
 from lanas_jax.evaluators.one_shot import POOL, OneShot, outcomes_of, train_or_refuse
 from lanas_jax.final.programs import Programs
@@ -72,6 +73,15 @@ class FewShot:
           NotPreparedError: before it.
         """
         return self._prepared[1]
+
+    @property
+    def supernet_directory(self) -> Path | None:
+        """Of the supernet that sub-supernets begin with; None: in the run's."""
+        return self.one_shot.directory
+
+    def train(self, directory: Path, note: Callable[[str], None], preemption: Preemption | None = None) -> None:
+        """Trains that supernet beforehand, as `OneShot.train`; sub-supernets are trained by `prepare`."""
+        self.one_shot.train(directory, note, preemption)
 
     def prepare(self, directory: Path, note: Callable[[str], None]) -> None:
         """Trains the supernet and the sub-supernets, or reads them.

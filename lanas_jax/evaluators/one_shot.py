@@ -19,6 +19,7 @@ from jaxtyping import Array, Int, Key
 from lanas_jax.data.kept import kept
 from lanas_jax.data.splits import SearchData
 from lanas_jax.data.streams import StreamedDataset
+from lanas_jax.distributed import Preemption
 from lanas_jax.evaluators.base import NotPreparedError, Outcome, with_costs
 from lanas_jax.final.loop import DamagedError, NotFiniteError
 from lanas_jax.final.programs import Programs
@@ -103,6 +104,11 @@ class OneShot:
         found: Trained = self.__dict__["_trained"]
         return found
 
+    @property
+    def supernet_directory(self) -> Path | None:
+        """The folder of the trained supernet, or where it is to be trained; None: in the run's."""
+        return self.directory
+
     def prepare(self, directory: Path, note: Callable[[str], None]) -> None:
         """Trains the supernet, or reads it, and makes sure that it has learned something.
 
@@ -116,12 +122,29 @@ class OneShot:
         """
         if "_trained" in self.__dict__:
             return
-        pool = masks.draw(self.supernet.space, POOL, self.seed)
-        trained = train_or_refuse(
-            self._training(pool), self.trained_on, self.directory or directory / "supernet", note, self.devices
-        )
-        self._refuse_chance(trained.weights, pool[:PROBES])
+        try:
+            training = self._training
+        except ValueError as error:
+            raise NotPreparedError(str(error)) from error
+        folder = self.directory or directory / "supernet"
+        trained = train_or_refuse(training, self.trained_on, folder, note, self.devices)
+        self._refuse_chance(trained.weights, training.codes[:PROBES])
         self.__dict__["_trained"] = trained._replace(weights=self.valuation.place(trained.weights))
+
+    def train(self, directory: Path, note: Callable[[str], None], preemption: Preemption | None = None) -> None:
+        """Trains the supernet beforehand, on the devices of all processes; `prepare` then reads it.
+
+        Args:
+          directory: a new or empty folder, or that of the same training; the same for all processes.
+          note: is told how it gets on.
+          preemption: says when to stop early; None: never.
+
+        Raises:
+          ValueError, RunError, DistributedError, NotFiniteError, DamagedError, PreemptedError: as
+            `lanas_jax.supernet.training.train`.
+        """
+        devices = training_devices(self.devices)
+        train(self._training, self.trained_on, directory, note, devices=devices, preemption=preemption)
 
     def evaluate(self, codes: Int[np.ndarray, "n dims"], keys: Key[Array, " n"]) -> Sequence[Outcome]:
         """Values the parts that `codes` pick; keys play no part.
@@ -142,13 +165,11 @@ class OneShot:
         weights = self.trained.weights
         return self.supernet.extract(weights.params, self.valuation.statistics(weights, code), code)
 
-    def _training(self, pool: Int[np.ndarray, "n dims"]) -> SupernetTraining:
-        try:
-            return SupernetTraining(
-                self.supernet, pool, self.recipe, self.augmentation, self.seed, sandwich=self.sandwich
-            )
-        except ValueError as error:
-            raise NotPreparedError(str(error)) from error
+    @property
+    def _training(self) -> SupernetTraining:
+        """Raises ValueError for a recipe or a sandwich that does not fit."""
+        pool = masks.draw(self.supernet.space, POOL, self.seed)
+        return SupernetTraining(self.supernet, pool, self.recipe, self.augmentation, self.seed, sandwich=self.sandwich)
 
     def _refuse_chance(self, weights: Weights, codes: Int[np.ndarray, "n dims"]) -> None:
         valuation = self.valuation
@@ -166,6 +187,17 @@ class OneShot:
             )
 
 
+def training_devices(devices: Sequence[jax.Device] | None) -> Sequence[jax.Device] | None:
+    """Of those of a valuation, what a supernet is trained on: one core of a CPU; of several processes, all devices.
+
+    None: as many as can share a batch.
+    """
+    if jax.process_count() > 1:
+        return None
+    there = jax.local_devices() if devices is None else devices
+    return there[:1] if there[0].platform == "cpu" else devices
+
+
 def train_or_refuse(
     training: SupernetTraining,
     data: SearchData | StreamedDataset,
@@ -174,16 +206,13 @@ def train_or_refuse(
     devices: Sequence[jax.Device] | None,
     programs: Programs | None = None,
 ) -> Trained:
-    """`lanas_jax.supernet.training.train`, on one core of a CPU, with what goes wrong as an error of an evaluator.
+    """`lanas_jax.supernet.training.train`, on `training_devices`, with what goes wrong as an error of an evaluator.
 
     Raises:
       NotPreparedError: the folder or the training cannot be used; says why.
     """
-    there = jax.local_devices() if devices is None else devices
-    if there[0].platform == "cpu":
-        devices = there[:1]
     try:
-        return train(training, data, directory, note, devices=devices, programs=programs)
+        return train(training, data, directory, note, devices=training_devices(devices), programs=programs)
     except (ValueError, RunError, NotFiniteError, DamagedError) as error:
         raise NotPreparedError(str(error)) from error
 

@@ -4,12 +4,15 @@ A supernet (arXiv 1802.03268; the one-shot mode of section 5.2 of arXiv 1906.068
 networks of a space: a code picks the part that is run. Which weights a part has is its own business (`models/`).
 """
 
+from collections.abc import Callable
+from pathlib import Path
 from typing import Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from lanas_jax.data.splits import SearchData
+from lanas_jax.distributed import Preemption
 from lanas_jax.final.task import BatchStats, FinalNetwork, Params
 from lanas_jax.spaces.base import SearchSpace
 
@@ -72,4 +75,28 @@ class Extracting(Protocol):
 
     def extract(self, code: Int[np.ndarray, " dims"]) -> tuple[Params, BatchStats]:
         """Weights of ``supernet.standalone(code)``, and the batch statistics by which the code is valued."""
+        ...
+
+
+@runtime_checkable
+class TrainedAhead(Protocol):
+    """An evaluator whose supernet can be trained before there is a search, in a folder that searches then read."""
+
+    @property
+    def supernet_directory(self) -> Path | None:
+        """The folder, if searches are told of it; None: each has its own."""
+        ...
+
+    def train(self, directory: Path, note: Callable[[str], None], preemption: Preemption | None = None) -> None:
+        """Trains the supernet, or the rest of the way, on the devices of all processes.
+
+        Args:
+          directory: a new or empty folder, or that of the same training; the same for all processes.
+          note: is told how it gets on.
+          preemption: says when to stop early; None: never.
+
+        Raises:
+          ValueError, RunError, DistributedError, NotFiniteError, DamagedError, PreemptedError: as
+            `lanas_jax.supernet.training.train`.
+        """
         ...

@@ -25,6 +25,7 @@ from lanas_jax import config_json, distributed, software
 from lanas_jax.checkpoints import digest
 from lanas_jax.data.splits import SearchData
 from lanas_jax.data.streams import StreamedDataset
+from lanas_jax.distributed import Preemption
 from lanas_jax.final import folder as folders
 from lanas_jax.final import loop, throughput
 from lanas_jax.final.folder import FinalFolder
@@ -157,6 +158,7 @@ def train(
     *,
     devices: Sequence[jax.Device] | None = None,
     programs: Programs | None = None,
+    preemption: Preemption | None = None,
 ) -> Trained:
     """Trains a supernet to the end, or the rest of the way, or reads the weights of one that is at its end.
 
@@ -168,19 +170,20 @@ def train(
       devices: what to train on, batches are divided among them; default: of one process, as many as share one equally;
         of several, all.
       programs: of another training that differs in codes, seed and initial weights alone; None: they are compiled.
+      preemption: says when to stop early; None: never.
 
     Raises:
       ValueError: a recipe that does not fit the images or the devices; nothing is written.
       RunError: a folder that holds something else, or another training (names what differs), or is in use.
       DistributedError: processes that were not started alike.
-      NotFiniteError, DamagedError: as `lanas_jax.final.loop.fit`.
+      NotFiniteError, DamagedError, PreemptedError: as `lanas_jax.final.loop.fit`.
     """
     devices = _sharing(training.recipe.batch_size) if devices is None else devices
     check(training.recipe, data, devices)
     with _entered(directory, _record(training, data, devices)) as folder:
         if folder.final is None:
             programs = compiled(training, data, devices) if programs is None else programs.instead(training)
-            saved = loop.fit(programs, data, folder, Lines(note))
+            saved = loop.fit(programs, data, folder, Lines(note), preemption)
             report = {
                 "steps": programs.total,
                 "trained_parameters": sum(leaf.size for leaf in jax.tree.leaves(saved.state.weights.params)),

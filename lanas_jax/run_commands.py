@@ -1,0 +1,98 @@
+"""The commands that look at a run: its report, its trials, its tree.
+
+JAX is imported where it is used, so that help and lists answer at once.
+"""
+
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import tyro
+from rich.console import Console
+
+from lanas_jax import runs
+from lanas_jax.trials import TrialStore
+
+Folder = Annotated[Path, tyro.conf.arg(metavar="RUN", help="the folder that a search wrote")]
+
+
+def report(arguments: Sequence[str]) -> int:
+    """Writes a report anew."""
+
+    def parse(run: Folder, /) -> Path:
+        """Write the report of a run again, finished or not: RUN/report.html, one file that needs nothing else."""
+        return run
+
+    here = runs.open_run(parsed(parse, "report", arguments))
+    from lanas_jax import report as reports
+
+    print(reports.write(here.directory))
+    return 0
+
+
+def trials(arguments: Sequence[str]) -> int:
+    """Lists trials."""
+
+    def parse(run: Folder, /, csv: Annotated[bool, tyro.conf.arg(help="everything recorded, as CSV")] = False) -> Any:
+        """List the trials of a run."""
+        return run, csv
+
+    directory, as_csv = parsed(parse, "trials", arguments)
+    from lanas_jax import summary
+
+    with TrialStore.open(runs.open_run(directory).trials, read_only=True) as store:
+        found = store.trials()
+    if as_csv:
+        print(summary.trials_csv(found), end="")
+        return 0
+    console = terminal()
+    console.print(summary.trials_table(found))
+    console.print(summary.counts(found), highlight=False)
+    return 0
+
+
+def tree(arguments: Sequence[str]) -> int:
+    """Draws the learned tree."""
+
+    def parse(
+        run: Folder,
+        /,
+        features: Annotated[int, tyro.conf.arg(metavar="N", help="features named per split")] = 6,
+        json: Annotated[bool, tyro.conf.arg(help="print JSON instead of a drawing")] = False,
+    ) -> Any:
+        """Draw the tree that a search has learned, and name the features that decide at each split.
+
+        Weights are per unit of a feature, in the units in which the tree learns: normal scores of ranks by default.
+        """
+        return run, features, json
+
+    directory, features, as_json = parsed(parse, "tree", arguments)
+    here = runs.open_run(directory)
+    import jax
+
+    from lanas_jax import learned_tree
+
+    experiment = here.experiment()
+    with TrialStore.open(here.trials, read_only=True) as store:
+        found = store.trials()
+    nodes, why = learned_tree.learned_tree(experiment.searcher, jax.random.key(experiment.seed), found, features)
+    if as_json:
+        print(json.dumps(learned_tree.as_json(nodes or [])))
+    elif nodes is None:
+        print(why)
+    else:
+        terminal().print(learned_tree.drawing(nodes))
+    return 0
+
+
+def terminal() -> Console:
+    """The terminal; wide enough for a table where there is none."""
+    console = Console()
+    return console if console.is_terminal else Console(width=140)
+
+
+def parsed(function: Callable[..., Any], command: str, arguments: Sequence[str]) -> Any:
+    """What a function makes of a command's arguments, which are its own."""
+    marks = (tyro.conf.FlagCreatePairsOff,)
+    return tyro.cli(function, prog=f"lanas {command}", args=list(arguments), config=marks)

@@ -1,0 +1,100 @@
+"""What ``lanas supernet`` does: trains the supernet of an experiment before there is a search."""
+
+import dataclasses
+import datetime
+import shlex
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from types import ModuleType
+from typing import Annotated, Any
+
+import tyro
+from rich.console import Console
+
+from lanas_jax import discovery, distributed, host_commands, runs
+from lanas_jax.distributed import Hosts, Preemption
+from lanas_jax.final import folder as folders
+from lanas_jax.progress import duration
+from lanas_jax.runs import RunError
+from lanas_jax.supernet.base import TrainedAhead
+
+HELP = """\
+usage: lanas supernet EXPERIMENT [--out DIR] [settings of the experiment]
+
+Trains the supernet in which a one-shot search values networks, and nothing else: on more hosts than are to search, or
+for several searches. Everything goes into one folder: DIR, or a new one under runs/. Searches read it from there:
+lanas search EXPERIMENT --supernet DIR, with the same settings.
+Ctrl-C stops; SIGTERM stops after the step under way and saves it. The same command again continues.
+On several hosts, start the same command on each, with --hosts.automatic on TPU pods and under Slurm or Open MPI, else
+with --hosts.coordinator HOST:PORT --hosts.count N --hosts.index I; all of them have to see the folder.
+
+For the settings: lanas supernet EXPERIMENT --help
+"""
+
+
+def supernet(console: Console, arguments: Sequence[str]) -> int:
+    """Trains the supernet.
+
+    Returns:
+      The exit code: 0; 1 where the training broke; that of a signal where it was stopped.
+
+    Raises:
+      ValueError, RunError, ExperimentError, DistributedError: what has to be changed first.
+    """
+    if not arguments or arguments[0].startswith("-"):
+        asked = bool(arguments) and arguments[0] in ("-h", "--help")
+        print(HELP, end="", file=sys.stdout if asked else sys.stderr)
+        return 0 if asked else 2
+    source = discovery.find(arguments[0])
+    host_commands.join("supernet", arguments[1:])
+    given = _parse(module := discovery.load(source), arguments)
+    experiment = runs.build(module, given.config)
+    evaluator = experiment.evaluator
+    if not isinstance(evaluator, TrainedAhead):
+        raise RunError(f"{experiment.name} does not search by a supernet, so there is none to train")
+    directory, again = given.out or evaluator.supernet_directory, f"lanas supernet {shlex.join(arguments)}"
+    if directory is None:
+        directory = Path(distributed.told(str(_new_directory(experiment.name))))
+        again += f" --out {shlex.quote(str(directory))}"
+
+    def note(text: str) -> None:
+        if distributed.first():
+            console.print(text, highlight=False, soft_wrap=True)
+
+    def run(preemption: Preemption) -> int:
+        evaluator.train(directory, note, preemption)
+        return 0
+
+    note(f"supernet of {experiment.name}, in {directory}")
+    if exit_code := host_commands.carried_out("supernet", again, note, run):
+        return exit_code
+    note(_report(directory))
+    note(f"folder: {directory}")
+    return 0
+
+
+def _report(directory: Path) -> str:
+    """What final.json says of the training."""
+    found: dict[str, Any] = folders.open_folder(directory).final or {}
+    speed = found.get("images_per_second")
+    return f"trained in {duration(found['seconds'])}" + ("" if speed is None else f", {speed:,.0f} images/s")
+
+
+def _parse(module: ModuleType, arguments: Sequence[str]) -> Any:
+    """`config`, `out` and `hosts`."""
+    about = tyro.conf.arg(metavar="DIR", help="the folder, new or empty, or the one to continue in")
+    both = dataclasses.make_dataclass(
+        "Settings",
+        [
+            ("config", Annotated[module.Config, tyro.conf.arg(name="")]),
+            ("out", Annotated[Path | None, about], dataclasses.field(default=None, kw_only=True)),
+            ("hosts", Hosts, dataclasses.field(default_factory=Hosts, kw_only=True)),
+        ],
+    )
+    described = f"{module.__doc__ or ''}"
+    return tyro.cli(both, prog=f"lanas supernet {arguments[0]}", args=list(arguments[1:]), description=described)
+
+
+def _new_directory(name: str) -> Path:
+    return runs.default_directory(f"{name}-supernet", datetime.datetime.now())
