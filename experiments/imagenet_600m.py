@@ -34,6 +34,7 @@ from lanas_jax.data.image_streams import Workers
 from lanas_jax.data.imagenet import Pictures
 from lanas_jax.data.streams import StreamedDataset
 from lanas_jax.evaluators.one_shot import POOL, OneShot
+from lanas_jax.final import teacher as teachers
 from lanas_jax.final.exported import read_weights
 from lanas_jax.final.recipe import Recipe
 from lanas_jax.final.task import FinalTraining, costs
@@ -203,13 +204,22 @@ def build(config: Config, name: str = "imagenet_600m") -> Experiment:
 def final(config: Config, settings: Final, code: np.ndarray) -> FinalTraining:
     """The winner's training, from scratch or from extracted weights, with or without a teacher."""
     network = FinalMobileNet(space(config), code, jnp.bfloat16, settings.dropout)
-    recipe, teacher = settings.recipe, None
-    if settings.teacher is not None:
-        largest = FinalMobileNet(space(config), ends(space(config))[0], jnp.bfloat16)
-        teacher = NetworkTeacher(largest, read_weights(settings.teacher))
-        recipe = dataclasses.replace(recipe, distillation=DISTILLATION)
     augmentation = Augmentation(policy="randaugment", magnitude=settings.magnitude)
-    return FinalTraining(network, functools.partial(load, config), recipe, augmentation, settings.seed, teacher=teacher)
+    alone = FinalTraining(network, functools.partial(load, config), settings.recipe, augmentation, settings.seed)
+    if settings.teacher is None:
+        return alone
+    return taught(alone, NetworkTeacher(largest(config), read_weights(settings.teacher)))
+
+
+def taught(alone: FinalTraining, teacher: NetworkTeacher) -> FinalTraining:
+    """The same training with a teacher."""
+    recipe = dataclasses.replace(alone.recipe, distillation=DISTILLATION)
+    return dataclasses.replace(alone, recipe=recipe, teacher=teacher)
+
+
+def largest(config: Config) -> FinalMobileNet:
+    """The teacher's network."""
+    return FinalMobileNet(space(config), ends(space(config))[0], jnp.bfloat16)
 
 
 def stages(config: Config) -> tuple[Stage, ...]:
@@ -227,8 +237,9 @@ def stages(config: Config) -> tuple[Stage, ...]:
     calibration = dataclasses.replace(data, train=stand_in(config.recalibration, 1, shape, contents.classes).train)
     valuing = Valuation(measured.supernet, calibration, measured.recalibration, measured.batch_size)
     code = masks.draw(limited(config), 1, config.seed)[0]
-    winner = final(config, Final(), code)
-    cost = costs(winner.network, code)["multiply_adds"]
+    teacher = teachers.stand_in(largest(config))
+    winner = taught(final(config, Final(), code), teacher)
+    cost, said = (costs(network, network.code)["multiply_adds"] for network in (winner.network, teacher.network))
     return (
         final_training(
             "supernet",
@@ -239,5 +250,13 @@ def stages(config: Config) -> tuple[Stage, ...]:
             streamed=True,
         ),
         valuation("search", valuing, budget=config.budget, batch=config.batch, setting="batch_size of its OneShot"),
-        final_training("final", winner, data, cost, setting="--recipe.batch-size of lanas train", streamed=True),
+        final_training(
+            "final",
+            winner,
+            data,
+            cost,
+            setting="--recipe.batch-size of lanas train",
+            streamed=True,
+            teacher_multiply_adds=said,
+        ),
     )

@@ -60,6 +60,7 @@ from lanas_jax.data.imagenet import Pictures
 from lanas_jax.data.sources import Form, Source
 from lanas_jax.data.streams import StreamedDataset
 from lanas_jax.evaluators.one_shot import POOL, OneShot
+from lanas_jax.final import teacher as teachers
 from lanas_jax.final.exported import read_weights
 from lanas_jax.final.recipe import Recipe
 from lanas_jax.final.task import FinalTraining, costs
@@ -229,14 +230,22 @@ def build(config: Config) -> Experiment:
 def final(config: Config, settings: Final, code: np.ndarray) -> FinalTraining:
     """The winner's training, from scratch or from extracted weights, with or without a teacher."""
     network = FinalMobileNet(space(), code, dropout=settings.dropout)
-    recipe, teacher = settings.recipe, None
-    if settings.teacher is not None:
-        teacher = NetworkTeacher(
-            MobileNetSupernet(space()).standalone(ends(space())[0]), read_weights(settings.teacher)
-        )
-        recipe = dataclasses.replace(recipe, distillation=DISTILLATION)
     augmentation = Augmentation(policy="randaugment", magnitude=5)
-    return FinalTraining(network, functools.partial(load, config), recipe, augmentation, settings.seed, teacher=teacher)
+    alone = FinalTraining(network, functools.partial(load, config), settings.recipe, augmentation, settings.seed)
+    if settings.teacher is None:
+        return alone
+    return taught(alone, NetworkTeacher(largest(), read_weights(settings.teacher)))
+
+
+def taught(alone: FinalTraining, teacher: NetworkTeacher) -> FinalTraining:
+    """The same training with a teacher."""
+    recipe = dataclasses.replace(alone.recipe, distillation=DISTILLATION)
+    return dataclasses.replace(alone, recipe=recipe, teacher=teacher)
+
+
+def largest() -> FinalMobileNet:
+    """The teacher's network."""
+    return FinalMobileNet(space(), ends(space())[0], dropout=0.0)
 
 
 def stages(config: Config) -> tuple[Stage, ...]:
@@ -249,7 +258,8 @@ def stages(config: Config) -> tuple[Stage, ...]:
     )
     valuing = Valuation(measured.supernet, data, measured.recalibration, measured.batch_size)
     code = masks.draw(space(config.limit), 1, config.seed)[0]
-    winner = final(config, Final(), code)
+    teacher = teachers.stand_in(largest())
+    winner = taught(final(config, Final(), code), teacher)
     passes = [*codes.cost(ends(codes)).multiply_adds, *[mean_multiply_adds(codes, pool)] * 2]
     return (
         final_training(
@@ -263,5 +273,6 @@ def stages(config: Config) -> tuple[Stage, ...]:
             costs(winner.network, code)["multiply_adds"],
             setting="--recipe.batch-size of lanas train",
             streamed=True,
+            teacher_multiply_adds=costs(teacher.network, teacher.network.code)["multiply_adds"],
         ),
     )

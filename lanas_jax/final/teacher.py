@@ -81,6 +81,13 @@ class NetworkTeacher:
         return jax.eval_shape(lambda key: Weights(*self.network.init(key)), jax.random.key(0))
 
 
+def stand_in(network: FinalNetwork) -> NetworkTeacher:
+    """A teacher whose weights are all zero, which takes no memory: for programs that are traced and not run."""
+    shapes = jax.eval_shape(lambda key: Weights(*network.init(key)), jax.random.key(0))
+    zeros = {name: np.broadcast_to(leaf.dtype.type(0), leaf.shape) for name, leaf in by_name.names(shapes).items()}
+    return NetworkTeacher(network, zeros)
+
+
 @dataclasses.dataclass(frozen=True, eq=False)
 class ModuleTeacher:
     """A Flax NNX module from images ``[n, height, width, channels]``, scaled, to logits ``[n, classes]``.

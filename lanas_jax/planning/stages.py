@@ -48,6 +48,7 @@ def final_training(
     *,
     setting: str,
     streamed: bool = False,
+    teacher_multiply_adds: float | int = 0,
 ) -> Stage:
     """A training by `lanas_jax.final`: a winner's, or a supernet's.
 
@@ -58,6 +59,7 @@ def final_training(
       multiply_adds: of a forward pass on one image; of a supernet, mean over its passes. None: unknown.
       setting: what sets the recipe's batch size.
       streamed: whether a step is given its batch, instead of all images lying on each device.
+      teacher_multiply_adds: of a teacher's forward pass on one image.
     """
     recipe, passes = training.recipe, _passes(training)
     split = len(data.train) + (len(data.validation) if recipe.train_on == "all" else 0)
@@ -67,8 +69,9 @@ def final_training(
         if batch_size % len(devices):
             raise ValueError(f"batch size must be a multiple of the {len(devices)} chips; got {batch_size}")
         lowered = _lowered(dataclasses.replace(training, recipe=changed), data, devices, streamed)
-        forward = _times(multiply_adds, batch_size / len(devices))
-        work = _times(forward, TRAINING * passes)
+        images = batch_size / len(devices)
+        work = _times(multiply_adds, TRAINING * passes * images)
+        work = None if work is None else work + teacher_multiply_adds * images
         return Program(lowered, len(devices), changed.sgd.steps(split), work, counted=1 / passes)
 
     return Stage(name, recipe.batch_size, setting, program)

@@ -9,7 +9,11 @@ import pytest
 
 from experiments import cifar10, cifar10_one_shot
 from lanas_jax.data.splits import SearchData
+from lanas_jax.final import teacher as teachers
 from lanas_jax.final.programs import compiled
+from lanas_jax.final.step import Weights
+from lanas_jax.final.teacher import NetworkTeacher
+from lanas_jax.final.weights import names
 from lanas_jax.planning.estimate import Memory
 from lanas_jax.planning.stage import stand_in
 from lanas_jax.planning.stages import candidates, final_training, mean_multiply_adds
@@ -53,6 +57,24 @@ def test_a_streamed_step_has_its_batch_and_no_other_images():
     assert (images.shape, images.dtype) == ((12, 6, 6, 1), np.uint8)
     assert labels.shape == (12,)
     assert memory_of(lowered).arguments < memory_of(planned.stages(CONFIG)[0].program(DEVICES, 12).lowered).arguments
+
+
+def test_a_teacher_is_planned_by_the_shapes_of_its_weights():
+    alone = planned.training(CONFIG)
+    network = planned.SUPERNET.standalone(np.array([0, 2]))
+    recipe = dataclasses.replace(alone.recipe, distillation=0.5)
+    found = {}
+    for name, teacher in {
+        "planned": teachers.stand_in(network),
+        "real": NetworkTeacher(network, names(Weights(*network.init(jax.random.key(0))))),
+    }.items():
+        taught = dataclasses.replace(alone, recipe=recipe, teacher=teacher)
+        stage = final_training("final", taught, planned.DATA, 1000.0, setting="", teacher_multiply_adds=70)
+        program = stage.program(DEVICES, 12)
+        found[name] = memory_of(program.lowered)
+        assert program.multiply_adds == (3 * 1000 + 70) * 12 / 2
+    assert found["planned"] == found["real"]
+    assert found["real"].arguments > memory_of(planned.stages(CONFIG)[0].program(DEVICES, 12).lowered).arguments
 
 
 def test_devices_share_a_batch_equally():

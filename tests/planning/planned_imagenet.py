@@ -1,0 +1,14 @@
+"""The stages of `experiments/imagenet_dry_run.py` in batches that 256 chips can share."""
+
+import dataclasses
+
+from experiments import imagenet_dry_run
+from experiments.imagenet_dry_run import Config, build
+
+__all__ = ["Config", "build", "stages"]
+
+BATCH = 256
+
+
+def stages(config):
+    return tuple(dataclasses.replace(stage, batch_size=BATCH) for stage in imagenet_dry_run.stages(config))
