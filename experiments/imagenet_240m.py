@@ -5,9 +5,12 @@ and commands are those of the other experiment, at width 1.0 and lower resolutio
 with this code::
 
     lanas plan imagenet_240m --topology v5e:8x8 --only final
-    lanas search imagenet_240m --out runs/240m
+    lanas supernet imagenet_240m --out runs/240m_supernet --hosts.automatic
+    lanas search imagenet_240m --supernet runs/240m_supernet --out runs/240m
+    lanas extract runs/240m --code largest --out runs/240m_teacher
     lanas extract runs/240m --out runs/240m_winner
-    lanas train runs/240m --weights runs/240m_winner --hosts.automatic
+    lanas train runs/240m --weights runs/240m_winner --teacher runs/240m_teacher --hosts.automatic
+    lanas export runs/240m
 """
 
 import dataclasses

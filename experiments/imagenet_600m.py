@@ -7,11 +7,13 @@ Nothing of this size has been run with this code. On 64 chips of TPU v5e the sta
 chip-hours, by `lanas plan` (docs/planning.md, with its commands; the first with 256 pixels alone);
 `experiments/imagenet_dry_run.py` runs all stages on two CPU cores.
 
-`lanas search` uses the devices of one host, for the supernet too; `lanas train` those of as many hosts as it is started
-on, from a folder that all of them see. ImageNet has to be there as tensorflow-datasets prepares it (docs/imagenet.md)::
+`lanas supernet` and `lanas train` use the devices of as many hosts as they are started on, from a folder that all of
+them see, `lanas search` those of one host. ImageNet has to be there as tensorflow-datasets prepares it
+(docs/imagenet.md)::
 
     lanas plan imagenet_600m --topology v5e:8x8 --only final
-    lanas search imagenet_600m --out runs/600m                       # supernet, then 1,000 networks valued
+    lanas supernet imagenet_600m --out runs/600m_supernet --hosts.automatic
+    lanas search imagenet_600m --supernet runs/600m_supernet --out runs/600m   # 1,000 networks valued
     lanas extract runs/600m --code largest --out runs/600m_teacher   # the supernet's largest network
     lanas extract runs/600m --out runs/600m_winner
     lanas train runs/600m --weights runs/600m_winner --teacher runs/600m_teacher --hosts.automatic

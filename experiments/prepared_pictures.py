@@ -5,7 +5,8 @@ So that what reads ImageNet can be run from end to end where ImageNet is not: `e
 
 import io
 import json
-import os
+import shutil
+import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -23,7 +24,7 @@ _SPLITS = ("train", "validation")
 
 
 def write(folder: Path, splits: Mapping[str, Split]) -> Path:
-    """Writes ``imagenet2012`` into a folder, at once, unless it is there.
+    """Writes ``imagenet2012`` into a folder, at once, unless it is there; several processes may do so together.
 
     Args:
       folder: made where it is missing.
@@ -35,12 +36,19 @@ def write(folder: Path, splits: Mapping[str, Split]) -> Path:
     prepared = folder / NAME / VERSION
     if prepared.exists():
         return prepared
-    partial = folder / f"{NAME}.{os.getpid()}"
-    (partial / VERSION).mkdir(parents=True)
+    folder.mkdir(parents=True, exist_ok=True)
+    partial = Path(tempfile.mkdtemp(prefix=f"{NAME}.", dir=folder))
+    partial.chmod(0o755)
+    (partial / VERSION).mkdir()
     lengths = {name: _write_split(partial / VERSION, name, splits[name]) for name in _SPLITS}
     (partial / VERSION / "features.json").write_text("{}\n", encoding="utf-8")
     (partial / VERSION / "dataset_info.json").write_text(json.dumps(_info(lengths), indent=2) + "\n", encoding="utf-8")
-    partial.rename(folder / NAME)
+    try:
+        partial.rename(folder / NAME)
+    except OSError:  # another process was faster
+        if not prepared.exists():
+            raise
+        shutil.rmtree(partial)
     return prepared
 
 
