@@ -308,7 +308,9 @@ def test_help_of_an_experiment_shows_its_docstring_and_settings(capsys):
 
 
 def test_unknown_command_says_which_exist(capsys):
-    commands = "search, resume, train, export, extract, plan, rank, report, trials, tree, describe, tables, compare"
+    commands = (
+        "search, resume, train, export, supernet, extract, plan, rank, report, trials, tree, describe, tables, compare"
+    )
     assert f"There are: {commands}" in refused(capsys, "serach")
 
 
