@@ -3,7 +3,7 @@
 Source: section 5.2 of arXiv 1906.06832, which reports a top-1 accuracy of 80.8 % at 600 million multiply-adds for a
 network from the space of once-for-all (arXiv 1908.09791). Neither that space's settings nor the training were
 released: the recipes below are this project's, after BigNAS (arXiv 2003.11142) and EfficientNet (arXiv 1905.11946).
-Nothing of this size has been run with this code. On 64 chips of TPU v5e the stages take at least 212, 0.7 and 55.5
+Nothing of this size has been run with this code. On 64 chips of TPU v5e the stages take at least 212, 0.7 and 68.3
 chip-hours, by `lanas plan` (docs/planning.md, with its commands; the first with 256 pixels alone);
 `experiments/imagenet_dry_run.py` runs all stages on two CPU cores.
 
