@@ -2,7 +2,8 @@
 
 Source: section 5.2 of arXiv 1906.06832 reports a top-1 accuracy of 77.7 % at 240 million multiply-adds. Stages, recipes
 and commands are those of the other experiment, at width 1.0 and lower resolutions. Nothing of this size has been run
-with this code::
+with this code. On 64 chips of TPU v5e, supernet (with 224 pixels alone) and final training take at least 146 and 51.6
+chip-hours, by `lanas plan` (docs/planning.md)::
 
     lanas plan imagenet_240m --topology v5e:8x8 --only final
     lanas supernet imagenet_240m --out runs/240m_supernet --hosts.automatic
