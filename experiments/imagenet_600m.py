@@ -210,13 +210,7 @@ def final(config: Config, settings: Final, code: np.ndarray) -> FinalTraining:
     alone = FinalTraining(network, functools.partial(load, config), settings.recipe, augmentation, settings.seed)
     if settings.teacher is None:
         return alone
-    return taught(alone, NetworkTeacher(largest(config), read_weights(settings.teacher)))
-
-
-def taught(alone: FinalTraining, teacher: NetworkTeacher) -> FinalTraining:
-    """The same training with a teacher."""
-    recipe = dataclasses.replace(alone.recipe, distillation=DISTILLATION)
-    return dataclasses.replace(alone, recipe=recipe, teacher=teacher)
+    return alone.taught(NetworkTeacher(largest(config), read_weights(settings.teacher)), DISTILLATION)
 
 
 def largest(config: Config) -> FinalMobileNet:
@@ -240,7 +234,7 @@ def stages(config: Config) -> tuple[Stage, ...]:
     valuing = Valuation(measured.supernet, calibration, measured.recalibration, measured.batch_size)
     code = masks.draw(limited(config), 1, config.seed)[0]
     teacher = teachers.stand_in(largest(config))
-    winner = taught(final(config, Final(), code), teacher)
+    winner = final(config, Final(), code).taught(teacher, DISTILLATION)
     cost, said = (costs(network, network.code)["multiply_adds"] for network in (winner.network, teacher.network))
     return (
         final_training(

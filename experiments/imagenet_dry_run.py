@@ -234,13 +234,7 @@ def final(config: Config, settings: Final, code: np.ndarray) -> FinalTraining:
     alone = FinalTraining(network, functools.partial(load, config), settings.recipe, augmentation, settings.seed)
     if settings.teacher is None:
         return alone
-    return taught(alone, NetworkTeacher(largest(), read_weights(settings.teacher)))
-
-
-def taught(alone: FinalTraining, teacher: NetworkTeacher) -> FinalTraining:
-    """The same training with a teacher."""
-    recipe = dataclasses.replace(alone.recipe, distillation=DISTILLATION)
-    return dataclasses.replace(alone, recipe=recipe, teacher=teacher)
+    return alone.taught(NetworkTeacher(largest(), read_weights(settings.teacher)), DISTILLATION)
 
 
 def largest() -> FinalMobileNet:
@@ -259,7 +253,7 @@ def stages(config: Config) -> tuple[Stage, ...]:
     valuing = Valuation(measured.supernet, data, measured.recalibration, measured.batch_size)
     code = masks.draw(space(config.limit), 1, config.seed)[0]
     teacher = teachers.stand_in(largest())
-    winner = taught(final(config, Final(), code), teacher)
+    winner = final(config, Final(), code).taught(teacher, DISTILLATION)
     passes = [*codes.cost(ends(codes)).multiply_adds, *[mean_multiply_adds(codes, pool)] * 2]
     return (
         final_training(

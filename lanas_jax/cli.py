@@ -17,7 +17,8 @@ import tyro
 
 from lanas_jax import config_json, discovery, runs
 from lanas_jax.cluster.connection import ClusterError
-from lanas_jax.run_commands import Folder, parsed, report, terminal, tree, trials
+from lanas_jax.command_line import Folder, parsed, terminal
+from lanas_jax.run_commands import report, tree, trials
 from lanas_jax.runs import Run
 from lanas_jax.trials import TrialStore, TrialStoreError
 

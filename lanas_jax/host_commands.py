@@ -16,6 +16,9 @@ from lanas_jax.final import loop
 from lanas_jax.interruption import SIGNALS, heard
 
 Found = TypeVar("Found")
+HELP = """\
+On several hosts, start the same command on each, with --hosts.automatic on TPU pods and under Slurm or Open MPI, else
+with --hosts.coordinator HOST:PORT --hosts.count N --hosts.index I; all of them have to see the folder."""
 STATUS = re.compile("[A-Z_]+: ")  # begins what JAX's runtime says
 
 

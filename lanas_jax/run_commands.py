@@ -4,17 +4,15 @@ JAX is imported where it is used, so that help and lists answer at once.
 """
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
 import tyro
-from rich.console import Console
 
 from lanas_jax import runs
+from lanas_jax.command_line import Folder, parsed, terminal
 from lanas_jax.trials import TrialStore
-
-Folder = Annotated[Path, tyro.conf.arg(metavar="RUN", help="the folder that a search wrote")]
 
 
 def report(arguments: Sequence[str]) -> int:
@@ -84,15 +82,3 @@ def tree(arguments: Sequence[str]) -> int:
     else:
         terminal().print(learned_tree.drawing(nodes))
     return 0
-
-
-def terminal() -> Console:
-    """The terminal; wide enough for a table where there is none."""
-    console = Console()
-    return console if console.is_terminal else Console(width=140)
-
-
-def parsed(function: Callable[..., Any], command: str, arguments: Sequence[str]) -> Any:
-    """What a function makes of a command's arguments, which are its own."""
-    marks = (tyro.conf.FlagCreatePairsOff,)
-    return tyro.cli(function, prog=f"lanas {command}", args=list(arguments), config=marks)

@@ -132,17 +132,7 @@ class OneShot:
         self.__dict__["_trained"] = trained._replace(weights=self.valuation.place(trained.weights))
 
     def train(self, directory: Path, note: Callable[[str], None], preemption: Preemption | None = None) -> None:
-        """Trains the supernet beforehand, on the devices of all processes; `prepare` then reads it.
-
-        Args:
-          directory: a new or empty folder, or that of the same training; the same for all processes.
-          note: is told how it gets on.
-          preemption: says when to stop early; None: never.
-
-        Raises:
-          ValueError, RunError, DistributedError, NotFiniteError, DamagedError, PreemptedError: as
-            `lanas_jax.supernet.training.train`.
-        """
+        """Trains the supernet beforehand, as `TrainedAhead.train`; `prepare` then reads it."""
         devices = training_devices(self.devices)
         train(self._training, self.trained_on, directory, note, devices=devices, preemption=preemption)
 

@@ -2,7 +2,6 @@
 
 import dataclasses
 import datetime
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -10,7 +9,7 @@ from typing import Annotated, Any, Literal
 import tyro
 from rich.console import Console
 
-from lanas_jax import distributed, host_commands, runs
+from lanas_jax import command_line, distributed, host_commands, runs
 from lanas_jax.distributed import Hosts, Preemption
 from lanas_jax.final import export as exporting
 from lanas_jax.final import target
@@ -19,7 +18,7 @@ from lanas_jax.final.exported import read_weights
 from lanas_jax.final.target import Target
 from lanas_jax.final.train import train as carry_through
 
-HELP = """\
+HELP = f"""\
 usage: lanas train RUN [--code 0,1,...] [--weights DIR] [--out DIR] [settings of its final training]
        lanas train EXPERIMENT --code 0,1,... [--out DIR] [settings] [--config.NAME settings of the experiment]
        lanas train FOLDER
@@ -28,8 +27,7 @@ Trains the best network of a search, or one of your choice, to the end, and read
 goes into one folder: RUN/final, DIR, or a new one under runs/.
 Ctrl-C stops; SIGTERM stops after the step under way and saves it. The same command again continues; so does lanas train
 FOLDER, the folder that a training wrote.
-On several hosts, start the same command on each, with --hosts.automatic on TPU pods and under Slurm or Open MPI, else
-with --hosts.coordinator HOST:PORT --hosts.count N --hosts.index I; all of them have to see the folder.
+{host_commands.HELP}
 
 For the settings: lanas train RUN --help
 """
@@ -44,9 +42,8 @@ def train(console: Console, arguments: Sequence[str]) -> int:
     Raises:
       ValueError, RunError, ExperimentError, ConfigError, CodeError, DistributedError: what has to be changed first.
     """
-    if not arguments or arguments[0].startswith("-"):
-        print(HELP, end="", file=sys.stdout if arguments and arguments[0] in ("-h", "--help") else sys.stderr)
-        return 0 if arguments and arguments[0] in ("-h", "--help") else 2
+    if (exit_code := command_line.usage(HELP, arguments)) is not None:
+        return exit_code
     host_commands.join("train", arguments[1:])
     if not distributed.first():
         console = Console(quiet=True)

@@ -209,6 +209,11 @@ class FinalTraining:
         if self.teacher is not None and not self.recipe.distillation:
             raise ValueError("distillation must be above 0 with a teacher, else it teaches nothing; got 0")
 
+    def taught(self, teacher: Teacher, weight: float) -> "FinalTraining":
+        """The same training with a teacher, whose part of the loss has that weight, in (0, 1]."""
+        recipe = dataclasses.replace(self.recipe, distillation=weight)
+        return dataclasses.replace(self, recipe=recipe, teacher=teacher)
+
 
 def seen(data: Dataset | StreamedDataset) -> SearchData | StreamedDataset:
     """The part of a dataset that has the splits ``train`` and ``validation``."""

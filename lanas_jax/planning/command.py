@@ -2,7 +2,6 @@
 
 import dataclasses
 import json
-import sys
 from collections.abc import Sequence
 from types import ModuleType
 from typing import TYPE_CHECKING, Annotated, Any
@@ -12,7 +11,7 @@ from rich.box import SIMPLE
 from rich.console import Console
 from rich.table import Table
 
-from lanas_jax import discovery
+from lanas_jax import command_line, discovery
 from lanas_jax.discovery import ExperimentError
 from lanas_jax.planning import topology as topologies
 
@@ -42,10 +41,8 @@ def plan(console: Console, arguments: Sequence[str]) -> int:
     Raises:
       TopologyError, MissingLibtpuError, ExperimentError, ValueError: what has to be changed first.
     """
-    if not arguments or arguments[0].startswith("-"):
-        asked = bool(arguments) and arguments[0] in ("-h", "--help")
-        print(HELP, end="", file=sys.stdout if asked else sys.stderr)
-        return 0 if asked else 2
+    if (exit_code := command_line.usage(HELP, arguments)) is not None:
+        return exit_code
     source = discovery.find(arguments[0])
     name = _topology_in(arguments)
     topologies.prepare(name)  # before the experiment imports JAX

@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from lanas_jax import report, runs
+from lanas_jax import command_line, report, runs
 from lanas_jax.interruption import heard
 from lanas_jax.progress import Display
 from lanas_jax.ranking import rank as ranking
@@ -44,10 +44,8 @@ def rank(console: Console, arguments: Sequence[str]) -> int:
     Raises:
       RankingError, RunError, ExperimentError, ConfigError: what has to be changed first.
     """
-    if not arguments or arguments[0].startswith("-"):
-        asked = bool(arguments) and arguments[0] in ("-h", "--help")
-        print(HELP, end="", file=sys.stdout if asked else sys.stderr)
-        return 0 if asked else 2
+    if (exit_code := command_line.usage(HELP, arguments)) is not None:
+        return exit_code
     here = runs.open_run(Path(arguments[0]))
     module, config = here.load()
     check_offered(module)

@@ -3,7 +3,6 @@
 import dataclasses
 import datetime
 import shlex
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from types import ModuleType
@@ -12,22 +11,21 @@ from typing import Annotated, Any
 import tyro
 from rich.console import Console
 
-from lanas_jax import discovery, distributed, host_commands, runs
+from lanas_jax import command_line, discovery, distributed, host_commands, runs
 from lanas_jax.distributed import Hosts, Preemption
 from lanas_jax.final import folder as folders
 from lanas_jax.progress import duration
 from lanas_jax.runs import RunError
 from lanas_jax.supernet.base import TrainedAhead
 
-HELP = """\
+HELP = f"""\
 usage: lanas supernet EXPERIMENT [--out DIR] [settings of the experiment]
 
 Trains the supernet in which a one-shot search values networks, and nothing else: on more hosts than are to search, or
 for several searches. Everything goes into one folder: DIR, or a new one under runs/. Searches read it from there:
 lanas search EXPERIMENT --supernet DIR, with the same settings.
 Ctrl-C stops; SIGTERM stops after the step under way and saves it. The same command again continues.
-On several hosts, start the same command on each, with --hosts.automatic on TPU pods and under Slurm or Open MPI, else
-with --hosts.coordinator HOST:PORT --hosts.count N --hosts.index I; all of them have to see the folder.
+{host_commands.HELP}
 
 For the settings: lanas supernet EXPERIMENT --help
 """
@@ -42,10 +40,8 @@ def supernet(console: Console, arguments: Sequence[str]) -> int:
     Raises:
       ValueError, RunError, ExperimentError, DistributedError: what has to be changed first.
     """
-    if not arguments or arguments[0].startswith("-"):
-        asked = bool(arguments) and arguments[0] in ("-h", "--help")
-        print(HELP, end="", file=sys.stdout if asked else sys.stderr)
-        return 0 if asked else 2
+    if (exit_code := command_line.usage(HELP, arguments)) is not None:
+        return exit_code
     source = discovery.find(arguments[0])
     host_commands.join("supernet", arguments[1:])
     given = _parse(module := discovery.load(source), arguments)

@@ -152,6 +152,21 @@ def test_a_folder_is_written_in_files_of_limited_size(tmp_path, monkeypatch):
     assert folder.stat().st_mtime_ns == before
 
 
+def test_of_two_processes_the_slower_one_finds_what_the_other_wrote(tmp_path, monkeypatch):
+    pictures = {"train": _random_images(0, 20), "validation": _random_images(1, 5)}
+    write_split = prepared_pictures._write_split
+
+    def overtaken(*arguments):
+        monkeypatch.undo()
+        prepared_pictures.write(tmp_path, pictures)
+        return write_split(*arguments)
+
+    monkeypatch.setattr(prepared_pictures, "_write_split", overtaken)
+    folder = prepared_pictures.write(tmp_path, pictures)
+    assert (folder / "dataset_info.json").exists()
+    assert [path.name for path in tmp_path.iterdir()] == ["imagenet2012"]
+
+
 @pytest.mark.usefixtures("unread")
 def test_stages_are_those_of_the_commands():
     stages = imagenet_dry_run.stages(imagenet_dry_run.Config())
