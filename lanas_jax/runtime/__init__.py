@@ -1,0 +1,1 @@
+"""The process that a program runs in, and what programs take from it."""
