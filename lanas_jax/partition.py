@@ -99,8 +99,8 @@ def fit(
     used: Bool[Array, " n"],
     *,
     height: int,
-    min_samples: int,
-    ridge: float,
+    min_samples: int | Int[Array, ""],
+    ridge: float | Float[Array, ""],
 ) -> PartitionTree:
     """Learns the tree from told trials: its splits, and the statistics of its nodes.
 
@@ -123,8 +123,8 @@ def learn_splits(
     done: Bool[Array, " n"],
     *,
     height: int,
-    min_samples: int,
-    ridge: float,
+    min_samples: int | Int[Array, ""],
+    ridge: float | Float[Array, ""],
 ) -> PartitionTree:
     """The splits alone, node by node. Arguments as in `fit`."""
     root = lone_root(height, features.shape[1])
@@ -183,7 +183,7 @@ class _Regression:
       ridge: penalty on the weights; the intercept is free.
     """
 
-    def __init__(self, features: Float[Array, "n d"], targets: Float[Array, " n"], ridge: float):
+    def __init__(self, features: Float[Array, "n d"], targets: Float[Array, " n"], ridge: float | Float[Array, ""]):
         self.features, self.targets, self.ridge = features, targets, ridge
         n, d = features.shape
         self.few_rows = n < FEW * d

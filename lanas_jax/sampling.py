@@ -32,9 +32,12 @@ Score = Callable[[Int[Array, "n dims"]], Float[Array, " n"]]
 
 
 @jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)
 class Pool:
-    """An explicit set of codes, with their features and embedding, and where each code stands."""
+    """An explicit set of codes, with their features and embedding, and where each code stands.
+
+    Two pools of one space are equal where they hold the same codes in the same order.
+    """
 
     codes: Int[Array, "m dims"]
     features: Float[Array, "m d"]
@@ -56,6 +59,12 @@ class Pool:
         kept = canonical[~CodeIndex.of(space, canonical).repeated]
         features, embedded = _described(space, kept)
         return cls(jnp.asarray(kept), features, embedded, CodeIndex.of(space, kept))
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Pool) and np.array_equal(self.codes, other.codes)
+
+    def __hash__(self) -> int:
+        return hash(np.asarray(self.codes).tobytes())
 
     def find(self, space: SearchSpace, codes: Codes) -> Int[Array, " n"]:
         """The row of each canonical code; -1 where the pool does not hold it."""

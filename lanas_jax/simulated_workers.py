@@ -6,6 +6,7 @@ random one, uniform between 0.5 and 1.5: of mean 1, and mixed enough that trials
 """
 
 import dataclasses
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -29,7 +30,13 @@ class WorkersTrace(NamedTuple):
 
 
 def simulate_workers(
-    searcher: Any, table: Table, workers: int, budget: int = 300, seeds: int = 200, *, first_seed: int = 0
+    searcher: Any | Sequence[Any],
+    table: Table,
+    workers: int,
+    budget: int = 300,
+    seeds: int = 200,
+    *,
+    first_seed: int = 0,
 ) -> WorkersTrace:
     """Runs a searcher on a table once per seed, with `workers` trials under way at all times, as one jitted program.
 
@@ -37,7 +44,8 @@ def simulate_workers(
     codes are those of `lanas_jax.simulation.simulate` in batches of one.
 
     Args:
-      searcher: a searcher of this package; its pool is replaced by the table's codes.
+      searcher: a searcher of this package; its pool is replaced by the table's codes. Or several, which differ in
+        numbers alone: their traces follow one another along a leading axis, as in `simulate`.
       table: values.
       workers: trials under way at a time.
       budget: trials done per search.
@@ -45,7 +53,7 @@ def simulate_workers(
       first_seed: another number gives other searches.
 
     Raises:
-      ValueError: a number of workers, a budget or a number of seeds below 1.
+      ValueError: a number of workers, a budget or a number of seeds below 1, or searchers that differ in more.
     """
     refuse_below_one(workers=workers, budget=budget, seeds=seeds)
     search = _ByWorkers(budget, workers)

@@ -6,7 +6,7 @@ of the program; its data fields arrive as traced scalars, so that other numbers 
 
 import dataclasses
 import typing
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, TypeVar
 
 import jax
@@ -45,8 +45,8 @@ def register_config(*, data: Sequence[str]) -> Callable[[Class], Class]:
             keys = [jax.tree_util.GetAttrKey(name) for name in names]
             return tuple(zip(keys, children, strict=True)), values
 
-        def unflatten(values: tuple[Any, ...], children: tuple[Any, ...]) -> Any:
-            config = object.__new__(cls)
+        def unflatten(values: tuple[Any, ...], children: Iterable[Any]) -> Any:
+            config: Any = object.__new__(cls)
             for name, value in (*zip(static, values, strict=True), *zip(names, children, strict=True)):
                 object.__setattr__(config, name, value)
             return config

@@ -41,7 +41,7 @@ class ActionMCTSState:
     history: History
 
 
-@register
+@register("cp")
 @dataclasses.dataclass(frozen=True)
 class ActionMCTS:
     """Upper confidence bounds on a tree of decisions.

@@ -1,6 +1,7 @@
 """The ask/tell interface that every searcher follows.
 
-A searcher is a frozen dataclass of hyper-parameters; everything it learns is in a state, a pytree of fixed-capacity
+A searcher is a frozen dataclass of hyper-parameters, of which those that change no shape are inputs of its compiled
+programs rather than constants in them; everything it learns is in a state, a pytree of fixed-capacity
 arrays::
 
     state = searcher.init(key)
@@ -12,22 +13,27 @@ them; `tell` also takes in results from elsewhere. The state is a function of th
 and tells, which is what makes a killed run resumable.
 """
 
-import dataclasses
+from collections.abc import Callable
 from typing import Protocol, TypeVar, runtime_checkable
 
-import jax
 from jaxtyping import Array, Int, PRNGKeyArray
 
+from lanas_jax.runtime.pytrees import register_config
 from lanas_jax.spaces.base import Codes, SearchSpace, Values
 
 State = TypeVar("State")
 Class = TypeVar("Class", bound=type)
 
 
-def register(cls: Class) -> Class:
-    """Makes a searcher a pytree: its pool travels as arrays, every hyper-parameter is static under `jax.jit`."""
-    static = [field.name for field in dataclasses.fields(cls) if field.name != "pool"]
-    return jax.tree_util.register_dataclass(cls, data_fields=["pool"], meta_fields=static)
+def register(*numbers: str) -> Callable[[Class], Class]:
+    """Registers a searcher as a pytree, whose pool and numbers are inputs of a compiled program.
+
+    Searchers of one kind and space that differ in these numbers alone share one compiled `ask` and one compiled `tell`.
+
+    Args:
+      numbers: names of the hyper-parameters that change no shape; all others are static under `jax.jit`.
+    """
+    return register_config(data=("pool", *numbers))
 
 
 @runtime_checkable

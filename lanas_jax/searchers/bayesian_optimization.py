@@ -69,7 +69,7 @@ class BayesianOptimizationState:
     prior: Prior
 
 
-@register
+@register("initial")
 @dataclasses.dataclass(frozen=True)
 class BayesianOptimization:
     """Expected improvement under a Gaussian process.

@@ -30,7 +30,7 @@ class EvolutionState:
     history: History
 
 
-@register
+@register("population")
 @dataclasses.dataclass(frozen=True)
 class RegularizedEvolution:
     """Aging evolution.

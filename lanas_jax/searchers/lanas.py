@@ -54,7 +54,7 @@ class LaNASState:
     acceptance: Float[Array, ""]
 
 
-@register
+@register("min_samples", "ridge", "cp", "relative_cp", "initial", "relearn_every", "rank_targets")
 @dataclasses.dataclass(frozen=True)
 class LaNAS:
     """Sample-efficient search by learning the action space.
@@ -190,10 +190,9 @@ def _with_visits(searcher: LaNAS, tree: PartitionTree, codes: Int[Array, "n dims
 
 
 def _exploration(searcher: LaNAS, history: History) -> Float[Array, ""]:
-    if not searcher.relative_cp:
-        return jnp.float32(searcher.cp)
     highest = jnp.max(jnp.where(history.done, history.values, -jnp.inf))
-    return searcher.cp * jnp.where(jnp.isfinite(highest), jnp.abs(highest), 1.0)
+    is_relative = searcher.relative_cp & jnp.isfinite(highest)
+    return searcher.cp * jnp.where(is_relative, jnp.abs(highest), 1.0)
 
 
 @jax.jit
@@ -201,14 +200,14 @@ def _tell(searcher: LaNAS, state: LaNASState, codes: Codes, values: Array) -> La
     history, told = hist.record(state.history, searcher.space, searcher.pool, codes, values)
     done, used = history.done, history.used
     scores = surrogate.normal_scores(history.values, done)
-    targets = scores if searcher.rank_targets else history.values
-    means = surrogate.rank_shares(history.values, done) if searcher.rank_targets else history.values
+    targets = jnp.where(searcher.rank_targets, scores, history.values)
+    means = jnp.where(searcher.rank_targets, surrogate.rank_shares(history.values, done), history.values)
     features = searcher.space.features(history.codes)
     results = jnp.sum(done, dtype=jnp.int32)
 
     def learn() -> PartitionTree:
-        shape = {"height": searcher.height, "min_samples": searcher.min_samples}
-        return partition.learn_splits(features, targets, done, ridge=searcher.ridge, **shape)
+        ridge, least = searcher.ridge, searcher.min_samples
+        return partition.learn_splits(features, targets, done, height=searcher.height, min_samples=least, ridge=ridge)
 
     due = results - state.learned >= jnp.where(state.learned == 0, searcher.initial, searcher.relearn_every)
     tree = partition.count(jax.lax.cond(due, learn, lambda: state.tree), features, means, done, used)

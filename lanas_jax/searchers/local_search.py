@@ -46,7 +46,7 @@ class LocalSearchState:
     since: Int[Array, ""]
 
 
-@register
+@register("initial")
 @dataclasses.dataclass(frozen=True)
 class LocalSearch:
     """Hill climbing with restarts.

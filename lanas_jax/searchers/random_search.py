@@ -37,7 +37,7 @@ def uniform_unseen(
     return hist.add_pending(history, codes), codes
 
 
-@register
+@register()
 @dataclasses.dataclass(frozen=True)
 class RandomSearch:
     """Uniform draws without repetition.
