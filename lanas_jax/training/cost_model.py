@@ -14,8 +14,9 @@ left out where it cannot pay: a program for each where the shared one is done be
 candidates abreast on CPUs, where every branch of a code's choices would keep cores busy that none leaves idle, and
 where those one after the other are done before a second program would be compiled.
 
-A program that was found in a cache of compiled programs took less to make than it would have otherwise. Its plan has it
-at that price; the programs of other candidates, which may be in no cache, are reckoned at the full one.
+A program that was found, in a cache of compiled programs or among those of this process, took less to make than it
+would have otherwise. Its plan has it at that price; the programs of other candidates, which may be in no cache, are
+reckoned at the full one.
 """
 
 import dataclasses
@@ -59,7 +60,7 @@ class PlanCost:
       trace_seconds: of making its programs, the part that Python takes.
       compile_seconds: of making them, all together.
       step_seconds: of one step of one candidate, on one device.
-      saved_seconds: that making them would have taken beyond that, had they not been found in a cache.
+      saved_seconds: that making them would have taken beyond that, had they not been found (`CompiledPopulation`).
     """
 
     trace_seconds: float
@@ -105,8 +106,8 @@ def never_sooner(shared: PlanCost, work: Workload) -> bool:
 
 
 def abreast_may_pay(in_turn: PlanCost, work: Workload) -> bool:
-    """Whether candidates abreast may save more than it takes to compile a program for them."""
-    return not work.on_cores and in_turn.training(work) > in_turn.compile_seconds
+    """Whether candidates abreast may save more than it takes to compile a program for them, which is in no cache."""
+    return not work.on_cores and in_turn.training(work) > in_turn.compile_seconds + in_turn.saved_seconds
 
 
 @dataclasses.dataclass(frozen=True)

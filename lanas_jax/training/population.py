@@ -1,9 +1,10 @@
 """Training many candidates at once: several per device in one program, devices side by side.
 
 A candidate's code is data, so three programs (`start`, `advance`, `evaluate` below) serve a whole search. They are
-compiled ahead of time, once, and the seconds that takes are kept apart from the seconds of training. Devices stand side
-by side on a mesh axis ``candidate`` under `jax.shard_map` and exchange nothing; on one device, candidates follow one
-another (`lax.map`: `lax.switch` then runs only the branch a code picks) or go abreast (`vmap`: every branch is
+compiled ahead of time, once, and the seconds that takes are kept apart from the seconds of training. The numbers of a
+`TrainConfig` are data as well: populations that differ in them alone share the programs of this process. Devices stand
+side by side on a mesh axis ``candidate`` under `jax.shard_map` and exchange nothing; on one device, candidates follow
+one another (`lax.map`: `lax.switch` then runs only the branch a code picks) or go abreast (`vmap`: every branch is
 computed, which pays where one small candidate leaves an accelerator idle).
 
 Each candidate's arithmetic is its own: its result depends on its code and key, not on its neighbours, its place or the
@@ -11,9 +12,10 @@ number of devices.
 """
 
 import dataclasses
+import functools
 import os
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
 
@@ -28,9 +30,15 @@ from lanas_jax import compile_cache
 from lanas_jax.data.splits import SearchData, Split
 from lanas_jax.hardware import cores
 from lanas_jax.training import step as training
+from lanas_jax.training.program_memo import MEMO
 from lanas_jax.training.step import Network, Task, TrainConfig, TrainState
 
 AXIS = "candidate"
+
+
+def forget_programs() -> None:
+    """Lets go of the compiled programs that this process holds for later trainings."""
+    MEMO.forget()
 
 
 def one_device_per_core() -> None:
@@ -57,6 +65,17 @@ class Results(NamedTuple):
     train_loss: Float[np.ndarray, " n"]  # of the last step taken
     compile_seconds: Float[np.ndarray, " n"]  # waited for programs of this candidate alone
     seconds: float  # of training and evaluation, all candidates together
+
+
+class Made(NamedTuple):
+    """Compiled programs, and what they cost when they were compiled."""
+
+    start: Callable[..., TrainState]
+    advance: Callable[..., TrainState]
+    evaluate: Callable[..., training.Evaluation]
+    trace_seconds: float
+    compile_seconds: float  # tracing included
+    saved_seconds: float  # by a cache of compiled programs on disk
 
 
 class Placed(NamedTuple):
@@ -136,9 +155,34 @@ class Population:
 
         return on_all
 
-    def compile(self, data: SearchData | Placed) -> "CompiledPopulation":
-        """Compiles the programs, at the same time where there are cores for it; data goes to the devices first."""
+    def compile(self, data: SearchData | Placed, *, share: bool = True) -> "CompiledPopulation":
+        """Compiles the programs, at the same time where there are cores for it; data goes to the devices first.
+
+        Args:
+          data: train and search-validation splits.
+          share: whether the programs may be those of an earlier population that differs in numbers alone, and are held
+            for later ones.
+        """
         placed = data if isinstance(data, Placed) else place(data, list(self.mesh.devices.flat))
+        made, found = (
+            MEMO.shared(self._key(placed), lambda: self._made(placed)) if share else (self._made(placed), False)
+        )
+        own = NamedSharding(self.mesh, PartitionSpec(AXIS))
+        numbers = jax.device_put(self.config, NamedSharding(self.mesh, PartitionSpec()))
+        waited, saved = made.compile_seconds, made.saved_seconds
+        if found:
+            waited, saved = 0.0, waited + saved
+        programs = made.start, made.advance, made.evaluate
+        return CompiledPopulation(self, *programs, placed, own, numbers, made.trace_seconds, waited, saved)
+
+    def _key(self, placed: Placed) -> Hashable:
+        """All that the programs depend on: not the numbers of the configuration, and of the data the shapes alone."""
+        data = (*placed.train, *placed.held_out)
+        layout = (self.mesh, self.per_device, self.abreast, self.steps_per_dispatch)
+        images = (placed.data.classes, placed.data.scaling, *((x.shape, x.dtype) for x in data))
+        return "population", self.network, jax.tree.structure(self.config), layout, images
+
+    def _made(self, placed: Placed) -> Made:
         began = time.perf_counter()
         lowered = self.lower(placed)
         traced = time.perf_counter()
@@ -148,14 +192,11 @@ class Population:
         with ThreadPoolExecutor(len(lowered)) as pool:
             made = pool.map(compile_cache.compiled, lowered, (quick, {}, {}))
             (start, advance, evaluate), saved = zip(*made, strict=True)
-        own, trace_seconds = NamedSharding(self.mesh, PartitionSpec(AXIS)), traced - began
-        compile_seconds = time.perf_counter() - began
-        seconds = trace_seconds, compile_seconds, max(saved)
-        return CompiledPopulation(self, start, advance, evaluate, placed, own, *seconds)
+        return Made(start, advance, evaluate, traced - began, time.perf_counter() - began, max(saved))
 
     def lower(self, placed: Placed) -> tuple[jax.stages.Lowered, ...]:
         """The three programs, `start`, `advance` and `evaluate`, traced; of the data, shapes and shardings will do."""
-        own = NamedSharding(self.mesh, PartitionSpec(AXIS))
+        own, everywhere = (NamedSharding(self.mesh, PartitionSpec(*axes)) for axes in ((AXIS,), ()))
         task = Task(self.network, self.config, placed.data.classes, placed.data.scaling)
         codes = jax.ShapeDtypeStruct((self.width, self.network.space.dims), jnp.int32, sharding=own)
         totals = jax.ShapeDtypeStruct((self.width,), jnp.int32, sharding=own)
@@ -164,8 +205,12 @@ class Population:
         def start(code: Array, key: Array) -> TrainState:
             return training.start(task, code, key)
 
-        def advance(state: TrainState, *arguments: Array) -> TrainState:
-            return training.train(task, state, *arguments, steps=self.steps_per_dispatch)
+        steps = self.steps_per_dispatch
+
+        def advance(state: TrainState, *arguments: Any) -> TrainState:
+            code, total, until, config, images, labels = arguments
+            asked = dataclasses.replace(task, config=config)
+            return training.train(asked, state, code, total, until, images, labels, steps=steps)
 
         def evaluate(state: TrainState, *arguments: Array) -> training.Evaluation:
             return training.evaluate(task, state, *arguments)
@@ -174,9 +219,13 @@ class Population:
         states = jax.tree.map(
             lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=own), lowered_start.out_info
         )
+        # Weakly typed, as Python's numbers: parameters of any dtype keep it.
+        number = functools.partial(jax.ShapeDtypeStruct, (), sharding=everywhere, weak_type=True)
+        numbers = jax.tree.map(lambda leaf: number(leaf.dtype), self.config)
+        inputs = (states, codes, totals, totals, numbers, *placed.train)
         return (
             lowered_start,
-            jax.jit(self.each(advance, 2), donate_argnums=0).lower(states, codes, totals, totals, *placed.train),
+            jax.jit(self.each(advance, 3), donate_argnums=0).lower(*inputs),
             jax.jit(self.each(evaluate, 2)).lower(states, codes, *placed.held_out),
         )
 
@@ -188,13 +237,16 @@ class CompiledPopulation:
     Attributes:
       population: the layout.
       start: codes and keys to states.
-      advance: states and codes to states, some steps further.
+      advance: states and codes to states, some steps further, by the numbers of a configuration.
       evaluate: states and codes to accuracies and losses.
       placed: the data.
       sharding: how candidates are spread.
-      trace_seconds: the part of `compile_seconds` that Python takes, one program after the other.
-      compile_seconds: what tracing and compiling took.
-      saved_seconds: what compiling would have taken beyond that, had no program been found in a cache.
+      numbers: the configuration as the programs read it, on each device.
+      trace_seconds: what tracing the programs, one after the other, takes of Python; what it took then, if an earlier
+        population did it.
+      compile_seconds: what tracing and compiling took; 0 where an earlier population did it.
+      saved_seconds: what that would have taken beyond `compile_seconds`, had no program been found in a cache or among
+        those that this process holds.
     """
 
     population: Population
@@ -203,6 +255,7 @@ class CompiledPopulation:
     evaluate: Callable[..., training.Evaluation]
     placed: Placed
     sharding: NamedSharding
+    numbers: TrainConfig
     trace_seconds: float
     compile_seconds: float
     saved_seconds: float
@@ -238,7 +291,7 @@ class CompiledPopulation:
         totals, untils = (np.where(taken, steps, 0).astype(np.int32) for steps in (total, until))
         totals, untils = jax.device_put((totals, untils), self.sharding)
         for _ in range(first, until, self.population.steps_per_dispatch):
-            state = self.advance(state, codes, totals, untils, *self.placed.train)
+            state = self.advance(state, codes, totals, untils, self.numbers, *self.placed.train)
             yield state
 
     def fit(

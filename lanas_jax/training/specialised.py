@@ -97,7 +97,7 @@ class Specialised:
         network = self.network.for_code(code)
         devices = list(placed.train[0].devices())
         population = Population(network, self.config, devices, 1, steps_per_dispatch=self.steps_per_dispatch)
-        return population.compile(placed)
+        return population.compile(placed, share=False)  # thousands of candidates would push out all other programs
 
     def train(
         self,

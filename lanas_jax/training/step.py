@@ -17,11 +17,13 @@ from jax import lax
 from jaxtyping import Array, Float, Int, PRNGKeyArray, PyTree, UInt8
 
 from lanas_jax.data.scaling import Scaling
+from lanas_jax.runtime.pytrees import register_config
 from lanas_jax.spaces.base import SearchSpace
 from lanas_jax.training.augmentation import Augmentation, augment
 
 Params: TypeAlias = PyTree[Array]
 BatchStats: TypeAlias = PyTree[Array]
+Real: TypeAlias = float | Float[Array, ""] | np.float32  # a Python number, or one that is an input of a program
 Images: TypeAlias = UInt8[Array, "n height width channels"] | Float[Array, "n height width channels"]
 
 
@@ -60,9 +62,24 @@ class Buildable(Protocol):
         ...
 
 
+@register_config(
+    data=(
+        "epochs",
+        "learning_rate",
+        "final_learning_rate",
+        "warm_up",
+        "momentum",
+        "weight_decay",
+        "clip",
+        "label_smoothing",
+    )
+)
 @dataclasses.dataclass(frozen=True)
 class TrainConfig:
     """How a candidate is trained.
+
+    A pytree: the numbers of the optimiser, the schedule and the loss are inputs of a program, so that trainings that
+    differ in them share it. `batch_size`, `nesterov`, `augmentation` and whether there is a `clip` are parts of it.
 
     Args:
       epochs: passes over the training images.
@@ -117,13 +134,27 @@ class TrainConfig:
         return -(-(epochs or self.epochs) * images // self.batch_size)
 
 
+@runtime_checkable
+class Schedule(Protocol):
+    """The settings of a learning rate: numbers, or inputs of a program."""
+
+    @property
+    def epochs(self) -> int: ...  # noqa: D102
+    @property
+    def learning_rate(self) -> float: ...  # noqa: D102
+    @property
+    def final_learning_rate(self) -> float: ...  # noqa: D102
+    @property
+    def warm_up(self) -> float: ...  # noqa: D102
+
+
 @dataclasses.dataclass(frozen=True)
 class Task:
     """What is trained, on what, and how: all that a program is made for.
 
     Attributes:
       network: gives logits.
-      config: how to train.
+      config: how to train; its numbers may be traced.
       classes: number of classes.
       scaling: of images of 8 bits; None where they are float32.
     """
@@ -161,7 +192,7 @@ def optimizer(config: TrainConfig) -> optax.GradientTransformation:
     )
 
 
-def learning_rate(config: TrainConfig, step: Int[Array, ""], total: Int[Array, ""]) -> Float[Array, ""]:
+def learning_rate(config: Schedule, step: Int[Array, ""], total: Int[Array, ""]) -> Float[Array, ""]:
     """``last + (peak - last) * (1 + cos(pi * f)) / 2``, f from 0 after the warm-up to 1; arguments may be traced.
 
     In the first ``warm_up / epochs`` of all steps it is ``peak`` times the part of these that is behind. optax's
@@ -169,12 +200,12 @@ def learning_rate(config: TrainConfig, step: Int[Array, ""], total: Int[Array, "
     and long trainings share one program.
     """
     fraction = step.astype(jnp.float32) / total.astype(jnp.float32)
-    last = config.final_learning_rate / config.learning_rate
-    falling = optax.cosine_decay_schedule(config.learning_rate, decay_steps=1, alpha=last)
-    if not config.warm_up:
-        return falling(fraction)
-    rise = config.warm_up / config.epochs
-    return jnp.where(fraction < rise, config.learning_rate * fraction / rise, falling((fraction - rise) / (1 - rise)))
+    settings = (config.learning_rate, config.final_learning_rate, config.warm_up, config.epochs)
+    peak, final, warm_up, epochs = (jnp.asarray(number, jnp.float32) for number in settings)
+    falling = optax.cosine_decay_schedule(peak, decay_steps=1, alpha=final / peak)
+    rise = warm_up / epochs
+    rising = peak * fraction / jnp.where(rise > 0, rise, 1.0)  # without a warm-up it is not used, and must not be NaN
+    return jnp.where(fraction < rise, rising, falling((fraction - rise) / (1 - rise)))
 
 
 def one_hot(labels: Int[Array, " n"], classes: int) -> Float[Array, "n classes"]:
@@ -183,7 +214,7 @@ def one_hot(labels: Int[Array, " n"], classes: int) -> Float[Array, "n classes"]
 
 
 def cross_entropy(
-    logits: Float[Array, "n classes"], targets: Float[Array, "n classes"], smoothing: float = 0.0
+    logits: Float[Array, "n classes"], targets: Float[Array, "n classes"], smoothing: Real = 0.0
 ) -> Float[Array, " n"]:
     """Softmax cross entropy of each image with a distribution over classes, smoothed."""
     return optax.softmax_cross_entropy(logits, optax.smooth_labels(targets, smoothing))

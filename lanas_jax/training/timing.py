@@ -37,15 +37,15 @@ def time_steps(
     width, steps = programs.population.width, steps or programs.population.steps_per_dispatch
     rows = np.arange(-(-len(codes) // width) * width) % len(codes)
     totals, one, untils = (jax.device_put(np.full(width, n, np.int32), programs.sharding) for n in (ENDLESS, 1, steps))
-    seconds = 0.0
+    data, seconds = (programs.numbers, *programs.placed.train), 0.0
     for first in range(0, len(rows), width):
         here = rows[first : first + width]
         placed, placed_keys = (jax.device_put(x[here], programs.sharding) for x in (codes, keys))
         if not first:
-            programs.advance(programs.start(placed, placed_keys), placed, totals, one, *programs.placed.train)
+            programs.advance(programs.start(placed, placed_keys), placed, totals, one, *data)
         state = jax.block_until_ready(programs.start(placed, placed_keys))
         began = time.perf_counter()
-        state = jax.block_until_ready(programs.advance(state, placed, totals, untils, *programs.placed.train))
+        state = jax.block_until_ready(programs.advance(state, placed, totals, untils, *data))
         seconds += time.perf_counter() - began
         if not np.all(np.asarray(state.step) == steps):
             raise FloatingPointError(f"a loss became NaN or infinite: of {steps} steps were taken {state.step}")
