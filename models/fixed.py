@@ -8,7 +8,7 @@ into those functions. How the module is built and initialised is the business of
 import dataclasses
 import functools
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import jax
 import numpy as np
@@ -19,9 +19,42 @@ from lanas_jax.spaces.base import SearchSpace
 from models.functional import Functional, Output, Tree, arrays
 
 
+@runtime_checkable
+class Specialising(Protocol):
+    """The networks of a space, with weights for every code."""
+
+    def init(self, key: PRNGKeyArray, code: Int[Array | np.ndarray, " dims"]) -> tuple[Tree, Tree]:
+        """Weights and batch statistics. The key is consumed."""
+        ...
+
+    def specialise(self, params: Tree, batch_stats: Tree, code: Int[Array | np.ndarray, " dims"]) -> nnx.Module:
+        """The module of one code, with the weights that the code uses."""
+        ...
+
+
+@dataclasses.dataclass(frozen=True)
+class InitialisedFor:
+    """Builds the module of one code, initialised as its networks are; equal where networks and code are.
+
+    Args:
+      networks: those of the space.
+      code: the architecture.
+    """
+
+    networks: Specialising
+    code: tuple[int, ...]
+
+    def __call__(self, key: PRNGKeyArray) -> nnx.Module:
+        """The module. The key is consumed."""
+        code = np.array(self.code, np.int32)
+        return self.networks.specialise(*self.networks.init(key, code), code)
+
+
 @dataclasses.dataclass(frozen=True)
 class FixedNetwork:
     """A module of one code as pure functions of its parameters and batch statistics.
+
+    Two are equal where their `build` are, such as `InitialisedFor` of equal networks and codes: they share programs.
 
     Args:
       space: the space of the code.

@@ -8,6 +8,7 @@ The layers are those of `models/mobilenet.py`. Loss, schedules and augmentation 
 import dataclasses
 import functools
 import math
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -49,6 +50,17 @@ class FinalMobileNet:
         layers.check_compute_dtype(self.compute_dtype)
         if not 0 <= self.dropout < 1:
             raise ValueError(f"dropout must be in [0, 1); got {self.dropout}")
+
+    def __eq__(self, other: object) -> bool:
+        return type(other) is type(self) and self._identity == other._identity
+
+    def __hash__(self) -> int:
+        return hash(self._identity)
+
+    @property
+    def _identity(self) -> tuple[Any, ...]:
+        """By which it is told from others: arrays have no equality of that kind."""
+        return self.space, tuple(self.code.tolist()), self.compute_dtype, self.dropout
 
     @functools.cached_property
     def spec(self) -> MobileNet:

@@ -63,11 +63,24 @@ class NASBench101:
           ValueError: as `build`.
         """
         self.space.to_graph(code)
+        return FixedNetwork(self.space, BuiltFor(self, tuple(np.asarray(code).tolist())))
 
-        def build(key: PRNGKeyArray) -> NASBench101Network:
-            return self.build(code, nnx.Rngs(key))
 
-        return FixedNetwork(self.space, build)
+@dataclasses.dataclass(frozen=True)
+class BuiltFor:
+    """Builds the network of one code; equal where networks and code are.
+
+    Args:
+      networks: those of the space.
+      code: the architecture.
+    """
+
+    networks: NASBench101
+    code: tuple[int, ...]
+
+    def __call__(self, key: PRNGKeyArray) -> "NASBench101Network":
+        """The network. The key is consumed."""
+        return self.networks.build(np.array(self.code, np.int32), nnx.Rngs(key))
 
 
 class ConvNormRelu(nnx.Module):

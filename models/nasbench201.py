@@ -24,7 +24,7 @@ from jaxtyping import Array, Float, Float32, Int, PRNGKeyArray
 
 from lanas_jax.spaces.nasbench201 import CONV_1X1, CONV_3X3, EDGES, NASBench201Space, Stage
 from models import layers
-from models.fixed import FixedNetwork
+from models.fixed import FixedNetwork, InitialisedFor
 from models.nasbench201_cell import relu_conv_norm, run_stage
 from models.nasbench201_network import NASBench201Network, network_state
 from models.norm import identity_norm, initial_stats, norm
@@ -132,7 +132,7 @@ class NASBench201:
           ValueError: a code of the wrong length, or an integer out of range.
         """
         checked = self.space.check(np.asarray(code)[None])[0]
-        return FixedNetwork(self.space, lambda key: self.specialise(*self.init(key, checked), checked))
+        return FixedNetwork(self.space, InitialisedFor(self, tuple(checked.tolist())))
 
     def _network(self, code: Int[np.ndarray, " dims"]) -> NASBench201Network:
         return NASBench201Network(self.space, code, dtype=self.compute_dtype, rngs=nnx.Rngs(0))

@@ -29,7 +29,7 @@ from jaxtyping import Array, Bool, Float, Float32, Int, PRNGKeyArray
 from lanas_jax.spaces.nasnet import SEP_CONV_3X3, SEP_CONV_5X5, SKIP_CONNECT, CellShape, NASNetSpace
 from models import layers
 from models.auxiliary import AuxiliaryHead
-from models.fixed import FixedNetwork
+from models.fixed import FixedNetwork, InitialisedFor
 from models.nasnet_network import NASNetNetwork, network_state
 from models.nasnet_stack import Code, Stack, Tree, map_branches
 
@@ -114,7 +114,7 @@ class NASNet:
           ValueError: a code of the wrong length, or an integer out of range.
         """
         checked = self.space.check(np.asarray(code)[None])[0]
-        return FixedNetwork(self.space, lambda key: self.specialise(*self.init(key, checked), checked))
+        return FixedNetwork(self.space, InitialisedFor(self, tuple(checked.tolist())))
 
     def _network(self, code: Int[np.ndarray, " dims"], auxiliary: bool) -> NASNetNetwork:
         return NASNetNetwork(

@@ -8,6 +8,7 @@ business of the trainer.
 
 import dataclasses
 import functools
+from typing import Any
 
 import jax
 import numpy as np
@@ -44,6 +45,17 @@ class FinalNASNet:
         object.__setattr__(self, "code", self.space.check(np.asarray(self.code)[None])[0])
         if self.auxiliary:
             pool_window(self.space.shapes[auxiliary_cell(self.space)].output_size)
+
+    def __eq__(self, other: object) -> bool:
+        return type(other) is type(self) and self._identity == other._identity
+
+    def __hash__(self) -> int:
+        return hash(self._identity)
+
+    @property
+    def _identity(self) -> tuple[Any, ...]:
+        """By which it is told from others: arrays have no equality of that kind."""
+        return self.network, tuple(self.code.tolist()), self.auxiliary
 
     @property
     def space(self) -> NASNetSpace:
