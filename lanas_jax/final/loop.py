@@ -11,15 +11,13 @@ Test images are read after the last step (section 4 of arXiv 1906.06832 reports 
 what they said is recorded before anything else, so that a training that is called again does not read them again.
 """
 
-import functools
 import math
 import time
-from collections.abc import Callable
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import jax
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
 from lanas_jax import distributed
 from lanas_jax.checkpoints import Checkpoints, Restored
@@ -242,7 +240,9 @@ def _named(name: str, accuracies: Accuracies) -> dict[str, float | None]:
 def _rows(programs: Programs, first: int, losses: Float[np.ndarray, " steps"]) -> list[dict[str, Any]]:
     """Lines of metrics.csv for the steps after step `first`."""
     recipe, total = programs.task.recipe, np.int32(programs.total)
-    schedules = [_schedules(recipe)(np.int32(step), total) for step in range(first, first + len(losses))]
+    schedules = [
+        _schedules(recipe.read_by_programs, np.int32(step), total) for step in range(first, first + len(losses))
+    ]
     columns = [
         (loss, float(rate), float(dropped)) for loss, (rate, dropped) in zip(losses.tolist(), schedules, strict=True)
     ]
@@ -258,10 +258,10 @@ def _rows(programs: Programs, first: int, losses: Float[np.ndarray, " steps"]) -
     ]
 
 
-@functools.cache
-def _schedules(recipe: Recipe) -> Callable[[np.int32, np.int32], tuple[Array, Array]]:
+@jax.jit
+def _schedules(recipe: Recipe, step: Int[Array, ""], total: Int[Array, ""]) -> tuple[Array, Array]:
     """Learning rate and dropped paths of a step, each step by itself: XLA's cosine of many depends on their number."""
-    return jax.jit(lambda step, total: (learning_rate(recipe.sgd, step, total), drop_path(recipe, step, total)))
+    return learning_rate(recipe, step, total), drop_path(recipe, step, total)
 
 
 def _why(programs: Programs, state: FinalState, checkpoints: Checkpoints) -> str:

@@ -23,6 +23,7 @@ import optax
 from jaxtyping import Array, PyTree
 
 from lanas_jax.final.recipe import Recipe
+from lanas_jax.training.step import Real
 
 # Of EfficientNet's training, of AdamW's code and of LAMB's.
 EPSILON = {"rmsprop": 1e-3, "adamw": 1e-8, "lamb": 1e-6}
@@ -47,8 +48,8 @@ def optimizer(recipe: Recipe) -> optax.GradientTransformation:
     return optax.chain(adam, ratio if recipe.decay_all else optax.masked(ratio, decaying))
 
 
-def scale_by_adam(b1: float, b2: float, epsilon: float) -> optax.GradientTransformation:
-    """optax's, where dtype promotion is strict, too: it raises the decays, floats, to the power of an int32."""
+def scale_by_adam(b1: Real, b2: Real, epsilon: Real) -> optax.GradientTransformation:
+    """optax's, where dtype promotion is strict, too: it raises the decays to the power of an int32."""
     adam = optax.scale_by_adam(b1, b2, epsilon)
 
     def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, Any]:

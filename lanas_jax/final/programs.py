@@ -6,20 +6,23 @@ everything here, in the same order.
 
 Where batches come from is a `Source`: `InMemory` keeps all training images on every device and takes many steps in one
 call; `lanas_jax.final.streamed` is given its batches.
+
+What is compiled holds neither images nor weights nor the numbers of a recipe, so trainings that differ in these alone
+share it (`shared`).
 """
 
 import contextlib
 import dataclasses
 import functools
 import time
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Protocol, runtime_checkable
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
-from jaxtyping import Array, Float, PRNGKeyArray
+from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 
 from lanas_jax.data.scaling import Scaling
 from lanas_jax.data.splits import SearchData, Split
@@ -29,8 +32,9 @@ from lanas_jax.final import step as training
 from lanas_jax.final.placing import placed
 from lanas_jax.final.recipe import Recipe
 from lanas_jax.final.step import FinalState, Task, Weights
-from lanas_jax.final.task import Beside, Training, beside, training_images
+from lanas_jax.final.task import Beside, Training, beside, data_of, training_images, with_data
 from lanas_jax.final.weights import AnyArray, filled
+from lanas_jax.training.program_memo import MEMO
 
 AXIS = "data"
 
@@ -86,11 +90,11 @@ class Programs:
       mesh: the devices.
       source: where batches come from.
       total: steps of the whole training.
-      data: what network and teacher read beside images.
+      data: what recipe, network and teacher read beside images, on all devices.
       initial: weights to begin with, by name, in place of those that `begin` draws.
       seed: of the training.
       keys: of the first weights, and of the training.
-      begin: the state before the first step, from a key; compiled at the first call.
+      begin: the state before the first step, from the data and a key; compiled at the first call.
       program: the step, or many, compiled: `lanas_jax.final.step.train` or `train_on_batch`.
       compile_seconds: what tracing and compiling took.
       at_peak: seconds that a training image would take at the peak of all devices; None: unknown.
@@ -104,7 +108,7 @@ class Programs:
     initial: Mapping[str, AnyArray]
     seed: int
     keys: tuple[PRNGKeyArray, PRNGKeyArray]
-    begin: Callable[[PRNGKeyArray], FinalState]
+    begin: Callable[[Beside, PRNGKeyArray], FinalState]
     program: jax.stages.Compiled
     compile_seconds: float
     at_peak: float | None = None
@@ -125,7 +129,7 @@ class Programs:
         Raises:
           ValueError: initial weights of another network; names one.
         """
-        state = self.begin(self.keys[0])
+        state = self.begin(self.data, self.keys[0])
         if not self.initial:
             return state
         weights = placed(filled(state.weights, self.initial, partly=True), self.everywhere)
@@ -133,9 +137,16 @@ class Programs:
         return state._replace(weights=weights, average=average)
 
     def instead(self, final: Training) -> "Programs":
-        """The same programs for a training that differs in seed, initial weights and its network's data alone."""
-        keys, data = _placed(final, self.everywhere)
-        return dataclasses.replace(self, data=data, seed=final.seed, keys=keys, initial=final.initial or {})
+        """The same programs, on the same images, for a training that differs as much as `shared` allows.
+
+        Raises:
+          ValueError: a recipe that differs in more than its numbers.
+        """
+        kinds = {jax.tree.structure(recipe.read_by_programs) for recipe in (self.task.recipe, final.recipe)}
+        if len(kinds) > 1:
+            raise ValueError(f"the programs were compiled for another kind of recipe, {self.task.recipe}")
+        task = dataclasses.replace(self.task, network=final.network, recipe=final.recipe, teacher=final.teacher)
+        return assembled(final, task, self.mesh, self.source, self.begin, self.program, self.compile_seconds)
 
     def session(self, step: int) -> contextlib.AbstractContextManager[Advance]:
         """What takes the steps after step `step`, one after the other."""
@@ -161,7 +172,7 @@ class InMemory:
     """
 
     images: tuple[Array, Array]
-    right: Callable[[Weights, Array, Array], Array]
+    right: Callable[[Beside, Weights, Array, Array], Array]
 
     @property
     def count(self) -> int:
@@ -178,7 +189,8 @@ class InMemory:
         padding = -len(split) % size
         labels = np.pad(split.labels, (0, padding), constant_values=-1).reshape(-1, size)
         images = np.pad(split.images, ((0, padding), (0, 0), (0, 0), (0, 0))).reshape(-1, size, *split.images.shape[1:])
-        return int(self.right(weights, *placed((images, labels), programs.everywhere))) / len(split)
+        batches = placed((images, labels), programs.everywhere)
+        return int(self.right(programs.data, weights, *batches)) / len(split)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -235,13 +247,13 @@ def compiled(final: Training, data: SearchData | StreamedDataset, devices: Seque
         return streamed.compiled(final, data, devices)
     began = time.perf_counter()
     mesh = mesh_of(devices)
-    everywhere = NamedSharding(mesh, PartitionSpec())
     task = task_of(final, mesh, data.classes, data.scaling)
-    program = lowered_steps(final, mesh, data).compile()
     split = training_images(data, final.recipe)
-    images = placed((split.images, split.labels), everywhere)
-    source = InMemory(images, jax.jit(functools.partial(training.right, task)))
-    return assembled(final, task, mesh, source, program, began)
+    images = jax.tree.map(jax.typeof, (split.images, split.labels))
+    made = shared(task, images, lambda task: Compiled.of(task, _lowered(task, images), training.right))
+    everywhere = NamedSharding(mesh, PartitionSpec())
+    source = InMemory(placed((split.images, split.labels), everywhere), made.right)
+    return assembled(final, task, mesh, source, made.begin, made.program, time.perf_counter() - began)
 
 
 def lowered_steps(final: Training, mesh: Mesh, data: SearchData) -> jax.stages.Lowered:
@@ -252,14 +264,71 @@ def lowered_steps(final: Training, mesh: Mesh, data: SearchData) -> jax.stages.L
       mesh: devices along the axis ``data``; they need not be there.
       data: of which numbers, shapes and dtypes are looked at.
     """
-    everywhere = NamedSharding(mesh, PartitionSpec())
-    task = task_of(final, mesh, data.classes, data.scaling)
     count = len(data.train) + (len(data.validation) if final.recipe.train_on == "all" else 0)
-    images = jax.ShapeDtypeStruct((count, *data.image_shape), data.train.images.dtype, sharding=everywhere)
-    labels = jax.ShapeDtypeStruct((count,), np.int32, sharding=everywhere)
-    read, state, key, number = abstract(final, everywhere)
+    images = jax.ShapeDtypeStruct((count, *data.image_shape), data.train.images.dtype)
+    task = task_of(final, mesh, data.classes, data.scaling)
+    return _lowered(task, (images, jax.ShapeDtypeStruct((count,), np.int32)))
+
+
+def _lowered(task: Task, read_from: tuple[Any, Any]) -> jax.stages.Lowered:
+    everywhere = NamedSharding(task.batch.mesh, PartitionSpec())
+    images, labels = (jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=everywhere) for x in read_from)
+    read, state, key, number = abstract(task)
     advance = jax.jit(functools.partial(training.train, task), donate_argnums=1, out_shardings=everywhere)
     return advance.lower(read, state, key, number, number, images, labels)
+
+
+class Compiled(NamedTuple):
+    """What is compiled for a training, and holds nothing of its data; attributes as those of `Programs`."""
+
+    begin: Callable[[Beside, PRNGKeyArray], FinalState]
+    program: jax.stages.Compiled
+    right: Callable[..., Any]  # as that of `InMemory`, or of `Streamed`
+
+    @classmethod
+    def of(cls, task: Task, step: jax.stages.Lowered, right: Callable[..., Any]) -> "Compiled":
+        """Compiles the steps of a training; what it begins with and how it counts at the first call."""
+        everywhere = NamedSharding(task.batch.mesh, PartitionSpec())
+        begin = jax.jit(functools.partial(training.begin, task), out_shardings=everywhere)
+        return cls(begin, step.compile(), jax.jit(functools.partial(right, task)))
+
+
+def shared(task: Task, images: Hashable, make: Callable[[Task], Compiled]) -> Compiled:
+    """What an earlier training of this process compiled, or what `make` does now.
+
+    Trainings share it that differ in the numbers of their recipes, in seeds, in initial weights and in the data of
+    network and teacher, where these say by equality that they differ in nothing else.
+
+    Args:
+      task: what is trained.
+      images: shapes and dtypes of what is read, and how.
+      make: compiles, given the task without the data of network and teacher.
+    """
+    bare = _bare(task)
+    if not (_equal(bare.network, task.network) and _equal(bare.teacher, task.teacher)):
+        return make(task)
+    leaves, structure = jax.tree.flatten(abstract_data(task))
+    what = (bare.network, bare.teacher, task.augmentation, task.classes, task.scaling, task.batch)
+    return MEMO.shared(("final", *what, structure, tuple(leaves), images), lambda: make(bare))[0]
+
+
+def _equal(one: Any, other: Any) -> bool:
+    """Whether two are equal; what cannot be hashed holds arrays, which have no equality of that kind."""
+    try:
+        return hash(one) == hash(other) and bool(one == other)
+    except TypeError:
+        return False
+
+
+def _bare(task: Task) -> Task:
+    """The task with zeros that take no memory in place of the data of network and teacher."""
+
+    def zeros(data: PyTree[AnyArray]) -> PyTree[AnyArray]:
+        return jax.tree.map(lambda leaf: np.broadcast_to(leaf.dtype.type(0), leaf.shape), data)
+
+    network = with_data(task.network, zeros(data_of(task.network)))
+    teacher = None if task.teacher is None else task.teacher.with_data(zeros(task.teacher.data))
+    return dataclasses.replace(task, network=network, teacher=teacher)
 
 
 def task_of(final: Training, mesh: Mesh, classes: int, scaling: Scaling | None) -> Task:
@@ -268,36 +337,40 @@ def task_of(final: Training, mesh: Mesh, classes: int, scaling: Scaling | None) 
     return Task(final.network, final.recipe, final.augmentation, classes, scaling, batch, final.teacher)
 
 
-def abstract(final: Training, everywhere: NamedSharding) -> tuple[Any, FinalState, Any, Any]:
+def abstract_data(task: Task) -> Any:
+    """Shapes, dtypes and placement of a task's `Beside`."""
+    everywhere = NamedSharding(task.batch.mesh, PartitionSpec())
+    shapes = jax.eval_shape(lambda read: read, beside(task.network, task.recipe, task.teacher))
+    return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=everywhere), shapes)
+
+
+def abstract(task: Task) -> tuple[Any, FinalState, Any, Any]:
     """Shapes, dtypes and placement of what every program takes: `Beside`, state, key, and a step's number."""
-    described: tuple[Any, FinalState, Any, Any] = jax.tree.map(
+    everywhere = NamedSharding(task.batch.mesh, PartitionSpec())
+    described: tuple[FinalState, Any, Any] = jax.tree.map(
         lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=everywhere),
         (
-            jax.eval_shape(lambda read: read, beside(final)),
-            training.shapes(final.network, final.recipe),
+            training.shapes(task.network, task.recipe),
             jax.eval_shape(lambda: jax.random.key(0)),
             jax.ShapeDtypeStruct((), np.int32),
         ),
     )
-    return described
+    return abstract_data(task), *described
 
 
 def assembled(
-    final: Training, task: Task, mesh: Mesh, source: Source, program: jax.stages.Compiled, began: float
+    final: Training,
+    task: Task,
+    mesh: Mesh,
+    source: Source,
+    begin: Callable[[Beside, PRNGKeyArray], FinalState],
+    program: jax.stages.Compiled,
+    compile_seconds: float,
 ) -> Programs:
-    """The programs of a training around the one that takes steps; `began`: when making them did."""
-    everywhere = NamedSharding(mesh, PartitionSpec())
-    keys, read = _placed(final, everywhere)
-    begin = jax.jit(functools.partial(training.start, final.network, final.recipe), out_shardings=everywhere)
+    """The programs of a training: what was compiled, and what it is given."""
+    first, key = jax.random.split(jax.random.key(final.seed))
+    read = beside(task.network, task.recipe, task.teacher)
+    keys, data = placed(((first, key), read), NamedSharding(mesh, PartitionSpec()))
     total = final.recipe.sgd.steps(source.count)
     initial = final.initial or {}
-    seconds = time.perf_counter() - began
-    return Programs(task, mesh, source, total, read, initial, final.seed, keys, begin, program, seconds)
-
-
-def _placed(final: Training, everywhere: NamedSharding) -> tuple[tuple[PRNGKeyArray, PRNGKeyArray], Beside]:
-    """The keys of a training, and what its network and its teacher read beside images."""
-    first, key = jax.random.split(jax.random.key(final.seed))
-    found: tuple[tuple[PRNGKeyArray, PRNGKeyArray], Beside]
-    found = placed(((first, key), beside(final)), everywhere)
-    return found
+    return Programs(task, mesh, source, total, data, initial, final.seed, keys, begin, program, compile_seconds)

@@ -14,7 +14,8 @@ from typing import Literal
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from lanas_jax.training.step import TrainConfig
+from lanas_jax.runtime.pytrees import register_config
+from lanas_jax.training.step import Real, TrainConfig
 
 # Which optimizers read a setting; with others it stays at its default.
 READ_BY = {
@@ -27,9 +28,33 @@ READ_BY = {
 WARM_UP = 10  # the average of n steps is given at most the weight (1 + n) / (WARM_UP + n)
 
 
+@register_config(
+    data=(
+        "epochs",
+        "learning_rate",
+        "final_learning_rate",
+        "warm_up",
+        "momentum",
+        "rmsprop_decay",
+        "betas",
+        "epsilon",
+        "weight_decay",
+        "clip",
+        "auxiliary_weight",
+        "drop_path",
+        "ema",
+        "label_smoothing",
+        "distillation",
+        "temperature",
+    )
+)
 @dataclasses.dataclass(frozen=True)
 class Recipe:
     """A training of one network.
+
+    A pytree: the numbers of the optimizer, the schedules and the loss are inputs of a program, so that trainings that
+    differ in them share it (`read_by_programs`). All other settings, and whether there is an `epsilon`, a `clip` and an
+    `ema`, are parts of it.
 
     Args:
       epochs: passes over the training images.
@@ -141,8 +166,13 @@ class Recipe:
         return self.validate_every if self.train_on == "train" else None
 
     @property
+    def read_by_programs(self) -> "Recipe":
+        """The recipe without what it says to the loop alone, by which no programs are told apart."""
+        return dataclasses.replace(self, train_on="all", validate_every=None, checkpoint_seconds=0.0)
+
+    @property
     def sgd(self) -> TrainConfig:
-        """The part of it that `lanas_jax.training.step` knows."""
+        """The part of it that `lanas_jax.training.step` knows; of a recipe of numbers, it is checked."""
         return TrainConfig(
             epochs=self.epochs,
             batch_size=self.batch_size,
@@ -162,7 +192,7 @@ def drop_path(recipe: Recipe, step: Int[Array, ""], total: Int[Array, ""]) -> Fl
     return recipe.drop_path * step.astype(jnp.float32) / total.astype(jnp.float32)
 
 
-def average_decay(decay: float, step: Int[Array, ""]) -> Float[Array, ""]:
+def average_decay(decay: Real, step: Int[Array, ""]) -> Float[Array, ""]:
     """What the average of weights keeps of itself after step number `step`, from 0: ``min(decay, (1 + n) / (10 + n))``.
 
     So short trainings do not end with an average of what came before the first step. Source: the ``num_updates`` of

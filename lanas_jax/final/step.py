@@ -30,7 +30,7 @@ class Task:
 
     Attributes:
       network: gives logits.
-      recipe: how to train.
+      recipe: how to train; its numbers may be traced.
       augmentation: what is done to the training images.
       classes: number of classes.
       scaling: of images of 8 bits; None where they are float32.
@@ -67,6 +67,12 @@ def start(network: FinalNetwork, recipe: Recipe, key: PRNGKeyArray) -> FinalStat
     average = None if recipe.ema is None else weights
     momentum = optimizer(recipe).init(weights.params)
     return FinalState(weights, average, momentum, jnp.int32(0), jnp.float32(0), jnp.bool_(True))
+
+
+def begin(task: Task, data: Beside, key: PRNGKeyArray) -> FinalState:
+    """The state of a task with such data before its first step. The key is consumed."""
+    task = informed(task, data)
+    return start(task.network, task.recipe, key)
 
 
 def shapes(network: FinalNetwork, recipe: Recipe) -> FinalState:
@@ -132,7 +138,7 @@ def train_step(
     dropped = drop_path(task.recipe, state.step, total)
     loss, batch_stats, gradient = descent(task, state.weights, batch, dropping, dropped)
     direction, momentum = optimizer(task.recipe).update(gradient, state.optimizer, state.weights.params)
-    rate = learning_rate(task.recipe.sgd, state.step, total)
+    rate = learning_rate(task.recipe, state.step, total)
     params = jax.tree.map(lambda p, d: p - rate.astype(d.dtype) * d, state.weights.params, direction)
     weights = Weights(params, batch_stats)
     average = averaged(task.recipe, state.average, weights, state.step)
@@ -215,9 +221,10 @@ def finite(tree: PyTree[Array]) -> Bool[Array, ""]:
 
 
 def informed(task: Task, data: Beside) -> Task:
-    """The task whose network and teacher read such data."""
+    """The task whose recipe has such numbers, and whose network and teacher read such data."""
     teacher = None if task.teacher is None else task.teacher.with_data(data.teacher)
-    return dataclasses.replace(task, network=with_data(task.network, data.network), teacher=teacher)
+    network = with_data(task.network, data.network)
+    return dataclasses.replace(task, network=network, recipe=data.recipe, teacher=teacher)
 
 
 def train(
@@ -234,7 +241,7 @@ def train(
 
     Args:
       task: what to train.
-      data: what network and teacher read beside images (`lanas_jax.final.task.beside`).
+      data: what recipe, network and teacher read beside images (`lanas_jax.final.task.beside`).
       state: where to go on from.
       key: of the training; it is not consumed, each step folds its number in.
       total: steps of the whole training.
@@ -288,15 +295,19 @@ def train_on_batch(
     return after, jnp.where(going, after.loss, 0.0)
 
 
-def right(task: Task, weights: Weights, images: Array, labels: Int[Array, "batches size"]) -> Int[Array, ""]:
+def right(
+    task: Task, data: Beside, weights: Weights, images: Array, labels: Int[Array, "batches size"]
+) -> Int[Array, ""]:
     """How many images of a split are classified correctly, by the running batch statistics.
 
     Args:
       task: how images are read.
+      data: what the network reads beside images.
       weights: of the network.
       images: ``[batches, size, height, width, channels]``.
       labels: their classes; -1 fills the last batch up and counts for nothing.
     """
+    task = informed(task, data)
 
     def batch(batch: tuple[Array, Array]) -> Int[Array, ""]:
         images, labels = lax.with_sharding_constraint(batch, task.batch)
@@ -307,10 +318,10 @@ def right(task: Task, weights: Weights, images: Array, labels: Int[Array, "batch
 
 
 def right_in_batch(
-    task: Task, weights: Weights, images: Array, labels: Int[Array, " size"]
+    task: Task, data: Beside, weights: Weights, images: Array, labels: Int[Array, " size"]
 ) -> tuple[Int[Array, ""], Int[Array, ""]]:
     """How many images of a batch are classified correctly, and how many there are; a label of -1 counts for nothing."""
-    found = right(task, weights, images[None], labels[None])
+    found = right(task, data, weights, images[None], labels[None])
     return found, jnp.sum(labels >= 0, dtype=jnp.int32)
 
 

@@ -21,12 +21,13 @@ from jaxtyping import Array, Float
 from lanas_jax.data.scaling import Scaling
 from lanas_jax.data.streams import Batch, EvaluationStream, StreamedDataset, TrainingStream
 from lanas_jax.distributed import Preemption
+from lanas_jax.final import placing
 from lanas_jax.final import step as training
 from lanas_jax.final.ahead import Ahead
-from lanas_jax.final.placing import placed, shared
-from lanas_jax.final.programs import Programs, abstract, assembled, mesh_of, task_of
-from lanas_jax.final.step import FinalState, Weights
-from lanas_jax.final.task import Training
+from lanas_jax.final.placing import placed
+from lanas_jax.final.programs import Compiled, Programs, abstract, assembled, mesh_of, shared, task_of
+from lanas_jax.final.step import FinalState, Task, Weights
+from lanas_jax.final.task import Beside, Training
 
 DEPTH = 2  # batches on the devices that wait for their step
 IN_FLIGHT = 2  # steps handed to the devices before the last of them is waited for
@@ -43,9 +44,12 @@ def compiled(final: Training, data: StreamedDataset, devices: Sequence[jax.Devic
     began = time.perf_counter()
     mesh = mesh_of(devices)
     task = task_of(final, mesh, data.classes, data.scaling)
-    program = lowered_step(final, mesh, data.image_shape, data.classes, data.scaling).compile()
-    right = jax.jit(functools.partial(training.right_in_batch, task))
-    return assembled(final, task, mesh, Streamed(data.train, right), program, began)
+    images = (data.image_shape, "streamed")
+    made = shared(
+        task, images, lambda task: Compiled.of(task, _lowered(task, data.image_shape), training.right_in_batch)
+    )
+    source = Streamed(data.train, made.right)
+    return assembled(final, task, mesh, source, made.begin, made.program, time.perf_counter() - began)
 
 
 def lowered_step(
@@ -53,9 +57,9 @@ def lowered_step(
 ) -> jax.stages.Lowered:
     """One training step on a batch, lowered for a mesh from shapes alone: neither images nor devices are needed.
 
-    It takes what network and teacher read beside images, the state, the key, the number of steps, images and labels. Of
-    a mesh over devices that are not there (`jax.experimental.topologies`), it tells what each of them will hold and
-    compute.
+    It takes what recipe, network and teacher read beside images, the state, the key, the number of steps, images and
+    labels. Of a mesh over devices that are not there (`jax.experimental.topologies`), it tells what each of them will
+    hold and compute.
 
     Args:
       final: what is trained.
@@ -64,14 +68,15 @@ def lowered_step(
       classes: number of classes.
       scaling: of images of 8 bits; None where they are float32.
     """
-    everywhere = NamedSharding(mesh, PartitionSpec())
-    task = task_of(final, mesh, classes, scaling)
-    size = final.recipe.batch_size
-    images = jax.ShapeDtypeStruct(
-        (size, *image_shape), np.float32 if scaling is None else np.uint8, sharding=task.batch
-    )
+    return _lowered(task_of(final, mesh, classes, scaling), image_shape)
+
+
+def _lowered(task: Task, image_shape: tuple[int, int, int]) -> jax.stages.Lowered:
+    everywhere, size = NamedSharding(task.batch.mesh, PartitionSpec()), task.recipe.batch_size
+    dtype = np.float32 if task.scaling is None else np.uint8
+    images = jax.ShapeDtypeStruct((size, *image_shape), dtype, sharding=task.batch)
     labels = jax.ShapeDtypeStruct((size,), np.int32, sharding=task.batch)
-    read, state, key, number = abstract(final, everywhere)
+    read, state, key, number = abstract(task)
     advance = jax.jit(functools.partial(training.train_on_batch, task), donate_argnums=1, out_shardings=everywhere)
     return advance.lower(read, state, key, number, images, labels)
 
@@ -86,7 +91,7 @@ class Streamed:
     """
 
     stream: TrainingStream
-    right: Callable[[Weights, Array, Array], tuple[Array, Array]]
+    right: Callable[[Beside, Weights, Array, Array], tuple[Array, Array]]
 
     @property
     def count(self) -> int:
@@ -110,7 +115,7 @@ class Streamed:
         counts: list[tuple[Array, Array]] = []
         with Ahead(batches, functools.partial(_placed, programs, hosts), DEPTH) as ready:
             for images, labels in ready:
-                counts.append(self.right(weights, images, labels))
+                counts.append(self.right(programs.data, weights, images, labels))
                 if len(counts) > IN_FLIGHT:
                     jax.block_until_ready(counts[-1 - IN_FLIGHT])
         right, total = np.asarray(jax.device_get(counts)).sum(axis=0).tolist()
@@ -155,5 +160,5 @@ def _hosts(programs: Programs) -> int:
 
 
 def _placed(programs: Programs, hosts: int, batch: Batch) -> tuple[Array, Array]:
-    images, labels = (shared(part, programs.task.batch, hosts) for part in (batch.images, batch.labels))
+    images, labels = (placing.shared(part, programs.task.batch, hosts) for part in (batch.images, batch.labels))
     return images, labels

@@ -72,14 +72,17 @@ class FinalNetwork(Protocol):
 
 @runtime_checkable
 class Reading(Protocol):
-    """A `FinalNetwork` that reads arrays beside images: data to its program, so that others of its kind share it."""
+    """A `FinalNetwork` that reads arrays beside images: data to its program, so that others of its kind share it.
+
+    Programs are shared by networks that are equal where both read the same `data`; best they are equal whatever it is.
+    """
 
     @property
     def data(self) -> PyTree[AnyArray]:
         """The arrays."""
         ...
 
-    def with_data(self, data: PyTree[Array]) -> FinalNetwork:
+    def with_data(self, data: PyTree[AnyArray]) -> FinalNetwork:
         """The network that reads others, which may be traced."""
         ...
 
@@ -89,7 +92,7 @@ def data_of(network: FinalNetwork) -> PyTree[AnyArray]:
     return network.data if isinstance(network, Reading) else ()
 
 
-def with_data(network: FinalNetwork, data: PyTree[Array]) -> FinalNetwork:
+def with_data(network: FinalNetwork, data: PyTree[AnyArray]) -> FinalNetwork:
     """The network with such data."""
     return network.with_data(data) if isinstance(network, Reading) else network
 
@@ -118,14 +121,17 @@ class SelfTaught(Protocol):
 
 @runtime_checkable
 class Teacher(Protocol):
-    """What tells a network in training what else to give for an image (`lanas_jax.final.teacher` has three kinds)."""
+    """What tells a network in training what else to give for an image (`lanas_jax.final.teacher` has three kinds).
+
+    Programs are shared by teachers that are equal where both answer from the same `data`.
+    """
 
     @property
     def data(self) -> PyTree[AnyArray]:
         """All it answers from; data to the program, so that nothing of it is compiled in."""
         ...
 
-    def with_data(self, data: PyTree[Array]) -> "Teacher":
+    def with_data(self, data: PyTree[AnyArray]) -> "Teacher":
         """The teacher that answers from others, which may be traced."""
         ...
 
@@ -167,13 +173,14 @@ class Training(Protocol):
 class Beside(NamedTuple):
     """What is read beside images."""
 
+    recipe: Recipe  # its numbers; `Recipe.read_by_programs`
     network: PyTree[AnyArray]  # by the network
     teacher: PyTree[AnyArray]  # by its teacher; nothing where there is none
 
 
-def beside(final: Training) -> Beside:
-    """What network and teacher of a training read beside images."""
-    return Beside(data_of(final.network), () if final.teacher is None else final.teacher.data)
+def beside(network: FinalNetwork, recipe: Recipe, teacher: Teacher | None) -> Beside:
+    """What a training reads beside images."""
+    return Beside(recipe.read_by_programs, data_of(network), () if teacher is None else teacher.data)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

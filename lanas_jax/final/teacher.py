@@ -31,9 +31,9 @@ from lanas_jax.formats.errors import FileError
 from lanas_jax.formats.npz import read_npz
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
+@dataclasses.dataclass(frozen=True)
 class NetworkTeacher:
-    """A network with its weights.
+    """A network with its weights. Two are equal where their networks are: weights are data to the program they share.
 
     Args:
       network: gives the logits; an auxiliary head plays no part.
@@ -41,14 +41,14 @@ class NetworkTeacher:
     """
 
     network: FinalNetwork
-    weights: Mapping[str, AnyArray | Array]
+    weights: Mapping[str, AnyArray | Array] = dataclasses.field(compare=False)
 
     @property
     def data(self) -> PyTree[AnyArray]:
         """The weights, and what the network reads beside images."""
         return dict(self.weights), data_of(self.network)
 
-    def with_data(self, data: PyTree[Array]) -> "NetworkTeacher":
+    def with_data(self, data: PyTree[AnyArray]) -> "NetworkTeacher":
         """The same with others."""
         weights, beside = data
         return NetworkTeacher(with_data(self.network, beside), weights)
@@ -105,7 +105,7 @@ class ModuleTeacher:
         """Its variables, random number generators apart."""
         return nnx.to_pure_dict(nnx.state(self.module, nnx.Not(nnx.RngState)))
 
-    def with_data(self, data: PyTree[Array]) -> "ModuleTeacher":
+    def with_data(self, data: PyTree[AnyArray]) -> "ModuleTeacher":
         """The same with others."""
         return ModuleTeacher(self.module, data)
 
@@ -133,23 +133,23 @@ class ModuleTeacher:
         }
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
+@dataclasses.dataclass(frozen=True)
 class SavedLogits:
-    """Logits of all training images.
+    """Logits of all training images. Two are equal, whatever they are: they share programs, which logits are data to.
 
     Args:
       values: a row for each image, in the order of the training split, after which those of the search-validation
         images follow where the recipe trains on these, too. float16 takes half the memory of the device.
     """
 
-    values: Float[np.ndarray | Array, "images classes"]
+    values: Float[np.ndarray | Array, "images classes"] = dataclasses.field(compare=False)
 
     @property
     def data(self) -> PyTree[AnyArray]:
         """The logits."""
         return self.values
 
-    def with_data(self, data: PyTree[Array]) -> "SavedLogits":
+    def with_data(self, data: PyTree[AnyArray]) -> "SavedLogits":
         """The same with others."""
         return SavedLogits(data)
 

@@ -176,7 +176,7 @@ class TreeSplit:
         return TreeRegions(space, tree)
 
 
-_learn = jax.jit(partition.learn_splits, static_argnames=("height", "min_samples", "ridge"))
+_learn = jax.jit(partition.learn_splits, static_argnames="height")
 
 
 def sample(split: Split, space: SearchSpace, value: Value, seed: int) -> tuple[Codes, Float[np.ndarray, " n"]]:

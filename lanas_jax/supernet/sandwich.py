@@ -77,9 +77,11 @@ class Codes(TypedDict):
     smallest: Int[Array | np.ndarray, " dims"]
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
+@dataclasses.dataclass(frozen=True)
 class Sandwiched:
     """A supernet as `lanas_jax.final` trains networks: it says itself what a step descends.
+
+    Two of one supernet and as many random parts are equal, whatever their codes: they share programs.
 
     Args:
       supernet: what is trained.
@@ -88,7 +90,7 @@ class Sandwiched:
     """
 
     supernet: Supernet
-    data: Codes
+    data: Codes = dataclasses.field(compare=False)
     random: int
 
     @property

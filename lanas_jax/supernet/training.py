@@ -54,9 +54,11 @@ ONE_SHOT = Recipe(
 NOTES = 10  # lines that a training prints on its way
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
+@dataclasses.dataclass(frozen=True)
 class Sampled:
     """A supernet as `lanas_jax.final` trains networks: each training pass draws a code from a pool.
+
+    Two of one supernet are equal, whatever their pools: they share programs.
 
     Args:
       supernet: what is trained.
@@ -64,14 +66,14 @@ class Sampled:
     """
 
     supernet: Supernet
-    data: Int[Array | np.ndarray, "m dims"]
+    data: Int[Array | np.ndarray, "m dims"] = dataclasses.field(compare=False)
 
     @property
     def space(self) -> SearchSpace:
         """The space of the codes."""
         return self.supernet.space
 
-    def with_data(self, data: Int[Array, "m dims"]) -> "Sampled":
+    def with_data(self, data: Int[Array | np.ndarray, "m dims"]) -> "Sampled":
         """The same with another pool."""
         return Sampled(self.supernet, data)
 

@@ -19,11 +19,13 @@ from jax.sharding import NamedSharding, PartitionSpec
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int
 
+from lanas_jax.data.scaling import Scaling
 from lanas_jax.data.splits import SearchData
 from lanas_jax.final.step import Weights
 from lanas_jax.final.task import BatchStats
 from lanas_jax.supernet.base import Supernet
 from lanas_jax.training.population import AXIS, mesh_of
+from lanas_jax.training.program_memo import MEMO
 from lanas_jax.training.step import cross_entropy, one_hot
 
 Images = Float[Array, "n h w c"]
@@ -136,23 +138,54 @@ class Valuation:
 
     @functools.cached_property
     def _program(self) -> jax.stages.Wrapped:
+        return self._shared[0]
+
+    @functools.cached_property
+    def _statistics(self) -> jax.stages.Wrapped:
+        return self._shared[1]
+
+    @functools.cached_property
+    def _shared(self) -> tuple[jax.stages.Wrapped, jax.stages.Wrapped]:
+        """The jitted functions, of an earlier valuation that differs in images and their number in a call alone."""
+        data = self.data
+        method = Method(self.supernet, self.recalibration > 0, data.classes, len(data.validation), data.scaling)
+        return MEMO.shared((method, self._mesh), lambda: method.jitted(self._mesh))[0]
+
+
+@dataclasses.dataclass(frozen=True)
+class Method:
+    """How one code is valued: all that the programs depend on beside shapes.
+
+    Attributes:
+      supernet: whose parts.
+      recalibrated: whether batch statistics are measured for each code.
+      classes: number of classes.
+      count: number of validation images.
+      scaling: of images of 8 bits; None where they are float32.
+    """
+
+    supernet: Supernet
+    recalibrated: bool
+    classes: int
+    count: int
+    scaling: Scaling | None
+
+    def jitted(self, mesh: jax.sharding.Mesh) -> tuple[jax.stages.Wrapped, jax.stages.Wrapped]:
+        """`value` of many codes, spread over devices, and `statistics`."""
+
         def on_device(weights: Weights, codes: Array, *data: Array) -> tuple[Array, Array]:
-            return lax.map(lambda code: self._value(weights, code, *data), codes)
+            return lax.map(lambda code: self.value(weights, code, *data), codes)
 
         specs = (PartitionSpec(), PartitionSpec(AXIS), *(PartitionSpec(),) * 3)
         # Nothing is exchanged between devices, so there is nothing for the varying-axes check to find.
         side_by_side = jax.shard_map(
-            on_device, mesh=self._mesh, in_specs=specs, out_specs=PartitionSpec(AXIS), check_vma=False
+            on_device, mesh=mesh, in_specs=specs, out_specs=PartitionSpec(AXIS), check_vma=False
         )
-        return jax.jit(side_by_side)
+        return jax.jit(side_by_side), jax.jit(self.statistics)
 
-    @functools.cached_property
-    def _statistics(self) -> jax.stages.Wrapped:
-        return jax.jit(self._measured)
-
-    def _measured(self, weights: Weights, code: Int[Array, " dims"], calibration: Array) -> BatchStats:
+    def statistics(self, weights: Weights, code: Int[Array, " dims"], calibration: Array) -> BatchStats:
         """Batch statistics of one code: means over batches of training images, or the running ones."""
-        if not self.recalibration:
+        if not self.recalibrated:
             return weights.batch_stats
 
         def add(total: BatchStats, images: Array) -> tuple[BatchStats, None]:
@@ -162,23 +195,22 @@ class Valuation:
         total, _ = lax.scan(add, jax.tree.map(jnp.zeros_like, weights.batch_stats), calibration)
         return jax.tree.map(lambda x: x / calibration.shape[0], total)
 
-    def _value(
+    def value(
         self, weights: Weights, code: Int[Array, " dims"], calibration: Array, images: Array, labels: Array
     ) -> tuple[Float[Array, ""], Float[Array, ""]]:
         """Accuracy and loss of one code."""
-        batch_stats = self._measured(weights, code, calibration)
+        batch_stats = self.statistics(weights, code, calibration)
 
         def batch(batch: tuple[Array, Array]) -> tuple[Array, Array]:
             images, labels = batch
             logits, _ = self.supernet.apply(weights.params, batch_stats, code, self._scaled(images), train=False)
             real = labels >= 0
             right = jnp.sum(real & (jnp.argmax(logits, axis=1) == labels), dtype=jnp.int32)
-            losses = cross_entropy(logits, one_hot(jnp.where(real, labels, 0), self.data.classes))
+            losses = cross_entropy(logits, one_hot(jnp.where(real, labels, 0), self.classes))
             return right, jnp.sum(jnp.where(real, losses, 0.0))
 
         right, loss = lax.map(batch, (images, labels))
-        count = len(self.data.validation)
-        return right.sum().astype(jnp.float32) / count, loss.sum() / count
+        return right.sum().astype(jnp.float32) / self.count, loss.sum() / self.count
 
     def _scaled(self, images: Array) -> Images:
-        return images if self.data.scaling is None else self.data.scaling(images)
+        return images if self.scaling is None else self.scaling(images)
