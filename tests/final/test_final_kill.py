@@ -15,6 +15,7 @@ import pytest
 from lanas_jax.final import folder as folders
 from lanas_jax.final.loop import restored
 from lanas_jax.final.step import shapes
+from tests.ctrl_c import ctrl_c
 from tests.final.tiny_experiment import Config, Final, final
 
 ROOT = Path(__file__).parents[2]
@@ -28,7 +29,8 @@ TOTAL = 410
 def start(out, *settings):
     environment = os.environ | {"PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu"}
     command = [*LANAS, "train", str(EXPERIMENT), "--code", "0,1", "--out", str(out), *settings]
-    return subprocess.Popen(command, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    with ctrl_c():
+        return subprocess.Popen(command, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
 
 
 def saved(out):
