@@ -11,6 +11,7 @@ import pytest
 
 from lanas_jax.checkpoints import Checkpoints
 from lanas_jax.interruption import uninterrupted
+from tests.ctrl_c import ctrl_c
 
 ROOT = Path(__file__).parents[1]
 STUBBORN = """
@@ -23,6 +24,12 @@ with heard(lambda text: print(text, flush=True)):
     except KeyboardInterrupt:
         time.sleep(60)  # does not listen
 """
+
+
+@pytest.fixture(autouse=True)
+def _ctrl_c():
+    with ctrl_c():
+        yield
 
 
 def test_second_ctrl_c_ends_at_once_what_does_not_listen():

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from lanas_jax.trials import TrialStore, TrialStoreError
+from tests.ctrl_c import ctrl_c
 
 ROOT = Path(__file__).parents[1]
 EXPERIMENT = ROOT / "tests" / "quick_experiment.py"
@@ -19,9 +20,9 @@ LANAS = [sys.executable, "-c", "import sys; from lanas_jax.cli import main; sys.
 
 def start(*arguments, kill=""):
     environment = os.environ | {"KILL": kill, "PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu"}
-    return subprocess.Popen(
-        [*LANAS, *map(str, arguments)], env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE
-    )
+    command = [*LANAS, *map(str, arguments)]
+    with ctrl_c():
+        return subprocess.Popen(command, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
 
 
 def finish(process):

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from lanas_jax.trials import TrialStore
+from tests.ctrl_c import ctrl_c
 
 ROOT = Path(__file__).parents[2]
 EXPERIMENT = ROOT / "tests" / "supernet" / "linear_experiment.py"
@@ -19,9 +20,9 @@ EPOCHS = 60  # 600 steps, a checkpoint after every 7
 
 def start(*arguments):
     environment = os.environ | {"PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu"}
-    return subprocess.Popen(
-        [*LANAS, *map(str, arguments)], env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE
-    )
+    command = [*LANAS, *map(str, arguments)]
+    with ctrl_c():
+        return subprocess.Popen(command, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
 
 
 def finish(process):
