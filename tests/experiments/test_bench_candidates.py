@@ -2,8 +2,10 @@
 
 import dataclasses
 import json
+import os
 import subprocess
 import sys
+import time
 from types import SimpleNamespace
 
 import jax
@@ -45,16 +47,17 @@ class Linear:
         return images.reshape(images.shape[0], -1) @ params["weight"], batch_stats
 
 
-@pytest.fixture(name="programs", scope="module")
-def _programs():
-    random = np.random.default_rng(0)
-    split = Split(random.standard_normal((6, 2, 2, 1), np.float32), np.zeros(6, np.int32))
+def planned(images):
+    """Bytes that are planned for a training on so many images of 4 pixels."""
+    split = Split(np.ones((images, 2, 2, 1), np.float32), np.zeros(images, np.int32))
     population = Population(Linear(), TrainConfig(batch_size=3), per_device=1, steps_per_dispatch=5)
-    return population.compile(SearchData(split, split, 2))
+    return step_timing.planned_bytes(population.compile(SearchData(split, split, 2)))
 
 
-def test_planned_memory_holds_the_data(programs):
-    assert step_timing.planned_bytes(programs) >= 6 * 4 * 4  # the pixels
+def test_planned_memory_holds_the_training_images():
+    """Of each image five numbers of 4 bytes, and less than ten more by which the images are put in order."""
+    more = planned(6000) - planned(600)
+    assert 5400 * 5 * 4 <= more < 5400 * 15 * 4
 
 
 def test_figures_of_timed_steps():
@@ -131,11 +134,16 @@ def test_whole_trainings_are_measured_by_both_plans():
 def test_the_specialised_plan_is_measured():
     tiny = dataclasses.replace(TINY.small, blocks=1, channels=2, cells=1, epochs=1)
     benchmark = bench_candidates.Benchmark(dataclasses.replace(TINY, setting="small", sample=2, small=tiny))
+    began = time.perf_counter()
     row = benchmark.specialised()
+    passed = time.perf_counter() - began
     assert (row.way, row.candidates) == ("specialised", 2)
-    assert row.train_seconds > 0
-    assert row.compile_seconds > 0
-    assert 0 <= row.accuracy <= 1
+    assert row.proxy_steps == 17  # 1,077 images in batches of 64
+    assert 0 < row.train_seconds < passed
+    assert 0 < row.compile_seconds < passed * os.cpu_count()  # in threads
+    assert row.step_seconds == pytest.approx(row.train_seconds / (2 * 17))
+    assert row.share_of_peak == pytest.approx(share(benchmark, row, len(jax.local_devices())))
+    assert row.accuracy * 720 == pytest.approx(round(row.accuracy * 720), abs=1e-3)  # 2 candidates, 360 images
 
 
 def test_the_larger_setting_is_as_stated():
@@ -165,6 +173,28 @@ def test_it_starts_without_packages_that_only_data_and_tests_need():
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_every_row_is_measured(dtype):
     benchmark = bench_candidates.Benchmark(dataclasses.replace(TINY, dtype=dtype, abreast=(1, 2), torch_sample=0))
+    began = time.perf_counter()
     rows = list(bench_candidates.measure(benchmark.rows()))
-    assert [row.way for row in rows] == ["one program", "one program, 2 abreast", "program per candidate"]
-    assert all(row.step_seconds > 0 and 0 < row.share_of_peak < 1 for row in rows)
+    passed = time.perf_counter() - began
+    devices = len(jax.local_devices())
+    assert [(row.way, row.candidates) for row in rows] == [
+        ("one program", devices),  # two codes, again until every device has its candidates
+        ("one program, 2 abreast", 2 * devices),
+        ("program per candidate", 1),
+    ]
+    steps = [row.candidates * TINY.cifar10.steps * row.step_seconds for row in rows]
+    assert 0 < min(row.compile_seconds for row in rows) < sum(row.compile_seconds for row in rows) + sum(steps) < passed
+    for row, used in zip(rows, (devices, devices, 1), strict=True):
+        assert 0 < row.share_of_peak < 1
+        assert row.share_of_peak == pytest.approx(share(benchmark, row, used))
+        assert row.per_minute == pytest.approx(60 / (10 * row.step_seconds))  # 40 images in batches of 4
+        assert row.planned_bytes > 8 * 4 * 4 * 3 * 4  # the training images
+        assert (row.train_seconds, row.accuracy, row.seconds_per_candidate) == (None, None, None)
+
+
+def share(benchmark, row, devices):
+    """Of the peak of so many devices: the multiply-adds of the row's codes, which are the first ones, over its time."""
+    codes = np.resize(np.arange(TINY.timed if row.way.startswith("one program") else row.candidates), row.candidates)
+    multiply_adds = benchmark.setting.network.space.cost(benchmark.codes[codes]).multiply_adds
+    flops = 6 * benchmark.setting.training.batch_size * multiply_adds.mean()
+    return flops / row.step_seconds / benchmark.peaks[devices]
