@@ -15,6 +15,7 @@ from lanas_jax.final.recipe import Recipe
 from lanas_jax.final.train import Origin, train
 from lanas_jax.trials import Status
 from tests.data import made_up_cifar10 as made_up
+from tests.experiments.chosen import chosen, offered
 
 TINY = {"train": 40, "validation": 20, "blocks": 1, "channels": 2, "cells": 3, "epochs": 1, "batch_size": 20}
 RECIPE = Recipe(epochs=1, batch_size=20, ema=0.5)
@@ -69,9 +70,13 @@ def test_the_winner_is_trained(module, config, tmp_path):
     assert (described["trained_parameters"] > described["parameters"]) == auxiliary
 
 
-def test_every_searcher_can_be_chosen(module, config):
-    for name, kind in module.SEARCHERS.items():
-        assert isinstance(module.build(dataclasses.replace(config, searcher=name)).searcher, kind)
+NAMES = ("lanas", "random", "evolution")
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_searcher_can_be_chosen(module, config, name):
+    assert offered(module) == NAMES
+    chosen(module, config, name)
 
 
 def test_early_stopping_is_off_unless_asked_for(folder):

@@ -1,5 +1,3 @@
-import dataclasses
-
 import jax
 import numpy as np
 import pytest
@@ -12,6 +10,7 @@ from lanas_jax.final.display import Display
 from lanas_jax.final.recipe import Recipe
 from lanas_jax.final.train import Origin, train
 from lanas_jax.trials import Status
+from tests.experiments.chosen import chosen, offered
 
 TINY = digits.Config(budget=4, batch=4, searcher="random", blocks=1, channels=2, cells=1, epochs=1, finale_epochs=2)
 
@@ -31,11 +30,17 @@ def test_a_tiny_search_runs_to_its_end(tmp_path):
     assert any((tmp_path / "run" / "checkpoint" / "winner").iterdir())
 
 
-@pytest.mark.parametrize("name", digits.SEARCHERS)
+NAMES = ("lanas", "random", "evolution")
+
+
+@pytest.mark.parametrize("name", NAMES)
 def test_every_searcher_can_be_chosen(name):
-    experiment = digits.build(dataclasses.replace(TINY, searcher=name))
-    assert isinstance(experiment.searcher, digits.SEARCHERS[name])
-    assert experiment.searcher.space == experiment.space
+    assert offered(digits) == NAMES
+    experiment = chosen(digits, TINY, name)
+    state = experiment.searcher.init(jax.random.key(0))
+    codes = np.asarray(experiment.searcher.ask(state, 3)[1])
+    assert len(np.unique(codes, axis=0)) == 3
+    assert np.asarray(experiment.space.valid(codes)).all()
 
 
 CODE = np.array([0, 1, 0, 1, 0, 3, 0, 1], np.int32)

@@ -5,7 +5,7 @@ import jax
 import numpy as np
 import pytest
 
-from experiments import fashion_one_shot
+from experiments import cifar10_one_shot, fashion_one_shot
 from lanas_jax.cli import main
 from lanas_jax.data import digits, fashion_mnist
 from lanas_jax.evaluators.base import Evaluator, Prepared
@@ -16,7 +16,9 @@ from lanas_jax.final.step import Weights
 from lanas_jax.supernet import masks
 from lanas_jax.supernet.base import Extracting
 from lanas_jax.training.step import Network
+from tests.experiments.chosen import chosen, offered
 
+NAMES = ("lanas", "random", "evolution", "tpe")
 DIGITS = fashion_one_shot.Config(images="digits", channels=2, cells=3)
 
 
@@ -45,12 +47,13 @@ def test_a_search_is_built_without_images(values, kind):
 
 
 @pytest.mark.usefixtures("unread")
-@pytest.mark.parametrize("name", ["lanas", "random", "evolution", "tpe"])
-def test_every_searcher_can_be_chosen(name):
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("module", [fashion_one_shot, cifar10_one_shot], ids=["fashion", "cifar10"])
+def test_every_searcher_can_be_chosen(module, name):
     if name == "tpe":
         pytest.importorskip("optuna", reason="optuna is not installed")
-    experiment = fashion_one_shot.build(dataclasses.replace(DIGITS, searcher=name))
-    assert experiment.searcher == fashion_one_shot.SEARCHERS[name](experiment.space)
+    assert offered(module) == NAMES
+    chosen(module, module.Config(), name)
 
 
 @pytest.mark.usefixtures("unread")

@@ -15,8 +15,10 @@ from lanas_jax.final.step import Weights
 from lanas_jax.final.teacher import NetworkTeacher
 from lanas_jax.final.weights import names
 from lanas_jax.spaces.latency import LatencyTable
+from tests.experiments.chosen import chosen, offered
 
 EXPERIMENTS = (imagenet_600m, imagenet_240m, imagenet_dry_run)
+NAMES = ("lanas", "random", "evolution")
 LIMITS = (600_000_000, 240_000_000, 1_300_000)
 
 
@@ -47,6 +49,14 @@ def test_a_search_is_limited_and_its_supernet_is_not(experiment, limit):
     searcher = experiment.build(experiment.Config(searcher="random")).searcher
     _, codes = searcher.ask(searcher.init(jax.random.key(0)), 32)
     assert (whole.cost(np.asarray(codes)).multiply_adds <= limit).all()
+
+
+@pytest.mark.usefixtures("unread")
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("experiment", EXPERIMENTS, ids=["600m", "240m", "dry"])
+def test_every_searcher_can_be_chosen(experiment, name):
+    assert offered(experiment) == NAMES
+    chosen(experiment, experiment.Config(), name)
 
 
 def test_the_spaces_are_of_the_published_size():
