@@ -1,6 +1,5 @@
 """The loop of a training: interrupted, damaged, broken, and what it is never shown."""
 
-import csv
 import dataclasses
 import shutil
 
@@ -20,54 +19,16 @@ from lanas_jax.final.train import Origin, train
 from lanas_jax.runs import RunError, lock_file
 from lanas_jax.training.augmentation import Augmentation
 from lanas_jax.training.step import batch_order
-from tests.final.tiny_experiment import MIRRORED, RECIPE, Config, TinyNetwork, TinySpace, dataset
+from tests.final.tiny_experiment import MIRRORED, Config, dataset
+from tests.final.tiny_training import CODE, RECIPE, Stop, entered, lines, network
+from tests.trees import same
 
-RECIPE = dataclasses.replace(RECIPE, steps_per_dispatch=7, train_on="train", checkpoint_seconds=0.0)
 DATA = dataset(Config())
-CODE = np.array([0, 1], np.int32)
-
-
-class Stop:
-    """Stops a training, as Ctrl-C would, once a step is reached; writes down what it was told."""
-
-    def __init__(self, at=10**9):
-        self.at, self.notes, self.read = at, [], []
-
-    def began(self, programs, step):
-        self.first = step
-
-    def advanced(self, step, loss, learning_rate):
-        if step >= self.at:
-            raise KeyboardInterrupt
-
-    def validated(self, accuracies):
-        self.read.append(accuracies)
-
-    def note(self, text):
-        self.notes.append(text)
-
-
-def network(activation=0):
-    return TinyNetwork(TinySpace(), (activation, 1))
 
 
 def compiled(recipe=RECIPE, data=DATA, activation=0):
     final = FinalTraining(network(activation), lambda: data, recipe, MIRRORED)
     return programs.compiled(final, data.search, jax.devices()[:1])
-
-
-def entered(directory):
-    return folders.enter(directory, dict.fromkeys(folders.DECISIVE), None)
-
-
-def same(one, other):
-    """Whether two trees of arrays are equal to the bit."""
-    pairs = zip(jax.tree.leaves(one), jax.tree.leaves(other), strict=True)
-    return all(np.array_equal(a, b, equal_nan=True) and a.dtype == b.dtype for a, b in pairs)
-
-
-def lines(folder):
-    return list(csv.DictReader(folder.metrics.read_text().splitlines()))
 
 
 @pytest.fixture(scope="module")

@@ -11,8 +11,9 @@ import pytest
 from lanas_jax.final import folder as folders
 from lanas_jax.final.loop import restored
 from lanas_jax.final.step import shapes
-from tests.final.test_final_loop import RECIPE, network, same
+from tests.final.tiny_training import RECIPE, network
 from tests.several_hosts import PATIENCE, ends, start, start_two, two_hosts
+from tests.trees import same
 
 STREAM, IN_MEMORY = (Path(__file__).with_name(name) for name in ("tiny_stream.py", "tiny_experiment.py"))
 SETTINGS = ("--recipe.batch-size", "16", "--recipe.steps-per-dispatch", "5", "--recipe.train-on", "train")

@@ -14,7 +14,15 @@ from lanas_jax.final.recipe import Recipe
 from lanas_jax.final.task import Beside, FinalTraining, training_images
 from lanas_jax.final.teacher import NetworkTeacher, SavedLogits
 from lanas_jax.final.weights import names
+from lanas_jax.spaces.nasbench101 import NASBench101Space
+from lanas_jax.spaces.nasbench201 import NASBench201Space
+from lanas_jax.spaces.nasnet import NASNetSpace
+from lanas_jax.supernet import masks
 from lanas_jax.training.population import forget_programs
+from models.nasbench101 import NASBench101
+from models.nasbench201 import NASBench201
+from models.nasnet import NASNet
+from models.nasnet_final import FinalNASNet
 from tests.final.linear_network import CLASSES, LinearNetwork
 from tests.final.tiny_experiment import Config, dataset
 from tests.training.compilations import counted
@@ -151,10 +159,33 @@ def test_what_is_held_has_no_arrays_of_a_teacher():
     assert bare.teacher.values.strides == (0, 0)
 
 
+NASNET = NASNet(NASNetSpace(1, channels=4, cells=1, image_size=8, image_channels=1, classes=3))
+CELLS = NASBench201(NASBench201Space(channels=4))
+GRAPHS = NASBench101(NASBench101Space(channels=5))
+
+
+@pytest.mark.parametrize(
+    ("network", "codes"),
+    [
+        (lambda code: FinalNASNet(NASNET, code, auxiliary=False), NASNET.space.enumerate()[:2]),
+        (NASNET.for_code, NASNET.space.enumerate()[:2]),
+        (CELLS.for_code, CELLS.space.enumerate()[:2]),
+        (GRAPHS.for_code, masks.draw(GRAPHS.space, 2, seed=0)),
+    ],
+)
+def test_networks_of_one_code_are_equal_where_the_code_is(network, codes):
+    one, same, other = network(codes[0]), network(np.array(codes[0])), network(codes[1])
+    assert one == same
+    assert hash(one) == hash(same)
+    assert one != other
+
+
 def test_programs_are_not_rebound_to_another_kind_of_recipe():
     made = compiled(final(SGD))
     again = made.instead(final(dataclasses.replace(SGD, learning_rate=0.5), seed=1))
+    forget_programs()
     fresh = compiled(final(dataclasses.replace(SGD, learning_rate=0.5), seed=1))
+    assert fresh.program is not again.program
     np.testing.assert_array_equal(four_steps(again)[1], four_steps(fresh)[1])
     with pytest.raises(ValueError, match="another kind of recipe"):
         made.instead(final(dataclasses.replace(SGD, clip=None)))

@@ -17,8 +17,9 @@ from lanas_jax.final.task import FinalTraining
 from lanas_jax.final.train import Origin, train
 from lanas_jax.runs import RunError
 from tests.final import tiny_stream
-from tests.final.test_final_loop import CODE, RECIPE, Stop, entered, lines, network, same
 from tests.final.tiny_experiment import MIRRORED, SCALING, Config, dataset
+from tests.final.tiny_training import CODE, RECIPE, Stop, entered, lines, network
+from tests.trees import same
 
 IN_MEMORY = dataset(Config())
 DATA = tiny_stream.streamed(Config())

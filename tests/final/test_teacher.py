@@ -22,8 +22,8 @@ from lanas_jax.training.augmentation import Augmentation
 from lanas_jax.training.step import batch_order
 from tests.final import tiny_stream
 from tests.final.linear_network import CLASSES, PIXELS, LinearNetwork
-from tests.final.test_final_loop import Stop
 from tests.final.tiny_experiment import SCALING, Config, TinyNetwork, TinySpace, dataset
+from tests.final.tiny_training import Stop
 
 ALL = dataset(Config())
 NETWORK = LinearNetwork(auxiliary=False)

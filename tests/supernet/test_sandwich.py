@@ -16,7 +16,8 @@ from lanas_jax.runs import RunError
 from lanas_jax.supernet.sandwich import Sandwich
 from lanas_jax.supernet.training import SupernetTraining, train
 from tests.supernet.linear_supernet import CLASSES, RECIPE, SCALING, SPACE, LinearSupernet, dataset, stripes
-from tests.supernet.test_supernet_folder import Note, same
+from tests.supernet.notes import Note
+from tests.trees import same
 
 DATA = dataset().search
 CODES = SPACE.enumerate()

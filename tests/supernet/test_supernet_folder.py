@@ -16,23 +16,13 @@ from lanas_jax.supernet import training as supernet_training
 from lanas_jax.supernet.training import SupernetTraining, train
 from lanas_jax.training.augmentation import Augmentation
 from tests.supernet.linear_supernet import RECIPE, SCALING, SEEN, SPACE, LinearSupernet, dataset
+from tests.supernet.notes import Note
+from tests.trees import same
 
 DATA = dataset().search
 OFTEN = dataclasses.replace(RECIPE, checkpoint_seconds=0.0)
 TRAINING = SupernetTraining(LinearSupernet(), SPACE.enumerate(), OFTEN)
 DEVICES = jax.devices()[:1]
-
-
-class Note:
-    """Keeps lines; stops a training, as Ctrl-C would, at a line."""
-
-    def __init__(self, stop=None):
-        self.lines, self.stop = [], stop
-
-    def __call__(self, line):
-        self.lines.append(line)
-        if len(self.lines) == self.stop:
-            raise KeyboardInterrupt
 
 
 def carried_out(directory, note=None, training=TRAINING, data=DATA, **more):
@@ -49,11 +39,6 @@ def whole(made, tmp_path_factory):
     """The folder and the weights of a training that was not interrupted, and what it said."""
     directory, note = tmp_path_factory.mktemp("whole") / "deep" / "supernet", Note()
     return directory, carried_out(directory, note, programs=made).weights, note.lines
-
-
-def same(one, other):
-    pairs = zip(jax.tree.leaves(one), jax.tree.leaves(other), strict=True)
-    return all(np.array_equal(a, b) for a, b in pairs)
 
 
 def test_a_training_says_how_it_gets_on(whole):

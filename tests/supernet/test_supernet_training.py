@@ -11,7 +11,10 @@ from lanas_jax.final import programs
 from lanas_jax.final.step import Weights
 from lanas_jax.final.weights import names
 from lanas_jax.supernet.training import Sampled, SupernetTraining, train
+from lanas_jax.training.population import forget_programs
 from tests.supernet.linear_supernet import PIXELS, RECIPE, SPACE, LinearSupernet, dataset
+from tests.training.compilations import counted
+from tests.trees import same
 
 DATA = dataset().search
 CODES = SPACE.enumerate()
@@ -30,11 +33,6 @@ def carried_out(made):
         state, some = made.advance(state, made.total)
         losses += np.asarray(some)[: int(state.step) - before].tolist()
     return state, np.array(losses)
-
-
-def same(one, other):
-    pairs = zip(jax.tree.leaves(one), jax.tree.leaves(other), strict=True)
-    return all(np.array_equal(a, b) for a, b in pairs)
 
 
 @pytest.fixture(scope="module")
@@ -106,10 +104,26 @@ def test_programs_serve_another_pool_seed_and_other_first_weights(made, trained)
     other = SupernetTraining(LinearSupernet(), np.resize(CODES[3:7], CODES.shape), RECIPE, seed=5, initial=initial)
     shared = made.instead(other)
     assert shared.program is made.program
-    (state, losses), (again, expected) = carried_out(shared), carried_out(compiled(other))
+    forget_programs()
+    anew = compiled(other)
+    assert anew.program is not made.program
+    (state, losses), (again, expected) = carried_out(shared), carried_out(anew)
     np.testing.assert_array_equal(losses, expected)
     assert same(state, again)
     assert losses[0] != trained[1][0]
+
+
+def test_a_process_compiles_once_for_all_pools_seeds_and_numbers():
+    """Two that differ in them, and one whose pool has another size."""
+    first = compiled()
+    recipe = dataclasses.replace(RECIPE, learning_rate=0.5 * RECIPE.learning_rate)
+    pool = np.resize(CODES[3:7], CODES.shape)
+    with counted() as compilations:
+        other = compiled(SupernetTraining(LinearSupernet(), pool, recipe, seed=5))
+    assert other.program is first.program
+    assert not compilations
+    np.testing.assert_array_equal(other.data.network, pool)
+    assert compiled(dataclasses.replace(WHOLE, codes=CODES[:4])).program is not first.program
 
 
 def test_given_weights_survive_the_training(made):

@@ -19,6 +19,7 @@ from tests.supernet.linear_supernet import (
     logits_by_hand,
     moments_by_hand,
 )
+from tests.training.compilations import counted
 
 DATA = dataset().search
 CODES = SPACE.enumerate()
@@ -61,6 +62,18 @@ def values_by_hand(code, mean, var):
 def one():
     """Fifty validation images in batches of 16, so that the last one is filled up."""
     return valuation()
+
+
+def test_valuations_of_other_images_share_programs(one, values):
+    """Their own values, by what the first one compiled."""
+    images = dataclasses.replace(DATA.validation, labels=np.roll(DATA.validation.labels, 1))
+    other = Valuation(
+        LinearSupernet(), dataclasses.replace(DATA, validation=images), devices=jax.devices()[:1], **SETTINGS
+    )
+    with counted() as compilations:
+        found = other(WEIGHTS, CODES)
+    assert not compilations
+    assert (found.loss != values.loss).all()
 
 
 @pytest.fixture(scope="module")

@@ -78,6 +78,12 @@ def test_the_rate_falls_along_half_a_cosine(step, share):
     np.testing.assert_allclose(rate, 0.2 * share, atol=1e-7)
 
 
+def test_a_rate_without_warm_up_divides_no_zero_by_zero():
+    with jax.debug_nans(True):
+        rate = training.learning_rate(TrainConfig(learning_rate=0.2), jnp.int32(0), jnp.int32(100))
+    np.testing.assert_allclose(rate, 0.2, rtol=1e-6)
+
+
 @pytest.mark.parametrize(
     ("images", "batch", "chunk"),
     [(20, 8, 3), (20, 8, 1), (16, 4, 5), (7, 10, 2), (1, 1, 2), (30, 7, 40)],
