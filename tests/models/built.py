@@ -23,6 +23,20 @@ def flat(tree):
     return np.concatenate([np.ravel(x) for x in jax.tree.leaves(tree)])
 
 
+def assert_near(ours, theirs, tolerance):
+    """Equal trees of float32 but for differences of each array, norm over norm.
+
+    Arrays smaller than a hundredth of all together, whose gradients may be nothing but roundings, count as if they
+    were that large.
+    """
+    assert jax.tree.structure(ours) == jax.tree.structure(theirs)
+    assert {x.dtype for x in jax.tree.leaves((ours, theirs))} == {jnp.dtype(jnp.float32)}
+    least = np.linalg.norm(flat(theirs)) / 100
+    for (path, one), other in zip(jax.tree.leaves_with_path(ours), jax.tree.leaves(theirs), strict=True):
+        difference = np.linalg.norm(one - other) / max(np.linalg.norm(other), least)
+        assert difference <= tolerance, jax.tree_util.keystr(path)
+
+
 def run_network(network, x, weights):
     """Logits, batch statistics and gradient of the network built for one code, as the `gradient` fixture gives them."""
     graph, variables, stats = nnx.split(network, nnx.Param, nnx.BatchStat)

@@ -11,7 +11,7 @@ import pytest
 from lanas_jax.spaces.mobilenet import MobileNetSpace, Stage
 from lanas_jax.supernet.base import Supernet
 from models.mobilenet_supernet import MobileNetSupernet
-from tests.models.built import flat, quick_jit
+from tests.models.built import assert_near, flat, quick_jit
 
 SMALL = {"stem": 8, "last": 16, "hidden": 16, "stem_stride": 1, "classes": 5, "depths": (1, 2)}
 PLAIN = MobileNetSpace(
@@ -73,12 +73,6 @@ def outputs_and_gradient(apply, params):
     return outputs, gradient
 
 
-def assert_near(ours, theirs, tolerance):
-    assert jax.tree.structure(ours) == jax.tree.structure(theirs)
-    ours, theirs = flat(ours), flat(theirs)
-    assert np.linalg.norm(ours - theirs) <= tolerance * np.linalg.norm(theirs)
-
-
 def used(case, code):
     """Which numbers of the flattened weights, and of the statistics, the standalone network of a code has."""
 
@@ -116,7 +110,7 @@ def test_extracted_networks_infer_as_the_supernet(case):
         logits, same = case.infer(case.params, case.stats, code)
         jax.tree.map(np.testing.assert_array_equal, same, case.stats)
         theirs, _ = quick_jit(case.alone(code, train=False))(*case.net.extract(case.params, case.stats, code))
-        assert_near(logits, theirs, 1e-4)
+        assert_near(logits, theirs, 1e-5)
     assert case.traces.count("infer") == 1
 
 
@@ -130,9 +124,9 @@ def test_extracted_networks_train_as_the_supernet(case):
         run = quick_jit(lambda p, s, alone=alone: outputs_and_gradient(lambda p: alone(p, s), p))
         (their_logits, their_stats), theirs = run(params, own_stats)
         our_gradient, our_stats = case.net.extract(gradient, stats, code)
-        assert_near(logits, their_logits, 1e-4)
-        assert_near(our_stats, their_stats, 1e-4)
-        assert_near(our_gradient, theirs, 1e-3)
+        assert_near(logits, their_logits, 1e-5)
+        assert_near(our_stats, their_stats, 1e-5)
+        assert_near(our_gradient, theirs, 1e-4)
         own, own_stats = used(case, code)
         assert len(set(own.tolist())) == len(own) < len(flat(gradient))
         assert not np.delete(flat(gradient), own).any()

@@ -14,7 +14,7 @@ from lanas_jax.training import step as training
 from lanas_jax.training.step import Task, TrainConfig
 from models.nasnet import NASNet
 from models.nasnet_network import network_state
-from tests.models.built import counted, flat, inner_programs, multiply_adds, only, quick_jit, run_network
+from tests.models.built import assert_near, counted, flat, inner_programs, multiply_adds, only, quick_jit, run_network
 
 SMALL = {"channels": 4, "image_size": 8, "image_channels": 2, "classes": 5}
 SPACES = {
@@ -203,16 +203,10 @@ def test_both_forms_train_alike_with_standardised_weights():
 
 BFLOAT16 = NASNet(SPACES["two cells"], jnp.bfloat16)
 # Bfloat16 keeps 8 bits: one rounding is off by up to 1 in 256, and a maximum moves to another pixel where two became
-# equal. Norms of differences over norms; other weights, or one wrong layer, are off by about one.
-ROUNDING = {"logits": 0.05, "statistics": 0.05, "gradient": 0.3}
-
-
-def assert_rounded(ours, theirs, tolerance):
-    """Equal trees of float32, as far as bfloat16 arithmetic can tell."""
-    assert jax.tree.structure(ours) == jax.tree.structure(theirs)
-    assert {x.dtype for x in jax.tree.leaves((ours, theirs))} == {jnp.dtype(jnp.float32)}
-    ours, theirs = flat(ours), flat(theirs)
-    assert np.linalg.norm(ours - theirs) <= tolerance * np.linalg.norm(theirs)
+# equal. Norms of differences over norms, of each array; other weights, or one wrong layer, are off by about one. Two
+# forms round alike but for sums in another order (0.06 was seen in a gradient); float32 does not round.
+ALIKE = {"logits": 0.02, "statistics": 0.01, "gradient": 0.15}
+ROUNDING = {"logits": 0.05, "statistics": 0.03}
 
 
 @pytest.mark.parametrize("number", NUMBERS)
@@ -227,10 +221,10 @@ def test_both_forms_train_alike_in_bfloat16(number):
 
     (_, (logits, new_stats)), gradient = quick_jit(jax.value_and_grad(loss, has_aux=True))(params)
     their_logits, their_stats, theirs = run_network(net.specialise(params, stats, code), images(net.space), weights)
-    assert_rounded(logits, their_logits, ROUNDING["logits"])
+    assert_near(logits, their_logits, ALIKE["logits"])
     our_stats = only(nnx.BatchStat, network_state(net.space, params, new_stats, code))
-    assert_rounded(our_stats, their_stats, ROUNDING["statistics"])
-    assert_rounded(only(nnx.Param, network_state(net.space, gradient, stats, code)), theirs, ROUNDING["gradient"])
+    assert_near(our_stats, their_stats, ALIKE["statistics"])
+    assert_near(only(nnx.Param, network_state(net.space, gradient, stats, code)), theirs, ALIKE["gradient"])
 
 
 @pytest.mark.parametrize("train", [False, True])
@@ -240,8 +234,8 @@ def test_bfloat16_gives_what_float32_gives_but_for_roundings(train):
     ours, theirs = (
         quick_jit(partial(net.apply, train=train))(params, stats, code, images(net.space)) for net in (BFLOAT16, exact)
     )
-    assert_rounded(ours[0], theirs[0], ROUNDING["logits"])
-    assert_rounded(ours[1], theirs[1], ROUNDING["statistics"])
+    assert_near(ours[0], theirs[0], ROUNDING["logits"])
+    assert_near(ours[1], theirs[1], ROUNDING["statistics"])
     assert np.any(ours[0] != theirs[0])
 
 
@@ -285,10 +279,12 @@ def test_a_step_in_bfloat16_leaves_float32():
 
     first, ours = one_step(BFLOAT16)
     _, theirs = one_step(NASNet(BFLOAT16.space))
-    assert_rounded(ours.batch_stats, theirs.batch_stats, ROUNDING["statistics"])
-    moved, expected = (jax.tree.map(jnp.subtract, state.params, first.params) for state in (ours, theirs))
-    assert_rounded(moved, expected, ROUNDING["gradient"])
-    assert_rounded(ours.loss, theirs.loss, ROUNDING["logits"])
+    assert_near(ours.batch_stats, theirs.batch_stats, ROUNDING["statistics"])
+    moved, expected = (flat(state.params) - flat(first.params) for state in (ours, theirs))
+    # One way and as far: 0.98 and 1.035 were seen, with other keys too.
+    assert moved @ expected > 0.96 * np.linalg.norm(moved) * np.linalg.norm(expected)
+    assert np.linalg.norm(moved) == pytest.approx(np.linalg.norm(expected), rel=0.1)
+    assert_near(ours.loss, theirs.loss, ROUNDING["logits"])
 
 
 def test_other_dtypes_are_refused():

@@ -10,7 +10,7 @@ from jax import lax
 
 from lanas_jax.spaces.nasnet_masks import NASNetMasks
 from models.nasnet_supernet import NASNetSupernet
-from tests.models.built import flat, quick_jit
+from tests.models.built import assert_near, flat, quick_jit
 
 SMALL = {"channels": 4, "cells": 3, "image_channels": 2, "classes": 5}
 SUPERNETS = {
@@ -27,7 +27,6 @@ MASKS = {"float32": range(32), "standardised": range(2), "bfloat16": range(2), "
 # bits (0.02 was seen); a wrong weight is off by more than a tenth.
 FLOAT32 = {"logits": 1e-5, "statistics": 1e-5, "gradient": 1e-4}
 BFLOAT16 = {"logits": 0.02, "statistics": 0.01, "gradient": 0.06}
-NEGLIGIBLE = 0.01  # of the norm of all arrays together: what smaller arrays' differences are measured by
 IMAGES = jax.random.normal(jax.random.key(9), (6, 8, 8, 2))
 WEIGHTS = jax.random.normal(jax.random.key(2), (6, 5))
 
@@ -67,12 +66,7 @@ class Case:
         return apply
 
     def assert_near(self, ours, theirs, kind):
-        assert jax.tree.structure(ours) == jax.tree.structure(theirs)
-        assert {x.dtype for x in jax.tree.leaves((ours, theirs))} == {jnp.dtype(jnp.float32)}
-        least = NEGLIGIBLE * np.linalg.norm(flat(theirs))
-        for (path, one), other in zip(jax.tree.leaves_with_path(ours), jax.tree.leaves(theirs), strict=True):
-            difference = np.linalg.norm(one - other) / max(np.linalg.norm(other), least)
-            assert difference <= self.tolerance[kind], (kind, jax.tree_util.keystr(path))
+        assert_near(ours, theirs, self.tolerance[kind])
 
 
 def random_masks(space, n):
