@@ -3,6 +3,8 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
+# A process per core; tests that share programs stay together, the longest first (tests/conftest.py).
+PARALLEL := -n auto --dist loadscope --no-loadscope-reorder
 RUN ?= runs/digits-$(shell date +%Y%m%d-%H%M%S)
 
 .PHONY: search test slow lint clean
@@ -20,10 +22,10 @@ search: $(VENV)/.installed
 	@$(BIN)/lanas search digits --out $(RUN)
 
 test: $(VENV)/.installed-test
-	@$(BIN)/python -m pytest -n auto --dist loadfile
+	@$(BIN)/python -m pytest $(PARALLEL)
 
 slow: $(VENV)/.installed-test
-	@$(BIN)/python -m pytest -m slow -n auto --dist loadfile
+	@$(BIN)/python -m pytest -m slow $(PARALLEL)
 
 lint: $(VENV)/.installed-dev
 	@$(BIN)/ruff check .

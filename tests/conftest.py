@@ -1,24 +1,79 @@
-"""Test-run settings: several virtual devices, strict promotion, shapes checked at every call, no cache of programs."""
+"""Settings of a test run: several virtual devices, strict promotion, one cache of compiled programs, no optimisations.
+
+Most of the suite's time is compilation, so XLA's optimisations are off (tests that measure or compare what they change
+ask for the fixture `optimised`), and compiled programs lie in ``.pytest_cache``, where all workers, the processes that
+tests start, and later runs find them. ``LANAS_CHECK_SHAPES=1`` has beartype check shapes and dtypes at every call, as
+continuous integration does.
+"""
 
 import os
 from pathlib import Path
 
-import jax
-import pytest
-from jaxtyping import install_import_hook
+ROOT = Path(__file__).parent.parent
+PROGRAMS = ROOT / ".pytest_cache" / "programs"
+# In the environment, so that processes which tests start share them; before JAX is imported, which reads them.
+os.environ |= {
+    "JAX_PLATFORMS": "cpu",
+    "JAX_COMPILATION_CACHE_DIR": str(PROGRAMS),
+    "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+    "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
+    "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
+}
 
-os.environ["LANAS_COMPILE_CACHE"] = "off"  # of the commands that tests start, too
+import jax  # noqa: E402
+import pytest  # noqa: E402
+from jaxtyping import install_import_hook  # noqa: E402
 
-jax.config.update("jax_platforms", "cpu")
+if os.environ.get("LANAS_CHECK_SHAPES") == "1":
+    install_import_hook(["lanas_jax", "models"], "beartype.beartype")
+
+from lanas_jax.training.population import forget_programs  # noqa: E402
+
 jax.config.update("jax_num_cpu_devices", 4)
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
-install_import_hook(["lanas_jax", "models"], "beartype.beartype")
-
 MAPPINGS = (
     20_000  # of memory, a third of what Linux allows a process; beyond its limit LLVM ends in a segmentation fault
 )
+SLOW_TIMEOUT = 1800  # seconds; of other tests see pyproject.toml
+LONGEST = (  # families that take longest, which workers begin with
+    "tests/models/test_nasnet_networks.py",
+    "searchers on the lattice",
+    "searchers on pools",
+    "tests/models/test_nasnet_supernet.py",
+    "tests/models/test_nasbench201_networks.py",
+    "tests/evaluators/test_from_scratch.py",
+    "tests/training/test_specialised.py",
+)
+
+
+def family(test):
+    """The tests that run in one process because they share programs: those of a file, or searchers on one space."""
+    if test.startswith("tests/searchers/"):
+        return "searchers on the lattice" if "lattice" in test.partition("::")[2] else "searchers on pools"
+    return test.partition("::")[0]
+
+
+def pytest_collection_modifyitems(items):
+    """Puts the longest families first, and gives slow tests a longer timeout."""
+    places = {name: place for place, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: places.get(family(item.nodeid), len(places)))
+    for item in items:
+        if item.get_closest_marker("slow") and item.get_closest_marker("timeout") is None:
+            item.add_marker(pytest.mark.timeout(SLOW_TIMEOUT))
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config, log):
+    """Hands out whole families."""
+    from xdist.scheduler import LoadScopeScheduling
+
+    class ByFamily(LoadScopeScheduling):
+        def _split_scope(self, nodeid):
+            return family(nodeid)
+
+    return ByFamily(config, log)
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -28,3 +83,13 @@ def _few_programs():
     maps = Path("/proc/self/maps")
     if maps.exists() and maps.read_bytes().count(b"\n") > MAPPINGS:
         jax.clear_caches()
+        forget_programs()
+
+
+@pytest.fixture
+def optimised():
+    """Has programs of this test compiled as users have them."""
+    before = jax.config.jax_disable_most_optimizations
+    jax.config.update("jax_disable_most_optimizations", False)
+    yield
+    jax.config.update("jax_disable_most_optimizations", before)

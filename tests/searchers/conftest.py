@@ -1,4 +1,8 @@
-"""Every space and every searcher that the conformance suite runs."""
+"""Every space and every searcher that the conformance suite runs.
+
+By default all searchers run on the two canonical spaces, and all spaces with the searcher whose programs are small; the
+other pairs, whose compilation takes minutes, are slow.
+"""
 
 import dataclasses
 
@@ -6,9 +10,13 @@ import jax.numpy as jnp
 import pytest
 
 import lanas_jax as lx
+from lanas_jax.spaces.mobilenet import STAGES, MobileNetSpace
 from lanas_jax.spaces.nasbench101 import NASBench101Space
+from lanas_jax.spaces.nasbench201 import NASBench201Space
 from lanas_jax.spaces.nasnet import NASNetSpace
 from lanas_jax.spaces.nasnet_masks import NASNetMasks
+from lanas_jax.spaces.natsbench_size import NATSBenchSizeSpace
+from tests.searchers.canonical import LATTICE_SPACE, POOL, POOL_SPACE, product
 
 
 @dataclasses.dataclass(frozen=True, init=False)
@@ -27,23 +35,22 @@ class Pairs(lx.SearchSpace):
         return super().features(self.canonical(codes))
 
 
-def product(dims, options):
-    return lx.SearchSpace([lx.Choice(f"choice{i}", range(options)) for i in range(dims)])
-
-
+CANONICAL = {"pool": (POOL_SPACE, POOL), "lattice": (LATTICE_SPACE, None)}
 SPACES = {
     "mixed": lx.SearchSpace([lx.Choice("a", ("x",)), lx.Choice("b", range(2)), lx.Choice("c", range(30))]),
-    "listed": product(5, 4),
+    "listed": product(5),
     "equivalent codes": Pairs([lx.Choice("a", range(9)), lx.Choice("b", range(9)), lx.Choice("c", range(3))]),
     "NAS-Bench-101": NASBench101Space(),
-    "lattice of 1e20": product(40, 3),
+    "NAS-Bench-201": NASBench201Space(),
+    "NATS-Bench sizes": NATSBenchSizeSpace(),
     "NASNet cells, 4e6": NASNetSpace(blocks=3, two_cells=False, channels=8, cells=3, image_size=8, image_channels=1),
     "NASNet masks, 1e20": NASNetMasks(channels=8, cells=3, image_size=8, image_channels=1),
+    "MobileNets": MobileNetSpace(stages=STAGES[:2], depths=(1, 2), widths=(0.5, 1.0), resolutions=(32, 48, 64)),
 }
 
 SEARCHERS = {
     "ActionMCTS": lx.ActionMCTS,
-    "BayesianOptimization": lx.BayesianOptimization,
+    "BayesianOptimization": lambda space, pool=None: lx.BayesianOptimization(space, pool=pool, capacity=64),
     "LaNAS": lx.LaNAS,
     "LaNAS.paper": lx.LaNAS.paper,
     "LocalSearch": lambda space, pool=None: lx.LocalSearch(space, pool=pool, initial=3),
@@ -52,19 +59,26 @@ SEARCHERS = {
 }
 
 
-QUICK = ("listed", "lattice of 1e20")  # compiling for the others takes minutes
+def pairs():
+    """Searchers on spaces, as parameters of tests."""
+    for searcher in SEARCHERS:
+        for space in (*CANONICAL, *SPACES):
+            slow = space not in CANONICAL and searcher != "RandomSearch"
+            yield pytest.param((searcher, space), marks=[pytest.mark.slow] * slow, id=f"{searcher}-{space}")
 
 
-@pytest.fixture(params=[name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in SPACES])
-def space(request):
-    return SPACES[request.param]
-
-
-@pytest.fixture
-def spaces():
-    return SPACES
+@pytest.fixture(params=pairs(), scope="session")
+def searcher(request):
+    kind, name = request.param
+    return SEARCHERS[kind](*CANONICAL[name]) if name in CANONICAL else SEARCHERS[kind](SPACES[name])
 
 
 @pytest.fixture(params=SEARCHERS)
 def make(request):
+    """A kind of searcher: called with a space, and codes to draw from."""
     return SEARCHERS[request.param]
+
+
+@pytest.fixture(params=(*CANONICAL, *SPACES))
+def space(request):
+    return CANONICAL[request.param][0] if request.param in CANONICAL else SPACES[request.param]

@@ -1,6 +1,7 @@
 """What every searcher owes on every space."""
 
 import dataclasses
+import functools
 import json
 import subprocess
 import sys
@@ -11,67 +12,69 @@ import numpy as np
 import pytest
 
 import lanas_jax as lx
+from lanas_jax.sampling import Pool
+from tests.searchers.canonical import BATCH, LATTICE_SPACE, POOL, POOL_SPACE, run
 
 
 def value(codes):
     """A value with structure: some options are better, everywhere."""
-    return jnp.asarray(np.cos(1.7 * np.asarray(codes)).mean(axis=1) + 0.01 * np.asarray(codes)[:, 0], jnp.float32)
+    codes = np.asarray(codes)
+    return np.asarray(np.cos(1.7 * codes).mean(axis=1) + 0.01 * codes[:, 0], np.float32)
 
 
-def search(searcher, batches, n, seed=0, evaluate=value):
-    state, asked, told = searcher.init(jax.random.key(seed)), [], []
-    for _ in range(batches):
-        state, codes = searcher.ask(state, n)
-        codes = codes[codes[:, 0] >= 0]
-        if not len(codes):
-            break
-        values = evaluate(codes)
-        state = searcher.tell(state, codes, values)
-        asked.append(np.asarray(codes))
-        told.append(np.asarray(values))
-    return state, np.concatenate(asked), np.concatenate(told)
+@functools.cache
+def trace(searcher, seed=0):
+    """A search of 8 batches, of which all tests look at one."""
+    return run(searcher, 8, seed, value)
 
 
-def test_codes_are_valid_canonical_and_never_repeated(make, space):
-    _, codes, _ = search(make(space), 8, 4)
+def available(searcher):
+    """How many codes there are to draw, at most 32."""
+    if isinstance(searcher.pool, Pool):
+        return min(32, len(searcher.pool.codes))
+    return 32
+
+
+def test_codes_are_valid_canonical_and_never_repeated(searcher):
+    _, codes, _ = trace(searcher)
     assert codes.dtype == np.int32
-    assert bool(space.valid(codes).all())
-    np.testing.assert_array_equal(codes, space.canonical(codes))
-    assert len(np.unique(codes, axis=0)) == len(codes) == min(32, len(space.enumerate()) if space.size < 1e5 else 32)
+    assert bool(searcher.space.valid(codes).all())
+    np.testing.assert_array_equal(codes, searcher.space.canonical(codes))
+    assert len(np.unique(codes, axis=0)) == len(codes) == available(searcher)
 
 
-def test_same_seed_same_trials_and_another_seed_others(make, space):
-    first, second = search(make(space), 5, 4)[1], search(make(space), 5, 4)[1]
-    np.testing.assert_array_equal(first, second)
-    assert (search(make(space), 5, 4, seed=1)[1] != first).any()
+def test_same_seed_same_trials_and_another_seed_others(searcher):
+    _, codes, values = trace(searcher)
+    _, again, same = run(searcher, 5, 0, value)
+    np.testing.assert_array_equal(codes[: len(again)], again)
+    np.testing.assert_array_equal(values[: len(same)], same)
+    assert (trace(searcher, seed=1)[1] != codes).any()
 
 
-def test_pending_codes_are_never_proposed_again(make, space):
-    searcher = make(space)
+def test_pending_codes_are_never_proposed_again(searcher):
     state = searcher.init(jax.random.key(2))
     asked = []
     for _ in range(6):  # nothing is ever told
-        state, codes = searcher.ask(state, 4)
+        state, codes = searcher.ask(state, BATCH)
         asked.append(np.asarray(codes))
     asked = np.concatenate(asked)
     assert len(np.unique(asked, axis=0)) == 24
 
 
 def test_asks_from_a_pool_exhaust_it_and_then_say_so(make):
-    space = lx.SearchSpace([lx.Choice(f"c{i}", range(6)) for i in range(12)])
-    pool = np.unique(np.random.default_rng(0).integers(0, 6, (37, 12)), axis=0)
-    searcher = make(space, pool=pool)
-    state, codes, _ = search(searcher, 20, 4)
-    assert {tuple(code) for code in codes.tolist()} == {tuple(code) for code in pool.tolist()}
-    _, nothing = searcher.ask(state, 4)
-    np.testing.assert_array_equal(nothing, np.full((4, 12), -1))
+    searcher = make(POOL_SPACE, POOL)
+    state, codes, _ = run(searcher, 20, value=value)
+    assert len(codes) == len(POOL)
+    assert {tuple(code) for code in codes.tolist()} == {tuple(code) for code in POOL.tolist()}
+    _, nothing = searcher.ask(state, BATCH)
+    np.testing.assert_array_equal(nothing, np.full((BATCH, POOL_SPACE.dims), -1))
 
 
-def test_failed_trials_are_recorded_and_the_search_goes_on(make, space):
+def test_failed_trials_are_recorded_and_the_search_goes_on(searcher):
     def often_nan(codes):
-        return jnp.where(codes.sum(axis=1) % 3 == 0, jnp.nan, value(codes))
+        return np.where(codes.sum(axis=1) % 3 == 0, np.nan, value(codes))
 
-    state, _, values = search(make(space), 8, 4, evaluate=often_nan)
+    state, _, values = run(searcher, 8, value=often_nan)
     assert 0 < np.isnan(values).sum() < len(values)
     assert int((state.history.status == 3).sum()) == np.isnan(values).sum()
     assert all(
@@ -79,72 +82,131 @@ def test_failed_trials_are_recorded_and_the_search_goes_on(make, space):
     )
 
 
-def test_a_search_in_which_everything_fails_goes_on(make, space):
-    _, codes, _ = search(make(space), 6, 4, evaluate=lambda codes: jnp.full(len(codes), jnp.nan))
+def test_a_search_in_which_everything_fails_goes_on(searcher):
+    _, codes, _ = run(searcher, 6, value=lambda codes: np.full(len(codes), np.nan))
     assert len(np.unique(codes, axis=0)) == 24
 
 
-def test_results_from_elsewhere_are_taken_in_and_not_proposed(make, space):
-    searcher = make(space)
-    elsewhere = np.asarray(search(lx.RandomSearch(space), 5, 4, seed=9)[1])
+def test_results_from_elsewhere_are_taken_in_and_not_proposed(searcher):
+    elsewhere = run(lx.RandomSearch(searcher.space, pool=searcher.pool), 5, seed=9, value=value)[1]
     state, asked = searcher.init(jax.random.key(0)), []
-    for batch in elsewhere.reshape(5, 4, space.dims):
+    for batch in elsewhere.reshape(5, BATCH, searcher.space.dims):
         state = searcher.tell(state, batch, value(batch))
     assert int(state.history.count) == 20
     for _ in range(3):
-        state, codes = searcher.ask(state, 4)
+        state, codes = searcher.ask(state, BATCH)
         asked.append(np.asarray(codes))
     assert len(np.unique(np.concatenate([elsewhere, *asked]), axis=0)) == 32
 
 
-def test_the_state_grows_past_its_first_capacity_without_losing_anything(spaces):
-    searcher = lx.LaNAS(spaces["listed"])
+@pytest.mark.parametrize(
+    "kind", [lx.RandomSearch, pytest.param(lx.LaNAS, marks=pytest.mark.slow)], ids=["random", "lanas"]
+)
+def test_the_state_grows_past_its_first_capacity_without_losing_anything(kind):
+    searcher = kind(POOL_SPACE, pool=POOL)
     small = dataclasses.replace(searcher, capacity=8)
-    state, codes, values = search(small, 4, 4)
+    state, codes, values = run(small, 4)
     assert state.history.capacity == 16
     np.testing.assert_array_equal(state.history.codes, codes)
     np.testing.assert_array_equal(state.history.values, values)
+    np.testing.assert_array_equal(codes, run(searcher, 4)[1])  # the same search as with room from the start
 
 
-@pytest.mark.parametrize("name", ["listed", pytest.param("NASNet cells, 4e6", marks=pytest.mark.slow)])
-def test_ask_and_tell_run_inside_one_jitted_program(make, spaces, name):
-    space = spaces[name]
+def test_numbers_are_inputs_of_the_programs(make):
+    """Five settings of every number of a kind: asks and tells of the second to the fifth compile nothing."""
+    searcher = make(POOL_SPACE, POOL)
+    structure = jax.tree.structure(searcher)
+    fields = {field.name: getattr(searcher, field.name) for field in dataclasses.fields(searcher)}
+    others = {name: dataclasses.replace(searcher, **{name: _other(value, 1)}) for name, value in fields.items()}
+    numbers = {name for name, other in others.items() if jax.tree.structure(other) == structure} - {"pool", "space"}
+    assert {"ridge", "cp", "initial", "population"} & fields.keys() <= numbers
+    run(searcher, 1)
+    compiled, found = [], []
+
+    def listen(event, seconds, **more):
+        if event == "/jax/core/compile/backend_compile_duration":
+            compiled.append(seconds)
+
+    jax.monitoring.register_event_duration_secs_listener(listen)
+    try:
+        for i in range(5):
+            other = dataclasses.replace(searcher, **{name: _other(fields[name], i) for name in numbers})
+            found.append(run(other, 6)[1])
+    finally:
+        jax.monitoring.unregister_event_duration_listener(listen)
+    assert not compiled
+    # They act: at least one setting searches another way, where a kind has numbers at all.
+    assert any((codes != found[0]).any() for codes in found[1:]) == bool(numbers)
+
+
+def _other(setting, i):
+    """A valid setting near another one, of the same type; what is no number stays."""
+    if isinstance(setting, bool):
+        return bool(i % 2) ^ setting
+    if isinstance(setting, int):
+        return setting + i
+    return setting * 1.5**i if isinstance(setting, float) else setting
+
+
+def test_ask_and_tell_can_be_traced_into_one_program(make, space):
+    """Shapes and dtypes of a state stay what they are, whatever is asked and told."""
     searcher = make(space)
+    state = jax.eval_shape(lambda: searcher.init(jax.random.key(0)))
+
+    def batch(state):
+        state, codes = searcher.ask(state, BATCH)
+        return searcher.tell(state, codes, jnp.mean(jnp.cos(codes.astype(jnp.float32)), axis=1)), codes
+
+    after, codes = jax.eval_shape(batch, state)
+    assert codes.shape == (BATCH, space.dims)
+    assert jax.tree.structure(after) == jax.tree.structure(state)
+    for before, behind in zip(jax.tree.leaves(state), jax.tree.leaves(after), strict=True):
+        assert (before.shape, before.dtype) == (behind.shape, behind.dtype)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("where", [(POOL_SPACE, POOL), (LATTICE_SPACE, None)], ids=["pool", "lattice"])
+def test_a_jitted_search_is_that_of_ask_and_tell(make, where):
+    searcher = make(*where)
 
     @jax.jit
     def program(key):
         def batch(state, _):
-            state, codes = searcher.ask(state, 4)
+            state, codes = searcher.ask(state, BATCH)
             values = jnp.mean(jnp.cos(codes.astype(jnp.float32)), axis=1)
             return searcher.tell(state, codes, values), codes
 
         return jax.lax.scan(batch, searcher.init(key), None, length=4)[1]
 
-    codes = np.asarray(program(jax.random.key(0))).reshape(16, space.dims)
-    assert bool(space.valid(codes).all())
-    assert len(np.unique(codes, axis=0)) == 16
+    codes = np.asarray(program(jax.random.key(0))).reshape(16, searcher.space.dims)
+    np.testing.assert_array_equal(codes, run(searcher, 4, value=lambda c: jnp.mean(jnp.cos(jnp.float32(c)), axis=1))[1])
 
 
-def test_bad_tells_are_refused_at_the_door(make, spaces):
-    searcher = make(spaces["listed"])
+def test_bad_tells_are_refused_at_the_door(make):
+    searcher = make(POOL_SPACE, POOL)
     state = searcher.init(jax.random.key(0))
-    with pytest.raises(ValueError, match=r"position 3 \(choice3\) holds 4, expected 0 to 3"):
+    with pytest.raises(ValueError, match=r"position 3 \(c3\) holds 4, expected 0 to 3"):
         searcher.tell(state, np.array([[0, 0, 0, 4, 0]]), jnp.zeros(1))
     with pytest.raises(ValueError, match="need as many values"):
         searcher.tell(state, np.array([[0, 0, 0, 1, 0]]), jnp.zeros(2))
 
 
+def test_equal_settings_are_equal_searchers(make):
+    one, same = make(POOL_SPACE, POOL), make(POOL_SPACE, POOL)
+    assert one == same
+    assert hash(one) == hash(same)
+    assert one != make(POOL_SPACE, POOL[::-1])
+    assert one != dataclasses.replace(one, capacity=8)
+
+
 def test_another_process_asks_for_the_same_codes():
     script = """
-import jax, numpy as np, lanas_jax as lx
-space = lx.SearchSpace([lx.Choice(f"c{i}", range(4)) for i in range(5)])
-searcher = lx.LaNAS(space)
-state = searcher.init(jax.random.key(7))
-for _ in range(4):
-    state, codes = searcher.ask(state, 5)
-    state = searcher.tell(state, codes, np.asarray(codes).mean(axis=1))
-print(np.asarray(codes).tolist())
+import jax, json
+jax.config.update("jax_num_cpu_devices", 4)
+from tests.searchers.canonical import POOL, POOL_SPACE, run
+import lanas_jax as lx
+print(json.dumps(run(lx.LaNAS(POOL_SPACE, pool=POOL), 6)[1].tolist()))
 """
-    runs = {subprocess.run([sys.executable, "-c", script], capture_output=True, check=True).stdout for _ in range(2)}
-    assert len(runs) == 1
-    assert len(json.loads(runs.pop())) == 5
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, check=True, cwd=".", text=True)
+    codes = run(lx.LaNAS(POOL_SPACE, pool=POOL), 6)[1]
+    np.testing.assert_array_equal(json.loads(done.stdout), codes)

@@ -1,0 +1,45 @@
+"""The two ways in which searchers find codes, a pool and a lattice, each with one space and one size of batches.
+
+Programs are compiled for a searcher's kind, its space and the number of codes asked for or told. Tests that share these
+share programs; numbers such as `cp` are inputs of a program and may differ from test to test.
+"""
+
+import jax
+import numpy as np
+
+import lanas_jax as lx
+
+BATCH = 4
+
+
+def product(dims, options=4):
+    """A space of equal choices."""
+    return lx.SearchSpace([lx.Choice(f"c{i}", range(options)) for i in range(dims)])
+
+
+POOL_SPACE = product(5)
+POOL = POOL_SPACE.enumerate()[np.random.default_rng(0).permutation(1024)[:64]]
+LATTICE_SPACE = product(20)  # 1e12 codes, more than are listed
+EFFECTS = np.random.default_rng(0).normal(size=(30, 4)).astype(np.float32)
+
+
+def additive(codes):
+    """A value to which each choice adds its part."""
+    codes = np.asarray(codes)
+    return EFFECTS[np.arange(codes.shape[1]), codes].sum(axis=1)
+
+
+def run(searcher, batches, seed=0, value=additive, n=BATCH):
+    """The state after so many batches, the codes asked for, and their values."""
+    state, asked, told = searcher.init(jax.random.key(seed)), [], []
+    for _ in range(batches):
+        state, codes = searcher.ask(state, n)
+        codes = np.asarray(codes)
+        real = codes[:, 0] >= 0
+        if not real.any():
+            break
+        values = np.where(real, value(np.maximum(codes, 0)), np.nan).astype(np.float32)
+        state = searcher.tell(state, codes, values)
+        asked.append(codes[real])
+        told.append(values[real])
+    return state, np.concatenate(asked), np.concatenate(told)
