@@ -10,15 +10,20 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from lanas_jax import discovery, runs
 from lanas_jax.cli import main
+from lanas_jax.spaces.nasnet import NASNetSpace
 from lanas_jax.trials import Status, TrialStore
 from tests.refusals import refused
 
 ROOT = Path(__file__).parents[1]
 EXPERIMENT = str(ROOT / "tests" / "quick_experiment.py")
+COMMANDS = (
+    "search, resume, train, export, supernet, extract, plan, rank, report, trials, tree, describe, tables, compare"
+)
 LANET = "2,2,0,2,1,2,0,2,2,3,2,1,2,0,0,1,1,1,2,1,1,0,3,4,3,0,3,1"
 
 
@@ -219,12 +224,14 @@ def test_folder_without_a_run_is_named(tmp_path, capsys, command):
 def test_unknown_experiment_says_which_exist(capsys):
     message = refused(capsys, "search", "cifar-11")
     assert "there is no experiment 'cifar-11'. There are: " in message
+    assert "digits" in discovery.experiments()
     for name in discovery.experiments():
         assert name in message
     assert "there is no file nowhere.py" in refused(capsys, "search", "nowhere.py")
 
 
 def test_experiments_are_the_files_that_define_build():
+    assert {"cifar10", "digits", "imagenet_600m"} < set(discovery.experiments())
     assert not [name for name in discovery.experiments() if name.startswith(("_", "bench_"))]
     for path in discovery.experiments().values():
         assert "def build(" in path.read_text()
@@ -290,7 +297,7 @@ def test_help_is_there_at_every_level(capsys):
     top = capsys.readouterr().out
     assert main(["--help"]) == 0
     assert capsys.readouterr().out == top
-    for command in ("search", "resume", "train", "export", "rank", "report", "trials", "describe"):
+    for command in COMMANDS.split(", "):
         assert f"\n  {command} " in top
         with contextlib.suppress(SystemExit):
             main([command, "--help"])
@@ -308,10 +315,7 @@ def test_help_of_an_experiment_shows_its_docstring_and_settings(capsys):
 
 
 def test_unknown_command_says_which_exist(capsys):
-    commands = (
-        "search, resume, train, export, supernet, extract, plan, rank, report, trials, tree, describe, tables, compare"
-    )
-    assert f"There are: {commands}" in refused(capsys, "serach")
+    assert f"There are: {COMMANDS}" in refused(capsys, "serach")
 
 
 def test_describe_draws_and_counts_the_published_network(capsys):
@@ -326,7 +330,8 @@ def test_describe_as_json(capsys):
     about = json.loads(capsys.readouterr().out)
     assert about["code"] == [int(word) for word in LANET.split(",")]
     assert about["parameters"] == 3_222_982
-    assert about["multiply_adds"] > 0
+    cost = NASNetSpace(7, channels=36, cells=20).cost(np.array([about["code"]]))
+    assert about["multiply_adds"] == cost.multiply_adds[0]
     assert "concat(block 3, block 4, block 5, block 6)" in about["description"]
 
 

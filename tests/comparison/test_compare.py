@@ -2,10 +2,12 @@
 
 import csv
 
+import jax
 import numpy as np
 import pytest
 
 import lanas_jax as lx
+import lanas_jax.comparison.compare as comparison
 from lanas_jax.comparison import command, output, peers
 from lanas_jax.comparison.compare import compare
 from lanas_jax.tables.benchmark import Benchmark
@@ -18,9 +20,24 @@ def test_each_searcher_gets_the_same_budget_of_distinct_architectures(table):
     for result in results:
         assert result.values.shape == (6, 20)
         np.testing.assert_allclose(table.lookup(result.winners), result.values.max(axis=1))
-        assert result.seconds_per_sample > 0
         assert result.regrets == {}  # the first is taken at 50
     assert results[1].expected == 24
+
+
+def test_seconds_are_of_one_core_and_without_compilation(table, monkeypatch):
+    """A clock that moves by 12 s, of which 4 s are compilation: 8 s of 3 cores for 5 searches of 10 samples."""
+    now = [100.0]
+    monkeypatch.setattr(comparison.time, "perf_counter", lambda: now[0])
+    monkeypatch.setattr(comparison, "cores", lambda: 3)
+    trace = lx.simulate(lx.RandomSearch(SPACE), table, 10, 5)
+
+    def simulation():
+        jax.monitoring.record_event_duration_secs("/jax/core/compile/backend_compile_duration", 4.0)
+        jax.monitoring.record_event_duration_secs("/jax/core/compile/jaxpr_trace_duration", 1.0)
+        now[0] += 12
+        return trace
+
+    assert comparison._by_program(simulation).seconds == pytest.approx(8 * 3 / 50)
 
 
 def test_a_budget_beyond_the_table_ends_with_it(table):

@@ -34,14 +34,18 @@ def test_the_top_share_of_a_table_holds_as_many_as_it_says():
 
 @pytest.mark.parametrize(("m", "good"), [(1001, 1), (500, 3), (10, 10)])
 def test_the_exact_median_of_random_search_is_that_of_counting(m, good):
-    """With one good architecture each place is equally likely; the general case by its product formula."""
+    """By the product of the probabilities of missing all that are good."""
     missed, n = 1.0, 0
     while missed > 0.5 + 1e-12:
         missed *= max(m - good - n, 0) / (m - n)
         n += 1
     assert st.random_samples(m, good) == n
-    if good == 1:
-        assert n == (m + 1) // 2
+
+
+@pytest.mark.parametrize("m", [2, 1001, 15625])
+def test_a_single_good_architecture_may_be_anywhere(m):
+    """Each place is equally likely, so the median is the middle."""
+    assert st.random_samples(m, 1) == (m + 1) // 2
 
 
 def test_bootstrap_intervals_hold_the_mean_and_have_the_width_of_the_standard_error():

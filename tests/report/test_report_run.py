@@ -120,14 +120,15 @@ def test_means_of_the_tree_are_in_the_units_of_the_values(finished: runs.Run) ->
     values = [trial.value for trial in trials if trial.value is not None]
     assert by_index[0].samples == len(trials)
     assert by_index[0].mean_value == pytest.approx(np.mean(values), rel=1e-6)
-    for node in nodes:
-        if not node.is_leaf:
-            good, bad = by_index[2 * node.node + 1], by_index[2 * node.node + 2]
-            assert good.samples + bad.samples == node.samples
-            assert node.mean_value is not None
-            assert good.mean_value is not None
-            assert bad.mean_value is not None
-            assert bad.mean_value <= node.mean_value <= good.mean_value
+    inner = [node for node in nodes if not node.is_leaf]
+    assert by_index[0] in inner
+    for node in inner:
+        good, bad = by_index[2 * node.node + 1], by_index[2 * node.node + 2]
+        assert good.samples + bad.samples == node.samples
+        assert node.mean_value is not None
+        assert good.mean_value is not None
+        assert bad.mean_value is not None
+        assert bad.mean_value <= node.mean_value <= good.mean_value
 
 
 def test_too_few_trials_to_split(finished: runs.Run) -> None:
