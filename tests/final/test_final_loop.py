@@ -160,7 +160,7 @@ def carried_out(directory, data=DATA, progress=None, devices=1, **more):
 
 
 def test_final_reports_last_weights_and_their_average(finished, whole, made):
-    _, final = finished
+    directory, final = finished
     _, state, _ = whole
     assert final["code"] == [0, 1]
     assert final["test_accuracy"] == made.accuracy(state.weights, DATA.test)
@@ -169,7 +169,9 @@ def test_final_reports_last_weights_and_their_average(finished, whole, made):
     assert final["parameters"] == 9 * 8 + 9 * 64 + 16 + 24 + 3
     assert final["trained_parameters"] == final["parameters"] + 24  # the auxiliary head
     assert final["software"] == software.versions()
-    assert final["seconds"] > 0
+    last = loop.restored(folders.open_folder(directory), shapes(network(), RECIPE))
+    assert last.state.step == final["steps"]
+    assert 0 < last.seconds <= np.float32(final["seconds"])
 
 
 def test_finished_training_reads_no_test_images_again(finished, monkeypatch):

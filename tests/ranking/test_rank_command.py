@@ -120,6 +120,7 @@ def test_the_report_says_it_too(ranked):
     page, found = Page(text), result.read(ranked / "ranking")
     assert "Does the supernet rank?" in page.words
     assert "8 architectures out of 64" in page.words
+    assert list(found.correlations) == ["one-shot", "the reverse"]
     for name, correlation in found.correlations.items():
         cells = [name, correlation.spearman.text, correlation.kendall.text]
         counts = [str(correlation.networks), str(correlation.missing)]
@@ -140,7 +141,9 @@ def test_a_run_without_a_ranking_has_no_such_section(searched):
 def test_it_prints_a_table(ranked):
     printed = (ranked.parent / "printed.txt").read_text()
     assert "training a supernet" in printed
-    for name, correlation in result.read(ranked / "ranking").correlations.items():
+    correlations = result.read(ranked / "ranking").correlations
+    assert list(correlations) == ["one-shot", "the reverse"]
+    for name, correlation in correlations.items():
         line = next(line for line in printed.splitlines() if line.strip().startswith(f"{name} "))
         cells = [correlation.spearman.text, correlation.kendall.text, str(correlation.networks)]
         assert re.split(r"\s{2,}", line.strip()) == [name, *cells, str(correlation.missing)]
