@@ -18,6 +18,7 @@ os.environ |= {
     "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
     "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
     "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
+    "OPENBLAS_NUM_THREADS": "1",  # its threads wait for one another by spinning: 15 s in place of 0.5 on a busy machine
 }
 
 import jax  # noqa: E402

@@ -1,6 +1,7 @@
 """The course of a search whose trials come back in any order: walked again, it leads to the same future."""
 
 import dataclasses
+import functools
 import shutil
 
 import jax
@@ -18,6 +19,13 @@ SPACE = lx.SearchSpace([lx.Choice(f"op{i}", "abcd") for i in range(4)])
 SEARCHERS = {"lanas": lx.LaNAS(SPACE, initial=5), "evolution": lx.RegularizedEvolution(SPACE)}
 BUDGET, WORKERS = 30, 6
 LAST = BUDGET * 10  # more events than there are
+
+
+SEARCHES = [  # searchers and sizes of batches; LaNAS compiles anew for each size
+    pytest.param((name, batch), marks=[pytest.mark.slow] * (name == "lanas" and batch > 1), id=f"{name}-{batch}")
+    for name in SEARCHERS
+    for batch in (1, 4)
+]
 
 
 @pytest.fixture(params=SEARCHERS)
@@ -93,23 +101,20 @@ def assert_same(one, other):
 
 
 @pytest.fixture(scope="module")
-def wholes(tmp_path_factory):
-    """Uninterrupted walks."""
-    home = tmp_path_factory.mktemp("wholes")
-    return {
-        (name, batch): walk(home / f"{name}-{batch}", searcher, batch=batch)
-        for name, searcher in SEARCHERS.items()
-        for batch in (1, 4)
-    }
+def whole(tmp_path_factory):
+    """The uninterrupted walk of a searcher, asked for so many codes at a time."""
+
+    @functools.cache
+    def whole(searcher, batch=1):
+        return walk(tmp_path_factory.mktemp("whole") / "run", searcher, batch=batch)
+
+    return whole
 
 
-def whole_of(wholes, searcher, batch):
-    return next(wholes[name, batch] for name, known in SEARCHERS.items() if known is searcher)
-
-
-@pytest.mark.parametrize("batch", [1, 4])
-def test_trials_come_back_in_another_order_than_they_were_asked(wholes, searcher, batch):
-    trials = whole_of(wholes, searcher, batch).trials
+@pytest.mark.parametrize("search", SEARCHES)
+def test_trials_come_back_in_another_order_than_they_were_asked(whole, search):
+    searcher, batch = SEARCHERS[search[0]], search[1]
+    trials = whole(searcher, batch).trials
     order = [trial.told for trial in trials]
     assert len(trials) == BUDGET
     assert order != sorted(order)
@@ -121,16 +126,17 @@ def test_trials_come_back_in_another_order_than_they_were_asked(wholes, searcher
     assert max(under_way) >= WORKERS
 
 
-@pytest.mark.parametrize("batch", [1, 4])
+@pytest.mark.parametrize("search", SEARCHES)
 @pytest.mark.parametrize("stops", [(1,), (7, 1, 1, 2), (13, 20), (38,)])
-def test_interrupted_anywhere_it_goes_on_to_the_same_future(wholes, searcher, tmp_path, batch, stops):
+def test_interrupted_anywhere_it_goes_on_to_the_same_future(whole, search, tmp_path, stops):
+    searcher, batch = SEARCHERS[search[0]], search[1]
     for events in stops:
         walk(tmp_path / "run", searcher, events, batch=batch)
-    assert_same(walk(tmp_path / "run", searcher, batch=batch), whole_of(wholes, searcher, batch))
+    assert_same(walk(tmp_path / "run", searcher, batch=batch), whole(searcher, batch))
 
 
 @pytest.mark.parametrize("what", ["none", "all but the first", "damaged"])
-def test_the_state_does_not_depend_on_checkpoints(wholes, searcher, tmp_path, monkeypatch, what):
+def test_the_state_does_not_depend_on_checkpoints(whole, searcher, tmp_path, monkeypatch, what):
     monkeypatch.setattr(courses, "SAVING_SHARE", 1e9)  # after every tell
     run = tmp_path / "run"
     walk(run, searcher, 12)
@@ -145,7 +151,7 @@ def test_the_state_does_not_depend_on_checkpoints(wholes, searcher, tmp_path, mo
             if file.is_file():
                 file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
     assert_same(walk(run, searcher, 0), before)
-    assert_same(walk(run, searcher), whole_of(wholes, searcher, 1))
+    assert_same(walk(run, searcher), whole(searcher))
 
 
 def test_a_checkpoint_of_other_outcomes_is_passed_over(tmp_path, monkeypatch):

@@ -15,6 +15,21 @@ def normal(seed, *shape):
     return jax.random.normal(jax.random.key(seed), shape)
 
 
+def assert_same_function(ours, theirs, *inputs, exact=False):
+    """Equal values, and equal gradients of a weighted sum of them, in one program."""
+
+    @jax.jit
+    def both(*inputs):
+        dy = normal(2, *jax.eval_shape(ours, *inputs).shape)
+        found = [jax.vjp(function, *inputs) for function in (ours, theirs)]
+        return [(values, pullback(dy)) for values, pullback in found]
+
+    (values, gradients), (expected, expected_gradients) = both(*inputs)
+    np.testing.assert_allclose(values, expected, **({"rtol": 0, "atol": 0} if exact else CLOSE))
+    for gradient, its in zip(gradients, expected_gradients, strict=True):
+        np.testing.assert_allclose(gradient, its, **CLOSE)
+
+
 @pytest.mark.parametrize(("size", "stride"), [(1, 1), (1, 2), (3, 1), (3, 2), (5, 2)])
 @pytest.mark.parametrize(("height", "width"), [(8, 8), (5, 7)])
 def test_convolution_has_the_gradient_of_xlas(size, stride, height, width):
@@ -25,12 +40,7 @@ def test_convolution_has_the_gradient_of_xlas(size, stride, height, width):
         )
 
     x, kernel = normal(0, 6, height, width, 3), normal(1, size, size, 3, 4)
-    ours, pullback = jax.vjp(lambda x, kernel: layers.convolution(x, kernel, stride), x, kernel)
-    theirs, their_pullback = jax.vjp(xlas, x, kernel)
-    np.testing.assert_allclose(ours, theirs, **CLOSE)
-    dy = normal(2, *ours.shape)
-    for gradient, expected in zip(pullback(dy), their_pullback(dy), strict=True):
-        np.testing.assert_allclose(gradient, expected, **CLOSE)
+    assert_same_function(lambda x, kernel: layers.convolution(x, kernel, stride), xlas, x, kernel)
 
 
 @pytest.mark.parametrize("size", [3, 5])
@@ -40,12 +50,12 @@ def test_convolution_has_the_gradient_of_xlas(size, stride, height, width):
 def test_shifted_depthwise_is_the_grouped_convolution(size, stride, height, width, cached, monkeypatch):
     monkeypatch.setattr(layers, "CACHED", cached)
     x, kernel = normal(0, 6, height, width, 3), normal(1, size, size, 3)
-    ours, pullback = jax.vjp(lambda x, kernel: layers._shifted_depthwise(x, kernel, stride), x, kernel)
-    theirs, their_pullback = jax.vjp(lambda x, kernel: layers._grouped_depthwise(x, kernel, stride), x, kernel)
-    np.testing.assert_allclose(ours, theirs, **CLOSE)
-    dy = normal(2, *ours.shape)
-    for gradient, expected in zip(pullback(dy), their_pullback(dy), strict=True):
-        np.testing.assert_allclose(gradient, expected, **CLOSE)
+    assert_same_function(
+        lambda x, kernel: layers._shifted_depthwise(x, kernel, stride),
+        lambda x, kernel: layers._grouped_depthwise(x, kernel, stride),
+        x,
+        kernel,
+    )
 
 
 @pytest.mark.parametrize("stride", [1, 2])
@@ -55,12 +65,7 @@ def test_max_pool_is_the_windowed_maximum(stride, height, width):
         padding = [(0, 0), (1, 1), (1, 1), (0, 0)]
         return lax.reduce_window(x, -jnp.inf, lax.max, (1, 3, 3, 1), (1, stride, stride, 1), padding)
 
-    x = normal(0, 6, height, width, 3)
-    ours, pullback = jax.vjp(lambda x: layers.max_pool(x, stride), x)
-    theirs, their_pullback = jax.vjp(windowed, x)
-    np.testing.assert_array_equal(ours, theirs)
-    dy = normal(2, *ours.shape)
-    np.testing.assert_allclose(pullback(dy)[0], their_pullback(dy)[0], **CLOSE)
+    assert_same_function(lambda x: layers.max_pool(x, stride), windowed, normal(0, 6, height, width, 3), exact=True)
 
 
 def test_ties_share_the_gradient_of_a_maximum():
@@ -78,12 +83,7 @@ def test_average_pool_is_a_mean_over_what_there_is(height, width):
 
         return window_sum(x) / window_sum(jnp.ones_like(x))
 
-    x = normal(0, 6, height, width, 3)
-    ours, pullback = jax.vjp(layers.average_pool, x)
-    theirs, their_pullback = jax.vjp(windowed, x)
-    np.testing.assert_allclose(ours, theirs, **CLOSE)
-    dy = normal(2, *ours.shape)
-    np.testing.assert_allclose(pullback(dy)[0], their_pullback(dy)[0], **CLOSE)
+    assert_same_function(layers.average_pool, windowed, normal(0, 6, height, width, 3))
 
 
 def test_average_of_four():

@@ -25,11 +25,11 @@ SPACES = {
 TOLERANCE = {"rtol": 2e-3, "atol": 2e-4}
 
 
-# The network built for one code compiles anew for each: two codes always, ten more in the slow tests.
-NUMBERS = [pytest.param(i, marks=[pytest.mark.slow] * (i > 1)) for i in range(12)]
+# The network built for one code compiles anew for each: one code of the space with two cells always, all in slow tests.
+NUMBERS = [pytest.param(i, marks=[pytest.mark.slow] * (i > 0)) for i in range(12)]
 
 
-@pytest.fixture(params=SPACES, name="net", scope="module")
+@pytest.fixture(params=[pytest.param("one cell", marks=pytest.mark.slow), "two cells"], name="net", scope="module")
 def _net(request):
     return NASNet(SPACES[request.param])
 
@@ -107,7 +107,7 @@ def test_both_forms_train_alike(net, init, gradient, number):
     assert not flat(ours)[idle].any()
 
 
-@pytest.mark.parametrize("number", NUMBERS[1:])
+@pytest.mark.parametrize("number", NUMBERS)
 def test_both_forms_infer_alike(net, init, apply, number):
     code = some_codes(net.space, 12)[-1 - number]
     params, stats = init(jax.random.key(number), code)
@@ -179,6 +179,7 @@ def test_specialise_refuses_a_bad_code(net, init):
         net.specialise(params, stats, code)
 
 
+@pytest.mark.slow
 def test_both_forms_train_alike_with_standardised_weights():
     """Means far from zero, so that they must be taken over what the code uses; gradients tell the deviations."""
     net = NASNet(SPACES["two cells"], weight_standardisation=True)
@@ -209,7 +210,8 @@ ALIKE = {"logits": 0.02, "statistics": 0.01, "gradient": 0.15}
 ROUNDING = {"logits": 0.05, "statistics": 0.03}
 
 
-@pytest.mark.parametrize("number", NUMBERS)
+@pytest.mark.slow
+@pytest.mark.parametrize("number", range(12))
 def test_both_forms_train_alike_in_bfloat16(number):
     net, code = BFLOAT16, some_codes(BFLOAT16.space, 12)[number]
     params, stats = quick_jit(net.init)(jax.random.key(number), code)
@@ -265,6 +267,7 @@ def operand_dtypes(jaxpr):
             yield from operand_dtypes(inner)
 
 
+@pytest.mark.slow
 def test_a_step_in_bfloat16_leaves_float32():
     config, code = TrainConfig(batch_size=6), jnp.asarray(some_codes(BFLOAT16.space, 1)[0])
     labels = jnp.arange(6, dtype=jnp.int32) % 5

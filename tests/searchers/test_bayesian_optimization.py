@@ -123,6 +123,7 @@ def test_a_pending_trial_is_believed_at_its_prediction(searched):
     np.testing.assert_array_equal(together, one_by_one)
 
 
+@pytest.mark.slow
 def test_a_long_search_models_the_best_the_pending_and_the_latest_trials():
     searcher = lx.BayesianOptimization(product(6))
     codes = searcher.space.enumerate()[:1000]
@@ -136,12 +137,14 @@ def test_a_long_search_models_the_best_the_pending_and_the_latest_trials():
     assert set(range(850, 1000)) <= set(rows)
 
 
-@pytest.mark.parametrize("dims", [7, 20], ids=["pool without a list", "lattice"])
+@pytest.mark.parametrize(
+    "dims", [pytest.param(7, marks=pytest.mark.slow), 20], ids=["pool of more codes than candidates", "lattice"]
+)
 def test_learning_beats_random_search(dims):
     """Mean best of 40 over 6 seeds; equal searchers would differ this much with probability below 1e-4."""
     space = product(dims)
     best = {
-        make.__name__: [search(make(space), 8, 5, seed)[1].max() for seed in range(6)]
+        make.__name__: [search(make(space, capacity=64), 10, 4, seed)[1].max() for seed in range(6)]
         for make in (lx.BayesianOptimization, lx.RandomSearch)
     }
     gap = np.mean(best["BayesianOptimization"]) - np.mean(best["RandomSearch"])

@@ -29,11 +29,20 @@ def known():
     return Known(history, tree, surrogate.prior(1, SPACE.embedding_size))
 
 
+@pytest.fixture(scope="module")
+def draws(known):
+    """Many draws at a weight of exploration; few chains will do, since each draw has its own."""
+    walks, n = lattice_draws.Walks(chains=8, steps=64, by_model=False), 3000
+
+    def draw(key, cp):
+        return lattice_draws.draw(key, SPACE, known, cp, 1, walks)[1][0]
+
+    return jax.jit(lambda cp: jax.vmap(draw, (0, None))(jax.random.split(jax.random.key(1), n), cp))
+
+
 @pytest.mark.parametrize("cp", [0.0, 0.5, 3.0])
-def test_a_draw_is_uniform_over_the_unseen_codes_of_its_leaf(known, cp):
-    walks, draws = lattice_draws.Walks(chains=64, steps=64, by_model=False), 8000
-    draw = jax.jit(lambda key: lattice_draws.draw(key, SPACE, known, jnp.float32(cp), 1, walks)[1][0])
-    drawn = jax.lax.map(draw, jax.random.split(jax.random.key(1), draws), batch_size=500)
+def test_a_draw_is_uniform_over_the_unseen_codes_of_its_leaf(known, draws, cp):
+    drawn = draws(jnp.float32(cp))
     every = SPACE.enumerate()
     leaf = selection.descend(known.tree, selection.all_open(known.tree), jnp.float32(cp))
     members = every[np.asarray(partition.inside(known.tree, leaf, SPACE.features(every)))]
