@@ -1,7 +1,7 @@
 """Configurations as pytrees: numbers that change no shape are inputs of a compiled program, not constants in it.
 
-A frozen dataclass of settings, registered here, is passed to a jitted function like an array. Its static fields are part
-of the program; its data fields arrive as traced scalars, so that other numbers run the program that was compiled before.
+A frozen dataclass of settings, registered here, is passed to a jitted function like an array. Its static fields are
+part of the program; its data fields arrive as traced scalars, so that other numbers run the program compiled before.
 """
 
 import dataclasses
@@ -18,10 +18,10 @@ Class = TypeVar("Class", bound=type)
 def register_config(*, data: Sequence[str]) -> Callable[[Class], Class]:
     """Registers a frozen dataclass of settings as a pytree.
 
-    Numbers become leaves of fixed dtypes: float32 where a field is declared as a float, int32 or bool otherwise, so that
-    ``cp=1`` and ``cp=0.5`` share a program, and 64-bit mode changes nothing. Tuples of numbers become one leaf per entry,
-    None becomes none, and other values (arrays, pytrees) are passed as they are. A tree that is put together again is
-    not validated: its numbers may be tracers.
+    Numbers become leaves of fixed dtypes: float32 where a field is declared as a float, int32 or bool otherwise, so
+    that ``cp=1`` and ``cp=0.5`` share a program, and 64-bit mode changes nothing. Tuples of numbers become one leaf per
+    entry, None becomes none, and other values (arrays, pytrees) are passed as they are. A tree that is put together
+    again is not validated: its numbers may be tracers.
 
     Args:
       data: names of the fields that are inputs of a program; all other fields are static and must be hashable.

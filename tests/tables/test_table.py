@@ -65,6 +65,35 @@ def test_simulated_searches_are_those_of_ask_and_tell(table):
     assert len(np.unique(np.asarray(trace.codes), axis=0)) == 5
 
 
+def test_a_sweep_of_numbers_is_one_program_and_each_setting_searches_as_alone(table):
+    sweep = [lx.RegularizedEvolution(table.space, population=n) for n in (2, 5, 8, 11, 14)]
+    compiled = []
+
+    def listen(event, seconds, **more):
+        if event == "/jax/core/compile/backend_compile_duration" and more.get("fun_name") == "jit(_run)":
+            compiled.append(seconds)
+
+    jax.monitoring.register_event_duration_secs_listener(listen)
+    try:
+        together = lx.simulate(sweep, table, budget=16, seeds=3, batch=4)
+        assert len(compiled) == 1
+        alone = [lx.simulate(searcher, table, budget=16, seeds=3, batch=4) for searcher in sweep]
+        assert len(compiled) == 2
+    finally:
+        jax.monitoring.unregister_event_duration_listener(listen)
+    assert together.codes.shape == (5, 3, 16, 4)
+    for found, expected in ((together.codes, "codes"), (together.values, "values")):
+        np.testing.assert_array_equal(found, np.stack([getattr(trace, expected) for trace in alone]))
+    assert any((alone[0].codes != other.codes).any() for other in alone[1:])
+
+
+def test_searchers_of_one_sweep_differ_in_numbers_alone(table):
+    with pytest.raises(ValueError, match=r"searcher 0 \(LaNAS\) and searcher 1 \(LaNAS\) differ in more"):
+        lx.simulate([lx.LaNAS(table.space), lx.LaNAS(table.space, height=2)], table, budget=4, seeds=2)
+    with pytest.raises(ValueError, match="at least one searcher; got none"):
+        lx.simulate([], table, budget=4, seeds=2)
+
+
 def test_an_exhausted_table_ends_a_search(table):
     trace = lx.simulate(lx.LaNAS(table.space), table, budget=50, seeds=2, batch=5)
     size = len(table)
