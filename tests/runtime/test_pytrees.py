@@ -46,7 +46,7 @@ def test_only_static_fields_and_what_is_none_make_another_program():
     @jax.jit
     def program(settings):
         traced.append(settings.size)
-        return jnp.ones(settings.size) * settings.rate * settings.count
+        return jnp.ones(settings.size) * settings.rate * jnp.float32(settings.count)
 
     for settings in (Settings(), Settings(rate=2), Settings(count=9, is_on=False), Settings(betas=(0.1, 0.2))):
         np.testing.assert_allclose(program(settings), np.full(3, settings.rate * settings.count), rtol=1e-6)
