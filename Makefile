@@ -15,7 +15,7 @@ help:
 	@echo "make search   search convolutional cells for handwritten digits, into a new folder under runs/"
 	@echo "make test     run the tests"
 	@echo "make slow     run the tests that take minutes"
-	@echo "make lint     check style and types"
+	@echo "make lint     check style, types and imports"
 	@echo "make clean    remove the virtual environment and build products"
 
 search: $(VENV)/.installed
@@ -31,9 +31,10 @@ lint: $(VENV)/.installed-dev
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
+	@$(BIN)/lint-imports
 
 clean:
-	rm -rf $(VENV) build dist *.egg-info .pytest_cache .ruff_cache .mypy_cache .hypothesis
+	rm -rf $(VENV) build dist *.egg-info .pytest_cache .ruff_cache .mypy_cache .import_linter_cache .hypothesis
 
 $(BIN)/python:
 	@command -v $(PYTHON) >/dev/null || { echo "$(PYTHON) is not there: install Python >= 3.11, or name one: make PYTHON=python3.12 ..."; exit 1; }

@@ -1,1 +1,1 @@
-"""Experiments, one plain Python file each; and the benchmarks."""
+"""Experiments, one plain Python file each."""

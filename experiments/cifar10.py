@@ -3,7 +3,7 @@
 Source: section 5.1 of arXiv 1906.06832. Published: 99.0 % test accuracy after 800 trained networks, one cell of seven
 blocks as normal and reduction cell, the winner with 128 channels and 24 cells (44.6 M parameters). Nothing of this
 experiment's size has been run with this code: its hours are not known. `experiments/cifar10_small.py` is what
-two CPU cores can do; `experiments/bench_candidates.py --setting cifar10` measures the speed of such candidates.
+two CPU cores can do; `experiments/benchmarks/candidates.py --setting cifar10` measures the speed of such candidates.
 
     lanas search cifar10 --out runs/cifar10
     lanas train runs/cifar10                                                        # 36 channels, 20 cells, 600 epochs
@@ -24,19 +24,18 @@ import jax.numpy as jnp
 import numpy as np
 
 import lanas_jax as lx
+from lanas_jax.candidates.halving import Halving
 from lanas_jax.data import cifar10
 from lanas_jax.evaluators.from_scratch import FromScratch
-from lanas_jax.final.recipe import Recipe
-from lanas_jax.final.task import FinalTraining, costs
 from lanas_jax.planning.stage import Stage, stand_in
 from lanas_jax.planning.stages import candidates, final_training
 from lanas_jax.spaces.nasnet import NASNetSpace
 from lanas_jax.study import Experiment
+from lanas_jax.trainer.recipe import Recipe
+from lanas_jax.trainer.task import FinalTraining, costs
 from lanas_jax.training.augmentation import Augmentation
-from lanas_jax.training.halving import Halving
-from lanas_jax.training.step import TrainConfig
-from models.nasnet import NASNet
-from models.nasnet_final import FinalNASNet
+from lanas_jax.training.sgd import TrainConfig
+from models.nasnet import FinalNASNet, NASNet
 
 SEARCHERS = {"lanas": lx.LaNAS, "random": lx.RandomSearch, "evolution": lx.RegularizedEvolution}
 

@@ -34,22 +34,20 @@ from lanas_jax.data.splits import Dataset, SearchData
 from lanas_jax.evaluators.few_shot import FewShot
 from lanas_jax.evaluators.from_scratch import FromScratch
 from lanas_jax.evaluators.one_shot import POOL, OneShot
-from lanas_jax.final.recipe import Recipe
-from lanas_jax.final.task import FinalTraining, costs
 from lanas_jax.planning.stage import Stage, stand_in
 from lanas_jax.planning.stages import final_training, mean_multiply_adds, valuation
-from lanas_jax.ranking.task import Ranking
+from lanas_jax.ranking.base import Ranking
 from lanas_jax.spaces.nasnet_masks import NASNetMasks
 from lanas_jax.study import Experiment
-from lanas_jax.supernet import masks
+from lanas_jax.supernet import code_pool
 from lanas_jax.supernet.regions import OptionSplit, TreeSplit
 from lanas_jax.supernet.training import ONE_SHOT, SupernetTraining
 from lanas_jax.supernet.valuation import Valuation
+from lanas_jax.trainer.recipe import Recipe
+from lanas_jax.trainer.task import FinalTraining, costs
 from lanas_jax.training.augmentation import Augmentation
-from lanas_jax.training.step import TrainConfig
-from models.nasnet import NASNet
-from models.nasnet_final import FinalNASNet
-from models.nasnet_supernet import NASNetSupernet
+from lanas_jax.training.sgd import TrainConfig
+from models.nasnet import FinalNASNet, NASNet, NASNetSupernet
 
 SEARCHERS = {
     "lanas": functools.partial(lx.LaNAS, capacity=2048),
@@ -215,7 +213,7 @@ def stages(config: Config) -> tuple[Stage, ...]:
     images = cifar10.SOURCE.contents
     data = stand_in(images.train - config.validation, config.validation, images.image_shape, images.classes)
     measured = one_shot(config)
-    pool = masks.draw(measured.supernet.space, POOL, measured.seed)
+    pool = code_pool.draw(measured.supernet.space, POOL, measured.seed)
     supernet = SupernetTraining(measured.supernet, pool, measured.recipe, measured.augmentation, measured.seed)
     valuing = Valuation(measured.supernet, data, measured.recalibration, measured.batch_size)
     winner = final(config, Final(), pool[0])

@@ -21,12 +21,12 @@ import tyro
 from rich.console import Console
 from rich.table import Table
 
-from lanas_jax import discovery, runs, study
+from lanas_jax import study
 from lanas_jax.evaluators.base import NotPreparedError, Prepared
-from lanas_jax.progress import Display
-from lanas_jax.study import Experiment, Result
-from lanas_jax.training.population import one_device_per_core
-from lanas_jax.trials import best
+from lanas_jax.runtime.devices import one_device_per_core
+from lanas_jax.storage.trials import best
+from lanas_jax.study import Experiment, Result, discovery, run_folder
+from lanas_jax.study.display import Display
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,10 +52,10 @@ def search(
     """One search, or the rest of it."""
     experiment = dataclasses.replace(base, searcher=module.SEARCHERS[name](base.space), seed=seed, finale=None)
     directory = out / f"{name}-{seed}"
-    if not runs.exists(directory):
+    if not run_folder.exists(directory):
         config = dataclasses.replace(module.Config(), searcher=name, seed=seed, **shared(module, out))
-        runs.create(directory, experiment, source, config)
-    return study.run(experiment, directory, show, write_report=False)
+        run_folder.create(directory, experiment, source, config)
+    return study.run(experiment, directory, show)
 
 
 def shared(module: ModuleType, out: Path) -> dict[str, Path]:
@@ -108,7 +108,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     console = Console()
     source = discovery.find(config.experiment)
     module = discovery.load(source)
-    base = runs.build(module, dataclasses.replace(module.Config(), **shared(module, config.out)))
+    base = run_folder.build(module, dataclasses.replace(module.Config(), **shared(module, config.out)))
     if isinstance(base.evaluator, Prepared):
         try:
             base.evaluator.prepare(config.out, console.print)

@@ -75,17 +75,15 @@ from lanas_jax.data.splits import Dataset, SearchData
 from lanas_jax.evaluators.few_shot import FewShot
 from lanas_jax.evaluators.from_scratch import FromScratch
 from lanas_jax.evaluators.one_shot import OneShot
-from lanas_jax.final.recipe import Recipe
-from lanas_jax.final.task import FinalTraining
-from lanas_jax.ranking.task import Ranking
+from lanas_jax.ranking.base import Ranking
 from lanas_jax.spaces.nasnet_masks import NASNetMasks
 from lanas_jax.study import Experiment
 from lanas_jax.supernet.regions import TreeSplit
 from lanas_jax.supernet.training import ONE_SHOT
-from lanas_jax.training.step import TrainConfig
-from models.nasnet import NASNet
-from models.nasnet_final import FinalNASNet
-from models.nasnet_supernet import NASNetSupernet
+from lanas_jax.trainer.recipe import Recipe
+from lanas_jax.trainer.task import FinalTraining
+from lanas_jax.training.sgd import TrainConfig
+from models.nasnet import FinalNASNet, NASNet, NASNetSupernet
 
 SEARCHERS = {
     "lanas": functools.partial(lx.LaNAS, capacity=512),

@@ -36,23 +36,22 @@ from lanas_jax.data.image_streams import Workers
 from lanas_jax.data.imagenet import Pictures
 from lanas_jax.data.streams import StreamedDataset
 from lanas_jax.evaluators.one_shot import POOL, OneShot
-from lanas_jax.final import teacher as teachers
-from lanas_jax.final.exported import read_weights
-from lanas_jax.final.recipe import Recipe
-from lanas_jax.final.task import FinalTraining, costs
-from lanas_jax.final.teacher import NetworkTeacher
+from lanas_jax.export.load import read_weights
 from lanas_jax.planning.stage import Stage, stand_in
 from lanas_jax.planning.stages import final_training, mean_multiply_adds, valuation
 from lanas_jax.spaces.latency import LatencyTable
 from lanas_jax.spaces.mobilenet import MobileNetSpace
 from lanas_jax.study import Experiment
-from lanas_jax.supernet import masks
+from lanas_jax.supernet import code_pool
 from lanas_jax.supernet.sandwich import Sandwich
 from lanas_jax.supernet.training import SupernetTraining
 from lanas_jax.supernet.valuation import Valuation
+from lanas_jax.trainer import teacher as teachers
+from lanas_jax.trainer.recipe import Recipe
+from lanas_jax.trainer.task import FinalTraining, costs
+from lanas_jax.trainer.teacher import NetworkTeacher
 from lanas_jax.training.augmentation import Augmentation
-from models.mobilenet_final import FinalMobileNet
-from models.mobilenet_supernet import MobileNetSupernet
+from models.mobilenet import FinalMobileNet, MobileNetSupernet
 
 SEARCHERS = {
     "lanas": functools.partial(lx.LaNAS, capacity=2048),
@@ -224,7 +223,7 @@ def stages(config: Config) -> tuple[Stage, ...]:
     shape = (max(config.resolutions),) * 2 + (3,)
     data = stand_in(contents.train - config.validation, config.validation, shape, contents.classes)
     measured, codes = one_shot(config), space(config)
-    pool = masks.draw(codes, POOL, measured.seed)
+    pool = code_pool.draw(codes, POOL, measured.seed)
     rule = measured.sandwich
     supernet = SupernetTraining(
         measured.supernet, pool, config.recipe, measured.augmentation, measured.seed, sandwich=rule
@@ -232,7 +231,7 @@ def stages(config: Config) -> tuple[Stage, ...]:
     passes = np.concatenate([codes.cost(ends(codes)).multiply_adds, [mean_multiply_adds(codes, pool)] * rule.random])
     calibration = dataclasses.replace(data, train=stand_in(config.recalibration, 1, shape, contents.classes).train)
     valuing = Valuation(measured.supernet, calibration, measured.recalibration, measured.batch_size)
-    code = masks.draw(limited(config), 1, config.seed)[0]
+    code = code_pool.draw(limited(config), 1, config.seed)[0]
     teacher = teachers.stand_in(largest(config))
     winner = final(config, Final(), code).taught(teacher, DISTILLATION)
     cost, said = (costs(network, network.code)["multiply_adds"] for network in (winner.network, teacher.network))

@@ -52,31 +52,29 @@ import numpy as np
 
 import lanas_jax as lx
 from experiments import prepared_pictures
-from lanas_jax import caches
 from lanas_jax.data import cifar10, imagenet, tfds_folder
-from lanas_jax.data.contents import Contents
 from lanas_jax.data.crops import Crop
 from lanas_jax.data.imagenet import Pictures
-from lanas_jax.data.sources import Form, Source
+from lanas_jax.data.sources import Contents, Form, Source
 from lanas_jax.data.streams import StreamedDataset
 from lanas_jax.evaluators.one_shot import POOL, OneShot
-from lanas_jax.final import teacher as teachers
-from lanas_jax.final.exported import read_weights
-from lanas_jax.final.recipe import Recipe
-from lanas_jax.final.task import FinalTraining, costs
-from lanas_jax.final.teacher import NetworkTeacher
+from lanas_jax.export.load import read_weights
 from lanas_jax.planning.stage import Stage, stand_in
 from lanas_jax.planning.stages import final_training, mean_multiply_adds, valuation
+from lanas_jax.runtime import caches
 from lanas_jax.spaces.mobilenet import MobileNetSpace
-from lanas_jax.spaces.mobilenet import Stage as Layers
+from lanas_jax.spaces.mobilenet_settings import Stage as Layers
 from lanas_jax.study import Experiment
-from lanas_jax.supernet import masks
+from lanas_jax.supernet import code_pool
 from lanas_jax.supernet.sandwich import Sandwich
 from lanas_jax.supernet.training import ONE_SHOT, SupernetTraining
 from lanas_jax.supernet.valuation import Valuation
+from lanas_jax.trainer import teacher as teachers
+from lanas_jax.trainer.recipe import Recipe
+from lanas_jax.trainer.task import FinalTraining, costs
+from lanas_jax.trainer.teacher import NetworkTeacher
 from lanas_jax.training.augmentation import Augmentation
-from models.mobilenet_final import FinalMobileNet
-from models.mobilenet_supernet import MobileNetSupernet
+from models.mobilenet import FinalMobileNet, MobileNetSupernet
 
 SEARCHERS = {"lanas": lx.LaNAS, "random": lx.RandomSearch, "evolution": lx.RegularizedEvolution}
 STAGES = (Layers(16, 2, "relu"), Layers(24, 1, "relu", squeezes=True), Layers(40, 2, squeezes=True))
@@ -246,12 +244,12 @@ def stages(config: Config) -> tuple[Stage, ...]:
     """What `lanas plan` compiles: supernet, values of networks, and the training of a winner."""
     data = stand_in(config.train, config.validation, (SIZE,) * 2 + (3,), CLASSES)
     measured, codes = one_shot(config), space()
-    pool = masks.draw(codes, POOL, measured.seed)
+    pool = code_pool.draw(codes, POOL, measured.seed)
     supernet = SupernetTraining(
         measured.supernet, pool, measured.recipe, measured.augmentation, measured.seed, sandwich=measured.sandwich
     )
     valuing = Valuation(measured.supernet, data, measured.recalibration, measured.batch_size)
-    code = masks.draw(space(config.limit), 1, config.seed)[0]
+    code = code_pool.draw(space(config.limit), 1, config.seed)[0]
     teacher = teachers.stand_in(largest())
     winner = final(config, Final(), code).taught(teacher, DISTILLATION)
     passes = [*codes.cost(ends(codes)).multiply_adds, *[mean_multiply_adds(codes, pool)] * 2]

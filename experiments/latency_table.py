@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import tyro
 
 from lanas_jax.spaces.mobilenet import MobileNetSpace
-from models.mobilenet_latency import SECONDS, measure
+from models.mobilenet.latency import SECONDS, measure
 
 
 @dataclasses.dataclass(frozen=True)

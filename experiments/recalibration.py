@@ -17,12 +17,12 @@ import numpy as np
 import tyro
 from rich.console import Console
 
-from experiments.bench_table import machine, table
-from lanas_jax import runs
+from experiments.benchmarks.table import machine, table
 from lanas_jax.evaluators.one_shot import OneShot
 from lanas_jax.ranking.correlation import rank_correlation
-from lanas_jax.supernet import masks
-from lanas_jax.training.population import one_device_per_core
+from lanas_jax.runtime.devices import one_device_per_core
+from lanas_jax.study import run_folder
+from lanas_jax.supernet import code_pool
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,12 +49,12 @@ def rows(config: Config) -> list[dict[str, str]]:
       RunError: no such run.
       ValueError: a run whose values do not come from one supernet.
     """
-    here = runs.open_run(config.run)
+    here = run_folder.open_run(config.run)
     evaluator = here.experiment().evaluator
     if not isinstance(evaluator, OneShot):
         raise ValueError(f"the values of {config.run} come from {type(evaluator).__name__}; expected OneShot")
     evaluator.prepare(here.directory, print)
-    codes = masks.draw(evaluator.supernet.space, config.networks, config.seed)
+    codes = code_pool.draw(evaluator.supernet.space, config.networks, config.seed)
     values, seconds = {}, {}
     for images in sorted(set(config.images)):
         valuation = dataclasses.replace(evaluator.valuation, recalibration=images)

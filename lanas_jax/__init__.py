@@ -7,6 +7,10 @@ import importlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from lanas_jax.comparison.simulated_workers import WorkersTrace as WorkersTrace
+    from lanas_jax.comparison.simulated_workers import simulate_workers as simulate_workers
+    from lanas_jax.comparison.simulation import Trace as Trace
+    from lanas_jax.comparison.simulation import simulate as simulate
     from lanas_jax.evaluators.base import Evaluator as Evaluator
     from lanas_jax.evaluators.base import Outcome as Outcome
     from lanas_jax.searchers.action_mcts import ActionMCTS as ActionMCTS
@@ -15,10 +19,6 @@ if TYPE_CHECKING:
     from lanas_jax.searchers.lanas import LaNAS as LaNAS
     from lanas_jax.searchers.local_search import LocalSearch as LocalSearch
     from lanas_jax.searchers.random_search import RandomSearch as RandomSearch
-    from lanas_jax.simulated_workers import WorkersTrace as WorkersTrace
-    from lanas_jax.simulated_workers import simulate_workers as simulate_workers
-    from lanas_jax.simulation import Trace as Trace
-    from lanas_jax.simulation import simulate as simulate
     from lanas_jax.spaces.base import Choice as Choice
     from lanas_jax.spaces.base import SearchSpace as SearchSpace
     from lanas_jax.spaces.nasbench101 import NASBench101Space as NASBench101Space
@@ -43,10 +43,10 @@ _HOMES = {
     "RegularizedEvolution": "searchers.evolution",
     "SearchSpace": "spaces.base",
     "Table": "tables.base",
-    "Trace": "simulation",
-    "WorkersTrace": "simulated_workers",
-    "simulate": "simulation",
-    "simulate_workers": "simulated_workers",
+    "Trace": "comparison.simulation",
+    "WorkersTrace": "comparison.simulated_workers",
+    "simulate": "comparison.simulation",
+    "simulate_workers": "comparison.simulated_workers",
 }
 __all__ = list(_HOMES)
 

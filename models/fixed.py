@@ -1,8 +1,9 @@
 """Networks built for one code, with the face of those whose code is data.
 
-`lanas_jax.training.step.Network` wants pure functions that take any code; a Flax module built for a single code has
+`lanas_jax.candidates.step.Network` wants pure functions that take any code; a Flax module built for a single code has
 exactly its layers, which XLA then compiles with nothing to choose. The adapter here turns such a module, of any space,
-into those functions. How the module is built and initialised is the business of its own file, as `models/nasnet.py`.
+into those functions. How the module is built and initialised is the business of its own file, as
+`models/nasnet/candidate.py`.
 """
 
 import dataclasses

@@ -28,7 +28,7 @@ from jaxtyping import install_import_hook  # noqa: E402
 if os.environ.get("LANAS_CHECK_SHAPES") == "1":
     install_import_hook(["lanas_jax", "models"], "beartype.beartype")
 
-from lanas_jax.training.population import forget_programs  # noqa: E402
+from lanas_jax.candidates.population import forget_programs  # noqa: E402
 
 jax.config.update("jax_num_cpu_devices", 4)
 jax.config.update("jax_numpy_dtype_promotion", "strict")
@@ -39,13 +39,13 @@ MAPPINGS = (
 )
 SLOW_TIMEOUT = 1800  # seconds; of other tests see pyproject.toml
 LONGEST = (  # families that take longest, which workers begin with
-    "tests/models/test_nasnet_networks.py",
+    "tests/models/nasnet/test_networks.py",
     "searchers on the lattice",
     "searchers on pools",
-    "tests/models/test_nasnet_supernet.py",
-    "tests/models/test_nasbench201_networks.py",
+    "tests/models/nasnet/test_supernet.py",
+    "tests/models/nasbench/test_nasbench201.py",
     "tests/evaluators/test_from_scratch.py",
-    "tests/training/test_specialised.py",
+    "tests/candidates/test_specialised.py",
 )
 
 

@@ -17,7 +17,8 @@ import jax
 import numpy as np
 
 import lanas_jax as lx
-from lanas_jax.study import Experiment, Final
+from lanas_jax.storage.trials import Final
+from lanas_jax.study import Experiment
 
 ACTIVATIONS = {"identity": lambda x: x, "absolute": np.abs, "tanh": np.tanh, "relu": lambda x: np.maximum(x, 0)}
 SPACE = lx.SearchSpace(

@@ -94,13 +94,13 @@ def test_wheel_carries_all_three_packages_and_the_licence(wheel):
 def test_installed_wheel_finds_its_experiments_from_any_folder(wheel, tmp_path):
     zipfile.ZipFile(wheel).extractall(tmp_path / "site")
     code = (
-        "import sys; sys.path.insert(0, 'site'); import lanas_jax; from lanas_jax import discovery; "
+        "import sys; sys.path.insert(0, 'site'); import lanas_jax; from lanas_jax.study import discovery; "
         "assert lanas_jax.__file__.startswith(sys.argv[1]); print(*discovery.experiments())"
     )
     command = [sys.executable, "-I", "-c", f"import os; os.chdir(r'{tmp_path}'); {code}", str(tmp_path)]
     found = subprocess.run(command, capture_output=True, text=True, check=True, cwd=tmp_path)
     files = (ROOT / "experiments").glob("[!_]*.py")
-    there = {file.stem for file in files if not file.stem.startswith("bench_") and "def build(" in file.read_text()}
+    there = {file.stem for file in files if "def build(" in file.read_text()}
     assert set(found.stdout.split()) == there
 
 

@@ -12,15 +12,16 @@ from lanas_jax.cluster.dispatch import Dispatch
 from lanas_jax.cluster.settings import Settings
 from lanas_jax.cluster.task import Task
 from lanas_jax.cluster.workforce import Workforce
-from lanas_jax.course import Course, StudyError
 from lanas_jax.evaluators.base import NotPreparedError, Prepared
-from lanas_jax.runs import Run
-from lanas_jax.study import Experiment, Progress
-from lanas_jax.trials import Final
+from lanas_jax.storage.trials import Final
+from lanas_jax.study import Experiment, StudyError
+from lanas_jax.study.experiment import Progress
+from lanas_jax.study.replay import Course
+from lanas_jax.study.run_folder import Run
 
 
 class Cluster:
-    """Evaluates a run's trials by workers on a Ray cluster; a `lanas_jax.study.Workers` and a context manager.
+    """Evaluates a run's trials by workers on a Ray cluster; a `lanas_jax.study.loop.Workers` and a context manager.
 
     Args:
       ray: connected (`lanas_jax.cluster.connected`).

@@ -16,11 +16,12 @@ from lanas_jax.cluster.connection import ClusterError
 from lanas_jax.cluster.settings import Settings
 from lanas_jax.cluster.worker import Answer, Order, Raised
 from lanas_jax.cluster.workforce import Done, Event, Hand, Lost, Overdue, Workforce
-from lanas_jax.course import Course, StudyError
 from lanas_jax.evaluators.base import NotPreparedError, Outcome
 from lanas_jax.evaluators.faults import BrokenEvaluatorError, Failures, RemoteError
-from lanas_jax.study import Progress
-from lanas_jax.trials import Trial
+from lanas_jax.storage.trials import Trial
+from lanas_jax.study import StudyError
+from lanas_jax.study.experiment import Progress
+from lanas_jax.study.replay import Course
 
 
 class Dispatch:

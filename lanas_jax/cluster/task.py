@@ -14,8 +14,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import lanas_jax
-from lanas_jax import config_json, discovery, runs, software
-from lanas_jax.runs import Run, RunError
+from lanas_jax.storage import config_json, software
+from lanas_jax.storage.folder import RunError
+from lanas_jax.study import discovery, run_folder
+from lanas_jax.study.run_folder import Run
 
 if TYPE_CHECKING:
     from lanas_jax.study import Experiment
@@ -67,7 +69,7 @@ class Task:
             path = Path(folder) / "experiment.py"
             path.write_text(self.source, encoding="utf-8")
             module = discovery.load(path, beside=Path(self.beside))
-            return runs.build(module, config_json.read(module.Config, self.config))
+            return run_folder.build(module, config_json.read(module.Config, self.config))
 
 
 def fingerprint(source: str, config: Any) -> str:

@@ -15,15 +15,15 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from lanas_jax import software
 from lanas_jax.cluster import task as tasks
 from lanas_jax.cluster.task import Task
 from lanas_jax.evaluators.base import Outcome
+from lanas_jax.storage import software
 
 if TYPE_CHECKING:
     from lanas_jax.evaluators.base import Evaluator
+    from lanas_jax.storage.trials import Final
     from lanas_jax.study import Experiment
-    from lanas_jax.trials import Final
 
 
 class Hello(NamedTuple):
@@ -111,8 +111,8 @@ class Worker:
         """Evaluates trials; an error of the evaluator becomes words, and hits only who causes it."""
         import numpy as np
 
-        from lanas_jax.course import keys_of_words
         from lanas_jax.evaluators.faults import describe_error, outcomes_or_errors
+        from lanas_jax.study.replay import keys_of_words
 
         evaluator = self._prepared()
         started = time.time()
@@ -124,11 +124,11 @@ class Worker:
         """The experiment's finale, and the files that it wrote."""
         import numpy as np
 
-        from lanas_jax import study
+        from lanas_jax.study import loop
 
         folder = Path(tempfile.mkdtemp())
         try:
-            final = study.finale(self._built(), np.array(code, np.int32), folder / "winner")
+            final = loop.finale(self._built(), np.array(code, np.int32), folder / "winner")
             files = [path for path in (folder / "winner").rglob("*") if path.is_file()]
             return final, {str(path.relative_to(folder / "winner")): path.read_bytes() for path in files}
         finally:
@@ -149,7 +149,7 @@ class Worker:
             if self._experiment is None:
                 import sys
 
-                from lanas_jax import compile_cache
+                from lanas_jax.runtime import compile_cache
 
                 compile_cache.keep(lambda text: print(f"lanas: {text}", file=sys.stderr))
                 self._experiment = self._task.experiment()

@@ -11,7 +11,6 @@ from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-from lanas_jax import software
 from lanas_jax.cluster import nodes
 from lanas_jax.cluster.connection import ClusterError
 from lanas_jax.cluster.nodes import Node
@@ -19,6 +18,7 @@ from lanas_jax.cluster.settings import Settings
 from lanas_jax.cluster.task import Task
 from lanas_jax.cluster.worker import Answer, Hello, Order, Raised, Worker
 from lanas_jax.evaluators.base import NotPreparedError, Outcome
+from lanas_jax.storage import software
 
 BECOMING = ("introduce", "build")  # what makes a new worker a ready one
 LOOKING = 2.0  # seconds between two looks for nodes with room

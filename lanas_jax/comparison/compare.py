@@ -19,6 +19,8 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from lanas_jax.comparison import peers
+from lanas_jax.comparison.simulated_workers import WorkersTrace, simulate_workers
+from lanas_jax.comparison.simulation import Trace, refuse_below_one, simulate
 from lanas_jax.comparison.statistics import (
     REGRET_AT,
     Interval,
@@ -32,15 +34,13 @@ from lanas_jax.comparison.statistics import (
     times_to,
     top_value,
 )
-from lanas_jax.hardware import cores
+from lanas_jax.runtime.devices import cores
 from lanas_jax.searchers.action_mcts import ActionMCTS
 from lanas_jax.searchers.bayesian_optimization import BayesianOptimization
 from lanas_jax.searchers.evolution import RegularizedEvolution
 from lanas_jax.searchers.lanas import LaNAS
 from lanas_jax.searchers.local_search import LocalSearch
 from lanas_jax.searchers.random_search import RandomSearch
-from lanas_jax.simulated_workers import WorkersTrace, simulate_workers
-from lanas_jax.simulation import Trace, refuse_below_one, simulate
 from lanas_jax.tables.base import Table
 
 SEARCHERS: dict[str, Callable[..., Any]] = {

@@ -10,10 +10,8 @@ the original files (`lanas_jax.data.cifar10_archives`), an ``.npz`` file (`lanas
 from pathlib import Path
 
 from lanas_jax.data import cifar10_archives, cifar10_npz, tfds_folder
-from lanas_jax.data.contents import Contents
-from lanas_jax.data.parts import Parts
-from lanas_jax.data.sources import Form, Source
-from lanas_jax.data.splits import Dataset
+from lanas_jax.data.sources import Contents, Form, Source
+from lanas_jax.data.splits import Dataset, Parts
 
 CLASSES = 10
 SOURCE = Source(

@@ -20,7 +20,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import UInt8
 
-from lanas_jax.data.contents import Contents
+from lanas_jax.data.sources import Contents
 from lanas_jax.data.splits import Split
 from lanas_jax.formats import array_pickle
 from lanas_jax.formats.errors import FileError

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from lanas_jax.data.contents import Contents
+from lanas_jax.data.sources import Contents
 from lanas_jax.data.splits import Split
 from lanas_jax.formats import npz, pictures
 from lanas_jax.formats.errors import FileError

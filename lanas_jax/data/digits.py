@@ -6,8 +6,7 @@ test part, through `sklearn.datasets.load_digits`.
 
 import numpy as np
 
-from lanas_jax.data.parts import check_parts, drawn
-from lanas_jax.data.splits import Dataset, SearchData, Split
+from lanas_jax.data.splits import Dataset, SearchData, Split, check_parts, drawn
 
 CLASSES = 10
 

@@ -13,10 +13,8 @@ from pathlib import Path
 import numpy as np
 
 from lanas_jax.data import tfds_folder
-from lanas_jax.data.contents import Contents
-from lanas_jax.data.parts import Parts
-from lanas_jax.data.sources import Form, Source
-from lanas_jax.data.splits import Dataset, Split
+from lanas_jax.data.sources import Contents, Form, Source
+from lanas_jax.data.splits import Dataset, Parts, Split
 from lanas_jax.formats import idx
 
 CLASSES = 10

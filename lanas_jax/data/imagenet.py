@@ -13,11 +13,10 @@ import numpy as np
 from jaxtyping import Int32, Int64
 
 from lanas_jax.data import record_index, tfds_folder
-from lanas_jax.data.contents import Contents
 from lanas_jax.data.crops import Crop
 from lanas_jax.data.image_streams import Damage, EvaluationImages, TrainingImages, Workers
 from lanas_jax.data.scaling import Scaling
-from lanas_jax.data.sources import Form, Source
+from lanas_jax.data.sources import Contents, Form, Source
 from lanas_jax.data.streams import StreamedDataset
 from lanas_jax.data.tfds_folder import Shard
 from lanas_jax.formats.errors import FileError

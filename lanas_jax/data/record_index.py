@@ -17,11 +17,11 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Int32, Int64
 
-from lanas_jax import caches
 from lanas_jax.data import tfds_folder
 from lanas_jax.data.tfds_folder import Shard
 from lanas_jax.formats import array_record, npz, tfrecord
 from lanas_jax.formats.errors import FileError
+from lanas_jax.runtime import caches
 
 _THREADS = 16  # of a scan, which mostly waits for the disk
 _ERRORS = (ValueError, KeyError, TypeError, IndexError)

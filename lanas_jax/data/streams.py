@@ -12,6 +12,9 @@ import numpy as np
 from jaxtyping import Float32, Int32, UInt8
 
 from lanas_jax.data.scaling import Scaling
+from lanas_jax.data.splits import SearchData, Split
+
+_BATCH = 256  # evaluation images that are read at a time
 
 
 class Batch(NamedTuple):
@@ -76,3 +79,32 @@ class StreamedDataset:
     classes: int
     image_shape: tuple[int, int, int]
     scaling: Scaling | None = None
+
+
+def kept(data: StreamedDataset, train: int, seed: int = 0) -> SearchData:
+    """The search-validation split, and training images as the first step of a training would see them.
+
+    Args:
+      data: streams.
+      train: training images, at most as many as an epoch has.
+      seed: of their draw.
+
+    Raises:
+      ValueError: no or too many training images, or a split that holds no image.
+    """
+    if not 0 < train <= len(data.train):
+        raise ValueError(f"train must be 1 to {len(data.train)}, the training images there are; got {train}")
+    first = next(iter(data.train.batches(seed, train, 0, host=0, hosts=1)))
+    return SearchData(
+        _split([first]),
+        _split(list(data.validation.batches(_BATCH, host=0, hosts=1))),
+        data.classes,
+        data.scaling,
+    )
+
+
+def _split(batches: list[Batch]) -> Split:
+    """All images but those that fill batches up."""
+    labels = np.concatenate([batch.labels for batch in batches])
+    images = np.concatenate([batch.images for batch in batches])
+    return Split(images[labels >= 0], labels[labels >= 0])

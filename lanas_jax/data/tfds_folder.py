@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from lanas_jax.data.contents import Contents
+from lanas_jax.data.sources import Contents
 from lanas_jax.data.splits import Split
 from lanas_jax.formats import array_record, pictures, protobuf, tfrecord
 from lanas_jax.formats.errors import FileError

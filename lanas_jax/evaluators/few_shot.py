@@ -12,20 +12,19 @@ import numpy as np
 from jaxtyping import Array, Int, Key
 
 from lanas_jax.data.splits import SearchData
-from lanas_jax.distributed import Preemption
 from lanas_jax.evaluators.base import NotPreparedError, Outcome
 from lanas_jax.evaluators.one_shot import POOL, OneShot, outcomes_of, train_or_refuse
-from lanas_jax.final.programs import Programs
-from lanas_jax.final.recipe import Recipe
-from lanas_jax.final.step import Weights
-from lanas_jax.final.task import BatchStats, Params
-from lanas_jax.final.weights import names
 from lanas_jax.formats.npz import read_npz, write_npz
+from lanas_jax.runtime.distributed import Preemption
 from lanas_jax.spaces.base import SearchSpace
-from lanas_jax.supernet import masks, regions
+from lanas_jax.storage.weights import names
+from lanas_jax.supernet import code_pool, regions
 from lanas_jax.supernet.base import Supernet
 from lanas_jax.supernet.regions import Regions, Split
 from lanas_jax.supernet.training import SupernetTraining
+from lanas_jax.trainer.programs import Programs
+from lanas_jax.trainer.recipe import Recipe
+from lanas_jax.trainer.task import BatchStats, Params, Weights
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -171,8 +170,8 @@ class FewShot:
         found: Regions = self.__dict__["_divided"]
         note(f"sub-supernet {i + 1} of {len(found.names)} ({found.names[i]})")
         try:
-            pool = masks.draw(self._space, POOL, self.seed, lambda codes: found.of(codes) == i)
-        except masks.EmptyRegionError as error:
+            pool = code_pool.draw(self._space, POOL, self.seed, lambda codes: found.of(codes) == i)
+        except code_pool.EmptyRegionError as error:
             raise NotPreparedError(f"{found.names[i]}: {error}") from error
         training = SupernetTraining(
             self.supernet,

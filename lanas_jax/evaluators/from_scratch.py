@@ -15,13 +15,14 @@ import jax
 import numpy as np
 from jaxtyping import Array, Int, Key
 
+from lanas_jax.candidates import halving
+from lanas_jax.candidates.halving import Halving, Trainer
+from lanas_jax.candidates.plans import OUT_OF_MEMORY, Plans
+from lanas_jax.candidates.population import CompiledPopulation, Results
+from lanas_jax.candidates.step import Network
 from lanas_jax.data.splits import SearchData
 from lanas_jax.evaluators.base import Outcome, with_costs
-from lanas_jax.training import halving
-from lanas_jax.training.halving import Halving, Trainer
-from lanas_jax.training.plans import OUT_OF_MEMORY, Plans
-from lanas_jax.training.population import CompiledPopulation, Results
-from lanas_jax.training.step import Network, TrainConfig
+from lanas_jax.training.sgd import TrainConfig
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

@@ -16,22 +16,20 @@ import jax
 import numpy as np
 from jaxtyping import Array, Int, Key
 
-from lanas_jax.data.kept import kept
 from lanas_jax.data.splits import SearchData
-from lanas_jax.data.streams import StreamedDataset
-from lanas_jax.distributed import Preemption
+from lanas_jax.data.streams import StreamedDataset, kept
 from lanas_jax.evaluators.base import NotPreparedError, Outcome, with_costs
-from lanas_jax.final.loop import DamagedError, NotFiniteError
-from lanas_jax.final.programs import Programs
-from lanas_jax.final.recipe import Recipe
-from lanas_jax.final.step import Weights
-from lanas_jax.final.task import BatchStats, Params
-from lanas_jax.runs import RunError
-from lanas_jax.supernet import masks
+from lanas_jax.runtime.distributed import Preemption
+from lanas_jax.storage.folder import RunError
+from lanas_jax.supernet import code_pool
 from lanas_jax.supernet.base import Supernet
 from lanas_jax.supernet.sandwich import Sandwich
 from lanas_jax.supernet.training import ONE_SHOT, SupernetTraining, Trained, train
 from lanas_jax.supernet.valuation import Valuation
+from lanas_jax.trainer.loop import DamagedError, NotFiniteError
+from lanas_jax.trainer.programs import Programs
+from lanas_jax.trainer.recipe import Recipe
+from lanas_jax.trainer.task import BatchStats, Params, Weights
 from lanas_jax.training.augmentation import Augmentation
 
 POOL = 2**16  # codes that training draws from
@@ -158,7 +156,7 @@ class OneShot:
     @property
     def _training(self) -> SupernetTraining:
         """Raises ValueError for a recipe or a sandwich that does not fit."""
-        pool = masks.draw(self.supernet.space, POOL, self.seed)
+        pool = code_pool.draw(self.supernet.space, POOL, self.seed)
         return SupernetTraining(self.supernet, pool, self.recipe, self.augmentation, self.seed, sandwich=self.sandwich)
 
     def _refuse_chance(self, weights: Weights, codes: Int[np.ndarray, "n dims"]) -> None:

@@ -14,17 +14,19 @@ import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 from jaxtyping import Int
 
+from lanas_jax.candidates.population import Placed, Population
+from lanas_jax.candidates.step import Network
 from lanas_jax.data.splits import SearchData
-from lanas_jax.final import programs as final_programs
-from lanas_jax.final.streamed import lowered_step
-from lanas_jax.final.task import FinalTraining
 from lanas_jax.planning.stage import Program, Stage
 from lanas_jax.spaces.base import SearchSpace
-from lanas_jax.supernet import masks
+from lanas_jax.supernet import code_pool
 from lanas_jax.supernet.training import SupernetTraining
 from lanas_jax.supernet.valuation import Valuation
-from lanas_jax.training.population import Placed, Population
-from lanas_jax.training.step import Network, TrainConfig
+from lanas_jax.trainer import in_memory
+from lanas_jax.trainer import programs as final_programs
+from lanas_jax.trainer.streamed import lowered_step
+from lanas_jax.trainer.task import FinalTraining
+from lanas_jax.training.sgd import TrainConfig
 
 TRAINING = 3.0  # forward passes that a step of training is worth: one forward, two backward
 SAMPLED = 256  # codes whose mean cost stands for that of a search
@@ -33,7 +35,7 @@ SAMPLED = 256  # codes whose mean cost stands for that of a search
 def mean_multiply_adds(space: SearchSpace, codes: Int[np.ndarray, "n dims"] | None = None) -> float | None:
     """Mean over codes, by default `SAMPLED` valid ones drawn uniformly; None where the space does not know."""
     if codes is None:
-        codes = masks.draw(space, SAMPLED, seed=0)
+        codes = code_pool.draw(space, SAMPLED, seed=0)
     try:
         return float(np.mean(space.cost(codes[:SAMPLED]).multiply_adds))
     except NotImplementedError:
@@ -50,7 +52,7 @@ def final_training(
     streamed: bool = False,
     teacher_multiply_adds: float | int = 0,
 ) -> Stage:
-    """A training by `lanas_jax.final`: a winner's, or a supernet's.
+    """A training by `lanas_jax.trainer`: a winner's, or a supernet's.
 
     Args:
       name: of the stage.
@@ -83,7 +85,7 @@ def _lowered(
     mesh = final_programs.mesh_of(devices)
     if streamed:
         return lowered_step(training, mesh, data.image_shape, data.classes, data.scaling)
-    return final_programs.lowered_steps(training, mesh, data)
+    return in_memory.lowered_steps(training, mesh, data)
 
 
 def _passes(training: FinalTraining | SupernetTraining) -> int:

@@ -5,7 +5,7 @@ are finished and a killed ranking goes on where it was. In the run's folder ``ra
 
 ================  =====================================================================================
 ``asked.json``    what was asked for; another ranking is refused
-``pool/``         a run (`lanas_jax.runs`): the codes that the sample is taken from, by the first estimate
+``pool/``         a run (`lanas_jax.study.run_folder`): the codes that the sample is taken from, by the first estimate
 ``estimate-1/``   a run: the sample by the second estimate; and so on
 ``truth/``        a run: the sample, trained from scratch
 ``ranking.csv``   written at the end: a row per network
@@ -24,19 +24,22 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, Int
 
-from lanas_jax import config_json, course, runs, software, study
+from lanas_jax import study
 from lanas_jax.evaluators.base import Evaluator, Prepared
 from lanas_jax.evaluators.faults import describe_error
 from lanas_jax.ranking import result
+from lanas_jax.ranking.base import TRUTH, Ranking, RankingError
 from lanas_jax.ranking.correlation import FEWEST, rank_correlation
-from lanas_jax.ranking.listed import Listed
+from lanas_jax.ranking.fixed_list import Listed
 from lanas_jax.ranking.result import Ranked
 from lanas_jax.ranking.sample import pool_of, stratified
-from lanas_jax.ranking.task import TRUTH, Ranking, RankingError
-from lanas_jax.runs import Run, RunError
 from lanas_jax.spaces.base import SearchSpace
-from lanas_jax.study import Progress, StudyError
-from lanas_jax.trials import Trial, TrialStore
+from lanas_jax.storage import config_json, software
+from lanas_jax.storage.folder import RunError, replace_text
+from lanas_jax.storage.trials import Trial, TrialStore
+from lanas_jax.study import StudyError, replay, run_folder
+from lanas_jax.study.experiment import Progress
+from lanas_jax.study.run_folder import Run
 
 AT_ONCE = 32  # architectures handed to an estimate at a time
 _ASKED = "asked.json"
@@ -102,7 +105,7 @@ class Valuing:
         if isinstance(evaluator, Prepared) and finished(folder) < len(codes):
             self._prepare(title, evaluator)
         with self.progress() as progress:
-            return study.run(experiment, folder, progress, prepare=False, write_report=False).trials
+            return study.run(experiment, folder, progress, prepare=False).trials
 
     def _prepare(self, title: str, evaluator: Prepared) -> None:
         try:
@@ -130,7 +133,7 @@ def rank(ranking: Ranking, plan: Plan, settings: Any, valuing: Valuing) -> Ranke
     folder = folder_of(valuing.here)
     asked = dataclasses.asdict(plan) | {"settings": config_json.encode(settings), "estimates": list(ranking.estimates)}
     _enter(folder, asked)
-    with runs.lock(valuing.here):
+    with run_folder.lock(valuing.here):
         codes, estimates = _estimated(ranking, plan, valuing)
         trials = valuing.column("trained from scratch", ranking.truth, codes, folder / TRUTH, plan.batch)
         truth = _values(trials)
@@ -157,9 +160,9 @@ def folder_of(here: Run) -> Path:
 
 def finished(folder: Path) -> int:
     """How many trials of a column are finished."""
-    if not runs.exists(folder):
+    if not run_folder.exists(folder):
         return 0
-    with TrialStore.open(runs.open_run(folder).trials, read_only=True) as store:
+    with TrialStore.open(run_folder.open_run(folder).trials, read_only=True) as store:
         return sum(trial.finished is not None for trial in store.trials())
 
 
@@ -169,7 +172,7 @@ def _estimated(
     """The sample, and what each estimate says of it."""
     (first, evaluator), *others = ranking.estimates.items()
     folder = folder_of(valuing.here)
-    key = course.stream_key(plan.seed, course.SEARCHER_STREAM)
+    key = replay.stream_key(plan.seed, replay.SEARCHER_STREAM)
     pool = pool_of(key, valuing.space, plan.pool, plan.networks)
     values = _values(valuing.column(first, evaluator, pool, folder / "pool", AT_ONCE))
     rows = stratified(values, plan.networks, plan.seed)
@@ -189,7 +192,7 @@ def _enter(folder: Path, asked: dict[str, Any]) -> None:
     try:
         if not path.exists():
             folder.mkdir(exist_ok=True)
-            result.replace(path, json.dumps(asked, indent=2) + "\n")
+            replace_text(path, json.dumps(asked, indent=2) + "\n")
         before = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise RunError(f"cannot use {folder}: {error.strerror}") from error

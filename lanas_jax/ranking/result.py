@@ -15,9 +15,9 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
+from lanas_jax.ranking.base import TRUTH
 from lanas_jax.ranking.correlation import Coefficient, RankCorrelation
-from lanas_jax.ranking.task import TRUTH
-from lanas_jax.runs import RunError
+from lanas_jax.storage.folder import RunError, replace_text
 
 FOLDER = "ranking"  # within the run directory
 FORMAT = 1
@@ -59,8 +59,8 @@ def write(folder: Path, ranked: Ranked) -> None:
         **ranked.about,
         "correlations": {name: _encoded(found) for name, found in ranked.correlations.items()},
     }
-    replace(folder / _TABLE, lines.getvalue())
-    replace(folder / _RECORD, json.dumps(record, indent=2, allow_nan=False) + "\n")
+    replace_text(folder / _TABLE, lines.getvalue())
+    replace_text(folder / _RECORD, json.dumps(record, indent=2, allow_nan=False) + "\n")
 
 
 def read(folder: Path) -> Ranked | None:
@@ -79,13 +79,6 @@ def read(folder: Path) -> Ranked | None:
         return _with_table(folder / _TABLE, correlations, record)
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise RunError(f"the ranking in {folder} is damaged: {type(error).__name__}: {error}") from error
-
-
-def replace(path: Path, text: str) -> None:
-    """Writes a file at once, in the place of an older one."""
-    partial = path.with_name(f"{path.name}.partial")
-    partial.write_text(text, encoding="utf-8")
-    partial.replace(path)
 
 
 def _with_table(path: Path, correlations: Mapping[str, RankCorrelation], about: Mapping[str, Any]) -> Ranked:

@@ -8,8 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, Int, PRNGKeyArray
 
-from lanas_jax.ranking.task import RankingError
-from lanas_jax.sampling import draw_valid
+from lanas_jax.ranking.base import RankingError
+from lanas_jax.searchers.sampling import draw_valid
 from lanas_jax.spaces.base import SearchSpace
 
 TRIES = 4096  # batches of draws: a million, for spaces in which few codes are valid

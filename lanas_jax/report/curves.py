@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import numpy as np
 from jaxtyping import Float, Int
 
-from lanas_jax.trials import Status, Trial
+from lanas_jax.storage.trials import Status, Trial
 
 
 def done(trials: Sequence[Trial]) -> list[Trial]:

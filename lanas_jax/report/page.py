@@ -9,15 +9,15 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from lanas_jax.partition import NodeSummary
 from lanas_jax.ranking.result import Ranked
 from lanas_jax.report import curves, formatting, graph, limits, plots, ranking, tables, tree
 from lanas_jax.report.elements import Content, Element, element, html
 from lanas_jax.report.formatting import ValueFormat
 from lanas_jax.report.style import CSS, SCRIPT
-from lanas_jax.sampling import LISTED
+from lanas_jax.searchers.partition import NodeSummary
+from lanas_jax.searchers.sampling import LISTED
 from lanas_jax.spaces.base import SearchSpace
-from lanas_jax.trials import Final, Status, Trial, best
+from lanas_jax.storage.trials import Final, Status, Trial, best
 
 
 @dataclasses.dataclass(frozen=True)

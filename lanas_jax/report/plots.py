@@ -20,7 +20,7 @@ from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocato
 from lanas_jax.report import curves
 from lanas_jax.report.elements import Element
 from lanas_jax.report.formatting import ValueFormat
-from lanas_jax.trials import Status, Trial
+from lanas_jax.storage.trials import Status, Trial
 
 DOT, BEST, FAILED, INK, FAINT = "#3b7dc4", "#d9730d", "#c0392f", "#202124", "#c9ccd1"
 VARIABLES = {DOT: "var(--dot)", BEST: "var(--best)", FAILED: "var(--failed)", INK: "var(--ink)", FAINT: "var(--faint)"}

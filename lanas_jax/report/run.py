@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING, Any
 
 import jax
 
-from lanas_jax import runs
-from lanas_jax.learned_tree import learned_tree
 from lanas_jax.ranking import result
+from lanas_jax.report.learned_tree import learned_tree
 from lanas_jax.report.page import Run, render
-from lanas_jax.trials import TrialStore
+from lanas_jax.storage.trials import TrialStore
+from lanas_jax.study import run_folder
 
 if TYPE_CHECKING:
     from lanas_jax.study import Experiment
@@ -33,7 +33,7 @@ def write(run_directory: Path, experiment: "Experiment | None" = None) -> Path:
       ExperimentError: the experiment's file no longer builds.
       TrialStoreError: the trials file is foreign or damaged.
     """
-    here = runs.open_run(run_directory)
+    here = run_folder.open_run(run_directory)
     with TrialStore.open(here.trials, read_only=True) as store:
         trials, final = store.trials(), store.final()
     experiment = here.experiment() if experiment is None else experiment

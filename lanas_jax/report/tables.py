@@ -9,7 +9,7 @@ from lanas_jax.ranking.correlation import RankCorrelation
 from lanas_jax.report import curves, formatting
 from lanas_jax.report.elements import Element, element
 from lanas_jax.report.formatting import ValueFormat
-from lanas_jax.trials import Status, Trial, best, differ_in_steps
+from lanas_jax.storage.trials import Status, Trial, best, differ_in_steps
 
 MOST_ROWS = 1000  # of the table of trials
 MOST_FRONT_ROWS = 40

@@ -4,11 +4,11 @@ import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from lanas_jax.partition import NodeSummary
 from lanas_jax.report import formatting
 from lanas_jax.report.elements import Element, element, svg
 from lanas_jax.report.formatting import ValueFormat
 from lanas_jax.report.graph import shorten
+from lanas_jax.searchers.partition import NodeSummary
 
 MARGIN = 4.0
 LEAF_WIDTH, COLUMN_GAP = 150.0, 30.0

@@ -20,14 +20,14 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
-from lanas_jax.sampling import Pool, best_of, listed
 from lanas_jax.searchers import history as hist
 from lanas_jax.searchers.base import register
 from lanas_jax.searchers.history import History
 from lanas_jax.searchers.random_search import uniform_unseen
-from lanas_jax.selection import upper_confidence
+from lanas_jax.searchers.sampling import Pool, best_of, listed
+from lanas_jax.searchers.selection import upper_confidence
+from lanas_jax.searchers.surrogate import rank_shares
 from lanas_jax.spaces.base import Codes, SearchSpace, Values
-from lanas_jax.surrogate import rank_shares
 
 ROLLOUTS = 64  # random completions of each child, where codes are not listed
 

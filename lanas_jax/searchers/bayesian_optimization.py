@@ -22,13 +22,13 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
-from lanas_jax.sampling import Pool, best_of, listed, reached
 from lanas_jax.searchers import history as hist
 from lanas_jax.searchers.base import register
 from lanas_jax.searchers.history import History
 from lanas_jax.searchers.random_search import uniform_unseen
+from lanas_jax.searchers.sampling import Pool, best_of, listed, reached
+from lanas_jax.searchers.surrogate import log_expected_improvement, normal_scores
 from lanas_jax.spaces.base import Codes, SearchSpace, Values
-from lanas_jax.surrogate import log_expected_improvement, normal_scores
 
 MODEL_TRIALS = 512  # the Gaussian process looks at no more: the best, the pending and the latest
 CANDIDATES = 512  # half of them near the best trials, half drawn uniformly

@@ -11,11 +11,11 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Int, PRNGKeyArray
 
-from lanas_jax.sampling import Pool, best_of, listed
 from lanas_jax.searchers import history as hist
 from lanas_jax.searchers.base import register
 from lanas_jax.searchers.history import History
 from lanas_jax.searchers.random_search import uniform_unseen
+from lanas_jax.searchers.sampling import Pool, best_of, listed
 from lanas_jax.spaces.base import Codes, SearchSpace, Values
 
 MUTANTS_PER_DISTANCE = 32

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
-from lanas_jax.sampling import Pool
+from lanas_jax.searchers.sampling import Pool
 from lanas_jax.spaces.base import Codes, SearchSpace, Values
 
 EMPTY, PENDING, DONE, FAILED = 0, 1, 2, 3

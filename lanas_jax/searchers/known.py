@@ -2,9 +2,9 @@
 
 from typing import NamedTuple
 
-from lanas_jax.partition import PartitionTree
 from lanas_jax.searchers.history import History
-from lanas_jax.surrogate import GaussianProcess
+from lanas_jax.searchers.partition import PartitionTree
+from lanas_jax.searchers.surrogate import GaussianProcess
 
 
 class Known(NamedTuple):

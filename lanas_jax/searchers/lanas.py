@@ -15,17 +15,16 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
-from lanas_jax import partition, surrogate
-from lanas_jax.partition import PartitionTree
-from lanas_jax.sampling import Pool, listed
 from lanas_jax.searchers import history as hist
-from lanas_jax.searchers import lattice_draws, pool_draws
+from lanas_jax.searchers import lattice_draws, partition, pool_draws, surrogate
 from lanas_jax.searchers.base import register
 from lanas_jax.searchers.history import History
 from lanas_jax.searchers.known import Known
+from lanas_jax.searchers.partition import PartitionTree
 from lanas_jax.searchers.random_search import uniform_unseen
+from lanas_jax.searchers.sampling import Pool, listed
+from lanas_jax.searchers.surrogate import GaussianProcess
 from lanas_jax.spaces.base import Codes, SearchSpace, Values
-from lanas_jax.surrogate import GaussianProcess
 
 MODEL_TRIALS = 512  # the Gaussian process looks at no more: the best and the latest
 

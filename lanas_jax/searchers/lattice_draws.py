@@ -17,13 +17,13 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
-from lanas_jax import partition, selection, surrogate
-from lanas_jax.partition import PartitionTree
-from lanas_jax.sampling import DRAWS, Inside, Score, best_of, climb, draw_valid, propose, walk
 from lanas_jax.searchers import history as hist
+from lanas_jax.searchers import partition, selection, surrogate
 from lanas_jax.searchers.known import Known
+from lanas_jax.searchers.partition import PartitionTree
+from lanas_jax.searchers.sampling import DRAWS, Inside, Score, best_of, climb, draw_valid, propose, walk
+from lanas_jax.searchers.surrogate import GaussianProcess
 from lanas_jax.spaces.base import SearchSpace
-from lanas_jax.surrogate import GaussianProcess
 
 PARENTS = 16  # codes around which to look, of those that chains reached and of the best trials
 MOVES = 8  # tried from each of them

@@ -11,12 +11,12 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
-from lanas_jax import partition, selection, surrogate
-from lanas_jax.partition import PartitionTree
-from lanas_jax.sampling import Pool, best_of, best_per_bucket, neighbours
 from lanas_jax.searchers import history as hist
+from lanas_jax.searchers import partition, selection, surrogate
 from lanas_jax.searchers.history import History
 from lanas_jax.searchers.known import Known
+from lanas_jax.searchers.partition import PartitionTree
+from lanas_jax.searchers.sampling import Pool, best_of, best_per_bucket, neighbours
 from lanas_jax.spaces.base import SearchSpace
 
 LIKED = 127  # codes on the shortlist that the additive model likes, each the best of its bucket; a prime

@@ -6,10 +6,10 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Int, PRNGKeyArray
 
-from lanas_jax.sampling import Pool, draw_valid, listed
 from lanas_jax.searchers import history as hist
 from lanas_jax.searchers.base import register
 from lanas_jax.searchers.history import History
+from lanas_jax.searchers.sampling import Pool, draw_valid, listed
 from lanas_jax.spaces.base import Codes, SearchSpace, Values
 
 

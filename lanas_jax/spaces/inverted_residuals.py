@@ -3,7 +3,7 @@
 MobileNetV2 (arXiv 1801.04381) expands the channels by a 1x1 convolution, convolves each of them with its own kernel and
 projects them down again; MobileNetV3 (arXiv 1905.02244) and EfficientNet (arXiv 1905.11946) weigh the channels between
 by squeeze-and-excitation. Here stand such networks as lists of blocks, and the three that were published. Which of them
-a code stands for says `mobilenet.py`; `models/mobilenet.py` builds them.
+a code stands for says `mobilenet.py`; `models/mobilenet/network.py` builds them.
 
 Multiply-adds are those of convolutions and dense layers, squeeze-and-excitation included; normalisation, activations
 and sums count for nothing, which is how the papers count.

@@ -2,7 +2,7 @@
 
 The latency of a network is taken to be the sum of those of its layers, as in once-for-all (arXiv 1908.09791) and
 ProxylessNAS (arXiv 1812.00332), and in whole nanoseconds, so that a hard limit on it is exact. The table is a file of
-JSON, keyed by the names of `mobilenet_layers.py`; `models/mobilenet_latency.py` measures it.
+JSON, keyed by the names of `mobilenet_layers.py`; `models/mobilenet/latency.py` measures it.
 """
 
 import dataclasses

@@ -7,7 +7,7 @@ limits hold to the last multiply-add, parameter and nanosecond.
 
 import functools
 import itertools
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -17,9 +17,7 @@ from jaxtyping import Array, Float, Int
 from lanas_jax.spaces.base import Codes
 from lanas_jax.spaces.exact import carried, digits, integers
 from lanas_jax.spaces.mobilenet_layers import Layer, block_layer, layers
-
-if TYPE_CHECKING:
-    from lanas_jax.spaces.mobilenet import MobileNetSpace
+from lanas_jax.spaces.mobilenet_settings import MobileNetSettings
 
 ROWS = 256, 8192  # codes that a compiled program of `totals` takes
 COLUMNS = ("multiply_adds", "parameters", "nanoseconds")
@@ -41,7 +39,7 @@ class CostTables(NamedTuple):
 
 
 @functools.lru_cache(maxsize=64)
-def cost_tables(space: "MobileNetSpace") -> CostTables:
+def cost_tables(space: MobileNetSettings) -> CostTables:
     """The tables of a space; with a third column where it has measured latencies.
 
     Raises:
@@ -62,7 +60,7 @@ def cost_tables(space: "MobileNetSpace") -> CostTables:
     return CostTables(by_network.T.reshape(-1, *shape), by_layer.T.reshape(-1, *shape, *options))
 
 
-def _layers_of(space: "MobileNetSpace") -> tuple[list[tuple[Layer, ...]], list[Layer]]:
+def _layers_of(space: MobileNetSettings) -> tuple[list[tuple[Layer, ...]], list[Layer]]:
     """For each resolution and width, the layers that all networks have; and those there are to choose from."""
     fixed: list[tuple[Layer, ...]] = []
     chosen: list[Layer] = []
@@ -78,7 +76,7 @@ def _layers_of(space: "MobileNetSpace") -> tuple[list[tuple[Layer, ...]], list[L
     return fixed, chosen
 
 
-def limbs(space: "MobileNetSpace", codes: Int[Array, "n dims"], column: int) -> Int[Array, "n limbs"]:
+def limbs(space: MobileNetSettings, codes: Int[Array, "n dims"], column: int) -> Int[Array, "n limbs"]:
     """A cost of each network in the digits of `exact.py`."""
     fixed, chosen = (table[column] for table in cost_tables(space))
     parts = space.parts(codes)
@@ -97,7 +95,7 @@ def limbs(space: "MobileNetSpace", codes: Int[Array, "n dims"], column: int) -> 
     return carried(sums)
 
 
-def totals(space: "MobileNetSpace", codes: Codes) -> Int[np.ndarray, "n columns"]:
+def totals(space: MobileNetSettings, codes: Codes) -> Int[np.ndarray, "n columns"]:
     """All costs of each network."""
     codes = space.check(codes)
     rows = ROWS[len(codes) > ROWS[0]]
@@ -107,12 +105,12 @@ def totals(space: "MobileNetSpace", codes: Codes) -> Int[np.ndarray, "n columns"
 
 
 @jax.jit(static_argnames="space")
-def _limbs(space: "MobileNetSpace", codes: Int[Array, "n dims"]) -> Int[Array, "n columns limbs"]:
+def _limbs(space: MobileNetSettings, codes: Int[Array, "n dims"]) -> Int[Array, "n columns limbs"]:
     columns = range(len(cost_tables(space).fixed))
     return jnp.stack([limbs(space, codes, column) for column in columns], axis=1)
 
 
-def bounds(space: "MobileNetSpace") -> tuple[Totals, Totals]:
+def bounds(space: MobileNetSettings) -> tuple[Totals, Totals]:
     """The smallest and the largest of each cost that a network of the space has, limits not looked at; exact."""
     fixed, chosen = cost_tables(space)
     depths = np.array(space.depths) - 1
@@ -125,7 +123,7 @@ def bounds(space: "MobileNetSpace") -> tuple[Totals, Totals]:
 
 
 @functools.lru_cache(maxsize=64)
-def cheapest_valid(space: "MobileNetSpace") -> Int[np.ndarray, "k dims"]:
+def cheapest_valid(space: MobileNetSettings) -> Int[np.ndarray, "k dims"]:
     """Canonical codes within all limits: for each resolution and width the cheapest, if that is within them.
 
     The cheapest by each of the limited costs, and by the sum of their shares of their limits.
@@ -139,7 +137,7 @@ def cheapest_valid(space: "MobileNetSpace") -> Int[np.ndarray, "k dims"]:
         return np.unique(np.asarray(space.canonical(codes)), axis=0)
 
 
-def _cheapest(space: "MobileNetSpace", weights: Float[np.ndarray, " columns"]) -> Int[np.ndarray, "n dims"]:
+def _cheapest(space: MobileNetSettings, weights: Float[np.ndarray, " columns"]) -> Int[np.ndarray, "n dims"]:
     """For each resolution and width, the code of the least sum of costs times weights."""
     layer = np.tensordot(weights, cost_tables(space).chosen, axes=1)
     layer = layer.reshape(*layer.shape[:4], -1)

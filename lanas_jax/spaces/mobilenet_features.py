@@ -5,20 +5,16 @@ stage and over the whole network, from far fewer samples than layer by layer. A 
 equivalent codes have equal features.
 """
 
-from typing import TYPE_CHECKING
-
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 from lanas_jax.spaces.base import SHARED, Codes
 from lanas_jax.spaces.feature_scale import feature_scale
-
-if TYPE_CHECKING:
-    from lanas_jax.spaces.mobilenet import MobileNetSpace
+from lanas_jax.spaces.mobilenet_settings import MobileNetSettings
 
 
-def names(space: "MobileNetSpace") -> tuple[str, ...]:
+def names(space: MobileNetSettings) -> tuple[str, ...]:
     """A name for each column of `counts`."""
     larger = [f"kernel>={kernel}" for kernel in space.kernels[1:]]
     larger += [f"expansion>={expansion}" for expansion in space.expansions[1:]]
@@ -26,7 +22,7 @@ def names(space: "MobileNetSpace") -> tuple[str, ...]:
     return ("layers", *(f"{place}layers with {size}" for place in places for size in larger))
 
 
-def counts(space: "MobileNetSpace", codes: Codes) -> Float[Array, "n d"]:
+def counts(space: MobileNetSettings, codes: Codes) -> Float[Array, "n d"]:
     """Number of layers, and of those of at least each kernel and each expansion but the smallest.
 
     The latter first of the whole network, then of each stage.
@@ -47,7 +43,7 @@ def _at_least(
     return ((jnp.asarray(taken)[..., None] >= steps[None, None, None]) & there[..., None]).sum(axis=2)
 
 
-def embedding_scale(space: "MobileNetSpace") -> tuple[Float[np.ndarray, " d"], Float[np.ndarray, " d"]]:
+def embedding_scale(space: MobileNetSettings) -> tuple[Float[np.ndarray, " d"], Float[np.ndarray, " d"]]:
     """Means of the features, and what to multiply each by: `SHARED` of the prior variance is that of the counts."""
     mean, scale = feature_scale(space)
     counted = np.arange(len(scale)) >= len(scale) - len(names(space))

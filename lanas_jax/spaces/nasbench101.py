@@ -8,7 +8,7 @@ networks of the benchmark are the classes of such graphs.
 A code holds 21 edges (the upper triangle of the 7x7 adjacency matrix, row by row) and the operations of the vertices 1
 to 5. A graph of fewer vertices is one where some are pruned.
 
-The benchmark's network and its cost are in `nasbench101_network.py`; `models/nasbench101.py` builds it.
+The benchmark's network and its cost are in `nasbench101_network.py`; `models/nasbench/nasbench101.py` builds it.
 """
 
 import dataclasses

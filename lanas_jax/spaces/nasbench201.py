@@ -2,7 +2,7 @@
 
 A cell has four nodes. Each pair of nodes is joined by an edge that applies one of five operations, "none" among them,
 and a node is the sum of the edges that enter it. The benchmark's network stacks the cell in three stages, between which
-residual blocks halve the resolution and double the channels; `models/nasbench201.py` builds it.
+residual blocks halve the resolution and double the channels; `models/nasbench/nasbench201.py` builds it.
 """
 
 import dataclasses

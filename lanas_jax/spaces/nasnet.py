@@ -4,7 +4,7 @@ Section 5.1 of arXiv 1906.06832 searches the cells of NASNet (arXiv 1707.07012) 
 one operation to each of its two inputs and adds the results; an input is one of the two previous cells or an earlier
 block of the same cell; the cell's output is the concatenation of the block outputs that no block reads. Cells are
 stacked as in the evaluation network of DARTS (arXiv 1806.09055): two reduction cells, at a third and two thirds of the
-depth, halve the resolution and double the channels. `models/nasnet.py` builds what is described here.
+depth, halve the resolution and double the channels. `models/nasnet/candidate.py` builds what is described here.
 
 A code holds, for every cell searched, ``2 B`` operations (two per block) and then ``2 B`` inputs (two per block): input
 0 is the output of the cell before the last, 1 that of the last cell, ``2 + i`` that of block ``i``. The published form

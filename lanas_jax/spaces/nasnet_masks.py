@@ -4,7 +4,7 @@ The one-shot experiments of arXiv 1906.06832 (section 5.2) search normal and red
 blocks, each of which adds two (input, operation) pairs. A mask has a bit for every pair of every block, in the order
 cell, block, input, operation, and exactly two ones per block: 160 bits, 1.35e20 masks. A mask is the code of an
 ordinary network of `lanas_jax/spaces/nasnet.py` and back, but for codes whose block holds one pair twice, which no mask
-says. `models/nasnet_supernet.py` has the weights of all the pairs.
+says. `models/nasnet/supernet.py` has the weights of all the pairs.
 """
 
 import dataclasses

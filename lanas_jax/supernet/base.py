@@ -12,9 +12,9 @@ import numpy as np
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from lanas_jax.data.splits import SearchData
-from lanas_jax.distributed import Preemption
-from lanas_jax.final.task import BatchStats, FinalNetwork, Params
+from lanas_jax.runtime.distributed import Preemption
 from lanas_jax.spaces.base import SearchSpace
+from lanas_jax.trainer.task import BatchStats, FinalNetwork, Params
 
 
 @runtime_checkable

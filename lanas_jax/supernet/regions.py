@@ -1,8 +1,8 @@
 """Dividing a space among sub-supernets: few-shot search (Zhao et al., arXiv 2006.06863).
 
 Weights that fewer architectures share are better estimates of each one's own. That paper gives each operation of one
-edge a supernet of its own (`OptionSplit`). A tree as LaNAS learns (`lanas_jax.partition`) is a split as well, by what
-told good architectures from bad ones rather than by a choice made beforehand (`TreeSplit`).
+edge a supernet of its own (`OptionSplit`). A tree as LaNAS learns (`lanas_jax.searchers.partition`) is a split as well,
+by what told good architectures from bad ones rather than by a choice made beforehand (`TreeSplit`).
 """
 
 import dataclasses
@@ -14,11 +14,11 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, Int
 
-from lanas_jax import partition
-from lanas_jax.partition import PartitionTree
+from lanas_jax.searchers import partition
+from lanas_jax.searchers.partition import PartitionTree
+from lanas_jax.searchers.surrogate import normal_scores
 from lanas_jax.spaces.base import SearchSpace
-from lanas_jax.supernet import masks
-from lanas_jax.surrogate import normal_scores
+from lanas_jax.supernet import code_pool
 
 Codes = Int[np.ndarray, "n dims"]
 Value = Callable[[Codes], Float[np.ndarray, " n"]]
@@ -183,7 +183,7 @@ def sample(split: Split, space: SearchSpace, value: Value, seed: int) -> tuple[C
     """Random codes and their values, as many as a split wants to know."""
     if not split.samples:
         return np.zeros((0, space.dims), np.int32), np.zeros(0, np.float32)
-    codes = masks.draw(space, split.samples, seed)
+    codes = code_pool.draw(space, split.samples, seed)
     return codes, value(codes)
 
 

@@ -19,11 +19,11 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
-from lanas_jax.final.recipe import Recipe
-from lanas_jax.final.task import BatchStats, Params, Weights
 from lanas_jax.spaces.base import SearchSpace
 from lanas_jax.supernet.base import Supernet
-from lanas_jax.training.step import cross_entropy
+from lanas_jax.trainer.recipe import Recipe
+from lanas_jax.trainer.task import BatchStats, Params, Weights
+from lanas_jax.training.sgd import cross_entropy
 
 
 @dataclasses.dataclass(frozen=True)
@@ -79,7 +79,7 @@ class Codes(TypedDict):
 
 @dataclasses.dataclass(frozen=True)
 class Sandwiched:
-    """A supernet as `lanas_jax.final` trains networks: it says itself what a step descends.
+    """A supernet as `lanas_jax.trainer` trains networks: it says itself what a step descends.
 
     Two of one supernet and as many random parts are equal, whatever their codes: they share programs.
 

@@ -1,6 +1,6 @@
 """Training a supernet: at each step a code at random, or several, or a sandwich of them; the rest is as for winners.
 
-The loop, its checkpoints and exact resume, the moving average and data parallelism are those of `lanas_jax.final`, to
+The loop, its checkpoints and exact resume, the moving average and data parallelism are those of `lanas_jax.trainer`, to
 which a supernet is a network that draws which part of itself to run; `lanas_jax.supernet.sandwich` has the rule of that
 name. The recipe's defaults are those of the published one-shot search (arXiv 1906.06832): 300 epochs of SGD, a cosine
 from 0.025 to 0.001, momentum 0.9, weight decay 3e-4, clipping at 5. Weights that no code of a step uses have gradient
@@ -21,24 +21,26 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
-from lanas_jax import config_json, distributed, software
-from lanas_jax.checkpoints import digest
 from lanas_jax.data.splits import SearchData
 from lanas_jax.data.streams import StreamedDataset
-from lanas_jax.distributed import Preemption
-from lanas_jax.final import folder as folders
-from lanas_jax.final import loop, throughput
-from lanas_jax.final.folder import FinalFolder
-from lanas_jax.final.programs import Programs, check, compiled
-from lanas_jax.final.recipe import Recipe
-from lanas_jax.final.step import FinalState, Weights, shapes
-from lanas_jax.final.task import BatchStats, Params, fingerprint
-from lanas_jax.final.weights import AnyArray, digest_by_name
-from lanas_jax.progress import duration
-from lanas_jax.runs import RunError, lock_file
+from lanas_jax.runtime import distributed
+from lanas_jax.runtime.distributed import Preemption
+from lanas_jax.runtime.durations import duration
 from lanas_jax.spaces.base import SearchSpace
+from lanas_jax.storage import config_json, software
+from lanas_jax.storage.checkpoints import digest
+from lanas_jax.storage.folder import RunError, lock_file
+from lanas_jax.storage.weights import AnyArray, digest_by_name
 from lanas_jax.supernet.base import Supernet
 from lanas_jax.supernet.sandwich import Sandwich, Sandwiched
+from lanas_jax.trainer import folder as folders
+from lanas_jax.trainer import loop, throughput
+from lanas_jax.trainer.compilation import check, compiled
+from lanas_jax.trainer.folder import FinalFolder
+from lanas_jax.trainer.programs import Programs
+from lanas_jax.trainer.recipe import Recipe
+from lanas_jax.trainer.step import FinalState, shapes
+from lanas_jax.trainer.task import BatchStats, Params, Weights, fingerprint
 from lanas_jax.training.augmentation import Augmentation
 
 ONE_SHOT = Recipe(
@@ -56,7 +58,7 @@ NOTES = 10  # lines that a training prints on its way
 
 @dataclasses.dataclass(frozen=True)
 class Sampled:
-    """A supernet as `lanas_jax.final` trains networks: each training pass draws a code from a pool.
+    """A supernet as `lanas_jax.trainer` trains networks: each training pass draws a code from a pool.
 
     Two of one supernet are equal, whatever their pools: they share programs.
 
@@ -104,7 +106,7 @@ class SupernetTraining:
 
     Args:
       supernet: what is trained.
-      codes: the pool that steps draw from (`lanas_jax.supernet.masks`).
+      codes: the pool that steps draw from (`lanas_jax.supernet.code_pool`).
       recipe: how it is trained.
       augmentation: what is done to the training images of each step; default: they are only scaled.
       seed: of everything random, the pool apart.
@@ -178,7 +180,7 @@ def train(
       ValueError: a recipe that does not fit the images or the devices; nothing is written.
       RunError: a folder that holds something else, or another training (names what differs), or is in use.
       DistributedError: processes that were not started alike.
-      NotFiniteError, DamagedError, PreemptedError: as `lanas_jax.final.loop.fit`.
+      NotFiniteError, DamagedError, PreemptedError: as `lanas_jax.trainer.loop.fit`.
     """
     devices = _sharing(training.recipe.batch_size) if devices is None else devices
     check(training.recipe, data, devices)
@@ -204,7 +206,7 @@ def train(
 
 
 class Lines:
-    """Tells of a training in plain lines, some `NOTES` in all; a `lanas_jax.final.loop.Progress`.
+    """Tells of a training in plain lines, some `NOTES` in all; a `lanas_jax.trainer.loop.Progress`.
 
     Args:
       note: takes a line.

@@ -19,14 +19,13 @@ from jax.sharding import NamedSharding, PartitionSpec
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int
 
+from lanas_jax.candidates.population import AXIS, mesh_of
 from lanas_jax.data.scaling import Scaling
 from lanas_jax.data.splits import SearchData
-from lanas_jax.final.step import Weights
-from lanas_jax.final.task import BatchStats
+from lanas_jax.runtime.program_memo import MEMO
 from lanas_jax.supernet.base import Supernet
-from lanas_jax.training.population import AXIS, mesh_of
-from lanas_jax.training.program_memo import MEMO
-from lanas_jax.training.step import cross_entropy, one_hot
+from lanas_jax.trainer.task import BatchStats, Weights
+from lanas_jax.training.sgd import cross_entropy, one_hot
 
 Images = Float[Array, "n h w c"]
 

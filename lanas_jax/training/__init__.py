@@ -1,1 +1,1 @@
-"""Everything that touches weights."""
+"""What a training step is made of: settings of SGD, schedules, loss, batch order, augmentation."""

@@ -13,10 +13,10 @@ import jax
 import numpy as np
 import pytest
 
-from lanas_jax import runs
-from lanas_jax.checkpoints import Checkpoints
-from lanas_jax.course import Course, keys_of
-from lanas_jax.trials import Status, TrialStore
+from lanas_jax.storage.checkpoints import Checkpoints
+from lanas_jax.storage.trials import Status, TrialStore
+from lanas_jax.study import run_folder
+from lanas_jax.study.replay import Course, keys_of
 from tests.cluster.waiting_experiment import value
 
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore:os.fork")]  # Ray starts nodes, beside JAX's threads
@@ -89,7 +89,7 @@ def test_every_trial_is_evaluated_once_with_its_key_and_the_winner_comes_back(tw
 
 def test_the_recorded_order_leads_to_the_same_tree_and_the_same_proposals(two, tmp_path):
     output(search(two, tmp_path, budget=24))
-    run = runs.open_run(tmp_path / "run")
+    run = run_folder.open_run(tmp_path / "run")
     experiment = dataclasses.replace(run.experiment(), budget=30)  # so that there is something to ask for
     states, asked = [], []
     for again in ("from the checkpoint", "from nothing"):
@@ -153,7 +153,7 @@ def test_workers_of_another_version_are_refused(two, tmp_path):
     """On a node whose PYTHONPATH leads to a copy of the package in which one file was changed."""
     for package in ("lanas_jax", "models", "experiments"):
         shutil.copytree(two.root / package, tmp_path / "old" / package)
-    with (tmp_path / "old" / "lanas_jax" / "surrogate.py").open("a") as file:
+    with (tmp_path / "old" / "lanas_jax" / "searchers" / "surrogate.py").open("a") as file:
         file.write("\n# changed\n")
     old = two.join(PYTHONPATH=str(tmp_path / "old"))
     (tmp_path / "elsewhere").mkdir()
@@ -187,7 +187,7 @@ def test_few_shot_supernets_are_trained_in_parts(two, tmp_path):
     experiment = Path(__file__).parents[1] / "supernet" / "linear_experiment.py"
     where = ("--cluster", two.address, "--out", tmp_path / "run")
     text = output(two.lanas("search", experiment, "--values", "few_shot", *where))
-    evaluator = runs.open_run(tmp_path / "run").experiment().evaluator
+    evaluator = run_folder.open_run(tmp_path / "run").experiment().evaluator
     evaluator.prepare(tmp_path / "alone", lambda line: None)
     assert f"the workers do {len(evaluator.regions.names)} parts of the preparation" in text
     trials = trials_of(tmp_path)
@@ -222,7 +222,7 @@ def test_nodes_leave_and_join_and_the_driver_is_killed(nodes, tmp_path):
     assert {trial.status for trial in trials} == {Status.DONE}
     assert all(trials[number] == trial for number, trial in before.items())
     best = max(trials, key=lambda trial: (trial.value, -trial.id))
-    experiment = runs.open_run(run).experiment()
+    experiment = run_folder.open_run(run).experiment()
     alone = experiment.evaluator.evaluate(np.array([best.code], np.int32), keys_of([best]))
     assert alone[0].value == best.value
     for node in three:

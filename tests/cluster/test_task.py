@@ -7,13 +7,13 @@ import os
 import numpy as np
 import pytest
 
-from lanas_jax import discovery, runs
 from lanas_jax.cluster import task as tasks
 from lanas_jax.cluster.task import Task
 from lanas_jax.cluster.worker import Order, Worker
 from lanas_jax.cluster.workforce import _answers
-from lanas_jax.course import hexadecimal, keys_of_words, trial_keys
-from lanas_jax.runs import RunError
+from lanas_jax.storage.folder import RunError
+from lanas_jax.study import discovery, run_folder
+from lanas_jax.study.replay import hexadecimal, keys_of_words, trial_keys
 from tests.cluster import waiting_experiment
 
 
@@ -23,7 +23,7 @@ def run(tmp_path):
     module = discovery.load(source)
     (tmp_path / "log").mkdir()
     config = module.Config(pause=0.0, log=tmp_path / "log", seed=3)
-    return runs.create(tmp_path / "run", module.build(config), source, config)
+    return run_folder.create(tmp_path / "run", module.build(config), source, config)
 
 
 @pytest.fixture
@@ -81,7 +81,7 @@ def test_the_code_is_part_of_the_fingerprint(task, monkeypatch, tmp_path):
 def test_a_run_without_a_file_has_no_task(tmp_path):
     experiment = waiting_experiment.build(waiting_experiment.Config())
     with pytest.raises(RunError, match="was started from Python, so there is no file from which workers could build"):
-        Task.of(runs.create(tmp_path / "run", experiment))
+        Task.of(run_folder.create(tmp_path / "run", experiment))
 
 
 def test_a_worker_gives_what_the_evaluator_gives(worker, task):

@@ -12,7 +12,8 @@ import jax
 import numpy as np
 
 import lanas_jax as lx
-from lanas_jax.study import Experiment, Final
+from lanas_jax.storage.trials import Final
+from lanas_jax.study import Experiment
 
 SPACE = lx.SearchSpace([lx.Choice(f"op{i}", "abcd") for i in range(4)])
 

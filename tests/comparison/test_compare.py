@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 
 import lanas_jax as lx
-import lanas_jax.comparison.compare as comparison
-from lanas_jax.comparison import command, output, peers
+from lanas_jax.commands import compare as command
+from lanas_jax.comparison import compare as comparison
+from lanas_jax.comparison import output, peers, statistics
 from lanas_jax.comparison.compare import compare
 from lanas_jax.tables.benchmark import Benchmark
 from tests.comparison.small_table import CODES, SPACE, VALUES
@@ -134,8 +135,8 @@ def test_the_command_prints_and_writes_what_it_found(tmp_path, capsys):
 
 
 def test_samples_beyond_the_budget_are_shown_as_such():
-    assert output.samples(output.Quartiles(12, 40.5, np.inf), 50) == "40 (12->50)"
-    assert output.samples(output.Quartiles(np.inf, np.inf, np.inf), 50) == ">50"
+    assert output.samples(statistics.Quartiles(12, 40.5, np.inf), 50) == "40 (12->50)"
+    assert output.samples(statistics.Quartiles(np.inf, np.inf, np.inf), 50) == ">50"
 
 
 def test_a_missing_peer_names_the_extra(monkeypatch, table):

@@ -122,7 +122,7 @@ class Worth:
 
 def run(directory, evaluator):
     experiment = Experiment("tpe", SPACE, OptunaTPE(SPACE), evaluator, budget=24, batch=4, seed=5)
-    result = study.run(experiment, directory, write_report=False)
+    result = study.run(experiment, directory)
     return [(trial.code, trial.value) for trial in result.trials]
 
 

@@ -7,7 +7,8 @@ import pytest
 from rich.console import Console
 
 from lanas_jax.cli import main
-from lanas_jax.comparison import command, parallel
+from lanas_jax.commands import compare as command
+from lanas_jax.comparison import parallel
 from lanas_jax.comparison.compare import Comparison, compare
 from lanas_jax.comparison.statistics import Quartiles, samples_to, times_to
 from lanas_jax.tables.benchmark import Benchmark

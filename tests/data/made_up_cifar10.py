@@ -9,7 +9,7 @@ import tarfile
 import numpy as np
 from PIL import Image
 
-from lanas_jax.data.contents import Contents
+from lanas_jax.data.sources import Contents
 from lanas_jax.formats.tfrecord import masked_crc32c
 
 CONTENTS = Contents("CIFAR-10", (32, 32, 3), 10, train=100, test=20)

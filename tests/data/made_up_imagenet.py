@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from lanas_jax.data.contents import Contents
+from lanas_jax.data.sources import Contents
 from tests.data.made_up_cifar10 import encoded, field, framed
 
 CONTENTS = Contents("ImageNet", (40, 40, 3), 3, train=60, test=7)

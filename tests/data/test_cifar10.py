@@ -6,10 +6,10 @@ import os
 import numpy as np
 import pytest
 
-import tests.data.made_up_cifar10 as made_up
 from lanas_jax.data import cifar10, cifar10_archives, cifar10_npz, tfds_folder
 from lanas_jax.data.sources import MissingDatasetError
 from lanas_jax.formats.errors import FileError
+from tests.data import made_up_cifar10 as made_up
 from tests.data.made_up_cifar10 import CONTENTS, TEST, TRAIN
 
 

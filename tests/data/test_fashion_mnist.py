@@ -9,8 +9,7 @@ import numpy as np
 import pytest
 
 from lanas_jax.data import fashion_mnist
-from lanas_jax.data.contents import Contents
-from lanas_jax.data.sources import MissingDatasetError
+from lanas_jax.data.sources import Contents, MissingDatasetError
 from lanas_jax.formats.errors import FileError
 
 INSTALLED = fashion_mnist.SOURCE.folders[0]

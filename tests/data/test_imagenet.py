@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 from PIL import Image
 
-import tests.data.made_up_imagenet as made_up
 from lanas_jax.data import imagenet
 from lanas_jax.data.crops import Crop
 from lanas_jax.data.image_streams import Workers
@@ -18,6 +17,7 @@ from lanas_jax.data.imagenet import Pictures
 from lanas_jax.data.sources import MissingDatasetError
 from lanas_jax.data.streams import EvaluationStream, TrainingStream
 from lanas_jax.formats.errors import FileError
+from tests.data import made_up_imagenet as made_up
 from tests.data.made_up_imagenet import CONTENTS, LABELS, PICTURES
 
 HOW = Pictures(Crop(40, "bilinear"), validation=9, workers=Workers(threads=2))

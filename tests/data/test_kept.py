@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-from lanas_jax.data.kept import kept
-from tests.final import tiny_stream
-from tests.final.tiny_experiment import Config, dataset
+from lanas_jax.data.streams import kept
+from tests.trainer import tiny_stream
+from tests.trainer.tiny_experiment import Config, dataset
 
 
 def test_the_validation_split_is_kept_whole_and_of_the_training_images_those_of_the_first_step():

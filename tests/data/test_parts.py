@@ -3,8 +3,7 @@
 import numpy as np
 import pytest
 
-from lanas_jax.data.parts import Parts, averaged, check_parts, drawn
-from lanas_jax.data.splits import Split
+from lanas_jax.data.splits import Parts, Split, averaged, check_parts, drawn
 
 RANDOM = np.random.default_rng(0)
 TRAIN = Split(RANDOM.integers(0, 256, (400, 4, 4, 1)).astype(np.uint8), (np.arange(400) % 10).astype(np.int32))

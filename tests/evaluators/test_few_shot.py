@@ -9,11 +9,11 @@ import pytest
 from lanas_jax.evaluators.base import Evaluator, NotPreparedError, Prepared, PreparedInParts
 from lanas_jax.evaluators.few_shot import FewShot
 from lanas_jax.evaluators.one_shot import OneShot
-from lanas_jax.final import programs
 from lanas_jax.supernet import training
 from lanas_jax.supernet.base import Extracting
 from lanas_jax.supernet.regions import OptionSplit, TreeSplit
 from lanas_jax.supernet.valuation import Valuation
+from lanas_jax.trainer import compilation
 from tests.supernet.linear_supernet import RECIPE, SPACE, LinearSupernet, dataset
 
 DATA = dataset().search
@@ -46,7 +46,7 @@ class Compilations:
 
     def __call__(self, *arguments):
         self.count += 1
-        return programs.compiled(*arguments)
+        return compilation.compiled(*arguments)
 
 
 @pytest.fixture(scope="module")

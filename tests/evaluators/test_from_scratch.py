@@ -7,15 +7,15 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from lanas_jax.candidates import cost_model
+from lanas_jax.candidates.halving import Halving
+from lanas_jax.candidates.plans import Plans
+from lanas_jax.candidates.population import Population
 from lanas_jax.data.splits import SearchData, Split
 from lanas_jax.evaluators.from_scratch import FromScratch
 from lanas_jax.spaces.base import Cost, SearchSpace
-from lanas_jax.training import cost_model
-from lanas_jax.training.halving import Halving
-from lanas_jax.training.plans import Plans
-from lanas_jax.training.population import Population
-from lanas_jax.training.step import TrainConfig
-from tests.training.small_network import SPACE, BuildableNetwork, SmallNetwork, stripes
+from lanas_jax.training.sgd import TrainConfig
+from tests.candidates.small_network import SPACE, BuildableNetwork, SmallNetwork, stripes
 
 CONFIG = TrainConfig(epochs=8, batch_size=8, learning_rate=0.05)
 CODES = np.array([[0, 0], [1, 1], [2, 0]], np.int32)

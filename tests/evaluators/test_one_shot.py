@@ -11,11 +11,11 @@ import pytest
 from lanas_jax.data.streams import StreamedDataset
 from lanas_jax.evaluators.base import Evaluator, NotPreparedError, Prepared
 from lanas_jax.evaluators.one_shot import OneShot, outcomes_of
-from lanas_jax.final.step import Weights
 from lanas_jax.supernet import training
 from lanas_jax.supernet.base import Extracting
-from tests.final.tiny_stream import Evaluation, Training
+from lanas_jax.trainer.task import Weights
 from tests.supernet.linear_supernet import RECIPE, SCALING, SPACE, CountedSpace, LinearSupernet, dataset
+from tests.trainer.tiny_stream import Evaluation, Training
 
 DATA = dataset().search
 CODES = SPACE.enumerate()

@@ -10,10 +10,10 @@ from rich.console import Console
 from experiments import cifar10, cifar10_small
 from lanas_jax import study
 from lanas_jax.data import cifar10 as data
-from lanas_jax.final.display import Display
-from lanas_jax.final.recipe import Recipe
-from lanas_jax.final.train import Origin, train
-from lanas_jax.trials import Status
+from lanas_jax.storage.trials import Status
+from lanas_jax.trainer.display import Display
+from lanas_jax.trainer.recipe import Recipe
+from lanas_jax.trainer.train import Origin, train
 from tests.data import made_up_cifar10 as made_up
 from tests.experiments.chosen import chosen, offered
 
@@ -55,7 +55,7 @@ def test_a_tiny_search_trains_on_images_of_8_bits(module, config, tmp_path):
     size = 16 if module is cifar10_small else 32
     assert experiment.evaluator.data.image_shape == (size, size, 3)
     assert experiment.evaluator.data.train.images.dtype == np.uint8
-    result = study.run(experiment, tmp_path / "run", write_report=False)
+    result = study.run(experiment, tmp_path / "run")
     assert [(trial.status, trial.steps) for trial in result.trials] == [(Status.DONE, 2)] * 4
 
 

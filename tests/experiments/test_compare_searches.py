@@ -5,7 +5,7 @@ import pytest
 
 from experiments import compare_searches
 from lanas_jax import study
-from lanas_jax.trials import TrialStore
+from lanas_jax.storage.trials import TrialStore
 from tests import quick_experiment
 
 SOURCE = Path(quick_experiment.__file__)
@@ -41,7 +41,7 @@ def test_best_values_are_those_of_the_runs(out, table):
 def test_a_search_is_what_it_is_alone(out, table, tmp_path):
     assert table
     alone = quick_experiment.build(quick_experiment.Config(seed=1, searcher="lanas"))
-    study.run(alone, tmp_path / "alone", write_report=False)
+    study.run(alone, tmp_path / "alone")
     assert values(tmp_path / "alone") == values(out / "lanas-1")
 
 

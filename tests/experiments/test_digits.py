@@ -5,11 +5,11 @@ from rich.console import Console
 
 from experiments import digits
 from lanas_jax import study
-from lanas_jax.final import target
-from lanas_jax.final.display import Display
-from lanas_jax.final.recipe import Recipe
-from lanas_jax.final.train import Origin, train
-from lanas_jax.trials import Status
+from lanas_jax.commands import training_target
+from lanas_jax.storage.trials import Status
+from lanas_jax.trainer.display import Display
+from lanas_jax.trainer.recipe import Recipe
+from lanas_jax.trainer.train import Origin, train
 from tests.experiments.chosen import chosen, offered
 
 TINY = digits.Config(budget=4, batch=4, searcher="random", blocks=1, channels=2, cells=1, epochs=1, finale_epochs=2)
@@ -47,7 +47,7 @@ CODE = np.array([0, 1, 0, 1, 0, 3, 0, 1], np.int32)
 
 
 def test_the_winners_training_is_found_and_has_a_network_of_its_own_size():
-    assert target.find("digits").module.final
+    assert training_target.find("digits").module.final
     final = digits.final(digits.Config(blocks=1), digits.Final(channels=12, cells=6), CODE)
     assert (final.network.space.channels, final.network.space.cells) == (12, 6)
     assert not final.network.auxiliary  # cells of the second third see 4 x 4 pixels

@@ -6,16 +6,17 @@ import numpy as np
 import pytest
 
 from experiments import cifar10_one_shot, fashion_one_shot
+from lanas_jax.candidates.step import Network
 from lanas_jax.cli import main
+from lanas_jax.commands import training_target
 from lanas_jax.data import digits, fashion_mnist
 from lanas_jax.evaluators.base import Evaluator, Prepared
 from lanas_jax.evaluators.few_shot import FewShot
 from lanas_jax.evaluators.one_shot import OneShot
-from lanas_jax.final import exported, target
-from lanas_jax.final.step import Weights
-from lanas_jax.supernet import masks
+from lanas_jax.export import load as exported
+from lanas_jax.supernet import code_pool
 from lanas_jax.supernet.base import Extracting
-from lanas_jax.training.step import Network
+from lanas_jax.trainer.task import Weights
 from tests.experiments.chosen import chosen, offered
 
 NAMES = ("lanas", "random", "evolution", "tpe")
@@ -60,7 +61,7 @@ def test_every_searcher_can_be_chosen(module, name):
 def test_extracted_weights_fit_the_final_network_of_the_same_size():
     """Names, shapes and dtypes alike, so that a training can begin with them; nothing is computed."""
     experiment = fashion_one_shot.build(DIGITS)
-    supernet, code = experiment.evaluator.supernet, masks.draw(experiment.space, 1, seed=0)[0]
+    supernet, code = experiment.evaluator.supernet, code_pool.draw(experiment.space, 1, seed=0)[0]
     final = fashion_one_shot.final(DIGITS, fashion_one_shot.Final(channels=2), code)
     alone, taken = (
         jax.eval_shape(lambda key, network=network: Weights(*network.init(key)), jax.random.key(0))
@@ -99,7 +100,7 @@ def _name(found, estimate):
 
 
 def test_it_is_found_and_offers_a_final_training():
-    assert target.find("fashion_one_shot").module.final
+    assert training_target.find("fashion_one_shot").module.final
 
 
 @pytest.mark.slow

@@ -11,10 +11,10 @@ from lanas_jax.data import cifar10, imagenet
 from lanas_jax.data.splits import Dataset, SearchData, Split
 from lanas_jax.data.streams import StreamedDataset
 from lanas_jax.evaluators.base import Evaluator, Prepared
-from lanas_jax.final.step import Weights
-from lanas_jax.final.teacher import NetworkTeacher
-from lanas_jax.final.weights import names
 from lanas_jax.spaces.latency import LatencyTable
+from lanas_jax.storage.weights import names
+from lanas_jax.trainer.task import Weights
+from lanas_jax.trainer.teacher import NetworkTeacher
 from tests.experiments.chosen import chosen, offered
 
 EXPERIMENTS = (imagenet_600m, imagenet_240m, imagenet_dry_run)
@@ -80,10 +80,11 @@ def test_a_latency_limit_comes_from_a_table(tmp_path):
 
 
 def _layers(space, resolution):
-    from models import mobilenet_latency
+    from lanas_jax.spaces import mobilenet_layers
+    from models.mobilenet import latency as mobilenet_latency
 
     for network in mobilenet_latency._networks(space):
-        yield from (layer.name for layer in mobilenet_latency.layers(network))
+        yield from (layer.name for layer in mobilenet_layers.layers(network))
 
 
 @pytest.mark.usefixtures("unread")

@@ -8,8 +8,9 @@ import pytest
 
 from experiments import recalibration
 from experiments.recalibration import Config
-from lanas_jax import runs, study
-from lanas_jax.supernet import masks
+from lanas_jax import study
+from lanas_jax.study import run_folder
+from lanas_jax.supernet import code_pool
 from tests.supernet import linear_experiment
 
 SOURCE = Path(linear_experiment.__file__)
@@ -18,8 +19,8 @@ SOURCE = Path(linear_experiment.__file__)
 def run_of(directory, values):
     config = linear_experiment.Config(values=values)
     experiment = linear_experiment.build(config)
-    here = runs.create(directory, experiment, SOURCE, config)
-    study.run(experiment, here.directory, write_report=False)
+    here = run_folder.create(directory, experiment, SOURCE, config)
+    study.run(experiment, here.directory)
     return experiment
 
 
@@ -28,7 +29,7 @@ def test_rows_say_what_the_evaluator_says(tmp_path):
     evaluator = run_of(tmp_path / "run", "one_shot").evaluator
     found = recalibration.rows(Config(tmp_path / "run", images=(48, 0, 16), networks=6))
     assert [row["images"] for row in found] == ["0 (running)", "16", "48"]
-    codes = masks.draw(evaluator.supernet.space, 6, 1)
+    codes = code_pool.draw(evaluator.supernet.space, 6, 1)
     outcomes = evaluator.evaluate(codes, jax.random.split(jax.random.key(0), 6))  # with 48 images
     assert found[2]["mean value"] == f"{100 * np.mean([outcome.value for outcome in outcomes]):.1f} %"
     assert found[2]["Spearman with the last"].startswith("1.000")

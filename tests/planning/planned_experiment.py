@@ -4,11 +4,11 @@ import dataclasses
 
 import numpy as np
 
-from lanas_jax.final.recipe import Recipe
-from lanas_jax.final.task import FinalTraining
 from lanas_jax.planning.stage import stand_in
 from lanas_jax.planning.stages import final_training, valuation
 from lanas_jax.supernet.valuation import Valuation
+from lanas_jax.trainer.recipe import Recipe
+from lanas_jax.trainer.task import FinalTraining
 from tests.supernet.linear_supernet import CountedSpace, LinearSupernet
 
 SUPERNET = LinearSupernet(CountedSpace())

@@ -8,21 +8,22 @@ import numpy as np
 import pytest
 
 from experiments import cifar10, cifar10_one_shot
+from lanas_jax.candidates.population import Population
 from lanas_jax.data.splits import SearchData
-from lanas_jax.final import teacher as teachers
-from lanas_jax.final.programs import compiled
-from lanas_jax.final.step import Weights
-from lanas_jax.final.teacher import NetworkTeacher
-from lanas_jax.final.weights import names
 from lanas_jax.planning.estimate import Memory
 from lanas_jax.planning.stage import stand_in
 from lanas_jax.planning.stages import candidates, final_training, mean_multiply_adds
-from lanas_jax.training.population import Population
-from lanas_jax.training.step import TrainConfig
+from lanas_jax.storage.weights import names
+from lanas_jax.supernet import valuation
+from lanas_jax.trainer import teacher as teachers
+from lanas_jax.trainer.compilation import compiled
+from lanas_jax.trainer.task import Weights
+from lanas_jax.trainer.teacher import NetworkTeacher
+from lanas_jax.training.sgd import TrainConfig
 from models import layers
+from tests.candidates.small_network import SmallNetwork
 from tests.planning import planned_experiment as planned
 from tests.supernet import linear_supernet as linear
-from tests.training.small_network import SmallNetwork
 
 DEVICES = jax.local_devices()[:2]
 CONFIG = planned.Config()
@@ -91,7 +92,7 @@ def test_passes_are_more_work_of_the_same_program():
 
 
 def test_masks_are_valued_as_planned():
-    valuing = planned.Valuation(planned.SUPERNET, planned.DATA, recalibration=24, batch_size=12, devices=DEVICES)
+    valuing = valuation.Valuation(planned.SUPERNET, planned.DATA, recalibration=24, batch_size=12, devices=DEVICES)
     program = planned.stages(CONFIG)[1].program(DEVICES, 12)
     shapes = [leaf.shape for leaf in jax.tree.leaves(program.lowered.args_info)][-4:]
     assert shapes[0] == (4, 2)
@@ -120,7 +121,7 @@ def test_candidates_are_planned_as_they_run(searched):
 
 
 def test_tpus_get_their_own_form_of_an_operation():
-    """XLA's grouped convolution, which CPUs do without (`models/layers.py`)."""
+    """XLA's grouped convolution, which CPUs do without (`models/layers/functions.py`)."""
     x, kernel = jax.ShapeDtypeStruct((2, 8, 8, 16), jnp.float32), jax.ShapeDtypeStruct((3, 3, 16), jnp.float32)
     traced = jax.jit(layers.depthwise).trace(x, kernel)
     texts = {name: traced.lower(lowering_platforms=(name,)).as_text() for name in ("tpu", "cpu")}

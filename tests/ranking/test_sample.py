@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 import lanas_jax as lx
-from lanas_jax.ranking.listed import Listed
+from lanas_jax.ranking.base import RankingError
+from lanas_jax.ranking.fixed_list import Listed
 from lanas_jax.ranking.sample import pool_of, stratified
-from lanas_jax.ranking.task import RankingError
 
 
 class Even(lx.SearchSpace):

@@ -6,10 +6,13 @@ import jax
 import numpy as np
 import pytest
 
-from lanas_jax import course, discovery, partition, report, runs, study
+from lanas_jax import report, study
 from lanas_jax.evaluators.base import Outcome
-from lanas_jax.learned_tree import learned_tree
-from lanas_jax.trials import Status, TrialStore
+from lanas_jax.report.learned_tree import learned_tree
+from lanas_jax.searchers import partition
+from lanas_jax.storage.folder import RunError
+from lanas_jax.storage.trials import Status, TrialStore
+from lanas_jax.study import discovery, replay, run_folder
 from tests.report.page_parser import Page
 
 SOURCE = '''
@@ -20,7 +23,7 @@ import dataclasses
 import lanas_jax as lx
 from lanas_jax.evaluators.base import Outcome
 from lanas_jax.study import Experiment
-from lanas_jax.trials import Final
+from lanas_jax.storage.trials import Final
 
 SPACE = lx.SearchSpace([lx.Choice(f"op{i}", "abcd") for i in range(4)])
 
@@ -54,24 +57,24 @@ def build(config):
 '''
 
 
-def begin(folder: Path, **settings: object) -> tuple[runs.Run, study.Experiment]:
+def begin(folder: Path, **settings: object) -> tuple[run_folder.Run, study.Experiment]:
     """A run directory in which nothing has been tried yet."""
     source = folder / "small.py"
     source.write_text(SOURCE)
     module = discovery.load(source)
     config = module.Config(**settings)
-    experiment = runs.build(module, config)
-    return runs.create(folder / "run", experiment, source, config), experiment
+    experiment = run_folder.build(module, config)
+    return run_folder.create(folder / "run", experiment, source, config), experiment
 
 
 @pytest.fixture(scope="module")
-def finished(tmp_path_factory: pytest.TempPathFactory) -> runs.Run:
+def finished(tmp_path_factory: pytest.TempPathFactory) -> run_folder.Run:
     here, experiment = begin(tmp_path_factory.mktemp("finished"))
     study.run(experiment, here.directory)
     return here
 
 
-def test_a_finished_run(finished: runs.Run) -> None:
+def test_a_finished_run(finished: run_folder.Run) -> None:
     path = report.write(finished.directory)
     assert path == finished.report
     text = path.read_text(encoding="utf-8")
@@ -86,16 +89,16 @@ def test_a_finished_run(finished: runs.Run) -> None:
     assert page.classes.count("region") == page.classes.count("split") + 1 > 1
 
 
-def test_writing_again_replaces_the_report(finished: runs.Run) -> None:
+def test_writing_again_replaces_the_report(finished: run_folder.Run) -> None:
     first = report.write(finished.directory).read_text(encoding="utf-8")
     assert report.write(finished.directory).read_text(encoding="utf-8") == first
     assert not list(finished.directory.glob("*.partial"))
 
 
-def test_the_tree_shown_is_the_one_the_search_had(finished: runs.Run) -> None:
+def test_the_tree_shown_is_the_one_the_search_had(finished: run_folder.Run) -> None:
     """Replaying the tells alone gives the splits that the run's own asks and tells gave."""
     experiment = finished.experiment()
-    searcher, key = experiment.searcher, course.stream_key(experiment.seed, course.SEARCHER_STREAM)
+    searcher, key = experiment.searcher, replay.stream_key(experiment.seed, replay.SEARCHER_STREAM)
     with TrialStore.open(finished.trials, read_only=True) as store:
         trials = store.trials()
     state = searcher.init(key)
@@ -103,14 +106,14 @@ def test_the_tree_shown_is_the_one_the_search_had(finished: runs.Run) -> None:
         state, codes = searcher.ask(state, 8)
         batch = trials[number : number + 8]
         assert [tuple(code) for code in np.asarray(codes).tolist()] == [trial.code for trial in batch]
-        state = searcher.tell(state, codes, jax.numpy.asarray(course.told(batch)))
+        state = searcher.tell(state, codes, jax.numpy.asarray(replay.told(batch)))
     nodes, _ = learned_tree(searcher, jax.random.key(0), trials)
     expected = partition.explain(state.tree, experiment.space.feature_names)
     assert nodes is not None
     assert [(n.node, n.samples, n.drivers) for n in nodes] == [(n.node, n.samples, n.drivers) for n in expected]
 
 
-def test_means_of_the_tree_are_in_the_units_of_the_values(finished: runs.Run) -> None:
+def test_means_of_the_tree_are_in_the_units_of_the_values(finished: run_folder.Run) -> None:
     experiment = finished.experiment()
     with TrialStore.open(finished.trials, read_only=True) as store:
         trials = store.trials()
@@ -131,7 +134,7 @@ def test_means_of_the_tree_are_in_the_units_of_the_values(finished: runs.Run) ->
         assert bad.mean_value <= node.mean_value <= good.mean_value
 
 
-def test_too_few_trials_to_split(finished: runs.Run) -> None:
+def test_too_few_trials_to_split(finished: run_folder.Run) -> None:
     experiment = finished.experiment()
     with TrialStore.open(finished.trials, read_only=True) as store:
         nodes, note = learned_tree(experiment.searcher, jax.random.key(0), store.trials()[:8])
@@ -178,15 +181,15 @@ def test_a_run_started_from_python_needs_its_experiment(tmp_path: Path) -> None:
     source = tmp_path / "small.py"
     source.write_text(SOURCE)
     module = discovery.load(source)
-    experiment = runs.build(module, module.Config(budget=4, searcher="random"))
+    experiment = run_folder.build(module, module.Config(budget=4, searcher="random"))
     study.run(experiment, tmp_path / "run")
-    with pytest.raises(runs.RunError, match="started from Python"):
+    with pytest.raises(RunError, match="started from Python"):
         report.write(tmp_path / "run")
     page = Page(report.write(tmp_path / "run", experiment).read_text(encoding="utf-8"))
     assert "4 of 4" in page.words
 
 
 def test_a_folder_without_a_run(tmp_path: Path) -> None:
-    with pytest.raises(runs.RunError, match="holds no run"):
+    with pytest.raises(RunError, match="holds no run"):
         report.write(tmp_path)
     assert list(tmp_path.iterdir()) == []

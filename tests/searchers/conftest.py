@@ -10,7 +10,8 @@ import jax.numpy as jnp
 import pytest
 
 import lanas_jax as lx
-from lanas_jax.spaces.mobilenet import STAGES, MobileNetSpace
+from lanas_jax.spaces.mobilenet import MobileNetSpace
+from lanas_jax.spaces.mobilenet_settings import STAGES
 from lanas_jax.spaces.nasbench101 import NASBench101Space
 from lanas_jax.spaces.nasbench201 import NASBench201Space
 from lanas_jax.spaces.nasnet import NASNetSpace

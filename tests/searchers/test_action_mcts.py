@@ -7,7 +7,7 @@ import pytest
 
 import lanas_jax as lx
 from lanas_jax.searchers.action_mcts import statistics
-from lanas_jax.surrogate import rank_shares
+from lanas_jax.searchers.surrogate import rank_shares
 
 
 def product(dims, options=3):

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 import lanas_jax as lx
-from lanas_jax.sampling import Pool
+from lanas_jax.searchers.sampling import Pool
 from tests.searchers.canonical import BATCH, LATTICE_SPACE, POOL, POOL_SPACE, run
 
 

@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 
 import lanas_jax as lx
-from lanas_jax import sampling
-from lanas_jax.spaces.mobilenet import STAGES, MobileNetSpace
+from lanas_jax.searchers import sampling
+from lanas_jax.spaces.mobilenet import MobileNetSpace
+from lanas_jax.spaces.mobilenet_settings import STAGES
 
 SMALL = {"stages": STAGES[:2], "depths": (1, 2), "widths": (0.5, 1.0), "resolutions": (32, 48, 64)}
 RARE = SMALL | {"stages": STAGES[:4]}  # with a limit near the smallest network, one code of 1e5 is valid

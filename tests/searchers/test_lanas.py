@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import lanas_jax as lx
-from lanas_jax import partition, surrogate
+from lanas_jax.searchers import partition, surrogate
 from tests.searchers.canonical import BATCH, LATTICE_SPACE, POOL, POOL_SPACE, additive, product, run
 
 

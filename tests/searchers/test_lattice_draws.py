@@ -7,9 +7,8 @@ import pytest
 from scipy import stats
 
 import lanas_jax as lx
-from lanas_jax import partition, selection, surrogate
 from lanas_jax.searchers import history as hist
-from lanas_jax.searchers import lattice_draws
+from lanas_jax.searchers import lattice_draws, partition, selection, surrogate
 from lanas_jax.searchers.known import Known
 
 SPACE = lx.SearchSpace([lx.Choice(f"c{i}", "abcd") for i in range(5)])

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 import lanas_jax as lx
-from lanas_jax.sampling import neighbours
 from lanas_jax.searchers.local_search import NOWHERE
+from lanas_jax.searchers.sampling import neighbours
 
 EFFECTS = np.random.default_rng(0).normal(size=(30, 4)).astype(np.float32)
 

@@ -10,8 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lanas_jax.spaces.latency import LatencyTable
-from lanas_jax.spaces.mobilenet import MobileNetSpace, Stage
+from lanas_jax.spaces.mobilenet import MobileNetSpace
 from lanas_jax.spaces.mobilenet_layers import layers
+from lanas_jax.spaces.mobilenet_settings import Stage
 
 WIDE = {"widths": (1.0, 1.2), "resolutions": (160, 176, 192, 208, 224, 240)}
 TINY = {

@@ -11,12 +11,12 @@ import lanas_jax as lx
 from lanas_jax.evaluators.few_shot import FewShot
 from lanas_jax.evaluators.from_scratch import FromScratch
 from lanas_jax.evaluators.one_shot import OneShot
-from lanas_jax.final.recipe import Recipe
-from lanas_jax.final.task import FinalTraining
-from lanas_jax.ranking.task import Ranking
+from lanas_jax.ranking.base import Ranking
 from lanas_jax.study import Experiment
 from lanas_jax.supernet.regions import OptionSplit
-from lanas_jax.training.step import TrainConfig
+from lanas_jax.trainer.recipe import Recipe
+from lanas_jax.trainer.task import FinalTraining
+from lanas_jax.training.sgd import TrainConfig
 from tests.supernet.linear_supernet import RECIPE, LinearPart, LinearSupernet, dataset
 
 

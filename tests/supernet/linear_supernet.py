@@ -12,8 +12,8 @@ import numpy as np
 
 from lanas_jax.data.scaling import Scaling
 from lanas_jax.data.splits import Dataset, SearchData, Split
-from lanas_jax.final.recipe import Recipe
 from lanas_jax.spaces.base import Choice, Cost, SearchSpace
+from lanas_jax.trainer.recipe import Recipe
 
 SIDE, CLASSES, GAIN, MOMENTUM, EPSILON = 6, 3, 2.0, 0.9, 1e-3
 PIXELS = SIDE * SIDE

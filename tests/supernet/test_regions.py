@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-from lanas_jax import partition
+from lanas_jax.searchers import partition
 from lanas_jax.spaces.base import Choice, SearchSpace
-from lanas_jax.supernet import masks, regions
+from lanas_jax.supernet import code_pool, regions
 from lanas_jax.supernet.regions import OptionSplit, TreeSplit
 
 SPACE = SearchSpace([Choice("width", "abc"), Choice("depth", "xy"), Choice("kind", "stuv"), Choice("end", "no")])
@@ -31,7 +31,7 @@ def test_an_unknown_choice_is_refused_and_the_known_ones_are_listed():
         OptionSplit("height").regions(SPACE, *NOTHING)
 
 
-CODES = masks.draw(SPACE, 200, seed=0)
+CODES = code_pool.draw(SPACE, 200, seed=0)
 
 
 def split(values, **changes):
@@ -100,4 +100,4 @@ def test_samples_are_valued_only_where_a_split_wants_them():
     codes, values = regions.sample(TreeSplit(samples=30), SPACE, value, seed=3)
     assert seen == [30]
     np.testing.assert_array_equal(values, worth(codes))
-    np.testing.assert_array_equal(codes, masks.draw(SPACE, 30, seed=3))
+    np.testing.assert_array_equal(codes, code_pool.draw(SPACE, 30, seed=3))

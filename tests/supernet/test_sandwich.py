@@ -10,11 +10,11 @@ import pytest
 
 from lanas_jax.evaluators.base import NotPreparedError
 from lanas_jax.evaluators.one_shot import OneShot
-from lanas_jax.final import programs
-from lanas_jax.final.step import Weights
-from lanas_jax.runs import RunError
+from lanas_jax.storage.folder import RunError
 from lanas_jax.supernet.sandwich import Sandwich
 from lanas_jax.supernet.training import SupernetTraining, train
+from lanas_jax.trainer import compilation
+from lanas_jax.trainer.task import Weights
 from tests.supernet.linear_supernet import CLASSES, RECIPE, SCALING, SPACE, LinearSupernet, dataset, stripes
 from tests.supernet.notes import Note
 from tests.trees import same
@@ -119,7 +119,7 @@ def test_it_is_read_as_its_largest_part():
 @pytest.fixture(scope="module")
 def made():
     """Forty steps of four passes."""
-    return programs.compiled(TRAINING, DATA, DEVICES)
+    return compilation.compiled(TRAINING, DATA, DEVICES)
 
 
 @pytest.fixture(scope="module")

@@ -7,13 +7,13 @@ import jax
 import numpy as np
 import pytest
 
-from lanas_jax import software
 from lanas_jax.data.splits import SearchData, Split
-from lanas_jax.final import programs
-from lanas_jax.runs import RunError
 from lanas_jax.spaces.base import Choice, SearchSpace
+from lanas_jax.storage import software
+from lanas_jax.storage.folder import RunError
 from lanas_jax.supernet import training as supernet_training
 from lanas_jax.supernet.training import SupernetTraining, train
+from lanas_jax.trainer import compilation
 from lanas_jax.training.augmentation import Augmentation
 from tests.supernet.linear_supernet import RECIPE, SCALING, SEEN, SPACE, LinearSupernet, dataset
 from tests.supernet.notes import Note
@@ -31,7 +31,7 @@ def carried_out(directory, note=None, training=TRAINING, data=DATA, **more):
 
 @pytest.fixture(scope="module")
 def made():
-    return programs.compiled(TRAINING, DATA, DEVICES)
+    return compilation.compiled(TRAINING, DATA, DEVICES)
 
 
 @pytest.fixture(scope="module")

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from lanas_jax.trials import TrialStore
+from lanas_jax.storage.trials import TrialStore
 from tests.ctrl_c import ctrl_c
 
 ROOT = Path(__file__).parents[2]

@@ -7,13 +7,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from lanas_jax.final import programs
-from lanas_jax.final.step import Weights
-from lanas_jax.final.weights import names
+from lanas_jax.candidates.population import forget_programs
+from lanas_jax.storage.weights import names
 from lanas_jax.supernet.training import Sampled, SupernetTraining, train
-from lanas_jax.training.population import forget_programs
+from lanas_jax.trainer import compilation
+from lanas_jax.trainer.task import Weights
+from tests.candidates.compilations import counted
 from tests.supernet.linear_supernet import PIXELS, RECIPE, SPACE, LinearSupernet, dataset
-from tests.training.compilations import counted
 from tests.trees import same
 
 DATA = dataset().search
@@ -22,7 +22,7 @@ WHOLE = SupernetTraining(LinearSupernet(), CODES, RECIPE)
 
 
 def compiled(training=WHOLE, devices=1):
-    return programs.compiled(training, DATA, jax.devices()[:devices])
+    return compilation.compiled(training, DATA, jax.devices()[:devices])
 
 
 def carried_out(made):

@@ -8,8 +8,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from lanas_jax.final.step import Weights
 from lanas_jax.supernet.valuation import Valuation
+from lanas_jax.trainer.task import Weights
+from tests.candidates.compilations import counted
 from tests.supernet.linear_supernet import (
     CLASSES,
     PIXELS,
@@ -19,7 +20,6 @@ from tests.supernet.linear_supernet import (
     logits_by_hand,
     moments_by_hand,
 )
-from tests.training.compilations import counted
 
 DATA = dataset().search
 CODES = SPACE.enumerate()

@@ -1,0 +1,1 @@
+"""Measurements, which are no experiments: each says its own command."""

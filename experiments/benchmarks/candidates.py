@@ -1,0 +1,406 @@
+"""How fast candidates train: one program with the code as data against a program per candidate, and PyTorch.
+
+Random codes, at two sizes (``--setting``):
+
+- ``small``: that of `experiments/digits.py`. Candidates are trained to the end, everything counted (tracing, compiling,
+  initial weights, training, evaluation), and their steps are timed besides
+- ``cifar10``: images of CIFAR-10's shape, 16 channels, 8 cells of 7 blocks. Only steps are timed, on random images that
+  are made here: this measures speed, it needs no data set and says nothing about accuracy
+
+Four ways, in float32 or with bfloat16 arithmetic (``--dtype``):
+
+- *one program*: `lanas_jax.candidates.population`, the code is data, devices side by side; on each device candidates
+  one after the other, or abreast: ``--abreast 1 4 16`` has a row for each of these numbers of candidates at a time
+- *specialised*: the network built for its code alone, a program for each candidate, compiled in threads while others
+  train (`lanas_jax.candidates.specialised`); a sample, where candidates are trained to the end
+- *program per candidate*: the same programs, one after the other on one device, as plain ``jit`` has it; a sample
+- *PyTorch eager*, where torch is installed: the same networks, steps and batches; a sample; on CPUs once as one process
+  with all threads and once as one single-threaded process per core ("2 x 1 threads"), on a GPU as one process, with
+  autocast where arithmetic is bfloat16. Starting the processes is not counted. ``--torch-sample 0`` leaves it out
+
+A row is printed, and the file of ``--json`` written, as soon as it is measured; ``--minutes`` starts no row after that
+time. Run it on an otherwise idle machine; the small setting takes some four minutes on 2 CPU cores::
+
+  python -m experiments.benchmarks.candidates [--candidates 64] [--sample 6] [--json PATH]
+  python -m experiments.benchmarks.candidates --setting cifar10 --dtype bfloat16 --abreast 1 4 16 --sample 2 --minutes 7
+
+On 2 cores of an Intel Xeon with jax 0.10.2 and torch 2.13.0 (27 November 2026; ``--candidates 32 --sample 4
+--torch-sample 6``, 2 min 49 s):
+
+====================================  =========  =======  =================  =======  ======
+way                                   compile s  ms/step  a minute, compiled  s each  ratio
+====================================  =========  =======  =================  =======  ======
+one program, 32 candidates                 14.6     5.58                 275     0.67     1.0
+specialised, 4                             52.0    52.8                   33    14.8     22.0
+program per candidate, 4                   52.2     6.65                 165    13.4     19.9
+PyTorch eager, 1 process, 2 threads           -    23.3                   72     0.84     1.2
+PyTorch eager, 2 processes, 1 thread          -    12.5                  123     0.49     0.7
+====================================  =========  =======  =================  =======  ======
+
+So trainings of 34 steps want one program, whose step takes 0.45 times as long as PyTorch's at its fastest (and all in
+all a candidate takes longer than there, as long as so few share the compilation). A specialised step takes eight times
+as long as the same program alone, because it shares the cores with compilations.
+
+At CIFAR-10's size, on the same machine and day (``--setting cifar10 --timed 2 --sample 1 --torch-sample 2
+--cifar10.steps 24``, 6 min 58 s; GiB as XLA plans it, of each of two devices in the first row, of one in the second):
+
+====================================  =========  =======  =======  ====
+way                                   compile s  ms/step  of peak  GiB
+====================================  =========  =======  =======  ====
+one program, 2 candidates                  23.2     1496    8.92%  1.32
+program per candidate, the smaller one     58.2     1050   12.83%  2.35
+PyTorch eager, 1 process, 2 threads           -     1639    8.14%     -
+PyTorch eager, 2 processes, 1 thread          -     1479    9.03%     -
+====================================  =========  =======  =======  ====
+
+On an NVIDIA H100 80GB with jax 0.11.2 (bfloat16 products of 8192 rows: 778 TFLOP/s), the second command with
+``--sample 1`` took 96 s to compile and 47 ms a step for one candidate at a time, 0.14 % of the peak, and with 4 abreast
+70 s and 105 ms for each, 0.06 %: lanes abreast compute every branch. 16 abreast and the other rows did not fit into 5.5
+minutes. The small setting in float32, 32 candidates: 46 s to compile, 9.2 ms a step, 132 a minute.
+"""
+
+import dataclasses
+import importlib.util
+import json
+import multiprocessing
+import os
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from functools import partial
+from pathlib import Path
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import tyro
+from rich.console import Console
+
+from experiments import digits
+from experiments.benchmarks.step_timing import planned_bytes
+from experiments.benchmarks.table import Timing, line, report, show
+from lanas_jax.candidates.cost_model import time_steps
+from lanas_jax.candidates.population import Population
+from lanas_jax.candidates.specialised import Specialised
+from lanas_jax.data import digits as digits_data
+from lanas_jax.data.splits import SearchData, Split
+from lanas_jax.runtime.devices import one_device_per_core
+from lanas_jax.spaces.nasnet import NASNetSpace
+from lanas_jax.training.peak import measure_peak, step_flops
+from lanas_jax.training.sgd import TrainConfig
+from models.nasnet import NASNet
+
+WIDTH = 118  # of the table in characters, where there is no terminal
+
+
+@dataclasses.dataclass(frozen=True)
+class Cifar10Config:
+    """The larger setting.
+
+    Attributes:
+      blocks: blocks per cell.
+      channels: of the first cell's blocks.
+      cells: cells in the stack.
+      image_size: height and width.
+      batch_size: images per step.
+      images: random ones, in memory.
+      steps: that each network takes to be timed.
+      proxy_images: images that a candidate's training shows, for candidates a minute: one epoch of 40,000.
+    """
+
+    blocks: int = 7
+    channels: int = 16
+    cells: int = 8
+    image_size: int = 32
+    batch_size: int = 128
+    images: int = 1024
+    steps: int = 16
+    proxy_images: int = 40_000
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """Settings of the benchmark.
+
+    Attributes:
+      setting: size of candidates.
+      dtype: of arithmetic; parameters are float32.
+      abreast: candidates at a time on each device, a row for each; by default one after the other.
+      candidates: networks trained to the end by one program, in the small setting.
+      timed: networks whose steps are timed.
+      sample: of these, how many have a program each.
+      torch_sample: of these, how many are trained in PyTorch, where it is installed.
+      minutes: no row is started later than this; no limit by default.
+      seed: of codes and weights.
+      json: where to write the figures; nowhere by default.
+      small: the small setting.
+      cifar10: the larger one.
+    """
+
+    setting: Literal["small", "cifar10"] = "small"
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    abreast: tuple[int, ...] = ()
+    candidates: int = 64
+    timed: int = 16
+    sample: int = 6
+    torch_sample: int = 16
+    minutes: float | None = None
+    seed: int = 0
+    json: Path | None = None
+    small: digits.Config = dataclasses.field(default_factory=digits.Config)
+    cifar10: Cifar10Config = dataclasses.field(default_factory=Cifar10Config)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Setting:
+    """What is trained.
+
+    Attributes:
+      network: every candidate.
+      data: to train and evaluate on.
+      training: how; tells the steps of a whole training where `whole`.
+      whole: whether candidates are trained to the end, else only steps are timed.
+      steps: per dispatch.
+      proxy_steps: of a candidate's training.
+      per_device: candidates on a device one after the other, where none are abreast.
+    """
+
+    network: NASNet
+    data: SearchData
+    training: TrainConfig
+    whole: bool
+    steps: int
+    proxy_steps: int
+    per_device: int
+
+
+def small(config: Config) -> Setting:
+    """The digits."""
+    network, data = NASNet(digits.space(config.small), jnp.dtype(config.dtype)), digits_data.load().search
+    training = digits.training(config.small)
+    steps = training.steps(len(data.train))
+    per_device = -(-config.small.batch // jax.local_device_count())
+    return Setting(network, data, training, True, steps, steps, per_device)
+
+
+def cifar10(config: Config) -> Setting:
+    """Noise in the shape of CIFAR-10."""
+    size, classes = config.cifar10, 10
+    space = NASNetSpace(size.blocks, channels=size.channels, cells=size.cells, image_size=size.image_size)
+    random = np.random.default_rng(config.seed)
+
+    def noise(images: int) -> Split:
+        pixels = random.standard_normal((images, size.image_size, size.image_size, 3), np.float32)
+        return Split(pixels, random.integers(0, classes, images, np.int32))
+
+    data = SearchData(noise(size.images), noise(size.batch_size), classes)
+    training = TrainConfig(1, size.batch_size, learning_rate=0.025)
+    proxy_steps = training.steps(size.proxy_images)
+    return Setting(NASNet(space, jnp.dtype(config.dtype)), data, training, False, size.steps, proxy_steps, 1)
+
+
+class Benchmark:
+    """The rows of a table: what is measured, and the codes, keys and peaks it is measured with."""
+
+    def __init__(self, config: Config):
+        self.config = config
+        self.setting = small(config) if config.setting == "small" else cifar10(config)
+        self.dtype = jnp.dtype(config.dtype)
+        space = self.setting.network.space
+        code_key, train_key = jax.random.split(jax.random.key(config.seed))
+        number = max(config.candidates if self.setting.whole else 0, config.timed, config.sample, config.torch_sample)
+        self.codes = np.asarray(space.canonical(space.random(code_key, number)))
+        self.keys = jax.random.split(train_key, number)
+        self.peaks: dict[int, float] = {}
+
+    def peak(self, devices: Sequence[jax.Device]) -> float:
+        """Operations per second in matrix products, of so many devices together."""
+        if len(devices) not in self.peaks:
+            self.peaks[len(devices)] = measure_peak(self.dtype, devices)
+        return self.peaks[len(devices)]
+
+    def share(self, codes: np.ndarray, step_seconds: float, devices: Sequence[jax.Device]) -> float:
+        """Of the peak."""
+        multiply_adds = self.setting.network.space.cost(codes).multiply_adds
+        return float(step_flops(multiply_adds, self.setting.training.batch_size).mean()) / (
+            step_seconds * self.peak(devices)
+        )
+
+    def one_program(self, per_device: int, abreast: bool) -> Timing:
+        """All candidates by one program."""
+        setting, devices = self.setting, jax.local_devices()
+        population = Population(
+            setting.network,
+            setting.training,
+            per_device=per_device,
+            abreast=abreast,
+            steps_per_dispatch=setting.steps,
+        )
+        programs = population.compile(setting.data)
+        results = None
+        if setting.whole:
+            results = programs.run(self.codes[: self.config.candidates], self.keys[: self.config.candidates])
+        step_seconds, timed = time_steps(programs, self.codes[: self.config.timed], self.keys[: self.config.timed])
+        row = Timing(
+            "one program" + f", {per_device} abreast" * abreast,
+            len(results.steps) if results else len(timed),
+            programs.compile_seconds,
+            step_seconds,
+            self.share(timed, step_seconds, devices),
+            setting.proxy_steps,
+            planned_bytes(programs),
+        )
+        return _trained(row, results.seconds, results.accuracy) if results else row
+
+    def specialised(self) -> Timing:
+        """A program for each candidate, compiled in threads, devices side by side."""
+        setting, n = self.setting, self.config.sample
+        plan = Specialised(setting.network, setting.training, setting.data, steps_per_dispatch=setting.steps)
+        results, _ = plan.train(self.codes[:n], self.keys[:n])
+        step_seconds = results.seconds / int(results.steps.sum())
+        row = Timing(
+            "specialised",
+            n,
+            float(results.compile_seconds.sum()),
+            step_seconds,
+            self.share(self.codes[:n], step_seconds, jax.local_devices()),
+            setting.proxy_steps,
+        )
+        return _trained(row, results.seconds, results.accuracy)
+
+    def program_each(self) -> Timing:
+        """A program for each candidate, one after the other; XLA compiles and runs with all threads."""
+        setting, devices = self.setting, jax.local_devices()[:1]
+        compile_seconds, step_seconds, train_seconds = [], [], []
+        accuracies, planned = [], []
+        sample = self.codes[: self.config.sample]
+        for i, code in enumerate(sample):
+            network = setting.network.for_code(code)
+            population = Population(network, setting.training, devices, 1, steps_per_dispatch=setting.steps)
+            programs = population.compile(setting.data)
+            compile_seconds.append(programs.compile_seconds)
+            if setting.whole:
+                results = programs.run(code[None], self.keys[i : i + 1])
+                train_seconds.append(results.seconds)
+                accuracies.append(results.accuracy)
+            step_seconds.append(time_steps(programs, code[None], self.keys[i : i + 1])[0])
+            planned.append(planned_bytes(programs) or 0)
+        row = Timing(
+            "program per candidate",
+            len(sample),
+            sum(compile_seconds),
+            float(np.mean(step_seconds)),
+            self.share(sample, float(np.mean(step_seconds)), devices),
+            setting.proxy_steps,
+            max(planned) or None,
+        )
+        return _trained(row, sum(train_seconds), np.concatenate(accuracies)) if setting.whole else row
+
+    def torch_eager(self, processes: int, threads: int, device: str) -> Timing:
+        """PyTorch in eager mode, in that many processes of that many threads."""
+        setting, dtype = self.setting, self.config.dtype
+        sample = self.codes[: self.config.torch_sample]
+        whole, seconds, accuracies = (setting.network.space, setting.data, setting.training), None, None
+        context = multiprocessing.get_context("spawn")
+        with ProcessPoolExecutor(processes, context, _torch_start, (threads,)) as pool:
+            steps = partial(_torch_steps, whole, setting.steps, device, dtype)
+            list(pool.map(partial(_torch_steps, whole, 1, device, dtype), [sample[0]] * processes))
+            if setting.whole:
+                began = time.perf_counter()
+                accuracies = list(pool.map(partial(_torch_train, whole, device, dtype), sample, range(len(sample))))
+                seconds = time.perf_counter() - began
+            step_seconds = float(np.mean(list(pool.map(steps, sample)))) / processes
+        row = Timing(
+            "PyTorch eager, " + (f"{processes} x {threads} threads" if device == "cpu" else device),
+            len(sample),
+            0.0,
+            step_seconds,
+            self.share(sample, step_seconds, jax.local_devices()),
+            setting.proxy_steps,
+        )
+        return _trained(row, seconds, np.array(accuracies)) if seconds is not None else row
+
+    def rows(self) -> Iterator[Callable[[], Timing]]:
+        """Every way that can be measured here."""
+        config = self.config
+        layouts = [(k, k > 1) for k in config.abreast] or [(self.setting.per_device, False)]
+        for per_device, abreast in layouts:
+            yield partial(self.one_program, per_device, abreast)
+        if config.sample and self.setting.whole:
+            yield self.specialised
+        if config.sample:
+            yield self.program_each
+        if config.torch_sample and importlib.util.find_spec("torch") is not None:
+            cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+            if jax.default_backend() == "gpu":
+                yield partial(self.torch_eager, 1, cores, "cuda")
+            elif jax.default_backend() == "cpu":
+                for processes, threads in dict.fromkeys([(1, cores), (cores, 1)]):
+                    yield partial(self.torch_eager, processes, threads, "cpu")
+
+
+def _trained(row: Timing, seconds: float, accuracy: np.ndarray) -> Timing:
+    return dataclasses.replace(row, train_seconds=seconds, accuracy=float(accuracy.mean()))
+
+
+def _torch_start(threads: int) -> None:
+    import torch
+
+    torch.set_num_threads(threads)
+
+
+def _torch_train(
+    task: tuple[NASNetSpace, SearchData, TrainConfig], device: str, dtype: str, code: np.ndarray, seed: int
+) -> float:
+    from experiments.benchmarks import torch_nasnet
+
+    space, data, config = task
+    return torch_nasnet.train(space, code, data, config, seed, device, dtype)
+
+
+def _torch_steps(
+    task: tuple[NASNetSpace, SearchData, TrainConfig], steps: int, device: str, dtype: str, code: np.ndarray
+) -> float:
+    from experiments.benchmarks import torch_nasnet
+
+    space, data, config = task
+    return torch_nasnet.step_seconds(space, code, data, config, 0, steps, device, dtype)
+
+
+def measure(rows: Iterable[Callable[[], Timing]], minutes: float | None = None) -> Iterator[Timing | str]:
+    """Row after row, while there is time; of one that the device refuses (it has no room, mostly), what it says."""
+    began = time.perf_counter()
+    for row in rows:
+        if minutes is not None and time.perf_counter() - began > 60 * minutes:
+            yield f"{minutes:g} minutes are over: the other rows are left out"
+            return
+        try:
+            yield row()
+        except jax.errors.JaxRuntimeError as error:
+            yield f"a row failed: {str(error).splitlines()[0]}"
+
+
+def main() -> None:
+    """Measures, prints, writes."""
+    config = tyro.cli(Config, description=__doc__)
+    one_device_per_core()
+    console, timings, benchmark = Console(), [], Benchmark(config)
+    if not console.is_terminal:
+        console.width = WIDTH
+    try:
+        for row in measure(benchmark.rows(), config.minutes):
+            if isinstance(row, str):
+                console.print(row, highlight=False)
+                continue
+            timings.append(row)
+            console.print(line(row, timings[0]), highlight=False)
+            if config.json is not None:
+                config.json.write_text(json.dumps(report(config, benchmark.peaks, timings), indent=2) + "\n")
+    finally:
+        if timings:
+            show(config, benchmark.peaks, timings, console)
+
+
+if __name__ == "__main__":
+    main()

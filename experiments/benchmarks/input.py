@@ -1,0 +1,109 @@
+"""Images a second that the input pipeline of ImageNet makes, by worker processes and threads; no device is used.
+
+    python -m experiments.benchmarks.input
+    python -m experiments.benchmarks.input --processes 0 4 8 --threads 2 --resolution 192
+
+Pictures are made up, JPEG of ImageNet's typical size, 500 x 375, and lie in a temporary folder as tensorflow-datasets
+would have prepared them; they are read from the memory that the system keeps files in, not from a disk. Starting
+processes and filling their queues is not counted.
+"""
+
+import dataclasses
+import io
+import struct
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+import tyro
+from PIL import Image
+
+from lanas_jax.data.crops import Crop
+from lanas_jax.data.image_streams import Damage, TrainingImages, Workers
+from lanas_jax.data.record_index import RecordIndex
+from lanas_jax.data.tfds_folder import Shard
+from lanas_jax.formats.tfrecord import masked_crc32c
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """Settings.
+
+    Args:
+      processes: numbers of worker processes to compare; 0: threads alone.
+      threads: of each process; None: one per core in all.
+      resolution: of the images.
+      batch_size: images a batch.
+      batches: that are timed.
+      pictures: different ones.
+    """
+
+    processes: tuple[int, ...] = (0, 1, 2)
+    threads: int | None = None
+    resolution: int = 224
+    batch_size: int = 64
+    batches: int = 10
+    pictures: int = 256
+
+
+def picture(rng: np.random.Generator) -> bytes:
+    """A JPEG picture of 500 x 375, about as many bytes as one of ImageNet: smooth, with some noise."""
+    smooth = Image.fromarray(rng.integers(0, 256, (24, 32, 3), dtype=np.uint8)).resize((500, 375), 3)
+    noise = rng.normal(0, 12, (375, 500, 3))
+    content = io.BytesIO()
+    Image.fromarray((np.asarray(smooth) + noise).clip(0, 255).astype(np.uint8)).save(content, "JPEG", quality=90)
+    return content.getvalue()
+
+
+def _field(number: int, content: bytes) -> bytes:
+    size, length = len(content), b""
+    while size > 127:
+        size, length = size >> 7, length + bytes([size & 127 | 128])
+    return bytes([number << 3 | 2]) + length + bytes([size]) + content
+
+
+def prepared(folder: Path, pictures: int) -> RecordIndex:
+    """A file of records, and its index."""
+    rng, places, path = np.random.default_rng(0), [0], folder / "pictures"
+    with path.open("wb") as file:
+        for _ in range(pictures):
+            entry = _field(1, b"image") + _field(2, _field(1, _field(1, picture(rng))))
+            data = _field(1, _field(1, entry))
+            length = struct.pack("<Q", len(data))
+            crc = [struct.pack("<I", masked_crc32c(part)) for part in (length, data)]
+            places.append(places[-1] + file.write(length + crc[0] + data + crc[1]))
+    labels = np.zeros(pictures, np.int32)
+    shard = Shard(path, "tfrecord", pictures)
+    return RecordIndex((shard,), np.array([pictures]), np.array(places[:-1]), labels, "made up")
+
+
+def rate(index: RecordIndex, config: Config, workers: Workers) -> float:
+    """Images a second."""
+    rows = np.arange(len(index))
+    images = TrainingImages(index, rows, Crop(config.resolution), workers, Damage(index, 0.0, print))
+    batches = images.batches(0, config.batch_size, 0)
+    for _ in range(2 + workers.processes):
+        next(batches)
+    began = time.perf_counter()
+    for _ in range(config.batches):
+        next(batches)
+    seconds = time.perf_counter() - began
+    batches.close()  # type: ignore[attr-defined]
+    return config.batches * config.batch_size / seconds
+
+
+def main(config: Config) -> None:
+    """Prints a line for each number of processes."""
+    with tempfile.TemporaryDirectory() as folder:
+        index = prepared(Path(folder), config.pictures)
+        size = index.shards[0].path.stat().st_size / config.pictures
+        print(f"{config.pictures} pictures of 500 x 375, {size / 1000:.0f} kB each, to {config.resolution} pixels")
+        for processes in config.processes:
+            workers = Workers(processes, config.threads)
+            speed = rate(index, config, workers)
+            print(f"{processes} processes, {workers.threads_each} threads each: {speed:,.0f} images/s", flush=True)
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Config, description=__doc__))

@@ -1,0 +1,1 @@
+"""Many short trainings in one program: layout on devices, plans, cost model, halving."""

@@ -1,0 +1,361 @@
+"""Training many candidates at once: several per device in one program, devices side by side.
+
+A candidate's code is data, so three programs (`start`, `advance`, `evaluate` below) serve a whole search. They are
+compiled ahead of time, once, and the seconds that takes are kept apart from the seconds of training. The numbers of a
+`TrainConfig` are data as well: populations that differ in them alone share the programs of this process. Devices stand
+side by side on a mesh axis ``candidate`` under `jax.shard_map` and exchange nothing; on one device, candidates follow
+one another (`lax.map`: `lax.switch` then runs only the branch a code picks) or go abreast (`vmap`: every branch is
+computed, which pays where one small candidate leaves an accelerator idle).
+
+Each candidate's arithmetic is its own: its result depends on its code and key, not on its neighbours, its place or the
+number of devices.
+"""
+
+import dataclasses
+import functools
+import time
+from collections.abc import Callable, Hashable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+from jaxtyping import Array, Float, Int, Key
+
+from lanas_jax.candidates import step as training
+from lanas_jax.candidates.step import Network, Task, TrainState
+from lanas_jax.data.splits import SearchData, Split
+from lanas_jax.runtime import compile_cache
+from lanas_jax.runtime.program_memo import MEMO
+from lanas_jax.training.sgd import TrainConfig
+
+AXIS = "candidate"
+
+
+def forget_programs() -> None:
+    """Lets go of the compiled programs that this process holds for later trainings."""
+    MEMO.forget()
+
+
+class Results(NamedTuple):
+    """What a population came to, one row per candidate."""
+
+    accuracy: Float[np.ndarray, " n"]  # on the validation split, in [0, 1]
+    loss: Float[np.ndarray, " n"]  # on the validation split
+    steps: Int[np.ndarray, " n"]  # taken
+    train_loss: Float[np.ndarray, " n"]  # of the last step taken
+    compile_seconds: Float[np.ndarray, " n"]  # waited for programs of this candidate alone
+    seconds: float  # of training and evaluation, all candidates together
+
+
+class Made(NamedTuple):
+    """Compiled programs, and what they cost when they were compiled."""
+
+    start: Callable[..., TrainState]
+    advance: Callable[..., TrainState]
+    evaluate: Callable[..., training.Evaluation]
+    trace_seconds: float
+    compile_seconds: float  # tracing included
+    saved_seconds: float  # by a cache of compiled programs on disk
+
+
+class Placed(NamedTuple):
+    """A search's data on the devices of a mesh."""
+
+    train: tuple[Array, Array]  # images and labels, on every device
+    held_out: tuple[Array, Array]  # the same for validation
+    data: SearchData  # on the host
+
+
+def place(data: SearchData, devices: Sequence[jax.Device]) -> Placed:
+    """Puts images and labels on each of some devices."""
+    everywhere = NamedSharding(mesh_of(devices), PartitionSpec())
+    train, held_out = (
+        tuple(jax.device_put((split.images, split.labels), everywhere)) for split in (data.train, data.validation)
+    )
+    return Placed(train, held_out, data)
+
+
+def mesh_of(devices: Sequence[jax.Device]) -> Mesh:
+    """Devices along the axis ``candidate``."""
+    return jax.make_mesh((len(devices),), (AXIS,), axis_types=(AxisType.Auto,), devices=list(devices))
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Population:
+    """How candidates are laid out on devices.
+
+    Args:
+      network: one network for every code.
+      config: how each candidate is trained.
+      devices: where; default: all devices of this process.
+      per_device: candidates in one program on each device.
+      abreast: `vmap` over a device's candidates instead of one after the other.
+      steps_per_dispatch: steps between two moments at which Ctrl-C is heard.
+
+    Raises:
+      ValueError: no candidate or no step per dispatch.
+    """
+
+    network: Network
+    config: TrainConfig
+    devices: Sequence[jax.Device] | None = None
+    per_device: int = 4
+    abreast: bool = False
+    steps_per_dispatch: int = 64
+
+    def __post_init__(self) -> None:
+        for name in ("per_device", "steps_per_dispatch"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1; got {getattr(self, name)}")
+
+    @property
+    def mesh(self) -> Mesh:
+        """The devices along the axis ``candidate``."""
+        return mesh_of(self.devices if self.devices is not None else jax.local_devices())
+
+    @property
+    def width(self) -> int:
+        """Candidates in one program, all devices together."""
+        return self.mesh.size * self.per_device
+
+    def each(self, function: Callable[..., Any], shared: int) -> Callable[..., Any]:
+        """`function` of one candidate, for all: leading axis on every argument but the last `shared` ones."""
+
+        def on_device(*arguments: Any) -> Any:
+            own, data = arguments[: len(arguments) - shared], arguments[len(arguments) - shared :]
+            one = lambda own: function(*own, *data)  # noqa: E731
+            return jax.vmap(one)(own) if self.abreast else lax.map(one, own)
+
+        def on_all(*arguments: Any) -> Any:
+            specs = (PartitionSpec(AXIS),) * (len(arguments) - shared) + (PartitionSpec(),) * shared
+            # Nothing is exchanged between devices, so there is nothing for the varying-axes check to find.
+            return jax.shard_map(
+                on_device, mesh=self.mesh, in_specs=specs, out_specs=PartitionSpec(AXIS), check_vma=False
+            )(*arguments)
+
+        return on_all
+
+    def compile(self, data: SearchData | Placed, *, share: bool = True) -> "CompiledPopulation":
+        """Compiles the programs, at the same time where there are cores for it; data goes to the devices first.
+
+        Args:
+          data: train and search-validation splits.
+          share: whether the programs may be those of an earlier population that differs in numbers alone, and are held
+            for later ones.
+        """
+        placed = data if isinstance(data, Placed) else place(data, list(self.mesh.devices.flat))
+        made, found = (
+            MEMO.shared(self._key(placed), lambda: self._made(placed)) if share else (self._made(placed), False)
+        )
+        own = NamedSharding(self.mesh, PartitionSpec(AXIS))
+        numbers = jax.device_put(self.config, NamedSharding(self.mesh, PartitionSpec()))
+        waited, saved = made.compile_seconds, made.saved_seconds
+        if found:
+            waited, saved = 0.0, waited + saved
+        programs = made.start, made.advance, made.evaluate
+        return CompiledPopulation(self, *programs, placed, own, numbers, made.trace_seconds, waited, saved)
+
+    def _key(self, placed: Placed) -> Hashable:
+        """All that the programs depend on: not the numbers of the configuration, and of the data the shapes alone."""
+        data = (*placed.train, *placed.held_out)
+        layout = (self.mesh, self.per_device, self.abreast, self.steps_per_dispatch)
+        images = (placed.data.classes, placed.data.scaling, *((x.shape, x.dtype) for x in data))
+        return "population", self.network, jax.tree.structure(self.config), layout, images
+
+    def _made(self, placed: Placed) -> Made:
+        began = time.perf_counter()
+        lowered = self.lower(placed)
+        traced = time.perf_counter()
+        # LLVM takes most of the compilation to optimise the random numbers of `start`, which runs once per candidate.
+        on_cpu = self.mesh.devices.flat[0].platform == "cpu"
+        quick = {"xla_backend_optimization_level": 1} if on_cpu else {}
+        with ThreadPoolExecutor(len(lowered)) as pool:
+            made = pool.map(compile_cache.compiled, lowered, (quick, {}, {}))
+            (start, advance, evaluate), saved = zip(*made, strict=True)
+        return Made(start, advance, evaluate, traced - began, time.perf_counter() - began, max(saved))
+
+    def lower(self, placed: Placed) -> tuple[jax.stages.Lowered, ...]:
+        """The three programs, `start`, `advance` and `evaluate`, traced; of the data, shapes and shardings will do."""
+        own, everywhere = (NamedSharding(self.mesh, PartitionSpec(*axes)) for axes in ((AXIS,), ()))
+        task = Task(self.network, self.config, placed.data.classes, placed.data.scaling)
+        codes = jax.ShapeDtypeStruct((self.width, self.network.space.dims), jnp.int32, sharding=own)
+        totals = jax.ShapeDtypeStruct((self.width,), jnp.int32, sharding=own)
+        keys = jax.ShapeDtypeStruct((self.width,), jax.random.key(0).dtype, sharding=own)
+
+        def start(code: Array, key: Array) -> TrainState:
+            return training.start(task, code, key)
+
+        steps = self.steps_per_dispatch
+
+        def advance(state: TrainState, *arguments: Any) -> TrainState:
+            code, total, until, config, images, labels = arguments
+            asked = dataclasses.replace(task, config=config)
+            return training.train(asked, state, code, total, until, images, labels, steps=steps)
+
+        def evaluate(state: TrainState, *arguments: Array) -> training.Evaluation:
+            return training.evaluate(task, state, *arguments)
+
+        lowered_start = jax.jit(self.each(start, 0)).lower(codes, keys)
+        states = jax.tree.map(
+            lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=own), lowered_start.out_info
+        )
+        # Weakly typed, as Python's numbers: parameters of any dtype keep it.
+        number = functools.partial(jax.ShapeDtypeStruct, (), sharding=everywhere, weak_type=True)
+        numbers = jax.tree.map(lambda leaf: number(leaf.dtype), self.config)
+        inputs = (states, codes, totals, totals, numbers, *placed.train)
+        return (
+            lowered_start,
+            jax.jit(self.each(advance, 3), donate_argnums=0).lower(*inputs),
+            jax.jit(self.each(evaluate, 2)).lower(states, codes, *placed.held_out),
+        )
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class CompiledPopulation:
+    """The programs of a `Population` and the data they read, which stays on the devices.
+
+    Attributes:
+      population: the layout.
+      start: codes and keys to states.
+      advance: states and codes to states, some steps further, by the numbers of a configuration.
+      evaluate: states and codes to accuracies and losses.
+      placed: the data.
+      sharding: how candidates are spread.
+      numbers: the configuration as the programs read it, on each device.
+      trace_seconds: what tracing the programs, one after the other, takes of Python; what it took then, if an earlier
+        population did it.
+      compile_seconds: what tracing and compiling took; 0 where an earlier population did it.
+      saved_seconds: what that would have taken beyond `compile_seconds`, had no program been found in a cache or among
+        those that this process holds.
+    """
+
+    population: Population
+    start: Callable[..., TrainState]
+    advance: Callable[..., TrainState]
+    evaluate: Callable[..., training.Evaluation]
+    placed: Placed
+    sharding: NamedSharding
+    numbers: TrainConfig
+    trace_seconds: float
+    compile_seconds: float
+    saved_seconds: float
+
+    def total(self, epochs: int | None = None) -> int:
+        """Steps of a training of so many epochs; default: the configured ones."""
+        return self.population.config.steps(len(self.placed.data.train), epochs)
+
+    def begin(
+        self, codes: Int[np.ndarray, "n dims"], keys: Key[Array, " n"], states: Sequence[TrainState] | None = None
+    ) -> tuple[TrainState, Array]:
+        """Places up to `width` candidates, in their own states or before their first step.
+
+        Returns:
+          The states and codes of all `width` places, the first n of which are the candidates, the others copies.
+        """
+        rows = np.arange(self.population.width) % len(codes)
+        placed_codes = jax.device_put(np.asarray(codes, np.int32)[rows], self.sharding)
+        if states is not None:
+            placed = together([states[row] for row in rows.tolist()], str(jax.random.key_impl(keys)))
+            return jax.device_put(placed, self.sharding), placed_codes
+        data = jnp.asarray(np.asarray(jax.random.key_data(keys))[rows])
+        placed_keys = jax.device_put(jax.random.wrap_key_data(data, impl=jax.random.key_impl(keys)), self.sharding)
+        return self.start(placed_codes, placed_keys), placed_codes
+
+    def advances(self, state: TrainState, codes: Array, places: int, total: int, until: int) -> Iterator[TrainState]:
+        """Trains up to step `until` of `total`, and hands out the states after each dispatch.
+
+        The first `places` train; the others take no steps, which costs nothing.
+        """
+        first = int(np.max(np.asarray(state.step)[:places]))  # a candidate whose loss is not finite is behind
+        taken = np.arange(self.population.width) < places
+        totals, untils = (np.where(taken, steps, 0).astype(np.int32) for steps in (total, until))
+        totals, untils = jax.device_put((totals, untils), self.sharding)
+        for _ in range(first, until, self.population.steps_per_dispatch):
+            state = self.advance(state, codes, totals, untils, self.numbers, *self.placed.train)
+            yield state
+
+    def fit(
+        self, codes: Int[np.ndarray, "n dims"], keys: Key[Array, " n"], epochs: int | None = None
+    ) -> tuple[TrainState, Array]:
+        """Trains up to `width` candidates to the end.
+
+        Args:
+          codes: ``int32[n, dims]``, n at most `width`.
+          keys: ``key[n]``, consumed.
+          epochs: passes over the training images; default: the configured ones.
+
+        Returns:
+          The states and codes of all `width` places, the first n of which are the candidates.
+        """
+        total = self.total(epochs)
+        state, placed = self.begin(codes, keys)
+        return self._advanced(state, placed, len(codes), total, total), placed
+
+    def train(
+        self,
+        codes: Int[np.ndarray, "n dims"],
+        keys: Key[Array, " n"],
+        until: int | None = None,
+        states: Sequence[TrainState] | None = None,
+    ) -> tuple[Results, Sequence[TrainState]]:
+        """Trains any number of candidates, in batches of `width`, and evaluates them on the validation split.
+
+        Args:
+          codes: ``int32[n, dims]``.
+          keys: ``key[n]``, consumed where there are no states.
+          until: the step to stop after; default: to the end.
+          states: where to go on from; default: from the beginning.
+
+        Returns:
+          What they came to, and their states, on the host.
+        """
+        began, total, width = time.perf_counter(), self.total(), self.population.width
+        parts: list[tuple[np.ndarray, ...]] = []
+        ends: list[TrainState] = []
+        for first in range(0, len(codes), width):
+            here = slice(first, first + width)
+            n = len(codes[here])
+            state, placed = self.begin(codes[here], keys[here], None if states is None else states[here])
+            state = self._advanced(state, placed, n, total, until or total)
+            parts.append(columns(state, self.evaluate(state, placed, *self.placed.held_out), n))
+            ends.extend(apart(state, n))
+        accuracy, loss, steps, train_loss = (np.concatenate(column) for column in zip(*parts, strict=True))
+        compiled = np.zeros(len(codes), np.float32)
+        return Results(accuracy, loss, steps, train_loss, compiled, time.perf_counter() - began), ends
+
+    def run(self, codes: Int[np.ndarray, "n dims"], keys: Key[Array, " n"]) -> Results:
+        """What any number of candidates come to, trained to the end."""
+        return self.train(codes, keys)[0]
+
+    def _advanced(self, state: TrainState, codes: Array, places: int, total: int, until: int) -> TrainState:
+        latest = state
+        for latest in self.advances(state, codes, places, total, until):
+            latest.step.block_until_ready()  # Python hears Ctrl-C here, not while programs queue up
+        return latest
+
+    def on(self, split: Split, state: TrainState, codes: Array) -> training.Evaluation:
+        """Accuracies and losses on another split of as many images as validation has, by the same program."""
+        replicated = NamedSharding(self.sharding.mesh, PartitionSpec())
+        return self.evaluate(state, codes, *jax.device_put((split.images, split.labels), replicated))
+
+
+def columns(state: TrainState, scores: training.Evaluation, n: int) -> tuple[np.ndarray, ...]:
+    """Accuracies, losses, steps and training losses of the first n places."""
+    rows = (scores.accuracy, scores.loss, state.step, state.loss)
+    return tuple(np.asarray(row)[:n] for row in rows)
+
+
+def apart(states: TrainState, n: int) -> Sequence[TrainState]:
+    """The states of the first n places, each by itself, on the host; keys as raw words."""
+    host = jax.device_get(states._replace(key=jax.random.key_data(states.key)))
+    return [jax.tree.map(lambda leaf, i=i: leaf[i], host) for i in range(n)]
+
+
+def together(states: Sequence[TrainState], impl: str) -> TrainState:
+    """States that `apart` took apart as one of all, with keys of that implementation."""
+    host = jax.tree.map(lambda *leaves: np.stack(leaves), *states)
+    return host._replace(key=jax.random.wrap_key_data(host.key, impl=impl))

@@ -1,0 +1,179 @@
+"""A program for each candidate: compiled in threads, ahead of time, while other candidates train.
+
+Each candidate's network is built for its code alone, so its program computes nothing that the code does not use and
+XLA optimises across its layers. That takes seconds to minutes of compilation for each candidate, where the program of
+`population.py` compiles once: worth it where trainings are long. `cost_model.py` weighs the two.
+
+Candidate ``i`` trains on device ``i`` modulo their number. One thread drives all devices: programs run by themselves
+once dispatched, so it only hands out the next steps wherever a device has done its last ones.
+"""
+
+import dataclasses
+import functools
+import time
+from collections.abc import Callable, Generator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
+from typing import NamedTuple
+
+import jax
+import numpy as np
+from jaxtyping import Array, Int, Key
+
+from lanas_jax.candidates.population import CompiledPopulation, Placed, Population, Results, apart, columns, place
+from lanas_jax.candidates.step import Buildable, TrainState
+from lanas_jax.data.splits import SearchData
+from lanas_jax.runtime.devices import cores
+from lanas_jax.training.sgd import TrainConfig
+
+POLL_SECONDS = 0.002  # between two looks at devices that are all busy
+
+Row = tuple[np.ndarray, ...]  # accuracy, loss, steps and training loss of one candidate, each of shape [1]
+Lane = Generator[Callable[[], bool], None, None]  # hands out what tells whether it can go on
+
+
+class Program(NamedTuple):
+    """The programs of one code, being compiled."""
+
+    place: int  # the device that they are for
+    compiled: Future[CompiledPopulation]
+
+
+@dataclasses.dataclass(eq=False)
+class Candidate:
+    """One candidate of a batch.
+
+    Attributes:
+      code: the architecture.
+      key: of its training.
+      program: its programs.
+      state: where it is; None before its first step.
+      row: what it came to.
+      waited: seconds that its device waited for its programs.
+    """
+
+    code: Int[np.ndarray, " dims"]
+    key: Key[Array, " 1"]
+    program: Program
+    state: TrainState | None
+    row: Row = ()
+    waited: float = 0.0
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Specialised:
+    """Trains candidates by a program each.
+
+    Args:
+      network: builds the network of a code.
+      config: how each candidate is trained.
+      data: train and search-validation splits.
+      devices: where; default: all devices of this process.
+      threads: programs compiled at the same time; default: one per core.
+      steps_per_dispatch: steps between two moments at which Ctrl-C is heard.
+    """
+
+    network: Buildable
+    config: TrainConfig
+    data: SearchData
+    devices: Sequence[jax.Device] | None = None
+    threads: int | None = None
+    steps_per_dispatch: int = 64
+    _programs: dict[bytes, Program] = dataclasses.field(default_factory=dict, init=False)
+
+    @functools.cached_property
+    def places(self) -> Sequence[Placed]:
+        """The data, on each device."""
+        devices = list(self.devices) if self.devices is not None else jax.local_devices()
+        return [place(self.data, [device]) for device in devices]
+
+    @property
+    def total(self) -> int:
+        """Steps of a whole training."""
+        return self.config.steps(len(self.data.train))
+
+    def compile(self, code: Int[np.ndarray, " dims"], place: int = 0) -> CompiledPopulation:
+        """The programs of one candidate, on one of the devices."""
+        placed = self.places[place]
+        network = self.network.for_code(code)
+        devices = list(placed.train[0].devices())
+        population = Population(network, self.config, devices, 1, steps_per_dispatch=self.steps_per_dispatch)
+        return population.compile(placed, share=False)  # thousands of candidates would push out all other programs
+
+    def train(
+        self,
+        codes: Int[np.ndarray, "n dims"],
+        keys: Key[Array, " n"],
+        until: int | None = None,
+        states: Sequence[TrainState] | None = None,
+    ) -> tuple[Results, Sequence[TrainState]]:
+        """As `CompiledPopulation.train`. Programs are kept until the next batch of other codes."""
+        began = time.perf_counter()
+        pool = ThreadPoolExecutor(self.threads or cores())
+        try:
+            programs = self._submit(pool, codes)
+            starts = states if states is not None else [None] * len(codes)
+            batch = [
+                Candidate(code, keys[i : i + 1], program, start)
+                for i, (code, program, start) in enumerate(zip(codes, programs, starts, strict=True))
+            ]
+            lanes = [[one for one in batch if one.program.place == place] for place in range(len(self.places))]
+            take_turns([self._lane(lane, until or self.total) for lane in lanes])
+        except BaseException:
+            self._programs.clear()
+            raise
+        finally:
+            pool.shutdown(cancel_futures=True)
+        waited = np.array([one.waited for one in batch], np.float32) / len(self.places)
+        accuracy, loss, steps, train_loss = (np.concatenate(c) for c in zip(*(one.row for one in batch), strict=True))
+        results = Results(accuracy, loss, steps, train_loss, waited, time.perf_counter() - began - float(waited.sum()))
+        return results, [one.state for one in batch if one.state is not None]
+
+    def _submit(self, pool: ThreadPoolExecutor, codes: Int[np.ndarray, "n dims"]) -> Sequence[Program]:
+        """The programs of all codes, those of the last batch or new ones."""
+        names = [code.tobytes() for code in codes]
+        for name in self._programs.keys() - set(names):
+            del self._programs[name]
+        for i, (name, code) in enumerate(zip(names, codes, strict=True)):
+            if name not in self._programs:
+                place = i % len(self.places)
+                self._programs[name] = Program(place, pool.submit(self.compile, code, place))
+        return [self._programs[name] for name in names]
+
+    def _lane(self, candidates: Sequence[Candidate], until: int) -> Lane:
+        """Trains and evaluates candidates one after the other, on one device."""
+        for candidate in candidates:
+            began = time.perf_counter()
+            yield candidate.program.compiled.done
+            programs = candidate.program.compiled.result()
+            candidate.waited = time.perf_counter() - began
+            starts = None if candidate.state is None else [candidate.state]
+            state, placed = programs.begin(candidate.code[None], candidate.key, starts)
+            latest = state
+            for latest in programs.advances(state, placed, 1, self.total, until):
+                yield partial(is_done, latest.step)
+            state = latest
+            scores = programs.evaluate(state, placed, *programs.placed.held_out)
+            yield partial(is_done, scores.loss)
+            candidate.row = columns(state, scores, 1)
+            (candidate.state,) = apart(state, 1)
+
+
+def is_done(array: Array) -> bool:
+    """Whether a dispatched program has computed an array."""
+    return array.is_ready()  # type: ignore[attr-defined]
+
+
+def take_turns(lanes: Sequence[Lane]) -> None:
+    """Runs lanes to their ends, each as far as it gets without waiting."""
+    waiting = {lane: lambda: True for lane in lanes}
+    while waiting:
+        ready = [lane for lane, is_ready in waiting.items() if is_ready()]
+        for lane in ready:
+            is_ready = next(lane, None)
+            if is_ready is None:
+                del waiting[lane]
+            else:
+                waiting[lane] = is_ready
+        if not ready:
+            time.sleep(POLL_SECONDS)

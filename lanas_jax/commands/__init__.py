@@ -1,0 +1,1 @@
+"""The commands of ``lanas``, one file each: parse, call, print."""

@@ -1,0 +1,141 @@
+"""What ``lanas compare`` does: its arguments, a benchmark by name, searchers by name, and files in a folder."""
+
+import dataclasses
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import tyro
+from rich.console import Console
+
+from lanas_jax.commands.base import RefusedError, terminal
+from lanas_jax.comparison import output, parallel, peers
+from lanas_jax.comparison.compare import NAMES, SEARCHERS, Comparison
+from lanas_jax.comparison.compare import compare as carry_through
+from lanas_jax.comparison.peers import MissingPeerError as MissingPeerError
+from lanas_jax.tables import catalogue
+from lanas_jax.tables.benchmark import Benchmark
+
+DEFAULT = ",".join(SEARCHERS)
+CHOICE = f"out of {', '.join(NAMES)}; the last two need the extra peers"
+AT_ONCE = "numbers of trials under way at all times, none of which waits for another, such as 1,8,64; default: batches"
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """The arguments of the command; see its help."""
+
+    table: str
+    searchers: tuple[str, ...]
+    seeds: int
+    budget: int
+    batch: int
+    first_seed: int
+    out: Path | None
+    workers: tuple[int, ...] = ()
+
+    @property
+    def folder(self) -> Path:
+        """Where the files go."""
+        return Path("comparisons") / Path(self.table).name.replace(":", "-") if self.out is None else self.out
+
+
+def compare(arguments: Sequence[str]) -> int:
+    """Compares searchers on a table."""
+    try:
+        return _compare(terminal(), arguments)
+    except (ValueError, OSError, peers.MissingPeerError) as error:
+        raise RefusedError(str(error)) from error
+
+
+def _compare(console: Console, arguments: Sequence[str]) -> int:
+    """Compares as the arguments say.
+
+    Raises:
+      ValueError, MissingPeerError, OSError: as `carry_out`.
+    """
+
+    def parse(
+        table: Annotated[str, tyro.conf.arg(metavar="TABLE", help="a name that lanas tables lists, or an .npz file")],
+        /,
+        searchers: Annotated[str, tyro.conf.arg(metavar="A,B,...", help=CHOICE)] = DEFAULT,
+        seeds: Annotated[int, tyro.conf.arg(metavar="N", help="searches per searcher")] = 200,
+        budget: Annotated[int, tyro.conf.arg(metavar="N", help="samples per search")] = 400,
+        batch: Annotated[int, tyro.conf.arg(metavar="N", help="samples asked for at a time")] = 1,
+        first_seed: Annotated[int, tyro.conf.arg(metavar="N", help="another number gives other searches")] = 0,
+        out: Annotated[Path | None, tyro.conf.arg(metavar="DIR", help="default: comparisons/TABLE")] = None,
+        workers: Annotated[str, tyro.conf.arg(metavar="A,B,...", help=AT_ONCE)] = "",
+    ) -> Any:
+        """Run searchers on a benchmark table, equal budgets, distinct architectures counted for all alike.
+
+        Prints a table, and writes comparison.csv, comparison.png and traces.npz.
+        """
+        names = tuple(searchers.split(","))
+        return Settings(table, names, seeds, budget, batch, first_seed, out, _numbers(workers))
+
+    carry_out(console, tyro.cli(parse, prog="lanas compare", args=list(arguments)))
+    return 0
+
+
+def _numbers(workers: str) -> tuple[int, ...]:
+    try:
+        return tuple(int(number) for number in workers.split(",")) if workers else ()
+    except ValueError:
+        raise ValueError(f"workers must be whole numbers with commas between them; got {workers!r}") from None
+
+
+def carry_out(console: Console, settings: Settings) -> None:
+    """Compares, prints, and writes files anew after each searcher, so that an interruption costs one of them.
+
+    Raises:
+      ValueError: a benchmark, searcher or number that cannot be used.
+      MissingPeerError: a peer whose package is not installed.
+      OSError: the folder cannot be written.
+    """
+    benchmark = catalogue.find(settings.table)
+    folder = settings.folder
+    console.print(f"{benchmark.name}: {len(benchmark):,} networks. {benchmark.notes}", highlight=False)
+    if settings.budget > len(benchmark):
+        console.print(f"every search tries all {len(benchmark):,}: the budget of {settings.budget:,} goes beyond them")
+    results: list[Comparison] = []
+    began = time.monotonic()
+
+    def note(done: Comparison) -> None:
+        results.append(done)
+        _write(folder, benchmark, settings, results)
+        console.print(f"{output.label(done)}: {time.monotonic() - began:.0f} s", highlight=False)
+
+    with console.status("searching") as status:
+        carry_through(
+            benchmark.table(),
+            settings.searchers,
+            budget=settings.budget,
+            seeds=settings.seeds,
+            batch=settings.batch,
+            first_seed=settings.first_seed,
+            workers=settings.workers,
+            note=note,
+            progress=lambda name, done: status.update(f"{output.LABELS[name]}: {done} of {settings.seeds} searches"),
+        )
+    console.print((parallel if settings.workers else output).table(results, _tests(benchmark, results)))
+    console.print(f"files: {folder}", highlight=False, soft_wrap=True)
+
+
+def _tests(benchmark: Benchmark, results: list[Comparison]) -> list[float]:
+    """Mean test accuracy of what each searcher's searches ended with."""
+    return [float(np.mean(benchmark.test_of(result.winners))) for result in results]
+
+
+def _write(folder: Path, benchmark: Benchmark, settings: Settings, results: list[Comparison]) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    more = [parallel.columns(results, result) for result in results] if settings.workers else None
+    output.write_csv(folder / "comparison.csv", results, _tests(benchmark, results), more)
+    output.write_traces(folder / "traces.npz", results)
+    title = f"{benchmark.name}, {settings.seeds} searches each"
+    if settings.workers:
+        parallel.write_picture(folder / "comparison.png", results, title)
+    else:
+        title += f", batch {settings.batch}"
+        output.write_picture(folder / "comparison.png", results, benchmark.table().best, title)

@@ -1,0 +1,49 @@
+"""``lanas export``: writes the weights of a trained network out."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import tyro
+from rich.console import Console
+
+from lanas_jax.commands import training_target
+from lanas_jax.commands.base import RefusedError, terminal
+from lanas_jax.export import write as exporting
+from lanas_jax.export.load import MissingPackageError
+
+
+def export(arguments: Sequence[str]) -> int:
+    """Writes the trained weights out."""
+    try:
+        return _export(terminal(), arguments)
+    except (OSError, MissingPackageError) as error:
+        raise RefusedError(str(error)) from error
+
+
+def _export(console: Console, arguments: Sequence[str]) -> int:
+    """Exports the weights of a training that is at its end.
+
+    Raises:
+      RunError, ExperimentError, ConfigError, MissingPackageError: what has to be changed first.
+    """
+
+    def parse(
+        run: Annotated[str, tyro.conf.arg(metavar="RUN|FOLDER", help="what lanas train was given, or wrote")],
+        /,
+        out: Annotated[
+            Path | None, tyro.conf.arg(metavar="DIR", help="a new folder; default: export in FOLDER")
+        ] = None,
+        weights: Annotated[
+            Literal["last", "ema"], tyro.conf.arg(help="the last ones, or their moving average")
+        ] = "last",
+        format: Annotated[Literal["safetensors", "orbax"], tyro.conf.arg(help="of the weights")] = "safetensors",
+    ) -> Any:
+        """Write a trained network's weights, its architecture as JSON, and a load.py that runs it on images."""
+        return run, out, weights, format
+
+    name, out, which, kind = tyro.cli(parse, prog="lanas export", args=list(arguments))
+    folder = training_target.training_folder(name)
+    written = exporting.export(folder, folder.directory / "export" if out is None else out, which, kind)
+    console.print(f"{written}: python load.py IMAGES.npy LOGITS.npy", highlight=False, soft_wrap=True)
+    return 0

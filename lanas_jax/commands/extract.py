@@ -1,0 +1,107 @@
+"""``lanas extract``: takes one network out of a run's supernet."""
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import jax
+import numpy as np
+import tyro
+from jaxtyping import Int
+from rich.console import Console
+
+from lanas_jax.commands.base import RefusedError, terminal
+from lanas_jax.commands.codes import CodeError, read_code
+from lanas_jax.evaluators.base import NotPreparedError, Prepared
+from lanas_jax.export import write
+from lanas_jax.export.load import MissingPackageError
+from lanas_jax.export.recorded import EXTRACTED
+from lanas_jax.storage import config_json, software
+from lanas_jax.storage.folder import RunError
+from lanas_jax.storage.trials import TrialStore, best
+from lanas_jax.study import run_folder
+from lanas_jax.study.run_folder import Run
+from lanas_jax.supernet.base import Extracting
+from lanas_jax.trainer.task import Weights, costs
+
+
+def extract(arguments: Sequence[str]) -> int:
+    """Takes a network out of a supernet."""
+    try:
+        return _extract(terminal(), arguments)
+    except (OSError, MissingPackageError, NotPreparedError, CodeError) as error:
+        raise RefusedError(str(error)) from error
+
+
+def _extract(console: Console, arguments: Sequence[str]) -> int:
+    """Extracts the best network of a run, or another one.
+
+    Raises:
+      RunError, ExperimentError, ConfigError, CodeError, NotPreparedError, MissingPackageError: what has to be changed
+        first.
+    """
+
+    def parse(
+        run: Annotated[Path, tyro.conf.arg(metavar="RUN", help="the folder of a search by a supernet")],
+        /,
+        code: Annotated[
+            str | None,
+            tyro.conf.arg(metavar="0,1,...", help="the network, which may exceed limits; default: the run's best one"),
+        ] = None,
+        out: Annotated[Path | None, tyro.conf.arg(metavar="DIR", help="a new folder; default: RUN/extracted")] = None,
+        format: Annotated[Literal["safetensors", "orbax"], tyro.conf.arg(help="of the weights")] = "safetensors",
+    ) -> Any:
+        """Take a network out of a supernet: its weights, its architecture as JSON, and a load.py that runs it.
+
+        Its logits are those that the search valued. To train on from these weights: lanas train RUN --weights DIR.
+        """
+        return run, code, out, format
+
+    directory, text, out, kind = tyro.cli(parse, prog="lanas extract", args=list(arguments))
+    here = run_folder.open_run(directory)
+    experiment = here.experiment()
+    evaluator = experiment.evaluator
+    if not isinstance(evaluator, Extracting):
+        raise RunError(f"{here.directory} did not search by a supernet, so there is nothing to extract")
+    code = _best(here) if text is None else read_code(text, evaluator.supernet.space)
+    target = (here.directory / "extracted" if out is None else out).absolute()
+    write.refuse_used(target)
+    if isinstance(evaluator, Prepared):
+        evaluator.prepare(here.directory, lambda line: print(line, file=sys.stderr))
+    weights = Weights(*evaluator.extract(code))
+    (outcome,) = experiment.evaluator.evaluate(code[None], jax.random.split(jax.random.key(0), 1))
+    about = architecture(here, evaluator, code, weights) | {"validation_accuracy": outcome.value, "format": kind}
+    write.write(target, weights, here.source, about)
+    console.print(f"{target}: python load.py IMAGES.npy LOGITS.npy", highlight=False, soft_wrap=True)
+    return 0
+
+
+def architecture(here: Run, evaluator: Extracting, code: Int[np.ndarray, " dims"], weights: Weights) -> dict[str, Any]:
+    """What architecture.json says of an extracted network, but for its accuracy and the format of its weights."""
+    network, data = evaluator.supernet.standalone(code), evaluator.data
+    return {
+        "name": here.record["experiment"],
+        "code": code.tolist(),
+        **write.describe(network.space, code),
+        **costs(network, code),
+        "trained_parameters": sum(leaf.size for leaf in jax.tree.leaves(weights.params)),
+        "test_accuracy": None,
+        "weights": EXTRACTED,
+        "image_shape": list(data.image_shape),
+        "classes": data.classes,
+        "scaling": None if data.scaling is None else config_json.encode(data.scaling),
+        "home": str(Path(here.record["source"]).parent),
+        "config": here.record["config"],
+        "settings": None,
+        "recipe": None,
+        "software": software.versions(),
+    }
+
+
+def _best(here: Run) -> Int[np.ndarray, " dims"]:
+    with TrialStore.open(here.trials, read_only=True) as store:
+        winner = best(store.trials())
+    if winner is None:
+        raise RunError(f"no trial of {here.directory} has succeeded yet: give a network with --code")
+    return np.array(winner.code, np.int32)

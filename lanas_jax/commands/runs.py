@@ -1,0 +1,84 @@
+"""``lanas report``, ``lanas trials`` and ``lanas tree``: the commands that look at a run.
+
+JAX is imported where it is used, so that help and lists answer at once.
+"""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import tyro
+
+from lanas_jax.commands.base import Folder, parsed, terminal
+from lanas_jax.storage.trials import TrialStore
+from lanas_jax.study import run_folder
+
+
+def report(arguments: Sequence[str]) -> int:
+    """Writes a report anew."""
+
+    def parse(run: Folder, /) -> Path:
+        """Write the report of a run again, finished or not: RUN/report.html, one file that needs nothing else."""
+        return run
+
+    here = run_folder.open_run(parsed(parse, "report", arguments))
+    from lanas_jax import report as reports
+
+    print(reports.write(here.directory))
+    return 0
+
+
+def trials(arguments: Sequence[str]) -> int:
+    """Lists trials."""
+
+    def parse(run: Folder, /, csv: Annotated[bool, tyro.conf.arg(help="everything recorded, as CSV")] = False) -> Any:
+        """List the trials of a run."""
+        return run, csv
+
+    directory, as_csv = parsed(parse, "trials", arguments)
+    from lanas_jax.commands import summary
+
+    with TrialStore.open(run_folder.open_run(directory).trials, read_only=True) as store:
+        found = store.trials()
+    if as_csv:
+        print(summary.trials_csv(found), end="")
+        return 0
+    console = terminal()
+    console.print(summary.trials_table(found))
+    console.print(summary.counts(found), highlight=False)
+    return 0
+
+
+def tree(arguments: Sequence[str]) -> int:
+    """Draws the learned tree."""
+
+    def parse(
+        run: Folder,
+        /,
+        features: Annotated[int, tyro.conf.arg(metavar="N", help="features named per split")] = 6,
+        json: Annotated[bool, tyro.conf.arg(help="print JSON instead of a drawing")] = False,
+    ) -> Any:
+        """Draw the tree that a search has learned, and name the features that decide at each split.
+
+        Weights are per unit of a feature, in the units in which the tree learns: normal scores of ranks by default.
+        """
+        return run, features, json
+
+    directory, features, as_json = parsed(parse, "tree", arguments)
+    here = run_folder.open_run(directory)
+    import jax
+
+    from lanas_jax.report import learned_tree
+
+    experiment = here.experiment()
+    with TrialStore.open(here.trials, read_only=True) as store:
+        found = store.trials()
+    nodes, why = learned_tree.learned_tree(experiment.searcher, jax.random.key(experiment.seed), found, features)
+    if as_json:
+        print(json.dumps(learned_tree.as_json(nodes or [])))
+    elif nodes is None:
+        print(why)
+    else:
+        terminal().print(learned_tree.drawing(nodes))
+    return 0

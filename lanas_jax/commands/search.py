@@ -1,0 +1,137 @@
+"""``lanas search`` and ``lanas resume``: a search from its arguments to its report."""
+
+import dataclasses
+import datetime
+import sys
+import traceback
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import tyro
+
+from lanas_jax.commands.base import Folder, RefusedError, keep_programs, parsed, terminal, use_every_core
+from lanas_jax.storage.folder import RunError
+from lanas_jax.storage.trials import TrialStore
+from lanas_jax.study import discovery, run_folder
+from lanas_jax.study.run_folder import Run
+
+if TYPE_CHECKING:
+    from lanas_jax.commands.cluster_options import Where
+
+SEARCH_HELP = """\
+usage: lanas search EXPERIMENT [--out DIR] [settings of the experiment]
+
+Searches, retrains the winner, and writes a report, all into one folder: a new one under runs/, or DIR.
+Ctrl-C stops; lanas resume continues.
+Compiled programs are kept for later runs, in ~/.cache/lanas_jax; LANAS_COMPILE_CACHE=off keeps none.
+
+EXPERIMENT is one of
+
+{experiments}
+
+or the path of a Python file like those. For an experiment's settings: lanas search EXPERIMENT --help
+"""
+
+
+def search(arguments: Sequence[str]) -> int:
+    """Searches, retrains the winner, writes the report."""
+    if not arguments or arguments[0] in ("-h", "--help"):
+        found = discovery.experiments()
+        lines = [f"  {name:<12}{discovery.summary(path)}" for name, path in found.items()] or ["  (none is installed)"]
+        print(SEARCH_HELP.format(experiments="\n".join(lines)), end="")
+        return 0 if arguments else 2
+    if arguments[0].startswith("-"):
+        raise RefusedError("the experiment comes first: lanas search EXPERIMENT [--out DIR] [settings]")
+    keep_programs()
+    use_every_core()
+    source = discovery.find(arguments[0])
+    module = discovery.load(source)
+    out, where, config = _search_arguments(arguments[0], module, arguments[1:])
+    if out is not None and run_folder.exists(out):  # before the experiment loads its data
+        raise RunError(f"{out} holds a run already. To continue it: lanas resume {out}")
+    with where.connected():
+        experiment = run_folder.build(module, config)
+        directory = run_folder.default_directory(experiment.name, datetime.datetime.now()) if out is None else out
+        return _carry_out(experiment, run_folder.create(directory, experiment, source, config), where)
+
+
+def resume(arguments: Sequence[str]) -> int:
+    """Continues an interrupted search."""
+    from lanas_jax.commands.cluster_options import Where
+
+    def parse(run: Folder, /, where: Annotated[Where, tyro.conf.arg(name="")] = Where()) -> Any:  # noqa: B008
+        """Continue a search that was interrupted, by Ctrl-C or by a crash, to the trials it would have had without."""
+        return run, where
+
+    directory, where = parsed(parse, "resume", arguments)
+    here = run_folder.open_run(directory)
+    TrialStore.open(here.trials).close()
+    keep_programs()
+    use_every_core()
+    with where.connected():
+        return _carry_out(here.experiment(), here, where)
+
+
+def _search_arguments(name: str, module: Any, arguments: Sequence[str]) -> tuple[Path | None, "Where", Any]:
+    """The run directory, if one was named, where trials run, and the experiment's `Config` with what was overridden."""
+    from lanas_jax.commands.cluster_options import Where
+
+    out = tyro.conf.arg(metavar="DIR", help="the folder for the run, new or empty; default: a new one under runs/")
+    both = dataclasses.make_dataclass(
+        "Settings",
+        [
+            ("config", Annotated[module.Config, tyro.conf.arg(name="")]),
+            ("out", Annotated[Path | None, out], dataclasses.field(default=None, kw_only=True)),
+            (
+                "where",
+                Annotated[Where, tyro.conf.arg(name="")],
+                dataclasses.field(default_factory=Where, kw_only=True),
+            ),
+        ],
+    )
+    about = f"{module.__doc__ or ''}"
+    given: Any = tyro.cli(both, prog=f"lanas search {name}", args=list(arguments), description=about)
+    return given.out, given.where, given.config
+
+
+def _carry_out(experiment: Any, here: Run, where: "Where") -> int:
+    """Runs a study to its end with live progress, and says how to go on where it is stopped."""
+    from lanas_jax import report, study
+    from lanas_jax.commands import summary
+    from lanas_jax.runtime.interruption import heard
+    from lanas_jax.study.display import Display
+
+    console = terminal()
+    console.print(
+        f"{experiment.name}: {experiment.budget} trials, in {here.directory}", highlight=False, soft_wrap=True
+    )
+    display = Display(console)
+    with heard(display.note) as interruption:
+        try:
+            with display, where.workers(experiment, here, display) as workers:
+                result = study.run(experiment, here.directory, display, workers=workers)
+            report.write(here.directory, experiment)
+        except KeyboardInterrupt:
+            return _stopped(here, "stopped", interruption.exit_code)
+        except study.StudyError as error:
+            return _stopped(here, f"{error}{_with_traceback(error, here.directory / 'traceback.txt')}", 1)
+    summary.show_result(console, experiment.space, result.trials, result.final)
+    console.print(f"report: {here.report}", highlight=False, soft_wrap=True)
+    return 0
+
+
+def _with_traceback(error: Exception, path: Path) -> str:
+    """Writes a traceback, and says where it is."""
+    try:
+        path.write_text("".join(traceback.format_exception(error)), encoding="utf-8")
+    except OSError:  # the disk may be what went wrong
+        return ""
+    return f"\nThe whole traceback is in {path}"
+
+
+def _stopped(here: Run, why: str, exit_code: int) -> int:
+    with TrialStore.open(here.trials, read_only=True) as store:
+        finished = sum(trial.finished is not None for trial in store.trials())
+    print(f"{why}\n{finished} finished trials are kept. To continue: lanas resume {here.directory}", file=sys.stderr)
+    return exit_code

@@ -1,0 +1,110 @@
+"""What the command line says of trials and results: tables, CSV, and the end of a search."""
+
+import csv
+import io
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+from rich.table import Table
+
+from lanas_jax.storage.trials import Status, Trial, differ_in_steps
+
+if TYPE_CHECKING:
+    from lanas_jax.spaces.base import SearchSpace
+    from lanas_jax.storage.trials import Final
+
+TOP = 5
+COLUMNS = (
+    "id", "batch", "status", "value", "multiply_adds", "parameters", "compile_seconds", "train_seconds", "steps",
+    "started", "finished", "asked", "told", "tries", "worker", "reason", "code", "key", "software",
+)  # fmt: skip
+
+
+def top(trials: Sequence[Trial], n: int = TOP) -> list[Trial]:
+    """The `n` done trials of the highest values, best first, the earlier of equals first."""
+    done = [trial for trial in trials if trial.value is not None]
+    return sorted(done, key=lambda trial: (-(trial.value or 0.0), trial.id))[:n]
+
+
+def best_table(trials: Sequence[Trial]) -> Table:
+    """The best trials, one row each."""
+    table = Table(title=f"the best {len(trials)} trials" if len(trials) > 1 else "the best trial", title_justify="left")
+    for name in ("trial", "value", "multiply-adds", "parameters"):
+        table.add_column(name, justify="right", no_wrap=True)
+    table.add_column("code", overflow="fold")
+    for trial in trials:
+        table.add_row(str(trial.id), value(trial), count(trial.multiply_adds), count(trial.parameters), code(trial))
+    return table
+
+
+def trials_table(trials: Sequence[Trial]) -> Table:
+    """Every trial, one row each; with the steps they took where these differ."""
+    table, with_steps = Table(), differ_in_steps(trials)
+    steps = ["steps"] if with_steps else []
+    for name in ("trial", "status", "value", "multiply-adds", "parameters", *steps, "seconds"):
+        table.add_column(name, justify="left" if name == "status" else "right", no_wrap=True)
+    table.add_column("code, or why it failed", overflow="fold")
+    for trial in trials:
+        seconds = "" if trial.train_seconds is None else f"{trial.train_seconds:.2f}"
+        last = trial.reason or code(trial)
+        counted = [trial.multiply_adds, trial.parameters, *([trial.steps] if with_steps else [])]
+        table.add_row(str(trial.id), trial.status.value, value(trial), *map(count, counted), seconds, last)
+    return table
+
+
+def trials_csv(trials: Sequence[Trial]) -> str:
+    """Every trial with everything that is recorded of it, a header first."""
+    lines = io.StringIO()
+    writer = csv.writer(lines, lineterminator="\n")
+    writer.writerow(COLUMNS)
+    for trial in trials:
+        software = " ".join(f"{name}={version}" for name, version in trial.software.items())
+        fields = {"status": trial.status.value, "code": code(trial), "software": software}
+        writer.writerow([fields.get(column, getattr(trial, column)) for column in COLUMNS])
+    return lines.getvalue()
+
+
+def counts(trials: Sequence[Trial]) -> str:
+    """How many trials there are of each status."""
+    number = {status: sum(trial.status == status for trial in trials) for status in Status}
+    return ", ".join(f"{n} {status.value}" for status, n in number.items() if n) or "no trials yet"
+
+
+def show_result(console: Console, space: "SearchSpace", trials: Sequence[Trial], final: "Final | None") -> None:
+    """The end of a search: the best cell, the top five, and the accuracies of the retrained winner."""
+    import numpy as np
+
+    leaders = top(trials)
+    console.print()
+    if leaders:
+        console.print(f"best of {len(trials)} trials ({counts(trials)}): trial {leaders[0].id}", highlight=False)
+        console.print(space.describe(np.array(leaders[0].code, np.int32)), highlight=False, markup=False)
+        console.print()
+        console.print(best_table(leaders))
+    else:
+        reasons = [trial.reason for trial in trials if trial.reason]
+        console.print(f"no trial succeeded; the last failed because: {reasons[-1] if reasons else 'unknown'}")
+    if final is not None:
+        how = "" if final.epochs is None else f" for {final.epochs} epochs"
+        console.print(
+            f"\nretrained{how}: search-validation accuracy {final.validation_accuracy:.4f}, "
+            f"test accuracy {final.test_accuracy:.4f}",
+            highlight=False,
+            soft_wrap=True,
+        )
+
+
+def value(trial: Trial) -> str:
+    """A value as tables show it; empty where there is none."""
+    return "" if trial.value is None else f"{trial.value:.4f}"
+
+
+def count(number: int | None) -> str:
+    """A count with its thousands set apart; empty where it is unknown."""
+    return "" if number is None else f"{number:,}"
+
+
+def code(trial: Trial) -> str:
+    """A code as ``lanas describe --code`` takes it."""
+    return ",".join(map(str, trial.code))

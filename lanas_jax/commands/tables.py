@@ -1,0 +1,85 @@
+"""``lanas tables``: lists the benchmark tables, and makes one from its official files."""
+
+import os
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import tyro
+from rich.console import Console
+from rich.table import Table as Listing
+
+from lanas_jax.commands.base import RefusedError, parsed, terminal
+from lanas_jax.formats.errors import FileError
+from lanas_jax.tables import catalogue
+
+TABLES_HELP = """\
+usage: lanas tables
+       lanas tables convert SOURCE OUT.npz [--dataset NAME]
+
+Lists the benchmark tables, and whether their files are in the folder that LANAS_DATA names; or makes such a file.
+"""
+
+
+def listing() -> Listing:
+    """The benchmarks with a name, and whether their files are there."""
+    table = Listing(caption=_caption(), caption_justify="left", box=None)
+    table.add_column("name", no_wrap=True)
+    table.add_column("what", no_wrap=True)
+    table.add_column("file", overflow="fold")
+    for entry in catalogue.ENTRIES:
+        path = catalogue.path_of(entry)
+        table.add_row(entry.name, entry.summary, str(path) if path else f"not found; {entry.command}")
+    return table
+
+
+def convert(console: Console, source: Path, out: Path, dataset: str | None) -> None:
+    """Writes an ``.npz`` file from official files, and says what is in it.
+
+    Raises:
+      FileError: the source cannot be used, or there is no folder for the file.
+      ImportError: a package that the source needs is not installed.
+      OSError: the file cannot be written.
+    """
+    if out.suffix != ".npz" or not out.parent.is_dir():  # before minutes of reading
+        raise FileError(f"{out}: expected a file name that ends in .npz, in a folder that exists")
+    began = time.monotonic()
+    with console.status(f"reading {source}") as status:
+        benchmark = catalogue.convert(source, dataset, lambda n: status.update(f"reading {source}: {n:,}"))
+    benchmark.save(out)
+    columns = f"{benchmark.validation.shape[1]} validation and {benchmark.test.shape[1]} test accuracies each"
+    console.print(f"{out}: {benchmark.name}, {len(benchmark):,} networks, {columns}", highlight=False, soft_wrap=True)
+    console.print(f"{benchmark.notes}; {time.monotonic() - began:.0f} s", highlight=False, soft_wrap=True)
+
+
+def _caption() -> str:
+    folder = os.environ.get("LANAS_DATA")
+    return f"Files are looked for in {folder} (LANAS_DATA)." if folder else "LANAS_DATA names no folder to look in."
+
+
+def tables(arguments: Sequence[str]) -> int:
+    """Lists benchmark tables, or makes one."""
+
+    def parse(
+        source: Annotated[Path, tyro.conf.arg(metavar="SOURCE", help="official file or folder, or an .npz file")],
+        out: Annotated[Path, tyro.conf.arg(metavar="OUT.npz", help="the file to write")],
+        /,
+        dataset: Annotated[
+            str | None, tyro.conf.arg(metavar="NAME", help="cifar10, cifar100 or imagenet16, of NATS-Bench")
+        ] = None,
+    ) -> Any:
+        """Make a table that loads in seconds from the official files of NAS-Bench-101 or NATS-Bench."""
+        return source, out, dataset
+
+    if not arguments:
+        terminal().print(listing())
+        return 0
+    if arguments[0] != "convert":
+        print(TABLES_HELP, end="")
+        return 0 if arguments[0] in ("-h", "--help") else 2
+    try:
+        convert(terminal(), *parsed(parse, "tables convert", arguments[1:]))
+    except (ValueError, ImportError, OSError) as error:
+        raise RefusedError(str(error)) from error
+    return 0

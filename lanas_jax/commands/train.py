@@ -1,0 +1,119 @@
+"""``lanas train``: its arguments, and what it prints."""
+
+import dataclasses
+import datetime
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import tyro
+from rich.console import Console
+
+from lanas_jax.commands import hosts, training_target
+from lanas_jax.commands.base import RefusedError, keep_programs, terminal, usage
+from lanas_jax.commands.codes import CodeError
+from lanas_jax.commands.training_target import Target
+from lanas_jax.export.load import read_weights
+from lanas_jax.export.recorded import final_training
+from lanas_jax.runtime import distributed
+from lanas_jax.runtime.distributed import DistributedError, Hosts, Preemption
+from lanas_jax.study import run_folder
+from lanas_jax.trainer.display import Display
+from lanas_jax.trainer.train import train as carry_through
+
+HELP = f"""\
+usage: lanas train RUN [--code 0,1,...] [--weights DIR] [--out DIR] [settings of its final training]
+       lanas train EXPERIMENT --code 0,1,... [--out DIR] [settings] [--config.NAME settings of the experiment]
+       lanas train FOLDER
+
+Trains the best network of a search, or one of your choice, to the end, and reads its test accuracy, once. Everything
+goes into one folder: RUN/final, DIR, or a new one under runs/.
+Ctrl-C stops; SIGTERM stops after the step under way and saves it. The same command again continues; so does lanas train
+FOLDER, the folder that a training wrote.
+{hosts.HELP}
+
+For the settings: lanas train RUN --help
+"""
+
+
+def train(arguments: Sequence[str]) -> int:
+    """Trains the best network of a run."""
+    keep_programs()
+    try:
+        return _train(terminal(), arguments)
+    except (ValueError, CodeError, DistributedError) as error:
+        raise RefusedError(str(error)) from error
+
+
+def _train(console: Console, arguments: Sequence[str]) -> int:
+    """Trains, with live progress.
+
+    Returns:
+      The exit code: 0; 1 where the training broke; that of a signal where it was stopped.
+
+    Raises:
+      ValueError, RunError, ExperimentError, ConfigError, CodeError, DistributedError: what has to be changed first.
+    """
+    if (exit_code := usage(HELP, arguments)) is not None:
+        return exit_code
+    hosts.join("train", arguments[1:])
+    if not distributed.first():
+        console = Console(quiet=True)
+    wanted = training_target.find(arguments[0])
+    given = _parse(wanted, arguments)
+    code = training_target.code_of(wanted, given.config, given.code)
+    final = final_training(wanted.module, given.config, given.final, code)
+    initial = wanted.initial if given.weights is None else read_weights(given.weights)
+    final = dataclasses.replace(final, initial=initial)
+    origin = dataclasses.replace(wanted.origin, config=given.config, settings=given.final)
+    directory = given.out or wanted.directory or Path(distributed.told(str(_new_directory(origin.name))))
+    console.print(f"{origin.name}: {final.recipe.epochs:,} epochs, in {directory}", highlight=False, soft_wrap=True)
+    display = Display(console)
+
+    def run(preemption: Preemption) -> dict[str, Any]:
+        with display:
+            return carry_through(final, code, directory, origin, display, preemption=preemption)
+
+    found = hosts.carried_out("train", f"lanas train {directory}", display.note, run)
+    if isinstance(found, int):
+        return found
+    _show(console, found)
+    console.print(f"folder: {directory}", highlight=False, soft_wrap=True)
+    return 0
+
+
+def _parse(wanted: Target, arguments: Sequence[str]) -> Any:
+    """`final`, `config`, `code`, `weights`, `out` and `hosts`, with what was given on the command line."""
+    module, recorded = wanted.module, wanted.origin
+    out = tyro.conf.arg(metavar="DIR", help="the folder for the training, new or empty, or the one to continue in")
+    code = tyro.conf.arg(metavar="0,1,...", help="the network, integers with commas; default: the best of the run")
+    weights = tyro.conf.arg(metavar="DIR", help="begin with those that lanas extract or lanas export wrote into DIR")
+    settings = (lambda: recorded.settings) if recorded.settings is not None else module.Final
+    fields: list[Any] = [
+        ("final", Annotated[module.Final, tyro.conf.arg(name="")], dataclasses.field(default_factory=settings)),
+        ("code", Annotated[str | None, code], dataclasses.field(default=None)),
+        ("weights", Annotated[Path | None, weights], dataclasses.field(default=None)),
+        ("out", Annotated[Path | None, out], dataclasses.field(default=None)),
+        ("hosts", Hosts, dataclasses.field(default_factory=Hosts)),
+    ]
+    if recorded.config is None:
+        fields.append(("config", module.Config, dataclasses.field(default_factory=module.Config)))
+    both = dataclasses.make_dataclass("Settings", fields)
+    about = f"{module.Final.__doc__ or ''}"
+    parsed: Any = tyro.cli(both, prog=f"lanas train {arguments[0]}", args=list(arguments[1:]), description=about)
+    parsed.config = getattr(parsed, "config", recorded.config)
+    return parsed
+
+
+def _new_directory(name: str) -> Path:
+    return run_folder.default_directory(f"{name}-final", datetime.datetime.now())
+
+
+def _show(console: Console, found: dict[str, Any]) -> None:
+    """The accuracies, of the last weights and of their average."""
+    for name, label in (("validation_accuracy", "search-validation accuracy"), ("test_accuracy", "test accuracy")):
+        if (last := found[name]) is None:
+            continue
+        average = found[f"ema_{name}"]
+        text = f"{label} {last:.4f}" + ("" if average is None else f", average of weights {average:.4f}")
+        console.print(text, highlight=False, soft_wrap=True)

@@ -1,0 +1,108 @@
+"""What ``lanas train`` may be given: a run, an experiment, or the folder of a training."""
+
+import dataclasses
+from collections.abc import Mapping
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+from jaxtyping import Int
+
+from lanas_jax.commands.codes import CodeError, read_code
+from lanas_jax.export.recorded import offering_training, recorded_module, recorded_settings
+from lanas_jax.storage import config_json
+from lanas_jax.storage.folder import RunError
+from lanas_jax.storage.trials import TrialStore, best
+from lanas_jax.study import discovery, run_folder
+from lanas_jax.study.run_folder import Run
+from lanas_jax.trainer import folder as folders
+from lanas_jax.trainer.folder import FinalFolder
+from lanas_jax.trainer.train import Origin
+
+FINAL = "final"  # where the training of a run's best trial is, within the run's folder
+
+
+@dataclasses.dataclass(frozen=True)
+class Target:
+    """An experiment whose final training is wanted.
+
+    Attributes:
+      origin: the experiment, as far as it is recorded: settings that are None are to be given.
+      module: its file, run; it has `Final` and `final`.
+      code: the winner's, or that of a training already begun; None: to be given.
+      directory: where the training goes; None: to be given, or a new folder.
+      initial: weights that a training already begun began with, by name; None: they were drawn.
+    """
+
+    origin: Origin
+    module: ModuleType
+    code: tuple[int, ...] | None = None
+    directory: Path | None = None
+    initial: Mapping[str, np.ndarray] | None = None
+
+
+def find(name: str) -> Target:
+    """The target of that name.
+
+    Args:
+      name: a folder that a search or a training wrote, or an experiment as `discovery.find` has it.
+
+    Raises:
+      RunError: a folder that holds neither, or a run of which no trial succeeded.
+      ExperimentError: no such experiment, or one that offers no final training.
+    """
+    path = Path(name)
+    if folders.exists(path):
+        return _of_folder(folders.open_folder(path))
+    if path.is_dir():
+        if not run_folder.exists(path):
+            raise RunError(f"{path.absolute()} holds neither a run nor a training")
+        return _of_run(run_folder.open_run(path))
+    source = discovery.find(name)
+    return Target(Origin(source.stem, source, source.parent), offering_training(discovery.load(source)))
+
+
+def training_folder(name: str) -> FinalFolder:
+    """The training in a folder, or that of a run's best trial.
+
+    Raises:
+      RunError: there is none.
+    """
+    path = Path(name)
+    return folders.open_folder(path / FINAL if run_folder.exists(path) and not folders.exists(path) else path)
+
+
+def code_of(target: Target, config: Any, text: str | None) -> Int[np.ndarray, " dims"]:
+    """The code to train, checked against the experiment's space where it comes from outside.
+
+    Raises:
+      CodeError: names what is wrong with it, or says that none was given.
+    """
+    if text is not None:
+        return read_code(text, run_folder.build(target.module, config).space)
+    if target.code is None:
+        raise CodeError(f"{target.origin.name} is an experiment, which has no best network: give one, --code 0,1,...")
+    return np.array(target.code, np.int32)
+
+
+def _of_folder(folder: FinalFolder) -> Target:
+    record = folder.record
+    module = recorded_module(folder.source, record)
+    config, settings = recorded_settings(module, record)
+    origin = Origin(record["name"], folder.source, Path(record["home"]), config, settings)
+    return Target(origin, module, tuple(record["code"]), folder.directory, folders.initial(folder))
+
+
+def _of_run(run: Run) -> Target:
+    if not run.source.exists():
+        raise RunError(f"{run.directory} was started from Python: there is no file to build its network from")
+    with TrialStore.open(run.trials, read_only=True) as store:
+        winner = best(store.trials())
+    if winner is None:
+        raise RunError(f"no trial of {run.directory} has succeeded yet, so there is no winner to train")
+    home = Path(run.record["source"]).parent
+    module = offering_training(discovery.load(run.source, beside=home), winner.code)
+    config = config_json.read(module.Config, run.record["config"])
+    origin = Origin(run.record["experiment"], run.source, home, config)
+    return Target(origin, module, winner.code, run.directory / FINAL)

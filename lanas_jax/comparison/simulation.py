@@ -1,0 +1,201 @@
+"""Whole searches over a table, many seeds in one program: how many samples does a searcher need?"""
+
+import concurrent.futures
+import dataclasses
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple, TypeVar
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import AxisType, Mesh, PartitionSpec
+from jaxtyping import Array, Float, Int, Key
+
+from lanas_jax.runtime.devices import cores
+from lanas_jax.searchers.sampling import Pool
+from lanas_jax.tables.base import Table
+
+Result = TypeVar("Result")
+Search = Callable[[Any, Table, Key[Array, ""]], Result]  # one search: searcher, table, key, which is consumed
+
+
+class Trace(NamedTuple):
+    """What each search tried, in order; codes of -1 and values of NaN once the table was exhausted."""
+
+    codes: Int[Array, "seeds budget dims"]
+    values: Float[Array, "seeds budget"]
+
+
+def simulate(
+    searcher: Any | Sequence[Any],
+    table: Table,
+    budget: int = 300,
+    seeds: int = 200,
+    *,
+    batch: int = 1,
+    first_seed: int = 0,
+) -> Trace:
+    """Runs a searcher on a table once per seed, tree refits included, as one jitted program.
+
+    Seeds run one after the other on each device, and side by side on all devices of the process; where that is a
+    single CPU device, on all cores. Another simulation that differs only in the table's values, in `first_seed`, or in
+    the searcher's numbers (`cp`, `ridge`, `initial`, ...: those that change no shape) is not compiled again.
+
+    A sweep over such numbers is one program, too, whose searches are spread over devices and cores together::
+
+        sweep = [lx.LaNAS(space, cp=cp) for cp in (0.05, 0.1, 0.2)]
+        trace = lx.simulate(sweep, table)  # codes of shape [3, seeds, budget, dims]
+
+    Args:
+      searcher: a searcher of this package; its pool is replaced by the table's codes. Or several, which differ in
+        numbers alone.
+      table: values.
+      budget: samples per search.
+      seeds: number of searches; the key of search i is ``fold_in(key(first_seed), i)``.
+      batch: codes asked for at a time.
+      first_seed: another number gives other searches.
+
+    Returns:
+      ``trace.codes`` int32[seeds, budget, dims] and ``trace.values`` float32[seeds, budget]; of several searchers, one
+      such trace after the other along a leading axis, the same seeds for each.
+
+    Raises:
+      ValueError: a budget, number of seeds or batch below 1; no searcher; searchers that differ in more than numbers.
+    """
+    refuse_below_one(budget=budget, seeds=seeds, batch=batch)
+    return many_searches(_InBatches(budget, batch), searcher, table, budget, seeds, first_seed)
+
+
+def refuse_below_one(**settings: int) -> None:
+    """Checks settings at the door.
+
+    Raises:
+      ValueError: one of them is below 1; names it.
+    """
+    for name, value in settings.items():
+        if value < 1:
+            raise ValueError(f"{name} must be at least 1; got {value}")
+
+
+def many_searches(
+    search: Search[Result], searcher: Any | Sequence[Any], table: Table, capacity: int, seeds: int, first_seed: int
+) -> Result:
+    """A search per seed, as one jitted program, on all devices or cores: see `simulate`.
+
+    Args:
+      search: traceable; equal to others of the same settings, which then share a program.
+      searcher: its pool is replaced by the table's codes. Or several, which differ in numbers alone.
+      table: values.
+      capacity: codes that a search may ask for.
+      seeds: number of searches.
+      first_seed: another number gives other searches.
+    """
+    several = isinstance(searcher, Sequence)
+    pool = Pool.of(table.space, table.codes)
+    given: Sequence[Any] = searcher if several else [searcher]
+    searchers = [dataclasses.replace(one, pool=pool, capacity=capacity) for one in given]
+    structure, arrays, numbers = _apart(searchers)
+    total = len(searchers) * seeds
+    devices = jax.local_devices()[: min(jax.local_device_count(), total)]
+    lanes = min(cores(), total) if _can_run_side_by_side(searchers[0], devices) else 1
+    mesh = jax.make_mesh((len(devices),), ("search",), axis_types=(AxisType.Auto,), devices=devices)
+
+    share = -(-total // (lanes * len(devices))) * len(devices)
+    each = np.arange(share * lanes) % total  # the searches of one searcher, then those of the next
+    keys = jax.vmap(lambda i: jax.random.fold_in(jax.random.key(first_seed), i))(jnp.asarray(each % seeds))
+
+    def run(lane: int) -> Result:
+        here = slice(lane * share, (lane + 1) * share)
+        own = jax.tree.map(lambda number: number[each[here] // seeds], numbers)
+        return _run(arrays, own, table, keys[here], structure=structure, mesh=mesh, search=search)
+
+    with concurrent.futures.ThreadPoolExecutor(lanes) as threads:
+        first = run(0)  # compiles; the others then find the program
+        rest = threads.map(lambda lane: jax.block_until_ready(run(lane)), range(1, lanes))
+        traces = [first, *rest]
+    found = jax.tree.map(lambda *parts: jnp.concatenate(parts)[:total], *traces)
+    if not several:
+        return found
+    return jax.tree.map(lambda leaf: leaf.reshape(len(searchers), seeds, *leaf.shape[1:]), found)
+
+
+def _apart(searchers: Sequence[Any]) -> tuple[jax.tree_util.PyTreeDef, list[Array | None], list[np.ndarray | None]]:
+    """What searchers have in common: structure and arrays, the pool's; and their numbers, a row per searcher.
+
+    Either list has None where the other one has the leaf.
+    """
+    if not searchers:
+        raise ValueError("simulate needs at least one searcher; got none")
+    flat = [jax.tree.flatten(searcher) for searcher in searchers]
+    structures: list[Any] = [structure for _, structure in flat]
+    for i, structure in enumerate(structures):
+        if structure != structures[0]:
+            kinds = [type(searchers[j]).__name__ for j in (0, i)]
+            raise ValueError(
+                f"searchers of one simulation may differ in numbers alone; searcher 0 ({kinds[0]}) and searcher {i} "
+                f"({kinds[1]}) differ in more: simulate them one by one"
+            )
+    columns = list(zip(*(leaves for leaves, _ in flat), strict=True))
+    common = [np.ndim(column[0]) > 0 and all(leaf is column[0] for leaf in column) for column in columns]
+    arrays = [column[0] if shared else None for column, shared in zip(columns, common, strict=True)]
+    numbers = [None if shared else np.stack(column) for column, shared in zip(columns, common, strict=True)]
+    return structures[0], arrays, numbers
+
+
+def _can_run_side_by_side(searcher: Any, devices: list[jax.Device]) -> bool:
+    """Whether programs may share a CPU.
+
+    There, one LAPACK call over a batch of matrices spreads them over the thread pool that runs the program itself, and
+    waits for them: two such programs at once can fill the pool with waiting threads and never end. This package's
+    searchers make no such call; of others' it is not known.
+    """
+    ours = type(searcher).__module__.startswith("lanas_jax.")
+    return ours and len(devices) == 1 and devices[0].platform == "cpu"
+
+
+@jax.jit(static_argnames=("structure", "mesh", "search"))
+def _run(
+    arrays: Any,
+    numbers: Any,
+    table: Table,
+    keys: Key[Array, " k"],
+    *,
+    structure: jax.tree_util.PyTreeDef,
+    mesh: Mesh,
+    search: Search[Result],
+) -> Result:
+    def on_device(arrays: Any, table: Table, numbers: Any, keys: Key[Array, " k"]) -> Result:
+        def one(own: tuple[Any, Array]) -> Result:
+            leaves = [b if a is None else a for a, b in zip(arrays, own[0], strict=True)]
+            return search(jax.tree.unflatten(structure, leaves), table, own[1])
+
+        return jax.lax.map(one, (numbers, keys))
+
+    everywhere, spread = PartitionSpec(), PartitionSpec("search")
+    inputs = (everywhere, everywhere, spread, spread)
+    program = jax.shard_map(on_device, mesh=mesh, in_specs=inputs, out_specs=spread, check_vma=False)
+    return program(arrays, table, numbers, keys)
+
+
+@dataclasses.dataclass(frozen=True)
+class _InBatches:
+    """A search that is told of a whole batch before it is asked for the next."""
+
+    budget: int
+    batch: int
+
+    def __call__(self, searcher: Any, table: Table, key: Key[Array, ""]) -> Trace:
+        def step(state: Any, size: int) -> tuple[Any, Trace]:
+            state, codes = searcher.ask(state, size)
+            values = table.lookup(codes)
+            return searcher.tell(state, codes, values), Trace(codes, values)
+
+        def steps(state: Any, _: None) -> tuple[Any, Trace]:
+            return step(state, self.batch)
+
+        state, trace = jax.lax.scan(steps, searcher.init(key), None, length=self.budget // self.batch)
+        whole = Trace(trace.codes.reshape(-1, table.space.dims), trace.values.reshape(-1))
+        if self.budget % self.batch:
+            rest = step(state, self.budget % self.batch)[1]
+            whole = Trace(jnp.concatenate([whole.codes, rest.codes]), jnp.concatenate([whole.values, rest.values]))
+        return whole

@@ -1,0 +1,1 @@
+"""Trained weights handed out and read back."""

@@ -1,0 +1,138 @@
+"""A trained network in a folder of its own, exported or extracted: its weights by name, and how to have it again.
+
+====================  =====================================================================
+``architecture.json`` code, space, costs, accuracies, and how images are read
+``weights...``        ``weights.safetensors``, or the folder ``weights`` of orbax
+``experiment.py``     the experiment's file, which builds the network
+``load.py``           runs the network on a file of images; what it does is `load`
+====================  =====================================================================
+"""
+
+import dataclasses
+import functools
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from jaxtyping import Array, Float, Float32, UInt8
+
+from lanas_jax.data.scaling import Scaling
+from lanas_jax.export.recorded import recorded_network
+from lanas_jax.storage import config_json
+from lanas_jax.storage import weights as by_name
+from lanas_jax.storage.folder import RunError
+from lanas_jax.storage.weights import filled, names
+from lanas_jax.trainer.step import read
+from lanas_jax.trainer.task import FinalNetwork, Weights
+
+ARCHITECTURE = "architecture.json"
+SOURCE = "experiment.py"
+SAFETENSORS = "weights.safetensors"
+ORBAX = "weights"
+
+
+class MissingPackageError(Exception):
+    """A package that is not installed."""
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Exported:
+    """A trained network.
+
+    Attributes:
+      architecture: what architecture.json says.
+      network: built from the experiment's file.
+      weights: of the network.
+      scaling: of images of 8 bits; None where it reads float32.
+    """
+
+    architecture: Mapping[str, Any]
+    network: FinalNetwork
+    weights: Weights
+    scaling: Scaling | None
+
+    def __call__(self, images: UInt8[np.ndarray, "n h w c"] | Float32[np.ndarray, "n h w c"]) -> Float[Array, "n k"]:
+        """Logits of images as the network was trained on: ``uint8[n, h, w, c]`` where it scales them, else float32.
+
+        Raises:
+          ValueError: another dtype or shape.
+        """
+        shape, dtype = tuple(self.architecture["image_shape"]), np.float32 if self.scaling is None else np.uint8
+        if images.dtype != dtype or images.shape[1:] != shape:
+            raise ValueError(
+                f"images must be {np.dtype(dtype)} of shape [n, {', '.join(map(str, shape))}]; "
+                f"got {images.dtype} of shape {list(images.shape)}"
+            )
+        return self._read(self.weights, images)
+
+    @functools.cached_property
+    def _read(self) -> Any:
+        return jax.jit(lambda weights, images: read(self.network, weights, images, self.scaling))
+
+
+def load(directory: Path | str) -> Exported:
+    """The network in a folder that ``lanas export`` or ``lanas extract`` wrote. The dataset is not needed.
+
+    Raises:
+      RunError: there is none in it, or its weights are not those of the network.
+      ExperimentError, ConfigError: experiment.py no longer builds the network.
+      MissingPackageError: the package that reads the weights is not installed.
+    """
+    directory = Path(directory).absolute()
+    try:
+        architecture = json.loads((directory / ARCHITECTURE).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise RunError(f"{directory} holds no exported network: it has no {ARCHITECTURE}") from None
+    network = recorded_network(directory / SOURCE, architecture)
+    scaling = None if architecture["scaling"] is None else config_json.read(Scaling, architecture["scaling"])
+    like = jax.eval_shape(lambda key: Weights(*network.init(key)), jax.random.key(0))
+    return Exported(architecture, network, _filled(like, read_weights(directory), directory), scaling)
+
+
+def write_weights(directory: Path, weights: Weights, kind: str) -> None:
+    """Writes weights, by name, as ``safetensors`` or ``orbax``.
+
+    Raises:
+      MissingPackageError: the package is not installed.
+    """
+    arrays = {name: np.asarray(leaf) for name, leaf in names(weights).items()}
+    if kind == "safetensors":
+        _safetensors().save_file(arrays, directory / SAFETENSORS)
+        return
+    by_name.save(directory / ORBAX, arrays)
+
+
+def read_weights(directory: Path) -> dict[str, np.ndarray]:
+    """Weights by name, in whichever format they are there.
+
+    Raises:
+      RunError: there are none.
+      MissingPackageError: the package is not installed.
+    """
+    if (directory / SAFETENSORS).exists():
+        return dict(_safetensors().load_file(directory / SAFETENSORS))
+    if not (directory / ORBAX).exists():
+        raise RunError(f"{directory} holds no weights: neither {SAFETENSORS} nor {ORBAX}")
+    return by_name.load(directory / ORBAX)
+
+
+def _safetensors() -> Any:
+    """The package's functions for NumPy arrays."""
+    try:
+        import safetensors.numpy
+    except ImportError as error:
+        raise MissingPackageError(
+            "safetensors is not installed: pip install 'lanas-jax[export]', or use --format orbax"
+        ) from error
+    return safetensors.numpy
+
+
+def _filled(like: Weights, found: Mapping[str, np.ndarray], directory: Path) -> Weights:
+    """The tree with its leaves from a file."""
+    try:
+        return filled(like, found)
+    except ValueError as error:
+        raise RunError(f"the weights in {directory} are not those of its network: {error}") from error

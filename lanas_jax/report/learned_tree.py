@@ -1,0 +1,112 @@
+"""The tree that a search has learned, for people: learned again from its trials, drawn in the terminal."""
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import PRNGKeyArray
+from rich.text import Text
+from rich.tree import Tree
+
+from lanas_jax.searchers import partition
+from lanas_jax.searchers.base import Searcher
+from lanas_jax.searchers.partition import NodeSummary, PartitionTree
+from lanas_jax.spaces.base import SearchSpace
+from lanas_jax.storage.trials import Status, Trial, by_tell
+
+TOP = 3  # features named per split
+
+
+def learned_tree(
+    searcher: Searcher, key: PRNGKeyArray, trials: Sequence[Trial], top: int = TOP
+) -> tuple[list[NodeSummary] | None, str]:
+    """The tree that a searcher has learned from the trials of a run.
+
+    Nothing but the trials is needed: a searcher's state follows from what it was told.
+
+    Args:
+      searcher: of the run.
+      key: for `Searcher.init`; consumed.
+      trials: of the run; pending ones are left out.
+      top: features named per split.
+
+    Returns:
+      The nodes, with means in the units of the values, and "" -- or None and why there is no tree.
+    """
+    finished = [trial for trial in trials if trial.status != Status.PENDING]
+    state = searcher.init(key)
+    if not isinstance(getattr(state, "tree", None), PartitionTree):
+        return None, f"{type(searcher).__name__} learns no tree, so there is none to show."
+    if not any(trial.status == Status.DONE for trial in finished):
+        return None, "No trial has a value yet, so there is no tree to show."
+    for told in by_tell(finished):
+        state = searcher.tell(state, _codes(told), _values(told))
+    nodes = partition.explain(state.tree, searcher.space.feature_names, top)
+    if len(nodes) == 1:
+        return None, f"After {len(finished)} trial{'s' * (len(finished) != 1)} the tree has not split the space yet."
+    return _in_values(nodes, state.tree, searcher.space, finished), ""
+
+
+def _in_values(
+    nodes: Sequence[NodeSummary], tree: PartitionTree, space: SearchSpace, trials: Sequence[Trial]
+) -> list[NodeSummary]:
+    """Nodes with the mean of their trials' values: a searcher may have learned from ranks or scores instead."""
+    values = np.asarray(_values(trials))
+    node = np.asarray(partition.route(tree, space.features(space.canonical(_codes(trials)))))
+    members: dict[int, list[float]] = {}
+    for leaf, value in zip(node.tolist(), values.tolist(), strict=True):
+        for ancestor in _path(leaf):
+            members.setdefault(ancestor, []).append(value)
+    means = {i: float(np.nanmean(found)) for i, found in members.items() if not np.isnan(found).all()}
+    return [dataclasses.replace(summary, mean_value=means.get(summary.node)) for summary in nodes]
+
+
+def _path(node: int) -> list[int]:
+    """A node of a heap and those above it."""
+    path = [node]
+    while path[-1]:
+        path.append((path[-1] - 1) // 2)
+    return path
+
+
+def _codes(trials: Sequence[Trial]) -> jax.Array:
+    return jnp.asarray([trial.code for trial in trials], jnp.int32)
+
+
+def _values(trials: Sequence[Trial]) -> jax.Array:
+    """What a searcher is told: NaN for a failed trial."""
+    return jnp.asarray([jnp.nan if trial.value is None else trial.value for trial in trials], jnp.float32)
+
+
+def drawing(nodes: Sequence[NodeSummary]) -> Tree:
+    """The tree as text: of each split, what pushes an architecture to the good side and what to the bad side."""
+    by_index = {node.node: node for node in nodes}
+
+    def grow(i: int, side: str, parent: Tree | None) -> Tree:
+        node = by_index[i]
+        mean = "no result" if node.mean_value is None else f"mean {node.mean_value:.4f}"
+        label = Text(f"{side}{node.samples} trial{'s' * (node.samples != 1)}, {mean}")
+        for names, style in ((_pushing(node, 1), "green"), (_pushing(node, -1), "red")):
+            if names:
+                label.append(f"\n  {names}", style=style)
+        branch = Tree(label, guide_style="dim") if parent is None else parent.add(label)
+        if not node.is_leaf:
+            grow(2 * i + 1, "good: ", branch)
+            grow(2 * i + 2, "bad: ", branch)
+        return branch
+
+    return grow(0, "", None)
+
+
+def _pushing(node: NodeSummary, sign: int) -> str:
+    """Features that push to one side, the strongest first."""
+    names = [f"{name} ({weight:+.2f})" for name, weight in node.drivers if weight * sign > 0]
+    return f"to the {'good' if sign > 0 else 'bad'} side: {', '.join(names)}" if names else ""
+
+
+def as_json(nodes: Sequence[NodeSummary]) -> list[dict[str, Any]]:
+    """The nodes for other programs, root first; the children of node i are 2 i + 1 (good) and 2 i + 2 (bad)."""
+    return [dataclasses.asdict(node) for node in nodes]

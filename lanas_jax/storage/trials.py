@@ -1,0 +1,507 @@
+"""The trial store: every trial of a run in one SQLite file.
+
+A trial enters as *pending* before anything is trained and leaves as *done* or *failed*. What is asked together enters
+in one transaction, and what is told together leaves in one, so a process killed at any moment leaves either all of it
+or nothing. Asks and tells are events, numbered on from 0: in that order they made the searcher what it is.
+
+The file uses SQLite's rollback journal, not its write-ahead log: one file that opens on network drives and read-only
+folders alike. Each row carries a checksum, because SQLite itself notices damaged pages but not damaged values.
+
+This module needs neither JAX nor NumPy, so that listing trials is quick. What the trials mean is `lanas_jax.study`'s
+business.
+"""
+
+import contextlib
+import dataclasses
+import enum
+import itertools
+import json
+import math
+import sqlite3
+import time
+import zlib
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Protocol, runtime_checkable
+
+from lanas_jax.storage.trial_file import (
+    APPLICATION_ID,
+    FORMAT,
+    STUMBLES,
+    TrialStoreError,
+    check,
+    connect,
+    damaged,
+    unreadable,
+)
+
+_TABLES = """
+CREATE TABLE trials (
+  id INTEGER PRIMARY KEY,
+  batch INTEGER NOT NULL,
+  code TEXT NOT NULL,
+  key TEXT NOT NULL,
+  status TEXT NOT NULL CHECK (status IN ('pending', 'done', 'failed')),
+  value REAL,
+  multiply_adds INTEGER,
+  parameters INTEGER,
+  compile_seconds REAL,
+  train_seconds REAL,
+  steps INTEGER,
+  reason TEXT,
+  software TEXT NOT NULL,
+  started REAL,
+  finished REAL,
+  asked INTEGER NOT NULL,
+  wanted INTEGER NOT NULL,
+  told INTEGER,
+  tries INTEGER,
+  worker TEXT,
+  checksum INTEGER NOT NULL,
+  CHECK ((status = 'pending') = (told IS NULL)),
+  CHECK ((status = 'done') = (value IS NOT NULL)),
+  CHECK ((status = 'failed') = (reason IS NOT NULL))
+);
+CREATE INDEX trials_asked ON trials (asked);
+CREATE INDEX trials_told ON trials (told);
+CREATE TABLE final (
+  id INTEGER PRIMARY KEY CHECK (id = 0),
+  code TEXT NOT NULL,
+  validation_accuracy REAL NOT NULL,
+  test_accuracy REAL NOT NULL,
+  seconds REAL NOT NULL,
+  epochs INTEGER,
+  multiply_adds INTEGER,
+  parameters INTEGER,
+  checksum INTEGER NOT NULL
+);
+"""
+_SCHEMA = "SELECT type, name, sql FROM sqlite_schema ORDER BY name"
+
+
+class Status(enum.StrEnum):
+    """Where a trial stands."""
+
+    PENDING = "pending"
+    DONE = "done"
+    FAILED = "failed"
+
+
+@dataclasses.dataclass(frozen=True)
+class Trial:
+    """One candidate and what became of it.
+
+    Attributes:
+      id: position in the order asked, from 0.
+      batch: number of the batch it was asked in, from 0.
+      code: the architecture.
+      key: the trial's random key, its raw words in hexadecimal.
+      status: pending, done or failed.
+      value: what is maximised; None unless done.
+      multiply_adds: of one forward pass, where known.
+      parameters: trainable parameters, where known.
+      compile_seconds: this trial's share of its batch's compilation.
+      train_seconds: this trial's share of its batch's training.
+      steps: training steps taken, where known; fewer than others took where it was stopped early.
+      reason: why it failed; None unless failed.
+      software: versions of what evaluated it (what asked for it, while pending).
+      started: when it was handed to the evaluator, Unix seconds.
+      finished: when it came back, Unix seconds; None while pending.
+      asked: number of the event that asked for it; the same for a batch.
+      wanted: trials that this event asked for; more than came where the space has no further ones.
+      told: number of the event that told of it; None while pending.
+      tries: evaluations begun of it, the last included; more than 1 where a worker was lost. None while pending.
+      worker: what evaluated it, where that was not this process.
+    """
+
+    id: int
+    batch: int
+    code: tuple[int, ...]
+    key: str
+    status: Status
+    value: float | None = None
+    multiply_adds: int | None = None
+    parameters: int | None = None
+    compile_seconds: float | None = None
+    train_seconds: float | None = None
+    steps: int | None = None
+    reason: str | None = None
+    software: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    started: float | None = None
+    finished: float | None = None
+    asked: int = 0
+    wanted: int = 1
+    told: int | None = None
+    tries: int | None = None
+    worker: str | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Final:
+    """The retrained winner. Test data is read once per run, for this.
+
+    Attributes:
+      code: the winning architecture.
+      validation_accuracy: of the retrained network on the search-validation data, in [0, 1].
+      test_accuracy: of the retrained network on the test data, in [0, 1].
+      seconds: of retraining, compilation included.
+      epochs: for which it was retrained, where that applies.
+      multiply_adds: of one forward pass, where known.
+      parameters: trainable parameters, where known.
+    """
+
+    code: tuple[int, ...]
+    validation_accuracy: float
+    test_accuracy: float
+    seconds: float
+    epochs: int | None = None
+    multiply_adds: int | None = None
+    parameters: int | None = None
+
+
+@runtime_checkable
+class TrialOutcome(Protocol):
+    """What an evaluator says of one trial (`lanas_jax.evaluators.base.Outcome`)."""
+
+    @property
+    def value(self) -> float | None: ...  # noqa: D102
+    @property
+    def reason(self) -> str | None: ...  # noqa: D102
+    @property
+    def multiply_adds(self) -> int | None: ...  # noqa: D102
+    @property
+    def parameters(self) -> int | None: ...  # noqa: D102
+    @property
+    def compile_seconds(self) -> float: ...  # noqa: D102
+    @property
+    def train_seconds(self) -> float: ...  # noqa: D102
+    @property
+    def steps(self) -> int | None: ...  # noqa: D102
+
+
+def differ_in_steps(trials: Iterable[Trial]) -> bool:
+    """Whether trials with a value took different numbers of training steps, as where some were stopped early."""
+    return len({trial.steps for trial in trials if trial.value is not None and trial.steps is not None}) > 1
+
+
+def best(trials: Iterable[Trial]) -> Trial | None:
+    """The trial of the highest value, the earlier of equals; None where no trial is done."""
+    done = (trial for trial in trials if trial.value is not None)
+    return min(done, key=lambda trial: (-(trial.value or 0.0), trial.id), default=None)
+
+
+def by_tell(trials: Iterable[Trial]) -> list[list[Trial]]:
+    """Finished trials in groups that were told together, in the order told."""
+    finished = sorted((trial for trial in trials if trial.told is not None), key=lambda trial: (trial.told, trial.id))
+    return [list(group) for _, group in itertools.groupby(finished, key=lambda trial: trial.told)]
+
+
+class TrialStore:
+    """The trials of one run. Make one with `create` or `open`; it is a context manager that closes its file."""
+
+    def __init__(self, connection: sqlite3.Connection, path: Path):
+        self._connection = connection
+        self.path = path
+        self._delay: float | None = None  # within `grouped`, seconds
+        self._begun = 0.0  # when the open group was, monotonic seconds
+
+    @classmethod
+    def create(cls, path: Path) -> "TrialStore":
+        """An empty store in a new file.
+
+        Raises:
+          TrialStoreError: there is a file already.
+        """
+        try:
+            path.touch(exist_ok=False)
+        except FileExistsError:
+            raise TrialStoreError(f"{path} exists already") from None
+        store = cls(connect(path, "rw"), path)
+        store._connection.executescript(
+            f"BEGIN; PRAGMA application_id = {APPLICATION_ID}; PRAGMA user_version = {FORMAT}; {_TABLES} COMMIT;"
+        )
+        return store
+
+    @classmethod
+    def open(cls, path: Path, *, read_only: bool = False) -> "TrialStore":
+        """The store in a file, which is first checked without writing to it.
+
+        Raises:
+          TrialStoreError: no such file, a file of another program or format, or a damaged one. The file is untouched.
+        """
+        unfinished = check(path)
+        # A transaction that its process did not live to finish has to be rolled back, which is a write.
+        store = cls(connect(path, "rw" if unfinished or not read_only else "ro"), path)
+        try:
+            store._check()
+        except STUMBLES as error:
+            store.close()
+            raise unreadable(path, error) from error
+        except TrialStoreError:
+            store.close()
+            raise
+        return store
+
+    def close(self) -> None:
+        """Closes the file."""
+        self._connection.close()
+
+    def __enter__(self) -> "TrialStore":
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+    @contextlib.contextmanager
+    def grouped(self, seconds: float) -> Iterator[None]:
+        """Within it, what is written reaches the disk in groups, in order, since each write to a disk takes its time.
+
+        A process that is killed loses the last group: a whole number of the latest asks and tells.
+
+        Args:
+          seconds: after its first member, a group is complete at the next write or `flush`.
+        """
+        self._delay = seconds
+        try:
+            yield
+        finally:
+            self._delay = None
+            self._complete()
+
+    def flush(self, *, now: bool = False) -> None:
+        """Brings a group to the disk that is complete, or the open one `now`; else does nothing."""
+        if now or (self._delay is not None and time.monotonic() - self._begun >= self._delay):
+            self._complete()
+
+    def trials(self) -> list[Trial]:
+        """Every trial, in the order asked.
+
+        Raises:
+          TrialStoreError: a row is not what was written.
+        """
+        return [_trial(self.path, row) for row in self._connection.execute("SELECT * FROM trials ORDER BY id")]
+
+    def add_pending(
+        self,
+        batch: int,
+        codes: Sequence[Sequence[int]],
+        keys: Sequence[str],
+        software: Mapping[str, str],
+        *,
+        wanted: int | None = None,
+    ) -> list[Trial]:
+        """Writes a batch down as pending, in one transaction.
+
+        Args:
+          batch: its number, from 0.
+          codes: `n` codes.
+          keys: `n` keys in hexadecimal.
+          software: versions by name.
+          wanted: codes that were asked for; default: `n`.
+
+        Returns:
+          The trials, numbered on from the last one.
+        """
+        with self._transaction():
+            first = self._connection.execute("SELECT coalesce(max(id) + 1, 0) AS id FROM trials").fetchone()["id"]
+            event = self._next_event()
+            common: dict[str, Any] = {"status": Status.PENDING, "software": dict(software), "asked": event}
+            common["wanted"] = len(codes) if wanted is None else wanted
+            trials = [
+                Trial(first + i, batch, tuple(map(int, code)), key, **common)
+                for i, (code, key) in enumerate(zip(codes, keys, strict=True))
+            ]
+            for trial in trials:
+                self._write("INSERT", trial)
+        return trials
+
+    def finish(
+        self,
+        ids: Sequence[int],
+        outcomes: Sequence[TrialOutcome],
+        software: Mapping[str, str],
+        started: float,
+        *,
+        tries: int = 1,
+        worker: str | None = None,
+    ) -> list[Trial]:
+        """Writes outcomes down that are told together, in one transaction.
+
+        A value that is not finite is a failure, whatever the evaluator called it.
+
+        Args:
+          ids: of pending trials, in ascending order.
+          outcomes: one per trial, in order.
+          software: versions by name of what evaluated them.
+          started: when the evaluator was called, Unix seconds.
+          tries: evaluations begun of each, this one included.
+          worker: what evaluated them, where that was not this process.
+
+        Returns:
+          The finished trials.
+
+        Raises:
+          ValueError: another number of outcomes than of trials, or a trial that is not pending.
+        """
+        if len(outcomes) != len(ids):
+            raise ValueError(f"{len(ids)} trials need as many outcomes; got {len(outcomes)}")
+        common: dict[str, Any] = {
+            "software": dict(software),
+            "started": started,
+            "finished": time.time(),
+            "tries": tries,
+        }
+        with self._transaction():
+            common |= {"told": self._next_event(), "worker": worker}
+            trials = [
+                dataclasses.replace(self._pending(i), **_result(outcome), **common)
+                for i, outcome in zip(ids, outcomes, strict=True)
+            ]
+            for trial in trials:
+                self._write("REPLACE", trial)
+        return trials
+
+    def final(self) -> Final | None:
+        """The retrained winner, or None before there is one."""
+        row = self._connection.execute("SELECT * FROM final").fetchone()
+        if row is None:
+            return None
+        del row["id"]
+        _verify(self.path, row, "the retrained winner")
+        return Final(**row | {"code": _integers(self.path, row["code"])})
+
+    def set_final(self, final: Final) -> None:
+        """Writes the retrained winner down."""
+        row = _row(_plain(final))
+        with self._transaction():
+            self._connection.execute(f"REPLACE INTO final VALUES (0{', ?' * len(row)}, ?)", (*row, _sum(row)))
+
+    def _pending(self, trial: int) -> Trial:
+        row = self._connection.execute("SELECT * FROM trials WHERE id = ?", (trial,)).fetchone()
+        if row is None or row["status"] != Status.PENDING:
+            raise ValueError(f"trial {trial} is not pending")
+        return _trial(self.path, row)
+
+    def _next_event(self) -> int:
+        """Events so far; indexes make either maximum a single look-up."""
+        asked = self._connection.execute("SELECT max(asked) AS event FROM trials").fetchone()["event"]
+        told = self._connection.execute("SELECT max(told) AS event FROM trials").fetchone()["event"]
+        return max(-1 if event is None else event for event in (asked, told)) + 1
+
+    def _write(self, verb: str, trial: Trial) -> None:
+        row = _row(trial)
+        self._connection.execute(f"{verb} INTO trials VALUES (?{', ?' * len(row)})", (*row, _sum(row)))
+
+    def _check(self) -> None:
+        """Reads everything once, so that damage shows at the door."""
+        with contextlib.closing(sqlite3.connect(":memory:")) as ours:
+            ours.row_factory = self._connection.row_factory
+            ours.executescript(_TABLES)
+            if self._connection.execute(_SCHEMA).fetchall() != ours.execute(_SCHEMA).fetchall():
+                raise damaged(self.path, "its tables are not those of a trials file")
+        self.trials()
+        self.final()
+
+    @contextlib.contextmanager
+    def _transaction(self) -> Iterator[None]:
+        if not self._connection.in_transaction:
+            self._connection.execute("BEGIN IMMEDIATE")
+            self._begun = time.monotonic()
+        self._connection.execute("SAVEPOINT member")
+        try:
+            yield
+        except BaseException:
+            if self._connection.in_transaction:  # SQLite itself rolls back where the disk is full
+                self._connection.execute("ROLLBACK TO member")
+            self._complete_unless_grouped()
+            raise
+        self._connection.execute("RELEASE member")
+        self._complete_unless_grouped()
+
+    def _complete_unless_grouped(self) -> None:
+        if self._delay is None:
+            self._complete()
+        else:
+            self.flush()
+
+    def _complete(self) -> None:
+        """Brings what is not yet on the disk there."""
+        if not self._connection.in_transaction:
+            return
+        try:
+            self._connection.execute("COMMIT")
+        except sqlite3.Error:
+            if self._connection.in_transaction:
+                self._connection.execute("ROLLBACK")
+            raise
+
+
+def _result(outcome: TrialOutcome) -> dict[str, Any]:
+    """The fields of a trial that its outcome decides."""
+    value, reason = _number(outcome.value), None
+    if value is None:
+        reason = outcome.reason or ("no reason given" if outcome.value is None else f"the value is {outcome.value}")
+    return {
+        "status": Status.FAILED if value is None else Status.DONE,
+        "value": value,
+        "reason": reason,
+        "multiply_adds": None if outcome.multiply_adds is None else int(outcome.multiply_adds),
+        "parameters": None if outcome.parameters is None else int(outcome.parameters),
+        "compile_seconds": _number(outcome.compile_seconds),
+        "train_seconds": _number(outcome.train_seconds),
+        "steps": None if outcome.steps is None else int(outcome.steps),
+    }
+
+
+def _plain(final: Final) -> Final:
+    """The same with Python's own numbers: SQLite does not know NumPy's."""
+    return Final(
+        tuple(map(int, final.code)),
+        float(final.validation_accuracy),
+        float(final.test_accuracy),
+        float(final.seconds),
+        *(None if number is None else int(number) for number in (final.epochs, final.multiply_adds, final.parameters)),
+    )
+
+
+def _number(value: float | None) -> float | None:
+    """The same number as a plain float, or None where it is not finite."""
+    return None if value is None or not math.isfinite(value) else float(value)
+
+
+def _row(record: Trial | Final) -> tuple[int | float | str | None, ...]:
+    fields = {field.name: getattr(record, field.name) for field in dataclasses.fields(record)}
+    if isinstance(record, Trial):
+        fields |= {"status": record.status.value, "software": json.dumps(record.software)}
+    return tuple((fields | {"code": _text(record.code)}).values())
+
+
+def _trial(path: Path, row: dict[str, Any]) -> Trial:
+    _verify(path, row, f"trial {row['id']}")
+    read = {
+        "code": _integers(path, row["code"]),
+        "status": Status(row["status"]),
+        "software": json.loads(row["software"]),
+    }
+    return Trial(**row | read)
+
+
+def _verify(path: Path, row: dict[str, Any], what: str) -> None:
+    """Takes the checksum out of a row and checks it."""
+    if row.pop("checksum") != _sum(tuple(row.values())):
+        raise damaged(path, f"{what} does not match its checksum")
+
+
+def _sum(row: tuple[object, ...]) -> int:
+    return zlib.crc32(repr(row).encode())
+
+
+def _text(code: Sequence[int]) -> str:
+    return ",".join(map(str, code))
+
+
+def _integers(path: Path, text: str) -> tuple[int, ...]:
+    try:
+        return tuple(map(int, text.split(",")))
+    except ValueError:
+        raise damaged(path, f"{text!r} is not a code") from None

@@ -1,0 +1,81 @@
+"""Weights of a network by name, such as ``params/stem/kernel``: what files hold, and what trainings begin with."""
+
+import hashlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import orbax.checkpoint as ocp
+from jaxtyping import Array
+
+from lanas_jax.runtime.interruption import uninterrupted
+from lanas_jax.storage.checkpoints import digest
+
+Tree = TypeVar("Tree")
+AnyArray = Array | np.ndarray
+
+
+def names(weights: Any) -> dict[str, Any]:
+    """The leaves of a tree by name."""
+    leaves, _ = jax.tree_util.tree_flatten_with_path(weights)
+    return {jax.tree_util.keystr(path, simple=True, separator="/"): leaf for path, leaf in leaves}
+
+
+def filled(like: Tree, found: Mapping[str, AnyArray], *, partly: bool = False) -> Tree:
+    """The tree with its leaves replaced by copies of those found.
+
+    Args:
+      like: arrays, or their shapes and dtypes.
+      found: arrays by name.
+      partly: whether leaves that are not found stay as they are.
+
+    Raises:
+      ValueError: as `check`.
+    """
+    check(like, found, partly=partly)
+    chosen = [jnp.array(found[name]) if name in found else leaf for name, leaf in names(like).items()]
+    return jax.tree.unflatten(jax.tree.structure(like), chosen)
+
+
+def check(like: Any, found: Mapping[str, AnyArray], *, partly: bool = False) -> None:
+    """Checks arrays by name against a tree; arguments as in `filled`.
+
+    Raises:
+      ValueError: an array of another name, shape or dtype than the tree's, or one that is missing; names it.
+    """
+    leaves = names(like)
+    expected, there = ({name: (x.shape, str(x.dtype)) for name, x in tree.items()} for tree in (leaves, found))
+    needed = there.keys() if partly else expected.keys() | there.keys()
+    if wrong := sorted(name for name in needed if expected.get(name) != there.get(name)):
+        name = wrong[0]
+        raise ValueError(
+            f"{name} is {_words(there.get(name), 'absent')}, expected {_words(expected.get(name), 'none')}"
+        )
+
+
+@uninterrupted()
+def save(directory: Path, arrays: Mapping[str, AnyArray]) -> None:
+    """Writes arrays by name into a new folder, by orbax, to which a slash in a name would be a folder."""
+    with ocp.StandardCheckpointer() as checkpointer:
+        checkpointer.save(directory, {name.replace("/", "."): np.asarray(array) for name, array in arrays.items()})
+
+
+def load(directory: Path) -> dict[str, np.ndarray]:
+    """Arrays by name, as `save` wrote them."""
+    with ocp.StandardCheckpointer() as checkpointer:
+        return {name.replace(".", "/"): np.asarray(array) for name, array in checkpointer.restore(directory).items()}
+
+
+def digest_by_name(arrays: Mapping[str, AnyArray]) -> str:
+    """SHA-256 of arrays and their names, whatever their order, in hexadecimal."""
+    ordered = sorted(arrays)
+    return hashlib.sha256(
+        (" ".join(ordered) + digest(np.asarray(arrays[name]) for name in ordered)).encode()
+    ).hexdigest()
+
+
+def _words(array: tuple[tuple[int, ...], str] | None, nothing: str) -> str:
+    return nothing if array is None else f"{array[1]}{list(array[0])}"

@@ -1,0 +1,105 @@
+"""Live progress of a study: one line on a terminal, plain lines elsewhere.
+
+Trials done, best value so far, seconds per candidate, time left. Compilation happens once, so its seconds are kept out
+of the seconds per candidate.
+"""
+
+import time
+from collections.abc import Callable, Sequence
+from types import TracebackType
+
+from rich.console import Console
+from rich.live import Live
+from rich.text import Text
+
+from lanas_jax.runtime.durations import duration
+from lanas_jax.storage.trials import Trial, best
+
+
+class Display:
+    """Shows a study's progress; a context manager, and a `lanas_jax.study.experiment.Progress`.
+
+    Args:
+      console: where to.
+      clock: seconds that never run backwards.
+    """
+
+    def __init__(self, console: Console, clock: Callable[[], float] = time.perf_counter):
+        self._console = console
+        self._clock = clock
+        self._budget = 0
+        self._done: list[Trial] = []
+        self._timed = 0  # trials that this process evaluated
+        self._seconds = 0.0  # that took, compilation left out
+        self._since = 0.0  # when trials came back last, or were asked for while none was under way
+        self._under_way = 0
+        self._began = self._clock()
+        self._retraining: float | None = None  # when that began
+        self._live = Live(console=console, get_renderable=self.line, refresh_per_second=4, transient=True)
+
+    def __enter__(self) -> "Display":
+        if self._console.is_terminal:
+            self._live.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._live.stop()
+
+    def began(self, budget: int, trials: Sequence[Trial]) -> None:
+        """The loop begins."""
+        self._budget, self._began = budget, self._clock()
+        self._done = [trial for trial in trials if trial.finished is not None]
+        if self._done:
+            self.note(f"going on after {len(self._done)} of {budget} trials")
+
+    def asked(self, batch: Sequence[Trial]) -> None:
+        """A batch goes to the evaluator, which may have others still."""
+        if not self._under_way:
+            self._since = self._clock()
+            if not self._timed and not self._console.is_terminal:
+                first = "candidate" if len(batch) == 1 else f"{len(batch)} candidates"
+                self.note(f"evaluating the first {first}, compiling included")
+        self._under_way += len(batch)
+
+    def finished(self, batch: Sequence[Trial]) -> None:
+        """A batch came back."""
+        compiling = sum(trial.compile_seconds or 0.0 for trial in batch)
+        now = self._clock()
+        self._seconds += max(now - self._since - compiling, 0.0)
+        self._since = now
+        self._timed += len(batch)
+        self._done += batch
+        self._under_way -= len(batch)
+        if not self._console.is_terminal:
+            self.note(self.line().plain)
+
+    def retraining(self, winner: Trial) -> None:
+        """The winner is being retrained."""
+        self._retraining = self._clock()
+        if not self._console.is_terminal:
+            self.note(f"retraining the best, trial {winner.id}")
+
+    def note(self, text: str) -> None:
+        """A line of its own."""
+        self._console.print(text, highlight=False, soft_wrap=True)
+
+    def line(self) -> Text:
+        """Where the study stands."""
+        parts = [f"trials {len(self._done)}/{self._budget}"]
+        if (top := best(self._done)) is not None:
+            parts.append(f"best {top.value:.4f}")
+        if failed := sum(trial.value is None for trial in self._done):
+            parts.append(f"failed {failed}")
+        if self._retraining is not None:
+            parts.append(f"retraining the best: {duration(self._clock() - self._retraining)}")
+        elif self._timed:
+            pace = self._seconds / self._timed
+            waited = min(self._clock() - self._since, pace * self._under_way)
+            left = max(pace * (self._budget - len(self._done)) - waited, 0.0)
+            parts += [f"{pace:.2f} s per candidate", f"{duration(left)} left"]
+        else:
+            what = f"compiling and training the first {self._under_way}" if self._under_way else "compiling"
+            parts.append(f"{what}: {duration(self._clock() - self._began)}")
+        return Text(" · ".join(parts))

@@ -1,0 +1,60 @@
+"""The programs of a training, checked and compiled: on images in memory, or on streams."""
+
+import time
+from collections.abc import Sequence
+
+import jax
+from jax.sharding import NamedSharding, PartitionSpec
+
+from lanas_jax.data.splits import SearchData
+from lanas_jax.data.streams import StreamedDataset
+from lanas_jax.trainer import step as training
+from lanas_jax.trainer import streamed
+from lanas_jax.trainer.in_memory import InMemory
+from lanas_jax.trainer.programs import Compiled, Programs, _lowered, assembled, mesh_of, shared, task_of
+from lanas_jax.trainer.recipe import Recipe
+from lanas_jax.trainer.sharding import placed
+from lanas_jax.trainer.task import Training, training_images
+
+
+def check(recipe: Recipe, data: SearchData | StreamedDataset, devices: Sequence[jax.Device]) -> None:
+    """Checks, at the door, a recipe against images and devices.
+
+    Raises:
+      ValueError: a batch that the devices cannot share equally or that there are not enough images for, more epochs
+        than can be counted, or validation images to be trained on that come as a stream.
+    """
+    if recipe.batch_size % len(devices):
+        raise ValueError(
+            f"batch_size must be a multiple of the number of devices, {len(devices)}; got {recipe.batch_size}"
+        )
+    count = len(data.train)
+    if recipe.train_on == "all":
+        if isinstance(data, StreamedDataset):
+            raise ValueError("train_on must be 'train' with streamed data, whose search-validation images stand apart")
+        count += len(data.validation)
+    if recipe.batch_size > count:
+        raise ValueError(f"batch_size must be at most the number of training images, {count}; got {recipe.batch_size}")
+    if (recipe.epochs + 1) * count >= 2**31:
+        raise ValueError(f"epochs must be below {2**31 // count - 1} with {count} images; got {recipe.epochs}")
+
+
+def compiled(final: Training, data: SearchData | StreamedDataset, devices: Sequence[jax.Device]) -> Programs:
+    """Puts the images on the devices, unless they come as a stream, and compiles.
+
+    Args:
+      final: what to train.
+      data: what on.
+      devices: of all processes; equal shares of a batch go to them (`check`).
+    """
+    if isinstance(data, StreamedDataset):
+        return streamed.compiled(final, data, devices)
+    began = time.perf_counter()
+    mesh = mesh_of(devices)
+    task = task_of(final, mesh, data.classes, data.scaling)
+    split = training_images(data, final.recipe)
+    images = jax.tree.map(jax.typeof, (split.images, split.labels))
+    made = shared(task, images, lambda task: Compiled.of(task, _lowered(task, images), training.right))
+    everywhere = NamedSharding(mesh, PartitionSpec())
+    source = InMemory(placed((split.images, split.labels), everywhere), made.right)
+    return assembled(final, task, mesh, source, made.begin, made.program, time.perf_counter() - began)

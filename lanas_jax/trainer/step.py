@@ -1,0 +1,333 @@
+"""Steps of the winner's training, as pure functions of pytrees.
+
+Beyond what `lanas_jax.candidates.step` does for a candidate: other optimizers, an auxiliary head, dropped paths, a
+teacher (arXiv 1503.02531), a moving average of the weights, and a batch spread over devices. Batch normalisation sees
+the whole batch, since the program is written for all of it and XLA divides it up.
+"""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any, NamedTuple, TypeAlias
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax import lax
+from jax.sharding import NamedSharding
+from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, PyTree
+
+from lanas_jax.data.scaling import Scaling
+from lanas_jax.trainer.optimizers import optimizer
+from lanas_jax.trainer.recipe import Recipe, average_decay, drop_path
+from lanas_jax.trainer.task import BatchStats, Beside, FinalNetwork, Params, SelfTaught, Teacher, Weights, with_data
+from lanas_jax.training.augmentation import Augmentation, augment
+from lanas_jax.training.sgd import batch_order, cross_entropy, learning_rate, one_hot
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Task:
+    """All that a program is made for.
+
+    Attributes:
+      network: gives logits.
+      recipe: how to train; its numbers may be traced.
+      augmentation: what is done to the training images.
+      classes: number of classes.
+      scaling: of images of 8 bits; None where they are float32.
+      batch: how the images of a batch are spread over devices.
+      teacher: what the network learns from beside the labels, if anything.
+    """
+
+    network: FinalNetwork
+    recipe: Recipe
+    augmentation: Augmentation
+    classes: int
+    scaling: Scaling | None
+    batch: NamedSharding
+    teacher: Teacher | None = None
+
+
+Objective: TypeAlias = Callable[[Params, BatchStats, PRNGKeyArray], tuple[Array, BatchStats]]
+
+
+class FinalState(NamedTuple):
+    """A network in training."""
+
+    weights: Weights  # after the last step
+    average: Weights | None  # moving average of those; None where the recipe wants none
+    optimizer: optax.OptState
+    step: Int[Array, ""]  # steps taken
+    loss: Float[Array, ""]  # of the last step taken
+    sound: Bool[Array, ""]  # whether loss and weights are finite; training stops at the first step that breaks them
+
+
+def start(network: FinalNetwork, recipe: Recipe, key: PRNGKeyArray) -> FinalState:
+    """A network before its first step. The key is consumed."""
+    weights = Weights(*network.init(key))
+    average = None if recipe.ema is None else weights
+    momentum = optimizer(recipe).init(weights.params)
+    return FinalState(weights, average, momentum, jnp.int32(0), jnp.float32(0), jnp.bool_(True))
+
+
+def begin(task: Task, data: Beside, key: PRNGKeyArray) -> FinalState:
+    """The state of a task with such data before its first step. The key is consumed."""
+    task = informed(task, data)
+    return start(task.network, task.recipe, key)
+
+
+def shapes(network: FinalNetwork, recipe: Recipe) -> FinalState:
+    """Shapes and dtypes of a state."""
+    return jax.eval_shape(lambda key: start(network, recipe, key), jax.random.key(0))
+
+
+def loss_of(
+    recipe: Recipe,
+    logits: Float[Array, "n classes"],
+    auxiliary: Float[Array, "n classes"] | None,
+    targets: Float[Array, "n classes"],
+    taught: Float[Array, "n classes"] | None = None,
+) -> Float[Array, ""]:
+    """Mean cross entropy with smoothed targets, plus ``auxiliary_weight`` times that of the auxiliary head.
+
+    Where a teacher has `taught` something, the main head's part becomes ``(1 - w)`` times itself plus ``w T^2`` times
+    the mean of KL(taught || softmax(logits / T)), w being the recipe's `distillation` and T its `temperature`
+    (arXiv 1503.02531, section 2; T^2 keeps the two gradients of a size).
+    """
+    logits = logits.astype(jnp.float32)
+    loss = cross_entropy(logits, targets, recipe.label_smoothing).mean()
+    if taught is not None:
+        log_probabilities = jax.nn.log_softmax(logits / recipe.temperature)
+        apart = optax.losses.kl_divergence(log_probabilities, taught).mean()
+        loss = (1 - recipe.distillation) * loss + recipe.distillation * recipe.temperature**2 * apart
+    if auxiliary is None:
+        return loss
+    auxiliary_loss = cross_entropy(auxiliary.astype(jnp.float32), targets, recipe.label_smoothing).mean()
+    return loss + recipe.auxiliary_weight * auxiliary_loss
+
+
+class Batch(NamedTuple):
+    """A batch as the network sees it."""
+
+    images: Float[Array, "n height width channels"]
+    targets: Float[Array, "n classes"]
+    taught: Float[Array, "n classes"] | None  # the teacher's distributions at the recipe's temperature
+
+
+def train_step(
+    task: Task,
+    state: FinalState,
+    key: PRNGKeyArray,
+    total: Int[Array, ""],
+    images: Array,
+    labels: Int[Array, " n"],
+    known: Float[Array, "n classes"] | None = None,
+) -> FinalState:
+    """One step towards a training of `total` steps, on one batch.
+
+    Args:
+      task: what to train.
+      state: where to go on from.
+      key: that of the training.
+      total: steps of the whole training.
+      images: a batch as it is stored.
+      labels: their classes.
+      known: logits that the teacher has of them already.
+    """
+    augmenting, dropping = jax.random.split(jax.random.fold_in(key, state.step))
+    batch = batch_of(task, augmenting, images, labels, known)
+    dropped = drop_path(task.recipe, state.step, total)
+    loss, batch_stats, gradient = descent(task, state.weights, batch, dropping, dropped)
+    direction, momentum = optimizer(task.recipe).update(gradient, state.optimizer, state.weights.params)
+    rate = learning_rate(task.recipe, state.step, total)
+    params = jax.tree.map(lambda p, d: p - rate.astype(d.dtype) * d, state.weights.params, direction)
+    weights = Weights(params, batch_stats)
+    average = averaged(task.recipe, state.average, weights, state.step)
+    return FinalState(weights, average, momentum, state.step + 1, loss, jnp.isfinite(loss) & finite(weights))
+
+
+def batch_of(
+    task: Task, key: PRNGKeyArray, images: Array, labels: Int[Array, " n"], known: Float[Array, "n classes"] | None
+) -> Batch:
+    """A batch, augmented; where images are mixed, so are their targets and what is known of them. The key is consumed.
+
+    A teacher that has to look sees the augmented images, and learns nothing itself.
+    """
+    temperature, targets = task.recipe.temperature, one_hot(labels, task.classes)
+    if known is None:
+        inputs, targets = augment(task.augmentation, key, images, targets, task.scaling)
+        if task.teacher is None:
+            return Batch(inputs, targets, None)
+        logits = lax.stop_gradient(task.teacher.logits(inputs)).astype(jnp.float32)
+        return Batch(inputs, targets, jax.nn.softmax(logits / temperature))
+    both = jnp.concatenate([targets, jax.nn.softmax(known.astype(jnp.float32) / temperature)], axis=1)
+    inputs, both = augment(task.augmentation, key, images, both, task.scaling)
+    return Batch(inputs, both[:, : task.classes], both[:, task.classes :])
+
+
+def descent(
+    task: Task, weights: Weights, batch: Batch, key: PRNGKeyArray, dropped: Float[Array, ""]
+) -> tuple[Float[Array, ""], BatchStats, Params]:
+    """What a step descends: loss, the batch statistics that follow, and the gradient. The key is consumed."""
+    if isinstance(task.network, SelfTaught):
+        smoothed = optax.smooth_labels(batch.targets, task.recipe.label_smoothing)
+        return task.network.gradient(weights, batch.images, smoothed, key)
+
+    def objective(params: Params, batch_stats: BatchStats, key: PRNGKeyArray) -> tuple[Float[Array, ""], BatchStats]:
+        logits, auxiliary, batch_stats = task.network.apply(
+            params, batch_stats, batch.images, train=True, key=key, drop_path=dropped
+        )
+        return loss_of(task.recipe, logits, auxiliary, batch.targets, batch.taught), batch_stats
+
+    return averaged_gradient(objective, weights, key, task.recipe.passes)
+
+
+def averaged_gradient(
+    objective: Objective, weights: Weights, key: PRNGKeyArray, passes: int
+) -> tuple[Float[Array, ""], BatchStats, Params]:
+    """Loss and gradient, means over so many passes, one after the other; and the batch statistics after the last one.
+
+    Args:
+      objective: of parameters, batch statistics and the key of a pass: the loss, and the statistics that follow.
+      weights: where.
+      key: of all passes; consumed.
+      passes: a single one is given `key` itself.
+    """
+    gradient_of = jax.value_and_grad(objective, has_aux=True)
+    if passes == 1:
+        (loss, batch_stats), gradient = gradient_of(*weights, key)
+        return loss, batch_stats, gradient
+
+    def add(carry: tuple[Array, BatchStats, Params], key: PRNGKeyArray) -> tuple[Any, None]:
+        loss, batch_stats, total = carry
+        (more, batch_stats), gradient = gradient_of(weights.params, batch_stats, key)
+        return (loss + more, batch_stats, jax.tree.map(jnp.add, total, gradient)), None
+
+    nothing = (jnp.float32(0), weights.batch_stats, jax.tree.map(jnp.zeros_like, weights.params))
+    (loss, batch_stats, gradient), _ = lax.scan(add, nothing, jax.random.split(key, passes))
+    return loss / passes, batch_stats, jax.tree.map(lambda total: total / passes, gradient)
+
+
+def averaged(recipe: Recipe, average: Weights | None, weights: Weights, step: Int[Array, ""]) -> Weights | None:
+    """The moving average after step number `step`: ``decay * average + (1 - decay) * weights``."""
+    if average is None or recipe.ema is None:
+        return None
+    kept = average_decay(recipe.ema, step)
+    return jax.tree.map(lambda a, w: a + (1 - kept).astype(w.dtype) * (w - a), average, weights)
+
+
+def finite(tree: PyTree[Array]) -> Bool[Array, ""]:
+    """Whether every number in it is."""
+    return jnp.stack([jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(tree)]).all()
+
+
+def informed(task: Task, data: Beside) -> Task:
+    """The task whose recipe has such numbers, and whose network and teacher read such data."""
+    teacher = None if task.teacher is None else task.teacher.with_data(data.teacher)
+    network = with_data(task.network, data.network)
+    return dataclasses.replace(task, network=network, recipe=data.recipe, teacher=teacher)
+
+
+def train(
+    task: Task,
+    data: Beside,
+    state: FinalState,
+    key: PRNGKeyArray,
+    total: Int[Array, ""],
+    until: Int[Array, ""],
+    images: Array,
+    labels: Int[Array, " n"],
+) -> tuple[FinalState, Float[Array, " steps"]]:
+    """Up to `steps_per_dispatch` steps further: no further than `until`, and no further than a step that breaks it.
+
+    Args:
+      task: what to train.
+      data: what recipe, network and teacher read beside images (`lanas_jax.trainer.task.beside`).
+      state: where to go on from.
+      key: of the training; it is not consumed, each step folds its number in.
+      total: steps of the whole training.
+      until: the step to stop after, at most `total`.
+      images: all training images, channels last.
+      labels: their classes.
+
+    Returns:
+      The state, and the loss of each step; 0 for those not taken.
+    """
+    task = informed(task, data)
+    ordering, noise = jax.random.split(key)
+    steps = task.recipe.steps_per_dispatch
+    order = batch_order(ordering, len(labels), task.recipe.batch_size, state.step, steps)
+
+    def body(state: FinalState, rows: Int[Array, " batch"]) -> tuple[FinalState, Float[Array, ""]]:
+        def advance(state: FinalState) -> FinalState:
+            known = None if task.teacher is None else task.teacher.known(rows)
+            batch = lax.with_sharding_constraint((images[rows], labels[rows], known), task.batch)
+            return train_step(task, state, noise, total, *batch)
+
+        going = (state.step < until) & state.sound
+        after = lax.cond(going, advance, lambda state: state, state)
+        return after, jnp.where(going, after.loss, 0.0)
+
+    return lax.scan(body, state, order)
+
+
+def train_on_batch(
+    task: Task,
+    data: Beside,
+    state: FinalState,
+    key: PRNGKeyArray,
+    total: Int[Array, ""],
+    images: Array,
+    labels: Int[Array, " n"],
+) -> tuple[FinalState, Float[Array, ""]]:
+    """One step further on a batch that is given, unless an earlier step broke the training; arguments as in `train`.
+
+    Returns:
+      The state, and the loss of the step; 0 where it was not taken.
+    """
+    task = informed(task, data)
+    _, noise = jax.random.split(key)
+    going = state.sound
+
+    def advance(state: FinalState) -> FinalState:
+        return train_step(task, state, noise, total, images, labels)
+
+    after = lax.cond(going, advance, lambda state: state, state)
+    return after, jnp.where(going, after.loss, 0.0)
+
+
+def right(
+    task: Task, data: Beside, weights: Weights, images: Array, labels: Int[Array, "batches size"]
+) -> Int[Array, ""]:
+    """How many images of a split are classified correctly, by the running batch statistics.
+
+    Args:
+      task: how images are read.
+      data: what the network reads beside images.
+      weights: of the network.
+      images: ``[batches, size, height, width, channels]``.
+      labels: their classes; -1 fills the last batch up and counts for nothing.
+    """
+    task = informed(task, data)
+
+    def batch(batch: tuple[Array, Array]) -> Int[Array, ""]:
+        images, labels = lax.with_sharding_constraint(batch, task.batch)
+        logits = read(task.network, weights, images, task.scaling)
+        return jnp.sum(jnp.argmax(logits, axis=1) == labels, dtype=jnp.int32)
+
+    return lax.map(batch, (images, labels)).sum()
+
+
+def right_in_batch(
+    task: Task, data: Beside, weights: Weights, images: Array, labels: Int[Array, " size"]
+) -> tuple[Int[Array, ""], Int[Array, ""]]:
+    """How many images of a batch are classified correctly, and how many there are; a label of -1 counts for nothing."""
+    found = right(task, data, weights, images[None], labels[None])
+    return found, jnp.sum(labels >= 0, dtype=jnp.int32)
+
+
+def read(network: FinalNetwork, weights: Weights, images: Array, scaling: Scaling | None) -> Float[Array, "n classes"]:
+    """Logits of a trained network."""
+    key = jax.random.key(0)  # of what is dropped: nothing is
+    inputs = images if scaling is None else scaling(images)
+    logits, _, _ = network.apply(*weights, inputs, train=False, key=key, drop_path=jnp.float32(0))
+    return logits

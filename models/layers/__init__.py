@@ -1,0 +1,39 @@
+"""Layers that networks of several spaces are made of: as functions of arrays, and as Flax modules."""
+
+from models.layers.functions import (
+    MOMENTUM,
+    alternate_pixels,
+    average_of_four,
+    average_pool,
+    average_pool_within,
+    batch_norm,
+    check_compute_dtype,
+    convolution,
+    depthwise,
+    factorised_reduce,
+    max_pool,
+    path_scales,
+    pointwise,
+    resized,
+    scale_images,
+    standardise,
+)
+
+__all__ = [
+    "MOMENTUM",
+    "alternate_pixels",
+    "average_of_four",
+    "average_pool",
+    "average_pool_within",
+    "batch_norm",
+    "check_compute_dtype",
+    "convolution",
+    "depthwise",
+    "factorised_reduce",
+    "max_pool",
+    "path_scales",
+    "pointwise",
+    "resized",
+    "scale_images",
+    "standardise",
+]

@@ -1,0 +1,51 @@
+"""Batch normalisation in both forms of a candidate: trees of arrays, and a Flax module.
+
+`models/layers/functions.py` has the arithmetic. As data, weights are ``{"scale", "bias"}`` and statistics
+``{"mean", "variance"}``; a `Norm` has them all in one, under the names that Flax gives them.
+"""
+
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jaxtyping import Array, Float
+
+from models.layers import functions
+
+Tree = dict[str, Array]
+AnyArray = Array | np.ndarray  # weights restored from a file are on the host
+
+
+class Norm(nnx.BatchNorm):
+    """Batch normalisation with the constants of `models/layers/functions.py`, in float32 whatever the images are."""
+
+    def __init__(self, channels: int, *, momentum: float = functions.MOMENTUM, rngs: nnx.Rngs):
+        super().__init__(channels, momentum=momentum, epsilon=functions.EPSILON, rngs=rngs)
+
+    def __call__(
+        self, x: Float[Array, "n h w c"], use_running_average: bool | None = None, *, mask: Array | None = None
+    ) -> Float[Array, "n h w c"]:
+        """Normalises; gives the dtype it is given."""
+        return super().__call__(x.astype(jnp.float32), use_running_average, mask=mask).astype(x.dtype)
+
+
+def norm(x: Array, weights: Tree, stats: Tree, train: bool) -> tuple[Array, Tree]:
+    """The same with weights and statistics as data; gives the statistics that follow, too."""
+    x, mean, variance = functions.batch_norm(
+        x, weights["scale"], weights["bias"], stats["mean"], stats["variance"], train=train
+    )
+    return x, {"mean": mean, "variance": variance}
+
+
+def norm_state(weights: dict[str, AnyArray], stats: dict[str, AnyArray]) -> dict[str, AnyArray]:
+    """Weights and statistics as the pure state of a `Norm`."""
+    return {"scale": weights["scale"], "bias": weights["bias"], "mean": stats["mean"], "var": stats["variance"]}
+
+
+def identity_norm(shape: tuple[int, ...]) -> Tree:
+    """Initial weights."""
+    return {"scale": jnp.ones(shape), "bias": jnp.zeros(shape)}
+
+
+def initial_stats(shape: tuple[int, ...]) -> Tree:
+    """Initial statistics."""
+    return {"mean": jnp.zeros(shape), "variance": jnp.ones(shape)}

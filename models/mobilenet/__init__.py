@@ -1,0 +1,7 @@
+"""Networks of inverted residual blocks: of one code, published ones, the supernet, latencies."""
+
+from models.mobilenet.final import FinalMobileNet
+from models.mobilenet.network import MobileNetNetwork
+from models.mobilenet.supernet import MobileNetSupernet
+
+__all__ = ["FinalMobileNet", "MobileNetNetwork", "MobileNetSupernet"]

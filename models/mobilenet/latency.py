@@ -1,0 +1,124 @@
+"""How long the layers of a MobileNet space take on a device: the table behind a limit on latency.
+
+Every layer that a network of the space can have runs by itself, by running statistics, many times within one program,
+so that calls cost nothing. A network's latency is taken to be the sum over its layers
+(`lanas_jax/spaces/latency.py`), which leaves out what XLA would fuse across them.
+"""
+
+import functools
+import itertools
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jax import lax
+from jax.typing import DTypeLike
+from jaxtyping import Array, Float, Int
+
+from lanas_jax.spaces.inverted_residuals import MobileNet
+from lanas_jax.spaces.latency import LatencyTable
+from lanas_jax.spaces.mobilenet import MobileNetSpace
+from lanas_jax.spaces.mobilenet_layers import layers
+from models.functional import Functional, Tree
+from models.mobilenet.network import Head, InvertedResidual, stem
+
+SECONDS = 0.02  # that a timing lasts, about
+TIMINGS = 5  # of which the fastest counts
+
+
+def measure(
+    space: MobileNetSpace,
+    *,
+    batch: int = 1,
+    compute_dtype: DTypeLike = jnp.float32,
+    device: jax.Device | None = None,
+    seconds: float = SECONDS,
+    note: Callable[[str], None] = lambda line: None,
+) -> LatencyTable:
+    """Times all layers of a space, on an otherwise idle device.
+
+    Args:
+      space: whose networks are meant; its limits are not looked at.
+      batch: images at once.
+      compute_dtype: of activations and convolutions.
+      device: default: the first of this process.
+      seconds: that each timing lasts, about.
+      note: is told how it gets on, a line now and then.
+    """
+    device = jax.local_devices()[0] if device is None else device
+    found: dict[str, int] = {}
+    for number, network in enumerate(networks := list(_networks(space))):
+        for layer, (build, shape) in zip(layers(network), _modules(network, compute_dtype), strict=True):
+            if layer.name not in found:
+                found[layer.name] = _nanoseconds(build, (batch, *shape), compute_dtype, device, seconds)
+        note(f"{number + 1} of {len(networks)} networks, {len(found)} layers")
+    return LatencyTable(f"{device.device_kind}, {jnp.dtype(compute_dtype)}", batch, found)
+
+
+def _networks(space: MobileNetSpace) -> Iterator[MobileNet]:
+    """Networks that together have every layer there is: the deepest ones whose layers are all alike."""
+    for resolution, width, kernel, expansion in itertools.product(
+        *map(range, (len(space.resolutions), len(space.widths), len(space.kernels), len(space.expansions)))
+    ):
+        yield space.network(_alike(space, resolution, width, kernel, expansion))
+
+
+def _alike(space: MobileNetSpace, resolution: int, width: int, kernel: int, expansion: int) -> Int[np.ndarray, " dims"]:
+    stage = [len(space.depths) - 1, *([kernel, expansion] * space.layers)]
+    return np.array([resolution, width, *(stage * len(space.stages))], np.int32)
+
+
+def _modules(network: MobileNet, dtype: DTypeLike) -> Iterator[tuple[Callable[..., nnx.Module], tuple[int, int, int]]]:
+    """Stem, blocks and head: what builds each, and height, width and channels of what it reads."""
+    sizes = network.sizes
+    resolution, channels = network.resolution, network.image_channels
+    yield functools.partial(stem, network, dtype=dtype), (resolution, resolution, channels)
+    for block, size in zip(network.blocks, sizes, strict=False):
+        build = functools.partial(InvertedResidual, block, network.gate, dtype=dtype)
+        yield build, (size, size, block.inputs)
+    last = network.blocks[-1].outputs if network.blocks else network.stem
+    yield functools.partial(Head, network, dtype=dtype), (sizes[-1], sizes[-1], last)
+
+
+def _nanoseconds(
+    build: Callable[..., nnx.Module], shape: tuple[int, ...], dtype: DTypeLike, device: jax.Device, seconds: float
+) -> int:
+    """Of one run of a layer."""
+    module = Functional(lambda: build(rngs=nnx.Rngs(0)))
+
+    def ones(tree: Tree) -> Tree:
+        filled: Tree = jax.tree.map(lambda leaf: jnp.ones(leaf.shape, leaf.dtype), tree)
+        return filled
+
+    arguments: Any = jax.device_put((ones(module.params), ones(module.batch_stats), jnp.ones(shape, dtype)), device)
+    program = jax.jit(functools.partial(_repeated, module)).lower(*arguments, jnp.int32(0)).compile()
+
+    def timed(rounds: int) -> float:
+        count = jax.device_put(jnp.int32(rounds), device)
+        began = time.perf_counter()
+        jax.block_until_ready(program(*arguments, count))
+        return time.perf_counter() - began
+
+    rounds = 1
+    while (taken := timed(rounds)) < seconds / 4:
+        rounds *= 2
+    rounds = max(1, round(rounds * seconds / taken))
+    return max(1, round(min(timed(rounds) for _ in range(TIMINGS)) / rounds * 1e9))
+
+
+def _repeated(
+    module: Functional, params: Tree, batch_stats: Tree, x: Float[Array, "n h w c"], rounds: Int[Array, ""]
+) -> Float[Array, ""]:
+    """Runs a layer so many times, each after the one before, since it reads a number of that one's output."""
+
+    def run(step: Array, carried: Float[Array, ""]) -> Float[Array, ""]:
+        del step
+        inputs = x + carried.astype(x.dtype)
+        y, _ = module.run(params, batch_stats, lambda layer: layer(inputs), train=False)
+        return lax.optimization_barrier(y).ravel()[0].astype(jnp.float32) * 1e-9
+
+    return lax.fori_loop(0, rounds, run, jnp.float32(0))

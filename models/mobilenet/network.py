@@ -1,0 +1,147 @@
+"""Networks of inverted residual blocks as Flax modules: MobileNetV2, MobileNetV3, EfficientNet, and those of a space.
+
+`lanas_jax/spaces/inverted_residuals.py` says what a network consists of; here are its layers and its parameters.
+Inside squeeze-and-excitation there is a ReLU before the hard sigmoid of MobileNetV3 (arXiv 1905.02244), and a swish
+before EfficientNet's sigmoid (arXiv 1905.11946). Batch normalisation has the constants of `models/layers/functions.py`,
+which are those of once-for-all (arXiv 1908.09791); the three papers average statistics over longer and add 1e-3 to
+variances.
+
+A network may compute in bfloat16: images, what lies between layers, and the operands of convolutions are rounded to it.
+Parameters, statistics and all that is one product per image (squeeze-and-excitation, hidden layer, classifier) stay
+float32.
+"""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jax.typing import DTypeLike
+from jaxtyping import Array, Float, Float32
+
+from lanas_jax.spaces.inverted_residuals import Activation, Block, Gate, MobileNet
+from models import layers
+from models.layers.conv import Conv, DepthwiseConv
+from models.layers.norm import Norm
+
+ACTIVATIONS: dict[Activation, Callable[[Array], Array]] = {
+    "relu": jax.nn.relu,
+    "relu6": jax.nn.relu6,
+    "hard_swish": jax.nn.hard_swish,
+    "swish": jax.nn.swish,
+}
+GATES: dict[Gate, Callable[[Array], Array]] = {"hard_sigmoid": jax.nn.hard_sigmoid, "sigmoid": jax.nn.sigmoid}
+BEFORE_GATES: dict[Gate, Activation] = {"hard_sigmoid": "relu", "sigmoid": "swish"}
+
+
+class MobileNetNetwork(nnx.Module):
+    """A whole network.
+
+    Args:
+      spec: what it consists of.
+      dtype: of activations and of the operands of convolutions; parameters are float32.
+      rngs: for the initial weights, by Flax's defaults; `models/mobilenet/final.py` draws others.
+    """
+
+    def __init__(self, spec: MobileNet, *, dtype: DTypeLike, rngs: nnx.Rngs):
+        self.stem = stem(spec, dtype=dtype, rngs=rngs)
+        self.blocks = nnx.List([InvertedResidual(block, spec.gate, dtype=dtype, rngs=rngs) for block in spec.blocks])
+        self.head = Head(spec, dtype=dtype, rngs=rngs)
+
+    def __call__(
+        self,
+        images: Float[Array, "n h w c"],
+        paths: Float[Array, "blocks n"] | None = None,
+        units: Float[Array, "n d"] | None = None,
+    ) -> Float32[Array, "n classes"]:
+        """Logits; by the statistics of the batch after `train()`, by the running ones after `eval()`.
+
+        Args:
+          images: a batch, of any size.
+          paths: what to multiply each block by where its input is added to it, for drop-path.
+          units: what to multiply the classifier's inputs by, for dropout.
+        """
+        x = self.stem(images)
+        for i, block in enumerate(self.blocks):
+            x = block(x, None if paths is None else paths[i])
+        return self.head(x, units)
+
+
+class Normalised(nnx.Module):
+    """A convolution, batch normalisation, and an activation where there is one."""
+
+    def __init__(self, convolution: Conv | DepthwiseConv, activation: Activation | None, *, rngs: nnx.Rngs):
+        self.convolution = convolution
+        self.norm = Norm(convolution.out_features, rngs=rngs)
+        self.activation = activation
+
+    def __call__(self, x: Float[Array, "n h w c"]) -> Float[Array, "n h2 w2 d"]:
+        """Runs them; gives the dtype that the convolution computes in."""
+        x = self.norm(self.convolution(x))
+        return x if self.activation is None else ACTIVATIONS[self.activation](x)
+
+
+class SqueezeExcitation(nnx.Module):
+    """Weighs channels by what a small network makes of their means (arXiv 1709.01507)."""
+
+    def __init__(self, channels: int, squeezed: int, gate: Gate, *, rngs: nnx.Rngs):
+        self.squeeze = nnx.Linear(channels, squeezed, rngs=rngs)
+        self.excite = nnx.Linear(squeezed, channels, rngs=rngs)
+        self.gate = gate
+
+    def __call__(self, x: Float[Array, "n h w c"]) -> Float[Array, "n h w c"]:
+        """Weighs the channels of each image."""
+        squeezed = self.squeeze(jnp.mean(x.astype(jnp.float32), axis=(1, 2)))
+        weights = GATES[self.gate](self.excite(ACTIVATIONS[BEFORE_GATES[self.gate]](squeezed)))
+        return x * weights[:, None, None].astype(x.dtype)
+
+
+class InvertedResidual(nnx.Module):
+    """One block; `gate` is that of its squeeze-and-excitation."""
+
+    def __init__(self, block: Block, gate: Gate, *, dtype: DTypeLike, rngs: nnx.Rngs):
+        expansion = Conv(block.inputs, block.expanded, 1, dtype=dtype, rngs=rngs) if block.expands else None
+        depthwise = DepthwiseConv(block.expanded, block.kernel, block.stride, dtype=dtype, rngs=rngs)
+        projection = Conv(block.expanded, block.outputs, 1, dtype=dtype, rngs=rngs)
+        self.expansion = None if expansion is None else Normalised(expansion, block.activation, rngs=rngs)
+        self.depthwise = Normalised(depthwise, block.activation, rngs=rngs)
+        self.excitation = SqueezeExcitation(block.expanded, block.squeezed, gate, rngs=rngs) if block.squeezed else None
+        self.projection = Normalised(projection, None, rngs=rngs)
+        self.residual = block.residual
+
+    def __call__(self, x: Float[Array, "n h w c"], scales: Float[Array, " n"] | None = None) -> Array:
+        """Runs the block; `scales` multiply what the input is added to, image by image."""
+        y = x if self.expansion is None else self.expansion(x)
+        y = self.depthwise(y)
+        y = y if self.excitation is None else self.excitation(y)
+        y = self.projection(y)
+        if not self.residual:
+            return y
+        return x + (y if scales is None else layers.scale_images(y, scales))
+
+
+class Head(nnx.Module):
+    """All that comes after the blocks of a network."""
+
+    def __init__(self, spec: MobileNet, *, dtype: DTypeLike, rngs: nnx.Rngs):
+        inputs = spec.blocks[-1].outputs if spec.blocks else spec.stem
+        last = Conv(inputs, spec.last, 1, dtype=dtype, rngs=rngs)
+        self.last = Normalised(last, spec.activation, rngs=rngs)
+        self.hidden = nnx.Linear(spec.last, spec.hidden, use_bias=spec.hidden_bias, rngs=rngs) if spec.hidden else None
+        self.classifier = nnx.Linear(spec.hidden or spec.last, spec.classes, rngs=rngs)
+        self.activation = spec.activation
+
+    def __call__(
+        self, x: Float[Array, "n h w c"], units: Float[Array, "n d"] | None = None
+    ) -> Float32[Array, "n classes"]:
+        """Logits; `units` multiply what the classifier reads."""
+        features = jnp.mean(self.last(x).astype(jnp.float32), axis=(1, 2))
+        if self.hidden is not None:
+            features = ACTIVATIONS[self.activation](self.hidden(features))
+        return self.classifier(features if units is None else features * units)
+
+
+def stem(spec: MobileNet, *, dtype: DTypeLike, rngs: nnx.Rngs) -> Normalised:
+    """What reads the images of a network."""
+    first = Conv(spec.image_channels, spec.stem, 3, spec.stem_stride, dtype=dtype, rngs=rngs)
+    return Normalised(first, spec.activation, rngs=rngs)

@@ -1,0 +1,222 @@
+"""The elastic supernet of a MobileNet space: every network of the space is a part of the largest one.
+
+As in once-for-all (arXiv 1908.09791), whose space arXiv 1906.06832 (section 5.2) searches: a code takes the first
+layers of each stage, the first channels of what is expanded, and the centre of the depthwise kernels
+(`models/layers/slices.py`; once-for-all transforms the centre, here it is taken as it is); a smaller width takes the
+first channels of everything, and a smaller resolution resizes the images. The code is data: one compiled program runs
+every network, and what a code does not take is not computed. The weights that it takes make an ordinary network of
+`models/mobilenet/final.py`.
+
+A layer switches between its kernels and expansions (`models/layers/switch.py`). The layers of a stage after its first
+have the same shapes: they are a loop, whose body is compiled once. Widths and resolutions change the shapes of all
+layers, so there is a whole network in the program for each pair of them: let a space have few.
+"""
+
+import dataclasses
+import functools
+import itertools
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jax import lax
+from jax.typing import DTypeLike
+from jaxtyping import Array, Float, Float32, Int, PRNGKeyArray
+
+from lanas_jax.spaces.inverted_residuals import Block, Gate, MobileNet
+from lanas_jax.spaces.mobilenet import MobileNetSpace
+from models import layers
+from models.functional import Functional, Tree
+from models.layers import slices
+from models.layers.switch import Branch, switch
+from models.mobilenet.final import FinalMobileNet
+from models.mobilenet.network import Head, InvertedResidual, stem
+
+Code = Int[Array | np.ndarray, " dims"]
+
+
+@dataclasses.dataclass(frozen=True)
+class MobileNetSupernet:
+    """The supernet of a space.
+
+    Args:
+      space: says which networks there are.
+      compute_dtype: float32, or bfloat16 for activations and convolutions; parameters are float32 in any case.
+
+    Raises:
+      ValueError: another dtype, or an expansion that expands nothing.
+    """
+
+    space: MobileNetSpace
+    compute_dtype: DTypeLike = jnp.float32
+
+    def __post_init__(self) -> None:
+        layers.check_compute_dtype(self.compute_dtype)
+        if min(self.space.expansions) < 2:
+            raise ValueError(
+                f"expansions must be at least 2, else a layer has no expanding convolution to take a part of; "
+                f"got {self.space.expansions}"
+            )
+
+    def init(self, key: PRNGKeyArray) -> tuple[Tree, Tree]:
+        """Weights and batch statistics of the largest network, as `FinalMobileNet.init` gives them.
+
+        The key is consumed.
+        """
+        return self.standalone(self.space.cardinalities - 1).init(key)
+
+    def apply(
+        self, params: Tree, batch_stats: Tree, code: Code, images: Float[Array, "n h w c"], *, train: bool
+    ) -> tuple[Float32[Array, "n classes"], Tree]:
+        """Runs the network of `code`, which may be traced.
+
+        Args:
+          params: weights, as `init` gives them.
+          batch_stats: running means and variances, as `init` gives them.
+          code: the architecture.
+          images: a batch; resized to the code's resolution, where they have another.
+          train: whether to normalise by the statistics of the batch, else by the running ones.
+
+        Returns:
+          Logits, and the batch statistics that follow: when training, those that the code uses move.
+        """
+        codes = jnp.asarray(code, jnp.int32)[None]
+        parts = self.space.parts(codes)
+        chosen = parts.kernel[0] * len(self.space.expansions) + parts.expansion[0]
+        cases = jnp.where(self.space.present(codes)[0], 1 + chosen, 0)
+        sizes = itertools.product(range(len(self.space.widths)), range(len(self.space.resolutions)))
+        networks = [functools.partial(self._run, *size, train) for size in sizes]
+        index = parts.width[0] * len(self.space.resolutions) + parts.resolution[0]
+        logits, new_stats = lax.switch(index, networks, params, batch_stats, cases, images)
+        return logits, new_stats if train else batch_stats
+
+    def statistics(self, params: Tree, code: Code, images: Float[Array, "n h w c"]) -> Tree:
+        """Means and variances of one batch alone, by the code, which may be traced; zero for what it does not use.
+
+        The running statistics mix all networks that were trained; those of one network are such means over batches.
+        """
+        shapes = self.standalone(self.space.cardinalities - 1).module.batch_stats
+        zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
+        _, moved = self.apply(params, zeros, code, images, train=True)
+        return jax.tree.map(lambda x: x / (1 - layers.MOMENTUM), moved)
+
+    def extract(self, params: Tree, batch_stats: Tree, code: Code) -> tuple[Tree, Tree]:
+        """The weights and statistics that a code uses, as those of its `standalone` network.
+
+        Raises:
+          ValueError: a code of the wrong length, or an integer out of range.
+        """
+        network = self.standalone(code)
+        present = np.asarray(self.space.present(network.code[None])[0]).reshape(-1)
+        rows = [0, *(1 + np.flatnonzero(present)).tolist()]
+
+        def taken(tree: Tree, shapes: Tree) -> Tree:
+            blocks = {i: tree["blocks"][row] for i, row in enumerate(rows)}
+            return slices.part(tree | {"blocks": blocks}, shapes)
+
+        return taken(params, network.module.params), taken(batch_stats, network.module.batch_stats)
+
+    def standalone(self, code: Code) -> FinalMobileNet:
+        """The network of a code on its own, without dropout; with what `extract` gives it has the same outputs.
+
+        Raises:
+          ValueError: as `extract`.
+        """
+        return FinalMobileNet(self.space, np.asarray(code), self.compute_dtype, dropout=0.0)
+
+    def _run(
+        self,
+        width: int,
+        resolution: int,
+        train: bool,
+        params: Tree,
+        batch_stats: Tree,
+        cases: Int[Array, "stages layers"],
+        images: Float[Array, "n h w c"],
+    ) -> tuple[Array, Tree]:
+        """The network of one width and one resolution (which of them), layers chosen by `cases`."""
+        spec = self._spec(width)
+        x = layers.resized(images, self.space.resolutions[resolution])
+        new_stats: dict[str, Any] = {"blocks": {}}
+        x, new_stats["stem"] = _layer(self._stem(spec), train, (x, params["stem"]), batch_stats["stem"])
+        first = _block(spec.blocks[0], spec.gate, self._dtype)
+        x, new_stats["blocks"][0] = _layer(first, train, (x, params["blocks"][0]), batch_stats["blocks"][0])
+        for s in range(len(self.space.stages)):
+            rows = range(1 + s * self.space.layers, 1 + (s + 1) * self.space.layers)
+            weights, stats = ([tree["blocks"][row] for row in rows] for tree in (params, batch_stats))
+            x, moved = self._stage(spec.gate, width, s, train, x, weights, stats, cases[s])
+            new_stats["blocks"] |= dict(zip(rows, moved, strict=True))
+        logits, new_stats["head"] = _layer(self._head(spec), train, (x, params["head"]), batch_stats["head"])
+        return logits, new_stats
+
+    def _stage(
+        self,
+        gate: Gate,
+        width: int,
+        stage: int,
+        train: bool,
+        x: Float[Array, "n h w c"],
+        weights: Sequence[Tree],
+        stats: Sequence[Tree],
+        cases: Int[Array, " layers"],
+    ) -> tuple[Float[Array, "n h2 w2 d"], list[Tree]]:
+        """The layers of a stage, and their statistics that follow. Case 0 is a layer that is not there."""
+        first, rest = (self._choices(gate, width, stage, layer, train) for layer in (0, 1))
+        x, moved = switch(first, cases[0] - 1, (x, weights[0]), stats[0])
+        if len(weights) == 1:
+            return x, [moved]
+
+        def layer(x: Array, row: tuple[Array, Tree, Tree]) -> tuple[Array, Tree]:
+            return switch((_absent, *rest), row[0], (x, row[1]), row[2])
+
+        x, others = lax.scan(layer, x, (cases[1:], _stacked(weights[1:]), _stacked(stats[1:])))
+        return x, [moved, *(jax.tree.map(lambda leaf, i=i: leaf[i], others) for i in range(len(weights) - 1))]
+
+    def _choices(self, gate: Gate, width: int, stage: int, layer: int, train: bool) -> tuple[Branch, ...]:
+        """A layer with each kernel, and with each expansion of that."""
+        space = self.space
+        blocks = [
+            space.block(space.widths[width], stage, layer, *choice)
+            for choice in itertools.product(space.kernels, space.expansions)
+        ]
+        return tuple(functools.partial(_layer, _block(block, gate, self._dtype), train) for block in blocks)
+
+    def _spec(self, width: int) -> MobileNet:
+        """A network of that width, for its stem, first block and head."""
+        code = np.zeros(self.space.dims, np.int32)
+        code[1] = width
+        return self.space.network(code)
+
+    def _stem(self, spec: MobileNet) -> Functional:
+        return Functional(lambda: stem(spec, dtype=self.compute_dtype, rngs=nnx.Rngs(0)))
+
+    def _head(self, spec: MobileNet) -> Functional:
+        return Functional(lambda: Head(spec, dtype=self.compute_dtype, rngs=nnx.Rngs(0)))
+
+    @property
+    def _dtype(self) -> np.dtype:
+        return jnp.dtype(self.compute_dtype)
+
+
+@functools.cache
+def _block(block: Block, gate: Gate, dtype: np.dtype) -> Functional:
+    return Functional(lambda: InvertedResidual(block, gate, dtype=dtype, rngs=nnx.Rngs(0)))
+
+
+def _layer(module: Functional, train: bool, operands: tuple[Array, Tree], stats: Tree) -> tuple[Array, Tree]:
+    """A layer of the images and the weights of the largest one; gives its statistics as they follow, too."""
+    x, weights = operands
+    own = slices.part(stats, module.batch_stats)
+    y, moved = module.run(slices.part(weights, module.params), own, lambda layer: layer(x), train=train)
+    return y, slices.replaced(stats, moved) if train else stats
+
+
+def _absent(operands: tuple[Array, Tree], stats: Tree) -> tuple[Array, Tree]:
+    return operands[0], stats
+
+
+def _stacked(trees: Sequence[Tree]) -> Tree:
+    return jax.tree.map(lambda *leaves: jnp.stack(leaves), *trees)

@@ -1,0 +1,184 @@
+"""Networks of the NAS-Bench-101 space, each built for its code.
+
+The network is the benchmark's own (supplement of arXiv 1902.09635, its published code where that says more), which
+`lanas_jax/spaces/nasbench101_network.py` describes, with its initial weights and constants. How wide a vertex is
+depends on the graph, so there is no form that takes codes as data: a candidate is a program of its own.
+
+In bfloat16, images, what lies between layers and the operands of convolutions are rounded; parameters, gradients,
+statistics, the average of the pixels and the head stay float32.
+"""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jax.typing import DTypeLike
+from jaxtyping import Array, Float, Float32, Int, PRNGKeyArray
+
+from lanas_jax.spaces.nasbench101 import OPERATIONS, NASBench101Space
+from lanas_jax.spaces.nasbench101_network import CellShape, vertex_channels
+from models import layers
+from models.fixed import FixedNetwork
+from models.layers.conv import Conv
+from models.layers.norm import Norm
+
+MOMENTUM = 0.997  # of the running batch statistics
+CONV_3X3, CONV_1X1, MAX_POOL = OPERATIONS
+
+Code = Int[Array | np.ndarray, " dims"]
+
+
+@dataclasses.dataclass(frozen=True)
+class NASBench101:
+    """The networks of a space.
+
+    Args:
+      space: says how large the networks are.
+      compute_dtype: float32, or bfloat16 for activations and convolutions; parameters are float32 in any case.
+
+    Raises:
+      ValueError: another dtype.
+    """
+
+    space: NASBench101Space
+    compute_dtype: DTypeLike = jnp.float32
+
+    def __post_init__(self) -> None:
+        layers.check_compute_dtype(self.compute_dtype)
+
+    def build(self, code: Code, rngs: nnx.Rngs) -> "NASBench101Network":
+        """The network built for one code, its vertices in the code's order.
+
+        Raises:
+          ValueError: a code of the wrong length, an integer out of range, or no path from input to output.
+        """
+        return NASBench101Network(self.space, code, dtype=self.compute_dtype, rngs=rngs)
+
+    def for_code(self, code: Code) -> FixedNetwork:
+        """The network built for one code, with the face that trainers want.
+
+        Raises:
+          ValueError: as `build`.
+        """
+        self.space.to_graph(code)
+        return FixedNetwork(self.space, BuiltFor(self, tuple(np.asarray(code).tolist())))
+
+
+@dataclasses.dataclass(frozen=True)
+class BuiltFor:
+    """Builds the network of one code; equal where networks and code are.
+
+    Args:
+      networks: those of the space.
+      code: the architecture.
+    """
+
+    networks: NASBench101
+    code: tuple[int, ...]
+
+    def __call__(self, key: PRNGKeyArray) -> "NASBench101Network":
+        """The network. The key is consumed."""
+        return self.networks.build(np.array(self.code, np.int32), nnx.Rngs(key))
+
+
+class ConvNormRelu(nnx.Module):
+    """Convolution, normalisation, ReLU."""
+
+    def __init__(self, inputs: int, channels: int, size: int, *, dtype: DTypeLike, rngs: nnx.Rngs):
+        self.conv = Conv(inputs, channels, size, dtype=dtype, rngs=rngs)
+        self.norm = Norm(channels, momentum=MOMENTUM, rngs=rngs)
+
+    def __call__(self, x: Float[Array, "n h w c"]) -> Float[Array, "n h w d"]:
+        """Runs all three."""
+        return jax.nn.relu(self.norm(self.conv(x)))
+
+
+class MaxPool(nnx.Module):
+    """The maximum of 3x3 pixels."""
+
+    def __call__(self, x: Float[Array, "n h w c"]) -> Float[Array, "n h w c"]:
+        """Pools."""
+        return layers.max_pool(x)
+
+
+class Cell(nnx.Module):
+    """A pruned graph: inner vertices apply an operation to a sum, the output concatenates and adds."""
+
+    def __init__(
+        self,
+        adjacency: Int[np.ndarray, "v v"],
+        operations: tuple[str, ...],
+        shape: CellShape,
+        *,
+        dtype: DTypeLike,
+        rngs: nnx.Rngs,
+    ):
+        widths = [*vertex_channels(adjacency[None], shape.channels)[0].tolist(), shape.channels]
+        self.widths = tuple(widths)  # of the vertices 1, 2, ..., output
+        self.sources = tuple(tuple(np.flatnonzero(column).tolist()) for column in adjacency.T[1:])
+        self.projections = nnx.Dict(
+            {
+                str(v): ConvNormRelu(shape.inputs, width, 1, dtype=dtype, rngs=rngs)
+                for v, (width, sources) in enumerate(zip(widths, self.sources, strict=True), 1)
+                if 0 in sources
+            }
+        )
+        inner = zip(operations[1:-1], widths, strict=False)
+        self.operations = nnx.List([_operation(operation, width, dtype, rngs) for operation, width in inner])
+
+    def __call__(self, x: Float[Array, "n h w c"]) -> Float[Array, "n h w d"]:
+        """Runs the vertices in order."""
+        states = [x]
+        for v, (operation, width) in enumerate(zip(self.operations, self.widths, strict=False), 1):
+            parts = [states[u][..., :width] for u in self.sources[v - 1] if u]
+            states.append(operation(sum(parts, self._projected(x, v))))
+        output = len(states)
+        ends = [states[u] for u in self.sources[-1] if u]
+        projected = self._projected(x, output)
+        return jnp.concatenate(ends, axis=-1) + projected if ends else projected
+
+    def _projected(self, x: Float[Array, "n h w c"], vertex: int) -> Array:
+        """What the input adds to a vertex: zero where there is no edge."""
+        if 0 in self.sources[vertex - 1]:
+            return self.projections[str(vertex)](x)
+        return jnp.zeros((), x.dtype)
+
+
+class NASBench101Network(nnx.Module):
+    """The network of one code.
+
+    Args:
+      space: the space of the code; gives the sizes.
+      code: the architecture, vertices in its order.
+      dtype: of activations and of the operands of convolutions; parameters are float32.
+      rngs: for the initial weights: of convolutions, truncated normal numbers of variance ``1 / fan_in``.
+
+    Raises:
+      ValueError: a code of the wrong length, an integer out of range, or no path from input to output.
+    """
+
+    def __init__(self, space: NASBench101Space, code: Code, *, dtype: DTypeLike = jnp.float32, rngs: nnx.Rngs):
+        adjacency, operations = space.to_graph(code)
+        shapes = space.shapes
+        self.cells_per_stack = space.cells
+        self.stem = ConvNormRelu(space.image_channels, space.channels, 3, dtype=dtype, rngs=rngs)
+        self.cells = nnx.List([Cell(adjacency, operations, shape, dtype=dtype, rngs=rngs) for shape in shapes])
+        initial = nnx.initializers.glorot_uniform()
+        self.head = nnx.Linear(shapes[-1].channels, space.classes, kernel_init=initial, rngs=rngs)
+
+    def __call__(self, images: Float[Array, "n h w c"]) -> Float32[Array, "n classes"]:
+        """Logits; by the statistics of the batch after `train()`, by the running ones after `eval()`."""
+        x = self.stem(images)
+        for i, cell in enumerate(self.cells):
+            if i and i % self.cells_per_stack == 0:
+                x = nnx.max_pool(x, (2, 2), (2, 2), "SAME")
+            x = cell(x)
+        return self.head(jnp.mean(x.astype(jnp.float32), axis=(1, 2)))
+
+
+def _operation(operation: str, channels: int, dtype: DTypeLike, rngs: nnx.Rngs) -> nnx.Module:
+    if operation == MAX_POOL:
+        return MaxPool()
+    return ConvNormRelu(channels, channels, 3 if operation == CONV_3X3 else 1, dtype=dtype, rngs=rngs)

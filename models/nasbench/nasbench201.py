@@ -1,0 +1,196 @@
+"""Networks of the NAS-Bench-201 space, in two forms that give the same outputs from the same weights.
+
+`NASBench201.apply` takes the code as data: one compiled program trains every candidate of the space. `specialise`,
+`build` and `for_code` give the network of one code, which has its parameters alone
+(`models/nasbench/nasbench201_network.py`). The code-as-data form carries the union of what codes may need
+(`models/nasbench/nasbench201_cell.py`); what a code does not need is zero, has zero gradient, and thus takes no part in
+weight decay, clipping or counting.
+
+The network is the benchmark's own (section 2 of arXiv 2001.00326, its published code where that says more), with the
+initial weights that PyTorch gives it by default. In bfloat16, images, what lies between layers and the operands of
+convolutions are rounded; parameters, gradients, statistics, the average of the pixels and the head stay float32.
+"""
+
+import dataclasses
+import math
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jax.flatten_util import ravel_pytree
+from jax.typing import DTypeLike
+from jaxtyping import Array, Float, Float32, Int, PRNGKeyArray
+
+from lanas_jax.spaces.nasbench201 import CONV_1X1, CONV_3X3, EDGES, NASBench201Space, Stage
+from models import layers
+from models.fixed import FixedNetwork, InitialisedFor
+from models.layers.norm import identity_norm, initial_stats, norm
+from models.nasbench.nasbench201_cell import relu_conv_norm, run_stage
+from models.nasbench.nasbench201_network import NASBench201Network, network_state
+
+Tree = dict[str, Any]
+Code = Int[Array | np.ndarray, " dims"]
+
+
+@dataclasses.dataclass(frozen=True)
+class NASBench201:
+    """The networks of a space.
+
+    Args:
+      space: says how large the networks are.
+      compute_dtype: float32, or bfloat16 for activations and convolutions; parameters are float32 in any case.
+
+    Raises:
+      ValueError: another dtype.
+    """
+
+    space: NASBench201Space
+    compute_dtype: DTypeLike = jnp.float32
+
+    def __post_init__(self) -> None:
+        layers.check_compute_dtype(self.compute_dtype)
+
+    def init(self, key: PRNGKeyArray, code: Code) -> tuple[Tree, Tree]:
+        """Weights and batch statistics of one network; `code` may be traced.
+
+        Kernels and the head's biases are uniform within ``1 / sqrt(fan_in)`` of zero, where fan-in counts what the code
+        uses. The key is consumed.
+
+        Returns:
+          Parameters and batch statistics: the keys are ``stem``, ``stages`` and ``reductions`` (lists), ``last_norm``
+          and, for parameters, ``head``.
+        """
+        space, noise = self.space, self._noise(key)
+        last = space.stages[-1].channels
+        bound = 1 / math.sqrt(last)
+        params = {
+            "stem": _conv_weights(noise["stem"]),
+            "stages": [self._edge_weights(kernels, code) for kernels in noise["stages"]],
+            "reductions": [
+                {
+                    "first": _conv_weights(kernels["first"]),
+                    "second": _conv_weights(kernels["second"]),
+                    "shortcut": {"kernel": _scaled(kernels["shortcut"])},
+                }
+                for kernels in noise["reductions"]
+            ],
+            "last_norm": identity_norm((last,)),
+            "head": {name: bound * value for name, value in noise["head"].items()},
+        }
+        return params, self._stats()
+
+    def apply(
+        self, params: Tree, batch_stats: Tree, code: Code, images: Float[Array, "n h w c"], *, train: bool
+    ) -> tuple[Float32[Array, "n classes"], Tree]:
+        """Runs the network of `code`, which may be traced.
+
+        Args:
+          params: weights, as `init` gives them.
+          batch_stats: running means and variances, as `init` gives them.
+          code: the architecture.
+          images: a batch of the space's image size and channels.
+          train: whether to normalise by the statistics of the batch, else by the running ones.
+
+        Returns:
+          Logits, and the batch statistics that follow (unchanged unless training).
+        """
+        code = jnp.asarray(code, jnp.int32)
+        x = layers.convolution(images.astype(self.compute_dtype), params["stem"]["kernel"])
+        x, stem = norm(x, params["stem"], batch_stats["stem"], train)
+        stages, reductions = [], []
+        for i, (weights, stats) in enumerate(zip(params["stages"], batch_stats["stages"], strict=True)):
+            if i:
+                x, new = _reduce(x, params["reductions"][i - 1], batch_stats["reductions"][i - 1], train)
+                reductions.append(new)
+            x, new = run_stage(x, weights, stats, code, train=train)
+            stages.append(new)
+        x, last = norm(x, params["last_norm"], batch_stats["last_norm"], train)
+        pooled = jnp.mean(jax.nn.relu(x).astype(jnp.float32), axis=(1, 2))
+        logits = pooled @ params["head"]["kernel"] + params["head"]["bias"][None]
+        return logits, {"stem": stem, "stages": stages, "reductions": reductions, "last_norm": last}
+
+    def specialise(self, params: Tree, batch_stats: Tree, code: Code) -> NASBench201Network:
+        """The network built for one code, with the weights that the code uses.
+
+        Raises:
+          ValueError: a code of the wrong length, or an integer out of range.
+        """
+        checked = self.space.check(np.asarray(code)[None])[0]
+        graph = nnx.graphdef(nnx.eval_shape(lambda: self._network(checked)))
+        return nnx.merge(graph, network_state(params, batch_stats, checked))
+
+    def build(self, code: Code, rngs: nnx.Rngs) -> NASBench201Network:
+        """The network built for one code, initialised as `init` does; takes one key of the stream ``params``."""
+        params, batch_stats = jax.jit(self.init)(rngs.params(), jnp.asarray(code, jnp.int32))
+        return self.specialise(params, batch_stats, code)
+
+    def for_code(self, code: Code) -> FixedNetwork:
+        """The network built for one code with the face of this one, for trainers; the same key, the same weights.
+
+        Raises:
+          ValueError: a code of the wrong length, or an integer out of range.
+        """
+        checked = self.space.check(np.asarray(code)[None])[0]
+        return FixedNetwork(self.space, InitialisedFor(self, tuple(checked.tolist())))
+
+    def _network(self, code: Int[np.ndarray, " dims"]) -> NASBench201Network:
+        return NASBench201Network(self.space, code, dtype=self.compute_dtype, rngs=nnx.Rngs(0))
+
+    def _noise(self, key: PRNGKeyArray) -> Tree:
+        """Uniform numbers in [-1, 1) for all kernels, in one draw: each of its own would compile for a second."""
+        space, stages = self.space, self.space.stages
+        last = stages[-1].channels
+        shapes = {
+            "stem": (3, 3, space.image_channels, space.channels),
+            "stages": [(space.cells, len(EDGES), 3, 3, stage.channels, stage.channels) for stage in stages],
+            "reductions": [_reduction_shapes(stage) for stage in stages[:-1]],
+            "head": {"kernel": (last, space.classes), "bias": (space.classes,)},
+        }
+        zeros = jax.tree.map(jnp.zeros, shapes, is_leaf=lambda x: isinstance(x, tuple))
+        flat, unravel = ravel_pytree(zeros)
+        return unravel(jax.random.uniform(key, flat.shape, minval=-1.0))
+
+    def _edge_weights(self, noise: Float[Array, "cells edges 3 3 c c"], code: Code) -> Tree:
+        """Of a stage, zero where the code does not use them."""
+        code = jnp.asarray(code, jnp.int32)[None]
+        centre = np.pad(np.ones((1, 1), bool), 1)
+        wide, narrow = ((code == operation)[:, :, None, None] for operation in (CONV_3X3, CONV_1X1))
+        window = wide | (narrow & centre[None, None])  # [1, edges, 3, 3]
+        fan_in = noise.shape[-1] * jnp.maximum(window.sum(axis=(2, 3), keepdims=True), 1)
+        bound = jnp.where(window, 1 / jnp.sqrt(fan_in.astype(jnp.float32)), 0)[..., None, None]
+        uses = window[:, :, 1, 1, None].astype(jnp.float32)
+        shape = (*noise.shape[:2], noise.shape[-1])
+        return {"kernel": noise * bound, "scale": jnp.ones(shape) * uses, "bias": jnp.zeros(shape)}
+
+    def _stats(self) -> Tree:
+        space = self.space
+        after = [stage.channels for stage in space.stages[1:]]
+        return {
+            "stem": initial_stats((space.channels,)),
+            "stages": [initial_stats((space.cells, len(EDGES), stage.channels)) for stage in space.stages],
+            "reductions": [{name: initial_stats((c,)) for name in ("first", "second")} for c in after],
+            "last_norm": initial_stats((space.stages[-1].channels,)),
+        }
+
+
+def _reduce(x: Float[Array, "n h w c"], weights: Tree, stats: Tree, train: bool) -> tuple[Array, Tree]:
+    """A residual block: two 3x3 convolutions, and one of 1x1 on the means of 2x2 pixels."""
+    y, first = relu_conv_norm(x, weights["first"], stats["first"], train, stride=2)
+    y, second = relu_conv_norm(y, weights["second"], stats["second"], train)
+    shortcut = layers.convolution(layers.average_of_four(x), weights["shortcut"]["kernel"])
+    return shortcut + y, {"first": first, "second": second}
+
+
+def _reduction_shapes(before: Stage) -> dict[str, tuple[int, ...]]:
+    c = before.channels
+    return {"first": (3, 3, c, 2 * c), "second": (3, 3, 2 * c, 2 * c), "shortcut": (1, 1, c, 2 * c)}
+
+
+def _conv_weights(noise: Float[Array, "k k c d"]) -> Tree:
+    return {"kernel": _scaled(noise), **identity_norm(noise.shape[-1:])}
+
+
+def _scaled(noise: Float[Array, "k k c d"]) -> Array:
+    return noise / math.sqrt(math.prod(noise.shape[:3]))

@@ -1,0 +1,112 @@
+"""NAS-Bench-201 cells with their code as data: one program for every stage of cells of one size.
+
+Each edge owns the union of what the five operations need, stacked over cells and edges:
+
+- ``kernel``: ``[cells, 6, 3, 3, c, c]``; the 1x1 convolution reads the centre
+- ``scale``, ``bias``: ``[cells, 6, c]``
+
+and batch statistics ``mean``, ``variance`` likewise. What a code does not use is zero and stays zero. All of these are
+float32; a cell computes in the dtype of its images, to which each edge rounds the kernel it reads.
+
+Loops over cells and edges hold the only `lax.switch`, so that each operation is compiled once for a stage and only the
+chosen ones run. The gradient of a switch would keep the residuals of all its branches; an edge therefore has one of its
+own, which keeps the images alone and runs the operation again.
+"""
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+from jaxtyping import Array, Float, Int
+
+from lanas_jax.spaces.nasbench201 import EDGES
+from models import layers
+from models.layers.norm import norm
+
+Tree = dict[str, Array]
+Images = Float[Array, "n h w c"]
+Operation = Callable[[Array, Tree, Tree], tuple[Array, Tree]]
+
+
+def run_stage(
+    x: Images, params: Tree, batch_stats: Tree, code: Int[Array, " 6"], *, train: bool
+) -> tuple[Images, Tree]:
+    """What the last of a stage's cells puts out, and the batch statistics that follow.
+
+    Args:
+      x: what enters the first.
+      params: weights of all cells and edges.
+      batch_stats: running statistics of all cells and edges.
+      code: the operation of each edge.
+      train: whether to normalise by the statistics of the batch.
+    """
+
+    def cell(x: Images, own: tuple[Tree, Tree]) -> tuple[Images, Tree]:
+        return _run_cell(x, *own, code, train)
+
+    return lax.scan(cell, x, (params, batch_stats))
+
+
+def _run_cell(x: Images, params: Tree, batch_stats: Tree, code: Int[Array, " 6"], train: bool) -> tuple[Images, Tree]:
+    def edge(nodes: Float[Array, "nodes n h w c"], own: tuple) -> tuple[Array, Tree]:
+        (source, target), operation, weights, stats = own
+        y, new_stats = _run_edge(train, operation, _node(nodes, source), weights, stats)
+        return lax.dynamic_update_index_in_dim(nodes, _node(nodes, target) + y, target, 0), new_stats
+
+    ends = tuple(jnp.asarray(column) for column in np.array(EDGES, np.int32).T)
+    start = jnp.concatenate([x[None], jnp.zeros((3, *x.shape), x.dtype)])
+    nodes, new_stats = lax.scan(edge, start, (ends, code, params, batch_stats))
+    return nodes[-1], new_stats
+
+
+def _node(nodes: Float[Array, "nodes n h w c"], i: Int[Array, ""]) -> Images:
+    return lax.dynamic_index_in_dim(nodes, i, 0, keepdims=False)
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _run_edge(train: bool, operation: Int[Array, ""], x: Images, weights: Tree, stats: Tree) -> tuple[Images, Tree]:
+    return lax.switch(operation, _operations(train), x, weights, stats)
+
+
+def _run_edge_forward(train: bool, operation: Array, x: Array, weights: Tree, stats: Tree) -> tuple[Any, tuple]:
+    return _run_edge(train, operation, x, weights, stats), (operation, x, weights, stats)
+
+
+def _run_edge_backward(train: bool, saved: tuple, cotangents: tuple[Array, Tree]) -> tuple:
+    operation, x, weights, stats = saved
+    dy, _ = cotangents  # running statistics carry no gradient
+    pullbacks = [partial(_pullback, operation) for operation in _operations(train)]
+    dx, dweights = lax.switch(operation, pullbacks, x, weights, stats, dy)
+    return None, dx, dweights, jax.tree.map(jnp.zeros_like, stats)
+
+
+_run_edge.defvjp(_run_edge_forward, _run_edge_backward)
+
+
+def _pullback(operation: Operation, x: Array, weights: Tree, stats: Tree, dy: Array) -> tuple[Array, Tree]:
+    _, pullback = jax.vjp(lambda x, weights: operation(x, weights, stats)[0], x, weights)
+    return pullback(dy)
+
+
+def _operations(train: bool) -> Sequence[Operation]:
+    """In the order of a code, `(x, weights, stats) -> (y, stats)`."""
+    return [
+        lambda x, weights, stats: (jnp.zeros_like(x), stats),
+        lambda x, weights, stats: (x, stats),
+        lambda x, weights, stats: relu_conv_norm(x, _centre(weights), stats, train),
+        lambda x, weights, stats: relu_conv_norm(x, weights, stats, train),
+        lambda x, weights, stats: (layers.average_pool(x), stats),
+    ]
+
+
+def _centre(weights: Tree) -> Tree:
+    return weights | {"kernel": weights["kernel"][1:2, 1:2]}
+
+
+def relu_conv_norm(x: Images, weights: Tree, stats: Tree, train: bool, stride: int = 1) -> tuple[Array, Tree]:
+    """ReLU, convolution and normalisation; gives the statistics that follow, too."""
+    return norm(layers.convolution(jax.nn.relu(x), weights["kernel"], stride), weights, stats, train)

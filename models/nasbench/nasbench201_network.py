@@ -1,0 +1,172 @@
+"""The network of one NAS-Bench-201 cell as a Flax module: exactly its layers and its parameters.
+
+As in the benchmark's published code: a 3x3 stem with normalisation, three stages of cells, residual blocks that halve
+the resolution between them, then normalisation, ReLU, the average of the pixels and a linear head.
+`models/nasbench/nasbench201.py` runs the same networks with the code as data; `specialise` there hands weights over.
+"""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jax.typing import DTypeLike
+from jaxtyping import Array, Float, Float32, Int
+
+from lanas_jax.spaces.nasbench201 import (
+    AVERAGE_POOL,
+    CONV_1X1,
+    CONV_3X3,
+    EDGES,
+    NONE,
+    SKIP_CONNECT,
+    NASBench201Space,
+)
+from models import layers
+from models.layers.conv import Conv
+from models.layers.norm import Norm, norm_state
+
+Tree = dict[Any, Any]  # the keys of a module's state are names, and positions in lists
+
+
+class ReluConvNorm(nnx.Module):
+    """ReLU, convolution, normalisation."""
+
+    def __init__(self, inputs: int, channels: int, size: int, stride: int = 1, *, dtype: DTypeLike, rngs: nnx.Rngs):
+        self.conv = Conv(inputs, channels, size, stride, dtype=dtype, rngs=rngs)
+        self.norm = Norm(channels, rngs=rngs)
+
+    def __call__(self, x: Float[Array, "n h w c"]) -> Float[Array, "n h2 w2 d"]:
+        """Runs all three."""
+        return self.norm(self.conv(jax.nn.relu(x)))
+
+
+class AveragePool(nnx.Module):
+    """The mean of 3x3 pixels."""
+
+    def __call__(self, x: Float[Array, "n h w c"]) -> Float[Array, "n h w c"]:
+        """Pools."""
+        return layers.average_pool(x)
+
+
+class Identity(nnx.Module):
+    """A skip."""
+
+    def __call__(self, x: Float[Array, "n h w c"]) -> Float[Array, "n h w c"]:
+        """Hands on."""
+        return x
+
+
+class Zero(nnx.Module):
+    """An edge that is not there."""
+
+    def __call__(self, x: Float[Array, "n h w c"]) -> Float[Array, "n h w c"]:
+        """Forgets."""
+        return jnp.zeros_like(x)
+
+
+class Cell(nnx.Module):
+    """Four nodes; each but the first is the sum of the edges that enter it."""
+
+    def __init__(self, code: Int[np.ndarray, " dims"], channels: int, *, dtype: DTypeLike, rngs: nnx.Rngs):
+        self.edges = nnx.List([_operation(int(operation), channels, dtype, rngs) for operation in code])
+
+    def __call__(self, x: Float[Array, "n h w c"]) -> Float[Array, "n h w c"]:
+        """Runs the edges in order."""
+        nodes = [x] + 3 * [jnp.zeros_like(x)]
+        for (source, target), edge in zip(EDGES, self.edges, strict=True):
+            nodes[target] += edge(nodes[source])
+        return nodes[-1]
+
+
+class Reduction(nnx.Module):
+    """A residual block that halves the resolution and doubles the channels."""
+
+    def __init__(self, channels: int, *, dtype: DTypeLike, rngs: nnx.Rngs):
+        self.first = ReluConvNorm(channels, 2 * channels, 3, 2, dtype=dtype, rngs=rngs)
+        self.second = ReluConvNorm(2 * channels, 2 * channels, 3, dtype=dtype, rngs=rngs)
+        self.shortcut = Conv(channels, 2 * channels, 1, dtype=dtype, rngs=rngs)
+
+    def __call__(self, x: Float[Array, "n h w c"]) -> Float[Array, "n h2 w2 d"]:
+        """Both ways, summed."""
+        return self.shortcut(layers.average_of_four(x)) + self.second(self.first(x))
+
+
+class NASBench201Network(nnx.Module):
+    """The network of one code.
+
+    Args:
+      space: the space of the code; gives the sizes.
+      code: the architecture, NumPy integers ``[dims]``.
+      dtype: of activations and of the operands of convolutions; parameters are float32.
+      rngs: for the initial weights, by Flax's defaults; `NASBench201.build` initialises as the code-as-data form does.
+    """
+
+    def __init__(
+        self, space: NASBench201Space, code: Int[np.ndarray, " dims"], *, dtype: DTypeLike = jnp.float32, rngs: nnx.Rngs
+    ):
+        self.stem = Conv(space.image_channels, space.channels, 3, dtype=dtype, rngs=rngs)
+        self.stem_norm = Norm(space.channels, rngs=rngs)
+        self.stages = nnx.List(
+            [
+                nnx.List([Cell(code, stage.channels, dtype=dtype, rngs=rngs) for _ in range(space.cells)])
+                for stage in space.stages
+            ]
+        )
+        self.reductions = nnx.List([Reduction(stage.channels, dtype=dtype, rngs=rngs) for stage in space.stages[:-1]])
+        self.last_norm = Norm(space.stages[-1].channels, rngs=rngs)
+        self.head = nnx.Linear(space.stages[-1].channels, space.classes, rngs=rngs)
+
+    def __call__(self, images: Float[Array, "n h w c"]) -> Float32[Array, "n classes"]:
+        """Logits; by the statistics of the batch after `train()`, by the running ones after `eval()`."""
+        x = self.stem_norm(self.stem(images))
+        for i, stage in enumerate(self.stages):
+            x = self.reductions[i - 1](x) if i else x
+            for cell in stage:
+                x = cell(x)
+        x = jax.nn.relu(self.last_norm(x))
+        return self.head(jnp.mean(x.astype(jnp.float32), axis=(1, 2)))
+
+
+def network_state(params: Tree, batch_stats: Tree, code: Int[np.ndarray, " dims"]) -> Tree:
+    """The arrays of the code-as-data form that a code uses, as the pure state of its `NASBench201Network`."""
+    reductions = zip(params["reductions"], batch_stats["reductions"], strict=True)
+    state = {
+        "stem": {"kernel": params["stem"]["kernel"]},
+        "stem_norm": norm_state(params["stem"], batch_stats["stem"]),
+        "reductions": {i: _reduction_state(*trees) for i, trees in enumerate(reductions)},
+        "last_norm": norm_state(params["last_norm"], batch_stats["last_norm"]),
+        "head": dict(params["head"]),
+    }
+    if not np.isin(code, (CONV_1X1, CONV_3X3)).any():
+        return state
+    stages = zip(params["stages"], batch_stats["stages"], strict=True)
+    return state | {"stages": {i: _stage_state(*trees, code) for i, trees in enumerate(stages)}}
+
+
+def _stage_state(params: Tree, batch_stats: Tree, code: Int[np.ndarray, " dims"]) -> Tree:
+    """Cells, which have an edge with parameters at least."""
+
+    def edge(cell: int, i: int) -> Tree:
+        weights, stats = ({name: x[cell, i] for name, x in tree.items()} for tree in (params, batch_stats))
+        kernel = weights["kernel"] if code[i] == CONV_3X3 else weights["kernel"][1:2, 1:2]
+        return _conv_state(weights | {"kernel": kernel}, stats)
+
+    used = np.flatnonzero(np.isin(code, (CONV_1X1, CONV_3X3))).tolist()
+    return {cell: {"edges": {i: edge(cell, i) for i in used}} for cell in range(len(params["kernel"]))}
+
+
+def _reduction_state(params: Tree, batch_stats: Tree) -> Tree:
+    convs = {name: _conv_state(params[name], batch_stats[name]) for name in ("first", "second")}
+    return convs | {"shortcut": {"kernel": params["shortcut"]["kernel"]}}
+
+
+def _conv_state(weights: Tree, stats: Tree) -> Tree:
+    return {"conv": {"kernel": weights["kernel"]}, "norm": norm_state(weights, stats)}
+
+
+def _operation(operation: int, channels: int, dtype: DTypeLike, rngs: nnx.Rngs) -> nnx.Module:
+    if operation in (CONV_1X1, CONV_3X3):
+        return ReluConvNorm(channels, channels, 3 if operation == CONV_3X3 else 1, dtype=dtype, rngs=rngs)
+    return {NONE: Zero, SKIP_CONNECT: Identity, AVERAGE_POOL: AveragePool}[operation]()

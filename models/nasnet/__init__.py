@@ -1,0 +1,7 @@
+"""Networks of the NASNet space: candidates, the final network, the supernet."""
+
+from models.nasnet.candidate import NASNet
+from models.nasnet.final import FinalNASNet
+from models.nasnet.supernet import NASNetSupernet
+
+__all__ = ["FinalNASNet", "NASNet", "NASNetSupernet"]

@@ -1,0 +1,336 @@
+"""A NASNet cell with its code as data: one program for every cell of one shape.
+
+A cell is given its weights in rows, each of which holds the union of what a step of any operation needs:
+
+- ``depthwise``: ``[rows, 5, 5, c]``, of half a separable convolution; the 3x3 one reads the centre
+- ``pointwise``: ``[rows, c, c]``, of half a separable convolution, or of a skip of stride 2
+- ``scale``, ``bias``: ``[rows, c]``, as `pointwise`
+
+and batch statistics ``mean``, ``variance`` likewise. Which rows a branch reads is up to the network: in
+`models/nasnet/candidate.py` each branch has two of its own, in `models/nasnet/supernet.py` each operation on each input
+of each block. A step without weights may be pointed at any row: it changes no statistics and adds zero to the gradient.
+All of these are float32; a cell computes in the dtype of its inputs, to which each step rounds the kernels it reads.
+
+A cell is run as a list of steps, each of which reads one slot, runs one operation and adds to another slot; slots are
+a middle for each branch, where a separable convolution is after its first half, the two inputs, and the blocks. A loop
+over steps holds the only `lax.switch`, so that each operation is compiled once and only the chosen ones run. The
+gradient of a switch would keep the residuals of all its branches; the cell therefore has one of its own, which keeps
+the slots alone and runs each step again. Where a trained network is only read there is no gradient, and a step is a
+block with both of its branches, which need no slots for middles.
+"""
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+from jaxtyping import Array, Bool, Float, Int
+
+from lanas_jax.spaces.nasnet import OPERATIONS, SEP_CONV_3X3, SEP_CONV_5X5
+from models import layers
+from models.layers.norm import norm
+
+Tree = dict[str, Array]
+Buffers = tuple[Array, ...]
+Operation = Callable[..., tuple[Array, Any]]
+
+
+class Mode(NamedTuple):
+    """What is known of a cell before its code is."""
+
+    reduction: bool  # whether branches on the cell's inputs have stride 2
+    train: bool  # whether to normalise by the statistics of the batch
+    standardise: bool  # whether kernels of 1x1 convolutions are standardised
+
+
+class Branches(NamedTuple):
+    """What a cell computes: two branches for each block.
+
+    Attributes:
+      operation: of each branch.
+      source: what it reads, 0 to ``blocks``: the inputs, then the blocks.
+      rows: of weights, that its first and second half read.
+    """
+
+    operation: Int[Array, " branches"]
+    source: Int[Array, " branches"]
+    rows: Int[Array | np.ndarray, "branches 2"]
+
+
+class Steps(NamedTuple):
+    """The program of a cell in training; the arrays have room for two steps per branch, of which `length` are taken."""
+
+    operation: Int[Array, " steps"]
+    on_input: Bool[Array, " steps"]  # whether a step reads the buffer that holds the inputs alone
+    read: Int[Array, " steps"]  # slot of that buffer, or of the last one
+    write: Int[Array, " steps"]  # slot of the last buffer
+    weights: Int[Array, " steps"]  # row
+    length: Int[Array, ""]
+
+
+@dataclasses.dataclass(frozen=True)
+class Case:
+    """An operation on a slot of one of the buffers, which may be added to a slot of the last one.
+
+    It is handed the buffers, reads and adds: slots that a conditional is handed are copied into memory first.
+    """
+
+    buffer: int
+    operation: Operation
+
+    def output(self, buffers: Buffers, read: Array, weights: Any, stats: Any) -> Array:
+        """What the operation gives."""
+        return self.operation(_get(buffers[self.buffer], read), weights, stats)[0]
+
+    def added(self, buffers: Buffers, read: Array, write: Array, weights: Tree, stats: Tree) -> tuple[Array, Tree]:
+        """The slot that is written, with what the operation gives added, and new statistics."""
+        y, stats = self.operation(_get(buffers[self.buffer], read), weights, stats)
+        return y + _get(buffers[-1], write), stats
+
+    def pullback(
+        self,
+        buffers: Buffers,
+        dbuffers: Buffers,
+        read: Array,
+        dread: Array,
+        dwrite: Array,
+        fresh: Array,
+        weights: Tree,
+        stats: Tree,
+    ) -> tuple[Array, Tree]:
+        """The gradient of the slot that was read, with what this step adds to it, and that of the weights.
+
+        Gradients have places of their own, `dread` and `dwrite`; to a fresh one nothing was added yet.
+        """
+        x = _get(buffers[self.buffer], read)
+        _, pullback = jax.vjp(lambda x, weights: self.operation(x, weights, stats)[0], x, weights)
+        dx, dweights = pullback(_get(dbuffers[-1], dwrite))
+        return dx + jnp.where(fresh, 0, _get(dbuffers[self.buffer], dread)), dweights
+
+
+def run_cell(
+    inputs: Float[Array, "2 n h w c"],
+    params: Tree,
+    batch_stats: Tree,
+    branches: Branches,
+    mode: Mode,
+) -> tuple[Float[Array, "slots n h2 w2 c"], Tree]:
+    """Slots, of which the last are the outputs of all blocks, and the batch statistics that follow.
+
+    The others are there because to cut out is to copy; they are not to be read.
+
+    Args:
+      inputs: the two previous cells, preprocessed.
+      params: rows of weights.
+      batch_stats: rows of running statistics; those that no branch reads stay as they are.
+      branches: what to run.
+      mode: how to run it; by running statistics a cell has no gradient.
+    """
+    if not mode.train:
+        return _read_blocks(mode, inputs, params, batch_stats, branches), batch_stats
+    return _run(mode, inputs, params, batch_stats, _plan_steps(branches, mode.reduction))
+
+
+def _places(branches: Branches, reduction: bool, middles: int) -> tuple[Array, Array, Array]:
+    """Of each branch: whether it reads the buffer that holds the inputs alone, which slot it reads, and its block's."""
+    first = middles if reduction else middles + 2  # block
+    on_input = (branches.source < 2) & reduction
+    blocks = jnp.arange(branches.source.shape[0], dtype=jnp.int32) // 2
+    return on_input, jnp.where(on_input, branches.source, first - 2 + branches.source), first + blocks
+
+
+def _plan_steps(branches: Branches, reduction: bool) -> Steps:
+    """Two steps for a separable convolution, one for any other branch."""
+    operations, count = branches.operation, branches.operation.shape[0]
+    on_input, source, block = _places(branches, reduction, count)
+    middle = jnp.arange(count, dtype=jnp.int32)
+    separable = (operations == SEP_CONV_3X3) | (operations == SEP_CONV_5X5)
+    taken = jnp.stack([jnp.ones_like(separable), separable], axis=1).reshape(-1)
+    order = jnp.argsort(~taken, stable=True)
+
+    def column(first: Array, second: Array) -> Array:
+        return jnp.stack([first, second], axis=1).reshape(-1)[order]
+
+    return Steps(
+        operation=column(operations, operations),
+        on_input=column(on_input, jnp.zeros_like(on_input)),
+        read=column(source, middle),
+        write=column(jnp.where(separable, middle, block), block),
+        weights=column(*jnp.asarray(branches.rows).T),
+        length=jnp.sum(taken, dtype=jnp.int32),
+    )
+
+
+def _read_blocks(mode: Mode, inputs: Array, params: Tree, batch_stats: Tree, branches: Branches) -> Array:
+    """The outputs of all blocks, by running statistics."""
+    outputs = [case.output for case in _cases(mode, _branch_operations)]
+    on_input, source, place = _places(branches, mode.reduction, 0)
+    rows, blocks = jnp.asarray(branches.rows), len(branches.rows) // 2
+
+    def branch(i: Array, buffers: Buffers) -> Array:
+        case = _case(branches.operation[i], on_input[i], mode.reduction)
+        weights, stats = ([_row(tree, rows[i, half]) for half in range(2)] for tree in (params, batch_stats))
+        return lax.switch(case, outputs, buffers, source[i], weights, stats)
+
+    def block(i: Array, buffers: Buffers) -> Buffers:
+        return _set(buffers, -1, place[2 * i], branch(2 * i, buffers) + branch(2 * i + 1, buffers))
+
+    return lax.fori_loop(0, blocks, block, _buffers(inputs, 0, blocks, mode.reduction))[-1]
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _run(mode: Mode, inputs: Array, params: Tree, batch_stats: Tree, steps: Steps) -> tuple[Array, Tree]:
+    return _run_forward(mode, inputs, params, batch_stats, steps)[0]
+
+
+def _run_forward(
+    mode: Mode, inputs: Array, params: Tree, batch_stats: Tree, steps: Steps
+) -> tuple[tuple[Array, Tree], tuple]:
+    middles = steps.read.shape[0] // 2
+    cases = [case.added for case in _cases(mode, _operations)]
+
+    def step(i: Array, carry: tuple[Buffers, Tree]) -> tuple[Buffers, Tree]:
+        buffers, stats = carry
+        case, row = _case(steps.operation[i], steps.on_input[i], mode.reduction), steps.weights[i]
+        places = (buffers, steps.read[i], steps.write[i])
+        y, new = lax.switch(case, cases, *places, _row(params, row), _row(stats, row))
+        return _set(buffers, -1, steps.write[i], y), _set_row(stats, row, new)
+
+    start = (_buffers(inputs, middles, middles // 2, mode.reduction), batch_stats)
+    buffers, new_stats = lax.fori_loop(0, steps.length, step, start)
+    return (buffers[-1], new_stats), (buffers, params, batch_stats, steps)
+
+
+def _run_backward(mode: Mode, saved: tuple, cotangents: tuple[Array, Tree]) -> tuple:
+    """Runs the steps from the last to the first; in a reduction cell, those that read the cell's inputs after the rest.
+
+    Nothing waits for what they give, and so each of the two loops adds to one buffer only. In a normal cell the two
+    halves of a convolution follow each other, and gradients of all middles take turns in one slot.
+    """
+    buffers, params, batch_stats, steps = saved
+    dlast, _ = cotangents  # of the blocks; running statistics carry no gradient
+    cases = _cases(mode, _operations)
+    middles = steps.read.shape[0] // 2
+    left_out = 0 if mode.reduction else middles - 1
+    is_middle = ~steps.on_input & (steps.read < middles)
+    dread, dwrite = (jnp.maximum(slot - left_out, 0) for slot in (steps.read, steps.write))
+    dread = jnp.where(steps.on_input, steps.read, dread)
+
+    def run(which: int, cases: Sequence[Case], chosen: Array, carry: tuple[Buffers, Tree]) -> tuple[Buffers, Tree]:
+        order, pullbacks = jnp.flip(jnp.argsort(chosen, stable=True)), [case.pullback for case in cases]
+
+        def step(i: Array, carry: tuple[Buffers, Tree]) -> tuple[Buffers, Tree]:
+            i, (dbuffers, dparams) = order[i], carry
+            row, places = steps.weights[i], (buffers, dbuffers, steps.read[i], dread[i], dwrite[i], is_middle[i])
+            dx, drow = lax.switch(steps.operation[i], pullbacks, *places, _row(params, row), _row(batch_stats, row))
+            return _set(dbuffers, which, dread[i], dx), _increase_row(dparams, row, drow)
+
+        return lax.fori_loop(0, jnp.sum(chosen, dtype=jnp.int32), step, carry)
+
+    taken = jnp.arange(steps.read.shape[0]) < steps.length
+    start = (*(jnp.zeros_like(buffer) for buffer in buffers[:-1]), dlast[left_out:])
+    carry = (start, jax.tree.map(jnp.zeros_like, params))
+    if mode.reduction:
+        on_input, on_slot = cases[: len(OPERATIONS)], cases[len(OPERATIONS) :]
+        carry = run(1, on_slot, taken & ~steps.on_input, carry)
+        (dinputs, _), dparams = run(0, on_input, taken & steps.on_input, carry)
+    else:
+        (dslots,), dparams = run(0, cases, taken, carry)
+        dinputs = dslots[1:3]
+    return dinputs, dparams, jax.tree.map(jnp.zeros_like, batch_stats), None
+
+
+_run.defvjp(_run_forward, _run_backward)
+
+
+def _row(tree: Tree, i: Array) -> Tree:
+    return jax.tree.map(lambda x: _get(x, i), tree)
+
+
+def _set_row(tree: Tree, i: Array, row: Tree) -> Tree:
+    return jax.tree.map(lambda x, y: lax.dynamic_update_index_in_dim(x, y, i, 0), tree, row)
+
+
+def _increase_row(tree: Tree, i: Array, row: Tree) -> Tree:
+    return jax.tree.map(lambda x, y: _increase(x, i, y), tree, row)
+
+
+def _get(x: Array, i: Array) -> Array:
+    """``x[i]``; an index beyond the ends reads the end, and costs no check."""
+    return lax.dynamic_index_in_dim(x, i, 0, keepdims=False)
+
+
+def _increase(x: Array, i: Array, y: Array) -> Array:
+    return lax.dynamic_update_index_in_dim(x, _get(x, i) + y, i, 0)
+
+
+def _buffers(inputs: Array, middles: int, blocks: int, reduction: bool) -> Buffers:
+    """The inputs, and so many empty slots before them and after them."""
+    if not reduction:
+        empty = jnp.zeros((middles + 2 + blocks, *inputs.shape[1:]), inputs.dtype)
+        return (lax.dynamic_update_slice_in_dim(empty, inputs, middles, 0),)
+    size = -(-inputs.shape[2] // 2)
+    return inputs, jnp.zeros((middles + blocks, inputs.shape[1], size, size, inputs.shape[4]), inputs.dtype)
+
+
+def _set(buffers: Buffers, which: int, slot: Array, x: Array) -> Buffers:
+    """The buffers with a slot of one changed."""
+    changed = list(buffers)
+    changed[which] = lax.dynamic_update_index_in_dim(changed[which], x, slot, 0)
+    return tuple(changed)
+
+
+def _case(operation: Array, on_input: Array, reduction: bool) -> Array:
+    """Which of `_cases` a step runs."""
+    return jnp.where(on_input, operation, operation + len(OPERATIONS)) if reduction else operation
+
+
+def _cases(mode: Mode, operations: Callable[[int, Mode], Sequence[Operation]]) -> Sequence[Case]:
+    """Those at stride 1; in a reduction cell, those at stride 2 on a cell's input stand before them."""
+    if not mode.reduction:
+        return [Case(0, operation) for operation in operations(1, mode)]
+    on_input = [Case(0, operation) for operation in operations(2, mode)]
+    return on_input + [Case(1, operation) for operation in operations(1, mode)]
+
+
+def _operations(stride: int, mode: Mode) -> Sequence[Operation]:
+    """One step of the four operations, in the order of a code, `(x, weights, stats) -> (y, stats)`."""
+    return [
+        partial(_separable_half, 3, stride, mode),
+        lambda x, weights, stats: (layers.max_pool(x, stride), stats),
+        partial(_skip_reduce, mode) if stride == 2 else lambda x, weights, stats: (x, stats),
+        partial(_separable_half, 5, stride, mode),
+    ]
+
+
+def _branch_operations(stride: int, mode: Mode) -> Sequence[Operation]:
+    """The same of whole branches, which are handed the weights and statistics of both steps."""
+
+    def run(steps: Sequence[Operation], x: Array, weights: Sequence[Tree], stats: Sequence[Tree]) -> tuple[Array, None]:
+        for step, *row in zip(steps, weights, stats, strict=False):
+            x, _ = step(x, *row)
+        return x, None
+
+    separable = {SEP_CONV_3X3, SEP_CONV_5X5}
+    both = zip(_operations(stride, mode), _operations(1, mode), strict=True)
+    return [partial(run, steps if operation in separable else steps[:1]) for operation, steps in enumerate(both)]
+
+
+def _separable_half(size: int, stride: int, mode: Mode, x: Array, weights: Tree, stats: Tree) -> tuple[Array, Tree]:
+    margin = (5 - size) // 2
+    kernel = weights["depthwise"][margin : margin + size, margin : margin + size].astype(x.dtype)
+    y = layers.pointwise(layers.depthwise(jax.nn.relu(x), kernel, stride), _pointwise(weights, mode).astype(x.dtype))
+    return norm(y, weights, stats, mode.train)
+
+
+def _skip_reduce(mode: Mode, x: Array, weights: Tree, stats: Tree) -> tuple[Array, Tree]:
+    y = layers.factorised_reduce(jax.nn.relu(x), _pointwise(weights, mode).astype(x.dtype))
+    return norm(y, weights, stats, mode.train)
+
+
+def _pointwise(weights: Tree, mode: Mode) -> Array:
+    return layers.standardise(weights["pointwise"]) if mode.standardise else weights["pointwise"]

@@ -1,0 +1,119 @@
+"""The final network of a search over the NASNet space, with what its long training adds.
+
+As the published networks are trained, after DARTS (arXiv 1806.09055): an auxiliary head, whose logits training gives
+beside the others, and drop-path (arXiv 1605.07648), which drops a branch's output for an image with a probability that
+grows during training. Weight standardisation is an option of `NASNet`. Loss, schedules and augmentation are the
+business of the trainer.
+"""
+
+import dataclasses
+import functools
+from typing import Any
+
+import jax
+import numpy as np
+from flax import nnx
+from jaxtyping import Array, Float, Float32, Int, PRNGKeyArray
+
+from lanas_jax.spaces.nasnet import NASNetSpace
+from models import layers
+from models.fixed import FixedNetwork
+from models.functional import Tree
+from models.nasnet.auxiliary import pool_window
+from models.nasnet.candidate import NASNet
+from models.nasnet.network import NASNetNetwork, auxiliary_cell, auxiliary_head
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class FinalNASNet:
+    """The network of one code as pure functions of its parameters and batch statistics.
+
+    Args:
+      network: the networks of the space, and how they compute.
+      code: the architecture, NumPy integers ``[dims]``.
+      auxiliary: whether there is an auxiliary head.
+
+    Raises:
+      ValueError: a bad code, or images too small for an auxiliary head.
+    """
+
+    network: NASNet
+    code: Int[np.ndarray, " dims"]
+    auxiliary: bool = True
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "code", self.space.check(np.asarray(self.code)[None])[0])
+        if self.auxiliary:
+            pool_window(self.space.shapes[auxiliary_cell(self.space)].output_size)
+
+    def __eq__(self, other: object) -> bool:
+        return type(other) is type(self) and self._identity == other._identity
+
+    def __hash__(self) -> int:
+        return hash(self._identity)
+
+    @property
+    def _identity(self) -> tuple[Any, ...]:
+        """By which it is told from others: arrays have no equality of that kind."""
+        return self.network, tuple(self.code.tolist()), self.auxiliary
+
+    @property
+    def space(self) -> NASNetSpace:
+        """The space of the code."""
+        return self.network.space
+
+    def init(self, key: PRNGKeyArray) -> tuple[Tree, Tree]:
+        """Weights and batch statistics, as pure dicts. The key is consumed.
+
+        All but those of the auxiliary head, ``auxiliary``, are what `NASNet.for_code` gives for the same key.
+        """
+        return self._fixed.init(key, self.code)
+
+    def apply(
+        self,
+        params: Tree,
+        batch_stats: Tree,
+        images: Float[Array, "n h w c"],
+        *,
+        train: bool,
+        key: PRNGKeyArray,
+        drop_path: Float[Array, ""],
+    ) -> tuple[Float32[Array, "n classes"], Float32[Array, "n classes"] | None, Tree]:
+        """Runs the network.
+
+        Args:
+          params: weights, as `init` gives them.
+          batch_stats: running means and variances, as `init` gives them.
+          images: a batch of the space's image size and channels.
+          train: whether to normalise by the statistics of the batch, drop paths and run the auxiliary head.
+          key: which paths are dropped; consumed in training, else not used.
+          drop_path: the probability that a branch is dropped for an image, in [0, 1); may be traced, so that a schedule
+            compiles once; not used unless training.
+
+        Returns:
+          Logits, those of the auxiliary head (None unless training, and where there is none), and the batch statistics
+          that follow (unchanged unless training).
+        """
+        if not train:
+            logits, _ = self._fixed.run(params, batch_stats, lambda network: network(images), train=False)
+            return logits, None, batch_stats
+        shape = (self.space.cells, 2 * self.space.blocks, len(images))
+        scales = layers.path_scales(key, drop_path, shape)
+
+        def call(network: NASNetNetwork) -> tuple[Array, Array | None]:
+            return network.with_auxiliary(images, scales) if self.auxiliary else (network(images, scales), None)
+
+        (logits, auxiliary_logits), batch_stats = self._fixed.run(params, batch_stats, call, train=True)
+        return logits, auxiliary_logits, batch_stats
+
+    @functools.cached_property
+    def _fixed(self) -> FixedNetwork:
+        return FixedNetwork(self.space, self._build)
+
+    def _build(self, key: PRNGKeyArray) -> NASNetNetwork:
+        params, batch_stats = self.network.init(key, self.code)
+        if not self.auxiliary:
+            return self.network.specialise(params, batch_stats, self.code)
+        rngs = nnx.Rngs(jax.random.fold_in(key, 1))
+        head = auxiliary_head(self.space, self.code, dtype=self.network.compute_dtype, rngs=rngs)
+        return self.network.specialise(params, batch_stats, self.code, head)

@@ -1,0 +1,239 @@
+"""The network of one NASNet code as a Flax module: exactly its layers and its parameters.
+
+`models/nasnet/candidate.py` runs the same networks with the code as data; `specialise` there hands weights over. The
+operations in the cells are in `models/nasnet/operations.py`.
+"""
+
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jax.typing import DTypeLike
+from jaxtyping import Array, Float, Float32, Int
+
+from lanas_jax.spaces.nasnet import MAX_POOL_3X3, SEP_CONV_3X3, SEP_CONV_5X5, SKIP_CONNECT, CellShape, NASNetSpace
+from models import layers
+from models.layers.conv import Conv
+from models.layers.norm import AnyArray, Norm, norm_state
+from models.nasnet.auxiliary import AuxiliaryHead
+from models.nasnet.operations import Arithmetic, FactorisedReduce, Identity, MaxPool, Preprocess, SeparableConv
+
+
+class Cell(nnx.Module):
+    """Two preprocessed inputs, blocks of two branches each, the concatenation of the blocks that no block reads."""
+
+    def __init__(
+        self,
+        space: NASNetSpace,
+        code: Int[np.ndarray, " dims"],
+        shape: CellShape,
+        *,
+        arithmetic: Arithmetic,
+        rngs: nnx.Rngs,
+    ):
+        self.blocks = space.blocks
+        self.sources = tuple(space.inputs(code[None])[0, shape.cell].reshape(-1).tolist())
+        self.ends = tuple(np.flatnonzero(space.concatenated(code[None])[0, shape.cell]).tolist())
+        kinds = (FactorisedReduce if shape.after_reduction else Preprocess, Preprocess)
+        self.inputs = nnx.List(
+            [
+                kind(output_channels(space, code, source), shape.channels, arithmetic=arithmetic, rngs=rngs)
+                for kind, source in zip(kinds, shape.sources, strict=True)
+            ]
+        )
+        operations = space.operations(code[None])[0, shape.cell].reshape(-1).tolist()
+        self.branches = nnx.List(
+            [
+                _operation(operation, shape.channels, 2 if shape.reduction and source < 2 else 1, arithmetic, rngs)
+                for operation, source in zip(operations, self.sources, strict=True)
+            ]
+        )
+
+    def __call__(
+        self,
+        before_last: Float[Array, "n h w c"],
+        last: Float[Array, "n h2 w2 d"],
+        scales: Float[Array, "branches n"] | None = None,
+    ) -> Array:
+        """Runs the cell on the outputs of the two cells before it.
+
+        Args:
+          before_last: of the cell before the last.
+          last: of the last cell.
+          scales: what to multiply the output of each branch by, for drop-path, which spares identities.
+        """
+        states = [self.inputs[0](before_last), self.inputs[1](last)]
+
+        for b in range(self.blocks):
+            left, right = (self._branch(i, states[self.sources[i]], scales) for i in (2 * b, 2 * b + 1))
+            states.append(left + right)
+        return jnp.concatenate([states[2 + b] for b in self.ends], axis=-1)
+
+    def _branch(self, i: int, x: Array, scales: Array | None) -> Array:
+        y = self.branches[i](x)
+        return y if scales is None or isinstance(self.branches[i], Identity) else layers.scale_images(y, scales[i])
+
+
+class NASNetNetwork(nnx.Module):
+    """The network of one code.
+
+    Args:
+      space: the space of the code; gives the sizes.
+      code: the architecture, NumPy integers ``[dims]``.
+      auxiliary: whether there is an auxiliary head, on the output of the second reduction cell.
+      dtype: of activations and of the operands of convolutions; parameters are float32.
+      standardise: whether 1x1 convolutions standardise their kernels.
+      rngs: for the initial weights, by Flax's defaults; `NASNet.build` initialises as the code-as-data form does.
+    """
+
+    def __init__(
+        self,
+        space: NASNetSpace,
+        code: Int[np.ndarray, " dims"],
+        *,
+        auxiliary: bool = False,
+        dtype: DTypeLike = jnp.float32,
+        standardise: bool = False,
+        rngs: nnx.Rngs,
+    ):
+        shapes, arithmetic = space.shapes, Arithmetic(dtype, standardise)
+        stem = output_channels(space, code, -1)
+        self.sources = tuple(shape.sources for shape in shapes)
+        self.stem = Conv(space.image_channels, stem, 3, dtype=dtype, rngs=rngs)
+        self.stem_norm = Norm(stem, rngs=rngs)
+        self.cells = nnx.List([Cell(space, code, shape, arithmetic=arithmetic, rngs=rngs) for shape in shapes])
+        self.head = nnx.Linear(output_channels(space, code, space.cells - 1), space.classes, rngs=rngs)
+        self.auxiliary_cell = auxiliary_cell(space)
+        self.auxiliary = auxiliary_head(space, code, dtype=dtype, rngs=rngs) if auxiliary else None
+
+    def __call__(
+        self, images: Float[Array, "n h w c"], scales: Float[Array, "cells branches n"] | None = None
+    ) -> Float32[Array, "n classes"]:
+        """Logits; by the statistics of the batch after `train()`, by the running ones after `eval()`.
+
+        Args:
+          images: a batch.
+          scales: what to multiply the output of each branch by, for drop-path, which spares identities.
+        """
+        return self._classify(self._outputs(images, scales))
+
+    def with_auxiliary(
+        self, images: Float[Array, "n h w c"], scales: Float[Array, "cells branches n"] | None = None
+    ) -> tuple[Float32[Array, "n classes"], Float32[Array, "n classes"]]:
+        """Logits, and those of the auxiliary head; arguments as for a call.
+
+        Raises:
+          ValueError: the network has no auxiliary head.
+        """
+        if self.auxiliary is None:
+            raise ValueError("the network has no auxiliary head: build it with auxiliary=True")
+        outputs = self._outputs(images, scales)
+        return self._classify(outputs), self.auxiliary(outputs[self.auxiliary_cell])
+
+    def _outputs(self, images: Array, scales: Array | None) -> dict[int, Array]:
+        """Of every cell; -1 is the stem."""
+        outputs = {-1: self.stem_norm(self.stem(images))}
+        for i, (cell, (before_last, last)) in enumerate(zip(self.cells, self.sources, strict=True)):
+            outputs[i] = cell(outputs[before_last], outputs[last], None if scales is None else scales[i])
+        return outputs
+
+    def _classify(self, outputs: dict[int, Array]) -> Array:
+        return self.head(jnp.mean(outputs[len(self.sources) - 1].astype(jnp.float32), axis=(1, 2)))
+
+
+def auxiliary_cell(space: NASNetSpace) -> int:
+    """The cell whose output an auxiliary head reads: the second reduction."""
+    return 2 * space.cells // 3
+
+
+def auxiliary_head(
+    space: NASNetSpace, code: Int[np.ndarray, " dims"], *, dtype: DTypeLike, rngs: nnx.Rngs
+) -> AuxiliaryHead:
+    """The auxiliary head of the network of a code."""
+    cell = auxiliary_cell(space)
+    size = space.shapes[cell].output_size
+    return AuxiliaryHead(output_channels(space, code, cell), space.classes, size, dtype=dtype, rngs=rngs)
+
+
+def output_channels(space: NASNetSpace, code: Int[np.ndarray, " dims"], source: int) -> int:
+    """Channels that the cell `source` puts out; -1 is the stem."""
+    if source < 0:
+        return space.stem_multiplier * space.channels
+    shape = space.shapes[source]
+    return int(space.concatenated(code[None])[0, shape.cell].sum()) * shape.channels
+
+
+def network_state(
+    space: NASNetSpace, params: dict[str, Any], batch_stats: dict[str, Any], code: Int[np.ndarray, " dims"]
+) -> dict[str, Any]:
+    """The arrays of the code-as-data form that a code uses, as the pure state of its `NASNetNetwork`."""
+    stem, head = params["stem"], params["head"]
+    cells = {
+        i: _cell_state(space, params["cells"][i], batch_stats["cells"][i], code, shape)
+        for i, shape in enumerate(space.shapes)
+    }
+    return {
+        "stem": {"kernel": stem["kernel"]},
+        "stem_norm": norm_state(stem, batch_stats["stem"]),
+        "cells": cells,
+        "head": {"kernel": _used_rows(space, head["kernel"], code, space.cells - 1), "bias": head["bias"]},
+    }
+
+
+def _cell_state(
+    space: NASNetSpace, params: dict[str, Any], batch_stats: dict[str, Any], code: np.ndarray, shape: CellShape
+) -> dict[str, Any]:
+    inputs = {}
+    for i, source in enumerate(shape.sources):
+        kernel = _used_rows(space, params["inputs"][i]["kernel"], code, source)
+        halve = i == 0 and shape.after_reduction
+        norm = norm_state(params["inputs"][i], batch_stats["inputs"][i])
+        inputs[i] = {**(_halves(kernel) if halve else {"pointwise": {"kernel": kernel}}), "norm": norm}
+    branches = {}
+    operations = space.operations(code[None])[0, shape.cell].reshape(-1).tolist()
+    sources = space.inputs(code[None])[0, shape.cell].reshape(-1).tolist()
+    for i, (operation, source) in enumerate(zip(operations, sources, strict=True)):
+        weights, stats = ({name: x[i] for name, x in tree["branches"].items()} for tree in (params, batch_stats))
+        state = _branch_state(operation, shape.reduction and source < 2, weights, stats)
+        if state:
+            branches[i] = state
+    return {"inputs": inputs, "branches": branches} if branches else {"inputs": inputs}
+
+
+def _branch_state(
+    operation: int, halve: bool, weights: dict[str, AnyArray], stats: dict[str, AnyArray]
+) -> dict[str, Any]:
+    first, both = ([{name: x[half] for name, x in tree.items()} for tree in (weights, stats)] for half in range(2))
+    norms = {half: norm_state(*trees) for half, trees in enumerate((first, both))}
+    if operation == SKIP_CONNECT and halve:
+        return {**_halves(weights["pointwise"][0]), "norm": norms[0]}
+    if operation not in (SEP_CONV_3X3, SEP_CONV_5X5):
+        return {}
+    kernels = weights["depthwise"] if operation == SEP_CONV_5X5 else weights["depthwise"][:, 1:4, 1:4]
+    return {
+        "depthwise": {half: {"kernel": kernels[half][:, :, None]} for half in range(2)},
+        "pointwise": {half: {"kernel": weights["pointwise"][half]} for half in range(2)},
+        "norm": norms,
+    }
+
+
+def _halves(kernel: Float[AnyArray, "c d"]) -> dict[str, Any]:
+    half = kernel.shape[1] // 2
+    return {"even": {"kernel": kernel[:, :half]}, "odd": {"kernel": kernel[:, half:]}}
+
+
+def _used_rows(space: NASNetSpace, kernel: Float[AnyArray, "parts c d"], code: np.ndarray, source: int) -> AnyArray:
+    """The matrix on the concatenated output of a cell, from the matrices on all its parts."""
+    used = np.ones(1, bool) if source < 0 else space.concatenated(code[None])[0, space.shapes[source].cell]
+    return kernel[np.flatnonzero(used)].reshape(-1, kernel.shape[-1])
+
+
+def _operation(operation: int, channels: int, stride: int, arithmetic: Arithmetic, rngs: nnx.Rngs) -> nnx.Module:
+    if operation in (SEP_CONV_3X3, SEP_CONV_5X5):
+        return SeparableConv(channels, 3 if operation == SEP_CONV_3X3 else 5, stride, arithmetic=arithmetic, rngs=rngs)
+    if operation == MAX_POOL_3X3:
+        return MaxPool(stride)
+    if operation != SKIP_CONNECT:
+        raise ValueError(f"operation {operation} is none of 0 to 3")
+    return FactorisedReduce(channels, channels, arithmetic=arithmetic, rngs=rngs) if stride == 2 else Identity()

@@ -1,0 +1,106 @@
+"""Operations of cells as Flax modules, of the arrays and constants of `models/layers/functions.py`.
+
+Images are ``[n, height, width, channels]``. Parameters are float32; a module computes in the dtype it is told.
+"""
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jax.typing import DTypeLike
+from jaxtyping import Array, Float
+
+from models import layers
+from models.layers.conv import DepthwiseConv
+from models.layers.norm import Norm
+
+
+@dataclasses.dataclass(frozen=True)
+class Arithmetic:
+    """How operations compute.
+
+    Attributes:
+      dtype: of images and of the operands of convolutions.
+      standardise: whether 1x1 convolutions standardise their kernels.
+    """
+
+    dtype: DTypeLike
+    standardise: bool
+
+
+class Pointwise(nnx.Linear):
+    """A 1x1 convolution without bias."""
+
+    def __init__(self, inputs: int, channels: int, *, arithmetic: Arithmetic, rngs: nnx.Rngs):
+        super().__init__(inputs, channels, use_bias=False, rngs=rngs)
+        self.standardise = arithmetic.standardise
+
+    def __call__(self, inputs: Float[Array, "n h w c"], out_sharding: Any = None) -> Float[Array, "n h w d"]:
+        """Maps the channels; computes in the dtype it is given."""
+        del out_sharding
+        kernel = layers.standardise(self.kernel[...]) if self.standardise else self.kernel[...]
+        return layers.pointwise(inputs, kernel.astype(inputs.dtype))
+
+
+class SeparableConv(nnx.Module):
+    """Twice: ReLU, depthwise convolution, 1x1 convolution, normalisation; the stride is in the first."""
+
+    def __init__(self, channels: int, size: int, stride: int, *, arithmetic: Arithmetic, rngs: nnx.Rngs):
+        self.depthwise = nnx.List(
+            [DepthwiseConv(channels, size, s, dtype=arithmetic.dtype, rngs=rngs) for s in (stride, 1)]
+        )
+        self.pointwise = nnx.List([Pointwise(channels, channels, arithmetic=arithmetic, rngs=rngs) for _ in range(2)])
+        self.norm = nnx.List([Norm(channels, rngs=rngs) for _ in range(2)])
+
+    def __call__(self, x: Float[Array, "n h w c"]) -> Float[Array, "n h2 w2 c"]:
+        """Runs both halves."""
+        for depthwise, pointwise, norm in zip(self.depthwise, self.pointwise, self.norm, strict=True):
+            x = norm(pointwise(depthwise(jax.nn.relu(x))))
+        return x
+
+
+class MaxPool(nnx.Module):
+    """The maximum of 3x3 pixels."""
+
+    def __init__(self, stride: int):
+        self.stride = stride
+
+    def __call__(self, x: Float[Array, "n h w c"]) -> Float[Array, "n h2 w2 c"]:
+        """Pools."""
+        return layers.max_pool(x, self.stride)
+
+
+class Identity(nnx.Module):
+    """A skip of stride 1."""
+
+    def __call__(self, x: Float[Array, "n h w c"]) -> Float[Array, "n h w c"]:
+        """Hands on."""
+        return x
+
+
+class Preprocess(nnx.Module):
+    """ReLU, 1x1 convolution, normalisation."""
+
+    def __init__(self, inputs: int, channels: int, *, arithmetic: Arithmetic, rngs: nnx.Rngs):
+        self.pointwise = Pointwise(inputs, channels, arithmetic=arithmetic, rngs=rngs)
+        self.norm = Norm(channels, rngs=rngs)
+
+    def __call__(self, x: Float[Array, "n h w c"]) -> Float[Array, "n h w d"]:
+        """Maps the channels."""
+        return self.norm(self.pointwise(jax.nn.relu(x)))
+
+
+class FactorisedReduce(nnx.Module):
+    """ReLU, two 1x1 convolutions of stride 2 on pixels of different parity, normalisation."""
+
+    def __init__(self, inputs: int, channels: int, *, arithmetic: Arithmetic, rngs: nnx.Rngs):
+        self.even = Pointwise(inputs, channels // 2, arithmetic=arithmetic, rngs=rngs)
+        self.odd = Pointwise(inputs, channels - channels // 2, arithmetic=arithmetic, rngs=rngs)
+        self.norm = Norm(channels, rngs=rngs)
+
+    def __call__(self, x: Float[Array, "n h w c"]) -> Float[Array, "n h2 w2 d"]:
+        """Halves the resolution."""
+        even, odd = layers.alternate_pixels(jax.nn.relu(x))
+        return self.norm(jnp.concatenate([self.even(even), self.odd(odd)], axis=-1))

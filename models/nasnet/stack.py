@@ -1,0 +1,250 @@
+"""What the two NASNet networks with the code as data share: the stack of cells from the stem to the head.
+
+`models/nasnet/candidate.py` has weights for the branches of one code, `models/nasnet/supernet.py` for all operations on
+all edges. Both have one stem, one 1x1 convolution for each part of what a cell reads, one head, and the weights of a
+cell's branches in rows, as `models/nasnet/cell.py` reads them; which rows there are, and which a branch reads, is what
+they tell this stack.
+"""
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+from jax.typing import DTypeLike
+from jaxtyping import Array, Bool, Float, Float32, Int, PRNGKeyArray
+
+from lanas_jax.spaces.nasnet import CellShape, NASNetSpace
+from models import layers
+from models.layers.initial import drawn
+from models.layers.norm import identity_norm, initial_stats, norm
+from models.nasnet.cell import Branches, Mode, run_cell
+
+Tree = dict[str, Any]
+Code = Int[Array | np.ndarray, " dims"]
+AnyBool = Bool[Array | np.ndarray, "..."]
+
+
+@dataclasses.dataclass(frozen=True)
+class Stack:
+    """The stack of a space.
+
+    Attributes:
+      space: says how large it is.
+      compute_dtype: of activations and convolutions; parameters are float32 in any case.
+      weight_standardisation: whether 1x1 convolutions standardise their kernels.
+    """
+
+    space: NASNetSpace
+    compute_dtype: DTypeLike
+    weight_standardisation: bool
+
+    def init(
+        self, key: PRNGKeyArray, code: Code | None, branches: Callable[[CellShape], tuple[AnyBool, AnyBool]]
+    ) -> tuple[Tree, Tree]:
+        """Weights and batch statistics.
+
+        Args:
+          key: consumed.
+          code: may be traced; parts that it does not concatenate are zero and are not counted as inputs of what reads
+            them. None: all are there.
+          branches: of a cell, which rows of weights there are, ``bool[*rows]``, and which pixels of the depthwise
+            kernels, ``bool[*rows, 5, 5]``; others are zero.
+        """
+        space = self.space
+        used = [branches(shape) for shape in space.shapes]
+        noise = drawn(key, self._kernel_shapes([rows.shape for rows, _ in used]))
+        stem = _scaled(noise["stem"], 2 / (9 * space.image_channels))
+        mask, channels = self._parts(code, space.cells - 1)
+        head = _keep(_scaled(noise["head"], 1 / (mask.sum() * channels)), mask)
+        cells = zip(noise["cells"], space.shapes, used, strict=True)
+        params = {
+            "stem": {"kernel": stem, **identity_norm(stem.shape[-1:])},
+            "cells": [self._init_cell(cell, shape, code, *rows) for cell, shape, rows in cells],
+            "head": {"kernel": head, "bias": jnp.zeros(space.classes)},
+        }
+        return params, self.init_stats([rows.shape for rows, _ in used])
+
+    def init_stats(self, rows: Sequence[tuple[int, ...]]) -> Tree:
+        """Batch statistics before training, for that many rows in each cell."""
+        space = self.space
+        cells = [
+            {
+                "inputs": [initial_stats((shape.channels,)) for _ in shape.sources],
+                "branches": initial_stats((*lead, shape.channels)),
+            }
+            for shape, lead in zip(space.shapes, rows, strict=True)
+        ]
+        return {"stem": initial_stats((space.stem_multiplier * space.channels,)), "cells": cells}
+
+    def apply(
+        self,
+        params: Tree,
+        batch_stats: Tree,
+        code: Code,
+        rows: Callable[[CellShape], Int[Array | np.ndarray, "branches 2"]],
+        images: Float[Array, "n h w c"],
+        *,
+        train: bool,
+    ) -> tuple[Float32[Array, "n classes"], Tree]:
+        """Runs the network of a code, which may be traced.
+
+        Args:
+          params: weights, those of branches as ``[rows, ...]``.
+          batch_stats: running means and variances, likewise.
+          code: the architecture.
+          rows: the two rows that each branch of a cell reads.
+          images: a batch of the space's image size and channels.
+          train: whether to normalise by the statistics of the batch, else by the running ones.
+
+        Returns:
+          Logits, and the batch statistics that follow (unchanged unless training).
+        """
+        space = self.space
+        codes = jnp.asarray(code, jnp.int32)[None]
+        operations = space.operations(codes)[0].reshape(-1, 2 * space.blocks)
+        sources = space.inputs(codes)[0].reshape(-1, 2 * space.blocks)
+        images, kernel = images.astype(self.compute_dtype), params["stem"]["kernel"].astype(self.compute_dtype)
+        x = layers.convolution(images, kernel)
+        x, stem_stats = norm(x, params["stem"], batch_stats["stem"], train)
+        outputs, new_stats = {-1: x[None]}, []
+        for i, shape in enumerate(space.shapes):
+            weights, stats = params["cells"][i], batch_stats["cells"][i]
+            inputs, input_stats = [], []
+            for j, source in enumerate(shape.sources):
+                own, halve = weights["inputs"][j], j == 0 and shape.after_reduction
+                kernel, (mask, _) = self._input_kernel(own["kernel"], code, source), self._parts(code, source)
+                y, y_stats = _preprocess(outputs[source], kernel, mask, own, stats["inputs"][j], halve, train)
+                inputs.append(y)
+                input_stats.append(y_stats)
+            blocks, branch_stats = run_cell(
+                jnp.stack(inputs),
+                weights["branches"],
+                stats["branches"],
+                Branches(operations[shape.cell], sources[shape.cell], rows(shape)),
+                Mode(shape.reduction, train, self.weight_standardisation),
+            )
+            outputs[i] = blocks
+            new_stats.append({"inputs": input_stats, "branches": branch_stats})
+        mask, _ = self._parts(code, space.cells - 1)
+        pooled = jnp.mean(_concatenated(outputs[space.cells - 1][-space.blocks :]).astype(jnp.float32), axis=(1, 2))
+        logits = pooled @ _matrix(params["head"]["kernel"], mask) + params["head"]["bias"][None]
+        return logits, {"stem": stem_stats, "cells": new_stats}
+
+    def _input_kernel(self, kernel: Float[Array, "parts c d"], code: Code, source: int) -> Float[Array, "parts c d"]:
+        """Of the 1x1 convolution on what the cell `source` puts out; zero for parts that it does not."""
+        mask, channels = self._parts(code, source)
+        if not self.weight_standardisation:
+            return _keep(kernel, mask)
+        return layers.standardise(_matrix(kernel, mask), jnp.repeat(mask, channels)).reshape(kernel.shape)
+
+    def _parts(self, code: Code | None, source: int) -> tuple[Bool[Array, " parts"], int]:
+        """Which parts a cell's output (-1: the stem's) has, and the channels of each."""
+        if source < 0:
+            return jnp.ones(1, bool), self.space.stem_multiplier * self.space.channels
+        shape = self.space.shapes[source]
+        if code is None:
+            return jnp.ones(self.space.blocks, bool), shape.channels
+        return jnp.asarray(self.space.concatenated(jnp.asarray(code)[None])[0, shape.cell]), shape.channels
+
+    def _kernel_shapes(self, rows: Sequence[tuple[int, ...]]) -> Tree:
+        space = self.space
+        stem = space.stem_multiplier * space.channels
+
+        def parts(source: int) -> tuple[int, int]:
+            return (1, stem) if source < 0 else (space.blocks, space.shapes[source].channels)
+
+        cells = [
+            {
+                "inputs": [(*parts(source), shape.channels) for source in shape.sources],
+                "depthwise": (*lead, 5, 5, shape.channels),
+                "pointwise": (*lead, shape.channels, shape.channels),
+            }
+            for shape, lead in zip(space.shapes, rows, strict=True)
+        ]
+        return {
+            "stem": (3, 3, space.image_channels, stem),
+            "cells": cells,
+            "head": (*parts(space.cells - 1), space.classes),
+        }
+
+    def _init_cell(self, noise: Tree, shape: CellShape, code: Code | None, rows: AnyBool, pixels: AnyBool) -> Tree:
+        inputs = []
+        for source, kernel in zip(shape.sources, noise["inputs"], strict=True):
+            mask, channels = self._parts(code, source)
+            kernel = _keep(_scaled(kernel, 2 / (mask.sum() * channels)), mask)
+            inputs.append({"kernel": kernel, **identity_norm((shape.channels,))})
+        fan_in = jnp.maximum(jnp.asarray(pixels).sum(axis=(-2, -1)), 1)[..., None, None, None]
+        branches = {
+            "depthwise": _keep(_scaled(noise["depthwise"], 2 / fan_in), pixels),
+            "pointwise": _keep(_scaled(noise["pointwise"], 2 / shape.channels), rows),
+        }
+        weights = identity_norm((*rows.shape, shape.channels))
+        branches |= {name: _keep(value, rows) for name, value in weights.items()}
+        return {"inputs": inputs, "branches": branches}
+
+
+def map_branches(change: Callable[[Any, int], Any], tree: Tree) -> Tree:
+    """Weights or statistics, with those of branches changed: each array of the i-th cell by ``change(array, i)``."""
+    cells = [
+        cell | {"branches": {name: change(x, i) for name, x in cell["branches"].items()}}
+        for i, cell in enumerate(tree["cells"])
+    ]
+    return tree | {"cells": cells}
+
+
+def _concatenated(blocks: Float[Array, "blocks n h w c"]) -> Float[Array, "n h w bc"]:
+    """All blocks side by side; what reads them has zeros for those that are not in the cell's output."""
+    blocks = jnp.moveaxis(blocks, 0, 3)
+    return blocks.reshape(*blocks.shape[:3], -1)
+
+
+def _preprocess(
+    x: Float[Array, "slots n h w c"],
+    kernel: Float[Array, "parts c d"],
+    mask: Bool[Array, " parts"],
+    weights: Tree,
+    stats: Tree,
+    halve: bool,
+    train: bool,
+) -> tuple[Float[Array, "n h2 w2 d"], Tree]:
+    """ReLU, 1x1 convolution (to half the resolution, if so asked) and normalisation, of the last slots."""
+    kernel = kernel.astype(x.dtype)
+    product = layers.factorised_reduce if halve else layers.pointwise
+    if train or len(kernel) == 1:
+        x = _concatenated(jax.nn.relu(x[-len(kernel) :]))
+        return norm(product(x, kernel.reshape(-1, kernel.shape[2])), weights, stats, train)
+    return norm(_sum_of_products(product, x, kernel, mask), weights, stats, train)
+
+
+def _sum_of_products(
+    product: Callable[[Array, Array], Array],
+    x: Float[Array, "slots n h w c"],
+    kernel: Float[Array, "parts c d"],
+    mask: Bool[Array, " parts"],
+) -> Float[Array, "n h2 w2 d"]:
+    """Of ReLU of all parts that the mask has, at least one; others cost nothing. It has no gradient."""
+    order, first = jnp.argsort(~mask, stable=True), len(x) - len(kernel)
+
+    def part(i: Array | int) -> Float32[Array, "n h2 w2 d"]:
+        return product(jax.nn.relu(x[first + order[i]]), kernel[order[i]]).astype(jnp.float32)
+
+    count = jnp.sum(mask, dtype=jnp.int32)
+    return lax.fori_loop(1, count, lambda i, total: total + part(i), part(0)).astype(x.dtype)
+
+
+def _matrix(kernel: Float[Array, "parts c d"], mask: Bool[Array, " parts"]) -> Float[Array, "pc d"]:
+    """The matrix on all parts side by side that ignores those which are not in the cell's output."""
+    return _keep(kernel, mask).reshape(-1, kernel.shape[-1])
+
+
+def _keep(x: Array, mask: AnyBool) -> Array:
+    """Zero where the mask, which lacks the trailing axes of `x`, is false."""
+    return jnp.where(mask.reshape(mask.shape + (1,) * (x.ndim - mask.ndim)), x, 0)
+
+
+def _scaled(noise: Array, variance: float | Array) -> Array:
+    return noise * jnp.sqrt(jnp.asarray(variance, jnp.float32))

@@ -1,0 +1,100 @@
+"""Codes from text, and what is said of them and of published networks."""
+
+import numpy as np
+import pytest
+
+from lanas_jax.commands.codes import CodeError, read_code
+from lanas_jax.commands.describe import describe_code, find_space, published
+from lanas_jax.spaces.latency import LatencyTable
+from lanas_jax.spaces.mobilenet import MobileNetSpace
+from lanas_jax.spaces.mobilenet_layers import layers
+from lanas_jax.spaces.nasnet_masks import NASNetMasks
+
+SPACE = NASNetMasks()
+
+
+def mask_text():
+    """A mask of pairs 1 and 6 in every block."""
+    starts = np.cumsum([0, 8, 12, 16, 20, 24, 8, 12, 16, 20])
+    bits = np.zeros(160, int)
+    bits[np.concatenate([starts + 1, starts + 6])] = 1
+    return "".join(map(str, bits))
+
+
+@pytest.mark.parametrize("separator", ["", ",", ", "])
+def test_a_mask_stands_for_its_code(separator):
+    code = read_code(separator.join(mask_text()), SPACE)
+    assert code.tolist() == 2 * ([1, 2] * 5 + [0, 1] * 5)
+    np.testing.assert_array_equal(read_code(",".join(map(str, code)), SPACE), code)
+
+
+def test_bad_masks_are_refused():
+    text = mask_text()
+    with pytest.raises(CodeError, match=r"has 159 integers, expected 40: .*; or the 160 bits of a mask"):
+        read_code(text[1:], SPACE)
+    with pytest.raises(CodeError, match=r"^block 0 of the normal cell holds 3 ones, expected exactly 2"):
+        read_code("1" + text[1:], SPACE)
+    with pytest.raises(CodeError, match=r"^bit 0 holds 7, expected 0 or 1"):
+        read_code(",".join("7" + text[1:]), SPACE)
+
+
+def test_a_code_that_is_no_mask_is_refused():
+    with pytest.raises(CodeError, match="does not allow this code"):
+        read_code(",".join("0" * 40), SPACE)
+
+
+@pytest.mark.parametrize(
+    ("name", "parameters", "multiply_adds"),
+    [
+        ("mobilenet_v2", 3_504_872, 300e6),
+        ("mobilenet_v3_large", 5_483_032, 217e6),
+        ("efficientnet_b0", 5_288_548, 386e6),
+    ],
+)
+def test_published_networks_have_their_published_counts(name, parameters, multiply_adds):
+    about = published(name, {})
+    assert (about["name"], about["parameters"]) == (name, parameters)
+    assert round(about["multiply_adds"], -6) == pytest.approx(multiply_adds, abs=1e6)
+    for total in ("multiply_adds", "parameters"):
+        assert sum(layer[total] for layer in about["layers"]) == about[total]
+    assert about["description"].splitlines() == [layer["layer"] for layer in about["layers"]]
+
+
+def test_published_networks_of_another_size():
+    about = published("mobilenet_v2", {"classes": 10, "resolution": 112})
+    assert about["parameters"] == 3_504_872 - 990 * 1281
+    assert about["layers"][0]["layer"].endswith("@ 112")
+    with pytest.raises(CodeError, match="resolution must be at least 1; got 0"):
+        published("mobilenet_v2", {"resolution": 0})
+    with pytest.raises(CodeError, match="--width goes with mobilenet; mobilenet_v2 has its own settings"):
+        published("mobilenet_v2", {"width": 1.0})
+
+
+def test_a_mobilenet_of_a_code():
+    space = find_space("mobilenet", {"width": 1.2, "resolution": 192, "classes": 100})
+    assert space == MobileNetSpace(widths=(1.2,), resolutions=(192,), classes=100)
+    about = describe_code(space, read_code(",".join(["0"] * 47), space))
+    assert about["description"].startswith("resolution 192, width 1.2\nstage 0: 2 layers of 32 channels: k3 x3, k3 x3")
+    assert (about["multiply_adds"], about["parameters"]) == space.network(np.zeros(47, int)).cost
+    assert "nanoseconds" not in about
+    with pytest.raises(CodeError, match="--cells goes with nasnet; mobilenet has its own settings"):
+        find_space("mobilenet", {"cells": 3})
+    with pytest.raises(CodeError, match="resolutions must be ascending numbers above 0"):
+        find_space("mobilenet", {"resolution": -1})
+
+
+def test_latencies_are_told_where_they_were_measured():
+    sizes = {"depths": (1,), "kernels": (3,), "expansions": (3,)}
+    names = [layer.name for layer in layers(MobileNetSpace(**sizes).network(np.zeros(17, int)))]
+    timed = MobileNetSpace(**sizes, latency=LatencyTable("a device", 1, dict.fromkeys(names, 7)))
+    assert describe_code(timed, np.zeros(17, np.int32))["nanoseconds"] == 7 * len(names)
+
+
+def test_a_code_may_go_by_its_name():
+    space = MobileNetSpace(max_multiply_adds=400_000_000)
+    np.testing.assert_array_equal(read_code("smallest", space), np.zeros(space.dims, np.int32))
+    np.testing.assert_array_equal(read_code(" largest ", MobileNetSpace()), space.cardinalities - 1)
+    with pytest.raises(CodeError, match="a cost limit"):
+        read_code("largest", space)
+    with pytest.raises(CodeError, match="'tallest', which is not an integer"):
+        read_code("tallest", space)

@@ -1,0 +1,75 @@
+"""How trainings end that several hosts carry out: what is said, and the exit code."""
+
+import jax
+import pytest
+
+from lanas_jax.commands.hosts import carried_out
+from lanas_jax.runtime import distributed
+from lanas_jax.trainer.loop import DamagedError, NotFiniteError, PreemptedError
+
+AGAIN = "To continue from the last checkpoint: lanas train DIR"
+
+
+def ended(error):
+    """What a training comes to that raises this."""
+
+    def run(preemption):
+        assert not preemption.reached()
+        raise error
+
+    return carried_out("train", "lanas train DIR", print, run)
+
+
+@pytest.fixture
+def two_processes(monkeypatch):
+    """Exit codes of those that were left without waiting for the other."""
+    left = []
+    monkeypatch.setattr(jax, "process_count", lambda: 2)
+    monkeypatch.setattr("jax.experimental.multihost_utils.reached_preemption_sync_point", lambda step: False)
+    monkeypatch.setattr(distributed, "abandon", left.append)
+    return left
+
+
+def test_a_training_gives_what_it_came_to():
+    assert carried_out("train", "", print, lambda preemption: {"accuracy": 0.5}) == {"accuracy": 0.5}
+
+
+@pytest.mark.parametrize(
+    ("error", "exit_code", "said"),
+    [
+        (PreemptedError(1234), 143, f"stopped after step 1,234, which is saved. {AGAIN}"),
+        (KeyboardInterrupt(), 130, f"stopped. {AGAIN}"),
+        (
+            NotFiniteError("the loss of step 7 is nan"),
+            1,
+            "lanas train: the loss of step 7 is nan. A lower learning rate",
+        ),
+        (DamagedError("none is intact"), 1, "lanas train: none is intact"),
+    ],
+)
+def test_one_that_ends_early_says_why(capsys, error, exit_code, said):
+    assert ended(error) == exit_code
+    assert said in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("kind", [jax.errors.JaxRuntimeError, ValueError])
+def test_a_lost_process_is_told_from_bad_settings(two_processes, capsys, kind):
+    """JAX raises either, by when it notices."""
+    assert ended(kind("UNKNOWN: Gloo all-reduce failed: Connection reset by peer\nmore")) == 1
+    expected = (
+        "lanas train: a process of this training is lost (UNKNOWN: Gloo all-reduce failed: Connection reset by peer)"
+    )
+    assert capsys.readouterr().err == f"{expected}. {AGAIN}\n"
+    assert two_processes == [1]
+
+
+def test_bad_settings_are_not_taken_for_a_lost_process(two_processes):
+    with pytest.raises(ValueError, match="batch_size must be at most"):
+        ended(ValueError("batch_size must be at most the number of training images, 5; got 6"))
+    assert two_processes == []
+
+
+@pytest.mark.parametrize("kind", [jax.errors.JaxRuntimeError, ValueError])
+def test_alone_what_the_runtime_raises_is_an_error_like_any(kind):
+    with pytest.raises(kind, match="INTERNAL"):
+        ended(kind("INTERNAL: something"))

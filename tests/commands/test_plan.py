@@ -1,0 +1,72 @@
+"""The command, on the devices of this process."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from lanas_jax.cli import main
+from lanas_jax.planning import topology
+from lanas_jax.planning.topology import Chip
+from tests.refusals import refused
+
+EXPERIMENT = Path(__file__).parents[1] / "planning" / "planned_experiment.py"
+PLENTY = Chip(1e9, 1e9, 1e9)
+
+
+@pytest.fixture
+def chip(monkeypatch):
+    """Sets what the devices are said to do."""
+
+    def set_to(chip):
+        monkeypatch.setattr(topology, "_local", lambda: topology.Topology("local", topology_devices(), chip))
+
+    return set_to
+
+
+def topology_devices():
+    import jax
+
+    return jax.local_devices()[:2]
+
+
+def test_a_table_of_all_stages(chip, capsys):
+    chip(PLENTY)
+    assert main(["plan", str(EXPERIMENT), "--topology", "local"]) == 0
+    printed = capsys.readouterr().out
+    assert "2 chips" in printed
+    rows = {line.split()[0]: line.split() for line in printed.splitlines() if " yes " in line}
+    assert list(rows) == ["final", "search"]
+    assert rows["final"][1:3] == ["2", "12"]
+    assert "30" in rows["final"]  # 4 epochs of 90 images in batches of 12
+
+
+def test_what_does_not_fit_says_what_to_change(chip, capsys):
+    chip(Chip(100.0, 1e9, 1e9))
+    assert main(["plan", str(EXPERIMENT), "--only", "final", "--batch-size", "4"]) == 1
+    assert "no batch fits, give it more chips or a smaller network" in capsys.readouterr().out
+
+
+def test_json_says_everything(chip, capsys):
+    chip(PLENTY)
+    assert main(["plan", str(EXPERIMENT), "--only", "final", "--json", "--batch-size=6"]) == 0
+    (found,) = json.loads(capsys.readouterr().out)
+    assert (found["stage"], found["batch_size"], found["fits"]) == ("final", 6, True)
+    assert found["flops"] == 2 * 3 * 1000 * 3
+    assert found["memory"]["arguments"] > 90 * 36  # all the pixels
+    assert found["chip_hours"] == pytest.approx(found["step_seconds"] * found["steps"] * 2 / 3600)
+
+
+def test_refusals(chip, capsys, tmp_path):
+    chip(PLENTY)
+    assert "There are: local; v4:" in refused(capsys, "plan", EXPERIMENT, "--topology", "v5e:7x7")
+    assert "no function stages(config)" in refused(capsys, "plan", "digits")
+    assert "There are: final, search" in refused(capsys, "plan", EXPERIMENT, "--only", "finale")
+    assert "multiple of the 2 chips" in refused(capsys, "plan", EXPERIMENT, "--batch-size", "7")
+    assert "no experiment 'nothing'" in refused(capsys, "plan", "nothing")
+    assert "usage: lanas plan" in refused(capsys, "plan")
+    broken = tmp_path / "broken.py"
+    broken.write_text(EXPERIMENT.read_text() + "\n\ndef stages(config):\n    return [1]\n")
+    assert "no Stages" in refused(capsys, "plan", broken)
+    broken.write_text(EXPERIMENT.read_text() + "\n\ndef stages(config):\n    raise KeyError('lost')\n")
+    assert "stages(config) raised KeyError: 'lost'" in refused(capsys, "plan", broken)

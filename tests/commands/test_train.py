@@ -1,0 +1,246 @@
+"""`lanas train` and `lanas export`, from a search to logits in another process."""
+
+import io
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from lanas_jax.cli import main
+from lanas_jax.export import load
+from lanas_jax.storage.folder import RunError
+from lanas_jax.storage.trials import TrialStore, best
+from tests.refusals import refused
+from tests.trainer.tiny_experiment import SCALING, Config, TinyNetwork, TinySpace, dataset
+
+ROOT = Path(__file__).parents[2]
+EXPERIMENT = str(ROOT / "tests" / "trainer" / "tiny_experiment.py")
+IMAGES = dataset(Config()).test.images
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """A search, and the training of its winner: the run, and what the training printed."""
+    run, printed = tmp_path_factory.mktemp("search") / "run", io.StringIO()
+    stdout, sys.stdout = sys.stdout, printed
+    try:
+        assert main(["search", EXPERIMENT, "--out", str(run)]) == 0
+        printed.truncate(printed.seek(0))
+        assert main(["train", str(run), "--recipe.epochs", "2", "--recipe.train-on", "train"]) == 0
+    finally:
+        sys.stdout = stdout
+    return run, printed.getvalue()
+
+
+def test_the_winner_is_trained_with_the_settings_given(trained):
+    run, printed = trained
+    final = json.loads((run / "final" / "final.json").read_text())
+    with TrialStore.open(run / "trials.sqlite") as store:
+        assert tuple(final["code"]) == best(store.trials()).code == (0, 1)
+    assert final["settings"]["recipe"]["epochs"] == 2
+    assert final["steps"] == 15
+    assert len((run / "final" / "metrics.csv").read_text().splitlines()) == 1 + 15
+    assert {path.name for path in (run / "final").iterdir()} >= {
+        "training.json", "final.json", "metrics.csv", "checkpoint", "experiment.py",
+    }  # fmt: skip
+    lines = printed.splitlines()
+    assert lines[0] == f"tiny: 2 epochs, in {run / 'final'}"
+    assert lines[1].startswith("epoch 1/2 · step 5/15 · loss ")
+    assert lines[2].startswith("epoch 2/2 · step 15/15 · loss ")
+    accuracy = f"{final['test_accuracy']:.4f}, average of weights {final['ema_test_accuracy']:.4f}"
+    assert f"test accuracy {accuracy}" in lines
+    assert f"search-validation accuracy {final['validation_accuracy']:.4f}, average of weights" in printed
+    assert "\x1b" not in printed
+
+
+@pytest.mark.parametrize("command", ["resume", "trials", "report"])
+def test_the_run_is_still_one(trained, capsys, command):
+    assert main([command, str(trained[0])]) == 0
+    assert "error" not in capsys.readouterr().out
+
+
+def test_same_command_again_reports_what_is_recorded(trained, capsys):
+    run, printed = trained
+    for again in (["train", str(run / "final")], ["train", str(run), "--recipe.epochs=2", "--recipe.train-on=train"]):
+        assert main(again) == 0
+        out = capsys.readouterr().out
+        assert "this training is at its end already; this is what was recorded" in out
+        assert out.splitlines()[-3:] == printed.splitlines()[-3:]
+
+
+def test_other_settings_are_refused_and_named(trained, capsys):
+    run, _ = trained
+    message = refused(capsys, "train", run, "--recipe.epochs", "3", "--recipe.train-on", "train")
+    assert f"{run / 'final'} was begun with something else, the settings: recipe.epochs 2, now 3" in message
+    assert f"lanas train {run / 'final'}; else give another folder" in message
+    assert "the code: [0, 1], now [2, 1]" in refused(capsys, "train", run / "final", "--code", "2,1")
+
+
+@pytest.mark.parametrize(
+    ("code", "message"),
+    [
+        ("0,1,2", "the code has 3 integers, expected 2"),
+        ("0,7", "position 1 (width) holds 7, expected 0 to 1"),
+        ("1,0", "the space does not allow this code"),
+        ("0,x", "holds 'x', which is not an integer"),
+    ],
+)
+def test_wrong_codes(trained, tmp_path, capsys, code, message):
+    for target in (trained[0], EXPERIMENT):
+        assert message in refused(capsys, "train", target, "--code", code, "--out", tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_what_cannot_be_trained(trained, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert "tiny_experiment is an experiment, which has no best network" in refused(capsys, "train", EXPERIMENT)
+    assert "holds neither a run nor a training" in refused(capsys, "train", tmp_path)
+    assert "there is no experiment 'digitz'" in refused(capsys, "train", "digitz")
+    assert "usage: lanas train RUN" in refused(capsys, "train")
+    message = refused(capsys, "train", ROOT / "tests" / "quick_experiment.py", "--code", "0,0,0,0")
+    assert "it has no dataclass Final and no function final(config, settings, code)" in message
+    code = ("--code", "0,1")
+    assert "at most the number of training images, 123; got 7000" in refused(
+        capsys, "train", EXPERIMENT, *code, "--recipe.batch-size", "7000"
+    )
+    assert "multiple of the number of devices, 4; got 9" in refused(
+        capsys, "train", EXPERIMENT, *code, "--recipe.batch-size", "9"
+    )
+    assert "drop_path must be in [0, 1); got 1.5" in refused(
+        capsys, "train", EXPERIMENT, *code, "--recipe.drop-path", "1.5"
+    )
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_run_without_winner_or_final_says_what_to_do(trained, tmp_path, capsys):
+    run, _ = trained
+    for name in ("config.json", "experiment.py"):
+        shutil.copy(run / name, tmp_path)
+    TrialStore.create(tmp_path / "trials.sqlite").close()
+    assert f"no trial of {tmp_path} has succeeded yet" in refused(capsys, "train", tmp_path)
+    shutil.copy(run / "trials.sqlite", tmp_path)
+    old = (tmp_path / "experiment.py").read_text().replace("def final(", "def formerly(")
+    (tmp_path / "experiment.py").write_text(old)
+    assert "for a newer one, give the winner: lanas train EXPERIMENT --code 0,1" in refused(capsys, "train", tmp_path)
+
+
+def test_an_experiment_is_trained_without_a_run_and_stops_where_it_breaks(tmp_path, capsys):
+    """With settings of the experiment: its bright image breaks the network that takes a root."""
+    out = tmp_path / "out"
+    message = refused(
+        capsys,
+        "train",
+        EXPERIMENT,
+        "--code",
+        "2,1",
+        "--config.bright",
+        "3",
+        "--recipe.epochs",
+        "1",
+        "--out",
+        out,
+        code=1,
+    )
+    assert "lanas train: the loss is nan at step" in message
+    assert "no checkpoint yet" in message
+    assert json.loads((out / "training.json").read_text())["config"]["bright"] == 3
+    assert not (out / "final.json").exists()
+    assert f"{out} is not trained to the end: lanas train {out}" in refused(capsys, "export", out)
+
+
+def logits(images, weights):
+    network = TinyNetwork(TinySpace(), (0, 1))
+    apply = jax.jit(lambda images: network.apply(
+        *weights, SCALING(images), train=False, key=jax.random.key(1), drop_path=jnp.float32(0.7)
+    )[0])  # fmt: skip
+    return np.asarray(apply(images))
+
+
+def last_state(run):
+    """The weights as orbax wrote them, read without anything of ours."""
+    import orbax.checkpoint as ocp
+
+    saved = ocp.PyTreeCheckpointer().restore(run / "final" / "checkpoint" / "15" / "state")
+    return {int(number): np.asarray(leaf) for number, leaf in saved.items()}
+
+
+@pytest.mark.parametrize(
+    ("weights", "kind"), [("last", "safetensors"), ("ema", "safetensors"), ("last", "orbax"), ("ema", "orbax")]
+)
+def test_exported_weights_give_the_logits_of_the_trained_network(trained, tmp_path, weights, kind, capsys):
+    run, _ = trained
+    out = tmp_path / "out"
+    assert main(["export", str(run), "--out", str(out), "--weights", weights, "--format", kind]) == 0
+    network = load.load(out)
+    saved = last_state(run)  # leaves in order: 7 parameters and 2 statistics, then their average
+    leaves = [saved[i + (9 if weights == "ema" else 0)] for i in range(9)]
+    expected = jax.tree.unflatten(jax.tree.structure(network.weights), leaves)
+    np.testing.assert_allclose(network(IMAGES), logits(IMAGES, expected), rtol=1e-5, atol=1e-6)
+    final = json.loads((run / "final" / "final.json").read_text())
+    about = json.loads((out / "architecture.json").read_text())
+    assert about["test_accuracy"] == final["test_accuracy" if weights == "last" else "ema_test_accuracy"]
+    assert about["test_accuracy"] == np.mean(np.argmax(network(IMAGES), axis=1) == dataset(Config()).test.labels)
+    assert (about["code"], about["weights"], about["parameters"]) == ([0, 1], weights, 691)
+    assert about["scaling"] == {"mean": [0.5], "deviation": [0.5]}
+    assert about["description"] == "activation  relu\nwidth       8"
+
+
+def test_load_runs_in_a_process_of_its_own(trained, tmp_path, capsys):
+    run, _ = trained
+    assert main(["export", str(run / "final"), "--out", str(tmp_path / "out")]) == 0
+    np.save(tmp_path / "images.npy", IMAGES)
+    command = [sys.executable, str(tmp_path / "out" / "load.py"), "images.npy", "logits.npy"]
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu"}
+    subprocess.run(command, cwd=tmp_path, env=environment, check=True, capture_output=True)
+    expected = logits(IMAGES, load.load(tmp_path / "out").weights)
+    np.testing.assert_allclose(np.load(tmp_path / "logits.npy"), expected, rtol=1e-5, atol=1e-6)
+
+
+def test_weights_have_names_that_say_where_they_belong(trained, tmp_path, capsys):
+    from safetensors.numpy import load_file
+
+    assert main(["export", str(trained[0]), "--out", str(tmp_path / "out")]) == 0
+    shapes = {name: array.shape for name, array in load_file(tmp_path / "out" / "weights.safetensors").items()}
+    assert shapes == {
+        "params/auxiliary/kernel": (8, 3),
+        "params/branch": (3, 3, 8, 8),
+        "params/head/bias": (3,),
+        "params/head/kernel": (8, 3),
+        "params/norm/bias": (8,),
+        "params/norm/scale": (8,),
+        "params/stem": (3, 3, 1, 8),
+        "batch_stats/norm/mean": (8,),
+        "batch_stats/norm/var": (8,),
+    }
+
+
+def test_export_that_cannot_be(trained, tmp_path, capsys, monkeypatch):
+    run, _ = trained
+    assert "holds no training: it has no training.json" in refused(capsys, "export", tmp_path)
+    (tmp_path / "used").mkdir()
+    (tmp_path / "used" / "thesis.tex").touch()
+    assert "used is in use: give a new or an empty folder" in refused(capsys, "export", run, "--out", tmp_path / "used")
+    monkeypatch.setitem(sys.modules, "safetensors.numpy", None)
+    message = refused(capsys, "export", run, "--out", tmp_path / "out")
+    assert "safetensors is not installed: pip install 'lanas-jax[export]', or use --format orbax" in message
+
+
+def test_exported_network_refuses_other_images_and_other_weights(trained, tmp_path, capsys):
+    from safetensors.numpy import load_file, save_file
+
+    assert main(["export", str(trained[0]), "--out", str(tmp_path / "out")]) == 0
+    with pytest.raises(ValueError, match=r"images must be uint8 of shape \[n, 6, 6, 1\]; got float32"):
+        load.load(tmp_path / "out")(IMAGES.astype(np.float32))
+    file = tmp_path / "out" / "weights.safetensors"
+    save_file(load_file(file) | {"params/stem": np.zeros((3, 3, 1, 4), np.float32)}, file)
+    with pytest.raises(RunError, match=r"params/stem is float32\[3, 3, 1, 4\], expected float32\[3, 3, 1, 8\]"):
+        load.load(tmp_path / "out")
+    with pytest.raises(RunError, match="holds no exported network"):
+        load.load(tmp_path)

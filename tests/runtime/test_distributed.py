@@ -1,0 +1,43 @@
+"""Settings of several processes, and what a single one makes of the rest; real ones: `tests.trainer.test_hosts`."""
+
+import pytest
+
+from lanas_jax.runtime import distributed
+from lanas_jax.runtime.distributed import Hosts, Preemption
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"coordinator": "10.0.0.1:9"}, "coordinator, count and index together, or automatic alone; got coordinator"),
+        ({"count": 2, "index": 0, "automatic": True}, "got count, index and automatic"),
+        ({"coordinator": "10.0.0.1", "count": 2, "index": 0}, "must be HOST:PORT; got '10.0.0.1'"),
+        ({"coordinator": "a:1", "count": 2, "index": 2}, "index must be 0 to count - 1, 1; got 2"),
+        ({"heartbeat_seconds": 0}, "heartbeat_seconds must be at least 1; got 0"),
+    ],
+)
+def test_settings_that_do_not_go_together_are_refused(settings, message):
+    with pytest.raises(ValueError, match=message):
+        Hosts(**settings)
+
+
+def test_one_process_is_alone_first_and_tells_itself():
+    assert Hosts().alone
+    assert not Hosts(automatic=True).alone
+    assert not Hosts("a:1", 2, 1).alone
+    assert distributed.first()
+    assert distributed.told({"due": [True, None]}) == {"due": [True, None]}
+    distributed.agree("anything", object())
+    with pytest.raises(OSError, match="full"):
+        distributed.by_first(_fails, OSError)
+
+
+def _fails():
+    raise OSError("the disk is full")
+
+
+def test_preemption_stays_once_it_is_there():
+    heard = iter([False, True, False])
+    preemption = Preemption(lambda: next(heard))
+    assert [preemption.reached() for _ in range(3)] == [False, True, True]
+    assert preemption.here

@@ -1,0 +1,54 @@
+"""Configs on their way to config.json and back."""
+
+import dataclasses
+import enum
+import json
+from pathlib import Path
+
+import pytest
+
+from lanas_jax.storage import config_json
+
+
+class Colour(enum.Enum):
+    RED = 1
+
+
+@dataclasses.dataclass(frozen=True)
+class Inner:
+    rates: tuple[float, ...] = (0.1, 1.0)
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    seed: int = 0
+    rate: float = 1.0
+    name: str | None = None
+    data: Path = Path("a/b")
+    colour: Colour = Colour.RED
+    inner: Inner = Inner()
+    sizes: tuple[int, int] = (3, 4)
+    table: dict[str, list[int]] = dataclasses.field(default_factory=lambda: {"a": [1, 2]})
+    either: int | float | str = 2.0
+
+
+@pytest.mark.parametrize("changes", [{}, {"name": "x", "either": 3}, {"rate": 3, "inner": Inner(())}, {"either": "2"}])
+def test_configs_survive_the_way_to_json_and_back(changes):
+    config = Settings(**changes)
+    config_json.check(config)
+    assert config_json.decode(Settings, json.loads(json.dumps(config_json.encode(config)))) == config
+
+
+def test_config_that_does_not_survive_is_refused():
+    @dataclasses.dataclass(frozen=True)
+    class Odd:
+        thing: object = dataclasses.field(default_factory=object)
+
+    with pytest.raises(config_json.ConfigError, match=r"Config.thing: .* cannot be written to config.json"):
+        config_json.check(Odd())
+    with pytest.raises(config_json.ConfigError, match="has no field gone"):
+        config_json.decode(Settings, {"gone": 1})
+    with pytest.raises(config_json.ConfigError, match="'1' is not int"):
+        config_json.decode(Settings, {"seed": "1"})
+    with pytest.raises(config_json.ConfigError, match="do not fit Settings: 'BLUE'"):
+        config_json.read(Settings, {"colour": "BLUE"})

@@ -1,0 +1,51 @@
+"""The live line of a search."""
+
+import dataclasses
+import io
+
+import pytest
+from rich.console import Console
+
+from lanas_jax.runtime.durations import duration
+from lanas_jax.storage.trials import Status, Trial
+from lanas_jax.study.display import Display
+
+
+def test_terminal_shows_one_live_line():
+    now = [0.0]
+    screen = io.StringIO()
+    display = Display(Console(file=screen, force_terminal=True, width=100), clock=lambda: now[0])
+    pending = [Trial(i, 0, (i,), "", Status.PENDING) for i in range(4)]
+    display.began(12, [])
+    now[0] = 5.0
+    assert display.line().plain == "trials 0/12 · compiling: 5 s"
+    display.asked(pending)
+    now[0] = 15.0
+    assert display.line().plain == "trials 0/12 · compiling and training the first 4: 15 s"
+    done = [
+        dataclasses.replace(trial, status=Status.DONE, value=0.5 + trial.id / 100, compile_seconds=3.0, finished=1.0)
+        for trial in pending
+    ]
+    now[0] = 25.0
+    display.finished(done)  # after 20 s, of which 12 s went into compiling
+    assert display.line().plain == "trials 4/12 · best 0.5300 · 2.00 s per candidate · 16 s left"
+    display.asked([dataclasses.replace(trial, id=trial.id + 4, batch=1) for trial in pending])
+    now[0] = 29.0
+    assert display.line().plain == "trials 4/12 · best 0.5300 · 2.00 s per candidate · 12 s left"
+    display.finished([dataclasses.replace(pending[0], status=Status.FAILED, reason="NaN", finished=2.0)])
+    assert display.line().plain.startswith("trials 5/12 · best 0.5300 · failed 1 · ")
+    display.retraining(done[3])
+    now[0] = 129.0
+    assert display.line().plain == "trials 5/12 · best 0.5300 · failed 1 · retraining the best: 1 min 40 s"
+    with display:
+        display.note("a note")
+    assert "a note" in screen.getvalue()
+    assert "trials 5/12" in screen.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [(0.0, "0 s"), (59.4, "59 s"), (59.6, "1 min 00 s"), (200.0, "3 min 20 s"), (7500.0, "2 h 05 min")],
+)
+def test_durations(seconds, text):
+    assert duration(seconds) == text

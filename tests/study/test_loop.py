@@ -1,0 +1,373 @@
+"""The study: the loop ends with the trials it should, goes on after failures, and resumes to the same trials."""
+
+import dataclasses
+import json
+import math
+import shutil
+import sqlite3
+
+import jax
+import numpy as np
+import pytest
+
+import lanas_jax as lx
+from lanas_jax import study
+from lanas_jax.evaluators.base import NotPreparedError, Outcome
+from lanas_jax.storage.folder import RunError
+from lanas_jax.storage.trial_file import TrialStoreError
+from lanas_jax.storage.trials import Final, Status, TrialStore
+from lanas_jax.study import Experiment, StudyError, replay, run_folder
+from lanas_jax.study.experiment import Silence
+
+SPACE = lx.SearchSpace([lx.Choice(f"op{i}", "abcd") for i in range(4)])
+
+
+@dataclasses.dataclass
+class Distance:
+    """Minus the distance to a hidden code, and noise from the trial's key; fails as told and counts its calls."""
+
+    nan: tuple[int, ...] = ()  # first integers of codes whose value is NaN
+    raising: tuple[int, ...] = ()  # first integers of codes for which it raises
+    stop_before: int | None = None  # call before which Ctrl-C is pressed
+    calls: int = 0
+    codes_seen: list[tuple[int, ...]] = dataclasses.field(default_factory=list)
+
+    def evaluate(self, codes, keys):
+        self.calls += 1
+        if self.calls - 1 == self.stop_before:
+            raise KeyboardInterrupt
+        if any(int(code[0]) in self.raising for code in codes):
+            raise ArithmeticError("this operation cannot be built")
+        self.codes_seen += [tuple(code) for code in codes.tolist()]
+        return [self._outcome(code, key) for code, key in zip(codes, keys, strict=True)]
+
+    def _outcome(self, code, key):
+        if int(code[0]) in self.nan:
+            return Outcome(None, "loss became NaN at step 7", train_seconds=0.1)
+        noise = float(jax.random.uniform(key)) / 10
+        return Outcome(noise - float(np.abs(code - 2).sum()), multiply_adds=int(code.sum()), parameters=7)
+
+
+def finale(code, key, directory):
+    directory.mkdir()
+    (directory / "weights").write_text(str(code))
+    return Final(tuple(code.tolist()), 0.5, float(jax.random.uniform(key)), 0.5, epochs=3)
+
+
+def experiment(evaluator=None, **changes):
+    settings = {"budget": 22, "batch": 4, "seed": 3, "finale": finale}
+    searcher = changes.pop("searcher", lx.RandomSearch(SPACE))
+    return Experiment("distance", searcher.space, searcher, evaluator or Distance(), **settings | changes)
+
+
+def run(experiment, directory):
+    return study.run(experiment, directory)
+
+
+def essence(trials):
+    """All of a trial that does not depend on the clock."""
+    return [
+        (t.id, t.batch, t.code, t.key, t.status, t.value, t.multiply_adds, t.parameters, t.reason, t.software)
+        for t in trials
+    ]
+
+
+def recorded(directory):
+    with TrialStore.open(directory / "trials.sqlite") as store:
+        return store.trials(), store.final()
+
+
+@pytest.fixture(scope="module", params=["random", "lanas"])
+def searcher(request):
+    return {"random": lx.RandomSearch, "lanas": lx.LaNAS}[request.param](SPACE)
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(searcher, tmp_path_factory):
+    return run(experiment(searcher=searcher), tmp_path_factory.mktemp("whole") / "run")
+
+
+def test_budget_is_used_up_in_batches(uninterrupted):
+    trials = uninterrupted.trials
+    assert [trial.id for trial in trials] == list(range(22))
+    assert [trial.batch for trial in trials] == [i // 4 for i in range(22)]
+    assert all(trial.status == Status.DONE for trial in trials)
+    assert len({trial.code for trial in trials}) == 22
+    assert not uninterrupted.exhausted
+    assert uninterrupted.best.value == max(trial.value for trial in trials)
+    assert recorded(uninterrupted.directory) == (trials, uninterrupted.final)
+
+
+def test_trial_keys_are_folded_from_seed_and_number(uninterrupted):
+    for trial in uninterrupted.trials:
+        words = np.asarray(jax.random.key_data(jax.random.fold_in(jax.random.key(3), trial.id)))
+        assert trial.key == "".join(f"{word:08x}" for word in words)
+        noise = float(jax.random.uniform(jax.random.fold_in(jax.random.key(3), trial.id))) / 10
+        assert trial.value == noise - float(np.abs(np.array(trial.code) - 2).sum())
+
+
+def test_finale_retrains_the_winner_once_with_a_key_of_its_own(uninterrupted):
+    final = uninterrupted.final
+    assert final.code == uninterrupted.best.code
+    assert (final.validation_accuracy, final.epochs, final.seconds) == (0.5, 3, 0.5)
+    assert final.test_accuracy == float(jax.random.uniform(jax.random.fold_in(jax.random.key(3), 2**31 - 2)))
+    assert (uninterrupted.directory / "checkpoint" / "winner" / "weights").exists()
+
+
+def test_config_says_what_was_asked_for(uninterrupted):
+    record = json.loads((uninterrupted.directory / "config.json").read_text())
+    assert {name: record[name] for name in ("experiment", "seed", "budget", "batch")} == {
+        "experiment": "distance",
+        "seed": 3,
+        "budget": 22,
+        "batch": 4,
+    }
+    assert record["software"].keys() == {"python", "lanas_jax", "jax", "flax", "optax", "numpy"}
+
+
+@pytest.mark.parametrize("stop", range(6))
+@pytest.mark.parametrize("checkpoint", ["kept", "lost"])
+def test_interrupted_run_resumes_to_the_same_trials(searcher, uninterrupted, tmp_path, stop, checkpoint):
+    stopped = Distance(stop_before=stop)
+    with pytest.raises(KeyboardInterrupt):
+        run(experiment(stopped, searcher=searcher), tmp_path / "run")
+    before, _ = recorded(tmp_path / "run")
+    assert [trial.status for trial in before] == ["done"] * 4 * stop + ["pending"] * (len(before) - 4 * stop)
+    if checkpoint == "lost":
+        shutil.rmtree(tmp_path / "run" / "checkpoint")
+    rest = Distance()
+    resumed = run(experiment(rest, searcher=searcher), tmp_path / "run")
+    assert essence(resumed.trials) == essence(uninterrupted.trials)
+    assert resumed.trials[: 4 * stop] == before[: 4 * stop]  # kept as they were, down to the clock
+    assert rest.codes_seen == [trial.code for trial in uninterrupted.trials[4 * stop :]]  # nothing is trained twice
+    assert resumed.final == uninterrupted.final
+
+
+def test_finished_run_stays_as_it_is(uninterrupted, searcher):
+    again = Distance()
+    result = run(experiment(again, searcher=searcher, finale=None), uninterrupted.directory)
+    assert again.calls == 0
+    assert (result.trials, result.final) == (uninterrupted.trials, uninterrupted.final)
+
+
+def test_run_interrupted_in_the_finale_repeats_only_that(uninterrupted, searcher, tmp_path):
+    def stopped(code, key, directory):
+        directory.mkdir()
+        (directory / "half a file").write_text("")
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run(experiment(searcher=searcher, finale=stopped), tmp_path / "run")
+    assert recorded(tmp_path / "run")[1] is None
+    again = Distance()
+    result = run(experiment(again, searcher=searcher), tmp_path / "run")
+    assert again.calls == 0
+    assert result.final == uninterrupted.final
+    assert [file.name for file in (tmp_path / "run" / "checkpoint" / "winner").iterdir()] == ["weights"]
+
+
+def test_failed_trials_are_told_as_failed_and_the_search_goes_on(tmp_path):
+    result = run(experiment(Distance(nan=(1, 2)), searcher=lx.LaNAS(SPACE)), tmp_path / "run")
+    failed = [trial for trial in result.trials if trial.code[0] in (1, 2)]
+    assert 0 < len(failed) < 22
+    for trial in result.trials:
+        expected = Status.FAILED if trial in failed else Status.DONE
+        assert (trial.status, trial.value is None) == (expected, trial in failed)
+    assert {trial.reason for trial in failed} == {"loss became NaN at step 7"}
+    assert result.best not in failed
+    np.testing.assert_array_equal(np.isnan(replay.told(result.trials)), [t in failed for t in result.trials])
+
+
+def test_no_winner_where_every_trial_failed(tmp_path):
+    result = run(experiment(Distance(nan=(0, 1, 2, 3))), tmp_path / "run")
+    assert len(result.trials) == 22
+    assert result.best is None
+    assert result.final is None
+
+
+def test_error_in_the_evaluator_fails_only_the_trial_that_causes_it(tmp_path):
+    result = run(experiment(Distance(raising=(0,)), budget=40), tmp_path / "run")
+    failed = [trial for trial in result.trials if trial.status == Status.FAILED]
+    assert [trial.code[0] == 0 for trial in result.trials] == [trial in failed for trial in result.trials]
+    assert failed
+    assert failed[0].reason.startswith(
+        "the evaluator raised ArithmeticError: this operation cannot be built (test_study"
+    )
+
+
+def test_evaluator_that_only_raises_stops_the_study_and_keeps_the_batch_pending(tmp_path):
+    with pytest.raises(StudyError, match=r"each of the last 8 trials: ArithmeticError: .*The last 4 stay pending"):
+        run(experiment(Distance(raising=(0, 1, 2, 3))), tmp_path / "run")
+    trials, _ = recorded(tmp_path / "run")
+    assert [trial.status for trial in trials] == ["failed"] * 4 + ["pending"] * 4
+    result = run(experiment(Distance()), tmp_path / "run")  # mended: the pending batch is evaluated
+    assert [trial.status for trial in result.trials] == ["failed"] * 4 + ["done"] * 18
+
+
+def test_evaluator_must_give_an_outcome_per_code(tmp_path):
+    class Short(Distance):
+        def evaluate(self, codes, keys):
+            return super().evaluate(codes, keys)[1:]
+
+    with pytest.raises(StudyError, match="3 outcomes for 4 codes"):
+        run(experiment(Short()), tmp_path / "run")
+
+
+def test_finale_that_raises_or_gives_nan_is_not_recorded(tmp_path):
+    def broken(code, key, directory):
+        raise FloatingPointError("the loss of the final training is not finite")
+
+    with pytest.raises(StudyError, match="retraining the winner failed: FloatingPointError: the loss of the final"):
+        run(experiment(finale=broken, budget=4), tmp_path / "run")
+    with pytest.raises(StudyError, match="not finite"):
+        run(
+            experiment(finale=lambda code, key, folder: Final(tuple(code.tolist()), math.nan, 0.5, 1.0), budget=4),
+            tmp_path / "run",
+        )
+    assert recorded(tmp_path / "run")[1] is None
+
+
+def test_small_space_ends_the_search(tmp_path):
+    space = lx.SearchSpace([lx.Choice("a", "xyz"), lx.Choice("b", "xy")])
+    result = run(experiment(searcher=lx.RandomSearch(space)), tmp_path / "run")
+    assert result.exhausted
+    assert sorted(trial.code for trial in result.trials) == [(a, b) for a in range(3) for b in range(2)]
+    assert result.final is not None
+    again = run(experiment(searcher=lx.RandomSearch(space)), tmp_path / "run")
+    assert (again.trials, again.exhausted) == (result.trials, True)
+
+
+def damage(file):
+    content = bytearray(file.read_bytes())
+    content[len(content) // 2] ^= 0xFF
+    file.write_bytes(content)
+
+
+# Several of tensorstore's reads fail at once; those that nobody waits for any more complain of a closed event loop.
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+@pytest.mark.parametrize("how", ["flip every file", "truncate every file", "delete half", "of another run"])
+def test_damaged_checkpoint_is_passed_over(searcher, uninterrupted, tmp_path, how):
+    with pytest.raises(KeyboardInterrupt):
+        run(experiment(Distance(stop_before=4), searcher=searcher), tmp_path / "run")
+    states = tmp_path / "run" / "checkpoint" / "searcher"
+    files = [file for file in sorted(states.rglob("*")) if file.is_file()]
+    assert files
+    if how == "of another run":
+        other = experiment(Distance(stop_before=4), searcher=searcher, seed=4)
+        with pytest.raises(KeyboardInterrupt):
+            run(other, tmp_path / "other")
+        shutil.rmtree(states)
+        shutil.copytree(tmp_path / "other" / "checkpoint" / "searcher", states)
+    for number, file in enumerate(files if how != "of another run" else ()):
+        if how == "flip every file":
+            damage(file)
+        elif how == "truncate every file":
+            file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
+        elif number % 2:
+            file.unlink()
+    resumed = run(experiment(searcher=searcher), tmp_path / "run")
+    assert essence(resumed.trials) == essence(uninterrupted.trials)
+
+
+def test_changed_searcher_is_noticed(tmp_path):
+    with pytest.raises(KeyboardInterrupt):
+        run(experiment(Distance(stop_before=2)), tmp_path / "run")
+    shutil.rmtree(tmp_path / "run" / "checkpoint")
+    before, _ = recorded(tmp_path / "run")
+    with pytest.raises(StudyError, match=r"batch 0 was recorded with other trials .*the same versions"):
+        run(experiment(searcher=lx.RegularizedEvolution(SPACE)), tmp_path / "run")
+    assert recorded(tmp_path / "run")[0] == before
+
+
+def test_changed_software_is_named(tmp_path):
+    with pytest.raises(KeyboardInterrupt):
+        run(experiment(Distance(stop_before=1)), tmp_path / "run")
+    with TrialStore.open(tmp_path / "run" / "trials.sqlite") as store:
+        for trial in store.trials():
+            store._write("REPLACE", dataclasses.replace(trial, code=(0, 0, 0, 0), software={"jax": "0.0.1"}))
+    with pytest.raises(StudyError, match=r"jax 0\.0\.1, now "):
+        run(experiment(), tmp_path / "run")
+
+
+def test_another_experiment_in_the_same_folder_is_refused(uninterrupted):
+    with pytest.raises(RunError, match="begun with seed 3, not 4"):
+        run(experiment(seed=4), uninterrupted.directory)
+    with pytest.raises(RunError, match="begun with budget 22, not 30"):
+        run(experiment(budget=30), uninterrupted.directory)
+
+
+def test_foreign_trials_file_is_untouched(tmp_path):
+    here = run_folder.create(tmp_path / "run", experiment())
+    here.trials.unlink()
+    with sqlite3.connect(here.trials) as connection:
+        connection.execute("CREATE TABLE mine (x)")
+    connection.close()
+    before = here.trials.read_bytes()
+    with pytest.raises(TrialStoreError, match="another program"):
+        run(experiment(), tmp_path / "run")
+    assert here.trials.read_bytes() == before
+
+
+def test_two_processes_cannot_write_to_one_run(tmp_path):
+    here = run_folder.create(tmp_path / "run", experiment())
+    with run_folder.lock(here), pytest.raises(RunError, match="being written by another process"):
+        run(experiment(), tmp_path / "run")
+    assert len(run(experiment(budget=22), tmp_path / "run").trials) == 22
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"budget": 0}, "budget must be at least 1; got 0"),
+        ({"batch": -1}, "batch must be"),
+        ({"seed": -1}, "seed must"),
+    ],
+)
+def test_bad_settings_are_refused_at_the_door(changes, message):
+    with pytest.raises(ValueError, match=message):
+        experiment(**changes)
+
+
+class Preparing(Distance):
+    """An evaluator that has to be prepared first, and may refuse."""
+
+    def __init__(self, refusal=None):
+        super().__init__()
+        self.refusal, self.told = refusal, []
+
+    def prepare(self, directory, note):
+        assert self.calls == 0
+        self.told.append((directory, len(recorded(directory)[0])))
+        note("preparing")
+        if self.refusal:
+            raise NotPreparedError(self.refusal)
+
+    def evaluate(self, codes, keys):
+        assert self.told
+        return super().evaluate(codes, keys)
+
+
+class Notes(Silence):
+    def __init__(self):
+        self.lines = []
+
+    def began(self, budget, trials):
+        self.lines.append("began")
+
+    def note(self, text):
+        self.lines.append(text)
+
+
+def test_an_evaluator_is_prepared_once_before_the_first_trial(tmp_path):
+    evaluator, notes = Preparing(), Notes()
+    result = study.run(experiment(evaluator), tmp_path / "run", notes)
+    assert evaluator.told == [(tmp_path / "run", 0)]
+    assert notes.lines == ["preparing", "began"]
+    assert essence(result.trials) == essence(run(experiment(), tmp_path / "plain").trials)
+
+
+def test_an_evaluator_that_cannot_be_prepared_stops_the_study_before_any_trial(tmp_path):
+    with pytest.raises(StudyError, match=r"^the supernet has learned nothing$"):
+        run(experiment(Preparing("the supernet has learned nothing")), tmp_path / "run")
+    assert recorded(tmp_path / "run")[0] == []
+    assert len(run(experiment(Preparing()), tmp_path / "run").trials) == 22
