@@ -31,7 +31,7 @@ from lanas_jax.study import discovery
 if TYPE_CHECKING:
     from lanas_jax.study.experiment import Experiment
 
-FORMAT = 1
+FORMAT = 2  # experiment files of format 1 import modules by names that they no longer have
 _CONFIG = "config.json"
 _PARTIAL = "config.json.partial"
 _SOURCE = "experiment.py"
@@ -176,7 +176,11 @@ def open_run(directory: Path) -> Run:
     except ValueError as error:
         raise RunError(f"{directory / _CONFIG} is damaged: {error}") from error
     if not isinstance(record, dict) or record.get("format") != FORMAT:
-        raise RunError(f"{directory / _CONFIG} is not of format {FORMAT}, the one this lanas_jax reads")
+        found = record.get("format") if isinstance(record, dict) else None
+        raise RunError(
+            f"{directory / _CONFIG} has format {found}, but this version of lanas_jax reads format {FORMAT}: continue "
+            f"the run with the version that wrote it, or search again in another folder"
+        )
     if missing := {"experiment", "source", "seed", "budget", "batch", "config"} - record.keys():
         raise RunError(f"{directory / _CONFIG} is damaged: it says nothing of {', '.join(sorted(missing))}")
     return Run(directory, record)

@@ -216,9 +216,10 @@ def test_folder_without_a_run_is_named(tmp_path, capsys, command):
     assert f"there is no folder {tmp_path / 'gone'}" in refused(capsys, command, tmp_path / "gone")
     (tmp_path / "config.json").write_text("{ not JSON")
     assert "config.json is damaged" in refused(capsys, command, tmp_path)
-    (tmp_path / "config.json").write_text('{"format": 99}')
-    assert "is not of format 1" in refused(capsys, command, tmp_path)
-    (tmp_path / "config.json").write_text('{"format": 1, "seed": 0, "budget": 3, "batch": 1, "config": {}}')
+    for found in (99, 1):  # of a later version, and of one whose modules had other names
+        (tmp_path / "config.json").write_text(f'{{"format": {found}}}')
+        assert f"has format {found}, but this version of lanas_jax reads format 2" in refused(capsys, command, tmp_path)
+    (tmp_path / "config.json").write_text('{"format": 2, "seed": 0, "budget": 3, "batch": 1, "config": {}}')
     assert "is damaged: it says nothing of experiment, source" in refused(capsys, command, tmp_path)
 
 
