@@ -1,9 +1,9 @@
-# The two commands of the README, and the checks. Needs make and Python >= 3.11, nothing else.
+# The two commands of the README, and the checks. Requires only make and Python >= 3.11.
 
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
-# A process per core; tests that share programs stay together, the longest first (tests/conftest.py).
+# One process per core. Tests that share compiled programs run in one process, the longest first (tests/conftest.py).
 PARALLEL := -n auto --dist loadscope --no-loadscope-reorder
 RUN ?= runs/digits-$(shell date +%Y%m%d-%H%M%S)
 
@@ -12,9 +12,9 @@ RUN ?= runs/digits-$(shell date +%Y%m%d-%H%M%S)
 
 .PHONY: help
 help:
-	@echo "make search   search convolutional cells for handwritten digits, into a new folder under runs/"
+	@echo "make search   search convolutional cells for handwritten digits; write a new folder under runs/"
 	@echo "make test     run the tests"
-	@echo "make slow     run the tests that take minutes"
+	@echo "make slow     run the slow tests (minutes)"
 	@echo "make lint     check style, types and imports"
 	@echo "make clean    remove the virtual environment and build products"
 
@@ -37,11 +37,11 @@ clean:
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache .ruff_cache .mypy_cache .import_linter_cache .hypothesis
 
 $(BIN)/python:
-	@command -v $(PYTHON) >/dev/null || { echo "$(PYTHON) is not there: install Python >= 3.11, or name one: make PYTHON=python3.12 ..."; exit 1; }
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "$(PYTHON) is $$($(PYTHON) -V), but 3.11 or newer is needed. To name another: make PYTHON=python3.12 ..."; exit 1; }
-	@$(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); echo "$(PYTHON) cannot make virtual environments: install its venv module (on Debian and Ubuntu the package python3-venv)"; exit 1; }
+	@command -v $(PYTHON) >/dev/null || { echo "$(PYTHON) was not found: install Python >= 3.11, or select another: make PYTHON=python3.12 ..."; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "$(PYTHON) is $$($(PYTHON) -V), but 3.11 or newer is needed. To select another: make PYTHON=python3.12 ..."; exit 1; }
+	@$(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); echo "$(PYTHON) cannot make virtual environments: install its venv module (package python3-venv on Debian and Ubuntu)"; exit 1; }
 
-# A stamp stands for an environment into which this pyproject.toml has been installed, with or without extras.
+# A stamp file marks an environment into which the current pyproject.toml is installed, with the extras in its name.
 $(VENV)/.installed: $(BIN)/python pyproject.toml
 	@echo "installing into $(VENV), once"
 	@$(BIN)/python -m pip install --quiet --editable .

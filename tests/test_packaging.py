@@ -132,4 +132,4 @@ def test_makefile_says_when_there_is_no_python(tmp_path):
     make = ["make", "-C", str(ROOT), "search", "PYTHON=python-that-is-not-there", f"VENV={tmp_path / 'venv'}"]
     failed = subprocess.run(make, capture_output=True, text=True, check=False)
     assert failed.returncode != 0
-    assert "python-that-is-not-there is not there: install Python >= 3.11" in failed.stdout
+    assert "python-that-is-not-there was not found: install Python >= 3.11" in failed.stdout
