@@ -22,13 +22,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
-from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Float, Int, Key
 
 from lanas_jax.candidates import step as training
 from lanas_jax.candidates.step import Network, Task, TrainState
 from lanas_jax.data.splits import SearchData, Split
 from lanas_jax.runtime import compile_cache
+from lanas_jax.runtime.devices import mesh_of
 from lanas_jax.runtime.program_memo import MEMO
 from lanas_jax.training.sgd import TrainConfig
 
@@ -72,16 +73,11 @@ class Placed(NamedTuple):
 
 def place(data: SearchData, devices: Sequence[jax.Device]) -> Placed:
     """Puts images and labels on each of some devices."""
-    everywhere = NamedSharding(mesh_of(devices), PartitionSpec())
+    everywhere = NamedSharding(mesh_of(devices, AXIS), PartitionSpec())
     train, held_out = (
         tuple(jax.device_put((split.images, split.labels), everywhere)) for split in (data.train, data.validation)
     )
     return Placed(train, held_out, data)
-
-
-def mesh_of(devices: Sequence[jax.Device]) -> Mesh:
-    """Devices along the axis ``candidate``."""
-    return jax.make_mesh((len(devices),), (AXIS,), axis_types=(AxisType.Auto,), devices=list(devices))
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -115,7 +111,7 @@ class Population:
     @property
     def mesh(self) -> Mesh:
         """The devices along the axis ``candidate``."""
-        return mesh_of(self.devices if self.devices is not None else jax.local_devices())
+        return mesh_of(self.devices if self.devices is not None else jax.local_devices(), AXIS)
 
     @property
     def width(self) -> int:

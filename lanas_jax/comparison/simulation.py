@@ -8,10 +8,10 @@ from typing import Any, NamedTuple, TypeVar
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import AxisType, Mesh, PartitionSpec
+from jax.sharding import Mesh, PartitionSpec
 from jaxtyping import Array, Float, Int, Key
 
-from lanas_jax.runtime.devices import cores
+from lanas_jax.runtime.devices import cores, mesh_of
 from lanas_jax.searchers.sampling import Pool
 from lanas_jax.tables.base import Table
 
@@ -98,7 +98,7 @@ def many_searches(
     total = len(searchers) * seeds
     devices = jax.local_devices()[: min(jax.local_device_count(), total)]
     lanes = min(cores(), total) if _can_run_side_by_side(searchers[0], devices) else 1
-    mesh = jax.make_mesh((len(devices),), ("search",), axis_types=(AxisType.Auto,), devices=devices)
+    mesh = mesh_of(devices, "search")
 
     share = -(-total // (lanes * len(devices))) * len(devices)
     each = np.arange(share * lanes) % total  # the searches of one searcher, then those of the next

@@ -1,7 +1,6 @@
 """Arrays in ``.npz`` files: read with errors that say what is wrong, written whole or not at all."""
 
 import contextlib
-import os
 import secrets
 import zipfile
 import zlib
@@ -12,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from lanas_jax.formats.errors import FileError
+from lanas_jax.runtime.files import replacing_file
 
 
 def fields_of(path: Path) -> tuple[str, ...]:
@@ -48,15 +48,8 @@ def write_npz(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
     Raises:
       OSError: the folder cannot be written.
     """
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
-    try:
-        with temporary.open("wb") as file:
-            np.savez_compressed(file, allow_pickle=False, **arrays)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with replacing_file(path, f"{secrets.token_hex(4)}.partial") as file:
+        np.savez_compressed(file, allow_pickle=False, **arrays)
 
 
 @contextlib.contextmanager

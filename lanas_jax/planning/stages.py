@@ -18,6 +18,7 @@ from lanas_jax.candidates.population import Placed, Population
 from lanas_jax.candidates.step import Network
 from lanas_jax.data.splits import SearchData
 from lanas_jax.planning.stage import Program, Stage
+from lanas_jax.runtime.devices import mesh_of
 from lanas_jax.spaces.base import SearchSpace
 from lanas_jax.supernet import code_pool
 from lanas_jax.supernet.training import SupernetTraining
@@ -82,7 +83,7 @@ def final_training(
 def _lowered(
     training: FinalTraining | SupernetTraining, data: SearchData, devices: Sequence[jax.Device], streamed: bool
 ) -> jax.stages.Lowered:
-    mesh = final_programs.mesh_of(devices)
+    mesh = mesh_of(devices, final_programs.AXIS)
     if streamed:
         return lowered_step(training, mesh, data.image_shape, data.classes, data.scaling)
     return in_memory.lowered_steps(training, mesh, data)

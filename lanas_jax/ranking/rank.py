@@ -33,9 +33,10 @@ from lanas_jax.ranking.correlation import FEWEST, rank_correlation
 from lanas_jax.ranking.fixed_list import Listed
 from lanas_jax.ranking.result import Ranked
 from lanas_jax.ranking.sample import pool_of, stratified
+from lanas_jax.runtime.files import replace_json
 from lanas_jax.spaces.base import SearchSpace
 from lanas_jax.storage import config_json, software
-from lanas_jax.storage.folder import RunError, replace_text
+from lanas_jax.storage.folder import RunError
 from lanas_jax.storage.trials import Trial, TrialStore
 from lanas_jax.study import StudyError, replay, run_folder
 from lanas_jax.study.experiment import Progress
@@ -192,7 +193,7 @@ def _enter(folder: Path, asked: dict[str, Any]) -> None:
     try:
         if not path.exists():
             folder.mkdir(exist_ok=True)
-            replace_text(path, json.dumps(asked, indent=2) + "\n")
+            replace_json(path, asked)
         before = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise RunError(f"cannot use {folder}: {error.strerror}") from error

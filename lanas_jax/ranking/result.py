@@ -17,7 +17,8 @@ from jaxtyping import Float
 
 from lanas_jax.ranking.base import TRUTH
 from lanas_jax.ranking.correlation import Coefficient, RankCorrelation
-from lanas_jax.storage.folder import RunError, replace_text
+from lanas_jax.runtime.files import replace_json, replace_text
+from lanas_jax.storage.folder import RunError
 
 FOLDER = "ranking"  # within the run directory
 FORMAT = 1
@@ -60,7 +61,7 @@ def write(folder: Path, ranked: Ranked) -> None:
         "correlations": {name: _encoded(found) for name, found in ranked.correlations.items()},
     }
     replace_text(folder / _TABLE, lines.getvalue())
-    replace_text(folder / _RECORD, json.dumps(record, indent=2, allow_nan=False) + "\n")
+    replace_json(folder / _RECORD, record)
 
 
 def read(folder: Path) -> Ranked | None:

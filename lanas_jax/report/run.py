@@ -10,6 +10,7 @@ import jax
 from lanas_jax.ranking import result
 from lanas_jax.report.learned_tree import learned_tree
 from lanas_jax.report.page import Run, render
+from lanas_jax.runtime.files import replace_text
 from lanas_jax.storage.trials import TrialStore
 from lanas_jax.study import run_folder
 
@@ -52,9 +53,7 @@ def write(run_directory: Path, experiment: "Experiment | None" = None) -> Path:
             ranking=result.read(here.directory / result.FOLDER),
         )
     )
-    partial = here.report.with_suffix(".html.partial")
-    partial.write_text(page, encoding="utf-8")
-    partial.replace(here.report)
+    replace_text(here.report, page)
     return here.report
 
 

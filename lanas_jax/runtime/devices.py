@@ -1,8 +1,10 @@
 """What this process may compute with: processor cores, and the devices that JAX sees."""
 
 import os
+from collections.abc import Sequence
 
 import jax
+from jax.sharding import AxisType, Mesh
 
 
 def cores() -> int:
@@ -23,3 +25,8 @@ def one_device_per_core() -> None:
         jax.config.update("jax_num_cpu_devices", cores())
     except RuntimeError:  # the backend is up already: go on with the devices it has
         return
+
+
+def mesh_of(devices: Sequence[jax.Device], axis: str) -> Mesh:
+    """Returns a mesh of devices along one axis, over which XLA spreads work as shardings say."""
+    return jax.make_mesh((len(devices),), (axis,), axis_types=(AxisType.Auto,), devices=list(devices))

@@ -1,16 +1,16 @@
 """Monte Carlo tree search over a fixed action space, as in AlphaX (Wang et al., arXiv 1805.07440).
 
-The choices of a space are decided one after the other. A node of the tree is a prefix of decisions, its children are
-the options of the next choice. What LaNAS learns instead, the order and the meaning of the cuts, is fixed here.
+The choices of a space are decided one after the other. A node of the tree is a prefix of decisions; its children are
+the options of the next choice. LaNAS learns the order and the meaning of the splits; here both are fixed.
 
-A simulation descends by upper confidence bounds to the first child without visits, which is the node it expands, and
-decides the remaining choices at random; the value of the code is backed up along the whole prefix. With values ``v``
-normalised to [0, 1], as shares of ranks::
+A simulation descends by upper confidence bounds to the first child without visits, expands that child, and decides
+the remaining choices at random. The value of the code is backed up along the whole prefix. With values ``v``
+normalised to [0, 1] as rank shares::
 
     ucb(child) = mean(v of child) + 2 cp sqrt(2 ln visits(parent) / visits(child))
 
-Visits include pending trials (virtual loss) and failed ones. A child under which no unseen code is found is closed.
-The tree is not stored: statistics of a prefix are sums over the rows of the history that share it.
+Visits include pending trials (virtual loss) and failed trials. A child is closed if no unseen code is found below it.
+The tree is not stored: the statistics of a prefix are sums over the history rows that share the prefix.
 """
 
 import dataclasses
@@ -29,13 +29,13 @@ from lanas_jax.searchers.selection import upper_confidence
 from lanas_jax.searchers.surrogate import rank_shares
 from lanas_jax.spaces.base import Codes, SearchSpace, Values
 
-ROLLOUTS = 64  # random completions of each child, where codes are not listed
+ROLLOUTS = 64  # random completions per child in spaces that are not enumerated
 
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class ActionMCTSState:
-    """Key and history."""
+    """PRNG key and trial history."""
 
     key: PRNGKeyArray
     history: History
@@ -47,10 +47,11 @@ class ActionMCTS:
     """Upper confidence bounds on a tree of decisions.
 
     Attributes:
-      space: what is searched; its choices are decided in their order.
-      pool: explicit codes to draw from; without one, a small space is listed and a large one sampled by roll-outs.
-      cp: weight of exploration in the upper confidence bound, values running from 0 to 1.
-      capacity: trials for which the first state has room; it grows by itself.
+      space: search space; its choices are decided in their order.
+      pool: explicit codes to draw from; without a pool, a small space is enumerated and a large one sampled by
+        roll-outs.
+      cp: exploration weight of the upper confidence bound, for values normalised to [0, 1].
+      capacity: number of trials the initial state can hold; the state grows as needed.
     """
 
     space: SearchSpace
@@ -62,34 +63,34 @@ class ActionMCTS:
         object.__setattr__(self, "pool", listed(self.space, self.pool))
 
     def init(self, key: PRNGKeyArray) -> ActionMCTSState:
-        """The state before the first trial. The key is consumed."""
+        """Returns the state before the first trial. Consumes the key."""
         return ActionMCTSState(key, hist.empty(self.space, self.pool, self.capacity))
 
     def ask(self, state: ActionMCTSState, n: int) -> tuple[ActionMCTSState, Int[Array, "n dims"]]:
-        """`n` unseen codes, a simulation each; rows of -1 when none are left."""
+        """Returns `n` unseen codes, one simulation per code; rows of -1 when none are left."""
         return _ask(self, dataclasses.replace(state, history=hist.reserve(state.history, n)), n)
 
     def tell(self, state: ActionMCTSState, codes: Codes, values: Values) -> ActionMCTSState:
-        """Records values; NaN: failed."""
+        """Records values; NaN marks a failed trial."""
         history, codes, values = hist.receive(state.history, self.space, codes, values)
         return _tell(self, dataclasses.replace(state, history=history), codes, values)
 
 
 class Children(NamedTuple):
-    """What is known of the options of the next choice."""
+    """Statistics of the options of the next choice."""
 
     visits: Int[Array, " options"]
-    mean: Float[Array, " options"]  # of normalised values; the parent's where there is no result
+    mean: Float[Array, " options"]  # mean of normalised values; the parent's mean for a child without results
     parent_visits: Int[Array, ""]
 
 
 class Node(NamedTuple):
-    """Where a simulation stands."""
+    """Current position of a simulation in the tree."""
 
     prefix: Int[Array, " dims"]  # decisions; 0 beyond `depth`
     depth: Int[Array, ""]  # number of decisions
-    inner: Bool[Array, ""]  # whether the tree goes on below
-    found: Bool[Array, ""]  # whether an unseen code is known to lie below
+    inner: Bool[Array, ""]  # True if the descent continues below this node
+    found: Bool[Array, ""]  # True if an unseen code is known to lie below this node
 
 
 @jax.jit(static_argnames="n")
@@ -113,7 +114,7 @@ def _ask(searcher: ActionMCTS, state: ActionMCTSState, n: int) -> tuple[ActionMC
 
 
 def _simulate(key: PRNGKeyArray, searcher: ActionMCTS, history: History) -> tuple[Int[Array, " dims"], Bool[Array, ""]]:
-    """The code that a descent and a roll-out lead to, and whether an unseen one was found."""
+    """Returns the code reached by a descent and a roll-out, and whether an unseen code was found."""
     values = rank_shares(history.values, history.done)
     look_key, tie_key, pick_key = jax.random.split(key, 3)
 
@@ -121,7 +122,7 @@ def _simulate(key: PRNGKeyArray, searcher: ActionMCTS, history: History) -> tupl
         is_open = _open_children(jax.random.fold_in(look_key, node.depth), searcher, history, node)
         children = statistics(history, values, node.prefix, node.depth, is_open.shape[0])
         bound = upper_confidence(children.mean, children.visits, children.parent_visits, jnp.float32(searcher.cp))
-        # Children without visits are equals at infinity: one of them at random.
+        # All children without visits have an infinite bound; choose one of them at random.
         ties = jax.random.uniform(jax.random.fold_in(tie_key, node.depth), bound.shape)
         option, found = best_of(jnp.where(children.visits > 0, bound, 1e6 * (1 + ties)), is_open)
         depth = node.depth + 1
@@ -137,11 +138,13 @@ def _simulate(key: PRNGKeyArray, searcher: ActionMCTS, history: History) -> tupl
     depth = node.depth - 1
     codes, fresh = _roll_outs(jax.random.fold_in(look_key, depth), searcher.space, history, node.prefix, depth)
     option = node.prefix[depth]
-    return codes[option, jnp.argmax(fresh[option])], node.found  # the very ones that found the child open
+    return codes[
+        option, jnp.argmax(fresh[option])
+    ], node.found  # the same key as in `_open_children`, so the same roll-outs
 
 
 def shares_prefix(codes: Int[Array, "n dims"], prefix: Int[Array, " dims"], depth: Int[Array, ""]) -> Bool[Array, " n"]:
-    """Whether the first `depth` decisions of codes are those of a prefix."""
+    """Returns which codes share the first `depth` decisions of a prefix."""
     return jnp.all((codes == prefix[None]) | (jnp.arange(prefix.shape[0]) >= depth)[None], axis=1)
 
 
@@ -152,7 +155,7 @@ def statistics(
     depth: Int[Array, ""],
     options: int,
 ) -> Children:
-    """Visits and mean values of the children of a prefix, backed up from all trials below each."""
+    """Returns the visits and mean values of the children of a prefix, backed up from all trials below each child."""
     below = history.used & shares_prefix(history.codes, prefix, depth)
     child = below[None] & (history.codes[:, depth][None] == jnp.arange(options)[:, None])
     results = jnp.sum(child & history.done[None], axis=1)
@@ -163,7 +166,7 @@ def statistics(
 
 
 def _open_children(key: PRNGKeyArray, searcher: ActionMCTS, history: History, node: Node) -> Bool[Array, " options"]:
-    """Under which options an unseen code is known to lie."""
+    """Returns the options under which an unseen code is known to lie."""
     if not isinstance(searcher.pool, Pool):
         return jnp.any(_roll_outs(key, searcher.space, history, node.prefix, node.depth)[1], axis=1)
     codes = searcher.pool.codes
@@ -175,7 +178,7 @@ def _open_children(key: PRNGKeyArray, searcher: ActionMCTS, history: History, no
 def _roll_outs(
     key: PRNGKeyArray, space: SearchSpace, history: History, prefix: Int[Array, " dims"], depth: Int[Array, ""]
 ) -> tuple[Int[Array, "options k dims"], Bool[Array, "options k"]]:
-    """Random completions of a prefix, as many for each option of the next choice, and which of them may be tried."""
+    """Returns `ROLLOUTS` random completions of a prefix per option of the next choice, and which are valid and unseen."""
     options, dims = int(space.cardinalities.max()), space.dims
     drawn = space.random(key, options * ROLLOUTS)
     option = jnp.repeat(jnp.arange(options, dtype=jnp.int32), ROLLOUTS)

@@ -1,16 +1,16 @@
 """The ask/tell interface that every searcher follows.
 
-A searcher is a frozen dataclass of hyper-parameters, of which those that change no shape are inputs of its compiled
-programs rather than constants in them; everything it learns is in a state, a pytree of fixed-capacity
+A searcher is a frozen dataclass of hyper-parameters. Hyper-parameters that change no array shape are inputs of its
+compiled programs rather than constants. Everything the searcher learns is in its state, a pytree of fixed-capacity
 arrays::
 
     state = searcher.init(key)
     state, codes = searcher.ask(state, n)           # int32[n, dims], never asked or told before
     state = searcher.tell(state, codes, values)     # float32[n]; NaN: the trial failed
 
-Where fewer than `n` codes are left, `ask` fills up with rows of -1. Its codes are pending until `tell` closes
-them; `tell` also takes in results from elsewhere. The state is a function of the searcher, the key and the ordered asks
-and tells, which is what makes a killed run resumable.
+If fewer than `n` codes are left, `ask` pads its result with rows of -1. The returned codes are pending until `tell`
+records their values; `tell` also accepts codes that were never asked for. The state is a function of the searcher, the
+key and the ordered asks and tells, so a killed run can be resumed by replay.
 """
 
 from collections.abc import Callable
@@ -26,12 +26,12 @@ Class = TypeVar("Class", bound=type)
 
 
 def register(*numbers: str) -> Callable[[Class], Class]:
-    """Registers a searcher as a pytree, whose pool and numbers are inputs of a compiled program.
+    """Registers a searcher class as a pytree whose pool and `numbers` are inputs of a compiled program.
 
-    Searchers of one kind and space that differ in these numbers alone share one compiled `ask` and one compiled `tell`.
+    Searchers of one class and space that differ only in these numbers share one compiled `ask` and one compiled `tell`.
 
     Args:
-      numbers: names of the hyper-parameters that change no shape; all others are static under `jax.jit`.
+      numbers: names of the hyper-parameters that change no array shape; all others are static under `jax.jit`.
     """
     return register_config(data=("pool", *numbers))
 
@@ -42,17 +42,17 @@ class Searcher(Protocol[State]):
 
     @property
     def space(self) -> SearchSpace:
-        """The space that is searched."""
+        """The search space."""
         ...
 
     def init(self, key: PRNGKeyArray) -> State:
-        """The state before the first trial. The key is consumed."""
+        """Returns the state before the first trial. Consumes the key."""
         ...
 
     def ask(self, state: State, n: int) -> tuple[State, Int[Array, "n dims"]]:
-        """`n` valid canonical codes to try next, none of them asked or told before; rows of -1 when none are left."""
+        """Returns `n` valid canonical codes that were never asked or told before; rows of -1 when none are left."""
         ...
 
     def tell(self, state: State, codes: Codes, values: Values) -> State:
-        """Takes in what trials gave: the value to maximise, or NaN for a failed trial."""
+        """Records the results of trials: the value to maximise, or NaN for a failed trial."""
         ...

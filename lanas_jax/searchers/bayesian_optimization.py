@@ -1,17 +1,17 @@
-"""Bayesian optimization: a Gaussian process over codes, and the greatest expected improvement.
+"""Bayesian optimization: a Gaussian process over codes and expected improvement.
 
 The covariance of two codes' targets is that of categorical choices of equal weight (the exponentiated Hamming distance
-of Ru et al., arXiv 1906.08878, and of SMAC), with a noise that belongs to the single code::
+of Ru et al., arXiv 1906.08878, and of SMAC), plus noise that is independent between codes::
 
     k(a, b) = scale (exp(-hamming(a, b) / (dims lengthscale)) + noise [a = b])
 
-Targets are normal scores of ranks. Lengthscale and noise maximise the marginal likelihood over a small grid, `scale`
-does so in closed form; they are fitted anew whenever there are a tenth more results. Values are not measured with an
-error, so what is to be improved on is the highest told, and the noise is part of an untried code's value.
+Targets are normal scores of ranks. Lengthscale and noise maximise the marginal likelihood over a small grid; `scale`
+maximises it in closed form. They are refitted whenever the number of results has grown by a tenth. Values have no
+measurement error, so the incumbent is the highest observed value, and the noise is part of an untried code's value.
 
-Pending and failed trials are told at their own prediction (the kriging believer of Ginsbourger et al., 2010), which is
-how a batch spreads out. Candidates are the whole pool where it is small, and otherwise neighbours of the best trials
-and uniform draws.
+Pending and failed trials are assigned their predicted value (the kriging believer of Ginsbourger et al., 2010), which
+spreads out a batch. The candidates are the whole pool if it is small, and otherwise neighbours of the best trials and
+uniform draws.
 """
 
 import dataclasses
@@ -30,9 +30,9 @@ from lanas_jax.searchers.sampling import Pool, best_of, listed, reached
 from lanas_jax.searchers.surrogate import log_expected_improvement, normal_scores
 from lanas_jax.spaces.base import Codes, SearchSpace, Values
 
-MODEL_TRIALS = 512  # the Gaussian process looks at no more: the best, the pending and the latest
-CANDIDATES = 512  # half of them near the best trials, half drawn uniformly
-PARENTS = 5  # best trials near which candidates lie
+MODEL_TRIALS = 512  # most trials in the Gaussian process: the best, the pending and the latest
+CANDIDATES = 512  # half near the best trials, half drawn uniformly
+PARENTS = 5  # number of best trials whose neighbours are candidates
 LENGTHSCALES = (0.1, 0.2, 0.4, 0.8, 1.6, 3.2)
 NOISES = (1e-3, 0.03, 0.2)
 GRID = np.array([(a, b) for a in LENGTHSCALES for b in NOISES], np.float32)
@@ -44,25 +44,25 @@ class Prior(NamedTuple):
 
     lengthscale: Float[Array, ""]
     noise: Float[Array, ""]
-    fitted: Int[Array, ""]  # number of results they were fitted to
+    fitted: Int[Array, ""]  # number of results used in the last fit
 
 
 class Posterior(NamedTuple):
-    """What trials say about all others, in units of targets; rows not in use are empty."""
+    """Gaussian process conditioned on trials, in units of targets; unused rows are empty."""
 
     prior: Prior
     codes: Int[Array, "m dims"]  # those with a result first
     used: Bool[Array, " m"]
-    factor: Float[Array, "m m"]  # lower Cholesky factor of their covariance in units of `scale`; identity where empty
-    innovations: Float[Array, " m"]  # targets whitened by it; 0 for trials without a result
+    factor: Float[Array, "m m"]  # lower Cholesky factor of the covariance in units of `scale`; identity in empty rows
+    innovations: Float[Array, " m"]  # targets whitened by `factor`; 0 for trials without a result
     scale: Float[Array, ""]
-    log_likelihood: Float[Array, ""]  # of the targets, constants left out
+    log_likelihood: Float[Array, ""]  # log likelihood of the targets, without constants
 
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class BayesianOptimizationState:
-    """Key, history and hyper-parameters."""
+    """PRNG key, trial history and fitted hyper-parameters."""
 
     key: PRNGKeyArray
     history: History
@@ -75,10 +75,10 @@ class BayesianOptimization:
     """Expected improvement under a Gaussian process.
 
     Attributes:
-      space: what is searched.
-      pool: explicit codes to draw from; without one, a small space is listed and a large one sampled.
-      initial: results that uniform draws have to give before the model is used.
-      capacity: trials for which the first state has room; it grows by itself.
+      space: search space.
+      pool: explicit codes to draw from; without a pool, a small space is enumerated and a large one sampled.
+      initial: number of results from uniform draws before the model is used.
+      capacity: number of trials the initial state can hold; the state grows as needed.
     """
 
     space: SearchSpace
@@ -88,20 +88,20 @@ class BayesianOptimization:
 
     def __post_init__(self) -> None:
         if self.initial < 1:
-            raise ValueError(f"initial must be at least 1: the model needs a result; got {self.initial}")
+            raise ValueError(f"initial must be at least 1, because the model needs a result; got {self.initial}")
         object.__setattr__(self, "pool", listed(self.space, self.pool))
 
     def init(self, key: PRNGKeyArray) -> BayesianOptimizationState:
-        """The state before the first trial. The key is consumed."""
+        """Returns the state before the first trial. Consumes the key."""
         prior = Prior(jnp.float32(LENGTHSCALES[0]), jnp.float32(NOISES[0]), jnp.int32(0))
         return BayesianOptimizationState(key, hist.empty(self.space, self.pool, self.capacity), prior)
 
     def ask(self, state: BayesianOptimizationState, n: int) -> tuple[BayesianOptimizationState, Int[Array, "n dims"]]:
-        """`n` unseen codes of the greatest expected improvement; rows of -1 when none are left."""
+        """Returns the `n` unseen codes of greatest expected improvement; rows of -1 when none are left."""
         return _ask(self, dataclasses.replace(state, history=hist.reserve(state.history, n)), n)
 
     def tell(self, state: BayesianOptimizationState, codes: Codes, values: Values) -> BayesianOptimizationState:
-        """Records values (NaN: failed) and fits the hyper-parameters when due."""
+        """Records values (NaN marks a failed trial) and refits the hyper-parameters when due."""
         history, codes, values = hist.receive(state.history, self.space, codes, values)
         return _tell(self, dataclasses.replace(state, history=history), codes, values)
 
@@ -122,7 +122,7 @@ def _ask(
 def _improving(
     key: PRNGKeyArray, searcher: BayesianOptimization, state: BayesianOptimizationState, n: int
 ) -> tuple[History, Int[Array, "n dims"]]:
-    """The candidate of the greatest expected improvement, then that of the model which believes in it, and so on."""
+    """Draws `n` candidates one by one, each of greatest expected improvement given the predictions for the former."""
     space, pool = searcher.space, searcher.pool
     candidate_key, uniform_key = jax.random.split(key)
     codes, real = _candidates(candidate_key, searcher, state.history)
@@ -155,7 +155,7 @@ def _improving(
             real,
         ), code
 
-    whitened = jnp.pad(whitened, ((0, n), (0, 0)))  # a row for each draw
+    whitened = jnp.pad(whitened, ((0, n), (0, 0)))  # one row per draw
     steps = (jnp.arange(n), jax.random.split(uniform_key, n))
     (history, *_), drawn = jax.lax.scan(one, (state.history, incumbent, variance, whitened, real), steps)
     return history, drawn
@@ -168,7 +168,7 @@ def _first(drawn: tuple[History, Int[Array, "1 dims"]]) -> tuple[History, Int[Ar
 def covariance(
     space: SearchSpace, a: Int[Array, "n dims"], b: Int[Array, "m dims"], lengthscale: Float[Array, ""]
 ) -> Float[Array, "n m"]:
-    """Prior covariance of two sets of codes, in units of `scale`, without the noise."""
+    """Returns the prior covariance of two sets of codes in units of `scale`, without noise."""
     choice = np.repeat(np.arange(space.dims), space.cardinalities)
     option = np.concatenate([np.arange(n) for n in space.cardinalities])
     one_hot_a, one_hot_b = (jnp.asarray(codes[:, choice] == option[None], jnp.float32) for codes in (a, b))
@@ -177,13 +177,13 @@ def covariance(
 
 
 def condition(space: SearchSpace, history: History, rows: Int[Array, " m"], prior: Prior) -> Posterior:
-    """The posterior given trials in rows of the history, those with a result first."""
+    """Returns the posterior given history rows, ordered with results first."""
     used, done = history.used[rows], history.done[rows]
     codes = history.codes[rows]
     kernel = jnp.where(used[:, None] & used[None], covariance(space, codes, codes, prior.lengthscale), 0.0)
     factor = jnp.linalg.cholesky(kernel + jnp.diag(jnp.where(used, prior.noise + JITTER, 1.0)))
     targets = jnp.where(done, normal_scores(history.values, history.done)[rows], 0.0)
-    # The first rows have results: what they are whitened to does not depend on those below, which get no innovation.
+    # Rows with results come first, so their whitened targets do not depend on the later rows, whose innovation is 0.
     whitened = jax.scipy.linalg.solve_triangular(factor, targets, lower=True)
     innovations = jnp.where(done, whitened, 0.0)
     n = jnp.maximum(jnp.sum(done), 1).astype(jnp.float32)
@@ -196,7 +196,7 @@ def condition(space: SearchSpace, history: History, rows: Int[Array, " m"], prio
 def predict(
     space: SearchSpace, model: Posterior, codes: Int[Array, "k dims"]
 ) -> tuple[Float[Array, " k"], Float[Array, " k"], Float[Array, "m k"]]:
-    """Mean and variance (noise included) of untried codes, and their covariances with the trials, whitened."""
+    """Returns mean and variance (noise included) of untried codes, and their whitened covariances with the trials."""
     cross = jnp.where(model.used[:, None], covariance(space, model.codes, codes, model.prior.lengthscale), 0.0)
     whitened = jax.scipy.linalg.solve_triangular(model.factor, cross, lower=True)
     variance = 1.0 + model.prior.noise + JITTER - jnp.sum(jnp.square(whitened), axis=0)
@@ -204,7 +204,7 @@ def predict(
 
 
 def _modelled(history: History) -> Int[Array, " m"]:
-    """Rows of the trials that matter most, those with a result first."""
+    """Returns the history rows to model (the best, the pending and the latest), ordered with results first."""
     rows = min(history.capacity, MODEL_TRIALS)
     rank = jnp.argsort(jnp.argsort(jnp.where(history.done, -history.values, jnp.inf)))
     vital = (history.done & (rank < rows // 2)) | (history.status == hist.PENDING)
@@ -216,7 +216,7 @@ def _modelled(history: History) -> Int[Array, " m"]:
 def _candidates(
     key: PRNGKeyArray, searcher: BayesianOptimization, history: History
 ) -> tuple[Int[Array, "k dims"], Bool[Array, " k"]]:
-    """Codes to choose from, and which of them may be tried."""
+    """Returns candidate codes, and which of them are valid and unseen."""
     best = history.codes[jax.lax.top_k(jnp.where(history.done, history.values, -jnp.inf), PARENTS)[1]]
     if isinstance(searcher.pool, Pool):
         return _from_pool(key, searcher.pool, history, best)
@@ -239,10 +239,10 @@ def _from_pool(
 def _from_lattice(
     key: PRNGKeyArray, space: SearchSpace, history: History, best: Int[Array, "p dims"]
 ) -> tuple[Int[Array, "k dims"], Bool[Array, " k"]]:
-    """Codes with one choice of one of the best changed, and uniform draws."""
+    """Returns codes that change one choice of one of the best trials, and uniform draws."""
     parent_key, choice_key, drawn_key = jax.random.split(key, 3)
     drawn, half = space.random(drawn_key, CANDIDATES), CANDIDATES // 2
-    if len(space.starting_codes()):  # random codes are hardly ever valid there
+    if len(space.starting_codes()):  # random codes of such a space are rarely valid
         drawn = drawn.at[half:].set(reached(jax.random.fold_in(drawn_key, 1), space, half))
     parents = best[jax.random.randint(parent_key, (half,), 0, best.shape[0])]
     choice = jax.random.randint(choice_key, (half,), 0, space.dims)
@@ -264,7 +264,7 @@ def _tell(
 
 
 def fit(space: SearchSpace, history: History) -> Prior:
-    """The hyper-parameters of the grid under which the results are most likely."""
+    """Returns the hyper-parameters of the grid that maximise the likelihood of the results."""
     rows, results = _modelled(history), jnp.sum(history.done, dtype=jnp.int32)
 
     def log_likelihood(pair: Float[Array, "2"]) -> Float[Array, ""]:

@@ -1,8 +1,8 @@
-"""Regularized evolution (Real et al., arXiv 1802.01548): tournaments among recent trials, one mutation a child.
+"""Regularized evolution (Real et al., arXiv 1802.01548): tournaments among recent trials, one mutation per child.
 
-The population is the last `population` trials that gave a value, in the order in which they were asked: the oldest die,
-not the worst. A child is the winner of a tournament with one choice changed; where all such neighbours are taken or may
-not be built, a code a little further off.
+The population is the last `population` trials with a value, in the order in which they were asked: the oldest trial is
+removed, not the worst. A child is the winner of a tournament with one choice changed. If all such neighbours are seen
+or invalid, more choices are changed.
 """
 
 import dataclasses
@@ -24,7 +24,7 @@ MUTANTS_PER_DISTANCE = 32
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class EvolutionState:
-    """Key and history."""
+    """PRNG key and trial history."""
 
     key: PRNGKeyArray
     history: History
@@ -36,11 +36,12 @@ class RegularizedEvolution:
     """Aging evolution.
 
     Attributes:
-      space: what is searched.
-      pool: explicit codes to draw from; without one, a small space is listed and a large one mutated on its lattice.
-      population: number of trials that live; as many are drawn uniformly at first.
-      tournament: number of them that compete to be a parent, drawn with replacement.
-      capacity: trials for which the first state has room; it grows by itself.
+      space: search space.
+      pool: explicit codes to draw from; without a pool, a small space is enumerated and a large one mutated on its
+        lattice.
+      population: number of trials in the population; the search starts with as many uniform draws.
+      tournament: number of trials per tournament, drawn from the population with replacement.
+      capacity: number of trials the initial state can hold; the state grows as needed.
     """
 
     space: SearchSpace
@@ -53,15 +54,15 @@ class RegularizedEvolution:
         object.__setattr__(self, "pool", listed(self.space, self.pool))
 
     def init(self, key: PRNGKeyArray) -> EvolutionState:
-        """The state before the first trial. The key is consumed."""
+        """Returns the state before the first trial. Consumes the key."""
         return EvolutionState(key, hist.empty(self.space, self.pool, self.capacity))
 
     def ask(self, state: EvolutionState, n: int) -> tuple[EvolutionState, Int[Array, "n dims"]]:
-        """`n` unseen children; rows of -1 when none are left."""
+        """Returns `n` unseen children; rows of -1 when none are left."""
         return _ask(self, dataclasses.replace(state, history=hist.reserve(state.history, n)), n)
 
     def tell(self, state: EvolutionState, codes: Codes, values: Values) -> EvolutionState:
-        """Records values; NaN: failed."""
+        """Records values; NaN marks a failed trial."""
         history, codes, values = hist.receive(state.history, self.space, codes, values)
         return _tell(self, dataclasses.replace(state, history=history), codes, values)
 
@@ -92,7 +93,7 @@ def _ask(searcher: RegularizedEvolution, state: EvolutionState, n: int) -> tuple
 
 
 def _parent(searcher: RegularizedEvolution, history: History, key: PRNGKeyArray) -> Int[Array, " dims"]:
-    """The winner of a tournament among the living."""
+    """Returns the winner of a tournament in the population."""
     results = jnp.cumsum(history.done)
     alive = history.done & (results > results[-1] - searcher.population)
     logits = jnp.where(alive, 0.0, -jnp.inf)
@@ -101,7 +102,7 @@ def _parent(searcher: RegularizedEvolution, history: History, key: PRNGKeyArray)
 
 
 def _from_pool(pool: Pool, history: History, parent: Int[Array, " dims"], key: PRNGKeyArray) -> Int[Array, " dims"]:
-    """One of the unseen codes of the pool that differ from the parent in the fewest choices; -1 when none is left."""
+    """Returns a random unseen pool code among those that differ from the parent in the fewest choices; -1 if none."""
     distance = jnp.sum(pool.codes != parent[None], axis=1).astype(jnp.float32)
     row, found = best_of(jax.random.uniform(key, distance.shape) - distance, ~history.seen)
     return jnp.where(found, pool.codes[row], hist.NOTHING)
@@ -110,7 +111,7 @@ def _from_pool(pool: Pool, history: History, parent: Int[Array, " dims"], key: P
 def _from_lattice(
     space: SearchSpace, history: History, parent: Int[Array, " dims"], key: PRNGKeyArray
 ) -> Int[Array, " dims"]:
-    """The first of many mutants, those with one choice changed first, that is unseen and valid; -1 when none is."""
+    """Returns the first unseen valid mutant, in order of the number of changed choices; -1 if there is none."""
     where_key, value_key = jax.random.split(key)
     distances = jnp.arange(1, min(space.dims, 4) + 1).repeat(MUTANTS_PER_DISTANCE)
     n = distances.shape[0]

@@ -1,7 +1,7 @@
-"""What a searcher remembers of its trials: a struct of fixed-capacity arrays, one row per trial, in the order asked.
+"""Trial history of a searcher: a struct of fixed-capacity arrays, one row per trial, in the order of asks.
 
-Every searcher keeps one. It is what makes "no architecture twice" (asked, pending and told codes are all in it) and
-"pending trials count" possible. Rows are canonical codes; a row of -1 is empty.
+Every searcher's state contains one. It holds asked, pending and told codes, so no architecture is proposed twice and
+pending trials count. Rows are canonical codes; a row of -1 is empty.
 """
 
 import dataclasses
@@ -15,20 +15,20 @@ from lanas_jax.searchers.sampling import Pool
 from lanas_jax.spaces.base import Codes, SearchSpace, Values
 
 EMPTY, PENDING, DONE, FAILED = 0, 1, 2, 3
-NOTHING = -1  # fills the rows of an answer for which no code was left
+NOTHING = -1  # padding for the rows of an answer when no code is left
 
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class History:
-    """Asked and told trials.
+    """Trials from all asks and tells.
 
     Attributes:
       codes: canonical codes, -1 in empty rows.
-      values: what trials gave; 0 where there is no value.
-      status: EMPTY, PENDING, DONE or FAILED.
+      values: values of the trials; 0 for a trial without a value.
+      status: status per row: EMPTY, PENDING, DONE or FAILED.
       count: number of rows in use.
-      seen: which codes of the searcher's pool stand in a row; of length 0 without a pool.
+      seen: mask of the pool codes that are in the history; length 0 without a pool.
     """
 
     codes: Int[Array, "capacity dims"]
@@ -39,7 +39,7 @@ class History:
 
     @property
     def capacity(self) -> int:
-        """Number of trials for which there is room."""
+        """Number of trials the history can hold."""
         return self.codes.shape[0]
 
     @property
@@ -54,7 +54,7 @@ class History:
 
 
 def empty(space: SearchSpace, pool: Pool | Codes | None, capacity: int) -> History:
-    """A history without trials."""
+    """Returns a history without trials."""
     return History(
         codes=jnp.full((capacity, space.dims), NOTHING, jnp.int32),
         values=jnp.zeros(capacity),
@@ -65,7 +65,7 @@ def empty(space: SearchSpace, pool: Pool | Codes | None, capacity: int) -> Histo
 
 
 def reserve(history: History, n: int) -> History:
-    """A history with room for `n` more trials; doubles the capacity when short. Leaves traced histories as they are."""
+    """Returns a history with room for `n` more trials; doubles a capacity that is too small. No effect when traced."""
     if isinstance(history.count, jax.core.Tracer) or int(history.count) + n <= history.capacity:
         return history
     more = max(history.capacity, int(history.count) + n - history.capacity)
@@ -80,17 +80,19 @@ def reserve(history: History, n: int) -> History:
 def receive(
     history: History, space: SearchSpace, codes: Codes, values: Values
 ) -> tuple[History, Int[Array, "n dims"], Float[Array, " n"]]:
-    """What is told, as arrays, and a history with room for it; checked unless it is traced. Rows of -1 pass.
+    """Returns told codes and values as arrays, and a history with room for them. Checks codes unless traced.
+
+    Rows of -1 are accepted.
 
     Raises:
-      ValueError: codes outside the space, or not one value per code.
+      ValueError: if codes are outside the space, or the number of values differs from the number of codes.
     """
     if not isinstance(codes, jax.core.Tracer):
         array = np.asarray(codes)
         space.check(array[array[:, 0] != NOTHING] if array.ndim == 2 else array)
     codes, values = jnp.asarray(codes, jnp.int32), jnp.asarray(values, jnp.float32)
     if values.shape != codes.shape[:1]:
-        raise ValueError(f"{codes.shape[0]} codes need as many values; got shape {values.shape}")
+        raise ValueError(f"values has shape {values.shape}; {codes.shape[0]} codes need shape ({codes.shape[0]},)")
     if not isinstance(history.count, jax.core.Tracer) and int(history.count) + len(codes) > history.capacity:
         new = ~contains(history, space.canonical(codes)) & (codes[:, 0] != NOTHING)
         history = reserve(history, int(new.sum()))
@@ -98,18 +100,18 @@ def receive(
 
 
 def find(history: History, code: Int[Array, " dims"]) -> Int[Array, ""]:
-    """The row of a canonical code, or `capacity` where it has none."""
+    """Returns the row of a canonical code; `capacity` if the code is not in the history."""
     hit = jnp.all(history.codes == code[None], axis=1) & history.used
     return jnp.where(jnp.any(hit), jnp.argmax(hit), history.capacity).astype(jnp.int32)
 
 
 def contains(history: History, codes: Codes) -> Bool[Array, " n"]:
-    """Whether each canonical code stands in the history."""
+    """Returns which canonical codes are in the history."""
     return jnp.any(jnp.all(history.codes[None] == codes[:, None], axis=2) & history.used[None], axis=1)
 
 
 def add_pending(history: History, codes: Int[Array, "n dims"]) -> History:
-    """Appends new codes as pending, in order; rows of -1 are passed over."""
+    """Appends new codes as pending, in order; skips rows of -1."""
     real = codes[:, 0] >= 0
     rows = jnp.where(real, history.count + jnp.cumsum(real) - 1, history.capacity).astype(jnp.int32)
     return dataclasses.replace(
@@ -140,12 +142,12 @@ def with_rows(seen: Bool[Array, " m"], rows: Int[Array, " n"]) -> Bool[Array, " 
 def record(
     history: History, space: SearchSpace, pool: Pool | Codes | None, codes: Codes, values: Values
 ) -> tuple[History, Int[Array, " n"]]:
-    """Closes trials: a finite value is a result, anything else a failure; codes never asked for are appended.
+    """Records trial results: a finite value is a result, any other value a failure. Appends codes never asked for.
 
-    Rows of -1 are passed over. Of a code told twice, the last value stands.
+    Rows of -1 are skipped. If a code is told twice, the last value is used.
 
     Returns:
-      The history, and the row of each code; `capacity` for those passed over.
+      The history, and the row of each code; `capacity` for skipped rows.
     """
     codes = space.canonical(codes)
 

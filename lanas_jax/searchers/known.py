@@ -1,4 +1,4 @@
-"""What a batch of draws starts from, and leaves behind."""
+"""The input and output of a batch of draws: trials, partition tree and surrogate model."""
 
 from typing import NamedTuple
 
@@ -8,8 +8,8 @@ from lanas_jax.searchers.surrogate import GaussianProcess
 
 
 class Known(NamedTuple):
-    """Trials, and what was learned from them; drawn codes are added to all three as pending."""
+    """Trials, partition tree and surrogate model; drawn codes are added to all three as pending."""
 
-    history: History  # which codes were seen
-    tree: PartitionTree  # the regions
-    model: GaussianProcess  # what to expect of codes
+    history: History  # seen codes
+    tree: PartitionTree  # regions
+    model: GaussianProcess  # predicted values of codes

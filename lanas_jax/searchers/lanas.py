@@ -1,12 +1,13 @@
 """LaNAS: Monte Carlo tree search over learned regions (arXiv 1906.06832, algorithm 1).
 
-Learning phase (`tell`): from all told trials, a tree of ridge regressions, each of which halves its node's trials.
-Search phase (`ask`): the upper confidence bound leads to a leaf, a code is drawn from the leaf's region, and the
-pending trial is backed up as a visit, so that the next draw of the same batch sees it.
+Learning phase (`tell`): a tree of ridge regressions is fitted to all trials with a value. Each regression splits the
+trials of its node in two.
+Search phase (`ask`): the upper confidence bound selects a leaf, a code is drawn from the leaf's region, and the
+pending trial is backed up as a visit, so that the next draw of the same batch takes it into account.
 
-`LaNAS` and `LaNAS.paper` are the same program with different settings: how targets are formed from values, how often
-the tree is learned anew, and how a code is drawn from the leaf's region: uniformly, or as the one of which a Gaussian
-process over all told trials expects the greatest improvement.
+`LaNAS` and `LaNAS.paper` are the same program with different settings: how targets are computed from values, how often
+the tree is relearned, and how a code is drawn from the leaf's region: uniformly, or by greatest expected improvement
+under a Gaussian process over all trials with a value.
 """
 
 import dataclasses
@@ -26,22 +27,22 @@ from lanas_jax.searchers.sampling import Pool, listed
 from lanas_jax.searchers.surrogate import GaussianProcess
 from lanas_jax.spaces.base import Codes, SearchSpace, Values
 
-MODEL_TRIALS = 512  # the Gaussian process looks at no more: the best and the latest
+MODEL_TRIALS = 512  # most trials in the Gaussian process: the best and the latest
 
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class LaNASState:
-    """Key, trials, and what was learned from them.
+    """PRNG key, trials, partition tree and surrogate model.
 
     Attributes:
-      key: for the draws to come.
-      history: asked and told trials.
-      tree: the regions; its visits include pending trials.
-      model: what to expect of codes inside a region, learned from the trials that gave a value.
-      modelled: the history's row of each of the model's.
-      learned: number of results that the tree was learned from.
-      acceptance: share of the moves that chains over the lattice accepted in the last ask; 1 where there were none.
+      key: PRNG key for future draws.
+      history: trials from all asks and tells.
+      tree: partition tree; its visits include pending trials.
+      model: Gaussian process that predicts the values of codes inside a region, learned from trials with a value.
+      modelled: history row of each model row.
+      learned: number of results the tree was last learned from.
+      acceptance: share of moves accepted by the lattice chains in the last ask; 1 if no chains were run.
     """
 
     key: PRNGKeyArray
@@ -59,22 +60,21 @@ class LaNAS:
     """Sample-efficient search by learning the action space.
 
     Attributes:
-      space: what is searched.
-      pool: explicit codes to draw from; without one, a small space is listed and a large one sampled by chains.
-      height: levels of the tree that may split.
-      min_samples: results below which a node is not split.
-      ridge: penalty of the tree's regressions.
-      cp: weight of exploration in the upper confidence bound, in units of the targets' means.
-      relative_cp: whether `cp` is multiplied by the highest value told so far.
-      initial: trials drawn uniformly at first, failed ones apart. While they are pending, more are drawn where the
-        model knows least.
-      relearn_every: results between two learning phases.
-      rank_targets: whether trees learn from ranks rather than values.
-      expected_improvement: whether a region's code of greatest expected improvement is tried, rather than a uniform
-        draw from the region.
-      chains: walks in parallel where there is no pool.
-      steps: moves of each walk.
-      capacity: trials for which the first state has room; it grows by itself.
+      space: search space.
+      pool: explicit codes to draw from; without a pool, a small space is enumerated and a large one sampled by chains.
+      height: number of tree levels that may split.
+      min_samples: least number of results in a node that is split.
+      ridge: ridge penalty of the tree's regressions.
+      cp: exploration weight of the upper confidence bound, in units of the mean targets.
+      relative_cp: multiplication of `cp` by the absolute value of the highest value so far.
+      initial: number of initial trials drawn uniformly, not counting failed ones. While these are pending, further
+        draws go where the model is most uncertain.
+      relearn_every: number of new results between two learning phases.
+      rank_targets: use of ranks instead of values as the targets of the tree.
+      expected_improvement: choice of a region's code by greatest expected improvement instead of uniformly.
+      chains: number of parallel random walks per draw in a space without a pool.
+      steps: number of moves per walk.
+      capacity: number of trials the initial state can hold; the state grows as needed.
     """
 
     space: SearchSpace
@@ -112,7 +112,7 @@ class LaNAS:
         )
 
     def init(self, key: PRNGKeyArray) -> LaNASState:
-        """The state before the first trial. The key is consumed."""
+        """Returns the state before the first trial. Consumes the key."""
         model = surrogate.prior(min(self.capacity, MODEL_TRIALS), self.space.embedding_size)
         return LaNASState(
             key=key,
@@ -125,17 +125,17 @@ class LaNAS:
         )
 
     def ask(self, state: LaNASState, n: int) -> tuple[LaNASState, Int[Array, "n dims"]]:
-        """`n` unseen codes, each drawn from the region the tree recommends; rows of -1 when none are left."""
+        """Returns `n` unseen codes, each drawn from the region the tree selects; rows of -1 when none are left."""
         return _ask(self, _with_history(state, hist.reserve(state.history, n)), n)
 
     def tell(self, state: LaNASState, codes: Codes, values: Values) -> LaNASState:
-        """Records values (NaN: failed) and learns the regions anew."""
+        """Records values (NaN marks a failed trial) and relearns the regions when due."""
         history, codes, values = hist.receive(state.history, self.space, codes, values)
         return _tell(self, _with_history(state, history), codes, values)
 
 
 def _with_history(state: LaNASState, history: History) -> LaNASState:
-    """The state with a history that may have grown; the model grows with it."""
+    """Returns the state with a history that may have grown; the model grows with it."""
     if history.capacity == state.history.capacity:
         return dataclasses.replace(state, history=history)
     model = surrogate.grow(state.model, min(history.capacity, MODEL_TRIALS))
@@ -170,7 +170,7 @@ def _ask(searcher: LaNAS, state: LaNASState, n: int) -> tuple[LaNASState, Array]
 
 
 def _with_outstanding(searcher: LaNAS, state: LaNASState) -> GaussianProcess:
-    """The model after the trials without value, pending and failed ones: the latest, where not all find room."""
+    """Returns the model extended by trials without a value (pending or failed): the latest, if not all fit."""
     history = state.history
     outstanding = history.used & ~history.done
     latest = jnp.argsort(jnp.where(outstanding, -jnp.arange(history.capacity), 1))
@@ -183,7 +183,7 @@ def _with_outstanding(searcher: LaNAS, state: LaNASState) -> GaussianProcess:
 
 
 def _with_visits(searcher: LaNAS, tree: PartitionTree, codes: Int[Array, "n dims"]) -> PartitionTree:
-    """The tree after uniformly drawn trials were backed up as pending."""
+    """Returns the tree after backing up uniformly drawn trials as pending."""
     leaves = partition.route(tree, searcher.space.features(codes))
     return dataclasses.replace(tree, visits=tree.visits + partition.subtotals(tree, leaves, codes[:, 0] >= 0))
 
@@ -218,10 +218,10 @@ def _tell(searcher: LaNAS, state: LaNASState, codes: Codes, values: Array) -> La
 def _with_model(
     searcher: LaNAS, state: LaNASState, scores: Float[Array, " capacity"], told: Int[Array, " n"]
 ) -> LaNASState:
-    """The state with the model of its history; `told` are the rows that changed.
+    """Returns the state with its model updated to its history; `told` holds the rows that changed.
 
-    The model grows by the trials that are new. It is built anew where one of its trials has lost its value, and, in
-    long searches, where it gets full: then from the trials that matter most.
+    New trials are appended to the model. The model is rebuilt from the most informative trials if one of its trials
+    has lost its value, or, in long searches, if it is full.
     """
     history, model, space = state.history, state.model, searcher.space
     inside = jnp.zeros(history.capacity, bool).at[state.modelled].max(jnp.arange(model.rows) < model.count)
@@ -252,13 +252,13 @@ def _with_model(
 def _extended(
     space: SearchSpace, history: History, model: GaussianProcess, row: Int[Array, ""], new: Bool[Array, ""]
 ) -> GaussianProcess:
-    """The model with the trial in a row of the history, if that is new."""
+    """Returns the model extended by the trial in a history row, if `new`."""
     code = jnp.maximum(history.codes[row], 0)[None]
     return surrogate.extend(model, space.embed(code)[0], new, space.dims)
 
 
 def _most_telling(history: History, n: int) -> Int[Array, " n"]:
-    """Rows of the best half and of the latest results."""
+    """Returns `n` history rows: the best `n // 2` results, then the latest results."""
     rank = jnp.argsort(jnp.argsort(jnp.where(history.done, -history.values, jnp.inf)))
     order = jnp.arange(history.capacity) + jnp.where(rank < n // 2, history.capacity, 0)
     return jax.lax.top_k(jnp.where(history.done, order, -1), n)[1]

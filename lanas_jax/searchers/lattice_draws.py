@@ -52,10 +52,10 @@ def draw(
     The last of what is returned is the share of moves that chains accepted.
 
     Args:
-      key: consumed.
-      space: what is searched.
-      known: trials, regions and model.
-      cp: weight of exploration.
+      key: PRNG key; consumed.
+      space: search space.
+      known: trials, partition tree and surrogate model.
+      cp: exploration weight of the upper confidence bound.
       n: number of draws.
       walks: how chains walk.
     """

@@ -32,8 +32,8 @@ class LocalSearchState:
     """Key, history, and where the present run stands.
 
     Attributes:
-      key: for the draws to come.
-      history: asked and told trials.
+      key: PRNG key for future draws.
+      history: trials from all asks and tells.
       centre: row of the history whose neighbours are tried; NOWHERE while a run draws its start.
       arrived: number of trials when the centre was moved to.
       since: the row at which the latest uniform draws begin.
@@ -52,13 +52,13 @@ class LocalSearch:
     """Hill climbing with restarts.
 
     Attributes:
-      space: what is searched.
-      pool: explicit codes to draw from, neighbours being those that differ in one choice; without one, a small space is
-        listed, and in a large one neighbours are built by changing a choice.
+      space: search space.
+      pool: explicit codes to draw from, neighbours being those that differ in one choice; without a pool, a small
+        space is enumerated, and in a large space neighbours are built by changing one choice.
       initial: uniform draws of a run, the best of which is its start; 10 as in White et al.
       first_improvement: whether to move to the first better neighbour rather than to the best of all, which on
         NAS-Bench-201 takes more samples.
-      capacity: trials for which the first state has room; it grows by itself.
+      capacity: number of trials the initial state can hold; the state grows as needed.
     """
 
     space: SearchSpace
@@ -73,7 +73,7 @@ class LocalSearch:
         object.__setattr__(self, "pool", listed(self.space, self.pool))
 
     def init(self, key: PRNGKeyArray) -> LocalSearchState:
-        """The state before the first trial. The key is consumed."""
+        """Returns the state before the first trial. Consumes the key."""
         history = hist.empty(self.space, self.pool, self.capacity)
         return LocalSearchState(key, history, jnp.int32(NOWHERE), jnp.int32(0), jnp.int32(0))
 
@@ -82,7 +82,7 @@ class LocalSearch:
         return _ask(self, dataclasses.replace(state, history=hist.reserve(state.history, n)), n)
 
     def tell(self, state: LocalSearchState, codes: Codes, values: Values) -> LocalSearchState:
-        """Records values; NaN: failed."""
+        """Records values; NaN marks a failed trial."""
         history, codes, values = hist.receive(state.history, self.space, codes, values)
         return _tell(self, dataclasses.replace(state, history=history), codes, values)
 

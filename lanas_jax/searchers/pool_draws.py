@@ -37,11 +37,11 @@ def draw(
     """`n` unseen codes of the pool, each from the leaf the tree recommends; rows of -1 when none are left.
 
     Args:
-      key: consumed.
-      space: what is searched.
+      key: PRNG key; consumed.
+      space: search space.
       pool: the codes there are.
-      known: trials, regions and model.
-      cp: weight of exploration.
+      known: trials, partition tree and surrogate model.
+      cp: exploration weight of the upper confidence bound.
       n: number of draws.
       by_model: whether to draw the greatest expected improvement rather than uniformly.
     """

@@ -16,7 +16,7 @@ from lanas_jax.spaces.base import Codes, SearchSpace, Values
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class RandomState:
-    """Key and history."""
+    """PRNG key and trial history."""
 
     key: PRNGKeyArray
     history: History
@@ -43,9 +43,9 @@ class RandomSearch:
     """Uniform draws without repetition.
 
     Attributes:
-      space: what is searched.
-      pool: explicit codes to draw from; without one, a small space is listed and a large one sampled.
-      capacity: trials for which the first state has room; it grows by itself.
+      space: search space.
+      pool: explicit codes to draw from; without a pool, a small space is enumerated and a large one sampled.
+      capacity: number of trials the initial state can hold; the state grows as needed.
     """
 
     space: SearchSpace
@@ -56,7 +56,7 @@ class RandomSearch:
         object.__setattr__(self, "pool", listed(self.space, self.pool))
 
     def init(self, key: PRNGKeyArray) -> RandomState:
-        """The state before the first trial. The key is consumed."""
+        """Returns the state before the first trial. Consumes the key."""
         return RandomState(key, hist.empty(self.space, self.pool, self.capacity))
 
     def ask(self, state: RandomState, n: int) -> tuple[RandomState, Int[Array, "n dims"]]:
@@ -64,7 +64,7 @@ class RandomSearch:
         return _ask(self, dataclasses.replace(state, history=hist.reserve(state.history, n)), n)
 
     def tell(self, state: RandomState, codes: Codes, values: Values) -> RandomState:
-        """Records values; NaN: failed."""
+        """Records values; NaN marks a failed trial."""
         history, codes, values = hist.receive(state.history, self.space, codes, values)
         return _tell(self, dataclasses.replace(state, history=history), codes, values)
 

@@ -152,7 +152,7 @@ def walk(
     """Uniform random walks inside a region.
 
     Args:
-      key: consumed.
+      key: PRNG key; consumed.
       space: the lattice.
       starts: where the chains begin; a chain that begins outside enters when a move leads inside.
       inside: whether codes belong to the region and may be built.
@@ -208,7 +208,7 @@ def draw_valid(
     network to another less often than from layer to layer.
 
     Args:
-      key: consumed.
+      key: PRNG key; consumed.
       space: the space.
       unseen: which canonical codes may be drawn.
       n: number of distinct codes wanted.

@@ -22,6 +22,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
+from lanas_jax.runtime.files import replace_json
 from lanas_jax.storage import config_json, software
 from lanas_jax.storage.folder import RunError, lock_file
 from lanas_jax.storage.trial_file import TrialStoreError
@@ -145,9 +146,7 @@ def create(directory: Path, experiment: "Experiment", source: Path | None = None
         if source is not None:
             shutil.copyfile(source, directory / _SOURCE)
         TrialStore.create(directory / _TRIALS).close()
-        partial = directory / _PARTIAL
-        partial.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
-        partial.replace(directory / _CONFIG)
+        replace_json(directory / _CONFIG, record)
     except OSError as error:
         raise RunError(f"cannot write to {directory}: {error.strerror}") from error
     return Run(directory, record)

@@ -19,9 +19,10 @@ from jax.sharding import NamedSharding, PartitionSpec
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int
 
-from lanas_jax.candidates.population import AXIS, mesh_of
+from lanas_jax.candidates.population import AXIS
 from lanas_jax.data.scaling import Scaling
 from lanas_jax.data.splits import SearchData
+from lanas_jax.runtime.devices import mesh_of
 from lanas_jax.runtime.program_memo import MEMO
 from lanas_jax.supernet.base import Supernet
 from lanas_jax.trainer.task import BatchStats, Weights
@@ -115,7 +116,7 @@ class Valuation:
 
     @functools.cached_property
     def _mesh(self) -> jax.sharding.Mesh:
-        return mesh_of(self.devices if self.devices is not None else jax.local_devices())
+        return mesh_of(self.devices if self.devices is not None else jax.local_devices(), AXIS)
 
     @property
     def _everywhere(self) -> NamedSharding:

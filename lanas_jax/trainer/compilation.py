@@ -8,10 +8,11 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from lanas_jax.data.splits import SearchData
 from lanas_jax.data.streams import StreamedDataset
+from lanas_jax.runtime.devices import mesh_of
 from lanas_jax.trainer import step as training
 from lanas_jax.trainer import streamed
 from lanas_jax.trainer.in_memory import InMemory
-from lanas_jax.trainer.programs import Compiled, Programs, _lowered, assembled, mesh_of, shared, task_of
+from lanas_jax.trainer.programs import AXIS, Compiled, Programs, _lowered, assembled, shared, task_of
 from lanas_jax.trainer.recipe import Recipe
 from lanas_jax.trainer.sharding import placed
 from lanas_jax.trainer.task import Training, training_images
@@ -50,7 +51,7 @@ def compiled(final: Training, data: SearchData | StreamedDataset, devices: Seque
     if isinstance(data, StreamedDataset):
         return streamed.compiled(final, data, devices)
     began = time.perf_counter()
-    mesh = mesh_of(devices)
+    mesh = mesh_of(devices, AXIS)
     task = task_of(final, mesh, data.classes, data.scaling)
     split = training_images(data, final.recipe)
     images = jax.tree.map(jax.typeof, (split.images, split.labels))

@@ -20,9 +20,10 @@ from typing import Any
 
 import numpy as np
 
+from lanas_jax.runtime.files import replace_json
 from lanas_jax.storage import software
 from lanas_jax.storage import weights as by_name
-from lanas_jax.storage.folder import RunError, read_json, write_json
+from lanas_jax.storage.folder import RunError, read_json
 from lanas_jax.storage.weights import AnyArray
 
 FORMAT = 1
@@ -97,7 +98,7 @@ class FinalFolder:
 
     def finish(self, final: Mapping[str, Any]) -> None:
         """Writes final.json, at once."""
-        write_json(self.directory / "final.json", final)
+        replace_json(self.directory / "final.json", final)
 
 
 def decisive(record: Mapping[str, Any]) -> dict[str, Any]:
@@ -154,7 +155,7 @@ def enter(directory: Path, record: Mapping[str, Any], source: Path | None) -> Fi
         folder = FinalFolder(directory, {"format": FORMAT, **record})
         if source is not None:
             shutil.copyfile(source, folder.source)
-        write_json(folder.described, folder.record)
+        replace_json(folder.described, folder.record)
     except OSError as error:
         raise RunError(f"cannot write to {directory}: {error.strerror}") from error
     return folder

@@ -9,6 +9,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from lanas_jax.runtime.files import replace_text
+
 COLUMNS = ("step", "epoch", "loss", "learning_rate", "drop_path", "validation_accuracy", "ema_validation_accuracy")
 HEAD = ",".join(COLUMNS) + "\n"
 
@@ -23,9 +25,7 @@ class Metrics:
 
     def __init__(self, path: Path, step: int):
         kept = _lines_up_to(path, step)
-        partial = path.with_name(f"{path.name}.partial")
-        partial.write_text("".join(kept or [HEAD]), encoding="utf-8")
-        partial.replace(path)
+        replace_text(path, "".join(kept or [HEAD]))
         self._file = path.open("a", encoding="utf-8", newline="")
         self._writer = csv.DictWriter(self._file, COLUMNS, lineterminator="\n")
 

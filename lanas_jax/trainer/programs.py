@@ -14,13 +14,13 @@ share it (`shared`).
 import contextlib
 import dataclasses
 import functools
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 
 from lanas_jax.data.scaling import Scaling
@@ -33,11 +33,6 @@ from lanas_jax.trainer.step import FinalState, Task
 from lanas_jax.trainer.task import Beside, Training, Weights, beside, data_of, with_data
 
 AXIS = "data"
-
-
-def mesh_of(devices: Sequence[jax.Device]) -> Mesh:
-    """Devices along the axis ``data``."""
-    return jax.make_mesh((len(devices),), (AXIS,), axis_types=(AxisType.Auto,), devices=list(devices))
 
 
 class Advance(Protocol):

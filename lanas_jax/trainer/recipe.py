@@ -1,10 +1,10 @@
-"""How the winner is trained: the settings, and what they come to at each step.
+"""The recipe of a long training: its settings, and the schedules computed from them.
 
 The defaults are the final training of DARTS (arXiv 1806.09055, section 3.1 and its code), which section 4 of arXiv
-1906.06832 takes over: 600 epochs of SGD with a cosine schedule, an auxiliary head, and paths dropped ever more often.
-Published code moves the learning rate and the share of dropped paths once per epoch; here they move at every step. The
-recipes of ImageNet are settings of it: another optimizer (`optimizers`), a warm-up, a teacher (`teacher`). What is done
-to the images belongs to `task`, since it needs more than numbers.
+1906.06832 also uses: 600 epochs of SGD with a cosine schedule, an auxiliary head, and a drop-path probability that grows
+linearly. Published code updates the learning rate and the drop-path probability once per epoch; this code updates them
+at every step. ImageNet recipes are other settings of the same class: another optimizer (`optimizers`), a warm-up, a
+teacher (`teacher`). The augmentation of the images is part of the training (`task`), not of the recipe.
 """
 
 import dataclasses
@@ -17,7 +17,7 @@ from jaxtyping import Array, Float, Int
 from lanas_jax.runtime.pytrees import register_config
 from lanas_jax.training.sgd import Real, TrainConfig
 
-# Which optimizers read a setting; with others it stays at its default.
+# The optimizers that read each setting. With any other optimizer, the setting must stay at its default.
 READ_BY = {
     "momentum": ("sgd", "rmsprop"),
     "nesterov": ("sgd", "rmsprop"),
@@ -25,7 +25,7 @@ READ_BY = {
     "betas": ("adamw", "lamb"),
     "epsilon": ("rmsprop", "adamw", "lamb"),
 }
-WARM_UP = 10  # the average of n steps is given at most the weight (1 + n) / (WARM_UP + n)
+WARM_UP = 10  # after n steps the decay of the moving average is at most (1 + n) / (WARM_UP + n)
 
 
 @register_config(
@@ -50,44 +50,46 @@ WARM_UP = 10  # the average of n steps is given at most the weight (1 + n) / (WA
 )
 @dataclasses.dataclass(frozen=True)
 class Recipe:
-    """A training of one network.
+    """The settings of one long training.
 
-    A pytree: the numbers of the optimizer, the schedules and the loss are inputs of a program, so that trainings that
-    differ in them share it (`read_by_programs`). All other settings, and whether there is an `epsilon`, a `clip` and an
-    `ema`, are parts of it.
+    A pytree. The numbers of the optimizer, the schedules and the loss are leaves, and so inputs of a compiled program:
+    trainings that differ only in these numbers share one program (`read_by_programs`). All other settings are static,
+    and so is whether `epsilon`, `clip` and `ema` are None.
 
     Args:
-      epochs: passes over the training images.
-      batch_size: images per step, all devices together.
-      learning_rate: its peak; falls along half a cosine.
-      final_learning_rate: what it falls to.
-      warm_up: epochs in which it grows linearly from 0 to its peak, before it falls; may be a fraction of one.
-      optimizer: what makes a direction of gradients (`lanas_jax.trainer.optimizers`).
-      momentum: decay of the momentum buffer, of sgd and rmsprop.
-      nesterov: look ahead by one momentum step, likewise.
-      rmsprop_decay: decay of rmsprop's mean of squared gradients.
-      betas: decays of the means of gradients and of their squares, of adamw and lamb.
-      epsilon: of rmsprop, adamw and lamb; None is that of the optimizer's source.
-      weight_decay: of sgd and rmsprop added to the gradient as ``weight_decay * parameter`` (L2), after clipping; of
-        adamw and lamb to the direction (decoupled).
-      decay_all: whether it acts on biases and parameters of normalisations, too, as published for CIFAR-10.
-      clip: largest global norm of the gradient; None does not clip.
-      auxiliary_weight: of the auxiliary head's loss, where the network has such a head.
-      drop_path: probability with which a path is dropped at the end of training; grows linearly from 0.
-      ema: decay of the moving average of weights and batch statistics; None keeps no average.
-      label_smoothing: mass moved from the true class to all classes alike.
-      distillation: weight of what the teacher says in the loss, in [0, 1]; the labels have the rest. 0: no teacher.
-      temperature: by which the logits of teacher and network are divided for that.
-      train_on: ``all`` trains on the search-validation images as well, as published; ``train`` keeps them to watch by.
-      validate_every: epochs between two readings of the search-validation accuracy, where it is not trained on; None
-        never reads it.
-      passes: forward and backward passes of a step, all on the same images, each with other paths dropped (or another
-        part of a supernet); the gradients are averaged.
-      steps_per_dispatch: steps in one call of the program, between which progress is shown and Ctrl-C is heard.
-      checkpoint_seconds: between two checkpoints, about the most that a crash costs; 0: one after each dispatch.
+      epochs: number of passes over the training images.
+      batch_size: number of images per step, over all devices together.
+      learning_rate: peak learning rate, decayed along half a cosine.
+      final_learning_rate: learning rate at the end of training.
+      warm_up: number of epochs, possibly fractional, of linear warm-up from 0 to the peak learning rate.
+      optimizer: optimizer of the weights (`lanas_jax.trainer.optimizers`).
+      momentum: decay of the momentum buffer; read by sgd and rmsprop.
+      nesterov: use of Nesterov momentum; read by sgd and rmsprop.
+      rmsprop_decay: decay of the mean of squared gradients; read by rmsprop.
+      betas: decays of the means of the gradients and of their squares; read by adamw and lamb.
+      epsilon: numerical constant of the denominator; read by rmsprop, adamw and lamb. None uses the value of the
+        optimizer's source.
+      weight_decay: weight decay. sgd and rmsprop add ``weight_decay * parameter`` to the gradient after clipping (L2);
+        adamw and lamb add it to the direction (decoupled).
+      decay_all: weight decay on biases and normalization parameters too, as published for CIFAR-10.
+      clip: largest global norm of the gradient; None disables clipping.
+      auxiliary_weight: weight of the auxiliary head's loss, if the network has an auxiliary head.
+      drop_path: probability of dropping a path at the end of training; it grows linearly from 0.
+      ema: decay of the moving average of weights and batch statistics; None disables the average.
+      label_smoothing: probability mass moved from the true class to the uniform distribution over all classes.
+      distillation: weight of the teacher's loss, in [0, 1]; the labels have the remaining weight. 0 means no teacher.
+      temperature: divisor of the teacher's and the network's logits in the teacher's loss.
+      train_on: training images: ``all`` includes the search-validation images, as published; ``train`` holds them out.
+      validate_every: number of epochs between two evaluations on the search-validation images, if these are held out;
+        None disables the evaluations.
+      passes: number of forward and backward passes per step. All passes use the same images; each drops different paths
+        (or samples a different part of a supernet). Their gradients are averaged.
+      steps_per_dispatch: number of steps in one call of the program. Progress and Ctrl-C are handled between calls.
+      checkpoint_seconds: seconds between two checkpoints, about the most time that a crash can lose; 0 saves one after
+        each dispatch.
 
     Raises:
-      ValueError: a setting out of its range, or one that the optimizer does not read.
+      ValueError: a setting is out of its range, or the optimizer does not read it.
     """
 
     epochs: int = 600
@@ -117,7 +119,7 @@ class Recipe:
     checkpoint_seconds: float = 300.0
 
     def __post_init__(self) -> None:
-        _ = self.sgd  # checks what the two have in common
+        _ = self.sgd  # validates the settings shared with TrainConfig
         self._check_optimizer()
         self._check_distillation()
         for name in ("validate_every", "passes", "steps_per_dispatch"):
@@ -157,22 +159,22 @@ class Recipe:
             raise ValueError(f"temperature must be positive and finite; got {self.temperature}")
         if not self.distillation and self.temperature != 1:
             raise ValueError(
-                f"temperature is read where distillation is above 0; else leave it at 1; got {self.temperature}"
+                f"temperature must be 1 when distillation is 0, since it has no effect then; got {self.temperature}"
             )
 
     @property
     def reading_period(self) -> int | None:
-        """Epochs between two readings of the search-validation accuracy; None where it is not read."""
+        """Number of epochs between two search-validation evaluations, or None if there are none."""
         return self.validate_every if self.train_on == "train" else None
 
     @property
     def read_by_programs(self) -> "Recipe":
-        """The recipe without what it says to the loop alone, by which no programs are told apart."""
+        """The recipe with the settings that only the loop reads reset, so that they do not affect program sharing."""
         return dataclasses.replace(self, train_on="all", validate_every=None, checkpoint_seconds=0.0)
 
     @property
     def sgd(self) -> TrainConfig:
-        """The part of it that `lanas_jax.candidates.step` knows; of a recipe of numbers, it is checked."""
+        """The settings shared with `lanas_jax.candidates.step`, validated if they are numbers and not tracers."""
         return TrainConfig(
             epochs=self.epochs,
             batch_size=self.batch_size,
@@ -188,15 +190,15 @@ class Recipe:
 
 
 def drop_path(recipe: Recipe, step: Int[Array, ""], total: Int[Array, ""]) -> Float[Array, ""]:
-    """``drop_path * step / total``: the probability with which step number `step`, from 0, drops a path."""
+    """Returns the drop-path probability of step number `step`, counted from 0: ``drop_path * step / total``."""
     return recipe.drop_path * step.astype(jnp.float32) / total.astype(jnp.float32)
 
 
 def average_decay(decay: Real, step: Int[Array, ""]) -> Float[Array, ""]:
-    """What the average of weights keeps of itself after step number `step`, from 0: ``min(decay, (1 + n) / (10 + n))``.
+    """Returns the decay of the moving average after step number n, counted from 0: ``min(decay, (1 + n) / (10 + n))``.
 
-    So short trainings do not end with an average of what came before the first step. Source: the ``num_updates`` of
-    TensorFlow's ``ExponentialMovingAverage``.
+    The smaller decay of early steps keeps the initial weights from dominating the average of a short training. Source:
+    the argument ``num_updates`` of TensorFlow's ``ExponentialMovingAverage``.
     """
     taken = step.astype(jnp.float32)
     return jnp.minimum(decay, (1 + taken) / (WARM_UP + taken))

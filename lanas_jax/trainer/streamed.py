@@ -20,11 +20,12 @@ from jaxtyping import Array, Float
 
 from lanas_jax.data.scaling import Scaling
 from lanas_jax.data.streams import Batch, EvaluationStream, StreamedDataset, TrainingStream
+from lanas_jax.runtime.devices import mesh_of
 from lanas_jax.runtime.distributed import Preemption
 from lanas_jax.trainer import sharding as placing
 from lanas_jax.trainer import step as training
 from lanas_jax.trainer.prefetch import Ahead
-from lanas_jax.trainer.programs import Compiled, Programs, abstract, assembled, mesh_of, shared, task_of
+from lanas_jax.trainer.programs import AXIS, Compiled, Programs, abstract, assembled, shared, task_of
 from lanas_jax.trainer.sharding import placed
 from lanas_jax.trainer.step import FinalState, Task
 from lanas_jax.trainer.task import Beside, Training, Weights
@@ -42,7 +43,7 @@ def compiled(final: Training, data: StreamedDataset, devices: Sequence[jax.Devic
       devices: of all processes; equal shares of a batch go to them (`check`).
     """
     began = time.perf_counter()
-    mesh = mesh_of(devices)
+    mesh = mesh_of(devices, AXIS)
     task = task_of(final, mesh, data.classes, data.scaling)
     images = (data.image_shape, "streamed")
     made = shared(

@@ -1,1 +1,1 @@
-"""What a training step is made of: settings of SGD, schedules, loss, batch order, augmentation."""
+"""The parts of a training step: SGD settings, schedules, loss, batch order, augmentation."""

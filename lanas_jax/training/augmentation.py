@@ -1,8 +1,8 @@
-"""Augmenting a batch on the device: what is drawn anew each time an image is shown.
+"""Random augmentation of a batch, on the device.
 
-In this order: crop, flip and a policy (`policies.py`) on pixels as they are stored; scaling; cutout; and mixup or
-cutmix, which mix images and targets. Pure functions of a key: a training step calls `augment` inside its own program,
-under ``vmap``, ``lax.map`` or ``shard_map``. What is off is not in the program.
+The order is: crop, flip and a policy (`policies.py`) on the stored pixels; scaling; cutout; then mixup or cutmix, which
+mix images and targets. All functions are pure functions of a key. A training step calls `augment` inside its own
+program, under ``vmap``, ``lax.map`` or ``shard_map``. A disabled transformation adds nothing to the program.
 
 Sources: crop, flip and cutout as DARTS trains (arXiv 1806.09055; cutout is arXiv 1708.04552), mixup arXiv 1710.09412,
 cutmix arXiv 1905.04899.
@@ -22,22 +22,22 @@ from lanas_jax.training import policies
 
 @dataclasses.dataclass(frozen=True)
 class Augmentation:
-    """What is done to training images; by default nothing.
+    """The random transformations of the training images. All are off by default.
 
     Args:
-      crop: pixels of zeros put around an image before it is cropped to its old size at random; 0 is off.
-      flip: mirror half of the images, left to right.
-      policy: AutoAugment's for CIFAR-10, or RandAugment; both need colour images of 8 bits.
-      operations: of RandAugment, per image.
-      magnitude: of RandAugment, 0 to 30, thirtieths of each operation's range. What the paper calls M counts tenths.
-      cutout: side of the square that is set to zero, in pixels; 0 is off.
-      mixup: alpha of the Beta(alpha, alpha) that images are averaged by; 0 is off.
-      cutmix: alpha of the Beta(alpha, alpha) that sizes of pasted boxes are drawn by; 0 is off.
-      mix_probability: chance of a batch to be mixed. With both mixup and cutmix on, such a batch takes either, with
-        equal chances.
+      crop: width of the zero padding, in pixels, before a random crop to the original size; 0 disables the crop.
+      flip: random horizontal flip, with probability one half.
+      policy: augmentation policy: AutoAugment's policy for CIFAR-10, or RandAugment; both need 8-bit color images.
+      operations: number of RandAugment operations per image.
+      magnitude: RandAugment magnitude, 0 to 30, in thirtieths of each operation's range; the paper's M counts tenths.
+      cutout: side of the square set to zero, in pixels; 0 disables cutout.
+      mixup: alpha of the Beta(alpha, alpha) distribution of mixup weights; 0 disables mixup.
+      cutmix: alpha of the Beta(alpha, alpha) distribution of cutmix box sizes; 0 disables cutmix.
+      mix_probability: probability of mixing a batch. If mixup and cutmix are both on, a mixed batch uses either with
+        equal probability.
 
     Raises:
-      ValueError: a setting out of its range.
+      ValueError: a setting is out of its range.
     """
 
     crop: int = 0
@@ -71,20 +71,21 @@ def augment(
     targets: Float32[Array, "n classes"],
     scaling: Scaling | None,
 ) -> tuple[Float32[Array, "n h w c"], Float32[Array, "n classes"]]:
-    """A batch as the network is to see it, and its targets. The key is consumed.
+    """Returns the augmented, scaled batch and its targets. The key is consumed.
 
-    Turning one part on or off does not change what the others draw.
+    Enabling or disabling one transformation does not change the random draws of the others.
 
     Args:
-      config: what to do; static under ``jit``.
-      key: draws everything.
-      images: uint8, or float32 and already scaled; zeros around or in the latter are means, around the former black.
+      config: settings of the augmentation; static under ``jit``.
+      key: PRNG key of all random draws.
+      images: uint8 images, or float32 images that are already scaled. Zero padding is black in uint8 images and the
+        mean in scaled images.
       targets: probability of each class.
-      scaling: of uint8 images; None for float32 ones.
+      scaling: scaling of uint8 images; None for float32 images.
 
     Raises:
-      ValueError: uint8 images without a scaling or float32 ones with one, or a policy on images that are not of 8 bits
-        and three channels.
+      ValueError: uint8 images come without a scaling, float32 images come with one, or a policy is given images that
+        are not 8-bit with three channels.
     """
     check_images(config, images, scaling)
     crop_key, flip_key, policy_key, cutout_key, mix_key = jax.random.split(key, 5)
@@ -106,22 +107,22 @@ def augment(
 
 
 def check_images(config: Augmentation, images: Array, scaling: Scaling | None) -> None:
-    """Checks that images can be augmented as `config` says.
+    """Checks that `config` can be applied to the images.
 
     Raises:
-      ValueError: says what does not fit, and what to change.
+      ValueError: the images do not fit; the message names what to change.
     """
     if (images.dtype == jnp.uint8) != (scaling is not None):
         raise ValueError(f"{images.dtype} images with scaling {scaling}: uint8 needs one, float32 has none")
     if config.policy and (images.dtype != jnp.uint8 or images.shape[3] != 3):
         raise ValueError(
             f"policy {config.policy!r} needs uint8 images of 3 channels; got {images.dtype} of {images.shape[3]}. "
-            "Set policy to None, or keep the images in 8 bits"
+            "Set policy to None, or use 8-bit images"
         )
 
 
 def random_crop(key: PRNGKeyArray, images: Array, padding: int) -> Array:
-    """Crops images ``[n, h, w, c]`` to their own size, out of themselves with `padding` pixels of zeros around them."""
+    """Pads images ``[n, h, w, c]`` with `padding` pixels of zeros and crops each to its original size at random."""
     padded = jnp.pad(images, ((0, 0), (padding, padding), (padding, padding), (0, 0)))
     corners = jax.random.randint(key, (len(images), 2), 0, 2 * padding + 1)
 
@@ -132,13 +133,13 @@ def random_crop(key: PRNGKeyArray, images: Array, padding: int) -> Array:
 
 
 def random_flip(key: PRNGKeyArray, images: Array) -> Array:
-    """Mirrors each of the images ``[n, h, w, c]`` left to right with probability one half."""
+    """Flips each of the images ``[n, h, w, c]`` left to right with probability one half."""
     flipped = jax.random.bernoulli(key, shape=(len(images), 1, 1, 1))
     return jnp.where(flipped, images[:, :, ::-1], images)
 
 
 def cutout(key: PRNGKeyArray, images: Float32[Array, "n h w c"], side: int) -> Float32[Array, "n h w c"]:
-    """Sets a square of each image to zero. Its centre is any pixel; what reaches over the border is cut off."""
+    """Sets a square of each image to zero. Its center is a random pixel; the square is clipped at the border."""
     count, height, width, _ = images.shape
     centres = jax.random.randint(key, (count, 2), 0, jnp.array([[height, width]]))
     sides = jnp.full(2, side)
@@ -147,7 +148,7 @@ def cutout(key: PRNGKeyArray, images: Float32[Array, "n h w c"], side: int) -> F
 
 
 def box(centre: Int[Array, "2"], sides: Int[Array, "2"], height: int, width: int) -> Bool[Array, "{height} {width}"]:
-    """True where a box covers an image: from ``centre - sides // 2``, as many rows and columns as `sides` says."""
+    """Returns a mask of the box that starts at ``centre - sides // 2`` and has `sides` rows and columns."""
     first = centre - sides // 2
     row, column = jnp.arange(height), jnp.arange(width)
     rows = (row >= first[0]) & (row < first[0] + sides[0])
@@ -158,10 +159,10 @@ def box(centre: Int[Array, "2"], sides: Int[Array, "2"], height: int, width: int
 def mix(
     config: Augmentation, key: PRNGKeyArray, images: Float32[Array, "n h w c"], targets: Float32[Array, "n classes"]
 ) -> tuple[Float32[Array, "n h w c"], Float32[Array, "n classes"]]:
-    """Mixes each image and its target with the image before it in the batch, all of them by the same weights.
+    """Mixes each image and its target with the previous image in the batch, with the same weights for all images.
 
-    The papers pair by a permutation; batches here are drawn at random, and the neighbour is as random and never the
-    image itself.
+    The papers pair images by a random permutation. Here the batches themselves are drawn at random, so the previous
+    image is as random, and it is never the image itself.
     """
     weights, share = mixing_weights(config, key, *images.shape[1:3])
     weights = weights[None, :, :, None]
@@ -172,7 +173,7 @@ def mix(
 def mixing_weights(
     config: Augmentation, key: PRNGKeyArray, height: int, width: int
 ) -> tuple[Float32[Array, "{height} {width}"], Float32[Array, ""]]:
-    """What each pixel of an image keeps of itself, and their mean, which is what its target keeps."""
+    """Returns the weight of each pixel of an image against its partner's, and the mean weight, used for the targets."""
     mixed_key, pasted_key, kept_key, centre_key = jax.random.split(key, 4)
     mixed = jax.random.uniform(mixed_key) < config.mix_probability
     pasted = jax.random.bernoulli(pasted_key, 0.5 if config.mixup and config.cutmix else float(config.cutmix > 0))
@@ -186,7 +187,10 @@ def mixing_weights(
 def cutmix_weights(
     key: PRNGKeyArray, kept: Float32[Array, ""], height: int, width: int
 ) -> Float32[Array, "{height} {width}"]:
-    """Weight zero in a box of ``1 - kept`` of the area about a random pixel, as far as it is inside; one elsewhere."""
+    """Returns weight 0 in a box around a random pixel and 1 elsewhere.
+
+    The box covers ``1 - kept`` of the area before it is clipped at the border.
+    """
     sides = (jnp.sqrt(1 - kept) * jnp.array([height, width], jnp.float32)).astype(jnp.int32)
     centre = jax.random.randint(key, (2,), 0, jnp.array([height, width]))
     return 1 - box(centre, sides, height, width).astype(jnp.float32)

@@ -1,7 +1,7 @@
-"""SGD as candidates are trained by it: settings, schedule, loss, and which images a step sees.
+"""SGD for the training of candidates: settings, schedule, loss, and the batch order.
 
-Candidates are trained as section 4 of arXiv 1906.06832 trains them, by SGD with momentum, weight decay and a cosine
-schedule; long trainings share the schedule, the loss and the order of batches.
+Candidates are trained as in section 4 of arXiv 1906.06832: SGD with momentum, weight decay and a cosine schedule. Long
+trainings share the schedule, the loss and the batch order.
 """
 
 import dataclasses
@@ -19,7 +19,7 @@ from lanas_jax.training.augmentation import Augmentation
 
 Params: TypeAlias = PyTree[Array]
 BatchStats: TypeAlias = PyTree[Array]
-Real: TypeAlias = float | Float[Array, ""] | np.float32  # a Python number, or one that is an input of a program
+Real: TypeAlias = float | Float[Array, ""] | np.float32  # a Python number, or an input of a compiled program
 Images: TypeAlias = UInt8[Array, "n height width channels"] | Float[Array, "n height width channels"]
 
 
@@ -37,26 +37,28 @@ Images: TypeAlias = UInt8[Array, "n height width channels"] | Float[Array, "n he
 )
 @dataclasses.dataclass(frozen=True)
 class TrainConfig:
-    """How a candidate is trained.
+    """The settings of a candidate's training.
 
-    A pytree: the numbers of the optimiser, the schedule and the loss are inputs of a program, so that trainings that
-    differ in them share it. `batch_size`, `nesterov`, `augmentation` and whether there is a `clip` are parts of it.
+    A pytree. The numbers of the optimizer, the schedule and the loss are leaves, and so inputs of a compiled program:
+    trainings that differ only in these numbers share one program. `batch_size`, `nesterov`, `augmentation` and whether
+    `clip` is None are static.
 
     Args:
-      epochs: passes over the training images.
-      batch_size: images per step.
-      learning_rate: its peak; falls along half a cosine.
-      final_learning_rate: what it falls to.
-      warm_up: epochs in which it grows linearly from 0 to its peak, before it falls; may be a fraction of one.
+      epochs: number of passes over the training images.
+      batch_size: number of images per step.
+      learning_rate: peak learning rate, decayed along half a cosine.
+      final_learning_rate: learning rate at the end of training.
+      warm_up: number of epochs, possibly fractional, of linear warm-up from 0 to the peak learning rate.
       momentum: decay of the momentum buffer.
-      nesterov: look ahead by one momentum step.
-      weight_decay: added to the gradient as ``weight_decay * parameter`` (L2, not decoupled), after clipping.
-      clip: largest global norm of the gradient; None does not clip.
-      label_smoothing: mass moved from the true class to all classes alike.
-      augmentation: what is done to the training images of each step.
+      nesterov: use of Nesterov momentum.
+      weight_decay: weight decay, added to the gradient after clipping as ``weight_decay * parameter`` (L2, not
+        decoupled).
+      clip: largest global norm of the gradient; None disables clipping.
+      label_smoothing: probability mass moved from the true class to the uniform distribution over all classes.
+      augmentation: random transformations of the training images at each step.
 
     Raises:
-      ValueError: a setting out of its range.
+      ValueError: a setting is out of its range.
     """
 
     epochs: int = 10
@@ -91,13 +93,13 @@ class TrainConfig:
             raise ValueError(f"clip must be positive, or None not to clip; got {self.clip}")
 
     def steps(self, images: int, epochs: int | None = None) -> int:
-        """Steps that show each of `images` images `epochs` times (default: the configured ones), rounded up."""
+        """Returns the number of steps in `epochs` passes (default: the setting) over `images` images, rounded up."""
         return -(-(epochs or self.epochs) * images // self.batch_size)
 
 
 @runtime_checkable
 class Schedule(Protocol):
-    """The settings of a learning rate: numbers, or inputs of a program."""
+    """The settings of a learning-rate schedule: numbers, or inputs of a compiled program."""
 
     @property
     def epochs(self) -> int: ...  # noqa: D102
@@ -110,7 +112,10 @@ class Schedule(Protocol):
 
 
 def optimizer(config: TrainConfig) -> optax.GradientTransformation:
-    """Clipping, weight decay and momentum; the learning rate is applied by `train_step`, which knows the horizon."""
+    """Returns clipping, weight decay and momentum as one optax transformation.
+
+    The learning rate is not part of it: `train_step` applies it, since the schedule needs the number of steps.
+    """
     return optax.chain(
         optax.identity() if config.clip is None else optax.clip_by_global_norm(config.clip),
         optax.add_decayed_weights(config.weight_decay),
@@ -119,44 +124,45 @@ def optimizer(config: TrainConfig) -> optax.GradientTransformation:
 
 
 def learning_rate(config: Schedule, step: Int[Array, ""], total: Int[Array, ""]) -> Float[Array, ""]:
-    """``last + (peak - last) * (1 + cos(pi * f)) / 2``, f from 0 after the warm-up to 1; arguments may be traced.
+    """Returns the learning rate of a step: a linear warm-up, then half a cosine. All arguments may be traced.
 
-    In the first ``warm_up / epochs`` of all steps it is ``peak`` times the part of these that is behind. optax's
-    schedules want their horizons as Python numbers. Told in fractions of the training, they take any horizon, and short
-    and long trainings share one program.
+    After the warm-up it is ``final + (peak - final) * (1 + cos(pi * f)) / 2``, with f going from 0 to 1. During the
+    warm-up, the first ``warm_up / epochs`` of all steps, it grows linearly from 0 to ``peak``. optax's schedules need
+    their horizon as a Python number. This function passes them fractions of the training, so the horizon may be traced
+    and short and long trainings share one program.
     """
     fraction = step.astype(jnp.float32) / total.astype(jnp.float32)
     settings = (config.learning_rate, config.final_learning_rate, config.warm_up, config.epochs)
     peak, final, warm_up, epochs = (jnp.asarray(number, jnp.float32) for number in settings)
     falling = optax.cosine_decay_schedule(peak, decay_steps=1, alpha=final / peak)
     rise = warm_up / epochs
-    rising = peak * fraction / jnp.where(rise > 0, rise, 1.0)  # without a warm-up it is not used, and must not be NaN
+    rising = peak * fraction / jnp.where(rise > 0, rise, 1.0)  # unused without a warm-up, but must not be NaN
     return jnp.where(fraction < rise, rising, falling((fraction - rise) / (1 - rise)))
 
 
 def one_hot(labels: Int[Array, " n"], classes: int) -> Float[Array, "n classes"]:
-    """The class of each image as a distribution."""
+    """Returns the labels as one-hot distributions in float32."""
     return jax.nn.one_hot(labels, classes, dtype=jnp.float32)
 
 
 def cross_entropy(
     logits: Float[Array, "n classes"], targets: Float[Array, "n classes"], smoothing: Real = 0.0
 ) -> Float[Array, " n"]:
-    """Softmax cross entropy of each image with a distribution over classes, smoothed."""
+    """Returns the softmax cross entropy of each image against its label-smoothed target distribution."""
     return optax.softmax_cross_entropy(logits, optax.smooth_labels(targets, smoothing))
 
 
 def batch_order(
     key: PRNGKeyArray, images: int, batch_size: int, first: Int[Array, ""], steps: int
 ) -> Int[Array, "steps batch_size"]:
-    """Which images the steps ``first .. first + steps - 1`` of a training see.
+    """Returns the image indices of the batches of steps ``first`` to ``first + steps - 1``.
 
-    The training reads one endless stream of epochs, each a fresh permutation of all images, cut into batches of equal
-    size: every image comes exactly once per epoch, and a batch that ends an epoch is filled up from the next. So no
-    image is dropped, batch statistics never rest on a short batch, and a training may be cut into any number of
-    dispatches. Positions in the stream are int32: up to 2**31 images in all.
+    The training reads one endless stream of epochs, cut into batches of equal size. Each epoch is a new permutation of
+    all images, and the last batch of an epoch is filled up from the next epoch. So every image occurs exactly once per
+    epoch, no batch is short, and a training may be split into any number of dispatches. Positions in the stream are
+    int32, which allows up to 2**31 images in all.
     """
-    epochs = (images + steps * batch_size - 2) // images + 1  # that a window of this length can touch
+    epochs = (images + steps * batch_size - 2) // images + 1  # most epochs that a window of this length can overlap
     start = first * batch_size
     epoch = start // images
 

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from lanas_jax.candidates.population import forget_programs
+from lanas_jax.runtime.devices import mesh_of
 from lanas_jax.spaces.nasbench101 import NASBench101Space
 from lanas_jax.spaces.nasbench201 import NASBench201Space
 from lanas_jax.spaces.nasnet import NASNetSpace
@@ -62,7 +63,7 @@ def four_steps(made):
 def by_constants(recipe):
     """The same steps by a program that has the numbers of its recipe for constants."""
     made = final(recipe)
-    mesh = programs.mesh_of(jax.devices()[:1])
+    mesh = mesh_of(jax.devices()[:1], "data")
     task = task_of(made, mesh, ALL.search.classes, ALL.search.scaling)
     split = training_images(ALL.search, recipe)
     total = recipe.sgd.steps(len(split))
@@ -152,7 +153,7 @@ def test_what_is_held_has_no_arrays_of_a_teacher():
     """Its weights may be large, and are those of one training."""
     logits = np.ones((len(ALL.search.train), CLASSES), np.float32)
     bare = programs._bare(task_of(final(dataclasses.replace(SGD, distillation=0.5), teacher=SavedLogits(logits)),
-                                  programs.mesh_of(jax.devices()[:1]), 3, None))  # fmt: skip
+                                  mesh_of(jax.devices()[:1], "data"), 3, None))  # fmt: skip
     assert bare.teacher == SavedLogits(logits)
     assert bare.teacher.values.strides == (0, 0)
 

@@ -98,7 +98,7 @@ def test_average_gives_up_its_beginnings():
         ("warm_up", -1.0, "warm_up must be from 0 to less than epochs, 600; got -1.0"),
         ("distillation", 1.5, r"distillation must be in \[0, 1\]; got 1.5"),
         ("temperature", 0.0, "temperature must be positive and finite; got 0.0"),
-        ("temperature", 2.0, "temperature is read where distillation is above 0; else leave it at 1; got 2.0"),
+        ("temperature", 2.0, "temperature must be 1 when distillation is 0, since it has no effect then; got 2.0"),
         ("validate_every", 0, "validate_every must be at least 1; got 0"),
         ("passes", 0, "passes must be at least 1; got 0"),
         ("steps_per_dispatch", 0, "steps_per_dispatch must be at least 1; got 0"),

@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 
 from lanas_jax.data.splits import Split
+from lanas_jax.runtime.devices import mesh_of
 from lanas_jax.runtime.distributed import Preemption
 from lanas_jax.storage.folder import RunError
-from lanas_jax.trainer import compilation, loop, programs, streamed
+from lanas_jax.trainer import compilation, loop, streamed
 from lanas_jax.trainer.prefetch import Ahead
 from lanas_jax.trainer.step import shapes
 from lanas_jax.trainer.task import FinalTraining
@@ -130,7 +131,7 @@ def test_validation_images_cannot_be_trained_on(tmp_path):
 def test_a_step_is_lowered_from_shapes_alone():
     """Of 12 images, each of four devices convolves 3, and gradients are added up."""
     final = FinalTraining(network(), lambda: None, RECIPE, MIRRORED)
-    mesh = programs.mesh_of(jax.devices()[:4])
+    mesh = mesh_of(jax.devices()[:4], "data")
     text = streamed.lowered_step(final, mesh, (6, 6, 1), 3, SCALING).compile().as_text()
     assert "f32[3,6,6,8]" in text
     assert "f32[12,6,6,8]" not in text

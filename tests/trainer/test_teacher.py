@@ -10,8 +10,9 @@ import pytest
 from flax import nnx
 
 from lanas_jax.formats.errors import FileError
+from lanas_jax.runtime.devices import mesh_of
 from lanas_jax.storage.folder import RunError
-from lanas_jax.trainer import compilation, programs
+from lanas_jax.trainer import compilation
 from lanas_jax.trainer import folder as folders
 from lanas_jax.trainer.recipe import Recipe
 from lanas_jax.trainer.step import Task, batch_of, loss_of
@@ -121,7 +122,7 @@ def test_loss_mixes_labels_and_teacher_and_leaves_the_auxiliary_head_its_labels(
 
 
 def task_of(teacher, augmentation):
-    placed = jax.sharding.NamedSharding(programs.mesh_of(jax.devices()[:1]), jax.sharding.PartitionSpec())
+    placed = jax.sharding.NamedSharding(mesh_of(jax.devices()[:1], "data"), jax.sharding.PartitionSpec())
     return Task(NETWORK, RECIPE, augmentation, CLASSES, SCALING, placed, teacher)
 
 
