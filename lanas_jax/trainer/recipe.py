@@ -1,10 +1,10 @@
 """The recipe of a long training: its settings, and the schedules computed from them.
 
 The defaults are the final training of DARTS (arXiv 1806.09055, section 3.1 and its code), which section 4 of arXiv
-1906.06832 also uses: 600 epochs of SGD with a cosine schedule, an auxiliary head, and a drop-path probability that grows
-linearly. Published code updates the learning rate and the drop-path probability once per epoch; this code updates them
-at every step. ImageNet recipes are other settings of the same class: another optimizer (`optimizers`), a warm-up, a
-teacher (`teacher`). The augmentation of the images is part of the training (`task`), not of the recipe.
+1906.06832 also uses: 600 epochs of SGD with a cosine schedule, an auxiliary head, and a drop-path probability that
+grows linearly. Published code updates the learning rate and the drop-path probability once per epoch; this code updates
+them at every step. ImageNet recipes are other settings of the same class: another optimizer (`optimizers`), a warm-up,
+a teacher (`teacher`). The augmentation of the images is part of the training (`task`), not of the recipe.
 """
 
 import dataclasses
@@ -174,7 +174,7 @@ class Recipe:
 
     @property
     def sgd(self) -> TrainConfig:
-        """The settings shared with `lanas_jax.candidates.step`, validated if they are numbers and not tracers."""
+        """The settings shared with `lanas_jax.candidates.step`, validated; the recipe must hold concrete numbers."""
         return TrainConfig(
             epochs=self.epochs,
             batch_size=self.batch_size,

@@ -1,7 +1,7 @@
-"""What is trained: a network of one code, the images it learns from, and what is done to them.
+"""The definition of a training: a network of one code, its dataset, its recipe and its augmentation.
 
-`FinalTraining` is what an experiment's ``final(config, settings, code)`` returns. Nothing of it is read before it is
-needed: weights can be exported and loaded where the dataset is not.
+An experiment's ``final(config, settings, code)`` returns a `FinalTraining`. The dataset is only read when it is needed,
+so weights can be exported and loaded on a machine that does not have it.
 """
 
 import dataclasses
@@ -24,7 +24,7 @@ BatchStats: TypeAlias = PyTree[Array]
 
 
 class Weights(NamedTuple):
-    """All that a trained network needs."""
+    """The parameters and batch statistics of a network."""
 
     params: Params
     batch_stats: BatchStats
@@ -32,19 +32,19 @@ class Weights(NamedTuple):
 
 @runtime_checkable
 class FinalNetwork(Protocol):
-    """A network of one code alone, with what only long trainings need. Parameters are float32, whatever it computes in.
+    """A network of a single code, with the features that only long trainings use: auxiliary head and dropped paths.
 
-    Parameters and batch statistics are dictionaries of arrays or of such dictionaries, which is what a file of weights
-    can hold.
+    Parameters are float32, whatever the dtype of the computation. Parameters and batch statistics are nested
+    dictionaries of arrays, the structure that a file of weights can hold.
     """
 
     @property
     def space(self) -> SearchSpace:
-        """What its code means, at this network's size."""
+        """The search space of the network's code, at this network's size."""
         ...
 
     def init(self, key: PRNGKeyArray) -> tuple[Params, BatchStats]:
-        """Fresh parameters and batch statistics. The key is consumed."""
+        """Returns newly initialized parameters and batch statistics. The key is consumed."""
         ...
 
     def apply(
@@ -57,49 +57,49 @@ class FinalNetwork(Protocol):
         key: PRNGKeyArray,
         drop_path: Float[Array, ""],
     ) -> tuple[Float[Array, "n classes"], Float[Array, "n classes"] | None, BatchStats]:
-        """Logits, those of an auxiliary head where there is one, and the batch statistics after this batch.
+        """Returns the logits, the auxiliary head's logits or None, and the updated batch statistics.
 
         Args:
-          params: from `init` or a later step.
-          batch_stats: likewise.
-          images: a batch.
-          train: normalise by the batch's own statistics, ask the auxiliary head, drop paths.
-          key: of what is dropped.
-          drop_path: probability with which a path is dropped.
+          params: parameters from `init` or from a later step.
+          batch_stats: batch statistics from `init` or from a later step.
+          images: batch of images.
+          train: training mode: normalization by the batch's own statistics, auxiliary head, dropped paths.
+          key: PRNG key of the dropped paths.
+          drop_path: probability of dropping a path.
         """
         ...
 
 
 @runtime_checkable
 class Reading(Protocol):
-    """A `FinalNetwork` that reads arrays beside images: data to its program, so that others of its kind share it.
+    """A `FinalNetwork` with auxiliary inputs: arrays that are arguments of its compiled program, not constants.
 
-    Programs are shared by networks that are equal where both read the same `data`; best they are equal whatever it is.
+    Two networks share a program if they compare equal once both have the same `data`. Ideally, equality ignores `data`.
     """
 
     @property
     def data(self) -> PyTree[AnyArray]:
-        """The arrays."""
+        """The auxiliary inputs."""
         ...
 
     def with_data(self, data: PyTree[AnyArray]) -> FinalNetwork:
-        """The network that reads others, which may be traced."""
+        """Returns the network with other auxiliary inputs, which may be traced."""
         ...
 
 
 def data_of(network: FinalNetwork) -> PyTree[AnyArray]:
-    """What a network reads beside images."""
+    """Returns the auxiliary inputs of a network, or an empty tuple."""
     return network.data if isinstance(network, Reading) else ()
 
 
 def with_data(network: FinalNetwork, data: PyTree[AnyArray]) -> FinalNetwork:
-    """The network with such data."""
+    """Returns the network with the given auxiliary inputs."""
     return network.with_data(data) if isinstance(network, Reading) else network
 
 
 @runtime_checkable
 class SelfTaught(Protocol):
-    """A `FinalNetwork` of several networks that learn from one another: it says itself what a step descends."""
+    """A `FinalNetwork` of several networks that learn from each other; it computes its own loss and gradient."""
 
     def gradient(
         self,
@@ -108,53 +108,53 @@ class SelfTaught(Protocol):
         targets: Float[Array, "n classes"],
         key: PRNGKeyArray,
     ) -> tuple[Float[Array, ""], BatchStats, Params]:
-        """Loss, the batch statistics that follow, and the gradient with respect to the parameters.
+        """Returns the loss, the updated batch statistics, and the gradient with respect to the parameters.
 
         Args:
-          weights: where.
-          images: a batch, the same for all of its networks.
-          targets: smoothed.
-          key: consumed.
+          weights: current parameters and batch statistics.
+          images: batch of images, shared by all of its networks.
+          targets: label-smoothed target distributions.
+          key: PRNG key; consumed.
         """
         ...
 
 
 @runtime_checkable
 class Teacher(Protocol):
-    """What tells a network in training what else to give for an image (`lanas_jax.trainer.teacher` has three kinds).
+    """A source of target logits for distillation (`lanas_jax.trainer.teacher` has three kinds).
 
-    Programs are shared by teachers that are equal where both answer from the same `data`.
+    Two teachers share a program if they compare equal once both have the same `data`.
     """
 
     @property
     def data(self) -> PyTree[AnyArray]:
-        """All it answers from; data to the program, so that nothing of it is compiled in."""
+        """All arrays that the logits depend on; inputs of the program, so that none is compiled in as a constant."""
         ...
 
     def with_data(self, data: PyTree[AnyArray]) -> "Teacher":
-        """The teacher that answers from others, which may be traced."""
+        """Returns the teacher with other arrays, which may be traced."""
         ...
 
     def known(self, rows: Int[Array, " n"]) -> Float[Array, "n classes"] | None:
-        """Logits of training images by their numbers; None where it has to see them as they are augmented."""
+        """Returns the logits of training images by index, or None if they must be computed from augmented images."""
         ...
 
     def logits(self, images: Float[Array, "n height width channels"]) -> Float[Array, "n classes"]:
-        """Logits of images as the network sees them; is called where `known` gives None."""
+        """Returns the logits of augmented images; called if `known` returns None."""
         ...
 
     def check(self, data: SearchData | StreamedDataset, recipe: Recipe) -> None:
-        """Raises ValueError where it cannot teach a network on these images; says why."""
+        """Raises ValueError, with the reason, if the teacher does not fit the images or the recipe."""
         ...
 
     def identity(self) -> dict[str, str]:
-        """By which it is told from other teachers."""
+        """Returns a description that distinguishes this teacher from others."""
         ...
 
 
 @runtime_checkable
 class Training(Protocol):
-    """What programs are compiled for; a `FinalTraining` is one."""
+    """The parts of a training that its programs depend on; `FinalTraining` implements it."""
 
     @property
     def network(self) -> FinalNetwork: ...  # noqa: D102
@@ -171,34 +171,34 @@ class Training(Protocol):
 
 
 class Beside(NamedTuple):
-    """What is read beside images."""
+    """The auxiliary inputs of a program."""
 
-    recipe: Recipe  # its numbers; `Recipe.read_by_programs`
-    network: PyTree[AnyArray]  # by the network
-    teacher: PyTree[AnyArray]  # by its teacher; nothing where there is none
+    recipe: Recipe  # numbers of the recipe: `Recipe.read_by_programs`
+    network: PyTree[AnyArray]  # auxiliary inputs of the network
+    teacher: PyTree[AnyArray]  # data of the teacher; empty without a teacher
 
 
 def beside(network: FinalNetwork, recipe: Recipe, teacher: Teacher | None) -> Beside:
-    """What a training reads beside images."""
+    """Returns the auxiliary inputs of a training."""
     return Beside(recipe.read_by_programs, data_of(network), () if teacher is None else teacher.data)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class FinalTraining:
-    """One network to be trained.
+    """The training of one network.
 
     Args:
-      network: what is trained.
-      dataset: loads the images, or what streams them; called where they are needed.
-      recipe: how it is trained.
-      augmentation: what is done to the training images of each step; default: they are only scaled.
-      seed: of everything random.
-      initial: weights to begin with, by name (`lanas_jax.storage.weights`); those that are missing are drawn. None:
-        all.
-      teacher: what the network learns from beside the labels, as much as the recipe's `distillation` says.
+      network: network to train.
+      dataset: function that loads the images or opens their streams; called when they are needed.
+      recipe: settings of the training.
+      augmentation: random transformations of the training images at each step; by default images are only scaled.
+      seed: seed of all random draws.
+      initial: initial weights by name (`lanas_jax.storage.weights`). Missing weights are initialized at random; None
+        initializes all of them at random.
+      teacher: teacher for distillation, weighted by the recipe's `distillation`.
 
     Raises:
-      ValueError: a seed that is no unsigned integer of 32 bits, a teacher without `distillation`, or the reverse.
+      ValueError: the seed is not an unsigned 32-bit integer, or exactly one of `teacher` and `distillation` is given.
     """
 
     network: FinalNetwork
@@ -215,32 +215,32 @@ class FinalTraining:
         if self.teacher is None and self.recipe.distillation:
             raise ValueError(f"distillation must be 0 without a teacher; got {self.recipe.distillation}")
         if self.teacher is not None and not self.recipe.distillation:
-            raise ValueError("distillation must be above 0 with a teacher, else it teaches nothing; got 0")
+            raise ValueError("distillation must be above 0 with a teacher, or the teacher has no effect; got 0")
 
     def taught(self, teacher: Teacher, weight: float) -> "FinalTraining":
-        """The same training with a teacher, whose part of the loss has that weight, in (0, 1]."""
+        """Returns the same training with a teacher; `weight`, in (0, 1], is the weight of the teacher's loss."""
         recipe = dataclasses.replace(self.recipe, distillation=weight)
         return dataclasses.replace(self, recipe=recipe, teacher=teacher)
 
 
 def seen(data: Dataset | StreamedDataset) -> SearchData | StreamedDataset:
-    """The part of a dataset that has the splits ``train`` and ``validation``."""
+    """Returns the part of a dataset with the splits ``train`` and ``validation``."""
     return data.search if isinstance(data, Dataset) else data
 
 
 def fingerprint(split: Split | TrainingStream | EvaluationStream) -> str:
-    """Says which images these are."""
+    """Returns a digest of the images and labels of a split."""
     return digest((split.images, split.labels)) if isinstance(split, Split) else split.fingerprint
 
 
 def training_images(data: SearchData, recipe: Recipe) -> Split:
-    """What weights are fitted to."""
+    """Returns the images that the weights are fitted to, according to ``train_on``."""
     parts = [data.train] if recipe.train_on == "train" else [data.train, data.validation]
     return Split(*(np.concatenate([getattr(part, name) for part in parts]) for name in ("images", "labels")))
 
 
 def costs(network: FinalNetwork, code: np.ndarray) -> dict[str, Any]:
-    """Multiply-adds and parameters by name, None where the space does not know them."""
+    """Returns the numbers of multiply-adds and parameters; both are None if the space has no cost model."""
     try:
         cost = network.space.cost(code[None])
     except NotImplementedError:

@@ -1,7 +1,7 @@
-"""One training from beginning to end: the folder, the programs, the loop, and what is reported.
+"""One training from start to end: the folder, the programs, the loop, and the report.
 
-Called again with the same folder it goes on where it was, or reports what is recorded where it is at its end. Several
-processes call it side by side, with the same folder; process 0 writes.
+A second call with the same folder resumes the training, or returns the recorded result if it is complete. In a
+multi-host training every process calls it with the same folder, and process 0 writes.
 """
 
 import contextlib
@@ -32,14 +32,14 @@ from lanas_jax.trainer.task import FinalTraining, costs, fingerprint, seen
 
 @dataclasses.dataclass(frozen=True)
 class Origin:
-    """Where a training comes from, so that its folder says it.
+    """The experiment of a training, as recorded in the training's folder.
 
     Attributes:
-      name: of the experiment.
-      source: the experiment's file; None where the training was started from Python.
-      home: the folder from which that file may import.
-      config: the experiment's settings.
-      settings: those of its final training.
+      name: name of the experiment.
+      source: path of the experiment's file; None if the training was started from Python.
+      home: folder that the experiment's file may import from.
+      config: settings of the experiment.
+      settings: settings of the experiment's winner training.
     """
 
     name: str
@@ -58,27 +58,27 @@ def train(
     devices: Sequence[jax.Device] | None = None,
     preemption: Preemption | None = None,
 ) -> dict[str, Any]:
-    """Trains a network to the end, or the rest of the way, and reads the test split, once.
+    """Trains a network to the last step, resuming if possible, and evaluates it once on the test split.
 
     Args:
-      final: what to train.
-      code: of the network.
-      directory: a new or empty folder, or that of the same training; the same for all processes.
-      origin: where it comes from.
-      progress: is told how it gets on.
-      devices: what to train on; default: all of all processes. The batch is divided among them.
-      preemption: says when to stop early, with a checkpoint; None: never.
+      final: training to run.
+      code: code of the network.
+      directory: new or empty folder, or the folder of the same training; the same path in all processes.
+      origin: experiment that the training belongs to.
+      progress: receives progress messages.
+      devices: devices to train on; by default all devices of all processes. Each batch is divided among them.
+      preemption: signal to stop early with a checkpoint; None never stops early.
 
     Returns:
-      What final.json says.
+      The content of final.json.
 
     Raises:
-      ValueError: a recipe that does not fit the images or the devices, a teacher that does not fit the images, or
-        initial weights that do not fit the network; nothing is written.
-      RunError: a folder that holds something else, or another training (names what differs), or is in use.
-      ConfigError: settings that cannot be written down.
-      DistributedError: processes that were not started alike.
-      NotFiniteError, DamagedError, PreemptedError: as `loop.fit`.
+      ValueError: the recipe does not fit the images or the devices, the teacher does not fit the images, or the
+        initial weights do not fit the network. Nothing is written.
+      RunError: the folder holds other files, holds another training (the message names the difference), or is in use.
+      ConfigError: the settings cannot be written as JSON.
+      DistributedError: the processes were not started with the same settings, images and software.
+      NotFiniteError, DamagedError, PreemptedError: as in `loop.fit`.
     """
     devices = jax.devices() if devices is None else devices
     data = final.dataset()
@@ -90,10 +90,10 @@ def train(
     distributed.agree("settings, images or software", folders.decisive(record))
     with _entered(directory, record, origin, final) as folder:
         if (recorded := folder.final) is not None:
-            progress.note("this training is at its end already; this is what was recorded")
+            progress.note("this training is already complete; showing its recorded result")
             return recorded
         if (before := folder.record["devices"]) != (now := _described(devices)):
-            progress.note(f"begun on {before}, now on {now}: the result will differ in its last digits")
+            progress.note(f"started on {before}, resumed on {now}: the result will differ in its last digits")
         made = compilation.compiled(final, seen(data), devices)
         made = dataclasses.replace(made, at_peak=throughput.at_peak(final, code, devices))
         fitted = loop.fit(made, seen(data), folder, progress, preemption)
@@ -121,7 +121,7 @@ def train(
 def _entered(
     directory: Path, record: dict[str, Any], origin: Origin, final: FinalTraining
 ) -> Iterator[folders.FinalFolder]:
-    """The folder of a training, kept from other trainings."""
+    """Opens the folder of a training and locks it against other trainings."""
     with contextlib.ExitStack() as stack:
 
         def enter() -> None:
@@ -131,7 +131,10 @@ def _entered(
 
         distributed.by_first(enter, RunError)
         if not folders.exists(directory):
-            raise DistributedError(f"process {jax.process_index()} does not see what process 0 wrote into {directory}")
+            raise DistributedError(
+                f"process {jax.process_index()} does not see the files that process 0 wrote into {directory}: "
+                f"use a folder that all processes share"
+            )
         yield folders.open_folder(directory)
 
 
@@ -142,7 +145,7 @@ def _record(
     origin: Origin,
     devices: Sequence[jax.Device],
 ) -> dict[str, Any]:
-    """What training.json says."""
+    """Returns the content of training.json."""
     for settings in (origin.config, origin.settings, final.recipe):
         if settings is not None:
             config_json.check(settings)
@@ -167,7 +170,7 @@ def _record(
 
 
 def _images(data: Dataset | StreamedDataset) -> dict[str, Any]:
-    """Which images, and how they are read."""
+    """Returns digests of the splits, and the shape, classes and scaling of the images."""
     search = seen(data)
     splits = {"train": search.train, "validation": search.validation, "test": data.test}
     return {

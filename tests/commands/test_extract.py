@@ -161,7 +161,7 @@ def test_a_training_with_given_weights_is_continued_from_its_folder_alone(search
     weights = state(out).weights
     shutil.rmtree(given)
     assert main(["train", str(out)]) == 0
-    assert "this training is at its end already" in capsys.readouterr().out
+    assert "this training is already complete" in capsys.readouterr().out
     (out / "final.json").unlink()
     shutil.rmtree(out / "checkpoint")
     assert main(["train", str(out)]) == 0

@@ -71,7 +71,7 @@ def test_same_command_again_reports_what_is_recorded(trained, capsys):
     for again in (["train", str(run / "final")], ["train", str(run), "--recipe.epochs=2", "--recipe.train-on=train"]):
         assert main(again) == 0
         out = capsys.readouterr().out
-        assert "this training is at its end already; this is what was recorded" in out
+        assert "this training is already complete; showing its recorded result" in out
         assert out.splitlines()[-3:] == printed.splitlines()[-3:]
 
 

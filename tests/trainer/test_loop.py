@@ -183,7 +183,7 @@ def test_finished_training_reads_no_test_images_again(finished, monkeypatch):
     monkeypatch.setattr(loop, "measure", forbidden)
     progress = Stop()
     assert carried_out(directory, progress=progress) == final
-    assert progress.notes == ["this training is at its end already; this is what was recorded"]
+    assert progress.notes == ["this training is already complete; showing its recorded result"]
 
 
 @pytest.mark.slow
