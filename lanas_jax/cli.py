@@ -1,7 +1,7 @@
-"""The command line ``lanas``: the table of commands, and what errors become.
+"""The command line ``lanas``: the table of commands and the mapping from errors to exit codes.
 
-Errors that a person can mend become one message and exit code 2. A command's module, and with it JAX, is
-imported when the command is given, so that help and listings answer at once.
+Errors that the user can fix become one message and exit code 2. A command's module, and JAX with it, is
+imported only when the command runs, so that help and listings start fast.
 """
 
 import importlib
@@ -23,20 +23,20 @@ usage: lanas COMMAND ...
 
   search EXPERIMENT   search, retrain the winner, write a report
   resume RUN          continue a search that was interrupted
-  train RUN           train the best network of a search to the end, as published results are trained
-  export RUN          write out the weights of that network, and what loads them
-  supernet EXPERIMENT train the supernet of a one-shot search beforehand, on one host or on many
-  extract RUN         take a network out of the supernet of a one-shot or few-shot search
-  plan EXPERIMENT     compile it for a TPU slice that need not be here: does it fit, how many chip-hours?
-  rank RUN            train a sample of networks: does the supernet of the search rank them?
+  train RUN           train the best network of a search in full, as published results are trained
+  export RUN          write the weights of that network and a script that loads them
+  supernet EXPERIMENT train the supernet of a one-shot search in advance, on one host or on many
+  extract RUN         extract a network from the supernet of a one-shot or few-shot search
+  plan EXPERIMENT     compile an experiment for a TPU slice, without the TPU: memory and chip-hours
+  rank RUN            train a sample of networks from scratch: does the supernet rank them correctly?
   report RUN          write the report of a run again
   trials RUN          list the trials of a run, as a table or as CSV
-  tree RUN            what the search has learned: which choices are good, region by region
-  describe SPACE      draw the network that a code stands for, or a published one, and count what it costs
-  tables              list the benchmark tables; make one from its official files
-  compare TABLE       how many samples do searchers need on a benchmark table?
+  tree RUN            show what the search has learned: which choices are good, region by region
+  describe SPACE      draw the network of a code, or a published network, and count its cost
+  tables              list the benchmark tables, or convert one from its official files
+  compare TABLE       count the samples that searchers need on a benchmark table
 
-A RUN is the folder that a search wrote. lanas COMMAND --help says more. To begin with:
+A RUN is the folder that a search wrote. For the options of a command: lanas COMMAND --help. To start:
 
   lanas search digits
 """
@@ -56,24 +56,24 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Runs one command.
 
     Args:
-      arguments: without the program's name; default: those of this process.
+      arguments: command-line arguments without the program name; default: ``sys.argv[1:]``.
 
     Returns:
-      The exit code: 0; 1 where the search could not go on; 2 where the command has to be changed; 130 after Ctrl-C.
+      The exit code: 0 on success, 1 if the search failed, 2 if the command must be changed, 130 after Ctrl-C.
     """
     command, *rest = [*(sys.argv[1:] if arguments is None else arguments)] or ["--help"]
     if command in ("-h", "--help", "help"):
         print(HELP, end="")
         return 0
     if command not in COMMANDS:
-        print(f"lanas: there is no command {command!r}. There are: {', '.join(COMMANDS)}", file=sys.stderr)
+        print(f"lanas: there is no command {command!r}; choose from {', '.join(COMMANDS)}", file=sys.stderr)
         return 2
     try:
         return _function(command)(rest)
     except REFUSALS as error:
         print(f"lanas {command}: {error}", file=sys.stderr)
         return 2
-    except sqlite3.OperationalError as error:  # a full disk, a file system that went away
+    except sqlite3.OperationalError as error:  # a full disk or an unmounted file system
         print(f"lanas {command}: the trials file cannot be used: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
@@ -84,7 +84,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 0
 
 
-COMMANDS = {  # by name, the module of `lanas_jax.commands` with the function of that name
+COMMANDS = {  # command name -> module of `lanas_jax.commands` that defines the function of that name
     "search": "search",
     "resume": "search",
     "train": "train",
@@ -103,7 +103,7 @@ COMMANDS = {  # by name, the module of `lanas_jax.commands` with the function of
 
 
 def _function(command: str) -> Callable[[Sequence[str]], int]:
-    """The function of a command, whose module is imported only now: most of them import JAX."""
+    """Returns the function of a command. Imports its module here, since most of them import JAX."""
     module = importlib.import_module(f"lanas_jax.commands.{COMMANDS[command]}")
     function: Callable[[Sequence[str]], int] = getattr(module, command)
     return function

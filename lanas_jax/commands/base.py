@@ -1,4 +1,4 @@
-"""What the commands of ``lanas`` share: how they read their arguments, and where they print."""
+"""Shared parts of the ``lanas`` commands: argument parsing, terminal output, and process setup."""
 
 import sys
 from collections.abc import Callable, Sequence
@@ -10,17 +10,17 @@ from rich.console import Console
 
 
 class RefusedError(Exception):
-    """A command that cannot be carried out as given."""
+    """Raised when a command cannot run with the given arguments."""
 
 
-Folder = Annotated[Path, tyro.conf.arg(metavar="RUN", help="the folder that a search wrote")]
+Folder = Annotated[Path, tyro.conf.arg(metavar="RUN", help="run folder that a search wrote")]
 
 
 def usage(text: str, arguments: Sequence[str]) -> int | None:
-    """Prints how a command is used whose first argument, what it is about, is missing.
+    """Prints the usage of a command if its first positional argument is missing.
 
     Returns:
-      The exit code: 0 where help was asked for, else 2; None where the argument is there.
+      The exit code, 0 if help was requested and 2 otherwise; None if the argument is present.
     """
     if arguments and not arguments[0].startswith("-"):
         return None
@@ -30,26 +30,26 @@ def usage(text: str, arguments: Sequence[str]) -> int | None:
 
 
 def terminal() -> Console:
-    """The terminal; wide enough for a table where there is none."""
+    """Returns the console; 140 columns wide if the output is not a terminal, so that tables fit."""
     console = Console()
     return console if console.is_terminal else Console(width=140)
 
 
 def parsed(function: Callable[..., Any], command: str, arguments: Sequence[str]) -> Any:
-    """What a function makes of a command's arguments, which are its own."""
+    """Parses the command line into the arguments of a function and returns the function's result."""
     marks = (tyro.conf.FlagCreatePairsOff,)
     return tyro.cli(function, prog=f"lanas {command}", args=list(arguments), config=marks)
 
 
 def use_every_core() -> None:
-    """Has to happen before the first array."""
+    """Gives JAX one CPU device per core; must be called before the first array exists."""
     from lanas_jax.runtime.devices import one_device_per_core
 
     one_device_per_core()
 
 
 def keep_programs() -> None:
-    """Has to happen before the first array."""
+    """Enables the persistent compilation cache; must be called before the first array exists."""
     from lanas_jax.runtime import compile_cache
 
     compile_cache.keep(lambda text: print(f"lanas: {text}", file=sys.stderr))

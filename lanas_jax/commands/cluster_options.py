@@ -1,4 +1,4 @@
-"""Where the trials of ``lanas search`` and ``lanas resume`` run: the arguments, and the workers they stand for."""
+"""Arguments of ``lanas search`` and ``lanas resume`` that choose where trials run, and the workers they select."""
 
 import contextlib
 import dataclasses
@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Annotated
 import tyro
 
 from lanas_jax.cluster import connection
-from lanas_jax.cluster.settings import Settings
+from lanas_jax.cluster.settings import ClusterSettings
 
 if TYPE_CHECKING:
     from lanas_jax.study import Experiment
-    from lanas_jax.study.experiment import Progress
+    from lanas_jax.study.experiment import StudyProgress
     from lanas_jax.study.loop import Workers
     from lanas_jax.study.run_folder import Run
 
@@ -22,20 +22,21 @@ class Where:
     """Arguments of a command that evaluates trials.
 
     Attributes:
-      cluster: local: this process. ray: the Ray cluster that runs here, or this machine as one. ray:HOST:PORT: the one
-        whose head is there. ray://HOST:PORT: the same through Ray's client server.
-      ray: what a worker is, and what its trials may cost.
+      cluster: place where trials run. local: this process. ray: the Ray cluster running on this machine, else a new
+        one of this machine alone. ray:HOST:PORT: the cluster whose head node has that address. ray://HOST:PORT: the
+        cluster behind Ray's client server at that address.
+      ray: resources of each Ray worker and limits of its trials.
     """
 
     cluster: Annotated[str, tyro.conf.arg(metavar="local|ray|ray:HOST:PORT|ray://HOST:PORT")] = "local"
-    ray: Settings = dataclasses.field(default_factory=Settings)
+    ray: ClusterSettings = dataclasses.field(default_factory=ClusterSettings)
 
     @contextlib.contextmanager
     def connected(self) -> Iterator[None]:
-        """Within it, `workers` can be had.
+        """Connects to the cluster, if there is one; `workers` must be called inside this context.
 
         Raises:
-          ClusterError: an address that is none, Ray is not installed, or no cluster answers.
+          ClusterError: the address is malformed, Ray is not installed, or no cluster answers.
         """
         if connection.check(self.cluster) == "local":
             yield
@@ -44,8 +45,8 @@ class Where:
             yield
 
     @contextlib.contextmanager
-    def workers(self, experiment: "Experiment", run: "Run", progress: "Progress") -> Iterator["Workers | None"]:
-        """The workers of a run; None: this process."""
+    def workers(self, experiment: "Experiment", run: "Run", progress: "StudyProgress") -> Iterator["Workers | None"]:
+        """Yields the workers of a run, or None if this process evaluates the trials."""
         if self.cluster == "local":
             yield None
             return

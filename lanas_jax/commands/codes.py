@@ -1,4 +1,4 @@
-"""Codes from text, as commands take them."""
+"""Parsing of codes given as text on the command line."""
 
 import re
 
@@ -9,17 +9,17 @@ from lanas_jax.spaces.nasnet_masks import NASNetMasks
 
 
 class CodeError(Exception):
-    """A code that its space does not have, or a setting that it does not take."""
+    """Raised for a code that is not in its space, or for a setting that the space does not accept."""
 
 
 def read_code(text: str, space: SearchSpace) -> np.ndarray:
-    """A code from text such as ``2,2,0,1``, checked against its space; int32[dims].
+    """Parses a code such as ``2,2,0,1`` and checks it against its space; returns int32[dims].
 
-    Where the space has masks, one of them may stand for its code: zeros and ones, as many as the mask has bits, with
-    commas or as one word. So may a name of a code (`SearchSpace.named_codes`).
+    The text may also be the name of a code (`SearchSpace.named_codes`). In a space of masks it may be a mask: one zero
+    or one per bit, separated by commas or written as one word.
 
     Raises:
-      CodeError: names the position, the value and the range.
+      CodeError: the text is not a valid code; the message names the position, the value and the range.
     """
     words = [word for word in re.split(r"[\s,]+", text.strip("[]() \t")) if word]
     words = list(map(str, space.named_codes.get(text.strip(), words)))
@@ -27,11 +27,11 @@ def read_code(text: str, space: SearchSpace) -> np.ndarray:
         words = list(words[0])
     for position, word in enumerate(words):
         if not re.fullmatch(r"[+-]?\d{1,9}", word):
-            raise CodeError(f"position {position} of the code holds {word!r}, which is not an integer")
+            raise CodeError(f"position {position} of the code is {word!r}, which is not an integer")
     if isinstance(space, NASNetMasks) and len(words) == space.bits:
         words = _code_of_mask(words, space)
     if len(words) != space.dims:
-        or_mask = f"; or the {space.bits} bits of a mask" if isinstance(space, NASNetMasks) else ""
+        or_mask = f", or a mask of {space.bits} bits" if isinstance(space, NASNetMasks) else ""
         raise CodeError(
             f"the code has {len(words)} integers, expected {space.dims}: "
             f"positions 0 ({space.choices[0].name}) to {space.dims - 1} ({space.choices[-1].name}){or_mask}"
@@ -41,15 +41,15 @@ def read_code(text: str, space: SearchSpace) -> np.ndarray:
     except ValueError as error:
         raise CodeError(str(error).removeprefix("code 0: ")) from error
     if not np.asarray(space.valid(codes))[0]:
-        raise CodeError("every integer is in range, but the space does not allow this code (a rule or a cost limit)")
+        raise CodeError("the code violates a rule or a cost limit of the space, although every integer is in range")
     return codes[0]
 
 
 def _code_of_mask(bits: list[str], space: NASNetMasks) -> list[str]:
-    """The integers of its code.
+    """Returns the integers of the code of a mask.
 
     Raises:
-      CodeError: not a mask of the space; says what is wrong.
+      CodeError: the bits are not a mask of the space; the message says why.
     """
     try:
         (code,) = space.codes_of([[int(bit) for bit in bits]])

@@ -1,4 +1,4 @@
-"""What ``lanas compare`` does: its arguments, a benchmark by name, searchers by name, and files in a folder."""
+"""``lanas compare``: parses its arguments, runs searchers on a benchmark table, prints and writes the results."""
 
 import dataclasses
 import time
@@ -19,13 +19,13 @@ from lanas_jax.tables import catalogue
 from lanas_jax.tables.benchmark import Benchmark
 
 DEFAULT = ",".join(SEARCHERS)
-CHOICE = f"out of {', '.join(NAMES)}; the last two need the extra peers"
-AT_ONCE = "numbers of trials under way at all times, none of which waits for another, such as 1,8,64; default: batches"
+CHOICE = f"names of searchers, from {', '.join(NAMES)}; the last two need the extra peers"
+AT_ONCE = "numbers of asynchronous workers to simulate, such as 1,8,64; default: synchronous batches"
 
 
 @dataclasses.dataclass(frozen=True)
-class Settings:
-    """The arguments of the command; see its help."""
+class CompareArguments:
+    """Arguments of the command; the help text describes each."""
 
     table: str
     searchers: tuple[str, ...]
@@ -38,7 +38,7 @@ class Settings:
 
     @property
     def folder(self) -> Path:
-        """Where the files go."""
+        """The output folder."""
         return Path("comparisons") / Path(self.table).name.replace(":", "-") if self.out is None else self.out
 
 
@@ -51,29 +51,31 @@ def compare(arguments: Sequence[str]) -> int:
 
 
 def _compare(console: Console, arguments: Sequence[str]) -> int:
-    """Compares as the arguments say.
+    """Parses the arguments and runs the comparison.
 
     Raises:
-      ValueError, MissingPeerError, OSError: as `carry_out`.
+      ValueError, MissingPeerError, OSError: as in `carry_out`.
     """
 
     def parse(
-        table: Annotated[str, tyro.conf.arg(metavar="TABLE", help="a name that lanas tables lists, or an .npz file")],
+        table: Annotated[str, tyro.conf.arg(metavar="TABLE", help="name from lanas tables, or an .npz file")],
         /,
         searchers: Annotated[str, tyro.conf.arg(metavar="A,B,...", help=CHOICE)] = DEFAULT,
-        seeds: Annotated[int, tyro.conf.arg(metavar="N", help="searches per searcher")] = 200,
-        budget: Annotated[int, tyro.conf.arg(metavar="N", help="samples per search")] = 400,
-        batch: Annotated[int, tyro.conf.arg(metavar="N", help="samples asked for at a time")] = 1,
-        first_seed: Annotated[int, tyro.conf.arg(metavar="N", help="another number gives other searches")] = 0,
-        out: Annotated[Path | None, tyro.conf.arg(metavar="DIR", help="default: comparisons/TABLE")] = None,
+        seeds: Annotated[int, tyro.conf.arg(metavar="N", help="number of searches per searcher")] = 200,
+        budget: Annotated[int, tyro.conf.arg(metavar="N", help="number of samples per search")] = 400,
+        batch: Annotated[int, tyro.conf.arg(metavar="N", help="number of samples per ask")] = 1,
+        first_seed: Annotated[int, tyro.conf.arg(metavar="N", help="seed of all searches")] = 0,
+        out: Annotated[
+            Path | None, tyro.conf.arg(metavar="DIR", help="output folder; default: comparisons/TABLE")
+        ] = None,
         workers: Annotated[str, tyro.conf.arg(metavar="A,B,...", help=AT_ONCE)] = "",
     ) -> Any:
-        """Run searchers on a benchmark table, equal budgets, distinct architectures counted for all alike.
+        """Run searchers on a benchmark table with equal budgets, counting distinct architectures.
 
-        Prints a table, and writes comparison.csv, comparison.png and traces.npz.
+        Prints a table and writes comparison.csv, comparison.png and traces.npz.
         """
         names = tuple(searchers.split(","))
-        return Settings(table, names, seeds, budget, batch, first_seed, out, _numbers(workers))
+        return CompareArguments(table, names, seeds, budget, batch, first_seed, out, _numbers(workers))
 
     carry_out(console, tyro.cli(parse, prog="lanas compare", args=list(arguments)))
     return 0
@@ -83,22 +85,24 @@ def _numbers(workers: str) -> tuple[int, ...]:
     try:
         return tuple(int(number) for number in workers.split(",")) if workers else ()
     except ValueError:
-        raise ValueError(f"workers must be whole numbers with commas between them; got {workers!r}") from None
+        raise ValueError(f"workers must be integers separated by commas; got {workers!r}") from None
 
 
-def carry_out(console: Console, settings: Settings) -> None:
-    """Compares, prints, and writes files anew after each searcher, so that an interruption costs one of them.
+def carry_out(console: Console, settings: CompareArguments) -> None:
+    """Runs the comparison and prints it. Rewrites the files after each searcher, so an interruption loses only one.
 
     Raises:
-      ValueError: a benchmark, searcher or number that cannot be used.
-      MissingPeerError: a peer whose package is not installed.
+      ValueError: the benchmark, a searcher or a number is invalid.
+      MissingPeerError: the package of a peer is not installed.
       OSError: the folder cannot be written.
     """
     benchmark = catalogue.find(settings.table)
     folder = settings.folder
     console.print(f"{benchmark.name}: {len(benchmark):,} networks. {benchmark.notes}", highlight=False)
     if settings.budget > len(benchmark):
-        console.print(f"every search tries all {len(benchmark):,}: the budget of {settings.budget:,} goes beyond them")
+        console.print(
+            f"budget {settings.budget:,} exceeds the table: every search tries all {len(benchmark):,} networks"
+        )
     results: list[Comparison] = []
     began = time.monotonic()
 
@@ -124,11 +128,11 @@ def carry_out(console: Console, settings: Settings) -> None:
 
 
 def _tests(benchmark: Benchmark, results: list[Comparison]) -> list[float]:
-    """Mean test accuracy of what each searcher's searches ended with."""
+    """Returns, per searcher, the mean test accuracy of the best networks of its searches."""
     return [float(np.mean(benchmark.test_of(result.winners))) for result in results]
 
 
-def _write(folder: Path, benchmark: Benchmark, settings: Settings, results: list[Comparison]) -> None:
+def _write(folder: Path, benchmark: Benchmark, settings: CompareArguments, results: list[Comparison]) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     more = [parallel.columns(results, result) for result in results] if settings.workers else None
     output.write_csv(folder / "comparison.csv", results, _tests(benchmark, results), more)

@@ -1,6 +1,6 @@
-"""``lanas describe``: what a code builds, drawn in text, and what it costs.
+"""``lanas describe``: a text drawing of a network and its cost.
 
-A name stands for a space, of which a code picks a network, or for a published network, which needs no code.
+The name is a space, from which a code selects a network, or a published network, which needs no code.
 """
 
 import json
@@ -26,7 +26,7 @@ SETTINGS = {
     "mobilenet": ("width", "resolution", "image_channels", "classes"),
 } | dict.fromkeys(PUBLISHED, ("resolution", "classes"))
 
-NAMES = f"nasnet, mobilenet, {', '.join(PUBLISHED)}, an experiment, or the folder of a run"
+NAMES = f"nasnet, mobilenet, {', '.join(PUBLISHED)}, an experiment, or a run folder"
 
 
 def describe(arguments: Sequence[str]) -> int:
@@ -38,24 +38,24 @@ def describe(arguments: Sequence[str]) -> int:
 
 
 def _describe(arguments: Sequence[str]) -> int:
-    """Draws a network and counts what it costs.
+    """Draws a network and counts its cost.
 
     Returns:
       The exit code: 0.
 
     Raises:
-      CodeError: a code or settings that do not go with the name.
-      RunError, ExperimentError, ConfigError: an experiment or a run that is not there or does not build.
+      CodeError: the code or the settings do not fit the name.
+      RunError, ExperimentError, ConfigError: the experiment or run does not exist or does not build.
     """
     name, code, as_json, settings = _parse(arguments)
     if name in PUBLISHED:
         if code is not None:
-            raise CodeError(f"{name} is one network: it takes no --code")
+            raise CodeError(f"{name} is a single network and takes no --code: leave it out")
         about = published(name, settings)
     else:
         space = find_space(name, settings)
         if code is None:
-            raise CodeError(f"{name} is a space: --code says which of its networks, {space.dims} integers with commas")
+            raise CodeError(f"{name} is a space: choose a network with --code, {space.dims} integers with commas")
         about = describe_code(space, codes.read_code(code, space))
     print(json.dumps(about) if as_json else _text(about))
     return 0
@@ -65,28 +65,30 @@ def _parse(arguments: Sequence[str]) -> tuple[str, str | None, bool, dict[str, A
     def size(text: str, names: str) -> Any:
         return tyro.conf.arg(metavar="N", help=text, help_behavior_hint=f"({names})")
 
-    nasnet, mobile = "nasnet only; {} when not given", "mobilenet and published networks; {} when not given"
-    both = "nasnet, mobilenet and published networks; {} when not given"
+    nasnet, mobile = "nasnet only; default: {}", "mobilenet and published networks; default: {}"
+    both = "nasnet, mobilenet and published networks; default: {}"
 
     def parse(
         space: Annotated[str, tyro.conf.arg(metavar="SPACE", help=NAMES)],
         /,
-        code: Annotated[str | None, tyro.conf.arg(metavar="2,2,0,...", help="the integers, with commas")] = None,
-        json: Annotated[bool, tyro.conf.arg(help="print JSON instead of a drawing")] = False,
-        blocks: Annotated[int | None, size("blocks per cell", nasnet.format(7))] = None,
-        two_cells: Annotated[bool, tyro.conf.arg(help="a normal and a reduction cell, nasnet only")] = False,
-        channels: Annotated[int | None, size("channels of the first cell", nasnet.format(36))] = None,
-        cells: Annotated[int | None, size("cells in the network", nasnet.format(20))] = None,
+        code: Annotated[str | None, tyro.conf.arg(metavar="2,2,0,...", help="code, integers with commas")] = None,
+        json: Annotated[bool, tyro.conf.arg(help="JSON output instead of a drawing")] = False,
+        blocks: Annotated[int | None, size("number of blocks per cell", nasnet.format(7))] = None,
+        two_cells: Annotated[bool, tyro.conf.arg(help="separate normal and reduction cells, nasnet only")] = False,
+        channels: Annotated[int | None, size("number of channels of the first cell", nasnet.format(36))] = None,
+        cells: Annotated[int | None, size("number of cells in the network", nasnet.format(20))] = None,
         image_size: Annotated[int | None, size("height and width of the images", nasnet.format(32))] = None,
-        image_channels: Annotated[int | None, size("channels of the images", nasnet.format(3))] = None,
+        image_channels: Annotated[int | None, size("number of image channels", nasnet.format(3))] = None,
         resolution: Annotated[int | None, size("height and width of the images", mobile.format(224))] = None,
         width: Annotated[
             float | None,
-            tyro.conf.arg(metavar="X", help="multiplier of all channels", help_behavior_hint="(mobilenet only; 1.0)"),
+            tyro.conf.arg(
+                metavar="X", help="multiplier of all channels", help_behavior_hint="(mobilenet only; default: 1.0)"
+            ),
         ] = None,
-        classes: Annotated[int | None, size("outputs of the network", both.format("10 or 1000"))] = None,
+        classes: Annotated[int | None, size("number of network outputs", both.format("10 or 1000"))] = None,
     ) -> Any:
-        """Draw the network that a code stands for, or a published one, and count its multiply-adds and parameters."""
+        """Draw the network of a code, or a published network, and count its multiply-adds and parameters."""
         settings: dict[str, Any] = {"blocks": blocks, "channels": channels, "cells": cells, "image_size": image_size}
         settings |= {"image_channels": image_channels, "two_cells": two_cells or None}
         settings |= {"resolution": resolution, "width": width, "classes": classes}
@@ -106,15 +108,15 @@ def _text(about: dict[str, Any]) -> str:
 
 
 def find_space(name: str, settings: dict[str, Any]) -> SearchSpace:
-    """The space of that name.
+    """Returns the space of that name.
 
     Args:
       name: ``nasnet``, ``mobilenet``, an experiment, or a run directory.
-      settings: of `NASNetSpace` or `MobileNetSpace`; of the latter, one resolution and one width.
+      settings: arguments of `NASNetSpace` or `MobileNetSpace`; for the latter one ``resolution`` and one ``width``.
 
     Raises:
-      CodeError: settings that the space does not take, or impossible ones.
-      ExperimentError: no experiment of that name either.
+      CodeError: the space does not take a setting, or its value is invalid.
+      ExperimentError: there is no space, run or experiment of that name.
     """
     _check_settings(name, settings)
     try:
@@ -132,34 +134,34 @@ def find_space(name: str, settings: dict[str, Any]) -> SearchSpace:
         module = discovery.load(discovery.find(name))
     except discovery.ExperimentError as error:
         raise discovery.ExperimentError(
-            f"{error}. For NASNet cells of any size: nasnet; for MobileNets: mobilenet, {', '.join(PUBLISHED)}"
+            f"{error}. Names of spaces and networks: nasnet, mobilenet, {', '.join(PUBLISHED)}"
         ) from error
     return run_folder.build(module, module.Config()).space
 
 
 def _check_settings(name: str, settings: dict[str, Any]) -> None:
-    """Whether settings go with a name.
+    """Checks that the named space or network takes the settings.
 
     Raises:
-      CodeError: names those that do not, and with what they go.
+      CodeError: it does not take a setting; the message names the setting and the spaces that take it.
     """
     wrong = [setting for setting in settings if setting not in SETTINGS.get(name, ())]
     if not wrong:
         return
     flags = ", ".join(f"--{setting.replace('_', '-')}" for setting in wrong)
     goes = [other for other, taken in SETTINGS.items() if wrong[0] in taken]
-    raise CodeError(f"{flags} goes with {' and '.join(goes)}; {name} has its own settings")
+    raise CodeError(f"{name} does not take {flags}: use it with {' or '.join(goes)}")
 
 
 def published(name: str, settings: dict[str, Any]) -> dict[str, Any]:
-    """What there is to say of a published network, ready for JSON.
+    """Returns the description of a published network as a JSON-serializable dictionary.
 
     Args:
-      name: one of `PUBLISHED`.
-      settings: ``resolution`` and ``classes``.
+      name: name of the network, one of `PUBLISHED`.
+      settings: values for ``resolution`` and ``classes``.
 
     Raises:
-      CodeError: settings that it does not take, or impossible ones.
+      CodeError: the network does not take a setting, or its value is invalid.
     """
     _check_settings(name, settings)
     try:
@@ -178,7 +180,7 @@ def published(name: str, settings: dict[str, Any]) -> dict[str, Any]:
 
 
 def describe_code(space: SearchSpace, code: np.ndarray) -> dict[str, Any]:
-    """What there is to say of a code, ready for JSON; costs are None where the space does not know them."""
+    """Returns the description of a code as a JSON-serializable dictionary; costs are None if the space has none."""
     about: dict[str, Any] = {
         "space": type(space).__name__,
         "code": code.tolist(),

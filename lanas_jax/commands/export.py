@@ -1,4 +1,4 @@
-"""``lanas export``: writes the weights of a trained network out."""
+"""``lanas export``: writes the weights of a trained network."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,7 +14,7 @@ from lanas_jax.export.load import MissingPackageError
 
 
 def export(arguments: Sequence[str]) -> int:
-    """Writes the trained weights out."""
+    """Writes the weights of a trained network."""
     try:
         return _export(terminal(), arguments)
     except (OSError, MissingPackageError) as error:
@@ -22,22 +22,27 @@ def export(arguments: Sequence[str]) -> int:
 
 
 def _export(console: Console, arguments: Sequence[str]) -> int:
-    """Exports the weights of a training that is at its end.
+    """Exports the weights of a finished training.
 
     Raises:
-      RunError, ExperimentError, ConfigError, MissingPackageError: what has to be changed first.
+      RunError, ExperimentError, ConfigError, MissingPackageError: the export is not possible; the message says what to
+        change.
     """
 
     def parse(
-        run: Annotated[str, tyro.conf.arg(metavar="RUN|FOLDER", help="what lanas train was given, or wrote")],
+        run: Annotated[
+            str, tyro.conf.arg(metavar="RUN|FOLDER", help="run given to lanas train, or the folder that it wrote")
+        ],
         /,
         out: Annotated[
-            Path | None, tyro.conf.arg(metavar="DIR", help="a new folder; default: export in FOLDER")
+            Path | None, tyro.conf.arg(metavar="DIR", help="new output folder; default: FOLDER/export")
         ] = None,
         weights: Annotated[
-            Literal["last", "ema"], tyro.conf.arg(help="the last ones, or their moving average")
+            Literal["last", "ema"], tyro.conf.arg(help="last weights, or their exponential moving average")
         ] = "last",
-        format: Annotated[Literal["safetensors", "orbax"], tyro.conf.arg(help="of the weights")] = "safetensors",
+        format: Annotated[
+            Literal["safetensors", "orbax"], tyro.conf.arg(help="file format of the weights")
+        ] = "safetensors",
     ) -> Any:
         """Write a trained network's weights, its architecture as JSON, and a load.py that runs it on images."""
         return run, out, weights, format

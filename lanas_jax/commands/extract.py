@@ -1,4 +1,4 @@
-"""``lanas extract``: takes one network out of a run's supernet."""
+"""``lanas extract``: extracts one network from the supernet of a run."""
 
 import sys
 from collections.abc import Sequence
@@ -27,7 +27,7 @@ from lanas_jax.trainer.task import Weights, costs
 
 
 def extract(arguments: Sequence[str]) -> int:
-    """Takes a network out of a supernet."""
+    """Extracts a network from a supernet."""
     try:
         return _extract(terminal(), arguments)
     except (OSError, MissingPackageError, NotPreparedError, CodeError) as error:
@@ -35,26 +35,30 @@ def extract(arguments: Sequence[str]) -> int:
 
 
 def _extract(console: Console, arguments: Sequence[str]) -> int:
-    """Extracts the best network of a run, or another one.
+    """Extracts the best network of a run, or the network of a given code.
 
     Raises:
-      RunError, ExperimentError, ConfigError, CodeError, NotPreparedError, MissingPackageError: what has to be changed
-        first.
+      RunError, ExperimentError, ConfigError, CodeError, NotPreparedError, MissingPackageError: the extraction is not
+        possible; the message says what to change.
     """
 
     def parse(
-        run: Annotated[Path, tyro.conf.arg(metavar="RUN", help="the folder of a search by a supernet")],
+        run: Annotated[Path, tyro.conf.arg(metavar="RUN", help="run folder of a search that used a supernet")],
         /,
         code: Annotated[
             str | None,
-            tyro.conf.arg(metavar="0,1,...", help="the network, which may exceed limits; default: the run's best one"),
+            tyro.conf.arg(metavar="0,1,...", help="code, possibly above cost limits; default: the best trial's"),
         ] = None,
-        out: Annotated[Path | None, tyro.conf.arg(metavar="DIR", help="a new folder; default: RUN/extracted")] = None,
-        format: Annotated[Literal["safetensors", "orbax"], tyro.conf.arg(help="of the weights")] = "safetensors",
+        out: Annotated[
+            Path | None, tyro.conf.arg(metavar="DIR", help="new output folder; default: RUN/extracted")
+        ] = None,
+        format: Annotated[
+            Literal["safetensors", "orbax"], tyro.conf.arg(help="file format of the weights")
+        ] = "safetensors",
     ) -> Any:
-        """Take a network out of a supernet: its weights, its architecture as JSON, and a load.py that runs it.
+        """Extract a network from a supernet: its weights, its architecture as JSON, and a load.py that runs it.
 
-        Its logits are those that the search valued. To train on from these weights: lanas train RUN --weights DIR.
+        Its logits are those that the search evaluated. To train further from them: lanas train RUN --weights DIR.
         """
         return run, code, out, format
 
@@ -63,7 +67,7 @@ def _extract(console: Console, arguments: Sequence[str]) -> int:
     experiment = here.experiment()
     evaluator = experiment.evaluator
     if not isinstance(evaluator, Extracting):
-        raise RunError(f"{here.directory} did not search by a supernet, so there is nothing to extract")
+        raise RunError(f"{here.directory} did not use a supernet, so there is nothing to extract")
     code = _best(here) if text is None else read_code(text, evaluator.supernet.space)
     target = (here.directory / "extracted" if out is None else out).absolute()
     write.refuse_used(target)
@@ -78,7 +82,7 @@ def _extract(console: Console, arguments: Sequence[str]) -> int:
 
 
 def architecture(here: Run, evaluator: Extracting, code: Int[np.ndarray, " dims"], weights: Weights) -> dict[str, Any]:
-    """What architecture.json says of an extracted network, but for its accuracy and the format of its weights."""
+    """Returns the contents of architecture.json for an extracted network, without its accuracy and weight format."""
     network, data = evaluator.supernet.standalone(code), evaluator.data
     return {
         "name": here.record["experiment"],
@@ -103,5 +107,5 @@ def _best(here: Run) -> Int[np.ndarray, " dims"]:
     with TrialStore.open(here.trials, read_only=True) as store:
         winner = best(store.trials())
     if winner is None:
-        raise RunError(f"no trial of {here.directory} has succeeded yet: give a network with --code")
+        raise RunError(f"no trial of {here.directory} has succeeded yet: choose a network with --code")
     return np.array(winner.code, np.int32)

@@ -1,4 +1,4 @@
-"""What commands have in common that train on several hosts: how their processes meet, and how they end."""
+"""Shared parts of the commands that train on several hosts: how processes connect and how they stop."""
 
 import dataclasses
 import re
@@ -17,16 +17,16 @@ from lanas_jax.trainer import loop
 
 Found = TypeVar("Found")
 HELP = """\
-On several hosts, start the same command on each, with --hosts.automatic on TPU pods and under Slurm or Open MPI, else
-with --hosts.coordinator HOST:PORT --hosts.count N --hosts.index I; all of them have to see the folder."""
-STATUS = re.compile("[A-Z_]+: ")  # begins what JAX's runtime says
+On several hosts, start the same command on each host: with --hosts.automatic on TPU pods and under Slurm or Open MPI,
+otherwise with --hosts.coordinator HOST:PORT --hosts.count N --hosts.index I. All hosts must share the folder."""
+STATUS = re.compile("[A-Z_]+: ")  # the prefix of messages from JAX's runtime
 
 
 def join(command: str, arguments: Sequence[str]) -> None:
-    """Meets the other processes, if the arguments name any, before anything is loaded that might make an array.
+    """Connects to the other processes, if the arguments name any; must be called before the first array exists.
 
     Raises:
-      DistributedError: they do not come.
+      DistributedError: the other processes do not connect.
     """
     if {"-h", "--help"} & {*arguments}:
         return
@@ -39,20 +39,20 @@ def join(command: str, arguments: Sequence[str]) -> None:
 def carried_out(
     command: str, again: str, note: Callable[[str], None], run: Callable[[Preemption], Found]
 ) -> Found | int:
-    """What a training came to, or the exit code where it did not come to its end, which is said then.
+    """Runs a training and returns its result; if it stops early, prints why and returns the exit code.
 
     Args:
-      command: the name of the one that trains.
-      again: the command that goes on from the last checkpoint.
-      note: prints a line; called from another thread.
-      run: trains, as long as it is not told to stop.
+      command: name of the command, for error messages.
+      again: command line that continues from the last checkpoint.
+      note: function that prints a line; called from another thread.
+      run: function that trains until it ends or is preempted.
     """
 
     def stopped(why: str, exit_code: int) -> int:
         print(f"{why}. To continue from the last checkpoint: {again}", file=sys.stderr)
         return exit_code
 
-    # Of several processes, JAX hears SIGTERM and tells it to all of them.
+    # With several processes, JAX handles SIGTERM and broadcasts it to all of them.
     signals = (signal.SIGINT,) if jax.process_count() > 1 else SIGNALS
     with heard(note, signals, noted=(signal.SIGTERM,)) as interruption:
         try:
@@ -64,18 +64,18 @@ def carried_out(
             distributed.abandon(exit_code)
             return exit_code
         except loop.NotFiniteError as error:
-            print(f"lanas {command}: {error}. A lower learning rate may help, in another folder", file=sys.stderr)
+            print(f"lanas {command}: {error}. Try a lower learning rate, in a new folder", file=sys.stderr)
         except loop.DamagedError as error:
             print(f"lanas {command}: {error}", file=sys.stderr)
         except (jax.errors.JaxRuntimeError, ValueError) as error:
             if jax.process_count() == 1 or not _of_runtime(error):
                 raise
             reason = str(error).splitlines()[0]
-            stopped(f"lanas {command}: a process of this training is lost ({reason})", 1)
+            stopped(f"lanas {command}: a process of this training was lost ({reason})", 1)
             distributed.abandon(1)
     return 1
 
 
 def _of_runtime(error: Exception) -> bool:
-    """Whether it comes from JAX's runtime, which raises ValueError, too, where a call is carried out at once."""
+    """Returns whether JAX's runtime raised the error; it also raises ValueError when it runs a call synchronously."""
     return isinstance(error, jax.errors.JaxRuntimeError) or STATUS.match(str(error)) is not None

@@ -1,4 +1,4 @@
-"""``lanas plan``: its arguments, and the table that it prints."""
+"""``lanas plan``: parses its arguments and prints the table of estimates."""
 
 import dataclasses
 import json
@@ -24,9 +24,9 @@ if TYPE_CHECKING:
 HELP = """\
 usage: lanas plan EXPERIMENT --topology v5e:4x4 [--only STAGE] [--json] [settings of the experiment]
 
-Compiles each stage of an experiment for a TPU slice, on this machine's CPU, and says whether it fits into the chips'
-memory, how long a step takes at least, and how many chip-hours the stage. Neither TPU nor dataset has to be there.
-It needs libtpu: pip install 'lanas-jax[tpu-plan]'. --topology local compiles for the devices of this process.
+Compiles each stage of an experiment for a TPU slice on this machine's CPU. Reports whether the stage fits into the
+chips' memory, the minimum time of a step, and the minimum chip-hours of the stage. Needs neither the TPU nor the
+dataset, but libtpu: pip install 'lanas-jax[tpu-plan]'. --topology local compiles for the devices of this process.
 Large networks take minutes to compile.
 
 For the settings: lanas plan EXPERIMENT --help
@@ -35,7 +35,7 @@ GIB = 2**30
 
 
 def plan(arguments: Sequence[str]) -> int:
-    """Says what an experiment's programs need on another machine."""
+    """Estimates the memory and time that an experiment's programs need on another machine."""
     try:
         return _plan(terminal(), arguments)
     except (ValueError, MissingLibtpuError) as error:
@@ -43,13 +43,14 @@ def plan(arguments: Sequence[str]) -> int:
 
 
 def _plan(console: Console, arguments: Sequence[str]) -> int:
-    """Plans.
+    """Compiles the stages and prints the estimates.
 
     Returns:
-      The exit code: 0; 1 where a stage does not fit.
+      The exit code: 0, or 1 if a stage does not fit.
 
     Raises:
-      TopologyError, MissingLibtpuError, ExperimentError, ValueError: what has to be changed first.
+      TopologyError, MissingLibtpuError, ExperimentError, ValueError: planning is not possible; the message says what
+        to change.
     """
     if (exit_code := usage(HELP, arguments)) is not None:
         return exit_code
@@ -73,41 +74,41 @@ def _plan(console: Console, arguments: Sequence[str]) -> int:
 
 
 def stages_of(module: ModuleType, config: Any) -> "tuple[Stage, ...]":
-    """Calls an experiment's `stages`.
+    """Calls an experiment's function `stages`.
 
     Raises:
-      ExperimentError: it has none, it raised, or it returned something else.
+      ExperimentError: the experiment has no such function, or it raised, or it returned something else.
     """
     from lanas_jax.planning.stage import Stage
 
     if not callable(getattr(module, "stages", None)):
         raise ExperimentError(
-            f"{module.__file__} offers nothing to plan: it has no function stages(config); "
-            "docs/planning.md shows how to write one"
+            f"{module.__file__} has no function stages(config), so there is nothing to plan: "
+            "write one as docs/planning.md shows"
         )
     try:
         found = tuple(module.stages(config))
     except Exception as error:
         raise ExperimentError(f"{module.__file__}: stages(config) raised {type(error).__name__}: {error}") from error
     if not found or not all(isinstance(stage, Stage) for stage in found):
-        raise ExperimentError(f"{module.__file__}: stages(config) returned {found!r}, no Stages")
+        raise ExperimentError(f"{module.__file__}: stages(config) returned {found!r}; expected one or more stages")
     return found
 
 
 def chosen(stages: "Sequence[Stage]", only: str | None) -> "Sequence[Stage]":
-    """All stages, or the one of that name.
+    """Returns all stages, or only the stage of a given name.
 
     Raises:
-      ExperimentError: there is none of that name.
+      ExperimentError: there is no stage of that name.
     """
     found = [stage for stage in stages if only in (None, stage.name)]
     if not found:
-        raise ExperimentError(f"there is no stage {only!r}. There are: {', '.join(stage.name for stage in stages)}")
+        raise ExperimentError(f"there is no stage {only!r}; choose from {', '.join(stage.name for stage in stages)}")
     return found
 
 
 def show(console: Console, name: str, machine: topologies.Topology, found: "Sequence[Estimate]") -> None:
-    """Prints a row per stage, and below it what to change where one does not fit."""
+    """Prints a row per stage and, below the table, advice for each stage that does not fit."""
     chip = machine.chip
     console.print(
         f"{name}: {len(machine.devices)} chips, each {chip.memory / GIB:.4g} GiB of memory for programs, "
@@ -121,7 +122,7 @@ def show(console: Console, name: str, machine: topologies.Topology, found: "Sequ
 
 
 def table(found: "Sequence[Estimate]") -> Table:
-    """A row per stage."""
+    """Returns a table with one row per stage."""
     shown = Table(box=SIMPLE)
     shown.add_column("stage")
     columns = ("chips", "batch", "GiB of a chip", "fits", "GFLOP/step", "counted", "GB/step", "ms/step >=", "bound")
@@ -147,16 +148,16 @@ def table(found: "Sequence[Estimate]") -> Table:
 
 
 def advice(one: "Estimate") -> str:
-    """What to change where a stage does not fit."""
+    """Returns a sentence that says what to change so that a stage fits."""
     needed = "more" if one.needed is None else f"at least {one.needed / GIB:.4g} GiB"
-    lacking = f"{one.stage} needs {needed} of a chip's {one.available / GIB:.4g} GiB: "
+    lacking = f"{one.stage} needs {needed} per chip; a chip has {one.available / GIB:.4g} GiB: "
     if not one.largest_batch:
-        return lacking + "no batch fits, give it more chips or a smaller network"
-    return lacking + f"set {one.setting} to {one.largest_batch}, it is {one.batch_size}"
+        return lacking + "no batch size fits; use more chips or a smaller network"
+    return lacking + f"reduce {one.setting} from {one.batch_size} to {one.largest_batch}"
 
 
 def as_json(one: "Estimate") -> dict[str, Any]:
-    """An estimate with what follows from it."""
+    """Returns an estimate as a dictionary, with its derived quantities."""
     return {**dataclasses.asdict(one), "fits": one.fits, "chip_hours": one.chip_hours}
 
 
@@ -165,7 +166,7 @@ def _scaled(number: float | int | None, unit: float | int) -> str:
 
 
 def _topology_in(arguments: Sequence[str]) -> str:
-    """The topology among the arguments, which has to be known before JAX is imported and they can all be parsed."""
+    """Finds the topology in the arguments; it must be known before JAX is imported, hence before full parsing."""
     for here, after in zip(arguments, [*arguments[1:], ""], strict=True):
         flag, _, value = here.partition("=")
         if flag == "--topology":
@@ -174,14 +175,18 @@ def _topology_in(arguments: Sequence[str]) -> str:
 
 
 def _parse(module: ModuleType, arguments: Sequence[str]) -> Any:
-    about = tyro.conf.arg(metavar="NAME", help="v5e:4x4 and such, or local, the devices of this process")
+    about = tyro.conf.arg(metavar="NAME", help="topology such as v5e:4x4, or local for the devices of this process")
     both = dataclasses.make_dataclass(
         "Settings",
         [
             ("config", Annotated[module.Config, tyro.conf.arg(name="")]),
             ("topology", Annotated[str, about], dataclasses.field(default=topologies.LOCAL, kw_only=True)),
-            ("only", Annotated[str | None, tyro.conf.arg(metavar="STAGE", help="default: all stages")], None),
-            ("json", Annotated[bool, tyro.conf.arg(help="print JSON instead of a table")], False),
+            (
+                "only",
+                Annotated[str | None, tyro.conf.arg(metavar="STAGE", help="name of the stage; default: all")],
+                None,
+            ),
+            ("json", Annotated[bool, tyro.conf.arg(help="JSON output instead of a table")], False),
         ],
     )
     marks = (tyro.conf.FlagCreatePairsOff,)

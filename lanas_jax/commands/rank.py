@@ -1,4 +1,4 @@
-"""``lanas rank``: its arguments, and what it prints."""
+"""``lanas rank``: parses its arguments and prints the rank correlations."""
 
 import dataclasses
 import functools
@@ -18,26 +18,26 @@ from lanas_jax import report
 from lanas_jax.commands.base import RefusedError, keep_programs, terminal, usage, use_every_core
 from lanas_jax.ranking import rank as ranking
 from lanas_jax.ranking.base import TRUTH, RankingError, check_offered, ranking_of
-from lanas_jax.ranking.rank import Plan, Valuing
+from lanas_jax.ranking.rank import RankingDesign, Valuing
 from lanas_jax.ranking.result import Ranked
 from lanas_jax.runtime.interruption import heard
 from lanas_jax.study import StudyError, run_folder
-from lanas_jax.study.display import Display
+from lanas_jax.study.display import StudyDisplay
 from lanas_jax.study.run_folder import Run
 
 HELP = """\
 usage: lanas rank RUN [--networks N] [settings of its ranking]
 
-Trains a sample of architectures from scratch, and says how well cheaper estimates rank them: the supernet of a
-one-shot search first of all. Everything goes into RUN/ranking, and into the report of the run.
-Ctrl-C stops. The same command again continues.
+Trains a sample of architectures from scratch and measures how well cheaper estimates rank them, above all the
+supernet of a one-shot search. Writes the results to RUN/ranking and to the report of the run.
+Ctrl-C stops. The same command continues.
 
 For the settings: lanas rank RUN --help
 """
 
 
 def rank(arguments: Sequence[str]) -> int:
-    """Compares estimates with training from scratch."""
+    """Compares cheap estimates with training from scratch."""
     keep_programs()
     use_every_core()
     try:
@@ -47,13 +47,13 @@ def rank(arguments: Sequence[str]) -> int:
 
 
 def _rank(console: Console, arguments: Sequence[str]) -> int:
-    """Ranks, with live progress.
+    """Computes the rank correlations, with live progress.
 
     Returns:
-      The exit code: 0; 1 where an evaluator is broken; that of a signal where it was stopped.
+      The exit code: 0, 1 if an evaluator fails, or the code of the signal that stopped the command.
 
     Raises:
-      RankingError, RunError, ExperimentError, ConfigError: what has to be changed first.
+      RankingError, RunError, ExperimentError, ConfigError: ranking is not possible; the message says what to change.
     """
     if (exit_code := usage(HELP, arguments)) is not None:
         return exit_code
@@ -66,21 +66,21 @@ def _rank(console: Console, arguments: Sequence[str]) -> int:
     note = functools.partial(console.print, highlight=False, markup=False, soft_wrap=True)
     with heard(note) as interruption:
         try:
-            valuing = Valuing(experiment.space, here, plan.seed, note, lambda: Display(console))
+            valuing = Valuing(experiment.space, here, plan.seed, note, lambda: StudyDisplay(console))
             ranked = ranking.rank(wanted, plan, settings, valuing)
         except KeyboardInterrupt:
             return _stopped(here, "stopped", interruption.exit_code)
         except StudyError as error:
             details = ranking.folder_of(here) / "traceback.txt"
             details.write_text("".join(traceback.format_exception(error)), encoding="utf-8")
-            return _stopped(here, f"{error}\nThe whole traceback is in {details}", 1)
+            return _stopped(here, f"{error}\nThe full traceback is in {details}", 1)
     console.print(table(ranked))
     note(f"report: {report.write(here.directory, experiment)}")
     return 0
 
 
 def table(ranked: Ranked) -> Table:
-    """A row per estimate: its correlations with training from scratch, and on how many networks they rest."""
+    """Returns one row per estimate: its correlations with training from scratch and the number of networks."""
     shown = Table(box=SIMPLE)
     shown.add_column("estimate")
     for column in ("Spearman (95 %)", "Kendall (95 %)", "networks", "failed"):
@@ -90,30 +90,30 @@ def table(ranked: Ranked) -> Table:
     return shown
 
 
-def _parse(module: Any, here: Run, arguments: Sequence[str]) -> tuple[Plan, Any]:
+def _parse(module: Any, here: Run, arguments: Sequence[str]) -> tuple[RankingDesign, Any]:
     def number(text: str, default: str | None = None) -> Any:
         return tyro.conf.arg(metavar="N", help=text, help_behavior_hint=default and f"(default: {default})")
 
     fields: list[Any] = [
         ("settings", Annotated[module.Rank, tyro.conf.arg(name="")], dataclasses.field(default_factory=module.Rank)),
-        ("networks", Annotated[int, number("trained from scratch")], 32),
-        ("pool", Annotated[int | None, number("architectures they are sampled from", "8 times as many")], None),
+        ("networks", Annotated[int, number("number of networks to train from scratch")], 32),
+        ("pool", Annotated[int | None, number("number of candidates to sample from", "8 x networks")], None),
         (
             "batch",
-            Annotated[int, number("networks trained at a time", "as many as in the search")],
+            Annotated[int, number("number of networks trained together", "batch of the search")],
             here.record["batch"],
         ),
-        ("seed", Annotated[int, number("of sample, trainings and intervals")], 0),
+        ("seed", Annotated[int, number("random seed of sample, trainings and intervals")], 0),
     ]
     both = dataclasses.make_dataclass("Settings", fields)
     parsed: Any = tyro.cli(
         both, prog=f"lanas rank {arguments[0]}", args=list(arguments[1:]), description=f"{module.Rank.__doc__ or ''}"
     )
     pool = 8 * parsed.networks if parsed.pool is None else parsed.pool
-    return Plan(parsed.networks, pool, parsed.batch, parsed.seed), parsed.settings
+    return RankingDesign(parsed.networks, pool, parsed.batch, parsed.seed), parsed.settings
 
 
 def _stopped(here: Run, why: str, exit_code: int) -> int:
     trained = ranking.finished(ranking.folder_of(here) / TRUTH)
-    print(f"{why}\n{trained} trained networks are kept. To continue: the same command again", file=sys.stderr)
+    print(f"{why}\n{trained} trained networks are saved. To continue, repeat the command", file=sys.stderr)
     return exit_code

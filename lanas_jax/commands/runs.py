@@ -1,6 +1,6 @@
-"""``lanas report``, ``lanas trials`` and ``lanas tree``: the commands that look at a run.
+"""``lanas report``, ``lanas trials`` and ``lanas tree``: the commands that inspect a run.
 
-JAX is imported where it is used, so that help and lists answer at once.
+JAX is imported where it is used, so that help and listings start fast.
 """
 
 import json
@@ -16,10 +16,10 @@ from lanas_jax.study import run_folder
 
 
 def report(arguments: Sequence[str]) -> int:
-    """Writes a report anew."""
+    """Writes the report of a run again."""
 
     def parse(run: Folder, /) -> Path:
-        """Write the report of a run again, finished or not: RUN/report.html, one file that needs nothing else."""
+        """Write the report of a run again, finished or not: RUN/report.html, one self-contained file."""
         return run
 
     here = run_folder.open_run(parsed(parse, "report", arguments))
@@ -30,9 +30,11 @@ def report(arguments: Sequence[str]) -> int:
 
 
 def trials(arguments: Sequence[str]) -> int:
-    """Lists trials."""
+    """Lists the trials of a run."""
 
-    def parse(run: Folder, /, csv: Annotated[bool, tyro.conf.arg(help="everything recorded, as CSV")] = False) -> Any:
+    def parse(
+        run: Folder, /, csv: Annotated[bool, tyro.conf.arg(help="CSV output with every recorded field")] = False
+    ) -> Any:
         """List the trials of a run."""
         return run, csv
 
@@ -51,17 +53,17 @@ def trials(arguments: Sequence[str]) -> int:
 
 
 def tree(arguments: Sequence[str]) -> int:
-    """Draws the learned tree."""
+    """Draws the tree that a search has learned."""
 
     def parse(
         run: Folder,
         /,
-        features: Annotated[int, tyro.conf.arg(metavar="N", help="features named per split")] = 6,
-        json: Annotated[bool, tyro.conf.arg(help="print JSON instead of a drawing")] = False,
+        features: Annotated[int, tyro.conf.arg(metavar="N", help="number of features named per split")] = 6,
+        json: Annotated[bool, tyro.conf.arg(help="JSON output instead of a drawing")] = False,
     ) -> Any:
-        """Draw the tree that a search has learned, and name the features that decide at each split.
+        """Draw the tree that a search has learned and name the features that decide each split.
 
-        Weights are per unit of a feature, in the units in which the tree learns: normal scores of ranks by default.
+        A weight is per unit of its feature, in the units of the tree's targets: normal scores of ranks by default.
         """
         return run, features, json
 

@@ -1,4 +1,4 @@
-"""``lanas search`` and ``lanas resume``: a search from its arguments to its report."""
+"""``lanas search`` and ``lanas resume``: run a search, from its arguments to its report."""
 
 import dataclasses
 import datetime
@@ -22,9 +22,9 @@ if TYPE_CHECKING:
 SEARCH_HELP = """\
 usage: lanas search EXPERIMENT [--out DIR] [settings of the experiment]
 
-Searches, retrains the winner, and writes a report, all into one folder: a new one under runs/, or DIR.
+Searches, retrains the winner, and writes a report, all in one folder: DIR, or a new folder under runs/.
 Ctrl-C stops; lanas resume continues.
-Compiled programs are kept for later runs, in ~/.cache/lanas_jax; LANAS_COMPILE_CACHE=off keeps none.
+Compiled programs are cached for later runs in ~/.cache/lanas_jax; LANAS_COMPILE_CACHE=off disables the cache.
 
 EXPERIMENT is one of
 
@@ -35,21 +35,21 @@ or the path of a Python file like those. For an experiment's settings: lanas sea
 
 
 def search(arguments: Sequence[str]) -> int:
-    """Searches, retrains the winner, writes the report."""
+    """Searches, retrains the winner, and writes the report."""
     if not arguments or arguments[0] in ("-h", "--help"):
         found = discovery.experiments()
-        lines = [f"  {name:<12}{discovery.summary(path)}" for name, path in found.items()] or ["  (none is installed)"]
+        lines = [f"  {name:<12}{discovery.summary(path)}" for name, path in found.items()] or ["  (none installed)"]
         print(SEARCH_HELP.format(experiments="\n".join(lines)), end="")
         return 0 if arguments else 2
     if arguments[0].startswith("-"):
-        raise RefusedError("the experiment comes first: lanas search EXPERIMENT [--out DIR] [settings]")
+        raise RefusedError("the experiment must come first: lanas search EXPERIMENT [--out DIR] [settings]")
     keep_programs()
     use_every_core()
     source = discovery.find(arguments[0])
     module = discovery.load(source)
     out, where, config = _search_arguments(arguments[0], module, arguments[1:])
     if out is not None and run_folder.exists(out):  # before the experiment loads its data
-        raise RunError(f"{out} holds a run already. To continue it: lanas resume {out}")
+        raise RunError(f"{out} already contains a run. To continue it: lanas resume {out}")
     with where.connected():
         experiment = run_folder.build(module, config)
         directory = run_folder.default_directory(experiment.name, datetime.datetime.now()) if out is None else out
@@ -61,7 +61,7 @@ def resume(arguments: Sequence[str]) -> int:
     from lanas_jax.commands.cluster_options import Where
 
     def parse(run: Folder, /, where: Annotated[Where, tyro.conf.arg(name="")] = Where()) -> Any:  # noqa: B008
-        """Continue a search that was interrupted, by Ctrl-C or by a crash, to the trials it would have had without."""
+        """Continue an interrupted search. The remaining trials are those it would have had without the interruption."""
         return run, where
 
     directory, where = parsed(parse, "resume", arguments)
@@ -74,10 +74,10 @@ def resume(arguments: Sequence[str]) -> int:
 
 
 def _search_arguments(name: str, module: Any, arguments: Sequence[str]) -> tuple[Path | None, "Where", Any]:
-    """The run directory, if one was named, where trials run, and the experiment's `Config` with what was overridden."""
+    """Parses the run directory (or None), the place where trials run, and the experiment's `Config`."""
     from lanas_jax.commands.cluster_options import Where
 
-    out = tyro.conf.arg(metavar="DIR", help="the folder for the run, new or empty; default: a new one under runs/")
+    out = tyro.conf.arg(metavar="DIR", help="new or empty run folder; default: a new folder under runs/")
     both = dataclasses.make_dataclass(
         "Settings",
         [
@@ -96,17 +96,17 @@ def _search_arguments(name: str, module: Any, arguments: Sequence[str]) -> tuple
 
 
 def _carry_out(experiment: Any, here: Run, where: "Where") -> int:
-    """Runs a study to its end with live progress, and says how to go on where it is stopped."""
+    """Runs a study with live progress; if it is stopped, prints how to continue."""
     from lanas_jax import report, study
     from lanas_jax.commands import summary
     from lanas_jax.runtime.interruption import heard
-    from lanas_jax.study.display import Display
+    from lanas_jax.study.display import StudyDisplay
 
     console = terminal()
     console.print(
         f"{experiment.name}: {experiment.budget} trials, in {here.directory}", highlight=False, soft_wrap=True
     )
-    display = Display(console)
+    display = StudyDisplay(console)
     with heard(display.note) as interruption:
         try:
             with display, where.workers(experiment, here, display) as workers:
@@ -122,16 +122,16 @@ def _carry_out(experiment: Any, here: Run, where: "Where") -> int:
 
 
 def _with_traceback(error: Exception, path: Path) -> str:
-    """Writes a traceback, and says where it is."""
+    """Writes the traceback to a file and returns a sentence that names it."""
     try:
         path.write_text("".join(traceback.format_exception(error)), encoding="utf-8")
-    except OSError:  # the disk may be what went wrong
+    except OSError:  # the disk itself may be the problem
         return ""
-    return f"\nThe whole traceback is in {path}"
+    return f"\nThe full traceback is in {path}"
 
 
 def _stopped(here: Run, why: str, exit_code: int) -> int:
     with TrialStore.open(here.trials, read_only=True) as store:
         finished = sum(trial.finished is not None for trial in store.trials())
-    print(f"{why}\n{finished} finished trials are kept. To continue: lanas resume {here.directory}", file=sys.stderr)
+    print(f"{why}\n{finished} finished trials are saved. To continue: lanas resume {here.directory}", file=sys.stderr)
     return exit_code

@@ -1,4 +1,4 @@
-"""What the command line says of trials and results: tables, CSV, and the end of a search."""
+"""Terminal output about trials and results: tables, CSV, and the summary at the end of a search."""
 
 import csv
 import io
@@ -12,7 +12,7 @@ from lanas_jax.storage.trials import Status, Trial, differ_in_steps
 
 if TYPE_CHECKING:
     from lanas_jax.spaces.base import SearchSpace
-    from lanas_jax.storage.trials import Final
+    from lanas_jax.storage.trials import Winner
 
 TOP = 5
 COLUMNS = (
@@ -22,13 +22,13 @@ COLUMNS = (
 
 
 def top(trials: Sequence[Trial], n: int = TOP) -> list[Trial]:
-    """The `n` done trials of the highest values, best first, the earlier of equals first."""
+    """Returns the `n` trials with the highest values, best first; ties go to the earlier trial."""
     done = [trial for trial in trials if trial.value is not None]
     return sorted(done, key=lambda trial: (-(trial.value or 0.0), trial.id))[:n]
 
 
 def best_table(trials: Sequence[Trial]) -> Table:
-    """The best trials, one row each."""
+    """Returns a table of the best trials, one row per trial."""
     table = Table(title=f"the best {len(trials)} trials" if len(trials) > 1 else "the best trial", title_justify="left")
     for name in ("trial", "value", "multiply-adds", "parameters"):
         table.add_column(name, justify="right", no_wrap=True)
@@ -39,12 +39,12 @@ def best_table(trials: Sequence[Trial]) -> Table:
 
 
 def trials_table(trials: Sequence[Trial]) -> Table:
-    """Every trial, one row each; with the steps they took where these differ."""
+    """Returns a table of all trials, one row per trial, with training steps if these differ."""
     table, with_steps = Table(), differ_in_steps(trials)
     steps = ["steps"] if with_steps else []
     for name in ("trial", "status", "value", "multiply-adds", "parameters", *steps, "seconds"):
         table.add_column(name, justify="left" if name == "status" else "right", no_wrap=True)
-    table.add_column("code, or why it failed", overflow="fold")
+    table.add_column("code, or reason of failure", overflow="fold")
     for trial in trials:
         seconds = "" if trial.train_seconds is None else f"{trial.train_seconds:.2f}"
         last = trial.reason or code(trial)
@@ -54,7 +54,7 @@ def trials_table(trials: Sequence[Trial]) -> Table:
 
 
 def trials_csv(trials: Sequence[Trial]) -> str:
-    """Every trial with everything that is recorded of it, a header first."""
+    """Returns all trials as CSV with a header and every recorded field."""
     lines = io.StringIO()
     writer = csv.writer(lines, lineterminator="\n")
     writer.writerow(COLUMNS)
@@ -66,13 +66,13 @@ def trials_csv(trials: Sequence[Trial]) -> str:
 
 
 def counts(trials: Sequence[Trial]) -> str:
-    """How many trials there are of each status."""
+    """Returns the number of trials of each status, as text."""
     number = {status: sum(trial.status == status for trial in trials) for status in Status}
     return ", ".join(f"{n} {status.value}" for status, n in number.items() if n) or "no trials yet"
 
 
-def show_result(console: Console, space: "SearchSpace", trials: Sequence[Trial], final: "Final | None") -> None:
-    """The end of a search: the best cell, the top five, and the accuracies of the retrained winner."""
+def show_result(console: Console, space: "SearchSpace", trials: Sequence[Trial], final: "Winner | None") -> None:
+    """Prints the result of a search: the best cell, the five best trials, and the retrained winner's accuracies."""
     import numpy as np
 
     leaders = top(trials)
@@ -84,7 +84,7 @@ def show_result(console: Console, space: "SearchSpace", trials: Sequence[Trial],
         console.print(best_table(leaders))
     else:
         reasons = [trial.reason for trial in trials if trial.reason]
-        console.print(f"no trial succeeded; the last failed because: {reasons[-1] if reasons else 'unknown'}")
+        console.print(f"no trial succeeded; reason of the last failure: {reasons[-1] if reasons else 'unknown'}")
     if final is not None:
         how = "" if final.epochs is None else f" for {final.epochs} epochs"
         console.print(
@@ -96,15 +96,15 @@ def show_result(console: Console, space: "SearchSpace", trials: Sequence[Trial],
 
 
 def value(trial: Trial) -> str:
-    """A value as tables show it; empty where there is none."""
+    """Formats a value for a table; empty if there is none."""
     return "" if trial.value is None else f"{trial.value:.4f}"
 
 
 def count(number: int | None) -> str:
-    """A count with its thousands set apart; empty where it is unknown."""
+    """Formats a count with thousands separators; empty if it is unknown."""
     return "" if number is None else f"{number:,}"
 
 
 def code(trial: Trial) -> str:
-    """A code as ``lanas describe --code`` takes it."""
+    """Formats a code as ``lanas describe --code`` takes it."""
     return ",".join(map(str, trial.code))

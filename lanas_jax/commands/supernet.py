@@ -1,4 +1,4 @@
-"""``lanas supernet``: trains the supernet of an experiment before there is a search."""
+"""``lanas supernet``: trains the supernet of an experiment before the search."""
 
 import dataclasses
 import datetime
@@ -24,10 +24,10 @@ from lanas_jax.trainer import folder as folders
 HELP = f"""\
 usage: lanas supernet EXPERIMENT [--out DIR] [settings of the experiment]
 
-Trains the supernet in which a one-shot search values networks, and nothing else: on more hosts than are to search, or
-for several searches. Everything goes into one folder: DIR, or a new one under runs/. Searches read it from there:
+Trains only the supernet that a one-shot search uses to evaluate networks: on more hosts than the search needs, or once
+for several searches. Writes everything to one folder: DIR, or a new folder under runs/. To search with it:
 lanas search EXPERIMENT --supernet DIR, with the same settings.
-Ctrl-C stops; SIGTERM stops after the step under way and saves it. The same command again continues.
+Ctrl-C stops; SIGTERM finishes the current step, saves a checkpoint and stops. The same command continues.
 {hosts.HELP}
 
 For the settings: lanas supernet EXPERIMENT --help
@@ -35,7 +35,7 @@ For the settings: lanas supernet EXPERIMENT --help
 
 
 def supernet(arguments: Sequence[str]) -> int:
-    """Trains the supernet of a search beforehand."""
+    """Trains the supernet of a search in advance."""
     keep_programs()
     try:
         return _supernet(terminal(), arguments)
@@ -47,10 +47,11 @@ def _supernet(console: Console, arguments: Sequence[str]) -> int:
     """Trains the supernet.
 
     Returns:
-      The exit code: 0; 1 where the training broke; that of a signal where it was stopped.
+      The exit code: 0, 1 if the training failed, or the code of the signal that stopped it.
 
     Raises:
-      ValueError, RunError, ExperimentError, DistributedError: what has to be changed first.
+      ValueError, RunError, ExperimentError, DistributedError: training is not possible; the message says what to
+        change.
     """
     if (exit_code := usage(HELP, arguments)) is not None:
         return exit_code
@@ -60,7 +61,7 @@ def _supernet(console: Console, arguments: Sequence[str]) -> int:
     experiment = run_folder.build(module, given.config)
     evaluator = experiment.evaluator
     if not isinstance(evaluator, TrainedAhead):
-        raise RunError(f"{experiment.name} does not search by a supernet, so there is none to train")
+        raise RunError(f"{experiment.name} does not use a supernet, so there is none to train")
     directory, again = given.out or evaluator.supernet_directory, f"lanas supernet {shlex.join(arguments)}"
     if directory is None:
         directory = Path(distributed.told(str(_new_directory(experiment.name))))
@@ -83,15 +84,15 @@ def _supernet(console: Console, arguments: Sequence[str]) -> int:
 
 
 def _report(directory: Path) -> str:
-    """What final.json says of the training."""
+    """Returns the duration and speed of the training, as recorded in final.json."""
     found: dict[str, Any] = folders.open_folder(directory).final or {}
     speed = found.get("images_per_second")
     return f"trained in {duration(found['seconds'])}" + ("" if speed is None else f", {speed:,.0f} images/s")
 
 
 def _parse(module: ModuleType, arguments: Sequence[str]) -> Any:
-    """`config`, `out` and `hosts`."""
-    about = tyro.conf.arg(metavar="DIR", help="the folder, new or empty, or the one to continue in")
+    """Parses `config`, `out` and `hosts`."""
+    about = tyro.conf.arg(metavar="DIR", help="new or empty folder, or the folder of the training to continue")
     both = dataclasses.make_dataclass(
         "Settings",
         [

@@ -1,4 +1,4 @@
-"""``lanas tables``: lists the benchmark tables, and makes one from its official files."""
+"""``lanas tables``: lists the benchmark tables and converts one from its official files."""
 
 import os
 import time
@@ -18,12 +18,12 @@ TABLES_HELP = """\
 usage: lanas tables
        lanas tables convert SOURCE OUT.npz [--dataset NAME]
 
-Lists the benchmark tables, and whether their files are in the folder that LANAS_DATA names; or makes such a file.
+Lists the benchmark tables and whether their files are in the folder LANAS_DATA, or converts official files to a table.
 """
 
 
 def listing() -> Listing:
-    """The benchmarks with a name, and whether their files are there."""
+    """Returns a table of the named benchmarks and the paths of their files."""
     table = Listing(caption=_caption(), caption_justify="left", box=None)
     table.add_column("name", no_wrap=True)
     table.add_column("what", no_wrap=True)
@@ -35,10 +35,10 @@ def listing() -> Listing:
 
 
 def convert(console: Console, source: Path, out: Path, dataset: str | None) -> None:
-    """Writes an ``.npz`` file from official files, and says what is in it.
+    """Converts official files to an ``.npz`` file and prints what it contains.
 
     Raises:
-      FileError: the source cannot be used, or there is no folder for the file.
+      FileError: the source cannot be used, or the output folder does not exist.
       ImportError: a package that the source needs is not installed.
       OSError: the file cannot be written.
     """
@@ -55,21 +55,21 @@ def convert(console: Console, source: Path, out: Path, dataset: str | None) -> N
 
 def _caption() -> str:
     folder = os.environ.get("LANAS_DATA")
-    return f"Files are looked for in {folder} (LANAS_DATA)." if folder else "LANAS_DATA names no folder to look in."
+    return f"Files are searched in {folder} (LANAS_DATA)." if folder else "LANAS_DATA is not set to a folder of files."
 
 
 def tables(arguments: Sequence[str]) -> int:
-    """Lists benchmark tables, or makes one."""
+    """Lists benchmark tables, or converts one."""
 
     def parse(
-        source: Annotated[Path, tyro.conf.arg(metavar="SOURCE", help="official file or folder, or an .npz file")],
-        out: Annotated[Path, tyro.conf.arg(metavar="OUT.npz", help="the file to write")],
+        source: Annotated[Path, tyro.conf.arg(metavar="SOURCE", help="official file or folder, or .npz file")],
+        out: Annotated[Path, tyro.conf.arg(metavar="OUT.npz", help="output file")],
         /,
         dataset: Annotated[
-            str | None, tyro.conf.arg(metavar="NAME", help="cifar10, cifar100 or imagenet16, of NATS-Bench")
+            str | None, tyro.conf.arg(metavar="NAME", help="NATS-Bench dataset: cifar10, cifar100 or imagenet16")
         ] = None,
     ) -> Any:
-        """Make a table that loads in seconds from the official files of NAS-Bench-101 or NATS-Bench."""
+        """Convert the official files of NAS-Bench-101 or NATS-Bench to a table that loads in seconds."""
         return source, out, dataset
 
     if not arguments:

@@ -1,4 +1,4 @@
-"""``lanas train``: its arguments, and what it prints."""
+"""``lanas train``: parses its arguments, trains a network in full, and prints its accuracies."""
 
 import dataclasses
 import datetime
@@ -18,7 +18,7 @@ from lanas_jax.export.recorded import final_training
 from lanas_jax.runtime import distributed
 from lanas_jax.runtime.distributed import DistributedError, Hosts, Preemption
 from lanas_jax.study import run_folder
-from lanas_jax.trainer.display import Display
+from lanas_jax.trainer.display import TrainingDisplay
 from lanas_jax.trainer.train import train as carry_through
 
 HELP = f"""\
@@ -26,10 +26,10 @@ usage: lanas train RUN [--code 0,1,...] [--weights DIR] [--out DIR] [settings of
        lanas train EXPERIMENT --code 0,1,... [--out DIR] [settings] [--config.NAME settings of the experiment]
        lanas train FOLDER
 
-Trains the best network of a search, or one of your choice, to the end, and reads its test accuracy, once. Everything
-goes into one folder: RUN/final, DIR, or a new one under runs/.
-Ctrl-C stops; SIGTERM stops after the step under way and saves it. The same command again continues; so does lanas train
-FOLDER, the folder that a training wrote.
+Trains the best network of a search, or one of your choice, in full, and measures its test accuracy once. Writes
+everything to one folder: RUN/final, DIR, or a new folder under runs/.
+Ctrl-C stops; SIGTERM finishes the current step, saves a checkpoint and stops. The same command continues; so does
+lanas train FOLDER, with the folder that a training wrote.
 {hosts.HELP}
 
 For the settings: lanas train RUN --help
@@ -49,10 +49,11 @@ def _train(console: Console, arguments: Sequence[str]) -> int:
     """Trains, with live progress.
 
     Returns:
-      The exit code: 0; 1 where the training broke; that of a signal where it was stopped.
+      The exit code: 0, 1 if the training failed, or the code of the signal that stopped it.
 
     Raises:
-      ValueError, RunError, ExperimentError, ConfigError, CodeError, DistributedError: what has to be changed first.
+      ValueError, RunError, ExperimentError, ConfigError, CodeError, DistributedError: training is not possible; the
+        message says what to change.
     """
     if (exit_code := usage(HELP, arguments)) is not None:
         return exit_code
@@ -68,7 +69,7 @@ def _train(console: Console, arguments: Sequence[str]) -> int:
     origin = dataclasses.replace(wanted.origin, config=given.config, settings=given.final)
     directory = given.out or wanted.directory or Path(distributed.told(str(_new_directory(origin.name))))
     console.print(f"{origin.name}: {final.recipe.epochs:,} epochs, in {directory}", highlight=False, soft_wrap=True)
-    display = Display(console)
+    display = TrainingDisplay(console)
 
     def run(preemption: Preemption) -> dict[str, Any]:
         with display:
@@ -83,11 +84,11 @@ def _train(console: Console, arguments: Sequence[str]) -> int:
 
 
 def _parse(wanted: Target, arguments: Sequence[str]) -> Any:
-    """`final`, `config`, `code`, `weights`, `out` and `hosts`, with what was given on the command line."""
+    """Parses `final`, `config`, `code`, `weights`, `out` and `hosts` from the command line."""
     module, recorded = wanted.module, wanted.origin
-    out = tyro.conf.arg(metavar="DIR", help="the folder for the training, new or empty, or the one to continue in")
-    code = tyro.conf.arg(metavar="0,1,...", help="the network, integers with commas; default: the best of the run")
-    weights = tyro.conf.arg(metavar="DIR", help="begin with those that lanas extract or lanas export wrote into DIR")
+    out = tyro.conf.arg(metavar="DIR", help="new or empty folder, or the folder of the training to continue")
+    code = tyro.conf.arg(metavar="0,1,...", help="code of the network, integers with commas; default: the best trial's")
+    weights = tyro.conf.arg(metavar="DIR", help="folder of initial weights from lanas extract or lanas export")
     settings = (lambda: recorded.settings) if recorded.settings is not None else module.Final
     fields: list[Any] = [
         ("final", Annotated[module.Final, tyro.conf.arg(name="")], dataclasses.field(default_factory=settings)),
@@ -110,7 +111,7 @@ def _new_directory(name: str) -> Path:
 
 
 def _show(console: Console, found: dict[str, Any]) -> None:
-    """The accuracies, of the last weights and of their average."""
+    """Prints the accuracies of the last weights and of their moving average."""
     for name, label in (("validation_accuracy", "search-validation accuracy"), ("test_accuracy", "test accuracy")):
         if (last := found[name]) is None:
             continue

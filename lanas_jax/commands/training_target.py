@@ -1,4 +1,4 @@
-"""What ``lanas train`` may be given: a run, an experiment, or the folder of a training."""
+"""The targets of ``lanas train``: a run, an experiment, or the folder of a training."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -20,19 +20,19 @@ from lanas_jax.trainer import folder as folders
 from lanas_jax.trainer.folder import FinalFolder
 from lanas_jax.trainer.train import Origin
 
-FINAL = "final"  # where the training of a run's best trial is, within the run's folder
+FINAL = "final"  # subfolder of a run for the training of its best trial
 
 
 @dataclasses.dataclass(frozen=True)
 class Target:
-    """An experiment whose final training is wanted.
+    """A network to train in full and where it comes from.
 
     Attributes:
-      origin: the experiment, as far as it is recorded: settings that are None are to be given.
-      module: its file, run; it has `Final` and `final`.
-      code: the winner's, or that of a training already begun; None: to be given.
-      directory: where the training goes; None: to be given, or a new folder.
-      initial: weights that a training already begun began with, by name; None: they were drawn.
+      origin: recorded origin of the experiment; settings that are None come from the command line.
+      module: loaded file of the experiment; defines `Final` and `final`.
+      code: code of the winner or of the training to continue; None if the command line must give it.
+      directory: folder of the training; None for the command line's, or a new one.
+      initial: initial weights, by name, of the training to continue; None if they were randomly initialized.
     """
 
     origin: Origin
@@ -43,46 +43,48 @@ class Target:
 
 
 def find(name: str) -> Target:
-    """The target of that name.
+    """Returns the target of that name.
 
     Args:
-      name: a folder that a search or a training wrote, or an experiment as `discovery.find` has it.
+      name: folder that a search or a training wrote, or an experiment as in `discovery.find`.
 
     Raises:
-      RunError: a folder that holds neither, or a run of which no trial succeeded.
-      ExperimentError: no such experiment, or one that offers no final training.
+      RunError: the folder contains neither, or the run has no successful trial.
+      ExperimentError: there is no such experiment, or it defines no final training.
     """
     path = Path(name)
     if folders.exists(path):
         return _of_folder(folders.open_folder(path))
     if path.is_dir():
         if not run_folder.exists(path):
-            raise RunError(f"{path.absolute()} holds neither a run nor a training")
+            raise RunError(f"{path.absolute()} contains neither a run nor a training")
         return _of_run(run_folder.open_run(path))
     source = discovery.find(name)
     return Target(Origin(source.stem, source, source.parent), offering_training(discovery.load(source)))
 
 
 def training_folder(name: str) -> FinalFolder:
-    """The training in a folder, or that of a run's best trial.
+    """Returns the training in a folder, or the training of a run's best trial.
 
     Raises:
-      RunError: there is none.
+      RunError: there is no training.
     """
     path = Path(name)
     return folders.open_folder(path / FINAL if run_folder.exists(path) and not folders.exists(path) else path)
 
 
 def code_of(target: Target, config: Any, text: str | None) -> Int[np.ndarray, " dims"]:
-    """The code to train, checked against the experiment's space where it comes from outside.
+    """Returns the code to train; a code from the command line is checked against the experiment's space.
 
     Raises:
-      CodeError: names what is wrong with it, or says that none was given.
+      CodeError: the code is invalid, or none was given.
     """
     if text is not None:
         return read_code(text, run_folder.build(target.module, config).space)
     if target.code is None:
-        raise CodeError(f"{target.origin.name} is an experiment, which has no best network: give one, --code 0,1,...")
+        raise CodeError(
+            f"{target.origin.name} is an experiment, which has no best network: choose one with --code 0,1,..."
+        )
     return np.array(target.code, np.int32)
 
 
@@ -96,7 +98,9 @@ def _of_folder(folder: FinalFolder) -> Target:
 
 def _of_run(run: Run) -> Target:
     if not run.source.exists():
-        raise RunError(f"{run.directory} was started from Python: there is no file to build its network from")
+        raise RunError(
+            f"{run.directory} was started from Python, so there is no experiment file to build its network from"
+        )
     with TrialStore.open(run.trials, read_only=True) as store:
         winner = best(store.trials())
     if winner is None:

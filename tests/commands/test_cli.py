@@ -169,7 +169,7 @@ def test_folder_that_holds_a_run_is_refused_and_untouched(search, capsys):
     run, _ = search
     before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
     message = refused(capsys, "search", EXPERIMENT, "--out", run)
-    assert f"holds a run already. To continue it: lanas resume {run}" in message
+    assert f"already contains a run. To continue it: lanas resume {run}" in message
     assert {path: path.read_bytes() for path in run.rglob("*") if path.is_file()} == before
 
 
@@ -263,7 +263,7 @@ def test_settings_that_cannot_be(tmp_path, capsys):
     assert "--budget" in refused(capsys, *command, "--budget", "many")
     assert "searcher must be random or lanas; got 'magic'" in refused(capsys, *command, "--searcher", "magic")
     assert "budget must be at least 1; got 0" in refused(capsys, *command, "--budget", "0")
-    assert "the experiment comes first" in refused(capsys, "search", "--out", out, EXPERIMENT)
+    assert "the experiment must come first" in refused(capsys, "search", "--out", out, EXPERIMENT)
     assert not out.exists()
 
 
@@ -275,7 +275,7 @@ def test_evaluator_that_only_raises_says_where_and_how_to_go_on(tmp_path, capsys
     assert "each of the last 8 trials: ZeroDivisionError: division by zero (experiment.py, line" in message.replace(
         "broken.py", "experiment.py"
     )
-    assert f"0 finished trials are kept. To continue: lanas resume {run}" in message
+    assert f"0 finished trials are saved. To continue: lanas resume {run}" in message
     assert "ZeroDivisionError" in (run / "traceback.txt").read_text()
 
 
@@ -317,7 +317,7 @@ def test_help_of_an_experiment_shows_its_docstring_and_settings(capsys):
 
 
 def test_unknown_command_says_which_exist(capsys):
-    assert f"There are: {COMMANDS}" in refused(capsys, "serach")
+    assert f"choose from {COMMANDS}" in refused(capsys, "serach")
 
 
 def test_describe_draws_and_counts_the_published_network(capsys):
@@ -348,7 +348,7 @@ def test_describe_lists_a_published_mobilenet(capsys):
 
 
 def test_describe_says_what_takes_a_code(capsys):
-    assert "mobilenet is a space: --code says which of its networks, 47 integers" in refused(
+    assert "mobilenet is a space: choose a network with --code, 47 integers" in refused(
         capsys, "describe", "mobilenet"
     )
     assert "takes no --code" in refused(capsys, "describe", "efficientnet_b0", "--code", "0")
@@ -366,8 +366,8 @@ def test_describe_reads_codes_as_people_write_them(capsys, code):
         ("2,2,0", r"the code has 3 integers, expected 28: positions 0 \(.*\) to 27"),
         (LANET.replace("2,2,0", "2,2,4", 1), r"position 2 \(block 1 op 0\) holds 4, expected 0 to 3"),
         (LANET.replace("2,2,0", "2,-1,0", 1), r"position 1 .* holds -1, expected 0 to 3"),
-        (LANET.replace("2,2,0", "2,x,0", 1), "position 1 of the code holds 'x', which is not an integer"),
-        (LANET.replace("2,2,0", "2,1.5,0", 1), "position 1 of the code holds '1.5', which is not an integer"),
+        (LANET.replace("2,2,0", "2,x,0", 1), "position 1 of the code is 'x', which is not an integer"),
+        (LANET.replace("2,2,0", "2,1.5,0", 1), "position 1 of the code is '1.5', which is not an integer"),
         ("", "the code has 0 integers"),
     ],
 )
@@ -386,11 +386,11 @@ def test_describe_with_an_experiment_or_a_run(search, capsys):
 
 def test_describe_refuses_what_does_not_fit_together(capsys):
     message = refused(capsys, "describe", EXPERIMENT, "--code", "1,2,3,0", "--channels", "8")
-    assert "--channels goes with nasnet" in message
+    assert "does not take --channels: use it with nasnet" in message
     assert "channels must be at least 1; got 0" in refused(
         capsys, "describe", "nasnet", "--code", LANET, "--channels", "0"
     )
-    assert "For NASNet cells of any size: nasnet" in refused(capsys, "describe", "nasnext", "--code", LANET)
+    assert "Names of spaces and networks: nasnet" in refused(capsys, "describe", "nasnext", "--code", LANET)
 
 
 def test_listing_trials_starts_no_jax(search):

@@ -30,7 +30,7 @@ def test_a_mask_stands_for_its_code(separator):
 
 def test_bad_masks_are_refused():
     text = mask_text()
-    with pytest.raises(CodeError, match=r"has 159 integers, expected 40: .*; or the 160 bits of a mask"):
+    with pytest.raises(CodeError, match=r"has 159 integers, expected 40: .*, or a mask of 160 bits"):
         read_code(text[1:], SPACE)
     with pytest.raises(CodeError, match=r"^block 0 of the normal cell holds 3 ones, expected exactly 2"):
         read_code("1" + text[1:], SPACE)
@@ -66,7 +66,7 @@ def test_published_networks_of_another_size():
     assert about["layers"][0]["layer"].endswith("@ 112")
     with pytest.raises(CodeError, match="resolution must be at least 1; got 0"):
         published("mobilenet_v2", {"resolution": 0})
-    with pytest.raises(CodeError, match="--width goes with mobilenet; mobilenet_v2 has its own settings"):
+    with pytest.raises(CodeError, match="mobilenet_v2 does not take --width: use it with mobilenet"):
         published("mobilenet_v2", {"width": 1.0})
 
 
@@ -77,7 +77,7 @@ def test_a_mobilenet_of_a_code():
     assert about["description"].startswith("resolution 192, width 1.2\nstage 0: 2 layers of 32 channels: k3 x3, k3 x3")
     assert (about["multiply_adds"], about["parameters"]) == space.network(np.zeros(47, int)).cost
     assert "nanoseconds" not in about
-    with pytest.raises(CodeError, match="--cells goes with nasnet; mobilenet has its own settings"):
+    with pytest.raises(CodeError, match="mobilenet does not take --cells: use it with nasnet"):
         find_space("mobilenet", {"cells": 3})
     with pytest.raises(CodeError, match="resolutions must be ascending numbers above 0"):
         find_space("mobilenet", {"resolution": -1})

@@ -121,7 +121,7 @@ def test_what_cannot_be_extracted(searched, extracted, tmp_path, capsys):
     assert "holds no run" in refused(capsys, "extract", tmp_path)
     plain = tmp_path / "plain"
     assert main(["search", str(EXPERIMENT), "--values", "random", "--out", str(plain)]) == 0
-    message = f"{plain} did not search by a supernet, so there is nothing to extract"
+    message = f"{plain} did not use a supernet, so there is nothing to extract"
     assert message in refused(capsys, "extract", plain)
     assert not (tmp_path / "out").exists()
 
@@ -132,7 +132,7 @@ def test_a_run_without_trials_has_no_best_network(searched, tmp_path, capsys):
         shutil.copy(run / name, tmp_path)
     TrialStore.create(tmp_path / "trials.sqlite").close()
     message = refused(capsys, "extract", tmp_path)
-    assert f"no trial of {tmp_path} has succeeded yet: give a network with --code" in message
+    assert f"no trial of {tmp_path} has succeeded yet: choose a network with --code" in message
 
 
 def state(folder):

@@ -57,7 +57,7 @@ def test_a_lost_process_is_told_from_bad_settings(two_processes, capsys, kind):
     """JAX raises either, by when it notices."""
     assert ended(kind("UNKNOWN: Gloo all-reduce failed: Connection reset by peer\nmore")) == 1
     expected = (
-        "lanas train: a process of this training is lost (UNKNOWN: Gloo all-reduce failed: Connection reset by peer)"
+        "lanas train: a process of this training was lost (UNKNOWN: Gloo all-reduce failed: Connection reset by peer)"
     )
     assert capsys.readouterr().err == f"{expected}. {AGAIN}\n"
     assert two_processes == [1]

@@ -44,7 +44,7 @@ def test_a_table_of_all_stages(chip, capsys):
 def test_what_does_not_fit_says_what_to_change(chip, capsys):
     chip(Chip(100.0, 1e9, 1e9))
     assert main(["plan", str(EXPERIMENT), "--only", "final", "--batch-size", "4"]) == 1
-    assert "no batch fits, give it more chips or a smaller network" in capsys.readouterr().out
+    assert "no batch size fits; use more chips or a smaller network" in capsys.readouterr().out
 
 
 def test_json_says_everything(chip, capsys):
@@ -61,12 +61,12 @@ def test_refusals(chip, capsys, tmp_path):
     chip(PLENTY)
     assert "There are: local; v4:" in refused(capsys, "plan", EXPERIMENT, "--topology", "v5e:7x7")
     assert "no function stages(config)" in refused(capsys, "plan", "digits")
-    assert "There are: final, search" in refused(capsys, "plan", EXPERIMENT, "--only", "finale")
+    assert "choose from final, search" in refused(capsys, "plan", EXPERIMENT, "--only", "finale")
     assert "multiple of the 2 chips" in refused(capsys, "plan", EXPERIMENT, "--batch-size", "7")
     assert "no experiment 'nothing'" in refused(capsys, "plan", "nothing")
     assert "usage: lanas plan" in refused(capsys, "plan")
     broken = tmp_path / "broken.py"
     broken.write_text(EXPERIMENT.read_text() + "\n\ndef stages(config):\n    return [1]\n")
-    assert "no Stages" in refused(capsys, "plan", broken)
+    assert "expected one or more stages" in refused(capsys, "plan", broken)
     broken.write_text(EXPERIMENT.read_text() + "\n\ndef stages(config):\n    raise KeyError('lost')\n")
     assert "stages(config) raised KeyError: 'lost'" in refused(capsys, "plan", broken)

@@ -225,7 +225,7 @@ def test_what_cannot_be_is_refused(run, capsys, settings, message):
 def test_a_broken_evaluator_stops_it_and_the_traceback_is_kept(run, capsys, part, message, kept):
     error = refused(capsys, "rank", run, "--networks", "8", "--batch", "8", "--broken", part, code=1)
     assert message in error
-    assert f"{kept} trained networks are kept. To continue: the same command again" in error
+    assert f"{kept} trained networks are saved. To continue, repeat the command" in error
     assert "ZeroDivisionError" in (run / "ranking" / "traceback.txt").read_text()
 
 

@@ -86,7 +86,7 @@ def test_without_a_name_the_folder_is_a_new_one(tmp_path, capsys, monkeypatch):
 
 def test_what_has_no_supernet_is_refused(tmp_path, capsys):
     message = refused(capsys, "supernet", EXPERIMENT, "--values", "random", "--out", tmp_path / "out")
-    assert "linear does not search by a supernet, so there is none to train" in message
+    assert "linear does not use a supernet, so there is none to train" in message
     assert "usage: lanas supernet EXPERIMENT" in refused(capsys, "supernet")
     assert "no-such-experiment" in refused(capsys, "supernet", "no-such-experiment")
     message = refused(capsys, *command(tmp_path / "out", "--hosts.count", 2))
@@ -162,7 +162,7 @@ def test_a_killed_process_ends_the_other_and_they_go_on(whole, tmp_path):
     processes[1].kill()
     assert processes[0].wait(timeout=PATIENCE) == 1
     _, _, errors = ends(processes)
-    assert "lanas supernet: a process of this training is lost" in errors[0]
+    assert "lanas supernet: a process of this training was lost" in errors[0]
     assert_goes_on_to_the_same_bits(whole[0], out)
 
 

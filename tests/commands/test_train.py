@@ -89,7 +89,7 @@ def test_other_settings_are_refused_and_named(trained, capsys):
         ("0,1,2", "the code has 3 integers, expected 2"),
         ("0,7", "position 1 (width) holds 7, expected 0 to 1"),
         ("1,0", "the space does not allow this code"),
-        ("0,x", "holds 'x', which is not an integer"),
+        ("0,x", "is 'x', which is not an integer"),
     ],
 )
 def test_wrong_codes(trained, tmp_path, capsys, code, message):
@@ -101,7 +101,7 @@ def test_wrong_codes(trained, tmp_path, capsys, code, message):
 def test_what_cannot_be_trained(trained, tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert "tiny_experiment is an experiment, which has no best network" in refused(capsys, "train", EXPERIMENT)
-    assert "holds neither a run nor a training" in refused(capsys, "train", tmp_path)
+    assert "contains neither a run nor a training" in refused(capsys, "train", tmp_path)
     assert "there is no experiment 'digitz'" in refused(capsys, "train", "digitz")
     assert "usage: lanas train RUN" in refused(capsys, "train")
     message = refused(capsys, "train", ROOT / "tests" / "quick_experiment.py", "--code", "0,0,0,0")

@@ -113,13 +113,13 @@ def test_peers_find_the_optimum_among_values_of_the_table(table, name):
 def test_the_command_prints_and_writes_what_it_found(tmp_path, capsys):
     bench = Benchmark("small", SPACE, CODES, VALUES[:, None], 1 - VALUES[:, None], "made up")
     bench.save(tmp_path / "small.npz")
-    settings = command.Settings(str(tmp_path / "small.npz"), ("random", "local"), 4, 60, 1, 0, tmp_path / "out")
+    settings = command.CompareArguments(str(tmp_path / "small.npz"), ("random", "local"), 4, 60, 1, 0, tmp_path / "out")
     from rich.console import Console
 
     command.carry_out(Console(width=200), settings)
     said = capsys.readouterr().out
     assert "small: 48 networks. made up" in said
-    assert "every search tries all 48: the budget of 60 goes beyond them" in said
+    assert "budget 60 exceeds the table: every search tries all 48 networks" in said
     assert "Random search needs 24 samples to the optimum (exact median)" in said
     with (tmp_path / "out" / "comparison.csv").open() as file:
         rows = list(csv.DictReader(file))

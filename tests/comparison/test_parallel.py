@@ -55,9 +55,9 @@ def test_what_cannot_be_run_is_refused_before_anything_runs(table, wrong, messag
     [
         ("0", "workers must be at least 1; got 0"),
         ("8,-1", "workers must be at least 1; got -1"),
-        ("many", "workers must be whole numbers with commas between them; got 'many'"),
-        ("1,,8", "workers must be whole numbers with commas between them; got '1,,8'"),
-        ("2.5", "workers must be whole numbers with commas between them; got '2.5'"),
+        ("many", "workers must be integers separated by commas; got 'many'"),
+        ("1,,8", "workers must be integers separated by commas; got '1,,8'"),
+        ("2.5", "workers must be integers separated by commas; got '2.5'"),
     ],
 )
 def test_the_command_line_refuses_numbers_that_are_none(tmp_path, capsys, workers, message):
@@ -98,7 +98,7 @@ def test_what_was_not_reached_is_empty_in_columns_and_shown_as_such(capsys):
 def test_the_command_prints_and_writes_a_row_per_searcher_and_number_of_workers(tmp_path, capsys):
     path, out = tmp_path / "small.npz", tmp_path / "out"
     Benchmark("small", SPACE, CODES, VALUES[:, None], 1 - VALUES[:, None]).save(path)
-    settings = command.Settings(str(path), ("random",), 4, 60, 1, 0, out, workers=(1, 6))
+    settings = command.CompareArguments(str(path), ("random",), 4, 60, 1, 0, out, workers=(1, 6))
     command.carry_out(Console(width=200), settings)
     said = capsys.readouterr().out
     assert "random search, 1 worker: " in said

@@ -93,7 +93,7 @@ def test_ctrl_c_keeps_finished_trials_and_says_how_to_resume(tmp_path, number, c
     assert returned == code, err
     kept = finished(run)
     assert kept >= 4
-    assert f"{kept} finished trials are kept. To continue: lanas resume {run}" in err
+    assert f"{kept} finished trials are saved. To continue: lanas resume {run}" in err
     assert "Traceback" not in err
 
 

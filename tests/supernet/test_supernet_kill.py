@@ -77,7 +77,7 @@ def test_ctrl_c_while_the_supernet_trains_says_how_to_continue(tmp_path):
     process.send_signal(signal.SIGINT)
     code, _, err = finish(process)
     assert code == 130, err
-    assert f"0 finished trials are kept. To continue: lanas resume {run}" in err
+    assert f"0 finished trials are saved. To continue: lanas resume {run}" in err
     assert "Traceback" not in err
 
 
