@@ -7,6 +7,7 @@ CRC-32C of the data (tensorflow/core/lib/io/record_writer.h). Every checksum is 
 import functools
 import mmap
 import struct
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, NamedTuple
@@ -14,6 +15,10 @@ from typing import IO, NamedTuple
 import numpy as np
 
 from lanas_jax.formats.errors import FileError
+
+with warnings.catch_warnings():  # of platforms for which it has no compiled code
+    warnings.simplefilter("ignore", RuntimeWarning)
+    import google_crc32c
 
 _POLYNOMIAL = 0x82F63B78  # of Castagnoli, bits reversed
 _BLOCK = 1024  # bytes looked up at once
@@ -122,7 +127,14 @@ def masked_crc32c(data: bytes) -> int:
 
 
 def crc32c(data: bytes) -> int:
-    """The CRC-32C (Castagnoli) of bytes.
+    """Returns the CRC-32C (Castagnoli) of bytes."""
+    if google_crc32c.implementation == "c":
+        return google_crc32c.value(data)
+    return crc32c_by_table(data)
+
+
+def crc32c_by_table(data: bytes) -> int:
+    """Computes `crc32c` with NumPy, where google-crc32c has no compiled code for the platform.
 
     The checksum is linear: each byte adds what it turns into on its way to the end of the block, which a table of
     places and values holds; what came before a block is added to its first four bytes.
