@@ -1,1 +1,1 @@
-"""One long, resumable training on one or several hosts: a winner's, or a supernet's."""
+"""One long, resumable training of a winner or a supernet, on one or several hosts."""

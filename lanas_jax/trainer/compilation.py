@@ -1,4 +1,4 @@
-"""The programs of a training, checked and compiled: on images in memory, or on streams."""
+"""Checks and compiles the programs of a training, on images in memory or on streams."""
 
 import time
 from collections.abc import Sequence
@@ -19,11 +19,11 @@ from lanas_jax.trainer.task import Training, training_images
 
 
 def check(recipe: Recipe, data: SearchData | StreamedDataset, devices: Sequence[jax.Device]) -> None:
-    """Checks, at the door, a recipe against images and devices.
+    """Checks a recipe against the images and the devices, before anything is compiled.
 
     Raises:
-      ValueError: a batch that the devices cannot share equally or that there are not enough images for, more epochs
-        than can be counted, or validation images to be trained on that come as a stream.
+      ValueError: the batch is not divisible among the devices or is larger than the training split, the number of
+        epochs overflows an int32 counter, or ``train_on`` is ``all`` with streamed data.
     """
     if recipe.batch_size % len(devices):
         raise ValueError(
@@ -32,7 +32,7 @@ def check(recipe: Recipe, data: SearchData | StreamedDataset, devices: Sequence[
     count = len(data.train)
     if recipe.train_on == "all":
         if isinstance(data, StreamedDataset):
-            raise ValueError("train_on must be 'train' with streamed data, whose search-validation images stand apart")
+            raise ValueError("train_on must be 'train' with streamed data, which has a separate search-validation split; got 'all'")
         count += len(data.validation)
     if recipe.batch_size > count:
         raise ValueError(f"batch_size must be at most the number of training images, {count}; got {recipe.batch_size}")
@@ -41,12 +41,12 @@ def check(recipe: Recipe, data: SearchData | StreamedDataset, devices: Sequence[
 
 
 def compiled(final: Training, data: SearchData | StreamedDataset, devices: Sequence[jax.Device]) -> Programs:
-    """Puts the images on the devices, unless they come as a stream, and compiles.
+    """Compiles the programs of a training. Images in memory are first copied to the devices.
 
     Args:
-      final: what to train.
-      data: what on.
-      devices: of all processes; equal shares of a batch go to them (`check`).
+      final: training to compile for.
+      data: images to train on.
+      devices: devices of all processes; each batch is divided equally among them (`check`).
     """
     if isinstance(data, StreamedDataset):
         return streamed.compiled(final, data, devices)

@@ -1,4 +1,4 @@
-"""Live progress of a training: one line on a terminal, a plain line now and then elsewhere."""
+"""Live progress of a training: one live line on a terminal, otherwise a plain line about once a minute."""
 
 import time
 from collections.abc import Callable
@@ -12,28 +12,28 @@ from lanas_jax.runtime.durations import duration
 from lanas_jax.trainer.loop import Accuracies
 from lanas_jax.trainer.programs import Programs
 
-PLAIN_SECONDS = 60.0  # between two plain lines
+PLAIN_SECONDS = 60.0  # seconds between two plain lines
 
 
-class Display:
-    """Shows a training's progress; a context manager, and a `lanas_jax.trainer.loop.Progress`.
+class TrainingDisplay:
+    """Shows a training's progress; a context manager, and a `lanas_jax.trainer.loop.TrainingProgress`.
 
     Args:
-      console: where to.
-      clock: seconds that never run backwards.
+      console: console to print to.
+      clock: monotonic clock, in seconds.
     """
 
     def __init__(self, console: Console, clock: Callable[[], float] = time.perf_counter):
         self._console = console
         self._clock = clock
         self._programs: Programs | None = None
-        self._first = self._step = 0  # steps taken when this process began, and now
+        self._first = self._step = 0  # number of steps taken when this process started, and now
         self._loss = self._rate = float("nan")
         self._accuracies: Accuracies | None = None
         self._began = self._shown = self._clock()
         self._live = Live(console=console, get_renderable=self.line, refresh_per_second=4, transient=True)
 
-    def __enter__(self) -> "Display":
+    def __enter__(self) -> "TrainingDisplay":
         if self._console.is_terminal:
             self._live.start()
         return self
@@ -44,14 +44,14 @@ class Display:
         self._live.stop()
 
     def began(self, programs: Programs, step: int) -> None:
-        """The loop begins."""
+        """Starts the display."""
         self._programs, self._first, self._step = programs, step, step
         self._began = self._shown = self._clock()
         if step:
-            self.note(f"going on after step {step:,} of {programs.total:,}")
+            self.note(f"resuming after step {step:,} of {programs.total:,}")
 
     def advanced(self, step: int, loss: float, learning_rate: float) -> None:
-        """Some steps further."""
+        """Shows the step, the loss and the learning rate."""
         first = self._step == self._first
         self._step, self._loss, self._rate = step, loss, learning_rate
         last = self._programs is not None and step == self._programs.total
@@ -60,15 +60,15 @@ class Display:
             self.note(self.line().plain)
 
     def validated(self, accuracies: Accuracies) -> None:
-        """The search-validation split was read."""
+        """Shows the search-validation accuracies."""
         self._accuracies = accuracies
 
     def note(self, text: str) -> None:
-        """A line of its own."""
+        """Prints a line."""
         self._console.print(text, highlight=False, soft_wrap=True)
 
     def line(self) -> Text:
-        """Where the training stands."""
+        """Returns the current state of the training as one line."""
         if self._programs is None:
             return Text(f"loading and compiling: {duration(self._clock() - self._began)}")
         recipe, total = self._programs.task.recipe, self._programs.total
@@ -93,4 +93,4 @@ class Display:
         if self._accuracies is None:
             return []
         last, average = self._accuracies
-        return [f"search-validation {last:.4f}" + ("" if average is None else f" (average of weights {average:.4f})")]
+        return [f"search-validation {last:.4f}" + ("" if average is None else f" (EMA weights {average:.4f})")]

@@ -1,12 +1,12 @@
-"""The folder of a training: all there is of it, and the refusal to go on with something else in it.
+"""The folder of a training: its files, and the check that a resumed training is the same one.
 
 =================  ===========================================================================================
-``training.json``  what decides the weights: code, settings, seed, digest of the data, software versions
-``experiment.py``  a copy of the experiment's file; absent where the training was started from Python
-``initial/``       the weights it began with; absent where they were drawn
-``checkpoint/``    the last two states
-``metrics.csv``    what each step came to
-``final.json``     written at the end, once: accuracies, costs, seconds
+``training.json``  everything that determines the weights: code, settings, seed, data digests, software versions
+``experiment.py``  copy of the experiment's file; absent if the training was started from Python
+``initial/``       initial weights; absent if they were initialized at random
+``checkpoint/``    the last two checkpoints
+``metrics.csv``    loss, schedules and accuracies of each step
+``final.json``     accuracies, costs and seconds; written once, at the end
 =================  ===========================================================================================
 """
 
@@ -28,7 +28,7 @@ from lanas_jax.storage.weights import AnyArray
 
 FORMAT = 1
 _RECORD = "training.json"
-# What decides the weights, in the order in which differences are looked for.
+# The parts of the record that determine the weights, in the order in which they are compared.
 DECISIVE = {
     "experiment": "the experiment's file",
     "code": "the code",
@@ -42,16 +42,16 @@ DECISIVE = {
     "data": "the dataset",
     "software": "the software",
 }
-PERHAPS = {"teacher"}  # what a training need not have, and then says nothing of
+PERHAPS = {"teacher"}  # optional parts; absent from the record if the training does not have them
 
 
 @dataclasses.dataclass(frozen=True)
 class FinalFolder:
-    """A folder that holds a training.
+    """The folder of a training.
 
     Attributes:
-      directory: where it is, absolute.
-      record: what training.json says.
+      directory: absolute path of the folder.
+      record: content of training.json.
     """
 
     directory: Path
@@ -59,37 +59,37 @@ class FinalFolder:
 
     @property
     def described(self) -> Path:
-        """What decides the weights."""
+        """The path of training.json."""
         return self.directory / _RECORD
 
     @property
     def source(self) -> Path:
-        """The copy of the experiment's file."""
+        """The path of the copy of the experiment's file."""
         return self.directory / "experiment.py"
 
     @property
     def initial(self) -> Path:
-        """The weights it began with."""
+        """The folder of the initial weights."""
         return self.directory / "initial"
 
     @property
     def checkpoints(self) -> Path:
-        """The last states."""
+        """The folder of the checkpoints."""
         return self.directory / "checkpoint"
 
     @property
     def metrics(self) -> Path:
-        """What each step came to."""
+        """The path of metrics.csv."""
         return self.directory / "metrics.csv"
 
     @property
     def digest(self) -> str:
-        """Of all that decides the weights; stands in each checkpoint."""
+        """The digest of everything that determines the weights; recorded in each checkpoint."""
         return hashlib.sha256(json.dumps(decisive(self.record), sort_keys=True).encode()).hexdigest()
 
     @property
     def final(self) -> dict[str, Any] | None:
-        """What final.json says; None before the training is at its end.
+        """The content of final.json, or None if the training is not complete.
 
         Raises:
           RunError: the file is damaged.
@@ -97,55 +97,56 @@ class FinalFolder:
         return read_json(path) if (path := self.directory / "final.json").exists() else None
 
     def finish(self, final: Mapping[str, Any]) -> None:
-        """Writes final.json, at once."""
+        """Writes final.json atomically."""
         replace_json(self.directory / "final.json", final)
 
 
 def decisive(record: Mapping[str, Any]) -> dict[str, Any]:
-    """The part of a record that decides the weights."""
+    """Returns the part of a record that determines the weights."""
     return {name: record[name] for name in DECISIVE if name in record}
 
 
 def exists(directory: Path) -> bool:
-    """Whether a folder holds a training."""
+    """Returns whether a folder holds a training."""
     return (directory / _RECORD).exists()
 
 
 def open_folder(directory: Path) -> FinalFolder:
-    """The training in a folder.
+    """Opens the folder of an existing training.
 
     Raises:
-      RunError: there is none, or its training.json is damaged or of another format.
+      RunError: the folder holds no training, or its training.json is damaged or has another format.
     """
     directory = directory.absolute()
     if not exists(directory):
         raise RunError(f"{directory} holds no training: it has no {_RECORD}")
     record = read_json(directory / _RECORD)
     if record.get("format") != FORMAT:
-        raise RunError(f"{directory / _RECORD} is not of format {FORMAT}, the one this lanas_jax reads")
+        raise RunError(f"{directory / _RECORD} is not of format {FORMAT}, the only one that this lanas_jax reads")
     if missing := DECISIVE.keys() - PERHAPS - record.keys():
-        raise RunError(f"{directory / _RECORD} is damaged: it says nothing of {', '.join(sorted(missing))}")
+        raise RunError(f"{directory / _RECORD} is incomplete: missing keys {', '.join(sorted(missing))}")
     return FinalFolder(directory, record)
 
 
 def enter(directory: Path, record: Mapping[str, Any], source: Path | None) -> FinalFolder:
-    """The training in a folder, or a new one there.
+    """Opens the folder of a training, or creates it.
 
     Args:
-      directory: a new or empty folder, or that of the same training.
-      record: what decides the weights and what else is to be recorded.
-      source: the experiment's file, where there is one.
+      directory: new or empty folder, or the folder of the same training.
+      record: content of training.json: everything that determines the weights, and further information.
+      source: path of the experiment's file, if there is one.
 
     Raises:
-      RunError: the folder holds another training (says what differs) or something else, or cannot be written.
+      RunError: the folder holds another training (the message names the difference) or other files, or cannot be
+        written.
     """
     directory = directory.absolute()
     if exists(directory):
         folder = open_folder(directory)
         if changed := difference(folder, record):
             raise RunError(
-                f"{directory} was begun with something else, {changed}. To continue it as it was begun: "
-                f"lanas train {directory}; else give another folder"
+                f"{directory} holds a different training: {changed}. To continue the existing one, run "
+                f"lanas train {directory}; to start a new one, give another folder"
             )
         return folder
     try:
@@ -162,24 +163,27 @@ def enter(directory: Path, record: Mapping[str, Any], source: Path | None) -> Fi
 
 
 def keep_initial(folder: FinalFolder, weights: Mapping[str, AnyArray] | None) -> None:
-    """Keeps the weights that a training begins with, so that it can be begun again."""
+    """Saves the initial weights of a training, so that the training can be resumed without their source."""
     if weights is None or folder.initial.exists():
         return
     by_name.save(folder.initial, weights)
 
 
 def initial(folder: FinalFolder) -> dict[str, np.ndarray] | None:
-    """The weights that a training began with, by name; None where they were drawn."""
+    """Returns the initial weights by name, or None if they were initialized at random."""
     return by_name.load(folder.initial) if folder.initial.exists() else None
 
 
 def difference(folder: FinalFolder, record: Mapping[str, Any], but: Collection[str] = ()) -> str:
-    """What decides the weights of the training in a folder otherwise than a record has it, in words; "" if nothing.
+    """Describes the first difference that affects the weights between a folder's training and a record.
 
     Args:
-      folder: of a training.
-      record: of another.
-      but: kinds of difference (`DECISIVE`) to overlook.
+      folder: folder of a training.
+      record: record of another training.
+      but: parts of the record (`DECISIVE`) to ignore.
+
+    Returns:
+      The difference in words, or "" if there is none.
     """
     for name, what in DECISIVE.items():
         before, now = folder.record.get(name), json.loads(json.dumps(record.get(name)))
@@ -191,7 +195,7 @@ def difference(folder: FinalFolder, record: Mapping[str, Any], but: Collection[s
 
 
 def _differences(before: Any, now: Any) -> str:
-    """In words, setting by setting."""
+    """Describes the differences between two settings, one by one."""
     old, new = _flat(before), _flat(now)
     changed = [
         f"{name + ' ' if name else ''}{old.get(name, 'absent')}, now {new.get(name, 'absent')}"
@@ -202,7 +206,7 @@ def _differences(before: Any, now: Any) -> str:
 
 
 def _flat(value: Any, name: str = "") -> dict[str, Any]:
-    """Settings within settings by their dotted names."""
+    """Flattens nested settings into a dictionary with dotted names."""
     if not isinstance(value, dict):
         return {name: value}
     parts = [_flat(item, f"{name}.{key}" if name else key) for key, item in value.items()]

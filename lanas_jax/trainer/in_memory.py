@@ -1,4 +1,4 @@
-"""Training on images that every device holds: many steps in one call of the program."""
+"""Training on images that are copied to every device, with many steps in one call of the program."""
 
 import contextlib
 import dataclasses
@@ -14,12 +14,12 @@ from lanas_jax.runtime.distributed import Preemption
 from lanas_jax.trainer.programs import Advance, Programs, _lowered, task_of
 from lanas_jax.trainer.sharding import placed
 from lanas_jax.trainer.step import FinalState
-from lanas_jax.trainer.task import Beside, Training, Weights
+from lanas_jax.trainer.task import AuxiliaryInputs, Training, Weights
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class InMemory:
-    """Batches of images that are on every device; a `Source`.
+    """Batches of images that are on every device; a `BatchSource`.
 
     Attributes:
       images: training images and labels.
@@ -27,19 +27,19 @@ class InMemory:
     """
 
     images: tuple[Array, Array]
-    right: Callable[[Beside, Weights, Array, Array], Array]
+    right: Callable[[AuxiliaryInputs, Weights, Array, Array], Array]
 
     @property
     def count(self) -> int:
-        """Training images."""
+        """The number of training images."""
         return len(self.images[1])
 
     def session(self, programs: Programs, step: int) -> contextlib.AbstractContextManager[Advance]:
-        """One call of the program at a time, of up to `steps_per_dispatch` steps."""
+        """Returns an `Advance` whose every call runs the program once, for up to `steps_per_dispatch` steps."""
         return contextlib.nullcontext(_Dispatch(programs, self.images))
 
     def accuracy(self, programs: Programs, weights: Weights, split: Split) -> float:
-        """Share of a split that is classified correctly, in [0, 1]."""
+        """Returns the accuracy on a split, in [0, 1]."""
         size = programs.task.recipe.batch_size
         padding = -len(split) % size
         labels = np.pad(split.labels, (0, padding), constant_values=-1).reshape(-1, size)
@@ -50,7 +50,7 @@ class InMemory:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class _Dispatch:
-    """Calls of the program of an `InMemory`."""
+    """The `Advance` of an `InMemory` source."""
 
     programs: Programs
     images: tuple[Array, Array]
@@ -67,12 +67,12 @@ class _Dispatch:
 
 
 def lowered_steps(final: Training, mesh: Mesh, data: SearchData) -> jax.stages.Lowered:
-    """One dispatch of a training on images in memory, lowered for a mesh from shapes alone.
+    """Lowers one dispatch of a training on images in memory, from shapes alone.
 
     Args:
-      final: what is trained.
-      mesh: devices along the axis ``data``; they need not be there.
-      data: of which numbers, shapes and dtypes are looked at.
+      final: training to lower.
+      mesh: mesh with the axis ``data``; its devices need not exist on this machine.
+      data: dataset; only its sizes, shapes and dtypes are read.
     """
     count = len(data.train) + (len(data.validation) if final.recipe.train_on == "all" else 0)
     images = jax.ShapeDtypeStruct((count, *data.image_shape), data.train.images.dtype)

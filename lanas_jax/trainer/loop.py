@@ -1,14 +1,15 @@
-"""The loop of a training: dispatches, checkpoints, readings of the search-validation split; at the end the test, once.
+"""The loop of a training: dispatches, checkpoints, search-validation evaluations, and one test evaluation at the end.
 
-What resumes exactly is what is a function of settings and step: weights, their average, the momentum, metrics.csv. A
-checkpoint holds all of it but the last, and each step draws from its own number, so a training killed in the middle of
-an epoch goes on from its last checkpoint to the bits it would have had, given the same software and devices.
+Weights, their moving average, the optimizer state and metrics.csv are functions of the settings and the step, and they
+resume exactly. A checkpoint holds all of them except metrics.csv, and each step folds its number into the PRNG key. A
+training that is killed in the middle of an epoch resumes from its last checkpoint to bit-identical results, given the
+same software and devices.
 
-Several processes (`lanas_jax.runtime.distributed`) run this loop side by side: process 0 writes, and says when a
-checkpoint is due, since clocks differ.
+In a multi-host training (`lanas_jax.runtime.distributed`) every process runs this loop. Process 0 writes, and decides
+when a checkpoint is due, since clocks differ.
 
-Test images are read after the last step (section 4 of arXiv 1906.06832 reports the last weights, not the best ones) and
-what they said is recorded before anything else, so that a training that is called again does not read them again.
+Test images are read after the last step: section 4 of arXiv 1906.06832 reports the last weights, not the best ones. The
+result is recorded at once, so that a second call of the same training does not read them again.
 """
 
 import math
@@ -36,18 +37,18 @@ from lanas_jax.training.sgd import learning_rate
 
 
 class NotFiniteError(Exception):
-    """A training whose loss or weights became NaN or infinite."""
+    """The loss or the weights of a training became NaN or infinite."""
 
 
 class DamagedError(Exception):
-    """A training none of whose checkpoints can be read."""
+    """None of a training's checkpoints can be read."""
 
 
 class PreemptedError(Exception):
-    """A training that was told to end soon (SIGTERM), and saved its state before.
+    """A training was stopped by SIGTERM and saved its state first.
 
     Attributes:
-      step: steps taken, all of them saved.
+      step: number of steps taken; all of them are saved.
     """
 
     def __init__(self, step: int):
@@ -56,69 +57,70 @@ class PreemptedError(Exception):
 
 
 class Fitted(NamedTuple):
-    """What a process came to."""
+    """The result of `fit`."""
 
     state: FinalState
-    seconds: float  # of training, earlier processes included
-    steps: int  # that this process took
-    taken_seconds: float  # by those, with all that belongs to them; compilation left out
-    waited: float  # seconds of them for which no batch was ready
+    seconds: float  # training time, earlier processes included
+    steps: int  # number of steps taken by this process
+    taken_seconds: float  # time of these steps, checkpoints and evaluations included, compilation excluded
+    waited: float  # seconds of this time spent waiting for a batch
 
 
 class Saved(NamedTuple):
-    """What a checkpoint holds."""
+    """The content of a checkpoint."""
 
     state: FinalState
-    seconds: Float[np.ndarray | Array, ""]  # of training, up to here
+    seconds: Float[np.ndarray | Array, ""]  # training time up to this step
 
 
 class Accuracies(NamedTuple):
-    """Of the last weights, and of their moving average (None where there is none), in [0, 1]."""
+    """The accuracies of the last weights and of their moving average (None without one), in [0, 1]."""
 
     last: float
     average: float | None
 
 
 @runtime_checkable
-class Progress(Protocol):
-    """Is told how a training gets on (`lanas_jax.trainer.display` shows it)."""
+class TrainingProgress(Protocol):
+    """A receiver of progress messages (`lanas_jax.trainer.display` prints them)."""
 
     def began(self, programs: Programs, step: int) -> None:
-        """The loop begins, after so many steps."""
+        """Called when the loop starts, with the number of steps already taken."""
 
     def advanced(self, step: int, loss: float, learning_rate: float) -> None:
-        """So many steps are taken; loss and learning rate are those of the last one."""
+        """Called after each dispatch, with the number of steps taken and the last step's loss and learning rate."""
 
     def validated(self, accuracies: Accuracies) -> None:
-        """The search-validation split was read."""
+        """Called after each search-validation evaluation."""
 
     def note(self, text: str) -> None:
-        """Something worth a line."""
+        """Called with a message that deserves a line of its own."""
 
 
 def fit(
     programs: Programs,
     data: SearchData | StreamedDataset,
     folder: FinalFolder,
-    progress: Progress,
+    progress: TrainingProgress,
     preemption: Preemption | None = None,
 ) -> Fitted:
     """Trains from the newest intact checkpoint to the last step.
 
     Args:
-      programs: compiled for this training.
-      data: for its search-validation split.
-      folder: checkpoints and metrics.csv go there.
-      progress: is told how it gets on.
-      preemption: says when to stop early; None: never.
+      programs: programs compiled for this training.
+      data: dataset with the search-validation split.
+      folder: folder of the checkpoints and of metrics.csv.
+      progress: receives progress messages.
+      preemption: signal to stop early; None never stops early.
 
     Returns:
-      The state after the last step, which stands in the newest checkpoint, too, and what it took.
+      The state after the last step, which the newest checkpoint also holds, and the time taken.
 
     Raises:
-      NotFiniteError: names the step. The last good checkpoint is kept.
+      NotFiniteError: the loss or the weights are not finite; the message names the step. The last good checkpoint
+        remains.
       DamagedError: there are checkpoints, but none of them is intact.
-      PreemptedError: stopped early, with a checkpoint of the last step taken.
+      PreemptedError: the training stopped early, with a checkpoint of the last step taken.
     """
     preemption = Preemption() if preemption is None else preemption
     with Checkpoints(folder.checkpoints, behind=True) as checkpoints:
@@ -152,7 +154,7 @@ def fit(
 
 
 def measure(programs: Programs, state: FinalState, data: Dataset | StreamedDataset) -> dict[str, float | None]:
-    """The accuracies that are reported. This is the one place where test images are read."""
+    """Returns the accuracies to report. This is the only place that reads the test images."""
     found: dict[str, float | None] = {"validation_accuracy": None, "ema_validation_accuracy": None}
     if programs.task.recipe.train_on == "train":
         found = _named("validation_accuracy", _accuracies(programs, state, seen(data).validation))
@@ -160,7 +162,7 @@ def measure(programs: Programs, state: FinalState, data: Dataset | StreamedDatas
 
 
 def restored(folder: FinalFolder, shapes: FinalState) -> Saved | None:
-    """The state in the newest intact checkpoint, or None where there is none."""
+    """Returns the state in the newest intact checkpoint, or None if there is none."""
     with Checkpoints(folder.checkpoints) as checkpoints:
         found = _newest(checkpoints, folder, shapes)
     return None if found is None else found.state
@@ -172,20 +174,20 @@ def _newest(checkpoints: Checkpoints, folder: FinalFolder, shapes: FinalState) -
 
 
 def _begin(
-    programs: Programs, checkpoints: Checkpoints, folder: FinalFolder, progress: Progress
+    programs: Programs, checkpoints: Checkpoints, folder: FinalFolder, progress: TrainingProgress
 ) -> tuple[FinalState, float]:
-    """Where to go on from, and the seconds that led there."""
+    """Returns the state to start or resume from, and the training time spent so far, in seconds."""
     numbers = checkpoints.numbers
     if not numbers:
         return programs.start(), 0.0
     found = _newest(checkpoints, folder, training.shapes(programs.task.network, programs.task.recipe))
     if found is None:
         raise DamagedError(
-            f"none of the checkpoints in {folder.checkpoints} is intact (steps {', '.join(map(str, numbers))}): "
-            f"to train from the first step, remove that folder"
+            f"none of the checkpoints in {folder.checkpoints} is intact (steps {', '.join(map(str, numbers))}); "
+            f"remove that folder to train from the first step"
         )
     if found.number < numbers[-1]:
-        progress.note(f"the checkpoint of step {numbers[-1]:,} is damaged: going on from step {found.number:,}")
+        progress.note(f"the checkpoint of step {numbers[-1]:,} is damaged; resuming from step {found.number:,}")
         checkpoints.discard_after(found.number)
     return placed(found.state.state, programs.everywhere), float(found.state.seconds)
 
@@ -195,19 +197,19 @@ def _metrics(folder: FinalFolder, step: int) -> Metrics | Unwritten:
 
 
 def _stop(programs: Programs, step: int) -> int:
-    """After which step a dispatch ends: `steps_per_dispatch`, a reading of validation, or the last one."""
+    """Returns the last step of the next dispatch: `steps_per_dispatch` later, or the next evaluation or the end."""
     return min(step + programs.task.recipe.steps_per_dispatch, programs.total, _next_reading(programs, step))
 
 
 def _is_due(programs: Programs, step: int, age: float, preemption: Preemption) -> bool:
-    """Whether a checkpoint is, the last one being of this age in seconds."""
+    """Returns whether a checkpoint is due, given the age of the last one in seconds."""
     if step == programs.total or preemption.here:
         return True
     return bool(distributed.told(age >= programs.task.recipe.checkpoint_seconds))
 
 
 def _next_reading(programs: Programs, step: int) -> int:
-    """The first step after `step` that ends a number of epochs after which validation is read."""
+    """Returns the first step after `step` that is followed by a search-validation evaluation."""
     recipe = programs.task.recipe
     period = recipe.reading_period
     if period is None:
@@ -222,7 +224,7 @@ def _validates(programs: Programs, step: int) -> bool:
     return step == programs.total or step == _next_reading(programs, step - 1)
 
 
-def _validate(programs: Programs, state: FinalState, split: Any, progress: Progress) -> dict[str, float | None]:
+def _validate(programs: Programs, state: FinalState, split: Any, progress: TrainingProgress) -> dict[str, float | None]:
     accuracies = _accuracies(programs, state, split)
     progress.validated(accuracies)
     return _named("validation_accuracy", accuracies)
@@ -238,7 +240,7 @@ def _named(name: str, accuracies: Accuracies) -> dict[str, float | None]:
 
 
 def _rows(programs: Programs, first: int, losses: Float[np.ndarray, " steps"]) -> list[dict[str, Any]]:
-    """Lines of metrics.csv for the steps after step `first`."""
+    """Returns the rows of metrics.csv for the steps after step `first`."""
     recipe, total = programs.task.recipe, np.int32(programs.total)
     schedules = [
         _schedules(recipe.read_by_programs, np.int32(step), total) for step in range(first, first + len(losses))
@@ -260,7 +262,10 @@ def _rows(programs: Programs, first: int, losses: Float[np.ndarray, " steps"]) -
 
 @jax.jit
 def _schedules(recipe: Recipe, step: Int[Array, ""], total: Int[Array, ""]) -> tuple[Array, Array]:
-    """Learning rate and dropped paths of a step, each step by itself: XLA's cosine of many depends on their number."""
+    """Returns the learning rate and the drop-path probability of a step.
+
+    Steps are computed one at a time, because XLA's cosine of a vector depends on the vector's length.
+    """
     return learning_rate(recipe, step, total), drop_path(recipe, step, total)
 
 
@@ -268,5 +273,5 @@ def _why(programs: Programs, state: FinalState, checkpoints: Checkpoints) -> str
     step, loss = int(state.step), float(state.loss)
     epoch = (step - 1) * programs.task.recipe.batch_size // programs.count + 1
     what = "the weights are not finite" if math.isfinite(loss) else f"the loss is {loss}"
-    kept = f"the checkpoint of step {checkpoints.numbers[-1]:,} is kept" if checkpoints.numbers else "no checkpoint yet"
+    kept = f"the last checkpoint is step {checkpoints.numbers[-1]:,}" if checkpoints.numbers else "no checkpoint yet"
     return f"{what} at step {step:,} (epoch {epoch:,}); {kept}"

@@ -1,6 +1,6 @@
-"""metrics.csv: what each step of a training came to, one line each.
+"""metrics.csv: loss, schedules and accuracies of a training, one line per step.
 
-No clock goes into it, so that a training that was killed and resumed ends with the file of one that was not.
+The file holds no times, so a training that was killed and resumed writes the same file as an uninterrupted one.
 """
 
 import csv
@@ -16,11 +16,11 @@ HEAD = ",".join(COLUMNS) + "\n"
 
 
 class Metrics:
-    """The file, open for further steps; a context manager.
+    """The open file, to which lines are appended; a context manager.
 
     Args:
-      path: of the file, made when missing.
-      step: steps taken; lines of later ones, which will be taken again, are removed.
+      path: path of the file; created if missing.
+      step: number of steps taken. Lines of later steps are removed, since these steps will be repeated.
     """
 
     def __init__(self, path: Path, step: int):
@@ -38,13 +38,13 @@ class Metrics:
         self._file.close()
 
     def write(self, rows: Sequence[dict[str, Any]]) -> None:
-        """Adds a line per step, for good: they are there should the process be killed."""
+        """Appends one line per step and flushes them, so that they survive a kill of the process."""
         self._writer.writerows({name: _text(value) for name, value in row.items()} for row in rows)
         self._file.flush()
 
 
 class Unwritten:
-    """What a process has in place of `Metrics` that writes nothing; a context manager."""
+    """A stand-in for `Metrics` in processes that write nothing; a context manager."""
 
     def __enter__(self) -> "Unwritten":
         return self
@@ -53,11 +53,11 @@ class Unwritten:
         pass
 
     def write(self, rows: Sequence[dict[str, Any]]) -> None:
-        """Nothing."""
+        """Does nothing."""
 
 
 def _lines_up_to(path: Path, step: int) -> list[str]:
-    """The head and the lines of the steps up to `step`, as far as they were written whole."""
+    """Returns the header and the complete lines of the steps up to `step`."""
     if not path.exists():
         return []
     head, *lines = path.read_text(encoding="utf-8").splitlines(keepends=True) or [""]

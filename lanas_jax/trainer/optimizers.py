@@ -1,19 +1,20 @@
-"""What makes a direction of gradients: SGD, RMSProp, AdamW and LAMB, of optax's parts.
+"""The optimizers SGD, RMSProp, AdamW and LAMB, composed of optax transformations.
 
-A direction is what is subtracted from the parameters, times the learning rate; the step that knows the schedule does
-that. Gradients are clipped before anything else. With g what is left and p the parameters:
+Each turns gradients into a direction. The training step, which knows the schedule, subtracts the learning rate times the
+direction from the parameters. Gradients are clipped first. With g the clipped gradient and p the parameters:
 
-- ``sgd``: ``g + weight_decay * p`` through momentum.
-- ``rmsprop``: that divided by ``sqrt(mean of squares + epsilon)``, then through momentum. Epsilon is inside the root,
-  and the mean begins at 1, as in TensorFlow's, by which EfficientNet (arXiv 1905.11946) and MobileNetV3 were trained.
-  TensorFlow multiplies by the learning rate before momentum, here (as in PyTorch) it comes after: the two are the same
-  where it is constant.
-- ``adamw``: ``m / (sqrt(v) + epsilon) + weight_decay * p``, both means free of their bias (arXiv 1711.05101; decay is
-  multiplied by the learning rate, too, as in most code).
-- ``lamb``: that direction, for each array of parameters multiplied by ``|p| / |direction|`` (arXiv 1904.00962,
-  algorithm 2 with phi the identity); by 1 where either norm is 0.
+- ``sgd``: momentum applied to ``g + weight_decay * p``.
+- ``rmsprop``: momentum applied to ``(g + weight_decay * p) / sqrt(mean of squares + epsilon)``. Epsilon is inside the
+  root and the mean starts at 1, as in TensorFlow's RMSProp, which trained EfficientNet (arXiv 1905.11946) and
+  MobileNetV3. TensorFlow multiplies by the learning rate before momentum; this code, like PyTorch, multiplies after it.
+  The two are equal for a constant learning rate.
+- ``adamw``: ``m / (sqrt(v) + epsilon) + weight_decay * p``, with both means bias-corrected (arXiv 1711.05101; the decay
+  is also multiplied by the learning rate, as in most code).
+- ``lamb``: the direction of ``adamw``, multiplied by ``|p| / |direction|`` for each parameter array (arXiv 1904.00962,
+  algorithm 2 with phi the identity), or by 1 if either norm is 0.
 
-Where biases and parameters of normalisations are spared decay, LAMB spares them the ratio, too, as its authors' code.
+If biases and normalization parameters are exempt from decay, LAMB also exempts them from the ratio, as its authors'
+code does.
 """
 
 from typing import Any
@@ -25,14 +26,14 @@ from jaxtyping import Array, PyTree
 from lanas_jax.trainer.recipe import Recipe
 from lanas_jax.training.sgd import Real
 
-# Of EfficientNet's training, of AdamW's code and of LAMB's.
+# Defaults of EfficientNet's training code, of AdamW's code and of LAMB's code.
 EPSILON = {"rmsprop": 1e-3, "adamw": 1e-8, "lamb": 1e-6}
-SPARED = ("bias", "scale")  # names of arrays
-BEGIN = 1.0  # of RMSProp's mean of squares
+SPARED = ("bias", "scale")  # names of parameter arrays exempt from decay
+BEGIN = 1.0  # initial value of RMSProp's mean of squares
 
 
 def optimizer(recipe: Recipe) -> optax.GradientTransformation:
-    """From gradients to a direction; the learning rate is not in it."""
+    """Returns the optax transformation from gradients to a direction, without the learning rate."""
     clip = optax.identity() if recipe.clip is None else optax.clip_by_global_norm(recipe.clip)
     decay = optax.add_decayed_weights(recipe.weight_decay, None if recipe.decay_all else decaying)
     momentum = optax.trace(recipe.momentum, recipe.nesterov)
@@ -49,7 +50,10 @@ def optimizer(recipe: Recipe) -> optax.GradientTransformation:
 
 
 def scale_by_adam(b1: Real, b2: Real, epsilon: Real) -> optax.GradientTransformation:
-    """optax's, where dtype promotion is strict, too: it raises the decays to the power of an int32."""
+    """Returns `optax.scale_by_adam`, usable under strict dtype promotion.
+
+    optax raises the decays to the power of an int32, which strict promotion forbids.
+    """
     adam = optax.scale_by_adam(b1, b2, epsilon)
 
     def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
@@ -60,9 +64,9 @@ def scale_by_adam(b1: Real, b2: Real, epsilon: Real) -> optax.GradientTransforma
 
 
 def decaying(params: PyTree[Array]) -> PyTree[bool]:
-    """Which arrays decay where not all do: those of two dimensions or more that are no biases and no scales.
+    """Returns the weight-decay mask: True for arrays of two or more dimensions that are neither biases nor scales.
 
-    Both by name and by dimensions, since supernets stack the biases and scales of many layers in one array.
+    Names are tested as well as dimensions, since supernets stack the biases and scales of many layers in one array.
     """
 
     def decays(path: tuple[Any, ...], leaf: Array) -> bool:

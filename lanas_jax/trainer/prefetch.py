@@ -1,4 +1,4 @@
-"""Batches made ready by a thread of its own, so that devices need not wait for the disk."""
+"""Prefetching of batches in a thread, so that the devices do not wait for the disk."""
 
 import contextlib
 import queue
@@ -8,27 +8,27 @@ from collections.abc import Callable, Iterator
 from types import TracebackType
 from typing import Generic, TypeVar
 
-PATIENCE = 5.0  # seconds for a thread to end that may be reading a batch nobody wants any more
+PATIENCE = 5.0  # seconds to wait for the thread to end, since it may be reading a batch that is no longer needed
 
 Read = TypeVar("Read")
 Ready = TypeVar("Ready")
 
 
 class _End:
-    """After the last batch."""
+    """Marks the end of the items in the queue."""
 
 
 class Ahead(Generic[Read, Ready]):
-    """An iterator that is some items ahead of who reads it; a context manager.
+    """An iterator that reads a source ahead of its consumer, in a thread; a context manager.
 
     Args:
-      source: is read in the thread, from its beginning.
-      prepare: what is done to each item there, such as placing it on the devices.
-      depth: items that wait, ready; as many take up memory.
+      source: iterator to read in the thread.
+      prepare: function applied to each item in the thread, such as placing it on the devices.
+      depth: largest number of prepared items that wait in memory.
     """
 
     def __init__(self, source: Iterator[Read], prepare: Callable[[Read], Ready], depth: int):
-        self.waited = 0.0  # seconds for which nothing was ready
+        self.waited = 0.0  # seconds for which the consumer waited
         self._ready: queue.Queue[Ready | BaseException | _End] = queue.Queue(depth)
         self._closing = threading.Event()
         self._thread = threading.Thread(target=self._run, args=(source, prepare), daemon=True)
@@ -47,7 +47,7 @@ class Ahead(Generic[Read, Ready]):
         return self
 
     def __next__(self) -> Ready:
-        """The next item; an error of the thread is raised here."""
+        """Returns the next item, or raises the exception that the thread raised."""
         began = time.perf_counter()
         found = self._ready.get()
         self.waited += time.perf_counter() - began
@@ -64,7 +64,7 @@ class Ahead(Generic[Read, Ready]):
                 if self._closing.is_set():
                     return
             self._put(_End())
-        except BaseException as error:  # whoever reads has to hear of it, whatever it is
+        except BaseException as error:  # the consumer must see every exception, whatever its type
             self._put(error)
 
     def _put(self, item: Ready | BaseException | _End) -> None:

@@ -4,7 +4,7 @@ Everything that is the same on each device (weights, which images make a batch) 
 batch and adds gradients and batch statistics up. Devices may belong to several processes, each of which then calls
 everything here, in the same order.
 
-Where batches come from is a `Source`: `lanas_jax.trainer.in_memory` keeps all training images on every device and takes
+Where batches come from is a `BatchSource`: `lanas_jax.trainer.in_memory` keeps all training images on every device and takes
 many steps in one call; `lanas_jax.trainer.streamed` is given its batches.
 
 What is compiled holds neither images nor weights nor the numbers of a recipe, so trainings that differ in these alone
@@ -29,8 +29,8 @@ from lanas_jax.runtime.program_memo import MEMO
 from lanas_jax.storage.weights import AnyArray, filled
 from lanas_jax.trainer import step as training
 from lanas_jax.trainer.sharding import placed
-from lanas_jax.trainer.step import FinalState, Task
-from lanas_jax.trainer.task import Beside, Training, Weights, beside, data_of, with_data
+from lanas_jax.trainer.step import FinalState, TrainerTask
+from lanas_jax.trainer.task import AuxiliaryInputs, Training, Weights, beside, data_of, with_data
 
 AXIS = "data"
 
@@ -55,7 +55,7 @@ class Advance(Protocol):
 
 
 @runtime_checkable
-class Source(Protocol):
+class BatchSource(Protocol):
     """Where the batches of a training come from, and the programs that read them."""
 
     @property
@@ -91,15 +91,15 @@ class Programs:
       at_peak: seconds that a training image would take at the peak of all devices; None: unknown.
     """
 
-    task: Task
+    task: TrainerTask
     mesh: Mesh
-    source: Source
+    source: BatchSource
     total: int
-    data: Beside
+    data: AuxiliaryInputs
     initial: Mapping[str, AnyArray]
     seed: int
     keys: tuple[PRNGKeyArray, PRNGKeyArray]
-    begin: Callable[[Beside, PRNGKeyArray], FinalState]
+    begin: Callable[[AuxiliaryInputs, PRNGKeyArray], FinalState]
     program: jax.stages.Compiled
     compile_seconds: float
     at_peak: float | None = None
@@ -153,7 +153,7 @@ class Programs:
         return self.source.accuracy(self, weights, split)
 
 
-def _lowered(task: Task, read_from: tuple[Any, Any]) -> jax.stages.Lowered:
+def _lowered(task: TrainerTask, read_from: tuple[Any, Any]) -> jax.stages.Lowered:
     everywhere = NamedSharding(task.batch.mesh, PartitionSpec())
     images, labels = (jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=everywhere) for x in read_from)
     read, state, key, number = abstract(task)
@@ -164,19 +164,19 @@ def _lowered(task: Task, read_from: tuple[Any, Any]) -> jax.stages.Lowered:
 class Compiled(NamedTuple):
     """What is compiled for a training, and holds nothing of its data; attributes as those of `Programs`."""
 
-    begin: Callable[[Beside, PRNGKeyArray], FinalState]
+    begin: Callable[[AuxiliaryInputs, PRNGKeyArray], FinalState]
     program: jax.stages.Compiled
     right: Callable[..., Any]  # as that of `InMemory`, or of `Streamed`
 
     @classmethod
-    def of(cls, task: Task, step: jax.stages.Lowered, right: Callable[..., Any]) -> "Compiled":
+    def of(cls, task: TrainerTask, step: jax.stages.Lowered, right: Callable[..., Any]) -> "Compiled":
         """Compiles the steps of a training; what it begins with and how it counts at the first call."""
         everywhere = NamedSharding(task.batch.mesh, PartitionSpec())
         begin = jax.jit(functools.partial(training.begin, task), out_shardings=everywhere)
         return cls(begin, step.compile(), jax.jit(functools.partial(right, task)))
 
 
-def shared(task: Task, images: Hashable, make: Callable[[Task], Compiled]) -> Compiled:
+def shared(task: TrainerTask, images: Hashable, make: Callable[[TrainerTask], Compiled]) -> Compiled:
     """What an earlier training of this process compiled, or what `make` does now.
 
     Trainings share it that differ in the numbers of their recipes, in seeds, in initial weights and in the data of
@@ -203,7 +203,7 @@ def _equal(one: Any, other: Any) -> bool:
         return False
 
 
-def _bare(task: Task) -> Task:
+def _bare(task: TrainerTask) -> TrainerTask:
     """The task with zeros that take no memory in place of the data of network and teacher."""
 
     def zeros(data: PyTree[AnyArray]) -> PyTree[AnyArray]:
@@ -214,21 +214,21 @@ def _bare(task: Task) -> Task:
     return dataclasses.replace(task, network=network, teacher=teacher)
 
 
-def task_of(final: Training, mesh: Mesh, classes: int, scaling: Scaling | None) -> Task:
+def task_of(final: Training, mesh: Mesh, classes: int, scaling: Scaling | None) -> TrainerTask:
     """What programs over a mesh are made for."""
     batch = NamedSharding(mesh, PartitionSpec(AXIS))
-    return Task(final.network, final.recipe, final.augmentation, classes, scaling, batch, final.teacher)
+    return TrainerTask(final.network, final.recipe, final.augmentation, classes, scaling, batch, final.teacher)
 
 
-def abstract_data(task: Task) -> Any:
-    """Shapes, dtypes and placement of a task's `Beside`."""
+def abstract_data(task: TrainerTask) -> Any:
+    """Shapes, dtypes and placement of a task's `AuxiliaryInputs`."""
     everywhere = NamedSharding(task.batch.mesh, PartitionSpec())
     shapes = jax.eval_shape(lambda read: read, beside(task.network, task.recipe, task.teacher))
     return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=everywhere), shapes)
 
 
-def abstract(task: Task) -> tuple[Any, FinalState, Any, Any]:
-    """Shapes, dtypes and placement of what every program takes: `Beside`, state, key, and a step's number."""
+def abstract(task: TrainerTask) -> tuple[Any, FinalState, Any, Any]:
+    """Shapes, dtypes and placement of what every program takes: `AuxiliaryInputs`, state, key, and a step's number."""
     everywhere = NamedSharding(task.batch.mesh, PartitionSpec())
     described: tuple[FinalState, Any, Any] = jax.tree.map(
         lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=everywhere),
@@ -243,10 +243,10 @@ def abstract(task: Task) -> tuple[Any, FinalState, Any, Any]:
 
 def assembled(
     final: Training,
-    task: Task,
+    task: TrainerTask,
     mesh: Mesh,
-    source: Source,
-    begin: Callable[[Beside, PRNGKeyArray], FinalState],
+    source: BatchSource,
+    begin: Callable[[AuxiliaryInputs, PRNGKeyArray], FinalState],
     program: jax.stages.Compiled,
     compile_seconds: float,
 ) -> Programs:

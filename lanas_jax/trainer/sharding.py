@@ -1,4 +1,4 @@
-"""Arrays of a process placed on the devices of all processes."""
+"""Placement of a process's arrays on the devices of all processes."""
 
 from typing import Any
 
@@ -9,14 +9,14 @@ from jaxtyping import Array
 
 
 def placed(tree: Any, everywhere: NamedSharding) -> Any:
-    """A tree of arrays on every device of a sharding that replicates; each process has the whole of it."""
+    """Places a tree of arrays on every device of a replicated sharding. Each process holds the whole tree."""
     if everywhere.is_fully_addressable:
         return jax.device_put(tree, everywhere)
     return jax.tree.map(lambda leaf: _on_all(leaf, everywhere), tree)
 
 
 def shared(local: Any, batch: NamedSharding, hosts: int) -> Array:
-    """One array along the devices of all processes, of which this one has its share: of `hosts`, in their order."""
+    """Assembles one global array from the shares of `hosts` processes, in process order; `local` is this share."""
     if batch.is_fully_addressable:
         return jax.device_put(local, batch)
     return jax.make_array_from_process_local_data(batch, local, (len(local) * hosts, *local.shape[1:]))

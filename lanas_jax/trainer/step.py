@@ -19,13 +19,22 @@ from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, PyTree
 from lanas_jax.data.scaling import Scaling
 from lanas_jax.trainer.optimizers import optimizer
 from lanas_jax.trainer.recipe import Recipe, average_decay, drop_path
-from lanas_jax.trainer.task import BatchStats, Beside, FinalNetwork, Params, SelfTaught, Teacher, Weights, with_data
+from lanas_jax.trainer.task import (
+    AuxiliaryInputs,
+    BatchStats,
+    FinalNetwork,
+    Params,
+    SelfTaught,
+    Teacher,
+    Weights,
+    with_data,
+)
 from lanas_jax.training.augmentation import Augmentation, augment
 from lanas_jax.training.sgd import batch_order, cross_entropy, learning_rate, one_hot
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class Task:
+class TrainerTask:
     """All that a program is made for.
 
     Attributes:
@@ -69,7 +78,7 @@ def start(network: FinalNetwork, recipe: Recipe, key: PRNGKeyArray) -> FinalStat
     return FinalState(weights, average, momentum, jnp.int32(0), jnp.float32(0), jnp.bool_(True))
 
 
-def begin(task: Task, data: Beside, key: PRNGKeyArray) -> FinalState:
+def begin(task: TrainerTask, data: AuxiliaryInputs, key: PRNGKeyArray) -> FinalState:
     """The state of a task with such data before its first step. The key is consumed."""
     task = informed(task, data)
     return start(task.network, task.recipe, key)
@@ -105,7 +114,7 @@ def loss_of(
     return loss + recipe.auxiliary_weight * auxiliary_loss
 
 
-class Batch(NamedTuple):
+class TrainingBatch(NamedTuple):
     """A batch as the network sees it."""
 
     images: Float[Array, "n height width channels"]
@@ -114,7 +123,7 @@ class Batch(NamedTuple):
 
 
 def train_step(
-    task: Task,
+    task: TrainerTask,
     state: FinalState,
     key: PRNGKeyArray,
     total: Int[Array, ""],
@@ -146,8 +155,12 @@ def train_step(
 
 
 def batch_of(
-    task: Task, key: PRNGKeyArray, images: Array, labels: Int[Array, " n"], known: Float[Array, "n classes"] | None
-) -> Batch:
+    task: TrainerTask,
+    key: PRNGKeyArray,
+    images: Array,
+    labels: Int[Array, " n"],
+    known: Float[Array, "n classes"] | None,
+) -> TrainingBatch:
     """A batch, augmented; where images are mixed, so are their targets and what is known of them. The key is consumed.
 
     A teacher that has to look sees the augmented images, and learns nothing itself.
@@ -156,16 +169,16 @@ def batch_of(
     if known is None:
         inputs, targets = augment(task.augmentation, key, images, targets, task.scaling)
         if task.teacher is None:
-            return Batch(inputs, targets, None)
+            return TrainingBatch(inputs, targets, None)
         logits = lax.stop_gradient(task.teacher.logits(inputs)).astype(jnp.float32)
-        return Batch(inputs, targets, jax.nn.softmax(logits / temperature))
+        return TrainingBatch(inputs, targets, jax.nn.softmax(logits / temperature))
     both = jnp.concatenate([targets, jax.nn.softmax(known.astype(jnp.float32) / temperature)], axis=1)
     inputs, both = augment(task.augmentation, key, images, both, task.scaling)
-    return Batch(inputs, both[:, : task.classes], both[:, task.classes :])
+    return TrainingBatch(inputs, both[:, : task.classes], both[:, task.classes :])
 
 
 def descent(
-    task: Task, weights: Weights, batch: Batch, key: PRNGKeyArray, dropped: Float[Array, ""]
+    task: TrainerTask, weights: Weights, batch: TrainingBatch, key: PRNGKeyArray, dropped: Float[Array, ""]
 ) -> tuple[Float[Array, ""], BatchStats, Params]:
     """What a step descends: loss, the batch statistics that follow, and the gradient. The key is consumed."""
     if isinstance(task.network, SelfTaught):
@@ -220,7 +233,7 @@ def finite(tree: PyTree[Array]) -> Bool[Array, ""]:
     return jnp.stack([jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(tree)]).all()
 
 
-def informed(task: Task, data: Beside) -> Task:
+def informed(task: TrainerTask, data: AuxiliaryInputs) -> TrainerTask:
     """The task whose recipe has such numbers, and whose network and teacher read such data."""
     teacher = None if task.teacher is None else task.teacher.with_data(data.teacher)
     network = with_data(task.network, data.network)
@@ -228,8 +241,8 @@ def informed(task: Task, data: Beside) -> Task:
 
 
 def train(
-    task: Task,
-    data: Beside,
+    task: TrainerTask,
+    data: AuxiliaryInputs,
     state: FinalState,
     key: PRNGKeyArray,
     total: Int[Array, ""],
@@ -271,8 +284,8 @@ def train(
 
 
 def train_on_batch(
-    task: Task,
-    data: Beside,
+    task: TrainerTask,
+    data: AuxiliaryInputs,
     state: FinalState,
     key: PRNGKeyArray,
     total: Int[Array, ""],
@@ -296,7 +309,7 @@ def train_on_batch(
 
 
 def right(
-    task: Task, data: Beside, weights: Weights, images: Array, labels: Int[Array, "batches size"]
+    task: TrainerTask, data: AuxiliaryInputs, weights: Weights, images: Array, labels: Int[Array, "batches size"]
 ) -> Int[Array, ""]:
     """How many images of a split are classified correctly, by the running batch statistics.
 
@@ -318,7 +331,7 @@ def right(
 
 
 def right_in_batch(
-    task: Task, data: Beside, weights: Weights, images: Array, labels: Int[Array, " size"]
+    task: TrainerTask, data: AuxiliaryInputs, weights: Weights, images: Array, labels: Int[Array, " size"]
 ) -> tuple[Int[Array, ""], Int[Array, ""]]:
     """How many images of a batch are classified correctly, and how many there are; a label of -1 counts for nothing."""
     found = right(task, data, weights, images[None], labels[None])

@@ -27,8 +27,8 @@ from lanas_jax.trainer import step as training
 from lanas_jax.trainer.prefetch import Ahead
 from lanas_jax.trainer.programs import AXIS, Compiled, Programs, abstract, assembled, shared, task_of
 from lanas_jax.trainer.sharding import placed
-from lanas_jax.trainer.step import FinalState, Task
-from lanas_jax.trainer.task import Beside, Training, Weights
+from lanas_jax.trainer.step import FinalState, TrainerTask
+from lanas_jax.trainer.task import AuxiliaryInputs, Training, Weights
 
 DEPTH = 2  # batches on the devices that wait for their step
 IN_FLIGHT = 2  # steps handed to the devices before the last of them is waited for
@@ -72,7 +72,7 @@ def lowered_step(
     return _lowered(task_of(final, mesh, classes, scaling), image_shape)
 
 
-def _lowered(task: Task, image_shape: tuple[int, int, int]) -> jax.stages.Lowered:
+def _lowered(task: TrainerTask, image_shape: tuple[int, int, int]) -> jax.stages.Lowered:
     everywhere, size = NamedSharding(task.batch.mesh, PartitionSpec()), task.recipe.batch_size
     dtype = np.float32 if task.scaling is None else np.uint8
     images = jax.ShapeDtypeStruct((size, *image_shape), dtype, sharding=task.batch)
@@ -84,7 +84,7 @@ def _lowered(task: Task, image_shape: tuple[int, int, int]) -> jax.stages.Lowere
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Streamed:
-    """Batches of a stream; a `lanas_jax.trainer.programs.Source`.
+    """Batches of a stream; a `lanas_jax.trainer.programs.BatchSource`.
 
     Attributes:
       stream: training images.
@@ -92,7 +92,7 @@ class Streamed:
     """
 
     stream: TrainingStream
-    right: Callable[[Beside, Weights, Array, Array], tuple[Array, Array]]
+    right: Callable[[AuxiliaryInputs, Weights, Array, Array], tuple[Array, Array]]
 
     @property
     def count(self) -> int:
@@ -100,14 +100,14 @@ class Streamed:
         return len(self.stream)
 
     @contextlib.contextmanager
-    def session(self, programs: Programs, step: int) -> Iterator["Steps"]:
+    def session(self, programs: Programs, step: int) -> Iterator["StreamedSteps"]:
         """Steps from step `step` on, with a thread that reads ahead until it is left."""
         hosts = _hosts(programs)
         batches = self.stream.batches(
             programs.seed, programs.task.recipe.batch_size, step, host=jax.process_index(), hosts=hosts
         )
         with Ahead(batches, functools.partial(_placed, programs, hosts), DEPTH) as ready:
-            yield Steps(programs, ready)
+            yield StreamedSteps(programs, ready)
 
     def accuracy(self, programs: Programs, weights: Weights, split: EvaluationStream) -> float:
         """Share of a split that is classified correctly, in [0, 1]."""
@@ -123,7 +123,7 @@ class Streamed:
         return float(right / total)
 
 
-class Steps:
+class StreamedSteps:
     """Takes one step after the other on batches as they come; a `lanas_jax.trainer.programs.Advance`.
 
     Args:

@@ -71,7 +71,7 @@ class FinalNetwork(Protocol):
 
 
 @runtime_checkable
-class Reading(Protocol):
+class ReadsAuxiliaryInputs(Protocol):
     """A `FinalNetwork` with auxiliary inputs: arrays that are arguments of its compiled program, not constants.
 
     Two networks share a program if they compare equal once both have the same `data`. Ideally, equality ignores `data`.
@@ -89,12 +89,12 @@ class Reading(Protocol):
 
 def data_of(network: FinalNetwork) -> PyTree[AnyArray]:
     """Returns the auxiliary inputs of a network, or an empty tuple."""
-    return network.data if isinstance(network, Reading) else ()
+    return network.data if isinstance(network, ReadsAuxiliaryInputs) else ()
 
 
 def with_data(network: FinalNetwork, data: PyTree[AnyArray]) -> FinalNetwork:
     """Returns the network with the given auxiliary inputs."""
-    return network.with_data(data) if isinstance(network, Reading) else network
+    return network.with_data(data) if isinstance(network, ReadsAuxiliaryInputs) else network
 
 
 @runtime_checkable
@@ -170,7 +170,7 @@ class Training(Protocol):
     def teacher(self) -> Teacher | None: ...  # noqa: D102
 
 
-class Beside(NamedTuple):
+class AuxiliaryInputs(NamedTuple):
     """The auxiliary inputs of a program."""
 
     recipe: Recipe  # numbers of the recipe: `Recipe.read_by_programs`
@@ -178,9 +178,9 @@ class Beside(NamedTuple):
     teacher: PyTree[AnyArray]  # data of the teacher; empty without a teacher
 
 
-def beside(network: FinalNetwork, recipe: Recipe, teacher: Teacher | None) -> Beside:
+def beside(network: FinalNetwork, recipe: Recipe, teacher: Teacher | None) -> AuxiliaryInputs:
     """Returns the auxiliary inputs of a training."""
-    return Beside(recipe.read_by_programs, data_of(network), () if teacher is None else teacher.data)
+    return AuxiliaryInputs(recipe.read_by_programs, data_of(network), () if teacher is None else teacher.data)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

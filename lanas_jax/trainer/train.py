@@ -25,7 +25,7 @@ from lanas_jax.storage.folder import RunError, lock_file
 from lanas_jax.storage.weights import digest_by_name
 from lanas_jax.trainer import compilation, loop, throughput
 from lanas_jax.trainer import folder as folders
-from lanas_jax.trainer.loop import Progress
+from lanas_jax.trainer.loop import TrainingProgress
 from lanas_jax.trainer.step import shapes
 from lanas_jax.trainer.task import FinalTraining, costs, fingerprint, seen
 
@@ -54,7 +54,7 @@ def train(
     code: Int[np.ndarray, " dims"],
     directory: Path,
     origin: Origin,
-    progress: Progress,
+    progress: TrainingProgress,
     devices: Sequence[jax.Device] | None = None,
     preemption: Preemption | None = None,
 ) -> dict[str, Any]:

@@ -25,7 +25,7 @@ ONE = 1 << 16  # of a fixed-point number
 STANDING = (1.0, 0.0, 0.0, 0.0, 1.0, 0.0)  # the affine map that moves nothing
 
 
-class Source(enum.IntEnum):
+class PixelSource(enum.IntEnum):
     """What an operation reads from the image itself."""
 
     NOTHING = 0
@@ -41,14 +41,14 @@ class Operation(NamedTuple):
 
     matrix: Int32[np.ndarray | Array, "*many 6"]  # from output to input pixels (x, y), in 16.16 fixed point
     table: UInt8[np.ndarray | Array, "*many 256"]  # what becomes of each level
-    source: Int32[np.ndarray | Array, "*many"]  # a `Source`
+    source: Int32[np.ndarray | Array, "*many"]  # a `PixelSource`
     factor: Float32[np.ndarray | Array, "*many"]  # weight of the image against the plainer one; 1 keeps the image
 
 
 def made_of(
     matrix: tuple[float, ...] = STANDING,
     table: UInt8[np.ndarray, "256"] = LEVELS,
-    source: Source = Source.NOTHING,
+    source: PixelSource = PixelSource.NOTHING,
     factor: float = 1.0,
 ) -> Operation:
     """An operation of the given parts; without any, the identity.
@@ -120,27 +120,27 @@ def brightness(factor: float) -> Operation:
 
 def autocontrast() -> Operation:
     """Stretches each channel to the full range of levels."""
-    return made_of(source=Source.RANGE)
+    return made_of(source=PixelSource.RANGE)
 
 
 def equalize() -> Operation:
     """Gives each channel a histogram as flat as a table of levels can."""
-    return made_of(source=Source.HISTOGRAM)
+    return made_of(source=PixelSource.HISTOGRAM)
 
 
 def contrast(factor: float) -> Operation:
     """Away from the mean luminance; 0 is plain grey."""
-    return made_of(source=Source.MEAN, factor=factor)
+    return made_of(source=PixelSource.MEAN, factor=factor)
 
 
 def color(factor: float) -> Operation:
     """Away from the luminance of each pixel; 0 is black and white."""
-    return made_of(source=Source.LUMINANCE, factor=factor)
+    return made_of(source=PixelSource.LUMINANCE, factor=factor)
 
 
 def sharpness(factor: float) -> Operation:
     """Away from the smoothed image; 0 is that image."""
-    return made_of(source=Source.SMOOTH, factor=factor)
+    return made_of(source=PixelSource.SMOOTH, factor=factor)
 
 
 def apply(operation: Operation, image: UInt8[Array, "h w 3"]) -> UInt8[Array, "h w 3"]:
@@ -184,8 +184,8 @@ def _look_up_by_product(image: UInt8[Array, "h w c"], table: UInt8[Array, "c 256
 def table_of(operation: Operation, image: UInt8[Array, "h w c"]) -> UInt8[Array, "c 256"]:
     """What becomes of each level of each channel."""
     fixed = jnp.broadcast_to(jnp.asarray(operation.table), (image.shape[2], 256))
-    table = jnp.where(operation.source == Source.RANGE, stretching_table(image), fixed)
-    return jnp.where(operation.source == Source.HISTOGRAM, equalizing_table(image), table)
+    table = jnp.where(operation.source == PixelSource.RANGE, stretching_table(image), fixed)
+    return jnp.where(operation.source == PixelSource.HISTOGRAM, equalizing_table(image), table)
 
 
 def stretching_table(image: UInt8[Array, "h w c"]) -> UInt8[Array, "c 256"]:
@@ -221,8 +221,8 @@ def plainer(operation: Operation, image: UInt8[Array, "h w 3"]) -> Int32[Array, 
     """What the image is blended with."""
     grey = luminance(image)
     mean = (2 * grey.sum() + grey.size) // (2 * grey.size)
-    plain = jnp.where(operation.source == Source.MEAN, mean, grey)
-    return jnp.where(operation.source == Source.SMOOTH, smooth(image), plain)
+    plain = jnp.where(operation.source == PixelSource.MEAN, mean, grey)
+    return jnp.where(operation.source == PixelSource.SMOOTH, smooth(image), plain)
 
 
 def luminance(image: UInt8[Array, "h w 3"]) -> Int32[Array, "h w 1"]:

@@ -183,7 +183,7 @@ def test_other_weights_or_none_in_the_same_folder_are_refused(searched, extracte
     command = ("train", run, *code, "--out", out, *STILL)
     assert main(list(map(str, (*command, "--weights", extracted)))) == 0
     message = refused(capsys, *command, "--weights", other)
-    assert "was begun with something else, the initial weights: " in message
+    assert "holds a different training: the initial weights: " in message
     assert ", now None. To continue" in refused(capsys, *command)
 
 

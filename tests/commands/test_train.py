@@ -78,7 +78,7 @@ def test_same_command_again_reports_what_is_recorded(trained, capsys):
 def test_other_settings_are_refused_and_named(trained, capsys):
     run, _ = trained
     message = refused(capsys, "train", run, "--recipe.epochs", "3", "--recipe.train-on", "train")
-    assert f"{run / 'final'} was begun with something else, the settings: recipe.epochs 2, now 3" in message
+    assert f"{run / 'final'} holds a different training: the settings: recipe.epochs 2, now 3" in message
     assert f"lanas train {run / 'final'}; else give another folder" in message
     assert "the code: [0, 1], now [2, 1]" in refused(capsys, "train", run / "final", "--code", "2,1")
 

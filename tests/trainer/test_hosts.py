@@ -70,7 +70,7 @@ def whole(tmp_path_factory):
 def assert_goes_on_to_the_same_bits(whole, out):
     codes, outs, errors = ends(start_two(*command(STREAM, out, *LONG)))
     assert codes == [0, 0], errors
-    assert "going on after step " in outs[0]
+    assert "resuming after step " in outs[0]
     assert same(state(out), state(whole))
     assert (out / "metrics.csv").read_bytes() == (whole / "metrics.csv").read_bytes()
 

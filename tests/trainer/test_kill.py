@@ -66,7 +66,7 @@ def test_killed_again_and_again_it_ends_with_the_same_bits(tmp_path):
         assert saved(killed)[-1] * 12 % 123  # in the middle of an epoch
     out, err = (process := start(killed, *SETTINGS)).communicate(timeout=300)
     assert process.returncode == 0, err
-    assert "going on after step " in out
+    assert "resuming after step " in out
     ours, theirs = jax.tree.leaves(state(killed)), jax.tree.leaves(state(whole))
     assert len(ours) == len(theirs) > 20
     for one, other in zip(ours, theirs, strict=True):

@@ -102,7 +102,7 @@ def test_damaged_checkpoint_gives_way_to_the_one_before(whole, made, tmp_path):
     damage(folder.checkpoints / "22")
     progress = Stop()
     again = loop.fit(made, DATA.search, folder, progress)
-    assert progress.notes == ["the checkpoint of step 22 is damaged: going on from step 15"]
+    assert progress.notes == ["the checkpoint of step 22 is damaged; resuming from step 15"]
     assert same(again.state, whole[1])
     assert folder.metrics.read_bytes() == whole[0].metrics.read_bytes()
 
@@ -133,7 +133,7 @@ def test_training_that_breaks_names_the_step_and_keeps_the_last_good_checkpoint(
     bright = int(batch_order(ordering, 90, 12, jnp.int32(0), 5)[4, 0])
     data = dataset(Config(bright=bright))
     made, folder = compiled(recipe, data, activation=2), entered(tmp_path / "broken")
-    message = r"^the loss is nan at step 5 \(epoch 1\); the checkpoint of step 3 is kept$"
+    message = r"^the loss is nan at step 5 \(epoch 1\); the last checkpoint is step 3$"
     with pytest.raises(loop.NotFiniteError, match=message):
         loop.fit(made, data.search, folder, Stop())
     losses = [float(row["loss"]) for row in lines(folder)]
@@ -256,7 +256,7 @@ def test_folder_with_something_else_is_refused_and_untouched(tmp_path):
 @pytest.mark.parametrize(
     ("content", "message"),
     [("{ not", "is damaged"), ("[]", "holds no JSON object"), ('{"format": 9}', "is not of format 1"),
-     ('{"format": 1}', "is damaged: it says nothing of augmentation, code, config")],
+     ('{"format": 1}', "is incomplete: missing keys augmentation, code, config")],
 )  # fmt: skip
 def test_damaged_record_is_named(tmp_path, content, message):
     (tmp_path / "training.json").write_text(content)

@@ -18,7 +18,7 @@ from lanas_jax.trainer import compilation, programs
 from lanas_jax.trainer import step as training
 from lanas_jax.trainer.programs import task_of
 from lanas_jax.trainer.recipe import Recipe
-from lanas_jax.trainer.task import Beside, FinalTraining, Weights, training_images
+from lanas_jax.trainer.task import AuxiliaryInputs, FinalTraining, Weights, training_images
 from lanas_jax.trainer.teacher import NetworkTeacher, SavedLogits
 from models.nasbench import NASBench101, NASBench201
 from models.nasnet import FinalNASNet, NASNet
@@ -72,7 +72,9 @@ def by_constants(recipe):
     def steps(first, key):
         state = training.start(task.network, recipe, first)
         images = jnp.asarray(split.images), jnp.asarray(split.labels)
-        return training.train(task, Beside(recipe, (), ()), state, key, jnp.int32(total), jnp.int32(4), *images)
+        return training.train(
+            task, AuxiliaryInputs(recipe, (), ()), state, key, jnp.int32(total), jnp.int32(4), *images
+        )
 
     return steps(*jax.random.split(jax.random.key(0)))
 

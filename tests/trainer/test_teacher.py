@@ -15,7 +15,7 @@ from lanas_jax.storage.folder import RunError
 from lanas_jax.trainer import compilation
 from lanas_jax.trainer import folder as folders
 from lanas_jax.trainer.recipe import Recipe
-from lanas_jax.trainer.step import Task, batch_of, loss_of
+from lanas_jax.trainer.step import TrainerTask, batch_of, loss_of
 from lanas_jax.trainer.task import FinalTraining
 from lanas_jax.trainer.teacher import ModuleTeacher, NetworkTeacher, SavedLogits, read_logits
 from lanas_jax.trainer.train import Origin, train
@@ -123,7 +123,7 @@ def test_loss_mixes_labels_and_teacher_and_leaves_the_auxiliary_head_its_labels(
 
 def task_of(teacher, augmentation):
     placed = jax.sharding.NamedSharding(mesh_of(jax.devices()[:1], "data"), jax.sharding.PartitionSpec())
-    return Task(NETWORK, RECIPE, augmentation, CLASSES, SCALING, placed, teacher)
+    return TrainerTask(NETWORK, RECIPE, augmentation, CLASSES, SCALING, placed, teacher)
 
 
 def batch(teacher, augmentation, known=None):
@@ -174,7 +174,7 @@ def test_the_teacher_decides_the_weights(tmp_path):
     assert record["teacher"]["network"] == "LinearNetwork"
     assert len(record["teacher"]["weights"]) == 64
     for other in (network_teacher(2 * HEAD), saved()):
-        with pytest.raises(RunError, match=r"was begun with something else, the teacher: "):
+        with pytest.raises(RunError, match=r"holds a different training: the teacher: "):
             carried_out(tmp_path / "taught", other)
 
 
