@@ -26,7 +26,7 @@ from lanas_jax.evaluators.base import NotPreparedError, Prepared
 from lanas_jax.runtime.devices import one_device_per_core
 from lanas_jax.storage.trials import best
 from lanas_jax.study import Experiment, Result, discovery, run_folder
-from lanas_jax.study.display import Display
+from lanas_jax.study.display import StudyDisplay
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,7 +47,7 @@ class Config:
 
 
 def search(
-    module: ModuleType, source: Path, base: Experiment, name: str, seed: int, out: Path, show: Display
+    module: ModuleType, source: Path, base: Experiment, name: str, seed: int, out: Path, show: StudyDisplay
 ) -> Result:
     """One search, or the rest of it."""
     experiment = dataclasses.replace(base, searcher=module.SEARCHERS[name](base.space), seed=seed, finale=None)
@@ -118,7 +118,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     for seed in range(config.seeds):
         for name in config.searchers:
             console.print(f"{name}, seed {seed}")
-            with Display(console) as display:
+            with StudyDisplay(console) as display:
                 results[name].append(search(module, source, base, name, seed, config.out, display))
     table = rows(results, base.budget)
     show(table, console)

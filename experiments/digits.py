@@ -124,11 +124,11 @@ def build(config: Config) -> Experiment:
     per_device = -(-config.batch // jax.local_device_count())
     evaluator = FromScratch(network, dataset.search, training(config), per_device=per_device)
 
-    def finale(code: np.ndarray, key: PRNGKeyArray, directory: Path) -> trials.Final:
+    def finale(code: np.ndarray, key: PRNGKeyArray, directory: Path) -> trials.Winner:
         began = time.perf_counter()
         cost = network.space.cost(code[None])
         trained = retrain(evaluator.compiled, dataset.test, code, key, epochs=config.finale_epochs, directory=directory)
-        return trials.Final(
+        return trials.Winner(
             code=tuple(code.tolist()),
             validation_accuracy=trained.validation_accuracy,
             test_accuracy=trained.test_accuracy,

@@ -32,7 +32,7 @@ import numpy as np
 import lanas_jax as lx
 from lanas_jax.data import imagenet
 from lanas_jax.data.crops import Crop
-from lanas_jax.data.image_streams import Workers
+from lanas_jax.data.image_streams import DecoderWorkers
 from lanas_jax.data.imagenet import Pictures
 from lanas_jax.data.streams import StreamedDataset
 from lanas_jax.evaluators.one_shot import POOL, OneShot
@@ -172,7 +172,7 @@ def limited(config: Config) -> MobileNetSpace:
 def load(config: Config) -> StreamedDataset:
     """The pictures, at the highest resolution; networks resize them."""
     crop = Crop(max(config.resolutions))
-    return imagenet.load(config.data_dir, Pictures(crop, config.validation, workers=Workers(config.workers)))
+    return imagenet.load(config.data_dir, Pictures(crop, config.validation, workers=DecoderWorkers(config.workers)))
 
 
 def ends(codes: MobileNetSpace) -> np.ndarray:

@@ -55,7 +55,7 @@ from experiments import prepared_pictures
 from lanas_jax.data import cifar10, imagenet, tfds_folder
 from lanas_jax.data.crops import Crop
 from lanas_jax.data.imagenet import Pictures
-from lanas_jax.data.sources import Contents, Form, Source
+from lanas_jax.data.sources import Contents, DatasetSource, Form
 from lanas_jax.data.streams import StreamedDataset
 from lanas_jax.evaluators.one_shot import POOL, OneShot
 from lanas_jax.export.load import read_weights
@@ -63,7 +63,7 @@ from lanas_jax.planning.stage import Stage, stand_in
 from lanas_jax.planning.stages import final_training, mean_multiply_adds, valuation
 from lanas_jax.runtime import caches
 from lanas_jax.spaces.mobilenet import MobileNetSpace
-from lanas_jax.spaces.mobilenet_settings import Stage as Layers
+from lanas_jax.spaces.mobilenet_settings import MobileNetStage as Layers
 from lanas_jax.study import Experiment
 from lanas_jax.supernet import code_pool
 from lanas_jax.supernet.sandwich import Sandwich
@@ -178,7 +178,7 @@ def load(config: Config) -> StreamedDataset:
     folder = caches.folder("imagenet_dry_run") if config.pictures is None else config.pictures
     folder = folder / f"{contents.train}-{contents.test}"
     form = Form(f"{imagenet.NAME}/5.*", tfds_folder.INFO, tfds_folder.read)
-    source = Source(contents, (form,), f"To prepare them anew, remove {folder}")
+    source = DatasetSource(contents, (form,), f"To prepare them anew, remove {folder}")
     if not source.there(folder):
         images = cifar10.load(config.data_dir, train=contents.train, validation=CLASSES, test=contents.test)
         prepared_pictures.write(folder, {"train": images.search.train, "validation": images.test})

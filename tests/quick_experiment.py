@@ -17,7 +17,7 @@ import jax
 import numpy as np
 
 import lanas_jax as lx
-from lanas_jax.storage.trials import Final
+from lanas_jax.storage.trials import Winner
 from lanas_jax.study import Experiment
 
 ACTIVATIONS = {"identity": lambda x: x, "absolute": np.abs, "tanh": np.tanh, "relu": lambda x: np.maximum(x, 0)}
@@ -143,12 +143,12 @@ def build(config: Config) -> Experiment:
 
     killer = Killer()
 
-    def finale(code, key, directory: Path) -> Final:
+    def finale(code, key, directory: Path) -> Winner:
         outcome = RandomFeatures(config, killer).evaluate(code[None], key[None])[0]
         directory.mkdir()
         killer.passing("finale")
         (directory / "accuracy.txt").write_text(str(outcome.value))
-        return Final(tuple(code.tolist()), outcome.value, outcome.value, outcome.train_seconds, epochs=5)
+        return Winner(tuple(code.tolist()), outcome.value, outcome.value, outcome.train_seconds, epochs=5)
 
     return Experiment(
         name="quick_experiment",

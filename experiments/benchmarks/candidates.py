@@ -200,7 +200,7 @@ def cifar10(config: Config) -> Setting:
     return Setting(NASNet(space, jnp.dtype(config.dtype)), data, training, False, size.steps, proxy_steps, 1)
 
 
-class Benchmark:
+class CandidateBenchmark:
     """The rows of a table: what is measured, and the codes, keys and peaks it is measured with."""
 
     def __init__(self, config: Config):
@@ -385,7 +385,7 @@ def main() -> None:
     """Measures, prints, writes."""
     config = tyro.cli(Config, description=__doc__)
     one_device_per_core()
-    console, timings, benchmark = Console(), [], Benchmark(config)
+    console, timings, benchmark = Console(), [], CandidateBenchmark(config)
     if not console.is_terminal:
         console.width = WIDTH
     try:

@@ -31,14 +31,14 @@ import lanas_jax as lx
 from lanas_jax import study
 from lanas_jax.cluster import connection
 from lanas_jax.cluster.cluster import Cluster
-from lanas_jax.cluster.settings import Settings
+from lanas_jax.cluster.settings import ClusterSettings
 from lanas_jax.evaluators.base import Outcome
 from lanas_jax.evaluators.from_table import FromTable
 from lanas_jax.storage.checkpoints import Checkpoints
 from lanas_jax.storage.trials import Trial, TrialStore
 from lanas_jax.study import Experiment, run_folder
 from lanas_jax.study.experiment import Silence
-from lanas_jax.study.replay import Course
+from lanas_jax.study.replay import SearchLog
 from lanas_jax.tables import catalogue
 
 
@@ -85,7 +85,7 @@ def busy(trials: list[Trial], places: int) -> float:
 
 def on_cluster(config: Config, folder: Path) -> None:
     """Searches with all places taken, and prints what that took."""
-    settings = Settings(workers=config.workers, cores=0.1, calls=config.calls)
+    settings = ClusterSettings(workers=config.workers, cores=0.1, calls=config.calls)
     with connection.connected("ray") as ray:
         experiment = build(config)
         run = run_folder.create(folder / "run", experiment, Path(__file__), config)
@@ -107,7 +107,7 @@ def resumed(config: Config, folder: Path) -> None:
     run, table = run_folder.create(folder / "long", experiment), catalogue.find(config.table).table()
     began = time.perf_counter()
     with TrialStore.open(run.trials) as store, Checkpoints(run.states) as checkpoints:
-        course = Course(experiment, store, checkpoints)
+        course = SearchLog(experiment, store, checkpoints)
         with course.grouped():
             while trials := course.ask(1):
                 value = float(table.lookup(np.array([trials[0].code]))[0])
@@ -115,7 +115,7 @@ def resumed(config: Config, folder: Path) -> None:
     filled = 1e3 * (time.perf_counter() - began) / config.resumed
     began = time.perf_counter()
     with TrialStore.open(run.trials) as store, Checkpoints(run.states) as checkpoints:
-        course = Course(experiment, store, checkpoints)
+        course = SearchLog(experiment, store, checkpoints)
         opened = time.perf_counter() - began
     size = run.trials.stat().st_size / 2**20
     print(f"a store of {course.asked:,} trials, {size:.1f} MiB ({filled:.1f} ms each), resumes in {opened:.2f} s")

@@ -20,7 +20,7 @@ import tyro
 from PIL import Image
 
 from lanas_jax.data.crops import Crop
-from lanas_jax.data.image_streams import Damage, TrainingImages, Workers
+from lanas_jax.data.image_streams import Damage, DecoderWorkers, TrainingImages
 from lanas_jax.data.record_index import RecordIndex
 from lanas_jax.data.tfds_folder import Shard
 from lanas_jax.formats.tfrecord import masked_crc32c
@@ -78,7 +78,7 @@ def prepared(folder: Path, pictures: int) -> RecordIndex:
     return RecordIndex((shard,), np.array([pictures]), np.array(places[:-1]), labels, "made up")
 
 
-def rate(index: RecordIndex, config: Config, workers: Workers) -> float:
+def rate(index: RecordIndex, config: Config, workers: DecoderWorkers) -> float:
     """Images a second."""
     rows = np.arange(len(index))
     images = TrainingImages(index, rows, Crop(config.resolution), workers, Damage(index, 0.0, print))
@@ -100,7 +100,7 @@ def main(config: Config) -> None:
         size = index.shards[0].path.stat().st_size / config.pictures
         print(f"{config.pictures} pictures of 500 x 375, {size / 1000:.0f} kB each, to {config.resolution} pixels")
         for processes in config.processes:
-            workers = Workers(processes, config.threads)
+            workers = DecoderWorkers(processes, config.threads)
             speed = rate(index, config, workers)
             print(f"{processes} processes, {workers.threads_each} threads each: {speed:,.0f} images/s", flush=True)
 

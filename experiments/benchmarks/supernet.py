@@ -102,7 +102,7 @@ class Config:
 
 
 @dataclasses.dataclass(frozen=True)
-class Cost:
+class PassCost:
     """Of masks at one size and in one pass.
 
     Attributes:
@@ -141,7 +141,7 @@ class Cost:
         }
 
 
-def measure(name: str, size: Size, kind: Pass, config: Config) -> Cost:
+def measure(name: str, size: Size, kind: Pass, config: Config) -> PassCost:
     """Compiles and times one pass at one size."""
     mask_key, weight_key, image_key = jax.random.split(jax.random.key(config.seed), 3)
     net = NASNetSupernet(
@@ -165,7 +165,7 @@ def measure(name: str, size: Size, kind: Pass, config: Config) -> Cost:
         calls = [partial(run, *weights, code, images), partial(own_run, *own, code, images)]
         seconds.append(in_turns(calls, config.rounds))
     supernet, alone = zip(*seconds, strict=True)
-    return Cost(name, kind, supernet_compile, tuple(alone_compile), supernet, alone)
+    return PassCost(name, kind, supernet_compile, tuple(alone_compile), supernet, alone)
 
 
 def random_masks(space: NASNetMasks, key: Array, n: int) -> Int[Array, "n dims"]:
@@ -229,7 +229,7 @@ def in_turns(calls: list[Callable[[], Any]], rounds: int, at_least: float = 0.05
     return [min(column) for column in seconds]
 
 
-def costs(config: Config) -> Iterator[Cost]:
+def costs(config: Config) -> Iterator[PassCost]:
     """All that is asked for, one after the other."""
     for name in config.sizes:
         for kind in config.passes:

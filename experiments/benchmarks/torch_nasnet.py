@@ -27,7 +27,7 @@ def norm(channels: int) -> nn.BatchNorm2d:
     return nn.BatchNorm2d(channels, eps=1e-5, momentum=0.1)
 
 
-class SeparableConv(nn.Module):
+class TorchSeparableConv(nn.Module):
     """Twice: ReLU, depthwise convolution, 1x1 convolution, normalisation."""
 
     def __init__(self, channels: int, size: int, stride: int):
@@ -45,7 +45,7 @@ class SeparableConv(nn.Module):
         return x
 
 
-class Preprocess(nn.Module):
+class TorchPreprocess(nn.Module):
     """ReLU, 1x1 convolution, normalisation."""
 
     def __init__(self, inputs: int, channels: int):
@@ -58,7 +58,7 @@ class Preprocess(nn.Module):
         return self.norm(self.pointwise(functional.relu(x)))
 
 
-class FactorisedReduce(nn.Module):
+class TorchFactorisedReduce(nn.Module):
     """ReLU, two 1x1 convolutions of stride 2 on pixels of different parity, normalisation."""
 
     def __init__(self, inputs: int, channels: int):
@@ -79,18 +79,18 @@ def operation(index: int, channels: int, stride: int) -> nn.Module:
     if index == MAX_POOL_3X3:
         return nn.MaxPool2d(3, stride, 1)
     if index == SKIP_CONNECT:
-        return FactorisedReduce(channels, channels) if stride == 2 else nn.Identity()
-    return SeparableConv(channels, 3 if index == SEP_CONV_3X3 else 5, stride)
+        return TorchFactorisedReduce(channels, channels) if stride == 2 else nn.Identity()
+    return TorchSeparableConv(channels, 3 if index == SEP_CONV_3X3 else 5, stride)
 
 
-class Cell(nn.Module):
+class TorchCell(nn.Module):
     """Two preprocessed inputs, blocks of two branches each, the concatenation of the blocks that no block reads."""
 
     def __init__(self, space: NASNetSpace, code: np.ndarray, shape: Any, inputs: list[int]):
         super().__init__()
         self.sources = space.inputs(code[None])[0, shape.cell].reshape(-1).tolist()
         self.ends = np.flatnonzero(space.concatenated(code[None])[0, shape.cell]).tolist()
-        kinds = (FactorisedReduce if shape.after_reduction else Preprocess, Preprocess)
+        kinds = (TorchFactorisedReduce if shape.after_reduction else TorchPreprocess, TorchPreprocess)
         self.inputs = nn.ModuleList(kind(n, shape.channels) for kind, n in zip(kinds, inputs, strict=True))
         operations = space.operations(code[None])[0, shape.cell].reshape(-1).tolist()
         self.branches = nn.ModuleList(
@@ -107,7 +107,7 @@ class Cell(nn.Module):
         return torch.cat([states[2 + block] for block in self.ends], dim=1)
 
 
-class Network(nn.Module):
+class TorchNetwork(nn.Module):
     """The network of one code."""
 
     def __init__(self, space: NASNetSpace, code: np.ndarray):
@@ -118,7 +118,7 @@ class Network(nn.Module):
         self.stem_norm = norm(channels[-1])
         self.cells = nn.ModuleList()
         for i, shape in enumerate(space.shapes):
-            cell = Cell(space, code, shape, [channels[source] for source in shape.sources])
+            cell = TorchCell(space, code, shape, [channels[source] for source in shape.sources])
             channels[i] = len(cell.ends) * shape.channels
             self.cells.append(cell)
         self.head = nn.Linear(channels[len(self.cells) - 1], space.classes)
@@ -175,7 +175,7 @@ def train(
 ) -> float:
     """Trains one candidate from scratch in eager mode and gives its accuracy on the validation split."""
     torch.manual_seed(seed)
-    network = Network(space, code).to(device)
+    network = TorchNetwork(space, code).to(device)
     (images, labels), (held_out, answers) = _tensors(data.train, device), _tensors(data.validation, device)
     steps = config.steps(len(labels))
     epochs = -(-steps * config.batch_size // len(labels))
@@ -206,7 +206,7 @@ def step_seconds(
 ) -> float:
     """Seconds of one training step, the mean of `steps` after three that are not counted."""
     torch.manual_seed(seed)
-    network = Network(space, code).to(device).train()
+    network = TorchNetwork(space, code).to(device).train()
     images, labels = _tensors(data.train, device)
     sgd, schedule = _optimizer(network, config, steps + WARM_UP)
     began = 0.0

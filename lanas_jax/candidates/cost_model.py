@@ -1,22 +1,21 @@
-"""Which plan trains a search's candidates sooner: one program for all, in one of two layouts, or a program for each.
+"""Cost model that chooses the faster plan for a search: one shared program, in two layouts, or one per candidate.
 
-The time a plan takes follows from what is measured here: seconds to trace and compile its programs, and seconds of one
-training step. With `n` candidates of `s` steps on `d` devices, and `c` seconds per compilation,
+The duration of a plan follows from two measurements: the seconds to trace and compile its programs, and the seconds of
+one training step. With `n` candidates of `s` steps on `d` devices, and `c` seconds per compilation,
 
     shared:       c + n s step / d
-    specialised:  c + max((n - 1) c / t, n s step / d)    where devices train while `t` threads compile,
-                  n c / t + n s step                      where the devices are the cores that compile: a program
-                                                          that is measured alone has all of them to itself,
+    specialised:  c + max((n - 1) c / t, n s step / d)    if the devices train while `t` threads compile,
+                  n c / t + n s step                      if the devices are the cores that compile: a program
+                                                          that is measured alone uses all of them.
 
-in which tracing, a part of `c`, is Python's, one program at a time. The shared program trains a device's candidates
-one after the other, or abreast where that takes less time a step. Measuring costs compilations of its own, so it is
-left out where it cannot pay: a program for each where the shared one is done before anything could have been compiled;
-candidates abreast on CPUs, where every branch of a code's choices would keep cores busy that none leaves idle, and
-where those one after the other are done before a second program would be compiled.
+Tracing is part of `c`. It runs in Python, one program at a time. The shared program trains a device's candidates
+sequentially, or vmapped if that takes less time per step. A measurement costs compilations, so it is skipped if it
+cannot pay. Specialised programs are not measured if the shared program would finish before any compilation. The
+vmapped layout is not measured on CPUs, where it would compute every branch of a code's choices on busy cores, or if the
+sequential layout would finish before a second compilation.
 
-A program that was found, in a cache of compiled programs or among those of this process, took less to make than it
-would have otherwise. Its plan has it at that price; the programs of other candidates, which may be in no cache, are
-reckoned at the full one.
+A program found in a cache of compiled programs, on disk or in this process, took less time to make. Its plan counts
+the actual time. The programs of other candidates may be in no cache, so they count at the full compilation time.
 """
 
 import dataclasses
@@ -29,23 +28,23 @@ from jaxtyping import Array, Int, Key
 
 from lanas_jax.candidates.population import CompiledPopulation
 
-ENDLESS = 2**30  # steps of a training that is timed at its beginning
+ENDLESS = 2**30  # length of a training of which only the first steps are timed
 
-LEAST_COMPILE_SECONDS = 1.0  # that a program of a candidate takes, whatever the network
-TIMED_STEPS = 4  # by which a step is measured
-TOLD_SECONDS = 0.05  # of compilation that a cache saved, from which on it is told
+LEAST_COMPILE_SECONDS = 1.0  # lower bound for compiling a candidate's program, for any network
+TIMED_STEPS = 4  # steps per measurement
+TOLD_SECONDS = 0.05  # smallest reported compilation time saved by a cache
 
 
 @dataclasses.dataclass(frozen=True)
 class Workload:
-    """What is to be trained, on what.
+    """The candidates to train and the hardware to train them on.
 
     Attributes:
-      candidates: of the whole search.
-      steps: of each.
-      devices: that train.
-      threads: that compile.
-      on_cores: whether the devices are the cores that compile.
+      candidates: number of candidates in the whole search.
+      steps: number of training steps per candidate.
+      devices: number of devices that train.
+      threads: number of threads that compile.
+      on_cores: True if the devices are the CPU cores that also compile.
     """
 
     candidates: int
@@ -56,14 +55,14 @@ class Workload:
 
 
 @dataclasses.dataclass(frozen=True)
-class PlanCost:
-    """What was measured of a plan.
+class StrategyCost:
+    """The measured costs of a plan.
 
     Attributes:
-      trace_seconds: of making its programs, the part that Python takes.
-      compile_seconds: of making them, all together.
-      step_seconds: of one step of one candidate, on one device.
-      saved_seconds: that making them would have taken beyond that, had they not been found (`CompiledPopulation`).
+      trace_seconds: seconds to trace its programs, in Python; part of `compile_seconds`.
+      compile_seconds: seconds to trace and compile its programs.
+      step_seconds: seconds of one training step of one candidate on one device.
+      saved_seconds: additional compilation seconds that a cache saved (see `CompiledPopulation`).
     """
 
     trace_seconds: float
@@ -72,74 +71,74 @@ class PlanCost:
     saved_seconds: float = 0.0
 
     def training(self, work: Workload) -> float:
-        """Seconds that devices train."""
+        """Seconds of training on all devices."""
         return work.candidates * work.steps * self.step_seconds / work.devices
 
     def compiling(self, candidates: int, threads: int) -> float:
-        """Seconds that threads compile programs for so many other candidates."""
+        """Seconds to compile the programs of `candidates` further candidates in `threads` threads."""
         return candidates * max(self.trace_seconds, (self.compile_seconds + self.saved_seconds) / threads)
 
 
 def measured(
     programs: CompiledPopulation, codes: Int[np.ndarray, "n dims"], keys: Key[Array, " n"], steps: int = TIMED_STEPS
-) -> PlanCost:
-    """Measures a step of compiled programs."""
+) -> StrategyCost:
+    """Measures the costs of compiled programs."""
     share, _ = time_steps(programs, codes, keys, min(steps, programs.population.steps_per_dispatch))
     step_seconds = share * programs.population.mesh.size
-    return PlanCost(programs.trace_seconds, programs.compile_seconds, step_seconds, programs.saved_seconds)
+    return StrategyCost(programs.trace_seconds, programs.compile_seconds, step_seconds, programs.saved_seconds)
 
 
-def shared_seconds(cost: PlanCost, work: Workload) -> float:
-    """Seconds of a search by one program for all candidates."""
+def shared_seconds(cost: StrategyCost, work: Workload) -> float:
+    """Seconds of a search with one shared program for all candidates."""
     return cost.compile_seconds + cost.training(work)
 
 
-def specialised_seconds(cost: PlanCost, work: Workload) -> float:
-    """Seconds of a search by a program for each candidate."""
+def specialised_seconds(cost: StrategyCost, work: Workload) -> float:
+    """Seconds of a search with one program per candidate."""
     if work.on_cores:
         return cost.compiling(work.candidates, work.threads) + work.devices * cost.training(work)
     ahead = cost.compiling(work.candidates - 1, work.threads)
     return cost.compile_seconds + max(ahead, cost.training(work))
 
 
-def never_sooner(shared: PlanCost, work: Workload) -> bool:
-    """Whether programs for each candidate cannot be sooner, however fast they are."""
-    least = PlanCost(0.0, LEAST_COMPILE_SECONDS, 0.0)
+def never_sooner(shared: StrategyCost, work: Workload) -> bool:
+    """True if specialised programs cannot finish earlier, however fast their steps are."""
+    least = StrategyCost(0.0, LEAST_COMPILE_SECONDS, 0.0)
     return shared.training(work) <= specialised_seconds(least, work)
 
 
-def abreast_may_pay(in_turn: PlanCost, work: Workload) -> bool:
-    """Whether candidates abreast may save more than it takes to compile a program for them, which is in no cache."""
+def abreast_may_pay(in_turn: StrategyCost, work: Workload) -> bool:
+    """True if vmapped candidates may save more time than compiling their program takes without a cache."""
     return not work.on_cores and in_turn.training(work) > in_turn.compile_seconds + in_turn.saved_seconds
 
 
 @dataclasses.dataclass(frozen=True)
 class Costs:
-    """What was measured; None where it was not, at least one of the two shared programs apart.
+    """The measured costs of all plans; None for a plan that was not measured. At least one shared program is measured.
 
     Attributes:
-      in_turn: the shared program, a device's candidates one after the other.
-      abreast: the shared program, a device's candidates at the same time.
-      specialised: a program for each candidate.
+      in_turn: costs of the shared program with sequential candidates on each device.
+      abreast: costs of the shared program with vmapped candidates on each device.
+      specialised: costs of one program per candidate.
     """
 
-    in_turn: PlanCost | None = None
-    abreast: PlanCost | None = None
-    specialised: PlanCost | None = None
+    in_turn: StrategyCost | None = None
+    abreast: StrategyCost | None = None
+    specialised: StrategyCost | None = None
 
     @property
     def goes_abreast(self) -> bool:
-        """Whether the shared program is the one with candidates abreast: both are compiled, so the step decides."""
+        """True if the vmapped layout is faster. Both programs are compiled already, so the step time decides."""
         if self.in_turn is None or self.abreast is None:
             return self.abreast is not None
         return self.abreast.step_seconds < self.in_turn.step_seconds
 
     @property
-    def shared(self) -> PlanCost:
-        """That of the shared program in the better layout.
+    def shared(self) -> StrategyCost:
+        """Costs of the shared program in the faster layout.
 
         Raises:
-          ValueError: neither was measured.
+          ValueError: neither layout was measured.
         """
         found = self.abreast if self.goes_abreast else self.in_turn
         if found is None:
@@ -148,13 +147,13 @@ class Costs:
 
 
 @dataclasses.dataclass(frozen=True)
-class Choice:
-    """The plan that was chosen.
+class StrategyChoice:
+    """The chosen plan.
 
     Attributes:
-      specialised: whether it is a program for each candidate.
-      abreast: whether the shared program trains a device's candidates at the same time.
-      reason: in words, with the figures.
+      specialised: True for one program per candidate, False for a shared program.
+      abreast: True if the shared program trains a device's candidates vmapped, False if sequentially.
+      reason: explanation in words, with the measured figures.
     """
 
     specialised: bool
@@ -162,10 +161,10 @@ class Choice:
     reason: str
 
 
-def choose(costs: Costs, work: Workload) -> Choice:
-    """The plan that takes less time."""
+def choose(costs: Costs, work: Workload) -> StrategyChoice:
+    """Returns the plan with the shorter estimated time."""
     one = shared_seconds(costs.shared, work)
-    layouts = {"": costs.in_turn, ", candidates abreast": costs.abreast}
+    layouts = {"": costs.in_turn, ", vmapped candidates": costs.abreast}
     told = [
         f"one program for all{layout} {_words(cost)}: {shared_seconds(cost, work):,.0f} s"
         for layout, cost in layouts.items()
@@ -175,10 +174,10 @@ def choose(costs: Costs, work: Workload) -> Choice:
     if costs.specialised is not None:
         told.append(f"a program for each {_words(costs.specialised)}: {each:,.0f} s")
     text = f"{work.candidates} candidates of {work.steps} steps on {work.devices} device(s): {'; '.join(told)}"
-    return Choice(each < one, costs.goes_abreast, text)
+    return StrategyChoice(each < one, costs.goes_abreast, text)
 
 
-def _words(cost: PlanCost) -> str:
+def _words(cost: StrategyCost) -> str:
     saved = f", {cost.saved_seconds:.1f} s saved by the cache" if cost.saved_seconds >= TOLD_SECONDS else ""
     return f"({cost.compile_seconds:.1f} s to compile{saved}, {1000 * cost.step_seconds:.3g} ms a step)"
 
@@ -189,22 +188,22 @@ def time_steps(
     keys: Key[jax.Array, " n"],
     steps: int | None = None,
 ) -> tuple[float, Int[np.ndarray, "m dims"]]:
-    """Seconds of one step of one candidate: those of a whole dispatch by its steps and candidates.
+    """Measures the seconds of one step of one candidate: the time of a dispatch divided by its steps and candidates.
 
-    Candidates fill the programs' `width`, some of them again where they are too few; each takes the steps of one
-    dispatch. A step before all others is not timed. Initial weights and evaluation are not counted.
+    The candidates fill the `width` of the programs; if they are too few, some are repeated. Each takes the steps of one
+    dispatch. One step is run before the timing. Initialization and evaluation are not counted.
 
     Args:
-      programs: what trains them.
-      codes: candidates.
-      keys: of their trainings.
-      steps: to take, at most those of a dispatch; default: all of them.
+      programs: compiled programs to measure.
+      codes: architectures of the candidates.
+      keys: PRNG keys of their trainings.
+      steps: number of timed steps, at most the steps of a dispatch; default: all of them.
 
     Returns:
-      The mean over all that were timed, and their codes.
+      The mean seconds over all timed candidates, and their codes.
 
     Raises:
-      FloatingPointError: a loss became NaN or infinite, so that fewer steps were taken than timed.
+      FloatingPointError: a loss became NaN or infinite, so that training stopped before the last timed step.
     """
     width, steps = programs.population.width, steps or programs.population.steps_per_dispatch
     rows = np.arange(-(-len(codes) // width) * width) % len(codes)
@@ -220,5 +219,5 @@ def time_steps(
         state = jax.block_until_ready(programs.advance(state, placed, totals, untils, *data))
         seconds += time.perf_counter() - began
         if not np.all(np.asarray(state.step) == steps):
-            raise FloatingPointError(f"a loss became NaN or infinite: of {steps} steps were taken {state.step}")
+            raise FloatingPointError(f"a loss became NaN or infinite: expected {steps} steps, got {state.step}")
     return seconds / (steps * len(rows)), codes[rows]

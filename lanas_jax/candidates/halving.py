@@ -1,10 +1,10 @@
-"""Early stopping of hopeless candidates: successive halving within a batch, weights kept (arXiv 1502.07943).
+"""Early stopping of poor candidates: successive halving within a batch, without restarts (arXiv 1502.07943).
 
-All candidates of a batch train up to the first rung, the better ones go on from there to the next, and so on; all
-follow the schedule of the whole training. A candidate that was stopped keeps the accuracy it had: a lower one than that
-of the candidates that went on, as all were compared at the same step, and a lower one than it would have reached. So
-its value tells order, not height, and trials of different batches are compared at different steps. It is off unless
-asked for.
+All candidates of a batch train up to the first rung. The better ones continue to the next rung with their weights, and
+so on. All follow the learning-rate schedule of the whole training. The value of a stopped candidate is its accuracy at
+its last rung. This is lower than the accuracy of the candidates that continued, which were compared at the same step,
+and lower than the accuracy after a whole training. So the value preserves the order within a batch but not the scale,
+and trials of different batches are compared at different steps. Halving is off by default.
 """
 
 import dataclasses
@@ -20,8 +20,8 @@ from lanas_jax.candidates.step import TrainState
 
 
 @runtime_checkable
-class Trainer(Protocol):
-    """Trains candidates, all the way or a part of it."""
+class CandidateTrainer(Protocol):
+    """Trains candidates to the end or to a given step."""
 
     def train(
         self,
@@ -30,20 +30,20 @@ class Trainer(Protocol):
         until: int | None = None,
         states: Sequence[TrainState] | None = None,
     ) -> tuple[Results, Sequence[TrainState]]:
-        """As `lanas_jax.candidates.population.CompiledPopulation.train`."""
+        """Trains as `lanas_jax.candidates.population.CompiledPopulation.train`."""
         ...
 
 
 @dataclasses.dataclass(frozen=True)
 class Halving:
-    """When candidates are stopped, and how many.
+    """Settings of successive halving.
 
     Args:
-      rungs: shares of the training, ascending, after which candidates are compared.
-      keep: share of the candidates that goes on at each rung, at least one.
+      rungs: ascending fractions of the training steps after which candidates are compared.
+      keep: fraction of the candidates that continues after each rung; at least one candidate continues.
 
     Raises:
-      ValueError: shares that are not between 0 and 1, or do not ascend.
+      ValueError: a fraction is not between 0 and 1, or the rungs do not ascend.
     """
 
     rungs: tuple[float, ...] = (0.25, 0.5)
@@ -57,15 +57,15 @@ class Halving:
 
 
 def train(
-    trainer: Trainer,
+    trainer: CandidateTrainer,
     halving: Halving | None,
     total: int,
     codes: Int[np.ndarray, "n dims"],
     keys: Key[Array, " n"],
 ) -> Results:
-    """Trains and evaluates a batch, `total` steps each; with halving, only the best are trained so far.
+    """Trains and evaluates a batch; with halving, only the best candidates are trained for all `total` steps.
 
-    `Results.steps` tells how far each got.
+    `Results.steps` holds the number of steps of each candidate.
     """
     if halving is None:
         return trainer.train(codes, keys)[0]
@@ -84,14 +84,14 @@ def train(
 
 
 def _better(results: Results, keep: float) -> list[int]:
-    """The better share of a rung, in their order; never one whose loss is not finite."""
+    """Returns the indices of the better candidates of a rung, in ascending order; excludes non-finite losses."""
     sound = np.flatnonzero(np.isfinite(results.train_loss) & np.isfinite(results.loss))
     ranked = sound[np.argsort(-results.accuracy[sound], kind="stable")]
     return sorted(ranked[: math.ceil(keep * len(results.accuracy))].tolist())
 
 
 def _merged(whole: Results, part: Results, rows: np.ndarray) -> Results:
-    """All results, those of some rows replaced by later ones; seconds add up."""
+    """Replaces some rows of the results by later ones; seconds are added."""
 
     def column(name: str, add: bool = False) -> np.ndarray:
         values, later = getattr(whole, name).copy(), getattr(part, name)

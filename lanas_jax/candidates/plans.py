@@ -1,4 +1,4 @@
-"""The ways to train a search's candidates, made when they are needed, and the choice between them."""
+"""The plans for training the candidates of a search, compiled on demand, and the choice between them."""
 
 import dataclasses
 import functools
@@ -17,20 +17,20 @@ from lanas_jax.data.splits import SearchData
 from lanas_jax.runtime.devices import cores
 from lanas_jax.training.sgd import TrainConfig
 
-OUT_OF_MEMORY = "RESOURCE_EXHAUSTED"  # XLA's status, the only thing that tells its runtime errors apart
-NOT_BUILDABLE = "the network cannot be built for one candidate"
+OUT_OF_MEMORY = "RESOURCE_EXHAUSTED"  # XLA's status code, the only way to distinguish its runtime errors
+NOT_BUILDABLE = "the network cannot be built for a single code"
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class Plans:
-    """What can train the candidates of one search.
+class Strategies:
+    """The training plans of one search.
 
     Args:
-      network: one network for every code; with `for_code`, a network for each too.
-      config: how each candidate is trained.
-      data: train and search-validation splits.
-      devices: where; default: all devices of this process.
-      per_device: candidates in one program on each device.
+      network: network that takes any code as data; with a method `for_code`, also the builder of specialised networks.
+      config: training configuration of each candidate.
+      data: training and search-validation splits.
+      devices: devices to train on; None: all devices of this process.
+      per_device: candidates per device in one program.
     """
 
     network: Network
@@ -41,33 +41,35 @@ class Plans:
 
     @functools.cached_property
     def in_turn(self) -> CompiledPopulation:
-        """One program for all candidates, those of a device one after the other."""
+        """One program for all candidates; the candidates of a device train sequentially."""
         return Population(self.network, self.config, self.devices, self.per_device).compile(self._placed)
 
     @functools.cached_property
     def abreast(self) -> CompiledPopulation:
-        """One program for all candidates, those of a device at the same time."""
+        """One program for all candidates; the candidates of a device train vmapped."""
         return Population(self.network, self.config, self.devices, self.per_device, abreast=True).compile(self._placed)
 
     @functools.cached_property
     def alone(self) -> CompiledPopulation:
-        """One program for all candidates that trains one of them, with a device's memory to itself."""
+        """One program for all codes that trains a single candidate, which has the memory of a device to itself."""
         return Population(self.network, self.config, self._devices[:1], per_device=1).compile(self.data)
 
     @functools.cached_property
     def specialised(self) -> Specialised:
-        """A program for each candidate.
+        """One program per candidate.
 
         Raises:
-          ValueError: the network cannot be built for one code.
+          ValueError: the network cannot be built for a single code.
         """
         if not isinstance(self.network, Buildable):
-            raise ValueError(f"{type(self.network).__name__} has no for_code: there is no program for each candidate")
+            raise ValueError(
+                f"{type(self.network).__name__} has no for_code, which plan='specialised' needs; use plan='shared'"
+            )
         return Specialised(self.network, self.config, self.data, self.devices)
 
     @property
     def compile_seconds(self) -> float:
-        """That programs for all candidates have taken so far."""
+        """Seconds of compiling shared programs so far."""
         made = (self.__dict__.get(name) for name in ("in_turn", "abreast", "alone"))
         return float(sum(programs.compile_seconds for programs in made if programs is not None))
 
@@ -77,14 +79,14 @@ class Plans:
         codes: Int[np.ndarray, "n dims"],
         keys: Key[jax.Array, " n"],
         abreast: bool | Literal["auto"] = "auto",
-    ) -> cost_model.Choice:
-        """Measures what each plan takes for some of the candidates, and tells which trains all of them sooner.
+    ) -> cost_model.StrategyChoice:
+        """Measures each plan on some candidates and returns the one that trains all candidates in less time.
 
         Args:
-          candidates: of the whole search.
-          codes: some of them.
-          keys: of their trainings.
-          abreast: whether the shared program trains a device's candidates at the same time; ``auto``: what is faster.
+          candidates: number of candidates in the whole search.
+          codes: architectures of the measured candidates.
+          keys: PRNG keys of their trainings.
+          abreast: layout of the shared program: True for vmapped, False for sequential; ``auto``: the faster one.
         """
         work = cost_model.Workload(
             candidates=candidates,
@@ -95,11 +97,11 @@ class Plans:
         )
         buildable = isinstance(self.network, Buildable)
         if not buildable and (work.on_cores or abreast != "auto"):
-            return cost_model.Choice(False, abreast is True, NOT_BUILDABLE)
+            return cost_model.StrategyChoice(False, abreast is True, NOT_BUILDABLE)
         costs = self._shared_costs(work, codes, keys, abreast)
         if not buildable or cost_model.never_sooner(costs.shared, work):
             choice = cost_model.choose(costs, work)
-            why = "a program for each could not be sooner" if buildable else NOT_BUILDABLE
+            why = "a program for each could not be faster" if buildable else NOT_BUILDABLE
             return dataclasses.replace(choice, reason=f"{choice.reason}; {why}")
         each = cost_model.measured(self.specialised.compile(codes[0]), codes[:1], keys[:1])
         return cost_model.choose(dataclasses.replace(costs, specialised=each), work)
@@ -111,7 +113,7 @@ class Plans:
         keys: Key[jax.Array, " n"],
         abreast: bool | Literal["auto"],
     ) -> cost_model.Costs:
-        """Of the shared program in the layouts that come into question; one that does not fit into memory does not."""
+        """Measures the shared program in the eligible layouts; one that does not fit into memory is not eligible."""
         if abreast is True:
             return cost_model.Costs(abreast=cost_model.measured(self.abreast, codes, keys))
         costs = cost_model.Costs(cost_model.measured(self.in_turn, codes, keys))
@@ -126,7 +128,7 @@ class Plans:
 
     @functools.cached_property
     def _placed(self) -> Placed:
-        """The data, which all shared programs of all devices read."""
+        """The data on the devices, read by the shared programs."""
         return place(self.data, self._devices)
 
     @property

@@ -1,14 +1,14 @@
-"""Training many candidates at once: several per device in one program, devices side by side.
+"""Training many candidates at once: several per device in one program, on all devices.
 
-A candidate's code is data, so three programs (`start`, `advance`, `evaluate` below) serve a whole search. They are
-compiled ahead of time, once, and the seconds that takes are kept apart from the seconds of training. The numbers of a
-`TrainConfig` are data as well: populations that differ in them alone share the programs of this process. Devices stand
-side by side on a mesh axis ``candidate`` under `jax.shard_map` and exchange nothing; on one device, candidates follow
-one another (`lax.map`: `lax.switch` then runs only the branch a code picks) or go abreast (`vmap`: every branch is
-computed, which pays where one small candidate leaves an accelerator idle).
+The code of a candidate is data, so three programs (`start`, `advance`, `evaluate` below) serve a whole search. They are
+compiled ahead of time, once, and compilation is timed separately from training. The numbers of a `TrainConfig` are data
+as well: populations that differ only in numbers share the programs of this process. The devices form a mesh axis
+``candidate`` under `jax.shard_map` and exchange nothing. On one device, candidates run sequentially (`lax.map`:
+`lax.switch` then runs only the selected branch) or vmapped (`vmap`: every branch is computed, which pays if one small
+candidate leaves an accelerator idle).
 
-Each candidate's arithmetic is its own: its result depends on its code and key, not on its neighbours, its place or the
-number of devices.
+Candidates are independent: the result of a candidate depends on its code and key, not on the other candidates, its
+position or the number of devices.
 """
 
 import dataclasses
@@ -26,7 +26,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Float, Int, Key
 
 from lanas_jax.candidates import step as training
-from lanas_jax.candidates.step import Network, Task, TrainState
+from lanas_jax.candidates.step import CandidateTask, Network, TrainState
 from lanas_jax.data.splits import SearchData, Split
 from lanas_jax.runtime import compile_cache
 from lanas_jax.runtime.devices import mesh_of
@@ -37,42 +37,42 @@ AXIS = "candidate"
 
 
 def forget_programs() -> None:
-    """Lets go of the compiled programs that this process holds for later trainings."""
+    """Frees the compiled programs that this process holds in memory for later trainings."""
     MEMO.forget()
 
 
 class Results(NamedTuple):
-    """What a population came to, one row per candidate."""
+    """Results of a population, one row per candidate."""
 
     accuracy: Float[np.ndarray, " n"]  # on the validation split, in [0, 1]
     loss: Float[np.ndarray, " n"]  # on the validation split
-    steps: Int[np.ndarray, " n"]  # taken
-    train_loss: Float[np.ndarray, " n"]  # of the last step taken
-    compile_seconds: Float[np.ndarray, " n"]  # waited for programs of this candidate alone
-    seconds: float  # of training and evaluation, all candidates together
+    steps: Int[np.ndarray, " n"]  # number of training steps
+    train_loss: Float[np.ndarray, " n"]  # loss of the last training step
+    compile_seconds: Float[np.ndarray, " n"]  # time waited for the program of this candidate; 0 for shared programs
+    seconds: float  # training and evaluation time of all candidates together
 
 
 class Made(NamedTuple):
-    """Compiled programs, and what they cost when they were compiled."""
+    """Compiled programs and the costs of compiling them."""
 
     start: Callable[..., TrainState]
     advance: Callable[..., TrainState]
     evaluate: Callable[..., training.Evaluation]
     trace_seconds: float
-    compile_seconds: float  # tracing included
-    saved_seconds: float  # by a cache of compiled programs on disk
+    compile_seconds: float  # including tracing
+    saved_seconds: float  # time saved by a cache of compiled programs on disk
 
 
 class Placed(NamedTuple):
     """A search's data on the devices of a mesh."""
 
     train: tuple[Array, Array]  # images and labels, on every device
-    held_out: tuple[Array, Array]  # the same for validation
+    held_out: tuple[Array, Array]  # validation images and labels, on every device
     data: SearchData  # on the host
 
 
 def place(data: SearchData, devices: Sequence[jax.Device]) -> Placed:
-    """Puts images and labels on each of some devices."""
+    """Copies images and labels to each of the devices."""
     everywhere = NamedSharding(mesh_of(devices, AXIS), PartitionSpec())
     train, held_out = (
         tuple(jax.device_put((split.images, split.labels), everywhere)) for split in (data.train, data.validation)
@@ -82,18 +82,18 @@ def place(data: SearchData, devices: Sequence[jax.Device]) -> Placed:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Population:
-    """How candidates are laid out on devices.
+    """Layout of candidates on devices.
 
     Args:
-      network: one network for every code.
-      config: how each candidate is trained.
-      devices: where; default: all devices of this process.
-      per_device: candidates in one program on each device.
-      abreast: `vmap` over a device's candidates instead of one after the other.
-      steps_per_dispatch: steps between two moments at which Ctrl-C is heard.
+      network: network that takes any code as data.
+      config: training configuration of each candidate.
+      devices: devices to train on; default: all devices of this process.
+      per_device: candidates per device in one program.
+      abreast: True to train a device's candidates vmapped, False to train them sequentially.
+      steps_per_dispatch: number of training steps per dispatch; Ctrl-C takes effect between dispatches.
 
     Raises:
-      ValueError: no candidate or no step per dispatch.
+      ValueError: `per_device` or `steps_per_dispatch` is less than 1.
     """
 
     network: Network
@@ -115,11 +115,11 @@ class Population:
 
     @property
     def width(self) -> int:
-        """Candidates in one program, all devices together."""
+        """Number of candidates in one program on all devices."""
         return self.mesh.size * self.per_device
 
     def each(self, function: Callable[..., Any], shared: int) -> Callable[..., Any]:
-        """`function` of one candidate, for all: leading axis on every argument but the last `shared` ones."""
+        """Maps `function` over candidates: the leading axis of every argument except the last `shared` ones."""
 
         def on_device(*arguments: Any) -> Any:
             own, data = arguments[: len(arguments) - shared], arguments[len(arguments) - shared :]
@@ -136,12 +136,12 @@ class Population:
         return on_all
 
     def compile(self, data: SearchData | Placed, *, share: bool = True) -> "CompiledPopulation":
-        """Compiles the programs, at the same time where there are cores for it; data goes to the devices first.
+        """Places the data on the devices and compiles the programs, concurrently if there are enough cores.
 
         Args:
-          data: train and search-validation splits.
-          share: whether the programs may be those of an earlier population that differs in numbers alone, and are held
-            for later ones.
+          data: training and search-validation splits.
+          share: True to reuse the programs of an earlier population that differs only in numbers, and to hold the
+            programs in memory for later populations.
         """
         placed = data if isinstance(data, Placed) else place(data, list(self.mesh.devices.flat))
         made, found = (
@@ -156,7 +156,7 @@ class Population:
         return CompiledPopulation(self, *programs, placed, own, numbers, made.trace_seconds, waited, saved)
 
     def _key(self, placed: Placed) -> Hashable:
-        """All that the programs depend on: not the numbers of the configuration, and of the data the shapes alone."""
+        """Returns everything the programs depend on: no numbers of the configuration, and only shapes of the data."""
         data = (*placed.train, *placed.held_out)
         layout = (self.mesh, self.per_device, self.abreast, self.steps_per_dispatch)
         images = (placed.data.classes, placed.data.scaling, *((x.shape, x.dtype) for x in data))
@@ -166,7 +166,7 @@ class Population:
         began = time.perf_counter()
         lowered = self.lower(placed)
         traced = time.perf_counter()
-        # LLVM takes most of the compilation to optimise the random numbers of `start`, which runs once per candidate.
+        # LLVM spends most of the compilation on the random numbers of `start`, which runs once per candidate.
         on_cpu = self.mesh.devices.flat[0].platform == "cpu"
         quick = {"xla_backend_optimization_level": 1} if on_cpu else {}
         with ThreadPoolExecutor(len(lowered)) as pool:
@@ -175,9 +175,9 @@ class Population:
         return Made(start, advance, evaluate, traced - began, time.perf_counter() - began, max(saved))
 
     def lower(self, placed: Placed) -> tuple[jax.stages.Lowered, ...]:
-        """The three programs, `start`, `advance` and `evaluate`, traced; of the data, shapes and shardings will do."""
+        """Traces the programs `start`, `advance` and `evaluate`; the data may be shapes with shardings."""
         own, everywhere = (NamedSharding(self.mesh, PartitionSpec(*axes)) for axes in ((AXIS,), ()))
-        task = Task(self.network, self.config, placed.data.classes, placed.data.scaling)
+        task = CandidateTask(self.network, self.config, placed.data.classes, placed.data.scaling)
         codes = jax.ShapeDtypeStruct((self.width, self.network.space.dims), jnp.int32, sharding=own)
         totals = jax.ShapeDtypeStruct((self.width,), jnp.int32, sharding=own)
         keys = jax.ShapeDtypeStruct((self.width,), jax.random.key(0).dtype, sharding=own)
@@ -199,7 +199,7 @@ class Population:
         states = jax.tree.map(
             lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=own), lowered_start.out_info
         )
-        # Weakly typed, as Python's numbers: parameters of any dtype keep it.
+        # Weakly typed, like Python numbers, so that parameters keep their dtype.
         number = functools.partial(jax.ShapeDtypeStruct, (), sharding=everywhere, weak_type=True)
         numbers = jax.tree.map(lambda leaf: number(leaf.dtype), self.config)
         inputs = (states, codes, totals, totals, numbers, *placed.train)
@@ -212,21 +212,21 @@ class Population:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class CompiledPopulation:
-    """The programs of a `Population` and the data they read, which stays on the devices.
+    """The compiled programs of a `Population` and their data, which stays on the devices.
 
     Attributes:
-      population: the layout.
-      start: codes and keys to states.
-      advance: states and codes to states, some steps further, by the numbers of a configuration.
-      evaluate: states and codes to accuracies and losses.
-      placed: the data.
-      sharding: how candidates are spread.
-      numbers: the configuration as the programs read it, on each device.
-      trace_seconds: what tracing the programs, one after the other, takes of Python; what it took then, if an earlier
-        population did it.
-      compile_seconds: what tracing and compiling took; 0 where an earlier population did it.
-      saved_seconds: what that would have taken beyond `compile_seconds`, had no program been found in a cache or among
-        those that this process holds.
+      population: layout of candidates on devices.
+      start: program that maps codes and keys to initial states.
+      advance: program that maps states, codes and configuration numbers to states some steps further.
+      evaluate: program that maps states and codes to accuracies and losses.
+      placed: data on the devices.
+      sharding: sharding of candidates over devices.
+      numbers: numbers of the configuration, on each device.
+      trace_seconds: seconds to trace the programs sequentially in Python, measured by an earlier population if the
+        programs are shared.
+      compile_seconds: seconds to trace and compile; 0 if an earlier population compiled the programs.
+      saved_seconds: additional seconds that tracing and compiling would have taken without programs from a cache on
+        disk or from this process.
     """
 
     population: Population
@@ -241,16 +241,16 @@ class CompiledPopulation:
     saved_seconds: float
 
     def total(self, epochs: int | None = None) -> int:
-        """Steps of a training of so many epochs; default: the configured ones."""
+        """Returns the number of steps in `epochs` epochs; default: the configured epochs."""
         return self.population.config.steps(len(self.placed.data.train), epochs)
 
     def begin(
         self, codes: Int[np.ndarray, "n dims"], keys: Key[Array, " n"], states: Sequence[TrainState] | None = None
     ) -> tuple[TrainState, Array]:
-        """Places up to `width` candidates, in their own states or before their first step.
+        """Places up to `width` candidates on the devices, with the given states or with initial states.
 
         Returns:
-          The states and codes of all `width` places, the first n of which are the candidates, the others copies.
+          The states and codes of all `width` slots. The first n slots hold the candidates, the others copies.
         """
         rows = np.arange(self.population.width) % len(codes)
         placed_codes = jax.device_put(np.asarray(codes, np.int32)[rows], self.sharding)
@@ -262,11 +262,11 @@ class CompiledPopulation:
         return self.start(placed_codes, placed_keys), placed_codes
 
     def advances(self, state: TrainState, codes: Array, places: int, total: int, until: int) -> Iterator[TrainState]:
-        """Trains up to step `until` of `total`, and hands out the states after each dispatch.
+        """Trains up to step `until` of `total`, and yields the states after each dispatch.
 
-        The first `places` train; the others take no steps, which costs nothing.
+        The first `places` slots train; the others take no steps, which costs nothing.
         """
-        first = int(np.max(np.asarray(state.step)[:places]))  # a candidate whose loss is not finite is behind
+        first = int(np.max(np.asarray(state.step)[:places]))  # max: a candidate with a non-finite loss has stopped earlier
         taken = np.arange(self.population.width) < places
         totals, untils = (np.where(taken, steps, 0).astype(np.int32) for steps in (total, until))
         totals, untils = jax.device_put((totals, untils), self.sharding)
@@ -280,12 +280,12 @@ class CompiledPopulation:
         """Trains up to `width` candidates to the end.
 
         Args:
-          codes: ``int32[n, dims]``, n at most `width`.
-          keys: ``key[n]``, consumed.
-          epochs: passes over the training images; default: the configured ones.
+          codes: architectures, ``int32[n, dims]``, n at most `width`.
+          keys: PRNG keys, ``key[n]``; consumed.
+          epochs: number of passes over the training images; default: the configured epochs.
 
         Returns:
-          The states and codes of all `width` places, the first n of which are the candidates.
+          The states and codes of all `width` slots. The first n slots hold the candidates.
         """
         total = self.total(epochs)
         state, placed = self.begin(codes, keys)
@@ -301,13 +301,13 @@ class CompiledPopulation:
         """Trains any number of candidates, in batches of `width`, and evaluates them on the validation split.
 
         Args:
-          codes: ``int32[n, dims]``.
-          keys: ``key[n]``, consumed where there are no states.
-          until: the step to stop after; default: to the end.
-          states: where to go on from; default: from the beginning.
+          codes: architectures, ``int32[n, dims]``.
+          keys: PRNG keys, ``key[n]``; consumed unless states are given.
+          until: last training step; default: the end of the training.
+          states: states to continue from; default: initial states.
 
         Returns:
-          What they came to, and their states, on the host.
+          The results and the states, on the host.
         """
         began, total, width = time.perf_counter(), self.total(), self.population.width
         parts: list[tuple[np.ndarray, ...]] = []
@@ -324,34 +324,34 @@ class CompiledPopulation:
         return Results(accuracy, loss, steps, train_loss, compiled, time.perf_counter() - began), ends
 
     def run(self, codes: Int[np.ndarray, "n dims"], keys: Key[Array, " n"]) -> Results:
-        """What any number of candidates come to, trained to the end."""
+        """Trains any number of candidates to the end and returns their results."""
         return self.train(codes, keys)[0]
 
     def _advanced(self, state: TrainState, codes: Array, places: int, total: int, until: int) -> TrainState:
         latest = state
         for latest in self.advances(state, codes, places, total, until):
-            latest.step.block_until_ready()  # Python hears Ctrl-C here, not while programs queue up
+            latest.step.block_until_ready()  # Ctrl-C takes effect here, not while programs queue up
         return latest
 
     def on(self, split: Split, state: TrainState, codes: Array) -> training.Evaluation:
-        """Accuracies and losses on another split of as many images as validation has, by the same program."""
+        """Evaluates on another split of the same size as the validation split, with the same program."""
         replicated = NamedSharding(self.sharding.mesh, PartitionSpec())
         return self.evaluate(state, codes, *jax.device_put((split.images, split.labels), replicated))
 
 
 def columns(state: TrainState, scores: training.Evaluation, n: int) -> tuple[np.ndarray, ...]:
-    """Accuracies, losses, steps and training losses of the first n places."""
+    """Returns accuracies, losses, steps and training losses of the first n slots."""
     rows = (scores.accuracy, scores.loss, state.step, state.loss)
     return tuple(np.asarray(row)[:n] for row in rows)
 
 
 def apart(states: TrainState, n: int) -> Sequence[TrainState]:
-    """The states of the first n places, each by itself, on the host; keys as raw words."""
+    """Splits the states of the first n slots into one state per candidate, on the host, with keys as raw words."""
     host = jax.device_get(states._replace(key=jax.random.key_data(states.key)))
     return [jax.tree.map(lambda leaf, i=i: leaf[i], host) for i in range(n)]
 
 
 def together(states: Sequence[TrainState], impl: str) -> TrainState:
-    """States that `apart` took apart as one of all, with keys of that implementation."""
+    """Stacks states that `apart` has split, with keys of the PRNG implementation `impl`."""
     host = jax.tree.map(lambda *leaves: np.stack(leaves), *states)
     return host._replace(key=jax.random.wrap_key_data(host.key, impl=impl))

@@ -1,11 +1,11 @@
-"""A program for each candidate: compiled in threads, ahead of time, while other candidates train.
+"""One program per candidate, compiled ahead of time in threads while other candidates train.
 
-Each candidate's network is built for its code alone, so its program computes nothing that the code does not use and
-XLA optimises across its layers. That takes seconds to minutes of compilation for each candidate, where the program of
-`population.py` compiles once: worth it where trainings are long. `cost_model.py` weighs the two.
+Each candidate's network is built for its code alone, so its program computes nothing that the code does not use, and
+XLA optimizes across its layers. This costs seconds to minutes of compilation per candidate, while the program of
+`population.py` compiles once, so it pays for long trainings. `cost_model.py` compares the two.
 
-Candidate ``i`` trains on device ``i`` modulo their number. One thread drives all devices: programs run by themselves
-once dispatched, so it only hands out the next steps wherever a device has done its last ones.
+Candidate ``i`` trains on device ``i`` modulo the number of devices. One thread drives all devices: dispatched programs
+run asynchronously, so the thread only dispatches the next steps to devices that have finished their last ones.
 """
 
 import dataclasses
@@ -26,16 +26,16 @@ from lanas_jax.data.splits import SearchData
 from lanas_jax.runtime.devices import cores
 from lanas_jax.training.sgd import TrainConfig
 
-POLL_SECONDS = 0.002  # between two looks at devices that are all busy
+POLL_SECONDS = 0.002  # polling interval while all devices are busy
 
 Row = tuple[np.ndarray, ...]  # accuracy, loss, steps and training loss of one candidate, each of shape [1]
-Lane = Generator[Callable[[], bool], None, None]  # hands out what tells whether it can go on
+Lane = Generator[Callable[[], bool], None, None]  # yields functions that return True once the lane can continue
 
 
-class Program(NamedTuple):
-    """The programs of one code, being compiled."""
+class PendingPrograms(NamedTuple):
+    """The programs of one code, possibly still compiling."""
 
-    place: int  # the device that they are for
+    place: int  # index of the device
     compiled: Future[CompiledPopulation]
 
 
@@ -44,17 +44,17 @@ class Candidate:
     """One candidate of a batch.
 
     Attributes:
-      code: the architecture.
-      key: of its training.
-      program: its programs.
-      state: where it is; None before its first step.
-      row: what it came to.
-      waited: seconds that its device waited for its programs.
+      code: architecture, ``int32[dims]``.
+      key: PRNG key of the training.
+      program: programs of the code.
+      state: training state; None before the first step.
+      row: results; empty before evaluation.
+      waited: seconds that the device waited for the programs.
     """
 
     code: Int[np.ndarray, " dims"]
     key: Key[Array, " 1"]
-    program: Program
+    program: PendingPrograms
     state: TrainState | None
     row: Row = ()
     waited: float = 0.0
@@ -62,15 +62,15 @@ class Candidate:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Specialised:
-    """Trains candidates by a program each.
+    """Trains each candidate with its own program.
 
     Args:
-      network: builds the network of a code.
-      config: how each candidate is trained.
-      data: train and search-validation splits.
-      devices: where; default: all devices of this process.
-      threads: programs compiled at the same time; default: one per core.
-      steps_per_dispatch: steps between two moments at which Ctrl-C is heard.
+      network: builder of the network of a code.
+      config: training configuration of each candidate.
+      data: training and search-validation splits.
+      devices: devices to train on; default: all devices of this process.
+      threads: number of programs compiled concurrently; default: one per core.
+      steps_per_dispatch: number of training steps per dispatch; Ctrl-C takes effect between dispatches.
     """
 
     network: Buildable
@@ -79,26 +79,26 @@ class Specialised:
     devices: Sequence[jax.Device] | None = None
     threads: int | None = None
     steps_per_dispatch: int = 64
-    _programs: dict[bytes, Program] = dataclasses.field(default_factory=dict, init=False)
+    _programs: dict[bytes, PendingPrograms] = dataclasses.field(default_factory=dict, init=False)
 
     @functools.cached_property
     def places(self) -> Sequence[Placed]:
-        """The data, on each device."""
+        """The data on each device."""
         devices = list(self.devices) if self.devices is not None else jax.local_devices()
         return [place(self.data, [device]) for device in devices]
 
     @property
     def total(self) -> int:
-        """Steps of a whole training."""
+        """Number of steps of a whole training."""
         return self.config.steps(len(self.data.train))
 
     def compile(self, code: Int[np.ndarray, " dims"], place: int = 0) -> CompiledPopulation:
-        """The programs of one candidate, on one of the devices."""
+        """Compiles the programs of one candidate for one of the devices."""
         placed = self.places[place]
         network = self.network.for_code(code)
         devices = list(placed.train[0].devices())
         population = Population(network, self.config, devices, 1, steps_per_dispatch=self.steps_per_dispatch)
-        return population.compile(placed, share=False)  # thousands of candidates would push out all other programs
+        return population.compile(placed, share=False)  # thousands of candidates would evict all other programs
 
     def train(
         self,
@@ -107,7 +107,7 @@ class Specialised:
         until: int | None = None,
         states: Sequence[TrainState] | None = None,
     ) -> tuple[Results, Sequence[TrainState]]:
-        """As `CompiledPopulation.train`. Programs are kept until the next batch of other codes."""
+        """Trains as `CompiledPopulation.train`. Programs are held in memory until the next batch with other codes."""
         began = time.perf_counter()
         pool = ThreadPoolExecutor(self.threads or cores())
         try:
@@ -129,19 +129,19 @@ class Specialised:
         results = Results(accuracy, loss, steps, train_loss, waited, time.perf_counter() - began - float(waited.sum()))
         return results, [one.state for one in batch if one.state is not None]
 
-    def _submit(self, pool: ThreadPoolExecutor, codes: Int[np.ndarray, "n dims"]) -> Sequence[Program]:
-        """The programs of all codes, those of the last batch or new ones."""
+    def _submit(self, pool: ThreadPoolExecutor, codes: Int[np.ndarray, "n dims"]) -> Sequence[PendingPrograms]:
+        """Returns the programs of all codes; reuses those of the last batch and submits the others."""
         names = [code.tobytes() for code in codes]
         for name in self._programs.keys() - set(names):
             del self._programs[name]
         for i, (name, code) in enumerate(zip(names, codes, strict=True)):
             if name not in self._programs:
                 place = i % len(self.places)
-                self._programs[name] = Program(place, pool.submit(self.compile, code, place))
+                self._programs[name] = PendingPrograms(place, pool.submit(self.compile, code, place))
         return [self._programs[name] for name in names]
 
     def _lane(self, candidates: Sequence[Candidate], until: int) -> Lane:
-        """Trains and evaluates candidates one after the other, on one device."""
+        """Trains and evaluates candidates sequentially on one device."""
         for candidate in candidates:
             began = time.perf_counter()
             yield candidate.program.compiled.done
@@ -160,12 +160,12 @@ class Specialised:
 
 
 def is_done(array: Array) -> bool:
-    """Whether a dispatched program has computed an array."""
+    """Returns True if the dispatched program has computed the array."""
     return array.is_ready()  # type: ignore[attr-defined]
 
 
 def take_turns(lanes: Sequence[Lane]) -> None:
-    """Runs lanes to their ends, each as far as it gets without waiting."""
+    """Runs all lanes to the end; advances each lane as far as it can go without waiting."""
     waiting = {lane: lambda: True for lane in lanes}
     while waiting:
         ready = [lane for lane, is_ready in waiting.items() if is_ready()]

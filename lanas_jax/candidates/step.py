@@ -1,8 +1,8 @@
 """Training one candidate: its network, a step, and the scan over steps, as pure functions of pytrees.
 
-The network enters as two functions of its parameters and its code (`Network`), so that one traced program serves every
-code; modules are split before they come here. Many candidates at once, and the devices, are the business of
-`population.py`.
+A network is given as two functions of its parameters and its code (`Network`), so that one traced program serves every
+code; Flax modules are split into graph and state by the caller. `population.py` trains many candidates at once on many
+devices.
 """
 
 import dataclasses
@@ -37,11 +37,11 @@ class Network(Protocol):
 
     @property
     def space(self) -> SearchSpace:
-        """What its codes mean."""
+        """The space of the codes."""
         ...
 
     def init(self, key: PRNGKeyArray, code: Int[Array, " dims"]) -> tuple[Params, BatchStats]:
-        """Fresh parameters and batch statistics. The key is consumed."""
+        """Returns initial parameters and batch statistics. The key is consumed."""
         ...
 
     def apply(
@@ -53,28 +53,28 @@ class Network(Protocol):
         *,
         train: bool,
     ) -> tuple[Float[Array, "n classes"], BatchStats]:
-        """Logits, and the batch statistics after this batch (unchanged where `train` is False)."""
+        """Returns logits and updated batch statistics (unchanged if `train` is False)."""
         ...
 
 
 @runtime_checkable
 class Buildable(Protocol):
-    """A network that can also be built for one code alone, for a program of that code."""
+    """A network that can also be built for a single code, for a specialised program."""
 
     def for_code(self, code: Int[np.ndarray, " dims"]) -> Network:
-        """The same network with the same initial weights, without what the code does not use."""
+        """Returns the network of one code: the same initial weights, without the parts that the code does not use."""
         ...
 
 
 @dataclasses.dataclass(frozen=True)
-class Task:
-    """What is trained, on what, and how: all that a program is made for.
+class CandidateTask:
+    """Everything a training program is compiled for.
 
     Attributes:
-      network: gives logits.
-      config: how to train; its numbers may be traced.
+      network: network that returns logits.
+      config: training configuration; its numbers may be traced.
       classes: number of classes.
-      scaling: of images of 8 bits; None where they are float32.
+      scaling: scaling of 8-bit images; None for float32 images.
     """
 
     network: Network
@@ -84,39 +84,39 @@ class Task:
 
 
 class TrainState(NamedTuple):
-    """One candidate in training."""
+    """Training state of one candidate."""
 
     params: Params
     batch_stats: BatchStats
     optimizer: optax.OptState
-    key: PRNGKeyArray  # orders the training images, and augments them
-    step: Int[Array, ""]  # steps taken
-    loss: Float[Array, ""]  # of the last step taken; not finite: training stopped there
+    key: PRNGKeyArray  # key for the order and augmentation of the training images
+    step: Int[Array, ""]  # number of steps so far
+    loss: Float[Array, ""]  # loss of the last step; training stops once it is not finite
 
 
 class Evaluation(NamedTuple):
-    """How well one candidate does on a whole split."""
+    """Accuracy and loss of one candidate on a whole split."""
 
     accuracy: Float[Array, ""]  # in [0, 1]
-    loss: Float[Array, ""]  # mean cross entropy; not finite where any logit is not
+    loss: Float[Array, ""]  # mean cross entropy; not finite if any logit is not finite
 
 
-def start(task: Task, code: Int[Array, " dims"], key: PRNGKeyArray) -> TrainState:
-    """A candidate before its first step. The key is consumed."""
+def start(task: CandidateTask, code: Int[Array, " dims"], key: PRNGKeyArray) -> TrainState:
+    """Returns the state of a candidate before its first step. The key is consumed."""
     weights, order = jax.random.split(key)
     params, batch_stats = task.network.init(weights, code)
     return TrainState(params, batch_stats, optimizer(task.config).init(params), order, jnp.int32(0), jnp.float32(0))
 
 
 def train_step(
-    task: Task,
+    task: CandidateTask,
     state: TrainState,
     code: Int[Array, " dims"],
     total: Int[Array, ""],
     images: Images,
     labels: Int[Array, " n"],
 ) -> TrainState:
-    """One step of SGD towards a training of `total` steps, on one batch."""
+    """Takes one SGD step on one batch, in a training of `total` steps."""
     config, key = task.config, jax.random.fold_in(state.key, state.step)
     inputs, targets = augment(config.augmentation, key, images, one_hot(labels, task.classes), task.scaling)
 
@@ -132,7 +132,7 @@ def train_step(
 
 
 def train(
-    task: Task,
+    task: CandidateTask,
     state: TrainState,
     code: Int[Array, " dims"],
     total: Int[Array, ""],
@@ -142,16 +142,16 @@ def train(
     *,
     steps: int,
 ) -> TrainState:
-    """Up to `steps` steps further: no further than `until`, and no further than a loss that is not finite.
+    """Takes up to `steps` training steps; stops early at step `until` or at a non-finite loss.
 
     Args:
-      task: what to train.
-      state: where to go on from.
-      code: the candidate.
-      total: steps of the whole training; data, so that trainings of any length share one program.
-      until: the step to stop after, at most `total`.
+      task: network, configuration and data format.
+      state: training state to continue from.
+      code: architecture of the candidate, ``int32[dims]``.
+      total: number of steps of the whole training, as data, so that trainings of any length share one program.
+      until: last training step, at most `total`.
       images: all training images.
-      labels: their classes.
+      labels: classes of the training images.
       steps: length of the scan.
     """
     order = batch_order(state.key, len(labels), task.config.batch_size, state.step, steps)
@@ -167,11 +167,11 @@ def train(
 
 
 def evaluate(
-    task: Task, state: TrainState, code: Int[Array, " dims"], images: Images, labels: Int[Array, " n"]
+    task: CandidateTask, state: TrainState, code: Int[Array, " dims"], images: Images, labels: Int[Array, " n"]
 ) -> Evaluation:
-    """Accuracy and loss on a whole split, with the running batch statistics.
+    """Computes accuracy and loss on a whole split with the running batch statistics.
 
-    The split is cut into batches and the last one padded; padding counts for nothing and no image is dropped.
+    The split is cut into batches, and the last batch is padded. Padding is not counted, and no image is dropped.
     """
     count, size = len(labels), min(task.config.batch_size, len(labels))
     padding = -count % size

@@ -9,14 +9,14 @@ from jaxtyping import Int
 
 from lanas_jax.cluster.connection import ClusterError
 from lanas_jax.cluster.dispatch import Dispatch
-from lanas_jax.cluster.settings import Settings
-from lanas_jax.cluster.task import Task
+from lanas_jax.cluster.settings import ClusterSettings
+from lanas_jax.cluster.task import ClusterTask
 from lanas_jax.cluster.workforce import Workforce
 from lanas_jax.evaluators.base import NotPreparedError, Prepared
-from lanas_jax.storage.trials import Final
+from lanas_jax.storage.trials import Winner
 from lanas_jax.study import Experiment, StudyError
-from lanas_jax.study.experiment import Progress
-from lanas_jax.study.replay import Course
+from lanas_jax.study.experiment import StudyProgress
+from lanas_jax.study.replay import SearchLog
 from lanas_jax.study.run_folder import Run
 
 
@@ -37,9 +37,9 @@ class Cluster:
       RunError: the run was started from Python.
     """
 
-    def __init__(self, ray: Any, experiment: Experiment, run: Run, settings: Settings, progress: Progress):
+    def __init__(self, ray: Any, experiment: Experiment, run: Run, settings: ClusterSettings, progress: StudyProgress):
         self._experiment, self._settings = experiment, settings
-        self._workforce = Workforce(ray, Task.of(run), settings, progress.note)
+        self._workforce = Workforce(ray, ClusterTask.of(run), settings, progress.note)
         self.driver_seconds = 0.0
 
     def __enter__(self) -> "Cluster":
@@ -50,7 +50,7 @@ class Cluster:
     ) -> None:
         self._workforce.__exit__(kind, error, trace)
 
-    def prepare(self, directory: Path, progress: Progress) -> None:
+    def prepare(self, directory: Path, progress: StudyProgress) -> None:
         """Has workers do what comes before the first evaluation: one what comes first, all what falls into parts.
 
         What is made lies in the run's folder, which every node has to see then. A worker that is lost leaves its part
@@ -70,7 +70,7 @@ class Cluster:
         except (ClusterError, NotPreparedError) as error:
             raise StudyError(str(error)) from error
 
-    def search(self, course: Course, progress: Progress) -> None:
+    def search(self, course: SearchLog, progress: StudyProgress) -> None:
         """Evaluates what is pending, then what is asked for, to the end.
 
         Raises:
@@ -82,7 +82,7 @@ class Cluster:
         finally:
             self.driver_seconds += dispatch.seconds
 
-    def retrain(self, code: Int[np.ndarray, " dims"], directory: Path) -> Final:
+    def retrain(self, code: Int[np.ndarray, " dims"], directory: Path) -> Winner:
         """The experiment's finale on a worker; the files that it wrote come back into `directory`.
 
         Raises:

@@ -13,15 +13,15 @@ from collections import Counter, deque
 from collections.abc import Sequence
 
 from lanas_jax.cluster.connection import ClusterError
-from lanas_jax.cluster.settings import Settings
+from lanas_jax.cluster.settings import ClusterSettings
 from lanas_jax.cluster.worker import Answer, Order, Raised
-from lanas_jax.cluster.workforce import Done, Event, Hand, Lost, Overdue, Workforce
+from lanas_jax.cluster.workforce import Done, Event, Lost, Overdue, WorkerHandle, Workforce
 from lanas_jax.evaluators.base import NotPreparedError, Outcome
 from lanas_jax.evaluators.faults import BrokenEvaluatorError, Failures, RemoteError
 from lanas_jax.storage.trials import Trial
 from lanas_jax.study import StudyError
-from lanas_jax.study.experiment import Progress
-from lanas_jax.study.replay import Course
+from lanas_jax.study.experiment import StudyProgress
+from lanas_jax.study.replay import SearchLog
 
 
 class Dispatch:
@@ -34,7 +34,7 @@ class Dispatch:
       progress: is told how it gets on.
     """
 
-    def __init__(self, course: Course, workforce: Workforce, settings: Settings, progress: Progress):
+    def __init__(self, course: SearchLog, workforce: Workforce, settings: ClusterSettings, progress: StudyProgress):
         self._course, self._workforce, self._settings, self._progress = course, workforce, settings, progress
         self._waiting = deque(course.pending)
         self._out: dict[int, Trial] = {}
@@ -79,7 +79,7 @@ class Dispatch:
             trials += more
         return trials
 
-    def _give(self, hand: Hand, trials: Sequence[Trial]) -> None:
+    def _give(self, hand: WorkerHandle, trials: Sequence[Trial]) -> None:
         for trial in trials:
             self._out[trial.id] = trial
             self._tries[trial.id] += 1
@@ -96,7 +96,7 @@ class Dispatch:
         else:
             self._lost(event)
 
-    def _answered(self, hand: Hand, answer: Answer) -> None:
+    def _answered(self, hand: WorkerHandle, answer: Answer) -> None:
         found = [RemoteError(one.text) if isinstance(one, Raised) else one for one in answer.outcomes]
         try:
             outcomes = self._failures.judged(found)

@@ -5,13 +5,13 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from lanas_jax.cluster.settings import Settings
+from lanas_jax.cluster.settings import ClusterSettings
 
 ACCELERATORS = {"gpu": "GPU", "tpu": "TPU"}  # Ray's names of resources
 
 
 @dataclasses.dataclass(frozen=True)
-class Node:
+class ClusterNode:
     """A node that is alive.
 
     Attributes:
@@ -25,16 +25,16 @@ class Node:
     resources: Mapping[str, float]
 
 
-def alive(told: Sequence[Mapping[str, Any]]) -> list[Node]:
+def alive(told: Sequence[Mapping[str, Any]]) -> list[ClusterNode]:
     """The nodes that are alive, of what `ray.nodes()` told."""
     return [
-        Node(node["NodeID"], node.get("NodeManagerAddress", "?"), node.get("Resources", {}))
+        ClusterNode(node["NodeID"], node.get("NodeManagerAddress", "?"), node.get("Resources", {}))
         for node in told
         if node["Alive"]
     ]
 
 
-def device(nodes: Sequence[Node], settings: Settings) -> str:
+def device(nodes: Sequence[ClusterNode], settings: ClusterSettings) -> str:
     """What workers compute with: as set, or the best that any node has."""
     if settings.device != "auto":
         return settings.device
@@ -42,7 +42,7 @@ def device(nodes: Sequence[Node], settings: Settings) -> str:
     return next(found, "cpu")
 
 
-def need(node: Node, kind: str, settings: Settings) -> dict[str, float]:
+def need(node: ClusterNode, kind: str, settings: ClusterSettings) -> dict[str, float]:
     """What a worker takes of a node's resources, by Ray's names.
 
     A GPU, or every TPU chip of the node, and CPU cores: with an accelerator no more than the node has for each.
@@ -56,7 +56,7 @@ def need(node: Node, kind: str, settings: Settings) -> dict[str, float]:
     return {accelerator: share, "CPU": cores}
 
 
-def room(node: Node, needed: Mapping[str, float]) -> int:
+def room(node: ClusterNode, needed: Mapping[str, float]) -> int:
     """Workers for which a node has the resources, were it free."""
     shares = [node.resources.get(name, 0.0) / amount for name, amount in needed.items() if amount]
     return math.floor(min(shares, default=0.0) + 1e-9)

@@ -7,7 +7,7 @@ Device = Literal["auto", "cpu", "gpu", "tpu"]
 
 
 @dataclasses.dataclass(frozen=True)
-class Settings:
+class ClusterSettings:
     """What a worker is, and what its trials may cost.
 
     Attributes:

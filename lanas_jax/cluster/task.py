@@ -26,7 +26,7 @@ PACKAGES = ("lanas_jax", "models", "experiments")
 
 
 @dataclasses.dataclass(frozen=True)
-class Task:
+class ClusterTask:
     """An experiment on its way to the workers.
 
     Attributes:
@@ -44,7 +44,7 @@ class Task:
     fingerprint: str
 
     @classmethod
-    def of(cls, run: Run) -> "Task":
+    def of(cls, run: Run) -> "ClusterTask":
         """The task of a run.
 
         Raises:

@@ -16,13 +16,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from lanas_jax.cluster import task as tasks
-from lanas_jax.cluster.task import Task
+from lanas_jax.cluster.task import ClusterTask
 from lanas_jax.evaluators.base import Outcome
 from lanas_jax.storage import software
 
 if TYPE_CHECKING:
     from lanas_jax.evaluators.base import Evaluator
-    from lanas_jax.storage.trials import Final
+    from lanas_jax.storage.trials import Winner
     from lanas_jax.study import Experiment
 
 
@@ -66,7 +66,7 @@ class Worker:
       cores: CPU cores that it reserved; as many devices where it computes with them.
     """
 
-    def __init__(self, task: Task, cores: float):
+    def __init__(self, task: ClusterTask, cores: float):
         self._task, self._cores = task, cores
         self._fingerprint = ""
         self._experiment: Experiment | None = None
@@ -120,7 +120,7 @@ class Worker:
         outcomes = tuple(Raised(describe_error(one)) if isinstance(one, Exception) else one for one in found)
         return Answer(self._fingerprint, order.ids, outcomes, started)
 
-    def retrain(self, code: Sequence[int]) -> "tuple[Final, dict[str, bytes]]":
+    def retrain(self, code: Sequence[int]) -> "tuple[Winner, dict[str, bytes]]":
         """The experiment's finale, and the files that it wrote."""
         import numpy as np
 

@@ -13,9 +13,9 @@ from typing import Any
 
 from lanas_jax.cluster import nodes
 from lanas_jax.cluster.connection import ClusterError
-from lanas_jax.cluster.nodes import Node
-from lanas_jax.cluster.settings import Settings
-from lanas_jax.cluster.task import Task
+from lanas_jax.cluster.nodes import ClusterNode
+from lanas_jax.cluster.settings import ClusterSettings
+from lanas_jax.cluster.task import ClusterTask
 from lanas_jax.cluster.worker import Answer, Hello, Order, Raised, Worker
 from lanas_jax.evaluators.base import NotPreparedError, Outcome
 from lanas_jax.storage import software
@@ -42,7 +42,7 @@ class Job:
 
 
 @dataclasses.dataclass(eq=False)
-class Hand:
+class WorkerHandle:
     """A worker as the driver sees it.
 
     Attributes:
@@ -56,7 +56,7 @@ class Hand:
     """
 
     actor: Any
-    node: Node
+    node: ClusterNode
     name: str = ""
     software: dict[str, str] = dataclasses.field(default_factory=dict)
     devices: int = 0
@@ -68,7 +68,7 @@ class Hand:
 class Done:
     """A worker has done a job."""
 
-    hand: Hand
+    hand: WorkerHandle
     job: Job
     said: Any  # what the method returned; an `Answer` to an `Order` of the same trials where that was ``evaluate``
 
@@ -104,11 +104,11 @@ class Workforce:
       note: is told, a line each, of workers that come and go.
     """
 
-    def __init__(self, ray: Any, task: Task, settings: Settings, note: Callable[[str], None]):
+    def __init__(self, ray: Any, task: ClusterTask, settings: ClusterSettings, note: Callable[[str], None]):
         self._ray, self._task, self._settings, self._note = ray, task, settings, note
         self._actor = ray.remote(Worker)
-        self._hands: list[Hand] = []
-        self._calls: dict[Any, tuple[Hand, Job]] = {}  # by reference
+        self._hands: list[WorkerHandle] = []
+        self._calls: dict[Any, tuple[WorkerHandle, Job]] = {}  # by reference
         self._refused: dict[str, str] = {}  # nodes whose workers cannot be used, and why
         self._stillborn: Counter[str] = Counter()  # workers in a row, by node, that were lost before they were ready
         self._looked = -LOOKING
@@ -123,17 +123,17 @@ class Workforce:
         self._hands.clear()
 
     @property
-    def ready(self) -> list[Hand]:
+    def ready(self) -> list[WorkerHandle]:
         """Workers that have built the experiment."""
         return [hand for hand in self._hands if hand.built]
 
     @property
-    def free(self) -> list[Hand]:
+    def free(self) -> list[WorkerHandle]:
         """Those that take a further order, the least busy first."""
         able = [hand for hand in self.ready if len(hand.jobs) < self._settings.calls]
         return sorted(able, key=lambda hand: len(hand.jobs))
 
-    def give(self, hand: Hand, method: str, argument: Any = None) -> Job:
+    def give(self, hand: WorkerHandle, method: str, argument: Any = None) -> Job:
         """Hands a job to a worker."""
         call = getattr(hand.actor, method).remote
         job = Job(method, argument, time.monotonic())
@@ -181,7 +181,7 @@ class Workforce:
             yield from self._taken(reference)
         yield from self._overdue()
 
-    def dismiss(self, hand: Hand, why: str, *, refuse: bool = False) -> Lost:
+    def dismiss(self, hand: WorkerHandle, why: str, *, refuse: bool = False) -> Lost:
         """Ends a worker; with `refuse`, its node gets no others."""
         self._hands.remove(hand)
         self._calls = {reference: call for reference, call in self._calls.items() if call[0] is not hand}
@@ -192,7 +192,7 @@ class Workforce:
         own = [job for job in hand.jobs.values() if job.method not in BECOMING]
         return Lost(hand.name or hand.node.name, own, why)
 
-    def _end(self, hand: Hand) -> None:
+    def _end(self, hand: WorkerHandle) -> None:
         try:
             self._ray.kill(hand.actor)
         except Exception:  # it is gone, or Ray is
@@ -217,7 +217,7 @@ class Workforce:
         if not self._hands:
             self._say_why(found, kind)
 
-    def _say_why(self, found: Sequence[Node], kind: str) -> None:
+    def _say_why(self, found: Sequence[ClusterNode], kind: str) -> None:
         """No worker can be had now: an error where that will not change, else a line, once."""
         refused = [self._refused[node.id] for node in found if node.id in self._refused]
         if refused:
@@ -229,7 +229,7 @@ class Workforce:
             self._note(text)
         self._noted = text
 
-    def _start(self, node: Node, needed: dict[str, float]) -> None:
+    def _start(self, node: ClusterNode, needed: dict[str, float]) -> None:
         from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
         accelerators = {name: amount for name, amount in needed.items() if name not in ("CPU", "GPU")}
@@ -241,7 +241,7 @@ class Workforce:
             max_concurrency=self._settings.calls,
             scheduling_strategy=NodeAffinitySchedulingStrategy(node.id, soft=False),
         ).remote(self._task, self._settings.cores)
-        hand = Hand(actor, node)
+        hand = WorkerHandle(actor, node)
         self._hands.append(hand)
         self.give(hand, "introduce")
 
@@ -295,7 +295,7 @@ class Workforce:
             return f"no answer to what it was asked: {said!r:.80}"
         return None
 
-    def _grown(self, hand: Hand, method: str, said: Any) -> None:
+    def _grown(self, hand: WorkerHandle, method: str, said: Any) -> None:
         """A worker has introduced itself, or is ready."""
         if method == "introduce":
             hand.name, hand.software, hand.devices = said.name, said.software, said.devices

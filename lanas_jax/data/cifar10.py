@@ -10,11 +10,11 @@ the original files (`lanas_jax.data.cifar10_archives`), an ``.npz`` file (`lanas
 from pathlib import Path
 
 from lanas_jax.data import cifar10_archives, cifar10_npz, tfds_folder
-from lanas_jax.data.sources import Contents, Form, Source
-from lanas_jax.data.splits import Dataset, Parts
+from lanas_jax.data.sources import Contents, DatasetSource, Form
+from lanas_jax.data.splits import Dataset, SplitSizes
 
 CLASSES = 10
-SOURCE = Source(
+SOURCE = DatasetSource(
     Contents("CIFAR-10", (32, 32, 3), CLASSES, train=50_000, test=10_000),
     (
         Form("cifar10/3.*", tfds_folder.INFO, tfds_folder.read),
@@ -44,7 +44,7 @@ def load(
     changes pixels and with them the order in which images are drawn from.
 
     Args:
-      data_dir: a folder that holds it, or the file or folder itself; default: `lanas_jax.data.sources.Source.read`.
+      data_dir: folder that holds it, or the file or folder itself; default: `lanas_jax.data.sources.DatasetSource.read`.
       seed: of the draws alone.
       validation: training images to compare candidates on; the same ones whatever `train` is.
       train: training images to fit weights to; default: all others.
@@ -60,4 +60,4 @@ def load(
       ValueError: parts that the images do not fill, or a size that does not divide 32.
     """
     images = SOURCE.read(data_dir)
-    return Parts(seed, validation, train, test, size).divide(*images, CLASSES)
+    return SplitSizes(seed, validation, train, test, size).divide(*images, CLASSES)

@@ -13,8 +13,8 @@ from pathlib import Path
 import numpy as np
 
 from lanas_jax.data import tfds_folder
-from lanas_jax.data.sources import Contents, Form, Source
-from lanas_jax.data.splits import Dataset, Parts, Split
+from lanas_jax.data.sources import Contents, DatasetSource, Form
+from lanas_jax.data.splits import Dataset, Split, SplitSizes
 from lanas_jax.formats import idx
 
 CLASSES = 10
@@ -41,7 +41,7 @@ def _file(folder: Path, name: str) -> Path:
     return folder / name if (folder / name).is_file() else folder / f"{name}.gz"
 
 
-SOURCE = Source(
+SOURCE = DatasetSource(
     Contents("Fashion-MNIST", (28, 28, 1), CLASSES, train=60_000, test=10_000),
     (
         Form("fashion_mnist/3.*", tfds_folder.INFO, tfds_folder.read),
@@ -65,7 +65,7 @@ def load(
 
     Args:
       data_dir: a folder that holds the files, or a folder ``fashion-mnist`` that does; default: as for
-        `lanas_jax.data.sources.Source.read`, then ``/usr/share/datasets/fashion-mnist``.
+        `lanas_jax.data.sources.DatasetSource.read`, then ``/usr/share/datasets/fashion-mnist``.
       seed: of the draws alone; the same seed gives the same parts on every machine.
       validation: training images to compare candidates on; the same ones whatever `train` is.
       train: training images to fit weights to; default: all others.
@@ -81,4 +81,4 @@ def load(
       ValueError: parts that the images do not fill, or a size that does not divide 28.
     """
     images = SOURCE.read(data_dir)
-    return Parts(seed, validation, train, test, size).divide(*images, CLASSES)
+    return SplitSizes(seed, validation, train, test, size).divide(*images, CLASSES)

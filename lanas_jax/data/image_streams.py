@@ -30,7 +30,7 @@ _IN_A_ROW = 100  # damaged records, after which the next good one is not looked 
 
 
 @dataclasses.dataclass(frozen=True)
-class Workers:
+class DecoderWorkers:
     """Who decodes. Nothing of it changes what comes out.
 
     Args:
@@ -108,7 +108,7 @@ class TrainingImages:
     index: RecordIndex
     rows: Int64[np.ndarray, " n"]
     crop: Crop
-    workers: Workers
+    workers: DecoderWorkers
     damage: Damage
 
     def __len__(self) -> int:
@@ -144,7 +144,7 @@ class EvaluationImages:
     index: RecordIndex
     rows: Int64[np.ndarray, " n"]
     crop: Crop
-    workers: Workers
+    workers: DecoderWorkers
     damage: Damage
 
     def __len__(self) -> int:
@@ -238,7 +238,9 @@ def _stacked(images: tuple[np.ndarray, ...], labels: tuple[int, ...], damaged: l
     return Chunk(Batch(np.stack(images), np.array(labels, np.int32)), np.array(damaged, np.int64))
 
 
-def _read(grain: Any, chunks: _Crops | _Centres, workers: Workers, damage: Damage, pieces: int) -> Iterator[Batch]:
+def _read(
+    grain: Any, chunks: _Crops | _Centres, workers: DecoderWorkers, damage: Damage, pieces: int
+) -> Iterator[Batch]:
     """Batches of so many chunks; closing the iterator ends threads and processes."""
     threads = workers.threads_each
     options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=threads * workers.ahead)

@@ -14,16 +14,16 @@ from jaxtyping import Int32, Int64
 
 from lanas_jax.data import record_index, tfds_folder
 from lanas_jax.data.crops import Crop
-from lanas_jax.data.image_streams import Damage, EvaluationImages, TrainingImages, Workers
+from lanas_jax.data.image_streams import Damage, DecoderWorkers, EvaluationImages, TrainingImages
 from lanas_jax.data.scaling import Scaling
-from lanas_jax.data.sources import Contents, Form, Source
+from lanas_jax.data.sources import Contents, DatasetSource, Form
 from lanas_jax.data.streams import StreamedDataset
 from lanas_jax.data.tfds_folder import Shard
 from lanas_jax.formats.errors import FileError
 
 NAME = "imagenet2012"
 SCALING = Scaling((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))  # of all training pictures, as everyone rounds them
-SOURCE = Source(
+SOURCE = DatasetSource(
     Contents("ImageNet", (224, 224, 3), 1000, train=1_281_167, test=50_000),
     (Form(f"{NAME}/5.*", tfds_folder.INFO, tfds_folder.read),),
     "To prepare it: get ILSVRC2012_img_train.tar and ILSVRC2012_img_val.tar from image-net.org, then\n"
@@ -50,7 +50,7 @@ class Pictures:
     crop: Crop = dataclasses.field(default_factory=Crop)
     validation: int = 10_000
     seed: int = 0
-    workers: Workers = dataclasses.field(default_factory=Workers)
+    workers: DecoderWorkers = dataclasses.field(default_factory=DecoderWorkers)
     most_damaged: float = 0.01
 
     def __post_init__(self) -> None:
@@ -64,13 +64,13 @@ def load(
     data_dir: Path | str | None = None,
     how: Pictures | None = None,
     note: Callable[[str], None] = print,
-    source: Source | None = None,
+    source: DatasetSource | None = None,
 ) -> StreamedDataset:
     """ImageNet as streams. The first call goes through all records, once.
 
     Args:
       data_dir: a folder that holds ``imagenet2012``, or the prepared folder itself; default:
-        `lanas_jax.data.sources.Source.read`.
+        `lanas_jax.data.sources.DatasetSource.read`.
       how: to read it.
       note: is told what takes long, and of damaged records.
       source: of pictures in the same form, but of other numbers of them or classes; default: `SOURCE`.

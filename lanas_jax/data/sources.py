@@ -101,7 +101,7 @@ class Form(NamedTuple):
 
 
 @dataclasses.dataclass(frozen=True)
-class Source:
+class DatasetSource:
     """All that is known of where a dataset comes from.
 
     Args:

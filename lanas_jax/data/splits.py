@@ -113,7 +113,7 @@ def check_fits(split: Split, image_shape: tuple[int, int, int], classes: int, na
 
 
 @dataclasses.dataclass(frozen=True)
-class Parts:
+class SplitSizes:
     """How training images are divided for a search, and how much is kept.
 
     Args:

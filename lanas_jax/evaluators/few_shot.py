@@ -1,7 +1,7 @@
-"""Values by several supernets, one for each region of the space: few-shot search (arXiv 2006.06863).
+"""Few-shot evaluation (arXiv 2006.06863): one supernet per region of the space.
 
-Each sub-supernet begins with the weights of the one-shot supernet and is trained further on codes of its region alone;
-a code is valued by that of the region it lies in. How the space is divided is `lanas_jax.supernet.regions`' business.
+Each sub-supernet starts from the weights of the one-shot supernet and is trained further on codes of its region only.
+The sub-supernet of the region that contains a code values that code. `lanas_jax.supernet.regions` divides the space.
 """
 
 import dataclasses
@@ -20,7 +20,7 @@ from lanas_jax.spaces.base import SearchSpace
 from lanas_jax.storage.weights import names
 from lanas_jax.supernet import code_pool, regions
 from lanas_jax.supernet.base import Supernet
-from lanas_jax.supernet.regions import Regions, Split
+from lanas_jax.supernet.regions import Regions, RegionSplit
 from lanas_jax.supernet.training import SupernetTraining
 from lanas_jax.trainer.programs import Programs
 from lanas_jax.trainer.recipe import Recipe
@@ -29,69 +29,69 @@ from lanas_jax.trainer.task import BatchStats, Params, Weights
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class FewShot:
-    """Values parts of sub-supernets.
+    """Values codes with the sub-supernets of their regions.
 
     Args:
-      one_shot: the supernet that all begin with, and how its parts are valued.
-      split: divides the space.
-      recipe: how each sub-supernet is trained further.
-      directory: of the sub-supernets, so that searches share them; None: ``few_shot`` in the run's folder.
-      seed: of their trainings and of all draws.
+      one_shot: evaluator of the initial supernet, which also defines how subnetworks are valued.
+      split: method that divides the space into regions.
+      recipe: training recipe of the sub-supernets.
+      directory: folder of the sub-supernets, for sharing them among searches; None: ``few_shot`` in the run's folder.
+      seed: random seed of the training and of all draws.
     """
 
     one_shot: OneShot
-    split: Split
+    split: RegionSplit
     recipe: Recipe
     directory: Path | None = None
     seed: int = 1
 
     @property
     def supernet(self) -> Supernet:
-        """The network that sub-supernets are instances of."""
+        """The supernet architecture that all sub-supernets share."""
         return self.one_shot.supernet
 
     @property
     def data(self) -> SearchData:
-        """Train and search-validation splits."""
+        """Training and search-validation splits."""
         return self.one_shot.data
 
     @property
     def regions(self) -> Regions:
-        """The parts of the space, after `prepare`.
+        """The regions of the space, available after `prepare`.
 
         Raises:
-          NotPreparedError: before it.
+          NotPreparedError: `prepare` has not been called.
         """
         return self._prepared[0]
 
     @property
     def weights(self) -> Sequence[Weights]:
-        """Of each region's sub-supernet, after `prepare`.
+        """The weights of each region's sub-supernet, available after `prepare`.
 
         Raises:
-          NotPreparedError: before it.
+          NotPreparedError: `prepare` has not been called.
         """
         return self._prepared[1]
 
     @property
     def supernet_directory(self) -> Path | None:
-        """Of the supernet that sub-supernets begin with; None: in the run's."""
+        """Folder of the initial supernet; None: in the run's folder."""
         return self.one_shot.directory
 
     def train(self, directory: Path, note: Callable[[str], None], preemption: Preemption | None = None) -> None:
-        """Trains that supernet beforehand, as `OneShot.train`; sub-supernets are trained by `prepare`."""
+        """Trains the initial supernet in advance, as `OneShot.train`; `prepare` trains the sub-supernets."""
         self.one_shot.train(directory, note, preemption)
 
     def prepare(self, directory: Path, note: Callable[[str], None]) -> None:
         """Trains the supernet and the sub-supernets, or reads them.
 
         Args:
-          directory: of the run; what is made is in its folders ``supernet`` and ``few_shot`` unless the evaluators name
-            others.
-          note: is told how it gets on.
+          directory: folder of the run; weights are saved in its folders ``supernet`` and ``few_shot`` unless the
+            evaluators name others.
+          note: callback that receives progress messages.
 
         Raises:
-          NotPreparedError: as `OneShot.prepare`, or a region of which no code is found.
+          NotPreparedError: as `OneShot.prepare`, or no code was found in a region.
         """
         if "_found" in self.__dict__:
             return
@@ -103,7 +103,7 @@ class FewShot:
         self.__dict__["_found"] = (self.__dict__["_divided"], weights)
 
     def begin(self, directory: Path, note: Callable[[str], None]) -> int:
-        """Trains the supernet and divides the space, or reads both; returns the number of regions.
+        """Trains the supernet and divides the space, or reads both, and returns the number of regions.
 
         Raises:
           NotPreparedError: as `OneShot.prepare`.
@@ -114,7 +114,7 @@ class FewShot:
         return len(self.__dict__["_divided"].names)
 
     def part(self, i: int, directory: Path, note: Callable[[str], None]) -> None:
-        """Trains the sub-supernet of region `i`, unless it is there; other processes may train others meanwhile.
+        """Trains the sub-supernet of region `i` unless it exists; processes may train different regions concurrently.
 
         Raises:
           NotPreparedError: as `prepare`.
@@ -122,11 +122,11 @@ class FewShot:
         self._train(i, directory, note, None)
 
     def evaluate(self, codes: Int[np.ndarray, "n dims"], keys: Key[Array, " n"]) -> Sequence[Outcome]:
-        """Values each code by the sub-supernet of its region; keys play no part.
+        """Values each code with the sub-supernet of its region; keys are not used.
 
         Raises:
-          ValueError: a code that is not of the space.
-          NotPreparedError: before `prepare`.
+          ValueError: a code is not in the space.
+          NotPreparedError: `prepare` has not been called.
         """
         del keys
         outcomes: dict[int, Outcome] = {}
@@ -138,7 +138,7 @@ class FewShot:
         return [outcomes[row] for row in range(len(codes))]
 
     def extract(self, code: Int[np.ndarray, " dims"]) -> tuple[Params, BatchStats]:
-        """As `OneShot.extract`, of the sub-supernet of the code's region."""
+        """Extracts weights as `OneShot.extract` does, from the sub-supernet of the code's region."""
         weights = self.weights[int(self._region(code[None])[0])]
         statistics = self.one_shot.valuation.statistics(weights, code)
         return self.supernet.extract(weights.params, statistics, code)
@@ -148,7 +148,7 @@ class FewShot:
         return self.regions.of(np.asarray(space.canonical(space.check(codes))))
 
     def _divide(self, home: Path) -> Regions:
-        """The regions; what they were learned from is kept, since values differ a little from device to device."""
+        """Returns the regions; saves the samples they are learned from, since values differ between devices."""
         kept = home / "split.npz"
         if not kept.exists():
             codes, values = regions.sample(self.split, self._space, self._values, self.seed)
@@ -166,7 +166,7 @@ class FewShot:
     def _train(
         self, i: int, directory: Path, note: Callable[[str], None], programs: Programs | None
     ) -> tuple[Weights, Programs | None]:
-        """The sub-supernet of a region, and the programs that trained it."""
+        """Trains or reads the sub-supernet of a region; returns it and the programs that trained it."""
         found: Regions = self.__dict__["_divided"]
         note(f"sub-supernet {i + 1} of {len(found.names)} ({found.names[i]})")
         try:

@@ -1,9 +1,8 @@
 """Values by training every candidate from scratch, the evaluation of section 4.1 of arXiv 1906.06832.
 
-A value is the accuracy on the search-validation split after the last step; the test split does not come in here. What
-goes wrong with a candidate is an outcome: a loss that is not finite names its step, and where a program does not fit
-into memory its candidates are tried again one by one, so that only those fail that do not fit by themselves. Ctrl-C
-passes through.
+The value is the accuracy on the search-validation split after the last step; the test split is never read. A failure
+of a candidate is an outcome: a non-finite loss is reported with its step. If a program does not fit into memory, its
+candidates are retried one by one, so that only candidates that do not fit alone fail. Ctrl-C is not caught.
 """
 
 import dataclasses
@@ -16,8 +15,8 @@ import numpy as np
 from jaxtyping import Array, Int, Key
 
 from lanas_jax.candidates import halving
-from lanas_jax.candidates.halving import Halving, Trainer
-from lanas_jax.candidates.plans import OUT_OF_MEMORY, Plans
+from lanas_jax.candidates.halving import CandidateTrainer, Halving
+from lanas_jax.candidates.plans import OUT_OF_MEMORY, Strategies
 from lanas_jax.candidates.population import CompiledPopulation, Results
 from lanas_jax.candidates.step import Network
 from lanas_jax.data.splits import SearchData
@@ -30,22 +29,22 @@ class FromScratch:
     """Trains candidates on the devices of this process.
 
     Args:
-      network: one network for every code; with `for_code`, a network for each too.
-      data: train and search-validation splits.
-      config: how each candidate is trained.
-      devices: where; default: all devices of this process.
-      per_device: candidates in one program on each device; a batch of ``devices * per_device`` fills it.
-      abreast: whether a device's candidates train at the same time, by one program for all, instead of one after the
-        other; ``auto``: where `plan` is ``auto`` too and the devices are accelerators, what a measurement finds faster.
-      plan: ``shared``, one program for all candidates, compiled once; ``specialised``, a program for each; ``auto``,
-        the one that a measurement at the first batch expects to be done sooner.
-      candidates: in the whole search, for ``auto``; default: those of the first batch.
-      halving: stops candidates of a batch that do worse than others, so that outcomes depend on the batch; None: all
-        are trained to the end.
-      report: is told which plan was chosen, and why.
+      network: network that takes any code as data; with a method `for_code`, also the builder of specialised networks.
+      data: training and search-validation splits.
+      config: training configuration of each candidate.
+      devices: devices to train on; default: all devices of this process.
+      per_device: candidates per device in one program; a batch of ``devices * per_device`` candidates fills it.
+      abreast: True to train a device's candidates vmapped, False to train them sequentially, in one shared program;
+        ``auto``: the faster layout by measurement, if `plan` is ``auto`` too and the devices are accelerators.
+      plan: ``shared``: one program for all candidates, compiled once; ``specialised``: one program per candidate;
+        ``auto``: the plan with the shorter estimated search time, measured at the first batch.
+      candidates: number of candidates in the whole search, used by ``auto``; default: the size of the first batch.
+      halving: early stopping of the worse candidates of a batch, which makes outcomes depend on the batch; None: all
+        candidates are trained to the end.
+      report: callback that receives the chosen plan and the reason.
 
     Raises:
-      ValueError: a specialised plan for a network that cannot be built for a code.
+      ValueError: the plan is specialised and the network cannot be built for a single code.
     """
 
     network: Network
@@ -61,33 +60,33 @@ class FromScratch:
 
     def __post_init__(self) -> None:
         if self.plan == "specialised":
-            _ = self.plans.specialised  # refuses a network that has no such plan, before anything is trained
+            _ = self.plans.specialised  # rejects a network without this plan before any training
 
     @functools.cached_property
-    def plans(self) -> Plans:
-        """The ways to train."""
-        return Plans(self.network, self.config, self.data, self.devices, self.per_device)
+    def plans(self) -> Strategies:
+        """The available training plans."""
+        return Strategies(self.network, self.config, self.data, self.devices, self.per_device)
 
     @property
     def compiled(self) -> CompiledPopulation:
-        """The programs that train a batch, whatever its codes."""
+        """The shared programs, which train a batch of any codes."""
         choice = self.__dict__.get("choice")
         abreast = self.abreast is True if choice is None else choice.abreast
         return self.plans.abreast if abreast else self.plans.in_turn
 
     def evaluate(self, codes: Int[np.ndarray, "n dims"], keys: Key[Array, " n"]) -> Sequence[Outcome]:
-        """Trains the candidates of `codes` and gives each its search-validation accuracy.
+        """Trains the candidates of `codes` and returns their search-validation accuracies.
 
         Args:
-          codes: ``int32[n, dims]``, any number of them.
-          keys: ``key[n]``, one per trial; consumed.
+          codes: architectures, ``int32[n, dims]``, any number of them.
+          keys: PRNG keys, ``key[n]``, one per trial; consumed.
 
         Returns:
-          One outcome per code, in order. Seconds are shared: compiling a program for all candidates falls on the batch
-          that waited for it.
+          One outcome per code, in order. Seconds are divided equally within the batch; the compilation of a shared
+          program counts for the batch that waited for it.
 
         Raises:
-          ValueError: a code that is not of the space.
+          ValueError: a code is not in the space.
         """
         codes = self.network.space.check(codes)
         compiled_before = self.plans.compile_seconds
@@ -104,22 +103,22 @@ class FromScratch:
         return with_costs(self.network.space, codes, outcomes)
 
     def _specialised(self, codes: np.ndarray, keys: Key[Array, " n"]) -> bool:
-        """Whether candidates have a program each; measured at the first call, if so asked."""
+        """Whether each candidate has its own program; for ``auto``, measured at the first call."""
         if self.plan != "auto":
             return self.plan == "specialised"
         if "choice" not in self.__dict__:
             try:
                 choice = self.plans.choose(self.candidates or len(codes), codes, keys, self.abreast)
-            except FloatingPointError as error:  # a candidate that fails at once; the next batch is measured instead
-                self.report(f"one program, for this batch: no plan could be measured by it ({error})")
+            except FloatingPointError as error:  # a candidate diverged at once; the next batch is measured
+                self.report(f"one program for this batch: the plans could not be measured ({error})")
                 return False
-            shared = "one program, candidates abreast" if choice.abreast else "one program"
+            shared = "one program, vmapped candidates" if choice.abreast else "one program"
             self.report(f"{'a program for each candidate' if choice.specialised else shared}: {choice.reason}")
             self.__dict__["choice"] = choice
         return self.__dict__["choice"].specialised
 
-    def _train(self, trainer: Trainer, codes: np.ndarray, keys: Key[Array, " n"]) -> list[Outcome]:
-        """Outcomes without costs."""
+    def _train(self, trainer: CandidateTrainer, codes: np.ndarray, keys: Key[Array, " n"]) -> list[Outcome]:
+        """Trains a batch and returns outcomes without costs."""
         results = halving.train(trainer, self.halving, self.config.steps(len(self.data.train)), codes, keys)
         seconds = results.seconds / len(codes)
         rows = zip(results.accuracy, results.compile_seconds, results.steps, failures(results), strict=True)
@@ -135,7 +134,7 @@ class FromScratch:
         ]
 
     def _train_alone(self, code: np.ndarray, key: Key[Array, " 1"]) -> Outcome:
-        """The outcome of one candidate that shares its device with no other."""
+        """Trains one candidate that has a device to itself and returns its outcome."""
         try:
             return self._train(self.plans.specialised if self._specialised(code, key) else self.plans.alone, code, key)[
                 0
@@ -147,7 +146,7 @@ class FromScratch:
 
 
 def failures(results: Results) -> list[str | None]:
-    """Why each candidate has no value, or None where it has one. Steps count from 1."""
+    """Returns the reason why each candidate failed, or None if it has a value. Steps count from 1."""
     reasons: list[str | None] = []
     for train_loss, loss, steps in zip(results.train_loss, results.loss, results.steps, strict=True):
         if not np.isfinite(train_loss):

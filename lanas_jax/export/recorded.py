@@ -87,7 +87,7 @@ def recorded_settings(module: ModuleType, record: Mapping[str, Any]) -> tuple[An
 
 def offering_training(module: ModuleType, code: tuple[int, ...] | None = None) -> ModuleType:
     """The module, if it offers a final training; `code` is the winner of the run whose file it is."""
-    # A Final may be lanas_jax.storage.trials.Final, imported for the search.
+    # A Final may be lanas_jax.storage.trials.Winner, imported for the search.
     if not (missing := discovery.missing(module, "Final", "final(config, settings, code)")):
         return module
     advice = "docs/training.md shows how to write one"

@@ -15,7 +15,7 @@ from typing import Any
 
 import jax
 
-from lanas_jax.planning.stage import Program, Stage
+from lanas_jax.planning.stage import Stage, TracedProgram
 from lanas_jax.planning.topology import Chip, Topology
 
 OUT_OF_MEMORY = "RESOURCE_EXHAUSTED"  # of errors of the compiler
@@ -197,5 +197,5 @@ def first(costs: Any) -> dict[str, float]:
     return dict(costs[0] if isinstance(costs, Sequence) and costs else costs or {})
 
 
-def _per_step(costs: dict[str, float], name: str, program: Program) -> float | None:
+def _per_step(costs: dict[str, float], name: str, program: TracedProgram) -> float | None:
     return costs[name] / program.counted if costs.get(name, -1) >= 0 else None

@@ -15,7 +15,7 @@ from lanas_jax.data.scaling import Scaling
 from lanas_jax.data.splits import SearchData, Split
 
 
-class Program(NamedTuple):
+class TracedProgram(NamedTuple):
     """A stage's program, traced for some devices.
 
     The compiler counts operations and bytes of a loop's body once, whatever the number of its rounds, and of a
@@ -48,7 +48,7 @@ class Stage:
     name: str
     batch_size: int
     setting: str
-    program: Callable[[Sequence[jax.Device], int], Program]
+    program: Callable[[Sequence[jax.Device], int], TracedProgram]
     shared: bool = True
 
     def unit(self, devices: int) -> int:

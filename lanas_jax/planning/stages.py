@@ -17,7 +17,7 @@ from jaxtyping import Int
 from lanas_jax.candidates.population import Placed, Population
 from lanas_jax.candidates.step import Network
 from lanas_jax.data.splits import SearchData
-from lanas_jax.planning.stage import Program, Stage
+from lanas_jax.planning.stage import Stage, TracedProgram
 from lanas_jax.runtime.devices import mesh_of
 from lanas_jax.spaces.base import SearchSpace
 from lanas_jax.supernet import code_pool
@@ -67,7 +67,7 @@ def final_training(
     recipe, passes = training.recipe, _passes(training)
     split = len(data.train) + (len(data.validation) if recipe.train_on == "all" else 0)
 
-    def program(devices: Sequence[jax.Device], batch_size: int) -> Program:
+    def program(devices: Sequence[jax.Device], batch_size: int) -> TracedProgram:
         changed = dataclasses.replace(recipe, batch_size=batch_size)
         if batch_size % len(devices):
             raise ValueError(f"batch size must be a multiple of the {len(devices)} chips; got {batch_size}")
@@ -75,7 +75,7 @@ def final_training(
         images = batch_size / len(devices)
         work = _times(multiply_adds, TRAINING * passes * images)
         work = None if work is None else work + teacher_multiply_adds * images
-        return Program(lowered, len(devices), changed.sgd.steps(split), work, counted=1 / passes)
+        return TracedProgram(lowered, len(devices), changed.sgd.steps(split), work, counted=1 / passes)
 
     return Stage(name, recipe.batch_size, setting, program)
 
@@ -120,7 +120,7 @@ def candidates(
     """
     cost = mean_multiply_adds(network.space)
 
-    def program(devices: Sequence[jax.Device], batch_size: int) -> Program:
+    def program(devices: Sequence[jax.Device], batch_size: int) -> TracedProgram:
         changed = dataclasses.replace(config, batch_size=batch_size)
         per_device = -(-batch // len(devices))
         layout = Population(network, changed, devices, per_device, abreast)
@@ -128,7 +128,7 @@ def candidates(
         in_turn = 1 if abreast else per_device
         steps = -(-budget // batch) * in_turn * changed.steps(len(data.train))
         work = _times(cost, TRAINING * batch_size * (per_device if abreast else 1))
-        return Program(advance, len(devices), steps, work)
+        return TracedProgram(advance, len(devices), steps, work)
 
     return Stage(name, config.batch_size, setting, program, shared=False)
 
@@ -145,14 +145,14 @@ def valuation(name: str, valuing: Valuation, *, budget: int, batch: int, setting
     """
     cost = mean_multiply_adds(valuing.supernet.space)
 
-    def program(devices: Sequence[jax.Device], batch_size: int) -> Program:
+    def program(devices: Sequence[jax.Device], batch_size: int) -> TracedProgram:
         per_device = -(-batch // len(devices))
         changed = dataclasses.replace(valuing, batch_size=batch_size, devices=devices, per_device=per_device)
         calibrating = changed.recalibration // min(batch_size, changed.recalibration or 1)
         rounds = calibrating + math.ceil(len(changed.data.validation) / batch_size)
         steps = math.ceil(budget / batch) * per_device * rounds
         loops = 2.0 if calibrating else 1.0  # one measures statistics, one values; both read a batch a round
-        return Program(changed.lower(), len(devices), steps, _times(cost, batch_size), counted=loops)
+        return TracedProgram(changed.lower(), len(devices), steps, _times(cost, batch_size), counted=loops)
 
     return Stage(name, valuing.batch_size, setting, program, shared=False)
 

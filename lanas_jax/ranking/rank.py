@@ -39,7 +39,7 @@ from lanas_jax.storage import config_json, software
 from lanas_jax.storage.folder import RunError
 from lanas_jax.storage.trials import Trial, TrialStore
 from lanas_jax.study import StudyError, replay, run_folder
-from lanas_jax.study.experiment import Progress
+from lanas_jax.study.experiment import StudyProgress
 from lanas_jax.study.run_folder import Run
 
 AT_ONCE = 32  # architectures handed to an estimate at a time
@@ -47,7 +47,7 @@ _ASKED = "asked.json"
 
 
 @dataclasses.dataclass(frozen=True)
-class Plan:
+class RankingDesign:
     """How many networks, and which.
 
     Attributes:
@@ -89,7 +89,7 @@ class Valuing:
     here: Run
     seed: int
     note: Callable[[str], None]
-    progress: Callable[[], AbstractContextManager[Progress]]
+    progress: Callable[[], AbstractContextManager[StudyProgress]]
 
     def column(
         self, title: str, evaluator: Evaluator, codes: Int[np.ndarray, "n dims"], folder: Path, batch: int
@@ -115,7 +115,7 @@ class Valuing:
             raise StudyError(f"the preparation of {title} failed: {describe_error(error)}") from error
 
 
-def rank(ranking: Ranking, plan: Plan, settings: Any, valuing: Valuing) -> Ranked:
+def rank(ranking: Ranking, plan: RankingDesign, settings: Any, valuing: Valuing) -> Ranked:
     """Values a sample of architectures by every estimate, trains it from scratch, and compares.
 
     Called again with the same arguments it goes on where it was.
@@ -168,7 +168,7 @@ def finished(folder: Path) -> int:
 
 
 def _estimated(
-    ranking: Ranking, plan: Plan, valuing: Valuing
+    ranking: Ranking, plan: RankingDesign, valuing: Valuing
 ) -> tuple[Int[np.ndarray, "n dims"], dict[str, Float[np.ndarray, " n"]]]:
     """The sample, and what each estimate says of it."""
     (first, evaluator), *others = ranking.estimates.items()

@@ -4,7 +4,7 @@ import math
 from collections.abc import Sequence
 
 from lanas_jax.report.elements import Element, element, svg
-from lanas_jax.report.layout import Box, lay_out
+from lanas_jax.report.layout import Rectangle, lay_out
 from lanas_jax.spaces.base import CellGraph
 
 COLOURS = 8  # the style sheet's --op0 to --op7
@@ -62,7 +62,7 @@ def _width(text: str, per_character: float) -> float:
 
 
 def _ports(
-    graph: CellGraph, nodes: Sequence[Box], routes: Sequence[Sequence[Box]]
+    graph: CellGraph, nodes: Sequence[Rectangle], routes: Sequence[Sequence[Rectangle]]
 ) -> tuple[list[tuple[float, float]], list[tuple[float, float]]]:
     """Where each edge leaves its source and enters its target: spread over their sides, so that none cross there."""
     starts, ends = [(0.0, 0.0)] * len(graph.edges), [(0.0, 0.0)] * len(graph.edges)
@@ -78,12 +78,12 @@ def _ports(
     return starts, ends
 
 
-def _spread(box: Box, n: int) -> list[float]:
+def _spread(box: Rectangle, n: int) -> list[float]:
     step = min(10.0, (box.height - 10.0) / max(n - 1, 1))
     return [box.y + (i - (n - 1) / 2) * step for i in range(n)]
 
 
-def _edge(route: Sequence[Box], start: tuple[float, float], end: tuple[float, float], colour: str) -> Element:
+def _edge(route: Sequence[Rectangle], start: tuple[float, float], end: tuple[float, float], colour: str) -> Element:
     """A line that crosses every rank horizontally and curves only between ranks, where there are no boxes."""
     path, (x, y) = [f"M{start[0]:.1f} {start[1]:.1f}"], start
     arrow = 7.0
@@ -102,7 +102,7 @@ def _edge(route: Sequence[Box], start: tuple[float, float], end: tuple[float, fl
     )
 
 
-def _label(label: str, box: Box, colour: str) -> Element:
+def _label(label: str, box: Rectangle, colour: str) -> Element:
     return element(
         "g",
         _rectangle(box, class_="label", rx=LABEL_HEIGHT / 2, style=f"stroke:{colour}"),
@@ -111,7 +111,7 @@ def _label(label: str, box: Box, colour: str) -> Element:
     )
 
 
-def _node(name: str, box: Box, class_: str) -> Element:
+def _node(name: str, box: Rectangle, class_: str) -> Element:
     return element(
         "g",
         _rectangle(box, class_=class_, rx=7),
@@ -120,7 +120,7 @@ def _node(name: str, box: Box, class_: str) -> Element:
     )
 
 
-def _rectangle(box: Box, **attributes: object) -> Element:
+def _rectangle(box: Rectangle, **attributes: object) -> Element:
     return element(
         "rect",
         x=box.x - box.width / 2,

@@ -20,7 +20,7 @@ ROW_GAP = 9.0  # pixels between neighbours of a rank
 SWEEPS = 12
 
 
-class Box(NamedTuple):
+class Rectangle(NamedTuple):
     """A rectangle by its centre and size, in pixels."""
 
     x: float
@@ -32,8 +32,8 @@ class Box(NamedTuple):
 class Layout(NamedTuple):
     """A drawing: a box per node, and for each edge the boxes between its two nodes, the last of them for its label."""
 
-    nodes: tuple[Box, ...]
-    routes: tuple[tuple[Box, ...], ...]
+    nodes: tuple[Rectangle, ...]
+    routes: tuple[tuple[Rectangle, ...], ...]
     width: float
     height: float
 
@@ -82,7 +82,7 @@ def lay_out(
     widths = [max((slots[i].width for i in members), default=0.0) for members in order]
     lefts = np.cumsum([0.0] + [width + RANK_GAP for width in widths])
     boxes = [
-        Box(float(lefts[slot.rank]) + widths[slot.rank] / 2, float(row), widths[slot.rank], slot.height)
+        Rectangle(float(lefts[slot.rank]) + widths[slot.rank] / 2, float(row), widths[slot.rank], slot.height)
         for slot, row in zip(slots, rows, strict=True)
     ]
     return Layout(

@@ -17,11 +17,11 @@ from lanas_jax.report.style import CSS, SCRIPT
 from lanas_jax.searchers.partition import NodeSummary
 from lanas_jax.searchers.sampling import LISTED
 from lanas_jax.spaces.base import SearchSpace
-from lanas_jax.storage.trials import Final, Status, Trial, best
+from lanas_jax.storage.trials import Status, Trial, Winner, best
 
 
 @dataclasses.dataclass(frozen=True)
-class Run:
+class ReportData:
     """Everything a report shows.
 
     Attributes:
@@ -40,7 +40,7 @@ class Run:
     space: SearchSpace
     trials: Sequence[Trial]
     budget: int
-    final: Final | None = None
+    final: Winner | None = None
     config: Mapping[str, object] = dataclasses.field(default_factory=dict)
     tree: Sequence[NodeSummary] | None = None
     tree_note: str = ""
@@ -58,7 +58,7 @@ class Run:
         return self.final.code if self.final else leader.code if leader else None
 
 
-def render(run: Run) -> str:
+def render(run: ReportData) -> str:
     """The report as the text of an HTML document."""
     body = [_headline(run), *_winner(run), *_plots(run), *limits.section(run.space, run.trials, run.show)]
     body += [*_tree(run), *_ranking(run), *_trials(run), *_settings(run)]
@@ -73,7 +73,7 @@ def render(run: Run) -> str:
     return f"<!DOCTYPE html>\n{html(page)}\n"
 
 
-def _headline(run: Run) -> Element:
+def _headline(run: ReportData) -> Element:
     finished = [trial.finished for trial in run.trials if trial.finished is not None]
     budget = formatting.plural(run.budget, "trial")
     date = f"{formatting.date(max(finished))}, " if finished else ""
@@ -93,7 +93,7 @@ def _headline(run: Run) -> Element:
     return element("header", *parts)
 
 
-def _notices(run: Run) -> list[Element]:
+def _notices(run: ReportData) -> list[Element]:
     through = sum(trial.status != Status.PENDING for trial in run.trials)
     notices = []
     if through < run.budget and _exhausted(run):
@@ -105,13 +105,13 @@ def _notices(run: Run) -> list[Element]:
     return [element("p", text, class_="notice") for text in notices]
 
 
-def _exhausted(run: Run) -> bool:
+def _exhausted(run: ReportData) -> bool:
     """Whether each code of a space small enough to list was tried."""
     tried = {trial.code for trial in run.trials if trial.status != Status.PENDING}
     return run.space.size <= LISTED and len(tried) >= len(run.space.enumerate())
 
 
-def _cards(run: Run) -> list[Element]:
+def _cards(run: ReportData) -> list[Element]:
     leader, final, show = best(run.trials), run.final, run.show
     status = Counter(trial.status for trial in run.trials)
     through = status[Status.DONE] + status[Status.FAILED]
@@ -131,7 +131,7 @@ def _cards(run: Run) -> list[Element]:
     return cards
 
 
-def _time_card(run: Run) -> Element:
+def _time_card(run: ReportData) -> Element:
     compiling = sum(trial.compile_seconds or 0.0 for trial in run.trials)
     training = sum(trial.train_seconds or 0.0 for trial in run.trials)
     retraining = run.final.seconds if run.final else 0.0
@@ -144,7 +144,7 @@ def _card(name: str, figure: str, aside: str) -> Element:
     return element("div", element("span", name), element("b", figure), element("small", aside), class_="card")
 
 
-def _winner(run: Run) -> list[Element]:
+def _winner(run: ReportData) -> list[Element]:
     if run.winner is None:
         return []
     code = np.asarray(run.winner, np.int32)
@@ -162,7 +162,7 @@ def _winner(run: Run) -> list[Element]:
     return parts
 
 
-def _plots(run: Run) -> list[Element]:
+def _plots(run: ReportData) -> list[Element]:
     if not curves.done(run.trials):
         return []
     figures = [_figure(plots.best_against_trials(run.trials, run.show), "Best value against trials.")]
@@ -181,7 +181,7 @@ def _figure(drawing: Element, caption: str) -> Element:
     return element("figure", drawing, element("figcaption", caption))
 
 
-def _tree(run: Run) -> list[Element]:
+def _tree(run: ReportData) -> list[Element]:
     heading = element("h2", "The learned tree")
     if not run.tree:
         return [heading, element("p", run.tree_note, class_="quiet")] if run.tree_note else []
@@ -194,11 +194,11 @@ def _tree(run: Run) -> list[Element]:
     return [heading, element("p", explanation, class_="quiet"), element("figure", drawing)]
 
 
-def _ranking(run: Run) -> list[Element]:
+def _ranking(run: ReportData) -> list[Element]:
     return [] if run.ranking is None else ranking.section(run.ranking)
 
 
-def _trials(run: Run) -> list[Element]:
+def _trials(run: ReportData) -> list[Element]:
     parts = [element("h2", "Trials")]
     if not run.trials:
         return [*parts, element("p", "None yet.", class_="quiet")]
@@ -211,7 +211,7 @@ def _trials(run: Run) -> list[Element]:
     return [*parts, tables.trials_table(run.trials, run.show)]
 
 
-def _settings(run: Run) -> list[Element]:
+def _settings(run: ReportData) -> list[Element]:
     if not run.config:
         return []
     return [element("h2", "Settings"), tables.settings_table(run.config)]

@@ -9,7 +9,7 @@ import jax
 
 from lanas_jax.ranking import result
 from lanas_jax.report.learned_tree import learned_tree
-from lanas_jax.report.page import Run, render
+from lanas_jax.report.page import ReportData, render
 from lanas_jax.runtime.files import replace_text
 from lanas_jax.storage.trials import TrialStore
 from lanas_jax.study import run_folder
@@ -41,7 +41,7 @@ def write(run_directory: Path, experiment: "Experiment | None" = None) -> Path:
     # A tree does not depend on the key that its searcher draws codes with.
     tree, note = learned_tree(experiment.searcher, jax.random.key(experiment.seed), trials)
     page = render(
-        Run(
+        ReportData(
             name=experiment.name,
             space=experiment.space,
             trials=trials,

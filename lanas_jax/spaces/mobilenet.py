@@ -23,7 +23,7 @@ from lanas_jax.spaces.base import Codes, Cost, LimitedCost
 from lanas_jax.spaces.exact import exceeds
 from lanas_jax.spaces.latency import LatencyTable
 from lanas_jax.spaces.mobilenet_costs import COLUMNS, Totals
-from lanas_jax.spaces.mobilenet_settings import STAGES, MobileNetSettings, Stage
+from lanas_jax.spaces.mobilenet_settings import STAGES, MobileNetSettings, MobileNetStage
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,7 +55,7 @@ class MobileNetSpace(MobileNetSettings):
 
     def __init__(
         self,
-        stages: Sequence[Stage] = STAGES,
+        stages: Sequence[MobileNetStage] = STAGES,
         *,
         depths: Sequence[int] = (2, 3, 4),
         kernels: Sequence[int] = (3, 5, 7),

@@ -19,7 +19,7 @@ SQUEEZE = 4  # expanded channels per channel of squeeze-and-excitation's bottlen
 
 
 @dataclasses.dataclass(frozen=True)
-class Stage:
+class MobileNetStage:
     """What is the same for all layers of a stage.
 
     Attributes:
@@ -36,15 +36,15 @@ class Stage:
 
 
 STAGES = (
-    Stage(24, 2, "relu"),
-    Stage(40, 2, "relu", squeezes=True),
-    Stage(80, 2),
-    Stage(112, 1, squeezes=True),
-    Stage(160, 2, squeezes=True),
+    MobileNetStage(24, 2, "relu"),
+    MobileNetStage(40, 2, "relu", squeezes=True),
+    MobileNetStage(80, 2),
+    MobileNetStage(112, 1, squeezes=True),
+    MobileNetStage(160, 2, squeezes=True),
 )
 
 
-class Parts(NamedTuple):
+class CodesByChoice(NamedTuple):
     """A batch of codes, choice by choice."""
 
     resolution: Int[Array | np.ndarray, " n"]  # which of the resolutions
@@ -65,7 +65,7 @@ class MobileNetSettings(SearchSpace):
       ValueError: settings of which no network can be made.
     """
 
-    stages: tuple[Stage, ...]
+    stages: tuple[MobileNetStage, ...]
     depths: tuple[int, ...]
     kernels: tuple[int, ...]
     expansions: tuple[int, ...]
@@ -106,11 +106,11 @@ class MobileNetSettings(SearchSpace):
         stage = sum(layer**depth for depth in self.depths)
         return len(self.widths) * len(self.resolutions) * stage ** len(self.stages)
 
-    def parts(self, codes: Codes) -> Parts:
+    def parts(self, codes: Codes) -> CodesByChoice:
         """The integers of codes by what they decide; NumPy codes give NumPy arrays."""
         stages = codes[:, 2:].reshape(codes.shape[0], len(self.stages), 1 + 2 * self.layers)
         layers = stages[:, :, 1:].reshape(*stages.shape[:2], self.layers, 2)
-        return Parts(codes[:, 0], codes[:, 1], stages[:, :, 0], layers[..., 0], layers[..., 1])
+        return CodesByChoice(codes[:, 0], codes[:, 1], stages[:, :, 0], layers[..., 0], layers[..., 1])
 
     def present(self, codes: Codes) -> Bool[Array | np.ndarray, "n stages layers"]:
         """Which layers are there; NumPy codes give a NumPy array."""
@@ -130,7 +130,7 @@ class MobileNetSettings(SearchSpace):
 
     def describe(self, code: Int[Array | np.ndarray, " dims"]) -> str:
         """Resolution and width, then a line per stage: its layers, each with kernel and expansion."""
-        parts = Parts(*(part[0] for part in self.parts(self.check(np.asarray(code)[None]))))
+        parts = CodesByChoice(*(part[0] for part in self.parts(self.check(np.asarray(code)[None]))))
         width = self.widths[parts.width]
         lines = [f"resolution {self.resolutions[parts.resolution]}, width {width:g}"]
         for s, stage in enumerate(self.stages):
@@ -148,7 +148,7 @@ class MobileNetSettings(SearchSpace):
         Raises:
           ValueError: a bad code.
         """
-        parts = Parts(*(part[0] for part in self.parts(self.check(np.asarray(code)[None]))))
+        parts = CodesByChoice(*(part[0] for part in self.parts(self.check(np.asarray(code)[None]))))
         width = self.widths[parts.width]
         blocks = [self.first_block(width)]
         for s in range(len(self.stages)):

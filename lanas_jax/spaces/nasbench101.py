@@ -25,7 +25,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from lanas_jax.spaces import packed_graphs as packed
 from lanas_jax.spaces.base import CellGraph, Choice, Codes, Cost, SearchSpace
-from lanas_jax.spaces.nasbench101_network import STACKS, CellShape, cell_cost
+from lanas_jax.spaces.nasbench101_network import STACKS, NASBench101CellShape, cell_cost
 from lanas_jax.spaces.packed_graphs import EDGES, INNER, OUTPUT, VERTICES
 
 OPERATIONS = ("conv3x3-bn-relu", "conv1x1-bn-relu", "maxpool3x3")
@@ -69,14 +69,14 @@ class NASBench101Space(SearchSpace):
         super().__init__((*edges, *(Choice(f"operation {v}", OPERATIONS) for v in range(1, OUTPUT))))
 
     @property
-    def shapes(self) -> tuple[CellShape, ...]:
+    def shapes(self) -> tuple[NASBench101CellShape, ...]:
         """The stack of cells, from stem to head."""
         shapes, inputs, size = [], self.channels, self.image_size
         for stack in range(STACKS):
             channels = self.channels << stack
             size = -(-size // 2) if stack else size
             for _ in range(self.cells):
-                shapes.append(CellShape(inputs, channels, size))
+                shapes.append(NASBench101CellShape(inputs, channels, size))
                 inputs = channels
         return tuple(shapes)
 

@@ -16,7 +16,7 @@ STACKS = 3
 KERNEL_PIXELS = np.array([9, 1, 0])  # of each operation; none for the pooling
 
 
-class CellShape(NamedTuple):
+class NASBench101CellShape(NamedTuple):
     """One cell of the network: what its position decides."""
 
     inputs: int  # channels of its input
@@ -45,7 +45,7 @@ def vertex_channels(adjacency: Int[np.ndarray, "n v v"], channels: int) -> Int[n
 
 
 def cell_cost(
-    adjacency: Int[np.ndarray, "n v v"], labels: Int[np.ndarray, "n inner"], shape: CellShape
+    adjacency: Int[np.ndarray, "n v v"], labels: Int[np.ndarray, "n inner"], shape: NASBench101CellShape
 ) -> Int[np.ndarray, "n 2"]:
     """Multiply-adds and parameters of one cell of each of `n` pruned graphs.
 

@@ -28,7 +28,7 @@ _NODES = ("input", "node 1", "node 2", "output")
 _ARCH = re.compile(r"\|(\w+)~0\|\+\|(\w+)~0\|(\w+)~1\|\+\|(\w+)~0\|(\w+)~1\|(\w+)~2\|")
 
 
-class Stage(NamedTuple):
+class NASBench201Stage(NamedTuple):
     """Cells of one size, one after the other."""
 
     channels: int  # of what enters and leaves each cell
@@ -70,9 +70,9 @@ class NASBench201Space(SearchSpace):
         super().__init__(Choice(f"edge {i}-{j}", OPERATIONS) for i, j in EDGES)
 
     @property
-    def stages(self) -> tuple[Stage, ...]:
+    def stages(self) -> tuple[NASBench201Stage, ...]:
         """The sizes of the cells, from stem to head."""
-        return tuple(Stage(self.channels << i, self.image_size >> i) for i in range(STAGES))
+        return tuple(NASBench201Stage(self.channels << i, self.image_size >> i) for i in range(STAGES))
 
     def cost(self, codes: Codes) -> Cost:
         """Multiply-adds of one image's forward pass (convolutions and head) and trainable parameters, exact.

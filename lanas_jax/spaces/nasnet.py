@@ -28,7 +28,7 @@ SEP_CONV_3X3, MAX_POOL_3X3, SKIP_CONNECT, SEP_CONV_5X5 = range(4)
 INPUT_NAMES = ("cell before last", "last cell")
 
 
-class CellShape(NamedTuple):
+class NASNetCellShape(NamedTuple):
     """One cell of the stack: what its position in the network decides."""
 
     cell: int  # which cell of the code it is built from
@@ -99,7 +99,7 @@ class NASNetSpace(SearchSpace):
         return ("normal cell", "reduction cell") if self.two_cells else ("cell",)
 
     @property
-    def shapes(self) -> tuple[CellShape, ...]:
+    def shapes(self) -> tuple[NASNetCellShape, ...]:
         """The stack of cells, from stem to head."""
         reductions = {self.cells // 3, 2 * self.cells // 3}
         shapes, channels, size = [], self.channels, self.image_size
@@ -109,7 +109,7 @@ class NASNetSpace(SearchSpace):
             output_size = -(-size // 2) if reduction else size
             kind = int(reduction and self.two_cells)
             sources = (max(i - 2, -1), i - 1)
-            shapes.append(CellShape(kind, reduction, i - 1 in reductions, channels, size, output_size, sources))
+            shapes.append(NASNetCellShape(kind, reduction, i - 1 in reductions, channels, size, output_size, sources))
             size = output_size
         return tuple(shapes)
 

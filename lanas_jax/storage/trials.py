@@ -137,7 +137,7 @@ class Trial:
 
 
 @dataclasses.dataclass(frozen=True)
-class Final:
+class Winner:
     """The retrained winner. Test data is read once per run, for this.
 
     Attributes:
@@ -361,16 +361,16 @@ class TrialStore:
                 self._write("REPLACE", trial)
         return trials
 
-    def final(self) -> Final | None:
+    def final(self) -> Winner | None:
         """The retrained winner, or None before there is one."""
         row = self._connection.execute("SELECT * FROM final").fetchone()
         if row is None:
             return None
         del row["id"]
         _verify(self.path, row, "the retrained winner")
-        return Final(**row | {"code": _integers(self.path, row["code"])})
+        return Winner(**row | {"code": _integers(self.path, row["code"])})
 
-    def set_final(self, final: Final) -> None:
+    def set_final(self, final: Winner) -> None:
         """Writes the retrained winner down."""
         row = _row(_plain(final))
         with self._transaction():
@@ -453,9 +453,9 @@ def _result(outcome: TrialOutcome) -> dict[str, Any]:
     }
 
 
-def _plain(final: Final) -> Final:
+def _plain(final: Winner) -> Winner:
     """The same with Python's own numbers: SQLite does not know NumPy's."""
-    return Final(
+    return Winner(
         tuple(map(int, final.code)),
         float(final.validation_accuracy),
         float(final.test_accuracy),
@@ -469,7 +469,7 @@ def _number(value: float | None) -> float | None:
     return None if value is None or not math.isfinite(value) else float(value)
 
 
-def _row(record: Trial | Final) -> tuple[int | float | str | None, ...]:
+def _row(record: Trial | Winner) -> tuple[int | float | str | None, ...]:
     fields = {field.name: getattr(record, field.name) for field in dataclasses.fields(record)}
     if isinstance(record, Trial):
         fields |= {"status": record.status.value, "software": json.dumps(record.software)}

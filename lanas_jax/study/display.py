@@ -16,8 +16,8 @@ from lanas_jax.runtime.durations import duration
 from lanas_jax.storage.trials import Trial, best
 
 
-class Display:
-    """Shows a study's progress; a context manager, and a `lanas_jax.study.experiment.Progress`.
+class StudyDisplay:
+    """Shows a study's progress; a context manager, and a `lanas_jax.study.experiment.StudyProgress`.
 
     Args:
       console: where to.
@@ -37,7 +37,7 @@ class Display:
         self._retraining: float | None = None  # when that began
         self._live = Live(console=console, get_renderable=self.line, refresh_per_second=4, transient=True)
 
-    def __enter__(self) -> "Display":
+    def __enter__(self) -> "StudyDisplay":
         if self._console.is_terminal:
             self._live.start()
         return self

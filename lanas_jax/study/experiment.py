@@ -11,9 +11,9 @@ from jaxtyping import Int, PRNGKeyArray
 from lanas_jax.evaluators.base import Evaluator
 from lanas_jax.searchers.base import Searcher
 from lanas_jax.spaces.base import SearchSpace
-from lanas_jax.storage.trials import Final, Trial
+from lanas_jax.storage.trials import Trial, Winner
 
-Finale = Callable[[Int[np.ndarray, " dims"], PRNGKeyArray, Path], Final]
+Finale = Callable[[Int[np.ndarray, " dims"], PRNGKeyArray, Path], Winner]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,7 +49,7 @@ class Experiment:
 
 
 @runtime_checkable
-class Progress(Protocol):
+class StudyProgress(Protocol):
     """Is told how a study gets on (`lanas_jax.study.display` shows it)."""
 
     def began(self, budget: int, trials: Sequence[Trial]) -> None:

@@ -19,10 +19,10 @@ from lanas_jax.evaluators.base import NotPreparedError, Prepared
 from lanas_jax.evaluators.faults import BrokenEvaluatorError, Failures, describe_error, outcomes_or_errors
 from lanas_jax.storage.checkpoints import Checkpoints
 from lanas_jax.storage.folder import RunError
-from lanas_jax.storage.trials import Final, Trial, TrialStore, best
+from lanas_jax.storage.trials import Trial, TrialStore, Winner, best
 from lanas_jax.study import run_folder
-from lanas_jax.study.experiment import Experiment, Progress, Silence
-from lanas_jax.study.replay import FINALE_STREAM, Course, StudyError, keys_of, stream_key
+from lanas_jax.study.experiment import Experiment, Silence, StudyProgress
+from lanas_jax.study.replay import FINALE_STREAM, SearchLog, StudyError, keys_of, stream_key
 from lanas_jax.study.run_folder import Run
 
 
@@ -39,7 +39,7 @@ class Result:
 
     directory: Path
     trials: Sequence[Trial]
-    final: Final | None
+    final: Winner | None
     exhausted: bool
 
     @property
@@ -52,21 +52,21 @@ class Result:
 class Workers(Protocol):
     """Where trials are evaluated: in this process, or on a cluster (`lanas_jax.cluster`)."""
 
-    def prepare(self, directory: Path, progress: Progress) -> None:
+    def prepare(self, directory: Path, progress: StudyProgress) -> None:
         """Has evaluators do, in the run's folder, what comes before their first evaluation.
 
         Raises:
           StudyError: it cannot be done.
         """
 
-    def search(self, course: Course, progress: Progress) -> None:
+    def search(self, course: SearchLog, progress: StudyProgress) -> None:
         """Evaluates what is pending, then what is asked for, to the end of the budget or of the space.
 
         Raises:
           StudyError: evaluators are broken.
         """
 
-    def retrain(self, code: Int[np.ndarray, " dims"], directory: Path) -> Final:
+    def retrain(self, code: Int[np.ndarray, " dims"], directory: Path) -> Winner:
         """The experiment's finale; raises what it raises."""
         ...
 
@@ -74,7 +74,7 @@ class Workers(Protocol):
 def run(
     experiment: Experiment,
     directory: Path | str,
-    progress: Progress | None = None,
+    progress: StudyProgress | None = None,
     *,
     workers: Workers | None = None,
     prepare: bool = True,
@@ -103,7 +103,7 @@ def run(
         if prepare:
             workers.prepare(here.directory, progress)
         progress.began(experiment.budget, store.trials())
-        course = Course(experiment, store, checkpoints)
+        course = SearchLog(experiment, store, checkpoints)
         workers.search(course, progress)
         if course.exhausted:
             progress.note(f"the space has no further codes: the search ends after {course.asked} trials")
@@ -121,7 +121,7 @@ class ThisProcess:
 
     experiment: Experiment
 
-    def prepare(self, directory: Path, progress: Progress) -> None:
+    def prepare(self, directory: Path, progress: StudyProgress) -> None:
         """See `Workers`."""
         if not isinstance(self.experiment.evaluator, Prepared):
             return
@@ -130,7 +130,7 @@ class ThisProcess:
         except NotPreparedError as error:
             raise StudyError(str(error)) from error
 
-    def search(self, course: Course, progress: Progress) -> None:
+    def search(self, course: SearchLog, progress: StudyProgress) -> None:
         """See `Workers`."""
         evaluator, failures = self.experiment.evaluator, Failures()
         while batch := course.pending or course.ask():
@@ -148,12 +148,12 @@ class ThisProcess:
                 raise StudyError(str(error)) from error.__cause__
             progress.finished(course.tell(batch, results, started))
 
-    def retrain(self, code: Int[np.ndarray, " dims"], directory: Path) -> Final:
+    def retrain(self, code: Int[np.ndarray, " dims"], directory: Path) -> Winner:
         """See `Workers`."""
         return finale(self.experiment, code, directory)
 
 
-def finale(experiment: Experiment, code: Int[np.ndarray, " dims"], directory: Path) -> Final:
+def finale(experiment: Experiment, code: Int[np.ndarray, " dims"], directory: Path) -> Winner:
     """Calls an experiment's finale with the key that it has in every process."""
     if experiment.finale is None:
         raise ValueError(f"{experiment.name} has no finale")
@@ -161,8 +161,8 @@ def finale(experiment: Experiment, code: Int[np.ndarray, " dims"], directory: Pa
 
 
 def _retrain(
-    experiment: Experiment, workers: Workers, here: Run, store: TrialStore, progress: Progress
-) -> Final | None:
+    experiment: Experiment, workers: Workers, here: Run, store: TrialStore, progress: StudyProgress
+) -> Winner | None:
     """The finale, once: a run interrupted in it does only this again."""
     winner, final = best(store.trials()), store.final()
     if final is not None or experiment.finale is None:

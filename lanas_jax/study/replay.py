@@ -42,7 +42,7 @@ class StudyError(Exception):
     """A study that cannot go on."""
 
 
-class Course:
+class SearchLog:
     """Where a search stands.
 
     Args:

@@ -39,7 +39,7 @@ class Regions(Protocol):
 
 
 @runtime_checkable
-class Split(Protocol):
+class RegionSplit(Protocol):
     """How to divide a space."""
 
     @property
@@ -179,7 +179,7 @@ class TreeSplit:
 _learn = jax.jit(partition.learn_splits, static_argnames="height")
 
 
-def sample(split: Split, space: SearchSpace, value: Value, seed: int) -> tuple[Codes, Float[np.ndarray, " n"]]:
+def sample(split: RegionSplit, space: SearchSpace, value: Value, seed: int) -> tuple[Codes, Float[np.ndarray, " n"]]:
     """Random codes and their values, as many as a split wants to know."""
     if not split.samples:
         return np.zeros((0, space.dims), np.int32), np.zeros(0, np.float32)

@@ -63,13 +63,13 @@ class Sandwich:
             if not np.asarray(space.valid(checked))[0]:
                 raise ValueError(f"the sandwich's {name} part: {code} is not valid in the space")
 
-    def network(self, supernet: Supernet, pool: Int[np.ndarray, "m dims"]) -> "Sandwiched":
+    def network(self, supernet: Supernet, pool: Int[np.ndarray, "m dims"]) -> "SandwichSupernet":
         """A supernet as it is trained."""
         ends = np.asarray(supernet.space.canonical(np.array([self.largest, self.smallest], np.int32)))
-        return Sandwiched(supernet, {"pool": pool, "largest": ends[0], "smallest": ends[1]}, self.random)
+        return SandwichSupernet(supernet, {"pool": pool, "largest": ends[0], "smallest": ends[1]}, self.random)
 
 
-class Codes(TypedDict):
+class SandwichCodes(TypedDict):
     """Codes that are data to the program."""
 
     pool: Int[Array | np.ndarray, "m dims"]
@@ -78,7 +78,7 @@ class Codes(TypedDict):
 
 
 @dataclasses.dataclass(frozen=True)
-class Sandwiched:
+class SandwichSupernet:
     """A supernet as `lanas_jax.trainer` trains networks: it says itself what a step descends.
 
     Two of one supernet and as many random parts are equal, whatever their codes: they share programs.
@@ -90,7 +90,7 @@ class Sandwiched:
     """
 
     supernet: Supernet
-    data: Codes = dataclasses.field(compare=False)
+    data: SandwichCodes = dataclasses.field(compare=False)
     random: int
 
     @property
@@ -98,9 +98,9 @@ class Sandwiched:
         """The space of the codes."""
         return self.supernet.space
 
-    def with_data(self, data: Codes) -> "Sandwiched":
+    def with_data(self, data: SandwichCodes) -> "SandwichSupernet":
         """The same with other codes."""
-        return Sandwiched(self.supernet, data, self.random)
+        return SandwichSupernet(self.supernet, data, self.random)
 
     def init(self, key: PRNGKeyArray) -> tuple[Params, BatchStats]:
         """Weights and batch statistics of all parts. The key is consumed."""

@@ -32,7 +32,7 @@ from lanas_jax.storage.checkpoints import digest
 from lanas_jax.storage.folder import RunError, lock_file
 from lanas_jax.storage.weights import AnyArray, digest_by_name
 from lanas_jax.supernet.base import Supernet
-from lanas_jax.supernet.sandwich import Sandwich, Sandwiched
+from lanas_jax.supernet.sandwich import Sandwich, SandwichSupernet
 from lanas_jax.trainer import folder as folders
 from lanas_jax.trainer import loop, throughput
 from lanas_jax.trainer.compilation import check, compiled
@@ -57,7 +57,7 @@ NOTES = 10  # lines that a training prints on its way
 
 
 @dataclasses.dataclass(frozen=True)
-class Sampled:
+class SampledSupernet:
     """A supernet as `lanas_jax.trainer` trains networks: each training pass draws a code from a pool.
 
     Two of one supernet are equal, whatever their pools: they share programs.
@@ -75,9 +75,9 @@ class Sampled:
         """The space of the codes."""
         return self.supernet.space
 
-    def with_data(self, data: Int[Array | np.ndarray, "m dims"]) -> "Sampled":
+    def with_data(self, data: Int[Array | np.ndarray, "m dims"]) -> "SampledSupernet":
         """The same with another pool."""
-        return Sampled(self.supernet, data)
+        return SampledSupernet(self.supernet, data)
 
     def init(self, key: PRNGKeyArray) -> tuple[Params, BatchStats]:
         """Weights and batch statistics of all parts. The key is consumed."""
@@ -135,10 +135,10 @@ class SupernetTraining:
             self.sandwich.check(self.supernet.space, self.recipe)
 
     @property
-    def network(self) -> Sampled | Sandwiched:
+    def network(self) -> SampledSupernet | SandwichSupernet:
         """The supernet as it is trained."""
         if self.sandwich is None:
-            return Sampled(self.supernet, self.codes)
+            return SampledSupernet(self.supernet, self.codes)
         return self.sandwich.network(self.supernet, self.codes)
 
     @property
@@ -206,7 +206,7 @@ def train(
 
 
 class Lines:
-    """Tells of a training in plain lines, some `NOTES` in all; a `lanas_jax.trainer.loop.Progress`.
+    """Tells of a training in plain lines, some `NOTES` in all; a `lanas_jax.trainer.loop.TrainingProgress`.
 
     Args:
       note: takes a line.

@@ -31,7 +31,7 @@ from lanas_jax.training.sgd import cross_entropy, one_hot
 Images = Float[Array, "n h w c"]
 
 
-class Values(NamedTuple):
+class PartValues(NamedTuple):
     """How well parts of a supernet do on the search-validation split."""
 
     accuracy: Float[np.ndarray, " n"]  # in [0, 1]
@@ -74,13 +74,13 @@ class Valuation:
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1; got {getattr(self, name)}")
 
-    def __call__(self, weights: Weights, codes: Int[np.ndarray, "n dims"]) -> Values:
+    def __call__(self, weights: Weights, codes: Int[np.ndarray, "n dims"]) -> PartValues:
         """Values of the parts that `codes` pick; compiled at the first call."""
         width, weights = self._mesh.size * self.per_device, self.place(weights)
         padded = np.resize(codes, (-(-len(codes) // width) * width, codes.shape[1]))
         rows = [self._program(weights, part, *self._placed) for part in padded.reshape(-1, width, codes.shape[1])]
         accuracy, loss = (np.concatenate([np.asarray(row[i]) for row in rows])[: len(codes)] for i in range(2))
-        return Values(accuracy, loss)
+        return PartValues(accuracy, loss)
 
     def statistics(self, weights: Weights, code: Int[np.ndarray | Array, " dims"]) -> BatchStats:
         """The batch statistics by which the part that `code` picks is valued."""

@@ -31,7 +31,7 @@ _VALIDATION, _TEST = 4, 5  # fields of an evaluation
 _SPACE = NASBench101Space()
 
 
-class Training(NamedTuple):
+class TrainingRecord(NamedTuple):
     """What one record says."""
 
     module: str  # hash
@@ -102,7 +102,7 @@ def from_ecnas(path: Path) -> Benchmark:
         raise FileError(f"{path}: {error}") from error
 
 
-def parse(record: Record, path: Path) -> Training:
+def parse(record: Record, path: Path) -> TrainingRecord:
     """What a record of an official file says.
 
     Raises:
@@ -118,7 +118,7 @@ def parse(record: Record, path: Path) -> Training:
         validation, test = (float(final[field]) for field in (_VALIDATION, _TEST))
         if not (0 <= validation <= 1 and 0 <= test <= 1):
             raise ValueError(f"expected accuracies in [0, 1]; found {validation} and {test}")
-        return Training(str(module), int(epochs), str(adjacency), str(operations), validation, test)
+        return TrainingRecord(str(module), int(epochs), str(adjacency), str(operations), validation, test)
     except (ValueError, KeyError, TypeError, binascii.Error) as error:
         start = record.data[:40]
         raise FileError(
@@ -127,7 +127,7 @@ def parse(record: Record, path: Path) -> Training:
         ) from error
 
 
-def _verified_code(training: Training, where: str) -> np.ndarray:
+def _verified_code(training: TrainingRecord, where: str) -> np.ndarray:
     v = math.isqrt(len(training.adjacency))
     if v * v != len(training.adjacency) or set(training.adjacency) - {"0", "1"}:
         raise FileError(f"{where} holds no square matrix of zeros and ones: {training.adjacency!r}")

@@ -4,8 +4,8 @@ Everything that is the same on each device (weights, which images make a batch) 
 batch and adds gradients and batch statistics up. Devices may belong to several processes, each of which then calls
 everything here, in the same order.
 
-Where batches come from is a `BatchSource`: `lanas_jax.trainer.in_memory` keeps all training images on every device and takes
-many steps in one call; `lanas_jax.trainer.streamed` is given its batches.
+A `BatchSource` supplies the batches: `lanas_jax.trainer.in_memory` holds all training images on every device and takes
+many steps in one call; `lanas_jax.trainer.streamed` reads batches from a stream.
 
 What is compiled holds neither images nor weights nor the numbers of a recipe, so trainings that differ in these alone
 share it (`shared`).

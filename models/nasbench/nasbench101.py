@@ -18,7 +18,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Float32, Int, PRNGKeyArray
 
 from lanas_jax.spaces.nasbench101 import OPERATIONS, NASBench101Space
-from lanas_jax.spaces.nasbench101_network import CellShape, vertex_channels
+from lanas_jax.spaces.nasbench101_network import NASBench101CellShape, vertex_channels
 from models import layers
 from models.fixed import FixedNetwork
 from models.layers.conv import Conv
@@ -95,7 +95,7 @@ class ConvNormRelu(nnx.Module):
         return jax.nn.relu(self.norm(self.conv(x)))
 
 
-class MaxPool(nnx.Module):
+class MaxPool3x3(nnx.Module):
     """The maximum of 3x3 pixels."""
 
     def __call__(self, x: Float[Array, "n h w c"]) -> Float[Array, "n h w c"]:
@@ -103,14 +103,14 @@ class MaxPool(nnx.Module):
         return layers.max_pool(x)
 
 
-class Cell(nnx.Module):
+class NASBench101Cell(nnx.Module):
     """A pruned graph: inner vertices apply an operation to a sum, the output concatenates and adds."""
 
     def __init__(
         self,
         adjacency: Int[np.ndarray, "v v"],
         operations: tuple[str, ...],
-        shape: CellShape,
+        shape: NASBench101CellShape,
         *,
         dtype: DTypeLike,
         rngs: nnx.Rngs,
@@ -164,7 +164,9 @@ class NASBench101Network(nnx.Module):
         shapes = space.shapes
         self.cells_per_stack = space.cells
         self.stem = ConvNormRelu(space.image_channels, space.channels, 3, dtype=dtype, rngs=rngs)
-        self.cells = nnx.List([Cell(adjacency, operations, shape, dtype=dtype, rngs=rngs) for shape in shapes])
+        self.cells = nnx.List(
+            [NASBench101Cell(adjacency, operations, shape, dtype=dtype, rngs=rngs) for shape in shapes]
+        )
         initial = nnx.initializers.glorot_uniform()
         self.head = nnx.Linear(shapes[-1].channels, space.classes, kernel_init=initial, rngs=rngs)
 
@@ -180,5 +182,5 @@ class NASBench101Network(nnx.Module):
 
 def _operation(operation: str, channels: int, dtype: DTypeLike, rngs: nnx.Rngs) -> nnx.Module:
     if operation == MAX_POOL:
-        return MaxPool()
+        return MaxPool3x3()
     return ConvNormRelu(channels, channels, 3 if operation == CONV_3X3 else 1, dtype=dtype, rngs=rngs)

@@ -23,7 +23,7 @@ from jax.flatten_util import ravel_pytree
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Float32, Int, PRNGKeyArray
 
-from lanas_jax.spaces.nasbench201 import CONV_1X1, CONV_3X3, EDGES, NASBench201Space, Stage
+from lanas_jax.spaces.nasbench201 import CONV_1X1, CONV_3X3, EDGES, NASBench201Space, NASBench201Stage
 from models import layers
 from models.fixed import FixedNetwork, InitialisedFor
 from models.layers.norm import identity_norm, initial_stats, norm
@@ -183,7 +183,7 @@ def _reduce(x: Float[Array, "n h w c"], weights: Tree, stats: Tree, train: bool)
     return shortcut + y, {"first": first, "second": second}
 
 
-def _reduction_shapes(before: Stage) -> dict[str, tuple[int, ...]]:
+def _reduction_shapes(before: NASBench201Stage) -> dict[str, tuple[int, ...]]:
     c = before.channels
     return {"first": (3, 3, c, 2 * c), "second": (3, 3, 2 * c, 2 * c), "shortcut": (1, 1, c, 2 * c)}
 

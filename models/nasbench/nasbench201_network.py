@@ -50,7 +50,7 @@ class AveragePool(nnx.Module):
         return layers.average_pool(x)
 
 
-class Identity(nnx.Module):
+class SkipConnection(nnx.Module):
     """A skip."""
 
     def __call__(self, x: Float[Array, "n h w c"]) -> Float[Array, "n h w c"]:
@@ -66,7 +66,7 @@ class Zero(nnx.Module):
         return jnp.zeros_like(x)
 
 
-class Cell(nnx.Module):
+class NASBench201Cell(nnx.Module):
     """Four nodes; each but the first is the sum of the edges that enter it."""
 
     def __init__(self, code: Int[np.ndarray, " dims"], channels: int, *, dtype: DTypeLike, rngs: nnx.Rngs):
@@ -110,7 +110,7 @@ class NASBench201Network(nnx.Module):
         self.stem_norm = Norm(space.channels, rngs=rngs)
         self.stages = nnx.List(
             [
-                nnx.List([Cell(code, stage.channels, dtype=dtype, rngs=rngs) for _ in range(space.cells)])
+                nnx.List([NASBench201Cell(code, stage.channels, dtype=dtype, rngs=rngs) for _ in range(space.cells)])
                 for stage in space.stages
             ]
         )
@@ -169,4 +169,4 @@ def _conv_state(weights: Tree, stats: Tree) -> Tree:
 def _operation(operation: int, channels: int, dtype: DTypeLike, rngs: nnx.Rngs) -> nnx.Module:
     if operation in (CONV_1X1, CONV_3X3):
         return ReluConvNorm(channels, channels, 3 if operation == CONV_3X3 else 1, dtype=dtype, rngs=rngs)
-    return {NONE: Zero, SKIP_CONNECT: Identity, AVERAGE_POOL: AveragePool}[operation]()
+    return {NONE: Zero, SKIP_CONNECT: SkipConnection, AVERAGE_POOL: AveragePool}[operation]()

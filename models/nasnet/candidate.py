@@ -26,7 +26,7 @@ from flax import nnx
 from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Float32, Int, PRNGKeyArray
 
-from lanas_jax.spaces.nasnet import SEP_CONV_3X3, SEP_CONV_5X5, SKIP_CONNECT, CellShape, NASNetSpace
+from lanas_jax.spaces.nasnet import SEP_CONV_3X3, SEP_CONV_5X5, SKIP_CONNECT, NASNetCellShape, NASNetSpace
 from models import layers
 from models.fixed import FixedNetwork, InitialisedFor
 from models.nasnet.auxiliary import AuxiliaryHead
@@ -130,7 +130,9 @@ class NASNet:
     def _stack(self) -> Stack:
         return Stack(self.space, self.compute_dtype, self.weight_standardisation)
 
-    def _uses(self, code: Code, shape: CellShape) -> tuple[Bool[Array, "branches 2"], Bool[Array, "branches 2 5 5"]]:
+    def _uses(
+        self, code: Code, shape: NASNetCellShape
+    ) -> tuple[Bool[Array, "branches 2"], Bool[Array, "branches 2 5 5"]]:
         """Which halves of a branch its code uses, and which pixels of the depthwise kernels."""
         codes = jnp.asarray(code, jnp.int32)[None]
         operations = self.space.operations(codes)[0, shape.cell].reshape(-1)

@@ -61,7 +61,7 @@ class Branches(NamedTuple):
     rows: Int[Array | np.ndarray, "branches 2"]
 
 
-class Steps(NamedTuple):
+class CellProgram(NamedTuple):
     """The program of a cell in training; the arrays have room for two steps per branch, of which `length` are taken."""
 
     operation: Int[Array, " steps"]
@@ -143,7 +143,7 @@ def _places(branches: Branches, reduction: bool, middles: int) -> tuple[Array, A
     return on_input, jnp.where(on_input, branches.source, first - 2 + branches.source), first + blocks
 
 
-def _plan_steps(branches: Branches, reduction: bool) -> Steps:
+def _plan_steps(branches: Branches, reduction: bool) -> CellProgram:
     """Two steps for a separable convolution, one for any other branch."""
     operations, count = branches.operation, branches.operation.shape[0]
     on_input, source, block = _places(branches, reduction, count)
@@ -155,7 +155,7 @@ def _plan_steps(branches: Branches, reduction: bool) -> Steps:
     def column(first: Array, second: Array) -> Array:
         return jnp.stack([first, second], axis=1).reshape(-1)[order]
 
-    return Steps(
+    return CellProgram(
         operation=column(operations, operations),
         on_input=column(on_input, jnp.zeros_like(on_input)),
         read=column(source, middle),
@@ -183,12 +183,12 @@ def _read_blocks(mode: Mode, inputs: Array, params: Tree, batch_stats: Tree, bra
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _run(mode: Mode, inputs: Array, params: Tree, batch_stats: Tree, steps: Steps) -> tuple[Array, Tree]:
+def _run(mode: Mode, inputs: Array, params: Tree, batch_stats: Tree, steps: CellProgram) -> tuple[Array, Tree]:
     return _run_forward(mode, inputs, params, batch_stats, steps)[0]
 
 
 def _run_forward(
-    mode: Mode, inputs: Array, params: Tree, batch_stats: Tree, steps: Steps
+    mode: Mode, inputs: Array, params: Tree, batch_stats: Tree, steps: CellProgram
 ) -> tuple[tuple[Array, Tree], tuple]:
     middles = steps.read.shape[0] // 2
     cases = [case.added for case in _cases(mode, _operations)]

@@ -12,7 +12,7 @@ from flax import nnx
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Float32, Int
 
-from lanas_jax.spaces.nasnet import MAX_POOL_3X3, SEP_CONV_3X3, SEP_CONV_5X5, SKIP_CONNECT, CellShape, NASNetSpace
+from lanas_jax.spaces.nasnet import MAX_POOL_3X3, SEP_CONV_3X3, SEP_CONV_5X5, SKIP_CONNECT, NASNetCellShape, NASNetSpace
 from models import layers
 from models.layers.conv import Conv
 from models.layers.norm import AnyArray, Norm, norm_state
@@ -20,14 +20,14 @@ from models.nasnet.auxiliary import AuxiliaryHead
 from models.nasnet.operations import Arithmetic, FactorisedReduce, Identity, MaxPool, Preprocess, SeparableConv
 
 
-class Cell(nnx.Module):
+class NASNetCell(nnx.Module):
     """Two preprocessed inputs, blocks of two branches each, the concatenation of the blocks that no block reads."""
 
     def __init__(
         self,
         space: NASNetSpace,
         code: Int[np.ndarray, " dims"],
-        shape: CellShape,
+        shape: NASNetCellShape,
         *,
         arithmetic: Arithmetic,
         rngs: nnx.Rngs,
@@ -102,7 +102,7 @@ class NASNetNetwork(nnx.Module):
         self.sources = tuple(shape.sources for shape in shapes)
         self.stem = Conv(space.image_channels, stem, 3, dtype=dtype, rngs=rngs)
         self.stem_norm = Norm(stem, rngs=rngs)
-        self.cells = nnx.List([Cell(space, code, shape, arithmetic=arithmetic, rngs=rngs) for shape in shapes])
+        self.cells = nnx.List([NASNetCell(space, code, shape, arithmetic=arithmetic, rngs=rngs) for shape in shapes])
         self.head = nnx.Linear(output_channels(space, code, space.cells - 1), space.classes, rngs=rngs)
         self.auxiliary_cell = auxiliary_cell(space)
         self.auxiliary = auxiliary_head(space, code, dtype=dtype, rngs=rngs) if auxiliary else None
@@ -182,7 +182,7 @@ def network_state(
 
 
 def _cell_state(
-    space: NASNetSpace, params: dict[str, Any], batch_stats: dict[str, Any], code: np.ndarray, shape: CellShape
+    space: NASNetSpace, params: dict[str, Any], batch_stats: dict[str, Any], code: np.ndarray, shape: NASNetCellShape
 ) -> dict[str, Any]:
     inputs = {}
     for i, source in enumerate(shape.sources):

@@ -17,7 +17,7 @@ from jax import lax
 from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Float32, Int, PRNGKeyArray
 
-from lanas_jax.spaces.nasnet import CellShape, NASNetSpace
+from lanas_jax.spaces.nasnet import NASNetCellShape, NASNetSpace
 from models import layers
 from models.layers.initial import drawn
 from models.layers.norm import identity_norm, initial_stats, norm
@@ -43,7 +43,7 @@ class Stack:
     weight_standardisation: bool
 
     def init(
-        self, key: PRNGKeyArray, code: Code | None, branches: Callable[[CellShape], tuple[AnyBool, AnyBool]]
+        self, key: PRNGKeyArray, code: Code | None, branches: Callable[[NASNetCellShape], tuple[AnyBool, AnyBool]]
     ) -> tuple[Tree, Tree]:
         """Weights and batch statistics.
 
@@ -85,7 +85,7 @@ class Stack:
         params: Tree,
         batch_stats: Tree,
         code: Code,
-        rows: Callable[[CellShape], Int[Array | np.ndarray, "branches 2"]],
+        rows: Callable[[NASNetCellShape], Int[Array | np.ndarray, "branches 2"]],
         images: Float[Array, "n h w c"],
         *,
         train: bool,
@@ -171,7 +171,9 @@ class Stack:
             "head": (*parts(space.cells - 1), space.classes),
         }
 
-    def _init_cell(self, noise: Tree, shape: CellShape, code: Code | None, rows: AnyBool, pixels: AnyBool) -> Tree:
+    def _init_cell(
+        self, noise: Tree, shape: NASNetCellShape, code: Code | None, rows: AnyBool, pixels: AnyBool
+    ) -> Tree:
         inputs = []
         for source, kernel in zip(shape.sources, noise["inputs"], strict=True):
             mask, channels = self._parts(code, source)

@@ -17,7 +17,7 @@ from flax import nnx
 from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Float32, Int, PRNGKeyArray
 
-from lanas_jax.spaces.nasnet import OPERATIONS, SEP_CONV_3X3, SEP_CONV_5X5, SKIP_CONNECT, CellShape
+from lanas_jax.spaces.nasnet import OPERATIONS, SEP_CONV_3X3, SEP_CONV_5X5, SKIP_CONNECT, NASNetCellShape
 from lanas_jax.spaces.nasnet_masks import NASNetMasks
 from models import layers
 from models.functional import arrays
@@ -116,7 +116,7 @@ class NASNetSupernet:
     def _stack(self) -> Stack:
         return Stack(self.space, self.compute_dtype, self.weight_standardisation)
 
-    def _rows(self, code: Code, shape: CellShape) -> Int[Array | np.ndarray, "branches 2"]:
+    def _rows(self, code: Code, shape: NASNetCellShape) -> Int[Array | np.ndarray, "branches 2"]:
         """Of weights, that the branches of a cell read; of branches without weights, any. NumPy codes give NumPy."""
         operations = self.space.operations(code[None])[0, shape.cell].reshape(-1)
         sources = self.space.inputs(code[None])[0, shape.cell].reshape(-1)

@@ -4,7 +4,7 @@ import pytest
 
 from lanas_jax.candidates.cost_model import (
     Costs,
-    PlanCost,
+    StrategyCost,
     Workload,
     abreast_may_pay,
     choose,
@@ -13,7 +13,7 @@ from lanas_jax.candidates.cost_model import (
     specialised_seconds,
 )
 
-SHARED, EACH = PlanCost(10.0, 40.0, 0.010), PlanCost(2.0, 20.0, 0.002)
+SHARED, EACH = StrategyCost(10.0, 40.0, 0.010), StrategyCost(2.0, 20.0, 0.002)
 GPU = Workload(candidates=100, steps=10_000, devices=2, threads=8, on_cores=False)
 CPU = dataclasses.replace(GPU, threads=2, on_cores=True)
 
@@ -63,15 +63,15 @@ def test_what_cannot_be_sooner_is_not_measured():
     ],
 )
 def test_each_of_three_ways_is_chosen_where_it_is_the_soonest(abreast_step, each_step, specialised, abreast):
-    costs = Costs(SHARED, PlanCost(10.0, 45.0, abreast_step), PlanCost(2.0, 20.0, each_step))
+    costs = Costs(SHARED, StrategyCost(10.0, 45.0, abreast_step), StrategyCost(2.0, 20.0, each_step))
     choice = choose(costs, GPU)
     assert (choice.specialised, choice.abreast) == (specialised, abreast)
-    for words in ("one program for all (", "one program for all, candidates abreast (", "a program for each ("):
+    for words in ("one program for all (", "one program for all, vmapped candidates (", "a program for each ("):
         assert words in choice.reason
 
 
 def test_of_two_compiled_layouts_the_quicker_step_is_taken_whatever_compiling_took():
-    slow_to_compile = PlanCost(10.0, 4000.0, 0.009)
+    slow_to_compile = StrategyCost(10.0, 4000.0, 0.009)
     assert Costs(SHARED, slow_to_compile).goes_abreast
     assert Costs(SHARED, slow_to_compile).shared == slow_to_compile
     assert not Costs(SHARED, SHARED).goes_abreast
@@ -87,7 +87,7 @@ def test_candidates_abreast_are_measured_on_accelerators_with_enough_to_train():
 
 
 def test_a_program_from_the_cache_says_what_others_will_take():
-    found = PlanCost(2.0, 3.0, 0.002, saved_seconds=17.0)
+    found = StrategyCost(2.0, 3.0, 0.002, saved_seconds=17.0)
     short = dataclasses.replace(GPU, steps=100)
     assert specialised_seconds(found, short) == pytest.approx(3 + 99 * 20 / 8)
     assert shared_seconds(found, short) == pytest.approx(3 + 100 * 100 * 0.002 / 2)

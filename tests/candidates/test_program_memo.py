@@ -11,7 +11,7 @@ import pytest
 from lanas_jax.candidates import step as training
 from lanas_jax.candidates.population import Population, forget_programs
 from lanas_jax.candidates.specialised import Specialised
-from lanas_jax.candidates.step import Task
+from lanas_jax.candidates.step import CandidateTask
 from lanas_jax.data.splits import SearchData, Split
 from lanas_jax.runtime import program_memo
 from lanas_jax.runtime.program_memo import MEMO, ProgramMemo
@@ -38,7 +38,7 @@ def compiled(config, network=None):
 
 def by_constants(config):
     """The same training by a program that has the numbers of its configuration for constants."""
-    task, total = Task(SmallNetwork(), config, DATA.classes), config.steps(len(DATA.train))
+    task, total = CandidateTask(SmallNetwork(), config, DATA.classes), config.steps(len(DATA.train))
     images, labels = map(jnp.asarray, (DATA.train.images, DATA.train.labels))
 
     @functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})

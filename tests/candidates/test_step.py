@@ -7,7 +7,7 @@ import optax
 import pytest
 
 from lanas_jax.candidates import step as training
-from lanas_jax.candidates.step import Task
+from lanas_jax.candidates.step import CandidateTask
 from lanas_jax.data.scaling import Scaling
 from lanas_jax.training.sgd import TrainConfig, batch_order, cross_entropy, learning_rate, one_hot, optimizer
 from tests.candidates.small_network import SPACE, SmallNetwork, stripes
@@ -24,7 +24,7 @@ apply = jax.jit(NETWORK.apply, static_argnames="train")
 
 
 def task(config):
-    return Task(NETWORK, config, classes=3)
+    return CandidateTask(NETWORK, config, classes=3)
 
 
 def run(config, total, state=None, data=None, code=CODE, steps=5, until=None):
@@ -47,7 +47,7 @@ def test_a_training_goes_no_further_than_asked():
 def test_images_of_8_bits_are_scaled_when_they_are_read():
     images, labels = stripes(20)
     bits, scaling = np.round(images * 255).astype(np.uint8), Scaling((0.5,), (0.25,))
-    eight = Task(NETWORK, PLAIN, 3, scaling)
+    eight = CandidateTask(NETWORK, PLAIN, 3, scaling)
     scaled = (np.asarray(scaling(jnp.asarray(bits))), labels)
     state = start(eight, CODE, jax.random.key(0))
     steps = jnp.int32(4), jnp.int32(4)

@@ -3,12 +3,12 @@
 import pytest
 
 from lanas_jax.cluster import nodes
-from lanas_jax.cluster.nodes import Node
-from lanas_jax.cluster.settings import Settings
+from lanas_jax.cluster.nodes import ClusterNode
+from lanas_jax.cluster.settings import ClusterSettings
 
-HEAD = Node("a", "10.0.0.1", {"CPU": 4.0})
-GPUS = Node("b", "10.0.0.2", {"CPU": 16.0, "GPU": 8.0})
-TPUS = Node("c", "10.0.0.3", {"CPU": 96.0, "TPU": 4.0})
+HEAD = ClusterNode("a", "10.0.0.1", {"CPU": 4.0})
+GPUS = ClusterNode("b", "10.0.0.2", {"CPU": 16.0, "GPU": 8.0})
+TPUS = ClusterNode("c", "10.0.0.3", {"CPU": 96.0, "TPU": 4.0})
 
 
 @pytest.mark.parametrize(
@@ -22,21 +22,21 @@ TPUS = Node("c", "10.0.0.3", {"CPU": 96.0, "TPU": 4.0})
     ],
 )
 def test_workers_compute_with_the_best_there_is_or_as_asked(found, asked, kind):
-    assert nodes.device(found, Settings(device=asked)) == kind
+    assert nodes.device(found, ClusterSettings(device=asked)) == kind
 
 
 @pytest.mark.parametrize(
     ("node", "kind", "settings", "workers"),
     [
-        (HEAD, "cpu", Settings(), 4),
-        (HEAD, "cpu", Settings(cores=3.0), 1),
-        (HEAD, "cpu", Settings(cores=0.25), 16),
-        (HEAD, "cpu", Settings(cores=8.0), 0),
-        (HEAD, "gpu", Settings(), 0),
-        (GPUS, "gpu", Settings(), 8),
-        (GPUS, "gpu", Settings(cores=4.0), 8),  # there are two cores for each GPU: more are not waited for
-        (TPUS, "tpu", Settings(), 1),  # all chips of a host
-        (HEAD, "tpu", Settings(), 0),
+        (HEAD, "cpu", ClusterSettings(), 4),
+        (HEAD, "cpu", ClusterSettings(cores=3.0), 1),
+        (HEAD, "cpu", ClusterSettings(cores=0.25), 16),
+        (HEAD, "cpu", ClusterSettings(cores=8.0), 0),
+        (HEAD, "gpu", ClusterSettings(), 0),
+        (GPUS, "gpu", ClusterSettings(), 8),
+        (GPUS, "gpu", ClusterSettings(cores=4.0), 8),  # there are two cores for each GPU: more are not waited for
+        (TPUS, "tpu", ClusterSettings(), 1),  # all chips of a host
+        (HEAD, "tpu", ClusterSettings(), 0),
     ],
 )
 def test_room(node, kind, settings, workers):
@@ -44,8 +44,8 @@ def test_room(node, kind, settings, workers):
 
 
 def test_a_worker_never_needs_more_than_its_node_has():
-    assert nodes.need(GPUS, "gpu", Settings(cores=4.0)) == {"GPU": 1.0, "CPU": 2.0}
-    assert nodes.need(TPUS, "tpu", Settings(cores=8.0)) == {"TPU": 4.0, "CPU": 8.0}
+    assert nodes.need(GPUS, "gpu", ClusterSettings(cores=4.0)) == {"GPU": 1.0, "CPU": 2.0}
+    assert nodes.need(TPUS, "tpu", ClusterSettings(cores=8.0)) == {"TPU": 4.0, "CPU": 8.0}
 
 
 def test_nodes_that_are_gone_do_not_count():
@@ -70,4 +70,4 @@ def test_nodes_that_are_gone_do_not_count():
 )
 def test_wrong_settings_are_refused(wrong, message):
     with pytest.raises(ValueError, match=message):
-        Settings(**wrong)
+        ClusterSettings(**wrong)

@@ -16,7 +16,7 @@ import pytest
 from lanas_jax.storage.checkpoints import Checkpoints
 from lanas_jax.storage.trials import Status, TrialStore
 from lanas_jax.study import run_folder
-from lanas_jax.study.replay import Course, keys_of
+from lanas_jax.study.replay import SearchLog, keys_of
 from tests.cluster.waiting_experiment import value
 
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore:os.fork")]  # Ray starts nodes, beside JAX's threads
@@ -97,7 +97,7 @@ def test_the_recorded_order_leads_to_the_same_tree_and_the_same_proposals(two, t
         if again == "from nothing":
             shutil.rmtree(copy / "checkpoint" / "searcher")
         with TrialStore.open(copy / "trials.sqlite") as store, Checkpoints(copy / "checkpoint" / "searcher") as kept:
-            course = Course(experiment, store, kept)
+            course = SearchLog(experiment, store, kept)
             states.append(course._state)
             asked.append([trial.code for trial in course.ask(6)])
     assert asked[0] == asked[1]

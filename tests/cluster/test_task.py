@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from lanas_jax.cluster import task as tasks
-from lanas_jax.cluster.task import Task
+from lanas_jax.cluster.task import ClusterTask
 from lanas_jax.cluster.worker import Order, Worker
 from lanas_jax.cluster.workforce import _answers
 from lanas_jax.storage.folder import RunError
@@ -28,7 +28,7 @@ def run(tmp_path):
 
 @pytest.fixture
 def task(run):
-    return Task.of(run)
+    return ClusterTask.of(run)
 
 
 @pytest.fixture
@@ -81,7 +81,7 @@ def test_the_code_is_part_of_the_fingerprint(task, monkeypatch, tmp_path):
 def test_a_run_without_a_file_has_no_task(tmp_path):
     experiment = waiting_experiment.build(waiting_experiment.Config())
     with pytest.raises(RunError, match="was started from Python, so there is no file from which workers could build"):
-        Task.of(run_folder.create(tmp_path / "run", experiment))
+        ClusterTask.of(run_folder.create(tmp_path / "run", experiment))
 
 
 def test_a_worker_gives_what_the_evaluator_gives(worker, task):

@@ -12,7 +12,7 @@ import jax
 import numpy as np
 
 import lanas_jax as lx
-from lanas_jax.storage.trials import Final
+from lanas_jax.storage.trials import Winner
 from lanas_jax.study import Experiment
 
 SPACE = lx.SearchSpace([lx.Choice(f"op{i}", "abcd") for i in range(4)])
@@ -75,10 +75,10 @@ def build(config: Config) -> Experiment:
     if config.needs is not None and not config.needs.exists() and "default_worker" in " ".join(os.sys.argv):
         raise FileNotFoundError(f"there is no {config.needs}")
 
-    def finale(code, key, directory: Path) -> Final:
+    def finale(code, key, directory: Path) -> Winner:
         (directory / "deep").mkdir(parents=True)
         (directory / "deep" / "weights").write_text(f"{code.tolist()} of {os.getpid()}")
-        return Final(tuple(code.tolist()), 0.5, 0.25, 1.0)
+        return Winner(tuple(code.tolist()), 0.5, 0.25, 1.0)
 
     searcher = lx.LaNAS(SPACE, initial=5)
     return Experiment(

@@ -12,7 +12,7 @@ from PIL import Image
 
 from lanas_jax.data import imagenet
 from lanas_jax.data.crops import Crop
-from lanas_jax.data.image_streams import Workers
+from lanas_jax.data.image_streams import DecoderWorkers
 from lanas_jax.data.imagenet import Pictures
 from lanas_jax.data.sources import MissingDatasetError
 from lanas_jax.data.streams import EvaluationStream, TrainingStream
@@ -20,7 +20,7 @@ from lanas_jax.formats.errors import FileError
 from tests.data import made_up_imagenet as made_up
 from tests.data.made_up_imagenet import CONTENTS, LABELS, PICTURES
 
-HOW = Pictures(Crop(40, "bilinear"), validation=9, workers=Workers(threads=2))
+HOW = Pictures(Crop(40, "bilinear"), validation=9, workers=DecoderWorkers(threads=2))
 needs_grain = pytest.mark.skipif(importlib.util.find_spec("grain") is None, reason="grain is not installed")
 
 
@@ -133,7 +133,7 @@ def test_array_record_gives_what_tfrecord_gives(folder, tmp_path):
 @needs_grain
 def test_worker_processes_change_nothing(folder):
     expected = read(load(folder).train, 10)
-    equal(read(load(folder, workers=Workers(2, threads=1)).train, 10), expected)
+    equal(read(load(folder, workers=DecoderWorkers(2, threads=1)).train, 10), expected)
 
 
 @needs_grain
@@ -194,7 +194,7 @@ def test_held_out_pictures_are_as_many_of_each_class_and_never_trained_on(folder
 
 def test_fingerprints_tell_files_rows_and_crops_apart(folder, tmp_path):
     data = load(folder)
-    same = load(shutil.copytree(folder, tmp_path / "other"), workers=Workers(2))
+    same = load(shutil.copytree(folder, tmp_path / "other"), workers=DecoderWorkers(2))
     assert data.train.fingerprint == same.train.fingerprint
     pictures = [*PICTURES[:-1], PICTURES[0]]
     others = [

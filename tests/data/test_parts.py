@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from lanas_jax.data.splits import Parts, Split, averaged, check_parts, drawn
+from lanas_jax.data.splits import Split, SplitSizes, averaged, check_parts, drawn
 
 RANDOM = np.random.default_rng(0)
 TRAIN = Split(RANDOM.integers(0, 256, (400, 4, 4, 1)).astype(np.uint8), (np.arange(400) % 10).astype(np.int32))
@@ -11,7 +11,7 @@ TEST = Split(RANDOM.integers(0, 256, (100, 4, 4, 1)).astype(np.uint8), (np.arang
 
 
 def divided(images=TRAIN, **options):
-    dataset = Parts(**options).divide(images, TEST, 10)
+    dataset = SplitSizes(**options).divide(images, TEST, 10)
     return dataset.search.train, dataset.search.validation, dataset.test
 
 

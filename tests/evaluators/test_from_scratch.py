@@ -9,7 +9,7 @@ import pytest
 
 from lanas_jax.candidates import cost_model
 from lanas_jax.candidates.halving import Halving
-from lanas_jax.candidates.plans import Plans
+from lanas_jax.candidates.plans import Strategies
 from lanas_jax.candidates.population import Population
 from lanas_jax.data.splits import SearchData, Split
 from lanas_jax.evaluators.from_scratch import FromScratch
@@ -112,9 +112,7 @@ def test_a_batch_by_which_no_plan_can_be_measured_is_trained_all_the_same(data):
     evaluator = FromScratch(BuildableNetwork(), data, CONFIG, jax.devices()[:1], 1, candidates=1, report=told.append)
     (outcome,) = evaluator.evaluate(np.array([[3, 0]], np.int32), KEYS[1:2])
     assert outcome.reason.startswith("loss became NaN")
-    assert [line.partition(" (")[0] for line in told] == [
-        "one program, for this batch: no plan could be measured by it"
-    ]
+    assert [line.partition(" (")[0] for line in told] == ["one program for this batch: the plans could not be measured"]
     (outcome,) = evaluator.evaluate(CODES[:1], KEYS[:1])
     assert not outcome.failed
     assert told[1].startswith("one program: 1 candidates")
@@ -168,8 +166,8 @@ def test_candidates_abreast_are_measured_and_told_where_they_may_pay(data, first
     np.testing.assert_allclose([one.value for one in outcomes], [one.value for one in first], atol=1.01 / 21)
     (line,) = told
     assert "one program for all (" in line
-    assert "one program for all, candidates abreast (" in line
-    assert evaluator.compiled.population.abreast == line.startswith("one program, candidates abreast: ")
+    assert "one program for all, vmapped candidates (" in line
+    assert evaluator.compiled.population.abreast == line.startswith("one program, vmapped candidates: ")
     made = evaluator.plans.in_turn.compile_seconds + evaluator.plans.abreast.compile_seconds
     assert sum(one.compile_seconds for one in outcomes) == pytest.approx(made, rel=1e-4)
 
@@ -179,7 +177,7 @@ def test_a_layout_that_does_not_fit_into_memory_is_not_chosen(data, first, monke
         raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: out of memory")
 
     monkeypatch.setattr(cost_model, "abreast_may_pay", lambda in_turn, work: True)
-    monkeypatch.setattr(Plans, "abreast", property(too_much))
+    monkeypatch.setattr(Strategies, "abreast", property(too_much))
     told = []
     evaluator = FromScratch(BuildableNetwork(), data, CONFIG, per_device=2, candidates=3, report=told.append)
     assert [one.value for one in evaluator.evaluate(CODES, KEYS)] == [one.value for one in first]
@@ -193,7 +191,7 @@ def test_the_layout_is_as_asked_for_and_on_cpus_one_after_the_other_by_itself(
 ):
     made = {name: dataclasses.replace(evaluator.compiled) for name in ("in_turn", "abreast")}
     for name, programs in made.items():
-        monkeypatch.setattr(Plans, name, programs)
+        monkeypatch.setattr(Strategies, name, programs)
     wanted = FromScratch(SmallNetwork(), data, CONFIG, plan=plan, abreast=abreast, report=lambda line: None)
     assert not wanted._specialised(CODES, KEYS)
     assert wanted.compiled is made["abreast" if abreast is True else "in_turn"]

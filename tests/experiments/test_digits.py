@@ -7,7 +7,7 @@ from experiments import digits
 from lanas_jax import study
 from lanas_jax.commands import training_target
 from lanas_jax.storage.trials import Status
-from lanas_jax.trainer.display import Display
+from lanas_jax.trainer.display import TrainingDisplay
 from lanas_jax.trainer.recipe import Recipe
 from lanas_jax.trainer.train import Origin, train
 from tests.experiments.chosen import chosen, offered
@@ -60,6 +60,6 @@ def test_the_winner_is_trained(tmp_path):
     settings = digits.Final(Recipe(epochs=1, batch_size=64, ema=0.5), channels=4)
     final = digits.final(TINY, settings, CODE)
     origin = Origin("digits", config=TINY, settings=settings)
-    described = train(final, CODE, tmp_path / "final", origin, Display(Console(quiet=True)), jax.devices()[:1])
+    described = train(final, CODE, tmp_path / "final", origin, TrainingDisplay(Console(quiet=True)), jax.devices()[:1])
     assert described["steps"] == 23  # 1,077 images and 360 for validation
     assert described["trained_parameters"] == described["parameters"]

@@ -8,7 +8,7 @@ from flax import nnx
 
 from lanas_jax.candidates import step as training
 from lanas_jax.candidates.population import Population
-from lanas_jax.candidates.step import Network, Task
+from lanas_jax.candidates.step import CandidateTask, Network
 from lanas_jax.data.splits import SearchData, Split
 from lanas_jax.spaces.base import Choice, SearchSpace
 from lanas_jax.spaces.nasnet import NASNetSpace
@@ -49,7 +49,7 @@ def by_itself(form):
     """The same four steps, compiled in less time."""
 
     def train(images, labels):
-        task, total = Task(form, CONFIG, SPACE.classes), jnp.int32(4)
+        task, total = CandidateTask(form, CONFIG, SPACE.classes), jnp.int32(4)
         state = training.start(task, jnp.asarray(CODE), KEY)
         return training.train(task, state, jnp.asarray(CODE), total, total, images, labels, steps=4)
 

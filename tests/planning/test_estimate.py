@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import pytest
 
 from lanas_jax.planning.estimate import estimate, largest, needed_bytes, roofline
-from lanas_jax.planning.stage import Program, Stage
+from lanas_jax.planning.stage import Stage, TracedProgram
 from lanas_jax.planning.topology import Chip, Topology
 
 WIDTH = 32
@@ -24,7 +24,7 @@ def product(batch_size, rounds=1):
 
 def stage(multiply_adds=None, rounds=1, batch_size=16, counted=1.0):
     def program(devices, batch):
-        return Program(product(batch, rounds), 2, 7200, multiply_adds, counted)
+        return TracedProgram(product(batch, rounds), 2, 7200, multiply_adds, counted)
 
     return Stage("products", batch_size, "--batch-size", program)
 

@@ -4,9 +4,9 @@ import numpy as np
 
 from lanas_jax.ranking.correlation import rank_correlation
 from lanas_jax.ranking.result import Ranked
-from lanas_jax.report.page import Run
+from lanas_jax.report.page import ReportData
 from lanas_jax.spaces.base import Choice, SearchSpace
-from lanas_jax.storage.trials import Final, Status, Trial
+from lanas_jax.storage.trials import Status, Trial, Winner
 
 NAN = float("nan")
 SPACE = SearchSpace([Choice(f"op{i}", ("none", "skip", "conv1x1", "conv3x3", "pool")) for i in range(6)])
@@ -34,9 +34,9 @@ def trials(n: int, seed: int = 0, failing: float = 0.1) -> list[Trial]:
     return made
 
 
-def run(given: list[Trial], **fields: object) -> Run:
+def run(given: list[Trial], **fields: object) -> ReportData:
     """A run of these trials."""
-    return Run(**{"name": "made up", "space": SPACE, "trials": given, "budget": len(given)} | fields)
+    return ReportData(**{"name": "made up", "space": SPACE, "trials": given, "budget": len(given)} | fields)
 
 
 def ranked(estimates: dict[str, list[float]], truth: list[float]) -> Ranked:
@@ -47,6 +47,6 @@ def ranked(estimates: dict[str, list[float]], truth: list[float]) -> Ranked:
     return Ranked(codes, columns, np.array(truth), np.ones(len(truth)), correlations, {"pool": 8 * len(truth)})
 
 
-def final(code: tuple[int, ...]) -> Final:
+def final(code: tuple[int, ...]) -> Winner:
     """A retrained winner."""
-    return Final(code, 0.981, 0.9725, 12.0, 30, 1_240_000, 45_600)
+    return Winner(code, 0.981, 0.9725, 12.0, 30, 1_240_000, 45_600)

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import strategies as st
 
 from lanas_jax.report import graph
-from lanas_jax.report.layout import Box, lay_out, layers
+from lanas_jax.report.layout import Rectangle, lay_out, layers
 from lanas_jax.spaces.base import CellGraph
 from lanas_jax.spaces.nasnet import NASNetSpace
 
@@ -54,7 +54,7 @@ def sizes(given: CellGraph) -> tuple[list[tuple[float, float]], list[tuple[float
     return [(60.0, 30.0)] * len(given.nodes), [(80.0, 20.0) if label else (0.0, 4.0) for _, _, label in given.edges]
 
 
-def overlap(a: Box, b: Box) -> bool:
+def overlap(a: Rectangle, b: Rectangle) -> bool:
     return abs(a.x - b.x) < (a.width + b.width) / 2 and abs(a.y - b.y) < (a.height + b.height) / 2
 
 

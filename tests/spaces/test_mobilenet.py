@@ -12,11 +12,11 @@ from hypothesis import strategies as st
 from lanas_jax.spaces.latency import LatencyTable
 from lanas_jax.spaces.mobilenet import MobileNetSpace
 from lanas_jax.spaces.mobilenet_layers import layers
-from lanas_jax.spaces.mobilenet_settings import Stage
+from lanas_jax.spaces.mobilenet_settings import MobileNetStage
 
 WIDE = {"widths": (1.0, 1.2), "resolutions": (160, 176, 192, 208, 224, 240)}
 TINY = {
-    "stages": (Stage(16, 2, "relu"), Stage(24, 2, squeezes=True)),
+    "stages": (MobileNetStage(16, 2, "relu"), MobileNetStage(24, 2, squeezes=True)),
     "depths": (1, 2),
     "kernels": (3, 5),
     "widths": (0.5, 1.0),

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from lanas_jax.evaluators.base import Outcome
 from lanas_jax.storage.trial_file import TrialStoreError
-from lanas_jax.storage.trials import Final, Status, TrialStore, by_tell
+from lanas_jax.storage.trials import Status, TrialStore, Winner, by_tell
 
 SOFTWARE = {"python": "3.11.0", "jax": "0.10.0"}
 CODES = [(0, 1, 2), (2, 1, 0), (1, 1, 1)]
@@ -106,10 +106,10 @@ def test_batch_is_written_whole_or_not_at_all(path):
 
 
 def test_final_is_kept_and_replaced(path):
-    final = Final((1, 2, 3), 0.875, 0.75, 12.5, epochs=40, multiply_adds=10**12, parameters=5)
+    final = Winner((1, 2, 3), 0.875, 0.75, 12.5, epochs=40, multiply_adds=10**12, parameters=5)
     with TrialStore.open(path) as store:
         assert store.final() is None
-        store.set_final(Final((0, 0, 0), 0.5, 0.5, 1.0))
+        store.set_final(Winner((0, 0, 0), 0.5, 0.5, 1.0))
         store.set_final(final)
     with TrialStore.open(path, read_only=True) as store:
         assert store.final() == final
@@ -211,7 +211,7 @@ def written(tmp_path_factory):
     with TrialStore.create(path) as store:
         store.add_pending(0, CODES, KEYS, SOFTWARE)
         store.finish([0, 1, 2], OUTCOMES, SOFTWARE, started=100.0)
-        store.set_final(Final((1, 2, 3), 0.875, 0.75, 12.5, epochs=40, multiply_adds=10**12, parameters=5))
+        store.set_final(Winner((1, 2, 3), 0.875, 0.75, 12.5, epochs=40, multiply_adds=10**12, parameters=5))
     return path
 
 

@@ -8,13 +8,13 @@ from rich.console import Console
 
 from lanas_jax.runtime.durations import duration
 from lanas_jax.storage.trials import Status, Trial
-from lanas_jax.study.display import Display
+from lanas_jax.study.display import StudyDisplay
 
 
 def test_terminal_shows_one_live_line():
     now = [0.0]
     screen = io.StringIO()
-    display = Display(Console(file=screen, force_terminal=True, width=100), clock=lambda: now[0])
+    display = StudyDisplay(Console(file=screen, force_terminal=True, width=100), clock=lambda: now[0])
     pending = [Trial(i, 0, (i,), "", Status.PENDING) for i in range(4)]
     display.began(12, [])
     now[0] = 5.0

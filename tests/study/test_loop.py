@@ -15,7 +15,7 @@ from lanas_jax import study
 from lanas_jax.evaluators.base import NotPreparedError, Outcome
 from lanas_jax.storage.folder import RunError
 from lanas_jax.storage.trial_file import TrialStoreError
-from lanas_jax.storage.trials import Final, Status, TrialStore
+from lanas_jax.storage.trials import Status, TrialStore, Winner
 from lanas_jax.study import Experiment, StudyError, replay, run_folder
 from lanas_jax.study.experiment import Silence
 
@@ -51,7 +51,7 @@ class Distance:
 def finale(code, key, directory):
     directory.mkdir()
     (directory / "weights").write_text(str(code))
-    return Final(tuple(code.tolist()), 0.5, float(jax.random.uniform(key)), 0.5, epochs=3)
+    return Winner(tuple(code.tolist()), 0.5, float(jax.random.uniform(key)), 0.5, epochs=3)
 
 
 def experiment(evaluator=None, **changes):
@@ -221,7 +221,7 @@ def test_finale_that_raises_or_gives_nan_is_not_recorded(tmp_path):
         run(experiment(finale=broken, budget=4), tmp_path / "run")
     with pytest.raises(StudyError, match="not finite"):
         run(
-            experiment(finale=lambda code, key, folder: Final(tuple(code.tolist()), math.nan, 0.5, 1.0), budget=4),
+            experiment(finale=lambda code, key, folder: Winner(tuple(code.tolist()), math.nan, 0.5, 1.0), budget=4),
             tmp_path / "run",
         )
     assert recorded(tmp_path / "run")[1] is None

@@ -13,7 +13,7 @@ from lanas_jax.storage.checkpoints import Checkpoints
 from lanas_jax.storage.trials import TrialStore
 from lanas_jax.study import Experiment, StudyError
 from lanas_jax.study import replay as courses
-from lanas_jax.study.replay import Course
+from lanas_jax.study.replay import SearchLog
 
 SPACE = lx.SearchSpace([lx.Choice(f"op{i}", "abcd") for i in range(4)])
 SEARCHERS = {"lanas": lx.LaNAS(SPACE, initial=5), "evolution": lx.RegularizedEvolution(SPACE)}
@@ -60,7 +60,7 @@ def walk(directory, searcher, events=LAST, *, batch=1, budget=BUDGET, seed=0):
     path = directory / "trials.sqlite"
     store = TrialStore.open(path) if path.exists() else TrialStore.create(path)
     with store, Checkpoints(directory / "checkpoint") as checkpoints:
-        course = Course(experiment(searcher, batch, budget), store, checkpoints)
+        course = SearchLog(experiment(searcher, batch, budget), store, checkpoints)
         while events:
             events -= 1
             if len(course.pending) < WORKERS and course.ask():

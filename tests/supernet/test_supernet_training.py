@@ -9,7 +9,7 @@ import pytest
 
 from lanas_jax.candidates.population import forget_programs
 from lanas_jax.storage.weights import names
-from lanas_jax.supernet.training import Sampled, SupernetTraining, train
+from lanas_jax.supernet.training import SampledSupernet, SupernetTraining, train
 from lanas_jax.trainer import compilation
 from lanas_jax.trainer.task import Weights
 from tests.candidates.compilations import counted
@@ -82,7 +82,7 @@ def test_codes_are_drawn_from_the_pool_and_all_of_them():
 
     def drawn(key):
         images = jnp.zeros((1, 1, 1, 1))
-        return Sampled(Traced(), pool).apply((), (), images, train=True, key=key, drop_path=jnp.float32(0))[2]
+        return SampledSupernet(Traced(), pool).apply((), (), images, train=True, key=key, drop_path=jnp.float32(0))[2]
 
     found = np.asarray(jax.vmap(drawn)(jax.random.split(jax.random.key(3), 400)))
     codes, counts = np.unique(found, axis=0, return_counts=True)

@@ -119,14 +119,14 @@ def test_rows(monkeypatch, backend, abreast, expected):
     monkeypatch.setattr(bench_candidates.importlib.util, "find_spec", lambda name: SimpleNamespace(name=name))
     monkeypatch.setattr(bench_candidates.os, "sched_getaffinity", lambda _: {0, 1}, raising=False)
     names = []
-    for row in bench_candidates.Benchmark(dataclasses.replace(TINY, abreast=abreast)).rows():
+    for row in bench_candidates.CandidateBenchmark(dataclasses.replace(TINY, abreast=abreast)).rows():
         function, arguments = getattr(row, "func", row), getattr(row, "args", ())
         names.append(" ".join([function.__name__, *map(str, arguments)]))
     assert names == expected
 
 
 def test_whole_trainings_are_measured_by_both_plans():
-    benchmark = bench_candidates.Benchmark(dataclasses.replace(TINY, setting="small", torch_sample=0))
+    benchmark = bench_candidates.CandidateBenchmark(dataclasses.replace(TINY, setting="small", torch_sample=0))
     names = [getattr(row, "func", row).__name__ for row in benchmark.rows()]
     assert names == ["one_program", "specialised", "program_each"]
 
@@ -134,7 +134,7 @@ def test_whole_trainings_are_measured_by_both_plans():
 @pytest.mark.slow
 def test_the_specialised_plan_is_measured():
     tiny = dataclasses.replace(TINY.small, blocks=1, channels=2, cells=1, epochs=1)
-    benchmark = bench_candidates.Benchmark(dataclasses.replace(TINY, setting="small", sample=2, small=tiny))
+    benchmark = bench_candidates.CandidateBenchmark(dataclasses.replace(TINY, setting="small", sample=2, small=tiny))
     began = time.perf_counter()
     row = benchmark.specialised()
     passed = time.perf_counter() - began
@@ -148,7 +148,7 @@ def test_the_specialised_plan_is_measured():
 
 
 def test_the_larger_setting_is_as_stated():
-    benchmark = bench_candidates.Benchmark(bench_candidates.Config(setting="cifar10", dtype="bfloat16"))
+    benchmark = bench_candidates.CandidateBenchmark(bench_candidates.Config(setting="cifar10", dtype="bfloat16"))
     setting = benchmark.setting
     assert setting.data.image_shape == (32, 32, 3)
     assert (setting.network.space.channels, setting.network.space.cells, setting.network.space.classes) == (16, 8, 10)
@@ -158,7 +158,7 @@ def test_the_larger_setting_is_as_stated():
 
 
 def test_the_share_of_the_peak_is_that_of_the_codes_timed():
-    benchmark = bench_candidates.Benchmark(TINY)
+    benchmark = bench_candidates.CandidateBenchmark(TINY)
     benchmark.peaks[1] = 1e9
     multiply_adds = benchmark.setting.network.space.cost(benchmark.codes).multiply_adds
     expected = 6 * 4 * multiply_adds.mean() / (0.5 * 1e9)
@@ -173,7 +173,9 @@ def test_it_starts_without_packages_that_only_data_and_tests_need():
 @pytest.mark.slow
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_every_row_is_measured(dtype):
-    benchmark = bench_candidates.Benchmark(dataclasses.replace(TINY, dtype=dtype, abreast=(1, 2), torch_sample=0))
+    benchmark = bench_candidates.CandidateBenchmark(
+        dataclasses.replace(TINY, dtype=dtype, abreast=(1, 2), torch_sample=0)
+    )
     began = time.perf_counter()
     rows = list(bench_candidates.measure(benchmark.rows()))
     passed = time.perf_counter() - began

@@ -7,11 +7,11 @@ import optax
 import pytest
 
 from experiments.benchmarks import supernet
-from experiments.benchmarks.supernet import Config, Cost, Size, costs
+from experiments.benchmarks.supernet import Config, PassCost, Size, costs
 
 
 def test_a_row():
-    cost = Cost("small", "forward", 9.0, (7.0, 8.0, 12.0), (0.03, 0.02, 0.05), (0.02, 0.02, 0.02))
+    cost = PassCost("small", "forward", 9.0, (7.0, 8.0, 12.0), (0.03, 0.02, 0.05), (0.02, 0.02, 0.02))
     assert cost.ratios == pytest.approx([1.5, 1.0, 2.5])
     assert list(cost.row.values()) == ["small, forward", "3", "30.0", "20.0", "1.50", "1.00 - 2.50", "9.0", "8.0"]
 

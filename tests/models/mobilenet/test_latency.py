@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 
 from lanas_jax.spaces.mobilenet import MobileNetSpace
-from lanas_jax.spaces.mobilenet_settings import Stage
+from lanas_jax.spaces.mobilenet_settings import MobileNetStage
 from models import functional
 from models.mobilenet import latency as mobilenet_latency
 from models.mobilenet.latency import measure
 
-STAGES = (Stage(8, 2, "relu"), Stage(16, 2, squeezes=True))
+STAGES = (MobileNetStage(8, 2, "relu"), MobileNetStage(16, 2, squeezes=True))
 SETTINGS = {
     "depths": (1, 2), "kernels": (3, 5), "expansions": (2, 3), "resolutions": (8,), "stem": 8, "last": 16, "hidden": 16,
     "classes": 3,

@@ -10,7 +10,7 @@ from flax import nnx
 
 from lanas_jax.spaces.inverted_residuals import PUBLISHED, Block, MobileNet
 from lanas_jax.spaces.mobilenet import MobileNetSpace
-from lanas_jax.spaces.mobilenet_settings import Stage
+from lanas_jax.spaces.mobilenet_settings import MobileNetStage
 from lanas_jax.spaces.published_mobilenets import PublishedMobileNets
 from lanas_jax.trainer.task import FinalNetwork, costs
 from models import layers
@@ -21,7 +21,7 @@ from models.mobilenet.network import InvertedResidual
 from tests.models.built import counted, flat, quick_jit
 
 SPACE = MobileNetSpace(
-    (Stage(8, 1), Stage(8, 2, squeezes=True)),
+    (MobileNetStage(8, 1), MobileNetStage(8, 2, squeezes=True)),
     depths=(1, 2),
     kernels=(3, 5),
     expansions=(2, 3),

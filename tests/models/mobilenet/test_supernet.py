@@ -9,20 +9,22 @@ import numpy as np
 import pytest
 
 from lanas_jax.spaces.mobilenet import MobileNetSpace
-from lanas_jax.spaces.mobilenet_settings import Stage
+from lanas_jax.spaces.mobilenet_settings import MobileNetStage
 from lanas_jax.supernet.base import Supernet
 from models.mobilenet import MobileNetSupernet
 from tests.models.built import assert_near, flat, quick_jit
 
 SMALL = {"stem": 8, "last": 16, "hidden": 16, "stem_stride": 1, "classes": 5, "depths": (1, 2)}
 PLAIN = MobileNetSpace(
-    (Stage(8, 2, "relu", squeezes=True),),
+    (MobileNetStage(8, 2, "relu", squeezes=True),),
     kernels=(3, 5),
     expansions=(2, 3),
     resolutions=(8,),
     **SMALL,
 )
-WIDE = MobileNetSpace((Stage(16, 2),), kernels=(3, 5), expansions=(2,), widths=(0.5, 1.0), resolutions=(6, 8), **SMALL)
+WIDE = MobileNetSpace(
+    (MobileNetStage(16, 2),), kernels=(3, 5), expansions=(2,), widths=(0.5, 1.0), resolutions=(6, 8), **SMALL
+)
 SUPERNETS = {"plain": MobileNetSupernet(PLAIN), "widths": MobileNetSupernet(WIDE)}
 IMAGES = jax.random.normal(jax.random.key(9), (6, 8, 8, 3))
 WEIGHTS = jax.random.normal(jax.random.key(2), (6, 5))

@@ -12,7 +12,7 @@ from flax import nnx
 from lanas_jax.spaces.nasnet import MAX_POOL_3X3, SEP_CONV_3X3, SKIP_CONNECT, NASNetSpace
 from models import layers
 from models.nasnet import FinalNASNet, NASNet
-from models.nasnet.network import Cell
+from models.nasnet.network import NASNetCell
 from models.nasnet.operations import Arithmetic
 
 LANET = np.array([2, 2, 0, 2, 1, 2, 0, 2, 2, 3, 2, 1, 2, 0, 0, 1, 1, 1, 2, 1, 1, 0, 3, 4, 3, 0, 3, 1])
@@ -125,7 +125,7 @@ def run_cell(*operations, reduction=False):
     """One block on the two cells before, as it tests: the cell, and its output for what branches are scaled by."""
     code = np.array([*operations, 0, 1])
     shape = SPACE.shapes[1 if reduction else 0]._replace(sources=(-1, -1))
-    cell = Cell(SPACE, code, shape, arithmetic=Arithmetic(jnp.float32, False), rngs=nnx.Rngs(0))
+    cell = NASNetCell(SPACE, code, shape, arithmetic=Arithmetic(jnp.float32, False), rngs=nnx.Rngs(0))
     cell.eval()
     return cell, jax.jit(lambda scales: cell(*STATES, scales))
 

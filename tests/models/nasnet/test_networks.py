@@ -10,7 +10,7 @@ import pytest
 from flax import nnx
 
 from lanas_jax.candidates import step as training
-from lanas_jax.candidates.step import Task
+from lanas_jax.candidates.step import CandidateTask
 from lanas_jax.spaces.nasnet import NASNetSpace
 from lanas_jax.training.sgd import TrainConfig
 from models.nasnet import NASNet
@@ -275,7 +275,7 @@ def test_a_step_in_bfloat16_leaves_float32():
 
     def one_step(net):
         def run(key):
-            task = Task(net, config, net.space.classes)
+            task = CandidateTask(net, config, net.space.classes)
             first = training.start(task, code, key)
             return first, training.train_step(task, first, code, jnp.int32(9), images(net.space), labels)
 
