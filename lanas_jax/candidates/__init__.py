@@ -1,1 +1,1 @@
-"""Many short trainings in one program: layout on devices, plans, cost model, halving."""
+"""Training of many candidates: layout on devices, plans, cost model, successive halving."""

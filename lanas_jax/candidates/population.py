@@ -266,7 +266,7 @@ class CompiledPopulation:
 
         The first `places` slots train; the others take no steps, which costs nothing.
         """
-        first = int(np.max(np.asarray(state.step)[:places]))  # max: a candidate with a non-finite loss has stopped earlier
+        first = int(np.max(np.asarray(state.step)[:places]))  # max: one with a non-finite loss stopped earlier
         taken = np.arange(self.population.width) < places
         totals, untils = (np.where(taken, steps, 0).astype(np.int32) for steps in (total, until))
         totals, untils = jax.device_put((totals, untils), self.sharding)

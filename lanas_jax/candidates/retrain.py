@@ -1,6 +1,6 @@
-"""A search's winner trained longer by the programs of the search: its weights saved, its test accuracy read.
+"""Winner training with the programs of the search; saves the weights and measures the test accuracy.
 
-This is the one place where test images are looked at (section 4 of arXiv 1906.06832: the found network, once).
+This is the only place that reads test images (section 4 of arXiv 1906.06832: the winning network, once).
 """
 
 import dataclasses
@@ -16,13 +16,13 @@ from lanas_jax.data.splits import Split
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Retrained:
-    """The final network.
+    """The trained winner.
 
     Attributes:
-      params: its parameters, in the form with the code as data.
-      batch_stats: its running batch statistics.
-      validation_accuracy: on the search-validation split, in [0, 1].
-      test_accuracy: on the test split, in [0, 1].
+      params: parameters, in the code-as-data form.
+      batch_stats: running batch statistics.
+      validation_accuracy: accuracy on the search-validation split, in [0, 1].
+      test_accuracy: accuracy on the test split, in [0, 1].
     """
 
     params: PyTree[np.ndarray] = dataclasses.field(repr=False)
@@ -40,17 +40,17 @@ def retrain(
     epochs: int,
     directory: Path,
 ) -> Retrained:
-    """Trains one code for `epochs` epochs, saves its weights with orbax and then reads the test split, once.
+    """Trains one code for `epochs` epochs, saves its weights with orbax, then evaluates on the test split once.
 
-    The programs are those of the search: the number of steps is data to them, so the finale need not compile.
+    The programs of the search take the number of steps as data, so winner training needs no compilation.
 
     Args:
-      programs: compiled programs; the training data is with them.
-      test: the test split.
-      code: the winner.
-      key: of this training; consumed.
-      epochs: passes over the training images.
-      directory: where the weights go, made anew: `orbax.checkpoint.StandardCheckpointer().restore` reads it.
+      programs: compiled programs of the search, with the training data.
+      test: test split.
+      code: code of the winner, ``int32[dims]``.
+      key: PRNG key of this training; consumed.
+      epochs: number of passes over the training images.
+      directory: folder for the weights, overwritten; `orbax.checkpoint.StandardCheckpointer().restore` reads it.
 
     Raises:
       FloatingPointError: the loss became NaN or infinite.
@@ -61,7 +61,9 @@ def retrain(
     validation = programs.evaluate(state, codes, *programs.placed.held_out)
     loss = float(validation.loss[0])
     if not np.isfinite([loss, float(state.loss[0])]).all():
-        raise FloatingPointError(f"the loss of the final training is not finite after {int(state.step[0])} steps")
+        raise FloatingPointError(
+            f"the loss of the winner training is not finite after {int(state.step[0])} steps; lower the learning rate"
+        )
     params, batch_stats = (_first(tree) for tree in (state.params, state.batch_stats))
     with ocp.StandardCheckpointer() as checkpointer:
         checkpointer.save(directory.absolute(), {"params": params, "batch_stats": batch_stats}, force=True)
@@ -75,5 +77,5 @@ def retrain(
 
 
 def _first(tree: PyTree[Array]) -> PyTree[np.ndarray]:
-    """The first candidate's leaves, on the host: weights to keep are tied to no device layout."""
+    """Returns the first candidate's leaves on the host, so that saved weights depend on no device layout."""
     return jax.tree.map(lambda leaf: np.asarray(leaf)[0], tree)

@@ -1,1 +1,1 @@
-"""From codes to values, one file each."""
+"""Evaluators: codes in, values out. One file per evaluator."""

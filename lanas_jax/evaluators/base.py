@@ -1,7 +1,7 @@
 """The evaluator interface: codes in, outcomes out.
 
-An evaluator turns architectures into values: by training them, by looking them up in a table, by masking a supernet. A
-candidate that fails is an outcome with a reason, never an exception and never a zero.
+An evaluator turns architectures into values: it trains them, looks them up in a table, or masks a supernet. A candidate
+that fails is an outcome with a reason, never an exception and never a zero.
 """
 
 import dataclasses
@@ -16,21 +16,21 @@ from lanas_jax.spaces.base import SearchSpace
 
 
 class NotPreparedError(Exception):
-    """An evaluator that cannot value anything; says why, and what to do."""
+    """An evaluator cannot value any code; the message states the cause and the remedy."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Outcome:
-    """What one trial gave.
+    """The result of one trial.
 
     Attributes:
-      value: what is maximised, or None where the trial failed.
-      reason: why it failed, or None where it did not.
-      multiply_adds: of one forward pass, or None where the space does not say.
-      parameters: trainable parameters, or None where the space does not say.
-      compile_seconds: this trial's share of the compilation its batch had to wait for.
-      train_seconds: this trial's share of the wall-clock time its batch trained.
-      steps: training steps taken, or None where there are none.
+      value: quantity to maximise, or None if the trial failed.
+      reason: cause of the failure, or None if the trial succeeded.
+      multiply_adds: multiply-adds of one forward pass, or None if the space does not know them.
+      parameters: number of trainable parameters, or None if the space does not know it.
+      compile_seconds: this trial's share of the compilation time of its batch, in seconds.
+      train_seconds: this trial's share of the wall-clock training time of its batch, in seconds.
+      steps: number of training steps, or None if the evaluator does not train.
     """
 
     value: float | None
@@ -43,65 +43,65 @@ class Outcome:
 
     @property
     def failed(self) -> bool:
-        """Whether there is no value."""
+        """True if the trial has no value."""
         return self.value is None
 
 
 @runtime_checkable
 class Evaluator(Protocol):
-    """Gives each code its value."""
+    """Assigns a value to each code."""
 
     def evaluate(self, codes: Int[np.ndarray, "n dims"], keys: Key[Array, " n"]) -> Sequence[Outcome]:
-        """One outcome per code, in order.
+        """Returns one outcome per code, in order.
 
-        A trial's outcome depends on its code and key alone, not on its neighbours in the batch.
+        The outcome of a trial depends on its code and key alone, not on the rest of the batch.
 
         Args:
-          codes: ``int32[n, dims]``.
-          keys: ``key[n]``, one per trial; consumed.
+          codes: architectures, ``int32[n, dims]``.
+          keys: PRNG keys, ``key[n]``, one per trial; consumed.
         """
         ...
 
 
 @runtime_checkable
 class Prepared(Protocol):
-    """An evaluator that has work to do before its first evaluation, such as training a supernet."""
+    """An evaluator that needs preparation before its first evaluation, such as training a supernet."""
 
     def prepare(self, directory: Path, note: Callable[[str], None]) -> None:
-        """Does that work, or the rest of it; later calls do nothing.
+        """Runs the preparation or resumes it; later calls do nothing.
 
         Args:
-          directory: of the run, where what is made is kept.
-          note: is told how it gets on, a line now and then.
+          directory: folder of the run, where the results of the preparation are saved.
+          note: callback that receives progress messages, one line each.
 
         Raises:
-          NotPreparedError: it cannot be done; says why.
+          NotPreparedError: the preparation failed; the message states the cause.
         """
         ...
 
 
 @runtime_checkable
 class PreparedInParts(Prepared, Protocol):
-    """A `Prepared` evaluator whose work falls into parts that several processes can do at the same time."""
+    """A `Prepared` evaluator whose preparation splits into parts that several processes can run concurrently."""
 
     def begin(self, directory: Path, note: Callable[[str], None]) -> int:
-        """Does what all parts need, or reads it, and returns the number of parts.
+        """Runs the work shared by all parts, or reads its results, and returns the number of parts.
 
         Raises:
-          NotPreparedError: it cannot be done; says why.
+          NotPreparedError: the preparation failed; the message states the cause.
         """
         ...
 
     def part(self, i: int, directory: Path, note: Callable[[str], None]) -> None:
-        """Does part `i`, after `begin`; `prepare` then finds it done.
+        """Runs part `i` after `begin`; `prepare` then reads its results.
 
         Raises:
-          NotPreparedError: it cannot be done; says why.
+          NotPreparedError: the preparation failed; the message states the cause.
         """
 
 
 def with_costs(space: SearchSpace, codes: Int[np.ndarray, "n dims"], outcomes: Sequence[Outcome]) -> list[Outcome]:
-    """Outcomes with multiply-adds and parameters, where the space knows them."""
+    """Returns the outcomes with multiply-adds and parameters, if the space knows them."""
     try:
         cost = space.cost(codes)
     except NotImplementedError:

@@ -1,7 +1,7 @@
-"""What goes wrong in an evaluator: errors that become outcomes, and evaluators that do nothing but raise.
+"""Errors of evaluators: exceptions that become outcomes, and evaluators that raise for every candidate.
 
-A candidate for which the evaluator raises has failed, which is a result. An evaluator that raises for one candidate
-after the other is broken, which is not.
+If the evaluator raises for one candidate, that candidate has failed, which is a result. If the evaluator raises for
+one candidate after another, the evaluator is broken, and the search stops.
 """
 
 import traceback
@@ -13,30 +13,30 @@ from jaxtyping import Array, Int, Key
 
 from lanas_jax.evaluators.base import Evaluator, Outcome
 
-HOPELESS = 8  # trials in a row for which the evaluator raised, after which it counts as broken
+HOPELESS = 8  # consecutive trials with an exception after which the evaluator counts as broken
 RAISED = "the evaluator raised"
 
 
 class BrokenEvaluatorError(Exception):
-    """An evaluator that only raises."""
+    """An evaluator raises for every candidate."""
 
 
 class RemoteError(Exception):
-    """What an evaluator raised in another process, in words already."""
+    """An exception raised by an evaluator in another process, already formatted as text."""
 
 
 class Failures:
-    """Tells a bad candidate, which is a result, from an evaluator that only raises: that one is broken."""
+    """Distinguishes a failed candidate, which is a result, from a broken evaluator, which raises every time."""
 
     def __init__(self) -> None:
         self._in_a_row = 0
 
     def judged(self, outcomes: Sequence[Outcome | Exception]) -> list[Outcome]:
-        """Outcomes told together, errors as failures.
+        """Converts the errors of a batch to failed outcomes.
 
         Raises:
-          BrokenEvaluatorError: an error for each of these and those before, `HOPELESS` of them or more. These stay
-            pending.
+          BrokenEvaluatorError: the evaluator raised for at least `HOPELESS` consecutive trials, including the whole
+            batch. The trials of the batch stay pending.
         """
         errors = [outcome for outcome in outcomes if isinstance(outcome, Exception)]
         self._in_a_row = self._in_a_row + len(errors) if len(errors) == len(outcomes) else 0
@@ -51,7 +51,7 @@ class Failures:
 def outcomes_or_errors(
     evaluator: Evaluator, codes: Int[np.ndarray, "n dims"], keys: Key[Array, " n"]
 ) -> list[Outcome | Exception]:
-    """Outcomes; where the evaluator raises, each code is tried alone, so that an error hits only who causes it."""
+    """Returns outcomes; if the batch raises, evaluates each code alone, so that only the faulty codes fail."""
     try:
         return list(evaluator.evaluate(codes, keys))
     except Exception as error:
@@ -61,7 +61,7 @@ def outcomes_or_errors(
 
 
 def describe_error(error: BaseException) -> str:
-    """An error in one line, with the place it came from."""
+    """Formats an error in one line, with the file and line that raised it."""
     if isinstance(error, RemoteError):
         return str(error)
     frames = traceback.extract_tb(error.__traceback__)

@@ -1,7 +1,7 @@
-"""Values looked up in a table of what others trained, for searches that are repeated at no cost.
+"""Values looked up in a benchmark table of trained networks, so that searches can be repeated at no training cost.
 
-A trial can be made to wait, as if it were trained, which is how clusters are tried out: the evaluator then does what a
-worker does whose device is busy elsewhere.
+A trial can sleep to simulate training, which is useful for testing clusters: the evaluator then behaves like a worker
+that waits for its device.
 """
 
 import dataclasses
@@ -18,14 +18,14 @@ from lanas_jax.tables.base import Table
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class FromTable:
-    """Looks codes up.
+    """Looks up the values of codes in a table.
 
     Args:
-      table: values.
-      seconds: that a trial takes, on average: it waits for half to one and a half times as long, as its key says.
+      table: benchmark table with a value per code.
+      seconds: mean simulated duration of a trial; each trial sleeps 0.5 to 1.5 times this long, drawn from its key.
 
     Raises:
-      ValueError: negative seconds.
+      ValueError: `seconds` is negative.
     """
 
     table: Table
@@ -36,7 +36,7 @@ class FromTable:
             raise ValueError(f"seconds must be at least 0; got {self.seconds}")
 
     def evaluate(self, codes: Int[np.ndarray, "n dims"], keys: Key[Array, " n"]) -> Sequence[Outcome]:
-        """One outcome per code; a code that the table lacks has failed."""
+        """Returns one outcome per code; a code that is not in the table fails."""
         values = np.asarray(self.table.lookup(codes)).tolist()
         waits = self.seconds * (0.5 + np.asarray(jax.vmap(jax.random.uniform)(keys)))
         return [self._one(value, float(wait)) for value, wait in zip(values, waits, strict=True)]
@@ -44,5 +44,5 @@ class FromTable:
     def _one(self, value: float, wait: float) -> Outcome:
         time.sleep(wait)
         if np.isnan(value):
-            return Outcome(None, "the table does not know it", train_seconds=wait)
+            return Outcome(None, "the code is not in the table", train_seconds=wait)
         return Outcome(value, train_seconds=wait)

@@ -1,8 +1,8 @@
 """Values by masking a trained supernet, the one-shot mode of section 5.2 of arXiv 1906.06832.
 
-The supernet is trained once, before the first trial, or read from a folder; then a value costs a few forward passes:
-the accuracy on the search-validation split of the part that a code picks, with batch statistics of its own
-(`lanas_jax.supernet.valuation`). Which networks these values rank rightly is another matter: `lanas rank` measures it.
+The supernet is trained once, before the first trial, or read from a folder. A value then costs a few forward passes: it
+is the accuracy of the subnetwork that a code selects on the search-validation split, with batch statistics measured for
+that code (`lanas_jax.supernet.valuation`). `lanas rank` measures how well these values rank networks.
 """
 
 import dataclasses
@@ -32,31 +32,33 @@ from lanas_jax.trainer.recipe import Recipe
 from lanas_jax.trainer.task import BatchStats, Params, Weights
 from lanas_jax.training.augmentation import Augmentation
 
-POOL = 2**16  # codes that training draws from
-PROBES = 16  # random codes by which it is told whether a supernet was trained
-CALIBRATING = 512  # images by which the statistics of those are measured where running ones are used else
-DEVIATIONS = 3.0  # above chance that their mean accuracy has to lie
+POOL = 2**16  # codes in the training pool
+PROBES = 16  # random codes whose mean accuracy shows whether a supernet has learned anything
+CALIBRATING = 512  # images for the batch statistics of the probes if recalibration is off
+DEVIATIONS = 3.0  # standard deviations above chance required of the probes' mean accuracy
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class OneShot:
-    """Values parts of a supernet.
+    """Values codes as subnetworks of a trained supernet.
 
     Args:
-      supernet: one network with a part for each code.
-      dataset: loads train and search-validation splits; called where they are needed. Of streams, weights see all
-        training images, and what is valued sees those for its batch statistics alone, which are kept in memory.
-      recipe: how the supernet is trained.
-      augmentation: what is done to the training images; default: they are only scaled.
-      directory: of the trained supernet, or where it is to be trained, so that searches share it; None: ``supernet``
-        in the run's folder.
-      recalibration: training images by which batch statistics are measured for each code; 0: running ones are used.
-      batch_size: images in a forward pass of a valuation.
-      devices: where; default: all devices of this process. Where they are cores of a CPU, one of them trains: what they
-        exchange at each normalisation takes them longer than their work.
-      per_device: codes valued in one call on each device.
-      seed: of training and of all draws; not of the search, so that searches of other seeds share a supernet.
-      sandwich: trains the largest and the smallest part at each step beside random ones; None: random ones alone.
+      supernet: network that contains a subnetwork for each code.
+      dataset: loader of the training and search-validation splits, called when needed. From a streamed dataset,
+        training reads all training images; valuation reads only the images for batch statistics, held in memory.
+      recipe: training recipe of the supernet.
+      augmentation: augmentation of the training images; default: scaling only.
+      directory: folder of the trained or untrained supernet, for sharing it among searches; None: ``supernet`` in the
+        run's folder.
+      recalibration: number of training images for measuring batch statistics of each code; 0: running statistics.
+      batch_size: images per forward pass of a valuation.
+      devices: devices to use; default: all devices of this process. If they are CPU cores, a single core trains, since
+        the exchange at each normalisation would take longer than the computation.
+      per_device: codes valued per device in one call.
+      seed: random seed of the training and of all draws, separate from the seed of the search, so that searches with
+        different seeds share a supernet.
+      sandwich: sandwich rule, which trains the largest and the smallest subnetwork at each step besides random ones;
+        None: random subnetworks only.
     """
 
     supernet: Supernet
@@ -73,29 +75,29 @@ class OneShot:
 
     @functools.cached_property
     def trained_on(self) -> SearchData | StreamedDataset:
-        """What supernets are trained on."""
+        """The training data of the supernet."""
         return self.dataset()
 
     @functools.cached_property
     def data(self) -> SearchData:
-        """What parts are valued on: training images for their statistics, and the search-validation split."""
+        """The data of valuations: training images for batch statistics and the search-validation split."""
         if isinstance(self.trained_on, SearchData):
             return self.trained_on
         return kept(self.trained_on, min(self.recalibration or CALIBRATING, len(self.trained_on.train)), self.seed)
 
     @functools.cached_property
     def valuation(self) -> Valuation:
-        """The programs that value parts."""
+        """The compiled valuation of subnetworks."""
         return Valuation(
             self.supernet, self.data, self.recalibration, self.batch_size, self.devices, self.per_device, self.seed
         )
 
     @property
     def trained(self) -> Trained:
-        """The supernet's training, after `prepare`.
+        """The trained supernet, available after `prepare`.
 
         Raises:
-          NotPreparedError: before it.
+          NotPreparedError: `prepare` has not been called.
         """
         if "_trained" not in self.__dict__:
             raise NotPreparedError("the supernet is not trained: call prepare(directory, note) first")
@@ -104,19 +106,19 @@ class OneShot:
 
     @property
     def supernet_directory(self) -> Path | None:
-        """The folder of the trained supernet, or where it is to be trained; None: in the run's."""
+        """The folder of the trained or untrained supernet; None: in the run's folder."""
         return self.directory
 
     def prepare(self, directory: Path, note: Callable[[str], None]) -> None:
-        """Trains the supernet, or reads it, and makes sure that it has learned something.
+        """Trains the supernet or reads it, and checks that it is better than chance.
 
         Args:
-          directory: of the run; the supernet is in its folder ``supernet`` unless the evaluator names another one.
-          note: is told how it gets on.
+          directory: folder of the run; the supernet is in its folder ``supernet`` unless the evaluator names another.
+          note: callback that receives progress messages.
 
         Raises:
-          NotPreparedError: a folder that holds another supernet or something else, a training that breaks, or a
-            supernet whose parts are no better than chance.
+          NotPreparedError: the folder holds another supernet or something else, the training failed, or the
+            subnetworks are no better than chance.
         """
         if "_trained" in self.__dict__:
             return
@@ -130,38 +132,38 @@ class OneShot:
         self.__dict__["_trained"] = trained._replace(weights=self.valuation.place(trained.weights))
 
     def train(self, directory: Path, note: Callable[[str], None], preemption: Preemption | None = None) -> None:
-        """Trains the supernet beforehand, as `TrainedAhead.train`; `prepare` then reads it."""
+        """Trains the supernet in advance, as `TrainedAhead.train`; `prepare` then reads it."""
         devices = training_devices(self.devices)
         train(self._training, self.trained_on, directory, note, devices=devices, preemption=preemption)
 
     def evaluate(self, codes: Int[np.ndarray, "n dims"], keys: Key[Array, " n"]) -> Sequence[Outcome]:
-        """Values the parts that `codes` pick; keys play no part.
+        """Values the subnetworks that `codes` select; keys are not used.
 
         Raises:
-          ValueError: a code that is not of the space.
-          NotPreparedError: before `prepare`.
+          ValueError: a code is not in the space.
+          NotPreparedError: `prepare` has not been called.
         """
         del keys
         return outcomes_of(self.valuation, self.trained.weights, codes)
 
     def extract(self, code: Int[np.ndarray, " dims"]) -> tuple[Params, BatchStats]:
-        """The part that `code` picks as weights of ``supernet.standalone(code)``, with the statistics it is valued by.
+        """Returns the weights of ``supernet.standalone(code)`` and the batch statistics used to value it.
 
         Raises:
-          NotPreparedError: before `prepare`.
+          NotPreparedError: `prepare` has not been called.
         """
         weights = self.trained.weights
         return self.supernet.extract(weights.params, self.valuation.statistics(weights, code), code)
 
     @property
     def _training(self) -> SupernetTraining:
-        """Raises ValueError for a recipe or a sandwich that does not fit."""
+        """The training to run. Raises ValueError if the recipe or the sandwich does not fit."""
         pool = code_pool.draw(self.supernet.space, POOL, self.seed)
         return SupernetTraining(self.supernet, pool, self.recipe, self.augmentation, self.seed, sandwich=self.sandwich)
 
     def _refuse_chance(self, weights: Weights, codes: Int[np.ndarray, "n dims"]) -> None:
         valuation = self.valuation
-        if not self.recalibration:  # running statistics may fit no network well, however well weights are trained
+        if not self.recalibration:  # running statistics may fit no subnetwork, even if the weights are good
             valuation = dataclasses.replace(valuation, recalibration=min(CALIBRATING, len(self.data.train)))
         accuracy = float(np.mean(valuation(weights, codes).accuracy))
         labels = self.data.validation.labels
@@ -169,16 +171,16 @@ class OneShot:
         needed = chance + DEVIATIONS * math.sqrt(chance * (1 - chance) / len(labels))
         if not accuracy > needed:
             raise NotPreparedError(
-                f"the supernet has learned nothing: {len(codes)} random networks in it have a mean accuracy of "
-                f"{accuracy:.3f} on the search-validation split, where chance gives {chance:.3f} (more than "
-                f"{needed:.3f} is needed). Train it longer, or with another learning rate, in another folder"
+                f"the supernet has learned nothing: {len(codes)} random subnetworks have a mean accuracy of "
+                f"{accuracy:.3f} on the search-validation split; expected more than {needed:.3f} (chance: "
+                f"{chance:.3f}). Train longer or with another learning rate, in a new folder"
             )
 
 
 def training_devices(devices: Sequence[jax.Device] | None) -> Sequence[jax.Device] | None:
-    """Of those of a valuation, what a supernet is trained on: one core of a CPU; of several processes, all devices.
+    """Returns the devices that train a supernet, given those of its valuation: of a CPU, the first core only.
 
-    None: as many as can share a batch.
+    None stands for all devices of several processes, or for as many devices of this process as can share a batch.
     """
     if jax.process_count() > 1:
         return None
@@ -194,10 +196,10 @@ def train_or_refuse(
     devices: Sequence[jax.Device] | None,
     programs: Programs | None = None,
 ) -> Trained:
-    """`lanas_jax.supernet.training.train`, on `training_devices`, with what goes wrong as an error of an evaluator.
+    """Calls `lanas_jax.supernet.training.train` on `training_devices` and converts its errors.
 
     Raises:
-      NotPreparedError: the folder or the training cannot be used; says why.
+      NotPreparedError: the folder cannot be used or the training failed; the message states the cause.
     """
     try:
         return train(training, data, directory, note, devices=training_devices(devices), programs=programs)
@@ -206,7 +208,7 @@ def train_or_refuse(
 
 
 def outcomes_of(valuation: Valuation, weights: Weights, codes: Int[np.ndarray, "n dims"]) -> list[Outcome]:
-    """Outcomes of codes, costs included."""
+    """Values codes and returns their outcomes, with costs."""
     space = valuation.supernet.space
     codes = space.check(codes)
     began = time.perf_counter()

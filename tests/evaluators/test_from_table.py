@@ -23,7 +23,7 @@ def test_values_are_those_of_the_table():
 
 def test_a_code_that_the_table_lacks_has_failed():
     (outcome,) = FromTable(TABLE).evaluate(np.array([[1, 1]], np.int32), jax.random.split(jax.random.key(0), 1))
-    assert (outcome.value, outcome.reason) == (None, "the table does not know it")
+    assert (outcome.value, outcome.reason) == (None, "the code is not in the table")
 
 
 def test_trials_wait_as_their_key_says():
