@@ -178,7 +178,7 @@ def _open_children(key: PRNGKeyArray, searcher: ActionMCTS, history: History, no
 def _roll_outs(
     key: PRNGKeyArray, space: SearchSpace, history: History, prefix: Int[Array, " dims"], depth: Int[Array, ""]
 ) -> tuple[Int[Array, "options k dims"], Bool[Array, "options k"]]:
-    """Returns `ROLLOUTS` random completions of a prefix per option of the next choice, and which are valid and unseen."""
+    """Returns `ROLLOUTS` random completions of a prefix per option of the next choice, and which may be tried."""
     options, dims = int(space.cardinalities.max()), space.dims
     drawn = space.random(key, options * ROLLOUTS)
     option = jnp.repeat(jnp.arange(options, dtype=jnp.int32), ROLLOUTS)

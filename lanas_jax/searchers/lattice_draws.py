@@ -1,10 +1,10 @@
-"""Drawing a batch from a space too large to list: a leaf for each draw, then chains inside its region.
+"""Drawing a batch from a space too large to enumerate: one leaf per draw, then Markov chains inside its region.
 
-The chains start from the trials known to lie in the region. Where the model decides, each chain climbs by additive
-effects of its own, drawn from their posterior, and the Gaussian process chooses among the places they reach, the
-surroundings of the best of them and those of the best trials.
+The chains start from trials in the region. With `by_model`, each chain climbs on additive effects sampled from their
+posterior, and the Gaussian process chooses among the end points of the chains, the surroundings of the best of these,
+and the surroundings of the best trials.
 
-A region in which the chains reach nothing that is new is closed, for this draw, and the next best leaf is tried. If all
+If the chains reach no unseen code, the region is closed for this draw and the next best leaf is tried. If all leaves
 are closed, the code is drawn from the whole space.
 """
 
@@ -25,14 +25,14 @@ from lanas_jax.searchers.sampling import DRAWS, Inside, Score, best_of, climb, d
 from lanas_jax.searchers.surrogate import GaussianProcess
 from lanas_jax.spaces.base import SearchSpace
 
-PARENTS = 16  # codes around which to look, of those that chains reached and of the best trials
-MOVES = 8  # tried from each of them
-ROUNDS = 3
+PARENTS = 16  # number of chain end points, and of best trials, that start the local search
+MOVES = 8  # moves per code and round of the local search
+ROUNDS = 3  # rounds of the local search
 
 
 @dataclasses.dataclass(frozen=True)
 class Walks:
-    """How chains walk: how many, how far, and whether the model decides among the places they reach."""
+    """Settings of the chains: number of chains, moves per chain, and use of the model to choose among end points."""
 
     chains: int
     steps: int
@@ -47,9 +47,7 @@ def draw(
     n: int,
     walks: Walks,
 ) -> tuple[Known, Int[Array, "n dims"], Float[Array, ""]]:
-    """`n` unseen valid codes, each from the leaf the tree recommends; rows of -1 where none was found.
-
-    The last of what is returned is the share of moves that chains accepted.
+    """Draws `n` unseen valid codes, each from the leaf the tree selects; rows of -1 if none was found.
 
     Args:
       key: PRNG key; consumed.
@@ -57,7 +55,10 @@ def draw(
       known: trials, partition tree and surrogate model.
       cp: exploration weight of the upper confidence bound.
       n: number of draws.
-      walks: how chains walk.
+      walks: settings of the chains.
+
+    Returns:
+      The updated trials, tree and model; the codes; and the share of moves the chains accepted.
     """
 
     def one(known: Known, key: Array) -> tuple[Known, tuple[Array, Array]]:
@@ -75,10 +76,10 @@ def draw(
 
 
 def fingerprint(codes: Int[Array, "n dims"]) -> Int[Array, " n"]:
-    """A number per code, 0 only by chance, so that codes are told apart by one comparison instead of `dims`.
+    """Returns a 32-bit hash per code, so that comparing two codes takes one operation instead of `dims`.
 
-    Equal codes have equal numbers. Codes that differ in one choice have different ones; others share theirs with
-    probability 2**-32, in which case an unseen code is held for a seen one and passed over.
+    Equal codes have equal hashes. Codes that differ in one choice have different hashes. Other pairs collide with
+    probability 2**-32; an unseen code that collides with a seen one is skipped. The hash 0 occurs only by chance.
     """
     factors = np.random.default_rng(0).integers(2**31, size=codes.shape[1], dtype=np.uint32) * np.uint32(2) + 1
     number = jnp.sum((codes.astype(jnp.uint32) + 1) * factors[None].astype(np.uint32), axis=1, dtype=jnp.uint32)
@@ -92,7 +93,7 @@ def _draw_one(
     cp: Float[Array, ""],
     walks: Walks,
 ) -> tuple[Int[Array, " dims"], Float[Array, ""]]:
-    """A code, and the share of moves that the chains of the last region accepted."""
+    """Returns a code, and the share of moves accepted by the chains of the last region."""
     uniform_key, region_key = jax.random.split(key)
 
     fingerprints = jnp.where(known.history.used, fingerprint(known.history.codes), 0)
@@ -103,14 +104,14 @@ def _draw_one(
 
     try_leaf = functools.partial(_from_region, region_key, space, known, unseen, walks)
     code, found, rate = _search_leaves(known.tree, cp, try_leaf, space.dims)
-    # Walks that found nothing are no proof that nothing is left: fall back on the whole space.
+    # Chains may miss unseen codes: fall back to the whole space.
     return jax.lax.cond(found, lambda: code, lambda: draw_valid(uniform_key, space, unseen, 1)[0]), rate
 
 
 def _search_leaves(
     tree: PartitionTree, cp: Float[Array, ""], try_leaf: Callable[[Array], tuple[Array, Array, Array]], dims: int
 ) -> tuple[Int[Array, " dims"], Bool[Array, ""], Float[Array, ""]]:
-    """Draws from the leaf that UCB leads to; one in which chains find nothing unseen is closed, the next is tried."""
+    """Draws from the leaf selected by UCB; closes a leaf without unseen codes and tries the next one."""
 
     def body(carry: tuple[Array, Array, Array, Array]) -> tuple[Array, Array, Array, Array]:
         is_open, *_ = carry
@@ -131,7 +132,7 @@ def _from_region(
     walks: Walks,
     leaf: Int[Array, ""],
 ) -> tuple[Int[Array, " dims"], Bool[Array, ""], Float[Array, ""]]:
-    """One unseen code of a leaf's region, whether the chains reach one, and the share of moves they accepted."""
+    """Returns one unseen code of a leaf's region, whether one was found, and the share of moves accepted."""
     history, tree, model = known
     start_key, walk_key, choice_key = jax.random.split(key, 3)
 
@@ -165,7 +166,7 @@ def _from_region(
 def _look_around(
     key: PRNGKeyArray, space: SearchSpace, gain: Score, codes: Int[Array, "k dims"], others: Int[Array, "p dims"]
 ) -> tuple[Int[Array, " dims"], Float[Array, ""]]:
-    """Local search from the best of `codes` and, whatever they are worth, from `others`: the best met, and its gain."""
+    """Returns the best code, and its gain, of a local search from the best of `codes` and from all `others`."""
 
     def best(codes: Array, scores: Array) -> tuple[Array, Array]:
         scores, rows = jax.lax.top_k(scores, min(PARENTS, scores.shape[0]))

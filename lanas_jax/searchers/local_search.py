@@ -1,12 +1,12 @@
-"""Local search (White et al., arXiv 2005.02960; den Ottelander et al., arXiv 2004.08996): from neighbour to neighbour.
+"""Local search with restarts (White et al., arXiv 2005.02960; den Ottelander et al., arXiv 2004.08996).
 
-A run draws a few codes uniformly and starts at the best of them. It evaluates the neighbours of its centre, the codes
-with one choice changed, in random order, and moves to the first that is better, as den Ottelander et al. do choice by
-choice; White et al. evaluate all neighbours and move to the best. At a local optimum another run starts.
+A run draws a few codes uniformly and starts at the best of them. It evaluates the neighbours of its centre (codes with
+one choice changed) in random order and moves to the first better one, as den Ottelander et al. do choice by choice.
+White et al. evaluate all neighbours and move to the best. At a local optimum a new run starts.
 
-Neighbours tried by an earlier run, or told from elsewhere, are not tried again but keep their place in the random
-order, so that a run may leave the path of an earlier one. Where all neighbours of the centre are under way and none is
-better so far, a batch is filled up with uniform draws, which count as those of the next run.
+Neighbours that already have a value, from an earlier run or told from elsewhere, are not evaluated again. They keep
+their place in the random order, so a run can leave the path of an earlier run. If all neighbours of the centre are
+pending and none is better so far, the batch is filled with uniform draws, which count as draws of the next run.
 """
 
 import dataclasses
@@ -23,20 +23,20 @@ from lanas_jax.searchers.random_search import uniform_unseen
 from lanas_jax.searchers.sampling import Pool, best_of, listed, neighbours
 from lanas_jax.spaces.base import Codes, SearchSpace, Values
 
-NOWHERE = -1  # the centre while a run draws uniformly
+NOWHERE = -1  # centre of a run that is still drawing uniformly
 
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class LocalSearchState:
-    """Key, history, and where the present run stands.
+    """PRNG key, trial history, and position of the current run.
 
     Attributes:
       key: PRNG key for future draws.
       history: trials from all asks and tells.
-      centre: row of the history whose neighbours are tried; NOWHERE while a run draws its start.
-      arrived: number of trials when the centre was moved to.
-      since: the row at which the latest uniform draws begin.
+      centre: history row whose neighbours are tried; NOWHERE while a run draws its start.
+      arrived: number of trials at the last move of the centre.
+      since: first history row of the latest uniform draws.
     """
 
     key: PRNGKeyArray
@@ -53,11 +53,11 @@ class LocalSearch:
 
     Attributes:
       space: search space.
-      pool: explicit codes to draw from, neighbours being those that differ in one choice; without a pool, a small
+      pool: explicit codes to draw from; neighbours are pool codes that differ in one choice. Without a pool, a small
         space is enumerated, and in a large space neighbours are built by changing one choice.
-      initial: uniform draws of a run, the best of which is its start; 10 as in White et al.
-      first_improvement: whether to move to the first better neighbour rather than to the best of all, which on
-        NAS-Bench-201 takes more samples.
+      initial: number of uniform draws per run, whose best is the start of the run; 10 as in White et al.
+      first_improvement: move to the first better neighbour; otherwise, to the best of all neighbours, which takes more
+        samples on NAS-Bench-201.
       capacity: number of trials the initial state can hold; the state grows as needed.
     """
 
@@ -69,7 +69,7 @@ class LocalSearch:
 
     def __post_init__(self) -> None:
         if self.initial < 1:
-            raise ValueError(f"initial must be at least 1: a run has to start somewhere; got {self.initial}")
+            raise ValueError(f"initial must be at least 1, because a run needs a start; got {self.initial}")
         object.__setattr__(self, "pool", listed(self.space, self.pool))
 
     def init(self, key: PRNGKeyArray) -> LocalSearchState:
@@ -78,7 +78,7 @@ class LocalSearch:
         return LocalSearchState(key, history, jnp.int32(NOWHERE), jnp.int32(0), jnp.int32(0))
 
     def ask(self, state: LocalSearchState, n: int) -> tuple[LocalSearchState, Int[Array, "n dims"]]:
-        """`n` unseen neighbours or starts; rows of -1 when none are left."""
+        """Returns `n` unseen neighbours or starts; rows of -1 when none are left."""
         return _ask(self, dataclasses.replace(state, history=hist.reserve(state.history, n)), n)
 
     def tell(self, state: LocalSearchState, codes: Codes, values: Values) -> LocalSearchState:
@@ -91,8 +91,8 @@ class Around(NamedTuple):
     """The neighbourhood of a code."""
 
     codes: Int[Array, "k dims"]  # candidates, canonical
-    fresh: Bool[Array, " k"]  # which of them are neighbours that nobody tried
-    tried: Bool[Array, " capacity"]  # rows of the history that hold a neighbour
+    fresh: Bool[Array, " k"]  # mask of the untried neighbours among `codes`
+    tried: Bool[Array, " capacity"]  # mask of the history rows that hold a neighbour
 
 
 @jax.jit(static_argnames="n")
@@ -107,7 +107,7 @@ def _ask(searcher: LocalSearch, state: LocalSearchState, n: int) -> tuple[LocalS
 
 
 def _draw(key: PRNGKeyArray, searcher: LocalSearch, state: LocalSearchState) -> tuple[LocalSearchState, Array]:
-    """A neighbour of the centre that nobody tried, or a uniform draw where there is none."""
+    """Draws an untried neighbour of the centre, or a uniform code if there is none."""
     neighbour_key, uniform_key = jax.random.split(key)
     history = state.history
     around = _around(searcher, history, state.centre)
@@ -126,7 +126,7 @@ def _draw(key: PRNGKeyArray, searcher: LocalSearch, state: LocalSearchState) -> 
 
 
 def _moved(key: PRNGKeyArray, searcher: LocalSearch, state: LocalSearchState) -> LocalSearchState:
-    """The state after all moves that are due: each leads uphill, or ends a run, or starts one."""
+    """Returns the state after all moves that are due: each goes uphill, ends a run or starts a run."""
 
     def move(carry: tuple[LocalSearchState, Array, Array]) -> tuple[LocalSearchState, Array, Array]:
         state, key, _ = carry
@@ -141,23 +141,23 @@ def _moved(key: PRNGKeyArray, searcher: LocalSearch, state: LocalSearchState) ->
 
 
 def _start(searcher: LocalSearch, state: LocalSearchState) -> Int[Array, ""]:
-    """The best of the run's uniform draws, once there are enough of them."""
+    """Returns the row of the best uniform draw of the run; NOWHERE until there are enough draws."""
     history = state.history
     row, found = best_of(history.values, history.done & (jnp.arange(history.capacity) >= state.since))
     return jnp.where(found & (history.count - state.since >= searcher.initial), row, NOWHERE)
 
 
 def _step(key: PRNGKeyArray, searcher: LocalSearch, state: LocalSearchState) -> Int[Array, ""]:
-    """Where to go: to a better neighbour, nowhere from a local optimum, or on with the neighbours of the centre."""
+    """Returns the next centre: a better neighbour, NOWHERE at a local optimum, or the same centre."""
     history, centre = state.history, state.centre
     around = _around(searcher, history, centre)
     better = around.tried & history.done & (history.values > history.values[centre])
     fresh, known = jnp.sum(around.fresh), jnp.sum(better)
     if searcher.first_improvement:
-        own = better & (jnp.arange(history.capacity) >= state.arrived)  # the centre's own trials, told by now
+        own = better & (jnp.arange(history.capacity) >= state.arrived)  # results of trials asked from this centre
         chance_key, row_key = jax.random.split(key)
         share = known.astype(jnp.float32) / jnp.maximum(known + fresh, 1).astype(jnp.float32)
-        # Of the neighbours left in a random order, is the next one known to be better?
+        # Probability that the next neighbour, in a random order of those left, is already known to be better.
         ripe = jnp.any(own) | (jax.random.uniform(chance_key) < share)
         score = jnp.where(own, 2.0 + history.values - history.values[centre], jax.random.uniform(row_key, own.shape))
     else:
@@ -168,7 +168,7 @@ def _step(key: PRNGKeyArray, searcher: LocalSearch, state: LocalSearchState) -> 
 
 
 def _around(searcher: LocalSearch, history: History, row: Int[Array, ""]) -> Around:
-    """The neighbourhood of the code in a row of the history; empty for the row NOWHERE."""
+    """Returns the neighbourhood of the code in a history row; empty for the row NOWHERE."""
     centre, real = history.codes[row], row != NOWHERE
     if isinstance(searcher.pool, Pool):
         codes = searcher.pool.codes

@@ -1,15 +1,16 @@
-"""Learning phase: a tree that cuts the space into regions of different value (section 3.1 of arXiv 1906.06832).
+"""Learning phase: a tree that splits the space into regions of different value (section 3.1 of arXiv 1906.06832).
 
-Every told trial starts at the root. A node fits a ridge regression from the features of its trials to their targets and
-cuts at the mean: predicted at or above it, the good child (left), below, the bad child (right). The splits are the
-latent actions; the path to a leaf, a conjunction of half-spaces ``w @ phi >= t`` or ``w @ phi < t``, is its region.
+All trials with a value start at the root. A node fits a ridge regression from the features of its trials to their
+targets and splits at the mean: trials predicted at or above it go to the good child (left), the others to the bad
+child (right). The splits are the latent actions. The path to a leaf, a conjunction of half-spaces ``w @ phi >= t`` or
+``w @ phi < t``, is its region.
 
-The tree is a complete binary tree in a struct of arrays, children of node ``i`` at ``2 i + 1`` (good) and ``2 i + 2``
-(bad), so the leaves from left to right go from promising to poor. Nodes are solved in this order, each by its
-linear equations.
+The tree is a complete binary tree stored as a struct of arrays. The children of node ``i`` are ``2 i + 1`` (good) and
+``2 i + 2`` (bad), so the leaves are ordered from promising to poor, left to right. Nodes are fitted in index order,
+each by solving its linear equations.
 
-Split and region are one predicate. Trials, unseen codes and samplers all go through it, and weights are rounded so that
-for integer features every prediction is an exact float32, whatever the batch, the order of summation or the device.
+Splits and regions use the same predicate for trials, unseen codes and samplers. Weights are rounded so that for integer
+features every prediction is an exact float32, independent of the batch, the order of summation and the device.
 """
 
 import dataclasses
@@ -22,8 +23,8 @@ from jaxtyping import Array, Bool, Float, Int
 
 EXACT_BITS = 24  # float32 holds every integer up to 2**24
 FEATURE_BITS = 4  # features are integers of at most 2**4
-FEW = 4  # with fewer trials than so many times the features, their inner products are the cheaper equations
-TOLERANCE = 1e-6  # of conjugate gradients, relative to the targets
+FEW = 4  # with fewer than FEW * d trials, the dual equations are cheaper than the normal equations
+TOLERANCE = 1e-6  # tolerance of conjugate gradients, relative to the targets
 
 
 @jax.tree_util.register_dataclass
@@ -32,12 +33,12 @@ class PartitionTree:
     """Splits and statistics of a complete binary tree: `splits` = 2**height - 1 nodes above 2**height lowest leaves.
 
     Attributes:
-      weights: the regression of each node that may split; meaningful where `is_split`.
-      thresholds: prediction at which the node cuts.
-      is_split: whether the node has children.
-      visits: number of trials in the node's region, pending and failed ones included.
-      results: number of trials in it that gave a value.
-      sums: sum of the targets of those.
+      weights: regression weights of each node that may split; meaningful where `is_split`.
+      thresholds: prediction at which each node splits.
+      is_split: mask of the nodes that have children.
+      visits: number of trials in each node's region, including pending and failed ones.
+      results: number of trials with a value in each node's region.
+      sums: sum of the targets of these results.
     """
 
     weights: Float[Array, "splits d"]
@@ -60,15 +61,15 @@ class PartitionTree:
 
 @dataclasses.dataclass(frozen=True)
 class NodeSummary:
-    """A node of a learned tree, for people.
+    """Human-readable summary of one node of a learned tree.
 
     Attributes:
       node: heap index; children are 2 node + 1 (good) and 2 node + 2 (bad).
       depth: distance from the root.
-      samples: trials in the node's region, pending and failed ones included.
-      mean_value: mean of their targets, or None where none has a result.
-      is_leaf: whether it has no children.
-      drivers: features that weigh most in the split with their weights; a positive weight pushes to the good side.
+      samples: number of trials in the node's region, including pending and failed ones.
+      mean_value: mean target of the node's results, or None if it has no results.
+      is_leaf: True for a node without children.
+      drivers: features of largest weight in the split, with their weights; positive weights favour the good side.
     """
 
     node: int
@@ -80,7 +81,7 @@ class NodeSummary:
 
 
 def lone_root(height: int, d: int) -> PartitionTree:
-    """A tree of the given height that has not been split and has seen no trial."""
+    """Returns an unsplit tree of the given height without trials."""
     splits, nodes = 2**height - 1, 2 ** (height + 1) - 1
     return PartitionTree(
         weights=jnp.zeros((splits, d)),
@@ -102,16 +103,17 @@ def fit(
     min_samples: int | Int[Array, ""],
     ridge: float | Float[Array, ""],
 ) -> PartitionTree:
-    """Learns the tree from told trials: its splits, and the statistics of its nodes.
+    """Learns the splits of the tree from results, and the statistics of its nodes from all trials.
 
     Args:
-      features: of every row; rows that are not `used` are ignored.
-      targets: what the regressions predict; read where `done`.
-      done: rows that hold a result.
-      used: rows that hold a trial: these count as visits.
+      features: features of every row; rows that are not `used` are ignored.
+      targets: targets of the regressions; ignored where not `done`.
+      done: mask of the rows with a result.
+      used: mask of the rows with a trial; these count as visits.
       height: number of levels that may split.
-      min_samples: a node with fewer results stays a leaf, and so does one whose cut would leave a side without results.
-      ridge: penalty on the weights; the intercept is free.
+      min_samples: least number of results in a node that is split. A node whose split would leave one side without
+        results also stays a leaf.
+      ridge: penalty on the weights; the intercept is not penalised.
     """
     tree = learn_splits(features, targets, done, height=height, min_samples=min_samples, ridge=ridge)
     return count(tree, features, targets, done, used)
@@ -126,7 +128,7 @@ def learn_splits(
     min_samples: int | Int[Array, ""],
     ridge: float | Float[Array, ""],
 ) -> PartitionTree:
-    """The splits alone, node by node. Arguments as in `fit`."""
+    """Learns only the splits, node by node. Arguments as in `fit`."""
     root = lone_root(height, features.shape[1])
     regress = _Regression(features, targets, ridge)
 
@@ -162,7 +164,7 @@ def count(
     done: Bool[Array, " n"],
     used: Bool[Array, " n"],
 ) -> PartitionTree:
-    """The same splits with the statistics of the trials as they are now. Arguments as in `fit`."""
+    """Returns the tree with unchanged splits and recomputed statistics. Arguments as in `fit`."""
     leaf = route(tree, features)
     on_path = jnp.stack([ancestor == jnp.arange(tree.visits.shape[0])[:, None] for ancestor in _ancestors(tree, leaf)])
     member = jnp.any(on_path, axis=0)
@@ -175,12 +177,12 @@ def count(
 
 
 class _Regression:
-    """Ridge regression of targets on features over any subset of the rows, by its linear equations.
+    """Ridge regression of targets on features over any subset of the rows, solved by its linear equations.
 
     Args:
-      features: of all rows.
-      targets: of all rows.
-      ridge: penalty on the weights; the intercept is free.
+      features: features of all rows.
+      targets: targets of all rows.
+      ridge: penalty on the weights; the intercept is not penalised.
     """
 
     def __init__(self, features: Float[Array, "n d"], targets: Float[Array, " n"], ridge: float | Float[Array, ""]):
@@ -191,7 +193,7 @@ class _Regression:
         self.inner = jnp.matmul(rows, rows.T, precision="highest")
 
     def __call__(self, member: Bool[Array, " n"]) -> tuple[Float[Array, " d"], Float[Array, ""]]:
-        """Weights, rounded, and mean prediction of the regression over the members."""
+        """Returns the rounded weights and the mean prediction of the regression over the members."""
         weight = member.astype(jnp.float32)
         count = jnp.maximum(jnp.sum(weight), 1.0)
         mean = jnp.matmul(weight, self.features, precision="highest") / count
@@ -201,14 +203,14 @@ class _Regression:
         return weights, jnp.sum(weights * mean)
 
     def _by_columns(self, weight: Array, targets: Array, mean: Array, count: Array) -> Float[Array, " d"]:
-        """The normal equations, one for each feature, factored."""
+        """Solves the normal equations (one per feature) by Cholesky factorisation."""
         own = weight[:, None] * self.features
         gram = jnp.matmul(own.T, own, precision="highest") - count * mean[:, None] * mean[None]
         factor = jnp.linalg.cholesky(gram + self.ridge * jnp.eye(mean.shape[0]))
         return jax.scipy.linalg.cho_solve((factor, True), jnp.matmul(targets, own, precision="highest"))
 
     def _by_rows(self, weight: Array, targets: Array, mean: Array, count: Array) -> Float[Array, " d"]:
-        """The dual equations, one for each row, by conjugate gradients: a penalty keeps them well conditioned."""
+        """Solves the dual equations (one per row) by conjugate gradients; the penalty keeps them well conditioned."""
         to_mean = jnp.matmul(self.inner, weight, precision="highest") / count
         inner = self.inner - to_mean[:, None] - to_mean[None] + jnp.sum(mean * mean)
         inner = weight[:, None] * weight[None] * inner
@@ -221,7 +223,7 @@ class _Regression:
 
 
 def _rounded(weights: Float[Array, "k d"]) -> Float[Array, "k d"]:
-    """Weights on a grid so coarse that sums over features of up to 2**FEATURE_BITS are exact in float32."""
+    """Rounds weights to a grid so coarse that sums over features of up to 2**FEATURE_BITS are exact in float32."""
     _, exponent = jnp.frexp(jnp.sum(jnp.abs(weights), axis=1, keepdims=True))
     quantum = jnp.ldexp(jnp.ones_like(weights[:, :1]), exponent - (EXACT_BITS - FEATURE_BITS))
     return jnp.round(weights / quantum) * quantum
@@ -230,12 +232,12 @@ def _rounded(weights: Float[Array, "k d"]) -> Float[Array, "k d"]:
 def _at_least(
     features: Float[Array, "n d"], weights: Float[Array, "k d"], thresholds: Float[Array, " k"]
 ) -> Bool[Array, "k n"]:
-    """The one predicate: whether each row is on the good side of each of k cuts."""
+    """Returns whether each row is on the good side of each of `k` splits; the only predicate for splits and regions."""
     return jnp.matmul(weights, features.T, precision="highest") >= thresholds[:, None]
 
 
 def _ancestors(tree: PartitionTree, leaf: Int[Array, " n"]) -> list[Int[Array, "1 n"]]:
-    """The nodes from each leaf up to the root; -1 above the root."""
+    """Returns the nodes from each leaf up to the root; -1 above the root."""
     path = [leaf[None]]
     for _ in range(tree.height):
         path.append(jnp.where(path[-1] > 0, (path[-1] - 1) // 2, -1))
@@ -243,12 +245,12 @@ def _ancestors(tree: PartitionTree, leaf: Int[Array, " n"]) -> list[Int[Array, "
 
 
 def route(tree: PartitionTree, features: Float[Array, "n d"]) -> Int[Array, " n"]:
-    """The leaf, as a node index, in whose region each row of features falls."""
+    """Returns the node index of the leaf whose region contains each row of features."""
     node = jnp.zeros(features.shape[0], jnp.int32)
     if tree.height == 0:
         return node
     good = _at_least(features, tree.weights, tree.thresholds)
-    for level in range(tree.height):  # no gathers: these are slow where many rows are routed
+    for level in range(tree.height):  # no gathers, which are slow for many rows
         nodes = 2**level - 1 + np.arange(2**level)
         here = node[None] == nodes[:, None]
         inner = jnp.any(here & tree.is_split[nodes][:, None], axis=0)
@@ -258,9 +260,9 @@ def route(tree: PartitionTree, features: Float[Array, "n d"]) -> Int[Array, " n"
 
 
 def inside(tree: PartitionTree, node: Int[Array, ""], features: Float[Array, "n d"]) -> Bool[Array, " n"]:
-    """Whether each row lies in the region of one node: all half-spaces on the path from the root hold.
+    """Returns whether each row lies in the region of one node: all half-spaces on the path from the root hold.
 
-    Agrees with `route`, and costs only the path.
+    Agrees with `route` and evaluates only the splits on the path.
     """
     if tree.height == 0:
         return jnp.ones(features.shape[0], bool)
@@ -272,7 +274,7 @@ def inside(tree: PartitionTree, node: Int[Array, ""], features: Float[Array, "n 
 
 
 def subtotals(tree: PartitionTree, leaf: Int[Array, " n"], counted: Bool[Array, " n"]) -> Int[Array, " nodes"]:
-    """For each node, the number of counted rows whose leaf it is or contains."""
+    """Returns, for each node, the number of counted rows whose leaf is the node or lies below it."""
     nodes = jnp.arange(tree.visits.shape[0])
     totals = jnp.sum((leaf[None] == nodes[:, None]) & counted[None], axis=1, dtype=jnp.int32)
     for node in range(tree.is_split.shape[0] - 1, -1, -1):
@@ -281,17 +283,16 @@ def subtotals(tree: PartitionTree, leaf: Int[Array, " n"], counted: Bool[Array, 
 
 
 def backup(tree: PartitionTree, leaf: Int[Array, ""]) -> PartitionTree:
-    """Counts one more pending trial as a visit of the leaf and of every node above it (virtual loss)."""
+    """Adds one pending trial as a visit to the leaf and to every node above it (virtual loss)."""
     path = jnp.concatenate(_ancestors(tree, leaf[None]))[:, 0]
     visits = tree.visits.at[jnp.where(path < 0, tree.visits.shape[0], path)].add(1, mode="drop")
     return dataclasses.replace(tree, visits=visits)
 
 
 def explain(tree: PartitionTree, feature_names: Sequence[str], top: int = 3) -> list[NodeSummary]:
-    """The reachable nodes of a tree, root first, with the features that drive each split.
+    """Returns summaries of the reachable nodes of a tree, root first, with the features that drive each split.
 
-    A weight is what the feature adds to the predicted target per unit; means are of the targets that the tree was
-    learned from.
+    A weight is the change of the predicted target per unit of the feature. Means are mean targets, as given to `count`.
     """
     summaries, queue = [], [(0, 0)]
     while queue:

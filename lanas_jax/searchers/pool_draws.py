@@ -1,7 +1,7 @@
-"""Drawing a batch from an explicit pool: a leaf for each draw, then the most promising unseen code of its region.
+"""Drawing a batch from an explicit pool: one leaf per draw, then the most promising unseen code of its region.
 
-All codes of the pool are routed once. The Gaussian process looks at a shortlist of them: those that an additive model
-likes best, the neighbours of the best trials, and some at random.
+All codes of the pool are routed once. The Gaussian process scores a shortlist: the codes an additive model ranks
+highest, the neighbours of the best trials, and some random codes.
 """
 
 import dataclasses
@@ -19,9 +19,9 @@ from lanas_jax.searchers.partition import PartitionTree
 from lanas_jax.searchers.sampling import Pool, best_of, best_per_bucket, neighbours
 from lanas_jax.spaces.base import SearchSpace
 
-LIKED = 127  # codes on the shortlist that the additive model likes, each the best of its bucket; a prime
-BEST, NEAR = 4, 128  # trials whose neighbours are on it, and no more neighbours than this
-RANDOM = 33
+LIKED = 127  # shortlisted codes chosen by the additive model, each the best of its bucket; a prime
+BEST, NEAR = 4, 128  # number of best trials whose neighbours are shortlisted; most neighbours
+RANDOM = 33  # shortlisted random codes
 
 
 def draw(
@@ -34,16 +34,16 @@ def draw(
     *,
     by_model: bool,
 ) -> tuple[Known, Int[Array, "n dims"]]:
-    """`n` unseen codes of the pool, each from the leaf the tree recommends; rows of -1 when none are left.
+    """Draws `n` unseen codes of the pool, each from the leaf the tree selects; rows of -1 when none are left.
 
     Args:
       key: PRNG key; consumed.
       space: search space.
-      pool: the codes there are.
+      pool: codes to draw from.
       known: trials, partition tree and surrogate model.
       cp: exploration weight of the upper confidence bound.
       n: number of draws.
-      by_model: whether to draw the greatest expected improvement rather than uniformly.
+      by_model: choice by greatest expected improvement instead of uniformly.
     """
     history, tree, model = known
     leaf_of = partition.route(tree, pool.features)
@@ -60,7 +60,7 @@ def draw(
 def _leaves(
     tree: PartitionTree, unseen: Int[Array, " nodes"], cp: Float[Array, ""], n: int
 ) -> tuple[PartitionTree, Int[Array, " n"]]:
-    """A leaf per draw, each pending draw backed up before the next; -1 once no code is left anywhere."""
+    """Selects a leaf per draw and backs up each pending draw before the next; -1 once no code is left anywhere."""
 
     def one(carry: tuple[PartitionTree, Array], _: None) -> tuple[tuple[PartitionTree, Array], Array]:
         tree, unseen = carry
@@ -95,7 +95,7 @@ def _by_model(
     leaf_of: Int[Array, " m"],
     leaves: Int[Array, " n"],
 ) -> Int[Array, " n"]:
-    """For each leaf in turn, the row of the greatest expected improvement on the shortlist."""
+    """Returns, for each leaf in order, the shortlisted row of greatest expected improvement."""
     history, _, model = known
     free = ~history.seen & jnp.any(leaf_of[:, None] == leaves[None], axis=1)
     liked = pool.embedded @ model.weights
@@ -111,7 +111,7 @@ def _by_model(
         place, listed = best_of(gain, real & (leaf_of_listed == leaf) & ~jnp.any(shortlist[:, None] == taken, axis=1))
         unlisted, found = _best_unlisted(liked, ~history.seen & (leaf_of == leaf), taken, listed)
         row = jnp.where(listed, shortlist[place], jnp.where(found, unlisted, -1))
-        # The listed code is pending now: means stay, variances around it shrink.
+        # The shortlisted code is now pending: means are unchanged, variances around it shrink.
         cross = surrogate.covariance(embedded, embedded[place][None], space.dims)[:, 0]
         cross = cross - whitened[:, place] @ whitened - conditions[:, place] @ conditions
         condition = jnp.where(listed, cross / surrogate.deviation(variance[place]), 0.0)
@@ -126,7 +126,7 @@ def _by_model(
 def _best_unlisted(
     liked: Float[Array, " m"], allowed: Bool[Array, " m"], taken: Int[Array, "1 n"], listed: Bool[Array, ""]
 ) -> tuple[Int[Array, ""], Bool[Array, ""]]:
-    """The best code of a leaf of which nothing stands on the shortlist, by the additive model; looked for only then."""
+    """Returns the best code by the additive model of a leaf without shortlisted codes; computed only if needed."""
 
     def look() -> tuple[Array, Array]:
         return best_of(liked, allowed & ~hist.with_rows(jnp.zeros_like(allowed), taken[0]))
@@ -142,7 +142,7 @@ def _shortlist(
     liked: Float[Array, " m"],
     free: Bool[Array, " m"],
 ) -> tuple[Int[Array, " k"], Bool[Array, " k"]]:
-    """Rows of the pool for the Gaussian process to look at, and which of them are real."""
+    """Returns the pool rows that the Gaussian process scores, and which of them may be drawn."""
     near_key, random_key = jax.random.split(key)
     by_effects, real = best_per_bucket(liked, free, LIKED)
     near = _near_the_best(near_key, space, pool, history)
@@ -153,7 +153,7 @@ def _shortlist(
 
 
 def _near_the_best(key: PRNGKeyArray, space: SearchSpace, pool: Pool, history: History) -> Int[Array, " near"]:
-    """Rows of the neighbours of the best trials, -1 where a neighbour is not in the pool."""
+    """Returns the pool rows of the neighbours of the best trials; -1 for a neighbour that is not in the pool."""
     moves = int(np.sum(space.cardinalities - 1))
     best = min(BEST, max(NEAR // max(moves, 1), 1), history.capacity)
     _, rows = jax.lax.top_k(jnp.where(history.done, history.values, -jnp.inf), best)

@@ -1,4 +1,4 @@
-"""Random search: codes drawn uniformly from the space, without repetition. The baseline that needs no learning."""
+"""Random search: codes drawn uniformly from the space, without repetition. The baseline without learning."""
 
 import dataclasses
 
@@ -25,7 +25,10 @@ class RandomState:
 def uniform_unseen(
     key: PRNGKeyArray, space: SearchSpace, pool: Pool | Codes | None, history: History, n: int
 ) -> tuple[History, Array]:
-    """`n` distinct unseen codes drawn uniformly, marked as pending; rows of -1 when none are left. Consumes the key."""
+    """Draws `n` distinct unseen codes uniformly and marks them as pending; rows of -1 when none are left.
+
+    Consumes the key.
+    """
     if not isinstance(pool, Pool):
         codes = draw_valid(key, space, lambda codes: ~hist.contains(history, codes), n)
         return hist.add_pending(history, codes), codes
@@ -60,7 +63,7 @@ class RandomSearch:
         return RandomState(key, hist.empty(self.space, self.pool, self.capacity))
 
     def ask(self, state: RandomState, n: int) -> tuple[RandomState, Int[Array, "n dims"]]:
-        """`n` unseen codes; rows of -1 when none are left."""
+        """Returns `n` unseen codes; rows of -1 when none are left."""
         return _ask(self, dataclasses.replace(state, history=hist.reserve(state.history, n)), n)
 
     def tell(self, state: RandomState, codes: Codes, values: Values) -> RandomState:

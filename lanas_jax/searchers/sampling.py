@@ -1,12 +1,12 @@
-"""Drawing codes: from an explicit pool, or by chains over the lattice of all codes.
+"""Drawing codes: from an explicit pool, or by Markov chains over the lattice of all codes.
 
-A pool is exact: every unseen code of a region is at hand. Where a space is too large to list, many Markov chains walk
-the lattice in parallel. They start from codes known to lie in the region and propose one-coordinate and block moves,
-symmetric and independent of the state; a move is made only if `inside` holds for where it leads, so each half-space,
-each validity rule and each cost limit holds at every step, and the walk's stationary distribution is uniform over the
-part of the region that moves connect.
+A pool is exact: every unseen code of a region is available. If a space is too large to enumerate, many Markov chains
+walk the lattice in parallel. They start from codes known to lie in the region and propose one-coordinate and block
+moves, which are symmetric and independent of the state. A move is accepted only if `inside` holds for the proposed
+code, so every half-space, validity rule and cost limit holds at every step. The stationary distribution of a chain is
+uniform over the part of the region that is connected by moves.
 
-Which region to draw from is `selection`'s business, which of the drawn codes to try, the searcher's.
+`selection` decides which region to draw from; the searcher decides which of the drawn codes to try.
 """
 
 import dataclasses
@@ -20,12 +20,12 @@ from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 from lanas_jax.spaces.base import Codes, SearchSpace
 from lanas_jax.spaces.index import CodeIndex
 
-BLOCK = 4  # coordinates that one move may draw anew
-DRAWS = 1 + 2 * BLOCK  # uniform numbers that a move takes
-CHAINS = 128  # from valid codes, where rejection does not give enough
-MOVES = 256  # of each of these, between two looks at where they are
-ROUNDS = 16  # of looks
-LISTED = 2**16  # a space of at most this many codes is listed, so that draws are exact
+BLOCK = 4  # most coordinates that one move redraws
+DRAWS = 1 + 2 * BLOCK  # uniform numbers per move
+CHAINS = 128  # chains from valid codes, used if rejection sampling does not find enough codes
+MOVES = 256  # moves of each of these chains per round
+ROUNDS = 16  # most rounds of these chains
+LISTED = 2**16  # a space of at most this many codes is enumerated, so that draws are exact
 
 Inside = Callable[[Int[Array, "n dims"]], Bool[Array, " n"]]
 Score = Callable[[Int[Array, "n dims"]], Float[Array, " n"]]
@@ -34,9 +34,9 @@ Score = Callable[[Int[Array, "n dims"]], Float[Array, " n"]]
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True, eq=False)
 class Pool:
-    """An explicit set of codes, with their features and embedding, and where each code stands.
+    """An explicit set of codes, with their features, embedding and a row index.
 
-    Two pools of one space are equal where they hold the same codes in the same order.
+    Two pools of one space are equal if they hold the same codes in the same order.
     """
 
     codes: Int[Array, "m dims"]
@@ -46,10 +46,10 @@ class Pool:
 
     @classmethod
     def of(cls, space: SearchSpace, codes: object) -> "Pool":
-        """The distinct valid codes among those given, in canonical form, in the order of their first appearance.
+        """Returns a pool of the distinct valid codes, in canonical form and in order of first appearance.
 
         Raises:
-          ValueError: a code out of range, or none that is valid.
+          ValueError: if a code is out of range, or no code is valid.
         """
         checked = space.check(codes)
         valid, canonical = map(np.asarray, _canonical(space, checked))
@@ -67,24 +67,24 @@ class Pool:
         return hash(np.asarray(self.codes).tobytes())
 
     def find(self, space: SearchSpace, codes: Codes) -> Int[Array, " n"]:
-        """The row of each canonical code; -1 where the pool does not hold it."""
+        """Returns the row of each canonical code; -1 for codes that are not in the pool."""
         return self.index.find(space, codes)
 
 
 @jax.jit(static_argnums=0)
 def _canonical(space: SearchSpace, codes: Codes) -> tuple[Bool[Array, " n"], Int[Array, "n dims"]]:
-    """Which codes are valid, and all in canonical form; one program, because many small ones take long to compile."""
+    """Returns which codes are valid, and their canonical forms; one program compiles faster than many small ones."""
     return space.valid(codes), space.canonical(codes)
 
 
 @jax.jit(static_argnums=0)
 def _described(space: SearchSpace, codes: Codes) -> tuple[Float[Array, "n d"], Float[Array, "n e"]]:
-    """Features and embedding of codes."""
+    """Returns the features and embedding of codes."""
     return space.features(codes), space.embed(codes)
 
 
 def listed(space: SearchSpace, pool: Pool | Codes | None) -> Pool | None:
-    """The pool a searcher draws from: the one given, all codes of a small space, or None: chains over the lattice."""
+    """Returns the given pool, or all codes of a small space, or None for a space that is sampled by chains."""
     if isinstance(pool, Pool):
         return pool
     if pool is not None:
@@ -93,22 +93,22 @@ def listed(space: SearchSpace, pool: Pool | Codes | None) -> Pool | None:
 
 
 def best_of(scores: Float[Array, " m"], allowed: Bool[Array, " m"]) -> tuple[Int[Array, ""], Bool[Array, ""]]:
-    """Index of the highest score among the allowed, and whether anything is allowed."""
+    """Returns the index of the highest allowed score, and whether any score is allowed."""
     return jnp.argmax(jnp.where(allowed, scores, -jnp.inf)).astype(jnp.int32), jnp.any(allowed)
 
 
 def best_per_bucket(
     scores: Float[Array, " m"], allowed: Bool[Array, " m"], buckets: int
 ) -> tuple[Int[Array, " buckets"], Bool[Array, " buckets"]]:
-    """The highest score in each of many disjoint parts of a pool: nearly the top of the list, without sorting it.
+    """Returns the highest score in each of many disjoint buckets: nearly the highest scores overall, without sorting.
 
     Args:
-      scores: of all codes.
-      allowed: which may be chosen.
-      buckets: number of parts; a prime keeps them free of the order in which codes were listed.
+      scores: scores of all codes.
+      allowed: mask of the codes that may be chosen.
+      buckets: number of buckets; a prime makes them independent of the enumeration order of codes.
 
     Returns:
-      An index per part, and whether the part holds anything allowed.
+      An index per bucket, and whether the bucket holds an allowed code.
     """
     rows = -(-scores.shape[0] // buckets)
     masked = jnp.where(allowed, scores, -jnp.inf)
@@ -119,7 +119,7 @@ def best_per_bucket(
 
 
 def neighbours(space: SearchSpace, codes: Int[Array, "n dims"]) -> Int[Array, "n moves dims"]:
-    """All codes that differ from each code in one choice, valid or not; ``moves = sum(cardinalities - 1)``."""
+    """Returns all codes that differ from each code in one choice, valid or not; ``moves = sum(cardinalities - 1)``."""
     options = space.cardinalities
     which = np.repeat(np.arange(space.dims), options - 1)
     shift = np.concatenate([np.arange(1, n) for n in options]).astype(np.int32)
@@ -128,12 +128,12 @@ def neighbours(space: SearchSpace, codes: Int[Array, "n dims"]) -> Int[Array, "n
 
 
 def propose(draws: Float[Array, "n k"], space: SearchSpace, codes: Int[Array, "n dims"]) -> Int[Array, "n dims"]:
-    """One symmetric move per chain: a coordinate drawn anew, or, one time in four, two to `BLOCK`.
+    """Returns one symmetric move per chain: one coordinate redrawn, or, one time in four, two to `BLOCK` coordinates.
 
     Args:
       draws: `DRAWS` uniform numbers in [0, 1) per chain.
-      space: the lattice.
-      codes: where the chains are.
+      space: search space.
+      codes: current codes of the chains.
     """
     kind, which, value = draws[:, 0], draws[:, 1 : 1 + BLOCK], draws[:, 1 + BLOCK :]
     size = jnp.where(kind < 0.75, 1, 2 + jnp.floor((kind - 0.75) * 4 * (BLOCK - 1)).astype(jnp.int32))
@@ -149,17 +149,17 @@ def propose(draws: Float[Array, "n k"], space: SearchSpace, codes: Int[Array, "n
 def walk(
     key: PRNGKeyArray, space: SearchSpace, starts: Int[Array, "n dims"], inside: Inside, steps: int
 ) -> tuple[Int[Array, "n dims"], Float[Array, ""]]:
-    """Uniform random walks inside a region.
+    """Runs uniform random walks inside a region.
 
     Args:
       key: PRNG key; consumed.
-      space: the lattice.
-      starts: where the chains begin; a chain that begins outside enters when a move leads inside.
-      inside: whether codes belong to the region and may be built.
-      steps: moves tried per chain.
+      space: search space.
+      starts: first codes of the chains; a chain that starts outside enters once a move leads inside.
+      inside: function that returns which codes are valid and belong to the region.
+      steps: number of proposed moves per chain.
 
     Returns:
-      Where the chains end, and the share of moves that were accepted.
+      The last codes of the chains, and the share of accepted moves.
     """
     return climb(key, space, starts, inside, lambda codes: jnp.zeros(codes.shape[0]), steps, climbs=0)
 
@@ -173,10 +173,10 @@ def climb(
     steps: int,
     climbs: int,
 ) -> tuple[Int[Array, "n dims"], Float[Array, ""]]:
-    """Walks as in `walk`, followed by hill climbing: `climbs` moves that are made only if they do not lower the score.
+    """Runs chains as in `walk`, then `climbs` hill-climbing moves, accepted only if the score does not decrease.
 
-    `score` may be -inf for codes that must not be the answer; a climbing chain leaves such a code by its first move.
-    Where a chain begins to climb its score is not known: its first move is made whatever it leads to.
+    `score` may be -inf for codes that must not be the result. The score of a chain is taken as -inf when climbing
+    starts, so its first move inside the region is always accepted.
     """
     n = starts.shape[0]
 
@@ -201,19 +201,19 @@ def climb(
 def draw_valid(
     key: PRNGKeyArray, space: SearchSpace, unseen: Inside, n: int, batch: int = 256, tries: int = 64
 ) -> Int[Array, "n dims"]:
-    """Uniform valid codes of the whole space; rows of -1 where not enough were found.
+    """Draws uniform valid codes of the whole space; rows of -1 if not enough were found.
 
-    They are drawn by rejection. Where `tries` batches do not give enough, and the space says where valid codes are, the
-    rest are places that chains reach from there, which are not as uniform: chains go from one resolution or width of a
-    network to another less often than from layer to layer.
+    Codes are drawn by rejection sampling. If `tries` batches do not give enough codes and the space has
+    `starting_codes`, the rest are reached by chains from these. Such codes are less uniform: chains change the
+    resolution or width of a network less often than single layers.
 
     Args:
       key: PRNG key; consumed.
-      space: the space.
-      unseen: which canonical codes may be drawn.
-      n: number of distinct codes wanted.
-      batch: codes drawn at a time.
-      tries: batches drawn at most.
+      space: search space.
+      unseen: function that returns which canonical codes may be drawn.
+      n: number of distinct codes.
+      batch: number of codes per batch.
+      tries: maximum number of batches.
     """
 
     def body(carry: tuple[Array, Array, Array, Array]) -> tuple[Array, Array, Array, Array]:
@@ -230,7 +230,7 @@ def draw_valid(
 def _walked(
     key: PRNGKeyArray, space: SearchSpace, unseen: Inside, drawn: Int[Array, "n dims"], count: Int[Array, ""]
 ) -> Int[Array, "n dims"]:
-    """Drawn codes, filled up with those that chains from valid codes reach, as far as `ROUNDS` looks show them."""
+    """Returns the drawn codes, filled up with codes that chains from `starting_codes` reach within `ROUNDS` rounds."""
 
     def body(carry: tuple[Array, Array, Array, Array, Array]) -> tuple[Array, Array, Array, Array, Array]:
         key, drawn, count, places, attempt = carry
@@ -246,7 +246,7 @@ def _walked(
 def _added(
     space: SearchSpace, unseen: Inside, drawn: Int[Array, "n dims"], count: Int[Array, ""], raw: Int[Array, "m dims"]
 ) -> tuple[Int[Array, "n dims"], Int[Array, ""]]:
-    """Drawn codes with those of `raw` that are valid, unseen and not among them yet, as far as there is room."""
+    """Adds the valid, unseen and new codes of `raw` to the drawn codes, as long as there is room."""
     codes, n = space.canonical(raw), drawn.shape[0]
     twin = jnp.all(codes[:, None] == codes[None], axis=2) & jnp.tri(codes.shape[0], k=-1, dtype=bool)
     old = jnp.any(jnp.all(codes[:, None] == drawn[None], axis=2), axis=1)
@@ -256,7 +256,7 @@ def _added(
 
 
 def reached(key: PRNGKeyArray, space: SearchSpace, n: int) -> Int[Array, "n dims"]:
-    """Valid codes, some of them twice perhaps: where chains from the `starting_codes` of a space end."""
+    """Returns valid codes, possibly repeated: the last codes of chains from the `starting_codes` of a space."""
     return walk(key, space, _starts(space, n), space.valid, MOVES)[0]
 
 

@@ -1,18 +1,18 @@
-"""Predicting the value of codes nobody has tried: a Gaussian process over a space's embedding.
+"""Prediction of the values of untried codes: a Gaussian process over a space's embedding.
 
-The tree's regressions say on which side of a cut a code lies; this model, over all told trials, says how good it may be
-inside a region. Values are normal scores of ranks, `z`. With ``s = embed(a) @ embed(b)`` and ``r`` the squared distance
-of the two embeddings, the prior covariance of two codes' values is
+The tree's regressions predict on which side of a split a code lies. This model of all trials with a value predicts
+how good a code is inside a region. Values are normal scores of ranks, `z`. With ``s = embed(a) @ embed(b)`` and ``r``
+the squared distance of the two embeddings, the prior covariance of two codes' values is
 
     k(a, b) = scale (ADDITIVE s + (1 - ADDITIVE) exp(-DECAY min(dims, FAR) r / 2)),
 
-an additive effect of every choice and a smooth interaction between them, plus a residual of variance ``scale NOISE``
-that belongs to the code alone: what a particular network gains or loses beyond what its neighbours tell. It is part of
-the value that is maximised, not an error of measurement, so it stays in the predictive variance of unseen codes;
-without it, search circles around what the smooth part likes best. `scale` is estimated in closed form.
+an additive effect of every choice and a smooth interaction between them, plus an independent residual of variance
+``scale NOISE`` per code: the part of its value that its neighbours do not predict. The residual is part of the value
+that is maximised, not measurement error, so it is included in the predictive variance of unseen codes. Without it,
+search circles around the maximum of the smooth part. `scale` is estimated in closed form.
 
-A trial without value, pending or failed, takes part with an innovation of zero, as if told at its own prediction: it
-leaves the mean as it is and takes the variance around it away.
+A trial without a value (pending or failed) has an innovation of zero, as if its value were its own prediction: the
+mean is unchanged and the variance around it shrinks.
 """
 
 import dataclasses
@@ -24,22 +24,22 @@ from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
 ADDITIVE = 0.5
 DECAY = 0.5
-FAR = 6  # choices; with more of them, codes that share little are no further apart
+FAR = 6  # number of choices above which the decay no longer grows
 NOISE = 0.2
 JITTER = 1e-6
 BLOCK = 64  # rows and columns of the whitener multiplied at a time
 
 
 def normal_scores(values: Float[Array, " n"], done: Bool[Array, " n"]) -> Float[Array, " n"]:
-    """Values replaced by the normal quantiles of their ranks (ties share a rank); 0 where not `done`.
+    """Returns the normal quantiles of the ranks of values (ties share a rank); 0 where not `done`.
 
-    Makes targets independent of the scale and the tails of values: one very bad network does not bend the regression.
+    Targets become independent of the scale and the tails of values: one very bad network does not bias the regression.
     """
     return jnp.where(done, jax.scipy.special.ndtri(jnp.clip(rank_shares(values, done), 1e-6, 1 - 1e-6)), 0.0)
 
 
 def rank_shares(values: Float[Array, " n"], done: Bool[Array, " n"]) -> Float[Array, " n"]:
-    """The share of results below each value, half of its equals included: in (0, 1); 0 where not `done`."""
+    """Returns the share of results below each value, counting ties as half, in (0, 1); 0 where not `done`."""
     ordered = jnp.sort(jnp.where(done, values, jnp.inf))
     less, no_more = (jnp.searchsorted(ordered, values, side=side) for side in ("left", "right"))
     count = jnp.maximum(jnp.sum(done), 1).astype(jnp.float32)
@@ -47,31 +47,31 @@ def rank_shares(values: Float[Array, " n"], done: Bool[Array, " n"]) -> Float[Ar
 
 
 def covariance(a: Float[Array, "n e"], b: Float[Array, "m e"], dims: int) -> Float[Array, "n m"]:
-    """Prior covariance between two sets of embedded codes, in units of `scale`, without the residual."""
+    """Returns the prior covariance of two sets of embedded codes in units of `scale`, without the residual."""
     inner = jnp.matmul(a, b.T, precision="highest")
     norms = 0.5 * (jnp.sum(a * a, axis=1)[:, None] + jnp.sum(b * b, axis=1)[None])
     return ADDITIVE * inner + (1 - ADDITIVE) * jnp.exp(-DECAY * min(dims, FAR) * jnp.maximum(norms - inner, 0.0))
 
 
 def prior_variance(a: Float[Array, "n e"]) -> Float[Array, " n"]:
-    """Diagonal of the covariance of embedded codes."""
+    """Returns the diagonal of the prior covariance of embedded codes."""
     return ADDITIVE * jnp.sum(a * a, axis=1) + (1 - ADDITIVE)
 
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class GaussianProcess:
-    """What trials say about all other codes; rows beyond `count` mean nothing.
+    """Gaussian process conditioned on trials; rows beyond `count` are meaningless.
 
     Attributes:
-      embedded: where the trials lie.
-      whitener: inverse of the lower Cholesky factor of their covariance, residual included. It grows by a row per
-        trial, and makes predictions matrix products.
-      innovations: targets times the whitener; 0 for trials without value.
-      count: rows in use.
+      embedded: embeddings of the trials.
+      whitener: inverse of the lower Cholesky factor of the trials' covariance, residual included. It grows by one row
+        per trial and turns predictions into matrix products.
+      innovations: whitener times targets; 0 for trials without a value.
+      count: number of rows in use.
       scale: estimated variance of the prior.
-      incumbent: highest target; without any, 0, the median of normal scores.
-      weights: posterior mean of the additive effects: ``embed @ weights`` ranks any number of codes cheaply.
+      incumbent: highest target; without targets, 0, the median of normal scores.
+      weights: posterior mean of the additive effects; ``embed @ weights`` ranks any number of codes cheaply.
     """
 
     embedded: Float[Array, "m e"]
@@ -84,19 +84,19 @@ class GaussianProcess:
 
     @property
     def rows(self) -> int:
-        """Number of trials for which there is room."""
+        """Number of trials the model can hold."""
         return self.embedded.shape[0]
 
     @property
     def used(self) -> Bool[Array, " m"]:
-        """Which rows hold a trial."""
+        """Mask of the rows that hold a trial."""
         return jnp.arange(self.rows) < self.count
 
     def sample_weights(self, key: PRNGKeyArray, n: int) -> Float[Array, "n e"]:
-        """Additive effects drawn from their posterior. The key is consumed.
+        """Draws additive effects from their posterior. Consumes the key.
 
-        Effects and trials are drawn from the prior, and the effects corrected by what the trials' innovations should
-        have been (Matheron's rule). In these draws the interactions of different trials are independent.
+        Effects and trials are drawn from the prior, and the effects are corrected by the difference between drawn and
+        actual innovations (Matheron's rule). In these draws the interactions of different trials are independent.
         """
         effects_key, residual_key = jax.random.split(key)
         effects = jnp.sqrt(self.scale * ADDITIVE) * jax.random.normal(effects_key, (n, self.weights.shape[0]))
@@ -105,18 +105,18 @@ class GaussianProcess:
         return self.weights[None] + effects - ADDITIVE * self._explained(self._whitened(trials.T)).T
 
     def _whitened(self, targets: Float[Array, "m k"]) -> Float[Array, "m k"]:
-        """Targets of trials times the whitener."""
+        """Returns the whitener times the targets of trials."""
         targets = jnp.where(self.used[:, None], targets, 0.0)
         return jnp.where(self.used[:, None], jnp.matmul(self.whitener, targets, precision="highest"), 0.0)
 
     def _explained(self, innovations: Float[Array, "m k"]) -> Float[Array, "e k"]:
-        """Sum over trials of where they lie, times the inverse covariance times their targets."""
+        """Returns the trials' embeddings times the inverse covariance times their targets, summed over trials."""
         precise = jnp.matmul(self.whitener.T, innovations, precision="highest")
         return jnp.matmul(self.embedded.T, jnp.where(self.used[:, None], precise, 0.0), precision="highest")
 
 
 def prior(rows: int, e: int) -> GaussianProcess:
-    """What is believed before the first trial, with room for at least `rows`."""
+    """Returns the model before the first trial, with room for at least `rows` trials."""
     rows = -(-rows // BLOCK) * BLOCK
     return GaussianProcess(
         embedded=jnp.zeros((rows, e)),
@@ -130,7 +130,7 @@ def prior(rows: int, e: int) -> GaussianProcess:
 
 
 def grow(model: GaussianProcess, rows: int) -> GaussianProcess:
-    """The same model with room for at least `rows` trials."""
+    """Returns the same model with room for at least `rows` trials."""
     more = max(-(-rows // BLOCK) * BLOCK - model.rows, 0)
     return dataclasses.replace(
         model,
@@ -141,12 +141,12 @@ def grow(model: GaussianProcess, rows: int) -> GaussianProcess:
 
 
 def extend(model: GaussianProcess, embedded: Float[Array, " e"], new: Bool[Array, ""], dims: int) -> GaussianProcess:
-    """The model after one more trial that has no target yet: means stay, variances around it shrink.
+    """Returns the model with one more trial without a target: means are unchanged, variances around it shrink.
 
     Args:
-      model: of the trials so far.
-      embedded: where the trial lies.
-      new: whether to add it; where no room is left, it is not.
+      model: model of the trials so far.
+      embedded: embedding of the trial.
+      new: condition for adding the trial; it is also not added if no room is left.
       dims: length of a code.
     """
     place = jnp.where(new & (model.count < model.rows), model.count, model.rows)
@@ -164,7 +164,7 @@ def extend(model: GaussianProcess, embedded: Float[Array, " e"], new: Bool[Array
 
 
 def learn(model: GaussianProcess, targets: Float[Array, " m"]) -> GaussianProcess:
-    """The posterior given a target for each of the model's trials; rows beyond `count` are ignored."""
+    """Returns the posterior given a target for each of the model's trials; ignores rows beyond `count`."""
     innovations = model._whitened(targets[:, None])
     n = jnp.maximum(model.count, 1).astype(jnp.float32)
     return dataclasses.replace(
@@ -177,9 +177,9 @@ def learn(model: GaussianProcess, targets: Float[Array, " m"]) -> GaussianProces
 
 
 def whiten(model: GaussianProcess, embedded: Float[Array, "n e"], dims: int) -> Float[Array, "m n"]:
-    """Covariances of other codes with the model's trials, times the whitener.
+    """Returns the whitener times the covariances of the model's trials with other codes.
 
-    Only blocks of rows in use, on and below the diagonal, are computed.
+    Computes only the blocks of used rows on and below the diagonal.
     """
     blocks = -(-model.count // BLOCK)
 
@@ -203,24 +203,24 @@ def whiten(model: GaussianProcess, embedded: Float[Array, "n e"], dims: int) -> 
 def predict(
     model: GaussianProcess, embedded: Float[Array, "n e"], dims: int
 ) -> tuple[Float[Array, " n"], Float[Array, " n"], Float[Array, "m n"]]:
-    """Posterior means of other codes, their variances in units of `scale` (without the residual), and `whiten`."""
+    """Returns posterior means of other codes, variances in units of `scale` (without the residual), and `whiten`."""
     whitened = whiten(model, embedded, dims)
     return model.innovations @ whitened, prior_variance(embedded) - jnp.sum(jnp.square(whitened), axis=0), whitened
 
 
 def deviation(variance: Float[Array, "..."], scale: Float[Array, ""] | float = 1.0) -> Float[Array, "..."]:
-    """Standard deviation of a value, its residual included, from a variance that `predict` gave."""
+    """Returns the standard deviation of a value, residual included, from a variance returned by `predict`."""
     return jnp.sqrt(scale * (jnp.maximum(variance, JITTER) + NOISE))
 
 
 def log_expected_improvement(
     mean: Float[Array, " n"], deviation: Float[Array, " n"], incumbent: Float[Array, ""]
 ) -> Float[Array, " n"]:
-    """Logarithm of ``E[max(value - incumbent, 0)]`` for normal values of given means and standard deviations."""
+    """Returns ``log E[max(value - incumbent, 0)]`` for normal values of given means and standard deviations."""
     u = (mean - incumbent) / deviation
     density = -0.5 * u * u - 0.5 * np.log(2 * np.pi)
     gain = u * jax.scipy.special.ndtr(u) + jnp.exp(density)
-    # For very negative u the sum cancels; there stand the first terms of its asymptotic series.
+    # For very negative u the sum cancels; use the first terms of its asymptotic series instead.
     square = jnp.square(jnp.minimum(u, -5.0))
     tail = density - jnp.log(square) + jnp.log1p(-3 / square + 15 / jnp.square(square))
     return jnp.log(deviation) + jnp.where(u > -5, jnp.log(jnp.maximum(gain, 1e-12)), tail)
