@@ -123,7 +123,7 @@ def test_resume_of_a_finished_run_changes_no_trial(search, capsys):
     before = trials(run)
     assert main(["resume", str(run)]) == 0
     assert trials(run) == before
-    assert "going on after 12 of 12 trials" in capsys.readouterr().out
+    assert "continuing after 12 of 12 trials" in capsys.readouterr().out
 
 
 @pytest.fixture(scope="module")
@@ -175,7 +175,7 @@ def test_folder_that_holds_a_run_is_refused_and_untouched(search, capsys):
 
 def test_folder_in_other_use_is_refused_and_untouched(tmp_path, capsys):
     (tmp_path / "thesis.tex").write_text("all of it")
-    assert "is not empty and holds no run" in refused(capsys, "search", EXPERIMENT, "--out", tmp_path)
+    assert "is not empty and contains no run" in refused(capsys, "search", EXPERIMENT, "--out", tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
 
 
@@ -212,7 +212,7 @@ def test_damaged_trials_file_is_named_and_untouched(search, tmp_path, capsys, co
 
 @pytest.mark.parametrize("command", ["resume", "report", "trials"])
 def test_folder_without_a_run_is_named(tmp_path, capsys, command):
-    assert f"{tmp_path} holds no run: it has no config.json" in refused(capsys, command, tmp_path)
+    assert f"{tmp_path} contains no run: it has no config.json" in refused(capsys, command, tmp_path)
     assert f"there is no folder {tmp_path / 'gone'}" in refused(capsys, command, tmp_path / "gone")
     (tmp_path / "config.json").write_text("{ not JSON")
     assert "config.json is damaged" in refused(capsys, command, tmp_path)
@@ -220,12 +220,12 @@ def test_folder_without_a_run_is_named(tmp_path, capsys, command):
         (tmp_path / "config.json").write_text(f'{{"format": {found}}}')
         assert f"has format {found}, but this version of lanas_jax reads format 2" in refused(capsys, command, tmp_path)
     (tmp_path / "config.json").write_text('{"format": 2, "seed": 0, "budget": 3, "batch": 1, "config": {}}')
-    assert "is damaged: it says nothing of experiment, source" in refused(capsys, command, tmp_path)
+    assert "is incomplete: missing keys experiment, source" in refused(capsys, command, tmp_path)
 
 
 def test_unknown_experiment_says_which_exist(capsys):
     message = refused(capsys, "search", "cifar-11")
-    assert "there is no experiment 'cifar-11'. There are: " in message
+    assert "there is no experiment 'cifar-11'; choose from " in message
     assert "digits" in discovery.experiments()
     for name in discovery.experiments():
         assert name in message

@@ -184,7 +184,7 @@ def test_killed_it_goes_on_where_it_was_and_trains_no_network_twice(run, ranked)
     before = trained(run)
     done = start(run)
     assert done.returncode == 0, done.stderr
-    assert "going on after 2 of 8 trials" in done.stdout
+    assert "continuing after 2 of 8 trials" in done.stdout
     for code in finished:
         name = ",".join(map(str, code))
         assert trained(run)[name] == before[name]

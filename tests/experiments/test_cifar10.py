@@ -50,6 +50,7 @@ def _fewer_images(monkeypatch):
     monkeypatch.setattr(data, "SOURCE", dataclasses.replace(data.SOURCE, contents=made_up.CONTENTS))
 
 
+@pytest.mark.slow
 def test_a_tiny_search_trains_on_images_of_8_bits(module, config, tmp_path):
     experiment = module.build(config)
     size = 16 if module is cifar10_small else 32

@@ -68,10 +68,13 @@ def pairs():
             yield pytest.param((searcher, space), marks=[pytest.mark.slow] * slow, id=f"{searcher}-{space}")
 
 
+def build(kind, name):
+    return SEARCHERS[kind](*CANONICAL[name]) if name in CANONICAL else SEARCHERS[kind](SPACES[name])
+
+
 @pytest.fixture(params=pairs(), scope="session")
 def searcher(request):
-    kind, name = request.param
-    return SEARCHERS[kind](*CANONICAL[name]) if name in CANONICAL else SEARCHERS[kind](SPACES[name])
+    return build(*request.param)
 
 
 @pytest.fixture(params=SEARCHERS)
@@ -80,6 +83,13 @@ def make(request):
     return SEARCHERS[request.param]
 
 
-@pytest.fixture(params=(*CANONICAL, *SPACES))
-def space(request):
-    return CANONICAL[request.param][0] if request.param in CANONICAL else SPACES[request.param]
+def traced_pairs():
+    """The same, where nothing is compiled: LaNAS on all spaces by default, too."""
+    for parameter in pairs():
+        (kind, _), slow = parameter.values[0], any(mark.name == "slow" for mark in parameter.marks)
+        yield pytest.param(*parameter.values, marks=[pytest.mark.slow] * (slow and kind != "LaNAS"), id=parameter.id)
+
+
+@pytest.fixture(params=traced_pairs())
+def traced_searcher(request):
+    return build(*request.param)

@@ -148,9 +148,9 @@ def _other(setting, i):
     return setting * 1.5**i if isinstance(setting, float) else setting
 
 
-def test_ask_and_tell_can_be_traced_into_one_program(make, space):
+def test_ask_and_tell_can_be_traced_into_one_program(traced_searcher):
     """Shapes and dtypes of a state stay what they are, whatever is asked and told."""
-    searcher = make(space)
+    searcher = traced_searcher
     state = jax.eval_shape(lambda: searcher.init(jax.random.key(0)))
 
     def batch(state):
@@ -158,7 +158,7 @@ def test_ask_and_tell_can_be_traced_into_one_program(make, space):
         return searcher.tell(state, codes, jnp.mean(jnp.cos(codes.astype(jnp.float32)), axis=1)), codes
 
     after, codes = jax.eval_shape(batch, state)
-    assert codes.shape == (BATCH, space.dims)
+    assert codes.shape == (BATCH, searcher.space.dims)
     assert jax.tree.structure(after) == jax.tree.structure(state)
     for before, behind in zip(jax.tree.leaves(state), jax.tree.leaves(after), strict=True):
         assert (before.shape, before.dtype) == (behind.shape, behind.dtype)

@@ -61,5 +61,5 @@ def test_codes_are_checked_at_the_door():
         lx.SearchSpace([lx.Choice("a", "xy"), lx.Choice("a", "xy")])
     with pytest.raises(ValueError, match="no options"):
         lx.Choice("a", ())
-    with pytest.raises(ValueError, match="lists an option twice"):
+    with pytest.raises(ValueError, match="repeats an option"):
         lx.Choice("a", (1, 1))

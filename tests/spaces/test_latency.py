@@ -65,5 +65,5 @@ def test_a_batch_has_an_image():
 def test_files_that_hold_no_table_are_refused(tmp_path, text):
     path = tmp_path / "bad.json"
     path.write_text(text)
-    with pytest.raises(ValueError, match=r"bad\.json holds no latency table"):
+    with pytest.raises(ValueError, match=r"bad\.json is not a latency table"):
         LatencyTable.read(path)

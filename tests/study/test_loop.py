@@ -274,7 +274,7 @@ def test_changed_searcher_is_noticed(tmp_path):
         run(experiment(Distance(stop_before=2)), tmp_path / "run")
     shutil.rmtree(tmp_path / "run" / "checkpoint")
     before, _ = recorded(tmp_path / "run")
-    with pytest.raises(StudyError, match=r"batch 0 was recorded with other trials .*the same versions"):
+    with pytest.raises(StudyError, match=r"the recorded trials of batch 0 differ .*the same versions"):
         run(experiment(searcher=lx.RegularizedEvolution(SPACE)), tmp_path / "run")
     assert recorded(tmp_path / "run")[0] == before
 
@@ -290,9 +290,9 @@ def test_changed_software_is_named(tmp_path):
 
 
 def test_another_experiment_in_the_same_folder_is_refused(uninterrupted):
-    with pytest.raises(RunError, match="begun with seed 3, not 4"):
+    with pytest.raises(RunError, match="started with seed 3, not 4"):
         run(experiment(seed=4), uninterrupted.directory)
-    with pytest.raises(RunError, match="begun with budget 22, not 30"):
+    with pytest.raises(RunError, match="started with budget 22, not 30"):
         run(experiment(budget=30), uninterrupted.directory)
 
 

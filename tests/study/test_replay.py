@@ -177,5 +177,5 @@ def test_an_exhausted_space_ends_the_search_when_the_last_trial_is_back(tmp_path
 def test_another_searcher_is_noticed(tmp_path):
     walk(tmp_path / "run", SEARCHERS["evolution"], 20)
     shutil.rmtree(tmp_path / "run" / "checkpoint")
-    with pytest.raises(StudyError, match=r"batch \d was recorded with other trials than are asked for now"):
+    with pytest.raises(StudyError, match=r"the recorded trials of batch \d differ from those the searcher now proposes"):
         walk(tmp_path / "run", lx.RandomSearch(SPACE), 1)
