@@ -123,7 +123,7 @@ def candidate_training(config: Config) -> TrainConfig:
 
 def build(config: Config) -> Experiment:
     """The search."""
-    data = cifar10.load(config.data_dir, train=config.train, validation=config.validation).search
+    data = cifar10.load_cifar10(config.data_dir, train=config.train, validation=config.validation).search
     network = candidate(config)
     evaluator = FromScratch(
         network,
@@ -142,7 +142,7 @@ def final(config: Config, settings: Final, code: np.ndarray) -> FinalTraining:
     """The winner's training, by the published recipe."""
     space = NASNetSpace(config.blocks, channels=settings.channels, cells=settings.cells)
     network = NASNet(space, jnp.dtype(config.dtype), settings.weight_standardisation)
-    load = functools.partial(cifar10.load, config.data_dir, train=config.train, validation=config.validation)
+    load = functools.partial(cifar10.load_cifar10, config.data_dir, train=config.train, validation=config.validation)
     augmentation = Augmentation(crop=4, flip=True, policy=settings.policy, cutmix=settings.cutmix)
     winner = FinalNASNet(network, code, settings.auxiliary)
     return FinalTraining(winner, load, settings.recipe, augmentation, settings.seed)

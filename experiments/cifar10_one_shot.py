@@ -139,14 +139,14 @@ class Rank:
     learning_rate: float = 0.025
 
 
-def load(config: Config) -> Dataset:
+def load_images(config: Config) -> Dataset:
     """The images."""
-    return cifar10.load(config.data_dir, validation=config.validation)
+    return cifar10.load_cifar10(config.data_dir, validation=config.validation)
 
 
 def search_data(config: Config) -> SearchData:
     """What a search may see."""
-    return load(config).search
+    return load_images(config).search
 
 
 def dtype(config: Config) -> Any:
@@ -188,7 +188,7 @@ def final(config: Config, settings: Final, code: np.ndarray) -> FinalTraining:
     space = NASNetMasks(channels=settings.channels, cells=settings.cells)
     network = FinalNASNet(NASNet(space, dtype(config)), code, auxiliary=settings.auxiliary)
     augmentation = Augmentation(crop=4, flip=True, policy="autoaugment", cutmix=1.0)
-    return FinalTraining(network, functools.partial(load, config), settings.recipe, augmentation, settings.seed)
+    return FinalTraining(network, functools.partial(load_images, config), settings.recipe, augmentation, settings.seed)
 
 
 def rank(config: Config, settings: Rank, directory: Path) -> Ranking:
@@ -213,7 +213,7 @@ def stages(config: Config) -> tuple[Stage, ...]:
     images = cifar10.SOURCE.contents
     data = stand_in(images.train - config.validation, config.validation, images.image_shape, images.classes)
     measured = one_shot(config)
-    pool = code_pool.draw(measured.supernet.space, POOL, measured.seed)
+    pool = code_pool.draw_codes(measured.supernet.space, POOL, measured.seed)
     supernet = SupernetTraining(measured.supernet, pool, measured.recipe, measured.augmentation, measured.seed)
     valuing = Valuation(measured.supernet, data, measured.recalibration, measured.batch_size)
     winner = final(config, Final(), pool[0])

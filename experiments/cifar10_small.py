@@ -111,7 +111,7 @@ def space(config: Config, channels: int, cells: int) -> NASNetSpace:
 
 def build(config: Config) -> Experiment:
     """The search."""
-    data = cifar10.load(config.data_dir, train=config.train, validation=config.validation, size=SIZE).search
+    data = cifar10.load_cifar10(config.data_dir, train=config.train, validation=config.validation, size=SIZE).search
     network = NASNet(space(config, config.channels, config.cells))
     evaluator = FromScratch(
         network,
@@ -129,5 +129,5 @@ def final(config: Config, settings: Final, code: np.ndarray) -> FinalTraining:
     """The winner's training, with more channels, more images and augmentation."""
     network = FinalNASNet(NASNet(space(config, settings.channels, settings.cells)), code, auxiliary=False)
     images = {"train": settings.train, "validation": config.validation, "size": SIZE}
-    load = functools.partial(cifar10.load, config.data_dir, **images)
+    load = functools.partial(cifar10.load_cifar10, config.data_dir, **images)
     return FinalTraining(network, load, settings.recipe, Augmentation(crop=2, flip=True, cutout=4), settings.seed)

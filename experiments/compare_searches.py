@@ -46,19 +46,19 @@ class Config:
     searchers: tuple[str, ...] = ("lanas", "random", "evolution")
 
 
-def search(
+def run_search(
     module: ModuleType, source: Path, base: Experiment, name: str, seed: int, out: Path, show: StudyDisplay
 ) -> Result:
     """One search, or the rest of it."""
     experiment = dataclasses.replace(base, searcher=module.SEARCHERS[name](base.space), seed=seed, finale=None)
     directory = out / f"{name}-{seed}"
-    if not run_folder.exists(directory):
-        config = dataclasses.replace(module.Config(), searcher=name, seed=seed, **shared(module, out))
+    if not run_folder.run_exists(directory):
+        config = dataclasses.replace(module.Config(), searcher=name, seed=seed, **shared_supernet_settings(module, out))
         run_folder.create(directory, experiment, source, config)
     return study.run(experiment, directory, show)
 
 
-def shared(module: ModuleType, out: Path) -> dict[str, Path]:
+def shared_supernet_settings(module: ModuleType, out: Path) -> dict[str, Path]:
     """Settings by which the runs share a supernet, where the experiment has one."""
     fields = {field.name for field in dataclasses.fields(module.Config)}
     return {"supernet": (out / "supernet").absolute()} if "supernet" in fields else {}
@@ -87,7 +87,7 @@ def rows(results: dict[str, list[Result]], budget: int) -> list[dict[str, Any]]:
     ]
 
 
-def show(table: list[dict[str, Any]], console: Console) -> None:
+def show_table(table: list[dict[str, Any]], console: Console) -> None:
     """Means and ranges over seeds, in percent."""
     shown = Table(title="best value so far: mean (lowest to highest) over the searches, in percent")
     for title in ("searcher", *(f"after {n}" for n in table[0]["best"]), "minutes"):
@@ -106,9 +106,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     config = tyro.cli(Config, description=__doc__, args=arguments)
     one_device_per_core()
     console = Console()
-    source = discovery.find(config.experiment)
-    module = discovery.load(source)
-    base = run_folder.build(module, dataclasses.replace(module.Config(), **shared(module, config.out)))
+    source = discovery.find_experiment(config.experiment)
+    module = discovery.load_experiment(source)
+    base = run_folder.build_experiment(
+        module, dataclasses.replace(module.Config(), **shared_supernet_settings(module, config.out))
+    )
     if isinstance(base.evaluator, Prepared):
         try:
             base.evaluator.prepare(config.out, console.print)
@@ -119,9 +121,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         for name in config.searchers:
             console.print(f"{name}, seed {seed}")
             with StudyDisplay(console) as display:
-                results[name].append(search(module, source, base, name, seed, config.out, display))
+                results[name].append(run_search(module, source, base, name, seed, config.out, display))
     table = rows(results, base.budget)
-    show(table, console)
+    show_table(table, console)
     (config.out / "comparison.json").write_text(json.dumps(table, indent=2) + "\n")
 
 

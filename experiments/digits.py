@@ -119,7 +119,7 @@ def training(config: Config) -> TrainConfig:
 
 def build(config: Config) -> Experiment:
     """The experiment."""
-    dataset = digits.load()
+    dataset = digits.load_digits()
     network = NASNet(space(config))
     per_device = -(-config.batch // jax.local_device_count())
     evaluator = FromScratch(network, dataset.search, training(config), per_device=per_device)
@@ -155,4 +155,4 @@ def final(config: Config, settings: Final, code: np.ndarray) -> FinalTraining:
     """The winner's training, with more channels and digits that move. Images are too small for an auxiliary head."""
     larger = dataclasses.replace(config, channels=settings.channels, cells=settings.cells)
     network = FinalNASNet(NASNet(space(larger)), code, auxiliary=False)
-    return FinalTraining(network, digits.load, settings.recipe, Augmentation(crop=settings.crop), settings.seed)
+    return FinalTraining(network, digits.load_digits, settings.recipe, Augmentation(crop=settings.crop), settings.seed)

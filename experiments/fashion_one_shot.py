@@ -182,16 +182,18 @@ def fashion(config: Config) -> bool:
     return config.images == "fashion"
 
 
-def load(config: Config, size: int | None = None) -> Dataset:
+def load_images(config: Config, size: int | None = None) -> Dataset:
     """The images; digits are all used."""
     if not fashion(config):
-        return digits.load()
-    return fashion_mnist.load(config.data_dir, train=config.train, validation=config.validation, size=size or SIZE)
+        return digits.load_digits()
+    return fashion_mnist.load_fashion_mnist(
+        config.data_dir, train=config.train, validation=config.validation, size=size or SIZE
+    )
 
 
 def search_data(config: Config) -> SearchData:
     """What a search may see."""
-    return load(config).search
+    return load_images(config).search
 
 
 def space(config: Config, channels: int, cells: int) -> NASNetMasks:
@@ -242,7 +244,7 @@ def build(config: Config) -> Experiment:
 def final(config: Config, settings: Final, code: np.ndarray) -> FinalTraining:
     """The winner's training, from scratch or from extracted weights."""
     network = FinalNASNet(NASNet(space(config, settings.channels, settings.cells)), code, auxiliary=False)
-    return FinalTraining(network, functools.partial(load, config), settings.recipe, seed=settings.seed)
+    return FinalTraining(network, functools.partial(load_images, config), settings.recipe, seed=settings.seed)
 
 
 def rank(config: Config, settings: Rank, directory: Path) -> Ranking:

@@ -169,10 +169,12 @@ def limited(config: Config) -> MobileNetSpace:
     )
 
 
-def load(config: Config) -> StreamedDataset:
+def load_images(config: Config) -> StreamedDataset:
     """The pictures, at the highest resolution; networks resize them."""
     crop = Crop(max(config.resolutions))
-    return imagenet.load(config.data_dir, Pictures(crop, config.validation, workers=DecoderWorkers(config.workers)))
+    return imagenet.load_imagenet(
+        config.data_dir, Pictures(crop, config.validation, workers=DecoderWorkers(config.workers))
+    )
 
 
 def ends(codes: MobileNetSpace) -> np.ndarray:
@@ -186,7 +188,7 @@ def one_shot(config: Config) -> OneShot:
     largest, smallest = ends(supernet.space).tolist()
     return OneShot(
         supernet,
-        functools.partial(load, config),
+        functools.partial(load_images, config),
         config.recipe,
         directory=config.supernet,
         recalibration=config.recalibration,
@@ -206,7 +208,7 @@ def final(config: Config, settings: Final, code: np.ndarray) -> FinalTraining:
     """The winner's training, from scratch or from extracted weights, with or without a teacher."""
     network = FinalMobileNet(space(config), code, jnp.bfloat16, settings.dropout)
     augmentation = Augmentation(policy="randaugment", magnitude=settings.magnitude)
-    alone = FinalTraining(network, functools.partial(load, config), settings.recipe, augmentation, settings.seed)
+    alone = FinalTraining(network, functools.partial(load_images, config), settings.recipe, augmentation, settings.seed)
     if settings.teacher is None:
         return alone
     return alone.taught(NetworkTeacher(largest(config), read_weights(settings.teacher)), DISTILLATION)
@@ -223,7 +225,7 @@ def stages(config: Config) -> tuple[Stage, ...]:
     shape = (max(config.resolutions),) * 2 + (3,)
     data = stand_in(contents.train - config.validation, config.validation, shape, contents.classes)
     measured, codes = one_shot(config), space(config)
-    pool = code_pool.draw(codes, POOL, measured.seed)
+    pool = code_pool.draw_codes(codes, POOL, measured.seed)
     rule = measured.sandwich
     supernet = SupernetTraining(
         measured.supernet, pool, config.recipe, measured.augmentation, measured.seed, sandwich=rule
@@ -231,7 +233,7 @@ def stages(config: Config) -> tuple[Stage, ...]:
     passes = np.concatenate([codes.cost(ends(codes)).multiply_adds, [mean_multiply_adds(codes, pool)] * rule.random])
     calibration = dataclasses.replace(data, train=stand_in(config.recalibration, 1, shape, contents.classes).train)
     valuing = Valuation(measured.supernet, calibration, measured.recalibration, measured.batch_size)
-    code = code_pool.draw(limited(config), 1, config.seed)[0]
+    code = code_pool.draw_codes(limited(config), 1, config.seed)[0]
     teacher = teachers.stand_in(largest(config))
     winner = final(config, Final(), code).taught(teacher, DISTILLATION)
     cost, said = (costs(network, network.code)["multiply_adds"] for network in (winner.network, teacher.network))

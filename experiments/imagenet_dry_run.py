@@ -172,18 +172,18 @@ def space(limit: int | None = None) -> MobileNetSpace:
     )
 
 
-def load(config: Config) -> StreamedDataset:
+def load_images(config: Config) -> StreamedDataset:
     """The pictures, prepared at the first call."""
     contents = Contents("the dry run's pictures", (32, 32, 3), CLASSES, config.train + config.validation, config.test)
     folder = caches.folder("imagenet_dry_run") if config.pictures is None else config.pictures
     folder = folder / f"{contents.train}-{contents.test}"
-    form = Form(f"{imagenet.NAME}/5.*", tfds_folder.INFO, tfds_folder.read)
+    form = Form(f"{imagenet.NAME}/5.*", tfds_folder.INFO, tfds_folder.read_tfds_folder)
     source = DatasetSource(contents, (form,), f"To prepare them anew, remove {folder}")
     if not source.there(folder):
-        images = cifar10.load(config.data_dir, train=contents.train, validation=CLASSES, test=contents.test)
-        prepared_pictures.write(folder, {"train": images.search.train, "validation": images.test})
+        images = cifar10.load_cifar10(config.data_dir, train=contents.train, validation=CLASSES, test=contents.test)
+        prepared_pictures.write_pictures(folder, {"train": images.search.train, "validation": images.test})
     crop = Crop(SIZE, area=(0.5, 1.0), crop_share=1.0)
-    return imagenet.load(folder, Pictures(crop, config.validation), source=source)
+    return imagenet.load_imagenet(folder, Pictures(crop, config.validation), source=source)
 
 
 def one_shot(config: Config) -> OneShot:
@@ -204,7 +204,7 @@ def one_shot(config: Config) -> OneShot:
     )
     return OneShot(
         supernet,
-        functools.partial(load, config),
+        functools.partial(load_images, config),
         recipe,
         directory=config.supernet,
         recalibration=config.recalibration,
@@ -229,7 +229,7 @@ def final(config: Config, settings: Final, code: np.ndarray) -> FinalTraining:
     """The winner's training, from scratch or from extracted weights, with or without a teacher."""
     network = FinalMobileNet(space(), code, dropout=settings.dropout)
     augmentation = Augmentation(policy="randaugment", magnitude=5)
-    alone = FinalTraining(network, functools.partial(load, config), settings.recipe, augmentation, settings.seed)
+    alone = FinalTraining(network, functools.partial(load_images, config), settings.recipe, augmentation, settings.seed)
     if settings.teacher is None:
         return alone
     return alone.taught(NetworkTeacher(largest(), read_weights(settings.teacher)), DISTILLATION)
@@ -244,12 +244,12 @@ def stages(config: Config) -> tuple[Stage, ...]:
     """What `lanas plan` compiles: supernet, values of networks, and the training of a winner."""
     data = stand_in(config.train, config.validation, (SIZE,) * 2 + (3,), CLASSES)
     measured, codes = one_shot(config), space()
-    pool = code_pool.draw(codes, POOL, measured.seed)
+    pool = code_pool.draw_codes(codes, POOL, measured.seed)
     supernet = SupernetTraining(
         measured.supernet, pool, measured.recipe, measured.augmentation, measured.seed, sandwich=measured.sandwich
     )
     valuing = Valuation(measured.supernet, data, measured.recalibration, measured.batch_size)
-    code = code_pool.draw(space(config.limit), 1, config.seed)[0]
+    code = code_pool.draw_codes(space(config.limit), 1, config.seed)[0]
     teacher = teachers.stand_in(largest())
     winner = final(config, Final(), code).taught(teacher, DISTILLATION)
     passes = [*codes.cost(ends(codes)).multiply_adds, *[mean_multiply_adds(codes, pool)] * 2]

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import tyro
 
 from lanas_jax.spaces.mobilenet import MobileNetSpace
-from models.mobilenet.latency import SECONDS, measure
+from models.mobilenet.latency import SECONDS, measure_latencies
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,7 +41,7 @@ def main(config: Config) -> None:
     """Measures and writes."""
     space = MobileNetSpace(widths=(config.width,), resolutions=config.resolutions)
     dtype = jnp.bfloat16 if config.bfloat16 else jnp.float32
-    table = measure(space, batch=config.batch, compute_dtype=dtype, seconds=config.seconds, note=print)
+    table = measure_latencies(space, batch=config.batch, compute_dtype=dtype, seconds=config.seconds, note=print)
     table.write(config.out)
     limits = MobileNetSpace(widths=(config.width,), resolutions=config.resolutions, latency=table)
     smallest, largest = (bound.nanoseconds / 1e6 for bound in (limits.smallest, limits.largest))

@@ -23,7 +23,7 @@ SHARD = 2_000  # pictures in a file, at most
 _SPLITS = ("train", "validation")
 
 
-def write(folder: Path, splits: Mapping[str, Split]) -> Path:
+def write_pictures(folder: Path, splits: Mapping[str, Split]) -> Path:
     """Writes ``imagenet2012`` into a folder, at once, unless it is there; several processes may do so together.
 
     Args:

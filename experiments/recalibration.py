@@ -54,7 +54,7 @@ def rows(config: Config) -> list[dict[str, str]]:
     if not isinstance(evaluator, OneShot):
         raise ValueError(f"the values of {config.run} come from {type(evaluator).__name__}; expected OneShot")
     evaluator.prepare(here.directory, print)
-    codes = code_pool.draw(evaluator.supernet.space, config.networks, config.seed)
+    codes = code_pool.draw_codes(evaluator.supernet.space, config.networks, config.seed)
     values, seconds = {}, {}
     for images in sorted(set(config.images)):
         valuation = dataclasses.replace(evaluator.valuation, recalibration=images)

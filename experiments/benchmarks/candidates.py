@@ -79,7 +79,7 @@ from rich.console import Console
 
 from experiments import digits
 from experiments.benchmarks.step_timing import planned_bytes
-from experiments.benchmarks.table import Timing, line, report, show
+from experiments.benchmarks.table import Timing, line, show_timings, timings_report
 from lanas_jax.candidates.cost_model import time_steps
 from lanas_jax.candidates.population import Population
 from lanas_jax.candidates.specialised import Specialised
@@ -177,7 +177,7 @@ class Setting:
 
 def small(config: Config) -> Setting:
     """The digits."""
-    network, data = NASNet(digits.space(config.small), jnp.dtype(config.dtype)), digits_data.load().search
+    network, data = NASNet(digits.space(config.small), jnp.dtype(config.dtype)), digits_data.load_digits().search
     training = digits.training(config.small)
     steps = training.steps(len(data.train))
     per_device = -(-config.small.batch // jax.local_device_count())
@@ -356,7 +356,7 @@ def _torch_train(
     from experiments.benchmarks import torch_nasnet
 
     space, data, config = task
-    return torch_nasnet.train(space, code, data, config, seed, device, dtype)
+    return torch_nasnet.train_torch_candidate(space, code, data, config, seed, device, dtype)
 
 
 def _torch_steps(
@@ -368,7 +368,7 @@ def _torch_steps(
     return torch_nasnet.step_seconds(space, code, data, config, 0, steps, device, dtype)
 
 
-def measure(rows: Iterable[Callable[[], Timing]], minutes: float | None = None) -> Iterator[Timing | str]:
+def measure_rows(rows: Iterable[Callable[[], Timing]], minutes: float | None = None) -> Iterator[Timing | str]:
     """Row after row, while there is time; of one that the device refuses (it has no room, mostly), what it says."""
     began = time.perf_counter()
     for row in rows:
@@ -389,17 +389,17 @@ def main() -> None:
     if not console.is_terminal:
         console.width = WIDTH
     try:
-        for row in measure(benchmark.rows(), config.minutes):
+        for row in measure_rows(benchmark.rows(), config.minutes):
             if isinstance(row, str):
                 console.print(row, highlight=False)
                 continue
             timings.append(row)
             console.print(line(row, timings[0]), highlight=False)
             if config.json is not None:
-                config.json.write_text(json.dumps(report(config, benchmark.peaks, timings), indent=2) + "\n")
+                config.json.write_text(json.dumps(timings_report(config, benchmark.peaks, timings), indent=2) + "\n")
     finally:
         if timings:
-            show(config, benchmark.peaks, timings, console)
+            show_timings(config, benchmark.peaks, timings, console)
 
 
 if __name__ == "__main__":

@@ -67,7 +67,7 @@ class Config:
 
 def build(config: Config) -> Experiment:
     """LaNAS on a table, for workers too."""
-    table = catalogue.find(config.table).table()
+    table = catalogue.find_benchmark(config.table).table()
     searcher = lx.LaNAS(table.space, pool=table.codes, capacity=config.trials)
     return Experiment(
         "cluster_benchmark", table.space, searcher, FromTable(table, config.seconds), config.trials, 1, config.seed
@@ -104,7 +104,7 @@ def on_cluster(config: Config, folder: Path) -> None:
 def resumed(config: Config, folder: Path) -> None:
     """Fills a store with the trials of a search, one by one, and opens it again."""
     experiment = build(dataclasses.replace(config, trials=config.resumed))
-    run, table = run_folder.create(folder / "long", experiment), catalogue.find(config.table).table()
+    run, table = run_folder.create(folder / "long", experiment), catalogue.find_benchmark(config.table).table()
     began = time.perf_counter()
     with TrialStore.open(run.trials) as store, Checkpoints(run.states) as checkpoints:
         course = SearchLog(experiment, store, checkpoints)

@@ -36,7 +36,7 @@ from rich.console import Console
 
 import lanas_jax as lx
 from lanas_jax.comparison import peers
-from lanas_jax.comparison.compare import compare
+from lanas_jax.comparison.compare import compare_searchers
 from lanas_jax.formats.errors import FileError
 from lanas_jax.runtime.devices import cores
 from lanas_jax.tables import catalogue
@@ -71,7 +71,7 @@ def main(config: Config) -> dict[str, Any]:
     console = Console(width=118, highlight=False)
     figures: dict[str, Any] = {"device": str(jax.devices()[0]), "cores": cores()}
     try:
-        table = catalogue.find("nasbench201-cifar10").table()
+        table = catalogue.find_benchmark("nasbench201-cifar10").table()
     except FileError as error:
         console.print(f"without NAS-Bench-201: {error}")
         table = None
@@ -140,11 +140,11 @@ def _draw(searcher: lx.LaNAS, value: Callable[[np.ndarray], np.ndarray]) -> tupl
 
 def against_peers(config: Config, table: lx.Table) -> dict[str, dict[str, float]]:
     """Seconds of a processor per sample, and how many times ours that is; of the peers that are installed."""
-    ours = compare(table, ["lanas"], budget=config.peer_budget, seeds=config.seeds)[0].seconds_per_sample
+    ours = compare_searchers(table, ["lanas"], budget=config.peer_budget, seeds=config.seeds)[0].seconds_per_sample
     figures = {"lanas": {"seconds": ours, "ratio": 1.0}}
     for name in peers.NAMES:
         try:
-            result = compare(table, [name], budget=config.peer_budget, seeds=config.peer_seeds)[0]
+            result = compare_searchers(table, [name], budget=config.peer_budget, seeds=config.peer_seeds)[0]
         except peers.MissingPeerError:
             continue
         figures[name] = {"seconds": result.seconds_per_sample, "ratio": result.seconds_per_sample / ours}

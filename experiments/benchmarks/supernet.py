@@ -141,7 +141,7 @@ class PassCost:
         }
 
 
-def measure(name: str, size: Size, kind: Pass, config: Config) -> PassCost:
+def measure_pass(name: str, size: Size, kind: Pass, config: Config) -> PassCost:
     """Compiles and times one pass at one size."""
     mask_key, weight_key, image_key = jax.random.split(jax.random.key(config.seed), 3)
     net = NASNetSupernet(
@@ -156,11 +156,11 @@ def measure(name: str, size: Size, kind: Pass, config: Config) -> PassCost:
     weights = jax.jit(net.init)(weight_key)
     images = jax.random.normal(image_key, (size.batch_size, size.image_size, size.image_size, size.image_channels))
     codes = random_masks(net.space, mask_key, size.masks)
-    run, supernet_compile = compiled(partial(masked, net), kind, *weights, codes[0], images)
+    run, supernet_compile = compile_pass(partial(masked, net), kind, *weights, codes[0], images)
     seconds, alone_compile = [], []
     for code in codes:
         own = net.extract(*weights, np.asarray(code))
-        own_run, own_compile = compiled(standalone(net, np.asarray(code)), kind, *own, code, images)
+        own_run, own_compile = compile_pass(standalone(net, np.asarray(code)), kind, *own, code, images)
         alone_compile.append(own_compile)
         calls = [partial(run, *weights, code, images), partial(own_run, *own, code, images)]
         seconds.append(in_turns(calls, config.rounds))
@@ -193,7 +193,7 @@ def standalone(net: NASNetSupernet, code: Int[np.ndarray, " dims"]) -> Apply:
     return apply
 
 
-def compiled(apply: Apply, kind: Pass, *arguments: Any) -> tuple[Callable[..., Any], float]:
+def compile_pass(apply: Apply, kind: Pass, *arguments: Any) -> tuple[Callable[..., Any], float]:
     """The program of a pass, and the seconds that tracing and compiling it took."""
 
     def training(params: Any, stats: Any, code: Array, images: Array) -> Any:
@@ -233,7 +233,7 @@ def costs(config: Config) -> Iterator[PassCost]:
     """All that is asked for, one after the other."""
     for name in config.sizes:
         for kind in config.passes:
-            yield measure(name, getattr(config, name), kind, config)
+            yield measure_pass(name, getattr(config, name), kind, config)
 
 
 def use_cores(count: int) -> None:

@@ -94,7 +94,7 @@ def machine() -> str:
     return f"{len(jax.local_devices())} x {jax.local_devices()[0].device_kind}"
 
 
-def show(config: Any, peaks: Mapping[int, float], timings: list[Timing], console: Console) -> None:
+def show_timings(config: Any, peaks: Mapping[int, float], timings: list[Timing], console: Console) -> None:
     """The table."""
     rows = [cells(timing, timings[0]) for timing in timings]
     console.print(table(f"training candidates: {config.setting}, {config.dtype}, {machine()}", rows))
@@ -117,7 +117,7 @@ def show(config: Any, peaks: Mapping[int, float], timings: list[Timing], console
         )
 
 
-def report(config: Any, peaks: Mapping[int, float], timings: list[Timing]) -> dict[str, Any]:
+def timings_report(config: Any, peaks: Mapping[int, float], timings: list[Timing]) -> dict[str, Any]:
     """The figures, and what they were measured on and with."""
     each = [timing.seconds_per_candidate for timing in timings]
     rows = [

@@ -141,7 +141,7 @@ def initialise(module: nn.Module) -> None:
             nn.init.zeros_(module.bias)
 
 
-def load(network: nn.Module, state: Mapping[Any, Any]) -> None:
+def load_flax_weights(network: nn.Module, state: Mapping[Any, Any]) -> None:
     """Takes the weights and statistics of the Flax network of the same code: nested names, arrays channels last."""
     names = {"kernel": "weight", "scale": "weight", "bias": "bias", "mean": "running_mean", "var": "running_var"}
     flat = {}
@@ -164,7 +164,7 @@ def load(network: nn.Module, state: Mapping[Any, Any]) -> None:
     network.load_state_dict(flat)
 
 
-def train(
+def train_torch_candidate(
     space: NASNetSpace,
     code: np.ndarray,
     data: SearchData,

@@ -79,7 +79,7 @@ class StrategyCost:
         return candidates * max(self.trace_seconds, (self.compile_seconds + self.saved_seconds) / threads)
 
 
-def measured(
+def measure_cost(
     programs: CompiledPopulation, codes: Int[np.ndarray, "n dims"], keys: Key[Array, " n"], steps: int = TIMED_STEPS
 ) -> StrategyCost:
     """Measures the costs of compiled programs."""
@@ -107,7 +107,7 @@ def never_sooner(shared: StrategyCost, work: Workload) -> bool:
     return shared.training(work) <= specialised_seconds(least, work)
 
 
-def abreast_may_pay(in_turn: StrategyCost, work: Workload) -> bool:
+def vmap_may_pay(in_turn: StrategyCost, work: Workload) -> bool:
     """True if vmapped candidates may save more time than compiling their program takes without a cache."""
     return not work.on_cores and in_turn.training(work) > in_turn.compile_seconds + in_turn.saved_seconds
 

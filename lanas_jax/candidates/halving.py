@@ -56,7 +56,7 @@ class Halving:
             raise ValueError(f"keep must be between 0 and 1; got {self.keep}")
 
 
-def train(
+def train_with_halving(
     trainer: CandidateTrainer,
     halving: Halving | None,
     total: int,

@@ -103,7 +103,7 @@ class Strategies:
             choice = cost_model.choose(costs, work)
             why = "a program for each could not be faster" if buildable else NOT_BUILDABLE
             return dataclasses.replace(choice, reason=f"{choice.reason}; {why}")
-        each = cost_model.measured(self.specialised.compile(codes[0]), codes[:1], keys[:1])
+        each = cost_model.measure_cost(self.specialised.compile(codes[0]), codes[:1], keys[:1])
         return cost_model.choose(dataclasses.replace(costs, specialised=each), work)
 
     def _shared_costs(
@@ -115,12 +115,12 @@ class Strategies:
     ) -> cost_model.Costs:
         """Measures the shared program in the eligible layouts; one that does not fit into memory is not eligible."""
         if abreast is True:
-            return cost_model.Costs(abreast=cost_model.measured(self.abreast, codes, keys))
-        costs = cost_model.Costs(cost_model.measured(self.in_turn, codes, keys))
-        if not abreast or self.per_device == 1 or not cost_model.abreast_may_pay(costs.shared, work):
+            return cost_model.Costs(abreast=cost_model.measure_cost(self.abreast, codes, keys))
+        costs = cost_model.Costs(cost_model.measure_cost(self.in_turn, codes, keys))
+        if not abreast or self.per_device == 1 or not cost_model.vmap_may_pay(costs.shared, work):
             return costs
         try:
-            return dataclasses.replace(costs, abreast=cost_model.measured(self.abreast, codes, keys))
+            return dataclasses.replace(costs, abreast=cost_model.measure_cost(self.abreast, codes, keys))
         except jax.errors.JaxRuntimeError as error:
             if OUT_OF_MEMORY not in str(error):
                 raise

@@ -170,7 +170,7 @@ class Population:
         on_cpu = self.mesh.devices.flat[0].platform == "cpu"
         quick = {"xla_backend_optimization_level": 1} if on_cpu else {}
         with ThreadPoolExecutor(len(lowered)) as pool:
-            made = pool.map(compile_cache.compiled, lowered, (quick, {}, {}))
+            made = pool.map(compile_cache.compile_cached, lowered, (quick, {}, {}))
             (start, advance, evaluate), saved = zip(*made, strict=True)
         return Made(start, advance, evaluate, traced - began, time.perf_counter() - began, max(saved))
 
@@ -183,14 +183,14 @@ class Population:
         keys = jax.ShapeDtypeStruct((self.width,), jax.random.key(0).dtype, sharding=own)
 
         def start(code: Array, key: Array) -> TrainState:
-            return training.start(task, code, key)
+            return training.start_candidate(task, code, key)
 
         steps = self.steps_per_dispatch
 
         def advance(state: TrainState, *arguments: Any) -> TrainState:
             code, total, until, config, images, labels = arguments
             asked = dataclasses.replace(task, config=config)
-            return training.train(asked, state, code, total, until, images, labels, steps=steps)
+            return training.train_candidate(asked, state, code, total, until, images, labels, steps=steps)
 
         def evaluate(state: TrainState, *arguments: Array) -> training.Evaluation:
             return training.evaluate(task, state, *arguments)

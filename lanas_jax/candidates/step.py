@@ -53,7 +53,7 @@ class Network(Protocol):
         *,
         train: bool,
     ) -> tuple[Float[Array, "n classes"], BatchStats]:
-        """Returns logits and updated batch statistics (unchanged if `train` is False)."""
+        """Returns logits and updated batch statistics (unchanged if `train_candidate` is False)."""
         ...
 
 
@@ -101,14 +101,14 @@ class Evaluation(NamedTuple):
     loss: Float[Array, ""]  # mean cross entropy; not finite if any logit is not finite
 
 
-def start(task: CandidateTask, code: Int[Array, " dims"], key: PRNGKeyArray) -> TrainState:
+def start_candidate(task: CandidateTask, code: Int[Array, " dims"], key: PRNGKeyArray) -> TrainState:
     """Returns the state of a candidate before its first step. The key is consumed."""
     weights, order = jax.random.split(key)
     params, batch_stats = task.network.init(weights, code)
     return TrainState(params, batch_stats, optimizer(task.config).init(params), order, jnp.int32(0), jnp.float32(0))
 
 
-def train_step(
+def candidate_train_step(
     task: CandidateTask,
     state: TrainState,
     code: Int[Array, " dims"],
@@ -131,7 +131,7 @@ def train_step(
     return TrainState(params, batch_stats, momentum, state.key, state.step + 1, loss)
 
 
-def train(
+def train_candidate(
     task: CandidateTask,
     state: TrainState,
     code: Int[Array, " dims"],
@@ -158,7 +158,7 @@ def train(
 
     def body(state: TrainState, rows: Int[Array, " batch"]) -> tuple[TrainState, None]:
         def advance(state: TrainState) -> TrainState:
-            return train_step(task, state, code, total, images[rows], labels[rows])
+            return candidate_train_step(task, state, code, total, images[rows], labels[rows])
 
         going = (state.step < until) & jnp.isfinite(state.loss)
         return lax.cond(going, advance, lambda state: state, state), None

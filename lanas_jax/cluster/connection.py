@@ -26,7 +26,7 @@ class ClusterError(Exception):
     """A cluster that cannot be used as asked."""
 
 
-def check(address: str) -> str:
+def check_address(address: str) -> str:
     """The address, if it is one.
 
     Raises:
@@ -48,9 +48,9 @@ def connected(address: str) -> Iterator[Any]:
     """Ray, connected to a cluster; disconnected at the end, which ends this driver's workers.
 
     Raises:
-      ClusterError: as `check`; no cluster answers at the address.
+      ClusterError: as `check_address`; no cluster answers at the address.
     """
-    check(address)
+    check_address(address)
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     import jax
 

@@ -32,7 +32,7 @@ class ClusterTask:
     Attributes:
       source: the text of its file.
       beside: folder from which the file may import; has to be on every node where it is used.
-      config: its settings, as `config_json.encode` wrote them.
+      config: its settings, as `config_json.encode_value` wrote them.
       directory: of the run, on the driver's machine; evaluators that are prepared need it on every node.
       fingerprint: of what evaluates its trials.
     """
@@ -57,7 +57,7 @@ class ClusterTask:
             )
         source, config = run.source.read_text(encoding="utf-8"), run.record["config"]
         beside = str(Path(run.record["source"]).parent)
-        return cls(source, beside, config, str(run.directory), fingerprint(source, config))
+        return cls(source, beside, config, str(run.directory), experiment_fingerprint(source, config))
 
     def experiment(self) -> "Experiment":
         """The experiment, built in this process.
@@ -68,11 +68,11 @@ class ClusterTask:
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "experiment.py"
             path.write_text(self.source, encoding="utf-8")
-            module = discovery.load(path, beside=Path(self.beside))
-            return run_folder.build(module, config_json.read(module.Config, self.config))
+            module = discovery.load_experiment(path, beside=Path(self.beside))
+            return run_folder.build_experiment(module, config_json.read_config(module.Config, self.config))
 
 
-def fingerprint(source: str, config: Any) -> str:
+def experiment_fingerprint(source: str, config: Any) -> str:
     """The digest of what evaluates an experiment's trials in this process, SHA-256 in hexadecimal."""
     parts = [code_digest(), source, json.dumps(config, sort_keys=True), json.dumps(software.versions(), sort_keys=True)]
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()

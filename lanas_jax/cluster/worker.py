@@ -79,7 +79,7 @@ class Worker:
         config: Any = jax.config
         if config.jax_num_cpu_devices == -1 and "device_count" not in os.environ.get("XLA_FLAGS", ""):
             config.update("jax_num_cpu_devices", max(1, int(self._cores)))
-        self._fingerprint = tasks.fingerprint(self._task.source, self._task.config)
+        self._fingerprint = tasks.experiment_fingerprint(self._task.source, self._task.config)
         name = f"{socket.gethostname()}/{os.getpid()}"
         return Hello(self._fingerprint, name, software.versions(), jax.local_device_count())
 
@@ -128,7 +128,7 @@ class Worker:
 
         folder = Path(tempfile.mkdtemp())
         try:
-            final = loop.finale(self._built(), np.array(code, np.int32), folder / "winner")
+            final = loop.train_winner(self._built(), np.array(code, np.int32), folder / "winner")
             files = [path for path in (folder / "winner").rglob("*") if path.is_file()]
             return final, {str(path.relative_to(folder / "winner")): path.read_bytes() for path in files}
         finally:
@@ -151,7 +151,7 @@ class Worker:
 
                 from lanas_jax.runtime import compile_cache
 
-                compile_cache.keep(lambda text: print(f"lanas: {text}", file=sys.stderr))
+                compile_cache.enable_compile_cache(lambda text: print(f"lanas: {text}", file=sys.stderr))
                 self._experiment = self._task.experiment()
             return self._experiment
 

@@ -20,9 +20,9 @@ from lanas_jax.cluster.worker import Answer, Hello, Order, Raised, Worker
 from lanas_jax.evaluators.base import NotPreparedError, Outcome
 from lanas_jax.storage import software
 
-BECOMING = ("introduce", "build")  # what makes a new worker a ready one
+STARTUP_CALLS = ("introduce", "build")  # what makes a new worker a ready one
 LOOKING = 2.0  # seconds between two looks for nodes with room
-STILLBORN = 3  # workers of a node, one after the other, that were lost before they were ready: it gets no more
+MAX_FAILED_STARTS = 3  # workers of a node, one after the other, that were lost before they were ready: it gets no more
 WAITING = 0.25  # seconds to wait for events at a time, so that Ctrl-C is heard
 
 
@@ -189,7 +189,7 @@ class Workforce:
         if refuse and hand.node.id not in self._refused:
             self._refused[hand.node.id] = why
             self._note(f"no workers on {hand.node.name}: {why}")
-        own = [job for job in hand.jobs.values() if job.method not in BECOMING]
+        own = [job for job in hand.jobs.values() if job.method not in STARTUP_CALLS]
         return Lost(hand.name or hand.node.name, own, why)
 
     def _end(self, hand: WorkerHandle) -> None:
@@ -265,20 +265,20 @@ class Workforce:
             said = self._ray.get(reference)
         except self._ray.exceptions.RayTaskError as error:
             cause = error.cause if isinstance(error.cause, Exception) else error
-            if isinstance(cause, NotPreparedError) or job.method not in (*BECOMING, "evaluate"):
+            if isinstance(cause, NotPreparedError) or job.method not in (*STARTUP_CALLS, "evaluate"):
                 raise cause from error
             yield self.dismiss(hand, f"{type(cause).__name__}: {cause}", refuse=True)
             return
         except Exception as error:  # it died, its node is gone, or what it said cannot be read
             if not hand.built:
                 self._stillborn[hand.node.id] += 1
-            yield self.dismiss(hand, _first_line(error), refuse=self._stillborn[hand.node.id] >= STILLBORN)
+            yield self.dismiss(hand, _first_line(error), refuse=self._stillborn[hand.node.id] >= MAX_FAILED_STARTS)
             return
         if (wrong := self._wrong(job, said)) is not None:
             yield self.dismiss(hand, wrong, refuse=True)
             return
         del hand.jobs[reference]
-        if job.method in BECOMING:
+        if job.method in STARTUP_CALLS:
             self._grown(hand, job.method, said)
         else:
             yield Done(hand, job, said)

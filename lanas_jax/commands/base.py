@@ -52,4 +52,4 @@ def keep_programs() -> None:
     """Enables the persistent compilation cache; must be called before the first array exists."""
     from lanas_jax.runtime import compile_cache
 
-    compile_cache.keep(lambda text: print(f"lanas: {text}", file=sys.stderr))
+    compile_cache.enable_compile_cache(lambda text: print(f"lanas: {text}", file=sys.stderr))

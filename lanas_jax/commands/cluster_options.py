@@ -38,7 +38,7 @@ class Where:
         Raises:
           ClusterError: the address is malformed, Ray is not installed, or no cluster answers.
         """
-        if connection.check(self.cluster) == "local":
+        if connection.check_address(self.cluster) == "local":
             yield
             return
         with connection.connected(self.cluster):

@@ -13,7 +13,7 @@ from rich.console import Console
 from lanas_jax.commands.base import RefusedError, terminal
 from lanas_jax.comparison import output, parallel, peers
 from lanas_jax.comparison.compare import NAMES, SEARCHERS, Comparison
-from lanas_jax.comparison.compare import compare as carry_through
+from lanas_jax.comparison.compare import compare_searchers as carry_through
 from lanas_jax.comparison.peers import MissingPeerError as MissingPeerError
 from lanas_jax.tables import catalogue
 from lanas_jax.tables.benchmark import Benchmark
@@ -96,7 +96,7 @@ def carry_out(console: Console, settings: CompareArguments) -> None:
       MissingPeerError: the package of a peer is not installed.
       OSError: the folder cannot be written.
     """
-    benchmark = catalogue.find(settings.table)
+    benchmark = catalogue.find_benchmark(settings.table)
     folder = settings.folder
     console.print(f"{benchmark.name}: {len(benchmark):,} networks. {benchmark.notes}", highlight=False)
     if settings.budget > len(benchmark):

@@ -128,15 +128,15 @@ def find_space(name: str, settings: dict[str, Any]) -> SearchSpace:
             return MobileNetSpace(**many, **{key: value for key, value in settings.items() if key not in one})
     except ValueError as error:
         raise CodeError(str(error)) from error
-    if run_folder.exists(Path(name)):
+    if run_folder.run_exists(Path(name)):
         return run_folder.open_run(Path(name)).experiment().space
     try:
-        module = discovery.load(discovery.find(name))
+        module = discovery.load_experiment(discovery.find_experiment(name))
     except discovery.ExperimentError as error:
         raise discovery.ExperimentError(
             f"{error}. Names of spaces and networks: nasnet, mobilenet, {', '.join(PUBLISHED)}"
         ) from error
-    return run_folder.build(module, module.Config()).space
+    return run_folder.build_experiment(module, module.Config()).space
 
 
 def _check_settings(name: str, settings: dict[str, Any]) -> None:

@@ -49,6 +49,6 @@ def _export(console: Console, arguments: Sequence[str]) -> int:
 
     name, out, which, kind = tyro.cli(parse, prog="lanas export", args=list(arguments))
     folder = training_target.training_folder(name)
-    written = exporting.export(folder, folder.directory / "export" if out is None else out, which, kind)
+    written = exporting.export_weights(folder, folder.directory / "export" if out is None else out, which, kind)
     console.print(f"{written}: python load.py IMAGES.npy LOGITS.npy", highlight=False, soft_wrap=True)
     return 0

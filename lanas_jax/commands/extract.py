@@ -76,7 +76,7 @@ def _extract(console: Console, arguments: Sequence[str]) -> int:
     weights = Weights(*evaluator.extract(code))
     (outcome,) = experiment.evaluator.evaluate(code[None], jax.random.split(jax.random.key(0), 1))
     about = architecture(here, evaluator, code, weights) | {"validation_accuracy": outcome.value, "format": kind}
-    write.write(target, weights, here.source, about)
+    write.write_exported(target, weights, here.source, about)
     console.print(f"{target}: python load.py IMAGES.npy LOGITS.npy", highlight=False, soft_wrap=True)
     return 0
 
@@ -87,14 +87,14 @@ def architecture(here: Run, evaluator: Extracting, code: Int[np.ndarray, " dims"
     return {
         "name": here.record["experiment"],
         "code": code.tolist(),
-        **write.describe(network.space, code),
+        **write.describe_network(network.space, code),
         **costs(network, code),
         "trained_parameters": sum(leaf.size for leaf in jax.tree.leaves(weights.params)),
         "test_accuracy": None,
         "weights": EXTRACTED,
         "image_shape": list(data.image_shape),
         "classes": data.classes,
-        "scaling": None if data.scaling is None else config_json.encode(data.scaling),
+        "scaling": None if data.scaling is None else config_json.encode_value(data.scaling),
         "home": str(Path(here.record["source"]).parent),
         "config": here.record["config"],
         "settings": None,

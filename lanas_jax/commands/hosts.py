@@ -12,7 +12,7 @@ import tyro
 
 from lanas_jax.runtime import distributed
 from lanas_jax.runtime.distributed import Hosts, Preemption
-from lanas_jax.runtime.interruption import SIGNALS, heard
+from lanas_jax.runtime.interruption import SIGNALS, handle_signals
 from lanas_jax.trainer import loop
 
 Found = TypeVar("Found")
@@ -22,7 +22,7 @@ otherwise with --hosts.coordinator HOST:PORT --hosts.count N --hosts.index I. Al
 STATUS = re.compile("[A-Z_]+: ")  # the prefix of messages from JAX's runtime
 
 
-def join(command: str, arguments: Sequence[str]) -> None:
+def join_from_arguments(command: str, arguments: Sequence[str]) -> None:
     """Connects to the other processes, if the arguments name any; must be called before the first array exists.
 
     Raises:
@@ -33,7 +33,7 @@ def join(command: str, arguments: Sequence[str]) -> None:
     fields = [("hosts", Hosts, dataclasses.field(default_factory=Hosts))]
     both: Any = dataclasses.make_dataclass("Settings", fields)
     parsed, _ = tyro.cli(both, prog=f"lanas {command}", args=list(arguments), return_unknown_args=True)
-    distributed.join(parsed.hosts)
+    distributed.join_hosts(parsed.hosts)
 
 
 def carried_out(
@@ -54,7 +54,7 @@ def carried_out(
 
     # With several processes, JAX handles SIGTERM and broadcasts it to all of them.
     signals = (signal.SIGINT,) if jax.process_count() > 1 else SIGNALS
-    with heard(note, signals, noted=(signal.SIGTERM,)) as interruption:
+    with handle_signals(note, signals, noted=(signal.SIGTERM,)) as interruption:
         try:
             return run(Preemption(lambda: interruption.signal == signal.SIGTERM))
         except loop.PreemptedError as error:

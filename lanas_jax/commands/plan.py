@@ -54,22 +54,22 @@ def _plan(console: Console, arguments: Sequence[str]) -> int:
     """
     if (exit_code := usage(HELP, arguments)) is not None:
         return exit_code
-    source = discovery.find(arguments[0])
+    source = discovery.find_experiment(arguments[0])
     name = _topology_in(arguments)
     topologies.prepare(name)  # before the experiment imports JAX
-    given = _parse(module := discovery.load(source), arguments)
+    given = _parse(module := discovery.load_experiment(source), arguments)
     stages = chosen(stages_of(module, given.config), given.only)
     from lanas_jax.planning.estimate import estimate
 
     note = Console(stderr=True).print
-    found, machine = [], topologies.find(given.topology)
+    found, machine = [], topologies.find_topology(given.topology)
     for stage in stages:
         note(f"compiling {stage.name} for {given.topology}", highlight=False)
         found.append(estimate(stage, machine, note))
     if given.json:
         print(json.dumps([as_json(one) for one in found], indent=2))
     else:
-        show(console, given.topology, machine, found)
+        show_estimates(console, given.topology, machine, found)
     return 0 if all(one.fits for one in found) else 1
 
 
@@ -107,7 +107,7 @@ def chosen(stages: "Sequence[Stage]", only: str | None) -> "Sequence[Stage]":
     return found
 
 
-def show(console: Console, name: str, machine: topologies.Topology, found: "Sequence[Estimate]") -> None:
+def show_estimates(console: Console, name: str, machine: topologies.Topology, found: "Sequence[Estimate]") -> None:
     """Prints a row per stage and, below the table, advice for each stage that does not fit."""
     chip = machine.chip
     console.print(

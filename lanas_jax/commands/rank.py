@@ -20,7 +20,7 @@ from lanas_jax.ranking import rank as ranking
 from lanas_jax.ranking.base import TRUTH, RankingError, check_offered, ranking_of
 from lanas_jax.ranking.rank import RankingDesign, Valuing
 from lanas_jax.ranking.result import Ranked
-from lanas_jax.runtime.interruption import heard
+from lanas_jax.runtime.interruption import handle_signals
 from lanas_jax.study import StudyError, run_folder
 from lanas_jax.study.display import StudyDisplay
 from lanas_jax.study.run_folder import Run
@@ -61,13 +61,13 @@ def _rank(console: Console, arguments: Sequence[str]) -> int:
     module, config = here.load()
     check_offered(module)
     plan, settings = _parse(module, here, arguments)
-    experiment = run_folder.build(module, config)
+    experiment = run_folder.build_experiment(module, config)
     wanted = ranking_of(module, config, settings, here.directory)
     note = functools.partial(console.print, highlight=False, markup=False, soft_wrap=True)
-    with heard(note) as interruption:
+    with handle_signals(note) as interruption:
         try:
             valuing = Valuing(experiment.space, here, plan.seed, note, lambda: StudyDisplay(console))
-            ranked = ranking.rank(wanted, plan, settings, valuing)
+            ranked = ranking.rank_networks(wanted, plan, settings, valuing)
         except KeyboardInterrupt:
             return _stopped(here, "stopped", interruption.exit_code)
         except StudyError as error:
@@ -75,7 +75,7 @@ def _rank(console: Console, arguments: Sequence[str]) -> int:
             details.write_text("".join(traceback.format_exception(error)), encoding="utf-8")
             return _stopped(here, f"{error}\nThe full traceback is in {details}", 1)
     console.print(table(ranked))
-    note(f"report: {report.write(here.directory, experiment)}")
+    note(f"report: {report.write_report(here.directory, experiment)}")
     return 0
 
 

@@ -25,7 +25,7 @@ def report(arguments: Sequence[str]) -> int:
     here = run_folder.open_run(parsed(parse, "report", arguments))
     from lanas_jax import report as reports
 
-    print(reports.write(here.directory))
+    print(reports.write_report(here.directory))
     return 0
 
 

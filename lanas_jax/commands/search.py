@@ -45,13 +45,13 @@ def search(arguments: Sequence[str]) -> int:
         raise RefusedError("the experiment must come first: lanas search EXPERIMENT [--out DIR] [settings]")
     keep_programs()
     use_every_core()
-    source = discovery.find(arguments[0])
-    module = discovery.load(source)
+    source = discovery.find_experiment(arguments[0])
+    module = discovery.load_experiment(source)
     out, where, config = _search_arguments(arguments[0], module, arguments[1:])
-    if out is not None and run_folder.exists(out):  # before the experiment loads its data
+    if out is not None and run_folder.run_exists(out):  # before the experiment loads its data
         raise RunError(f"{out} already contains a run. To continue it: lanas resume {out}")
     with where.connected():
-        experiment = run_folder.build(module, config)
+        experiment = run_folder.build_experiment(module, config)
         directory = run_folder.default_directory(experiment.name, datetime.datetime.now()) if out is None else out
         return _carry_out(experiment, run_folder.create(directory, experiment, source, config), where)
 
@@ -99,7 +99,7 @@ def _carry_out(experiment: Any, here: Run, where: "Where") -> int:
     """Runs a study with live progress; if it is stopped, prints how to continue."""
     from lanas_jax import report, study
     from lanas_jax.commands import summary
-    from lanas_jax.runtime.interruption import heard
+    from lanas_jax.runtime.interruption import handle_signals
     from lanas_jax.study.display import StudyDisplay
 
     console = terminal()
@@ -107,11 +107,11 @@ def _carry_out(experiment: Any, here: Run, where: "Where") -> int:
         f"{experiment.name}: {experiment.budget} trials, in {here.directory}", highlight=False, soft_wrap=True
     )
     display = StudyDisplay(console)
-    with heard(display.note) as interruption:
+    with handle_signals(display.note) as interruption:
         try:
             with display, where.workers(experiment, here, display) as workers:
                 result = study.run(experiment, here.directory, display, workers=workers)
-            report.write(here.directory, experiment)
+            report.write_report(here.directory, experiment)
         except KeyboardInterrupt:
             return _stopped(here, "stopped", interruption.exit_code)
         except study.StudyError as error:

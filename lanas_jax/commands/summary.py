@@ -34,7 +34,13 @@ def best_table(trials: Sequence[Trial]) -> Table:
         table.add_column(name, justify="right", no_wrap=True)
     table.add_column("code", overflow="fold")
     for trial in trials:
-        table.add_row(str(trial.id), value(trial), count(trial.multiply_adds), count(trial.parameters), code(trial))
+        table.add_row(
+            str(trial.id),
+            value(trial),
+            grouped_count(trial.multiply_adds),
+            grouped_count(trial.parameters),
+            code(trial),
+        )
     return table
 
 
@@ -49,7 +55,7 @@ def trials_table(trials: Sequence[Trial]) -> Table:
         seconds = "" if trial.train_seconds is None else f"{trial.train_seconds:.2f}"
         last = trial.reason or code(trial)
         counted = [trial.multiply_adds, trial.parameters, *([trial.steps] if with_steps else [])]
-        table.add_row(str(trial.id), trial.status.value, value(trial), *map(count, counted), seconds, last)
+        table.add_row(str(trial.id), trial.status.value, value(trial), *map(grouped_count, counted), seconds, last)
     return table
 
 
@@ -100,7 +106,7 @@ def value(trial: Trial) -> str:
     return "" if trial.value is None else f"{trial.value:.4f}"
 
 
-def count(number: int | None) -> str:
+def grouped_count(number: int | None) -> str:
     """Formats a count with thousands separators; empty if it is unknown."""
     return "" if number is None else f"{number:,}"
 

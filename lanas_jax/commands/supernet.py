@@ -55,20 +55,20 @@ def _supernet(console: Console, arguments: Sequence[str]) -> int:
     """
     if (exit_code := usage(HELP, arguments)) is not None:
         return exit_code
-    source = discovery.find(arguments[0])
-    hosts.join("supernet", arguments[1:])
-    given = _parse(module := discovery.load(source), arguments)
-    experiment = run_folder.build(module, given.config)
+    source = discovery.find_experiment(arguments[0])
+    hosts.join_from_arguments("supernet", arguments[1:])
+    given = _parse(module := discovery.load_experiment(source), arguments)
+    experiment = run_folder.build_experiment(module, given.config)
     evaluator = experiment.evaluator
     if not isinstance(evaluator, TrainedAhead):
         raise RunError(f"{experiment.name} does not use a supernet, so there is none to train")
     directory, again = given.out or evaluator.supernet_directory, f"lanas supernet {shlex.join(arguments)}"
     if directory is None:
-        directory = Path(distributed.told(str(_new_directory(experiment.name))))
+        directory = Path(distributed.broadcast(str(_new_directory(experiment.name))))
         again += f" --out {shlex.quote(str(directory))}"
 
     def note(text: str) -> None:
-        if distributed.first():
+        if distributed.is_first_process():
             console.print(text, highlight=False, soft_wrap=True)
 
     def run(preemption: Preemption) -> int:

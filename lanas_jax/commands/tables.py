@@ -34,7 +34,7 @@ def listing() -> Listing:
     return table
 
 
-def convert(console: Console, source: Path, out: Path, dataset: str | None) -> None:
+def write_converted(console: Console, source: Path, out: Path, dataset: str | None) -> None:
     """Converts official files to an ``.npz`` file and prints what it contains.
 
     Raises:
@@ -46,7 +46,7 @@ def convert(console: Console, source: Path, out: Path, dataset: str | None) -> N
         raise FileError(f"{out}: expected a file name that ends in .npz, in a folder that exists")
     began = time.monotonic()
     with console.status(f"reading {source}") as status:
-        benchmark = catalogue.convert(source, dataset, lambda n: status.update(f"reading {source}: {n:,}"))
+        benchmark = catalogue.convert_benchmark(source, dataset, lambda n: status.update(f"reading {source}: {n:,}"))
     benchmark.save(out)
     columns = f"{benchmark.validation.shape[1]} validation and {benchmark.test.shape[1]} test accuracies each"
     console.print(f"{out}: {benchmark.name}, {len(benchmark):,} networks, {columns}", highlight=False, soft_wrap=True)
@@ -79,7 +79,7 @@ def tables(arguments: Sequence[str]) -> int:
         print(TABLES_HELP, end="")
         return 0 if arguments[0] in ("-h", "--help") else 2
     try:
-        convert(terminal(), *parsed(parse, "tables convert", arguments[1:]))
+        write_converted(terminal(), *parsed(parse, "tables convert", arguments[1:]))
     except (ValueError, ImportError, OSError) as error:
         raise RefusedError(str(error)) from error
     return 0

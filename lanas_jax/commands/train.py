@@ -19,7 +19,7 @@ from lanas_jax.runtime import distributed
 from lanas_jax.runtime.distributed import DistributedError, Hosts, Preemption
 from lanas_jax.study import run_folder
 from lanas_jax.trainer.display import TrainingDisplay
-from lanas_jax.trainer.train import train as carry_through
+from lanas_jax.trainer.train import train_network as carry_through
 
 HELP = f"""\
 usage: lanas train RUN [--code 0,1,...] [--weights DIR] [--out DIR] [settings of its final training]
@@ -57,17 +57,17 @@ def _train(console: Console, arguments: Sequence[str]) -> int:
     """
     if (exit_code := usage(HELP, arguments)) is not None:
         return exit_code
-    hosts.join("train", arguments[1:])
-    if not distributed.first():
+    hosts.join_from_arguments("train", arguments[1:])
+    if not distributed.is_first_process():
         console = Console(quiet=True)
-    wanted = training_target.find(arguments[0])
+    wanted = training_target.find_target(arguments[0])
     given = _parse(wanted, arguments)
     code = training_target.code_of(wanted, given.config, given.code)
     final = final_training(wanted.module, given.config, given.final, code)
     initial = wanted.initial if given.weights is None else read_weights(given.weights)
     final = dataclasses.replace(final, initial=initial)
     origin = dataclasses.replace(wanted.origin, config=given.config, settings=given.final)
-    directory = given.out or wanted.directory or Path(distributed.told(str(_new_directory(origin.name))))
+    directory = given.out or wanted.directory or Path(distributed.broadcast(str(_new_directory(origin.name))))
     console.print(f"{origin.name}: {final.recipe.epochs:,} epochs, in {directory}", highlight=False, soft_wrap=True)
     display = TrainingDisplay(console)
 

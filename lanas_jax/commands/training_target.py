@@ -42,25 +42,25 @@ class Target:
     initial: Mapping[str, np.ndarray] | None = None
 
 
-def find(name: str) -> Target:
+def find_target(name: str) -> Target:
     """Returns the target of that name.
 
     Args:
-      name: folder that a search or a training wrote, or an experiment as in `discovery.find`.
+      name: folder that a search or a training wrote, or an experiment as in `discovery.find_experiment`.
 
     Raises:
       RunError: the folder contains neither, or the run has no successful trial.
       ExperimentError: there is no such experiment, or it defines no final training.
     """
     path = Path(name)
-    if folders.exists(path):
+    if folders.training_exists(path):
         return _of_folder(folders.open_folder(path))
     if path.is_dir():
-        if not run_folder.exists(path):
+        if not run_folder.run_exists(path):
             raise RunError(f"{path.absolute()} contains neither a run nor a training")
         return _of_run(run_folder.open_run(path))
-    source = discovery.find(name)
-    return Target(Origin(source.stem, source, source.parent), offering_training(discovery.load(source)))
+    source = discovery.find_experiment(name)
+    return Target(Origin(source.stem, source, source.parent), offering_training(discovery.load_experiment(source)))
 
 
 def training_folder(name: str) -> FinalFolder:
@@ -70,7 +70,9 @@ def training_folder(name: str) -> FinalFolder:
       RunError: there is no training.
     """
     path = Path(name)
-    return folders.open_folder(path / FINAL if run_folder.exists(path) and not folders.exists(path) else path)
+    return folders.open_folder(
+        path / FINAL if run_folder.run_exists(path) and not folders.training_exists(path) else path
+    )
 
 
 def code_of(target: Target, config: Any, text: str | None) -> Int[np.ndarray, " dims"]:
@@ -80,7 +82,7 @@ def code_of(target: Target, config: Any, text: str | None) -> Int[np.ndarray, " 
       CodeError: the code is invalid, or none was given.
     """
     if text is not None:
-        return read_code(text, run_folder.build(target.module, config).space)
+        return read_code(text, run_folder.build_experiment(target.module, config).space)
     if target.code is None:
         raise CodeError(
             f"{target.origin.name} is an experiment, which has no best network: choose one with --code 0,1,..."
@@ -106,7 +108,7 @@ def _of_run(run: Run) -> Target:
     if winner is None:
         raise RunError(f"no trial of {run.directory} has succeeded yet, so there is no winner to train")
     home = Path(run.record["source"]).parent
-    module = offering_training(discovery.load(run.source, beside=home), winner.code)
-    config = config_json.read(module.Config, run.record["config"])
+    module = offering_training(discovery.load_experiment(run.source, beside=home), winner.code)
+    config = config_json.read_config(module.Config, run.record["config"])
     origin = Origin(run.record["experiment"], run.source, home, config)
     return Target(origin, module, winner.code, run.directory / FINAL)

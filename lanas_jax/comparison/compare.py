@@ -95,7 +95,7 @@ class Comparison:
     time_to_optimum: Quartiles | None = None
 
 
-def compare(
+def compare_searchers(
     table: Table,
     names: Sequence[str],
     *,
@@ -217,7 +217,7 @@ def _by_peer(
     answers = peers.Answers.of(table, budget)
     searches = []
     with _one_thread_each(), concurrent.futures.ProcessPoolExecutor(min(cores(), seeds), context) as pool:
-        futures = [pool.submit(peers.search, name, answers, first_seed * seeds + i) for i in range(seeds)]
+        futures = [pool.submit(peers.search_by_peer, name, answers, first_seed * seeds + i) for i in range(seeds)]
         try:
             for done, future in enumerate(futures, start=1):
                 searches.append(future.result())

@@ -109,7 +109,7 @@ class Answers:
         return np.array(self.values + [rest] * (self.budget - len(self.values)), np.float32)
 
 
-def search(name: str, answers: Answers, seed: int) -> PeerSearch:
+def search_by_peer(name: str, answers: Answers, seed: int) -> PeerSearch:
     """One search by a peer, in this process, up to the optimum or the budget.
 
     Args:

@@ -17,11 +17,11 @@ CLASSES = 10
 SOURCE = DatasetSource(
     Contents("CIFAR-10", (32, 32, 3), CLASSES, train=50_000, test=10_000),
     (
-        Form("cifar10/3.*", tfds_folder.INFO, tfds_folder.read),
+        Form("cifar10/3.*", tfds_folder.INFO, tfds_folder.read_tfds_folder),
         *(Form(v.folder, v.train[0], cifar10_archives.read_folder) for v in cifar10_archives.VERSIONS),
         *(Form(name, "", cifar10_archives.read_archive) for name in cifar10_archives.MD5),
-        Form("cifar10.npz", "", cifar10_npz.read),
-        Form("cifar10_jpegbytes.npz", "", cifar10_npz.read),
+        Form("cifar10.npz", "", cifar10_npz.read_cifar10_npz),
+        Form("cifar10_jpegbytes.npz", "", cifar10_npz.read_cifar10_npz),
     ),
     "To prepare it (170 MB from cs.toronto.edu, once): pip install 'lanas-jax[tensorflow]', then\n"
     """python -c "import tensorflow_datasets as tfds; tfds.builder('cifar10').download_and_prepare()"\n"""
@@ -29,7 +29,7 @@ SOURCE = DatasetSource(
 )
 
 
-def load(
+def load_cifar10(
     data_dir: Path | str | None = None,
     *,
     seed: int = 0,

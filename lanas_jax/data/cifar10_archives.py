@@ -154,7 +154,7 @@ _PIXELS = 3072
 
 def _pickled(content: bytes, images: int, where: str) -> tuple[UInt8[np.ndarray, "n 3072"], np.ndarray]:
     try:
-        batch = array_pickle.load(content)
+        batch = array_pickle.load_array_pickle(content)
         pixels, labels = np.asarray(batch[b"data"]), np.array(batch[b"labels"])
     except (ValueError, KeyError, TypeError) as error:
         raise FileError(

@@ -19,7 +19,7 @@ from lanas_jax.formats import npz, pictures
 from lanas_jax.formats.errors import FileError
 
 
-def read(path: Path, contents: Contents) -> tuple[Split, Split]:
+def read_cifar10_npz(path: Path, contents: Contents) -> tuple[Split, Split]:
     """Training and test images of an ``.npz`` file in either form.
 
     Raises:
@@ -54,5 +54,7 @@ def _jpeg(path: Path, part: str, contents: Contents) -> Split:
     content, ends = blob.tobytes(), np.cumsum(lengths, dtype=np.int64).tolist()
     images = np.empty((len(ends), *contents.image_shape), np.uint8)
     for row, (start, end) in enumerate(zip([0, *ends], ends, strict=False)):
-        images[row] = pictures.decode(content[start:end], contents.image_shape, f"{path}: picture {row} of {part}")
+        images[row] = pictures.decode_picture(
+            content[start:end], contents.image_shape, f"{path}: picture {row} of {part}"
+        )
     return contents.split(images, labels, f"{path}: {part}")

@@ -6,12 +6,12 @@ test part, through `sklearn.datasets.load_digits`.
 
 import numpy as np
 
-from lanas_jax.data.splits import Dataset, SearchData, Split, check_parts, drawn
+from lanas_jax.data.splits import Dataset, SearchData, Split, check_parts, draw_stratified
 
 CLASSES = 10
 
 
-def load(seed: int = 0, validation: int = 360, test: int = 360) -> Dataset:
+def load_digits(seed: int = 0, validation: int = 360, test: int = 360) -> Dataset:
     """The digits in three stratified parts, pixels scaled from 0..16 to [0, 1].
 
     Args:
@@ -25,14 +25,14 @@ def load(seed: int = 0, validation: int = 360, test: int = 360) -> Dataset:
     Raises:
       ValueError: the two parts leave no training image of some class.
     """
-    from sklearn.datasets import load_digits
+    from sklearn import datasets
 
-    raw = load_digits()
+    raw = datasets.load_digits()
     images = (raw.images[..., None] / raw.images.max()).astype(np.float32)
     labels = raw.target.astype(np.int32)
     check_parts(len(labels), CLASSES, {"validation": validation, "test": test, "train": None})
-    tested, searched = drawn(labels, test, seed)
-    validated, trained = (searched[rows] for rows in drawn(labels[searched], validation, seed))
+    tested, searched = draw_stratified(labels, test, seed)
+    validated, trained = (searched[rows] for rows in draw_stratified(labels[searched], validation, seed))
 
     def part(rows: np.ndarray) -> Split:
         return Split(images[rows], labels[rows])

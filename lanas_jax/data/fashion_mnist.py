@@ -21,7 +21,7 @@ CLASSES = 10
 IMAGES, LABELS = "images-idx3-ubyte", "labels-idx1-ubyte"
 
 
-def read(folder: Path, contents: Contents) -> tuple[Split, Split]:
+def read_fashion_mnist(folder: Path, contents: Contents) -> tuple[Split, Split]:
     """Training and test images of a folder with the four files.
 
     Raises:
@@ -31,8 +31,8 @@ def read(folder: Path, contents: Contents) -> tuple[Split, Split]:
 
 
 def _split(folder: Path, part: str, contents: Contents) -> Split:
-    images = idx.read(_file(folder, f"{part}-{IMAGES}"), 3)
-    labels = idx.read(_file(folder, f"{part}-{LABELS}"), 1)
+    images = idx.read_idx(_file(folder, f"{part}-{IMAGES}"), 3)
+    labels = idx.read_idx(_file(folder, f"{part}-{LABELS}"), 1)
     return contents.split(images[..., np.newaxis], labels, f"{folder}: {part}-{IMAGES} and {part}-{LABELS}")
 
 
@@ -44,15 +44,15 @@ def _file(folder: Path, name: str) -> Path:
 SOURCE = DatasetSource(
     Contents("Fashion-MNIST", (28, 28, 1), CLASSES, train=60_000, test=10_000),
     (
-        Form("fashion_mnist/3.*", tfds_folder.INFO, tfds_folder.read),
-        *(Form("fashion-mnist", f"train-{IMAGES}{ending}", read) for ending in ("", ".gz")),
+        Form("fashion_mnist/3.*", tfds_folder.INFO, tfds_folder.read_tfds_folder),
+        *(Form("fashion-mnist", f"train-{IMAGES}{ending}", read_fashion_mnist) for ending in ("", ".gz")),
     ),
     "Get it from github.com/zalandoresearch/fashion-mnist, or on Debian and Ubuntu: apt install dataset-fashion-mnist",
     folders=(Path("/usr/share/datasets/fashion-mnist"),),
 )
 
 
-def load(
+def load_fashion_mnist(
     data_dir: Path | str | None = None,
     *,
     seed: int = 0,

@@ -25,7 +25,7 @@ NAME = "imagenet2012"
 SCALING = Scaling((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))  # of all training pictures, as everyone rounds them
 SOURCE = DatasetSource(
     Contents("ImageNet", (224, 224, 3), 1000, train=1_281_167, test=50_000),
-    (Form(f"{NAME}/5.*", tfds_folder.INFO, tfds_folder.read),),
+    (Form(f"{NAME}/5.*", tfds_folder.INFO, tfds_folder.read_tfds_folder),),
     "To prepare it: get ILSVRC2012_img_train.tar and ILSVRC2012_img_val.tar from image-net.org, then\n"
     "pip install 'lanas-jax[tensorflow]' and tfds build imagenet2012 --manual_dir FOLDER_OF_BOTH;\n"
     "or give the folder that holds imagenet2012 as data_dir.",
@@ -60,7 +60,7 @@ class Pictures:
             raise ValueError(f"validation must be at least 1; got {self.validation}")
 
 
-def load(
+def load_imagenet(
     data_dir: Path | str | None = None,
     how: Pictures | None = None,
     note: Callable[[str], None] = print,

@@ -154,7 +154,7 @@ class SplitSizes:
         ):
             check_parts(images, classes, parts)
         train, test = in_order(train), in_order(test)
-        validation, rest = drawn(train.labels, self.validation, self.seed)
+        validation, rest = draw_stratified(train.labels, self.validation, self.seed)
         fitted = self._shrunk(train, self._kept(train.labels, rest, self.train))
         tested = self._shrunk(test, self._kept(test.labels, np.arange(len(test)), self.test))
         search = SearchData(fitted, self._shrunk(train, validation), classes, Scaling.of(fitted.images))
@@ -162,11 +162,11 @@ class SplitSizes:
 
     def _kept(self, labels: Int32[np.ndarray, " n"], rows: Int[np.ndarray, " m"], n: int | None) -> np.ndarray:
         """Some of the rows, or all."""
-        return rows if n in (None, len(rows)) else rows[drawn(labels[rows], n, self.seed)[0]]
+        return rows if n in (None, len(rows)) else rows[draw_stratified(labels[rows], n, self.seed)[0]]
 
     def _shrunk(self, split: Split, rows: Int[np.ndarray, " m"]) -> Split:
         images = split.images[rows]
-        return Split(images if self.size is None else averaged(images, self.size), split.labels[rows])
+        return Split(images if self.size is None else average_pixels(images, self.size), split.labels[rows])
 
 
 def check_parts(images: int, classes: int, parts: dict[str, int | None]) -> None:
@@ -185,7 +185,7 @@ def check_parts(images: int, classes: int, parts: dict[str, int | None]) -> None
         )
 
 
-def drawn(labels: Int32[np.ndarray, " n"], part: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+def draw_stratified(labels: Int32[np.ndarray, " n"], part: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
     """Rows of a stratified part of so many images, and all other rows, both shuffled.
 
     The same labels and seed give the same rows on every machine.
@@ -204,7 +204,9 @@ def in_order(split: Split) -> Split:
     return Split(split.images[order], split.labels[order])
 
 
-def averaged(images: UInt8[np.ndarray, "n height width channels"], size: int) -> UInt8[np.ndarray, "n size size c"]:
+def average_pixels(
+    images: UInt8[np.ndarray, "n height width channels"], size: int
+) -> UInt8[np.ndarray, "n size size c"]:
     """Images of `size` x `size`: each pixel the rounded mean of a square of pixels.
 
     Raises:

@@ -81,7 +81,7 @@ class StreamedDataset:
     scaling: Scaling | None = None
 
 
-def kept(data: StreamedDataset, train: int, seed: int = 0) -> SearchData:
+def hold_in_memory(data: StreamedDataset, train: int, seed: int = 0) -> SearchData:
     """The search-validation split, and training images as the first step of a training would see them.
 
     Args:

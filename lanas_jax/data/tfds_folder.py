@@ -24,7 +24,7 @@ _TEMPLATE = "{DATASET}-{SPLIT}.{FILEFORMAT}-{SHARD_X_OF_Y}"
 _BYTES, _INTEGERS = 1, 3  # fields of a feature: which kind of list it is
 
 
-def read(folder: Path, contents: Contents) -> tuple[Split, Split]:
+def read_tfds_folder(folder: Path, contents: Contents) -> tuple[Split, Split]:
     """Training and test images of a prepared dataset.
 
     Raises:
@@ -156,4 +156,4 @@ def _labelled(data: bytes, contents: Contents, where: str) -> tuple[np.ndarray, 
         ) from error
     if label >= contents.classes:
         raise FileError(f"{where}: expected a label from 0 to {contents.classes - 1}; found {label}")
-    return pictures.decode(image, contents.image_shape, where), label
+    return pictures.decode_picture(image, contents.image_shape, where), label

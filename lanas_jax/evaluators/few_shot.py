@@ -170,7 +170,7 @@ class FewShot:
         found: Regions = self.__dict__["_divided"]
         note(f"sub-supernet {i + 1} of {len(found.names)} ({found.names[i]})")
         try:
-            pool = code_pool.draw(self._space, POOL, self.seed, lambda codes: found.of(codes) == i)
+            pool = code_pool.draw_codes(self._space, POOL, self.seed, lambda codes: found.of(codes) == i)
         except code_pool.EmptyRegionError as error:
             raise NotPreparedError(f"{found.names[i]}: {error}") from error
         training = SupernetTraining(

@@ -119,9 +119,11 @@ class FromScratch:
 
     def _train(self, trainer: CandidateTrainer, codes: np.ndarray, keys: Key[Array, " n"]) -> list[Outcome]:
         """Trains a batch and returns outcomes without costs."""
-        results = halving.train(trainer, self.halving, self.config.steps(len(self.data.train)), codes, keys)
+        results = halving.train_with_halving(
+            trainer, self.halving, self.config.steps(len(self.data.train)), codes, keys
+        )
         seconds = results.seconds / len(codes)
-        rows = zip(results.accuracy, results.compile_seconds, results.steps, failures(results), strict=True)
+        rows = zip(results.accuracy, results.compile_seconds, results.steps, failure_reasons(results), strict=True)
         return [
             Outcome(
                 value=None if reason else float(accuracy),
@@ -145,7 +147,7 @@ class FromScratch:
             return Outcome(None, f"out of memory: {str(error).splitlines()[0]}")
 
 
-def failures(results: Results) -> list[str | None]:
+def failure_reasons(results: Results) -> list[str | None]:
     """Returns the reason why each candidate failed, or None if it has a value. Steps count from 1."""
     reasons: list[str | None] = []
     for train_loss, loss, steps in zip(results.train_loss, results.loss, results.steps, strict=True):

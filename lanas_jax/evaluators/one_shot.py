@@ -17,14 +17,14 @@ import numpy as np
 from jaxtyping import Array, Int, Key
 
 from lanas_jax.data.splits import SearchData
-from lanas_jax.data.streams import StreamedDataset, kept
+from lanas_jax.data.streams import StreamedDataset, hold_in_memory
 from lanas_jax.evaluators.base import NotPreparedError, Outcome, with_costs
 from lanas_jax.runtime.distributed import Preemption
 from lanas_jax.storage.folder import RunError
 from lanas_jax.supernet import code_pool
 from lanas_jax.supernet.base import Supernet
 from lanas_jax.supernet.sandwich import Sandwich
-from lanas_jax.supernet.training import ONE_SHOT, SupernetTraining, Trained, train
+from lanas_jax.supernet.training import ONE_SHOT, SupernetTraining, Trained, train_supernet
 from lanas_jax.supernet.valuation import Valuation
 from lanas_jax.trainer.loop import DamagedError, NotFiniteError
 from lanas_jax.trainer.programs import Programs
@@ -83,7 +83,9 @@ class OneShot:
         """The data of valuations: training images for batch statistics and the search-validation split."""
         if isinstance(self.trained_on, SearchData):
             return self.trained_on
-        return kept(self.trained_on, min(self.recalibration or CALIBRATING, len(self.trained_on.train)), self.seed)
+        return hold_in_memory(
+            self.trained_on, min(self.recalibration or CALIBRATING, len(self.trained_on.train)), self.seed
+        )
 
     @functools.cached_property
     def valuation(self) -> Valuation:
@@ -134,7 +136,7 @@ class OneShot:
     def train(self, directory: Path, note: Callable[[str], None], preemption: Preemption | None = None) -> None:
         """Trains the supernet in advance, as `TrainedAhead.train`; `prepare` then reads it."""
         devices = training_devices(self.devices)
-        train(self._training, self.trained_on, directory, note, devices=devices, preemption=preemption)
+        train_supernet(self._training, self.trained_on, directory, note, devices=devices, preemption=preemption)
 
     def evaluate(self, codes: Int[np.ndarray, "n dims"], keys: Key[Array, " n"]) -> Sequence[Outcome]:
         """Values the subnetworks that `codes` select; keys are not used.
@@ -158,7 +160,7 @@ class OneShot:
     @property
     def _training(self) -> SupernetTraining:
         """The training to run. Raises ValueError if the recipe or the sandwich does not fit."""
-        pool = code_pool.draw(self.supernet.space, POOL, self.seed)
+        pool = code_pool.draw_codes(self.supernet.space, POOL, self.seed)
         return SupernetTraining(self.supernet, pool, self.recipe, self.augmentation, self.seed, sandwich=self.sandwich)
 
     def _refuse_chance(self, weights: Weights, codes: Int[np.ndarray, "n dims"]) -> None:
@@ -196,13 +198,13 @@ def train_or_refuse(
     devices: Sequence[jax.Device] | None,
     programs: Programs | None = None,
 ) -> Trained:
-    """Calls `lanas_jax.supernet.training.train` on `training_devices` and converts its errors.
+    """Calls `lanas_jax.supernet.training.train_supernet` on `training_devices` and converts its errors.
 
     Raises:
       NotPreparedError: the folder cannot be used or the training failed; the message states the cause.
     """
     try:
-        return train(training, data, directory, note, devices=training_devices(devices), programs=programs)
+        return train_supernet(training, data, directory, note, devices=training_devices(devices), programs=programs)
     except (ValueError, RunError, NotFiniteError, DamagedError) as error:
         raise NotPreparedError(str(error)) from error
 

@@ -25,7 +25,7 @@ from lanas_jax.storage import config_json
 from lanas_jax.storage import weights as by_name
 from lanas_jax.storage.folder import RunError
 from lanas_jax.storage.weights import filled, names
-from lanas_jax.trainer.step import read
+from lanas_jax.trainer.step import compute_logits
 from lanas_jax.trainer.task import FinalNetwork, Weights
 
 ARCHITECTURE = "architecture.json"
@@ -70,7 +70,7 @@ class Exported:
 
     @functools.cached_property
     def _read(self) -> Any:
-        return jax.jit(lambda weights, images: read(self.network, weights, images, self.scaling))
+        return jax.jit(lambda weights, images: compute_logits(self.network, weights, images, self.scaling))
 
 
 def load(directory: Path | str) -> Exported:
@@ -87,7 +87,7 @@ def load(directory: Path | str) -> Exported:
     except FileNotFoundError:
         raise RunError(f"{directory} holds no exported network: it has no {ARCHITECTURE}") from None
     network = recorded_network(directory / SOURCE, architecture)
-    scaling = None if architecture["scaling"] is None else config_json.read(Scaling, architecture["scaling"])
+    scaling = None if architecture["scaling"] is None else config_json.read_config(Scaling, architecture["scaling"])
     like = jax.eval_shape(lambda key: Weights(*network.init(key)), jax.random.key(0))
     return Exported(architecture, network, _filled(like, read_weights(directory), directory), scaling)
 
@@ -102,7 +102,7 @@ def write_weights(directory: Path, weights: Weights, kind: str) -> None:
     if kind == "safetensors":
         _safetensors().save_file(arrays, directory / SAFETENSORS)
         return
-    by_name.save(directory / ORBAX, arrays)
+    by_name.save_weights(directory / ORBAX, arrays)
 
 
 def read_weights(directory: Path) -> dict[str, np.ndarray]:
@@ -116,7 +116,7 @@ def read_weights(directory: Path) -> dict[str, np.ndarray]:
         return dict(_safetensors().load_file(directory / SAFETENSORS))
     if not (directory / ORBAX).exists():
         raise RunError(f"{directory} holds no weights: neither {SAFETENSORS} nor {ORBAX}")
-    return by_name.load(directory / ORBAX)
+    return by_name.load_weights(directory / ORBAX)
 
 
 def _safetensors() -> Any:

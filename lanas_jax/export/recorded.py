@@ -61,8 +61,8 @@ def recorded_network(source: Path, record: Mapping[str, Any]) -> FinalNetwork:
     """
     if record["weights"] != EXTRACTED:
         return recorded_training(source, record).network
-    module = discovery.load(source, beside=Path(record["home"]))
-    evaluator = run_folder.build(module, config_json.read(module.Config, record["config"])).evaluator
+    module = discovery.load_experiment(source, beside=Path(record["home"]))
+    evaluator = run_folder.build_experiment(module, config_json.read_config(module.Config, record["config"])).evaluator
     if not isinstance(evaluator, Extracting):
         raise ExperimentError(f"{source}: its evaluator has no supernet to extract from")
     return evaluator.supernet.standalone(np.array(record["code"], np.int32))
@@ -77,12 +77,14 @@ def recorded_module(source: Path, record: Mapping[str, Any]) -> ModuleType:
     """
     if not source.exists():
         raise RunError(f"{source.parent} was started from Python: there is no file to build its network from")
-    return offering_training(discovery.load(source, beside=Path(record["home"])))
+    return offering_training(discovery.load_experiment(source, beside=Path(record["home"])))
 
 
 def recorded_settings(module: ModuleType, record: Mapping[str, Any]) -> tuple[Any, Any]:
     """The experiment's, and those of its final training."""
-    return config_json.read(module.Config, record["config"]), config_json.read(module.Final, record["settings"])
+    return config_json.read_config(module.Config, record["config"]), config_json.read_config(
+        module.Final, record["settings"]
+    )
 
 
 def offering_training(module: ModuleType, code: tuple[int, ...] | None = None) -> ModuleType:

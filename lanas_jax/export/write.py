@@ -39,7 +39,7 @@ np.save(sys.argv[2], np.asarray(network(np.load(sys.argv[1]))))
 '''
 
 
-def export(folder: FinalFolder, directory: Path, which: str, kind: str) -> Path:
+def export_weights(folder: FinalFolder, directory: Path, which: str, kind: str) -> Path:
     """Writes weights, architecture and what is needed to load them.
 
     Args:
@@ -62,7 +62,7 @@ def export(folder: FinalFolder, directory: Path, which: str, kind: str) -> Path:
     refuse_used(directory)
     final = recorded_training(folder.source, folder.record)
     weights = _weights(folder, final, which)
-    write(directory, weights, folder.source, architecture(folder, final.network.space, which, kind))
+    write_exported(directory, weights, folder.source, architecture(folder, final.network.space, which, kind))
     return directory
 
 
@@ -72,7 +72,7 @@ def refuse_used(directory: Path) -> None:
         raise RunError(f"{directory} is in use: give a new or an empty folder with --out")
 
 
-def write(directory: Path, weights: Weights, source: Path, about: Mapping[str, Any]) -> None:
+def write_exported(directory: Path, weights: Weights, source: Path, about: Mapping[str, Any]) -> None:
     """Writes a folder that `lanas_jax.export.load.load` reads.
 
     Args:
@@ -105,7 +105,7 @@ def architecture(folder: FinalFolder, space: SearchSpace, which: str, kind: str)
     return {
         "name": record["name"],
         "code": record["code"],
-        **describe(space, np.array(record["code"], np.int32)),
+        **describe_network(space, np.array(record["code"], np.int32)),
         **{name: final[name] for name in ("multiply_adds", "parameters", "trained_parameters")},
         **{name: final[f"{prefix}{name}"] for name in ("validation_accuracy", "test_accuracy")},
         "weights": which,
@@ -115,7 +115,7 @@ def architecture(folder: FinalFolder, space: SearchSpace, which: str, kind: str)
     }
 
 
-def describe(space: SearchSpace, code: Int[np.ndarray, " dims"]) -> dict[str, Any]:
+def describe_network(space: SearchSpace, code: Int[np.ndarray, " dims"]) -> dict[str, Any]:
     """A network in words, and its space with the settings that can be written down."""
     return {"description": space.describe(code), "space": {"name": type(space).__name__, **_settings(space)}}
 
@@ -126,7 +126,7 @@ def _settings(space: SearchSpace) -> dict[str, Any]:
         field.name: getattr(space, field.name) for field in dataclasses.fields(space) if field.name != "choices"
     }
     try:
-        return config_json.encode(settings)
+        return config_json.encode_value(settings)
     except config_json.ConfigError:
         return {}
 

@@ -24,7 +24,7 @@ _ERRORS = (
 )
 
 
-def load(data: bytes) -> Any:
+def load_array_pickle(data: bytes) -> Any:
     """What a pickle holds; strings of Python 2 as bytes, arrays of unsigned bytes as `numpy.ndarray`.
 
     Args:

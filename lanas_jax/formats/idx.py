@@ -18,7 +18,7 @@ from lanas_jax.formats.errors import FileError
 _BYTES = 8  # kind of number: unsigned, of 8 bits
 
 
-def read(path: Path, dimensions: int) -> UInt8[np.ndarray, "..."]:
+def read_idx(path: Path, dimensions: int) -> UInt8[np.ndarray, "..."]:
     """The array of a file, decompressed where its name ends in ``.gz``.
 
     Args:

@@ -13,7 +13,7 @@ from lanas_jax.formats.errors import FileError
 _MODES = {1: "L", 3: "RGB"}  # of Pillow, by channels
 
 
-def decode(data: bytes, shape: tuple[int, int, int], where: str) -> UInt8[np.ndarray, "height width channels"]:
+def decode_picture(data: bytes, shape: tuple[int, int, int], where: str) -> UInt8[np.ndarray, "height width channels"]:
     """The pixels of a PNG or JPEG picture.
 
     Args:

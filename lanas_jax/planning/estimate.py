@@ -148,7 +148,7 @@ def at_batch(stage: Stage, topology: Topology, batch_size: int) -> Estimate:
             raise
         memory, costs, needed = None, {}, needed_bytes(str(error))
     else:
-        memory, costs = Memory.of(compiled.memory_analysis()), first(compiled.cost_analysis())
+        memory, costs = Memory.of(compiled.memory_analysis()), first_costs(compiled.cost_analysis())
         needed = float(memory.total)
     seconds = time.perf_counter() - began
     flops = None if program.multiply_adds is None else 2 * program.multiply_adds
@@ -192,7 +192,7 @@ def needed_bytes(error: str) -> float | None:
     return float(number) * UNITS[unit]
 
 
-def first(costs: Any) -> dict[str, float]:
+def first_costs(costs: Any) -> dict[str, float]:
     """What `cost_analysis` says of the program of one chip; {} where it says nothing."""
     return dict(costs[0] if isinstance(costs, Sequence) and costs else costs or {})
 

@@ -36,7 +36,7 @@ SAMPLED = 256  # codes whose mean cost stands for that of a search
 def mean_multiply_adds(space: SearchSpace, codes: Int[np.ndarray, "n dims"] | None = None) -> float | None:
     """Mean over codes, by default `SAMPLED` valid ones drawn uniformly; None where the space does not know."""
     if codes is None:
-        codes = code_pool.draw(space, SAMPLED, seed=0)
+        codes = code_pool.draw_codes(space, SAMPLED, seed=0)
     try:
         return float(np.mean(space.cost(codes[:SAMPLED]).multiply_adds))
     except NotImplementedError:

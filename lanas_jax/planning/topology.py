@@ -77,7 +77,7 @@ class Topology:
     chip: Chip
 
 
-def check(name: str) -> None:
+def check_topology(name: str) -> None:
     """Checks a name, without libtpu.
 
     Raises:
@@ -99,7 +99,7 @@ def prepare(name: str) -> None:
       TopologyError: there is no such machine.
       MissingLibtpuError: libtpu is not installed.
     """
-    check(name)
+    check_topology(name)
     if name == LOCAL:
         return
     if importlib.util.find_spec("libtpu") is None:
@@ -113,7 +113,7 @@ def prepare(name: str) -> None:
     jax.config.update("jax_platforms", "cpu")
 
 
-def find(name: str) -> Topology:
+def find_topology(name: str) -> Topology:
     """The machine of that name; `prepare` first.
 
     Raises:

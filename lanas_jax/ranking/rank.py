@@ -115,7 +115,7 @@ class Valuing:
             raise StudyError(f"the preparation of {title} failed: {describe_error(error)}") from error
 
 
-def rank(ranking: Ranking, plan: RankingDesign, settings: Any, valuing: Valuing) -> Ranked:
+def rank_networks(ranking: Ranking, plan: RankingDesign, settings: Any, valuing: Valuing) -> Ranked:
     """Values a sample of architectures by every estimate, trains it from scratch, and compares.
 
     Called again with the same arguments it goes on where it was.
@@ -132,7 +132,10 @@ def rank(ranking: Ranking, plan: RankingDesign, settings: Any, valuing: Valuing)
       StudyError: an evaluator is broken.
     """
     folder = folder_of(valuing.here)
-    asked = dataclasses.asdict(plan) | {"settings": config_json.encode(settings), "estimates": list(ranking.estimates)}
+    asked = dataclasses.asdict(plan) | {
+        "settings": config_json.encode_value(settings),
+        "estimates": list(ranking.estimates),
+    }
     _enter(folder, asked)
     with run_folder.lock(valuing.here):
         codes, estimates = _estimated(ranking, plan, valuing)
@@ -150,7 +153,7 @@ def rank(ranking: Ranking, plan: RankingDesign, settings: Any, valuing: Valuing)
                 "finished": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
             },
         )
-        result.write(folder, ranked)
+        result.write_ranking(folder, ranked)
     return ranked
 
 
@@ -161,7 +164,7 @@ def folder_of(here: Run) -> Path:
 
 def finished(folder: Path) -> int:
     """How many trials of a column are finished."""
-    if not run_folder.exists(folder):
+    if not run_folder.run_exists(folder):
         return 0
     with TrialStore.open(run_folder.open_run(folder).trials, read_only=True) as store:
         return sum(trial.finished is not None for trial in store.trials())

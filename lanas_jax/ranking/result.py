@@ -46,7 +46,7 @@ class Ranked:
     about: Mapping[str, Any]
 
 
-def write(folder: Path, ranked: Ranked) -> None:
+def write_ranking(folder: Path, ranked: Ranked) -> None:
     """Writes both files."""
     names = list(ranked.estimates)
     lines = io.StringIO()
@@ -64,7 +64,7 @@ def write(folder: Path, ranked: Ranked) -> None:
     replace_json(folder / _RECORD, record)
 
 
-def read(folder: Path) -> Ranked | None:
+def read_ranking(folder: Path) -> Ranked | None:
     """The ranking in a folder; None where there is none, or none that is at its end.
 
     Raises:

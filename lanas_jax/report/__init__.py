@@ -1,5 +1,5 @@
 """The HTML report of a run."""
 
-from lanas_jax.report.run import write
+from lanas_jax.report.run import write_report
 
-__all__ = ["write"]
+__all__ = ["write_report"]

@@ -19,7 +19,7 @@ def operations(graphs: Sequence[CellGraph]) -> dict[str, str]:
     return {name: f"var(--op{i % COLOURS})" for i, name in enumerate(names)}
 
 
-def draw(graph: CellGraph, colours: dict[str, str]) -> Element:
+def draw_graph(graph: CellGraph, colours: dict[str, str]) -> Element:
     """The cell as an SVG drawing.
 
     Args:

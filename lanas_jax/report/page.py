@@ -155,7 +155,7 @@ def _winner(run: ReportData) -> list[Element]:
     for cell in graphs:
         if len(graphs) > 1:
             parts.append(element("h3", cell.name))
-        parts.append(element("figure", element("div", graph.draw(cell, colours), class_="wide")))
+        parts.append(element("figure", element("div", graph.draw_graph(cell, colours), class_="wide")))
     if not graphs:
         parts.append(element("pre", run.space.describe(code)))
     parts.append(element("p", "Code ", element("code", formatting.code(run.winner)), class_="quiet"))
@@ -190,7 +190,7 @@ def _tree(run: ReportData) -> list[Element]:
         "others down. Listed are the features that weigh most; a positive weight pushes up. The regions on the right "
         "run from promising to poor; the stronger the blue, the better the mean value."
     )
-    drawing = element("div", tree.draw(run.tree, run.show), class_="wide")
+    drawing = element("div", tree.draw_tree(run.tree, run.show), class_="wide")
     return [heading, element("p", explanation, class_="quiet"), element("figure", drawing)]
 
 
@@ -205,7 +205,7 @@ def _trials(run: ReportData) -> list[Element]:
     if len(run.trials) > tables.MOST_ROWS:
         text = f"The best {tables.MOST_ROWS:,} of {len(run.trials):,} trials; `lanas trials` lists all of them."
         parts.append(element("p", text, class_="quiet"))
-    failures = tables.failures(run.trials)
+    failures = tables.failures_table(run.trials)
     if failures is not None:
         parts.append(failures)
     return [*parts, tables.trials_table(run.trials, run.show)]

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from lanas_jax.study import Experiment
 
 
-def write(run_directory: Path, experiment: "Experiment | None" = None) -> Path:
+def write_report(run_directory: Path, experiment: "Experiment | None" = None) -> Path:
     """Writes the report of a run, finished or not, into its folder.
 
     Args:
@@ -50,7 +50,7 @@ def write(run_directory: Path, experiment: "Experiment | None" = None) -> Path:
             config=_settings(here.record),
             tree=tree,
             tree_note=note,
-            ranking=result.read(here.directory / result.FOLDER),
+            ranking=result.read_ranking(here.directory / result.FOLDER),
         )
     )
     replace_text(here.report, page)

@@ -83,7 +83,7 @@ def ranking_table(correlations: Mapping[str, RankCorrelation]) -> Element:
     return _wide(element("table", element("thead", head), element("tbody", *rows)))
 
 
-def failures(trials: Sequence[Trial]) -> Element | None:
+def failures_table(trials: Sequence[Trial]) -> Element | None:
     """How often each reason of failure occurred; None where no trial failed."""
     counted = Counter(_clipped(trial.reason) for trial in trials if trial.status == Status.FAILED)
     if not counted:

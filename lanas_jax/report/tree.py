@@ -30,7 +30,7 @@ class Place(NamedTuple):
         return self.top + self.height / 2
 
 
-def draw(nodes: Sequence[NodeSummary], show: ValueFormat) -> Element:
+def draw_tree(nodes: Sequence[NodeSummary], show: ValueFormat) -> Element:
     """The tree as an SVG drawing: root on the left, the good side of each split above the bad side.
 
     Args:

@@ -1,9 +1,9 @@
 """Compiled programs on disk, so that no process compiles what an earlier one did: JAX's persistent compilation cache.
 
-The command line switches it on (`keep`), for searches that are resumed or repeated and winners that are trained again.
+The command line switches it on (`enable_compile_cache`), for searches that are resumed or repeated and winners that are trained again.
 From Python, JAX's own settings decide, and nothing happens on import. JAX neither bounds the cache without a further
 package nor repairs it, so both are done here. What a program took to compile is recorded with it, which tells a cost
-model what compiling others will take (`compiled`).
+model what compiling others will take (`compile_cached`).
 """
 
 import functools
@@ -27,7 +27,7 @@ _TROUBLE = r"Error (reading|writing) persistent compilation cache entry for '(?P
 _local = threading.local()
 
 
-def keep(note: Callable[[str], None]) -> None:
+def enable_compile_cache(note: Callable[[str], None]) -> None:
     """Keeps compiled programs from here on, and uses those that were kept. Call it before the first array is made.
 
     JAX's own settings (JAX_COMPILATION_CACHE_DIR, JAX_ENABLE_COMPILATION_CACHE) come first.
@@ -43,7 +43,7 @@ def keep(note: Callable[[str], None]) -> None:
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         with tempfile.TemporaryFile(dir=folder):
             pass
-        prune(folder, LARGEST)
+        prune_cache(folder, LARGEST)
     except OSError as error:
         note(f"compiled programs are not kept, {folder} cannot be written: {error.strerror}; {SWITCH}=off is quiet")
         return
@@ -56,7 +56,7 @@ def default_folder() -> Path:
     return caches.folder("compiled")
 
 
-def prune(folder: Path, largest: int) -> None:
+def prune_cache(folder: Path, largest: int) -> None:
     """Removes the files that were not used for longest, until the others have at most `largest` bytes together."""
     files = [(max(stat.st_atime, stat.st_mtime), stat.st_size, path) for path, stat in _files(folder)]
     total = sum(size for _, size, _ in files)
@@ -67,7 +67,7 @@ def prune(folder: Path, largest: int) -> None:
         total -= size
 
 
-def compiled(program: jax.stages.Lowered, options: Mapping[str, Any]) -> tuple[jax.stages.Compiled, float]:
+def compile_cached(program: jax.stages.Lowered, options: Mapping[str, Any]) -> tuple[jax.stages.Compiled, float]:
     """A compiled program, and the seconds that a cache saved: 0 where it was compiled here.
 
     They are those that the cache recorded, whole seconds rounded down, less those that reading took.

@@ -62,7 +62,7 @@ class Hosts:
         return not self.automatic and self.coordinator is None
 
 
-def join(hosts: Hosts) -> None:
+def join_hosts(hosts: Hosts) -> None:
     """Meets the other processes. Call it before the first array is made.
 
     Raises:
@@ -78,7 +78,7 @@ def join(hosts: Hosts) -> None:
         raise DistributedError(f"the processes of this training do not find each other: {error}") from error
 
 
-def first() -> bool:
+def is_first_process() -> bool:
     """Whether this is the process that writes and prints."""
     return jax.process_index() == 0
 
@@ -89,11 +89,11 @@ def abandon(exit_code: int) -> None:
         os._exit(exit_code)
 
 
-def told(value: Any) -> Any:
+def broadcast(value: Any) -> Any:
     """What process 0 passes: a value that JSON can hold. To be called by all, at the same points."""
     if jax.process_count() == 1:
         return value
-    text = json.dumps(value).encode() if first() else b""
+    text = json.dumps(value).encode() if is_first_process() else b""
     size = int(multihost_utils.broadcast_one_to_all(np.int32(len(text))))
     buffer = np.zeros(size, np.uint8)
     buffer[: len(text)] = np.frombuffer(text, np.uint8)
@@ -108,13 +108,13 @@ def by_first(do: Callable[[], None], *expected: type[Exception]) -> None:
       expected: errors that take one message.
     """
     raised: Exception | None = None
-    if first():
+    if is_first_process():
         try:
             do()
         except expected as error:
             raised = error
     names = [kind.__name__ for kind in expected]
-    kind_and_text = told(None if raised is None else [_kind(raised, expected), str(raised)])
+    kind_and_text = broadcast(None if raised is None else [_kind(raised, expected), str(raised)])
     if raised is not None:
         raise raised
     if kind_and_text is not None:

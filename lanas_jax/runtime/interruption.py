@@ -34,7 +34,7 @@ class Interruption:
 
 
 @contextlib.contextmanager
-def heard(
+def handle_signals(
     say: Callable[[str], None], signals: Collection[int] = SIGNALS, noted: Collection[int] = ()
 ) -> Iterator[Interruption]:
     """Within it, the first signal raises `KeyboardInterrupt` and the second ends the process.

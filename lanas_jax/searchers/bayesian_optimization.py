@@ -128,7 +128,7 @@ def _improving(
     codes, real = _candidates(candidate_key, searcher, state.history)
     rows = _modelled(state.history)
     model = condition(space, state.history, rows, state.prior)
-    mean, variance, whitened = predict(space, model, codes)
+    mean, variance, whitened = predict_codes(space, model, codes)
     believed = jnp.where(state.history.status[rows] == hist.FAILED, -jnp.inf, model.factor @ model.innovations)
     incumbent = jnp.max(jnp.where(model.used, believed, -jnp.inf))
 
@@ -193,7 +193,7 @@ def condition(space: SearchSpace, history: History, rows: Int[Array, " m"], prio
     return Posterior(prior, codes, used, factor, innovations, scale, log_likelihood)
 
 
-def predict(
+def predict_codes(
     space: SearchSpace, model: Posterior, codes: Int[Array, "k dims"]
 ) -> tuple[Float[Array, " k"], Float[Array, " k"], Float[Array, "m k"]]:
     """Returns mean and variance (noise included) of untried codes, and their whitened covariances with the trials."""
@@ -259,11 +259,11 @@ def _tell(
     history, _ = hist.record(state.history, searcher.space, searcher.pool, codes, values)
     results, fitted = jnp.sum(history.done, dtype=jnp.int32), state.prior.fitted
     due = (results >= searcher.initial) & (10 * results >= 11 * fitted)
-    prior = jax.lax.cond(due, lambda: fit(searcher.space, history), lambda: state.prior)
+    prior = jax.lax.cond(due, lambda: fit_prior(searcher.space, history), lambda: state.prior)
     return dataclasses.replace(state, history=history, prior=prior)
 
 
-def fit(space: SearchSpace, history: History) -> Prior:
+def fit_prior(space: SearchSpace, history: History) -> Prior:
     """Returns the hyper-parameters of the grid that maximise the likelihood of the results."""
     rows, results = _modelled(history), jnp.sum(history.done, dtype=jnp.int32)
 

@@ -99,7 +99,7 @@ def receive(
     return history, codes, values
 
 
-def find(history: History, code: Int[Array, " dims"]) -> Int[Array, ""]:
+def find_row(history: History, code: Int[Array, " dims"]) -> Int[Array, ""]:
     """Returns the row of a canonical code; `capacity` if the code is not in the history."""
     hit = jnp.all(history.codes == code[None], axis=1) & history.used
     return jnp.where(jnp.any(hit), jnp.argmax(hit), history.capacity).astype(jnp.int32)
@@ -153,7 +153,7 @@ def record(
 
     def one(history: History, told: tuple[Array, Array]) -> tuple[History, Array]:
         code, value = told
-        row = find(history, code)
+        row = find_row(history, code)
         new = row == history.capacity
         row = jnp.where(code[0] < 0, history.capacity, jnp.where(new, history.count, row))
         good = jnp.isfinite(value)

@@ -157,11 +157,13 @@ def _ask(searcher: LaNAS, state: LaNASState, n: int) -> tuple[LaNASState, Array]
         by_model = searcher.expected_improvement
         known = Known(history, tree, _with_outstanding(searcher, state) if by_model else state.model)
         if isinstance(searcher.pool, Pool):
-            after, codes = pool_draws.draw(subkey, searcher.space, searcher.pool, known, cp, n, by_model=by_model)
+            after, codes = pool_draws.draw_from_pool(
+                subkey, searcher.space, searcher.pool, known, cp, n, by_model=by_model
+            )
             acceptance = jnp.float32(1.0)
         else:
             walks = lattice_draws.Walks(searcher.chains, searcher.steps, by_model)
-            after, codes, acceptance = lattice_draws.draw(subkey, searcher.space, known, cp, n, walks)
+            after, codes, acceptance = lattice_draws.draw_from_lattice(subkey, searcher.space, known, cp, n, walks)
         return after.history, after.tree, acceptance, codes
 
     warming_up = jnp.sum(history.done | (history.status == hist.PENDING)) < searcher.initial
@@ -209,7 +211,7 @@ def _tell(searcher: LaNAS, state: LaNASState, codes: Codes, values: Array) -> La
         return partition.learn_splits(features, targets, done, height=searcher.height, min_samples=least, ridge=ridge)
 
     due = results - state.learned >= jnp.where(state.learned == 0, searcher.initial, searcher.relearn_every)
-    tree = partition.count(jax.lax.cond(due, learn, lambda: state.tree), features, means, done, used)
+    tree = partition.count_trials(jax.lax.cond(due, learn, lambda: state.tree), features, means, done, used)
     learned = jnp.where(due, results, state.learned)
     state = dataclasses.replace(state, history=history, tree=tree, learned=learned)
     return _with_model(searcher, state, scores, told) if searcher.expected_improvement else state

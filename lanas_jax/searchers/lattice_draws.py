@@ -39,7 +39,7 @@ class Walks:
     by_model: bool
 
 
-def draw(
+def draw_from_lattice(
     key: PRNGKeyArray,
     space: SearchSpace,
     known: Known,
@@ -75,7 +75,7 @@ def draw(
     return known, codes, jnp.mean(rates)
 
 
-def fingerprint(codes: Int[Array, "n dims"]) -> Int[Array, " n"]:
+def code_fingerprints(codes: Int[Array, "n dims"]) -> Int[Array, " n"]:
     """Returns a 32-bit hash per code, so that comparing two codes takes one operation instead of `dims`.
 
     Equal codes have equal hashes. Codes that differ in one choice have different hashes. Other pairs collide with
@@ -96,10 +96,10 @@ def _draw_one(
     """Returns a code, and the share of moves accepted by the chains of the last region."""
     uniform_key, region_key = jax.random.split(key)
 
-    fingerprints = jnp.where(known.history.used, fingerprint(known.history.codes), 0)
+    fingerprints = jnp.where(known.history.used, code_fingerprints(known.history.codes), 0)
 
     def unseen(codes: Array) -> Array:
-        prints = fingerprint(space.canonical(codes))
+        prints = code_fingerprints(space.canonical(codes))
         return ~jnp.any(prints[:, None] == fingerprints[None], axis=1)
 
     try_leaf = functools.partial(_from_region, region_key, space, known, unseen, walks)
@@ -187,5 +187,5 @@ def _look_around(
 
 
 def _improvement(space: SearchSpace, model: GaussianProcess, codes: Int[Array, "k dims"]) -> Float[Array, " k"]:
-    mean, variance, _ = surrogate.predict(model, space.embed(codes), space.dims)
+    mean, variance, _ = surrogate.predict_embedded(model, space.embed(codes), space.dims)
     return surrogate.log_expected_improvement(mean, surrogate.deviation(variance, model.scale), model.incumbent)

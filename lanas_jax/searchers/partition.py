@@ -93,7 +93,7 @@ def lone_root(height: int, d: int) -> PartitionTree:
     )
 
 
-def fit(
+def fit_tree(
     features: Float[Array, "n d"],
     targets: Float[Array, " n"],
     done: Bool[Array, " n"],
@@ -116,7 +116,7 @@ def fit(
       ridge: penalty on the weights; the intercept is not penalised.
     """
     tree = learn_splits(features, targets, done, height=height, min_samples=min_samples, ridge=ridge)
-    return count(tree, features, targets, done, used)
+    return count_trials(tree, features, targets, done, used)
 
 
 def learn_splits(
@@ -128,7 +128,7 @@ def learn_splits(
     min_samples: int | Int[Array, ""],
     ridge: float | Float[Array, ""],
 ) -> PartitionTree:
-    """Learns only the splits, node by node. Arguments as in `fit`."""
+    """Learns only the splits, node by node. Arguments as in `fit_tree`."""
     root = lone_root(height, features.shape[1])
     regress = _Regression(features, targets, ridge)
 
@@ -157,14 +157,14 @@ def learn_splits(
     return jax.lax.fori_loop(0, root.is_split.shape[0], learn_node, start)[0]
 
 
-def count(
+def count_trials(
     tree: PartitionTree,
     features: Float[Array, "n d"],
     targets: Float[Array, " n"],
     done: Bool[Array, " n"],
     used: Bool[Array, " n"],
 ) -> PartitionTree:
-    """Returns the tree with unchanged splits and recomputed statistics. Arguments as in `fit`."""
+    """Returns the tree with unchanged splits and recomputed statistics. Arguments as in `fit_tree`."""
     leaf = route(tree, features)
     on_path = jnp.stack([ancestor == jnp.arange(tree.visits.shape[0])[:, None] for ancestor in _ancestors(tree, leaf)])
     member = jnp.any(on_path, axis=0)
@@ -292,7 +292,7 @@ def backup(tree: PartitionTree, leaf: Int[Array, ""]) -> PartitionTree:
 def explain(tree: PartitionTree, feature_names: Sequence[str], top: int = 3) -> list[NodeSummary]:
     """Returns summaries of the reachable nodes of a tree, root first, with the features that drive each split.
 
-    A weight is the change of the predicted target per unit of the feature. Means are mean targets, as given to `count`.
+    A weight is the change of the predicted target per unit of the feature. Means are mean targets, as given to `count_trials`.
     """
     summaries, queue = [], [(0, 0)]
     while queue:

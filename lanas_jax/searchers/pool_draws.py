@@ -24,7 +24,7 @@ BEST, NEAR = 4, 128  # number of best trials whose neighbours are shortlisted; m
 RANDOM = 33  # shortlisted random codes
 
 
-def draw(
+def draw_from_pool(
     key: PRNGKeyArray,
     space: SearchSpace,
     pool: Pool,
@@ -101,7 +101,7 @@ def _by_model(
     liked = pool.embedded @ model.weights
     shortlist, real = _shortlist(key, space, pool, history, liked, free)
     embedded, leaf_of_listed = pool.embedded[shortlist], leaf_of[shortlist]
-    mean, variance, whitened = surrogate.predict(model, embedded, space.dims)
+    mean, variance, whitened = surrogate.predict_embedded(model, embedded, space.dims)
     conditions = jnp.zeros((leaves.shape[0], shortlist.shape[0]))
 
     def one(carry: tuple, draw: tuple[Array, Array]) -> tuple[tuple, Array]:

@@ -200,7 +200,7 @@ def whiten(model: GaussianProcess, embedded: Float[Array, "n e"], dims: int) -> 
     return jax.lax.fori_loop(0, blocks, column, jnp.zeros((model.rows, embedded.shape[0])))
 
 
-def predict(
+def predict_embedded(
     model: GaussianProcess, embedded: Float[Array, "n e"], dims: int
 ) -> tuple[Float[Array, " n"], Float[Array, " n"], Float[Array, "m n"]]:
     """Returns posterior means of other codes, variances in units of `scale` (without the residual), and `whiten`."""
@@ -209,7 +209,7 @@ def predict(
 
 
 def deviation(variance: Float[Array, "..."], scale: Float[Array, ""] | float = 1.0) -> Float[Array, "..."]:
-    """Returns the standard deviation of a value, residual included, from a variance returned by `predict`."""
+    """Returns the standard deviation of a value, residual included, from a variance returned by `predict_embedded`."""
     return jnp.sqrt(scale * (jnp.maximum(variance, JITTER) + NOISE))
 
 

@@ -1,12 +1,12 @@
 """The space of NAS-Bench-101 (arXiv 1902.09635): graphs of at most seven vertices and nine edges.
 
 A cell is a directed acyclic graph: an input, an output, and up to five inner vertices that each apply one of three
-operations to the sum of what reaches them. Vertices that are not on a path from input to output do nothing: they are
-*pruned*, and so are their edges. Graphs that differ by the order of their vertices build the same network; the 423,624
-networks of the benchmark are the classes of such graphs.
+operations to the sum of their inputs. Vertices that are not on a path from input to output have no effect: they and
+their edges are *pruned*. Graphs that differ only in the order of their vertices build the same network. The 423,624
+networks of the benchmark are the isomorphism classes of these graphs.
 
-A code holds 21 edges (the upper triangle of the 7x7 adjacency matrix, row by row) and the operations of the vertices 1
-to 5. A graph of fewer vertices is one where some are pruned.
+A code holds 21 edges (the upper triangle of the 7x7 adjacency matrix, row by row) and the operations of vertices 1
+to 5. Graphs with fewer vertices are represented by codes with pruned vertices.
 
 The benchmark's network and its cost are in `nasbench101_network.py`; `models/nasbench/nasbench101.py` builds it.
 """
@@ -32,8 +32,8 @@ OPERATIONS = ("conv3x3-bn-relu", "conv1x1-bn-relu", "maxpool3x3")
 MAX_EDGES = 9
 _SHORT = ("conv3x3", "conv1x1", "maxpool")
 _PATHS = tuple(path for n in (1, 2, 3) for path in itertools.product(range(3), repeat=n))
-_PATH_SHARE = 0.25  # of the squared norm of an embedding
-_COUNT = 16  # no feature is larger; only graphs with too many edges would exceed it
+_PATH_SHARE = 0.25  # share of the path features in the squared norm of an embedding
+_COUNT = 16  # upper bound on features; only graphs with too many edges would exceed it
 
 
 @dataclasses.dataclass(frozen=True, init=False)
@@ -41,14 +41,14 @@ class NASBench101Space(SearchSpace):
     """Graphs of at most 7 vertices and 9 edges, over conv3x3, conv1x1 and maxpool3x3: 509,607,936 codes.
 
     Args:
-      channels: of the stem and the first stack of cells; doubled from stack to stack.
-      cells: in each of the three stacks.
+      channels: channels of the stem and the first stack of cells; doubled from stack to stack.
+      cells: number of cells in each of the three stacks.
       image_size: height and width of the images, in pixels.
-      image_channels: channels of the images.
-      classes: outputs of the network.
+      image_channels: number of image channels.
+      classes: number of classes.
 
     Raises:
-      ValueError: a size below one, or fewer channels than vertices may have to share.
+      ValueError: if a size is below one, or there are fewer channels than inner vertices.
     """
 
     channels: int
@@ -64,13 +64,13 @@ class NASBench101Space(SearchSpace):
             channels=channels, cells=cells, image_size=image_size, image_channels=image_channels, classes=classes
         )
         if channels < INNER:
-            raise ValueError(f"channels must be at least {INNER}, for as many vertices to share; got {channels}")
+            raise ValueError(f"channels must be at least {INNER}, one per inner vertex; got {channels}")
         edges = (Choice(f"edge {i}-{j}", ("absent", "present")) for i, j in EDGES)
         super().__init__((*edges, *(Choice(f"operation {v}", OPERATIONS) for v in range(1, OUTPUT))))
 
     @property
     def shapes(self) -> tuple[NASBench101CellShape, ...]:
-        """The stack of cells, from stem to head."""
+        """Shapes of the cells, from stem to head."""
         shapes, inputs, size = [], self.channels, self.image_size
         for stack in range(STACKS):
             channels = self.channels << stack
@@ -81,13 +81,13 @@ class NASBench101Space(SearchSpace):
         return tuple(shapes)
 
     def cost(self, codes: Codes) -> Cost:
-        """Multiply-adds of one image's forward pass (convolutions and head) and trainable parameters, exact.
+        """Returns exact multiply-adds of one image's forward pass (convolutions and head) and trainable parameters.
 
-        Channels that do not divide evenly go to the vertices that stand first, so isomorphic graphs may differ a
-        little: the cost is that of the graph as the code writes it.
+        If channels do not divide evenly, the first vertices receive one more, so the costs of isomorphic graphs may
+        differ slightly: the cost is that of the graph in the code's vertex order.
 
         Raises:
-          ValueError: a code without a path from input to output.
+          ValueError: if a code has no path from input to output.
         """
         rows, labels, kept = _pruned(jnp.asarray(codes, jnp.int32))
         if not kept.all():
@@ -99,26 +99,26 @@ class NASBench101Space(SearchSpace):
         return Cost(total[:, 0], total[:, 1])
 
     def valid(self, codes: Codes) -> Bool[Array, " n"]:
-        """Integers in range, a path from input to output, and at most nine edges on such paths."""
+        """Returns which codes are in range, have a path from input to output and at most nine edges after pruning."""
         codes = jnp.asarray(codes, jnp.int32)
         rows, _, kept = _pruned(codes)
         return _buildable(codes, rows, kept)
 
     def canonical(self, codes: Codes) -> Int[Array, "n dims"]:
-        """One code for all isomorphic graphs after pruning; pruned vertices have no edges and operation 0.
+        """Returns one code for all isomorphic pruned graphs; pruned vertices have no edges and operation 0.
 
-        Codes with integers out of range are returned as they are.
+        Codes with integers out of range are returned unchanged.
         """
         codes = jnp.asarray(codes, jnp.int32)
         return _canonical(codes, *_pruned(codes)[:2])
 
     def enumerate(self) -> Int[np.ndarray, "n dims"]:
-        """All 423,624 canonical codes, in ascending order. Takes some seconds."""
+        """Returns all 423,624 canonical codes, in ascending order. Takes some seconds."""
         bits = 1 << np.arange(len(EDGES))[::-1]
         shapes = np.arange(2 ** len(EDGES), dtype=np.int32)[:, None] // bits[None].astype(np.int32) % 2
         shapes = np.pad(shapes, ((0, 0), (0, INNER)))
         shapes = np.asarray(self.canonical(shapes[np.asarray(self.valid(shapes))]))
-        shapes = np.unique(shapes @ np.append(bits, np.zeros(INNER, int)))  # of graphs without operations
+        shapes = np.unique(shapes @ np.append(bits, np.zeros(INNER, int)))  # edges of the graphs, as numbers
         edges = (shapes[:, None] // bits % 2).astype(np.int32)
         operations = np.array(list(itertools.product(range(3), repeat=INNER)), np.int32)
         digits = np.concatenate([bits * 3**INNER, 3 ** np.arange(INNER)[::-1]])
@@ -133,36 +133,36 @@ class NASBench101Space(SearchSpace):
 
     @property
     def feature_names(self) -> tuple[str, ...]:
-        """A name for each column of `features`."""
+        """Name of each column of `features`."""
         names = [f"vertices {op}" for op in _SHORT]
         names += [f"edges {a}>{b}" for a in ("input", *_SHORT) for b in (*_SHORT, "output")]
         names += ["vertices", "edges", "longest path", *(f"most {op} on a path" for op in _SHORT)]
         return (*names, *("path " + ">".join(_SHORT[op] for op in path) for path in _PATHS))
 
     def features(self, codes: Codes) -> Float[Array, "n d"]:
-        """What the regressors see: counts that the order of vertices does not change, at most 16.
+        """Returns the inputs of the tree's regressions: counts of at most 16, independent of the vertex order.
 
-        After pruning: vertices of each operation; edges from input or operation to operation or output; vertices, edges
-        and longest path in all; the most vertices of an operation on one path; and whether some path from input to
-        output applies exactly these operations, for every sequence of one to three.
+        The counts are taken after pruning: vertices per operation; edges per pair of (input or operation, operation or
+        output); total vertices, total edges and length of the longest path; the most vertices per operation on one
+        path; and, for each sequence of one to three operations, 1 if a path from input to output applies exactly it.
         """
         return _features(*_pruned(jnp.asarray(codes, jnp.int32)))
 
     def terms(self, codes: Codes) -> Float[Array, "n t"]:
-        """The features, centred over random valid graphs."""
+        """Returns the features, centred over random valid graphs."""
         return self.features(codes) - _feature_scale()[0][None]
 
     @property
     def term_embedding(self) -> Float[np.ndarray, "t e"]:
-        """A column for each feature, scaled over random valid graphs to squared norms of 1 on average.
+        """Diagonal matrix of feature scales that gives random valid graphs a mean squared norm of 1.
 
-        Three quarters of the squared norm are those of the counts, each of equal variance; a quarter is that of the
-        paths, one scale for all, so that rare ones do not weigh more than common ones.
+        Counts contribute three quarters of the squared norm, with equal variance. Paths contribute one quarter, with
+        one common scale, so that rare paths do not weigh more than common ones.
         """
         return np.diag(_feature_scale()[1])
 
     def describe(self, code: Int[Array | np.ndarray, " dims"]) -> str:
-        """The pruned graph, a line per vertex: what it applies, and to what."""
+        """Returns the pruned graph as text, one line per vertex: its operation and its inputs."""
         adjacency, operations = self.to_graph(code)
         width = max(map(len, operations))
         sources = [", ".join(map(str, np.flatnonzero(column))) for column in adjacency.T]
@@ -170,24 +170,24 @@ class NASBench101Space(SearchSpace):
         return "\n".join([f"0  {operations[0]}", *lines])
 
     def graphs(self, code: Int[Array | np.ndarray, " dims"]) -> tuple[CellGraph, ...]:
-        """The pruned graph: operations are the nodes, edges have no label."""
+        """Returns the pruned graph: operations are the nodes, edges have no label."""
         adjacency, operations = self.to_graph(code)
         names = [operations[0], *(f"{v} {op}" for v, op in enumerate(operations[1:-1], 1)), operations[-1]]
         edges = tuple((int(i), int(j), "") for i, j in np.argwhere(adjacency))
         return (CellGraph("cell", tuple(names), edges),)
 
     def from_graph(self, adjacency: object, operations: Sequence[str]) -> Int[np.ndarray, " dims"]:
-        """The code of a graph as the benchmark writes it, valid or not.
+        """Returns the code of a graph in the benchmark's notation, valid or not.
 
         Args:
           adjacency: zeros and ones ``[v, v]``, ``2 <= v <= 7``, upper triangular.
-          operations: the vertices' names, "input" first, "output" last, between them those of `OPERATIONS`.
+          operations: names of the vertices: "input", then names from `OPERATIONS`, then "output".
 
         Returns:
           A code, not canonical.
 
         Raises:
-          ValueError: the graph is not of this form.
+          ValueError: if the graph does not have this form.
         """
         matrix = np.asarray(adjacency)
         v = len(operations)
@@ -205,10 +205,10 @@ class NASBench101Space(SearchSpace):
         return np.concatenate([whole[tuple(np.array(EDGES).T)], np.array(labels, np.int32)])
 
     def to_graph(self, code: Int[Array | np.ndarray, " dims"]) -> tuple[Int[np.ndarray, "v v"], tuple[str, ...]]:
-        """The pruned graph: adjacency matrix and names of the vertices, in the order of the code.
+        """Returns the pruned graph: adjacency matrix and vertex names, in the order of the code.
 
         Raises:
-          ValueError: integers out of range, or no path from input to output.
+          ValueError: if integers are out of range, or no path leads from input to output.
         """
         array = self.check(np.asarray(code)[None])[0]
         matrix = np.zeros((VERTICES, VERTICES), np.int32)
@@ -220,30 +220,30 @@ class NASBench101Space(SearchSpace):
         return matrix[np.ix_(kept, kept)], tuple(names[v] for v in kept)
 
     def module_hash(self, code: Int[Array | np.ndarray, " dims"]) -> str:
-        """The benchmark's name for the class of a code: equal for isomorphic graphs.
+        """Returns the benchmark's hash of the code's isomorphism class.
 
         Raises:
-          ValueError: integers out of range, or no path from input to output.
+          ValueError: if integers are out of range, or no path leads from input to output.
         """
         adjacency, operations = self.to_graph(code)
         return graph_hash(adjacency, [-1, *(OPERATIONS.index(op) for op in operations[1:-1]), -2])
 
     def _fixed_cost(self) -> Int[np.ndarray, " 2"]:
-        """Multiply-adds and parameters of stem and head."""
+        """Returns the multiply-adds and parameters of stem and head."""
         stem, head = 9 * self.image_channels * self.channels, self.classes * self.shapes[-1].channels
         parameters = stem + 2 * self.channels + head + self.classes
         return np.array([stem * self.image_size**2 + head, parameters], np.int64)
 
 
 def graph_hash(adjacency: Int[np.ndarray, "v v"], labels: Sequence[int]) -> str:
-    """The hash by which NAS-Bench-101 names a pruned graph, as its official API computes it.
+    """Returns the NAS-Bench-101 hash of a pruned graph, computed as in its official API.
 
-    Each vertex starts from its degrees and label, then takes in the hashes of its neighbours, as often as there are
-    vertices; the graph's is that of the sorted vertices'.
+    Each vertex hash starts from the vertex's degrees and label. It is updated with the hashes of its neighbours as many
+    times as there are vertices. The graph hash is the hash of the sorted vertex hashes.
 
     Args:
-      adjacency: of the pruned graph.
-      labels: -1 for the input, the operation's index, -2 for the output.
+      adjacency: adjacency matrix of the pruned graph.
+      labels: label per vertex: -1 for the input, the index of an operation, -2 for the output.
     """
     out_of = [[w for w, edge in enumerate(row) if edge] for row in adjacency.tolist()]
     into = [[v for v, ws in enumerate(out_of) if w in ws] for w in range(len(labels))]
@@ -257,7 +257,7 @@ def graph_hash(adjacency: Int[np.ndarray, "v v"], labels: Sequence[int]) -> str:
 
 
 def _on_paths(matrix: list[list[int]]) -> list[int]:
-    """The vertices on a path from input to output, ascending."""
+    """Returns the vertices on paths from input to output, ascending."""
     below, above = {0}, {OUTPUT}
     for v in range(1, VERTICES):
         if any(matrix[u][v] for u in below):
@@ -278,9 +278,9 @@ def _split(codes: Int[Array, "n dims"]) -> tuple[packed.Rows, packed.Labels]:
 
 @jax.jit
 def _pruned(codes: Int[Array, "n dims"]) -> tuple[packed.Rows, packed.Labels, packed.Mask]:
-    """Pruned rows, labels with 0 for pruned vertices, and which vertices are left."""
+    """Returns pruned rows, labels (0 for pruned vertices), and the mask of the remaining vertices."""
     rows, labels = _split(codes)
-    rows, kept = packed.prune(rows)
+    rows, kept = packed.prune_graphs(rows)
     return rows, jnp.where(packed.members(kept)[:, 1:OUTPUT] == 1, labels, 0), kept
 
 
@@ -315,14 +315,14 @@ def _features(rows: packed.Rows, labels: packed.Labels, kept: packed.Mask) -> Fl
 
 
 def _kinds(labels: packed.Labels, kept: packed.Mask) -> Int[Array, "n 5"]:
-    """Masks of the vertices of each kind: input, the three operations, output."""
+    """Returns the vertex masks of each kind: input, the three operations, output."""
     bits = (np.int32(1) << np.arange(1, OUTPUT, dtype=np.int32))[None]
     operations = [jnp.where(labels == op, bits, 0).sum(axis=1) & kept for op in range(len(OPERATIONS))]
     return jnp.stack([kept & 1, *operations, kept & (1 << OUTPUT)], axis=1)
 
 
 def _paths(rows: packed.Rows, kinds: Int[Array, "n 5"]) -> Int[Array, "n paths"]:
-    """Whether a path applies exactly the operations of each of `_PATHS`, 0 or 1."""
+    """Returns 1 for each of `_PATHS` whose operations are exactly those of some path, otherwise 0."""
     ends, columns = kinds[:, :1], []
     for _ in range(3):
         ends = (packed.following(rows, ends)[:, :, None] & kinds[:, None, 1:4]).reshape(rows.shape[0], -1)

@@ -1,11 +1,11 @@
 """Small labelled graphs as bits: pruning, one representative per isomorphism class, paths.
 
-A graph has seven vertices in topological order: 0 the input, 6 the output, 1 to 5 with one of three operations each.
-Its edges run upward, so 21 bits say which there are. Two forms are used here: *rows*, ``int32[n, 7]`` with bit ``j`` of
-row ``i`` for the edge from ``i`` to ``j``, in which sets of vertices are bit masks too; and a *key*, one ``uint32``
-with the 21 edges above 10 bits of operations, which a table of 256 entries per byte permutes.
+A graph has seven vertices in topological order: 0 is the input, 6 the output, and 1 to 5 have one of three operations
+each. Edges lead from lower to higher vertices, so 21 bits represent them. There are two formats: *rows*,
+``int32[n, 7]``, where bit ``j`` of row ``i`` is the edge from ``i`` to ``j`` and vertex sets are bit masks; and a
+*key*, one ``uint32`` with the 21 edges above 10 bits of operations, permuted by a table of 256 entries per byte.
 
-`nasbench101.py` says what the graphs mean.
+`nasbench101.py` defines the meaning of the graphs.
 """
 
 import functools
@@ -21,45 +21,45 @@ INNER = VERTICES - 2
 OUTPUT = VERTICES - 1
 EDGES = tuple((i, j) for i in range(VERTICES) for j in range(i + 1, VERTICES))
 _OPERATION_BITS = 2 * INNER
-_DOWNWARD = 31  # the bit of a permuted key that says that an edge runs downward
+_DOWNWARD = 31  # bit of a permuted key that marks an edge from a higher to a lower vertex
 
 Rows = Int[Array, "n 7"]
 Labels = Int[Array, "n 5"]
-Mask = Int[Array, " n"]  # of vertices
+Mask = Int[Array, " n"]  # bit masks of vertices
 
 
 def rows_of(edges: Int[Array, "n 21"]) -> Rows:
-    """Presence of each of `EDGES` -> the masks of the vertices that each vertex leads to."""
+    """Returns the mask of the successors of each vertex, from the presence of each of `EDGES`."""
     bits = edges << np.array([j for _, j in EDGES], np.int32)[None]
     starts = np.cumsum([0, *range(OUTPUT, -1, -1)])
     return jnp.stack([bits[:, starts[i] : starts[i + 1]].sum(axis=1) for i in range(VERTICES)], axis=1)
 
 
 def edges_of(rows: Rows) -> Int[Array, "n 21"]:
-    """The inverse of `rows_of`."""
+    """Returns the presence of each of `EDGES`; the inverse of `rows_of`."""
     start, end = np.array(EDGES, np.int32).T
     return (rows[:, start] >> end[None]) & 1
 
 
 def members(mask: Int[Array, "..."]) -> Int[Array, "... 7"]:
-    """Which vertices a mask holds, 0 or 1."""
+    """Returns the bits of a vertex mask as an array of 0 and 1."""
     shifts = np.arange(VERTICES, dtype=np.int32).reshape(*[1] * mask.ndim, VERTICES)
     return (mask[..., None] >> shifts) & 1
 
 
 def following(rows: Rows, masks: Int[Array, "n k"]) -> Int[Array, "n k"]:
-    """The vertices that sets of vertices lead to, over one edge."""
+    """Returns the direct successors of sets of vertices."""
     reached = jnp.zeros_like(masks)
     for i in range(OUTPUT):
         reached = reached | jnp.where((masks >> i) & 1 == 1, rows[:, i : i + 1], 0)
     return reached
 
 
-def prune(rows: Rows) -> tuple[Rows, Mask]:
-    """Drops what is not on a path from input to output.
+def prune_graphs(rows: Rows) -> tuple[Rows, Mask]:
+    """Removes vertices and edges that are not on a path from input to output.
 
     Returns:
-      the rows that are left, and the mask of the vertices that are left: 0 where no path leads to the output.
+      The remaining rows, and the mask of the remaining vertices: 0 if no path leads from input to output.
     """
 
     def forward(i: Int[Array, ""] | int, below: Mask) -> Mask:
@@ -75,7 +75,7 @@ def prune(rows: Rows) -> tuple[Rows, Mask]:
 
 
 def heaviest_paths(rows: Rows, weights: Int[Array, "n k 7"]) -> Int[Array, "n k"]:
-    """The greatest sum of vertex weights along a path of a pruned graph from input to output, for `k` weightings."""
+    """Returns the greatest sum of vertex weights on a path from input to output, for `k` weightings."""
     best = weights
     for j in range(1, VERTICES):
         leads = ((rows >> j) & 1)[:, None] == 1
@@ -85,13 +85,13 @@ def heaviest_paths(rows: Rows, weights: Int[Array, "n k 7"]) -> Int[Array, "n k"
 
 
 def smallest(rows: Rows, labels: Labels) -> tuple[Rows, Labels]:
-    """The least of the isomorphic graphs, as keys order them, that keep input, output and topological order.
+    """Returns the isomorphic graph of smallest key with the same input and output and a topological vertex order.
 
-    All 120 orders of the inner vertices are tried, one after the other, in the memory of a key per graph.
+    All 120 orders of the inner vertices are tried sequentially, so memory holds one key per graph.
 
     Args:
       rows: edges.
-      labels: operations 0 to 2 of the vertices 1 to 5.
+      labels: operations (0 to 2) of the vertices 1 to 5.
     """
     key = _pack(rows, labels)
     parts = [((key >> np.uint32(8 * b)) & np.uint32(255)).astype(jnp.int32) for b in range(4)]
@@ -118,7 +118,7 @@ def _unpack(keys: UInt[Array, " n"]) -> tuple[Rows, Labels]:
 
 @functools.cache
 def _permutation_tables() -> np.ndarray:
-    """What each byte of a key turns into under each order of the inner vertices, uint32[120, 4, 256]."""
+    """Returns the image of each byte of a key under each order of the inner vertices, uint32[120, 4, 256]."""
     tables = np.zeros((120, 4, 256), np.uint32)
     byte = np.arange(256)
     for p, order in enumerate(itertools.permutations(range(1, OUTPUT))):

@@ -16,32 +16,34 @@ class ConfigError(Exception):
     """A `Config` that does not survive the way to JSON and back."""
 
 
-def encode(value: Any) -> Any:
+def encode_value(value: Any) -> Any:
     """What `json.dumps` accepts, readable by people."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return {field.name: encode(getattr(value, field.name)) for field in dataclasses.fields(value) if field.init}
+        return {
+            field.name: encode_value(getattr(value, field.name)) for field in dataclasses.fields(value) if field.init
+        }
     if isinstance(value, enum.Enum):
         return value.name
     if isinstance(value, pathlib.PurePath):
         return str(value)
     if isinstance(value, list | tuple):
-        return [encode(item) for item in value]
+        return [encode_value(item) for item in value]
     if isinstance(value, dict):
-        return {str(key): encode(item) for key, item in value.items()}
+        return {str(key): encode_value(item) for key, item in value.items()}
     if value is None or isinstance(value, bool | int | float | str):
         return value
     raise ConfigError(f"{value!r} ({type(value).__name__}) cannot be written to config.json")
 
 
-def decode(kind: Any, value: Any) -> Any:
-    """The value of a declared type that `encode` wrote.
+def decode_value(kind: Any, value: Any) -> Any:
+    """The value of a declared type that `encode_value` wrote.
 
     Raises:
       ConfigError: no such value of that type.
     """
     origin, arguments = typing.get_origin(kind), typing.get_args(kind)
     if origin is typing.Annotated:
-        return decode(arguments[0], value)
+        return decode_value(arguments[0], value)
     if origin is typing.Literal or kind in (Any, None, types.NoneType):
         return value
     if origin in (typing.Union, types.UnionType):
@@ -52,25 +54,25 @@ def decode(kind: Any, value: Any) -> Any:
         return _decode_sequence(origin or kind, arguments, value)
     if isinstance(value, dict) and (origin or kind) is dict:
         key, item = arguments or (str, Any)
-        return {decode(key, k): decode(item, v) for k, v in value.items()}
+        return {decode_value(key, k): decode_value(item, v) for k, v in value.items()}
     if isinstance(kind, type):
         return _decode_scalar(kind, value)
     raise ConfigError(f"{value!r} cannot be read back as {kind}")
 
 
-def read(kind: type, value: Any) -> Any:
-    """A `Config` from what `encode` wrote.
+def read_config(kind: type, value: Any) -> Any:
+    """A `Config` from what `encode_value` wrote.
 
     Raises:
       ConfigError: the class has other fields or types by now.
     """
     try:
-        return decode(kind, value)
+        return decode_value(kind, value)
     except (KeyError, TypeError, ValueError) as error:
         raise ConfigError(f"the settings in config.json do not fit {kind.__name__}: {error}") from error
 
 
-def check(config: Any) -> None:
+def check_config(config: Any) -> None:
     """Refuses, at the door, a config that could not be resumed from.
 
     Raises:
@@ -80,7 +82,7 @@ def check(config: Any) -> None:
     for field in dataclasses.fields(config):
         value = getattr(config, field.name)
         try:
-            same = decode(hints[field.name], encode(value)) == value
+            same = decode_value(hints[field.name], encode_value(value)) == value
         except ConfigError as error:
             raise ConfigError(f"Config.{field.name}: {error}") from error
         if not same:
@@ -91,15 +93,15 @@ def _decode_dataclass(kind: type, value: dict[str, Any]) -> Any:
     hints = typing.get_type_hints(kind)
     if unknown := value.keys() - hints.keys():
         raise ConfigError(f"{kind.__name__} has no field {', '.join(sorted(unknown))}")
-    return kind(**{name: decode(hints[name], item) for name, item in value.items()})
+    return kind(**{name: decode_value(hints[name], item) for name, item in value.items()})
 
 
 def _decode_sequence(kind: Any, arguments: tuple[Any, ...], value: list[Any]) -> Any:
     if kind is not tuple:
-        return [decode(arguments[0] if arguments else Any, item) for item in value]
+        return [decode_value(arguments[0] if arguments else Any, item) for item in value]
     if not arguments or arguments[-1] is Ellipsis:
-        return tuple(decode(arguments[0] if arguments else Any, item) for item in value)
-    return tuple(decode(argument, item) for argument, item in zip(arguments, value, strict=True))
+        return tuple(decode_value(arguments[0] if arguments else Any, item) for item in value)
+    return tuple(decode_value(argument, item) for argument, item in zip(arguments, value, strict=True))
 
 
 def _decode_scalar(kind: type, value: Any) -> Any:
@@ -117,7 +119,7 @@ def _first_that_fits(kinds: tuple[Any, ...], value: Any) -> Any:
         if kind is types.NoneType and value is not None:
             continue
         try:
-            return decode(kind, value)
+            return decode_value(kind, value)
         except (ConfigError, KeyError, TypeError, ValueError):
             continue
     raise ConfigError(f"{value!r} fits none of {', '.join(map(str, kinds))}")

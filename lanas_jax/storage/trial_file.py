@@ -41,7 +41,7 @@ def _dictionary(cursor: sqlite3.Cursor, row: tuple) -> dict[str, Any]:
     return {column[0]: value for column, value in zip(cursor.description, row, strict=True)}
 
 
-def check(path: Path) -> bool:
+def check_trial_file(path: Path) -> bool:
     """Checks a file without writing to it.
 
     Returns:

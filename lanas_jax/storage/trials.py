@@ -29,7 +29,7 @@ from lanas_jax.storage.trial_file import (
     FORMAT,
     STUMBLES,
     TrialStoreError,
-    check,
+    check_trial_file,
     connect,
     damaged,
     unreadable,
@@ -229,7 +229,7 @@ class TrialStore:
         Raises:
           TrialStoreError: no such file, a file of another program or format, or a damaged one. The file is untouched.
         """
-        unfinished = check(path)
+        unfinished = check_trial_file(path)
         # A transaction that its process did not live to finish has to be rolled back, which is a write.
         store = cls(connect(path, "rw" if unfinished or not read_only else "ro"), path)
         try:

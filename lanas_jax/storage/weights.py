@@ -33,14 +33,14 @@ def filled(like: Tree, found: Mapping[str, AnyArray], *, partly: bool = False) -
       partly: whether leaves that are not found stay as they are.
 
     Raises:
-      ValueError: as `check`.
+      ValueError: as `check_weights`.
     """
-    check(like, found, partly=partly)
+    check_weights(like, found, partly=partly)
     chosen = [jnp.array(found[name]) if name in found else leaf for name, leaf in names(like).items()]
     return jax.tree.unflatten(jax.tree.structure(like), chosen)
 
 
-def check(like: Any, found: Mapping[str, AnyArray], *, partly: bool = False) -> None:
+def check_weights(like: Any, found: Mapping[str, AnyArray], *, partly: bool = False) -> None:
     """Checks arrays by name against a tree; arguments as in `filled`.
 
     Raises:
@@ -57,14 +57,14 @@ def check(like: Any, found: Mapping[str, AnyArray], *, partly: bool = False) -> 
 
 
 @uninterrupted()
-def save(directory: Path, arrays: Mapping[str, AnyArray]) -> None:
+def save_weights(directory: Path, arrays: Mapping[str, AnyArray]) -> None:
     """Writes arrays by name into a new folder, by orbax, to which a slash in a name would be a folder."""
     with ocp.StandardCheckpointer() as checkpointer:
         checkpointer.save(directory, {name.replace("/", "."): np.asarray(array) for name, array in arrays.items()})
 
 
-def load(directory: Path) -> dict[str, np.ndarray]:
-    """Arrays by name, as `save` wrote them."""
+def load_weights(directory: Path) -> dict[str, np.ndarray]:
+    """Arrays by name, as `save_weights` wrote them."""
     with ocp.StandardCheckpointer() as checkpointer:
         return {name.replace(".", "/"): np.asarray(array) for name, array in checkpointer.restore(directory).items()}
 

@@ -1,8 +1,8 @@
-"""Finding experiments and loading them: a name from the package ``experiments``, or the path of a file like those.
+"""Finds and loads experiments, by name from the package ``experiments`` or by the path of a Python file.
 
 An experiment is a plain Python file with a frozen dataclass ``Config`` and a function ``build(config) -> Experiment``.
-Nothing is registered: the files of the package are the list. Looking for names reads files without running them, so
-that a list of experiments costs no import of JAX.
+There is no registry: the files of the package are the list. Listing them parses the files without running them, so
+that it does not import JAX.
 """
 
 import ast
@@ -14,25 +14,25 @@ from types import ModuleType
 
 
 class ExperimentError(Exception):
-    """An experiment that does not exist, or a file that is none."""
+    """Raised for an experiment that does not exist, or for a file that is not an experiment."""
 
 
 def experiments() -> dict[str, Path]:
-    """The files of the package ``experiments`` that define `build`, by name."""
+    """Returns the files of the package ``experiments`` that define `build`, by name."""
     package = importlib.util.find_spec("experiments")
     folders = package.submodule_search_locations if package is not None else None
     files = sorted(file for folder in folders or () for file in Path(folder).glob("*.py"))
     return {file.stem: file for file in files if not file.stem.startswith("_") and _defines_build(file)}
 
 
-def find(experiment: str) -> Path:
-    """The file of an experiment.
+def find_experiment(experiment: str) -> Path:
+    """Returns the file of an experiment.
 
     Args:
-      experiment: a name from the package ``experiments``, or a path that ends in ``.py``.
+      experiment: name from the package ``experiments``, or a path that ends in ``.py``.
 
     Raises:
-      ExperimentError: there is none; says which there are.
+      ExperimentError: there is no such experiment; the message lists the existing ones.
     """
     known = experiments()
     if experiment in known:
@@ -42,24 +42,24 @@ def find(experiment: str) -> Path:
         return path.resolve()
     if path.suffix == ".py":
         raise ExperimentError(f"there is no file {experiment}")
-    there_are = ", ".join(known) or "none"
+    names = ", ".join(known) or "none"
     raise ExperimentError(
-        f"there is no experiment {experiment!r}. There are: {there_are}. The path of a Python file like those works too"
+        f"there is no experiment {experiment!r}; choose from {names}, or give the path of such a Python file"
     )
 
 
 def summary(path: Path) -> str:
-    """The first line of an experiment's docstring, read without running the file."""
+    """Returns the first line of an experiment's docstring, without running the file."""
     docstring = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or ""
     return docstring.partition("\n")[0]
 
 
-def load(path: Path, *, beside: Path | None = None) -> ModuleType:
+def load_experiment(path: Path, *, beside: Path | None = None) -> ModuleType:
     """Runs an experiment's file and returns its module, with `Config` and `build`.
 
     Args:
-      path: the file.
-      beside: a folder from which the file may import, put at the end of `sys.path`; default: the file's own.
+      path: path of the experiment file.
+      beside: folder from which the file may import, appended to `sys.path`; default: the file's own folder.
 
     Raises:
       ExperimentError: the file cannot be run, or lacks `Config` or `build`.
@@ -72,25 +72,25 @@ def load(path: Path, *, beside: Path | None = None) -> ModuleType:
     if spec is None or spec.loader is None:
         raise ExperimentError(f"{path} is not a Python file")
     module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module  # dataclasses look their module up while it is being run
+    sys.modules[name] = module  # dataclasses look up their module while it runs
     try:
         spec.loader.exec_module(module)
     except Exception as error:
         raise ExperimentError(f"{path} cannot be loaded: {type(error).__name__}: {error}") from error
     if not dataclasses.is_dataclass(getattr(module, "Config", None)):
-        raise ExperimentError(f"{path} has no dataclass Config; an experiment's settings belong there")
+        raise ExperimentError(f"{path} has no dataclass Config; define one with the experiment's settings")
     if not callable(getattr(module, "build", None)):
-        raise ExperimentError(f"{path} has no function build(config)")
+        raise ExperimentError(f"{path} has no function build(config); define one that returns an Experiment")
     return module
 
 
 def missing(module: ModuleType, settings: str, function: str) -> list[str]:
-    """What an experiment's file lacks of a dataclass of settings and a function that takes them.
+    """Returns which of a settings dataclass and a function an experiment's file does not define.
 
     Args:
-      module: the file, run.
-      settings: the dataclass's name. One that the file imports from elsewhere does not count.
-      function: the function with its arguments, such as ``final(config, settings, code)``.
+      module: loaded module of the experiment.
+      settings: name of the dataclass. One that the file imports from elsewhere does not count.
+      function: signature of the function, such as ``final(config, settings, code)``.
     """
     own = getattr(module, settings, None)
     lacking = [] if dataclasses.is_dataclass(own) and own.__module__ == module.__name__ else [f"dataclass {settings}"]

@@ -1,7 +1,8 @@
-"""The study: the loop that joins searcher, evaluator and trial store.
+"""The study loop, which connects searcher, evaluator and trial store.
 
-Ask, write the batch down as pending, evaluate, write the outcomes down, tell, checkpoint; at the end retrain the winner
-once (algorithm 1 of arXiv 1906.06832 is the searcher's; the loop around it is this file's). `replay.py` resumes a run.
+Each iteration asks for a batch, records it as pending, evaluates it, records the outcomes, tells the searcher, and saves
+a checkpoint. At the end the winner is retrained once. The searcher implements algorithm 1 of arXiv 1906.06832; this
+file implements the loop around it. `replay.py` resumes a run.
 """
 
 import dataclasses
@@ -28,13 +29,13 @@ from lanas_jax.study.run_folder import Run
 
 @dataclasses.dataclass(frozen=True)
 class Result:
-    """What a study came to.
+    """The result of a study.
 
     Attributes:
-      directory: the run directory.
-      trials: all of them, in the order asked.
-      final: the retrained winner, or None where there is none.
-      exhausted: whether the space ran out of codes before the budget did.
+      directory: run directory.
+      trials: all trials, in the order asked.
+      final: retrained winner, or None if there is none.
+      exhausted: True if the space ran out of codes before the budget was used.
     """
 
     directory: Path
@@ -44,30 +45,30 @@ class Result:
 
     @property
     def best(self) -> Trial | None:
-        """The trial of the highest value."""
+        """The trial with the highest value."""
         return best(self.trials)
 
 
 @runtime_checkable
 class Workers(Protocol):
-    """Where trials are evaluated: in this process, or on a cluster (`lanas_jax.cluster`)."""
+    """Evaluates the trials of a study, in this process or on a cluster (`lanas_jax.cluster`)."""
 
     def prepare(self, directory: Path, progress: StudyProgress) -> None:
-        """Has evaluators do, in the run's folder, what comes before their first evaluation.
+        """Prepares evaluators for their first evaluation, with files in the run's folder.
 
         Raises:
-          StudyError: it cannot be done.
+          StudyError: the preparation failed.
         """
 
     def search(self, course: SearchLog, progress: StudyProgress) -> None:
-        """Evaluates what is pending, then what is asked for, to the end of the budget or of the space.
+        """Evaluates the pending trials, then new ones until the budget is used or the space is exhausted.
 
         Raises:
-          StudyError: evaluators are broken.
+          StudyError: the evaluator fails on every trial.
         """
 
     def retrain(self, code: Int[np.ndarray, " dims"], directory: Path) -> Winner:
-        """The experiment's finale; raises what it raises."""
+        """Retrains the winner by the experiment's `train_winner`; passes on its exceptions."""
         ...
 
 
@@ -79,24 +80,24 @@ def run(
     workers: Workers | None = None,
     prepare: bool = True,
 ) -> Result:
-    """Runs an experiment to its end, or the rest of it where the folder holds a part already.
+    """Runs an experiment, or continues its interrupted run in the given folder.
 
     Args:
-      experiment: what to run.
-      directory: a new or empty folder, or that of an interrupted run of the same experiment.
-      progress: is told how it gets on.
-      workers: evaluate the trials; default: this process.
-      prepare: whether to have the evaluator prepared in the folder; else it has to be.
+      experiment: experiment to run.
+      directory: new or empty folder, or the folder of an interrupted run of the same experiment.
+      progress: receiver of progress messages.
+      workers: evaluators of the trials; default: this process.
+      prepare: if True, prepares the evaluator in the folder; if False, it must already be prepared.
 
     Raises:
-      RunError: the folder holds something else, or the run of another experiment, or is in use.
-      TrialStoreError: the trials file is foreign or damaged.
-      StudyError: recorded trials are not those that this software asks for, or the evaluator cannot be prepared, or
-        only raises errors.
+      RunError: the folder contains something else, or the run of another experiment, or is in use.
+      TrialStoreError: the trials file belongs to another program or is damaged.
+      StudyError: the searcher now proposes other trials than those recorded, or the evaluator cannot be prepared, or
+        the evaluator raises an error for every trial.
     """
     directory, progress = Path(directory).absolute(), progress or Silence()
     workers = workers or ThisProcess(experiment)
-    found = run_folder.exists(directory)
+    found = run_folder.run_exists(directory)
     here = run_folder.open_run(directory) if found else run_folder.create(directory, experiment)
     _check_same(experiment, here)
     with run_folder.lock(here), TrialStore.open(here.trials) as store, Checkpoints(here.states) as checkpoints:
@@ -106,17 +107,17 @@ def run(
         course = SearchLog(experiment, store, checkpoints)
         workers.search(course, progress)
         if course.exhausted:
-            progress.note(f"the space has no further codes: the search ends after {course.asked} trials")
+            progress.note(f"the space has no more codes: the search ends after {course.asked} trials")
         final = _retrain(experiment, workers, here, store, progress)
         return Result(directory, store.trials(), final, course.exhausted)
 
 
 @dataclasses.dataclass(frozen=True)
 class ThisProcess:
-    """Evaluates batch after batch in this process, on its devices; the usual `Workers`.
+    """Evaluates one batch after another in this process, on its devices; the default `Workers`.
 
     Attributes:
-      experiment: whose evaluator and finale are called.
+      experiment: experiment that defines the evaluator and the winner training.
     """
 
     experiment: Experiment
@@ -140,7 +141,7 @@ class ThisProcess:
             outcomes = outcomes_or_errors(evaluator, codes, keys_of(batch))
             if len(outcomes) != len(batch):
                 raise StudyError(
-                    f"the evaluator gave {len(outcomes)} outcomes for {len(batch)} codes; it must give one each"
+                    f"the evaluator returned {len(outcomes)} outcomes for {len(batch)} codes; expected one per code"
                 )
             try:
                 results = failures.judged(outcomes)
@@ -150,20 +151,20 @@ class ThisProcess:
 
     def retrain(self, code: Int[np.ndarray, " dims"], directory: Path) -> Winner:
         """See `Workers`."""
-        return finale(self.experiment, code, directory)
+        return train_winner(self.experiment, code, directory)
 
 
-def finale(experiment: Experiment, code: Int[np.ndarray, " dims"], directory: Path) -> Winner:
-    """Calls an experiment's finale with the key that it has in every process."""
+def train_winner(experiment: Experiment, code: Int[np.ndarray, " dims"], directory: Path) -> Winner:
+    """Runs the winner training of an experiment; its key depends on the seed alone, so every process uses the same."""
     if experiment.finale is None:
-        raise ValueError(f"{experiment.name} has no finale")
+        raise ValueError(f"{experiment.name} defines no winner training: set Experiment.finale")
     return experiment.finale(code, stream_key(experiment.seed, FINALE_STREAM), directory)
 
 
 def _retrain(
     experiment: Experiment, workers: Workers, here: Run, store: TrialStore, progress: StudyProgress
 ) -> Winner | None:
-    """The finale, once: a run interrupted in it does only this again."""
+    """Retrains the winner once; a run that was interrupted during retraining repeats only this step."""
     winner, final = best(store.trials()), store.final()
     if final is not None or experiment.finale is None:
         return final
@@ -178,7 +179,7 @@ def _retrain(
     except Exception as error:
         raise StudyError(f"retraining the winner failed: {describe_error(error)}") from error
     if not math.isfinite(final.validation_accuracy + final.test_accuracy):
-        raise StudyError(f"retraining the winner gave accuracies that are not finite: {final}")
+        raise StudyError(f"retraining the winner returned accuracies that are not finite: {final}")
     store.set_final(final)
     return store.final()
 
@@ -187,4 +188,4 @@ def _check_same(experiment: Experiment, here: Run) -> None:
     for name in ("seed", "budget", "batch"):
         recorded, given = here.record[name], getattr(experiment, name)
         if recorded != given:
-            raise RunError(f"{here.directory} was begun with {name} {recorded}, not {given}: give another folder")
+            raise RunError(f"{here.directory} was started with {name} {recorded}, not {given}: choose another folder")

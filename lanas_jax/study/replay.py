@@ -1,10 +1,10 @@
-"""The course of a search: its asks and tells in order, which make the searcher's state what it is.
+"""The search log: the asks and tells of a search in order, which determine the searcher's state.
 
-Each event is in the trial store before anything follows from it. To resume is to walk the same events again: the asked
-codes are compared with the recorded ones, recorded outcomes are told without evaluating anything, and a checkpoint only
-shortens the walk. Since keys depend on seed and trial number alone, what follows is what would have followed without
-the interruption. It makes no difference whether whole batches come back, as from this process, or single trials in any
-order, as from the workers of a cluster.
+Each event is written to the trial store before anything depends on it. Resuming replays the same events: the codes that
+the searcher asks for are compared with the recorded ones, recorded outcomes are told without any evaluation, and a
+checkpoint only skips a prefix of the replay. Keys depend only on seed and trial number, so a resumed search continues
+as if it had not been interrupted. This holds for whole batches, as from this process, and for single trials that finish
+in any order, as from the workers of a cluster.
 """
 
 import contextlib
@@ -29,9 +29,9 @@ if TYPE_CHECKING:
     from lanas_jax.study.experiment import Experiment
 
 SEARCHER_STREAM = 2**31 - 1  # folded into the seed for the searcher; trials fold in their number, which is smaller
-FINALE_STREAM = 2**31 - 2  # the same for the finale
-GROUPING = 0.25  # seconds in which asks and tells of a cluster wait for others on their way to the disk
-SAVING_SHARE = 0.05  # of the time may go into checkpoints: replaying quick trials is quicker than saving each event
+FINALE_STREAM = 2**31 - 2  # folded into the seed for the winner training
+GROUPING = 0.25  # seconds for which asks and tells of a cluster are buffered before they are written to disk together
+SAVING_SHARE = 0.05  # maximum share of time spent on checkpoints: replaying fast trials beats saving each event
 
 _fold_in = jax.jit(jax.vmap(jax.random.fold_in, (None, 0)))
 Keys = Key[Array, " n"]
@@ -39,24 +39,24 @@ Event = tuple[str, list[Trial]]
 
 
 class StudyError(Exception):
-    """A study that cannot go on."""
+    """Raised when a study cannot continue."""
 
 
 class SearchLog:
-    """Where a search stands.
+    """The asks and tells of a search, and the searcher's state after them.
 
     Args:
-      experiment: what is searched, and by which searcher.
-      store: holds the events so far, and takes those to come.
-      checkpoints: of the searcher's state; numbered by events.
+      experiment: experiment that defines the search space and the searcher.
+      store: trial store with the events so far; receives new events.
+      checkpoints: checkpoints of the searcher's state, numbered by events.
 
     Attributes:
-      pending: asked and not told, in the order asked. After an interruption these have to be evaluated first.
-      asked: trials so far.
-      exhausted: whether the space has no further codes.
+      pending: trials asked but not told, in the order asked. After an interruption they must be evaluated first.
+      asked: number of trials asked for so far.
+      exhausted: True if the space has no more codes.
 
     Raises:
-      StudyError: the recorded trials are not those that this software asks for.
+      StudyError: the searcher now proposes other trials than those recorded.
     """
 
     def __init__(self, experiment: "Experiment", store: TrialStore, checkpoints: Checkpoints):
@@ -71,14 +71,14 @@ class SearchLog:
 
     @property
     def over(self) -> bool:
-        """Whether no further trials will be asked for."""
+        """True if the search will ask for no more trials."""
         return self.exhausted or self.asked >= self._experiment.budget
 
     def ask(self, n: int | None = None) -> list[Trial]:
-        """The next trials, which are pending now; none where the budget is used up or the space exhausted.
+        """Returns the next trials, now pending; an empty list if the budget is used or the space is exhausted.
 
         Args:
-          n: how many, at most those that are left of the budget; default: a batch of the experiment.
+          n: number of trials, reduced to the remaining budget; default: the batch size of the experiment.
         """
         n = min(self._experiment.batch if n is None else n, self._experiment.budget - self.asked)
         if self.exhausted or n < 1:
@@ -93,19 +93,19 @@ class SearchLog:
         return batch
 
     def tell(self, trials: Sequence[Trial], outcomes: Sequence[Outcome], started: float, **how: Any) -> list[Trial]:
-        """Writes outcomes of pending trials down, and tells the searcher of them.
+        """Records the outcomes of pending trials and tells them to the searcher.
 
         Args:
-          trials: in ascending order.
-          outcomes: one each.
-          started: when their evaluation began, Unix seconds.
-          **how: they were evaluated: `software`, `tries` and `worker` of `TrialStore.finish`.
+          trials: pending trials, in ascending order.
+          outcomes: outcomes, one per trial.
+          started: start of the evaluation, Unix seconds.
+          **how: details of the evaluation: `software`, `tries` and `worker` of `TrialStore.finish`.
 
         Returns:
           The finished trials.
 
         Raises:
-          ValueError: as `TrialStore.finish`.
+          ValueError: as in `TrialStore.finish`.
         """
         how = {"software": software.versions()} | how
         finished = self._store.finish([trial.id for trial in trials], outcomes, started=started, **how)
@@ -116,29 +116,29 @@ class SearchLog:
 
     @contextlib.contextmanager
     def grouped(self) -> Iterator[None]:
-        """Within it, asks and tells reach the disk in groups; the latest can be lost with the process, as any may.
+        """Buffers asks and tells inside this context and writes them to disk in groups.
 
-        They are then walked into again: lost asks are asked for anew, and lost outcomes are evaluated anew.
+        A killed process loses its latest group. Resuming then repeats the lost asks and evaluates the lost trials again.
         """
         with self._store.grouped(GROUPING):
             yield
 
     def flush(self) -> None:
-        """Brings asks and tells to the disk whose time has come; called now and then, within `grouped`."""
+        """Writes the buffered asks and tells to disk if they are old enough; call it regularly inside `grouped`."""
         self._store.flush()
 
     def _ask(self, n: int) -> Int[np.ndarray, "n dims"]:
-        """The searcher's answer without its empty rows."""
+        """Asks the searcher and drops the empty rows of its answer."""
         self._state, answer = self._experiment.searcher.ask(self._state, n)
         codes = np.asarray(answer, np.int32)
         return codes[(codes >= 0).all(axis=1)]
 
     def _tell(self, trials: Sequence[Trial]) -> None:
         codes = jnp.asarray([trial.code for trial in trials], jnp.int32)
-        self._state = self._experiment.searcher.tell(self._state, codes, jnp.asarray(told(trials)))
+        self._state = self._experiment.searcher.tell(self._state, codes, jnp.asarray(values_to_tell(trials)))
 
     def _count(self, event: Event) -> None:
-        """Moves on by an event that the state has been through."""
+        """Updates the counters and `pending` by an event that is already part of the state."""
         kind, trials = event
         if kind == "ask":
             self.pending += trials
@@ -150,7 +150,7 @@ class SearchLog:
         self._events += 1
 
     def _replay(self) -> None:
-        """Walks the recorded events, from the newest checkpoint that fits them on."""
+        """Replays the recorded events, starting from the newest matching checkpoint."""
         events = _events(self._store.trials())
         restored = self._checkpoints.restore(self._state, _digests(events))
         if restored is not None:
@@ -170,53 +170,53 @@ class SearchLog:
         _check_recorded(trials, codes, keys)
 
     def _save(self) -> None:
-        """Saves a checkpoint, but seldom where trials are quick; the last in any case."""
+        """Saves a checkpoint, less often if trials are fast; always saves the last one."""
         last = not self.pending and self.over
         began = time.perf_counter()
         if not last and self._seconds > SAVING_SHARE * (began - self._saved_at):
             return
-        self._store.flush(now=True)  # a checkpoint of events that the store lacks would be of no use
+        self._store.flush(now=True)  # a checkpoint of events missing from the store would be useless
         try:
             self._checkpoints.save(self._events, self._state, self._digest.text)
-        except Exception as error:  # orbax raises what it pleases
+        except Exception as error:  # orbax raises exceptions of many types
             raise StudyError(f"the searcher's state cannot be saved: {str(error).splitlines()[0]}") from error
         self._saved_at = time.perf_counter()
         self._seconds = self._saved_at - began
 
 
 def stream_key(seed: int, stream: int) -> PRNGKeyArray:
-    """The key of a trial, of the searcher or of the finale."""
+    """Returns the key of a trial, of the searcher or of the winner training."""
     return jax.random.fold_in(jax.random.key(seed), np.uint32(stream))
 
 
 def trial_keys(seed: int, ids: Sequence[int]) -> Keys:
-    """One key per trial, `fold_in` of seed and trial number, ``key[n]``."""
+    """Returns one key per trial, the trial number folded into the seed's key; ``key[n]``."""
     return _fold_in(jax.random.key(seed), np.asarray(ids, np.uint32))
 
 
 def keys_of(trials: Sequence[Trial]) -> Keys:
-    """The recorded keys of trials, ``key[n]``."""
+    """Returns the recorded keys of trials; ``key[n]``."""
     return keys_of_words([trial.key for trial in trials])
 
 
 def keys_of_words(texts: Sequence[str]) -> Keys:
-    """Keys from their raw words in hexadecimal, ``key[n]``: what `hexadecimal` wrote."""
+    """Returns keys from their raw words in hexadecimal, the inverse of `hexadecimal`; ``key[n]``."""
     words = [[int(text[i : i + 8], 16) for i in range(0, len(text), 8)] for text in texts]
     return jax.random.wrap_key_data(jnp.asarray(np.array(words, np.uint32)))
 
 
 def hexadecimal(keys: Keys) -> list[str]:
-    """The raw words of each key, as text."""
+    """Returns the raw words of each key as hexadecimal text."""
     return ["".join(f"{word:08x}" for word in words) for words in np.asarray(jax.random.key_data(keys)).tolist()]
 
 
-def told(trials: Sequence[Trial]) -> Float[np.ndarray, " n"]:
-    """What the searcher is told of finished trials, float32[n]: values, or NaN for failed ones."""
+def values_to_tell(trials: Sequence[Trial]) -> Float[np.ndarray, " n"]:
+    """Returns the values of finished trials for the searcher's `tell`, NaN for failed ones; float32[n]."""
     return np.array([np.nan if trial.value is None else trial.value for trial in trials], np.float32)
 
 
 def _events(trials: Iterable[Trial]) -> list[Event]:
-    """Asks and tells, each with its trials, in the order in which they were."""
+    """Returns asks and tells in their original order, each with its trials."""
     found: dict[int, Event] = {}
     for trial in trials:
         found.setdefault(trial.asked, ("ask", []))[1].append(trial)
@@ -226,7 +226,7 @@ def _events(trials: Iterable[Trial]) -> list[Event]:
 
 
 def _digests(events: Sequence[Event]) -> Mapping[int, str]:
-    """By number of events, a digest of them in order."""
+    """Returns, per number of events, the digest of that many first events."""
     digest, digests = _Digest(), dict[int, str]()
     for number, event in enumerate(events, start=1):
         digest.add(event)
@@ -235,7 +235,7 @@ def _digests(events: Sequence[Event]) -> Mapping[int, str]:
 
 
 class _Digest:
-    """Of events in order, SHA-256."""
+    """SHA-256 digest of events in order."""
 
     def __init__(self) -> None:
         self._sum = hashlib.sha256()
@@ -251,12 +251,12 @@ class _Digest:
 
 
 def _check_recorded(batch: Sequence[Trial], codes: Int[np.ndarray, "n dims"], keys: Sequence[str]) -> None:
-    """Refuses to go on where the searcher asks for other trials than it did when the run was recorded."""
+    """Raises `StudyError` if the searcher proposes other trials than those recorded."""
     recorded = [(trial.code, trial.key) for trial in batch]
     if recorded == [(tuple(code), key) for code, key in zip(codes.tolist(), keys, strict=True)]:
         return
-    changed = software.differences(dict(batch[0].software)) or "the same versions, so searcher or space were changed"
+    changed = software.differences(dict(batch[0].software)) or "the same versions, so the searcher or space changed"
     raise StudyError(
-        f"batch {batch[0].batch} was recorded with other trials than are asked for now ({changed}). "
-        f"To continue this run, use what it was begun with"
+        f"cannot resume: the recorded trials of batch {batch[0].batch} differ from those the searcher now proposes "
+        f"({changed}). To continue this run, use the versions, searcher and space it was started with"
     )

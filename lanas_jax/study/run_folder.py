@@ -1,14 +1,14 @@
-"""The run directory: everything there is of one search.
+"""The run directory: all files of one search.
 
 =================  =====================================================================
-``config.json``    what was asked for: experiment, every setting, seed, software versions
+``config.json``    the configuration: experiment, every setting, seed, software versions
 ``experiment.py``  a copy of the experiment's file, so that later edits do not change a run
 ``trials.sqlite``  every trial (`lanas_jax.storage.trials`)
-``checkpoint/``    under ``searcher`` its last states, under ``winner`` the final network's weights
+``checkpoint/``    ``searcher``: the searcher's last states; ``winner``: the retrained winner's weights
 ``report.html``    the report
 =================  =====================================================================
 
-``config.json`` is written last, at once: a folder that holds it holds a run that can be resumed.
+``config.json`` is written last and atomically, so a folder that contains it contains a run that can be resumed.
 """
 
 import contextlib
@@ -44,8 +44,8 @@ class Run:
     """A run directory.
 
     Attributes:
-      directory: where it is, absolute.
-      record: what config.json says.
+      directory: absolute path of the folder.
+      record: contents of config.json.
     """
 
     directory: Path
@@ -53,12 +53,12 @@ class Run:
 
     @property
     def config(self) -> Path:
-        """What was asked for."""
+        """The configuration of the run."""
         return self.directory / _CONFIG
 
     @property
     def source(self) -> Path:
-        """The copy of the experiment's file; absent where the run was started from Python."""
+        """The copy of the experiment's file; absent if the run was started from Python."""
         return self.directory / _SOURCE
 
     @property
@@ -68,12 +68,12 @@ class Run:
 
     @property
     def states(self) -> Path:
-        """The searcher's states."""
+        """The checkpoints of the searcher's state."""
         return self.directory / "checkpoint" / "searcher"
 
     @property
     def winner(self) -> Path:
-        """The weights of the final network."""
+        """The weights of the retrained winner."""
         return self.directory / "checkpoint" / "winner"
 
     @property
@@ -82,35 +82,35 @@ class Run:
         return self.directory / "report.html"
 
     def experiment(self) -> "Experiment":
-        """The experiment as it was when the run began, built again with the run's settings.
+        """Builds the experiment again from the run's copy of its file and the run's settings.
 
         Raises:
-          RunError, ExperimentError, ConfigError: as `load`; the file no longer builds.
+          RunError, ExperimentError, ConfigError: as in `load`, or the file no longer builds.
         """
-        return build(*self.load())
+        return build_experiment(*self.load())
 
     def load(self) -> tuple[ModuleType, Any]:
-        """The experiment's file as it was when the run began, run, and the run's `Config`.
+        """Loads the run's copy of the experiment's file; returns the module and the run's `Config`.
 
         Raises:
-          RunError: the run was started from Python and has no file.
+          RunError: the run was started from Python and has no experiment file.
           ExperimentError: the file cannot be run.
           ConfigError: the recorded settings do not fit the file.
         """
         if not self.source.exists():
             raise RunError(
-                f"{self.directory} was started from Python, so there is no file to build its experiment from: "
-                f"call lanas_jax.study.loop.run with the same experiment and folder to continue"
+                f"{self.directory} was started from Python, so it has no experiment file to build from: "
+                f"to continue, call lanas_jax.study.loop.run with the same experiment and folder"
             )
-        module = discovery.load(self.source, beside=Path(self.record["source"]).parent)
-        return module, config_json.read(module.Config, self.record["config"])
+        module = discovery.load_experiment(self.source, beside=Path(self.record["source"]).parent)
+        return module, config_json.read_config(module.Config, self.record["config"])
 
 
-def build(module: Any, config: Any) -> "Experiment":
-    """Calls an experiment's `build`.
+def build_experiment(module: Any, config: Any) -> "Experiment":
+    """Calls an experiment's function `build_experiment`.
 
     Raises:
-      ExperimentError: it raised, or returned something else than an `Experiment`.
+      ExperimentError: the function raised, or did not return an `Experiment`.
     """
     from lanas_jax.study.experiment import Experiment
 
@@ -121,22 +121,24 @@ def build(module: Any, config: Any) -> "Experiment":
             f"{module.__file__}: build(config) raised {type(error).__name__}: {error}"
         ) from error
     if not isinstance(experiment, Experiment):
-        raise discovery.ExperimentError(f"{module.__file__}: build(config) returned {experiment!r}, no Experiment")
+        raise discovery.ExperimentError(
+            f"{module.__file__}: build(config) returned {experiment!r}; expected an Experiment"
+        )
     return experiment
 
 
 def create(directory: Path, experiment: "Experiment", source: Path | None = None, config: Any = None) -> Run:
-    """Makes a run directory.
+    """Creates a run directory.
 
     Args:
-      directory: a new or empty folder.
-      experiment: what will be run.
-      source: the experiment's file, where there is one.
-      config: its settings, where there are some.
+      directory: new or empty folder.
+      experiment: experiment to run.
+      source: file of the experiment; None if it was defined in Python.
+      config: settings of the experiment; None if there are none.
 
     Raises:
-      RunError: the folder holds a run, or something else.
-      ConfigError: the settings could not be read back.
+      RunError: the folder contains a run or other files, or cannot be written.
+      ConfigError: the settings cannot be restored from JSON.
     """
     directory = directory.absolute()
     record = _record(experiment, source, config)
@@ -152,16 +154,16 @@ def create(directory: Path, experiment: "Experiment", source: Path | None = None
     return Run(directory, record)
 
 
-def exists(directory: Path) -> bool:
-    """Whether a folder holds a run."""
+def run_exists(directory: Path) -> bool:
+    """Returns whether a folder contains a run."""
     return (directory / _CONFIG).exists()
 
 
 def open_run(directory: Path) -> Run:
-    """The run in a folder.
+    """Returns the run in a folder.
 
     Raises:
-      RunError: there is no run, or its config.json is damaged or of another format.
+      RunError: there is no run, or its config.json is damaged, incomplete or of another format.
     """
     directory = directory.absolute()
     if not directory.is_dir():
@@ -169,7 +171,7 @@ def open_run(directory: Path) -> Run:
     try:
         record = json.loads((directory / _CONFIG).read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise RunError(f"{directory} holds no run: it has no {_CONFIG}") from None
+        raise RunError(f"{directory} contains no run: it has no {_CONFIG}") from None
     except OSError as error:
         raise RunError(f"{directory / _CONFIG} cannot be read: {error.strerror}") from error
     except ValueError as error:
@@ -181,12 +183,12 @@ def open_run(directory: Path) -> Run:
             f"the run with the version that wrote it, or search again in another folder"
         )
     if missing := {"experiment", "source", "seed", "budget", "batch", "config"} - record.keys():
-        raise RunError(f"{directory / _CONFIG} is damaged: it says nothing of {', '.join(sorted(missing))}")
+        raise RunError(f"{directory / _CONFIG} is incomplete: missing keys {', '.join(sorted(missing))}")
     return Run(directory, record)
 
 
 def default_directory(name: str, now: datetime.datetime) -> Path:
-    """``runs/NAME-TIME``, with a number added where that is taken."""
+    """Returns the path ``runs/NAME-TIME``, with a number appended if it exists."""
     stem = f"{name}-{now:%Y%m%d-%H%M%S}"
     candidates = (Path("runs") / (stem if n == 1 else f"{stem}-{n}") for n in range(1, 1_000_000))
     return next(path for path in candidates if not path.exists())
@@ -194,7 +196,7 @@ def default_directory(name: str, now: datetime.datetime) -> Path:
 
 @contextlib.contextmanager
 def lock(run: Run) -> Iterator[None]:
-    """Keeps a second process from writing to the run.
+    """Locks the run against a second writing process.
 
     Raises:
       RunError: another process writes to the run.
@@ -205,7 +207,7 @@ def lock(run: Run) -> Iterator[None]:
 
 def _record(experiment: "Experiment", source: Path | None, config: Any) -> dict[str, Any]:
     if config is not None:
-        config_json.check(config)
+        config_json.check_config(config)
     return {
         "format": FORMAT,
         "experiment": experiment.name,
@@ -213,22 +215,22 @@ def _record(experiment: "Experiment", source: Path | None, config: Any) -> dict[
         "seed": experiment.seed,
         "budget": experiment.budget,
         "batch": experiment.batch,
-        "config": None if config is None else config_json.encode(config),
+        "config": None if config is None else config_json.encode_value(config),
         "software": software.versions(),
         "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
     }
 
 
 def _refuse_used(directory: Path) -> None:
-    """Refuses a folder in use, but clears what a start left that was killed before config.json stood."""
+    """Raises `RunError` for a folder in use; deletes leftovers of a start killed before it wrote config.json."""
     names = set(os.listdir(directory))
     if _CONFIG in names:
-        raise RunError(f"{directory} holds a run already. To continue it: lanas resume {directory}")
+        raise RunError(f"{directory} already contains a run. To continue it: lanas resume {directory}")
     leftovers = {_PARTIAL, _SOURCE, _TRIALS, f"{_TRIALS}-journal"}
     if names - leftovers:
-        raise RunError(f"{directory} is not empty and holds no run: give a new or an empty folder")
+        raise RunError(f"{directory} is not empty and contains no run: choose a new or an empty folder")
     if _TRIALS in names and not _never_used(directory / _TRIALS):
-        raise RunError(f"{directory} has a {_TRIALS} but no {_CONFIG}: give a new or an empty folder")
+        raise RunError(f"{directory} has a {_TRIALS} but no {_CONFIG}: choose a new or an empty folder")
     for name in names:
         (directory / name).unlink()
 

@@ -1,7 +1,7 @@
-"""What a supernet is to those who train it and value its parts.
+"""The supernet interface for training and valuation.
 
 A supernet (arXiv 1802.03268; the one-shot mode of section 5.2 of arXiv 1906.06832) shares its weights among all
-networks of a space: a code picks the part that is run. Which weights a part has is its own business (`models/`).
+networks of a space: a code selects the subnetwork to run. `models/` defines which weights a subnetwork uses.
 """
 
 from collections.abc import Callable
@@ -19,15 +19,15 @@ from lanas_jax.trainer.task import BatchStats, FinalNetwork, Params
 
 @runtime_checkable
 class Supernet(Protocol):
-    """A network with a part for each code of its space; one traced program serves every code."""
+    """A network that contains a subnetwork for each code of its space; one traced program serves every code."""
 
     @property
     def space(self) -> SearchSpace:
-        """What its codes mean."""
+        """The space of the codes."""
         ...
 
     def init(self, key: PRNGKeyArray) -> tuple[Params, BatchStats]:
-        """Fresh weights and batch statistics of all parts. The key is consumed."""
+        """Returns initial weights and batch statistics of all subnetworks. The key is consumed."""
         ...
 
     def apply(
@@ -39,64 +39,64 @@ class Supernet(Protocol):
         *,
         train: bool,
     ) -> tuple[Float[Array, "n classes"], BatchStats]:
-        """Logits of the part that `code` picks, and the batch statistics that follow (unchanged unless training)."""
+        """Returns logits of the subnetwork of `code` and updated batch statistics (unchanged unless training)."""
         ...
 
     def statistics(
         self, params: Params, code: Int[Array, " dims"], images: Float[Array, "n height width channels"]
     ) -> BatchStats:
-        """Means and variances of one batch in the part that `code` picks; what is not in it is zero."""
+        """Returns means and variances of one batch in the subnetwork of `code`; all other statistics are zero."""
         ...
 
     def extract(
         self, params: Params, batch_stats: BatchStats, code: Int[np.ndarray, " dims"]
     ) -> tuple[Params, BatchStats]:
-        """The weights and batch statistics of the part that `code` picks, as `standalone` has them."""
+        """Returns weights and batch statistics of the subnetwork of `code`, in the layout of `standalone`."""
         ...
 
     def standalone(self, code: Int[np.ndarray, " dims"]) -> FinalNetwork:
-        """The network of that part alone: with the extracted weights it gives the same logits."""
+        """Returns the subnetwork of `code` as a network of its own; with the extracted weights it has the same logits."""
         ...
 
 
 @runtime_checkable
 class Extracting(Protocol):
-    """An evaluator whose values are those of a supernet's parts, which can be taken out of it."""
+    """An evaluator that values subnetworks of a supernet and can extract their weights."""
 
     @property
     def supernet(self) -> Supernet:
-        """Of which they are parts."""
+        """The supernet of the subnetworks."""
         ...
 
     @property
     def data(self) -> SearchData:
-        """What it was trained on, and what its parts are valued on."""
+        """The data for training the supernet and valuing subnetworks."""
         ...
 
     def extract(self, code: Int[np.ndarray, " dims"]) -> tuple[Params, BatchStats]:
-        """Weights of ``supernet.standalone(code)``, and the batch statistics by which the code is valued."""
+        """Returns the weights of ``supernet.standalone(code)`` and the batch statistics used to value the code."""
         ...
 
 
 @runtime_checkable
 class TrainedAhead(Protocol):
-    """An evaluator whose supernet can be trained before there is a search, in a folder that searches then read."""
+    """An evaluator whose supernet can be trained before a search, in a folder that searches then read."""
 
     @property
     def supernet_directory(self) -> Path | None:
-        """The folder, if searches are told of it; None: each has its own."""
+        """The folder of the supernet, if the experiment names one; None: one per search."""
         ...
 
     def train(self, directory: Path, note: Callable[[str], None], preemption: Preemption | None = None) -> None:
-        """Trains the supernet, or the rest of the way, on the devices of all processes.
+        """Trains the supernet or resumes its training, on the devices of all processes.
 
         Args:
-          directory: a new or empty folder, or that of the same training; the same for all processes.
-          note: is told how it gets on.
-          preemption: says when to stop early; None: never.
+          directory: new or empty folder, or the folder of the same training; identical in all processes.
+          note: callback that receives progress messages.
+          preemption: signal to stop early; None: no early stop.
 
         Raises:
           ValueError, RunError, DistributedError, NotFiniteError, DamagedError, PreemptedError: as
-            `lanas_jax.supernet.training.train`.
+            `lanas_jax.supernet.training.train_supernet`.
         """
         ...

@@ -1,7 +1,7 @@
-"""Codes to train a supernet by: uniform over a space, or over a region of it, drawn before the training.
+"""Pools of training codes for supernets: drawn uniformly from a space or a region before training.
 
-A training draws its codes from a pool of them, which is data to its program, so that the supernet and all
-sub-supernets share one. The pool is itself drawn uniformly; for the length of a training it stands for the region.
+Training draws its codes from a pool, which is data to the program, so that the supernet and all sub-supernets share one
+program. The pool is a uniform sample that represents the space or region during training.
 """
 
 from collections.abc import Callable
@@ -12,29 +12,30 @@ from jaxtyping import Bool, Int
 
 from lanas_jax.spaces.base import SearchSpace
 
-DRAWN = 2**14  # codes drawn at a time
-TRIES = 64  # times so many
+DRAWN = 2**14  # codes per draw
+TRIES = 64  # maximum number of draws
 
 Within = Callable[[Int[np.ndarray, "n dims"]], Bool[np.ndarray, " n"]]
 
 
 class EmptyRegionError(Exception):
-    """A region of which no code was found."""
+    """No code was found in a region."""
 
 
-def draw(space: SearchSpace, n: int, seed: int, within: Within | None = None) -> Int[np.ndarray, "n dims"]:
-    """`n` valid codes in canonical form, uniform draws by rejection; a code may be drawn more than once.
+def draw_codes(space: SearchSpace, n: int, seed: int, within: Within | None = None) -> Int[np.ndarray, "n dims"]:
+    """Draws `n` valid codes uniformly by rejection, in canonical form; a code may be drawn more than once.
 
-    A network is as likely as it has codes: all are alike where that number is the same for all, as for masks.
+    The probability of a network is proportional to its number of codes. It is uniform if all networks have equally many
+    codes, as for masks.
 
     Args:
-      space: to draw from.
-      n: how many. Of a region that is too rare for the tries, those that were found, repeated.
-      seed: of the draws.
-      within: whether canonical codes belong to the region; None: all do.
+      space: search space.
+      n: number of codes. If the draws yield fewer codes, the codes that were found are repeated.
+      seed: random seed of the draws.
+      within: function that tests which canonical codes belong to the region; None: the whole space.
 
     Raises:
-      EmptyRegionError: none was found.
+      EmptyRegionError: no code of the region was found.
     """
     found: list[np.ndarray] = []
     for key in jax.random.split(jax.random.key(seed), TRIES):
@@ -45,5 +46,5 @@ def draw(space: SearchSpace, n: int, seed: int, within: Within | None = None) ->
             break
     codes: np.ndarray = np.concatenate(found)
     if not len(codes):
-        raise EmptyRegionError(f"no code of the region among {TRIES * DRAWN:,} uniform draws")
+        raise EmptyRegionError(f"no code of the region among {TRIES * DRAWN:,} uniform draws; choose larger regions")
     return np.resize(codes, (n, space.dims))

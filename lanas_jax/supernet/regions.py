@@ -1,8 +1,8 @@
 """Dividing a space among sub-supernets: few-shot search (Zhao et al., arXiv 2006.06863).
 
-Weights that fewer architectures share are better estimates of each one's own. That paper gives each operation of one
-edge a supernet of its own (`OptionSplit`). A tree as LaNAS learns (`lanas_jax.searchers.partition`) is a split as well,
-by what told good architectures from bad ones rather than by a choice made beforehand (`TreeSplit`).
+Weights shared by fewer architectures estimate each architecture better. The paper trains one supernet per operation of
+one edge (`OptionSplit`). A LaNAS tree (`lanas_jax.searchers.partition`) also splits a space: it separates good from bad
+architectures and needs no choice made in advance (`TreeSplit`).
 """
 
 import dataclasses
@@ -26,39 +26,39 @@ Value = Callable[[Codes], Float[np.ndarray, " n"]]
 
 @runtime_checkable
 class Regions(Protocol):
-    """A space in disjoint parts."""
+    """A partition of a space into disjoint regions."""
 
     @property
     def names(self) -> tuple[str, ...]:
-        """Of the regions, in order."""
+        """Names of the regions, in order."""
         ...
 
     def of(self, codes: Codes) -> Int[np.ndarray, " n"]:
-        """The region of each canonical code, an index into `names`."""
+        """Returns the region of each canonical code as an index into `names`."""
         ...
 
 
 @runtime_checkable
 class RegionSplit(Protocol):
-    """How to divide a space."""
+    """A method that divides a space."""
 
     @property
     def samples(self) -> int:
-        """Codes whose values it wants to know first."""
+        """Number of codes with values that the split needs."""
         ...
 
     def regions(self, space: SearchSpace, codes: Codes, values: Float[np.ndarray, " n"]) -> Regions:
-        """The regions, given `samples` codes and their values (NaN: none)."""
+        """Returns the regions, given `samples` codes and their values (NaN: no value)."""
         ...
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class OptionRegions:
-    """The options of one choice.
+    """One region per option of a choice.
 
     Attributes:
-      space: that is divided.
-      position: of the choice in a code.
+      space: divided space.
+      position: index of the choice in a code.
     """
 
     space: SearchSpace
@@ -66,45 +66,45 @@ class OptionRegions:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """Choice and option."""
+        """Names such as ``choice: option``."""
         choice = self.space.choices[self.position]
         return tuple(f"{choice.name}: {option}" for option in choice.options)
 
     def of(self, codes: Codes) -> Int[np.ndarray, " n"]:
-        """The option of each code."""
+        """Returns the option of each code."""
         return np.asarray(codes)[:, self.position]
 
 
 @dataclasses.dataclass(frozen=True)
 class OptionSplit:
-    """By one choice, as the few-shot paper divides a space by the operations of one edge.
+    """Split by the options of one choice, as the few-shot paper splits by the operations of one edge.
 
     Args:
-      choice: its name.
+      choice: name of the choice.
     """
 
     choice: str
     samples: int = dataclasses.field(default=0, init=False)
 
     def regions(self, space: SearchSpace, codes: Codes, values: Float[np.ndarray, " n"]) -> OptionRegions:
-        """A region for each option.
+        """Returns one region per option.
 
         Raises:
-          ValueError: no choice of that name; lists those there are.
+          ValueError: the space has no choice of that name; the message lists the choices.
         """
         names = [choice.name for choice in space.choices]
         if self.choice not in names:
-            raise ValueError(f"there is no choice {self.choice!r}. There are: {', '.join(names)}")
+            raise ValueError(f"unknown choice {self.choice!r}; choose from {', '.join(names)}")
         return OptionRegions(space, names.index(self.choice))
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class TreeRegions:
-    """The leaves of a tree.
+    """One region per leaf of a tree.
 
     Attributes:
-      space: that is divided.
-      tree: learned from values.
+      space: divided space.
+      tree: partition tree learned from values.
     """
 
     space: SearchSpace
@@ -112,7 +112,7 @@ class TreeRegions:
 
     @property
     def leaves(self) -> Int[np.ndarray, " leaves"]:
-        """Heap indices, from the best region to the worst."""
+        """Heap indices of the leaves, from the best region to the worst."""
         is_split = np.asarray(self.tree.is_split)
         leaves: list[int] = []
 
@@ -128,27 +128,27 @@ class TreeRegions:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """The path to each leaf."""
+        """Paths from the root to the leaves."""
         return tuple(_path(leaf) for leaf in self.leaves.tolist())
 
     def of(self, codes: Codes) -> Int[np.ndarray, " n"]:
-        """The leaf that each code is sent to."""
+        """Returns the region of each code, by routing it to its leaf."""
         leaf = np.asarray(partition.route(self.tree, self.space.features(jnp.asarray(codes))))
         return np.argmax(leaf[:, None] == self.leaves, axis=1)
 
 
 @dataclasses.dataclass(frozen=True)
 class TreeSplit:
-    """By a tree learned from the values that random codes have in the one-shot supernet.
+    """Split by a tree learned from the values of random codes in the one-shot supernet.
 
     Args:
-      depth: levels of splits; there are at most ``2**depth`` regions.
-      samples: random codes to learn from.
-      min_samples: with fewer of them a node is not split.
-      ridge: penalty of the tree's regressions.
+      depth: number of levels of splits, giving at most ``2**depth`` regions.
+      samples: number of random codes to learn the tree from.
+      min_samples: smallest number of samples of a node that is split.
+      ridge: ridge penalty of the tree's regressions.
 
     Raises:
-      ValueError: a depth or a number of samples below one.
+      ValueError: `depth` or `samples` is less than 1.
     """
 
     depth: int = 2
@@ -162,7 +162,7 @@ class TreeSplit:
                 raise ValueError(f"{name} must be at least 1; got {getattr(self, name)}")
 
     def regions(self, space: SearchSpace, codes: Codes, values: Float[np.ndarray, " n"]) -> TreeRegions:
-        """The leaves of the tree."""
+        """Learns the tree and returns its leaves as regions."""
         done = jnp.isfinite(values)
         targets = normal_scores(jnp.where(done, values, 0.0), done)
         tree = _learn(
@@ -180,15 +180,15 @@ _learn = jax.jit(partition.learn_splits, static_argnames="height")
 
 
 def sample(split: RegionSplit, space: SearchSpace, value: Value, seed: int) -> tuple[Codes, Float[np.ndarray, " n"]]:
-    """Random codes and their values, as many as a split wants to know."""
+    """Draws as many random codes as the split needs and returns them with their values."""
     if not split.samples:
         return np.zeros((0, space.dims), np.int32), np.zeros(0, np.float32)
-    codes = code_pool.draw(space, split.samples, seed)
+    codes = code_pool.draw_codes(space, split.samples, seed)
     return codes, value(codes)
 
 
 def _path(leaf: int) -> str:
-    """Such as ``good, bad``: the sides taken from the root."""
+    """Describes the path from the root to a leaf, such as ``good, bad``."""
     sides: list[str] = []
     while leaf:
         sides.append("good" if leaf % 2 else "bad")

@@ -35,12 +35,12 @@ from lanas_jax.supernet.base import Supernet
 from lanas_jax.supernet.sandwich import Sandwich, SandwichSupernet
 from lanas_jax.trainer import folder as folders
 from lanas_jax.trainer import loop, throughput
-from lanas_jax.trainer.compilation import check, compiled
+from lanas_jax.trainer.compilation import check_recipe, compile_training
 from lanas_jax.trainer.folder import FinalFolder
 from lanas_jax.trainer.programs import Programs
 from lanas_jax.trainer.recipe import Recipe
 from lanas_jax.trainer.step import FinalState, shapes
-from lanas_jax.trainer.task import BatchStats, Params, Weights, fingerprint
+from lanas_jax.trainer.task import BatchStats, Params, Weights, data_fingerprint
 from lanas_jax.training.augmentation import Augmentation
 
 ONE_SHOT = Recipe(
@@ -154,7 +154,7 @@ class Trained(NamedTuple):
     programs: Programs | None  # for trainings of other regions; None where nothing had to be trained
 
 
-def train(
+def train_supernet(
     training: SupernetTraining,
     data: SearchData | StreamedDataset,
     directory: Path,
@@ -180,19 +180,19 @@ def train(
       ValueError: a recipe that does not fit the images or the devices; nothing is written.
       RunError: a folder that holds something else, or another training (names what differs), or is in use.
       DistributedError: processes that were not started alike.
-      NotFiniteError, DamagedError, PreemptedError: as `lanas_jax.trainer.loop.fit`.
+      NotFiniteError, DamagedError, PreemptedError: as `lanas_jax.trainer.loop.run_training`.
     """
     devices = _sharing(training.recipe.batch_size) if devices is None else devices
-    check(training.recipe, data, devices)
+    check_recipe(training.recipe, data, devices)
     with _entered(directory, _record(training, data, devices)) as folder:
         if folder.final is None:
-            programs = compiled(training, data, devices) if programs is None else programs.instead(training)
-            saved = loop.fit(programs, data, folder, Lines(note), preemption)
+            programs = compile_training(training, data, devices) if programs is None else programs.instead(training)
+            saved = loop.run_training(programs, data, folder, Lines(note), preemption)
             report = {
                 "steps": programs.total,
                 "trained_parameters": sum(leaf.size for leaf in jax.tree.leaves(saved.state.weights.params)),
                 "seconds": saved.seconds,
-                **throughput.measured(saved, programs),
+                **throughput.measured_throughput(saved, programs),
                 "compile_seconds": programs.compile_seconds,
                 "devices": folder.record["devices"],
                 "software": software.versions(),
@@ -267,7 +267,7 @@ def _entered(directory: Path, record: Mapping[str, Any]) -> Iterator[FinalFolder
 
 def _enter(directory: Path, record: Mapping[str, Any]) -> FinalFolder:
     """The training in a folder, or a new one there; once at its end, it may come from other versions of software."""
-    if not folders.exists(directory):
+    if not folders.training_exists(directory):
         return folders.enter(directory, record, None)
     folder = folders.open_folder(directory)
     if changed := folders.difference(folder, record, but=() if folder.final is None else ("software",)):
@@ -283,15 +283,15 @@ def _record(
         "name": type(training.supernet).__name__,
         **dict.fromkeys(("experiment", "code", "config")),
         "settings": {**_settings(training.supernet), "codes": digest([training.codes])}
-        | ({} if training.sandwich is None else {"sandwich": config_json.encode(training.sandwich)}),
-        "recipe": config_json.encode(training.recipe),
-        "augmentation": config_json.encode(training.augmentation),
+        | ({} if training.sandwich is None else {"sandwich": config_json.encode_value(training.sandwich)}),
+        "recipe": config_json.encode_value(training.recipe),
+        "augmentation": config_json.encode_value(training.augmentation),
         "seed": training.seed,
         "initial": None if training.initial is None else digest_by_name(training.initial),
         "data": {
             "classes": data.classes,
             "image_shape": list(data.image_shape),
-            "train": fingerprint(data.train),
+            "train": data_fingerprint(data.train),
         },
         "software": software.versions(),
         "devices": f"{len(devices)} x {devices[0].device_kind}",

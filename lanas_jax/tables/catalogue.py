@@ -62,7 +62,7 @@ ENTRIES = (
 )
 
 
-def find(name: str | Path, data_dir: Path | str | None = None) -> Benchmark:
+def find_benchmark(name: str | Path, data_dir: Path | str | None = None) -> Benchmark:
     """A benchmark by name or by file.
 
     Args:
@@ -77,12 +77,12 @@ def find(name: str | Path, data_dir: Path | str | None = None) -> Benchmark:
     text = str(name)
     entry = next((entry for entry in ENTRIES if entry.name == text), None)
     if entry is not None:
-        return read(_locate(entry, data_dir), entry.dataset)
+        return read_benchmark(_locate(entry, data_dir), entry.dataset)
     path, _, dataset = text.partition(".npz:")
     if not dataset and not path.endswith(".npz"):
         names = ", ".join(entry.name for entry in ENTRIES)
         raise FileError(f"{text!r} is neither a benchmark nor the path of an .npz file. The benchmarks: {names}")
-    return read(Path(f"{path}.npz" if dataset else path), dataset or None)
+    return read_benchmark(Path(f"{path}.npz" if dataset else path), dataset or None)
 
 
 def path_of(entry: Entry, data_dir: Path | str | None = None) -> Path | None:
@@ -92,7 +92,7 @@ def path_of(entry: Entry, data_dir: Path | str | None = None) -> Path | None:
     return next((path for path in paths if path.is_file()), None)
 
 
-def read(path: Path, dataset: str | None = None) -> Benchmark:
+def read_benchmark(path: Path, dataset: str | None = None) -> Benchmark:
     """A benchmark from a saved or a compact ``.npz`` file, told apart by their fields.
 
     Raises:
@@ -110,8 +110,10 @@ def read(path: Path, dataset: str | None = None) -> Benchmark:
     return reader(path, _dataset(path, dataset))
 
 
-def convert(source: Path, dataset: str | None = None, progress: Callable[[int], object] | None = None) -> Benchmark:
-    """A benchmark from official files, or from whatever `read` takes.
+def convert_benchmark(
+    source: Path, dataset: str | None = None, progress: Callable[[int], object] | None = None
+) -> Benchmark:
+    """A benchmark from official files, or from whatever `read_benchmark` takes.
 
     Args:
       source: ``nasbench_only108.tfrecord`` or ``nasbench_full.tfrecord`` of NAS-Bench-101, a folder
@@ -126,7 +128,7 @@ def convert(source: Path, dataset: str | None = None, progress: Callable[[int], 
     if source.is_dir():
         return nats_bench.read_official(source, _dataset(source, dataset), progress)
     if source.suffix == ".npz":
-        return read(source, dataset)
+        return read_benchmark(source, dataset)
     if source.suffix == ".tfrecord" or not source.exists():
         return nasbench101.read_official(source, progress=progress)
     raise FileError(

@@ -106,7 +106,7 @@ def decisive(record: Mapping[str, Any]) -> dict[str, Any]:
     return {name: record[name] for name in DECISIVE if name in record}
 
 
-def exists(directory: Path) -> bool:
+def training_exists(directory: Path) -> bool:
     """Returns whether a folder holds a training."""
     return (directory / _RECORD).exists()
 
@@ -118,7 +118,7 @@ def open_folder(directory: Path) -> FinalFolder:
       RunError: the folder holds no training, or its training.json is damaged or has another format.
     """
     directory = directory.absolute()
-    if not exists(directory):
+    if not training_exists(directory):
         raise RunError(f"{directory} holds no training: it has no {_RECORD}")
     record = read_json(directory / _RECORD)
     if record.get("format") != FORMAT:
@@ -141,7 +141,7 @@ def enter(directory: Path, record: Mapping[str, Any], source: Path | None) -> Fi
         written.
     """
     directory = directory.absolute()
-    if exists(directory):
+    if training_exists(directory):
         folder = open_folder(directory)
         if changed := difference(folder, record):
             raise RunError(
@@ -166,12 +166,12 @@ def keep_initial(folder: FinalFolder, weights: Mapping[str, AnyArray] | None) ->
     """Saves the initial weights of a training, so that the training can be resumed without their source."""
     if weights is None or folder.initial.exists():
         return
-    by_name.save(folder.initial, weights)
+    by_name.save_weights(folder.initial, weights)
 
 
 def initial(folder: FinalFolder) -> dict[str, np.ndarray] | None:
     """Returns the initial weights by name, or None if they were initialized at random."""
-    return by_name.load(folder.initial) if folder.initial.exists() else None
+    return by_name.load_weights(folder.initial) if folder.initial.exists() else None
 
 
 def difference(folder: FinalFolder, record: Mapping[str, Any], but: Collection[str] = ()) -> str:

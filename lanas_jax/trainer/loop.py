@@ -32,7 +32,7 @@ from lanas_jax.trainer.programs import Programs
 from lanas_jax.trainer.recipe import Recipe, drop_path
 from lanas_jax.trainer.sharding import placed
 from lanas_jax.trainer.step import FinalState
-from lanas_jax.trainer.task import seen
+from lanas_jax.trainer.task import search_splits
 from lanas_jax.training.sgd import learning_rate
 
 
@@ -57,7 +57,7 @@ class PreemptedError(Exception):
 
 
 class Fitted(NamedTuple):
-    """The result of `fit`."""
+    """The result of `run_training`."""
 
     state: FinalState
     seconds: float  # training time, earlier processes included
@@ -97,7 +97,7 @@ class TrainingProgress(Protocol):
         """Called with a message that deserves a line of its own."""
 
 
-def fit(
+def run_training(
     programs: Programs,
     data: SearchData | StreamedDataset,
     folder: FinalFolder,
@@ -153,11 +153,13 @@ def fit(
     return Fitted(state, seconds + took, step - first, took, waited)
 
 
-def measure(programs: Programs, state: FinalState, data: Dataset | StreamedDataset) -> dict[str, float | None]:
+def measure_accuracies(
+    programs: Programs, state: FinalState, data: Dataset | StreamedDataset
+) -> dict[str, float | None]:
     """Returns the accuracies to report. This is the only place that reads the test images."""
     found: dict[str, float | None] = {"validation_accuracy": None, "ema_validation_accuracy": None}
     if programs.task.recipe.train_on == "train":
-        found = _named("validation_accuracy", _accuracies(programs, state, seen(data).validation))
+        found = _named("validation_accuracy", _accuracies(programs, state, search_splits(data).validation))
     return found | _named("test_accuracy", _accuracies(programs, state, data.test))
 
 
@@ -193,7 +195,7 @@ def _begin(
 
 
 def _metrics(folder: FinalFolder, step: int) -> Metrics | Unwritten:
-    return Metrics(folder.metrics, step) if distributed.first() else Unwritten()
+    return Metrics(folder.metrics, step) if distributed.is_first_process() else Unwritten()
 
 
 def _stop(programs: Programs, step: int) -> int:
@@ -205,7 +207,7 @@ def _is_due(programs: Programs, step: int, age: float, preemption: Preemption) -
     """Returns whether a checkpoint is due, given the age of the last one in seconds."""
     if step == programs.total or preemption.here:
         return True
-    return bool(distributed.told(age >= programs.task.recipe.checkpoint_seconds))
+    return bool(distributed.broadcast(age >= programs.task.recipe.checkpoint_seconds))
 
 
 def _next_reading(programs: Programs, step: int) -> int:

@@ -1,14 +1,13 @@
-"""The compiled programs of a training, over all devices: a batch spread along the axis ``data``, weights on each.
+"""The compiled programs of a training: batches are sharded along the mesh axis ``data``, weights are replicated.
 
-Everything that is the same on each device (weights, which images make a batch) is replicated; XLA divides the work on a
-batch and adds gradients and batch statistics up. Devices may belong to several processes, each of which then calls
-everything here, in the same order.
+XLA divides the work on a batch among the devices and sums gradients and batch statistics over them. The devices may
+belong to several processes; every process must then call the functions of this file in the same order.
 
 A `BatchSource` supplies the batches: `lanas_jax.trainer.in_memory` holds all training images on every device and takes
 many steps in one call; `lanas_jax.trainer.streamed` reads batches from a stream.
 
-What is compiled holds neither images nor weights nor the numbers of a recipe, so trainings that differ in these alone
-share it (`shared`).
+A compiled program contains neither images nor weights nor the numbers of a recipe, so trainings that differ only in
+these share it (`shared_programs`).
 """
 
 import contextlib
@@ -30,65 +29,65 @@ from lanas_jax.storage.weights import AnyArray, filled
 from lanas_jax.trainer import step as training
 from lanas_jax.trainer.sharding import placed
 from lanas_jax.trainer.step import FinalState, TrainerTask
-from lanas_jax.trainer.task import AuxiliaryInputs, Training, Weights, beside, data_of, with_data
+from lanas_jax.trainer.task import AuxiliaryInputs, Training, Weights, auxiliary_inputs, data_of, with_data
 
 AXIS = "data"
 
 
 class Advance(Protocol):
-    """Takes steps; what `Programs.session` gives."""
+    """A function that takes training steps; returned by `Programs.session`."""
 
     @property
     def waited(self) -> float:
-        """Seconds for which there was no batch to go on with."""
+        """The seconds spent waiting for a batch."""
         ...
 
     def __call__(
         self, state: FinalState, until: int, preemption: Preemption
     ) -> tuple[FinalState, Float[Array, " steps"]]:
-        """Some steps further, to step `until` at most. The state is consumed.
+        """Takes some steps, at most up to step `until`. The state is consumed.
 
         Returns:
-          The state, and the loss of each step; 0 for those not taken.
+          The new state, and the loss of each step, 0 for steps not taken.
         """
         ...
 
 
 @runtime_checkable
 class BatchSource(Protocol):
-    """Where the batches of a training come from, and the programs that read them."""
+    """A source of the batches of a training."""
 
     @property
     def count(self) -> int:
-        """Training images."""
+        """The number of training images."""
         ...
 
     def session(self, programs: "Programs", step: int) -> contextlib.AbstractContextManager[Advance]:
-        """Steps from step `step` on, one after the other."""
+        """Returns a context manager that yields the function taking the steps after step `step`."""
         ...
 
     def accuracy(self, programs: "Programs", weights: Weights, split: Any) -> float:
-        """Share of a split, of the kind that belongs to this source, that is classified correctly, in [0, 1]."""
+        """Returns the accuracy on a split, in [0, 1]. The split must be of this source's kind."""
         ...
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Programs:
-    """The programs of one training. Make one with `compiled`.
+    """The programs of one training, created by `compiled`.
 
     Attributes:
-      task: what they were made for.
-      mesh: the devices.
-      source: where batches come from.
-      total: steps of the whole training.
-      data: what recipe, network and teacher read beside images, on all devices.
-      initial: weights to begin with, by name, in place of those that `begin` draws.
-      seed: of the training.
-      keys: of the first weights, and of the training.
-      begin: the state before the first step, from the data and a key; compiled at the first call.
-      program: the step, or many, compiled: `lanas_jax.trainer.step.train` or `train_on_batch`.
-      compile_seconds: what tracing and compiling took.
-      at_peak: seconds that a training image would take at the peak of all devices; None: unknown.
+      task: task that the programs were compiled for.
+      mesh: mesh of all devices.
+      source: source of the batches.
+      total: number of steps of the whole training.
+      data: auxiliary inputs, on all devices.
+      initial: initial weights by name, in place of those that `begin` initializes.
+      seed: seed of the training.
+      keys: PRNG keys of the initial weights and of the training.
+      begin: function from auxiliary inputs and a key to the initial state; compiled at the first call.
+      program: compiled training program, `lanas_jax.trainer.step.train_steps` or `train_on_batch`.
+      compile_seconds: seconds of tracing and compiling.
+      at_peak: seconds per training image at the peak throughput of all devices; None if unknown.
     """
 
     task: TrainerTask
@@ -106,19 +105,19 @@ class Programs:
 
     @property
     def count(self) -> int:
-        """Training images."""
+        """The number of training images."""
         return self.source.count
 
     @property
     def everywhere(self) -> NamedSharding:
-        """How weights are placed."""
+        """The replicated sharding of the weights."""
         return NamedSharding(self.mesh, PartitionSpec())
 
     def start(self) -> FinalState:
-        """The state before the first step.
+        """Returns the state before the first step.
 
         Raises:
-          ValueError: initial weights of another network; names one.
+          ValueError: the initial weights belong to another network; the message names one array.
         """
         state = self.begin(self.data, self.keys[0])
         if not self.initial:
@@ -128,28 +127,31 @@ class Programs:
         return state._replace(weights=weights, average=average)
 
     def instead(self, final: Training) -> "Programs":
-        """The same programs, on the same images, for a training that differs as much as `shared` allows.
+        """Returns the same programs for another training on the same images, if `shared_programs` allows the difference.
 
         Raises:
-          ValueError: a recipe that differs in more than its numbers.
+          ValueError: the recipes differ in more than their numbers.
         """
         kinds = {jax.tree.structure(recipe.read_by_programs) for recipe in (self.task.recipe, final.recipe)}
         if len(kinds) > 1:
-            raise ValueError(f"the programs were compiled for another kind of recipe, {self.task.recipe}")
+            raise ValueError(
+                f"the programs were compiled for another kind of recipe: expected {self.task.recipe} except for "
+                f"numbers, got {final.recipe}; compile new programs"
+            )
         task = dataclasses.replace(self.task, network=final.network, recipe=final.recipe, teacher=final.teacher)
         return assembled(final, task, self.mesh, self.source, self.begin, self.program, self.compile_seconds)
 
     def session(self, step: int) -> contextlib.AbstractContextManager[Advance]:
-        """What takes the steps after step `step`, one after the other."""
+        """Returns a context manager that yields the function taking the steps after step `step`."""
         return self.source.session(self, step)
 
     def advance(self, state: FinalState, until: int) -> tuple[FinalState, Float[Array, " steps"]]:
-        """One dispatch of a session of its own; as `Advance`."""
+        """Runs one dispatch in a session of its own; arguments and result as in `Advance`."""
         with self.session(int(state.step)) as advance:
             return advance(state, until, Preemption())
 
     def accuracy(self, weights: Weights, split: Any) -> float:
-        """Share of a split that is classified correctly, in [0, 1]."""
+        """Returns the accuracy on a split, in [0, 1]."""
         return self.source.accuracy(self, weights, split)
 
 
@@ -157,35 +159,35 @@ def _lowered(task: TrainerTask, read_from: tuple[Any, Any]) -> jax.stages.Lowere
     everywhere = NamedSharding(task.batch.mesh, PartitionSpec())
     images, labels = (jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=everywhere) for x in read_from)
     read, state, key, number = abstract(task)
-    advance = jax.jit(functools.partial(training.train, task), donate_argnums=1, out_shardings=everywhere)
+    advance = jax.jit(functools.partial(training.train_steps, task), donate_argnums=1, out_shardings=everywhere)
     return advance.lower(read, state, key, number, number, images, labels)
 
 
 class Compiled(NamedTuple):
-    """What is compiled for a training, and holds nothing of its data; attributes as those of `Programs`."""
+    """The compiled functions of a training, which contain none of its data; attributes as in `Programs`."""
 
     begin: Callable[[AuxiliaryInputs, PRNGKeyArray], FinalState]
     program: jax.stages.Compiled
-    right: Callable[..., Any]  # as that of `InMemory`, or of `Streamed`
+    right: Callable[..., Any]  # as in `InMemory` or `Streamed`
 
     @classmethod
     def of(cls, task: TrainerTask, step: jax.stages.Lowered, right: Callable[..., Any]) -> "Compiled":
-        """Compiles the steps of a training; what it begins with and how it counts at the first call."""
+        """Compiles the training steps now, and the initial state and the accuracy at their first call."""
         everywhere = NamedSharding(task.batch.mesh, PartitionSpec())
         begin = jax.jit(functools.partial(training.begin, task), out_shardings=everywhere)
         return cls(begin, step.compile(), jax.jit(functools.partial(right, task)))
 
 
-def shared(task: TrainerTask, images: Hashable, make: Callable[[TrainerTask], Compiled]) -> Compiled:
-    """What an earlier training of this process compiled, or what `make` does now.
+def shared_programs(task: TrainerTask, images: Hashable, make: Callable[[TrainerTask], Compiled]) -> Compiled:
+    """Returns the functions that an earlier training of this process compiled, or compiles them with `make`.
 
-    Trainings share it that differ in the numbers of their recipes, in seeds, in initial weights and in the data of
-    network and teacher, where these say by equality that they differ in nothing else.
+    Trainings share compiled functions if they differ only in the numbers of their recipes, their seeds, their initial
+    weights and the data of their networks and teachers. Networks and teachers must compare equal otherwise.
 
     Args:
-      task: what is trained.
-      images: shapes and dtypes of what is read, and how.
-      make: compiles, given the task without the data of network and teacher.
+      task: task to compile for.
+      images: shapes and dtypes of the images, and their source.
+      make: function that compiles the task, given without the data of network and teacher.
     """
     bare = _bare(task)
     if not (_equal(bare.network, task.network) and _equal(bare.teacher, task.teacher)):
@@ -196,7 +198,7 @@ def shared(task: TrainerTask, images: Hashable, make: Callable[[TrainerTask], Co
 
 
 def _equal(one: Any, other: Any) -> bool:
-    """Whether two are equal; what cannot be hashed holds arrays, which have no equality of that kind."""
+    """Returns whether two objects are equal. Unhashable objects hold arrays, which have no single truth value."""
     try:
         return hash(one) == hash(other) and bool(one == other)
     except TypeError:
@@ -204,7 +206,7 @@ def _equal(one: Any, other: Any) -> bool:
 
 
 def _bare(task: TrainerTask) -> TrainerTask:
-    """The task with zeros that take no memory in place of the data of network and teacher."""
+    """Returns the task with the data of network and teacher replaced by zeros that take no memory."""
 
     def zeros(data: PyTree[AnyArray]) -> PyTree[AnyArray]:
         return jax.tree.map(lambda leaf: np.broadcast_to(leaf.dtype.type(0), leaf.shape), data)
@@ -215,20 +217,23 @@ def _bare(task: TrainerTask) -> TrainerTask:
 
 
 def task_of(final: Training, mesh: Mesh, classes: int, scaling: Scaling | None) -> TrainerTask:
-    """What programs over a mesh are made for."""
+    """Returns the task of a training over a mesh."""
     batch = NamedSharding(mesh, PartitionSpec(AXIS))
     return TrainerTask(final.network, final.recipe, final.augmentation, classes, scaling, batch, final.teacher)
 
 
 def abstract_data(task: TrainerTask) -> Any:
-    """Shapes, dtypes and placement of a task's `AuxiliaryInputs`."""
+    """Returns the shapes, dtypes and shardings of a task's `AuxiliaryInputs`."""
     everywhere = NamedSharding(task.batch.mesh, PartitionSpec())
-    shapes = jax.eval_shape(lambda read: read, beside(task.network, task.recipe, task.teacher))
+    shapes = jax.eval_shape(lambda read: read, auxiliary_inputs(task.network, task.recipe, task.teacher))
     return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=everywhere), shapes)
 
 
 def abstract(task: TrainerTask) -> tuple[Any, FinalState, Any, Any]:
-    """Shapes, dtypes and placement of what every program takes: `AuxiliaryInputs`, state, key, and a step's number."""
+    """Returns the shapes, dtypes and shardings of the arguments that all programs take.
+
+    They are: `AuxiliaryInputs`, state, key and a step number.
+    """
     everywhere = NamedSharding(task.batch.mesh, PartitionSpec())
     described: tuple[FinalState, Any, Any] = jax.tree.map(
         lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=everywhere),
@@ -250,9 +255,9 @@ def assembled(
     program: jax.stages.Compiled,
     compile_seconds: float,
 ) -> Programs:
-    """The programs of a training: what was compiled, and what it is given."""
+    """Returns the `Programs` of a training from its compiled functions and its inputs."""
     first, key = jax.random.split(jax.random.key(final.seed))
-    read = beside(task.network, task.recipe, task.teacher)
+    read = auxiliary_inputs(task.network, task.recipe, task.teacher)
     keys, data = placed(((first, key), read), NamedSharding(mesh, PartitionSpec()))
     total = final.recipe.sgd.steps(source.count)
     initial = final.initial or {}

@@ -15,7 +15,7 @@ def placed(tree: Any, everywhere: NamedSharding) -> Any:
     return jax.tree.map(lambda leaf: _on_all(leaf, everywhere), tree)
 
 
-def shared(local: Any, batch: NamedSharding, hosts: int) -> Array:
+def shard_batch(local: Any, batch: NamedSharding, hosts: int) -> Array:
     """Assembles one global array from the shares of `hosts` processes, in process order; `local` is this share."""
     if batch.is_fully_addressable:
         return jax.device_put(local, batch)

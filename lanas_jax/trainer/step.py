@@ -70,7 +70,7 @@ class FinalState(NamedTuple):
     sound: Bool[Array, ""]  # whether loss and weights are finite; training stops at the first step that breaks them
 
 
-def start(network: FinalNetwork, recipe: Recipe, key: PRNGKeyArray) -> FinalState:
+def start_training(network: FinalNetwork, recipe: Recipe, key: PRNGKeyArray) -> FinalState:
     """A network before its first step. The key is consumed."""
     weights = Weights(*network.init(key))
     average = None if recipe.ema is None else weights
@@ -80,13 +80,13 @@ def start(network: FinalNetwork, recipe: Recipe, key: PRNGKeyArray) -> FinalStat
 
 def begin(task: TrainerTask, data: AuxiliaryInputs, key: PRNGKeyArray) -> FinalState:
     """The state of a task with such data before its first step. The key is consumed."""
-    task = informed(task, data)
-    return start(task.network, task.recipe, key)
+    task = with_auxiliary_inputs(task, data)
+    return start_training(task.network, task.recipe, key)
 
 
 def shapes(network: FinalNetwork, recipe: Recipe) -> FinalState:
     """Shapes and dtypes of a state."""
-    return jax.eval_shape(lambda key: start(network, recipe, key), jax.random.key(0))
+    return jax.eval_shape(lambda key: start_training(network, recipe, key), jax.random.key(0))
 
 
 def loss_of(
@@ -150,8 +150,8 @@ def train_step(
     rate = learning_rate(task.recipe, state.step, total)
     params = jax.tree.map(lambda p, d: p - rate.astype(d.dtype) * d, state.weights.params, direction)
     weights = Weights(params, batch_stats)
-    average = averaged(task.recipe, state.average, weights, state.step)
-    return FinalState(weights, average, momentum, state.step + 1, loss, jnp.isfinite(loss) & finite(weights))
+    average = update_average(task.recipe, state.average, weights, state.step)
+    return FinalState(weights, average, momentum, state.step + 1, loss, jnp.isfinite(loss) & is_finite(weights))
 
 
 def batch_of(
@@ -220,7 +220,7 @@ def averaged_gradient(
     return loss / passes, batch_stats, jax.tree.map(lambda total: total / passes, gradient)
 
 
-def averaged(recipe: Recipe, average: Weights | None, weights: Weights, step: Int[Array, ""]) -> Weights | None:
+def update_average(recipe: Recipe, average: Weights | None, weights: Weights, step: Int[Array, ""]) -> Weights | None:
     """The moving average after step number `step`: ``decay * average + (1 - decay) * weights``."""
     if average is None or recipe.ema is None:
         return None
@@ -228,19 +228,19 @@ def averaged(recipe: Recipe, average: Weights | None, weights: Weights, step: In
     return jax.tree.map(lambda a, w: a + (1 - kept).astype(w.dtype) * (w - a), average, weights)
 
 
-def finite(tree: PyTree[Array]) -> Bool[Array, ""]:
+def is_finite(tree: PyTree[Array]) -> Bool[Array, ""]:
     """Whether every number in it is."""
     return jnp.stack([jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(tree)]).all()
 
 
-def informed(task: TrainerTask, data: AuxiliaryInputs) -> TrainerTask:
+def with_auxiliary_inputs(task: TrainerTask, data: AuxiliaryInputs) -> TrainerTask:
     """The task whose recipe has such numbers, and whose network and teacher read such data."""
     teacher = None if task.teacher is None else task.teacher.with_data(data.teacher)
     network = with_data(task.network, data.network)
     return dataclasses.replace(task, network=network, recipe=data.recipe, teacher=teacher)
 
 
-def train(
+def train_steps(
     task: TrainerTask,
     data: AuxiliaryInputs,
     state: FinalState,
@@ -254,7 +254,7 @@ def train(
 
     Args:
       task: what to train.
-      data: what recipe, network and teacher read beside images (`lanas_jax.trainer.task.beside`).
+      data: what recipe, network and teacher read beside images (`lanas_jax.trainer.task.auxiliary_inputs`).
       state: where to go on from.
       key: of the training; it is not consumed, each step folds its number in.
       total: steps of the whole training.
@@ -265,7 +265,7 @@ def train(
     Returns:
       The state, and the loss of each step; 0 for those not taken.
     """
-    task = informed(task, data)
+    task = with_auxiliary_inputs(task, data)
     ordering, noise = jax.random.split(key)
     steps = task.recipe.steps_per_dispatch
     order = batch_order(ordering, len(labels), task.recipe.batch_size, state.step, steps)
@@ -292,12 +292,12 @@ def train_on_batch(
     images: Array,
     labels: Int[Array, " n"],
 ) -> tuple[FinalState, Float[Array, ""]]:
-    """One step further on a batch that is given, unless an earlier step broke the training; arguments as in `train`.
+    """One step further on a batch that is given, unless an earlier step broke the training; arguments as in `train_steps`.
 
     Returns:
       The state, and the loss of the step; 0 where it was not taken.
     """
-    task = informed(task, data)
+    task = with_auxiliary_inputs(task, data)
     _, noise = jax.random.split(key)
     going = state.sound
 
@@ -308,7 +308,7 @@ def train_on_batch(
     return after, jnp.where(going, after.loss, 0.0)
 
 
-def right(
+def count_correct(
     task: TrainerTask, data: AuxiliaryInputs, weights: Weights, images: Array, labels: Int[Array, "batches size"]
 ) -> Int[Array, ""]:
     """How many images of a split are classified correctly, by the running batch statistics.
@@ -320,11 +320,11 @@ def right(
       images: ``[batches, size, height, width, channels]``.
       labels: their classes; -1 fills the last batch up and counts for nothing.
     """
-    task = informed(task, data)
+    task = with_auxiliary_inputs(task, data)
 
     def batch(batch: tuple[Array, Array]) -> Int[Array, ""]:
         images, labels = lax.with_sharding_constraint(batch, task.batch)
-        logits = read(task.network, weights, images, task.scaling)
+        logits = compute_logits(task.network, weights, images, task.scaling)
         return jnp.sum(jnp.argmax(logits, axis=1) == labels, dtype=jnp.int32)
 
     return lax.map(batch, (images, labels)).sum()
@@ -334,11 +334,13 @@ def right_in_batch(
     task: TrainerTask, data: AuxiliaryInputs, weights: Weights, images: Array, labels: Int[Array, " size"]
 ) -> tuple[Int[Array, ""], Int[Array, ""]]:
     """How many images of a batch are classified correctly, and how many there are; a label of -1 counts for nothing."""
-    found = right(task, data, weights, images[None], labels[None])
+    found = count_correct(task, data, weights, images[None], labels[None])
     return found, jnp.sum(labels >= 0, dtype=jnp.int32)
 
 
-def read(network: FinalNetwork, weights: Weights, images: Array, scaling: Scaling | None) -> Float[Array, "n classes"]:
+def compute_logits(
+    network: FinalNetwork, weights: Weights, images: Array, scaling: Scaling | None
+) -> Float[Array, "n classes"]:
     """Logits of a trained network."""
     key = jax.random.key(0)  # of what is dropped: nothing is
     inputs = images if scaling is None else scaling(images)

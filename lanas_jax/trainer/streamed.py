@@ -1,9 +1,9 @@
-"""Training on batches that come from a stream, such as ImageNet's from disk (`lanas_jax.data.streams`).
+"""Training on streamed batches, such as ImageNet's from disk (`lanas_jax.data.streams`).
 
-Each process reads its share of every batch. A thread has the next batches on the devices before they are needed; steps
-are called one at a time, so a training can be stopped after any of them, and `steps_per_dispatch` is only how many are
-taken before their losses are read. Batches are a function of seed and step number, as all else is: a training goes on
-from a checkpoint to the bits it would have had.
+Each process reads its share of every batch. A thread places the next batches on the devices before they are needed.
+Steps are called one at a time, so a training can stop after any step; `steps_per_dispatch` is only the number of steps
+between two readings of the losses. Batches are a function of the seed and the step number, so a training resumes from a
+checkpoint to bit-identical results.
 """
 
 import contextlib
@@ -25,28 +25,28 @@ from lanas_jax.runtime.distributed import Preemption
 from lanas_jax.trainer import sharding as placing
 from lanas_jax.trainer import step as training
 from lanas_jax.trainer.prefetch import Ahead
-from lanas_jax.trainer.programs import AXIS, Compiled, Programs, abstract, assembled, shared, task_of
+from lanas_jax.trainer.programs import AXIS, Compiled, Programs, abstract, assembled, shared_programs, task_of
 from lanas_jax.trainer.sharding import placed
 from lanas_jax.trainer.step import FinalState, TrainerTask
 from lanas_jax.trainer.task import AuxiliaryInputs, Training, Weights
 
-DEPTH = 2  # batches on the devices that wait for their step
-IN_FLIGHT = 2  # steps handed to the devices before the last of them is waited for
+DEPTH = 2  # number of prefetched batches on the devices
+IN_FLIGHT = 2  # number of steps dispatched to the devices without waiting for their results
 
 
-def compiled(final: Training, data: StreamedDataset, devices: Sequence[jax.Device]) -> Programs:
+def compile_streamed(final: Training, data: StreamedDataset, devices: Sequence[jax.Device]) -> Programs:
     """Compiles the programs of a training on streamed data.
 
     Args:
-      final: what to train.
-      data: what on.
-      devices: of all processes; equal shares of a batch go to them (`check`).
+      final: training to compile for.
+      data: streamed dataset to train on.
+      devices: devices of all processes; each batch is divided equally among them (`check`).
     """
     began = time.perf_counter()
     mesh = mesh_of(devices, AXIS)
     task = task_of(final, mesh, data.classes, data.scaling)
     images = (data.image_shape, "streamed")
-    made = shared(
+    made = shared_programs(
         task, images, lambda task: Compiled.of(task, _lowered(task, data.image_shape), training.right_in_batch)
     )
     source = Streamed(data.train, made.right)
@@ -56,18 +56,18 @@ def compiled(final: Training, data: StreamedDataset, devices: Sequence[jax.Devic
 def lowered_step(
     final: Training, mesh: Mesh, image_shape: tuple[int, int, int], classes: int, scaling: Scaling | None
 ) -> jax.stages.Lowered:
-    """One training step on a batch, lowered for a mesh from shapes alone: neither images nor devices are needed.
+    """Lowers one training step on a batch, from shapes alone; neither images nor devices are needed.
 
-    It takes what recipe, network and teacher read beside images, the state, the key, the number of steps, images and
-    labels. Of a mesh over devices that are not there (`jax.experimental.topologies`), it tells what each of them will
-    hold and compute.
+    The arguments of the lowered function are: auxiliary inputs, state, key, total number of steps, images, labels. For
+    a mesh of devices that this machine does not have (`jax.experimental.topologies`), the result shows the memory and
+    the computation of each device.
 
     Args:
-      final: what is trained.
-      mesh: devices along the axis ``data``.
+      final: training to lower.
+      mesh: mesh with the axis ``data``.
       image_shape: height, width and channels.
       classes: number of classes.
-      scaling: of images of 8 bits; None where they are float32.
+      scaling: scaling of 8-bit images; None for float32 images.
     """
     return _lowered(task_of(final, mesh, classes, scaling), image_shape)
 
@@ -84,11 +84,12 @@ def _lowered(task: TrainerTask, image_shape: tuple[int, int, int]) -> jax.stages
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Streamed:
-    """Batches of a stream; a `lanas_jax.trainer.programs.BatchSource`.
+    """A `lanas_jax.trainer.programs.BatchSource` of streamed batches.
 
     Attributes:
-      stream: training images.
-      right: of a batch, the images that are classified correctly, and all; compiled at the first call.
+      stream: stream of training batches.
+      right: function that counts the correctly classified images of a batch and all its images; compiled at the first
+        call.
     """
 
     stream: TrainingStream
@@ -96,12 +97,12 @@ class Streamed:
 
     @property
     def count(self) -> int:
-        """Training images."""
+        """The number of training images."""
         return len(self.stream)
 
     @contextlib.contextmanager
     def session(self, programs: Programs, step: int) -> Iterator["StreamedSteps"]:
-        """Steps from step `step` on, with a thread that reads ahead until it is left."""
+        """Yields the steps after step `step`; a thread prefetches batches until the context is left."""
         hosts = _hosts(programs)
         batches = self.stream.batches(
             programs.seed, programs.task.recipe.batch_size, step, host=jax.process_index(), hosts=hosts
@@ -110,7 +111,7 @@ class Streamed:
             yield StreamedSteps(programs, ready)
 
     def accuracy(self, programs: Programs, weights: Weights, split: EvaluationStream) -> float:
-        """Share of a split that is classified correctly, in [0, 1]."""
+        """Returns the accuracy on a split, in [0, 1]."""
         hosts = _hosts(programs)
         batches = split.batches(programs.task.recipe.batch_size, host=jax.process_index(), hosts=hosts)
         counts: list[tuple[Array, Array]] = []
@@ -124,11 +125,11 @@ class Streamed:
 
 
 class StreamedSteps:
-    """Takes one step after the other on batches as they come; a `lanas_jax.trainer.programs.Advance`.
+    """A `lanas_jax.trainer.programs.Advance` that takes one step per streamed batch.
 
     Args:
-      programs: made for this training.
-      batches: on the devices.
+      programs: programs compiled for this training.
+      batches: prefetched batches on the devices.
     """
 
     def __init__(self, programs: Programs, batches: Ahead[Batch, tuple[Array, Array]]):
@@ -137,19 +138,19 @@ class StreamedSteps:
 
     @property
     def waited(self) -> float:
-        """Seconds for which no batch was ready."""
+        """The seconds spent waiting for a batch."""
         return self._batches.waited
 
     def __call__(
         self, state: FinalState, until: int, preemption: Preemption
     ) -> tuple[FinalState, Float[Array, " steps"]]:
-        """Steps up to step `until`, or fewer where the machine is about to be taken away."""
+        """Takes steps up to step `until`, or fewer if the process is preempted."""
         programs, losses = self._programs, []
         for _ in range(until - int(state.step)):
             images, labels = next(self._batches)
             state, loss = programs.program(programs.data, state, programs.keys[1], self._total, images, labels)
             losses.append(loss)
-            if len(losses) > IN_FLIGHT:  # so that batches do not pile up on the devices
+            if len(losses) > IN_FLIGHT:  # bounds the number of batches held on the devices
                 losses[-1 - IN_FLIGHT].block_until_ready()
             if preemption.reached():
                 break
@@ -161,5 +162,5 @@ def _hosts(programs: Programs) -> int:
 
 
 def _placed(programs: Programs, hosts: int, batch: Batch) -> tuple[Array, Array]:
-    images, labels = (placing.shared(part, programs.task.batch, hosts) for part in (batch.images, batch.labels))
+    images, labels = (placing.shard_batch(part, programs.task.batch, hosts) for part in (batch.images, batch.labels))
     return images, labels

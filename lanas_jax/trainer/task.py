@@ -178,7 +178,7 @@ class AuxiliaryInputs(NamedTuple):
     teacher: PyTree[AnyArray]  # data of the teacher; empty without a teacher
 
 
-def beside(network: FinalNetwork, recipe: Recipe, teacher: Teacher | None) -> AuxiliaryInputs:
+def auxiliary_inputs(network: FinalNetwork, recipe: Recipe, teacher: Teacher | None) -> AuxiliaryInputs:
     """Returns the auxiliary inputs of a training."""
     return AuxiliaryInputs(recipe.read_by_programs, data_of(network), () if teacher is None else teacher.data)
 
@@ -223,12 +223,12 @@ class FinalTraining:
         return dataclasses.replace(self, recipe=recipe, teacher=teacher)
 
 
-def seen(data: Dataset | StreamedDataset) -> SearchData | StreamedDataset:
+def search_splits(data: Dataset | StreamedDataset) -> SearchData | StreamedDataset:
     """Returns the part of a dataset with the splits ``train`` and ``validation``."""
     return data.search if isinstance(data, Dataset) else data
 
 
-def fingerprint(split: Split | TrainingStream | EvaluationStream) -> str:
+def data_fingerprint(split: Split | TrainingStream | EvaluationStream) -> str:
     """Returns a digest of the images and labels of a split."""
     return digest((split.images, split.labels)) if isinstance(split, Split) else split.fingerprint
 

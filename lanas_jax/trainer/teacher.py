@@ -67,7 +67,7 @@ class NetworkTeacher:
         """Raises ValueError where weights do not fit the network, or the network not the classes."""
         del recipe
         try:
-            by_name.check(self._shapes, self.weights)
+            by_name.check_weights(self._shapes, self.weights)
         except ValueError as error:
             raise ValueError(f"the teacher's {error}") from error
         _check_classes(self, data)

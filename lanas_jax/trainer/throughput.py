@@ -18,7 +18,7 @@ from lanas_jax.trainer.task import FinalTraining, costs
 from lanas_jax.training.peak import measure_peak, step_flops
 
 
-def measured(fitted: Fitted, programs: Programs) -> dict[str, float | None]:
+def measured_throughput(fitted: Fitted, programs: Programs) -> dict[str, float | None]:
     """What final.json says of it, of the steps that this process took; None where it took none.
 
     Returns:

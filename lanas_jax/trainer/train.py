@@ -27,7 +27,7 @@ from lanas_jax.trainer import compilation, loop, throughput
 from lanas_jax.trainer import folder as folders
 from lanas_jax.trainer.loop import TrainingProgress
 from lanas_jax.trainer.step import shapes
-from lanas_jax.trainer.task import FinalTraining, costs, fingerprint, seen
+from lanas_jax.trainer.task import FinalTraining, costs, data_fingerprint, search_splits
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,7 +49,7 @@ class Origin:
     settings: Any = None
 
 
-def train(
+def train_network(
     final: FinalTraining,
     code: Int[np.ndarray, " dims"],
     directory: Path,
@@ -78,14 +78,14 @@ def train(
       RunError: the folder holds other files, holds another training (the message names the difference), or is in use.
       ConfigError: the settings cannot be written as JSON.
       DistributedError: the processes were not started with the same settings, images and software.
-      NotFiniteError, DamagedError, PreemptedError: as in `loop.fit`.
+      NotFiniteError, DamagedError, PreemptedError: as in `loop.run_training`.
     """
     devices = jax.devices() if devices is None else devices
     data = final.dataset()
-    compilation.check(final.recipe, seen(data), devices)
+    compilation.check_recipe(final.recipe, search_splits(data), devices)
     if final.teacher is not None:
-        final.teacher.check(seen(data), final.recipe)
-    weights.check(shapes(final.network, final.recipe).weights, final.initial or {}, partly=True)
+        final.teacher.check(search_splits(data), final.recipe)
+    weights.check_weights(shapes(final.network, final.recipe).weights, final.initial or {}, partly=True)
     record = _record(final, code, data, origin, devices)
     distributed.agree("settings, images or software", folders.decisive(record))
     with _entered(directory, record, origin, final) as folder:
@@ -94,9 +94,9 @@ def train(
             return recorded
         if (before := folder.record["devices"]) != (now := _described(devices)):
             progress.note(f"started on {before}, resumed on {now}: the result will differ in its last digits")
-        made = compilation.compiled(final, seen(data), devices)
+        made = compilation.compile_training(final, search_splits(data), devices)
         made = dataclasses.replace(made, at_peak=throughput.at_peak(final, code, devices))
-        fitted = loop.fit(made, seen(data), folder, progress, preemption)
+        fitted = loop.run_training(made, search_splits(data), folder, progress, preemption)
         found = {
             "name": origin.name,
             "code": code.tolist(),
@@ -106,9 +106,9 @@ def train(
             **costs(final.network, code),
             "trained_parameters": sum(leaf.size for leaf in jax.tree.leaves(fitted.state.weights.params)),
             "steps": made.total,
-            **loop.measure(made, fitted.state, data),
+            **loop.measure_accuracies(made, fitted.state, data),
             "seconds": fitted.seconds,
-            **throughput.measured(fitted, made),
+            **throughput.measured_throughput(fitted, made),
             "compile_seconds": made.compile_seconds,
             "devices": _described(devices),
             "software": software.versions(),
@@ -130,7 +130,7 @@ def _entered(
             stack.enter_context(lock_file(folder.described))
 
         distributed.by_first(enter, RunError)
-        if not folders.exists(directory):
+        if not folders.training_exists(directory):
             raise DistributedError(
                 f"process {jax.process_index()} does not see the files that process 0 wrote into {directory}: "
                 f"use a folder that all processes share"
@@ -148,17 +148,17 @@ def _record(
     """Returns the content of training.json."""
     for settings in (origin.config, origin.settings, final.recipe):
         if settings is not None:
-            config_json.check(settings)
+            config_json.check_config(settings)
     return {
         "name": origin.name,
         "source": None if origin.source is None else str(origin.source),
         "home": None if origin.home is None else str(origin.home),
         "experiment": None if origin.source is None else hashlib.sha256(origin.source.read_bytes()).hexdigest(),
         "code": code.tolist(),
-        "config": None if origin.config is None else config_json.encode(origin.config),
-        "settings": None if origin.settings is None else config_json.encode(origin.settings),
-        "recipe": config_json.encode(final.recipe),
-        "augmentation": config_json.encode(final.augmentation),
+        "config": None if origin.config is None else config_json.encode_value(origin.config),
+        "settings": None if origin.settings is None else config_json.encode_value(origin.settings),
+        "recipe": config_json.encode_value(final.recipe),
+        "augmentation": config_json.encode_value(final.augmentation),
         "seed": final.seed,
         "initial": None if final.initial is None else digest_by_name(final.initial),
         **({} if final.teacher is None else {"teacher": final.teacher.identity()}),
@@ -171,13 +171,13 @@ def _record(
 
 def _images(data: Dataset | StreamedDataset) -> dict[str, Any]:
     """Returns digests of the splits, and the shape, classes and scaling of the images."""
-    search = seen(data)
+    search = search_splits(data)
     splits = {"train": search.train, "validation": search.validation, "test": data.test}
     return {
-        **{name: fingerprint(split) for name, split in splits.items()},
+        **{name: data_fingerprint(split) for name, split in splits.items()},
         "image_shape": list(search.image_shape),
         "classes": search.classes,
-        "scaling": None if search.scaling is None else config_json.encode(search.scaling),
+        "scaling": None if search.scaling is None else config_json.encode_value(search.scaling),
     }
 
 

@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import PRNGKeyArray
 
 
-def drawn(key: PRNGKeyArray, shapes: Any) -> Any:
+def draw_normal(key: PRNGKeyArray, shapes: Any) -> Any:
     """Standard normal numbers for a tree of shapes, in one draw: each draw of its own would compile for a second."""
     leaves, structure = jax.tree.flatten(shapes, is_leaf=lambda x: isinstance(x, tuple))
     sizes = [math.prod(shape) for shape in leaves]

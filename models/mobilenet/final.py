@@ -22,7 +22,7 @@ from lanas_jax.spaces.mobilenet import MobileNetSpace
 from lanas_jax.spaces.published_mobilenets import PublishedMobileNets
 from models import layers
 from models.functional import Functional, Tree
-from models.layers.initial import drawn
+from models.layers.initial import draw_normal
 from models.mobilenet.network import MobileNetNetwork
 
 
@@ -128,7 +128,7 @@ def initial_weights(key: PRNGKeyArray, module: Functional) -> tuple[Tree, Tree]:
     of an input: one of a depthwise convolution. Dense layers are normal with variance ``1 / fan_in``.
     """
     shapes = jax.tree.map(lambda x: x.shape, module.params)
-    noise = drawn(key, shapes)
+    noise = draw_normal(key, shapes)
     params = jax.tree.map_with_path(_initial, noise)
     fill = {"mean": jnp.zeros, "var": jnp.ones}
     stats = jax.tree.map_with_path(lambda path, x: fill[path[-1].key](x.shape), module.batch_stats)

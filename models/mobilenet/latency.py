@@ -30,7 +30,7 @@ SECONDS = 0.02  # that a timing lasts, about
 TIMINGS = 5  # of which the fastest counts
 
 
-def measure(
+def measure_latencies(
     space: MobileNetSpace,
     *,
     batch: int = 1,

@@ -19,7 +19,7 @@ from jaxtyping import Array, Bool, Float, Float32, Int, PRNGKeyArray
 
 from lanas_jax.spaces.nasnet import NASNetCellShape, NASNetSpace
 from models import layers
-from models.layers.initial import drawn
+from models.layers.initial import draw_normal
 from models.layers.norm import identity_norm, initial_stats, norm
 from models.nasnet.cell import Branches, Mode, run_cell
 
@@ -56,7 +56,7 @@ class Stack:
         """
         space = self.space
         used = [branches(shape) for shape in space.shapes]
-        noise = drawn(key, self._kernel_shapes([rows.shape for rows, _ in used]))
+        noise = draw_normal(key, self._kernel_shapes([rows.shape for rows, _ in used]))
         stem = _scaled(noise["stem"], 2 / (9 * space.image_channels))
         mask, channels = self._parts(code, space.cells - 1)
         head = _keep(_scaled(noise["head"], 1 / (mask.sum() * channels)), mask)

@@ -6,11 +6,11 @@ from lanas_jax.candidates.cost_model import (
     Costs,
     StrategyCost,
     Workload,
-    abreast_may_pay,
     choose,
     never_sooner,
     shared_seconds,
     specialised_seconds,
+    vmap_may_pay,
 )
 
 SHARED, EACH = StrategyCost(10.0, 40.0, 0.010), StrategyCost(2.0, 20.0, 0.002)
@@ -81,9 +81,9 @@ def test_of_two_compiled_layouts_the_quicker_step_is_taken_whatever_compiling_to
 
 
 def test_candidates_abreast_are_measured_on_accelerators_with_enough_to_train():
-    assert abreast_may_pay(SHARED, GPU)
-    assert not abreast_may_pay(SHARED, CPU)
-    assert not abreast_may_pay(SHARED, dataclasses.replace(GPU, steps=79))  # 39.5 s, compiled in 40 s
+    assert vmap_may_pay(SHARED, GPU)
+    assert not vmap_may_pay(SHARED, CPU)
+    assert not vmap_may_pay(SHARED, dataclasses.replace(GPU, steps=79))  # 39.5 s, compiled in 40 s
 
 
 def test_a_program_from_the_cache_says_what_others_will_take():

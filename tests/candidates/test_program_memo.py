@@ -43,8 +43,8 @@ def by_constants(config):
 
     @functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
     def whole(code, key):
-        state = training.start(task, code, key)
-        return training.train(task, state, code, jnp.int32(total), jnp.int32(total), images, labels, steps=8)
+        state = training.start_candidate(task, code, key)
+        return training.train_candidate(task, state, code, jnp.int32(total), jnp.int32(total), images, labels, steps=8)
 
     return whole(jnp.asarray(CODES[0]), KEYS[0])
 

@@ -2,7 +2,7 @@ import jax
 import numpy as np
 import pytest
 
-from lanas_jax.candidates.halving import Halving, train
+from lanas_jax.candidates.halving import Halving, train_with_halving
 from lanas_jax.candidates.population import Population
 from lanas_jax.candidates.specialised import Specialised, take_turns
 from lanas_jax.data.splits import SearchData, Split
@@ -76,7 +76,7 @@ def test_halving_trains_the_better_ones_to_the_end(name, request):
     trainer = request.getfixturevalue(name)
     whole, _ = trainer.train(CODES, KEYS)
     rung, _ = trainer.train(CODES, KEYS, until=6)
-    halved = train(trainer, Halving((0.5,), 0.5), TOTAL, CODES, KEYS)
+    halved = train_with_halving(trainer, Halving((0.5,), 0.5), TOTAL, CODES, KEYS)
     better = np.sort(np.argsort(-rung.accuracy, kind="stable")[:2])
     assert np.flatnonzero(halved.steps == TOTAL).tolist() == better.tolist()
     np.testing.assert_array_equal(halved.loss[better], whole.loss[better])
@@ -91,13 +91,13 @@ def test_a_broken_candidate_never_goes_on(shared):
     data = SearchData(Split(images, labels), DATA.validation, 3)
     programs = Population(SmallNetwork(), CONFIG, jax.devices()[:1], 3, steps_per_dispatch=5).compile(data)
     codes = np.array([[3, 0], [1, 1], [3, 1]], np.int32)
-    halved = train(programs, Halving((0.5,), 0.9), TOTAL, codes, KEYS[:3])
+    halved = train_with_halving(programs, Halving((0.5,), 0.9), TOTAL, codes, KEYS[:3])
     assert np.isnan(halved.train_loss[[0, 2]]).all()
     assert halved.steps[1] == TOTAL
 
 
 def test_without_halving_all_are_trained_to_the_end(shared):
-    assert set(train(shared, None, TOTAL, CODES, KEYS).steps) == {TOTAL}
+    assert set(train_with_halving(shared, None, TOTAL, CODES, KEYS).steps) == {TOTAL}
 
 
 @pytest.mark.parametrize("rungs", [(), (0.5, 0.5), (0.0,), (0.5, 1.0), (0.6, 0.3)])

@@ -17,8 +17,8 @@ CODE = jnp.array([0, 1], jnp.int32)
 PLAIN = TrainConfig(batch_size=8, learning_rate=0.05, weight_decay=0.0, clip=None)
 
 
-start = jax.jit(training.start, static_argnums=0)
-train = jax.jit(training.train, static_argnums=0, static_argnames="steps")
+start = jax.jit(training.start_candidate, static_argnums=0)
+train = jax.jit(training.train_candidate, static_argnums=0, static_argnames="steps")
 evaluate = jax.jit(training.evaluate, static_argnums=0)
 apply = jax.jit(NETWORK.apply, static_argnames="train")
 

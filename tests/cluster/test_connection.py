@@ -15,7 +15,7 @@ EXPERIMENT = "tests/quick_experiment.py"
 @pytest.mark.parametrize("address", GOOD)
 def test_addresses(address, monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: object())
-    assert connection.check(address) == address
+    assert connection.check_address(address) == address
 
 
 @pytest.mark.parametrize(
@@ -23,14 +23,14 @@ def test_addresses(address, monkeypatch):
 )
 def test_what_is_no_address_is_refused(address):
     with pytest.raises(ClusterError, match="is no cluster: give local, ray, ray:HOST:PORT"):
-        connection.check(address)
+        connection.check_address(address)
 
 
 def test_without_ray_the_extra_is_named(monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    assert connection.check("local") == "local"
+    assert connection.check_address("local") == "local"
     with pytest.raises(ClusterError, match=r"needs Ray, which is not installed: pip install 'lanas-jax\[ray\]'"):
-        connection.check("ray")
+        connection.check_address("ray")
 
 
 @pytest.mark.parametrize("command", [("search", EXPERIMENT), ("resume",)])

@@ -19,8 +19,8 @@ from tests.cluster import waiting_experiment
 
 @pytest.fixture
 def run(tmp_path):
-    source = discovery.find("tests/cluster/waiting_experiment.py")
-    module = discovery.load(source)
+    source = discovery.find_experiment("tests/cluster/waiting_experiment.py")
+    module = discovery.load_experiment(source)
     (tmp_path / "log").mkdir()
     config = module.Config(pause=0.0, log=tmp_path / "log", seed=3)
     return run_folder.create(tmp_path / "run", module.build(config), source, config)
@@ -58,12 +58,12 @@ def test_the_experiment_is_built_again_with_its_settings(task):
 
 
 def test_fingerprints_differ_where_anything_does(task, monkeypatch):
-    same = tasks.fingerprint(task.source, task.config)
+    same = tasks.experiment_fingerprint(task.source, task.config)
     assert same == task.fingerprint
-    assert tasks.fingerprint(task.source + "\n", task.config) != same
-    assert tasks.fingerprint(task.source, task.config | {"seed": 4}) != same
+    assert tasks.experiment_fingerprint(task.source + "\n", task.config) != same
+    assert tasks.experiment_fingerprint(task.source, task.config | {"seed": 4}) != same
     monkeypatch.setattr(tasks.software, "versions", lambda: {"jax": "0"})
-    assert tasks.fingerprint(task.source, task.config) != same
+    assert tasks.experiment_fingerprint(task.source, task.config) != same
 
 
 def test_the_code_is_part_of_the_fingerprint(task, monkeypatch, tmp_path):

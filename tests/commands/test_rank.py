@@ -117,7 +117,7 @@ def test_correlations_are_those_of_the_columns(ranked):
 
 def test_the_report_says_it_too(ranked):
     text = (ranked / "report.html").read_text(encoding="utf-8")
-    page, found = Page(text), result.read(ranked / "ranking")
+    page, found = Page(text), result.read_ranking(ranked / "ranking")
     assert "Does the supernet rank?" in page.words
     assert "8 architectures out of 64" in page.words
     assert list(found.correlations) == ["one-shot", "the reverse"]
@@ -141,7 +141,7 @@ def test_a_run_without_a_ranking_has_no_such_section(searched):
 def test_it_prints_a_table(ranked):
     printed = (ranked.parent / "printed.txt").read_text()
     assert "training a supernet" in printed
-    correlations = result.read(ranked / "ranking").correlations
+    correlations = result.read_ranking(ranked / "ranking").correlations
     assert list(correlations) == ["one-shot", "the reverse"]
     for name, correlation in correlations.items():
         line = next(line for line in printed.splitlines() if line.strip().startswith(f"{name} "))
@@ -250,14 +250,14 @@ def test_damaged_files_are_named_by_the_report(ranked, tmp_path, capsys):
 
 
 def test_what_is_written_is_read(ranked, tmp_path):
-    found = result.read(ranked / "ranking")
+    found = result.read_ranking(ranked / "ranking")
     assert [",".join(map(str, code)) for code in found.codes] == [row["code"] for row in rows(ranked)]
     np.testing.assert_array_equal(found.truth, [float(row["truth"] or "nan") for row in rows(ranked)])
     said = record(ranked)["correlations"]["one-shot"]
     assert found.correlations["one-shot"].spearman._asdict() == said["spearman"]
     copied = tmp_path / "ranking"
     copied.mkdir()
-    result.write(copied, found)
+    result.write_ranking(copied, found)
     for name in ("ranking.json", "ranking.csv"):
         assert (copied / name).read_bytes() == (ranked / "ranking" / name).read_bytes()
 

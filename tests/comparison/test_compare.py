@@ -10,13 +10,13 @@ import lanas_jax as lx
 from lanas_jax.commands import compare as command
 from lanas_jax.comparison import compare as comparison
 from lanas_jax.comparison import output, peers, statistics
-from lanas_jax.comparison.compare import compare
+from lanas_jax.comparison.compare import compare_searchers
 from lanas_jax.tables.benchmark import Benchmark
 from tests.comparison.small_table import CODES, SPACE, VALUES
 
 
 def test_each_searcher_gets_the_same_budget_of_distinct_architectures(table):
-    results = compare(table, ["lanas", "random"], budget=20, seeds=6)
+    results = compare_searchers(table, ["lanas", "random"], budget=20, seeds=6)
     assert [result.name for result in results] == ["lanas", "random"]
     for result in results:
         assert result.values.shape == (6, 20)
@@ -42,14 +42,14 @@ def test_seconds_are_of_one_core_and_without_compilation(table, monkeypatch):
 
 
 def test_a_budget_beyond_the_table_ends_with_it(table):
-    (result,) = compare(table, ["random"], budget=400, seeds=3)
+    (result,) = compare_searchers(table, ["random"], budget=400, seeds=3)
     assert result.values.shape == (3, 48)
     np.testing.assert_array_equal(np.sort(result.values, axis=1), np.sort(VALUES)[None].repeat(3, axis=0))
 
 
 def test_unknown_searchers_are_refused_before_anything_runs(table):
     with pytest.raises(ValueError, match=r"no searcher 'lanax'\. There are: lanas, paper"):
-        compare(table, ["random", "lanax"], budget=5, seeds=2)
+        compare_searchers(table, ["random", "lanax"], budget=5, seeds=2)
 
 
 def test_answers_count_what_is_new_and_stop_at_the_budget(table):
@@ -101,7 +101,7 @@ def test_answers_take_equivalent_codes_for_one():
 @pytest.mark.parametrize("name", peers.NAMES)
 def test_peers_find_the_optimum_among_values_of_the_table(table, name):
     pytest.importorskip({"tpe": "optuna", "smac": "smac"}[name], reason="the extra peers is not installed")
-    (result,) = compare(table, [name], budget=40, seeds=4)
+    (result,) = compare_searchers(table, [name], budget=40, seeds=4)
     assert result.values.shape == (4, 40)
     for values in result.values:
         tried = values[: int(np.argmax(values == VALUES.max())) + 1] if VALUES.max() in values else values
@@ -142,4 +142,4 @@ def test_samples_beyond_the_budget_are_shown_as_such():
 def test_a_missing_peer_names_the_extra(monkeypatch, table):
     monkeypatch.setattr(peers.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(peers.MissingPeerError, match=r"tpe needs optuna.*lanas-jax\[peers\]"):
-        compare(table, ["tpe"], budget=5, seeds=2)
+        compare_searchers(table, ["tpe"], budget=5, seeds=2)

@@ -9,7 +9,7 @@ from rich.console import Console
 from lanas_jax.cli import main
 from lanas_jax.commands import compare as command
 from lanas_jax.comparison import parallel
-from lanas_jax.comparison.compare import Comparison, compare
+from lanas_jax.comparison.compare import Comparison, compare_searchers
 from lanas_jax.comparison.statistics import Quartiles, samples_to, times_to
 from lanas_jax.tables.benchmark import Benchmark
 from tests.comparison.small_table import CODES, SPACE, VALUES
@@ -22,9 +22,9 @@ def result(workers, median, top=10.0, time=5.0, name="lanas"):
 
 
 def test_each_searcher_is_run_with_each_number_of_workers(table):
-    results = compare(table, ["local"], budget=30, seeds=3, workers=[2, 1])
+    results = compare_searchers(table, ["local"], budget=30, seeds=3, workers=[2, 1])
     assert [(r.name, r.workers) for r in results] == [("local", 2), ("local", 1)]
-    batches = compare(table, ["local"], budget=30, seeds=3)[0]
+    batches = compare_searchers(table, ["local"], budget=30, seeds=3)[0]
     assert (batches.workers, batches.times, batches.time_to_optimum) == (None, None, None)
     np.testing.assert_array_equal(results[1].values, batches.values)
     for r in results:
@@ -47,7 +47,7 @@ def test_each_searcher_is_run_with_each_number_of_workers(table):
 )
 def test_what_cannot_be_run_is_refused_before_anything_runs(table, wrong, message):
     with pytest.raises(ValueError, match=message):
-        compare(table, **{"names": ["random"], "note": lambda done: pytest.fail("ran")} | wrong)
+        compare_searchers(table, **{"names": ["random"], "note": lambda done: pytest.fail("ran")} | wrong)
 
 
 @pytest.mark.parametrize(

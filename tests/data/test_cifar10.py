@@ -76,8 +76,8 @@ def test_a_seed_means_the_same_images_from_every_form(tmp_path):
     np.savez(tmp_path / "cifar10.npz", **reversed_order)
     write("binary archive", tmp_path)
     options = {"seed": 3, "validation": 20, "train": 30, "test": 10}
-    first = cifar10.load(tmp_path / "cifar10.npz", **options)
-    second = cifar10.load(tmp_path / "cifar-10-binary.tar.gz", **options)
+    first = cifar10.load_cifar10(tmp_path / "cifar10.npz", **options)
+    second = cifar10.load_cifar10(tmp_path / "cifar-10-binary.tar.gz", **options)
     for one, other in zip(parts_of(first), parts_of(second), strict=True):
         np.testing.assert_array_equal(one.images, other.images)
     assert first.search.scaling == second.search.scaling
@@ -89,7 +89,7 @@ def parts_of(dataset):
 
 def test_load_divides_and_scales(tmp_path):
     write("binary folder", tmp_path)
-    dataset = cifar10.load(tmp_path, validation=20, size=16)
+    dataset = cifar10.load_cifar10(tmp_path, validation=20, size=16)
     assert [len(part) for part in parts_of(dataset)] == [80, 20, 20]
     assert dataset.search.image_shape == (16, 16, 3)
     assert all(part.images.dtype == np.uint8 for part in parts_of(dataset))
@@ -112,7 +112,7 @@ def test_where_it_looks(tmp_path, monkeypatch):
 def test_what_is_missing_is_said_with_where_and_how(tmp_path, monkeypatch):
     monkeypatch.setenv("LANAS_DATA", str(tmp_path))
     with pytest.raises(MissingDatasetError) as caught:
-        cifar10.load()
+        cifar10.load_cifar10()
     message = str(caught.value)
     assert f"{tmp_path / 'home' / 'tensorflow_datasets'} (does not exist), {tmp_path}\n" in message
     for form in ("cifar10/3.*/dataset_info.json", "cifar-10-batches-py/data_batch_1", "cifar-10-binary.tar.gz"):
@@ -125,7 +125,7 @@ def test_what_is_missing_is_said_with_where_and_how(tmp_path, monkeypatch):
 def test_a_file_of_another_kind_is_refused(tmp_path):
     (tmp_path / "cifar10.zip").write_bytes(b"PK")
     with pytest.raises(MissingDatasetError, match=r"cifar10\.zip \(a file of another kind\)"):
-        cifar10.load(tmp_path / "cifar10.zip")
+        cifar10.load_cifar10(tmp_path / "cifar10.zip")
 
 
 def fault(read, path, message):
@@ -257,7 +257,7 @@ PNG = made_up.encoded(TEST[0][0], "png")
 def test_faults_of_records(tmp_path, records, message):
     folder = made_up.write_tfds(tmp_path)
     made_up.write_records(folder / "cifar10-test.tfrecord-00000-of-00001", records)
-    fault(tfds_folder.read, folder, f"cifar10-test.tfrecord-00000-of-00001: {message}")
+    fault(tfds_folder.read_tfds_folder, folder, f"cifar10-test.tfrecord-00000-of-00001: {message}")
 
 
 def test_faults_of_a_prepared_folder(tmp_path):
@@ -266,17 +266,21 @@ def test_faults_of_a_prepared_folder(tmp_path):
     content = bytearray(path.read_bytes())
     content[500] ^= 1
     path.write_bytes(content)
-    fault(tfds_folder.read, folder, f"{path.name}: record 0, .* is damaged: expected the checksum")
+    fault(tfds_folder.read_tfds_folder, folder, f"{path.name}: record 0, .* is damaged: expected the checksum")
     path.unlink()
-    fault(tfds_folder.read, folder, f"{path.name}: No such file")
+    fault(tfds_folder.read_tfds_folder, folder, f"{path.name}: No such file")
     info = folder / "dataset_info.json"
     text = info.read_text()
     info.write_text(text.replace('"tfrecord"', '"riegeli"'))
-    fault(tfds_folder.read, folder, "the files are riegeli: prepare the dataset as tfrecord")
+    fault(tfds_folder.read_tfds_folder, folder, "the files are riegeli: prepare the dataset as tfrecord")
     info.write_text(text.replace('"test"', '"rest"'))
-    fault(tfds_folder.read, folder, "dataset_info.json: expected the splits train and test .* KeyError: 'test'")
+    fault(
+        tfds_folder.read_tfds_folder,
+        folder,
+        "dataset_info.json: expected the splits train and test .* KeyError: 'test'",
+    )
     info.write_text(text[:100])
-    fault(tfds_folder.read, folder, "dataset_info.json: .* JSONDecodeError")
+    fault(tfds_folder.read_tfds_folder, folder, "dataset_info.json: .* JSONDecodeError")
 
 
 def test_a_damaged_array_record(tmp_path):
@@ -284,9 +288,9 @@ def test_a_damaged_array_record(tmp_path):
     folder = made_up.write_tfds(tmp_path, "array_record")
     path = folder / "cifar10-test.array_record-00000-of-00001"
     path.write_bytes(path.read_bytes()[:-1])
-    fault(tfds_folder.read, folder, f"{path.name}: ")
+    fault(tfds_folder.read_tfds_folder, folder, f"{path.name}: ")
     path.unlink()
-    fault(tfds_folder.read, folder, f"{path.name}: No such file")
+    fault(tfds_folder.read_tfds_folder, folder, f"{path.name}: No such file")
 
 
 JPEG = made_up.jpeg()
@@ -314,19 +318,19 @@ JPEG = made_up.jpeg()
 )  # fmt: skip
 def test_faults_of_npz_files(tmp_path, fields, message):
     np.savez(tmp_path / "cifar10.npz", **fields)
-    fault(cifar10_npz.read, tmp_path / "cifar10.npz", message)
+    fault(cifar10_npz.read_cifar10_npz, tmp_path / "cifar10.npz", message)
 
 
 def test_wrong_counts_are_refused(tmp_path):
     short = {"x_train": TRAIN[0][:-1], "y_train": TRAIN[1][:-1]}
     np.savez(tmp_path / "cifar10.npz", **{**made_up.arrays(), **short})
     with pytest.raises(FileError, match="has 100 training images, 10 of each class; found 99, of class 9 9"):
-        cifar10.load(tmp_path, validation=20)
+        cifar10.load_cifar10(tmp_path, validation=20)
     uneven = TEST[1].copy()
     uneven[0] = 1
     np.savez(tmp_path / "cifar10.npz", **{**made_up.arrays(), "y_test": uneven})
     with pytest.raises(FileError, match="has 20 test images, 2 of each class; found 20, of class 0 1"):
-        cifar10.load(tmp_path, validation=20)
+        cifar10.load_cifar10(tmp_path, validation=20)
 
 
 REAL = os.path.join(os.environ.get("LANAS_DATA", ""), "cifar10_jpegbytes.npz")
@@ -337,7 +341,7 @@ REAL = os.path.join(os.environ.get("LANAS_DATA", ""), "cifar10_jpegbytes.npz")
 def test_the_real_images(monkeypatch):
     contents = dataclasses.replace(CONTENTS, train=50_000, test=10_000)
     monkeypatch.setattr(cifar10, "SOURCE", dataclasses.replace(cifar10.SOURCE, contents=contents))
-    dataset = cifar10.load(REAL)
+    dataset = cifar10.load_cifar10(REAL)
     for part, each in zip(parts_of(dataset), (4000, 1000, 1000), strict=True):
         assert np.bincount(part.labels).tolist() == [each] * 10
     # the mean and deviation of CIFAR-10's training images that everybody uses

@@ -57,7 +57,7 @@ def test_what_was_written_is_read(tmp_path, compressed, below):
     assert train.images.shape == (40, 28, 28, 1)
     assert train.images.tobytes() == content["train-images-idx3-ubyte"][16:]
     assert test.labels.tolist() == list(content["t10k-labels-idx1-ubyte"][8:])
-    dataset = fashion_mnist.load(tmp_path, validation=10, train=20, test=10, size=14)
+    dataset = fashion_mnist.load_fashion_mnist(tmp_path, validation=10, train=20, test=10, size=14)
     assert [len(part) for part in (dataset.search.train, dataset.search.validation, dataset.test)] == [20, 10, 10]
     assert dataset.search.image_shape == (14, 14, 1)
 
@@ -90,7 +90,7 @@ IMAGES, LABELS = "train-images-idx3-ubyte", "train-labels-idx1-ubyte"
 def test_faults_are_named(tmp_path, compressed, name, data, message):
     write(tmp_path, {**FILES, name: data}, compressed)
     with pytest.raises(FileError, match=message):
-        fashion_mnist.load(tmp_path)
+        fashion_mnist.load_fashion_mnist(tmp_path)
 
 
 @pytest.mark.usefixtures("small")
@@ -100,17 +100,17 @@ def test_damaged_gzip_and_missing_files_are_named(tmp_path):
     whole = path.read_bytes()
     path.write_bytes(whole[:-5])
     with pytest.raises(FileError, match=f"{path.name}: damaged or cut off at byte {len(whole) - 5}, as gzip"):
-        fashion_mnist.load(tmp_path)
+        fashion_mnist.load_fashion_mnist(tmp_path)
     path.unlink()
     with pytest.raises(FileError, match=f"{path.name}: No such file"):
-        fashion_mnist.load(tmp_path)
+        fashion_mnist.load_fashion_mnist(tmp_path)
     with pytest.raises(MissingDatasetError, match="dataset-fashion-mnist"):
-        fashion_mnist.load()
+        fashion_mnist.load_fashion_mnist()
 
 
 @pytest.mark.skipif(not INSTALLED.is_dir(), reason=f"{INSTALLED} is not there: apt install dataset-fashion-mnist")
 def test_the_real_images():
-    dataset = fashion_mnist.load(Path(INSTALLED))
+    dataset = fashion_mnist.load_fashion_mnist(Path(INSTALLED))
     for part, each in ((dataset.search.train, 5000), (dataset.search.validation, 1000), (dataset.test, 1000)):
         assert np.bincount(part.labels).tolist() == [each] * 10
     # the mean and deviation of Fashion-MNIST's training images that everybody uses

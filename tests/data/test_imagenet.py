@@ -40,7 +40,9 @@ def folder(tmp_path_factory):
 
 
 def load(folder, notes=None, **settings):
-    return imagenet.load(folder, dataclasses.replace(HOW, **settings), (notes if notes is not None else []).append)
+    return imagenet.load_imagenet(
+        folder, dataclasses.replace(HOW, **settings), (notes if notes is not None else []).append
+    )
 
 
 def read(stream, n, batch_size=6, first_step=0, seed=3, host=0, hosts=1):

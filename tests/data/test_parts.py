@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from lanas_jax.data.splits import Split, SplitSizes, averaged, check_parts, drawn
+from lanas_jax.data.splits import Split, SplitSizes, average_pixels, check_parts, draw_stratified
 
 RANDOM = np.random.default_rng(0)
 TRAIN = Split(RANDOM.integers(0, 256, (400, 4, 4, 1)).astype(np.uint8), (np.arange(400) % 10).astype(np.int32))
@@ -53,7 +53,7 @@ def test_the_seed_decides_and_the_order_of_the_file_does_not():
 
 
 def test_rows_are_the_same_on_every_machine():
-    chosen, rest = drawn(np.repeat(np.arange(2, dtype=np.int32), 4), 2, seed=0)
+    chosen, rest = draw_stratified(np.repeat(np.arange(2, dtype=np.int32), 4), 2, seed=0)
     assert chosen.tolist() == [7, 0]  # of scikit-learn 1.9
     assert sorted([*chosen, *rest]) == list(range(8))
 
@@ -84,9 +84,9 @@ def test_too_small_a_test_part_is_refused():
 
 def test_pixels_are_averaged():
     image = np.array([[0, 1, 10, 10], [1, 0, 10, 11], [255, 255, 0, 0], [255, 254, 0, 3]], np.uint8)
-    small = averaged(image[None, ..., None], 2)
+    small = average_pixels(image[None, ..., None], 2)
     assert small[0, ..., 0].tolist() == [[1, 10], [255, 1]]  # means 0.5, 10.25, 254.75, 0.75, halves upward
-    np.testing.assert_array_equal(averaged(TRAIN.images, 4), TRAIN.images)
+    np.testing.assert_array_equal(average_pixels(TRAIN.images, 4), TRAIN.images)
 
 
 @pytest.mark.parametrize("size", [3, 8, 0, -2])

@@ -11,21 +11,21 @@ def split(n=6, size=4, classes=3, dtype=np.float32):
 
 
 def test_digits_are_all_there_once():
-    from sklearn.datasets import load_digits
+    from sklearn import datasets
 
-    data = digits.load()
+    data = digits.load_digits()
     parts = (data.search.train, data.search.validation, data.test)
     assert [len(part) for part in parts] == [1077, 360, 360]
     ours = np.concatenate([part.images.reshape(len(part), -1) for part in parts])
     labels = np.concatenate([part.labels for part in parts])
-    raw = load_digits()
+    raw = datasets.load_digits()
     theirs = np.column_stack([raw.data / 16, raw.target])
     found = np.column_stack([ours, labels]).astype(np.float64)
     np.testing.assert_array_equal(found[np.lexsort(found.T)], theirs[np.lexsort(theirs.T)])
 
 
 def test_digits_are_stratified():
-    data = digits.load()
+    data = digits.load_digits()
     everything = np.bincount(np.concatenate([p.labels for p in (data.search.train, data.search.validation, data.test)]))
     for part in (data.search.train, data.search.validation, data.test):
         expected = everything * len(part) / everything.sum()
@@ -33,18 +33,18 @@ def test_digits_are_stratified():
 
 
 def test_the_seed_fixes_the_split():
-    first, again, other = digits.load(3), digits.load(3), digits.load(4)
+    first, again, other = digits.load_digits(3), digits.load_digits(3), digits.load_digits(4)
     np.testing.assert_array_equal(first.test.images, again.test.images)
     assert (first.test.images != other.test.images).any()
 
 
 def test_parts_that_leave_nothing_to_train_on_are_refused():
     with pytest.raises(ValueError, match="each part needs at least 10"):
-        digits.load(validation=900, test=890)
+        digits.load_digits(validation=900, test=890)
 
 
 def test_what_a_search_sees_has_no_test_images():
-    search = digits.load().search
+    search = digits.load_digits().search
     assert set(vars(search)) == {"train", "validation", "classes", "scaling"}
 
 

@@ -42,11 +42,11 @@ class Compilations:
 
     def __init__(self, monkeypatch):
         self.count = 0
-        monkeypatch.setattr(training, "compiled", self)
+        monkeypatch.setattr(training, "compile_training", self)
 
     def __call__(self, *arguments):
         self.count += 1
-        return compilation.compiled(*arguments)
+        return compilation.compile_training(*arguments)
 
 
 @pytest.fixture(scope="module")
@@ -168,7 +168,7 @@ def test_interrupted_it_keeps_the_split_and_what_is_trained(prepared, tmp_path, 
 
 def test_an_unknown_choice_is_refused(tmp_path, prepared):
     evaluator = few_shot(OptionSplit("third"), one_shot=prepared[0].one_shot)
-    with pytest.raises(NotPreparedError, match=r"there is no choice 'third'\. There are: first, second"):
+    with pytest.raises(NotPreparedError, match=r"unknown choice 'third'; choose from first, second"):
         evaluator.prepare(tmp_path, ignore)
 
 

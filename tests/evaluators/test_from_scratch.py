@@ -157,7 +157,7 @@ def test_the_plan_is_measured_once_and_told(data, first):
 
 def test_candidates_abreast_are_measured_and_told_where_they_may_pay(data, first, monkeypatch):
     """On CPUs they never may, so it is said here that they do; which layout is quicker is the machine's business."""
-    monkeypatch.setattr(cost_model, "abreast_may_pay", lambda in_turn, work: True)
+    monkeypatch.setattr(cost_model, "vmap_may_pay", lambda in_turn, work: True)
     told = []
     evaluator = FromScratch(
         BuildableNetwork(), data, CONFIG, jax.devices()[:1], per_device=2, candidates=3, report=told.append
@@ -176,7 +176,7 @@ def test_a_layout_that_does_not_fit_into_memory_is_not_chosen(data, first, monke
     def too_much(self):
         raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: out of memory")
 
-    monkeypatch.setattr(cost_model, "abreast_may_pay", lambda in_turn, work: True)
+    monkeypatch.setattr(cost_model, "vmap_may_pay", lambda in_turn, work: True)
     monkeypatch.setattr(Strategies, "abreast", property(too_much))
     told = []
     evaluator = FromScratch(BuildableNetwork(), data, CONFIG, per_device=2, candidates=3, report=told.append)

@@ -183,7 +183,7 @@ def test_one_core_of_a_cpu_trains(tmp_path, monkeypatch):
         assert len(devices) == 1
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(training, "compiled", compiled)
+    monkeypatch.setattr(training, "compile_training", compiled)
     for devices in (None, jax.devices()):
         with pytest.raises(KeyboardInterrupt):
             one_shot(devices=devices).prepare(tmp_path, ignore)

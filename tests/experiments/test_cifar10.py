@@ -13,7 +13,7 @@ from lanas_jax.data import cifar10 as data
 from lanas_jax.storage.trials import Status
 from lanas_jax.trainer.display import TrainingDisplay
 from lanas_jax.trainer.recipe import Recipe
-from lanas_jax.trainer.train import Origin, train
+from lanas_jax.trainer.train import Origin, train_network
 from tests.data import made_up_cifar10 as made_up
 from tests.experiments.chosen import chosen, offered
 
@@ -65,7 +65,9 @@ def test_the_winner_is_trained(module, config, tmp_path):
     settings, code = FINALS[module], np.array(CODES[module], np.int32)
     final = module.final(config, settings, code)
     origin = Origin(module.__name__, config=config, settings=settings)
-    described = train(final, code, tmp_path / "final", origin, TrainingDisplay(Console(quiet=True)), jax.devices()[:1])
+    described = train_network(
+        final, code, tmp_path / "final", origin, TrainingDisplay(Console(quiet=True)), jax.devices()[:1]
+    )
     assert described["steps"] == 3  # 40 images and 20 for validation
     auxiliary = module is cifar10
     assert (described["trained_parameters"] > described["parameters"]) == auxiliary

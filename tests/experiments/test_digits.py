@@ -9,7 +9,7 @@ from lanas_jax.commands import training_target
 from lanas_jax.storage.trials import Status
 from lanas_jax.trainer.display import TrainingDisplay
 from lanas_jax.trainer.recipe import Recipe
-from lanas_jax.trainer.train import Origin, train
+from lanas_jax.trainer.train import Origin, train_network
 from tests.experiments.chosen import chosen, offered
 
 TINY = digits.Config(budget=4, batch=4, searcher="random", blocks=1, channels=2, cells=1, epochs=1, finale_epochs=2)
@@ -47,7 +47,7 @@ CODE = np.array([0, 1, 0, 1, 0, 3, 0, 1], np.int32)
 
 
 def test_the_winners_training_is_found_and_has_a_network_of_its_own_size():
-    assert training_target.find("digits").module.final
+    assert training_target.find_target("digits").module.final
     final = digits.final(digits.Config(blocks=1), digits.Final(channels=12, cells=6), CODE)
     assert (final.network.space.channels, final.network.space.cells) == (12, 6)
     assert not final.network.auxiliary  # cells of the second third see 4 x 4 pixels
@@ -60,6 +60,8 @@ def test_the_winner_is_trained(tmp_path):
     settings = digits.Final(Recipe(epochs=1, batch_size=64, ema=0.5), channels=4)
     final = digits.final(TINY, settings, CODE)
     origin = Origin("digits", config=TINY, settings=settings)
-    described = train(final, CODE, tmp_path / "final", origin, TrainingDisplay(Console(quiet=True)), jax.devices()[:1])
+    described = train_network(
+        final, CODE, tmp_path / "final", origin, TrainingDisplay(Console(quiet=True)), jax.devices()[:1]
+    )
     assert described["steps"] == 23  # 1,077 images and 360 for validation
     assert described["trained_parameters"] == described["parameters"]

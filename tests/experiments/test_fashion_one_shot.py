@@ -30,8 +30,8 @@ def unread(monkeypatch):
     def load(*_, **__):
         raise AssertionError
 
-    monkeypatch.setattr(digits, "load", load)
-    monkeypatch.setattr(fashion_mnist, "load", load)
+    monkeypatch.setattr(digits, "load_digits", load)
+    monkeypatch.setattr(fashion_mnist, "load_fashion_mnist", load)
 
 
 @pytest.mark.usefixtures("unread")
@@ -61,7 +61,7 @@ def test_every_searcher_can_be_chosen(module, name):
 def test_extracted_weights_fit_the_final_network_of_the_same_size():
     """Names, shapes and dtypes alike, so that a training can begin with them; nothing is computed."""
     experiment = fashion_one_shot.build(DIGITS)
-    supernet, code = experiment.evaluator.supernet, code_pool.draw(experiment.space, 1, seed=0)[0]
+    supernet, code = experiment.evaluator.supernet, code_pool.draw_codes(experiment.space, 1, seed=0)[0]
     final = fashion_one_shot.final(DIGITS, fashion_one_shot.Final(channels=2), code)
     alone, taken = (
         jax.eval_shape(lambda key, network=network: Weights(*network.init(key)), jax.random.key(0))
@@ -100,7 +100,7 @@ def _name(found, estimate):
 
 
 def test_it_is_found_and_offers_a_final_training():
-    assert training_target.find("fashion_one_shot").module.final
+    assert training_target.find_target("fashion_one_shot").module.final
 
 
 @pytest.mark.slow
@@ -112,7 +112,7 @@ def test_searched_extracted_and_trained(tmp_path):
     assert main(["search", "fashion_one_shot", "--out", str(run), *settings]) == 0
     assert main(["extract", str(run)]) == 0
     about = json.loads((run / "extracted" / "architecture.json").read_text())
-    data = digits.load()
+    data = digits.load_digits()
     logits = exported.load(run / "extracted")(data.search.validation.images)
     accuracy = np.mean(np.asarray(logits).argmax(axis=1) == data.search.validation.labels)
     assert about["validation_accuracy"] == pytest.approx(accuracy, abs=1e-6)

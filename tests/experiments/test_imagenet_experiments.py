@@ -29,8 +29,8 @@ def unread(monkeypatch):
     def load(*_, **__):
         raise AssertionError
 
-    monkeypatch.setattr(imagenet, "load", load)
-    monkeypatch.setattr(cifar10, "load", load)
+    monkeypatch.setattr(imagenet, "load_imagenet", load)
+    monkeypatch.setattr(cifar10, "load_cifar10", load)
 
 
 @pytest.mark.usefixtures("unread")
@@ -129,13 +129,13 @@ def pictures(monkeypatch, tmp_path):
         search = SearchData(_random_images(0, train), _random_images(1, validation), 10, imagenet.SCALING)
         return Dataset(search, _random_images(2, test))
 
-    monkeypatch.setattr(cifar10, "load", load)
+    monkeypatch.setattr(cifar10, "load_cifar10", load)
     return asked
 
 
 def test_pictures_are_prepared_once_and_read_as_imagenet_is(pictures):
     config = imagenet_dry_run.Config(train=60, validation=20, test=30)
-    data = imagenet_dry_run.load(config)
+    data = imagenet_dry_run.load_images(config)
     assert isinstance(data, StreamedDataset)
     assert (len(data.train), len(data.validation), len(data.test)) == (60, 20, 30)
     assert (data.classes, data.image_shape) == (10, (32, 32, 3))
@@ -146,20 +146,22 @@ def test_pictures_are_prepared_once_and_read_as_imagenet_is(pictures):
     nearest = np.abs(means[:, None] - originals[None]).sum(axis=2).argmin(axis=1)
     assert sorted(nearest.tolist()) == list(range(30))
     np.testing.assert_array_equal(batch.labels, nearest % 10)
-    imagenet_dry_run.load(config)
+    imagenet_dry_run.load_images(config)
     assert pictures == [(80, 30)]
 
 
 def test_a_folder_is_written_in_files_of_limited_size(tmp_path, monkeypatch):
     monkeypatch.setattr(prepared_pictures, "SHARD", 8)
-    folder = prepared_pictures.write(tmp_path, {"train": _random_images(0, 20), "validation": _random_images(1, 5)})
+    folder = prepared_pictures.write_pictures(
+        tmp_path, {"train": _random_images(0, 20), "validation": _random_images(1, 5)}
+    )
     files = sorted(path.name for path in folder.glob("*.tfrecord-*"))
     assert files == [
         *(f"imagenet2012-train.tfrecord-0000{i}-of-00003" for i in range(3)),
         "imagenet2012-validation.tfrecord-00000-of-00001",
     ]
     before = folder.stat().st_mtime_ns
-    assert prepared_pictures.write(tmp_path, {}) == folder
+    assert prepared_pictures.write_pictures(tmp_path, {}) == folder
     assert folder.stat().st_mtime_ns == before
 
 
@@ -169,11 +171,11 @@ def test_of_two_processes_the_slower_one_finds_what_the_other_wrote(tmp_path, mo
 
     def overtaken(*arguments):
         monkeypatch.undo()
-        prepared_pictures.write(tmp_path, pictures)
+        prepared_pictures.write_pictures(tmp_path, pictures)
         return write_split(*arguments)
 
     monkeypatch.setattr(prepared_pictures, "_write_split", overtaken)
-    folder = prepared_pictures.write(tmp_path, pictures)
+    folder = prepared_pictures.write_pictures(tmp_path, pictures)
     assert (folder / "dataset_info.json").exists()
     assert [path.name for path in tmp_path.iterdir()] == ["imagenet2012"]
 

@@ -29,7 +29,7 @@ def test_rows_say_what_the_evaluator_says(tmp_path):
     evaluator = run_of(tmp_path / "run", "one_shot").evaluator
     found = recalibration.rows(Config(tmp_path / "run", images=(48, 0, 16), networks=6))
     assert [row["images"] for row in found] == ["0 (running)", "16", "48"]
-    codes = code_pool.draw(evaluator.supernet.space, 6, 1)
+    codes = code_pool.draw_codes(evaluator.supernet.space, 6, 1)
     outcomes = evaluator.evaluate(codes, jax.random.split(jax.random.key(0), 6))  # with 48 images
     assert found[2]["mean value"] == f"{100 * np.mean([outcome.value for outcome in outcomes]):.1f} %"
     assert found[2]["Spearman with the last"].startswith("1.000")

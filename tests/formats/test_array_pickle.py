@@ -5,7 +5,7 @@ import pickle
 import numpy as np
 import pytest
 
-from lanas_jax.formats.array_pickle import load
+from lanas_jax.formats.array_pickle import load_array_pickle
 
 
 class Malicious:
@@ -15,20 +15,20 @@ class Malicious:
 
 def test_plain_containers_come_back():
     content = {"labels": [1, 2, 3], "nested": {"a": (1.5, None)}}
-    assert load(pickle.dumps(content, protocol=3)) == content
+    assert load_array_pickle(pickle.dumps(content, protocol=3)) == content
 
 
 def test_arrays_come_back():
     array = np.arange(12, dtype=np.uint8).reshape(3, 4)
-    np.testing.assert_array_equal(load(pickle.dumps({"data": array}, protocol=3))["data"], array)
-    np.testing.assert_array_equal(load(pickle.dumps(np.asfortranarray(array), protocol=3)), array)
+    np.testing.assert_array_equal(load_array_pickle(pickle.dumps({"data": array}, protocol=3))["data"], array)
+    np.testing.assert_array_equal(load_array_pickle(pickle.dumps(np.asfortranarray(array), protocol=3)), array)
 
 
 @pytest.mark.parametrize("content", [Malicious(), {"data": Malicious()}, [Malicious()]])
 @pytest.mark.parametrize("protocol", range(pickle.HIGHEST_PROTOCOL + 1))
 def test_nothing_is_run(content, protocol):
     with pytest.raises(ValueError, match=r"names (builtins|__builtin__).exec, which is never imported"):
-        load(pickle.dumps(content, protocol=protocol))
+        load_array_pickle(pickle.dumps(content, protocol=protocol))
 
 
 @pytest.mark.parametrize(
@@ -38,11 +38,11 @@ def test_nothing_is_run(content, protocol):
 )
 def test_other_arrays_are_refused(array):
     with pytest.raises(ValueError, match="expected an array of unsigned bytes"):
-        load(pickle.dumps(array, protocol=3))
+        load_array_pickle(pickle.dumps(array, protocol=3))
 
 
 def test_every_cut_is_an_error():
     whole = pickle.dumps({"data": np.arange(6, dtype=np.uint8), "labels": [1]}, protocol=3)
     for end in range(len(whole)):
         with pytest.raises(ValueError, match="not a pickle of lists and arrays"):
-            load(whole[:end])
+            load_array_pickle(whole[:end])

@@ -50,8 +50,8 @@ def by_itself(form):
 
     def train(images, labels):
         task, total = CandidateTask(form, CONFIG, SPACE.classes), jnp.int32(4)
-        state = training.start(task, jnp.asarray(CODE), KEY)
-        return training.train(task, state, jnp.asarray(CODE), total, total, images, labels, steps=4)
+        state = training.start_candidate(task, jnp.asarray(CODE), KEY)
+        return training.train_candidate(task, state, jnp.asarray(CODE), total, total, images, labels, steps=4)
 
     quick = {"xla_backend_optimization_level": 0}
     return jax.jit(train, compiler_options=quick)(DATA.images, DATA.labels)

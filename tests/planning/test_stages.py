@@ -16,7 +16,7 @@ from lanas_jax.planning.stages import candidates, final_training, mean_multiply_
 from lanas_jax.storage.weights import names
 from lanas_jax.supernet import valuation
 from lanas_jax.trainer import teacher as teachers
-from lanas_jax.trainer.compilation import compiled
+from lanas_jax.trainer.compilation import compile_training
 from lanas_jax.trainer.task import Weights
 from lanas_jax.trainer.teacher import NetworkTeacher
 from lanas_jax.training.sgd import TrainConfig
@@ -45,7 +45,7 @@ def test_a_training_is_planned_as_it_runs():
     stage = planned.stages(CONFIG)[0]
     program = stage.program(DEVICES, 12)
     data = SearchData(linear.stripes(60, 0), linear.stripes(30, 1), 3, planned.DATA.scaling)
-    runs = compiled(planned.training(CONFIG), data, DEVICES)
+    runs = compile_training(planned.training(CONFIG), data, DEVICES)
     assert memory_of(program.lowered) == Memory.of(runs.program.memory_analysis())
     assert (program.devices, program.steps) == (2, runs.total)
     assert program.multiply_adds == 3 * 1000 * 12 / 2  # three passes of what each device has of the batch

@@ -11,13 +11,13 @@ from lanas_jax.training import peak
 
 def test_an_unknown_machine_lists_those_there_are():
     with pytest.raises(topology.TopologyError, match=r"no topology 'v5e:3x3'.*local; v4:2x2x1.*v6e:1x1.*16x16"):
-        topology.check("v5e:3x3")
+        topology.check_topology("v5e:3x3")
 
 
 @pytest.mark.parametrize("name", ["", "v5e", "v9:2x2", "v4:2x2", "v5e:2x2x1"])
 def test_names_are_whole(name):
     with pytest.raises(topology.TopologyError, match="There are"):
-        topology.check(name)
+        topology.check_topology(name)
 
 
 def test_slices_have_up_to_256_chips():
@@ -42,7 +42,7 @@ def test_without_libtpu_the_extra_is_named(monkeypatch):
 def test_local_is_what_this_process_has(monkeypatch):
     monkeypatch.setattr(peak, "measure_peak", lambda dtype, devices: 8.0 * len(devices))
     monkeypatch.setattr(peak, "measure_bandwidth", lambda devices: 4.0 * len(devices))
-    machine = topology.find("local")
+    machine = topology.find_topology("local")
     assert list(machine.devices) == jax.local_devices()
     assert (machine.chip.flops, machine.chip.bandwidth) == (8, 4)
     assert machine.chip.memory > 2**20

@@ -102,7 +102,7 @@ def points_on(path: str) -> np.ndarray:
 def test_drawn_edges_run_through_no_node_and_no_label_of_another(seed: int) -> None:
     space = NASNetSpace(7)
     (drawn,) = space.graphs(space.random(jax.random.key(seed), 1)[0])
-    picture = graph.draw(drawn, graph.operations([drawn]))
+    picture = graph.draw_graph(drawn, graph.operations([drawn]))
     rectangles = [
         np.array([float(box.get(side)) for side in ("x", "y", "width", "height")]) for box in picture.iter("rect")
     ]

@@ -61,9 +61,9 @@ def begin(folder: Path, **settings: object) -> tuple[run_folder.Run, study.Exper
     """A run directory in which nothing has been tried yet."""
     source = folder / "small.py"
     source.write_text(SOURCE)
-    module = discovery.load(source)
+    module = discovery.load_experiment(source)
     config = module.Config(**settings)
-    experiment = run_folder.build(module, config)
+    experiment = run_folder.build_experiment(module, config)
     return run_folder.create(folder / "run", experiment, source, config), experiment
 
 
@@ -75,7 +75,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> run_folder.Run:
 
 
 def test_a_finished_run(finished: run_folder.Run) -> None:
-    path = report.write(finished.directory)
+    path = report.write_report(finished.directory)
     assert path == finished.report
     text = path.read_text(encoding="utf-8")
     page = Page(text)
@@ -90,8 +90,8 @@ def test_a_finished_run(finished: run_folder.Run) -> None:
 
 
 def test_writing_again_replaces_the_report(finished: run_folder.Run) -> None:
-    first = report.write(finished.directory).read_text(encoding="utf-8")
-    assert report.write(finished.directory).read_text(encoding="utf-8") == first
+    first = report.write_report(finished.directory).read_text(encoding="utf-8")
+    assert report.write_report(finished.directory).read_text(encoding="utf-8") == first
     assert not list(finished.directory.glob("*.partial"))
 
 
@@ -106,7 +106,7 @@ def test_the_tree_shown_is_the_one_the_search_had(finished: run_folder.Run) -> N
         state, codes = searcher.ask(state, 8)
         batch = trials[number : number + 8]
         assert [tuple(code) for code in np.asarray(codes).tolist()] == [trial.code for trial in batch]
-        state = searcher.tell(state, codes, jax.numpy.asarray(replay.told(batch)))
+        state = searcher.tell(state, codes, jax.numpy.asarray(replay.values_to_tell(batch)))
     nodes, _ = learned_tree(searcher, jax.random.key(0), trials)
     expected = partition.explain(state.tree, experiment.space.feature_names)
     assert nodes is not None
@@ -145,14 +145,14 @@ def test_too_few_trials_to_split(finished: run_folder.Run) -> None:
 def test_a_searcher_without_a_tree(tmp_path: Path) -> None:
     here, experiment = begin(tmp_path, searcher="random", budget=8)
     study.run(experiment, here.directory)
-    page = Page(report.write(here.directory).read_text(encoding="utf-8"))
+    page = Page(report.write_report(here.directory).read_text(encoding="utf-8"))
     assert "RandomSearch learns no tree" in page.words
     assert "split" not in page.classes
 
 
 def test_a_run_that_has_not_begun(tmp_path: Path) -> None:
     here, _ = begin(tmp_path)
-    page = Page(report.write(here.directory).read_text(encoding="utf-8"))
+    page = Page(report.write_report(here.directory).read_text(encoding="utf-8"))
     assert "0 of 32 trials are through" in page.words
     assert "No trial has a value yet, so there is no tree" in page.words
 
@@ -161,7 +161,7 @@ def test_a_run_with_a_pending_batch(tmp_path: Path) -> None:
     here, _ = begin(tmp_path)
     with TrialStore.open(here.trials) as store:
         store.add_pending(0, [(0, 0, 0, 0), (1, 0, 0, 0)], ["00", "01"], {"jax": "0"})
-    page = Page(report.write(here.directory).read_text(encoding="utf-8"))
+    page = Page(report.write_report(here.directory).read_text(encoding="utf-8"))
     assert "2 pending" in page.words
     assert page.row_classes.count("pending") == 2
 
@@ -172,7 +172,7 @@ def test_only_failures(tmp_path: Path) -> None:
         store.add_pending(0, [(3, 0, 0, 0)], ["00"], {})
         store.finish([0], [Outcome(None, "out of memory")], {}, 0.0)
         assert store.trials()[0].status == Status.FAILED
-    page = Page(report.write(here.directory).read_text(encoding="utf-8"))
+    page = Page(report.write_report(here.directory).read_text(encoding="utf-8"))
     assert "out of memory" in page.words
     assert "No trial gave a value" in page.words
 
@@ -180,16 +180,16 @@ def test_only_failures(tmp_path: Path) -> None:
 def test_a_run_started_from_python_needs_its_experiment(tmp_path: Path) -> None:
     source = tmp_path / "small.py"
     source.write_text(SOURCE)
-    module = discovery.load(source)
-    experiment = run_folder.build(module, module.Config(budget=4, searcher="random"))
+    module = discovery.load_experiment(source)
+    experiment = run_folder.build_experiment(module, module.Config(budget=4, searcher="random"))
     study.run(experiment, tmp_path / "run")
     with pytest.raises(RunError, match="started from Python"):
-        report.write(tmp_path / "run")
-    page = Page(report.write(tmp_path / "run", experiment).read_text(encoding="utf-8"))
+        report.write_report(tmp_path / "run")
+    page = Page(report.write_report(tmp_path / "run", experiment).read_text(encoding="utf-8"))
     assert "4 of 4" in page.words
 
 
 def test_a_folder_without_a_run(tmp_path: Path) -> None:
     with pytest.raises(RunError, match="holds no run"):
-        report.write(tmp_path)
+        report.write_report(tmp_path)
     assert list(tmp_path.iterdir()) == []

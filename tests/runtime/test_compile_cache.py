@@ -40,7 +40,7 @@ def folder(tmp_path, monkeypatch):
 def told(folder):
     """What is told, from the moment on that programs are kept."""
     said = []
-    compile_cache.keep(said.append)
+    compile_cache.enable_compile_cache(said.append)
     return said
 
 
@@ -70,9 +70,9 @@ def hits(made):
 
 
 def test_programs_are_kept_and_found_again(folder, told):
-    assert hits(lambda: compile_cache.compiled(program(), {})) == 0
+    assert hits(lambda: compile_cache.compile_cached(program(), {})) == 0
     assert any(name.startswith("jit__lambda") for name in kept(folder))
-    assert hits(lambda: compile_cache.compiled(program(), {})) >= 1
+    assert hits(lambda: compile_cache.compile_cached(program(), {})) >= 1
     assert told == []
     if os.name == "posix":
         assert folder.stat().st_mode & 0o077 == 0  # what is in there is run
@@ -96,17 +96,17 @@ def test_a_population_from_the_cache_trains_to_the_same_bits(folder, told):
 
 
 def test_a_damaged_program_is_compiled_anew_and_replaced(folder, told):
-    compile_cache.compiled(program(), {})
+    compile_cache.compile_cached(program(), {})
     (damaged,) = folder.glob("jit__lambda*-cache")
     content = damaged.read_bytes()
     damaged.write_bytes(content[: len(content) // 2])
-    made, saved = compile_cache.compiled(program(), {})
+    made, saved = compile_cache.compile_cached(program(), {})
     np.testing.assert_allclose(made(jnp.ones((8, 8))), 8 * np.sin(1) * np.cos(1), rtol=1e-6)
     assert saved == 0
     (line,) = told
     assert "compiled anew" in line
     assert str(folder) in line
-    assert hits(lambda: compile_cache.compiled(program(), {})) >= 1  # the new one
+    assert hits(lambda: compile_cache.compile_cached(program(), {})) >= 1  # the new one
     assert len(told) == 1
 
 
@@ -115,7 +115,7 @@ def test_a_folder_that_cannot_be_written_is_told_and_not_used(folder):
     folder.mkdir(parents=True)
     folder.chmod(0o500)
     said = []
-    compile_cache.keep(said.append)
+    compile_cache.enable_compile_cache(said.append)
     assert "Permission denied" in said[0]
     assert jax.config.jax_compilation_cache_dir is None
 
@@ -124,7 +124,7 @@ def test_a_file_in_the_folders_place_is_told_and_left(folder):
     folder.parent.mkdir(parents=True)
     folder.write_text("mine")
     said = []
-    compile_cache.keep(said.append)
+    compile_cache.enable_compile_cache(said.append)
     (line,) = said
     assert f"{folder} cannot be written" in line
     assert jax.config.jax_compilation_cache_dir is None
@@ -135,7 +135,7 @@ def test_trouble_while_writing_is_told_once_and_breaks_nothing(folder, told):
     folder.rmdir()
     folder.write_text("")
     for _ in range(2):
-        compile_cache.compiled(program(), {})
+        compile_cache.compile_cached(program(), {})
     assert len(told) == 1
 
 
@@ -147,11 +147,11 @@ def test_other_warnings_are_shown_as_before(folder, told, monkeypatch):
 
 def test_what_was_set_already_stays(folder, tmp_path, monkeypatch):
     jax.config.update("jax_compilation_cache_dir", str(tmp_path / "mine"))
-    compile_cache.keep(pytest.fail)
+    compile_cache.enable_compile_cache(pytest.fail)
     assert jax.config.jax_compilation_cache_dir == str(tmp_path / "mine")
     jax.config.update("jax_compilation_cache_dir", None)
     monkeypatch.setenv(compile_cache.SWITCH, "off")
-    compile_cache.keep(pytest.fail)
+    compile_cache.enable_compile_cache(pytest.fail)
     assert jax.config.jax_compilation_cache_dir is None
     assert not folder.exists()
 
@@ -166,9 +166,9 @@ def test_what_was_not_used_for_longest_is_removed(tmp_path):
     for name, used, written in (("a", 4, 0), ("b", 1, 1), ("c", 0, 3), ("d", 2, 0)):
         (tmp_path / name).write_bytes(bytes(10))
         os.utime(tmp_path / name, (used, written))
-    compile_cache.prune(tmp_path, 40)
+    compile_cache.prune_cache(tmp_path, 40)
     assert len(list(tmp_path.iterdir())) == 4
-    compile_cache.prune(tmp_path, 25)
+    compile_cache.prune_cache(tmp_path, 25)
     assert {path.name for path in tmp_path.iterdir()} == {"a", "c"}
 
 
@@ -185,5 +185,5 @@ def test_saved_seconds_are_those_of_the_program_and_never_negative(monkeypatch):
 
     monkeypatch.setattr(type(lowered), "compile", compile)
     with ThreadPoolExecutor(2) as pool:
-        made = pool.map(compile_cache.compiled, (lowered, lowered), ({"seconds": 12.5}, {"seconds": -0.5}))
+        made = pool.map(compile_cache.compile_cached, (lowered, lowered), ({"seconds": 12.5}, {"seconds": -0.5}))
         assert [saved for _, saved in made] == [12.5, 0.0]

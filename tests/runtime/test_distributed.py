@@ -25,8 +25,8 @@ def test_one_process_is_alone_first_and_tells_itself():
     assert Hosts().alone
     assert not Hosts(automatic=True).alone
     assert not Hosts("a:1", 2, 1).alone
-    assert distributed.first()
-    assert distributed.told({"due": [True, None]}) == {"due": [True, None]}
+    assert distributed.is_first_process()
+    assert distributed.broadcast({"due": [True, None]}) == {"due": [True, None]}
     distributed.agree("anything", object())
     with pytest.raises(OSError, match="full"):
         distributed.by_first(_fails, OSError)

@@ -16,8 +16,8 @@ from tests.ctrl_c import ctrl_c
 ROOT = Path(__file__).parents[2]
 STUBBORN = """
 import time
-from lanas_jax.runtime.interruption import heard
-with heard(lambda text: print(text, flush=True)):
+from lanas_jax.runtime.interruption import handle_signals
+with handle_signals(lambda text: print(text, flush=True)):
     try:
         print("ready", flush=True)
         time.sleep(60)

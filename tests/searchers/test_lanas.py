@@ -70,7 +70,7 @@ def test_workers_that_ask_before_anything_is_told_spread_out():
         state, codes = searcher.ask(state, BATCH)
         seen = np.array(before.history.seen)
         for code in np.asarray(codes):
-            variance = np.asarray(surrogate.predict(model, searcher.pool.embedded, POOL_SPACE.dims)[1])
+            variance = np.asarray(surrogate.predict_embedded(model, searcher.pool.embedded, POOL_SPACE.dims)[1])
             (row,) = np.flatnonzero((code == POOL).all(axis=1))
             assert not seen[row]
             assert variance[row] >= variance[~seen].max() - 1e-5

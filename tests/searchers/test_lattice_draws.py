@@ -22,7 +22,7 @@ def known():
     values = rng.normal(size=(5, 4))[np.arange(5), codes].sum(axis=1).astype(np.float32)
     history, _ = hist.record(hist.empty(SPACE, None, TOLD + 1), SPACE, None, jnp.asarray(codes), jnp.asarray(values))
     features = SPACE.features(history.codes)
-    tree = jax.jit(partition.fit, static_argnames=("height", "min_samples", "ridge"))(
+    tree = jax.jit(partition.fit_tree, static_argnames=("height", "min_samples", "ridge"))(
         *(features, history.values, history.done, history.used), height=3, min_samples=10, ridge=1.0
     )
     return Known(history, tree, surrogate.prior(1, SPACE.embedding_size))
@@ -34,7 +34,7 @@ def draws(known):
     walks, n = lattice_draws.Walks(chains=4, steps=64, by_model=False), 2000
 
     def draw(key, cp):
-        return lattice_draws.draw(key, SPACE, known, cp, 1, walks)[1][0]
+        return lattice_draws.draw_from_lattice(key, SPACE, known, cp, 1, walks)[1][0]
 
     return jax.jit(lambda cp: jax.vmap(draw, (0, None))(jax.random.split(jax.random.key(1), n), cp))
 
@@ -57,10 +57,10 @@ def test_a_draw_is_uniform_over_the_unseen_codes_of_its_leaf(known, draws, cp):
 
 def test_codes_that_differ_have_different_fingerprints():
     every = SPACE.enumerate()
-    prints = np.asarray(lattice_draws.fingerprint(jnp.asarray(every)))
+    prints = np.asarray(lattice_draws.code_fingerprints(jnp.asarray(every)))
     assert len(np.unique(prints)) == len(every)
     long = np.random.default_rng(1).integers(0, 10, (4000, 60)).astype(np.int32)
-    assert len(np.unique(np.asarray(lattice_draws.fingerprint(jnp.asarray(long))))) == 4000
+    assert len(np.unique(np.asarray(lattice_draws.code_fingerprints(jnp.asarray(long))))) == 4000
 
 
 def test_looking_around_finds_what_is_next_to_a_good_code():

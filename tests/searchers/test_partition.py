@@ -14,7 +14,7 @@ import lanas_jax as lx
 from lanas_jax.searchers import partition
 
 SPACE = lx.SearchSpace([lx.Choice(f"op{i}", ("none", "skip", "conv1", "conv3")) for i in range(5)])
-fit = jax.jit(partition.fit, static_argnames=("height", "min_samples", "ridge"))
+fit = jax.jit(partition.fit_tree, static_argnames=("height", "min_samples", "ridge"))
 route = jax.jit(partition.route)
 inside = jax.jit(partition.inside)
 CAPACITY = 80
@@ -168,7 +168,7 @@ def test_count_is_what_fit_counts():
     tree, features = learned(2)
     _, targets, done, used = trials(2)
     blank = dataclasses.replace(tree, visits=tree.visits * 0, results=tree.results * 0, sums=tree.sums * 0.0)
-    again = partition.count(blank, features, *map(jnp.asarray, (targets, done, used)))
+    again = partition.count_trials(blank, features, *map(jnp.asarray, (targets, done, used)))
     for got, expected in zip(jax.tree.leaves(again), jax.tree.leaves(tree), strict=True):
         np.testing.assert_allclose(got, expected, atol=1e-5)
 

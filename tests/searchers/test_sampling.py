@@ -21,7 +21,9 @@ def region():
     effects = np.random.default_rng(1).normal(size=(5, 4))
     targets = effects[np.arange(5), told].sum(1).astype(np.float32)
     done = jnp.ones(80, bool)
-    tree = partition.fit(SPACE.features(told), jnp.asarray(targets), done, done, height=2, min_samples=10, ridge=1.0)
+    tree = partition.fit_tree(
+        SPACE.features(told), jnp.asarray(targets), done, done, height=2, min_samples=10, ridge=1.0
+    )
     leaf = jnp.int32(np.asarray(partition.route(tree, SPACE.features(told)))[np.argmax(targets)])
     inside = np.asarray(partition.inside(tree, leaf, SPACE.features(codes)))
     return tree, leaf, codes[inside]

@@ -72,7 +72,7 @@ def dense(trials, others, targets, count):
 
 
 def predict(model, others):
-    return surrogate.predict(model, jnp.asarray(others, jnp.float32), SPACE.dims)[:2]
+    return surrogate.predict_embedded(model, jnp.asarray(others, jnp.float32), SPACE.dims)[:2]
 
 
 def test_posterior_is_that_of_dense_algebra_and_pending_trials_move_variances_only(data, model):

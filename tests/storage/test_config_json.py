@@ -35,8 +35,8 @@ class Settings:
 @pytest.mark.parametrize("changes", [{}, {"name": "x", "either": 3}, {"rate": 3, "inner": Inner(())}, {"either": "2"}])
 def test_configs_survive_the_way_to_json_and_back(changes):
     config = Settings(**changes)
-    config_json.check(config)
-    assert config_json.decode(Settings, json.loads(json.dumps(config_json.encode(config)))) == config
+    config_json.check_config(config)
+    assert config_json.decode_value(Settings, json.loads(json.dumps(config_json.encode_value(config)))) == config
 
 
 def test_config_that_does_not_survive_is_refused():
@@ -45,10 +45,10 @@ def test_config_that_does_not_survive_is_refused():
         thing: object = dataclasses.field(default_factory=object)
 
     with pytest.raises(config_json.ConfigError, match=r"Config.thing: .* cannot be written to config.json"):
-        config_json.check(Odd())
+        config_json.check_config(Odd())
     with pytest.raises(config_json.ConfigError, match="has no field gone"):
-        config_json.decode(Settings, {"gone": 1})
+        config_json.decode_value(Settings, {"gone": 1})
     with pytest.raises(config_json.ConfigError, match="'1' is not int"):
-        config_json.decode(Settings, {"seed": "1"})
+        config_json.decode_value(Settings, {"seed": "1"})
     with pytest.raises(config_json.ConfigError, match="do not fit Settings: 'BLUE'"):
-        config_json.read(Settings, {"colour": "BLUE"})
+        config_json.read_config(Settings, {"colour": "BLUE"})

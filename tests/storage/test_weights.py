@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from lanas_jax.storage.weights import check, digest_by_name, filled, load, names, save
+from lanas_jax.storage.weights import check_weights, digest_by_name, filled, load_weights, names, save_weights
 from lanas_jax.trainer.task import Weights
 
 LIKE = Weights({"stem": {"kernel": jnp.zeros((2, 3))}, "head": [jnp.zeros(2), jnp.zeros(())]}, {"mean": jnp.ones(3)})
@@ -34,7 +34,7 @@ def test_partly_filled_keeps_the_rest():
     tree = filled(LIKE, {"params/head/1": jnp.float32(5)}, partly=True)
     assert tree.params["head"][1] == 5
     assert tree.params["stem"]["kernel"] is LIKE.params["stem"]["kernel"]
-    check(LIKE, {}, partly=True)
+    check_weights(LIKE, {}, partly=True)
 
 
 def test_what_is_filled_in_are_copies():
@@ -56,14 +56,14 @@ def test_what_is_filled_in_are_copies():
 )
 def test_other_weights_are_named(changes, partly, message):
     found = {name: array for name, array in (FOUND | changes).items() if array is not None}
-    for refusing in (filled, check):
+    for refusing in (filled, check_weights):
         with pytest.raises(ValueError, match=message):
             refusing(LIKE, found, partly=partly)
 
 
 def test_what_is_saved_is_loaded(tmp_path):
-    save(tmp_path / "weights", FOUND)
-    there = load(tmp_path / "weights")
+    save_weights(tmp_path / "weights", FOUND)
+    there = load_weights(tmp_path / "weights")
     assert digest_by_name(there) == digest_by_name(FOUND)
     assert {name: array.tolist() for name, array in there.items()} == {n: a.tolist() for n, a in FOUND.items()}
 

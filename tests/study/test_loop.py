@@ -175,7 +175,7 @@ def test_failed_trials_are_told_as_failed_and_the_search_goes_on(tmp_path):
         assert (trial.status, trial.value is None) == (expected, trial in failed)
     assert {trial.reason for trial in failed} == {"loss became NaN at step 7"}
     assert result.best not in failed
-    np.testing.assert_array_equal(np.isnan(replay.told(result.trials)), [t in failed for t in result.trials])
+    np.testing.assert_array_equal(np.isnan(replay.values_to_tell(result.trials)), [t in failed for t in result.trials])
 
 
 def test_no_winner_where_every_trial_failed(tmp_path):

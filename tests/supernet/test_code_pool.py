@@ -36,14 +36,14 @@ def counted(space, codes):
 
 def test_every_code_is_as_likely():
     """Chi-square of 18 counts; with probability 1e-6 a fair draw fails."""
-    counts = counted(PLAIN, code_pool.draw(PLAIN, 9_000, seed=1))
+    counts = counted(PLAIN, code_pool.draw_codes(PLAIN, 9_000, seed=1))
     assert stats.chisquare(counts).pvalue > 1e-6
 
 
 def test_valid_codes_are_uniform_and_stand_in_their_canonical_form():
     """A class of two codes is drawn twice as often as one of a single code; chi-square, 1e-6."""
     space = Unordered()
-    codes = code_pool.draw(space, 9_000, seed=2)
+    codes = code_pool.draw_codes(space, 9_000, seed=2)
     assert codes.dtype == np.int32
     size = np.array([1 if one == other else 2 for one, other in space.enumerate().tolist()])
     counts = counted(space, codes)
@@ -58,20 +58,20 @@ def test_within_a_region_draws_are_uniform():
         assert (codes[:, 0] <= codes[:, 1]).all()
         return codes[:, 0] == 1
 
-    codes = code_pool.draw(Unordered(), 3_000, seed=3, within=within)
+    codes = code_pool.draw_codes(Unordered(), 3_000, seed=3, within=within)
     counts = counted(Unordered(), codes)[Unordered().enumerate()[:, 0] == 1]
     assert counts.sum() == 3_000
     assert stats.chisquare(counts, 3_000 * np.array([1, 2, 2]) / 5).pvalue > 1e-6
 
 
 def test_more_codes_than_are_drawn_at_a_time():
-    codes = code_pool.draw(PLAIN, code_pool.DRAWN + 1, seed=0)
+    codes = code_pool.draw_codes(PLAIN, code_pool.DRAWN + 1, seed=0)
     assert len(codes) == code_pool.DRAWN + 1
     assert stats.chisquare(counted(PLAIN, codes)).pvalue > 1e-6
 
 
 def test_seeds_decide():
-    one, again, other = (code_pool.draw(PLAIN, 50, seed) for seed in (4, 4, 5))
+    one, again, other = (code_pool.draw_codes(PLAIN, 50, seed) for seed in (4, 4, 5))
     np.testing.assert_array_equal(one, again)
     assert (one != other).any()
 
@@ -79,11 +79,11 @@ def test_seeds_decide():
 def test_what_a_rare_region_has_is_repeated():
     """One code in 4**10: of 2**20 draws 0.37 of all seeds find none, and few find more than three."""
     space = SearchSpace([Choice(str(i), "abcd") for i in range(10)])
-    wanted = code_pool.draw(space, 1, seed=6)[0]
-    codes = code_pool.draw(space, 7, seed=6, within=lambda codes: (codes == wanted).all(axis=1))
+    wanted = code_pool.draw_codes(space, 1, seed=6)[0]
+    codes = code_pool.draw_codes(space, 7, seed=6, within=lambda codes: (codes == wanted).all(axis=1))
     np.testing.assert_array_equal(codes, np.tile(wanted, (7, 1)))
 
 
 def test_an_empty_region_is_refused():
     with pytest.raises(code_pool.EmptyRegionError, match="no code of the region among 1,048,576 uniform draws"):
-        code_pool.draw(PLAIN, 3, seed=0, within=lambda codes: np.zeros(len(codes), bool))
+        code_pool.draw_codes(PLAIN, 3, seed=0, within=lambda codes: np.zeros(len(codes), bool))

@@ -27,11 +27,11 @@ def test_options_of_a_choice():
 
 
 def test_an_unknown_choice_is_refused_and_the_known_ones_are_listed():
-    with pytest.raises(ValueError, match=r"there is no choice 'height'\. There are: width, depth, kind, end"):
+    with pytest.raises(ValueError, match=r"unknown choice 'height'; choose from width, depth, kind, end"):
         OptionSplit("height").regions(SPACE, *NOTHING)
 
 
-CODES = code_pool.draw(SPACE, 200, seed=0)
+CODES = code_pool.draw_codes(SPACE, 200, seed=0)
 
 
 def split(values, **changes):
@@ -100,4 +100,4 @@ def test_samples_are_valued_only_where_a_split_wants_them():
     codes, values = regions.sample(TreeSplit(samples=30), SPACE, value, seed=3)
     assert seen == [30]
     np.testing.assert_array_equal(values, worth(codes))
-    np.testing.assert_array_equal(codes, code_pool.draw(SPACE, 30, seed=3))
+    np.testing.assert_array_equal(codes, code_pool.draw_codes(SPACE, 30, seed=3))

@@ -12,7 +12,7 @@ from lanas_jax.evaluators.base import NotPreparedError
 from lanas_jax.evaluators.one_shot import OneShot
 from lanas_jax.storage.folder import RunError
 from lanas_jax.supernet.sandwich import Sandwich
-from lanas_jax.supernet.training import SupernetTraining, train
+from lanas_jax.supernet.training import SupernetTraining, train_supernet
 from lanas_jax.trainer import compilation
 from lanas_jax.trainer.task import Weights
 from tests.supernet.linear_supernet import CLASSES, RECIPE, SCALING, SPACE, LinearSupernet, dataset, stripes
@@ -119,7 +119,7 @@ def test_it_is_read_as_its_largest_part():
 @pytest.fixture(scope="module")
 def made():
     """Forty steps of four passes."""
-    return compilation.compiled(TRAINING, DATA, DEVICES)
+    return compilation.compile_training(TRAINING, DATA, DEVICES)
 
 
 @pytest.fixture(scope="module")
@@ -130,7 +130,7 @@ def whole(made, tmp_path_factory):
 
 
 def carried_out(directory, made=None, note=None, training=TRAINING):
-    return train(training, DATA, directory, note or Note(), devices=DEVICES, programs=made)
+    return train_supernet(training, DATA, directory, note or Note(), devices=DEVICES, programs=made)
 
 
 def test_the_loss_falls(whole):
@@ -177,11 +177,11 @@ def test_another_way_to_train_is_refused_and_named(whole, rule, message):
 @pytest.mark.parametrize(
     ("rule", "recipe", "message"),
     [
-        (Sandwich((0, 3), SMALLEST), {}, r"the sandwich's largest part: code 0: position 1 \(second\) holds 3"),
-        (Sandwich(LARGEST, (2,)), {}, r"the sandwich's smallest part: codes must have shape \[n, 2\]"),
-        (RULE, {"passes": 2}, "passes must be 1 with a sandwich, which has its own; got 2"),
-        (RULE, {"distillation": 0.5}, "distillation must be 0 for a supernet, it has no teacher; got 0.5"),
-        (None, {"distillation": 0.5}, "distillation must be 0 for a supernet, it has no teacher; got 0.5"),
+        (Sandwich((0, 3), SMALLEST), {}, r"the sandwich's largest subnetwork: code 0: position 1 \(second\) holds 3"),
+        (Sandwich(LARGEST, (2,)), {}, r"the sandwich's smallest subnetwork: codes must have shape \[n, 2\]"),
+        (RULE, {"passes": 2}, "passes must be 1 with a sandwich, which defines its own passes; got 2"),
+        (RULE, {"distillation": 0.5}, "distillation must be 0 for a supernet, which has no teacher; got 0.5"),
+        (None, {"distillation": 0.5}, "distillation must be 0 for a supernet, which has no teacher; got 0.5"),
     ],
 )
 def test_what_does_not_fit_is_refused_at_the_door(rule, recipe, message):
@@ -191,7 +191,7 @@ def test_what_does_not_fit_is_refused_at_the_door(rule, recipe, message):
 
 def test_an_evaluator_refuses_as_evaluators_do(tmp_path):
     evaluator = OneShot(LinearSupernet(), lambda: DATA, OFTEN, sandwich=Sandwich((0, 3), SMALLEST))
-    with pytest.raises(NotPreparedError, match="the sandwich's largest part: code 0: position 1"):
+    with pytest.raises(NotPreparedError, match="the sandwich's largest subnetwork: code 0: position 1"):
         evaluator.prepare(tmp_path, print)
 
 

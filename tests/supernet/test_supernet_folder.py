@@ -12,7 +12,7 @@ from lanas_jax.spaces.base import Choice, SearchSpace
 from lanas_jax.storage import software
 from lanas_jax.storage.folder import RunError
 from lanas_jax.supernet import training as supernet_training
-from lanas_jax.supernet.training import SupernetTraining, train
+from lanas_jax.supernet.training import SupernetTraining, train_supernet
 from lanas_jax.trainer import compilation
 from lanas_jax.training.augmentation import Augmentation
 from tests.supernet.linear_supernet import RECIPE, SCALING, SEEN, SPACE, LinearSupernet, dataset
@@ -26,12 +26,12 @@ DEVICES = jax.devices()[:1]
 
 
 def carried_out(directory, note=None, training=TRAINING, data=DATA, **more):
-    return train(training, data, directory, note or Note(), devices=DEVICES, **more)
+    return train_supernet(training, data, directory, note or Note(), devices=DEVICES, **more)
 
 
 @pytest.fixture(scope="module")
 def made():
-    return compilation.compiled(TRAINING, DATA, DEVICES)
+    return compilation.compile_training(TRAINING, DATA, DEVICES)
 
 
 @pytest.fixture(scope="module")
@@ -92,10 +92,10 @@ def test_default_devices_are_as_many_as_share_a_batch(tmp_path, monkeypatch):
         assert (training.recipe.batch_size, len(devices)) == (15, 3)
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(supernet_training, "compiled", compiled)
+    monkeypatch.setattr(supernet_training, "compile_training", compiled)
     training = dataclasses.replace(TRAINING, recipe=dataclasses.replace(OFTEN, batch_size=15))
     with pytest.raises(KeyboardInterrupt):
-        train(training, DATA, tmp_path / "three", Note())
+        train_supernet(training, DATA, tmp_path / "three", Note())
 
 
 OTHERS = SearchSpace([Choice("first", SEEN), Choice("another", SEEN)])

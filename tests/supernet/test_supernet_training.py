@@ -9,7 +9,7 @@ import pytest
 
 from lanas_jax.candidates.population import forget_programs
 from lanas_jax.storage.weights import names
-from lanas_jax.supernet.training import SampledSupernet, SupernetTraining, train
+from lanas_jax.supernet.training import SampledSupernet, SupernetTraining, train_supernet
 from lanas_jax.trainer import compilation
 from lanas_jax.trainer.task import Weights
 from tests.candidates.compilations import counted
@@ -22,7 +22,7 @@ WHOLE = SupernetTraining(LinearSupernet(), CODES, RECIPE)
 
 
 def compiled(training=WHOLE, devices=1):
-    return compilation.compiled(training, DATA, jax.devices()[:devices])
+    return compilation.compile_training(training, DATA, jax.devices()[:devices])
 
 
 def carried_out(made):
@@ -154,7 +154,9 @@ def test_moving_average_begins_with_the_given_weights_and_is_what_a_training_giv
         state, _ = made.advance(state, made.total)
         kept = min(0.9, (1 + step) / (10 + step))
         average = jax.tree.map(lambda a, w, kept=kept: kept * a + (1 - kept) * np.asarray(w), average, state.weights)
-    found = train(training, DATA, tmp_path / "averaged", print, devices=jax.devices()[:1], programs=made).weights
+    found = train_supernet(
+        training, DATA, tmp_path / "averaged", print, devices=jax.devices()[:1], programs=made
+    ).weights
     for ours, theirs in zip(jax.tree.leaves(found), jax.tree.leaves(average), strict=True):
         np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-5)
     assert not np.allclose(found.params["kernel"], state.weights.params["kernel"], atol=1e-2)

@@ -38,7 +38,10 @@ def compact(request, tmp_path):
 def test_compact_files_are_read_by_name_and_by_path(compact, d, dataset):
     name, path = compact
     offset = 1 if name == "nasbench201" else 0  # the size file has test accuracies only, which stand for both
-    for found in (catalogue.find(f"{name}-{dataset}", path.parent), catalogue.find(f"{path}:{dataset}")):
+    for found in (
+        catalogue.find_benchmark(f"{name}-{dataset}", path.parent),
+        catalogue.find_benchmark(f"{path}:{dataset}"),
+    ):
         assert found.name == f"{name}-{dataset}"
         hot = np.zeros((2, found.space.dims), np.int32)
         hot[[0, 1], [1, 3]] = found.space.cardinalities[0] - 1 if name == "natsbench-size" else 1
@@ -50,20 +53,20 @@ def test_compact_files_are_read_by_name_and_by_path(compact, d, dataset):
 def test_official_results_are_those_of_the_data():
     if "LANAS_DATA" not in os.environ:
         pytest.skip("LANAS_DATA does not name the folder of nasbench201.npz")
-    found = catalogue.find("nasbench201-cifar10")
+    found = catalogue.find_benchmark("nasbench201-cifar10")
     table = found.table()
     assert len(found) == found.space.size
     assert table.best == pytest.approx(0.91607, abs=5e-6)
     best = found.codes[[int(np.argmax(table.values))]]
     assert float(found.test_of(best)[0]) == pytest.approx(0.94373, abs=5e-6)
-    sizes = [catalogue.find(f"natsbench-size-{dataset}").table().best for dataset in SHORT]
+    sizes = [catalogue.find_benchmark(f"natsbench-size-{dataset}").table().best for dataset in SHORT]
     assert sizes == pytest.approx([0.9365, 0.7134, 0.4740])
 
 
 def test_a_saved_benchmark_of_the_name_is_taken_first(compact):
     name, path = compact
-    catalogue.find(f"{path}:cifar100").save(path.parent / f"{name}-cifar10.npz")
-    assert catalogue.find(f"{name}-cifar10", path.parent).name == f"{name}-cifar100"
+    catalogue.find_benchmark(f"{path}:cifar100").save(path.parent / f"{name}-cifar10.npz")
+    assert catalogue.find_benchmark(f"{name}-cifar10", path.parent).name == f"{name}-cifar100"
 
 
 @pytest.mark.parametrize(
@@ -80,19 +83,19 @@ def test_a_saved_benchmark_of_the_name_is_taken_first(compact):
 )
 def test_what_is_not_there_is_explained(tmp_path, name, message):
     with pytest.raises(FileError, match=message):
-        catalogue.find(name, tmp_path)
+        catalogue.find_benchmark(name, tmp_path)
 
 
 def test_without_a_folder_nothing_is_looked_for(monkeypatch):
     monkeypatch.delenv("LANAS_DATA", raising=False)
     with pytest.raises(FileError, match="ecnas: LANAS_DATA names no folder to look in"):
-        catalogue.find("ecnas")
+        catalogue.find_benchmark("ecnas")
 
 
 def test_compact_files_are_checked(compact, tmp_path):
     name, path = compact
     with pytest.raises(FileError, match="one of the data sets cifar10, cifar100, imagenet16; none was given"):
-        catalogue.find(path)
+        catalogue.find_benchmark(path)
     fields = dict(np.load(path))
     main_field = "ops" if name == "nasbench201" else "channels"
     first = "c10_val_200" if name == "nasbench201" else "c10_test_90"
@@ -104,13 +107,13 @@ def test_compact_files_are_checked(compact, tmp_path):
     ):
         np.savez(tmp_path / "bad.npz", **fields | {field: change(fields[field])})
         with pytest.raises(FileError, match=message):
-            catalogue.find(f"{tmp_path / 'bad.npz'}:cifar10")
+            catalogue.find_benchmark(f"{tmp_path / 'bad.npz'}:cifar10")
 
 
 def test_other_arrays_are_no_table(tmp_path):
     np.savez(tmp_path / "other.npz", some=np.zeros(3))
     with pytest.raises(FileError, match="no table of results: found the fields some"):
-        catalogue.find(tmp_path / "other.npz")
+        catalogue.find_benchmark(tmp_path / "other.npz")
 
 
 def test_the_command_lists_what_is_there(compact, monkeypatch, capsys):

@@ -16,7 +16,7 @@ from lanas_jax.trainer import compilation, loop
 from lanas_jax.trainer import folder as folders
 from lanas_jax.trainer.step import shapes
 from lanas_jax.trainer.task import FinalTraining
-from lanas_jax.trainer.train import Origin, train
+from lanas_jax.trainer.train import Origin, train_network
 from lanas_jax.training.augmentation import Augmentation
 from lanas_jax.training.sgd import batch_order
 from tests.trainer.tiny_experiment import MIRRORED, Config, dataset
@@ -28,7 +28,7 @@ DATA = dataset(Config())
 
 def compiled(recipe=RECIPE, data=DATA, activation=0):
     final = FinalTraining(network(activation), lambda: data, recipe, MIRRORED)
-    return compilation.compiled(final, data.search, jax.devices()[:1])
+    return compilation.compile_training(final, data.search, jax.devices()[:1])
 
 
 @pytest.fixture(scope="module")
@@ -41,7 +41,7 @@ def made():
 def whole(made, tmp_path_factory):
     """The folder and the state of a training that was not interrupted."""
     folder, progress = entered(tmp_path_factory.mktemp("whole")), Stop()
-    return folder, loop.fit(made, DATA.search, folder, progress).state, progress
+    return folder, loop.run_training(made, DATA.search, folder, progress).state, progress
 
 
 def test_metrics_have_every_step_and_validation_at_the_ends_of_epochs(whole, made):
@@ -63,11 +63,11 @@ def test_resumed_training_is_the_same_to_the_bit(whole, made, tmp_path, stop):
     """Stopped in the middle of an epoch, before the first checkpoint or after it."""
     folder = entered(tmp_path / "part")
     with pytest.raises(KeyboardInterrupt):
-        loop.fit(made, DATA.search, folder, Stop(stop))
+        loop.run_training(made, DATA.search, folder, Stop(stop))
     kept = loop.restored(folder, shapes(network(), RECIPE))
     assert (0 if kept is None else int(kept.state.step)) == {1: 0, 10: 7, 25: 22}[stop]
     progress = Stop()
-    again = loop.fit(made, DATA.search, folder, progress)
+    again = loop.run_training(made, DATA.search, folder, progress)
     assert progress.first == {1: 0, 10: 7, 25: 22}[stop]
     assert same(again.state, whole[1])
     assert folder.metrics.read_bytes() == whole[0].metrics.read_bytes()
@@ -76,9 +76,9 @@ def test_resumed_training_is_the_same_to_the_bit(whole, made, tmp_path, stop):
 def test_seconds_add_up(made, tmp_path):
     folder = entered(tmp_path / "part")
     with pytest.raises(KeyboardInterrupt):
-        loop.fit(made, DATA.search, folder, Stop(25))
+        loop.run_training(made, DATA.search, folder, Stop(25))
     before = float(loop.restored(folder, shapes(network(), RECIPE)).seconds)
-    assert 0 < before < float(loop.fit(made, DATA.search, folder, Stop()).seconds)
+    assert 0 < before < float(loop.run_training(made, DATA.search, folder, Stop()).seconds)
 
 
 def damage(checkpoint):
@@ -97,11 +97,11 @@ reads_fail = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptio
 def test_damaged_checkpoint_gives_way_to_the_one_before(whole, made, tmp_path):
     folder = entered(tmp_path / "part")
     with pytest.raises(KeyboardInterrupt):
-        loop.fit(made, DATA.search, folder, Stop(25))
+        loop.run_training(made, DATA.search, folder, Stop(25))
     assert {path.name for path in folder.checkpoints.iterdir()} == {"15", "22"}
     damage(folder.checkpoints / "22")
     progress = Stop()
-    again = loop.fit(made, DATA.search, folder, progress)
+    again = loop.run_training(made, DATA.search, folder, progress)
     assert progress.notes == ["the checkpoint of step 22 is damaged; resuming from step 15"]
     assert same(again.state, whole[1])
     assert folder.metrics.read_bytes() == whole[0].metrics.read_bytes()
@@ -111,11 +111,11 @@ def test_damaged_checkpoint_gives_way_to_the_one_before(whole, made, tmp_path):
 def test_without_an_intact_checkpoint_it_says_so_and_leaves_them(made, tmp_path):
     folder = entered(tmp_path / "part")
     with pytest.raises(KeyboardInterrupt):
-        loop.fit(made, DATA.search, folder, Stop(25))
+        loop.run_training(made, DATA.search, folder, Stop(25))
     for path in folder.checkpoints.iterdir():
         damage(path)
     with pytest.raises(loop.DamagedError, match=r"none of the checkpoints in .* is intact \(steps 15, 22\)"):
-        loop.fit(made, DATA.search, folder, Stop())
+        loop.run_training(made, DATA.search, folder, Stop())
     assert {path.name for path in folder.checkpoints.iterdir()} == {"15", "22"}
 
 
@@ -123,7 +123,7 @@ def test_checkpoint_of_another_training_is_not_read(whole, made, tmp_path):
     folder = folders.enter(tmp_path / "other", dict.fromkeys(folders.DECISIVE) | {"seed": 1}, None)
     shutil.copytree(whole[0].checkpoints, folder.checkpoints)
     with pytest.raises(loop.DamagedError):
-        loop.fit(made, DATA.search, folder, Stop())
+        loop.run_training(made, DATA.search, folder, Stop())
 
 
 def test_training_that_breaks_names_the_step_and_keeps_the_last_good_checkpoint(tmp_path):
@@ -135,7 +135,7 @@ def test_training_that_breaks_names_the_step_and_keeps_the_last_good_checkpoint(
     made, folder = compiled(recipe, data, activation=2), entered(tmp_path / "broken")
     message = r"^the loss is nan at step 5 \(epoch 1\); the last checkpoint is step 3$"
     with pytest.raises(loop.NotFiniteError, match=message):
-        loop.fit(made, data.search, folder, Stop())
+        loop.run_training(made, data.search, folder, Stop())
     losses = [float(row["loss"]) for row in lines(folder)]
     assert np.isfinite(losses[:4]).all()
     assert np.isnan(losses[4:]).tolist() == [True]
@@ -143,7 +143,7 @@ def test_training_that_breaks_names_the_step_and_keeps_the_last_good_checkpoint(
     assert int(kept.state.step) == 3
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(kept.state))
     with pytest.raises(loop.NotFiniteError, match=message):  # again, from the checkpoint
-        loop.fit(made, data.search, folder, Stop())
+        loop.run_training(made, data.search, folder, Stop())
 
 
 @pytest.fixture(scope="module")
@@ -156,7 +156,9 @@ def finished(tmp_path_factory):
 def carried_out(directory, data=DATA, progress=None, devices=1, **more):
     settings = {"network": network(), "dataset": lambda: data, "recipe": RECIPE, "augmentation": MIRRORED} | more
     origin = Origin("tiny")
-    return train(FinalTraining(**settings), CODE, directory, origin, progress or Stop(), jax.devices()[:devices])
+    return train_network(
+        FinalTraining(**settings), CODE, directory, origin, progress or Stop(), jax.devices()[:devices]
+    )
 
 
 def test_final_reports_last_weights_and_their_average(finished, whole, made):
@@ -180,7 +182,7 @@ def test_finished_training_reads_no_test_images_again(finished, monkeypatch):
     def forbidden(*arguments):
         raise AssertionError("read again")
 
-    monkeypatch.setattr(loop, "measure", forbidden)
+    monkeypatch.setattr(loop, "measure_accuracies", forbidden)
     progress = Stop()
     assert carried_out(directory, progress=progress) == final
     assert progress.notes == ["this training is already complete; showing its recorded result"]
@@ -268,10 +270,10 @@ def test_metrics_lose_half_a_line_and_lines_of_steps_to_come(whole, made, tmp_pa
     """What a power cut may leave after the newest checkpoint is cut off, and nothing before it."""
     folder = entered(tmp_path / "part")
     with pytest.raises(KeyboardInterrupt):
-        loop.fit(made, DATA.search, folder, Stop(25))
+        loop.run_training(made, DATA.search, folder, Stop(25))
     with folder.metrics.open("a") as file:
         file.write("23,4,1.5,0.1,0.1,,\n24,4,1.")
-    loop.fit(made, DATA.search, folder, Stop())
+    loop.run_training(made, DATA.search, folder, Stop())
     assert folder.metrics.read_bytes() == whole[0].metrics.read_bytes()
 
 

@@ -51,7 +51,7 @@ def final(recipe, **more):
 
 
 def compiled(training):
-    return compilation.compiled(training, ALL.search, jax.devices()[:1])
+    return compilation.compile_training(training, ALL.search, jax.devices()[:1])
 
 
 def four_steps(made):
@@ -70,9 +70,9 @@ def by_constants(recipe):
 
     @jax.jit
     def steps(first, key):
-        state = training.start(task.network, recipe, first)
+        state = training.start_training(task.network, recipe, first)
         images = jnp.asarray(split.images), jnp.asarray(split.labels)
-        return training.train(
+        return training.train_steps(
             task, AuxiliaryInputs(recipe, (), ()), state, key, jnp.int32(total), jnp.int32(4), *images
         )
 
@@ -171,7 +171,7 @@ GRAPHS = NASBench101(NASBench101Space(channels=5))
         (lambda code: FinalNASNet(NASNET, code, auxiliary=False), NASNET.space.enumerate()[:2]),
         (NASNET.for_code, NASNET.space.enumerate()[:2]),
         (CELLS.for_code, CELLS.space.enumerate()[:2]),
-        (GRAPHS.for_code, code_pool.draw(GRAPHS.space, 2, seed=0)),
+        (GRAPHS.for_code, code_pool.draw_codes(GRAPHS.space, 2, seed=0)),
     ],
 )
 def test_networks_of_one_code_are_equal_where_the_code_is(network, codes):

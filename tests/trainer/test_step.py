@@ -19,7 +19,7 @@ ALL = dataset(Config())
 
 def compiled(network, recipe, devices=1, **more):
     final = FinalTraining(network, lambda: ALL, recipe, **more)
-    return compilation.compiled(final, ALL.search, jax.devices()[:devices])
+    return compilation.compile_training(final, ALL.search, jax.devices()[:devices])
 
 
 def softmax(logits):

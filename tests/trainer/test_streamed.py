@@ -16,7 +16,7 @@ from lanas_jax.trainer import compilation, loop, streamed
 from lanas_jax.trainer.prefetch import Ahead
 from lanas_jax.trainer.step import shapes
 from lanas_jax.trainer.task import FinalTraining
-from lanas_jax.trainer.train import Origin, train
+from lanas_jax.trainer.train import Origin, train_network
 from tests.trainer import tiny_stream
 from tests.trainer.tiny_experiment import MIRRORED, SCALING, Config, dataset
 from tests.trainer.tiny_training import CODE, RECIPE, Stop, entered, lines, network
@@ -28,7 +28,7 @@ DATA = tiny_stream.streamed(Config())
 
 def compiled(data, devices):
     final = FinalTraining(network(), lambda: data, RECIPE, MIRRORED)
-    return compilation.compiled(final, data, jax.devices()[:devices])
+    return compilation.compile_training(final, data, jax.devices()[:devices])
 
 
 @pytest.fixture(scope="module")
@@ -41,13 +41,13 @@ def made():
 def whole(made, tmp_path_factory):
     """The folder of a training that was not interrupted, what it came to, and what it said."""
     folder, progress = entered(tmp_path_factory.mktemp("whole")), Stop()
-    return folder, loop.fit(made, DATA, folder, progress), progress
+    return folder, loop.run_training(made, DATA, folder, progress), progress
 
 
 def test_it_trains_as_in_memory(whole, tmp_path):
     """The stream gives the batches that a training in memory draws, so losses and accuracies are the same."""
     folder = entered(tmp_path / "memory")
-    fitted = loop.fit(compiled(IN_MEMORY.search, 1), IN_MEMORY.search, folder, Stop())
+    fitted = loop.run_training(compiled(IN_MEMORY.search, 1), IN_MEMORY.search, folder, Stop())
     ours, theirs = lines(whole[0]), lines(folder)
     for name in ("step", "epoch", "learning_rate", "drop_path", "validation_accuracy", "ema_validation_accuracy"):
         assert [row[name] for row in ours] == [row[name] for row in theirs], name
@@ -62,9 +62,9 @@ def test_it_trains_as_in_memory(whole, tmp_path):
 def test_resumed_training_is_the_same_to_the_bit(whole, made, tmp_path, stop):
     folder = entered(tmp_path / "part")
     with pytest.raises(KeyboardInterrupt):
-        loop.fit(made, DATA, folder, Stop(stop))
+        loop.run_training(made, DATA, folder, Stop(stop))
     progress = Stop()
-    again = loop.fit(made, DATA, folder, progress)
+    again = loop.run_training(made, DATA, folder, progress)
     assert progress.first == {1: 0, 10: 7, 25: 22}[stop]
     assert same(again.state, whole[1].state)
     assert folder.metrics.read_bytes() == whole[0].metrics.read_bytes()
@@ -74,9 +74,9 @@ def test_preempted_it_saves_the_very_step_and_goes_on_to_the_same_bits(whole, ma
     """Asked after each step, it stops in the middle of a dispatch, though no checkpoint is due."""
     folder, asked = entered(tmp_path / "part"), itertools.count(1)
     with pytest.raises(loop.PreemptedError, match="stopped after step 11, which is saved"):
-        loop.fit(made, DATA, folder, Stop(), Preemption(lambda: next(asked) == 11))
+        loop.run_training(made, DATA, folder, Stop(), Preemption(lambda: next(asked) == 11))
     assert int(loop.restored(folder, shapes(network(), RECIPE)).state.step) == 11
-    assert same(loop.fit(made, DATA, folder, Stop()).state, whole[1].state)
+    assert same(loop.run_training(made, DATA, folder, Stop()).state, whole[1].state)
     assert folder.metrics.read_bytes() == whole[0].metrics.read_bytes()
 
 
@@ -87,9 +87,9 @@ def test_training_that_breaks_names_the_step(tmp_path):
     bright = int(np.flatnonzero((data.train.split.images == first.images[0]).all((1, 2, 3)))[0])
     data = tiny_stream.streamed(Config(bright=bright))
     final = FinalTraining(network(2), lambda: data, RECIPE, MIRRORED)
-    made = compilation.compiled(final, data, jax.devices()[:1])
+    made = compilation.compile_training(final, data, jax.devices()[:1])
     with pytest.raises(loop.NotFiniteError, match=r"^the loss is nan at step 5 \(epoch 1\); no checkpoint yet$"):
-        loop.fit(made, data, folder := entered(tmp_path / "broken"), Stop())
+        loop.run_training(made, data, folder := entered(tmp_path / "broken"), Stop())
     assert [np.isfinite(float(row["loss"])) for row in lines(folder)] == [True] * 4 + [False]
 
 
@@ -106,25 +106,25 @@ def test_accuracy_counts_every_image_once(made, whole):
 def test_final_says_how_fast_it_was_and_which_images_it_saw(tmp_path, made, monkeypatch):
     data = tiny_stream.streamed(Config(), pause=0.02)
     slow = dataclasses.replace(made, source=dataclasses.replace(made.source, stream=data.train))
-    monkeypatch.setattr(compilation, "compiled", lambda *_: slow)
+    monkeypatch.setattr(compilation, "compile_training", lambda *_: slow)
     final = FinalTraining(network(), lambda: data, RECIPE, MIRRORED)
-    found = train(final, CODE, tmp_path / "new", Origin("tiny"), Stop(), jax.devices()[:2])
+    found = train_network(final, CODE, tmp_path / "new", Origin("tiny"), Stop(), jax.devices()[:2])
     assert 0 < found["images_per_second"] <= 12 / 0.02  # a batch of 12 takes the stream 20 ms
     assert 0 < found["input_wait"] < 1
     assert found["peak_share"] is None
-    again = train(final, CODE, tmp_path / "new", Origin("tiny"), Stop(), jax.devices()[:2])
+    again = train_network(final, CODE, tmp_path / "new", Origin("tiny"), Stop(), jax.devices()[:2])
     assert again == found
     images = IN_MEMORY.search.train.images.copy()
     images[0] += 1
     other = dataclasses.replace(DATA, train=tiny_stream.Training(Split(images, IN_MEMORY.search.train.labels)))
     with pytest.raises(RunError, match=r"the dataset: train [0-9a-f]{64}, now [0-9a-f]{64}"):
-        train(dataclasses.replace(final, dataset=lambda: other), CODE, tmp_path / "new", Origin("tiny"), Stop())
+        train_network(dataclasses.replace(final, dataset=lambda: other), CODE, tmp_path / "new", Origin("tiny"), Stop())
 
 
 def test_validation_images_cannot_be_trained_on(tmp_path):
     final = FinalTraining(network(), lambda: DATA, dataclasses.replace(RECIPE, train_on="all"))
     with pytest.raises(ValueError, match="train_on must be 'train' with streamed data"):
-        train(final, CODE, tmp_path / "none", Origin("tiny"), Stop())
+        train_network(final, CODE, tmp_path / "none", Origin("tiny"), Stop())
     assert not (tmp_path / "none").exists()
 
 

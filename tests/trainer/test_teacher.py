@@ -18,7 +18,7 @@ from lanas_jax.trainer.recipe import Recipe
 from lanas_jax.trainer.step import TrainerTask, batch_of, loss_of
 from lanas_jax.trainer.task import FinalTraining
 from lanas_jax.trainer.teacher import ModuleTeacher, NetworkTeacher, SavedLogits, read_logits
-from lanas_jax.trainer.train import Origin, train
+from lanas_jax.trainer.train import Origin, train_network
 from lanas_jax.training.augmentation import Augmentation
 from lanas_jax.training.sgd import batch_order
 from tests.trainer import tiny_stream
@@ -72,7 +72,7 @@ def final(teacher, recipe=RECIPE, **more):
 
 
 def compiled(teacher):
-    return compilation.compiled(final(teacher), ALL.search, jax.devices()[:1])
+    return compilation.compile_training(final(teacher), ALL.search, jax.devices()[:1])
 
 
 @pytest.fixture(scope="module")
@@ -164,7 +164,7 @@ def test_a_module_teaches_in_its_mode_of_evaluation_and_stays_as_it_is():
 def carried_out(directory, teacher, data=ALL, **recipe):
     training = final(teacher, dataclasses.replace(RECIPE, **recipe))
     training = dataclasses.replace(training, dataset=lambda: data)
-    return train(training, np.array([0], np.int32), directory, Origin("taught"), Stop(), jax.devices()[:1])
+    return train_network(training, np.array([0], np.int32), directory, Origin("taught"), Stop(), jax.devices()[:1])
 
 
 def test_the_teacher_decides_the_weights(tmp_path):
@@ -252,7 +252,7 @@ def test_four_devices_are_taught_as_one_is():
     }
     for teacher in (NetworkTeacher(master, weights), saved()):
         training = FinalTraining(student, lambda: ALL, RECIPE, Augmentation(flip=True, cutmix=1.0), teacher=teacher)
-        one, four = (compilation.compiled(training, ALL.search, jax.devices()[:n]) for n in (1, 4))
+        one, four = (compilation.compile_training(training, ALL.search, jax.devices()[:n]) for n in (1, 4))
         np.testing.assert_allclose(one.advance(one.start(), 1)[1], four.advance(four.start(), 1)[1], rtol=2e-5)
 
 

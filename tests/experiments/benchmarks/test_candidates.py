@@ -16,7 +16,7 @@ from rich.console import Console
 
 from experiments.benchmarks import candidates as bench_candidates
 from experiments.benchmarks import step_timing
-from experiments.benchmarks.table import Timing, cells, line, report, show
+from experiments.benchmarks.table import Timing, cells, line, show_timings, timings_report
 from lanas_jax.candidates.population import Population
 from lanas_jax.data.splits import SearchData, Split
 from lanas_jax.spaces.base import Choice, SearchSpace
@@ -79,12 +79,12 @@ def test_figures_of_whole_trainings():
 @pytest.mark.parametrize("timing", [STEPS, WHOLE])
 def test_the_table_fits_and_the_file_tells_all(timing, capsys):
     long = dataclasses.replace(timing, way="PyTorch eager, 16 x 1 threads")
-    show(TINY, {1: 1e12, 2: 2e12}, [timing, long], Console(width=bench_candidates.WIDTH))
+    show_timings(TINY, {1: 1e12, 2: 2e12}, [timing, long], Console(width=bench_candidates.WIDTH))
     printed = capsys.readouterr().out
     assert long.way in printed
     assert "…" not in printed
     assert ("Images are random" in printed) == (timing is STEPS)
-    written = json.loads(json.dumps(report(TINY, {2: 2e12}, [timing, long])))
+    written = json.loads(json.dumps(timings_report(TINY, {2: 2e12}, [timing, long])))
     assert written["peak_flops"] == {"2 devices": 2e12}
     assert [row["step_seconds"] for row in written["rows"]] == [0.02, 0.02]
     assert written["config"]["dtype"] == "float32"
@@ -92,7 +92,7 @@ def test_the_table_fits_and_the_file_tells_all(timing, capsys):
 
 def test_no_row_starts_when_time_is_over():
     started = []
-    assert list(bench_candidates.measure([lambda: started.append(1)] * 2, minutes=-1.0)) == [
+    assert list(bench_candidates.measure_rows([lambda: started.append(1)] * 2, minutes=-1.0)) == [
         "-1 minutes are over: the other rows are left out"
     ]
     assert not started
@@ -102,7 +102,7 @@ def test_a_row_without_room_is_reported_and_the_next_measured():
     def full():
         raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: 80 GiB\nand more")
 
-    rows = list(bench_candidates.measure([full, lambda: STEPS]))
+    rows = list(bench_candidates.measure_rows([full, lambda: STEPS]))
     assert rows == ["a row failed: RESOURCE_EXHAUSTED: 80 GiB", STEPS]
 
 
@@ -177,7 +177,7 @@ def test_every_row_is_measured(dtype):
         dataclasses.replace(TINY, dtype=dtype, abreast=(1, 2), torch_sample=0)
     )
     began = time.perf_counter()
-    rows = list(bench_candidates.measure(benchmark.rows()))
+    rows = list(bench_candidates.measure_rows(benchmark.rows()))
     passed = time.perf_counter() - began
     devices = len(jax.local_devices())
     assert [(row.way, row.candidates) for row in rows] == [

@@ -25,7 +25,7 @@ def test_the_twin_gives_the_same_outputs_from_the_same_weights(seed):
     ours, _ = jax.jit(network.apply, static_argnames="train")(params, stats, code, images, train=False)
 
     twin = torch_nasnet.TorchNetwork(space, code)
-    torch_nasnet.load(twin, network_state(space, params, stats, code))
+    torch_nasnet.load_flax_weights(twin, network_state(space, params, stats, code))
     theirs = twin.eval()(torch.from_numpy(images).permute(0, 3, 1, 2)).detach().numpy()
     np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-5)
     assert sum(weight.numel() for weight in twin.parameters()) == space.cost(code[None]).parameters[0]

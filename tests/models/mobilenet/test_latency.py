@@ -9,7 +9,7 @@ from lanas_jax.spaces.mobilenet import MobileNetSpace
 from lanas_jax.spaces.mobilenet_settings import MobileNetStage
 from models import functional
 from models.mobilenet import latency as mobilenet_latency
-from models.mobilenet.latency import measure
+from models.mobilenet.latency import measure_latencies
 
 STAGES = (MobileNetStage(8, 2, "relu"), MobileNetStage(16, 2, squeezes=True))
 SETTINGS = {
@@ -20,7 +20,7 @@ SETTINGS = {
 
 @pytest.fixture(scope="module")
 def table():
-    return measure(MobileNetSpace(STAGES, **SETTINGS), batch=2, seconds=1e-4)
+    return measure_latencies(MobileNetSpace(STAGES, **SETTINGS), batch=2, seconds=1e-4)
 
 
 def test_all_layers_are_measured(table):
@@ -52,7 +52,7 @@ def test_a_layer_runs_as_often_as_it_is_told_to(monkeypatch):
 
     monkeypatch.setattr(mobilenet_latency, "_repeated", counted)
     small = MobileNetSpace(STAGES[:1], **SETTINGS | {"depths": (1,), "kernels": (3,), "expansions": (2,)})
-    found = measure(small, seconds=1e-3)
+    found = measure_latencies(small, seconds=1e-3)
     assert set(found.nanoseconds.values()) == {1000}
 
 

@@ -276,8 +276,8 @@ def test_a_step_in_bfloat16_leaves_float32():
     def one_step(net):
         def run(key):
             task = CandidateTask(net, config, net.space.classes)
-            first = training.start(task, code, key)
-            return first, training.train_step(task, first, code, jnp.int32(9), images(net.space), labels)
+            first = training.start_candidate(task, code, key)
+            return first, training.candidate_train_step(task, first, code, jnp.int32(9), images(net.space), labels)
 
         return quick_jit(run)(jax.random.key(4))
 

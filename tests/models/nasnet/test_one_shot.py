@@ -12,7 +12,7 @@ from lanas_jax.evaluators.one_shot import OneShot
 from lanas_jax.spaces.nasnet_masks import NASNetMasks
 from lanas_jax.supernet import code_pool
 from lanas_jax.supernet.training import ONE_SHOT
-from lanas_jax.trainer.step import read
+from lanas_jax.trainer.step import compute_logits
 from lanas_jax.trainer.task import Weights
 from models.nasnet import NASNetSupernet
 from tests.candidates.small_network import stripes
@@ -26,7 +26,7 @@ RECIPE = dataclasses.replace(ONE_SHOT, epochs=12, batch_size=24, learning_rate=0
 def test_extracted_networks_have_the_accuracies_by_which_they_were_valued(tmp_path):
     evaluator = OneShot(NASNetSupernet(SPACE), lambda: DATA, RECIPE, recalibration=96, batch_size=32)
     evaluator.prepare(tmp_path, print)
-    codes = code_pool.draw(SPACE, 4, seed=1)
+    codes = code_pool.draw_codes(SPACE, 4, seed=1)
     outcomes = evaluator.evaluate(codes, jax.random.split(jax.random.key(0), 4))
     cost = SPACE.cost(codes)
     assert [outcome.parameters for outcome in outcomes] == cost.parameters.tolist()
@@ -34,7 +34,7 @@ def test_extracted_networks_have_the_accuracies_by_which_they_were_valued(tmp_pa
     for code, outcome, parameters in zip(codes, outcomes, cost.parameters, strict=True):
         network, weights = evaluator.supernet.standalone(code), Weights(*evaluator.extract(code))
         assert sum(leaf.size for leaf in jax.tree.leaves(weights.params)) == parameters
-        logits = jax.jit(lambda weights, network=network: read(network, weights, images, None))(weights)
+        logits = jax.jit(lambda weights, network=network: compute_logits(network, weights, images, None))(weights)
         accuracy = np.mean(np.asarray(logits).argmax(axis=1) == DATA.validation.labels)
         assert outcome.value == pytest.approx(accuracy, abs=1e-6)
     assert max(outcome.value for outcome in outcomes) > 0.5
