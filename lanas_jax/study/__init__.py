@@ -1,6 +1,6 @@
 """One search: its experiment, the loop, its search log, its run folder, its live display.
 
-Names are loaded when first used, so that commands which need no arrays do not wait for JAX.
+Names are imported on first use, so that commands without arrays do not wait for JAX.
 """
 
 import importlib

@@ -1,7 +1,7 @@
-"""Live progress of a study: one line on a terminal, plain lines elsewhere.
+"""Live progress of a study: one live line on a terminal, plain lines elsewhere.
 
-Trials done, best value so far, seconds per candidate, time left. Compilation happens once, so its seconds are kept out
-of the seconds per candidate.
+The line shows the finished trials, the best value so far, the seconds per candidate and the time left. Compilation
+happens once, so its seconds are excluded from the seconds per candidate.
 """
 
 import time
@@ -20,8 +20,8 @@ class StudyDisplay:
     """Shows a study's progress; a context manager, and a `lanas_jax.study.experiment.StudyProgress`.
 
     Args:
-      console: where to.
-      clock: seconds that never run backwards.
+      console: console to print to.
+      clock: function that returns monotonic time in seconds.
     """
 
     def __init__(self, console: Console, clock: Callable[[], float] = time.perf_counter):
@@ -30,11 +30,11 @@ class StudyDisplay:
         self._budget = 0
         self._done: list[Trial] = []
         self._timed = 0  # trials that this process evaluated
-        self._seconds = 0.0  # that took, compilation left out
-        self._since = 0.0  # when trials came back last, or were asked for while none was under way
+        self._seconds = 0.0  # their evaluation time, without compilation
+        self._since = 0.0  # time of the last finished batch, or of the first ask since no trial was running
         self._under_way = 0
         self._began = self._clock()
-        self._retraining: float | None = None  # when that began
+        self._retraining: float | None = None  # start time
         self._live = Live(console=console, get_renderable=self.line, refresh_per_second=4, transient=True)
 
     def __enter__(self) -> "StudyDisplay":
@@ -48,23 +48,23 @@ class StudyDisplay:
         self._live.stop()
 
     def began(self, budget: int, trials: Sequence[Trial]) -> None:
-        """The loop begins."""
+        """Shows that the loop starts."""
         self._budget, self._began = budget, self._clock()
         self._done = [trial for trial in trials if trial.finished is not None]
         if self._done:
-            self.note(f"going on after {len(self._done)} of {budget} trials")
+            self.note(f"continuing after {len(self._done)} of {budget} trials")
 
     def asked(self, batch: Sequence[Trial]) -> None:
-        """A batch goes to the evaluator, which may have others still."""
+        """Shows that a batch goes to the evaluator, which may still be working on others."""
         if not self._under_way:
             self._since = self._clock()
             if not self._timed and not self._console.is_terminal:
                 first = "candidate" if len(batch) == 1 else f"{len(batch)} candidates"
-                self.note(f"evaluating the first {first}, compiling included")
+                self.note(f"compiling and evaluating the first {first}")
         self._under_way += len(batch)
 
     def finished(self, batch: Sequence[Trial]) -> None:
-        """A batch came back."""
+        """Shows that a batch is finished."""
         compiling = sum(trial.compile_seconds or 0.0 for trial in batch)
         now = self._clock()
         self._seconds += max(now - self._since - compiling, 0.0)
@@ -76,17 +76,17 @@ class StudyDisplay:
             self.note(self.line().plain)
 
     def retraining(self, winner: Trial) -> None:
-        """The winner is being retrained."""
+        """Shows that the retraining of the winner starts."""
         self._retraining = self._clock()
         if not self._console.is_terminal:
             self.note(f"retraining the best, trial {winner.id}")
 
     def note(self, text: str) -> None:
-        """A line of its own."""
+        """Prints a separate line."""
         self._console.print(text, highlight=False, soft_wrap=True)
 
     def line(self) -> Text:
-        """Where the study stands."""
+        """Returns the progress line."""
         parts = [f"trials {len(self._done)}/{self._budget}"]
         if (top := best(self._done)) is not None:
             parts.append(f"best {top.value:.4f}")

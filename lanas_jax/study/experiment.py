@@ -1,4 +1,4 @@
-"""What is searched, and how: an `Experiment`, and who receives its progress messages."""
+"""The definition of a search, `Experiment`, and the receivers of its progress messages."""
 
 import dataclasses
 from collections.abc import Callable, Sequence
@@ -21,14 +21,15 @@ class Experiment:
     """A search, ready to run.
 
     Attributes:
-      name: of the experiment.
-      space: what is searched.
-      searcher: proposes codes.
-      evaluator: gives them values.
-      budget: trials in all.
-      batch: trials asked for at a time.
-      seed: of everything random.
-      finale: retrains the winner: its code, a key and a folder for its weights come in. None: no retraining.
+      name: name of the experiment.
+      space: search space.
+      searcher: algorithm that proposes codes.
+      evaluator: evaluator that returns the value of each code.
+      budget: total number of trials.
+      batch: number of trials per ask.
+      seed: random seed of the search and of the winner training.
+      finale: function that retrains the winner, given its code, a key and a folder for the weights; None for no
+        retraining.
     """
 
     name: str
@@ -50,26 +51,26 @@ class Experiment:
 
 @runtime_checkable
 class StudyProgress(Protocol):
-    """Is told how a study gets on (`lanas_jax.study.display` shows it)."""
+    """Receives progress messages of a study; `lanas_jax.study.display` shows them."""
 
     def began(self, budget: int, trials: Sequence[Trial]) -> None:
-        """The loop begins, with the trials that the store holds already."""
+        """Called when the loop starts, with the trials already in the store."""
 
     def asked(self, batch: Sequence[Trial]) -> None:
-        """A batch goes to the evaluator."""
+        """Called when a batch goes to the evaluator."""
 
     def finished(self, batch: Sequence[Trial]) -> None:
-        """A batch came back."""
+        """Called when a batch is finished."""
 
     def retraining(self, winner: Trial) -> None:
-        """The winner is being retrained."""
+        """Called when the retraining of the winner starts."""
 
     def note(self, text: str) -> None:
-        """Something worth a line."""
+        """Called with a message to print on its own line."""
 
 
 class Silence:
-    """Shows nothing."""
+    """Ignores all progress messages."""
 
     def began(self, budget: int, trials: Sequence[Trial]) -> None: ...  # noqa: D102
     def asked(self, batch: Sequence[Trial]) -> None: ...  # noqa: D102

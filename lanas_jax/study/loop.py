@@ -1,8 +1,8 @@
 """The study loop, which connects searcher, evaluator and trial store.
 
-Each iteration asks for a batch, records it as pending, evaluates it, records the outcomes, tells the searcher, and saves
-a checkpoint. At the end the winner is retrained once. The searcher implements algorithm 1 of arXiv 1906.06832; this
-file implements the loop around it. `replay.py` resumes a run.
+Each iteration asks for a batch, records it as pending, evaluates it, records the outcomes, tells the searcher, and
+saves a checkpoint. At the end the winner is retrained once. The searcher implements algorithm 1 of arXiv 1906.06832;
+this file implements the loop around it. `replay.py` resumes a run.
 """
 
 import dataclasses

@@ -118,7 +118,7 @@ class SearchLog:
     def grouped(self) -> Iterator[None]:
         """Buffers asks and tells inside this context and writes them to disk in groups.
 
-        A killed process loses its latest group. Resuming then repeats the lost asks and evaluates the lost trials again.
+        A killed process loses its latest group. Resuming repeats the lost asks and evaluates the lost trials again.
         """
         with self._store.grouped(GROUPING):
             yield

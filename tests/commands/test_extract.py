@@ -118,7 +118,7 @@ def test_what_cannot_be_extracted(searched, extracted, tmp_path, capsys):
     code = ("--out", tmp_path / "out", "--code")
     assert "the code has 3 integers, expected 2" in refused(capsys, "extract", run, *code, "0,1,2")
     assert "position 1 (second) holds 7, expected 0 to 2" in refused(capsys, "extract", run, *code, "0,7")
-    assert "holds no run" in refused(capsys, "extract", tmp_path)
+    assert "contains no run" in refused(capsys, "extract", tmp_path)
     plain = tmp_path / "plain"
     assert main(["search", str(EXPERIMENT), "--values", "random", "--out", str(plain)]) == 0
     message = f"{plain} did not use a supernet, so there is nothing to extract"

@@ -231,7 +231,7 @@ def test_a_broken_evaluator_stops_it_and_the_traceback_is_kept(run, capsys, part
 
 def test_what_is_no_run_or_offers_no_ranking_is_refused(tmp_path, capsys):
     assert f"there is no folder {tmp_path / 'nowhere'}" in refused(capsys, "rank", tmp_path / "nowhere")
-    assert f"{tmp_path} holds no run" in refused(capsys, "rank", tmp_path)
+    assert f"{tmp_path} contains no run" in refused(capsys, "rank", tmp_path)
     quick = ROOT / "tests" / "quick_experiment.py"
     assert main(["search", str(quick), "--out", str(tmp_path / "run"), "--budget", "4"]) == 0
     message = refused(capsys, "rank", tmp_path / "run")

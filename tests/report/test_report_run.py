@@ -190,6 +190,6 @@ def test_a_run_started_from_python_needs_its_experiment(tmp_path: Path) -> None:
 
 
 def test_a_folder_without_a_run(tmp_path: Path) -> None:
-    with pytest.raises(RunError, match="holds no run"):
+    with pytest.raises(RunError, match="contains no run"):
         report.write_report(tmp_path)
     assert list(tmp_path.iterdir()) == []
