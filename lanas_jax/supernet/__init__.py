@@ -1,1 +1,1 @@
-"""One network that holds all networks of a space: its training, and the values of the parts that codes pick."""
+"""Supernets: one network that contains all networks of a space. Its training and the values of its subnetworks."""

@@ -55,7 +55,7 @@ class Supernet(Protocol):
         ...
 
     def standalone(self, code: Int[np.ndarray, " dims"]) -> FinalNetwork:
-        """Returns the subnetwork of `code` as a network of its own; with the extracted weights it has the same logits."""
+        """Returns the subnetwork of `code` as a separate network; the extracted weights give the same logits."""
         ...
 
 

@@ -1,13 +1,14 @@
 """Training a supernet by the sandwich rule with in-place distillation (arXiv 1903.05134; BigNAS, arXiv 2003.11142).
 
-A step runs the largest part on the labels, then the smallest one and some at random on what the largest one said, all
-on the same images as these are augmented for the step: accuracies of all parts lie between those of the two, so that
-training these holds all of them. What the largest one said is a constant to the others: they learn from it, it does
-not learn from them. The gradient is the mean over all passes, as it is over a recipe's `passes`; the published code
-adds them up, which is the same at a learning rate that is smaller by the number of passes.
+A step trains the largest subnetwork on the labels, then the smallest one and some random ones on the probabilities
+predicted by the largest one, all on the same augmented images. The accuracies of all subnetworks lie between those of
+the largest and the smallest, so training these two bounds all others. The predictions of the largest subnetwork are
+constants to the others: no gradient flows back through them. The gradient is the mean over all passes, as for a
+recipe's `passes`. The published code uses the sum, which is equivalent at a learning rate divided by the number of
+passes.
 
-Each pass normalises by the statistics of the batch in its own part. The running ones are a mixture of all passes, as of
-any supernet, and fit none of the parts, the largest included: `lanas_jax.supernet.valuation` measures them anew.
+Each pass normalises by the statistics of the batch in its own subnetwork. The running statistics mix all passes, as in
+any supernet, and fit no subnetwork, not even the largest. `lanas_jax.supernet.valuation` measures them for each code.
 """
 
 import dataclasses
@@ -28,15 +29,15 @@ from lanas_jax.training.sgd import cross_entropy
 
 @dataclasses.dataclass(frozen=True)
 class Sandwich:
-    """Which parts a step trains.
+    """The subnetworks trained in each step.
 
     Args:
-      largest: code of the part that learns from the labels and teaches the others.
-      smallest: code of the part that is trained at each step beside it.
-      random: further parts, each drawn from the pool.
+      largest: code of the subnetwork that learns from the labels and teaches the others.
+      smallest: code of the smallest subnetwork, trained in each step.
+      random: number of additional subnetworks per step, drawn from the pool.
 
     Raises:
-      ValueError: less than no further part.
+      ValueError: `random` is negative.
     """
 
     largest: tuple[int, ...]
@@ -48,29 +49,29 @@ class Sandwich:
             raise ValueError(f"random must not be negative; got {self.random}")
 
     def check(self, space: SearchSpace, recipe: Recipe) -> None:
-        """Checks the codes against the space, and that a step has no other passes.
+        """Checks that the codes are in the space and that the recipe has one pass per step.
 
         Raises:
-          ValueError: says what does not fit.
+          ValueError: the sandwich does not fit the space or the recipe; the message states the cause.
         """
         if recipe.passes != 1:
-            raise ValueError(f"passes must be 1 with a sandwich, which has its own; got {recipe.passes}")
+            raise ValueError(f"passes must be 1 with a sandwich, which defines its own passes; got {recipe.passes}")
         for name, code in (("largest", self.largest), ("smallest", self.smallest)):
             try:
                 checked = space.check([code])
             except ValueError as error:
-                raise ValueError(f"the sandwich's {name} part: {error}") from error
+                raise ValueError(f"the sandwich's {name} subnetwork: {error}") from error
             if not np.asarray(space.valid(checked))[0]:
-                raise ValueError(f"the sandwich's {name} part: {code} is not valid in the space")
+                raise ValueError(f"the sandwich's {name} subnetwork: {code} is not valid in the space")
 
     def network(self, supernet: Supernet, pool: Int[np.ndarray, "m dims"]) -> "SandwichSupernet":
-        """A supernet as it is trained."""
+        """Returns the supernet in the form that the trainer trains."""
         ends = np.asarray(supernet.space.canonical(np.array([self.largest, self.smallest], np.int32)))
         return SandwichSupernet(supernet, {"pool": pool, "largest": ends[0], "smallest": ends[1]}, self.random)
 
 
 class SandwichCodes(TypedDict):
-    """Codes that are data to the program."""
+    """The codes of a sandwich, as data to the program."""
 
     pool: Int[Array | np.ndarray, "m dims"]
     largest: Int[Array | np.ndarray, " dims"]
@@ -79,14 +80,14 @@ class SandwichCodes(TypedDict):
 
 @dataclasses.dataclass(frozen=True)
 class SandwichSupernet:
-    """A supernet as `lanas_jax.trainer` trains networks: it says itself what a step descends.
+    """A supernet in the form that `lanas_jax.trainer` trains, with a gradient of its own.
 
-    Two of one supernet and as many random parts are equal, whatever their codes: they share programs.
+    Two instances with the same supernet and the same `random` are equal, whatever their codes, and share programs.
 
     Args:
-      supernet: what is trained.
-      data: the codes.
-      random: parts drawn from the pool at each step.
+      supernet: supernet to train.
+      data: codes of the sandwich.
+      random: number of subnetworks drawn from the pool in each step.
     """
 
     supernet: Supernet
@@ -99,11 +100,11 @@ class SandwichSupernet:
         return self.supernet.space
 
     def with_data(self, data: SandwichCodes) -> "SandwichSupernet":
-        """The same with other codes."""
+        """Returns the same network with other codes."""
         return SandwichSupernet(self.supernet, data, self.random)
 
     def init(self, key: PRNGKeyArray) -> tuple[Params, BatchStats]:
-        """Weights and batch statistics of all parts. The key is consumed."""
+        """Returns initial weights and batch statistics of all subnetworks. The key is consumed."""
         return self.supernet.init(key)
 
     def apply(
@@ -116,7 +117,7 @@ class SandwichSupernet:
         key: PRNGKeyArray,
         drop_path: Float[Array, ""],
     ) -> tuple[Float[Array, "n classes"], None, BatchStats]:
-        """Logits of the largest part; nothing is drawn and no path is dropped."""
+        """Returns logits of the largest subnetwork; `key` and `drop_path` are ignored."""
         del key, drop_path
         largest = jnp.asarray(self.data["largest"])
         logits, batch_stats = self.supernet.apply(params, batch_stats, largest, images, train=train)
@@ -129,9 +130,9 @@ class SandwichSupernet:
         targets: Float[Array, "n classes"],
         key: PRNGKeyArray,
     ) -> tuple[Float[Array, ""], BatchStats, Params]:
-        """Means of loss and gradient over the passes, and the batch statistics after the last one. The key is consumed.
+        """Returns mean loss, batch statistics after the last pass, and mean gradient. The key is consumed.
 
-        The targets of the first pass are the labels, those of all others the probabilities that it gave.
+        The targets of the first pass are the labels; those of the other passes are its predicted probabilities.
         """
         codes = self.drawn(key)
 
@@ -155,7 +156,7 @@ class SandwichSupernet:
         return loss / len(codes), batch_stats, jax.tree.map(lambda total: total / len(codes), total)
 
     def drawn(self, key: PRNGKeyArray) -> Int[Array, "passes dims"]:
-        """The codes of a step, in the order of its passes. The key is consumed."""
+        """Draws the codes of a step, in the order of its passes. The key is consumed."""
         pool = jnp.asarray(self.data["pool"])
         rows = jax.random.randint(key, (self.random,), 0, len(pool))
         return jnp.concatenate([jnp.stack([self.data["largest"], self.data["smallest"]]), pool[rows]])

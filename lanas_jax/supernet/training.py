@@ -1,10 +1,10 @@
-"""Training a supernet: at each step a code at random, or several, or a sandwich of them; the rest is as for winners.
+"""Supernet training: each step trains one random subnetwork, several, or a sandwich of them.
 
-The loop, its checkpoints and exact resume, the moving average and data parallelism are those of `lanas_jax.trainer`, to
-which a supernet is a network that draws which part of itself to run; `lanas_jax.supernet.sandwich` has the rule of that
-name. The recipe's defaults are those of the published one-shot search (arXiv 1906.06832): 300 epochs of SGD, a cosine
-from 0.025 to 0.001, momentum 0.9, weight decay 3e-4, clipping at 5. Weights that no code of a step uses have gradient
-zero there, as the mean over codes wants it; momentum and weight decay go on for them.
+The loop, checkpoints, exact resume, moving average and data parallelism are those of `lanas_jax.trainer`, which sees a
+supernet as a network that draws the subnetwork to run. `lanas_jax.supernet.sandwich` implements the sandwich rule. The
+default recipe is that of the published one-shot search (arXiv 1906.06832): 300 epochs of SGD, a cosine learning rate
+from 0.025 to 0.001, momentum 0.9, weight decay 3e-4, gradient clipping at 5. Weights that no code of a step uses have a
+zero gradient in that step, which the mean over codes requires. Momentum and weight decay still apply to them.
 """
 
 import contextlib
@@ -53,18 +53,18 @@ ONE_SHOT = Recipe(
     train_on="train",
     validate_every=None,
 )
-NOTES = 10  # lines that a training prints on its way
+NOTES = 10  # progress messages per training
 
 
 @dataclasses.dataclass(frozen=True)
 class SampledSupernet:
-    """A supernet as `lanas_jax.trainer` trains networks: each training pass draws a code from a pool.
+    """A supernet in the form that `lanas_jax.trainer` trains: each pass draws a code from a pool.
 
-    Two of one supernet are equal, whatever their pools: they share programs.
+    Two instances with the same supernet are equal, whatever their pools, and share programs.
 
     Args:
-      supernet: what is trained.
-      data: the pool, ``int32[m, dims]``.
+      supernet: supernet to train.
+      data: pool of codes, ``int32[m, dims]``.
     """
 
     supernet: Supernet
@@ -76,11 +76,11 @@ class SampledSupernet:
         return self.supernet.space
 
     def with_data(self, data: Int[Array | np.ndarray, "m dims"]) -> "SampledSupernet":
-        """The same with another pool."""
+        """Returns the same network with another pool."""
         return SampledSupernet(self.supernet, data)
 
     def init(self, key: PRNGKeyArray) -> tuple[Params, BatchStats]:
-        """Weights and batch statistics of all parts. The key is consumed."""
+        """Returns initial weights and batch statistics of all subnetworks. The key is consumed."""
         return self.supernet.init(key)
 
     def apply(
@@ -93,7 +93,7 @@ class SampledSupernet:
         key: PRNGKeyArray,
         drop_path: Float[Array, ""],
     ) -> tuple[Float[Array, "n classes"], None, BatchStats]:
-        """Logits of the part that a code picks which `key` draws from the pool; no path is dropped."""
+        """Returns logits of the subnetwork of a code that `key` draws from the pool; `drop_path` is ignored."""
         del drop_path
         code = jnp.asarray(self.data)[jax.random.randint(key, (), 0, len(self.data))]
         logits, batch_stats = self.supernet.apply(params, batch_stats, code, images, train=train)
@@ -102,20 +102,21 @@ class SampledSupernet:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class SupernetTraining:
-    """A supernet, or one for a region of the space alone, to be trained.
+    """The training of a supernet for a space or for a region of it.
 
     Args:
-      supernet: what is trained.
-      codes: the pool that steps draw from (`lanas_jax.supernet.code_pool`).
-      recipe: how it is trained.
-      augmentation: what is done to the training images of each step; default: they are only scaled.
-      seed: of everything random, the pool apart.
-      initial: weights to begin with, by name; None: all are drawn.
-      sandwich: trains the largest and the smallest part at each step; None: a step trains codes of the pool alone.
+      supernet: supernet to train.
+      codes: pool of training codes (`lanas_jax.supernet.code_pool`).
+      recipe: training recipe.
+      augmentation: augmentation of the training images in each step; default: scaling only.
+      seed: random seed of the training; the pool has its own.
+      initial: initial weights by name; None: random initial weights.
+      sandwich: sandwich rule, which trains the largest and the smallest subnetwork in each step; None: only codes drawn
+        from the pool.
 
     Raises:
-      ValueError: a sandwich whose codes are not of the space or whose recipe has several passes; a recipe with
-        distillation, since supernets have no teacher but themselves.
+      ValueError: the codes of the sandwich are not in the space, a recipe with a sandwich has several passes, or the
+        recipe has distillation, which needs a teacher.
     """
 
     supernet: Supernet
@@ -129,29 +130,29 @@ class SupernetTraining:
     def __post_init__(self) -> None:
         if self.recipe.distillation:
             raise ValueError(
-                f"distillation must be 0 for a supernet, it has no teacher; got {self.recipe.distillation}"
+                f"distillation must be 0 for a supernet, which has no teacher; got {self.recipe.distillation}"
             )
         if self.sandwich is not None:
             self.sandwich.check(self.supernet.space, self.recipe)
 
     @property
     def network(self) -> SampledSupernet | SandwichSupernet:
-        """The supernet as it is trained."""
+        """The supernet in the form that the trainer trains."""
         if self.sandwich is None:
             return SampledSupernet(self.supernet, self.codes)
         return self.sandwich.network(self.supernet, self.codes)
 
     @property
     def teacher(self) -> None:
-        """There is none."""
+        """None: a supernet has no teacher."""
         return
 
 
 class Trained(NamedTuple):
-    """What a training gave."""
+    """The result of a supernet training."""
 
-    weights: Weights  # the last ones, or their moving average where the recipe keeps one
-    programs: Programs | None  # for trainings of other regions; None where nothing had to be trained
+    weights: Weights  # final weights, or their moving average if the recipe has one
+    programs: Programs | None  # reusable for other regions; None if the weights were read from a finished training
 
 
 def train_supernet(
@@ -164,22 +165,23 @@ def train_supernet(
     programs: Programs | None = None,
     preemption: Preemption | None = None,
 ) -> Trained:
-    """Trains a supernet to the end, or the rest of the way, or reads the weights of one that is at its end.
+    """Trains a supernet to the end, resumes its training, or reads the weights of a finished training.
 
     Args:
-      training: what to train.
+      training: supernet training to run.
       data: training images; validation images are not read.
-      directory: a new or empty folder, or that of the same training; the same for all processes.
-      note: is told how it gets on, a line now and then.
-      devices: what to train on, batches are divided among them; default: of one process, as many as share one equally;
-        of several, all.
-      programs: of another training that differs in codes, seed and initial weights alone; None: they are compiled.
-      preemption: says when to stop early; None: never.
+      directory: new or empty folder, or the folder of the same training; identical in all processes.
+      note: callback that receives progress messages, one line each.
+      devices: devices that share each batch; default: with one process, as many as divide the batch equally; with
+        several processes, all.
+      programs: compiled programs of a training that differs only in codes, seed and initial weights; None: programs are
+        compiled.
+      preemption: signal to stop early; None: no early stop.
 
     Raises:
-      ValueError: a recipe that does not fit the images or the devices; nothing is written.
-      RunError: a folder that holds something else, or another training (names what differs), or is in use.
-      DistributedError: processes that were not started alike.
+      ValueError: the recipe does not fit the images or the devices; nothing is written.
+      RunError: the folder holds something else or another training (the message names the difference), or is in use.
+      DistributedError: the processes were started with different arguments or software.
       NotFiniteError, DamagedError, PreemptedError: as `lanas_jax.trainer.loop.run_training`.
     """
     devices = _sharing(training.recipe.batch_size) if devices is None else devices
@@ -201,15 +203,15 @@ def train_supernet(
             return Trained(_weights(saved.state), programs)
         found = loop.restored(folder, shapes(training.network, training.recipe))
     if found is None:
-        raise loop.DamagedError(f"none of the checkpoints in {folder.checkpoints} is intact: remove {directory}")
+        raise loop.DamagedError(f"no intact checkpoint in {folder.checkpoints}; remove {directory} to train again")
     return Trained(_weights(found.state), programs)
 
 
 class Lines:
-    """Tells of a training in plain lines, some `NOTES` in all; a `lanas_jax.trainer.loop.TrainingProgress`.
+    """Reports a training in about `NOTES` plain lines; implements `lanas_jax.trainer.loop.TrainingProgress`.
 
     Args:
-      note: takes a line.
+      note: callback that receives one line.
     """
 
     def __init__(self, note: Callable[[str], None]):
@@ -217,14 +219,15 @@ class Lines:
         self._total, self._first, self._began, self._told = 1, 0, time.monotonic(), 0
 
     def began(self, programs: Programs, step: int) -> None:
-        """The loop begins, after so many steps."""
+        """Reports that the training starts or resumes after `step` steps."""
         self._total, self._first, self._began = programs.total, step, time.monotonic()
         self._told = step * NOTES // programs.total
         compiling = f"compiled in {programs.compile_seconds:.0f} s"
-        self.note(f"supernet: {programs.total:,} steps, {compiling}" + (f", going on after {step:,}" if step else ""))
+        resuming = f", resuming after step {step:,}" if step else ""
+        self.note(f"supernet: {programs.total:,} steps, {compiling}{resuming}")
 
     def advanced(self, step: int, loss: float, learning_rate: float) -> None:
-        """So many steps are taken; loss and learning rate are those of the last one."""
+        """Reports progress after `step` steps; loss and learning rate are those of the last step."""
         if step * NOTES // self._total == self._told:
             return
         self._told = step * NOTES // self._total
@@ -232,11 +235,11 @@ class Lines:
         self.note(f"supernet: {step:,} of {self._total:,} steps · loss {loss:.3f} · {duration(left)} left")
 
     def validated(self, accuracies: loop.Accuracies) -> None:
-        """Is not called: supernets are not watched by the search-validation split."""
+        """Does nothing: supernets are not validated during training."""
 
 
 def _sharing(batch_size: int) -> Sequence[jax.Device]:
-    """As many devices as can share a batch equally: a search takes those there are, a core each on CPUs."""
+    """Returns as many devices as can divide a batch equally; the device count of a search is not configured."""
     if jax.process_count() > 1:
         return jax.devices()
     devices = jax.local_devices()
@@ -249,9 +252,9 @@ def _weights(state: FinalState) -> Weights:
 
 @contextlib.contextmanager
 def _entered(directory: Path, record: Mapping[str, Any]) -> Iterator[FinalFolder]:
-    """The folder of a training, kept from other trainings; process 0 makes it.
+    """Opens the folder of a training and locks it; process 0 creates it.
 
-    One that is at its end is only read, which others may do meanwhile.
+    The folder of a finished training is not locked, since it is only read.
     """
     distributed.agree("a supernet, images or software", folders.decisive(record))
     with contextlib.ExitStack() as stack:
@@ -266,19 +269,19 @@ def _entered(directory: Path, record: Mapping[str, Any]) -> Iterator[FinalFolder
 
 
 def _enter(directory: Path, record: Mapping[str, Any]) -> FinalFolder:
-    """The training in a folder, or a new one there; once at its end, it may come from other versions of software."""
+    """Opens or creates the folder of a training; a finished one may come from other software versions."""
     if not folders.training_exists(directory):
         return folders.enter(directory, record, None)
     folder = folders.open_folder(directory)
     if changed := folders.difference(folder, record, but=() if folder.final is None else ("software",)):
-        raise RunError(f"the supernet in {directory} is another one, {changed}. Give another folder")
+        raise RunError(f"the supernet in {directory} has another configuration, {changed}. Choose another folder")
     return folder
 
 
 def _record(
     training: SupernetTraining, data: SearchData | StreamedDataset, devices: Sequence[jax.Device]
 ) -> dict[str, Any]:
-    """What training.json says."""
+    """Returns the contents of training.json."""
     return {
         "name": type(training.supernet).__name__,
         **dict.fromkeys(("experiment", "code", "config")),
@@ -300,7 +303,7 @@ def _record(
 
 
 def _settings(supernet: Any) -> dict[str, Any]:
-    """The kind of a supernet and of its space, with their settings in words."""
+    """Returns the classes of a supernet and its space, with their settings as text."""
     fields = {field.name: getattr(supernet, field.name) for field in dataclasses.fields(supernet)}
     space = fields.pop("space")
     described = {field.name: getattr(space, field.name) for field in dataclasses.fields(space)}

@@ -1,9 +1,9 @@
-"""Values of a supernet's parts: accuracy on the search-validation split, many codes in one call, on all devices.
+"""Values of subnetworks: accuracy on the search-validation split, many codes in one call, on all devices.
 
-Weights are shared by all parts, running batch statistics are not worth sharing: those of a layer mix all that ever fed
-it. So they are measured anew for each code, on training images (as single-path one-shot search does, arXiv 1904.00420):
-means and variances of each batch, averaged over batches. Codes stand side by side on the devices along an axis
-``candidate``; on one device they follow one another, so that only what a code picks is computed.
+All subnetworks share weights, but they cannot share running batch statistics, which mix all subnetworks that fed a
+layer. So batch statistics are measured for each code on training images, as in single-path one-shot search (arXiv
+1904.00420): means and variances of each batch, averaged over batches. Codes are sharded over devices along an axis
+``candidate``. On one device they run sequentially, so that only the selected operations are computed.
 """
 
 import dataclasses
@@ -32,28 +32,29 @@ Images = Float[Array, "n h w c"]
 
 
 class PartValues(NamedTuple):
-    """How well parts of a supernet do on the search-validation split."""
+    """Accuracies and losses of subnetworks on the search-validation split."""
 
     accuracy: Float[np.ndarray, " n"]  # in [0, 1]
-    loss: Float[np.ndarray, " n"]  # mean cross entropy; not finite where any logit is not
+    loss: Float[np.ndarray, " n"]  # mean cross entropy; not finite if any logit is not finite
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Valuation:
-    """Values parts of a supernet.
+    """Values codes as subnetworks of a supernet.
 
     Args:
-      supernet: whose parts.
-      data: train and search-validation splits.
-      recalibration: training images by which batch statistics are measured for each code, the same ones for all; 0: the
-        running statistics of the supernet's training are used.
-      batch_size: images in a forward pass.
-      devices: where; default: all devices of this process.
-      per_device: codes in one call of the program on each device; fewer are filled up.
-      seed: of the draw of images.
+      supernet: supernet with the subnetworks.
+      data: training and search-validation splits.
+      recalibration: number of training images for measuring the batch statistics of each code, identical for all codes;
+        0: running statistics of the supernet training.
+      batch_size: images per forward pass.
+      devices: devices to use; default: all devices of this process.
+      per_device: codes per device in one call of the program; shorter batches are padded.
+      seed: random seed of the draw of training images.
 
     Raises:
-      ValueError: more images than there are, fewer than none, or an empty batch.
+      ValueError: `recalibration` is negative or exceeds the number of training images, or `batch_size` or `per_device`
+        is less than 1.
     """
 
     supernet: Supernet
@@ -75,7 +76,7 @@ class Valuation:
                 raise ValueError(f"{name} must be at least 1; got {getattr(self, name)}")
 
     def __call__(self, weights: Weights, codes: Int[np.ndarray, "n dims"]) -> PartValues:
-        """Values of the parts that `codes` pick; compiled at the first call."""
+        """Values the subnetworks of `codes`; the program is compiled at the first call."""
         width, weights = self._mesh.size * self.per_device, self.place(weights)
         padded = np.resize(codes, (-(-len(codes) // width) * width, codes.shape[1]))
         rows = [self._program(weights, part, *self._placed) for part in padded.reshape(-1, width, codes.shape[1])]
@@ -83,11 +84,11 @@ class Valuation:
         return PartValues(accuracy, loss)
 
     def statistics(self, weights: Weights, code: Int[np.ndarray | Array, " dims"]) -> BatchStats:
-        """The batch statistics by which the part that `code` picks is valued."""
+        """Returns the batch statistics used to value the subnetwork of `code`."""
         return self._statistics(self.place(weights), jnp.asarray(code), self._placed[0])
 
     def lower(self) -> jax.stages.Lowered:
-        """The program that values a call's codes, traced with shapes in place of weights, codes and images."""
+        """Traces the valuation program with shapes in place of weights, codes and images."""
         height, width, channels = self.data.image_shape
         size, held_out = min(self.batch_size, self.recalibration) or 1, len(self.data.validation)
         batch = min(self.batch_size, held_out)
@@ -111,7 +112,7 @@ class Valuation:
         )
 
     def place(self, weights: Weights) -> Weights:
-        """The weights on every device; where they are there already, nothing is copied."""
+        """Copies the weights to every device, unless they are there already."""
         return jax.device_put(weights, self._everywhere)
 
     @functools.cached_property
@@ -124,7 +125,7 @@ class Valuation:
 
     @functools.cached_property
     def _placed(self) -> tuple[Array, Array, Array]:
-        """Training images to measure statistics by and validation images, both in batches, and the latter's labels."""
+        """Calibration images, validation images and validation labels, in batches on every device."""
         train, held_out = self.data.train.images, self.data.validation
         rows = np.random.default_rng(self.seed).permutation(len(train))[: self.recalibration]
         size = min(self.batch_size, len(rows)) or 1
@@ -146,7 +147,7 @@ class Valuation:
 
     @functools.cached_property
     def _shared(self) -> tuple[jax.stages.Wrapped, jax.stages.Wrapped]:
-        """The jitted functions, of an earlier valuation that differs in images and their number in a call alone."""
+        """The jitted functions, shared with valuations that differ only in images and batch sizes."""
         data = self.data
         method = Method(self.supernet, self.recalibration > 0, data.classes, len(data.validation), data.scaling)
         return MEMO.shared((method, self._mesh), lambda: method.jitted(self._mesh))[0]
@@ -154,14 +155,14 @@ class Valuation:
 
 @dataclasses.dataclass(frozen=True)
 class Method:
-    """How one code is valued: all that the programs depend on beside shapes.
+    """The valuation of one code: everything besides shapes that the programs depend on.
 
     Attributes:
-      supernet: whose parts.
-      recalibrated: whether batch statistics are measured for each code.
+      supernet: supernet with the subnetworks.
+      recalibrated: True if batch statistics are measured for each code.
       classes: number of classes.
       count: number of validation images.
-      scaling: of images of 8 bits; None where they are float32.
+      scaling: scaling of 8-bit images; None for float32 images.
     """
 
     supernet: Supernet
@@ -171,7 +172,7 @@ class Method:
     scaling: Scaling | None
 
     def jitted(self, mesh: jax.sharding.Mesh) -> tuple[jax.stages.Wrapped, jax.stages.Wrapped]:
-        """`value` of many codes, spread over devices, and `statistics`."""
+        """Returns jitted `value` of many codes, sharded over devices, and jitted `statistics`."""
 
         def on_device(weights: Weights, codes: Array, *data: Array) -> tuple[Array, Array]:
             return lax.map(lambda code: self.value(weights, code, *data), codes)
@@ -184,7 +185,7 @@ class Method:
         return jax.jit(side_by_side), jax.jit(self.statistics)
 
     def statistics(self, weights: Weights, code: Int[Array, " dims"], calibration: Array) -> BatchStats:
-        """Batch statistics of one code: means over batches of training images, or the running ones."""
+        """Returns the batch statistics of one code: means over batches of training images, or running statistics."""
         if not self.recalibrated:
             return weights.batch_stats
 
@@ -198,7 +199,7 @@ class Method:
     def value(
         self, weights: Weights, code: Int[Array, " dims"], calibration: Array, images: Array, labels: Array
     ) -> tuple[Float[Array, ""], Float[Array, ""]]:
-        """Accuracy and loss of one code."""
+        """Returns accuracy and loss of one code."""
         batch_stats = self.statistics(weights, code, calibration)
 
         def batch(batch: tuple[Array, Array]) -> tuple[Array, Array]:

@@ -73,7 +73,7 @@ def test_the_setting_that_searches_are_told_names_the_folder(tmp_path, capsys):
         assert main(["supernet", str(EXPERIMENT), "--supernet", str(out)]) == 0
         assert f"folder: {out}" in capsys.readouterr().out
     message = refused(capsys, "supernet", EXPERIMENT, "--supernet", out, "--epochs", 5)
-    assert f"the supernet in {out} is another one, the recipe: epochs 4, now 5" in message
+    assert f"the supernet in {out} has another configuration, the recipe: epochs 4, now 5" in message
 
 
 def test_without_a_name_the_folder_is_a_new_one(tmp_path, capsys, monkeypatch):
@@ -111,7 +111,7 @@ def whole(tmp_path_factory):
 def assert_goes_on_to_the_same_bits(whole, out):
     codes, outs, errors = ends(start_two(*command(out, *LONG)))
     assert codes == [0, 0], errors
-    assert "going on after " in outs[0]
+    assert "resuming after step " in outs[0]
     assert metrics(out) == metrics(whole)
     for ours, theirs in zip(
         *(np.asarray(state(folder).weights.params["kernel"]) for folder in (out, whole)), strict=True

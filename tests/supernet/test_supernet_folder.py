@@ -68,7 +68,7 @@ def test_interrupted_it_goes_on_to_the_same_bits(whole, made, tmp_path, stop):
         carried_out(tmp_path / "part", Note(stop), programs=made)
     note = Note()
     found = carried_out(tmp_path / "part", note, programs=made)
-    assert ("going on after 21" in note.lines[0]) == (stop == 5)
+    assert ("resuming after step 21" in note.lines[0]) == (stop == 5)
     assert same(found.weights, whole[1])
     assert (tmp_path / "part" / "metrics.csv").read_bytes() == (whole[0] / "metrics.csv").read_bytes()
 
@@ -121,7 +121,7 @@ def test_another_training_is_refused_and_named(whole, changes, data, message):
     searched = SearchData(
         **{"train": DATA.train, "validation": DATA.validation, "classes": 3, "scaling": SCALING} | data
     )
-    with pytest.raises(RunError, match=rf"the supernet in .* is another one, {message}.*Give another folder"):
+    with pytest.raises(RunError, match=rf"supernet in .* has another configuration, {message}.*Choose another folder"):
         carried_out(whole[0], training=training, data=searched)
 
 
@@ -130,7 +130,7 @@ def test_other_software_may_read_a_finished_supernet_but_not_go_on(whole, made, 
         carried_out(tmp_path / "part", Note(5), programs=made)
     monkeypatch.setattr(software, "versions", lambda: {"jax": "0.1"})
     assert same(carried_out(whole[0]).weights, whole[1])
-    with pytest.raises(RunError, match=r"another one, the software: .*jax 0\.\d+\.\d.*, now 0\.1"):
+    with pytest.raises(RunError, match=r"another configuration, the software: .*jax 0\.\d+\.\d.*, now 0\.1"):
         carried_out(tmp_path / "part", programs=made)
 
 

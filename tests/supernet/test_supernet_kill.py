@@ -63,7 +63,7 @@ def test_killed_while_the_supernet_trains_it_comes_to_the_same_trials(tmp_path):
         command = ("resume", run)
     code, out, err = finish(start(*command))
     assert code == 0, err
-    assert "going on after" in out
+    assert "resuming after step" in out
     assert trials(run) == trials(whole)
     assert len(trials(run)) == 6
     assert (run / "supernet" / "metrics.csv").read_bytes() == (whole / "supernet" / "metrics.csv").read_bytes()
@@ -89,6 +89,6 @@ def test_a_supernet_that_cannot_be_used_stops_the_search_in_words(tmp_path):
         settings = ("--supernet", tmp_path / "shared", "--epochs", epochs)
         code, _, err = finish(start("search", EXPERIMENT, "--out", run, *settings))
         assert code == expected, err
-    assert f"the supernet in {tmp_path / 'shared'} is another one, the recipe: epochs 4, now 5" in err
+    assert f"the supernet in {tmp_path / 'shared'} has another configuration, the recipe: epochs 4, now 5" in err
     assert f"To continue: lanas resume {run}" in err
     assert "Traceback (" not in err
