@@ -19,11 +19,11 @@ from lanas_jax.trainer.task import AuxiliaryInputs, Training, Weights
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class InMemory:
-    """Batches of images that are on every device; a `BatchSource`.
+    """A `BatchSource` of images that every device holds.
 
     Attributes:
       images: training images and labels.
-      right: how many images of a split are classified correctly; compiled at the first call.
+      right: function that counts the correctly classified images of a split; compiled at the first call.
     """
 
     images: tuple[Array, Array]

@@ -1,7 +1,7 @@
 """The optimizers SGD, RMSProp, AdamW and LAMB, composed of optax transformations.
 
-Each turns gradients into a direction. The training step, which knows the schedule, subtracts the learning rate times the
-direction from the parameters. Gradients are clipped first. With g the clipped gradient and p the parameters:
+Each turns gradients into a direction. The training step, which knows the schedule, subtracts the learning rate times
+the direction from the parameters. Gradients are clipped first. With g the clipped gradient and p the parameters:
 
 - ``sgd``: momentum applied to ``g + weight_decay * p``.
 - ``rmsprop``: momentum applied to ``(g + weight_decay * p) / sqrt(mean of squares + epsilon)``. Epsilon is inside the

@@ -127,7 +127,7 @@ class Programs:
         return state._replace(weights=weights, average=average)
 
     def instead(self, final: Training) -> "Programs":
-        """Returns the same programs for another training on the same images, if `shared_programs` allows the difference.
+        """Returns the same programs for another training on the same images, if `shared_programs` allows it.
 
         Raises:
           ValueError: the recipes differ in more than their numbers.

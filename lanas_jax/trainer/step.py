@@ -1,8 +1,8 @@
-"""Steps of the winner's training, as pure functions of pytrees.
+"""The steps of a long training, as pure functions of pytrees.
 
-Beyond what `lanas_jax.candidates.step` does for a candidate: other optimizers, an auxiliary head, dropped paths, a
-teacher (arXiv 1503.02531), a moving average of the weights, and a batch spread over devices. Batch normalisation sees
-the whole batch, since the program is written for all of it and XLA divides it up.
+Compared with `lanas_jax.candidates.step`, this adds other optimizers, an auxiliary head, dropped paths, a teacher
+(arXiv 1503.02531), a moving average of the weights, and a batch sharded over devices. Batch normalization uses the
+statistics of the whole batch, since the program is written for the global batch and XLA partitions it.
 """
 
 import dataclasses
@@ -35,16 +35,16 @@ from lanas_jax.training.sgd import batch_order, cross_entropy, learning_rate, on
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class TrainerTask:
-    """All that a program is made for.
+    """Everything that a compiled program depends on, except the images.
 
     Attributes:
-      network: gives logits.
-      recipe: how to train; its numbers may be traced.
-      augmentation: what is done to the training images.
+      network: network to train.
+      recipe: settings of the training; its numbers may be traced.
+      augmentation: random transformations of the training images.
       classes: number of classes.
-      scaling: of images of 8 bits; None where they are float32.
-      batch: how the images of a batch are spread over devices.
-      teacher: what the network learns from beside the labels, if anything.
+      scaling: scaling of 8-bit images; None for float32 images.
+      batch: sharding of a batch over the devices.
+      teacher: teacher for distillation, if any.
     """
 
     network: FinalNetwork
@@ -60,18 +60,18 @@ Objective: TypeAlias = Callable[[Params, BatchStats, PRNGKeyArray], tuple[Array,
 
 
 class FinalState(NamedTuple):
-    """A network in training."""
+    """The state of a training."""
 
-    weights: Weights  # after the last step
-    average: Weights | None  # moving average of those; None where the recipe wants none
+    weights: Weights  # weights after the last step
+    average: Weights | None  # moving average of the weights; None if the recipe's `ema` is None
     optimizer: optax.OptState
-    step: Int[Array, ""]  # steps taken
-    loss: Float[Array, ""]  # of the last step taken
-    sound: Bool[Array, ""]  # whether loss and weights are finite; training stops at the first step that breaks them
+    step: Int[Array, ""]  # number of steps taken
+    loss: Float[Array, ""]  # loss of the last step taken
+    sound: Bool[Array, ""]  # True while loss and weights are finite; training stops when it becomes False
 
 
 def start_training(network: FinalNetwork, recipe: Recipe, key: PRNGKeyArray) -> FinalState:
-    """A network before its first step. The key is consumed."""
+    """Returns the state of a network before its first step. The key is consumed."""
     weights = Weights(*network.init(key))
     average = None if recipe.ema is None else weights
     momentum = optimizer(recipe).init(weights.params)
@@ -79,13 +79,13 @@ def start_training(network: FinalNetwork, recipe: Recipe, key: PRNGKeyArray) -> 
 
 
 def begin(task: TrainerTask, data: AuxiliaryInputs, key: PRNGKeyArray) -> FinalState:
-    """The state of a task with such data before its first step. The key is consumed."""
+    """Returns the state of a task with the given auxiliary inputs before its first step. The key is consumed."""
     task = with_auxiliary_inputs(task, data)
     return start_training(task.network, task.recipe, key)
 
 
 def shapes(network: FinalNetwork, recipe: Recipe) -> FinalState:
-    """Shapes and dtypes of a state."""
+    """Returns the shapes and dtypes of a state."""
     return jax.eval_shape(lambda key: start_training(network, recipe, key), jax.random.key(0))
 
 
@@ -96,11 +96,11 @@ def loss_of(
     targets: Float[Array, "n classes"],
     taught: Float[Array, "n classes"] | None = None,
 ) -> Float[Array, ""]:
-    """Mean cross entropy with smoothed targets, plus ``auxiliary_weight`` times that of the auxiliary head.
+    """Returns the mean label-smoothed cross entropy plus ``auxiliary_weight`` times that of the auxiliary head.
 
-    Where a teacher has `taught` something, the main head's part becomes ``(1 - w)`` times itself plus ``w T^2`` times
-    the mean of KL(taught || softmax(logits / T)), w being the recipe's `distillation` and T its `temperature`
-    (arXiv 1503.02531, section 2; T^2 keeps the two gradients of a size).
+    If the teacher's distributions `taught` are given, the cross entropy C of the main head is replaced by
+    ``(1 - w) C + w T^2 mean KL(taught || softmax(logits / T))``, with w the recipe's `distillation` and T its
+    `temperature` (arXiv 1503.02531, section 2; T^2 balances the sizes of the two gradients).
     """
     logits = logits.astype(jnp.float32)
     loss = cross_entropy(logits, targets, recipe.label_smoothing).mean()
@@ -115,7 +115,7 @@ def loss_of(
 
 
 class TrainingBatch(NamedTuple):
-    """A batch as the network sees it."""
+    """An augmented batch, the input of the network."""
 
     images: Float[Array, "n height width channels"]
     targets: Float[Array, "n classes"]
@@ -131,16 +131,16 @@ def train_step(
     labels: Int[Array, " n"],
     known: Float[Array, "n classes"] | None = None,
 ) -> FinalState:
-    """One step towards a training of `total` steps, on one batch.
+    """Takes one step of a training of `total` steps, on one batch.
 
     Args:
-      task: what to train.
-      state: where to go on from.
-      key: that of the training.
-      total: steps of the whole training.
-      images: a batch as it is stored.
-      labels: their classes.
-      known: logits that the teacher has of them already.
+      task: task to train.
+      state: state before the step.
+      key: PRNG key of the training.
+      total: number of steps of the whole training.
+      images: batch of stored images, before augmentation.
+      labels: classes of the images.
+      known: saved logits of the teacher for these images, if any.
     """
     augmenting, dropping = jax.random.split(jax.random.fold_in(key, state.step))
     batch = batch_of(task, augmenting, images, labels, known)
@@ -161,9 +161,9 @@ def batch_of(
     labels: Int[Array, " n"],
     known: Float[Array, "n classes"] | None,
 ) -> TrainingBatch:
-    """A batch, augmented; where images are mixed, so are their targets and what is known of them. The key is consumed.
+    """Returns an augmented batch. Mixing also mixes the targets and the teacher's `known` logits. The key is consumed.
 
-    A teacher that has to look sees the augmented images, and learns nothing itself.
+    A teacher without known logits is evaluated on the augmented images, under `lax.stop_gradient`.
     """
     temperature, targets = task.recipe.temperature, one_hot(labels, task.classes)
     if known is None:
@@ -180,7 +180,7 @@ def batch_of(
 def descent(
     task: TrainerTask, weights: Weights, batch: TrainingBatch, key: PRNGKeyArray, dropped: Float[Array, ""]
 ) -> tuple[Float[Array, ""], BatchStats, Params]:
-    """What a step descends: loss, the batch statistics that follow, and the gradient. The key is consumed."""
+    """Returns the loss, the updated batch statistics, and the gradient of a step. The key is consumed."""
     if isinstance(task.network, SelfTaught):
         smoothed = optax.smooth_labels(batch.targets, task.recipe.label_smoothing)
         return task.network.gradient(weights, batch.images, smoothed, key)
@@ -197,13 +197,13 @@ def descent(
 def averaged_gradient(
     objective: Objective, weights: Weights, key: PRNGKeyArray, passes: int
 ) -> tuple[Float[Array, ""], BatchStats, Params]:
-    """Loss and gradient, means over so many passes, one after the other; and the batch statistics after the last one.
+    """Returns the means of loss and gradient over sequential passes, and the batch statistics after the last pass.
 
     Args:
-      objective: of parameters, batch statistics and the key of a pass: the loss, and the statistics that follow.
-      weights: where.
-      key: of all passes; consumed.
-      passes: a single one is given `key` itself.
+      objective: function from parameters, batch statistics and a pass's key to the loss and the updated statistics.
+      weights: parameters and batch statistics to evaluate at.
+      key: PRNG key, split among the passes; consumed.
+      passes: number of passes. A single pass receives `key` itself.
     """
     gradient_of = jax.value_and_grad(objective, has_aux=True)
     if passes == 1:
@@ -221,7 +221,7 @@ def averaged_gradient(
 
 
 def update_average(recipe: Recipe, average: Weights | None, weights: Weights, step: Int[Array, ""]) -> Weights | None:
-    """The moving average after step number `step`: ``decay * average + (1 - decay) * weights``."""
+    """Returns the moving average after step number `step`: ``decay * average + (1 - decay) * weights``."""
     if average is None or recipe.ema is None:
         return None
     kept = average_decay(recipe.ema, step)
@@ -229,12 +229,12 @@ def update_average(recipe: Recipe, average: Weights | None, weights: Weights, st
 
 
 def is_finite(tree: PyTree[Array]) -> Bool[Array, ""]:
-    """Whether every number in it is."""
+    """Returns whether all numbers of a tree are finite."""
     return jnp.stack([jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(tree)]).all()
 
 
 def with_auxiliary_inputs(task: TrainerTask, data: AuxiliaryInputs) -> TrainerTask:
-    """The task whose recipe has such numbers, and whose network and teacher read such data."""
+    """Returns the task with the given auxiliary inputs: recipe numbers, and data of network and teacher."""
     teacher = None if task.teacher is None else task.teacher.with_data(data.teacher)
     network = with_data(task.network, data.network)
     return dataclasses.replace(task, network=network, recipe=data.recipe, teacher=teacher)
@@ -250,20 +250,20 @@ def train_steps(
     images: Array,
     labels: Int[Array, " n"],
 ) -> tuple[FinalState, Float[Array, " steps"]]:
-    """Up to `steps_per_dispatch` steps further: no further than `until`, and no further than a step that breaks it.
+    """Takes up to `steps_per_dispatch` steps, stopping at step `until` or when loss or weights are not finite.
 
     Args:
-      task: what to train.
-      data: what recipe, network and teacher read beside images (`lanas_jax.trainer.task.auxiliary_inputs`).
-      state: where to go on from.
-      key: of the training; it is not consumed, each step folds its number in.
-      total: steps of the whole training.
-      until: the step to stop after, at most `total`.
+      task: task to train.
+      data: auxiliary inputs (`lanas_jax.trainer.task.auxiliary_inputs`).
+      state: state before the steps.
+      key: PRNG key of the training; not consumed, since each step folds its number in.
+      total: number of steps of the whole training.
+      until: step to stop after, at most `total`.
       images: all training images, channels last.
-      labels: their classes.
+      labels: classes of the images.
 
     Returns:
-      The state, and the loss of each step; 0 for those not taken.
+      The new state, and the loss of each step, 0 for steps not taken.
     """
     task = with_auxiliary_inputs(task, data)
     ordering, noise = jax.random.split(key)
@@ -292,7 +292,9 @@ def train_on_batch(
     images: Array,
     labels: Int[Array, " n"],
 ) -> tuple[FinalState, Float[Array, ""]]:
-    """One step further on a batch that is given, unless an earlier step broke the training; arguments as in `train_steps`.
+    """One step further on a batch that is given, unless an earlier step broke the training.
+
+    Arguments are as in `train_steps`.
 
     Returns:
       The state, and the loss of the step; 0 where it was not taken.
@@ -311,14 +313,14 @@ def train_on_batch(
 def count_correct(
     task: TrainerTask, data: AuxiliaryInputs, weights: Weights, images: Array, labels: Int[Array, "batches size"]
 ) -> Int[Array, ""]:
-    """How many images of a split are classified correctly, by the running batch statistics.
+    """Returns the number of correctly classified images of a split, using the running batch statistics.
 
     Args:
-      task: how images are read.
-      data: what the network reads beside images.
-      weights: of the network.
+      task: task with the network and the scaling of its images.
+      data: auxiliary inputs.
+      weights: weights of the network.
       images: ``[batches, size, height, width, channels]``.
-      labels: their classes; -1 fills the last batch up and counts for nothing.
+      labels: classes of the images; -1 marks the padding of the last batch and is not counted.
     """
     task = with_auxiliary_inputs(task, data)
 
@@ -333,7 +335,7 @@ def count_correct(
 def right_in_batch(
     task: TrainerTask, data: AuxiliaryInputs, weights: Weights, images: Array, labels: Int[Array, " size"]
 ) -> tuple[Int[Array, ""], Int[Array, ""]]:
-    """How many images of a batch are classified correctly, and how many there are; a label of -1 counts for nothing."""
+    """Returns the numbers of correctly classified images and of images in a batch. Labels of -1 are not counted."""
     found = count_correct(task, data, weights, images[None], labels[None])
     return found, jnp.sum(labels >= 0, dtype=jnp.int32)
 
@@ -341,8 +343,8 @@ def right_in_batch(
 def compute_logits(
     network: FinalNetwork, weights: Weights, images: Array, scaling: Scaling | None
 ) -> Float[Array, "n classes"]:
-    """Logits of a trained network."""
-    key = jax.random.key(0)  # of what is dropped: nothing is
+    """Returns the logits of a trained network in evaluation mode."""
+    key = jax.random.key(0)  # unused: no paths are dropped in evaluation mode
     inputs = images if scaling is None else scaling(images)
     logits, _, _ = network.apply(*weights, inputs, train=False, key=key, drop_path=jnp.float32(0))
     return logits

@@ -1,12 +1,13 @@
-"""What a network may learn from beside labels (distillation, arXiv 1503.02531): three kinds of teachers.
+"""Three kinds of teachers for distillation (arXiv 1503.02531).
 
-- `NetworkTeacher`: a network as `lanas_jax.trainer` trains them, with weights, such as those of an export.
+- `NetworkTeacher`: a network of `lanas_jax.trainer` with trained weights, such as those of an export.
 - `ModuleTeacher`: a Flax NNX module.
-- `SavedLogits`: logits of the training images, computed before.
+- `SavedLogits`: precomputed logits of the training images.
 
-The first two see the images that the network sees, augmented, at each step (arXiv 2106.05237 finds that this matters);
-they run as in evaluation and are not trained. Saved logits are of images as they are stored. Where images are mixed
-(mixup, cutmix), their distributions are mixed as the labels are. How much a teacher counts is the recipe's business.
+The first two are evaluated at each step on the augmented images that the network receives (arXiv 2106.05237 finds that
+this matters). They run in evaluation mode and are not trained. Saved logits belong to the stored images, before
+augmentation. When images are mixed (mixup, cutmix), the saved distributions are mixed like the labels. The weight of
+the teacher's loss is a setting of the recipe.
 """
 
 import dataclasses
@@ -33,11 +34,13 @@ from lanas_jax.trainer.task import FinalNetwork, Teacher, Weights, data_of, with
 
 @dataclasses.dataclass(frozen=True)
 class NetworkTeacher:
-    """A network with its weights. Two are equal where their networks are: weights are data to the program they share.
+    """A network with its weights.
+
+    Two teachers compare equal if their networks do: weights are inputs of the program that they share.
 
     Args:
-      network: gives the logits; an auxiliary head plays no part.
-      weights: all of them, by name (`lanas_jax.export.load.read_weights` reads those of an export).
+      network: network that computes the logits; its auxiliary head is not used.
+      weights: all weights by name (`lanas_jax.export.load.read_weights` reads those of an export).
     """
 
     network: FinalNetwork
@@ -45,26 +48,26 @@ class NetworkTeacher:
 
     @property
     def data(self) -> PyTree[AnyArray]:
-        """The weights, and what the network reads beside images."""
+        """The weights, and the auxiliary inputs of the network."""
         return dict(self.weights), data_of(self.network)
 
     def with_data(self, data: PyTree[AnyArray]) -> "NetworkTeacher":
-        """The same with others."""
+        """Returns the teacher with other weights and auxiliary inputs."""
         weights, beside = data
         return NetworkTeacher(with_data(self.network, beside), weights)
 
     def known(self, rows: Int[Array, " n"]) -> None:
-        """Nothing."""
+        """Returns None: the logits are computed from augmented images."""
         del rows
 
     def logits(self, images: Float[Array, "n height width channels"]) -> Float[Array, "n classes"]:
-        """Its logits, by its running batch statistics."""
+        """Returns the network's logits, using its running batch statistics."""
         weights = by_name.filled(self._shapes, self.weights)
-        key = jax.random.key(0)  # of what is dropped: nothing is
+        key = jax.random.key(0)  # unused: no paths are dropped in evaluation mode
         return self.network.apply(*weights, images, train=False, key=key, drop_path=jnp.float32(0))[0]
 
     def check(self, data: SearchData | StreamedDataset, recipe: Recipe) -> None:
-        """Raises ValueError where weights do not fit the network, or the network not the classes."""
+        """Raises ValueError if the weights do not fit the network, or the network does not fit the classes."""
         del recipe
         try:
             by_name.check_weights(self._shapes, self.weights)
@@ -73,7 +76,7 @@ class NetworkTeacher:
         _check_classes(self, data)
 
     def identity(self) -> dict[str, str]:
-        """Its kind, and a digest of its weights."""
+        """Returns the network's class name and a digest of the weights."""
         return {"network": type(self.network).__name__, "weights": by_name.digest_by_name(self.weights)}
 
     @property
@@ -82,7 +85,7 @@ class NetworkTeacher:
 
 
 def stand_in(network: FinalNetwork) -> NetworkTeacher:
-    """A teacher whose weights are all zero, which takes no memory: for programs that are traced and not run."""
+    """Returns a teacher with zero weights that take no memory, for programs that are traced but not run."""
     shapes = jax.eval_shape(lambda key: Weights(*network.init(key)), jax.random.key(0))
     zeros = {name: np.broadcast_to(leaf.dtype.type(0), leaf.shape) for name, leaf in by_name.names(shapes).items()}
     return NetworkTeacher(network, zeros)
@@ -90,11 +93,11 @@ def stand_in(network: FinalNetwork) -> NetworkTeacher:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class ModuleTeacher:
-    """A Flax NNX module from images ``[n, height, width, channels]``, scaled, to logits ``[n, classes]``.
+    """A Flax NNX module from scaled images ``[n, height, width, channels]`` to logits ``[n, classes]``.
 
     Args:
-      module: with its variables; it is run in its mode of evaluation and stays as it is.
-      variables: others in place of its own, as a pure dict; None: its own.
+      module: module with its variables. A copy is run in evaluation mode; the module itself does not change.
+      variables: variables that replace the module's own, as a pure dict; None uses the module's own.
     """
 
     module: nnx.Module
@@ -102,31 +105,31 @@ class ModuleTeacher:
 
     @property
     def data(self) -> PyTree[AnyArray]:
-        """Its variables, random number generators apart."""
+        """The variables of the module, without its random number generators."""
         return nnx.to_pure_dict(nnx.state(self.module, nnx.Not(nnx.RngState)))
 
     def with_data(self, data: PyTree[AnyArray]) -> "ModuleTeacher":
-        """The same with others."""
+        """Returns the teacher with other variables."""
         return ModuleTeacher(self.module, data)
 
     def known(self, rows: Int[Array, " n"]) -> None:
-        """Nothing."""
+        """Returns None: the logits are computed from augmented images."""
         del rows
 
     def logits(self, images: Float[Array, "n height width channels"]) -> Float[Array, "n classes"]:
-        """What the module gives."""
+        """Returns the module's logits."""
         graph, random = nnx.graphdef(self.module), nnx.state(self.module, nnx.RngState)
         copy: Any = nnx.merge(graph, random, self.data if self.variables is None else self.variables)
         copy.eval()
         return copy(images)
 
     def check(self, data: SearchData | StreamedDataset, recipe: Recipe) -> None:
-        """Raises ValueError where it does not fit the classes."""
+        """Raises ValueError if the module has another number of classes than the images."""
         del recipe
         _check_classes(self, data)
 
     def identity(self) -> dict[str, str]:
-        """Its class, and a digest of its variables."""
+        """Returns the module's class name and a digest of its variables."""
         return {
             "module": type(self.module).__name__,
             "weights": by_name.digest_by_name(by_name.names(self.data)),
@@ -135,57 +138,59 @@ class ModuleTeacher:
 
 @dataclasses.dataclass(frozen=True)
 class SavedLogits:
-    """Logits of all training images. Two are equal, whatever they are: they share programs, which logits are data to.
+    """Precomputed logits of all training images.
+
+    Any two compare equal, since the logits are inputs of the program that they share.
 
     Args:
-      values: a row for each image, in the order of the training split, after which those of the search-validation
-        images follow where the recipe trains on these, too. float16 takes half the memory of the device.
+      values: one row per image, in the order of the training split, followed by the search-validation images if the
+        recipe trains on them too. float16 takes half the device memory.
     """
 
     values: Float[np.ndarray | Array, "images classes"] = dataclasses.field(compare=False)
 
     @property
     def data(self) -> PyTree[AnyArray]:
-        """The logits."""
+        """The logits, ``[images, classes]``."""
         return self.values
 
     def with_data(self, data: PyTree[AnyArray]) -> "SavedLogits":
-        """The same with others."""
+        """Returns the teacher with other logits."""
         return SavedLogits(data)
 
     def known(self, rows: Int[Array, " n"]) -> Float[Array, "n classes"]:
-        """Logits of these images."""
+        """Returns the logits of the training images with the given indices."""
         return jnp.asarray(self.values)[rows]
 
     def logits(self, images: Float[Array, "n height width channels"]) -> Float[Array, "n classes"]:
-        """Raises TypeError: it knows images by their numbers alone."""
-        raise TypeError("saved logits belong to images by their numbers, and a batch came without them")
+        """Raises TypeError: saved logits are found by image index, not computed from images."""
+        raise TypeError("saved logits need the indices of the training images; got a batch of images: call known(rows)")
 
     def check(self, data: SearchData | StreamedDataset, recipe: Recipe) -> None:
-        """Raises ValueError where they are of other images or other classes, not finite, or the images a stream."""
+        """Raises ValueError if logits are not finite or do not fit images or classes, or if images are streamed."""
         if isinstance(data, StreamedDataset):
-            raise ValueError("saved logits belong to images in memory; of a stream, let a network be the teacher")
+            raise ValueError("saved logits need images in memory; got streamed images: use a network as the teacher")
         count = len(data.train) + (len(data.validation) if recipe.train_on == "all" else 0)
         if len(self.values) != count:
             which = "train and search-validation" if recipe.train_on == "all" else "train"
             raise ValueError(
                 f"the teacher's logits are of {len(self.values):,} images, expected {count:,}: the {which} images, "
-                f"on which train_on={recipe.train_on!r} trains"
+                f"since train_on is {recipe.train_on!r}"
             )
         _check_number(self.values.shape[1], data.classes)
         if not np.isfinite(self.values).all():
-            raise ValueError("the teacher's logits hold NaN or infinite values")
+            raise ValueError("the teacher's logits hold NaN or infinite values; expected finite values")
 
     def identity(self) -> dict[str, str]:
-        """A digest of them."""
+        """Returns a digest of the logits."""
         return {"logits": digest([np.asarray(self.values)])}
 
 
 def read_logits(path: Path) -> SavedLogits:
-    """Logits from an ``.npz`` file, its array ``logits``, ``[images, classes]`` of float16 or float32.
+    """Reads logits from an ``.npz`` file: its array ``logits``, float16 or float32 ``[images, classes]``.
 
     Raises:
-      FileError: no such file or array, or an array of another kind.
+      FileError: the file or the array is missing, or the array has another rank or dtype.
     """
     values = read_npz(path, ("logits",))["logits"]
     if values.ndim != 2 or values.dtype not in (np.float16, np.float32):
@@ -203,4 +208,4 @@ def _check_classes(teacher: Teacher, data: SearchData | StreamedDataset) -> None
 
 def _check_number(found: int, classes: int) -> None:
     if found != classes:
-        raise ValueError(f"the teacher tells {found:,} classes apart, the images are of {classes:,}")
+        raise ValueError(f"the teacher has {found:,} classes, expected {classes:,}, the number of the images' classes")

@@ -1,8 +1,8 @@
-"""How fast a training goes, and what share of what its devices can do.
+"""The throughput of a training, in images per second and as a share of its devices' peak.
 
-A step is counted as three forward passes (one forward, two backward) of two operations per multiply-add that
-``space.cost`` knows, of each image; what pooling, normalising and the optimiser compute is not counted. The peak is
-that of a large square product in bfloat16, measured on the same devices.
+A step counts as three forward passes per image (one forward, two backward), with two operations per multiply-add of
+``space.cost``. Pooling, normalization and the optimizer are not counted. The peak is that of a large square matrix
+product in bfloat16, measured on the same devices.
 """
 
 from collections.abc import Sequence
@@ -19,11 +19,11 @@ from lanas_jax.training.peak import measure_peak, step_flops
 
 
 def measured_throughput(fitted: Fitted, programs: Programs) -> dict[str, float | None]:
-    """What final.json says of it, of the steps that this process took; None where it took none.
+    """Returns the throughput of the steps that this process took, for final.json. All values are None without steps.
 
     Returns:
-      ``images_per_second``, checkpoints and readings of the search-validation split included; ``input_wait``, the share
-      of that time for which no batch was ready; ``peak_share``, None where it is unknown.
+      ``images_per_second``, checkpoints and search-validation evaluations included; ``input_wait``, the share of the
+      time spent waiting for a batch; ``peak_share``, the share of the peak, None if unknown.
     """
     if not fitted.steps:
         return dict.fromkeys(("images_per_second", "input_wait", "peak_share"))
@@ -36,9 +36,9 @@ def measured_throughput(fitted: Fitted, programs: Programs) -> dict[str, float |
 
 
 def at_peak(final: FinalTraining, code: Int[np.ndarray, " dims"], devices: Sequence[jax.Device]) -> float | None:
-    """Seconds that an image would take at the peak of all devices, which those of this process tell.
+    """Returns the seconds per image at the peak of all devices, extrapolated from the devices of this process.
 
-    None where the space does not know the costs, and on CPUs, whose peak is not worth the time to measure it.
+    Returns None if the space has no cost model, and on CPUs, whose peak is not worth the time of measuring it.
     """
     multiply_adds = costs(final.network, code)["multiply_adds"]
     if devices[0].platform == "cpu" or not multiply_adds:

@@ -1,9 +1,9 @@
-"""What devices can do at most, told by the product of large matrices, and what a training step asks of them.
+"""The peak throughput of devices, measured by large matrix products, and the operations of a training step.
 
-A step of training is counted as three forward passes (one forward, two backward) of two operations per multiply-add;
-`space.cost` knows the multiply-adds. What pooling, normalising and the optimiser compute is not counted. The peak is
-that of a large square matrix product in the same dtype on the same devices, at JAX's default precision; the bandwidth
-that of adding one to many numbers.
+A training step counts as three forward passes (one forward, two backward), with two operations per multiply-add of
+`space.cost`. Pooling, normalization and the optimizer are not counted. The peak is that of a large square matrix
+product in the same dtype on the same devices, at JAX's default precision. The memory bandwidth is that of adding one to
+a large array.
 """
 
 import time
@@ -14,18 +14,18 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, Int
 
-PEAK_SIZE = {"cpu": 1024}  # rows of the matrix product that tells a device's peak
+PEAK_SIZE = {"cpu": 1024}  # rows of the matrices whose product measures a device's peak
 PEAK_SIZE_DEFAULT = 8192
-COPIED = 2**24  # numbers of 4 bytes that are read and written to tell the bandwidth
+COPIED = 2**24  # number of float32 values that are read and written to measure the bandwidth
 
 
 def step_flops(multiply_adds: Int[np.ndarray, " n"], batch_size: int) -> Float[np.ndarray, " n"]:
-    """Operations of a training step of each network: ``2 * 3 * multiply_adds * batch_size``."""
+    """Returns the operations of one training step of each network: ``2 * 3 * multiply_adds * batch_size``."""
     return 6.0 * batch_size * multiply_adds
 
 
 def measure_peak(dtype: jnp.dtype, devices: Sequence[jax.Device], size: int | None = None, repeats: int = 8) -> float:
-    """Operations per second of square matrix products, one on each device at the same time; best of three."""
+    """Measures the operations per second of square matrix products on all devices at once; best of three."""
     size = size or PEAK_SIZE.get(devices[0].platform, PEAK_SIZE_DEFAULT)
     product = jax.jit(jnp.matmul)
     key = jax.random.key(0)
@@ -43,7 +43,7 @@ def measure_peak(dtype: jnp.dtype, devices: Sequence[jax.Device], size: int | No
 
 
 def measure_bandwidth(devices: Sequence[jax.Device], size: int = COPIED) -> float:
-    """Bytes per second that all devices together read and write, each adding one to many numbers; best of three."""
+    """Measures the bytes per second that all devices together read and write, adding one to an array; best of three."""
     add = jax.jit(lambda x: x + 1)
     numbers = [jax.device_put(np.zeros(size, np.float32), device) for device in devices]
     jax.block_until_ready([add(x) for x in numbers])

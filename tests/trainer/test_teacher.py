@@ -201,8 +201,8 @@ def test_identities_tell_teachers_apart():
          r"the teacher's params/head is float32\[36, 4\], expected float32\[36, 3\]"),
         (lambda: NetworkTeacher(NETWORK, {}), "the teacher's batch_stats/dropped is absent, expected"),
         (lambda: ModuleTeacher(Linear(np.zeros((PIXELS, 4)))),
-         "the teacher tells 4 classes apart, the images are of 3"),
-        (lambda: SavedLogits(np.zeros((123, 4), np.float32)), "the teacher tells 4 classes apart, the images are of 3"),
+         "the teacher has 4 classes, expected 3"),
+        (lambda: SavedLogits(np.zeros((123, 4), np.float32)), "the teacher has 4 classes, expected 3"),
         (lambda: SavedLogits(np.zeros((90, 3), np.float32)),
          "the teacher's logits are of 90 images, expected 123: the train and search-validation images"),
         (lambda: SavedLogits(np.full((123, 3), np.nan, np.float32)), "hold NaN or infinite values"),
@@ -218,7 +218,7 @@ def test_saved_logits_go_by_the_images_that_are_trained_on():
     half = SavedLogits(np.zeros((90, 3), np.float16))
     half.check(ALL.search, dataclasses.replace(RECIPE, train_on="train"))
     assert half.known(jnp.array([3, 4])).shape == (2, 3)
-    with pytest.raises(TypeError, match="belong to images by their numbers"):
+    with pytest.raises(TypeError, match="saved logits need the indices of the training images"):
         half.logits(jnp.zeros((2, 6, 6, 1)))
 
 
