@@ -1,1 +1,1 @@
-"""What is written so that a run can be resumed: trials, checkpoints, weights, settings, locked folders."""
+"""Files from which a run can be resumed: trials, checkpoints, weights, settings, and locked folders."""

@@ -1,12 +1,12 @@
-"""States on disk: a searcher's after a number of batches, or a training's after a number of steps.
+"""Checkpoints of a searcher after a number of events, or of a training after a number of steps.
 
-A checkpoint says what it stands for (of a searcher a digest of the told trials in order, of a training a digest of all
-that decides its weights) and what its own arrays are (another digest), and one that is missing, partial, damaged or
-stands for something else is passed over: to a searcher that is no loss, since the trial store is the truth and a
-checkpoint a shortcut. Orbax writes a checkpoint under a temporary name and renames it, and keeps the last two.
+A checkpoint stores two digests. The first identifies what led to it: for a searcher the asks and tells in order, for a
+training everything that decides its weights. The second covers its own arrays. A checkpoint that is missing, partial,
+damaged or of another origin is skipped. For a searcher this loses nothing, since its state can be replayed from the
+trial store. Orbax writes a checkpoint under a temporary name, renames it, and keeps the last two.
 
-Several processes have the same state, on devices of their own, and call everything here together: process 0 writes, all
-read, so that the folder has to be the same for all of them.
+With several processes, each holds the same state on its own devices, and all must call every method together. Process 0
+writes and all processes read, so the folder must be shared.
 """
 
 import dataclasses
@@ -26,16 +26,16 @@ from lanas_jax.runtime.interruption import uninterrupted
 
 State = TypeVar("State")
 KEPT = 2
-ROOM = 2**20  # bytes of a disk, beside a checkpoint's arrays
+ROOM = 2**20  # bytes of disk space required in addition to a checkpoint's arrays
 
 
 @dataclasses.dataclass(frozen=True)
 class Restored:
-    """A state from disk.
+    """A state restored from disk.
 
     Attributes:
-      state: what was saved.
-      number: of batches told or steps taken.
+      state: saved state.
+      number: number of the checkpoint, in events or steps.
     """
 
     state: Any
@@ -43,7 +43,7 @@ class Restored:
 
 
 class _Manager(ocp.CheckpointManager):
-    """Leaves preemption to `distributed.Preemption`: points that orbax counted too would confuse JAX."""
+    """Ignores preemption, which `distributed.Preemption` handles; JAX's sync points must not be counted twice."""
 
     def reached_preemption(self, step: int) -> bool:
         return False
@@ -53,8 +53,9 @@ class Checkpoints:
     """The checkpoints in one folder; a context manager.
 
     Args:
-      directory: where they are, made when missing.
-      behind: write while the caller goes on; one that is not yet written is waited for by the next, and at the end.
+      directory: folder of the checkpoints, created if missing.
+      behind: asynchronous writing. If True, `save` returns before the checkpoint is written; the next `save` and the
+        end of the context wait for it.
     """
 
     def __init__(self, directory: Path, behind: bool = False):
@@ -70,47 +71,48 @@ class Checkpoints:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if kind is None or jax.process_count() == 1:  # else the others, who would be waited for, may be lost
+        if kind is None or jax.process_count() == 1:  # with an error, waiting for other processes could hang
             self._manager.close()
 
     @property
     @uninterrupted()
     def numbers(self) -> list[int]:
-        """Those of the checkpoints there are, damaged ones included, in ascending order; waits for one under way."""
+        """Numbers of all checkpoints, damaged ones included, in ascending order; waits for a write in progress."""
         self._manager.wait_until_finished()
         return sorted(self._manager.all_steps())
 
     @uninterrupted()
     def discard_after(self, number: int) -> None:
-        """Deletes checkpoints of higher numbers, so that they are not kept in the place of those to come."""
+        """Deletes checkpoints of higher numbers, so that orbax does not keep them instead of new ones."""
         for later in self.numbers:
             if later > number:
                 self._manager.delete(later)
 
     @uninterrupted()
     def save(self, number: int, state: Any, stands_for: str) -> None:
-        """Writes a state down, or begins to.
+        """Saves a state, or starts to if writing is asynchronous.
 
         Args:
-          number: of batches told or steps taken.
-          state: any pytree of arrays, typed keys included; copied, the caller may let go of it at once.
-          stands_for: digest of what led to it.
+          number: number of the checkpoint, in events or steps.
+          state: pytree of arrays, typed keys included. It is copied, so the caller may delete or donate it at once.
+          stands_for: digest of what led to the state.
 
         Raises:
-          OSError: the disk is full, or nearly so; orbax would find out in threads that cannot say it in a line.
+          OSError: the disk is full or nearly full. Checked here because orbax would fail in a background thread, with a
+            long traceback.
         """
         leaves = _leaves(state)
         free, needed = shutil.disk_usage(self._manager.directory).free, 2 * sum(leaf.nbytes for leaf in leaves) + ROOM
         if jax.process_index() == 0 and free < needed:
-            raise OSError(f"the disk is full: {free / 2**20:.1f} MiB are free, {needed / 2**20:.1f} are needed")
+            raise OSError(f"the disk is full: {free / 2**20:.1f} MiB are free, {needed / 2**20:.1f} MiB are needed")
         about = {
             "stands_for": stands_for,
             "structure": str(jax.tree.structure(state)),
             "arrays": digest(leaves),
             "shapes": [[str(leaf.dtype), list(leaf.shape)] for leaf in leaves],
         }
-        arrays = {str(i): leaf for i, leaf in enumerate(leaves) if leaf.size}  # orbax refuses arrays of no size
-        if number in self._manager.all_steps():  # one that was passed over
+        arrays = {str(i): leaf for i, leaf in enumerate(leaves) if leaf.size}  # orbax refuses empty arrays
+        if number in self._manager.all_steps():  # a checkpoint that was skipped
             self._manager.delete(number)
         self._manager.save(
             number,
@@ -119,11 +121,11 @@ class Checkpoints:
         )
 
     def restore(self, like: State, stands_for: Mapping[int, str]) -> Restored | None:
-        """The newest intact state that stands for what is given.
+        """Returns the newest intact state with a matching digest, or None.
 
         Args:
-          like: a state of the same structure; its arrays may have other sizes.
-          stands_for: by number, the digest that a checkpoint of that number must have.
+          like: state of the same structure; its arrays may have other sizes.
+          stands_for: expected digest for each checkpoint number.
         """
         for number in reversed(self.numbers):
             if number in stands_for and (state := self._read(number, like, stands_for[number])) is not None:
@@ -142,13 +144,13 @@ class Checkpoints:
                 np.asarray(arrays[str(i)]) if str(i) in arrays else np.zeros(shape, dtype)
                 for i, (dtype, shape) in enumerate(about["shapes"])
             ]
-        except Exception:  # damaged files raise what they please
+        except Exception:  # damaged files raise exceptions of many types
             return None
         return _state(like, leaves) if digest(leaves) == about["arrays"] else None
 
 
 def _leaves(state: Any) -> list[np.ndarray]:
-    """Copies of the arrays of a state, keys as the words they consist of."""
+    """Returns copies of the arrays of a state, with typed keys as their raw words."""
     return [np.array(jax.random.key_data(leaf) if _is_key(leaf) else leaf) for leaf in jax.tree.leaves(state)]
 
 
@@ -166,7 +168,7 @@ def _is_key(leaf: Any) -> bool:
 
 
 def digest(arrays: Iterable[np.ndarray]) -> str:
-    """SHA-256 of arrays in order, their dtypes and shapes included, in hexadecimal."""
+    """Returns the SHA-256 of arrays in order, with their dtypes and shapes, in hexadecimal."""
     total = hashlib.sha256()
     for array in arrays:
         total.update(f"{array.dtype}{array.shape}".encode())

@@ -1,7 +1,7 @@
-"""An experiment's `Config` as JSON and back, so that a run's config.json can be read by people and resumed from.
+"""Conversion of an experiment's `Config` to JSON and back, for a human-readable config.json that a run can resume from.
 
-What may stand in a `Config`: numbers, text, truth values, None, paths, enumerations; tuples, lists, dictionaries and
-dataclasses of these. The declared types say how to read a value back.
+A `Config` may contain numbers, strings, booleans, None, paths and enumerations, and tuples, lists, dictionaries and
+dataclasses of these. The declared types determine how a value is decoded.
 """
 
 import dataclasses
@@ -13,11 +13,11 @@ from typing import Any
 
 
 class ConfigError(Exception):
-    """A `Config` that does not survive the way to JSON and back."""
+    """Raised for a `Config` that cannot be converted to JSON and back."""
 
 
 def encode_value(value: Any) -> Any:
-    """What `json.dumps` accepts, readable by people."""
+    """Converts a value to human-readable JSON types that `json.dumps` accepts."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return {
             field.name: encode_value(getattr(value, field.name)) for field in dataclasses.fields(value) if field.init
@@ -32,14 +32,17 @@ def encode_value(value: Any) -> Any:
         return {str(key): encode_value(item) for key, item in value.items()}
     if value is None or isinstance(value, bool | int | float | str):
         return value
-    raise ConfigError(f"{value!r} ({type(value).__name__}) cannot be written to config.json")
+    raise ConfigError(
+        f"{value!r} ({type(value).__name__}) cannot be written to config.json: "
+        f"use numbers, strings, booleans, None, paths, enums, or containers and dataclasses of these"
+    )
 
 
 def decode_value(kind: Any, value: Any) -> Any:
-    """The value of a declared type that `encode_value` wrote.
+    """Converts the output of `encode_value` back to a value of a declared type.
 
     Raises:
-      ConfigError: no such value of that type.
+      ConfigError: the value does not fit the type.
     """
     origin, arguments = typing.get_origin(kind), typing.get_args(kind)
     if origin is typing.Annotated:
@@ -61,10 +64,10 @@ def decode_value(kind: Any, value: Any) -> Any:
 
 
 def read_config(kind: type, value: Any) -> Any:
-    """A `Config` from what `encode_value` wrote.
+    """Converts the output of `encode_value` back to a `Config`.
 
     Raises:
-      ConfigError: the class has other fields or types by now.
+      ConfigError: the fields or types of the class have changed.
     """
     try:
         return decode_value(kind, value)
@@ -73,10 +76,10 @@ def read_config(kind: type, value: Any) -> Any:
 
 
 def check_config(config: Any) -> None:
-    """Refuses, at the door, a config that could not be resumed from.
+    """Checks, before a run starts, that a config can be restored from JSON.
 
     Raises:
-      ConfigError: names the field.
+      ConfigError: a field cannot be restored; the message names it.
     """
     hints = typing.get_type_hints(type(config))
     for field in dataclasses.fields(config):
@@ -86,7 +89,7 @@ def check_config(config: Any) -> None:
         except ConfigError as error:
             raise ConfigError(f"Config.{field.name}: {error}") from error
         if not same:
-            raise ConfigError(f"Config.{field.name} = {value!r} is not the same after the way to JSON and back")
+            raise ConfigError(f"Config.{field.name} = {value!r} changes when it is written to JSON and read back")
 
 
 def _decode_dataclass(kind: type, value: dict[str, Any]) -> Any:

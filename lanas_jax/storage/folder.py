@@ -1,4 +1,4 @@
-"""Folders of runs and trainings: JSON files written at once, and a lock against a second process."""
+"""Folders of runs and trainings: atomic writes of JSON files, and a lock against a second process."""
 
 import contextlib
 import json
@@ -8,26 +8,26 @@ from typing import Any
 
 
 class RunError(Exception):
-    """A folder that cannot be used as asked."""
+    """Raised when a folder cannot be used as requested."""
 
 
 @contextlib.contextmanager
 def lock_file(path: Path) -> Iterator[None]:
-    """Keeps a second process out of a file's folder; a killed process's lock goes with it.
+    """Locks a file's folder against a second process; the lock of a killed process is released.
 
     Raises:
-      RunError: another process is in.
+      RunError: another process holds the lock.
     """
     try:
         import fcntl
-    except ImportError:  # Windows: go without
+    except ImportError:  # Windows: no lock
         yield
         return
     with path.open("r+b") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
-            raise RunError(f"{path.parent} is being written by another process") from None
+            raise RunError(f"{path.parent} is in use by another process: wait until it ends") from None
         yield
 
 
@@ -35,7 +35,7 @@ def read_json(path: Path) -> dict[str, Any]:
     """Returns the JSON object in a file.
 
     Raises:
-      RunError: the file cannot be read, or holds no JSON object.
+      RunError: the file cannot be read, or does not contain a JSON object.
     """
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
@@ -44,5 +44,5 @@ def read_json(path: Path) -> dict[str, Any]:
     except ValueError as error:
         raise RunError(f"{path} is damaged: {error}") from error
     if not isinstance(found, dict):
-        raise RunError(f"{path} is damaged: it holds no JSON object")
+        raise RunError(f"{path} is damaged: expected a JSON object, found {type(found).__name__}")
     return found

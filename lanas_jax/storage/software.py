@@ -1,4 +1,4 @@
-"""Which software made a trial: the versions that stand beside every trial and in a run's config.json."""
+"""Software versions, recorded with every trial and in a run's config.json."""
 
 import functools
 import importlib.metadata
@@ -9,12 +9,12 @@ PACKAGES = {"lanas_jax": "lanas-jax", "jax": "jax", "flax": "flax", "optax": "op
 
 @functools.cache
 def versions() -> dict[str, str]:
-    """Versions by name: Python's and those of the packages that decide what a trial comes to."""
+    """Returns the versions of Python and of the packages that affect the outcome of a trial, by name."""
     return {"python": platform.python_version()} | {name: _version(package) for name, package in PACKAGES.items()}
 
 
 def differences(recorded: dict[str, str]) -> str:
-    """What differs between recorded versions and the present ones, in words; empty where nothing does."""
+    """Describes the differences between recorded and current versions; empty if there are none."""
     now = versions()
     changed = [
         f"{name} {recorded.get(name, 'absent')}, now {now.get(name, 'absent')}"
@@ -28,4 +28,4 @@ def _version(package: str) -> str:
     try:
         return importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:
-        return "not installed"  # lanas_jax used from a source tree
+        return "not installed"  # lanas_jax runs from a source tree

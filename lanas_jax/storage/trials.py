@@ -1,14 +1,13 @@
 """The trial store: every trial of a run in one SQLite file.
 
-A trial enters as *pending* before anything is trained and leaves as *done* or *failed*. What is asked together enters
-in one transaction, and what is told together leaves in one, so a process killed at any moment leaves either all of it
-or nothing. Asks and tells are events, numbered on from 0: in that order they made the searcher what it is.
+A trial is recorded as *pending* before its training and ends as *done* or *failed*. One ask is one transaction, and so
+is one tell: a process killed at any moment leaves either the whole event or nothing. Asks and tells are events,
+numbered from 0; replayed in that order they give the searcher's state.
 
-The file uses SQLite's rollback journal, not its write-ahead log: one file that opens on network drives and read-only
-folders alike. Each row carries a checksum, because SQLite itself notices damaged pages but not damaged values.
+The file uses SQLite's rollback journal, not its write-ahead log, so that it is a single file that also opens on network
+drives and in read-only folders. Each row has a checksum, because SQLite detects damaged pages but not damaged values.
 
-This module needs neither JAX nor NumPy, so that listing trials is quick. What the trials mean is `lanas_jax.study`'s
-business.
+This module imports neither JAX nor NumPy, so that listing trials is fast. `lanas_jax.study` interprets the trials.
 """
 
 import contextlib
@@ -80,7 +79,7 @@ _SCHEMA = "SELECT type, name, sql FROM sqlite_schema ORDER BY name"
 
 
 class Status(enum.StrEnum):
-    """Where a trial stands."""
+    """Status of a trial."""
 
     PENDING = "pending"
     DONE = "done"
@@ -89,29 +88,29 @@ class Status(enum.StrEnum):
 
 @dataclasses.dataclass(frozen=True)
 class Trial:
-    """One candidate and what became of it.
+    """One candidate and its outcome.
 
     Attributes:
       id: position in the order asked, from 0.
-      batch: number of the batch it was asked in, from 0.
-      code: the architecture.
-      key: the trial's random key, its raw words in hexadecimal.
+      batch: number of its batch, from 0.
+      code: code of the architecture.
+      key: random key of the trial, raw words in hexadecimal.
       status: pending, done or failed.
-      value: what is maximised; None unless done.
-      multiply_adds: of one forward pass, where known.
-      parameters: trainable parameters, where known.
-      compile_seconds: this trial's share of its batch's compilation.
-      train_seconds: this trial's share of its batch's training.
-      steps: training steps taken, where known; fewer than others took where it was stopped early.
-      reason: why it failed; None unless failed.
-      software: versions of what evaluated it (what asked for it, while pending).
-      started: when it was handed to the evaluator, Unix seconds.
-      finished: when it came back, Unix seconds; None while pending.
-      asked: number of the event that asked for it; the same for a batch.
-      wanted: trials that this event asked for; more than came where the space has no further ones.
-      told: number of the event that told of it; None while pending.
-      tries: evaluations begun of it, the last included; more than 1 where a worker was lost. None while pending.
-      worker: what evaluated it, where that was not this process.
+      value: objective value, maximised; None unless done.
+      multiply_adds: multiply-adds of one forward pass; None if unknown.
+      parameters: number of trainable parameters; None if unknown.
+      compile_seconds: share of its batch's compilation time.
+      train_seconds: share of its batch's training time.
+      steps: number of training steps; None if unknown, lower than for other trials if stopped early.
+      reason: reason of the failure; None unless failed.
+      software: software versions of the evaluating process; while pending, of the asking process.
+      started: start of the evaluation, Unix seconds.
+      finished: end of the evaluation, Unix seconds; None while pending.
+      asked: number of the ask event, shared by all trials of a batch.
+      wanted: number of trials requested by that event; exceeds the number returned if the space has no more codes.
+      told: number of the tell event; None while pending.
+      tries: number of evaluations started; more than 1 if a worker was lost. None while pending.
+      worker: name of the worker that evaluated it; None for the main process.
     """
 
     id: int
@@ -141,13 +140,13 @@ class Winner:
     """The retrained winner. Test data is read once per run, for this.
 
     Attributes:
-      code: the winning architecture.
-      validation_accuracy: of the retrained network on the search-validation data, in [0, 1].
-      test_accuracy: of the retrained network on the test data, in [0, 1].
-      seconds: of retraining, compilation included.
-      epochs: for which it was retrained, where that applies.
-      multiply_adds: of one forward pass, where known.
-      parameters: trainable parameters, where known.
+      code: code of the winning architecture.
+      validation_accuracy: accuracy of the retrained network on the search-validation data, in [0, 1].
+      test_accuracy: accuracy of the retrained network on the test data, in [0, 1].
+      seconds: retraining time, compilation included.
+      epochs: number of retraining epochs; None if not applicable.
+      multiply_adds: multiply-adds of one forward pass; None if unknown.
+      parameters: number of trainable parameters; None if unknown.
     """
 
     code: tuple[int, ...]
@@ -161,7 +160,7 @@ class Winner:
 
 @runtime_checkable
 class TrialOutcome(Protocol):
-    """What an evaluator says of one trial (`lanas_jax.evaluators.base.Outcome`)."""
+    """The outcome of one trial, as an evaluator returns it (`lanas_jax.evaluators.base.Outcome`)."""
 
     @property
     def value(self) -> float | None: ...  # noqa: D102
@@ -180,42 +179,42 @@ class TrialOutcome(Protocol):
 
 
 def differ_in_steps(trials: Iterable[Trial]) -> bool:
-    """Whether trials with a value took different numbers of training steps, as where some were stopped early."""
+    """Returns whether trials with a value took different numbers of training steps, as under early stopping."""
     return len({trial.steps for trial in trials if trial.value is not None and trial.steps is not None}) > 1
 
 
 def best(trials: Iterable[Trial]) -> Trial | None:
-    """The trial of the highest value, the earlier of equals; None where no trial is done."""
+    """Returns the trial with the highest value, the earliest of equals; None if no trial is done."""
     done = (trial for trial in trials if trial.value is not None)
     return min(done, key=lambda trial: (-(trial.value or 0.0), trial.id), default=None)
 
 
 def by_tell(trials: Iterable[Trial]) -> list[list[Trial]]:
-    """Finished trials in groups that were told together, in the order told."""
+    """Groups finished trials by tell event, in the order told."""
     finished = sorted((trial for trial in trials if trial.told is not None), key=lambda trial: (trial.told, trial.id))
     return [list(group) for _, group in itertools.groupby(finished, key=lambda trial: trial.told)]
 
 
 class TrialStore:
-    """The trials of one run. Make one with `create` or `open`; it is a context manager that closes its file."""
+    """The trials of one run. Created by `create` or `open`; a context manager that closes its file."""
 
     def __init__(self, connection: sqlite3.Connection, path: Path):
         self._connection = connection
         self.path = path
         self._delay: float | None = None  # within `grouped`, seconds
-        self._begun = 0.0  # when the open group was, monotonic seconds
+        self._begun = 0.0  # start of the open group, monotonic seconds
 
     @classmethod
     def create(cls, path: Path) -> "TrialStore":
-        """An empty store in a new file.
+        """Creates an empty store in a new file.
 
         Raises:
-          TrialStoreError: there is a file already.
+          TrialStoreError: the file already exists.
         """
         try:
             path.touch(exist_ok=False)
         except FileExistsError:
-            raise TrialStoreError(f"{path} exists already") from None
+            raise TrialStoreError(f"{path} already exists") from None
         store = cls(connect(path, "rw"), path)
         store._connection.executescript(
             f"BEGIN; PRAGMA application_id = {APPLICATION_ID}; PRAGMA user_version = {FORMAT}; {_TABLES} COMMIT;"
@@ -224,13 +223,13 @@ class TrialStore:
 
     @classmethod
     def open(cls, path: Path, *, read_only: bool = False) -> "TrialStore":
-        """The store in a file, which is first checked without writing to it.
+        """Opens the store in a file, after checking the file without writing to it.
 
         Raises:
-          TrialStoreError: no such file, a file of another program or format, or a damaged one. The file is untouched.
+          TrialStoreError: the file does not exist, is of another program or format, or is damaged. It is not changed.
         """
         unfinished = check_trial_file(path)
-        # A transaction that its process did not live to finish has to be rolled back, which is a write.
+        # Rolling back the transaction of a killed process is a write.
         store = cls(connect(path, "rw" if unfinished or not read_only else "ro"), path)
         try:
             store._check()
@@ -254,12 +253,12 @@ class TrialStore:
 
     @contextlib.contextmanager
     def grouped(self, seconds: float) -> Iterator[None]:
-        """Within it, what is written reaches the disk in groups, in order, since each write to a disk takes its time.
+        """Buffers writes inside this context and commits them in groups, in order, since each disk write is slow.
 
-        A process that is killed loses the last group: a whole number of the latest asks and tells.
+        A killed process loses the last group: a whole number of the latest asks and tells.
 
         Args:
-          seconds: after its first member, a group is complete at the next write or `flush`.
+          seconds: age at which a group is committed, by the next write or `flush`.
         """
         self._delay = seconds
         try:
@@ -269,15 +268,15 @@ class TrialStore:
             self._complete()
 
     def flush(self, *, now: bool = False) -> None:
-        """Brings a group to the disk that is complete, or the open one `now`; else does nothing."""
+        """Commits the open group if it is old enough, or in any case if `now` is True."""
         if now or (self._delay is not None and time.monotonic() - self._begun >= self._delay):
             self._complete()
 
     def trials(self) -> list[Trial]:
-        """Every trial, in the order asked.
+        """Returns all trials, in the order asked.
 
         Raises:
-          TrialStoreError: a row is not what was written.
+          TrialStoreError: a row does not match its checksum.
         """
         return [_trial(self.path, row) for row in self._connection.execute("SELECT * FROM trials ORDER BY id")]
 
@@ -290,17 +289,17 @@ class TrialStore:
         *,
         wanted: int | None = None,
     ) -> list[Trial]:
-        """Writes a batch down as pending, in one transaction.
+        """Records a batch as pending, in one transaction.
 
         Args:
-          batch: its number, from 0.
-          codes: `n` codes.
-          keys: `n` keys in hexadecimal.
-          software: versions by name.
-          wanted: codes that were asked for; default: `n`.
+          batch: number of the batch, from 0.
+          codes: codes of the `n` trials.
+          keys: keys of the `n` trials, in hexadecimal.
+          software: software versions by name.
+          wanted: number of codes requested; default: `n`.
 
         Returns:
-          The trials, numbered on from the last one.
+          The trials; their numbers continue from the last recorded trial.
         """
         with self._transaction():
             first = self._connection.execute("SELECT coalesce(max(id) + 1, 0) AS id FROM trials").fetchone()["id"]
@@ -325,26 +324,26 @@ class TrialStore:
         tries: int = 1,
         worker: str | None = None,
     ) -> list[Trial]:
-        """Writes outcomes down that are told together, in one transaction.
+        """Records the outcomes of one tell, in one transaction.
 
-        A value that is not finite is a failure, whatever the evaluator called it.
+        A value that is not finite is recorded as a failure.
 
         Args:
-          ids: of pending trials, in ascending order.
-          outcomes: one per trial, in order.
-          software: versions by name of what evaluated them.
-          started: when the evaluator was called, Unix seconds.
-          tries: evaluations begun of each, this one included.
-          worker: what evaluated them, where that was not this process.
+          ids: numbers of pending trials, in ascending order.
+          outcomes: outcomes in the same order, one per trial.
+          software: software versions of the evaluating process, by name.
+          started: start of the evaluation, Unix seconds.
+          tries: number of evaluations started per trial, this one included.
+          worker: name of the evaluating worker; None for this process.
 
         Returns:
           The finished trials.
 
         Raises:
-          ValueError: another number of outcomes than of trials, or a trial that is not pending.
+          ValueError: the numbers of outcomes and trials differ, or a trial is not pending.
         """
         if len(outcomes) != len(ids):
-            raise ValueError(f"{len(ids)} trials need as many outcomes; got {len(outcomes)}")
+            raise ValueError(f"got {len(outcomes)} outcomes for {len(ids)} trials; expected one per trial")
         common: dict[str, Any] = {
             "software": dict(software),
             "started": started,
@@ -362,7 +361,7 @@ class TrialStore:
         return trials
 
     def final(self) -> Winner | None:
-        """The retrained winner, or None before there is one."""
+        """Returns the retrained winner, or None if there is none yet."""
         row = self._connection.execute("SELECT * FROM final").fetchone()
         if row is None:
             return None
@@ -371,7 +370,7 @@ class TrialStore:
         return Winner(**row | {"code": _integers(self.path, row["code"])})
 
     def set_final(self, final: Winner) -> None:
-        """Writes the retrained winner down."""
+        """Records the retrained winner."""
         row = _row(_plain(final))
         with self._transaction():
             self._connection.execute(f"REPLACE INTO final VALUES (0{', ?' * len(row)}, ?)", (*row, _sum(row)))
@@ -383,7 +382,7 @@ class TrialStore:
         return _trial(self.path, row)
 
     def _next_event(self) -> int:
-        """Events so far; indexes make either maximum a single look-up."""
+        """Returns the number of events so far; the indexes make each maximum a single lookup."""
         asked = self._connection.execute("SELECT max(asked) AS event FROM trials").fetchone()["event"]
         told = self._connection.execute("SELECT max(told) AS event FROM trials").fetchone()["event"]
         return max(-1 if event is None else event for event in (asked, told)) + 1
@@ -393,7 +392,7 @@ class TrialStore:
         self._connection.execute(f"{verb} INTO trials VALUES (?{', ?' * len(row)})", (*row, _sum(row)))
 
     def _check(self) -> None:
-        """Reads everything once, so that damage shows at the door."""
+        """Reads everything once, so that damage is found on opening."""
         with contextlib.closing(sqlite3.connect(":memory:")) as ours:
             ours.row_factory = self._connection.row_factory
             ours.executescript(_TABLES)
@@ -411,7 +410,7 @@ class TrialStore:
         try:
             yield
         except BaseException:
-            if self._connection.in_transaction:  # SQLite itself rolls back where the disk is full
+            if self._connection.in_transaction:  # SQLite itself rolls back if the disk is full
                 self._connection.execute("ROLLBACK TO member")
             self._complete_unless_grouped()
             raise
@@ -425,7 +424,7 @@ class TrialStore:
             self.flush()
 
     def _complete(self) -> None:
-        """Brings what is not yet on the disk there."""
+        """Commits the open transaction, if there is one."""
         if not self._connection.in_transaction:
             return
         try:
@@ -437,7 +436,7 @@ class TrialStore:
 
 
 def _result(outcome: TrialOutcome) -> dict[str, Any]:
-    """The fields of a trial that its outcome decides."""
+    """Returns the fields of a trial that its outcome determines."""
     value, reason = _number(outcome.value), None
     if value is None:
         reason = outcome.reason or ("no reason given" if outcome.value is None else f"the value is {outcome.value}")
@@ -454,7 +453,7 @@ def _result(outcome: TrialOutcome) -> dict[str, Any]:
 
 
 def _plain(final: Winner) -> Winner:
-    """The same with Python's own numbers: SQLite does not know NumPy's."""
+    """Converts NumPy numbers to Python numbers, since SQLite does not accept NumPy's."""
     return Winner(
         tuple(map(int, final.code)),
         float(final.validation_accuracy),
@@ -465,7 +464,7 @@ def _plain(final: Winner) -> Winner:
 
 
 def _number(value: float | None) -> float | None:
-    """The same number as a plain float, or None where it is not finite."""
+    """Converts a number to a Python float; None if it is not finite."""
     return None if value is None or not math.isfinite(value) else float(value)
 
 
@@ -487,7 +486,7 @@ def _trial(path: Path, row: dict[str, Any]) -> Trial:
 
 
 def _verify(path: Path, row: dict[str, Any], what: str) -> None:
-    """Takes the checksum out of a row and checks it."""
+    """Removes the checksum from a row and checks it."""
     if row.pop("checksum") != _sum(tuple(row.values())):
         raise damaged(path, f"{what} does not match its checksum")
 

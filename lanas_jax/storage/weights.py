@@ -1,4 +1,4 @@
-"""Weights of a network by name, such as ``params/stem/kernel``: what files hold, and what trainings begin with."""
+"""Network weights by name, such as ``params/stem/kernel``: for weight files and for initial weights of trainings."""
 
 import hashlib
 from collections.abc import Mapping
@@ -19,21 +19,21 @@ AnyArray = Array | np.ndarray
 
 
 def names(weights: Any) -> dict[str, Any]:
-    """The leaves of a tree by name."""
+    """Returns the leaves of a tree by name."""
     leaves, _ = jax.tree_util.tree_flatten_with_path(weights)
     return {jax.tree_util.keystr(path, simple=True, separator="/"): leaf for path, leaf in leaves}
 
 
 def filled(like: Tree, found: Mapping[str, AnyArray], *, partly: bool = False) -> Tree:
-    """The tree with its leaves replaced by copies of those found.
+    """Returns the tree with its leaves replaced by copies of named arrays.
 
     Args:
-      like: arrays, or their shapes and dtypes.
+      like: tree of arrays, or of their shapes and dtypes.
       found: arrays by name.
-      partly: whether leaves that are not found stay as they are.
+      partly: permission for missing arrays. If True, leaves without an array stay unchanged.
 
     Raises:
-      ValueError: as `check_weights`.
+      ValueError: as in `check_weights`.
     """
     check_weights(like, found, partly=partly)
     chosen = [jnp.array(found[name]) if name in found else leaf for name, leaf in names(like).items()]
@@ -41,10 +41,10 @@ def filled(like: Tree, found: Mapping[str, AnyArray], *, partly: bool = False) -
 
 
 def check_weights(like: Any, found: Mapping[str, AnyArray], *, partly: bool = False) -> None:
-    """Checks arrays by name against a tree; arguments as in `filled`.
+    """Checks named arrays against a tree; same arguments as `filled`.
 
     Raises:
-      ValueError: an array of another name, shape or dtype than the tree's, or one that is missing; names it.
+      ValueError: an array has an unknown name or the wrong shape or dtype, or is missing; the message names it.
     """
     leaves = names(like)
     expected, there = ({name: (x.shape, str(x.dtype)) for name, x in tree.items()} for tree in (leaves, found))
@@ -58,19 +58,19 @@ def check_weights(like: Any, found: Mapping[str, AnyArray], *, partly: bool = Fa
 
 @uninterrupted()
 def save_weights(directory: Path, arrays: Mapping[str, AnyArray]) -> None:
-    """Writes arrays by name into a new folder, by orbax, to which a slash in a name would be a folder."""
+    """Writes arrays by name to a new folder with orbax; dots replace slashes, which orbax would treat as folders."""
     with ocp.StandardCheckpointer() as checkpointer:
         checkpointer.save(directory, {name.replace("/", "."): np.asarray(array) for name, array in arrays.items()})
 
 
 def load_weights(directory: Path) -> dict[str, np.ndarray]:
-    """Arrays by name, as `save_weights` wrote them."""
+    """Reads arrays by name, as `save_weights` wrote them."""
     with ocp.StandardCheckpointer() as checkpointer:
         return {name.replace(".", "/"): np.asarray(array) for name, array in checkpointer.restore(directory).items()}
 
 
 def digest_by_name(arrays: Mapping[str, AnyArray]) -> str:
-    """SHA-256 of arrays and their names, whatever their order, in hexadecimal."""
+    """Returns the SHA-256 of arrays and their names, independent of order, in hexadecimal."""
     ordered = sorted(arrays)
     return hashlib.sha256(
         (" ".join(ordered) + digest(np.asarray(arrays[name]) for name in ordered)).encode()

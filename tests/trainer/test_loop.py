@@ -229,7 +229,7 @@ def test_other_software_is_refused(finished, monkeypatch):
 
 def test_second_process_is_kept_out(finished):
     directory, _ = finished
-    with lock_file(directory / "training.json"), pytest.raises(RunError, match="being written by another process"):
+    with lock_file(directory / "training.json"), pytest.raises(RunError, match="in use by another process"):
         carried_out(directory)
 
 
@@ -257,7 +257,7 @@ def test_folder_with_something_else_is_refused_and_untouched(tmp_path):
 
 @pytest.mark.parametrize(
     ("content", "message"),
-    [("{ not", "is damaged"), ("[]", "holds no JSON object"), ('{"format": 9}', "is not of format 1"),
+    [("{ not", "is damaged"), ("[]", "expected a JSON object"), ('{"format": 9}', "is not of format 1"),
      ('{"format": 1}', "is incomplete: missing keys augmentation, code, config")],
 )  # fmt: skip
 def test_damaged_record_is_named(tmp_path, content, message):
