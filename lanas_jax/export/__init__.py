@@ -1,1 +1,1 @@
-"""Trained weights handed out and read back."""
+"""Export of trained weights, and their loading."""

@@ -1,10 +1,10 @@
-"""A trained network in a folder of its own, exported or extracted: its weights by name, and how to have it again.
+"""The folder of an exported or extracted network, and its loading.
 
 ====================  =====================================================================
-``architecture.json`` code, space, costs, accuracies, and how images are read
+``architecture.json`` code, space, costs, accuracies, and the shape and scaling of images
 ``weights...``        ``weights.safetensors``, or the folder ``weights`` of orbax
 ``experiment.py``     the experiment's file, which builds the network
-``load.py``           runs the network on a file of images; what it does is `load`
+``load.py``           script that runs the network on a file of images, by `load`
 ====================  =====================================================================
 """
 
@@ -35,18 +35,18 @@ ORBAX = "weights"
 
 
 class MissingPackageError(Exception):
-    """A package that is not installed."""
+    """A required package is not installed."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Exported:
-    """A trained network.
+    """A trained network, callable on images.
 
     Attributes:
-      architecture: what architecture.json says.
-      network: built from the experiment's file.
-      weights: of the network.
-      scaling: of images of 8 bits; None where it reads float32.
+      architecture: content of architecture.json.
+      network: network built from the experiment's file.
+      weights: trained weights of the network.
+      scaling: scaling of 8-bit images; None if the network reads float32 images.
     """
 
     architecture: Mapping[str, Any]
@@ -55,10 +55,10 @@ class Exported:
     scaling: Scaling | None
 
     def __call__(self, images: UInt8[np.ndarray, "n h w c"] | Float32[np.ndarray, "n h w c"]) -> Float[Array, "n k"]:
-        """Logits of images as the network was trained on: ``uint8[n, h, w, c]`` where it scales them, else float32.
+        """Returns the logits of images: ``uint8[n, h, w, c]`` if the network has a scaling, else float32.
 
         Raises:
-          ValueError: another dtype or shape.
+          ValueError: the images have another dtype or shape than the training images.
         """
         shape, dtype = tuple(self.architecture["image_shape"]), np.float32 if self.scaling is None else np.uint8
         if images.dtype != dtype or images.shape[1:] != shape:
@@ -74,10 +74,10 @@ class Exported:
 
 
 def load(directory: Path | str) -> Exported:
-    """The network in a folder that ``lanas export`` or ``lanas extract`` wrote. The dataset is not needed.
+    """Loads the network in a folder written by ``lanas export`` or ``lanas extract``. The dataset is not needed.
 
     Raises:
-      RunError: there is none in it, or its weights are not those of the network.
+      RunError: the folder holds no network, or its weights do not fit the network.
       ExperimentError, ConfigError: experiment.py no longer builds the network.
       MissingPackageError: the package that reads the weights is not installed.
     """
@@ -93,7 +93,7 @@ def load(directory: Path | str) -> Exported:
 
 
 def write_weights(directory: Path, weights: Weights, kind: str) -> None:
-    """Writes weights, by name, as ``safetensors`` or ``orbax``.
+    """Writes weights by name, in the format ``safetensors`` or ``orbax``.
 
     Raises:
       MissingPackageError: the package is not installed.
@@ -106,21 +106,21 @@ def write_weights(directory: Path, weights: Weights, kind: str) -> None:
 
 
 def read_weights(directory: Path) -> dict[str, np.ndarray]:
-    """Weights by name, in whichever format they are there.
+    """Reads weights by name, in either format.
 
     Raises:
-      RunError: there are none.
+      RunError: the folder holds no weights.
       MissingPackageError: the package is not installed.
     """
     if (directory / SAFETENSORS).exists():
         return dict(_safetensors().load_file(directory / SAFETENSORS))
     if not (directory / ORBAX).exists():
-        raise RunError(f"{directory} holds no weights: neither {SAFETENSORS} nor {ORBAX}")
+        raise RunError(f"{directory} holds no weights: expected {SAFETENSORS} or {ORBAX}")
     return by_name.load_weights(directory / ORBAX)
 
 
 def _safetensors() -> Any:
-    """The package's functions for NumPy arrays."""
+    """Imports safetensors' functions for NumPy arrays."""
     try:
         import safetensors.numpy
     except ImportError as error:
@@ -131,8 +131,8 @@ def _safetensors() -> Any:
 
 
 def _filled(like: Weights, found: Mapping[str, np.ndarray], directory: Path) -> Weights:
-    """The tree with its leaves from a file."""
+    """Returns the tree with its leaves replaced by the weights read from a file."""
     try:
         return filled(like, found)
     except ValueError as error:
-        raise RunError(f"the weights in {directory} are not those of its network: {error}") from error
+        raise RunError(f"the weights in {directory} do not fit its network: {error}") from error

@@ -1,4 +1,4 @@
-"""Writing a trained network into a folder of its own; `load.py` reads it."""
+"""Writing of a trained network into a folder that `load.py` reads."""
 
 import dataclasses
 import json
@@ -23,8 +23,8 @@ from lanas_jax.trainer.task import FinalTraining, Weights
 LOAD = '''\
 """Runs the network of this folder on images: python load.py IMAGES.npy LOGITS.npy
 
-IMAGES.npy holds {dtype}[n, {shape}], LOGITS.npy will hold float32[n, {classes}]. Needs lanas_jax and what the
-experiment needs; not the dataset.
+IMAGES.npy holds {dtype}[n, {shape}], LOGITS.npy will hold float32[n, {classes}]. The script needs lanas_jax and the
+packages of the experiment, but not the dataset.
 """
 
 import sys
@@ -40,25 +40,26 @@ np.save(sys.argv[2], np.asarray(network(np.load(sys.argv[1]))))
 
 
 def export_weights(folder: FinalFolder, directory: Path, which: str, kind: str) -> Path:
-    """Writes weights, architecture and what is needed to load them.
+    """Exports the weights and the architecture of a complete training, with a script that loads them.
 
     Args:
-      folder: a training at its end.
-      directory: a new or empty folder.
-      which: ``last`` weights, or ``ema``, their moving average.
-      kind: of file, ``safetensors`` or ``orbax``.
+      folder: folder of a complete training.
+      directory: new or empty folder to write to.
+      which: weights to export: ``last``, or ``ema``, their moving average.
+      kind: file format, ``safetensors`` or ``orbax``.
 
     Returns:
-      The folder, absolute.
+      The absolute path of the written folder.
 
     Raises:
-      RunError: a training that is not at its end, keeps no average, or has no intact checkpoint; a folder in use.
-      ExperimentError, ConfigError: its experiment.py no longer builds the network.
-      MissingPackageError: the package that writes this kind is not installed.
+      RunError: the training is not complete, has no moving average or no intact checkpoint, or `directory` is not
+        empty.
+      ExperimentError, ConfigError: the training's experiment.py no longer builds the network.
+      MissingPackageError: the package that writes this format is not installed.
     """
     directory = directory.absolute()
     if folder.final is None:
-        raise RunError(f"{folder.directory} is not trained to the end: lanas train {folder.directory}")
+        raise RunError(f"{folder.directory} holds an incomplete training: run lanas train {folder.directory} first")
     refuse_used(directory)
     final = recorded_training(folder.source, folder.record)
     weights = _weights(folder, final, which)
@@ -67,22 +68,22 @@ def export_weights(folder: FinalFolder, directory: Path, which: str, kind: str) 
 
 
 def refuse_used(directory: Path) -> None:
-    """Raises RunError where there is something already."""
+    """Raises RunError if `directory` is a file or a folder that is not empty."""
     if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
-        raise RunError(f"{directory} is in use: give a new or an empty folder with --out")
+        raise RunError(f"{directory} is not empty: give a new or an empty folder with --out")
 
 
 def write_exported(directory: Path, weights: Weights, source: Path, about: Mapping[str, Any]) -> None:
     """Writes a folder that `lanas_jax.export.load.load` reads.
 
     Args:
-      directory: a new or empty folder.
-      weights: of the network.
-      source: the experiment's file.
-      about: what architecture.json is to say.
+      directory: new or empty folder to write to.
+      weights: weights of the network.
+      source: path of the experiment's file.
+      about: content of architecture.json.
 
     Raises:
-      MissingPackageError: the package that writes this kind of file is not installed.
+      MissingPackageError: the package that writes this file format is not installed.
     """
     directory.mkdir(parents=True, exist_ok=True)
     write_weights(directory, weights, about["format"])
@@ -99,7 +100,7 @@ def write_exported(directory: Path, weights: Weights, source: Path, about: Mappi
 
 
 def architecture(folder: FinalFolder, space: SearchSpace, which: str, kind: str) -> dict[str, Any]:
-    """What architecture.json says."""
+    """Returns the content of architecture.json."""
     record, final = folder.record, folder.final or {}
     prefix = "" if which == "last" else "ema_"
     return {
@@ -116,12 +117,12 @@ def architecture(folder: FinalFolder, space: SearchSpace, which: str, kind: str)
 
 
 def describe_network(space: SearchSpace, code: Int[np.ndarray, " dims"]) -> dict[str, Any]:
-    """A network in words, and its space with the settings that can be written down."""
+    """Returns a description of a network, and its space with the settings that JSON can hold."""
     return {"description": space.describe(code), "space": {"name": type(space).__name__, **_settings(space)}}
 
 
 def _settings(space: SearchSpace) -> dict[str, Any]:
-    """Those of a space that can be written down."""
+    """Returns the settings of a space, or an empty dictionary if JSON cannot hold them."""
     settings = {
         field.name: getattr(space, field.name) for field in dataclasses.fields(space) if field.name != "choices"
     }
@@ -137,5 +138,5 @@ def _weights(folder: FinalFolder, final: FinalTraining, which: str) -> Weights:
         raise RunError(f"none of the checkpoints in {folder.checkpoints} is intact")
     weights = saved.state.weights if which == "last" else saved.state.average
     if weights is None:
-        raise RunError(f"{folder.directory} keeps no average of its weights: its recipe has ema None")
+        raise RunError(f"{folder.directory} has no average of its weights, since its ema is None: use the last weights")
     return weights

@@ -292,12 +292,10 @@ def train_on_batch(
     images: Array,
     labels: Int[Array, " n"],
 ) -> tuple[FinalState, Float[Array, ""]]:
-    """One step further on a batch that is given, unless an earlier step broke the training.
-
-    Arguments are as in `train_steps`.
+    """Takes one step on a given batch, unless loss or weights are already not finite; arguments as in `train_steps`.
 
     Returns:
-      The state, and the loss of the step; 0 where it was not taken.
+      The new state, and the loss of the step, 0 if it was not taken.
     """
     task = with_auxiliary_inputs(task, data)
     _, noise = jax.random.split(key)

@@ -114,7 +114,7 @@ def test_load_runs_in_a_process_of_its_own(searched, extracted, tmp_path):
 
 def test_what_cannot_be_extracted(searched, extracted, tmp_path, capsys):
     run, _, _ = searched
-    assert f"{extracted} is in use: give a new or an empty folder with --out" in refused(capsys, "extract", run)
+    assert f"{extracted} is not empty: give a new or an empty folder with --out" in refused(capsys, "extract", run)
     code = ("--out", tmp_path / "out", "--code")
     assert "the code has 3 integers, expected 2" in refused(capsys, "extract", run, *code, "0,1,2")
     assert "position 1 (second) holds 7, expected 0 to 2" in refused(capsys, "extract", run, *code, "0,7")
@@ -199,7 +199,7 @@ def test_weights_of_another_shape_are_refused_before_anything_is_written(searche
     assert "params/kernel is float32[2, 36, 4], expected float32[2, 36, 3]" in message
     assert not out.exists()
     message = refused(capsys, "train", run, "--weights", tmp_path, "--out", out)
-    assert f"{tmp_path} holds no weights: neither weights.safetensors nor weights" in message
+    assert f"{tmp_path} holds no weights: expected weights.safetensors or weights" in message
     assert not out.exists()
 
 

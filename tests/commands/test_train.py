@@ -152,7 +152,7 @@ def test_an_experiment_is_trained_without_a_run_and_stops_where_it_breaks(tmp_pa
     assert "no checkpoint yet" in message
     assert json.loads((out / "training.json").read_text())["config"]["bright"] == 3
     assert not (out / "final.json").exists()
-    assert f"{out} is not trained to the end: lanas train {out}" in refused(capsys, "export", out)
+    assert f"{out} holds an incomplete training: run lanas train {out} first" in refused(capsys, "export", out)
 
 
 def logits(images, weights):
@@ -226,7 +226,7 @@ def test_export_that_cannot_be(trained, tmp_path, capsys, monkeypatch):
     assert "holds no training: it has no training.json" in refused(capsys, "export", tmp_path)
     (tmp_path / "used").mkdir()
     (tmp_path / "used" / "thesis.tex").touch()
-    assert "used is in use: give a new or an empty folder" in refused(capsys, "export", run, "--out", tmp_path / "used")
+    assert "used is not empty: give a new or an empty folder" in refused(capsys, "export", run, "--out", tmp_path / "used")
     monkeypatch.setitem(sys.modules, "safetensors.numpy", None)
     message = refused(capsys, "export", run, "--out", tmp_path / "out")
     assert "safetensors is not installed: pip install 'lanas-jax[export]', or use --format orbax" in message
