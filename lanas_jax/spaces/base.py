@@ -1,12 +1,12 @@
-"""Search spaces: what may be built, written as integers.
+"""Search spaces: architectures written as integers.
 
-A space is a product of named categorical choices (section 3 of arXiv 1906.06832 calls it Omega). A *code* picks one
-option of every choice: ``int32[dims]``; a batch of codes is ``int32[n, dims]``. Everything the learning and search
-phases need to know about architectures passes through five methods of `SearchSpace`: `features`, `valid`, `canonical`,
-`cost` and `describe`. They are pure functions of arrays, so that the searchers can be jitted around them. A space with
-hard limits says by `starting_codes` where valid codes are, and by `limited` how close to the limits they come.
+A space is a product of named categorical choices (section 3 of arXiv 1906.06832 calls it Omega). A *code* selects one
+option of every choice: ``int32[dims]``; a batch of codes is ``int32[n, dims]``. The learning and search phases see
+architectures only through five methods of `SearchSpace`: `features`, `valid`, `canonical`, `cost` and `describe`.
+They are pure functions of arrays, so searchers can be jitted around them. A space with hard limits lists valid codes
+in `starting_codes` and the limited costs in `limited`.
 
-What builds networks from codes lives in `models/`; which code to try next, in `searchers/`.
+`models/` builds networks from codes; `searchers/` decides which code to try next.
 """
 
 import dataclasses
@@ -29,12 +29,12 @@ class Choice:
     """One categorical decision: a name and its options.
 
     Args:
-      name: what is decided, unique within a space.
-      options: the alternatives, at least one, all different; an option's position is the integer that stands in codes.
-        Anything whose ``str`` tells it apart will do; numbers are kept as text.
+      name: name of the decision, unique within a space.
+      options: alternatives, at least one, all different; the position of an option is its integer in codes. Options
+        are converted to text by ``str``.
 
     Raises:
-      ValueError: no option, or an option twice.
+      ValueError: if there is no option, or an option is repeated.
     """
 
     name: str
@@ -46,11 +46,11 @@ class Choice:
         if not self.options:
             raise ValueError(f"choice {self.name!r} has no options: give at least one")
         if len(set(self.options)) != len(self.options):
-            raise ValueError(f"choice {self.name!r} lists an option twice: {self.options}")
+            raise ValueError(f"choice {self.name!r} repeats an option: {self.options}; options must be different")
 
     @property
     def ordered(self) -> bool:
-        """Whether the options are a scale: three or more ascending numbers, such as widths or depths."""
+        """True if the options are three or more ascending numbers, such as widths or depths."""
         try:
             numbers = [float(option) for option in self.options]
         except ValueError:
@@ -59,44 +59,44 @@ class Choice:
 
 
 class Cost(NamedTuple):
-    """What networks cost: exact integers, one per code."""
+    """Costs of networks: exact integers, one per code."""
 
     multiply_adds: np.ndarray  # int64[n], multiply-adds of one forward pass of one input
     parameters: np.ndarray  # int64[n], trainable parameters
 
 
 class LimitedCost(NamedTuple):
-    """A cost on which a space has a hard limit."""
+    """A cost with a hard limit."""
 
-    name: str  # such as "multiply-adds"
+    name: str  # for example "multiply-adds"
     limit: int
-    costs: np.ndarray  # int64[n]: of networks, exact
+    costs: np.ndarray  # int64[n], exact cost of each network
 
 
 class CellGraph(NamedTuple):
-    """A cell as a drawing needs it: named nodes and labelled edges from node to node (indices into `nodes`)."""
+    """A cell as a graph to draw: named nodes, and labelled edges between nodes (indices into `nodes`)."""
 
     name: str
     nodes: tuple[str, ...]
     edges: tuple[tuple[int, int, str], ...]
 
 
-SHARED = 0.4  # share of the prior variance that choices with the same options have in common
-CURVATURE = 2.0  # of the squared-exponential covariance over an ordered choice's scale, which runs from 0 to 1
+SHARED = 0.4  # share of the prior variance that is common to choices with the same options
+CURVATURE = 2.0  # decay of the squared-exponential covariance over an ordered choice's options, scaled to [0, 1]
 
 
 @dataclasses.dataclass(frozen=True)
 class SearchSpace:
     """A product of categorical choices.
 
-    Used as it is for any product space; a space with structure (graphs, equivalent codes, costs) overrides `features`,
-    `valid`, `canonical`, `cost` and `graphs`. Instances are hashable, hence static under `jax.jit`.
+    This class serves any product space. A space with structure (graphs, equivalent codes, costs) overrides `features`,
+    `valid`, `canonical`, `cost` and `graphs`. Instances are hashable, so they can be static under `jax.jit`.
 
     Args:
-      choices: the decisions, in the order in which they stand in a code.
+      choices: decisions, in the order of the integers of a code.
 
     Raises:
-      ValueError: no choice, or two choices of the same name.
+      ValueError: if there is no choice, or two choices have the same name.
     """
 
     choices: tuple[Choice, ...]
@@ -104,10 +104,10 @@ class SearchSpace:
     def __init__(self, choices: Iterable[Choice]):
         object.__setattr__(self, "choices", tuple(choices))
         if not self.choices:
-            raise ValueError("a search space needs at least one choice")
+            raise ValueError("a search space needs at least one choice; got none")
         names = [choice.name for choice in self.choices]
         if len(set(names)) != len(names):
-            raise ValueError(f"two choices share a name: {names}")
+            raise ValueError(f"two choices share a name: {names}; names must be unique")
 
     @property
     def dims(self) -> int:
@@ -121,12 +121,12 @@ class SearchSpace:
 
     @property
     def size(self) -> int:
-        """Number of codes of the whole product, valid or not; exact however large."""
+        """Exact number of codes of the whole product, valid or not."""
         return math.prod(len(choice.options) for choice in self.choices)
 
     @property
     def feature_names(self) -> tuple[str, ...]:
-        """A name for each column of `features`, such as ``op0=skip`` or ``width>=32``."""
+        """Name of each column of `features`, such as ``op0=skip`` or ``width>=32``."""
         return tuple(
             f"{choice.name}{'>=' if choice.ordered else '='}{option}"
             for choice in self.choices
@@ -134,39 +134,41 @@ class SearchSpace:
         )
 
     def features(self, codes: Codes) -> Float[Array, "n d"]:
-        """What the tree's regressors see: small integers. Equivalent codes have equal features.
+        """Returns the inputs of the tree's regressions: small integers. Equivalent codes have equal features.
 
-        Choice after choice, one-hot; of an ordered choice, whether the option is at or above each one but the first, so
-        that a penalty on weights asks for small steps from option to option.
+        Choices are one-hot encoded in order. An ordered choice has a column for each option but the first, which is 1
+        if the code's option is at or above it, so that a penalty on weights favours small steps between options.
         """
         ordered = np.array([choice.ordered for choice in self.choices])
         options = np.arange(int(self.cardinalities.max()), dtype=np.int32)
-        listed = (options >= ordered[:, None]) & (options < self.cardinalities[:, None])  # which of them have a column
+        listed = (options >= ordered[:, None]) & (
+            options < self.cardinalities[:, None]
+        )  # mask of the options with a column
         codes = jnp.asarray(codes)[:, :, None]
         taken = (codes == options[None, None]) | (ordered[None, :, None] & (codes > options[None, None]))
         columns = taken.reshape(taken.shape[0], -1).astype(jnp.float32)
         return columns if listed.all() else columns[:, np.flatnonzero(listed.ravel())]
 
     def embed(self, codes: Codes) -> Float[Array, "n e"]:
-        """Where codes lie relative to each other: inner products say how much their values have in common a priori.
+        """Returns embeddings whose inner products are the prior covariances of the codes' values.
 
-        Squared norms are about 1; equivalent codes lie in one place. The `terms` of a code, each times its row of
-        `term_embedding`, summed; a space overrides these two.
+        Squared norms are about 1; equivalent codes have equal embeddings. The embedding is ``terms @ term_embedding``;
+        a space overrides these two.
         """
         return jnp.matmul(self.terms(codes), self.term_embedding, precision="highest")
 
     def terms(self, codes: Codes) -> Float[Array, "n t"]:
-        """What a code's embedding is a weighted sum of: here its options, one-hot, in as many columns per choice."""
+        """Returns the terms whose weighted sum is the embedding: here one-hot options, padded to equal widths."""
         options = np.arange(int(self.cardinalities.max()), dtype=np.int32)
         taken = self.canonical(codes)[:, :, None] == options[None, None]
         return taken.reshape(taken.shape[0], -1).astype(jnp.float32)
 
     @property
     def term_embedding(self) -> Float[np.ndarray, "t e"]:
-        """Where each term lies.
+        """Embedding of each term.
 
-        Here a part for each choice (options of an ordered choice are the closer the nearer they stand on its scale),
-        and a part for how often an option was taken by any of the choices that offer the same ones.
+        Here it has one part per choice, in which nearby options of an ordered choice have similar embeddings, and one
+        part per group of choices with the same options, which counts how often each option is taken in the group.
         """
         return _embedding(self)
 
@@ -176,38 +178,38 @@ class SearchSpace:
         return self.term_embedding.shape[1]
 
     def valid(self, codes: Codes) -> Bool[Array, " n"]:
-        """Whether each code may be built: integers within range, and every rule and cost limit of the space."""
+        """Returns which codes are valid: integers in range that satisfy every rule and cost limit of the space."""
         codes = jnp.asarray(codes)
         return jnp.all((codes >= 0) & (codes < self.cardinalities[None]), axis=1)
 
     def canonical(self, codes: Codes) -> Int[Array, "n dims"]:
-        """One representative for each class of codes that build the same network; idempotent."""
+        """Returns one representative of each class of codes that build the same network; idempotent."""
         return jnp.asarray(codes, jnp.int32)
 
     def cost(self, codes: Codes) -> Cost:
-        """Multiply-adds and parameters of each network.
+        """Returns the multiply-adds and parameters of each network.
 
         Raises:
-          NotImplementedError: this space does not say what its networks cost.
+          NotImplementedError: if this space does not define costs.
         """
-        raise NotImplementedError(f"{type(self).__name__} does not say what its networks cost")
+        raise NotImplementedError(f"{type(self).__name__} does not define the cost of its networks; override `cost`")
 
     def limited(self, codes: Codes) -> tuple[LimitedCost, ...]:
-        """The costs on which the space has a hard limit, of each network; none in most spaces."""
+        """Returns the costs of each network that have a hard limit; empty in most spaces."""
         del codes
         return ()
 
     @property
     def named_codes(self) -> Mapping[str, tuple[int, ...]]:
-        """Codes that go by a name, where commands are given one."""
+        """Codes that commands accept by name."""
         return {}
 
     def starting_codes(self) -> Int[np.ndarray, "k dims"]:
-        """Valid canonical codes to walk from, for a space in which random codes are hardly ever valid; else none."""
+        """Returns valid canonical starts for chains if random codes of the space are rarely valid; otherwise none."""
         return np.zeros((0, self.dims), np.int32)
 
     def describe(self, code: Int[Array | np.ndarray, " dims"]) -> str:
-        """The code in words, a line per choice."""
+        """Returns the code as text, one line per choice."""
         self.check(np.asarray(code)[None])
         width = max(len(choice.name) for choice in self.choices)
         return "\n".join(
@@ -215,22 +217,22 @@ class SearchSpace:
         )
 
     def graphs(self, code: Int[Array | np.ndarray, " dims"]) -> tuple[CellGraph, ...]:
-        """The cells of the network as graphs to draw; empty where the space has no graph."""
+        """Returns the cells of the network as graphs to draw; empty for a space without graphs."""
         del code
         return ()
 
     def check(self, codes: object) -> Int[np.ndarray, "n dims"]:
-        """Codes from outside, checked at the door.
+        """Checks codes from outside the package and converts them to an array.
 
         Args:
-          codes: anything `numpy` reads as integers of shape ``[n, dims]``.
+          codes: integers of shape ``[n, dims]``, in any form that `numpy.asarray` accepts.
 
         Returns:
           The codes as ``int32[n, dims]``.
 
         Raises:
-          ValueError: a wrong shape, a non-integer, or an integer out of range; names the row, the position, the value
-            and the range.
+          ValueError: if the shape is wrong, or an entry is not an integer or out of range; names the row, the position,
+            the value and the range.
         """
         array = np.asarray(codes)
         if array.ndim != 2 or array.shape[1] != self.dims:
@@ -248,10 +250,10 @@ class SearchSpace:
         return array.astype(np.int32)
 
     def _set_sizes(self, **sizes: int) -> None:
-        """Sets fields of a space that count something: for the constructors of frozen spaces.
+        """Sets fields that must be at least 1, in the constructors of frozen spaces.
 
         Raises:
-          ValueError: a size below one.
+          ValueError: if a size is below one.
         """
         for name, value in sizes.items():
             object.__setattr__(self, name, value)
@@ -259,17 +261,17 @@ class SearchSpace:
                 raise ValueError(f"{name} must be at least 1; got {value}")
 
     def random(self, key: PRNGKeyArray, n: int) -> Int[Array, "n dims"]:
-        """`n` codes drawn uniformly from the product, valid or not. The key is consumed."""
+        """Draws `n` codes uniformly from the product, valid or not. Consumes the key."""
         return jax.random.randint(key, (n, self.dims), 0, self.cardinalities[None], dtype=jnp.int32)
 
     def enumerate(self) -> Int[np.ndarray, "n dims"]:
-        """Every valid canonical code once, in ascending order.
+        """Returns every valid canonical code once, in ascending order.
 
         Raises:
-          ValueError: the product has more than 2**24 codes.
+          ValueError: if the product has more than 2**24 codes.
         """
         if self.size > 2**24:
-            raise ValueError(f"a space of {self.size:.3g} codes is too large to list")
+            raise ValueError(f"a space of {self.size:.3g} codes is too large to list; the largest has {2**24:,} codes")
         grid = np.stack(np.unravel_index(np.arange(self.size), self.cardinalities), axis=1).astype(np.int32)
         grid = grid[np.asarray(self.valid(grid))]
         return np.unique(np.asarray(self.canonical(grid)), axis=0)
@@ -277,7 +279,7 @@ class SearchSpace:
 
 @functools.lru_cache(maxsize=64)
 def _embedding(space: SearchSpace) -> np.ndarray:
-    """`SearchSpace.term_embedding` of a product space; 0 for options that a choice does not have."""
+    """Returns `SearchSpace.term_embedding` of a product space; 0 for options that a choice does not have."""
     groups = list(dict.fromkeys(choice.options for choice in space.choices))
     own, shared = [], [np.zeros((0, 0))] * len(groups)
     for choice in space.choices:
@@ -299,7 +301,7 @@ def _embedding(space: SearchSpace) -> np.ndarray:
 
 
 def _root_covariance(choice: Choice) -> np.ndarray:
-    """A symmetric square root of the prior covariance of the options' effects."""
+    """Returns a square root of the prior covariance of the options' effects."""
     n = len(choice.options)
     if not choice.ordered:
         return np.eye(n)

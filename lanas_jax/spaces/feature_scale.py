@@ -1,6 +1,6 @@
-"""How features are spread over the codes of a space: what makes them comparable, column by column.
+"""Means and scales of features over the codes of a space, which make the columns comparable.
 
-Spaces whose embedding is made of their features use it, so that each column says as much as any other a priori.
+Spaces whose embedding consists of their features use it, so that all columns have equal prior weight.
 """
 
 import functools
@@ -12,12 +12,12 @@ from jaxtyping import Float
 
 from lanas_jax.spaces.base import SearchSpace
 
-CODES = 2048  # drawn at random
+CODES = 2048  # number of random codes
 
 
 @functools.lru_cache(maxsize=64)
 def feature_scale(space: SearchSpace) -> tuple[Float[np.ndarray, " d"], Float[np.ndarray, " d"]]:
-    """Means of the features over random codes, and the factors that make their squared sum 1 on average."""
+    """Returns feature means over random codes, and factors that make the mean squared norm of centred features 1."""
     codes = np.random.default_rng(0).integers(0, space.cardinalities, (CODES, space.dims)).astype(np.int32)
     with jax.ensure_compile_time_eval():
         features = np.asarray(space.features(codes), np.float64)

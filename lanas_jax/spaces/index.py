@@ -1,4 +1,4 @@
-"""Finding codes among many: rows by binary search over codes as sorted mixed-radix numbers."""
+"""Row lookup of codes by binary search over sorted mixed-radix numbers."""
 
 import dataclasses
 
@@ -13,11 +13,11 @@ from lanas_jax.spaces.base import Codes, SearchSpace
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class CodeIndex:
-    """Where each of m canonical codes stands.
+    """A sorted index of m canonical codes.
 
     Attributes:
-      digits: the codes as numbers of one or more int32 digits each, ascending.
-      rows: the row each came from; of equal codes the first row comes first.
+      digits: codes as numbers of one or more int32 digits each, ascending.
+      rows: original row of each sorted code; equal codes are ordered by row.
     """
 
     digits: Int[Array, "m k"]
@@ -25,21 +25,21 @@ class CodeIndex:
 
     @classmethod
     def of(cls, space: SearchSpace, codes: Codes) -> "CodeIndex":
-        """The index of canonical codes."""
+        """Builds the index of canonical codes."""
         digits = np.asarray(_digits(space, jnp.asarray(codes)))
         order = np.lexsort(digits.T[::-1])
         return cls(jnp.asarray(digits[order]), jnp.asarray(order.astype(np.int32)))
 
     @property
     def repeated(self) -> Bool[np.ndarray, " m"]:
-        """The rows whose code stands in an earlier row too."""
+        """Mask of the rows whose code also occurs in an earlier row."""
         digits, rows = np.asarray(self.digits), np.asarray(self.rows)
         found = np.zeros(len(rows), bool)
         found[rows[1:]] = (digits[1:] == digits[:-1]).all(axis=1)
         return found
 
     def find(self, space: SearchSpace, codes: Codes) -> Int[Array, " n"]:
-        """The row of each canonical code; -1 where it has none. Traceable."""
+        """Returns the row of each canonical code; -1 for codes that are not in the index. Traceable."""
         return _find(self, space, codes)
 
 
@@ -63,7 +63,7 @@ def _find(index: CodeIndex, space: SearchSpace, codes: Codes) -> Int[Array, " n"
 
 
 def _groups(space: SearchSpace) -> list[list[int]]:
-    """Choices in runs whose mixed-radix numbers fit in int32."""
+    """Groups consecutive choices so that the mixed-radix number of each group fits in int32."""
     groups: list[list[int]] = [[]]
     size = 1
     for i, options in enumerate(space.cardinalities.tolist()):
@@ -77,7 +77,10 @@ def _groups(space: SearchSpace) -> list[list[int]]:
 
 @jax.jit(static_argnames="space")
 def _digits(space: SearchSpace, codes: Int[Array, "n dims"]) -> Int[Array, "n k"]:
-    """A code out of range may collide with another one in a single digit, so it gets a number that no code has."""
+    """Converts codes to mixed-radix digits.
+
+    A code out of range could collide with another code, so its digits are -1, which no code has.
+    """
     inside = jnp.all((codes >= 0) & (codes < space.cardinalities[None]), axis=1)
     columns = []
     for group in _groups(space):
@@ -88,7 +91,7 @@ def _digits(space: SearchSpace, codes: Int[Array, "n dims"]) -> Int[Array, "n k"
 
 
 def _less(a: Int[Array, "n k"], b: Int[Array, "n k"]) -> Bool[Array, " n"]:
-    """Lexicographic order."""
+    """Returns whether each row of `a` precedes that of `b` in lexicographic order."""
     less = jnp.zeros(a.shape[0], bool)
     for column in range(a.shape[1] - 1, -1, -1):
         x, y = a[:, column], b[:, column]

@@ -1,12 +1,12 @@
-"""Networks of inverted residual blocks: what they consist of, layer by layer, and what that costs.
+"""Networks of inverted residual blocks: their layers and costs.
 
-MobileNetV2 (arXiv 1801.04381) expands the channels by a 1x1 convolution, convolves each of them with its own kernel and
-projects them down again; MobileNetV3 (arXiv 1905.02244) and EfficientNet (arXiv 1905.11946) weigh the channels between
-by squeeze-and-excitation. Here stand such networks as lists of blocks, and the three that were published. Which of them
-a code stands for says `mobilenet.py`; `models/mobilenet/network.py` builds them.
+MobileNetV2 (arXiv 1801.04381) expands the channels by a 1x1 convolution, applies a depthwise convolution and projects
+the channels down again. MobileNetV3 (arXiv 1905.02244) and EfficientNet (arXiv 1905.11946) also weigh the expanded
+channels by squeeze-and-excitation. This file describes such networks as lists of blocks, and defines the three
+published ones. `mobilenet.py` maps codes to networks; `models/mobilenet/network.py` builds them.
 
-Multiply-adds are those of convolutions and dense layers, squeeze-and-excitation included; normalisation, activations
-and sums count for nothing, which is how the papers count.
+Multiply-adds are those of convolutions and dense layers, including squeeze-and-excitation. Normalisation, activations
+and sums are not counted, as in the papers.
 """
 
 import dataclasses
@@ -17,7 +17,7 @@ Gate = Literal["hard_sigmoid", "sigmoid"]
 
 
 class LayerCost(NamedTuple):
-    """Of one layer or of several: exact integers."""
+    """Cost of one or more layers: exact integers."""
 
     multiply_adds: int
     parameters: int
@@ -27,20 +27,20 @@ class LayerCost(NamedTuple):
 class Block:
     """An inverted residual: expansion, depthwise convolution, squeeze-and-excitation, projection.
 
-    The input is added to the output where stride and channels allow it. Every convolution is followed by batch
-    normalisation and, but for the projection, by the activation.
+    The input is added to the output if stride and channels allow it. Every convolution is followed by batch
+    normalisation and, except for the projection, by the activation.
 
     Args:
       inputs: channels of the input.
-      expanded: channels between; where they are as many as the input has, there is no expanding convolution.
+      expanded: channels after expansion; if equal to `inputs`, there is no expanding convolution.
       outputs: channels of the output.
       kernel: side of the depthwise kernel.
-      stride: of the depthwise convolution.
-      activation: after the first two convolutions.
-      squeezed: channels of the squeeze-and-excitation's bottleneck; 0: there is none.
+      stride: stride of the depthwise convolution.
+      activation: activation after the first two convolutions.
+      squeezed: channels of the squeeze-and-excitation bottleneck; 0 for none.
 
     Raises:
-      ValueError: a size below one, or an even kernel.
+      ValueError: if a size is below one, or the kernel is even.
     """
 
     inputs: int
@@ -60,16 +60,16 @@ class Block:
 
     @property
     def expands(self) -> bool:
-        """Whether there is an expanding convolution."""
+        """True if there is an expanding convolution."""
         return self.expanded != self.inputs
 
     @property
     def residual(self) -> bool:
-        """Whether the input is added to the output."""
+        """True if the input is added to the output."""
         return self.stride == 1 and self.inputs == self.outputs
 
     def cost(self, size: int) -> LayerCost:
-        """On an input of `size` by `size` pixels."""
+        """Returns the cost on an input of `size` by `size` pixels."""
         pixels, after = size**2, halved(size, self.stride) ** 2
         expansion = self.inputs * self.expanded if self.expands else 0
         depthwise = self.kernel**2 * self.expanded
@@ -83,23 +83,23 @@ class Block:
 
 @dataclasses.dataclass(frozen=True)
 class MobileNet:
-    """A network: stem, blocks, a 1x1 convolution, the mean over pixels, perhaps a dense layer, and the classifier.
+    """A network: stem, blocks, a 1x1 convolution, the mean over pixels, an optional dense layer, and the classifier.
 
     Args:
-      blocks: in order, each reading what the one before puts out.
+      blocks: blocks in order; each reads the output of the previous one.
       stem: channels of the 3x3 convolution that reads the images.
       last: channels of the 1x1 convolution after the blocks.
-      hidden: channels of a dense layer between mean and classifier; 0: there is none.
-      activation: after stem, last convolution and hidden layer.
-      gate: of squeeze-and-excitation.
-      hidden_bias: whether the hidden layer adds a bias.
-      stem_stride: of the stem.
+      hidden: channels of a dense layer between mean and classifier; 0 for none.
+      activation: activation after stem, last convolution and hidden layer.
+      gate: gate function of squeeze-and-excitation.
+      hidden_bias: bias in the hidden layer.
+      stem_stride: stride of the stem.
       resolution: height and width of the images, in pixels.
-      image_channels: channels of the images.
-      classes: outputs of the network.
+      image_channels: number of image channels.
+      classes: number of classes.
 
     Raises:
-      ValueError: a size below one, or blocks of which one does not fit the one before.
+      ValueError: if a size is below one, or the channels of consecutive blocks do not match.
     """
 
     blocks: tuple[Block, ...]
@@ -121,12 +121,12 @@ class MobileNet:
         channels = self.stem
         for i, block in enumerate(self.blocks):
             if block.inputs != channels:
-                raise ValueError(f"block {i} reads {block.inputs} channels, but gets {channels}")
+                raise ValueError(f"block {i} expects {block.inputs} input channels; the layer before has {channels}")
             channels = block.outputs
 
     @property
     def sizes(self) -> tuple[int, ...]:
-        """Height and width of what each block reads, then of what the last one puts out, in pixels."""
+        """Height and width of each block's input, then of the last block's output, in pixels."""
         sizes = [halved(self.resolution, self.stem_stride)]
         for block in self.blocks:
             sizes.append(halved(sizes[-1], block.stride))
@@ -142,13 +142,13 @@ class MobileNet:
 
 
 def stem_cost(image_channels: int, channels: int, size: int) -> LayerCost:
-    """A 3x3 convolution with normalisation that puts out `size` by `size` pixels."""
+    """Returns the cost of a 3x3 convolution with normalisation whose output has `size` by `size` pixels."""
     weights = 9 * image_channels * channels
     return LayerCost(weights * size**2, weights + 2 * channels)
 
 
 def head_cost(network: MobileNet, inputs: int, size: int) -> LayerCost:
-    """All that comes after the blocks, which put out `inputs` channels on `size` by `size` pixels."""
+    """Returns the cost of all layers after the blocks; their input has `inputs` channels of `size` by `size` pixels."""
     last, hidden = inputs * network.last, network.last * network.hidden
     dense = hidden + (network.hidden or network.last) * network.classes
     biases = network.classes + (network.hidden if network.hidden_bias else 0)
@@ -156,21 +156,21 @@ def head_cost(network: MobileNet, inputs: int, size: int) -> LayerCost:
 
 
 def halved(size: int, stride: int) -> int:
-    """Pixels after a convolution with that stride, padded by half its kernel."""
+    """Returns the output size of a convolution with the given stride, padded by half its kernel."""
     return -(-size // stride)
 
 
 def rounded(channels: float, divisor: int = 8) -> int:
-    """The nearest multiple of `divisor`, at least one of them and at least nine tenths of `channels`.
+    """Rounds to the nearest multiple of `divisor` that is at least `divisor` and at least 0.9 `channels`.
 
-    How MobileNets scale their widths; halves are rounded up.
+    MobileNets scale their widths this way; halves are rounded up.
     """
     nearest = max(divisor, int(channels + divisor / 2) // divisor * divisor)
     return nearest + divisor if nearest < 0.9 * channels else nearest
 
 
 def mobilenet_v2(classes: int = 1000, resolution: int = 224) -> MobileNet:
-    """MobileNetV2 1.0, table 2 of arXiv 1801.04381."""
+    """Returns MobileNetV2 1.0, table 2 of arXiv 1801.04381."""
     stages = [(1, 16, 1, 1), (6, 24, 2, 2), (6, 32, 3, 2), (6, 64, 4, 2), (6, 96, 3, 1), (6, 160, 3, 2), (6, 320, 1, 1)]
     blocks, channels = [], 32
     for expansion, outputs, repeats, stride in stages:
@@ -181,7 +181,7 @@ def mobilenet_v2(classes: int = 1000, resolution: int = 224) -> MobileNet:
 
 
 def mobilenet_v3_large(classes: int = 1000, resolution: int = 224) -> MobileNet:
-    """MobileNetV3-Large 1.0, table 1 of arXiv 1905.02244."""
+    """Returns MobileNetV3-Large 1.0, table 1 of arXiv 1905.02244."""
     rows: list[tuple[int, int, int, bool, Activation, int]] = [
         (3, 16, 16, False, "relu", 1),
         (3, 64, 24, False, "relu", 2),
@@ -208,7 +208,7 @@ def mobilenet_v3_large(classes: int = 1000, resolution: int = 224) -> MobileNet:
 
 
 def efficientnet_b0(classes: int = 1000, resolution: int = 224) -> MobileNet:
-    """EfficientNet-B0, table 1 of arXiv 1905.11946; it squeezes to a quarter of what a block reads."""
+    """Returns EfficientNet-B0, table 1 of arXiv 1905.11946; it squeezes to a quarter of a block's input channels."""
     stages = [
         (1, 16, 1, 1, 3),
         (6, 24, 2, 2, 3),

@@ -1,8 +1,8 @@
-"""Measured latencies of layers: a table from one device, of which the latency of a network is a sum.
+"""Measured latencies of layers on one device.
 
-The latency of a network is taken to be the sum of those of its layers, as in once-for-all (arXiv 1908.09791) and
-ProxylessNAS (arXiv 1812.00332), and in whole nanoseconds, so that a hard limit on it is exact. The table is a file of
-JSON, keyed by the names of `mobilenet_layers.py`; `models/mobilenet/latency.py` measures it.
+The latency of a network is modelled as the sum of the latencies of its layers, as in once-for-all (arXiv 1908.09791)
+and ProxylessNAS (arXiv 1812.00332). It is in whole nanoseconds, so that a hard limit on it is exact. The table is a
+JSON file whose keys are the layer names of `mobilenet_layers.py`; `models/mobilenet/latency.py` measures it.
 """
 
 import dataclasses
@@ -11,23 +11,23 @@ import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-SHOWN = 200  # characters of a wrong entry that an error repeats
+SHOWN = 200  # most characters of a wrong entry in an error message
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class LatencyTable:
-    """How long each layer takes on a device.
+    """Latency of each layer on a device.
 
-    Equal tables are told by a digest, so that comparing and hashing one takes no longer the more layers it has: spaces
-    that hold one are static arguments of compiled programs.
+    Tables are compared and hashed by a digest, in constant time, because spaces with a table are static arguments of
+    compiled programs.
 
     Args:
-      device: what was measured, in words.
-      batch: images that a layer reads at once.
-      nanoseconds: of a layer on such a batch, by the layer's name.
+      device: description of the device.
+      batch: number of images per batch.
+      nanoseconds: latency of each layer per batch, by layer name.
 
     Raises:
-      ValueError: a batch below one, or a time that is no positive integer.
+      ValueError: if the batch is below one, or a time is not a positive integer.
     """
 
     device: str
@@ -52,17 +52,17 @@ class LatencyTable:
         return hash(self.digest)
 
     def check(self, names: Iterable[str]) -> None:
-        """Whether the table has all layers of a space.
+        """Checks that the table has all layers of a space.
 
         Raises:
-          ValueError: it lacks some; names the first, and how many.
+          ValueError: if layers are missing; names their number and the first one.
         """
         wanted = list(dict.fromkeys(names))
         missing = [name for name in wanted if name not in self.nanoseconds]
         if missing:
             raise ValueError(
                 f"the latency table of {self.device} lacks {len(missing)} of the {len(wanted)} layers of the space, "
-                f"the first of them {missing[0]!r}: measure them too, or take their choices out of the space"
+                f"the first is {missing[0]!r}; measure them too, or remove their choices from the space"
             )
 
     def write(self, path: Path) -> None:
@@ -71,17 +71,17 @@ class LatencyTable:
 
     @classmethod
     def read(cls, path: Path) -> "LatencyTable":
-        """The table that `write` wrote.
+        """Reads a table written by `write`.
 
         Raises:
-          ValueError: not such a file.
+          ValueError: if the file is not a latency table.
         """
         try:
             found = json.loads(path.read_text(encoding="utf-8"))
             return cls(str(found["device"]), int(found["batch"]), dict(found["nanoseconds"]))
         except (KeyError, TypeError, ValueError) as error:
             raise ValueError(
-                f"{path} holds no latency table, which is JSON with device, batch and nanoseconds: {str(error)[:SHOWN]}"
+                f"{path} is not a latency table; expected JSON with device, batch and nanoseconds: {str(error)[:SHOWN]}"
             ) from error
 
     def _content(self) -> dict[str, object]:

@@ -1,14 +1,14 @@
 """The MobileNetV3 / EfficientNet space: stages of inverted residuals, elastic in depth, kernel, expansion and width.
 
 The ImageNet experiments of arXiv 1906.06832 (section 5.2) search the networks of once-for-all (arXiv 1908.09791): five
-stages of two to four layers, of which each has a kernel of 3, 5 or 7 pixels and expands its input 3, 4 or 6 times; a
-multiplier of all widths and the resolution of the images belong to the code. That is ``(9**2 + 9**3 + 9**4)**5``, or
-2.2e19, networks for each width and resolution. Squeeze-and-excitation and activations are those of MobileNetV3.
+stages of two to four layers. Each layer has a kernel of 3, 5 or 7 pixels and expands its input 3, 4 or 6 times. A
+width multiplier and the image resolution are part of the code. There are ``(9**2 + 9**3 + 9**4)**5``, or 2.2e19,
+networks for each width and resolution. Squeeze-and-excitation and activations are those of MobileNetV3.
 
-A code holds the resolution, the width, and of each stage the depth and then, for as many layers as it can have, kernel
-and expansion. Layers beyond the depth are not there: all codes that differ in them alone are one network. A network's
-layers, and what they cost, are those of `inverted_residuals.py`; `mobilenet_costs.py` sums the costs of many codes,
-`mobilenet_features.py` counts what regressors see of them, and `models/mobilenet/network.py` builds the networks.
+A code holds the resolution and the width, then for each stage its depth and the kernel and expansion of each layer, up
+to the largest depth. Layers beyond the depth are absent: codes that differ only in absent layers are one network.
+`inverted_residuals.py` defines the layers of a network and their costs, `mobilenet_costs.py` sums the costs of many
+codes, `mobilenet_features.py` computes their features, and `models/mobilenet/network.py` builds the networks.
 """
 
 import dataclasses
@@ -31,26 +31,26 @@ class MobileNetSpace(MobileNetSettings):
     """Networks of stages of inverted residuals.
 
     Args:
-      stages: from stem to head.
-      depths: layers that a stage may have, ascending.
-      kernels: sides of depthwise kernels, ascending.
-      expansions: how many times a layer's input may be expanded, ascending.
-      widths: multipliers of all channels, ascending.
-      resolutions: heights and widths of images, in pixels, ascending.
-      stem: channels of the stem and of the one block before the first stage, before the multiplier.
+      stages: stages from stem to head.
+      depths: possible numbers of layers per stage, ascending.
+      kernels: possible sides of depthwise kernels, ascending.
+      expansions: possible expansion ratios of a layer, ascending.
+      widths: possible multipliers of all channels, ascending.
+      resolutions: possible heights and widths of the images, in pixels, ascending.
+      stem: channels of the stem and of the block before the first stage, before the multiplier.
       last: channels of the 1x1 convolution after the last stage, before the multiplier.
       hidden: channels of the dense layer before the classifier, before the multiplier.
-      stem_stride: of the stem.
-      image_channels: channels of the images.
-      classes: outputs of the network.
-      max_multiply_adds: hard limit on the multiply-adds of one image's forward pass; a part of `valid`.
-      max_parameters: hard limit on the trainable parameters; a part of `valid`.
-      latency: what the layers take on a device, where that is to be known.
-      max_latency: hard limit on the nanoseconds that a batch takes by that table; a part of `valid`.
+      stem_stride: stride of the stem.
+      image_channels: number of image channels.
+      classes: number of classes.
+      max_multiply_adds: hard limit on the multiply-adds of one image's forward pass; part of `valid`.
+      max_parameters: hard limit on the trainable parameters; part of `valid`.
+      latency: measured latencies of the layers on a device; optional.
+      max_latency: hard limit on the nanoseconds per batch according to `latency`; part of `valid`.
 
     Raises:
-      ValueError: settings of which no network can be made, a limit below the smallest network, a table that lacks
-        layers, or a limit on the latency without a table.
+      ValueError: if the settings are invalid, a limit is below the smallest network, the latency table lacks layers,
+        or `max_latency` is given without a table.
     """
 
     def __init__(
@@ -79,16 +79,16 @@ class MobileNetSpace(MobileNetSettings):
 
     @property
     def named_codes(self) -> Mapping[str, tuple[int, ...]]:
-        """The network of all last options, of which every other one is a part, and that of all first ones."""
+        """Codes of the largest network (all last options), which contains all others, and of the smallest."""
         return {"largest": tuple((self.cardinalities - 1).tolist()), "smallest": (0,) * self.dims}
 
     @property
     def feature_names(self) -> tuple[str, ...]:
-        """A name for each column of `features`."""
+        """Name of each column of `features`."""
         return super().feature_names + mobilenet_features.names(self)
 
     def features(self, codes: Codes) -> Float[Array, "n d"]:
-        """Choice after choice as in any space, 0 for layers that are not there; then the counts of `counts`."""
+        """Returns the features of a product space, 0 for absent layers, then `mobilenet_features.counts`."""
         codes = jnp.asarray(codes, jnp.int32)
         columns = [len(choice.options) - choice.ordered for choice in self.choices]
         decides = self._decides(codes)[:, np.repeat(np.arange(self.dims), columns)]
@@ -96,26 +96,26 @@ class MobileNetSpace(MobileNetSettings):
         return jnp.concatenate([own, mobilenet_features.counts(self, codes)], axis=1)
 
     def terms(self, codes: Codes) -> Float[Array, "n t"]:
-        """The features, each of mean 0 over random codes."""
+        """Returns the features, centred to mean 0 over random codes."""
         return self.features(codes) - mobilenet_features.embedding_scale(self)[0][None]
 
     @property
     def term_embedding(self) -> Float[np.ndarray, "t e"]:
-        """A column for each feature; squared norms are 1 on average over random codes."""
+        """Diagonal matrix of feature scales; the mean squared norm over random codes is 1."""
         return np.diag(mobilenet_features.embedding_scale(self)[1])
 
     @property
     def smallest(self) -> Totals:
-        """The smallest of each cost that a network has, limits not looked at."""
+        """Smallest value of each cost over all networks, ignoring limits."""
         return mobilenet_costs.bounds(self)[0]
 
     @property
     def largest(self) -> Totals:
-        """The largest of each cost that a network has, limits not looked at."""
+        """Largest value of each cost over all networks, ignoring limits."""
         return mobilenet_costs.bounds(self)[1]
 
     def valid(self, codes: Codes) -> Bool[Array, " n"]:
-        """Whether each code may be built: integers in range, and the network within the hard limits, exactly."""
+        """Returns which codes are valid: integers in range, and exact costs within the hard limits."""
         codes = jnp.asarray(codes, jnp.int32)
         allowed = super().valid(codes)
         for column, limit in enumerate(self.limits):
@@ -124,28 +124,28 @@ class MobileNetSpace(MobileNetSettings):
         return allowed
 
     def starting_codes(self) -> Int[np.ndarray, "k dims"]:
-        """Cheap networks within the limits, one for each resolution and width that allow one; none without limits."""
+        """Returns cheap networks within the limits, for each resolution and width that allow one; else none."""
         if self.limits == (None, None, None):
             return super().starting_codes()
         return mobilenet_costs.cheapest_valid(self)
 
     def cost(self, codes: Codes) -> Cost:
-        """Multiply-adds of one image's forward pass and trainable parameters, exact."""
+        """Returns exact multiply-adds of one image's forward pass and trainable parameters."""
         totals = mobilenet_costs.totals(self, codes)
         return Cost(totals[:, 0], totals[:, 1])
 
     def nanoseconds(self, codes: Codes) -> Int[np.ndarray, " n"]:
-        """What a batch takes by the table of latencies, exact.
+        """Returns the exact nanoseconds per batch according to the latency table.
 
         Raises:
-          ValueError: there is no table.
+          ValueError: if the space has no latency table.
         """
         if self.latency is None:
-            raise ValueError("the space has no table of latencies: give it one, latency=LatencyTable.read(path)")
+            raise ValueError("the space has no latency table; construct it with latency=LatencyTable.read(path)")
         return mobilenet_costs.totals(self, codes)[:, COLUMNS.index("nanoseconds")]
 
     def limited(self, codes: Codes) -> tuple[LimitedCost, ...]:
-        """Each limited cost, with its limit."""
+        """Returns each limited cost with its limit."""
         totals = mobilenet_costs.totals(self, codes)
         return tuple(
             LimitedCost(name.replace("_", "-"), limit, totals[:, column])
@@ -154,14 +154,14 @@ class MobileNetSpace(MobileNetSettings):
         )
 
     def at_resolution(self, codes: Codes, resolution: int) -> Int[np.ndarray, "n dims"]:
-        """The same networks on images of another resolution, whether within the limits or not.
+        """Returns the same networks at another image resolution, ignoring limits.
 
         Raises:
-          ValueError: the space has no such resolution.
+          ValueError: if the space does not have the resolution.
         """
         if resolution not in self.resolutions:
             raise ValueError(
-                f"the space has no resolution of {resolution} pixels: there are {len(self.resolutions)}, "
+                f"the space has no resolution of {resolution} pixels; it has {len(self.resolutions)}, "
                 f"the smallest {self.resolutions[0]} and the largest {self.resolutions[-1]}"
             )
         codes = self.check(codes)
@@ -170,10 +170,10 @@ class MobileNetSpace(MobileNetSettings):
 
 
 def _check_limits(space: MobileNetSpace) -> None:
-    """Whether some network is within each.
+    """Checks that each limit allows some network.
 
     Raises:
-      ValueError: names the limit, the smallest and the largest possible.
+      ValueError: if a limit is below the smallest network; names the limit, the smallest and the largest cost.
     """
     names = ("max_multiply_adds", "max_parameters", "max_latency")
     if space.limits == (None, None, None) and space.latency is None:

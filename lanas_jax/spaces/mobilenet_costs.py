@@ -1,8 +1,8 @@
-"""What the networks of `MobileNetSpace` cost, exactly: a table of its layers, and sums of its entries.
+"""Exact costs of the networks of `MobileNetSpace`: a table of layer costs, and sums of its entries.
 
-A network's cost is that of stem, first block and head, which resolution and width decide, and of each layer that is
-there, which its kernel and its expansion decide too. Sums run on the device in the digits of `exact.py`, so that hard
-limits hold to the last multiply-add, parameter and nanosecond.
+A network's cost is the cost of stem, first block and head, which depends on resolution and width, plus the cost of each
+present layer, which also depends on its kernel and expansion. Sums are computed on the device as digits of `exact.py`,
+so that hard limits on multiply-adds, parameters and nanoseconds are exact.
 """
 
 import functools
@@ -19,7 +19,7 @@ from lanas_jax.spaces.exact import carried, digits, integers
 from lanas_jax.spaces.mobilenet_layers import Layer, block_layer, layers
 from lanas_jax.spaces.mobilenet_settings import MobileNetSettings
 
-ROWS = 256, 8192  # codes that a compiled program of `totals` takes
+ROWS = 256, 8192  # batch sizes of the compiled programs of `totals`
 COLUMNS = ("multiply_adds", "parameters", "nanoseconds")
 
 
@@ -28,11 +28,11 @@ class Totals(NamedTuple):
 
     multiply_adds: int
     parameters: int
-    nanoseconds: int | None  # where latencies are known
+    nanoseconds: int | None  # None without a latency table
 
 
 class CostTables(NamedTuple):
-    """Costs of layers by what decides them; a column for each kind of cost."""
+    """Costs of layers, indexed by their settings; one column per kind of cost."""
 
     fixed: Int[np.ndarray, "columns resolutions widths"]
     chosen: Int[np.ndarray, "columns resolutions widths stages layers kernels expansions"]
@@ -40,10 +40,10 @@ class CostTables(NamedTuple):
 
 @functools.lru_cache(maxsize=64)
 def cost_tables(space: MobileNetSettings) -> CostTables:
-    """The tables of a space; with a third column where it has measured latencies.
+    """Returns the cost tables of a space, with a third column if it has measured latencies.
 
     Raises:
-      ValueError: the measured latencies lack layers of the space.
+      ValueError: if the measured latencies lack layers of the space.
     """
     fixed, chosen = _layers_of(space)
     latency = space.latency
@@ -61,7 +61,7 @@ def cost_tables(space: MobileNetSettings) -> CostTables:
 
 
 def _layers_of(space: MobileNetSettings) -> tuple[list[tuple[Layer, ...]], list[Layer]]:
-    """For each resolution and width, the layers that all networks have; and those there are to choose from."""
+    """Returns, for each resolution and width, the layers of all networks, and the layers that are chosen."""
     fixed: list[tuple[Layer, ...]] = []
     chosen: list[Layer] = []
     for r, w in itertools.product(range(len(space.resolutions)), range(len(space.widths))):
@@ -69,7 +69,7 @@ def _layers_of(space: MobileNetSettings) -> tuple[list[tuple[Layer, ...]], list[
         listed, sizes = layers(network), network.sizes
         fixed.append((listed[0], listed[1], listed[-1]))
         for s, i in itertools.product(range(len(space.stages)), range(space.layers)):
-            first = 1 + s * space.depths[0]  # block of the network
+            first = 1 + s * space.depths[0]  # index of the stage's first block in the network
             for kernel, expansion in itertools.product(space.kernels, space.expansions):
                 block = space.block(space.widths[w], s, i, kernel, expansion)
                 chosen.append(block_layer(block, sizes[first + bool(i)], network.gate))
@@ -77,7 +77,7 @@ def _layers_of(space: MobileNetSettings) -> tuple[list[tuple[Layer, ...]], list[
 
 
 def limbs(space: MobileNetSettings, codes: Int[Array, "n dims"], column: int) -> Int[Array, "n limbs"]:
-    """A cost of each network in the digits of `exact.py`."""
+    """Returns one cost of each network as digits of `exact.py`."""
     fixed, chosen = (table[column] for table in cost_tables(space))
     parts = space.parts(codes)
     network = parts.resolution * len(space.widths) + parts.width
@@ -85,7 +85,7 @@ def limbs(space: MobileNetSettings, codes: Int[Array, "n dims"], column: int) ->
     option = jnp.where(space.present(codes), parts.kernel * len(space.expansions) + parts.expansion, options)
     place = np.arange(len(space.stages) * space.layers, dtype=np.int32).reshape(len(space.stages), space.layers)
     row = (network[:, None, None] * place.size + place[None]) * (options + 1) + option
-    absent = np.pad(chosen.reshape(-1, options), ((0, 0), (0, 1)))  # a layer that is not there costs nothing
+    absent = np.pad(chosen.reshape(-1, options), ((0, 0), (0, 1)))  # an absent layer costs nothing
     sums = []
     for constant, table in zip(digits(fixed.ravel()), digits(absent.ravel()), strict=True):
         total = jnp.asarray(constant).at[network].get(mode="clip")
@@ -96,7 +96,7 @@ def limbs(space: MobileNetSettings, codes: Int[Array, "n dims"], column: int) ->
 
 
 def totals(space: MobileNetSettings, codes: Codes) -> Int[np.ndarray, "n columns"]:
-    """All costs of each network."""
+    """Returns all costs of each network."""
     codes = space.check(codes)
     rows = ROWS[len(codes) > ROWS[0]]
     parts = max(-(-len(codes) // rows), 1)
@@ -111,7 +111,7 @@ def _limbs(space: MobileNetSettings, codes: Int[Array, "n dims"]) -> Int[Array, 
 
 
 def bounds(space: MobileNetSettings) -> tuple[Totals, Totals]:
-    """The smallest and the largest of each cost that a network of the space has, limits not looked at; exact."""
+    """Returns the exact smallest and largest value of each cost over all networks of the space, ignoring limits."""
     fixed, chosen = cost_tables(space)
     depths = np.array(space.depths) - 1
     found = []
@@ -124,9 +124,9 @@ def bounds(space: MobileNetSettings) -> tuple[Totals, Totals]:
 
 @functools.lru_cache(maxsize=64)
 def cheapest_valid(space: MobileNetSettings) -> Int[np.ndarray, "k dims"]:
-    """Canonical codes within all limits: for each resolution and width the cheapest, if that is within them.
+    """Returns the cheapest canonical codes for each resolution and width, if they are within all limits.
 
-    The cheapest by each of the limited costs, and by the sum of their shares of their limits.
+    Cheapest means by each limited cost, and by the sum of the costs relative to their limits.
     """
     limits = np.array([np.inf if limit is None else limit for limit in space.limits], np.float64)
     limits = limits[: len(cost_tables(space).fixed)]
@@ -138,7 +138,7 @@ def cheapest_valid(space: MobileNetSettings) -> Int[np.ndarray, "k dims"]:
 
 
 def _cheapest(space: MobileNetSettings, weights: Float[np.ndarray, " columns"]) -> Int[np.ndarray, "n dims"]:
-    """For each resolution and width, the code of the least sum of costs times weights."""
+    """Returns, for each resolution and width, the code of least weighted cost."""
     layer = np.tensordot(weights, cost_tables(space).chosen, axes=1)
     layer = layer.reshape(*layer.shape[:4], -1)
     option = layer.argmin(axis=4)

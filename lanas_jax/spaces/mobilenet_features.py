@@ -1,8 +1,8 @@
-"""What regressors see of a MobileNet: its choices, and how many of its layers are large.
+"""Features of MobileNets: their choices, and counts of large layers.
 
-Layers of a stage differ little, so that what a larger kernel or expansion is worth shows in counts of them, over a
-stage and over the whole network, from far fewer samples than layer by layer. A layer that is not there counts nowhere:
-equivalent codes have equal features.
+Layers of a stage differ little. Counts of large kernels and expansions, per stage and over the whole network, therefore
+show their effect from far fewer samples than separate layers do. Absent layers are not counted, so equivalent codes
+have equal features.
 """
 
 import jax.numpy as jnp
@@ -15,7 +15,7 @@ from lanas_jax.spaces.mobilenet_settings import MobileNetSettings
 
 
 def names(space: MobileNetSettings) -> tuple[str, ...]:
-    """A name for each column of `counts`."""
+    """Returns the name of each column of `counts`."""
     larger = [f"kernel>={kernel}" for kernel in space.kernels[1:]]
     larger += [f"expansion>={expansion}" for expansion in space.expansions[1:]]
     places = ["", *(f"stage {s} " for s in range(len(space.stages)))]
@@ -23,9 +23,9 @@ def names(space: MobileNetSettings) -> tuple[str, ...]:
 
 
 def counts(space: MobileNetSettings, codes: Codes) -> Float[Array, "n d"]:
-    """Number of layers, and of those of at least each kernel and each expansion but the smallest.
+    """Returns the number of layers, then the numbers of layers with at least each kernel and expansion.
 
-    The latter first of the whole network, then of each stage.
+    The smallest kernel and expansion are omitted. Numbers for the whole network precede those for each stage.
     """
     parts, there = space.parts(codes), space.present(codes)
     kernel = _at_least(parts.kernel, len(space.kernels), there)
@@ -38,13 +38,13 @@ def counts(space: MobileNetSettings, codes: Codes) -> Float[Array, "n d"]:
 def _at_least(
     taken: Int[Array | np.ndarray, "n stages layers"], options: int, there: Bool[Array | np.ndarray, "n stages layers"]
 ) -> Int[Array, "n stages steps"]:
-    """How many layers of each stage take each option but the first, or a later one."""
+    """Returns the number of layers per stage whose option is at or above each option, except the first."""
     steps = np.arange(1, options, dtype=np.int32)
     return ((jnp.asarray(taken)[..., None] >= steps[None, None, None]) & there[..., None]).sum(axis=2)
 
 
 def embedding_scale(space: MobileNetSettings) -> tuple[Float[np.ndarray, " d"], Float[np.ndarray, " d"]]:
-    """Means of the features, and what to multiply each by: `SHARED` of the prior variance is that of the counts."""
+    """Returns means and scale factors of the features; the counts have a share `SHARED` of the prior variance."""
     mean, scale = feature_scale(space)
     counted = np.arange(len(scale)) >= len(scale) - len(names(space))
     varying = scale > 0

@@ -1,7 +1,7 @@
-"""The layers of MobileNets with their names: what `lanas describe` lists, and the keys of measured latencies.
+"""Named layers of MobileNets, as listed by `lanas describe` and used as keys of latency tables.
 
-A name says everything that a layer's cost and its time depend on: channels, kernel, stride, activation, and after the
-``@`` the height and width of what it reads. Such as ``block 16-64-24, 3x3, stride 2, relu @ 112``.
+A name contains everything that determines a layer's cost and latency: channels, kernel, stride, activation, and after
+the ``@`` the height and width of its input. An example is ``block 16-64-24, 3x3, stride 2, relu @ 112``.
 """
 
 from typing import NamedTuple
@@ -10,21 +10,21 @@ from lanas_jax.spaces.inverted_residuals import Block, Gate, LayerCost, MobileNe
 
 
 class Layer(NamedTuple):
-    """A layer of a network, or what comes before or after its blocks."""
+    """A block, the stem or the head of a network."""
 
     name: str
     cost: LayerCost
 
 
 def layers(network: MobileNet) -> tuple[Layer, ...]:
-    """Stem, blocks and head of a network, in order; their costs add up to the network's."""
+    """Returns stem, blocks and head of a network, in order; the sum of their costs is the network's cost."""
     sizes = network.sizes
     between = (block_layer(block, size, network.gate) for block, size in zip(network.blocks, sizes, strict=False))
     return (_stem(network), *between, _head(network, sizes[-1]))
 
 
 def block_layer(block: Block, size: int, gate: Gate) -> Layer:
-    """A block that reads `size` by `size` pixels."""
+    """Returns the layer of a block whose input has `size` by `size` pixels."""
     squeezes = f", squeeze {block.squeezed} {gate}" if block.squeezed else ""
     name = (
         f"block {block.inputs}-{block.expanded}-{block.outputs}, {block.kernel}x{block.kernel}, "

@@ -1,6 +1,6 @@
-"""The settings of a MobileNet space, and what they decide without costs: its choices, and the network of each code.
+"""Settings of a MobileNet space, its choices and the network of each code, without costs.
 
-`mobilenet_costs.py` and `mobilenet_features.py` take these settings; `mobilenet.py` puts all of it together.
+`mobilenet_costs.py` and `mobilenet_features.py` use these settings; `mobilenet.py` combines all of them.
 """
 
 import dataclasses
@@ -15,18 +15,18 @@ from lanas_jax.spaces.base import Choice, Codes, SearchSpace
 from lanas_jax.spaces.inverted_residuals import Activation, Block, MobileNet, rounded
 from lanas_jax.spaces.latency import LatencyTable
 
-SQUEEZE = 4  # expanded channels per channel of squeeze-and-excitation's bottleneck
+SQUEEZE = 4  # expanded channels per bottleneck channel of squeeze-and-excitation
 
 
 @dataclasses.dataclass(frozen=True)
 class MobileNetStage:
-    """What is the same for all layers of a stage.
+    """Settings common to all layers of a stage.
 
     Attributes:
-      width: channels of its output, before the multiplier.
-      stride: of its first layer.
-      activation: of its layers.
-      squeezes: whether they have squeeze-and-excitation.
+      width: channels of the stage's output, before the multiplier.
+      stride: stride of the stage's first layer.
+      activation: activation of the stage's layers.
+      squeezes: squeeze-and-excitation in the stage's layers.
     """
 
     width: int
@@ -47,22 +47,22 @@ STAGES = (
 class CodesByChoice(NamedTuple):
     """A batch of codes, choice by choice."""
 
-    resolution: Int[Array | np.ndarray, " n"]  # which of the resolutions
-    width: Int[Array | np.ndarray, " n"]  # which of the multipliers
-    depth: Int[Array | np.ndarray, "n stages"]  # which of the depths
-    kernel: Int[Array | np.ndarray, "n stages layers"]  # which of the kernels
-    expansion: Int[Array | np.ndarray, "n stages layers"]  # which of the expansions
+    resolution: Int[Array | np.ndarray, " n"]  # index into the resolutions
+    width: Int[Array | np.ndarray, " n"]  # index into the width multipliers
+    depth: Int[Array | np.ndarray, "n stages"]  # index into the depths
+    kernel: Int[Array | np.ndarray, "n stages layers"]  # index into the kernels
+    expansion: Int[Array | np.ndarray, "n stages layers"]  # index into the expansions
 
 
 @dataclasses.dataclass(frozen=True)
 class MobileNetSettings(SearchSpace):
-    """Networks of stages of inverted residuals, by the settings of `MobileNetSpace`; what they cost is not asked here.
+    """Networks of stages of inverted residuals, with the settings of `MobileNetSpace` and without costs.
 
     Args:
       **settings: values of all fields.
 
     Raises:
-      ValueError: settings of which no network can be made.
+      ValueError: if the settings are invalid.
     """
 
     stages: tuple[MobileNetStage, ...]
@@ -96,40 +96,40 @@ class MobileNetSettings(SearchSpace):
 
     @property
     def layers(self) -> int:
-        """Layers of the deepest stage."""
+        """Number of layers of the deepest stage."""
         return self.depths[-1]
 
     @property
     def networks(self) -> int:
-        """Number of different networks, exact; limits are not looked at."""
+        """Exact number of different networks, ignoring limits."""
         layer = len(self.kernels) * len(self.expansions)
         stage = sum(layer**depth for depth in self.depths)
         return len(self.widths) * len(self.resolutions) * stage ** len(self.stages)
 
     def parts(self, codes: Codes) -> CodesByChoice:
-        """The integers of codes by what they decide; NumPy codes give NumPy arrays."""
+        """Returns the integers of codes, grouped by choice; NumPy codes give NumPy arrays."""
         stages = codes[:, 2:].reshape(codes.shape[0], len(self.stages), 1 + 2 * self.layers)
         layers = stages[:, :, 1:].reshape(*stages.shape[:2], self.layers, 2)
         return CodesByChoice(codes[:, 0], codes[:, 1], stages[:, :, 0], layers[..., 0], layers[..., 1])
 
     def present(self, codes: Codes) -> Bool[Array | np.ndarray, "n stages layers"]:
-        """Which layers are there; NumPy codes give a NumPy array."""
+        """Returns which layers are present; NumPy codes give a NumPy array."""
         table = np.arange(self.layers)[None] < np.array(self.depths)[:, None]
         depth = self.parts(codes).depth
         return table[depth] if isinstance(depth, np.ndarray) else jnp.asarray(table)[depth]
 
     def canonical(self, codes: Codes) -> Int[Array, "n dims"]:
-        """Layers that are not there have the first kernel and the first expansion."""
+        """Returns codes in which absent layers have the first kernel and the first expansion."""
         codes = jnp.asarray(codes, jnp.int32)
         return jnp.where(self._decides(codes), codes, 0)
 
     @property
     def limits(self) -> tuple[int | None, int | None, int | None]:
-        """The hard limits on multiply-adds, parameters and nanoseconds, where there are any."""
+        """Hard limits on multiply-adds, parameters and nanoseconds; None for no limit."""
         return self.max_multiply_adds, self.max_parameters, self.max_latency
 
     def describe(self, code: Int[Array | np.ndarray, " dims"]) -> str:
-        """Resolution and width, then a line per stage: its layers, each with kernel and expansion."""
+        """Returns resolution and width as text, then one line per stage with the kernel and expansion of each layer."""
         parts = CodesByChoice(*(part[0] for part in self.parts(self.check(np.asarray(code)[None]))))
         width = self.widths[parts.width]
         lines = [f"resolution {self.resolutions[parts.resolution]}, width {width:g}"]
@@ -143,10 +143,10 @@ class MobileNetSettings(SearchSpace):
         return "\n".join(lines)
 
     def network(self, code: Int[Array | np.ndarray, " dims"]) -> MobileNet:
-        """The network of a code, layer by layer.
+        """Returns the network of a code, layer by layer.
 
         Raises:
-          ValueError: a bad code.
+          ValueError: if the code is invalid.
         """
         parts = CodesByChoice(*(part[0] for part in self.parts(self.check(np.asarray(code)[None]))))
         width = self.widths[parts.width]
@@ -168,12 +168,12 @@ class MobileNetSettings(SearchSpace):
         )
 
     def first_block(self, width: float) -> Block:
-        """The block before the first stage, the same for all codes of a width multiplier."""
+        """Returns the block before the first stage, which depends only on the width multiplier."""
         channels = rounded(self.stem * width)
         return Block(channels, channels, channels)
 
     def block(self, width: float, stage: int, layer: int, kernel: int, expansion: int) -> Block:
-        """Of a layer, counted from the first of its stage, and a width multiplier."""
+        """Returns the block of a layer, counted from the first of its stage, for a width multiplier."""
         about = self.stages[stage]
         before = self.stages[stage - 1].width if stage else self.stem
         inputs = rounded((about.width if layer else before) * width)
@@ -189,26 +189,26 @@ class MobileNetSettings(SearchSpace):
         )
 
     def _decides(self, codes: Int[Array, "n dims"]) -> Bool[Array, "n dims"]:
-        """Which choices are of something that is there."""
+        """Returns which choices affect the network, that is, do not belong to absent layers."""
         there = jnp.repeat(self.present(codes), 2, axis=2)
         there = jnp.pad(there, ((0, 0), (0, 0), (1, 0)), constant_values=True)
         return jnp.pad(there.reshape(codes.shape[0], -1), ((0, 0), (2, 0)), constant_values=True)
 
 
 def check_settings(space: MobileNetSettings) -> None:
-    """Whether networks can be made of them.
+    """Checks the settings.
 
     Raises:
-      ValueError: names the setting.
+      ValueError: if a setting is invalid; names the setting.
     """
     if not space.stages:
-        raise ValueError("stages must name at least one")
+        raise ValueError("stages must not be empty; give at least one stage")
     for name in ("depths", "kernels", "expansions", "widths", "resolutions"):
         options = getattr(space, name)
         if not options or options[0] <= 0 or list(options) != sorted(set(options)):
-            raise ValueError(f"{name} must be ascending numbers above 0, at least one; got {options}")
+            raise ValueError(f"{name} must be one or more ascending numbers above 0; got {options}")
     for name in ("stem", "last", "hidden", "stem_stride", "image_channels", "classes"):
         if getattr(space, name) < 1:
             raise ValueError(f"{name} must be at least 1; got {getattr(space, name)}")
     if space.max_latency is not None and space.latency is None:
-        raise ValueError("max_latency needs a table of latencies: latency=LatencyTable.read(path)")
+        raise ValueError("max_latency needs a latency table; add latency=LatencyTable.read(path)")

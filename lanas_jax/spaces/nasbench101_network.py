@@ -1,10 +1,10 @@
-"""The network of NAS-Bench-101: how wide the vertices of a cell are, and what a cell costs.
+"""The network of NAS-Bench-101: channels of the vertices of a cell, and costs of cells.
 
-Section 2.2 and the supplement of arXiv 1902.09635. A 3x3 stem, then three stacks of cells; before the second and third,
-a maximum over 2x2 pixels halves the resolution, and their first cells double the channels. In a cell, edges from the
-input project it by a 1x1 convolution to the width of the vertex they lead to; an inner vertex adds up what reaches it;
-the output concatenates the inner vertices that lead to it and adds the projected input, if there is an edge from it.
-All convolutions are followed by normalisation and ReLU.
+Section 2.2 and the supplement of arXiv 1902.09635. The network is a 3x3 stem and three stacks of cells. Before the
+second and the third stack, 2x2 max pooling halves the resolution; the first cell of these stacks doubles the channels.
+In a cell, an edge from the input applies a 1x1 convolution that projects to the channels of its target vertex. An inner
+vertex sums its inputs. The output concatenates its inner predecessors and adds the projected input, if there is an
+edge from the input. All convolutions are followed by normalisation and ReLU.
 """
 
 from typing import NamedTuple
@@ -13,27 +13,27 @@ import numpy as np
 from jaxtyping import Int
 
 STACKS = 3
-KERNEL_PIXELS = np.array([9, 1, 0])  # of each operation; none for the pooling
+KERNEL_PIXELS = np.array([9, 1, 0])  # kernel pixels of each operation; 0 for the pooling
 
 
 class NASBench101CellShape(NamedTuple):
-    """One cell of the network: what its position decides."""
+    """Shape of one cell, determined by its position in the network."""
 
-    inputs: int  # channels of its input
-    channels: int  # of its output
+    inputs: int  # channels of the cell's input
+    channels: int  # channels of the cell's output
     size: int  # height and width of input and output
 
 
 def vertex_channels(adjacency: Int[np.ndarray, "n v v"], channels: int) -> Int[np.ndarray, "n inner"]:
-    """Channels of the inner vertices of pruned graphs; 0 for those that were pruned.
+    """Returns the channels of the inner vertices of pruned graphs; 0 for pruned vertices.
 
-    The vertices that lead to the output share its channels, the first ones taking one more where they do not divide
-    evenly. Any other vertex has as many as the widest one that it leads to; of what is wider than the vertex it enters,
-    the last channel is dropped.
+    The vertices with an edge to the output share its channels; if these do not divide evenly, the first vertices
+    receive one more. Any other vertex has as many channels as its widest successor. An input that is wider than its
+    target vertex loses its last channel.
 
     Args:
-      adjacency: zeros and ones.
-      channels: of the output.
+      adjacency: adjacency matrices of zeros and ones.
+      channels: channels of the output.
     """
     ends = adjacency[:, 1:-1, -1]
     share, rest = np.divmod(channels, np.maximum(ends.sum(axis=1, keepdims=True), 1))
@@ -47,12 +47,12 @@ def vertex_channels(adjacency: Int[np.ndarray, "n v v"], channels: int) -> Int[n
 def cell_cost(
     adjacency: Int[np.ndarray, "n v v"], labels: Int[np.ndarray, "n inner"], shape: NASBench101CellShape
 ) -> Int[np.ndarray, "n 2"]:
-    """Multiply-adds and parameters of one cell of each of `n` pruned graphs.
+    """Returns the multiply-adds and parameters of one cell of each of `n` pruned graphs.
 
     Args:
-      adjacency: zeros and ones.
-      labels: the operations of the inner vertices; of pruned ones, any.
-      shape: where in the network the cell stands.
+      adjacency: adjacency matrices of zeros and ones.
+      labels: operations of the inner vertices; arbitrary for pruned ones.
+      shape: shape of the cell.
     """
     widths = vertex_channels(adjacency, shape.channels)
     projected, to_output, pixels = adjacency[:, 0, 1:-1], adjacency[:, 0, -1], KERNEL_PIXELS[labels]

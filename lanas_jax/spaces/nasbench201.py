@@ -1,8 +1,8 @@
 """The space of NAS-Bench-201 (arXiv 2001.00326), also NATS-Bench's topology space: cells of six labelled edges.
 
-A cell has four nodes. Each pair of nodes is joined by an edge that applies one of five operations, "none" among them,
-and a node is the sum of the edges that enter it. The benchmark's network stacks the cell in three stages, between which
-residual blocks halve the resolution and double the channels; `models/nasbench/nasbench201.py` builds it.
+A cell has four nodes. Each pair of nodes is joined by an edge that applies one of five operations, including "none".
+The value of a node is the sum of its incoming edges. The benchmark's network stacks the cell in three stages; residual
+blocks between the stages halve the resolution and double the channels. `models/nasbench/nasbench201.py` builds it.
 """
 
 import dataclasses
@@ -22,35 +22,35 @@ OPERATIONS = ("none", "skip_connect", "nor_conv_1x1", "nor_conv_3x3", "avg_pool_
 NONE, SKIP_CONNECT, CONV_1X1, CONV_3X3, AVERAGE_POOL = range(5)
 STAGES = 3
 EDGES = ((0, 1), (0, 2), (1, 2), (0, 3), (1, 3), (2, 3))
-PATHS = ((3,), (0, 4), (1, 5), (0, 2, 5))  # from input to output, as positions in a code
-PATH_SHARE = 0.35  # of the prior variance that comes from what paths hold, the rest from what edges hold
+PATHS = ((3,), (0, 4), (1, 5), (0, 2, 5))  # paths from input to output, as positions in a code
+PATH_SHARE = 0.35  # share of the prior variance explained by path counts; the rest is explained by edges
 _NODES = ("input", "node 1", "node 2", "output")
 _ARCH = re.compile(r"\|(\w+)~0\|\+\|(\w+)~0\|(\w+)~1\|\+\|(\w+)~0\|(\w+)~1\|(\w+)~2\|")
 
 
 class NASBench201Stage(NamedTuple):
-    """Cells of one size, one after the other."""
+    """A sequence of cells of one size."""
 
-    channels: int  # of what enters and leaves each cell
-    size: int  # height and width of the same
+    channels: int  # channels of each cell's input and output
+    size: int  # height and width of each cell's input and output
 
 
 @dataclasses.dataclass(frozen=True, init=False)
 class NASBench201Space(SearchSpace):
     """Six edges, five operations each: 15,625 cells.
 
-    `canonical` is the identity although only 6,466 cells differ in what they compute: the benchmark trained all 15,625
-    on their own, and its tables have a value for each.
+    Only 6,466 cells compute different functions, but `canonical` is the identity: the benchmark trained each of the
+    15,625 cells separately, and its tables have a value for each.
 
     Args:
-      channels: of the stem and the first stage; doubled from stage to stage.
-      cells: in each of the three stages.
+      channels: channels of the stem and the first stage; doubled from stage to stage.
+      cells: number of cells in each of the three stages.
       image_size: height and width of the images, in pixels; 16 in the benchmark's ImageNet16-120.
-      image_channels: channels of the images.
-      classes: outputs of the network.
+      image_channels: number of image channels.
+      classes: number of classes.
 
     Raises:
-      ValueError: a size below one, or images that cannot be halved twice.
+      ValueError: if a size is below one, or the image size cannot be halved twice.
     """
 
     channels: int
@@ -71,13 +71,13 @@ class NASBench201Space(SearchSpace):
 
     @property
     def stages(self) -> tuple[NASBench201Stage, ...]:
-        """The sizes of the cells, from stem to head."""
+        """Cell sizes per stage, from stem to head."""
         return tuple(NASBench201Stage(self.channels << i, self.image_size >> i) for i in range(STAGES))
 
     def cost(self, codes: Codes) -> Cost:
-        """Multiply-adds of one image's forward pass (convolutions and head) and trainable parameters, exact.
+        """Returns exact multiply-adds of one image's forward pass (convolutions and head) and trainable parameters.
 
-        The benchmark's own count of multiply-adds, which it calls FLOPs, is larger by the biases of the head.
+        The benchmark's own count, which it calls FLOPs, also includes the biases of the head.
         """
         codes = np.asarray(codes)
         kernel_pixels = (codes == CONV_1X1).sum(axis=1) + 9 * (codes == CONV_3X3).sum(axis=1)
@@ -90,22 +90,23 @@ class NASBench201Space(SearchSpace):
         return Cost(total[:, 0], total[:, 1])
 
     def terms(self, codes: Codes) -> Float[Array, "n t"]:
-        """What the edges apply, one-hot; then, centred, what data meets on each path from input to output.
+        """Returns the one-hot operations of the edges, then the centred counts of each path from input to output.
 
-        Of each path: whether no edge of it is "none", and if so, how many apply each of the other operations.
+        The counts of a path are 1 if none of its edges is "none", then the number of its edges per other operation;
+        all counts of an interrupted path are 0.
         """
         return jnp.concatenate([super().terms(codes), _path_counts(codes) - _path_scale()[0][None]], axis=1)
 
     @property
     def term_embedding(self) -> Float[np.ndarray, "t e"]:
-        """The product space's for the edges, and a column of equal variance for each count of the paths."""
+        """Term embedding of the product space for the edges, and one column of equal variance per path count."""
         edges = math.sqrt(1 - PATH_SHARE) * super().term_embedding
         paths = np.diag(math.sqrt(PATH_SHARE) * _path_scale()[1])
         upper = np.pad(edges, ((0, 0), (0, paths.shape[1])))
         return np.concatenate([upper, np.pad(paths, ((0, 0), (edges.shape[1], 0)))]).astype(np.float32)
 
     def arch_string(self, code: Int[Array | np.ndarray, " dims"]) -> str:
-        """The cell as the benchmark writes it, such as ``|none~0|+|none~0|none~1|+|none~0|none~1|none~2|``."""
+        """Returns the cell in the benchmark's notation, ``|none~0|+|none~0|none~1|+|none~0|none~1|none~2|``."""
         array = self.check(np.asarray(code)[None])[0]
         nodes: list[str] = ["", "", ""]
         for (source, target), op in zip(EDGES, array, strict=True):
@@ -113,10 +114,10 @@ class NASBench201Space(SearchSpace):
         return "+".join(f"|{node}" for node in nodes)
 
     def from_arch_string(self, text: str) -> Int[np.ndarray, " dims"]:
-        """The inverse of `arch_string`.
+        """Returns the code of an architecture string; the inverse of `arch_string`.
 
         Raises:
-          ValueError: not a cell of this space.
+          ValueError: if the text is not a cell of this space.
         """
         match = _ARCH.fullmatch(text)
         if match is None or not set(match.groups()) <= set(OPERATIONS):
@@ -125,11 +126,11 @@ class NASBench201Space(SearchSpace):
         return np.array([OPERATIONS.index(op) for op in match.groups()], np.int32)
 
     def describe(self, code: Int[Array | np.ndarray, " dims"]) -> str:
-        """The benchmark's own name for the cell, and a line per edge."""
+        """Returns the benchmark's notation of the cell, then one line per edge."""
         return f"{self.arch_string(code)}\n{super().describe(code)}"
 
     def graphs(self, code: Int[Array | np.ndarray, " dims"]) -> tuple[CellGraph, ...]:
-        """The cell: four nodes and the edges that are not "none"."""
+        """Returns the cell as a graph: four nodes and the edges that are not "none"."""
         array = self.check(np.asarray(code)[None])[0]
         edges = tuple(
             (i, j, OPERATIONS[op]) for (i, j), op in zip(EDGES, array, strict=True) if OPERATIONS[op] != "none"
@@ -137,10 +138,10 @@ class NASBench201Space(SearchSpace):
         return (CellGraph("cell", _NODES, edges),)
 
     def _fixed_cost(self) -> Int[np.ndarray, " 2"]:
-        """Multiply-adds and parameters of what lies around the cells."""
+        """Returns the multiply-adds and parameters of stem, residual blocks and head."""
         stem, head = 9 * self.image_channels * self.channels, self.classes * self.stages[-1].channels
         multiply_adds, parameters = stem * self.image_size**2 + head, stem + head + self.classes
-        for channels, size in self.stages[1:]:  # the residual block before each: two 3x3 convolutions, one of 1x1
+        for channels, size in self.stages[1:]:  # residual block before each stage: two 3x3 convolutions and one 1x1
             weights = (9 * (channels // 2 + channels) + channels // 2) * channels
             multiply_adds += weights * size**2
             parameters += weights + 4 * channels
@@ -150,7 +151,7 @@ class NASBench201Space(SearchSpace):
 
 @jax.jit
 def _path_counts(codes: Codes) -> Float[Array, "n counts"]:
-    """For each path, whether data passes it, and how many of its edges apply each operation, 0 where none passes."""
+    """Returns the path counts described in `NASBench201Space.terms`, not centred."""
     on_path = np.array([[float(edge in path) for edge in range(len(EDGES))] for path in PATHS], np.float32)
     applied = jnp.asarray(codes)[:, :, None] == np.arange(len(OPERATIONS), dtype=np.int32)[None, None]
     counts = jnp.einsum("neo,pe->npo", applied.astype(jnp.float32), on_path, precision="highest")
@@ -160,7 +161,7 @@ def _path_counts(codes: Codes) -> Float[Array, "n counts"]:
 
 @functools.cache
 def _path_scale() -> tuple[np.ndarray, np.ndarray]:
-    """Means of the path counts over all cells, and the factors that give each the same share of a variance of 1."""
+    """Returns means of the path counts over all cells, and factors that scale them to equal shares of variance 1."""
     shape = (len(OPERATIONS),) * len(EDGES)
     codes = np.stack(np.unravel_index(np.arange(math.prod(shape)), shape), axis=1).astype(np.int32)
     with jax.ensure_compile_time_eval():

@@ -1,14 +1,14 @@
 """The NASNet space: cells of blocks, each block the sum of two operations on two inputs.
 
 Section 5.1 of arXiv 1906.06832 searches the cells of NASNet (arXiv 1707.07012) over four operations. A block applies
-one operation to each of its two inputs and adds the results; an input is one of the two previous cells or an earlier
-block of the same cell; the cell's output is the concatenation of the block outputs that no block reads. Cells are
+one operation to each of its two inputs and adds the results. An input is one of the two previous cells or an earlier
+block of the same cell. The cell's output is the concatenation of the block outputs that no block reads. Cells are
 stacked as in the evaluation network of DARTS (arXiv 1806.09055): two reduction cells, at a third and two thirds of the
-depth, halve the resolution and double the channels. `models/nasnet/candidate.py` builds what is described here.
+depth, halve the resolution and double the channels. `models/nasnet/candidate.py` builds the network.
 
-A code holds, for every cell searched, ``2 B`` operations (two per block) and then ``2 B`` inputs (two per block): input
-0 is the output of the cell before the last, 1 that of the last cell, ``2 + i`` that of block ``i``. The published form
-searches one cell of seven blocks, used as normal and as reduction cell: 28 integers.
+A code holds, for each searched cell, ``2 B`` operations (two per block) and then ``2 B`` inputs (two per block). Input
+0 is the output of the cell before the last, 1 the output of the last cell, ``2 + i`` the output of block ``i``. The
+published space has one cell of seven blocks, used as normal and as reduction cell: 28 integers.
 """
 
 import dataclasses
@@ -29,35 +29,35 @@ INPUT_NAMES = ("cell before last", "last cell")
 
 
 class NASNetCellShape(NamedTuple):
-    """One cell of the stack: what its position in the network decides."""
+    """Shape of one cell of the stack, determined by its position in the network."""
 
-    cell: int  # which cell of the code it is built from
-    reduction: bool  # whether it halves the resolution
-    after_reduction: bool  # whether the cell before it did, so that input 0 is twice as large as input 1
-    channels: int  # of each block's output
+    cell: int  # index of the code's cell it is built from
+    reduction: bool  # True for a reduction cell, which halves the resolution
+    after_reduction: bool  # True after a reduction cell, where input 0 is twice as large as input 1
+    channels: int  # channels of each block's output
     input_size: int  # height and width of input 1, and of both inputs after preprocessing
     output_size: int  # height and width of the block outputs
-    sources: tuple[int, int]  # the cells read as inputs 0 and 1; -1 is the stem
+    sources: tuple[int, int]  # indices of the cells read as inputs 0 and 1; -1 is the stem
 
 
 @dataclasses.dataclass(frozen=True)
 class NASNetSpace(SearchSpace):
-    """NASNet cells, and the network they are stacked into.
+    """NASNet cells and the network of stacked cells.
 
     Args:
-      blocks: blocks per cell.
-      two_cells: whether normal and reduction cell are searched apart (``8 B`` integers) or are one cell (``4 B``).
-      channels: of the first cell's blocks.
-      cells: cells in the stack; those at ``cells // 3`` and ``2 * cells // 3`` are reductions.
+      blocks: number of blocks per cell.
+      two_cells: separate search of normal and reduction cell (``8 B`` integers), instead of one cell (``4 B``).
+      channels: channels of the first cell's blocks.
+      cells: number of cells in the stack; those at ``cells // 3`` and ``2 * cells // 3`` are reduction cells.
       image_size: height and width of the images, in pixels.
-      image_channels: channels of the images.
-      classes: outputs of the network.
+      image_channels: number of image channels.
+      classes: number of classes.
       stem_multiplier: channels of the stem, as a multiple of `channels`.
-      max_multiply_adds: hard limit on the multiply-adds of one image's forward pass; a part of `valid`.
-      max_parameters: hard limit on the trainable parameters; a part of `valid`.
+      max_multiply_adds: hard limit on the multiply-adds of one image's forward pass; part of `valid`.
+      max_parameters: hard limit on the trainable parameters; part of `valid`.
 
     Raises:
-      ValueError: a size below one, or images too small to be halved twice.
+      ValueError: if a setting is below one.
     """
 
     blocks: int
@@ -95,12 +95,12 @@ class NASNetSpace(SearchSpace):
 
     @property
     def cell_names(self) -> tuple[str, ...]:
-        """The cells a code holds, in order."""
+        """Names of the cells of a code, in order."""
         return ("normal cell", "reduction cell") if self.two_cells else ("cell",)
 
     @property
     def shapes(self) -> tuple[NASNetCellShape, ...]:
-        """The stack of cells, from stem to head."""
+        """Shapes of the cells, from stem to head."""
         reductions = {self.cells // 3, 2 * self.cells // 3}
         shapes, channels, size = [], self.channels, self.image_size
         for i in range(self.cells):
@@ -114,21 +114,21 @@ class NASNetSpace(SearchSpace):
         return tuple(shapes)
 
     def operations(self, codes: Codes) -> Int[Array | np.ndarray, "n cells blocks 2"]:
-        """The operations of every branch; NumPy codes give a NumPy array."""
+        """Returns the operation of every branch; NumPy codes give a NumPy array."""
         return self._split(codes)[:, :, 0]
 
     def inputs(self, codes: Codes) -> Int[Array | np.ndarray, "n cells blocks 2"]:
-        """The inputs of every branch; NumPy codes give a NumPy array."""
+        """Returns the input of every branch; NumPy codes give a NumPy array."""
         return self._split(codes)[:, :, 1]
 
     def concatenated(self, codes: Codes) -> Bool[Array | np.ndarray, "n cells blocks"]:
-        """Whether no block reads a block's output, which is then a part of its cell's; NumPy codes give NumPy."""
+        """Returns which blocks are read by no block and form the cell's output; NumPy codes give a NumPy array."""
         block = np.arange(2, 2 + self.blocks, dtype=np.int32)
         reads = self.inputs(codes)[..., None] == block[None, None, None, None]
         return ~reads.any(axis=(2, 3))
 
     def valid(self, codes: Codes) -> Bool[Array, " n"]:
-        """Whether each code may be built: integers in range, and the network within the hard limits, exactly."""
+        """Returns which codes are valid: integers in range, and exact costs within the hard limits."""
         codes = jnp.asarray(codes, jnp.int32)
         allowed = super().valid(codes)
         constant, weights = self._cost_weights()
@@ -139,7 +139,7 @@ class NASNetSpace(SearchSpace):
         return allowed
 
     def canonical(self, codes: Codes) -> Int[Array, "n dims"]:
-        """The two branches of a block commute: the one with the smaller input, then operation, stands first."""
+        """Returns codes with the branches of each block, which commute, sorted by input, then operation."""
         codes = jnp.asarray(codes, jnp.int32)
         rank = self.inputs(codes) * len(OPERATIONS) + self.operations(codes)
         rank = jnp.sort(rank, axis=-1)
@@ -148,16 +148,16 @@ class NASNetSpace(SearchSpace):
 
     @property
     def feature_names(self) -> tuple[str, ...]:
-        """A name for each column of `features`."""
+        """Name of each column of `features`."""
         prefixes = [f"{name}: " for name in self.cell_names] if self.two_cells else [""]
         return tuple(prefix + name for prefix in prefixes for name in _feature_names(self.blocks))
 
     def features(self, codes: Codes) -> Float[Array, "n d"]:
-        """What the regressors see: per cell, counts that do not depend on the order of a block's branches.
+        """Returns the inputs of the tree's regressions: counts per cell, independent of the order of branches.
 
-        Of each block: how many of its branches hold each operation and each input (0, 1 or 2). Of the whole cell: each
-        operation on each kind of input (cell before last, last cell, a block), each operation, the concatenated blocks
-        and which they are, and the depth, which is the longest chain of blocks. The cost is linear in these.
+        Counts per block: branches with each operation and with each input (0, 1 or 2). Counts per cell: each operation
+        on each kind of input (cell before last, last cell, a block), each operation, a mask and the number of
+        concatenated blocks, and the depth (the longest chain of blocks). The cost is linear in these features.
         """
         codes = jnp.asarray(codes, jnp.int32)
         operations, inputs = self.operations(codes), self.inputs(codes)
@@ -173,29 +173,29 @@ class NASNetSpace(SearchSpace):
         return jnp.concatenate(columns, axis=2).reshape(codes.shape[0], -1).astype(jnp.float32)
 
     def terms(self, codes: Codes) -> Float[Array, "n t"]:
-        """The features, each of mean 0 over random codes."""
+        """Returns the features, centred to mean 0 over random codes."""
         return self.features(codes) - feature_scale(self)[0][None]
 
     @property
     def term_embedding(self) -> Float[np.ndarray, "t e"]:
-        """A column for each feature, each of equal variance over random codes; squared norms are about 1."""
+        """Diagonal matrix that scales features to equal variance over random codes; squared norms are about 1."""
         return np.diag(feature_scale(self)[1])
 
     def cost(self, codes: Codes) -> Cost:
-        """Multiply-adds of one image's forward pass (convolutions and head) and trainable parameters, exact."""
+        """Returns exact multiply-adds of one image's forward pass (convolutions and head) and trainable parameters."""
         constant, weights = self._cost_weights()
         totals = np.asarray(self._cost_counts(np.asarray(codes)), np.int64) @ weights + constant
         return Cost(totals[:, 0], totals[:, 1])
 
     def limited(self, codes: Codes) -> tuple[LimitedCost, ...]:
-        """Each limited cost, with its limit."""
+        """Returns each limited cost with its limit."""
         cost = self.cost(codes)
         limited = [("multiply-adds", self.max_multiply_adds, cost.multiply_adds)]
         limited += [("parameters", self.max_parameters, cost.parameters)]
         return tuple(LimitedCost(name, limit, costs) for name, limit, costs in limited if limit is not None)
 
     def describe(self, code: Int[Array | np.ndarray, " dims"]) -> str:
-        """The cells drawn in text: a line per block, then what the cell's output concatenates."""
+        """Returns the cells as text: one line per block, then the concatenated blocks."""
         code = self.check(np.asarray(code)[None])
         operations, inputs, ends = self.operations(code)[0], self.inputs(code)[0], self.concatenated(code)[0]
         lines = []
@@ -212,7 +212,7 @@ class NASNetSpace(SearchSpace):
         return "\n".join(lines)
 
     def graphs(self, code: Int[Array | np.ndarray, " dims"]) -> tuple[CellGraph, ...]:
-        """One graph per cell: two inputs, the blocks, the output; an edge is a branch, or a part of the output."""
+        """Returns one graph per cell: two inputs, the blocks and the output; an edge is a branch or a concatenation."""
         code = self.check(np.asarray(code)[None])
         operations, inputs, ends = self.operations(code)[0], self.inputs(code)[0], self.concatenated(code)[0]
         nodes = (*INPUT_NAMES, *(f"block {b}" for b in range(self.blocks)), "output")
@@ -241,7 +241,10 @@ class NASNetSpace(SearchSpace):
         return depth.max(axis=2)
 
     def _cost_counts(self, codes: Codes) -> Int[Array | np.ndarray, "n counts"]:
-        """What the cost depends on, per cell: 3x3 and 5x5 convolutions, skips of the cell's inputs, concatenated."""
+        """Returns the counts per cell that determine its cost.
+
+        These are the 3x3 convolutions, 5x5 convolutions, skips from the cell's inputs and concatenated blocks.
+        """
         operations = self.operations(codes)
         columns = [
             (operations == SEP_CONV_3X3).sum(axis=(2, 3)),
@@ -253,14 +256,14 @@ class NASNetSpace(SearchSpace):
         return stack(columns, axis=2).reshape(codes.shape[0], -1)
 
     def _cost_weights(self) -> tuple[np.ndarray, np.ndarray]:
-        """The cost is linear in `_cost_counts`: the constant ``int64[2]`` and the weights ``int64[counts, 2]``."""
+        """Returns the constant ``int64[2]`` and weights ``int64[counts, 2]`` of the cost, linear in `_cost_counts`."""
         constant = np.zeros(2, np.int64)
         weights = np.zeros((len(self.cell_names), 4, 2), np.int64)
         stem = self.stem_multiplier * self.channels
         constant += _convolution(9 * self.image_channels * stem, self.image_size, normalised=stem)
 
         def concatenation(source: int, parameters: int, pixels: int) -> None:
-            """A matrix of `parameters` weights on each part of what the cell `source` puts out."""
+            """Adds a matrix with `parameters` weights per output channel of the cell `source`."""
             if source < 0:
                 constant[:] += stem * parameters * np.array([pixels, 1])
             else:
@@ -282,14 +285,14 @@ class NASNetSpace(SearchSpace):
         return constant, weights.reshape(-1, 2)
 
     def _limbs(self, codes: Int[Array, "n dims"], constant: np.integer, weights: np.ndarray) -> Int[Array, "n limbs"]:
-        """A cost in digits: exact in int32, since counts are below 2**7."""
+        """Returns a cost as digits; exact in int32, because counts are below 2**7."""
         counts = jnp.asarray(self._cost_counts(codes), jnp.int32)
         pairs = zip(digits(weights), digits(np.asarray(constant)), strict=True)
         return carried([(counts * weight[None]).sum(axis=1) + offset for weight, offset in pairs])
 
 
 def _cell_choices(prefix: str, blocks: int) -> list[Choice]:
-    """The choices of one cell, in the order of a code."""
+    """Returns the choices of one cell, in the order of a code."""
     operations = [Choice(f"{prefix}block {b} op {i}", OPERATIONS) for b in range(blocks) for i in range(2)]
     sources = (*INPUT_NAMES, *(f"block {b}" for b in range(blocks)))
     inputs = [Choice(f"{prefix}block {b} input {i}", sources[: b + 2]) for b in range(blocks) for i in range(2)]
@@ -297,7 +300,7 @@ def _cell_choices(prefix: str, blocks: int) -> list[Choice]:
 
 
 def _feature_names(blocks: int) -> list[str]:
-    """The feature names of one cell."""
+    """Returns the feature names of one cell."""
     sources = (*INPUT_NAMES, *(f"block {b}" for b in range(blocks)))
     names = [f"block {b}: {op}" for b in range(blocks) for op in OPERATIONS]
     names += [f"block {b} reads {source}" for b in range(blocks) for source in sources[: b + 2]]
@@ -307,5 +310,5 @@ def _feature_names(blocks: int) -> list[str]:
 
 
 def _convolution(weights: int, size: int, *, normalised: int) -> np.ndarray:
-    """Multiply-adds and parameters of a bias-free convolution and the normalisation of its output channels."""
+    """Returns the multiply-adds and parameters of a bias-free convolution and the normalisation of its output."""
     return np.array([weights * size**2, weights + 2 * normalised], np.int64)

@@ -1,10 +1,10 @@
-"""The NASNet space as masks: which operations of a supernet, that has all of them on all edges, a network keeps.
+"""The NASNet space as masks: subsets of the operations of a supernet, which has every operation on every edge.
 
-The one-shot experiments of arXiv 1906.06832 (section 5.2) search normal and reduction cell at once: five nodes, here
-blocks, each of which adds two (input, operation) pairs. A mask has a bit for every pair of every block, in the order
-cell, block, input, operation, and exactly two ones per block: 160 bits, 1.35e20 masks. A mask is the code of an
-ordinary network of `lanas_jax/spaces/nasnet.py` and back, but for codes whose block holds one pair twice, which no mask
-says. `models/nasnet/supernet.py` has the weights of all the pairs.
+The one-shot experiments of arXiv 1906.06832 (section 5.2) search the normal and the reduction cell together: five
+nodes, here called blocks, that each add two (input, operation) pairs. A mask has one bit per pair of every block, in
+the order cell, block, input, operation, and exactly two ones per block: 160 bits, 1.35e20 masks. Masks correspond to
+canonical codes of `lanas_jax/spaces/nasnet.py`, except codes in which a block holds the same pair twice.
+`models/nasnet/supernet.py` has the weights of all pairs.
 """
 
 import dataclasses
@@ -18,19 +18,19 @@ from jaxtyping import Array, Bool, Float, Int
 from lanas_jax.spaces.base import Codes
 from lanas_jax.spaces.nasnet import INPUT_NAMES, OPERATIONS, NASNetSpace
 
-ONES = 2  # of each block
+ONES = 2  # ones per block
 
 
 @dataclasses.dataclass(frozen=True, init=False)
 class NASNetMasks(NASNetSpace):
-    """NASNet cells, normal and reduction cell apart, whose blocks hold two different pairs of input and operation.
+    """Separate normal and reduction cells of NASNet, whose blocks have two different (input, operation) pairs.
 
     Args:
-      blocks: blocks per cell.
-      sizes: other settings of `NASNetSpace`, but for `two_cells`.
+      blocks: number of blocks per cell.
+      sizes: other settings of `NASNetSpace`, except `two_cells`.
 
     Raises:
-      ValueError: as `NASNetSpace`.
+      ValueError: if `NASNetSpace` rejects the settings.
     """
 
     def __init__(self, blocks: int = 5, **sizes: Any):
@@ -43,12 +43,12 @@ class NASNetMasks(NASNetSpace):
 
     @property
     def masks(self) -> int:
-        """Number of masks; exact however large."""
+        """Exact number of masks."""
         per_cell = math.prod(math.comb(int(pairs), ONES) for pairs in np.diff(self._starts))
         return per_cell ** len(self.cell_names)
 
     def mask(self, codes: Codes) -> Bool[Array, "n bits"]:
-        """Which pairs a code holds."""
+        """Returns the masks of codes."""
         codes = jnp.asarray(codes, jnp.int32)
         cells, starts = np.arange(len(self.cell_names), dtype=np.int32) * self._starts[-1], self._starts[:-1]
         first = (cells[:, None] + starts)[None, :, :, None]
@@ -57,13 +57,13 @@ class NASNetMasks(NASNetSpace):
         return (bit == np.arange(self.bits, dtype=np.int32)[None, None]).any(axis=1)
 
     def codes_of(self, masks: object) -> Int[np.ndarray, "n dims"]:
-        """The canonical codes of masks, from outside; cost limits are not looked at.
+        """Checks masks and returns their canonical codes; ignores cost limits.
 
         Args:
-          masks: anything that NumPy reads as zeros and ones of shape ``[n, bits]``.
+          masks: zeros and ones of shape ``[n, bits]``, in any form that `numpy.asarray` accepts.
 
         Raises:
-          ValueError: a wrong shape, something other than zeros and ones, or a block that has not exactly two ones.
+          ValueError: if the shape is wrong, an entry is not 0 or 1, or a block does not have exactly two ones.
         """
         array = self._check_masks(masks)
         columns = []
@@ -74,18 +74,18 @@ class NASNetMasks(NASNetSpace):
         return codes.reshape(len(array), -1).astype(np.int32)
 
     def valid(self, codes: Codes) -> Bool[Array, " n"]:
-        """As in `NASNetSpace`, and the two branches of each block differ."""
+        """Returns which codes are valid in `NASNetSpace` and have different branches in each block."""
         codes = jnp.asarray(codes, jnp.int32)
         return super().valid(codes) & self.differ(codes).all(axis=(1, 2))
 
     def differ(self, codes: Codes) -> Bool[Array | np.ndarray, "n cells blocks"]:
-        """Whether the two branches of a block differ, in operation or input; NumPy codes give NumPy."""
+        """Returns which blocks have branches that differ in operation or input; NumPy codes give a NumPy array."""
         operations, inputs = self.operations(codes), self.inputs(codes)
         return (operations[..., 0] != operations[..., 1]) | (inputs[..., 0] != inputs[..., 1])
 
     @property
     def feature_names(self) -> tuple[str, ...]:
-        """A name for each column of `features`."""
+        """Name of each column of `features`."""
         return super().feature_names + tuple(
             f"{cell}: block {b}: {operation} of {source}"
             for cell in self.cell_names
@@ -95,19 +95,19 @@ class NASNetMasks(NASNetSpace):
         )
 
     def features(self, codes: Codes) -> Float[Array, "n d"]:
-        """The features of `NASNetSpace`, then the mask."""
+        """Returns the features of `NASNetSpace`, then the mask."""
         return jnp.concatenate([super().features(codes), self.mask(codes).astype(jnp.float32)], axis=1)
 
     @property
     def _starts(self) -> Int[np.ndarray, " starts"]:
-        """Where the bits of each block begin in those of a cell, and where the last ones end."""
+        """First bit of each block within a cell, and the number of bits per cell."""
         pairs = len(OPERATIONS) * np.arange(2, 2 + self.blocks, dtype=np.int32)
         return np.concatenate([[0], np.cumsum(pairs)]).astype(np.int32)
 
     def _check_masks(self, masks: object) -> Bool[np.ndarray, "n cells bits_of_cell"]:
         array = np.asarray(masks)
         if array.ndim != 2 or array.shape[1] != self.bits:
-            raise ValueError(f"masks must have shape [n, {self.bits}], a bit per operation; got shape {array.shape}")
+            raise ValueError(f"masks must have shape [n, {self.bits}], one bit per operation; got shape {array.shape}")
         wrong = np.argwhere((array != 0) & (array != 1))
         if len(wrong):
             row, bit = map(int, wrong[0])
@@ -119,6 +119,6 @@ class NASNetMasks(NASNetSpace):
             row, cell, block = map(int, bad[0])
             raise ValueError(
                 f"mask {row}: block {block} of the {self.cell_names[cell]} holds {ones[row, cell, block]} ones, "
-                f"expected exactly {ONES}: the operations that it adds"
+                f"expected exactly {ONES}, the operations the block adds"
             )
         return array

@@ -1,4 +1,4 @@
-"""NATS-Bench's size space (arXiv 2009.00437): how wide each of five stages is."""
+"""NATS-Bench's size space (arXiv 2009.00437): the widths of five stages."""
 
 import dataclasses
 
@@ -19,14 +19,14 @@ class NATSBenchSizeSpace(SearchSpace):
         super().__init__(Choice(f"width {stage}", WIDTHS) for stage in range(STAGES))
 
     def arch_string(self, code: Int[Array | np.ndarray, " dims"]) -> str:
-        """The network as the benchmark writes it, such as ``8:64:16:24:32``."""
+        """Returns the network in the benchmark's notation, such as ``8:64:16:24:32``."""
         return ":".join(str(WIDTHS[i]) for i in self.check(np.asarray(code)[None])[0])
 
     def from_arch_string(self, text: str) -> Int[np.ndarray, " dims"]:
-        """The inverse of `arch_string`.
+        """Returns the code of an architecture string; the inverse of `arch_string`.
 
         Raises:
-          ValueError: not a network of this space.
+          ValueError: if the text is not a network of this space.
         """
         names, widths = text.split(":"), [str(width) for width in WIDTHS]
         if len(names) != STAGES or not set(names) <= set(widths):

@@ -1,4 +1,4 @@
-"""The published networks of inverted residual blocks as a space of their own, so that they can be trained by a code."""
+"""A space of the published networks of inverted residual blocks, so that a code selects a network to train."""
 
 import dataclasses
 
@@ -11,14 +11,14 @@ from lanas_jax.spaces.inverted_residuals import PUBLISHED, MobileNet
 
 @dataclasses.dataclass(frozen=True)
 class PublishedMobileNets(SearchSpace):
-    """The space of the published networks: its only choice is which of them.
+    """The space of the published networks, with the network as its only choice.
 
     Args:
-      classes: outputs of the networks.
+      classes: number of classes.
       resolution: height and width of the images, in pixels.
 
     Raises:
-      ValueError: a number below one.
+      ValueError: if a number is below one.
     """
 
     classes: int
@@ -29,25 +29,25 @@ class PublishedMobileNets(SearchSpace):
         super().__init__([Choice("network", PUBLISHED)])
 
     def network(self, code: Int[Array | np.ndarray, " dims"]) -> MobileNet:
-        """The network of a code, layer by layer.
+        """Returns the network of a code, layer by layer.
 
         Raises:
-          ValueError: a bad code.
+          ValueError: if the code is invalid.
         """
         name = self.choices[0].options[self.check(np.asarray(code)[None])[0, 0]]
         return PUBLISHED[name](self.classes, self.resolution)
 
     def cost(self, codes: Codes) -> Cost:
-        """Multiply-adds and parameters of each network."""
+        """Returns the multiply-adds and parameters of each network."""
         costs = np.array([self.network(code).cost for code in np.asarray(codes)], np.int64).reshape(-1, 2)
         return Cost(costs[:, 0], costs[:, 1])
 
     def code(self, name: str) -> Int[np.ndarray, " dims"]:
-        """The code of a published network.
+        """Returns the code of a published network.
 
         Raises:
-          ValueError: there is none of that name.
+          ValueError: if the name is unknown.
         """
         if name not in PUBLISHED:
-            raise ValueError(f"no published network is called {name!r}; expected one of {', '.join(PUBLISHED)}")
+            raise ValueError(f"unknown published network {name!r}; choose from {', '.join(PUBLISHED)}")
         return np.array([list(PUBLISHED).index(name)], np.int32)

@@ -79,7 +79,7 @@ def test_a_mobilenet_of_a_code():
     assert "nanoseconds" not in about
     with pytest.raises(CodeError, match="mobilenet does not take --cells: use it with nasnet"):
         find_space("mobilenet", {"cells": 3})
-    with pytest.raises(CodeError, match="resolutions must be ascending numbers above 0"):
+    with pytest.raises(CodeError, match="resolutions must be one or more ascending numbers above 0"):
         find_space("mobilenet", {"resolution": -1})
 
 

@@ -154,20 +154,20 @@ def test_a_table_that_lacks_layers_is_refused():
     table = LatencyTable("a device", 1, {name: time for name, time in times.items() if name not in lost})
     with pytest.raises(ValueError, match=rf"a device lacks {len(lost)} of the {len(times)} layers .* 'block 16-48-16"):
         MobileNetSpace(**TINY, latency=table)
-    with pytest.raises(ValueError, match="max_latency needs a table"):
+    with pytest.raises(ValueError, match="max_latency needs a latency table"):
         MobileNetSpace(**TINY, max_latency=10**9)
-    with pytest.raises(ValueError, match="no table of latencies"):
+    with pytest.raises(ValueError, match="no latency table"):
         SPACES["tiny"].nanoseconds(drawn(SPACES["tiny"], 0))
 
 
 @pytest.mark.parametrize(
     ("settings_", "message"),
     [
-        ({"resolutions": ()}, r"resolutions must be ascending numbers above 0, at least one; got \(\)"),
-        ({"resolutions": (224, 160)}, "resolutions must be ascending"),
-        ({"depths": (0, 1)}, "depths must be ascending numbers above 0"),
-        ({"kernels": (3, 3)}, "kernels must be ascending"),
-        ({"stages": ()}, "stages must name at least one"),
+        ({"resolutions": ()}, r"resolutions must be one or more ascending numbers above 0; got \(\)"),
+        ({"resolutions": (224, 160)}, "resolutions must be one or more ascending"),
+        ({"depths": (0, 1)}, "depths must be one or more ascending numbers above 0"),
+        ({"kernels": (3, 3)}, "kernels must be one or more ascending"),
+        ({"stages": ()}, "stages must not be empty"),
         ({"classes": 0}, "classes must be at least 1; got 0"),
         ({"kernels": (3, 4), "max_parameters": 10**9}, "kernel must be odd; got 4"),
     ],

@@ -175,7 +175,7 @@ def test_costs_of_a_published_network():
 
 
 def test_bad_settings_are_refused():
-    with pytest.raises(ValueError, match="no published network is called 'resnet'; expected one of mobilenet_v2"):
+    with pytest.raises(ValueError, match="unknown published network 'resnet'; choose from mobilenet_v2"):
         PublishedMobileNets().code("resnet")
     with pytest.raises(ValueError, match=r"dropout must be in \[0, 1\); got 1"):
         FinalMobileNet(SPACE, CODE, dropout=1.0)
