@@ -1,9 +1,8 @@
 """Settings of a test run: several virtual devices, strict promotion, one cache of compiled programs, no optimisations.
 
-Most of the suite's time is compilation, so XLA's optimisations are off (tests that measure or compare what they change
-ask for the fixture `optimised`), and compiled programs lie in ``.pytest_cache``, where all workers, the processes that
-tests start, and later runs find them. ``LANAS_CHECK_SHAPES=1`` has beartype check shapes and dtypes at every call, as
-continuous integration does.
+Most of the suite's time is compilation. So XLA's optimizations are off, and compiled programs are cached in
+``.pytest_cache``, where all workers, the processes that tests start, and later runs find them. With
+``LANAS_CHECK_SHAPES=1``, as in continuous integration, beartype checks shapes and dtypes at every call.
 """
 
 import os
@@ -85,12 +84,3 @@ def _few_programs():
     if maps.exists() and maps.read_bytes().count(b"\n") > MAPPINGS:
         jax.clear_caches()
         forget_programs()
-
-
-@pytest.fixture
-def optimised():
-    """Has programs of this test compiled as users have them."""
-    before = jax.config.jax_disable_most_optimizations
-    jax.config.update("jax_disable_most_optimizations", False)
-    yield
-    jax.config.update("jax_disable_most_optimizations", before)

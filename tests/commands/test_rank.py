@@ -194,7 +194,7 @@ def test_killed_it_goes_on_where_it_was_and_trains_no_network_twice(run, ranked)
 
 def test_another_ranking_in_the_same_folder_is_refused(ranked, capsys):
     message = refused(capsys, "rank", ranked, *SETTINGS, "--networks", "9", "--noise", "0.2")
-    assert "was begun with something else: networks 8, now 9; pool 64, now 72; settings {" in message
+    assert "holds a ranking with other settings: networks 8, now 9; pool 64, now 72; settings {" in message
     assert "move that folder away" in message
 
 
@@ -205,7 +205,7 @@ def test_another_ranking_in_the_same_folder_is_refused(ranked, capsys):
         (("--networks", "5", "--pool", "4"), "pool must be at least 5; got 4"),
         (("--batch", "0"), "batch must be at least 1; got 0"),
         (("--seed", "-1"), "seed must be 0 to 2**32 - 1; got -1"),
-        (("--networks", "300"), "the space gave 256 valid codes, but 300 networks are asked for"),
+        (("--networks", "300"), "the space gave 256 valid codes, but 300 networks are requested"),
         (("--broken", "rank"), "rank(...) raised ZeroDivisionError: no supernet"),
         (("--epochs", "3"), "--epochs"),
     ],
@@ -265,7 +265,7 @@ def test_what_is_written_is_read(ranked, tmp_path):
 def test_what_an_experiment_may_offer():
     with pytest.raises(ValueError, match="needs at least one estimate"):
         Ranking({}, Reverse())
-    with pytest.raises(ValueError, match="an estimate is called 'truth'; it needs a name other than code, truth"):
+    with pytest.raises(ValueError, match="an estimate is named 'truth'; choose a name other than code, truth"):
         Ranking({"truth": Reverse()}, Reverse())
     supernet = Supernet(Rank(), Path("supernet.txt"))
     assert isinstance(supernet, Prepared)

@@ -9,7 +9,7 @@ import pytest
 
 from lanas_jax.candidates import cost_model
 from lanas_jax.candidates.halving import Halving
-from lanas_jax.candidates.plans import Strategies
+from lanas_jax.candidates.strategies import Strategies
 from lanas_jax.candidates.population import Population
 from lanas_jax.data.splits import SearchData, Split
 from lanas_jax.evaluators.from_scratch import FromScratch
@@ -112,7 +112,7 @@ def test_a_batch_by_which_no_plan_can_be_measured_is_trained_all_the_same(data):
     evaluator = FromScratch(BuildableNetwork(), data, CONFIG, jax.devices()[:1], 1, candidates=1, report=told.append)
     (outcome,) = evaluator.evaluate(np.array([[3, 0]], np.int32), KEYS[1:2])
     assert outcome.reason.startswith("loss became NaN")
-    assert [line.partition(" (")[0] for line in told] == ["one program for this batch: the plans could not be measured"]
+    assert [line.partition(" (")[0] for line in told] == ["one program for this batch: the strategies could not be measured"]
     (outcome,) = evaluator.evaluate(CODES[:1], KEYS[:1])
     assert not outcome.failed
     assert told[1].startswith("one program: 1 candidates")

@@ -36,7 +36,7 @@ def test_the_pool_holds_distinct_valid_canonical_codes():
 
 def test_a_small_space_gives_all_it_has_or_is_refused():
     assert len(pool_of(jax.random.key(0), SPACE, 40, 8)) == 8
-    with pytest.raises(RankingError, match="gave 8 valid codes, but 9 networks are asked for: ask for fewer"):
+    with pytest.raises(RankingError, match="gave 8 valid codes, but 9 networks are requested; request fewer networks"):
         pool_of(jax.random.key(0), SPACE, 40, 9)
 
 
@@ -72,7 +72,7 @@ def test_every_member_of_a_part_has_its_chance_and_the_seed_decides():
 def test_architectures_without_an_estimate_are_never_taken():
     values = np.array([np.nan, 3.0, np.nan, 1.0, 2.0])
     assert stratified(values, 3, 0).tolist() == [3, 4, 1]
-    with pytest.raises(RankingError, match="3 of 5 architectures have an estimate, but 4 networks are asked for"):
+    with pytest.raises(RankingError, match="3 of 5 architectures have an estimate, but 4 networks are requested"):
         stratified(values, 4, 0)
 
 

@@ -101,4 +101,4 @@ def rank(config: Config, settings: Rank, directory: Path) -> Ranking:
     config = dataclasses.replace(config, supernet=config.supernet or directory / "supernet")
     scratch = TrainConfig(settings.epochs, batch_size=12)
     load = functools.cache(dataset)
-    return Ranking({"one-shot": one_shot(config)}, FromScratch(Whole(), load().search, scratch, plan="shared"))
+    return Ranking({"one-shot": one_shot(config)}, FromScratch(Whole(), load().search, scratch, strategy="shared"))

@@ -107,19 +107,19 @@ def test_a_row_without_room_is_reported_and_the_next_measured():
 
 
 @pytest.mark.parametrize(
-    ("backend", "abreast", "expected"),
+    ("backend", "vmapped", "expected"),
     [
         ("cpu", (), ["one_program 1 False", "program_each", "torch_eager 1 2 cpu", "torch_eager 2 1 cpu"]),
         ("gpu", (1, 4), ["one_program 1 False", "one_program 4 True", "program_each", "torch_eager 1 2 cuda"]),
         ("tpu", (16,), ["one_program 16 True", "program_each"]),
     ],
 )
-def test_rows(monkeypatch, backend, abreast, expected):
+def test_rows(monkeypatch, backend, vmapped, expected):
     monkeypatch.setattr(jax, "default_backend", lambda: backend)
     monkeypatch.setattr(bench_candidates.importlib.util, "find_spec", lambda name: SimpleNamespace(name=name))
     monkeypatch.setattr(bench_candidates.os, "sched_getaffinity", lambda _: {0, 1}, raising=False)
     names = []
-    for row in bench_candidates.CandidateBenchmark(dataclasses.replace(TINY, abreast=abreast)).rows():
+    for row in bench_candidates.CandidateBenchmark(dataclasses.replace(TINY, vmapped=vmapped)).rows():
         function, arguments = getattr(row, "func", row), getattr(row, "args", ())
         names.append(" ".join([function.__name__, *map(str, arguments)]))
     assert names == expected
@@ -174,7 +174,7 @@ def test_it_starts_without_packages_that_only_data_and_tests_need():
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_every_row_is_measured(dtype):
     benchmark = bench_candidates.CandidateBenchmark(
-        dataclasses.replace(TINY, dtype=dtype, abreast=(1, 2), torch_sample=0)
+        dataclasses.replace(TINY, dtype=dtype, vmapped=(1, 2), torch_sample=0)
     )
     began = time.perf_counter()
     rows = list(bench_candidates.measure_rows(benchmark.rows()))
@@ -182,7 +182,7 @@ def test_every_row_is_measured(dtype):
     devices = len(jax.local_devices())
     assert [(row.way, row.candidates) for row in rows] == [
         ("one program", devices),  # two codes, again until every device has its candidates
-        ("one program, 2 abreast", 2 * devices),
+        ("one program, 2 vmapped", 2 * devices),
         ("program per candidate", 1),
     ]
     steps = [row.candidates * TINY.cifar10.steps * row.step_seconds for row in rows]
