@@ -1,1 +1,1 @@
-"""What an experiment's programs will need on a machine that is not here: memory, operations, chip-hours."""
+"""Estimates of the memory, operations and chip-hours of an experiment on hardware that need not be present."""

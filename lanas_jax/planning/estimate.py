@@ -1,10 +1,10 @@
-"""From a compiled program to what it needs: memory of a chip, the least time of a step, chip-hours of a stage.
+"""Resource estimates of a compiled program: memory per chip, minimum step time, chip-hours of a stage.
 
-Memory is what the compiler planned: arguments, outputs and temporaries, less what outputs share with arguments. The
-least time of a step is the larger of two (the roofline): its operations at the chip's peak, and the bytes that the
-compiled program moves at the memory's bandwidth. Operations are those that the networks' multiply-adds need, two each,
-where they are known, and those that the compiler counts else. Nothing is counted of what chips tell each other, of
-waiting for images, or of a peak that is not reached.
+Memory is the allocation planned by the compiler: arguments, outputs and temporaries, minus outputs that alias
+arguments. The minimum step time is the roofline: the larger of the operations divided by the chip's peak and the bytes
+moved by the compiled program divided by the memory bandwidth. Operations are two per multiply-add of the networks if
+these are known, otherwise the compiler's count. Communication between chips, waiting for images, and utilization below
+the peak are not included.
 """
 
 import dataclasses
@@ -18,21 +18,21 @@ import jax
 from lanas_jax.planning.stage import Stage, TracedProgram
 from lanas_jax.planning.topology import Chip, Topology
 
-OUT_OF_MEMORY = "RESOURCE_EXHAUSTED"  # of errors of the compiler
+OUT_OF_MEMORY = "RESOURCE_EXHAUSTED"  # status code in compiler errors
 NEEDED = re.compile(r"\(([0-9.]+)([KMGT])\) exceeds|Used ([0-9.]+)([KMGT]) of")
 UNITS = {"K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
-CLOSE = 8  # the largest batch is looked for to an eighth of itself: each try compiles
+CLOSE = 8  # precision of the largest batch, an eighth of itself, since each try compiles
 
 
 @dataclasses.dataclass(frozen=True)
 class Memory:
-    """Bytes of one chip that a program needs.
+    """Memory of a program on one chip, in bytes.
 
     Attributes:
-      arguments: weights, images, whatever is there before it runs.
-      outputs: what it leaves.
-      temporaries: what it needs meanwhile.
-      aliased: outputs in the place of arguments.
+      arguments: bytes of arguments, such as weights and images.
+      outputs: bytes of outputs.
+      temporaries: bytes of temporaries.
+      aliased: bytes of outputs that reuse the memory of arguments.
     """
 
     arguments: int
@@ -42,36 +42,36 @@ class Memory:
 
     @classmethod
     def of(cls, analysis: Any) -> "Memory":
-        """From what a compiled program's `memory_analysis` says."""
+        """Creates a `Memory` from the `memory_analysis` of a compiled program."""
         names = ("argument", "output", "temp", "alias")
         return cls(*(getattr(analysis, f"{name}_size_in_bytes") for name in names))
 
     @property
     def total(self) -> int:
-        """All of it, at the worst moment."""
+        """Peak memory in bytes."""
         return self.arguments + self.outputs + self.temporaries - self.aliased
 
 
 @dataclasses.dataclass(frozen=True)
 class Estimate:
-    """What a stage needs on a machine. Operations and bytes are those of a step on one chip.
+    """Resources of a stage on a machine. Operations and bytes are per step on one chip.
 
     Attributes:
-      stage: its name.
-      chips: that it runs on.
-      batch_size: images in a step.
-      steps: of the whole stage, one after the other.
-      memory: bytes of a chip, None where the compiler gave up for want of it.
-      needed: bytes of a chip, as far as they are known, None where the compiler does not say.
-      available: bytes of a chip.
-      flops: that the multiply-adds of the networks need, None where these are not known.
-      counted_flops: that the compiler counts; of a conditional, those of its most expensive branch.
-      moved: bytes to and from memory, as the compiler counts.
-      step_seconds: at least, by the roofline.
-      bound: ``compute`` or ``memory``, which of the two that is.
-      compile_seconds: that this estimate took.
-      setting: what sets the batch size.
-      largest_batch: the largest batch size found to fit, where this one does not; 0: none was.
+      stage: name of the stage.
+      chips: number of chips.
+      batch_size: images per step.
+      steps: number of sequential steps of the whole stage.
+      memory: planned memory of a chip, or None if the compiler ran out of memory.
+      needed: required bytes per chip, or None if the compiler does not report them.
+      available: available bytes per chip.
+      flops: operations of the networks' multiply-adds, or None if these are unknown.
+      counted_flops: operations counted by the compiler; a conditional counts as its most expensive branch.
+      moved: bytes moved to and from memory, counted by the compiler.
+      step_seconds: minimum seconds per step, by the roofline.
+      bound: limiting resource, ``compute`` or ``memory``.
+      compile_seconds: compilation time of this estimate in seconds.
+      setting: name of the setting for the batch size.
+      largest_batch: largest batch size found to fit, if `batch_size` does not fit; 0: none fits.
     """
 
     stage: str
@@ -92,25 +92,25 @@ class Estimate:
 
     @property
     def fits(self) -> bool:
-        """Whether the chip's memory is enough."""
+        """True if the stage fits into the memory of a chip."""
         return self.memory is not None and self.memory.total <= self.available
 
     @property
     def chip_hours(self) -> float | None:
-        """Of the whole stage, at least."""
+        """Minimum chip-hours of the whole stage."""
         return None if self.step_seconds is None else self.step_seconds * self.steps * self.chips / 3600
 
 
 def estimate(stage: Stage, topology: Topology, note: Callable[[str], None] = lambda text: None) -> Estimate:
-    """Compiles a stage; where it does not fit, also for smaller batches until the largest that does is about known.
+    """Estimates a stage by compiling it; if it does not fit, searches for the largest batch that does.
 
     Args:
-      stage: of an experiment.
-      topology: the machine.
-      note: is told what is compiled.
+      stage: stage of an experiment.
+      topology: machine to compile for.
+      note: callback that receives progress messages.
 
     Raises:
-      ValueError: a batch that the chips cannot share equally.
+      ValueError: the batch size is not divisible by the number of chips.
     """
     found = at_batch(stage, topology, stage.batch_size)
     if found.fits:
@@ -125,7 +125,7 @@ def estimate(stage: Stage, topology: Topology, note: Callable[[str], None] = lam
 
 
 def largest(fits: Callable[[int], bool], too_large: int) -> int:
-    """The largest number found that fits, by bisection, exact to about an eighth of it; 0: not even 1 does."""
+    """Finds the largest number that fits by bisection, to within about an eighth; returns 0 if not even 1 fits."""
     low, high = 0, too_large
     while high - low > max(1, low // CLOSE):
         middle = (low + high) // 2
@@ -134,10 +134,10 @@ def largest(fits: Callable[[int], bool], too_large: int) -> int:
 
 
 def at_batch(stage: Stage, topology: Topology, batch_size: int) -> Estimate:
-    """Compiles a stage at a batch size.
+    """Compiles a stage at a given batch size and returns its estimate.
 
     Raises:
-      ValueError: a batch that the chips cannot share equally.
+      ValueError: the batch size is not divisible by the number of chips.
     """
     began = time.perf_counter()
     program = stage.program(topology.devices, batch_size)
@@ -173,7 +173,7 @@ def at_batch(stage: Stage, topology: Topology, batch_size: int) -> Estimate:
 
 
 def roofline(chip: Chip, flops: float | None, moved: float | None) -> tuple[float | None, str | None]:
-    """Seconds that so many operations and bytes take at least, and whether ``compute`` or ``memory`` bounds them."""
+    """Returns the minimum seconds of `flops` operations and `moved` bytes, and ``compute`` or ``memory`` as bound."""
     seconds = {}
     if flops is not None:
         seconds["compute"] = flops / chip.flops
@@ -184,7 +184,7 @@ def roofline(chip: Chip, flops: float | None, moved: float | None) -> tuple[floa
 
 
 def needed_bytes(error: str) -> float | None:
-    """The bytes of memory that a compiler's error says are needed."""
+    """Parses the required bytes of memory from a compiler error; None if the error does not state them."""
     found = NEEDED.search(error)
     if found is None:
         return None
@@ -193,7 +193,7 @@ def needed_bytes(error: str) -> float | None:
 
 
 def first_costs(costs: Any) -> dict[str, float]:
-    """What `cost_analysis` says of the program of one chip; {} where it says nothing."""
+    """Returns the `cost_analysis` of the program of one chip; {} if the analysis is empty."""
     return dict(costs[0] if isinstance(costs, Sequence) and costs else costs or {})
 
 

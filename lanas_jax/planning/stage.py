@@ -1,7 +1,7 @@
-"""A stage of an experiment as a program to be compiled: how to trace it for some devices, and how often it runs.
+"""A stage of an experiment as a program to compile: its tracing for given devices, and its number of steps.
 
-An experiment offers ``stages(config) -> tuple[Stage, ...]``. `lanas_jax.planning.stages` makes those of the trainings
-and valuations there are. No image is read: `stand_in` has the shapes of a dataset and none of its bytes.
+An experiment defines ``stages(config) -> tuple[Stage, ...]``. `lanas_jax.planning.stages` makes the stages of the
+built-in trainings and valuations. No image is read: `stand_in` has the shapes of a dataset without its data.
 """
 
 import dataclasses
@@ -16,33 +16,30 @@ from lanas_jax.data.splits import SearchData, Split
 
 
 class TracedProgram(NamedTuple):
-    """A stage's program, traced for some devices.
+    """The program of a stage, traced for given devices.
 
-    The compiler counts operations and bytes of a loop's body once, whatever the number of its rounds, and of a
-    conditional those of its most expensive branch. So everything is per step, a round of the innermost loop that reads
-    a batch.
+    The compiler counts a loop's body once, whatever its number of iterations, and a conditional as its most expensive
+    branch. So all numbers are per step. A step is one iteration of the innermost loop that reads a batch.
     """
 
     lowered: jax.stages.Lowered
-    devices: int  # that it runs on
-    steps: int  # of the whole stage, one after the other
-    multiply_adds: float | None  # of a step on one device; None: unknown
-    counted: float = 1.0  # steps in what the compiler counts
+    devices: int  # number of devices
+    steps: int  # sequential steps of the whole stage
+    multiply_adds: float | None  # per step on one device; None: unknown
+    counted: float = 1.0  # number of steps that the compiler's count covers
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Stage:
-    """A part of an experiment that devices spend their time on.
+    """A part of an experiment that uses the devices.
 
     Attributes:
-      name: in words.
-      batch_size: images in a step.
-      setting: what to change the batch size by.
-      program: traces it for devices and a batch size.
-      shared: whether the devices share a batch; else each has one of its own.
-
-    Raises:
-      ValueError: (of `program`) a batch that cannot be shared equally.
+      name: name of the stage.
+      batch_size: images per step.
+      setting: name of the setting for the batch size.
+      program: function that traces the stage for devices and a batch size; raises ValueError if the batch size is not
+        divisible by the number of devices.
+      shared: True if the devices share a batch, False if each device has its own.
     """
 
     name: str
@@ -52,7 +49,7 @@ class Stage:
     shared: bool = True
 
     def unit(self, devices: int) -> int:
-        """What a batch size is a multiple of."""
+        """Returns the number that divides every valid batch size."""
         return devices if self.shared else 1
 
 
@@ -63,14 +60,14 @@ def stand_in(
     classes: int,
     dtype: type[np.uint8] | type[np.float32] = np.uint8,
 ) -> SearchData:
-    """A dataset's shapes: images that are all one number, which takes no memory.
+    """Returns data with the shapes of a dataset: constant images that take no memory.
 
     Args:
       train: number of training images.
       validation: number of search-validation images.
-      image_shape: height, width, channels.
+      image_shape: height, width and channels of an image.
       classes: number of classes.
-      dtype: of the images; those of 8 bits are scaled when they are read.
+      dtype: dtype of the images; uint8 images have a scaling, as in a real dataset.
     """
 
     def split(count: int) -> Split:

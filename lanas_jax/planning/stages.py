@@ -1,6 +1,6 @@
-"""The stages there are: candidates trained from scratch, a network or supernet trained, masks valued.
+"""The built-in stages: training of candidates from scratch, training of a winner or supernet, valuation of codes.
 
-Each traces the program that its command runs, with shapes in place of arrays.
+Each stage traces the program that its command runs, with shapes in place of arrays.
 """
 
 import dataclasses
@@ -29,12 +29,12 @@ from lanas_jax.trainer.streamed import lowered_step
 from lanas_jax.trainer.task import FinalTraining
 from lanas_jax.training.sgd import TrainConfig
 
-TRAINING = 3.0  # forward passes that a step of training is worth: one forward, two backward
-SAMPLED = 256  # codes whose mean cost stands for that of a search
+TRAINING = 3.0  # cost of a training step in forward passes: one forward, two for the backward pass
+SAMPLED = 256  # codes whose mean cost estimates the mean cost of a search
 
 
 def mean_multiply_adds(space: SearchSpace, codes: Int[np.ndarray, "n dims"] | None = None) -> float | None:
-    """Mean over codes, by default `SAMPLED` valid ones drawn uniformly; None where the space does not know."""
+    """Returns the mean multiply-adds of codes, by default `SAMPLED` uniform ones; None if the space has no costs."""
     if codes is None:
         codes = code_pool.draw_codes(space, SAMPLED, seed=0)
     try:
@@ -53,16 +53,17 @@ def final_training(
     streamed: bool = False,
     teacher_multiply_adds: float | int = 0,
 ) -> Stage:
-    """A training by `lanas_jax.trainer`: a winner's, or a supernet's.
+    """Returns the stage of a training by `lanas_jax.trainer`: of a winner or of a supernet.
 
     Args:
-      name: of the stage.
-      training: its dataset is not loaded.
-      data: shapes of what it is trained on.
-      multiply_adds: of a forward pass on one image; of a supernet, mean over its passes. None: unknown.
-      setting: what sets the recipe's batch size.
-      streamed: whether a step is given its batch, instead of all images lying on each device.
-      teacher_multiply_adds: of a teacher's forward pass on one image.
+      name: name of the stage.
+      training: training to estimate; its dataset is not loaded.
+      data: shapes of the training data.
+      multiply_adds: multiply-adds of one forward pass on one image; for a supernet, the mean over its passes. None:
+        unknown.
+      setting: name of the setting for the recipe's batch size.
+      streamed: True if each step receives its batch, False if every device holds all images.
+      teacher_multiply_adds: multiply-adds of a teacher's forward pass on one image.
     """
     recipe, passes = training.recipe, _passes(training)
     split = len(data.train) + (len(data.validation) if recipe.train_on == "all" else 0)
@@ -90,7 +91,7 @@ def _lowered(
 
 
 def _passes(training: FinalTraining | SupernetTraining) -> int:
-    """Of a step, one after the other."""
+    """Returns the number of sequential passes per step."""
     sandwich = training.sandwich if isinstance(training, SupernetTraining) else None
     return training.recipe.passes if sandwich is None else 2 + sandwich.random
 
@@ -104,44 +105,44 @@ def candidates(
     budget: int,
     batch: int,
     setting: str,
-    abreast: bool = False,
+    vmapped: bool = False,
 ) -> Stage:
-    """Candidates trained from scratch, by one program for all of them.
+    """Returns the stage of training candidates from scratch with one shared program.
 
     Args:
-      name: of the stage.
-      network: for every code.
-      config: how each is trained.
-      data: shapes of what it is trained on.
-      budget: candidates of the search.
-      batch: candidates that are trained together.
-      setting: what sets the batch size.
-      abreast: whether those of a device train at the same time.
+      name: name of the stage.
+      network: network that takes any code as data.
+      config: training configuration of each candidate.
+      data: shapes of the training data.
+      budget: number of candidates in the search.
+      batch: number of candidates trained together.
+      setting: name of the setting for the batch size.
+      vmapped: True if the candidates of a device train vmapped, False if sequentially.
     """
     cost = mean_multiply_adds(network.space)
 
     def program(devices: Sequence[jax.Device], batch_size: int) -> TracedProgram:
         changed = dataclasses.replace(config, batch_size=batch_size)
         per_device = -(-batch // len(devices))
-        layout = Population(network, changed, devices, per_device, abreast)
+        layout = Population(network, changed, devices, per_device, vmapped)
         _, advance, _ = layout.lower(_shapes_of(data, layout))
-        in_turn = 1 if abreast else per_device
-        steps = -(-budget // batch) * in_turn * changed.steps(len(data.train))
-        work = _times(cost, TRAINING * batch_size * (per_device if abreast else 1))
+        sequential = 1 if vmapped else per_device
+        steps = -(-budget // batch) * sequential * changed.steps(len(data.train))
+        work = _times(cost, TRAINING * batch_size * (per_device if vmapped else 1))
         return TracedProgram(advance, len(devices), steps, work)
 
     return Stage(name, config.batch_size, setting, program, shared=False)
 
 
 def valuation(name: str, valuing: Valuation, *, budget: int, batch: int, setting: str) -> Stage:
-    """Values of a supernet's parts.
+    """Returns the stage of valuing subnetworks of a supernet.
 
     Args:
-      name: of the stage.
-      valuing: how; its data may be a `stand_in`.
-      budget: codes of the search.
-      batch: codes that are valued together.
-      setting: what sets the batch size.
+      name: name of the stage.
+      valuing: valuation to estimate; its data may be a `stand_in`.
+      budget: number of codes in the search.
+      batch: number of codes valued together.
+      setting: name of the setting for the batch size.
     """
     cost = mean_multiply_adds(valuing.supernet.space)
 
@@ -151,7 +152,7 @@ def valuation(name: str, valuing: Valuation, *, budget: int, batch: int, setting
         calibrating = changed.recalibration // min(batch_size, changed.recalibration or 1)
         rounds = calibrating + math.ceil(len(changed.data.validation) / batch_size)
         steps = math.ceil(budget / batch) * per_device * rounds
-        loops = 2.0 if calibrating else 1.0  # one measures statistics, one values; both read a batch a round
+        loops = 2.0 if calibrating else 1.0  # one loop measures statistics, one values; both read a batch per iteration
         return TracedProgram(changed.lower(), len(devices), steps, _times(cost, batch_size), counted=loops)
 
     return Stage(name, valuing.batch_size, setting, program, shared=False)

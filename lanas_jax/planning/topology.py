@@ -1,7 +1,7 @@
-"""Machines by name: TPU slices that need not be here, ``v5e:4x4``, and ``local``, the devices of this process.
+"""Machines by name: TPU slices such as ``v5e:4x4``, which need not be present, and ``local``, this process's devices.
 
-A slice comes from libtpu, which compiles for it on any CPU. What its chips can do is what their vendor publishes. JAX
-is imported inside functions: `prepare` has to set the environment first.
+libtpu provides the slices and compiles for them on any CPU. The capabilities of chips are the vendor's published
+figures. JAX is imported inside functions, because `prepare` has to set the environment first.
 """
 
 import dataclasses
@@ -14,9 +14,9 @@ from typing import Any
 LOCAL = "local"
 GIB = 2**30
 
-# Read by libtpu when it is loaded. Without the first it asks a metadata server that is there on Cloud TPU machines
-# alone, for a minute; the next three are what it would have been told. Nothing is run, so that it need not be the only
-# one that is loaded: by itself it holds /tmp/libtpu_lockfile, and refuses a second process.
+# libtpu reads these variables when it is loaded. Without the first, it queries for a minute a metadata server that
+# exists only on Cloud TPU machines; the next three replace the server's answers. By default libtpu locks
+# /tmp/libtpu_lockfile and refuses a second process; nothing is run here, so the last variable allows several.
 ENVIRONMENT = {
     "TPU_SKIP_MDS_QUERY": "1",
     "TPU_ACCELERATOR_TYPE": "v5litepod-16",
@@ -27,21 +27,21 @@ ENVIRONMENT = {
 
 
 class TopologyError(ValueError):
-    """A machine that does not exist."""
+    """The name of an unknown machine."""
 
 
 class MissingLibtpuError(Exception):
-    """What compiles for TPUs is not installed."""
+    """libtpu, which compiles for TPUs, is not installed."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Chip:
-    """What a chip, or a device of this process, can do.
+    """Capabilities of a chip or of a device of this process.
 
     Attributes:
-      memory: bytes that programs may use.
-      bandwidth: bytes per second to and from that memory.
-      flops: operations per second, bfloat16, two for each multiply-add.
+      memory: memory available to programs, in bytes.
+      bandwidth: memory bandwidth in bytes per second.
+      flops: peak bfloat16 operations per second, two per multiply-add.
     """
 
     memory: float
@@ -50,7 +50,7 @@ class Chip:
 
 
 # Bandwidth and operations: cloud.google.com/tpu/docs/v4, /v5e, /v5p and /v6e, tables of chip specifications. Memory:
-# what libtpu 0.0.52 leaves to programs of 32 GiB, 16 GB, 95 GB and 32 GB published there, as its errors say it.
+# as available to programs according to errors of libtpu 0.0.52; published are 32 GiB, 16 GB, 95 GB and 32 GB.
 CHIPS = {
     "v4": Chip(30.75 * GIB, 1200e9, 275e12),
     "v5e": Chip(15.75 * GIB, 819e9, 197e12),
@@ -67,9 +67,9 @@ class Topology:
     """A machine to compile for.
 
     Attributes:
-      name: as it was asked for.
-      devices: one for each chip.
-      chip: what each of them can do.
+      name: requested name.
+      devices: devices of the machine, one per chip.
+      chip: capabilities of each device.
     """
 
     name: str
@@ -78,32 +78,34 @@ class Topology:
 
 
 def check_topology(name: str) -> None:
-    """Checks a name, without libtpu.
+    """Checks the name of a machine; does not need libtpu.
 
     Raises:
-      TopologyError: there is no such machine; says which there are.
+      TopologyError: the name is unknown; the message lists the known names.
     """
     kind, _, shape = name.partition(":")
     if name == LOCAL or shape in SHAPES.get(kind, ()):
         return
     known = "; ".join(f"{kind}:{', '.join(shapes)}" for kind, shapes in SHAPES.items())
-    raise TopologyError(f"there is no topology {name!r}. There are: {LOCAL}; {known}")
+    raise TopologyError(f"unknown topology {name!r}; choose from {LOCAL}; {known}")
 
 
 def prepare(name: str) -> None:
-    """Sets this process up to compile for a machine; has to happen before JAX makes its first array.
+    """Sets up this process to compile for a machine; must be called before JAX creates its first array.
 
-    For a TPU slice, JAX itself computes on CPUs, and the environment tells libtpu what it would ask for.
+    For a TPU slice, JAX itself computes on CPUs, and environment variables configure libtpu.
 
     Raises:
-      TopologyError: there is no such machine.
+      TopologyError: the name is unknown.
       MissingLibtpuError: libtpu is not installed.
     """
     check_topology(name)
     if name == LOCAL:
         return
     if importlib.util.find_spec("libtpu") is None:
-        raise MissingLibtpuError(f"to compile for {name}, libtpu is needed: pip install 'lanas-jax[tpu-plan]'")
+        raise MissingLibtpuError(
+            f"libtpu is not installed; compiling for {name} needs it: pip install 'lanas-jax[tpu-plan]'"
+        )
     for variable, value in ENVIRONMENT.items():
         os.environ.setdefault(variable, value)
     if "jax" not in sys.modules:
@@ -114,10 +116,10 @@ def prepare(name: str) -> None:
 
 
 def find_topology(name: str) -> Topology:
-    """The machine of that name; `prepare` first.
+    """Returns the machine of that name, after calling `prepare`.
 
     Raises:
-      TopologyError: there is no such machine.
+      TopologyError: the name is unknown.
       MissingLibtpuError: libtpu is not installed.
     """
     prepare(name)
@@ -126,14 +128,14 @@ def find_topology(name: str) -> Topology:
     from jax.experimental import topologies
 
     kind = name.partition(":")[0]
-    # A v4 chip has two cores, which programs see as one device unless told otherwise, on machines but not here.
+    # A v4 chip has two cores. Real machines show them as one device by default; a compile-only topology does not.
     settings = {"chip_config_name": "megacore"} if kind == "v4" else {}
     found = topologies.get_topology_desc(platform="tpu", topology_name=name, **settings)
     return Topology(name, tuple(found.devices), CHIPS[kind])
 
 
 def _local() -> Topology:
-    """The devices of this process, with what they reach in matrix products and additions of large arrays."""
+    """Returns this process's devices, with peaks measured by matrix products and additions of large arrays."""
     import jax
     import jax.numpy as jnp
 
@@ -146,7 +148,7 @@ def _local() -> Topology:
 
 
 def _memory(devices: Sequence[Any]) -> float:
-    """Bytes for each device: its own, or its share of the machine's where devices are cores."""
+    """Returns the memory per device in bytes; devices without their own share the memory of the machine equally."""
     limits = devices[0].memory_stats() or {}
     if "bytes_limit" in limits:
         return float(limits["bytes_limit"])

@@ -1,4 +1,4 @@
-"""Does a supernet rank? Cheap estimates of architectures against what they come to when trained from scratch."""
+"""Rank correlation between cheap estimates of architectures and their accuracies after training from scratch."""
 
 from lanas_jax.ranking.base import Ranking
 

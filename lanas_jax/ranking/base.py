@@ -1,7 +1,8 @@
-"""What an experiment offers to `lanas rank`: estimates of an architecture's value, and the value they stand for.
+"""The interface between an experiment and `lanas rank`: estimates of values, and the evaluator of the true values.
 
-Beside `Config` and `build`, its file has a frozen dataclass ``Rank`` of settings and a function
-``rank(config, settings, directory) -> Ranking``, where ``directory`` is that of the run, with its trained supernets.
+In addition to `Config` and `build`, the experiment file defines a frozen dataclass ``Rank`` of settings and a function
+``rank(config, settings, directory) -> Ranking``, where ``directory`` is the folder of the run with its trained
+supernets.
 """
 
 import dataclasses
@@ -19,19 +20,19 @@ RESERVED = ("code", TRUTH, "seconds")  # columns of ranking.csv
 
 
 class RankingError(Exception):
-    """A ranking that cannot be carried out as asked."""
+    """The requested ranking is impossible."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Ranking:
-    """Estimates and the truth.
+    """The evaluators of a ranking.
 
     Attributes:
       estimates: evaluators by name, such as one-shot and few-shot; the sample is stratified by the first.
-      truth: what they are compared with: training from scratch.
+      truth: evaluator that trains from scratch, the reference for the estimates.
 
     Raises:
-      ValueError: no estimate, or one of a name that stands for something else in ranking.csv.
+      ValueError: there is no estimate, or the name of an estimate is empty or a reserved column of ranking.csv.
     """
 
     estimates: Mapping[str, Evaluator]
@@ -41,32 +42,32 @@ class Ranking:
         if not self.estimates:
             raise ValueError("a ranking needs at least one estimate")
         if taken := [name for name in self.estimates if not name or name in RESERVED]:
-            raise ValueError(f"an estimate is called {taken[0]!r}; it needs a name other than {', '.join(RESERVED)}")
+            raise ValueError(f"an estimate is named {taken[0]!r}; choose a name other than {', '.join(RESERVED)}")
 
 
 def check_offered(module: ModuleType) -> None:
-    """Refuses an experiment that offers no ranking.
+    """Checks that an experiment offers a ranking.
 
     Raises:
-      ExperimentError: says what its file lacks.
+      ExperimentError: the experiment file lacks a definition; the message names it.
     """
     if missing := discovery.missing(module, "Rank", "rank(config, settings, directory)"):
         raise ExperimentError(
-            f"{module.__file__} offers no ranking: it has no {' and no '.join(missing)}. A run keeps the file it was "
-            f"begun with; where a newer one offers a ranking, search again with it"
+            f"{module.__file__} offers no ranking: it has no {' and no '.join(missing)}. A run uses the copy of "
+            f"the file saved at its start; to use a newer file, start a new search"
         )
 
 
 def ranking_of(module: ModuleType, config: Any, settings: Any, directory: Path) -> Ranking:
-    """Calls an experiment's `rank`.
+    """Calls the experiment's `rank` and returns its ranking.
 
     Raises:
-      ExperimentError: it raised, or returned something else than a `Ranking`.
+      ExperimentError: `rank` raised an exception or did not return a `Ranking`.
     """
     try:
         found = module.rank(config, settings, directory)
     except Exception as error:
         raise ExperimentError(f"{module.__file__}: rank(...) raised {type(error).__name__}: {error}") from error
     if not isinstance(found, Ranking):
-        raise ExperimentError(f"{module.__file__}: rank(...) returned {found!r}, no Ranking")
+        raise ExperimentError(f"{module.__file__}: rank(...) returned {found!r}; expected a Ranking")
     return found

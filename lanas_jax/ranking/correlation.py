@@ -1,8 +1,8 @@
-"""How well one column of numbers ranks another: Spearman's rho and Kendall's tau-b, with bootstrap intervals.
+"""Rank correlation of two columns: Spearman's rho and Kendall's tau-b, with bootstrap intervals.
 
-Both count order alone, and give 1 to the same order and -1 to the reverse. Tau-b is the share of pairs in the same
-order minus that of pairs in opposite order, corrected for ties. Intervals are percentiles over resampled networks: they
-say how much another sample of as many networks could differ, not how much another training of the same ones could.
+Both depend on order only: 1 for the same order, -1 for the reverse order. Tau-b is the fraction of concordant pairs
+minus the fraction of discordant pairs, corrected for ties. Intervals are percentiles over resampled networks. They
+measure the variation between samples of networks of the same size, not between trainings of the same networks.
 """
 
 import math
@@ -13,11 +13,11 @@ from jaxtyping import Float
 from scipy import stats
 
 RESAMPLES = 2000
-FEWEST = 3  # networks for which an order means anything
+FEWEST = 3  # smallest number of networks with a defined coefficient
 
 
 class Coefficient(NamedTuple):
-    """A coefficient and its bootstrap interval; NaN where it is not defined."""
+    """A coefficient and its bootstrap interval; NaN if undefined."""
 
     value: float
     low: float
@@ -25,19 +25,19 @@ class Coefficient(NamedTuple):
 
     @property
     def text(self) -> str:
-        """As tables show it."""
+        """The coefficient and its interval as text, for tables."""
         return f"{self.value:.3f} ({self.low:.3f} to {self.high:.3f})" if math.isfinite(self.value) else "undefined"
 
 
 class RankCorrelation(NamedTuple):
-    """How two columns rank the same networks.
+    """The rank correlation of two columns over the same networks.
 
     Attributes:
-      spearman: the correlation of ranks.
-      kendall: tau-b.
-      networks: those counted, which have a number in both columns.
-      missing: those left out.
-      resamples: on which the intervals rest; those in which a column is constant have no coefficient and are left out.
+      spearman: Spearman's rho.
+      kendall: Kendall's tau-b.
+      networks: number of networks with a number in both columns.
+      missing: number of networks without one, which are left out.
+      resamples: number of bootstrap resamples of the intervals, without those in which a column is constant.
     """
 
     spearman: Coefficient
@@ -55,17 +55,17 @@ def rank_correlation(
     resamples: int = RESAMPLES,
     seed: int = 0,
 ) -> RankCorrelation:
-    """Spearman's and Kendall's coefficients of two columns.
+    """Computes Spearman's and Kendall's coefficients of two columns.
 
     Args:
-      x: a number per network; NaN: there is none.
-      y: the same.
-      confidence: of the intervals.
-      resamples: draws of as many networks, with repetition.
-      seed: of the draws.
+      x: first column, a number per network; NaN: missing.
+      y: second column, a number per network; NaN: missing.
+      confidence: confidence level of the intervals.
+      resamples: number of bootstrap resamples, each drawn with replacement.
+      seed: random seed of the resamples.
 
     Returns:
-      Coefficients; NaN where fewer than three networks have both numbers, or a column is constant.
+      The coefficients; NaN if fewer than three networks have both numbers or a column is constant.
     """
     known = ~(np.isnan(x) | np.isnan(y))
     missing = int((~known).sum())
@@ -81,8 +81,8 @@ def rank_correlation(
 
 
 def _coefficients(x: Float[np.ndarray, " n"], y: Float[np.ndarray, " n"]) -> tuple[float, float]:
-    """Spearman's and Kendall's."""
-    kendall = stats.kendalltau(x, y, method="asymptotic")  # the method is that of the p-value: the quickest one
+    """Returns Spearman's rho and Kendall's tau-b."""
+    kendall = stats.kendalltau(x, y, method="asymptotic")  # `method` affects only the p-value; this is the fastest
     return float(stats.spearmanr(x, y).statistic), float(kendall.statistic)
 
 

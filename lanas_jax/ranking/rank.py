@@ -1,15 +1,15 @@
-"""A ranking from beginning to end: the sample, what each estimate says of it, and what training from scratch says.
+"""A whole ranking: the sample of networks, the values of each estimate, and the values after training from scratch.
 
-Every column is a study of its own with a searcher that proposes a fixed list, so that trials are written down as they
-are finished and a killed ranking goes on where it was. In the run's folder ``ranking``:
+Every column is a separate study whose searcher proposes a fixed list. Trials are saved as they finish, and a killed
+ranking resumes where it stopped. Contents of the run's folder ``ranking``:
 
 ================  =====================================================================================
-``asked.json``    what was asked for; another ranking is refused
-``pool/``         a run (`lanas_jax.study.run_folder`): the codes that the sample is taken from, by the first estimate
-``estimate-1/``   a run: the sample by the second estimate; and so on
+``asked.json``    the requested ranking; a different request is refused
+``pool/``         a run (`lanas_jax.study.run_folder`): the pool of codes, valued by the first estimate
+``estimate-1/``   a run: the sample, valued by the second estimate; and so on
 ``truth/``        a run: the sample, trained from scratch
-``ranking.csv``   written at the end: a row per network
-``ranking.json``  written last: the correlations
+``ranking.csv``   one row per network, written at the end
+``ranking.json``  the correlations, written last
 ================  =====================================================================================
 """
 
@@ -42,22 +42,22 @@ from lanas_jax.study import StudyError, replay, run_folder
 from lanas_jax.study.experiment import StudyProgress
 from lanas_jax.study.run_folder import Run
 
-AT_ONCE = 32  # architectures handed to an estimate at a time
+AT_ONCE = 32  # architectures per batch of an estimate
 _ASKED = "asked.json"
 
 
 @dataclasses.dataclass(frozen=True)
 class RankingDesign:
-    """How many networks, and which.
+    """The size and the seed of a ranking.
 
     Attributes:
-      networks: trained from scratch.
-      pool: architectures from which they are sampled.
-      batch: networks trained at a time.
-      seed: of the sample, of the trainings and of the intervals.
+      networks: number of networks to train from scratch.
+      pool: number of architectures to sample the networks from.
+      batch: number of networks trained together.
+      seed: random seed of the sample, the trainings and the intervals.
 
     Raises:
-      RankingError: numbers that cannot be.
+      RankingError: a number is out of range.
     """
 
     networks: int
@@ -75,14 +75,14 @@ class RankingDesign:
 
 @dataclasses.dataclass(frozen=True)
 class Valuing:
-    """Carries columns through.
+    """Evaluates the columns of a ranking.
 
     Attributes:
-      space: of the codes.
-      here: the run whose supernet is ranked.
-      seed: of the trials.
-      note: prints a line.
-      progress: makes what shows one column's progress.
+      space: space of the codes.
+      here: run with the ranked supernet.
+      seed: random seed of the trials.
+      note: callback that receives progress messages.
+      progress: factory of the progress display of a column.
     """
 
     space: SearchSpace
@@ -94,10 +94,10 @@ class Valuing:
     def column(
         self, title: str, evaluator: Evaluator, codes: Int[np.ndarray, "n dims"], folder: Path, batch: int
     ) -> Sequence[Trial]:
-        """The trials of `codes` in order, those that the folder holds already not evaluated again.
+        """Evaluates `codes` and returns their trials in order; finished trials in the folder are not evaluated again.
 
         Raises:
-          StudyError: the evaluator is broken, or recorded trials are others.
+          StudyError: the evaluator is broken, or the recorded trials have other codes.
         """
         self.note(f"{title}: {len(codes)} architectures")
         experiment = study.Experiment(
@@ -115,38 +115,39 @@ class Valuing:
             raise StudyError(f"the preparation of {title} failed: {describe_error(error)}") from error
 
 
-def rank_networks(ranking: Ranking, plan: RankingDesign, settings: Any, valuing: Valuing) -> Ranked:
-    """Values a sample of architectures by every estimate, trains it from scratch, and compares.
+def rank_networks(ranking: Ranking, design: RankingDesign, settings: Any, valuing: Valuing) -> Ranked:
+    """Values a sample of architectures with every estimate, trains it from scratch, and correlates the two.
 
-    Called again with the same arguments it goes on where it was.
+    A second call with the same arguments resumes the ranking.
 
     Args:
-      ranking: the estimates and the truth.
-      plan: how many networks, and which.
-      settings: the experiment's, from which `ranking` was made; recorded.
-      valuing: of the experiment's space, in the run's folder.
+      ranking: estimates and reference evaluator.
+      design: size and seed of the ranking.
+      settings: settings of the experiment that made `ranking`; saved with the ranking.
+      valuing: evaluation of columns in the space and the run folder.
 
     Raises:
-      RankingError: a space or an estimate that does not give enough networks.
-      RunError: the folder holds another ranking (says what differs), or another process writes to the run.
+      RankingError: the space or the first estimate yields too few networks.
+      RunError: the folder holds another ranking (the message names the difference), or another process writes to the
+        run.
       StudyError: an evaluator is broken.
     """
     folder = folder_of(valuing.here)
-    asked = dataclasses.asdict(plan) | {
+    asked = dataclasses.asdict(design) | {
         "settings": config_json.encode_value(settings),
         "estimates": list(ranking.estimates),
     }
     _enter(folder, asked)
     with run_folder.lock(valuing.here):
-        codes, estimates = _estimated(ranking, plan, valuing)
-        trials = valuing.column("trained from scratch", ranking.truth, codes, folder / TRUTH, plan.batch)
+        codes, estimates = _estimated(ranking, design, valuing)
+        trials = valuing.column("trained from scratch", ranking.truth, codes, folder / TRUTH, design.batch)
         truth = _values(trials)
         ranked = Ranked(
             codes=[trial.code for trial in trials],
             estimates=estimates,
             truth=truth,
             seconds=np.array([(trial.compile_seconds or 0.0) + (trial.train_seconds or 0.0) for trial in trials]),
-            correlations={name: rank_correlation(found, truth, seed=plan.seed) for name, found in estimates.items()},
+            correlations={name: rank_correlation(found, truth, seed=design.seed) for name, found in estimates.items()},
             about=asked
             | {
                 "software": software.versions(),
@@ -158,12 +159,12 @@ def rank_networks(ranking: Ranking, plan: RankingDesign, settings: Any, valuing:
 
 
 def folder_of(here: Run) -> Path:
-    """Where the ranking of a run is."""
+    """Returns the folder of a run's ranking."""
     return here.directory / result.FOLDER
 
 
 def finished(folder: Path) -> int:
-    """How many trials of a column are finished."""
+    """Returns the number of finished trials of a column."""
     if not run_folder.run_exists(folder):
         return 0
     with TrialStore.open(run_folder.open_run(folder).trials, read_only=True) as store:
@@ -171,15 +172,15 @@ def finished(folder: Path) -> int:
 
 
 def _estimated(
-    ranking: Ranking, plan: RankingDesign, valuing: Valuing
+    ranking: Ranking, design: RankingDesign, valuing: Valuing
 ) -> tuple[Int[np.ndarray, "n dims"], dict[str, Float[np.ndarray, " n"]]]:
-    """The sample, and what each estimate says of it."""
+    """Returns the sample and its values under each estimate."""
     (first, evaluator), *others = ranking.estimates.items()
     folder = folder_of(valuing.here)
-    key = replay.stream_key(plan.seed, replay.SEARCHER_STREAM)
-    pool = pool_of(key, valuing.space, plan.pool, plan.networks)
+    key = replay.stream_key(design.seed, replay.SEARCHER_STREAM)
+    pool = pool_of(key, valuing.space, design.pool, design.networks)
     values = _values(valuing.column(first, evaluator, pool, folder / "pool", AT_ONCE))
-    rows = stratified(values, plan.networks, plan.seed)
+    rows = stratified(values, design.networks, design.seed)
     estimates = {first: values[rows]}
     for i, (name, evaluator) in enumerate(others, start=1):
         estimates[name] = _values(valuing.column(name, evaluator, pool[rows], folder / f"estimate-{i}", AT_ONCE))
@@ -191,7 +192,7 @@ def _values(trials: Sequence[Trial]) -> Float[np.ndarray, " n"]:
 
 
 def _enter(folder: Path, asked: dict[str, Any]) -> None:
-    """Writes down what is asked for, or refuses what differs from what was."""
+    """Saves the request, or checks that it equals the saved one."""
     path = folder / _ASKED
     try:
         if not path.exists():
@@ -201,11 +202,11 @@ def _enter(folder: Path, asked: dict[str, Any]) -> None:
     except OSError as error:
         raise RunError(f"cannot use {folder}: {error.strerror}") from error
     except ValueError as error:
-        raise RunError(f"{path} is damaged: {error}") from error
+        raise RunError(f"{path} is damaged: {error}; move the folder {folder} away to rank again") from error
     now = json.loads(json.dumps(asked))
     changed = [f"{name} {before.get(name, 'absent')}, now {now[name]}" for name in now if before.get(name) != now[name]]
     if changed:
         raise RunError(
-            f"{folder} was begun with something else: {'; '.join(changed)}. To continue it, ask for what it was begun "
-            f"with; for another ranking, move that folder away"
+            f"{folder} holds a ranking with other settings: {'; '.join(changed)}. Repeat the earlier settings to "
+            f"resume it, or move the folder away for a new ranking"
         )

@@ -1,6 +1,6 @@
-"""What a ranking came to, and its files: ``ranking.csv``, a row per network, and ``ranking.json``, the correlations.
+"""The result of a ranking and its files: ``ranking.csv``, one row per network, and ``ranking.json``, the correlations.
 
-Both are written whole and at once, ranking.json last: a folder that holds it holds a ranking that is at its end.
+Each file is written atomically, ranking.json last, so a folder with a ranking.json holds a finished ranking.
 """
 
 import csv
@@ -27,15 +27,15 @@ _TABLE, _RECORD = "ranking.csv", "ranking.json"
 
 @dataclasses.dataclass(frozen=True)
 class Ranked:
-    """Networks, what was expected of them, and what they came to.
+    """Networks with their estimated and true values.
 
     Attributes:
-      codes: of the sampled networks, by ascending value of the first estimate.
-      estimates: by name, a value per network; NaN: there is none.
-      truth: the value of each network trained from scratch; NaN: it failed.
-      seconds: that its training took, compilation included.
-      correlations: by name of the estimate, how it ranks the networks.
-      about: what was asked for, software versions and the date, by name.
+      codes: codes of the sampled networks, by ascending value of the first estimate.
+      estimates: values per network, by name of the estimate; NaN: no value.
+      truth: value of each network after training from scratch; NaN: failed training.
+      seconds: training time of each network in seconds, including compilation.
+      correlations: rank correlation with the truth, by name of the estimate.
+      about: requested settings, software versions and date, by name.
     """
 
     codes: Sequence[tuple[int, ...]]
@@ -47,7 +47,7 @@ class Ranked:
 
 
 def write_ranking(folder: Path, ranked: Ranked) -> None:
-    """Writes both files."""
+    """Writes ranking.csv and ranking.json."""
     names = list(ranked.estimates)
     lines = io.StringIO()
     writer = csv.writer(lines, lineterminator="\n")
@@ -65,17 +65,17 @@ def write_ranking(folder: Path, ranked: Ranked) -> None:
 
 
 def read_ranking(folder: Path) -> Ranked | None:
-    """The ranking in a folder; None where there is none, or none that is at its end.
+    """Reads the ranking in a folder; returns None if there is no finished ranking.
 
     Raises:
-      RunError: a file is damaged, or of another format.
+      RunError: a file is damaged or has another format.
     """
     if not ((folder / _TABLE).exists() and (folder / _RECORD).exists()):
         return None
     try:
         record = json.loads((folder / _RECORD).read_text(encoding="utf-8"))
         if record.pop("format") != FORMAT:
-            raise RunError(f"{folder / _RECORD} is not of format {FORMAT}, the one this lanas_jax reads")
+            raise RunError(f"{folder / _RECORD} is not of format {FORMAT}, the one this version of lanas_jax reads")
         correlations = {name: _decoded(found) for name, found in record.pop("correlations").items()}
         return _with_table(folder / _TABLE, correlations, record)
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
@@ -95,7 +95,7 @@ def _with_table(path: Path, correlations: Mapping[str, RankCorrelation], about: 
 
 
 def _encoded(found: RankCorrelation) -> dict[str, Any]:
-    """As JSON, which has no NaN."""
+    """Encodes a correlation for JSON, with null for NaN."""
 
     def numbers(coefficient: Coefficient) -> dict[str, float | None]:
         return {name: None if math.isnan(number) else number for name, number in coefficient._asdict().items()}

@@ -1,7 +1,8 @@
-"""Which architectures are trained from scratch: a sample that covers the whole range of an estimate.
+"""Stratified sample of architectures to train from scratch, covering the whole range of an estimate.
 
-A few uniform draws would crowd where most architectures lie, in the middle. So many are drawn and valued by an
-estimate, which is cheap; their order is cut into as many parts as networks can be trained, and one is taken from each.
+A small uniform sample would concentrate in the middle, where most architectures lie. So a large pool is drawn and
+valued by an estimate, which is cheap. The sorted pool is cut into as many parts as networks will be trained, and one
+architecture is drawn from each part.
 """
 
 import jax.numpy as jnp
@@ -12,46 +13,46 @@ from lanas_jax.ranking.base import RankingError
 from lanas_jax.searchers.sampling import draw_valid
 from lanas_jax.spaces.base import SearchSpace
 
-TRIES = 4096  # batches of draws: a million, for spaces in which few codes are valid
+TRIES = 4096  # batches of draws, about a million codes in all, for spaces with few valid codes
 
 
 def pool_of(key: PRNGKeyArray, space: SearchSpace, n: int, fewest: int) -> Int[np.ndarray, "m dims"]:
-    """Distinct valid codes in canonical form, drawn uniformly.
+    """Draws distinct valid codes uniformly, in canonical form.
 
     Args:
-      key: consumed.
-      space: the space.
-      n: how many; a space that has not as many gives those it has.
-      fewest: that will do.
+      key: PRNG key; consumed.
+      space: search space.
+      n: number of codes; a smaller space yields all its codes.
+      fewest: smallest acceptable number of codes.
 
     Raises:
-      RankingError: fewer than that were found.
+      RankingError: fewer than `fewest` codes were found.
     """
     drawn = np.asarray(draw_valid(key, space, lambda codes: jnp.ones(len(codes), bool), n, tries=TRIES))
     codes = drawn[(drawn >= 0).all(axis=1)]
     if len(codes) < fewest:
         raise RankingError(
-            f"the space gave {len(codes)} valid codes, but {fewest} networks are asked for: ask for fewer"
+            f"the space gave {len(codes)} valid codes, but {fewest} networks are requested; request fewer networks"
         )
     return codes
 
 
 def stratified(values: Float[np.ndarray, " m"], strata: int, seed: int) -> Int[np.ndarray, " strata"]:
-    """One index out of each of equal parts of the order of `values`, by ascending value.
+    """Draws one index from each of `strata` equal parts of the sorted values, in ascending order of value.
 
     Args:
-      values: NaN: failed, never taken.
-      strata: number of parts; where they cannot be equal, the first ones hold one more.
-      seed: of what is taken.
+      values: values of the pool; NaN: failed, never drawn.
+      strata: number of parts; if they cannot be equal, the first parts hold one more value.
+      seed: random seed of the draw.
 
     Raises:
-      RankingError: fewer values than parts.
+      RankingError: there are fewer values than parts.
     """
-    order = np.argsort(values, kind="stable")[: np.count_nonzero(~np.isnan(values))]  # NaN is sorted to the end
+    order = np.argsort(values, kind="stable")[: np.count_nonzero(~np.isnan(values))]  # NaN sorts to the end
     if len(order) < strata:
         raise RankingError(
-            f"{len(order)} of {len(values)} architectures have an estimate, but {strata} networks are asked for: "
-            f"ask for fewer, or for a larger pool"
+            f"{len(order)} of {len(values)} architectures have an estimate, but {strata} networks are requested; "
+            f"request fewer networks or a larger pool"
         )
     draw = np.random.default_rng(seed)
     return np.array([draw.choice(part) for part in np.array_split(order, strata)])

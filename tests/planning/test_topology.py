@@ -10,7 +10,7 @@ from lanas_jax.training import peak
 
 
 def test_an_unknown_machine_lists_those_there_are():
-    with pytest.raises(topology.TopologyError, match=r"no topology 'v5e:3x3'.*local; v4:2x2x1.*v6e:1x1.*16x16"):
+    with pytest.raises(topology.TopologyError, match=r"unknown topology 'v5e:3x3'.*local; v4:2x2x1.*v6e:1x1.*16x16"):
         topology.check_topology("v5e:3x3")
 
 
