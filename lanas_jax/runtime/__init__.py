@@ -1,1 +1,1 @@
-"""The process that a program runs in, and what programs take from it."""
+"""The runtime environment of a process: devices, other hosts, signals, files, compile cache."""

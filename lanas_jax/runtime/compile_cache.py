@@ -1,9 +1,9 @@
-"""Compiled programs on disk, so that no process compiles what an earlier one did: JAX's persistent compilation cache.
+"""Compiled programs on disk, reused by later processes: JAX's persistent compilation cache.
 
-The command line switches it on (`enable_compile_cache`), for searches that are resumed or repeated and winners that are trained again.
-From Python, JAX's own settings decide, and nothing happens on import. JAX neither bounds the cache without a further
-package nor repairs it, so both are done here. What a program took to compile is recorded with it, which tells a cost
-model what compiling others will take (`compile_cached`).
+The command line switches it on (`enable_compile_cache`), for repeated searches and trainings. From Python, JAX's own
+settings decide, and importing changes nothing. JAX does not repair the cache, and bounds its size only with another
+package, so this file does both. JAX records each program's compile time in the cache, so a cost model can estimate
+compile times even when programs come from the cache (`compile_cached`).
 """
 
 import functools
@@ -20,20 +20,20 @@ import jax
 
 from lanas_jax.runtime import caches
 
-SWITCH = "LANAS_COMPILE_CACHE"  # an environment variable; "off" keeps no programs
-LARGEST = 2**30  # bytes, to which the cache is brought at each start
+SWITCH = "LANAS_COMPILE_CACHE"  # environment variable; "off" disables the cache
+LARGEST = 2**30  # largest size of the cache in bytes, enforced at each start
 _SAVED = "/jax/compilation_cache/compile_time_saved_sec"
 _TROUBLE = r"Error (reading|writing) persistent compilation cache entry for '(?P<name>[^']*)'"
 _local = threading.local()
 
 
 def enable_compile_cache(note: Callable[[str], None]) -> None:
-    """Keeps compiled programs from here on, and uses those that were kept. Call it before the first array is made.
+    """Enables the cache of compiled programs. Must be called before the first array is created.
 
-    JAX's own settings (JAX_COMPILATION_CACHE_DIR, JAX_ENABLE_COMPILATION_CACHE) come first.
+    JAX's own settings (JAX_COMPILATION_CACHE_DIR, JAX_ENABLE_COMPILATION_CACHE) take precedence.
 
     Args:
-      note: is told, once, what is wrong with the folder; work goes on without it.
+      note: receives one message if the cache cannot be used; the process continues without it.
     """
     config: Any = jax.config
     if os.environ.get(SWITCH) == "off" or config.jax_compilation_cache_dir or not config.jax_enable_compilation_cache:
@@ -45,19 +45,22 @@ def enable_compile_cache(note: Callable[[str], None]) -> None:
             pass
         prune_cache(folder, LARGEST)
     except OSError as error:
-        note(f"compiled programs are not kept, {folder} cannot be written: {error.strerror}; {SWITCH}=off is quiet")
+        note(
+            f"compiled programs are not cached: cannot write to {folder}: {error.strerror}; "
+            f"set {SWITCH}=off to disable the cache"
+        )
         return
     _heed(folder, note)
     jax.config.update("jax_compilation_cache_dir", str(folder))
 
 
 def default_folder() -> Path:
-    """Where compiled programs are kept: ``lanas_jax/compiled`` in the user's folder of caches."""
+    """Returns the folder of compiled programs, ``lanas_jax/compiled`` in the user's cache folder."""
     return caches.folder("compiled")
 
 
 def prune_cache(folder: Path, largest: int) -> None:
-    """Removes the files that were not used for longest, until the others have at most `largest` bytes together."""
+    """Removes the least recently used files until the remaining ones have at most `largest` bytes in total."""
     files = [(max(stat.st_atime, stat.st_mtime), stat.st_size, path) for path, stat in _files(folder)]
     total = sum(size for _, size, _ in files)
     for _, size, path in sorted(files):
@@ -68,9 +71,9 @@ def prune_cache(folder: Path, largest: int) -> None:
 
 
 def compile_cached(program: jax.stages.Lowered, options: Mapping[str, Any]) -> tuple[jax.stages.Compiled, float]:
-    """A compiled program, and the seconds that a cache saved: 0 where it was compiled here.
+    """Compiles a program and returns it with the seconds that the cache saved, 0 if the program was not cached.
 
-    They are those that the cache recorded, whole seconds rounded down, less those that reading took.
+    The saved time is the compile time recorded in the cache, in whole seconds rounded down, minus the time of reading.
     """
     _listening()
     _local.saved = 0.0
@@ -84,12 +87,12 @@ def _listening() -> None:
 
 
 def _listen(event: str, duration_secs: float, **_: Any) -> None:
-    if event == _SAVED:  # in the thread that compiles
+    if event == _SAVED:  # called in the thread that compiles
         _local.saved = max(0.0, duration_secs)
 
 
 def _heed(folder: Path, note: Callable[[str], None]) -> None:
-    """Makes one notice of JAX's warnings about the cache, and removes damaged programs, which JAX would not replace."""
+    """Turns JAX's warnings about the cache into one message, and removes damaged files, which JAX would not replace."""
     shown, told = warnings.showwarning, False
 
     def show(message: Warning | str, *others: Any, **more: Any) -> None:
@@ -101,7 +104,7 @@ def _heed(folder: Path, note: Callable[[str], None]) -> None:
                 path.unlink(missing_ok=True)
         if not told:
             told = True
-            note(f"a program was compiled anew, the ones kept in {folder} cannot be used: {message}")
+            note(f"a program was recompiled, since its entry in the cache {folder} cannot be used: {message}")
         return None
 
     warnings.showwarning = show
@@ -109,7 +112,7 @@ def _heed(folder: Path, note: Callable[[str], None]) -> None:
 
 
 def _files(folder: Path) -> list[tuple[Path, os.stat_result]]:
-    """Those in a folder and below; another process may remove some in between."""
+    """Returns the files in a folder and its subfolders. Another process may remove files meanwhile."""
     found = []
     for path in folder.rglob("*"):
         try:

@@ -1,4 +1,4 @@
-"""What this process may compute with: processor cores, and the devices that JAX sees."""
+"""The processor cores and JAX devices of this process."""
 
 import os
 from collections.abc import Sequence
@@ -8,25 +8,25 @@ from jax.sharding import AxisType, Mesh
 
 
 def cores() -> int:
-    """Processor cores that this process may use; at least 1."""
+    """Returns the number of processor cores that this process may use, at least 1."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def one_device_per_core() -> None:
-    """Lets JAX see every CPU core as a device of its own, so that candidates train side by side.
+    """Makes every CPU core a separate JAX device, so that candidates train in parallel.
 
-    Call it before the first array is made; later, or where the number was chosen already, it changes nothing. Where
-    there is a GPU or TPU it does no harm: candidates go to those.
+    It must be called before the first array is created. A later call, or a call after the number of CPU devices was
+    set, has no effect. With a GPU or TPU it is harmless, since candidates are placed there.
     """
     by_flag = "xla_force_host_platform_device_count" in os.environ.get("XLA_FLAGS", "")
     if by_flag or jax.config.jax_num_cpu_devices != -1:  # type: ignore[attr-defined]
         return
     try:
         jax.config.update("jax_num_cpu_devices", cores())
-    except RuntimeError:  # the backend is up already: go on with the devices it has
+    except RuntimeError:  # the backend is already initialized: use its devices
         return
 
 
 def mesh_of(devices: Sequence[jax.Device], axis: str) -> Mesh:
-    """Returns a mesh of devices along one axis, over which XLA spreads work as shardings say."""
+    """Returns a one-dimensional mesh of devices, over which XLA partitions work according to shardings."""
     return jax.make_mesh((len(devices),), (axis,), axis_types=(AxisType.Auto,), devices=list(devices))

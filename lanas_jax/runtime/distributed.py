@@ -1,8 +1,9 @@
-"""Several processes that train one network together, one on each host: how they meet, agree, and stop together.
+"""Multi-host training, with one process per host: connecting, comparing settings, broadcasting, and stopping together.
 
-Each runs the same program on the same arrays, spread over the devices of all (`lanas_jax.trainer.programs`). Process 0
-alone writes and prints; what it decides by its clock or finds on its disk it tells to the others, since a process that
-takes another branch leaves all others waiting. With a single process everything here is immediate.
+Every process runs the same program on the same arrays, sharded over the devices of all processes
+(`lanas_jax.trainer.programs`). Only process 0 writes and prints. Decisions that depend on its clock or its disk are
+broadcast to the other processes, since a process that takes another branch would leave the others waiting. With a
+single process, all functions return immediately.
 """
 
 import dataclasses
@@ -18,22 +19,22 @@ from jax.experimental import multihost_utils
 
 
 class DistributedError(Exception):
-    """Processes that do not find each other, or that were not started alike."""
+    """Processes could not connect, or were started with different settings."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Hosts:
-    """The processes of a training. None of it is needed where there is one.
+    """The processes of a multi-host training. A single process needs none of these settings.
 
     Args:
-      coordinator: HOST:PORT of process 0, a free port there; needs count and index.
+      coordinator: address HOST:PORT of process 0, with a free port; needs count and index.
       count: number of processes.
-      index: of this process, from 0.
-      automatic: find these out: on TPU pods, and under Slurm and Open MPI.
-      heartbeat_seconds: after which a process that is silent is given up, and the others end.
+      index: index of this process, from 0.
+      automatic: automatic detection of the other settings, on TPU pods and under Slurm and Open MPI.
+      heartbeat_seconds: seconds without a heartbeat until a process counts as lost and the others stop.
 
     Raises:
-      ValueError: settings that do not go together.
+      ValueError: the settings contradict each other or are out of range.
     """
 
     coordinator: str | None = None
@@ -58,15 +59,15 @@ class Hosts:
 
     @property
     def alone(self) -> bool:
-        """Whether there is one process."""
+        """Whether this is the only process."""
         return not self.automatic and self.coordinator is None
 
 
 def join_hosts(hosts: Hosts) -> None:
-    """Meets the other processes. Call it before the first array is made.
+    """Connects to the other processes. Must be called before the first array is created.
 
     Raises:
-      DistributedError: they do not come.
+      DistributedError: the processes cannot connect.
     """
     if hosts.alone:
         return
@@ -75,22 +76,25 @@ def join_hosts(hosts: Hosts) -> None:
             hosts.coordinator, hosts.count, hosts.index, heartbeat_timeout_seconds=hosts.heartbeat_seconds
         )
     except (RuntimeError, ValueError) as error:
-        raise DistributedError(f"the processes of this training do not find each other: {error}") from error
+        raise DistributedError(f"the processes of this training could not connect: {error}") from error
 
 
 def is_first_process() -> bool:
-    """Whether this is the process that writes and prints."""
+    """Returns whether this is process 0, which writes and prints."""
     return jax.process_index() == 0
 
 
 def abandon(exit_code: int) -> None:
-    """Ends a process of several whose others may be lost; leaving in order would wait for them. Alone, does nothing."""
+    """Exits a multi-host process at once, without waiting for other processes, which may be lost.
+
+    A single process returns and can exit normally.
+    """
     if jax.process_count() > 1:
         os._exit(exit_code)
 
 
 def broadcast(value: Any) -> Any:
-    """What process 0 passes: a value that JSON can hold. To be called by all, at the same points."""
+    """Returns process 0's value, which JSON must be able to hold. All processes must call it at the same point."""
     if jax.process_count() == 1:
         return value
     text = json.dumps(value).encode() if is_first_process() else b""
@@ -101,11 +105,11 @@ def broadcast(value: Any) -> Any:
 
 
 def by_first(do: Callable[[], None], *expected: type[Exception]) -> None:
-    """Process 0 does something while the others wait; where it raises what is expected, all of them do.
+    """Calls a function in process 0 while the others wait. If it raises an expected error, all processes raise it.
 
     Args:
-      do: what; only process 0 calls it.
-      expected: errors that take one message.
+      do: function to call, only in process 0.
+      expected: types of the errors to raise in all processes; their constructors take one message.
     """
     raised: Exception | None = None
     if is_first_process():
@@ -123,14 +127,14 @@ def by_first(do: Callable[[], None], *expected: type[Exception]) -> None:
 
 
 def agree(what: str, value: Any) -> None:
-    """Refuses processes that were not started alike.
+    """Checks that all processes have the same value.
 
     Args:
-      what: is compared, in words.
-      value: of this process; JSON can hold it.
+      what: description of the value, for the error message.
+      value: value of this process; JSON must be able to hold it.
 
     Raises:
-      DistributedError: names the processes that have another value than process 0.
+      DistributedError: some values differ; the message names the processes that differ from process 0.
     """
     if jax.process_count() == 1:
         return
@@ -138,17 +142,18 @@ def agree(what: str, value: Any) -> None:
     words = multihost_utils.process_allgather(np.frombuffer(digest, np.uint32))
     if others := [str(i) for i, row in enumerate(np.asarray(words)) if (row != words[0]).any()]:
         raise DistributedError(
-            f"process {', '.join(others)} of {jax.process_count()} has {what} other than process 0: "
-            f"start all of them with the same command, on the same files"
+            f"process {', '.join(others)} of {jax.process_count()} differs from process 0 in {what}: "
+            f"start all processes with the same command, on the same files"
         )
 
 
 class Preemption:
-    """Whether the machine is about to be taken away, of which SIGTERM tells; the same answer in all processes.
+    """The preemption of a training, signalled by SIGTERM; all processes get the same answer.
 
     Args:
-      heard: whether this process has heard it; asked where it is the only one. Several are told of it by JAX, which
-        finds the next point that none of them has passed (`multihost_utils.reached_preemption_sync_point`).
+      heard: function that returns whether this process received SIGTERM; used by a single process. With several
+        processes, JAX detects SIGTERM and finds the next step that none of them has passed
+        (`multihost_utils.reached_preemption_sync_point`).
     """
 
     def __init__(self, heard: Callable[[], bool] = lambda: False):
@@ -157,7 +162,7 @@ class Preemption:
         self.here = False
 
     def reached(self) -> bool:
-        """Whether to stop here; to be asked by all processes at the same points. Once it is so, it stays so."""
+        """Returns whether to stop now. All processes must call it at the same points. Once True, it stays True."""
         self._asked += 1
         several = jax.process_count() > 1
         self.here |= multihost_utils.reached_preemption_sync_point(self._asked) if several else self._heard()

@@ -1,8 +1,8 @@
-"""Durations in words."""
+"""Formatting of durations."""
 
 
 def duration(seconds: float) -> str:
-    """Seconds in the unit that suits them: 45 s, 3 min 20 s, 2 h 05 min."""
+    """Formats a number of seconds in suitable units: 45 s, 3 min 20 s, 2 h 05 min."""
     whole = round(seconds)
     if whole < 60:
         return f"{whole} s"

@@ -1,4 +1,4 @@
-"""Files that are replaced as a whole: a reader sees the old content or the new one, even after a power cut."""
+"""Atomic replacement of files: a reader sees either the old or the new content, even after a power failure."""
 
 import contextlib
 import json
@@ -10,11 +10,11 @@ from typing import IO, Any
 
 @contextlib.contextmanager
 def replacing_file(path: Path, suffix: str = "partial") -> Iterator[IO[bytes]]:
-    """Opens a new file beside `path`, which takes its place at the end of the block, once it is on disk.
+    """Opens a temporary file next to `path`, and moves it to `path` at the end of the block, once it is on disk.
 
     Args:
-      path: the file to replace or to make.
-      suffix: ending of the new file's name until then; unique where several processes may write at the same time.
+      path: path of the file to replace or create.
+      suffix: suffix of the temporary file's name; must be unique if several processes may write at the same time.
     """
     partial = path.with_name(f"{path.name}.{suffix}")
     try:
@@ -28,15 +28,15 @@ def replacing_file(path: Path, suffix: str = "partial") -> Iterator[IO[bytes]]:
 
 
 def replace_text(path: Path, text: str) -> None:
-    """Writes text as UTF-8 in the place of what `path` holds."""
+    """Replaces the content of `path` by text, as UTF-8."""
     with replacing_file(path) as file:
         file.write(text.encode("utf-8"))
 
 
 def replace_json(path: Path, content: Mapping[str, Any]) -> None:
-    """Writes a JSON object, indented, in the place of what `path` holds.
+    """Replaces the content of `path` by an indented JSON object.
 
     Raises:
-      ValueError: a number that is not finite.
+      ValueError: a number is not finite.
     """
     replace_text(path, json.dumps(content, indent=2, allow_nan=False) + "\n")

@@ -1,9 +1,9 @@
-"""Ctrl-C and SIGTERM: the first stops as soon as Python gets a word in, the second at once.
+"""Ctrl-C and SIGTERM: the first signal stops as soon as Python can handle it, the second stops immediately.
 
-Python raises `KeyboardInterrupt` only between two of its own instructions, which a compilation or a long program can
-hold off for a while. So a thread of its own hears the signal, says that it was heard, and ends the process at the
-second one. And Python raises it between any two of them, also where a library has begun something in threads of its own
-that fails if the interpreter ends meanwhile: `uninterrupted` puts it off.
+Python raises `KeyboardInterrupt` only between two bytecode instructions, which a compilation or a long program can
+delay. So a listener thread receives the signal, prints a message, and ends the process at the second signal. Python
+also raises `KeyboardInterrupt` between any two instructions, even while a library's threads do work that fails if the
+interpreter exits meanwhile. `uninterrupted` delays the signal there.
 """
 
 import contextlib
@@ -19,17 +19,17 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 @dataclasses.dataclass
 class Interruption:
-    """What stopped the process, if anything did.
+    """The signal that stopped the process, if any.
 
     Attributes:
-      signal: the first signal's number; 0 before there is one.
+      signal: number of the first signal; 0 before the first one.
     """
 
     signal: int = 0
 
     @property
     def exit_code(self) -> int:
-        """128 plus the signal's number, as shells have it: 130 for Ctrl-C, 143 for SIGTERM."""
+        """The shell's exit code, 128 plus the signal's number: 130 for Ctrl-C, 143 for SIGTERM."""
         return 128 + (self.signal or signal.SIGINT)
 
 
@@ -37,14 +37,14 @@ class Interruption:
 def handle_signals(
     say: Callable[[str], None], signals: Collection[int] = SIGNALS, noted: Collection[int] = ()
 ) -> Iterator[Interruption]:
-    """Within it, the first signal raises `KeyboardInterrupt` and the second ends the process.
+    """Context in which the first signal raises `KeyboardInterrupt` and the second ends the process.
 
-    Outside the main thread, where Python allows no handlers, it changes nothing.
+    It has no effect outside the main thread, where Python allows no signal handlers.
 
     Args:
-      say: prints a line; called from another thread.
-      signals: which ones; others are left to whoever hears them.
-      noted: those that raise nothing when they come first: the caller looks at `Interruption.signal` and stops in time.
+      say: function that prints a line; called from another thread.
+      signals: signals to handle; other signals keep their handlers.
+      noted: signals that raise nothing when they are the first; the caller polls `Interruption.signal` and stops.
     """
     interruption = Interruption()
     if threading.current_thread() is not threading.main_thread():
@@ -52,7 +52,7 @@ def handle_signals(
         return
 
     def stop(number: int, frame: FrameType | None) -> None:
-        if interruption.signal:  # the second: whether Python or the listener hears it first makes no difference
+        if interruption.signal:  # second signal: Python and the listener thread both exit, whichever is first
             os._exit(128 + number)
         interruption.signal = number
         if number not in noted:
@@ -70,14 +70,14 @@ def handle_signals(
         signal.set_wakeup_fd(wakeup)
         for number, handler in before.items():
             signal.signal(number, handler)
-        os.close(writing)  # the listener reads to the end and closes its own side
+        os.close(writing)  # the listener reads to the end and closes the reading end
 
 
 @contextlib.contextmanager
 def uninterrupted() -> Iterator[None]:
-    """Within it, the first signal has to wait until the block has ended, and a second is acted on at once.
+    """Context that delays the first signal until the block has ended; a second signal is handled immediately.
 
-    Outside the main thread, where no signal is acted on, it changes nothing.
+    It has no effect outside the main thread, where no signals are handled.
     """
     handlers = {int(number): handler for number in SIGNALS if callable(handler := signal.getsignal(number))}
     if threading.current_thread() is not threading.main_thread() or not handlers:
@@ -109,5 +109,5 @@ def _listen(reading: int, say: Callable[[str], None]) -> None:
         count += 1
         if count > 1:
             os._exit(128 + number[0])
-        say("stopping; once more to stop at once")
+        say("stopping; interrupt again to stop immediately")
     os.close(reading)

@@ -1,7 +1,7 @@
-"""The programs compiled last in this process, for trainings that differ in numbers alone.
+"""An in-memory cache of compiled programs, for trainings that differ only in numbers.
 
-Learning rates and the like are inputs of a program, so a training with other ones may run a program that an earlier
-training compiled. A few are held at a time, those used last: each takes memory.
+Learning rates and similar numbers are inputs of a program, so a training can run a program that an earlier training
+with other numbers compiled. Only the most recently used programs are held, since each takes memory.
 """
 
 import collections
@@ -17,10 +17,10 @@ Programs = TypeVar("Programs")
 
 
 class ProgramMemo:
-    """Programs by what they were made for; those used last, up to a number.
+    """A least-recently-used cache of compiled programs.
 
     Args:
-      held: the largest number of entries.
+      held: largest number of entries.
     """
 
     def __init__(self, held: int):
@@ -33,11 +33,12 @@ class ProgramMemo:
         return len(self._entries)
 
     def shared(self, key: Hashable, make: Callable[[], Programs]) -> tuple[Programs, bool]:
-        """Returns the programs of a key, and whether they were made before.
+        """Returns the programs of a key, and whether they came from the cache.
 
         Args:
-          key: everything that the programs depend on. One that cannot be hashed is never found again.
-          make: makes them. Nothing of what it refers to should be large, since jitted functions hold on to it.
+          key: everything that the programs depend on. Programs with an unhashable key are not cached.
+          make: function that creates the programs. It should not refer to large objects, since jitted functions hold
+            references to them.
         """
         try:
             hash(key)
@@ -56,7 +57,7 @@ class ProgramMemo:
         return made, False
 
     def forget(self) -> None:
-        """Lets go of all programs."""
+        """Removes all programs."""
         with self._lock:
             self._entries.clear()
 
@@ -65,7 +66,7 @@ MEMO = ProgramMemo(HELD)
 
 
 def _settings() -> tuple[Any, ...]:
-    """JAX's settings that change what is compiled."""
+    """Returns the JAX settings that affect compiled programs."""
     config: Any = jax.config
     return (
         config.jax_enable_x64,

@@ -188,7 +188,7 @@ def train_supernet(
     check_recipe(training.recipe, data, devices)
     with _entered(directory, _record(training, data, devices)) as folder:
         if folder.final is None:
-            programs = compile_training(training, data, devices) if programs is None else programs.instead(training)
+            programs = compile_training(training, data, devices) if programs is None else programs.rebind(training)
             saved = loop.run_training(programs, data, folder, Lines(note), preemption)
             report = {
                 "steps": programs.total,
@@ -256,7 +256,7 @@ def _entered(directory: Path, record: Mapping[str, Any]) -> Iterator[FinalFolder
 
     The folder of a finished training is not locked, since it is only read.
     """
-    distributed.agree("a supernet, images or software", folders.decisive(record))
+    distributed.agree("supernet, images or software", folders.decisive(record))
     with contextlib.ExitStack() as stack:
 
         def enter() -> None:

@@ -173,7 +173,7 @@ def test_processes_of_other_settings_are_refused(tmp_path):
     codes, _, errors = ends(processes)
     assert codes == [2, 2], errors
     for error in errors:
-        assert "process 1 of 2 has a supernet, images or software other than process 0" in error
+        assert "process 1 of 2 differs from process 0 in supernet, images or software" in error
     assert not (tmp_path / "out").exists()
 
 

@@ -40,7 +40,7 @@ def test_second_ctrl_c_ends_at_once_what_does_not_listen():
     with process.stdout:
         assert process.stdout.readline() == "ready\n"
         process.send_signal(signal.SIGINT)
-        assert process.stdout.readline() == "stopping; once more to stop at once\n"
+        assert process.stdout.readline() == "stopping; interrupt again to stop immediately\n"
         process.send_signal(signal.SIGINT)
         assert process.wait(60) == 130
 

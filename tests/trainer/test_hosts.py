@@ -122,7 +122,7 @@ def test_process_with_other_settings_is_refused(tmp_path):
     codes, _, errors = ends(processes)
     assert codes == [2, 2], errors
     for error in errors:
-        assert "process 1 of 2 has settings, images or software other than process 0" in error
+        assert "process 1 of 2 differs from process 0 in settings, images or software" in error
     assert not (tmp_path / "out").exists()
 
 
