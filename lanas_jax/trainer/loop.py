@@ -133,7 +133,7 @@ def run_training(
                 state, losses = advance(state, _stop(programs, step), preemption)
                 rows = _rows(programs, step, np.asarray(losses)[: int(state.step) - step])
                 step = int(state.step)
-                if not state.sound:
+                if not state.is_finite:
                     metrics.write(rows)
                     raise NotFiniteError(_why(programs, state, checkpoints))
                 progress.advanced(step, rows[-1]["loss"], rows[-1]["learning_rate"])

@@ -126,7 +126,7 @@ class Programs:
         average = None if state.average is None else jax.tree.map(jnp.copy, weights)
         return state._replace(weights=weights, average=average)
 
-    def instead(self, final: Training) -> "Programs":
+    def rebind(self, final: Training) -> "Programs":
         """Returns the same programs for another training on the same images, if `shared_programs` allows it.
 
         Raises:

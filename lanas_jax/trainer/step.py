@@ -67,7 +67,7 @@ class FinalState(NamedTuple):
     optimizer: optax.OptState
     step: Int[Array, ""]  # number of steps taken
     loss: Float[Array, ""]  # loss of the last step taken
-    sound: Bool[Array, ""]  # True while loss and weights are finite; training stops when it becomes False
+    is_finite: Bool[Array, ""]  # True while loss and weights are finite; training stops when it becomes False
 
 
 def start_training(network: FinalNetwork, recipe: Recipe, key: PRNGKeyArray) -> FinalState:
@@ -276,7 +276,7 @@ def train_steps(
             batch = lax.with_sharding_constraint((images[rows], labels[rows], known), task.batch)
             return train_step(task, state, noise, total, *batch)
 
-        going = (state.step < until) & state.sound
+        going = (state.step < until) & state.is_finite
         after = lax.cond(going, advance, lambda state: state, state)
         return after, jnp.where(going, after.loss, 0.0)
 
@@ -299,7 +299,7 @@ def train_on_batch(
     """
     task = with_auxiliary_inputs(task, data)
     _, noise = jax.random.split(key)
-    going = state.sound
+    going = state.is_finite
 
     def advance(state: FinalState) -> FinalState:
         return train_step(task, state, noise, total, images, labels)

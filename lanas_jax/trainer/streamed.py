@@ -22,11 +22,10 @@ from lanas_jax.data.scaling import Scaling
 from lanas_jax.data.streams import Batch, EvaluationStream, StreamedDataset, TrainingStream
 from lanas_jax.runtime.devices import mesh_of
 from lanas_jax.runtime.distributed import Preemption
-from lanas_jax.trainer import sharding as placing
 from lanas_jax.trainer import step as training
 from lanas_jax.trainer.prefetch import Ahead
 from lanas_jax.trainer.programs import AXIS, Compiled, Programs, abstract, assembled, shared_programs, task_of
-from lanas_jax.trainer.sharding import placed
+from lanas_jax.trainer.sharding import placed, shard_batch
 from lanas_jax.trainer.step import FinalState, TrainerTask
 from lanas_jax.trainer.task import AuxiliaryInputs, Training, Weights
 
@@ -162,5 +161,5 @@ def _hosts(programs: Programs) -> int:
 
 
 def _placed(programs: Programs, hosts: int, batch: Batch) -> tuple[Array, Array]:
-    images, labels = (placing.shard_batch(part, programs.task.batch, hosts) for part in (batch.images, batch.labels))
+    images, labels = (shard_batch(part, programs.task.batch, hosts) for part in (batch.images, batch.labels))
     return images, labels

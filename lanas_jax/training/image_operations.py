@@ -1,13 +1,13 @@
-"""Elementary operations on images of 8 bits, as Pillow does them: what the policies of `policies.py` are made of.
+"""Elementary operations on 8-bit images, equal to Pillow's; the policies of `policies.py` are composed of them.
 
-An operation is data (`Operation`), not a function. Whatever its name, it moves pixels by an affine map, looks every
-level up in a table and blends the image with a plainer one, and it does nothing in the parts that are not its own. So
-every image of a batch can have an operation of its own while one short program without branches serves them all;
+An operation is data (`Operation`), not a function. Every operation has the same three parts: it moves pixels by an
+affine map, maps every level by a lookup table, and blends the image with a degenerate one. The parts that it does not
+need are identities. So each image of a batch can have a different operation in one short program without branches;
 ``lax.switch`` under ``vmap`` would compute every operation for every image.
 
-The constructors run at trace time, in NumPy. Their arguments mean what they mean in Pillow's ``Image.transform``,
-``Image.rotate``, ``ImageOps`` and ``ImageEnhance``. Results equal Pillow's bit for bit, but for `autocontrast`: it
-divides whole numbers, where Pillow's floating-point quotient at times falls just below one, and one level lower.
+The constructors run in NumPy, at trace time. Their arguments have the meaning of those of Pillow's ``Image.transform``,
+``Image.rotate``, ``ImageOps`` and ``ImageEnhance``. Results are bit-identical to Pillow's, except for `autocontrast`:
+it divides integers, while Pillow's floating-point quotient sometimes falls just below an integer, one level lower.
 """
 
 import enum
@@ -19,30 +19,30 @@ import numpy as np
 from jax import Array, lax
 from jaxtyping import Float32, Int32, UInt8
 
-FILL = 128  # level of pixels that move in from outside the image
+FILL = 128  # level of pixels from outside the image
 LEVELS = np.arange(256, dtype=np.uint8)
-ONE = 1 << 16  # of a fixed-point number
-STANDING = (1.0, 0.0, 0.0, 0.0, 1.0, 0.0)  # the affine map that moves nothing
+ONE = 1 << 16  # the number 1 in 16.16 fixed point
+STANDING = (1.0, 0.0, 0.0, 0.0, 1.0, 0.0)  # the identity affine map
 
 
 class PixelSource(enum.IntEnum):
-    """What an operation reads from the image itself."""
+    """The statistic of the image that an operation depends on."""
 
     NOTHING = 0
     RANGE = 1  # least and largest level of each channel
-    HISTOGRAM = 2  # of each channel
-    MEAN = 3  # of the luminance
+    HISTOGRAM = 2  # histogram of each channel
+    MEAN = 3  # mean luminance
     LUMINANCE = 4
     SMOOTH = 5  # the image, smoothed
 
 
 class Operation(NamedTuple):
-    """An operation, or, with leading axes, many. Build them by the functions below."""
+    """An operation, or a batch of operations with leading axes. The functions below construct them."""
 
-    matrix: Int32[np.ndarray | Array, "*many 6"]  # from output to input pixels (x, y), in 16.16 fixed point
-    table: UInt8[np.ndarray | Array, "*many 256"]  # what becomes of each level
+    matrix: Int32[np.ndarray | Array, "*many 6"]  # affine map from output to input pixels (x, y), 16.16 fixed point
+    table: UInt8[np.ndarray | Array, "*many 256"]  # new level of each level
     source: Int32[np.ndarray | Array, "*many"]  # a `PixelSource`
-    factor: Float32[np.ndarray | Array, "*many"]  # weight of the image against the plainer one; 1 keeps the image
+    factor: Float32[np.ndarray | Array, "*many"]  # weight of the image in the blend; 1 leaves it unchanged
 
 
 def made_of(
@@ -51,14 +51,14 @@ def made_of(
     source: PixelSource = PixelSource.NOTHING,
     factor: float = 1.0,
 ) -> Operation:
-    """An operation of the given parts; without any, the identity.
+    """Returns an operation with the given parts; the defaults are the identity.
 
     Args:
-      matrix: ``(a, b, c, d, e, f)``: output pixel (x, y) shows input pixel (a x + b y + c, d x + e y + f), coordinates
-        taken at the pixels' centres.
-      table: what becomes of each level.
-      source: what the operation reads from the image.
-      factor: weight of the image against the plainer one.
+      matrix: affine map ``(a, b, c, d, e, f)``: output pixel (x, y) shows input pixel (a x + b y + c, d x + e y + f),
+        with coordinates at the pixels' centers.
+      table: new level of each level.
+      source: statistic of the image that the operation depends on.
+      factor: weight of the image in the blend with the degenerate image.
     """
     a, b, c, d, e, f = matrix
     centred = np.array([a, b, c + (a + b) / 2, d, e, f + (d + e) / 2])
@@ -67,7 +67,7 @@ def made_of(
 
 
 def identity() -> Operation:
-    """Leaves the image as it is."""
+    """Leaves the image unchanged."""
     return made_of()
 
 
@@ -82,39 +82,39 @@ def shear_y(slope: float) -> Operation:
 
 
 def translate_x(pixels: int) -> Operation:
-    """Moves the image to the left."""
+    """Moves the image to the left by `pixels`."""
     return made_of((1.0, 0.0, float(pixels), 0.0, 1.0, 0.0))
 
 
 def translate_y(pixels: int) -> Operation:
-    """Moves the image up."""
+    """Moves the image up by `pixels`."""
     return made_of((1.0, 0.0, 0.0, 0.0, 1.0, float(pixels)))
 
 
 def rotate(degrees: float, height: int, width: int) -> Operation:
-    """Turns the image counter-clockwise about its centre."""
+    """Rotates the image counterclockwise about its center."""
     angle, x, y = math.radians(degrees), width / 2, height / 2
     cosine, sine = math.cos(angle), math.sin(angle)
     return made_of((cosine, -sine, x - cosine * x + sine * y, sine, cosine, y - sine * x - cosine * y))
 
 
 def invert() -> Operation:
-    """White becomes black."""
+    """Inverts all levels: white becomes black."""
     return made_of(table=255 - LEVELS)
 
 
 def solarize(threshold: int) -> Operation:
-    """Inverts the levels from `threshold` on; 256 leaves the image as it is."""
+    """Inverts the levels at or above `threshold`; 256 leaves the image unchanged."""
     return made_of(table=np.where(threshold > LEVELS, LEVELS, 255 - LEVELS))
 
 
 def posterize(bits: int) -> Operation:
-    """Keeps the `bits` highest bits of each level, 1 to 8."""
+    """Keeps the `bits` highest bits of each level; `bits` is 1 to 8."""
     return made_of(table=LEVELS & np.uint8(256 - (1 << (8 - bits))))
 
 
 def brightness(factor: float) -> Operation:
-    """Multiplies each level; 0 is black."""
+    """Multiplies each level by `factor`; 0 gives a black image."""
     return made_of(table=np.clip(LEVELS * np.float32(factor), 0, 255).astype(np.uint8))
 
 
@@ -124,34 +124,34 @@ def autocontrast() -> Operation:
 
 
 def equalize() -> Operation:
-    """Gives each channel a histogram as flat as a table of levels can."""
+    """Equalizes the histogram of each channel, as far as a lookup table can."""
     return made_of(source=PixelSource.HISTOGRAM)
 
 
 def contrast(factor: float) -> Operation:
-    """Away from the mean luminance; 0 is plain grey."""
+    """Changes the contrast relative to the mean luminance; factor 0 gives a uniform gray image."""
     return made_of(source=PixelSource.MEAN, factor=factor)
 
 
 def color(factor: float) -> Operation:
-    """Away from the luminance of each pixel; 0 is black and white."""
+    """Changes the saturation relative to each pixel's luminance; factor 0 gives a grayscale image."""
     return made_of(source=PixelSource.LUMINANCE, factor=factor)
 
 
 def sharpness(factor: float) -> Operation:
-    """Away from the smoothed image; 0 is that image."""
+    """Changes the sharpness relative to the smoothed image; factor 0 gives the smoothed image."""
     return made_of(source=PixelSource.SMOOTH, factor=factor)
 
 
 def apply(operation: Operation, image: UInt8[Array, "h w 3"]) -> UInt8[Array, "h w 3"]:
-    """The image after one operation; jittable, the operation being data."""
+    """Returns the image after one operation. It can be jitted, since the operation is data."""
     image = move(image, jnp.asarray(operation.matrix))
     image = look_up(image, table_of(operation, image))
     return blend(plainer(operation, image), image, jnp.asarray(operation.factor))
 
 
 def move(image: UInt8[Array, "h w c"], matrix: Int32[Array, "6"]) -> UInt8[Array, "h w c"]:
-    """Each output pixel shows the input pixel that `matrix` maps it to, or `FILL` where that is outside."""
+    """Sets each output pixel to the input pixel that `matrix` maps it to, or to `FILL` outside the image."""
     height, width, _ = image.shape
     y = lax.broadcasted_iota(jnp.int32, (height, width), 0)
     x = lax.broadcasted_iota(jnp.int32, (height, width), 1)
@@ -161,9 +161,9 @@ def move(image: UInt8[Array, "h w c"], matrix: Int32[Array, "6"]) -> UInt8[Array
 
 
 def look_up(image: UInt8[Array, "h w c"], table: UInt8[Array, "c 256"]) -> UInt8[Array, "h w c"]:
-    """Each level replaced by its channel's entry.
+    """Replaces each level by its entry in the channel's table.
 
-    TPUs take long to look single numbers up, and hardly any time to multiply by a matrix of ones and zeros.
+    On TPUs, gathers of single values are slow and products with a one-hot matrix are fast.
     """
     return lax.platform_dependent(image, table, tpu=_look_up_by_product, default=_look_up_by_index)
 
@@ -174,7 +174,10 @@ def _look_up_by_index(image: UInt8[Array, "h w c"], table: UInt8[Array, "c 256"]
 
 
 def _look_up_by_product(image: UInt8[Array, "h w c"], table: UInt8[Array, "c 256"]) -> UInt8[Array, "h w c"]:
-    """Exact, since bfloat16 has all levels and each sum has one term that is not zero."""
+    """Looks levels up by a one-hot product.
+
+    The result is exact, since bfloat16 represents all levels and each sum has a single nonzero term.
+    """
     pixels = image.reshape(-1, image.shape[2]).T
     taken = (pixels[:, :, None] == LEVELS[None, None]).astype(jnp.bfloat16)
     entries = jnp.einsum("cpl,cl->cp", taken, table.astype(jnp.bfloat16), preferred_element_type=jnp.float32)
@@ -182,14 +185,14 @@ def _look_up_by_product(image: UInt8[Array, "h w c"], table: UInt8[Array, "c 256
 
 
 def table_of(operation: Operation, image: UInt8[Array, "h w c"]) -> UInt8[Array, "c 256"]:
-    """What becomes of each level of each channel."""
+    """Returns the new level of each level, for each channel."""
     fixed = jnp.broadcast_to(jnp.asarray(operation.table), (image.shape[2], 256))
     table = jnp.where(operation.source == PixelSource.RANGE, stretching_table(image), fixed)
     return jnp.where(operation.source == PixelSource.HISTOGRAM, equalizing_table(image), table)
 
 
 def stretching_table(image: UInt8[Array, "h w c"]) -> UInt8[Array, "c 256"]:
-    """Maps each channel's least level to 0 and its largest to 255; a constant channel stays."""
+    """Returns the table that maps each channel's least level to 0 and its largest to 255; constant channels stay."""
     low = image.min(axis=(0, 1)).astype(jnp.int32)[:, None]
     high = image.max(axis=(0, 1)).astype(jnp.int32)[:, None]
     levels = jnp.arange(256, dtype=jnp.int32)[None]
@@ -198,7 +201,10 @@ def stretching_table(image: UInt8[Array, "h w c"]) -> UInt8[Array, "c 256"]:
 
 
 def equalizing_table(image: UInt8[Array, "h w c"]) -> UInt8[Array, "c 256"]:
-    """Maps each level to the share of pixels below it; a channel of too few pixels or levels stays."""
+    """Returns the table that maps each level to the share of pixels below it.
+
+    Channels with too few pixels or levels stay unchanged.
+    """
     histogram = lax.platform_dependent(image, tpu=_histogram_by_comparing, default=_histogram_by_index)
     below = jnp.cumsum(histogram, axis=1) - histogram
     step = below[jnp.arange(len(below)), image.max(axis=(0, 1)).astype(jnp.int32)][:, None] // 255
@@ -218,7 +224,7 @@ def _histogram_by_comparing(image: UInt8[Array, "h w c"]) -> Int32[Array, "c 256
 
 
 def plainer(operation: Operation, image: UInt8[Array, "h w 3"]) -> Int32[Array, "h w 3"]:
-    """What the image is blended with."""
+    """Returns the degenerate image to blend with."""
     grey = luminance(image)
     mean = (2 * grey.sum() + grey.size) // (2 * grey.size)
     plain = jnp.where(operation.source == PixelSource.MEAN, mean, grey)
@@ -226,13 +232,13 @@ def plainer(operation: Operation, image: UInt8[Array, "h w 3"]) -> Int32[Array, 
 
 
 def luminance(image: UInt8[Array, "h w 3"]) -> Int32[Array, "h w 1"]:
-    """Of each pixel, 0 to 255, by the weights of ITU-R 601-2 in 16 bits."""
+    """Returns the luminance of each pixel, 0 to 255, with the weights of ITU-R 601-2 in 16 bits."""
     weights = np.array([19595, 38470, 7471], np.int32)[None, None]
     return ((image.astype(jnp.int32) * weights).sum(axis=2, keepdims=True) + ONE // 2) >> 16
 
 
 def smooth(image: UInt8[Array, "h w c"]) -> Int32[Array, "h w c"]:
-    """The mean of a pixel, five times, and its eight neighbours; pixels at the border stay."""
+    """Returns the weighted mean of each pixel (weight 5) and its eight neighbors (weight 1); border pixels stay."""
     levels = image.astype(jnp.int32)
     rows = levels[:-2] + levels[1:-1] + levels[2:]
     neighbourhood = rows[:, :-2] + rows[:, 1:-1] + rows[:, 2:]
@@ -243,10 +249,10 @@ def smooth(image: UInt8[Array, "h w c"]) -> Int32[Array, "h w c"]:
 def blend(
     plain: Int32[Array, "h w c"], image: UInt8[Array, "h w c"], factor: Float32[Array, ""]
 ) -> UInt8[Array, "h w c"]:
-    """``plain + factor * (image - plain)``, cut off to whole levels."""
+    """Returns ``plain + factor * (image - plain)``, clipped to [0, 255] and truncated to integers."""
     start = plain.astype(jnp.float32)
     difference = image.astype(jnp.float32) - start
-    # Pillow rounds the product before it adds. A compiler may fuse a product into the sum and round once: it finds the
-    # product with the sign, which is exact.
+    # Pillow rounds the product before it adds. A compiler may fuse a product and a sum and round only once. Here the
+    # only product that it can fuse is the one with the sign, which is exact.
     change = jnp.sign(difference) * (factor * jnp.abs(difference))
     return (start + change).clip(0, 255).astype(jnp.uint8)

@@ -1,14 +1,14 @@
-"""Which operations an image goes through: AutoAugment's policy for CIFAR-10, and RandAugment.
+"""Augmentation policies: AutoAugment's policy for CIFAR-10, and RandAugment.
 
-AutoAugment (arXiv 1805.09501) was itself found by search: each image draws one of the 25 sub-policies of the paper's
-table 7, and each of the sub-policy's two operations happens with a probability of its own. RandAugment
-(arXiv 1909.13719) needs no search: each image draws some of 14 operations, all of one magnitude.
+The policy of AutoAugment (arXiv 1805.09501) was found by search. Each image draws one of the 25 sub-policies of the
+paper's table 7, and each of the sub-policy's two operations is applied with its own probability. RandAugment (arXiv
+1909.13719) needs no search: each image draws some of 14 operations, all of the same magnitude.
 
-How strong an operation is at a level the papers leave half open. Here AutoAugment's levels mean what they mean in the
-authors' program for CIFAR-10 (``research/autoaugment`` of the TensorFlow models), which differs from table 6 in two
-ranges: images move by at most 10 of 32 pixels, and posterized ones keep 4 bits down to none. RandAugment's operations
-grow with their magnitude, factors moving away from 1 to either side. What moves in from outside is grey, about the mean
-of the images, which the authors' program shows there.
+The papers do not fully specify the strength of an operation at a given level. AutoAugment's levels here follow the
+authors' code for CIFAR-10 (``research/autoaugment`` of the TensorFlow models), which differs from table 6 in two
+ranges: images move by at most 10 of 32 pixels, and posterized images keep 4 bits or fewer, down to none. RandAugment's
+operations grow stronger with the magnitude, and factors move away from 1 in either direction. Pixels from outside the
+image are gray, about the mean of the images, as in the authors' code.
 """
 
 from collections.abc import Sequence
@@ -22,7 +22,7 @@ from jaxtyping import Array, Int, PRNGKeyArray, UInt8
 from lanas_jax.training import image_operations
 from lanas_jax.training.image_operations import Operation
 
-Step: TypeAlias = tuple[str, float, int]  # operation, probability, level of 0 to 10 (0 where it has none)
+Step: TypeAlias = tuple[str, float, int]  # operation, probability, level from 0 to 10 (0 if unused)
 
 CIFAR10: tuple[tuple[Step, Step], ...] = (
     (("Invert", 0.1, 0), ("Contrast", 0.2, 6)),
@@ -68,11 +68,11 @@ RANDAUGMENT = (
     "TranslateX",
     "TranslateY",
 )
-LARGEST_MAGNITUDE = 30  # of RandAugment
+LARGEST_MAGNITUDE = 30  # largest magnitude of RandAugment
 
 
 def autoaugment(key: PRNGKeyArray, images: UInt8[Array, "n h w 3"]) -> UInt8[Array, "n h w 3"]:
-    """Each image through a sub-policy of its own. The key is consumed."""
+    """Applies a random sub-policy to each image. The key is consumed."""
     count, height, width, _ = images.shape
     operations = autoaugment_operations(height, width)
     subpolicy, variant = draw_subpolicies(key, count)
@@ -83,13 +83,13 @@ def autoaugment(key: PRNGKeyArray, images: UInt8[Array, "n h w 3"]) -> UInt8[Arr
 def randaugment(
     key: PRNGKeyArray, images: UInt8[Array, "n h w 3"], rounds: int, magnitude: int
 ) -> UInt8[Array, "n h w 3"]:
-    """Each image through `rounds` operations of its own, drawn with replacement. The key is consumed.
+    """Applies `rounds` random operations, drawn with replacement, to each image. The key is consumed.
 
     Args:
-      key: draws operations and their directions.
-      images: of 8 bits.
-      rounds: operations per image (the paper's N).
-      magnitude: of all operations, in thirtieths of their ranges; 30 is what the paper's scale calls M = 10.
+      key: PRNG key of the operations and their directions.
+      images: 8-bit images.
+      rounds: number of operations per image (the paper's N).
+      magnitude: magnitude of all operations, in thirtieths of their ranges; 30 equals the paper's M = 10.
     """
     count, height, width, _ = images.shape
     operations = randaugment_operations(magnitude, height, width)
@@ -100,17 +100,18 @@ def randaugment(
 
 
 def apply_in_turn(operations: Operation, images: UInt8[Array, "n h w 3"]) -> UInt8[Array, "n h w 3"]:
-    """Applies operations with axes ``[rounds, n]``, one round after the other."""
+    """Applies operations with axes ``[rounds, n]`` to n images, round by round."""
     for number in range(len(operations.factor)):
         images = jax.vmap(image_operations.apply)(pick(operations, number), images)
     return images
 
 
 def draw_subpolicies(key: PRNGKeyArray, count: int) -> tuple[Int[Array, " n"], Int[Array, "2 n"]]:
-    """Sub-policies of `count` images, and what becomes of the two operations of each. The key is consumed.
+    """Draws the sub-policies of `count` images and the variants of their two operations. The key is consumed.
 
     Returns:
-      The row of `CIFAR10`, uniform; and for each operation 0 where it does not happen, else 1 or 2, its two directions.
+      A uniformly drawn row of `CIFAR10` for each image; and for each operation 0 if it is skipped, else 1 or 2, its
+      direction.
     """
     row_key, chance_key, direction_key = jax.random.split(key, 3)
     subpolicy = jax.random.randint(row_key, (count,), 0, len(CIFAR10))
@@ -121,7 +122,7 @@ def draw_subpolicies(key: PRNGKeyArray, count: int) -> tuple[Int[Array, " n"], I
 
 
 def autoaugment_operations(height: int, width: int) -> Operation:
-    """The operations of `CIFAR10` with axes ``[sub-policy, first or second, variant of draw_subpolicies]``."""
+    """Returns the operations of `CIFAR10` with axes ``[sub-policy, first or second, variant of draw_subpolicies]``."""
 
     def variant(name: str, level: int, direction: int) -> Operation:
         factor, bits = 0.1 + 1.8 * level / 10, 4 - int(4 * level / 10)
@@ -134,7 +135,7 @@ def autoaugment_operations(height: int, width: int) -> Operation:
 
 
 def randaugment_operations(magnitude: int, height: int, width: int) -> Operation:
-    """The operations of `RANDAUGMENT` with axes ``[operation, direction]``."""
+    """Returns the operations of `RANDAUGMENT` with axes ``[operation, direction]``."""
     strength = magnitude / LARGEST_MAGNITUDE
 
     def variant(name: str, direction: int) -> Operation:
@@ -145,16 +146,19 @@ def randaugment_operations(magnitude: int, height: int, width: int) -> Operation
 
 
 def named(name: str, strength: float, factor: float, bits: int, height: int, width: int) -> Operation:
-    """An operation by its name in the papers.
+    """Returns an operation by its name in the papers.
 
     Args:
-      name: which.
-      strength: share of the range of what shears (0.3), translates (10 pixels of 32), rotates (30 degrees) or solarizes
-        (256 levels); its sign is the direction of what moves.
-      factor: of the enhancing operations; 1 changes nothing.
-      bits: that posterizing keeps.
-      height: of the images, in pixels.
-      width: the same.
+      name: name of the operation.
+      strength: share of the range of shearing (0.3), translation (10 of 32 pixels), rotation (30 degrees) and
+        solarizing (256 levels); its sign is the direction of a movement.
+      factor: factor of brightness, contrast, color and sharpness; 1 changes nothing.
+      bits: number of bits that posterizing keeps.
+      height: height of the images, in pixels.
+      width: width of the images, in pixels.
+
+    Raises:
+      ValueError: the name is unknown.
     """
     match name:
         case "Identity":
@@ -187,14 +191,14 @@ def named(name: str, strength: float, factor: float, bits: int, height: int, wid
             return image_operations.color(factor)
         case "Sharpness":
             return image_operations.sharpness(factor)
-    raise ValueError(f"no operation is called {name!r}")
+    raise ValueError(f"unknown operation {name!r}; choose from {', '.join(RANDAUGMENT)}, Invert")
 
 
 def pick(operations: Operation, *index: Array | int) -> Operation:
-    """The operations at `index` of the leading axes."""
+    """Returns the operations at `index` of the leading axes."""
     return jax.tree.map(lambda rows: jnp.asarray(rows)[index], operations)
 
 
 def stack(operations: Sequence[Operation]) -> Operation:
-    """One `Operation` with a leading axis."""
+    """Stacks operations into one `Operation` with a leading axis."""
     return jax.tree.map(lambda *parts: np.stack(parts), *operations)

@@ -226,7 +226,9 @@ def test_export_that_cannot_be(trained, tmp_path, capsys, monkeypatch):
     assert "holds no training: it has no training.json" in refused(capsys, "export", tmp_path)
     (tmp_path / "used").mkdir()
     (tmp_path / "used" / "thesis.tex").touch()
-    assert "used is not empty: give a new or an empty folder" in refused(capsys, "export", run, "--out", tmp_path / "used")
+    assert "used is not empty: give a new or an empty folder" in refused(
+        capsys, "export", run, "--out", tmp_path / "used"
+    )
     monkeypatch.setitem(sys.modules, "safetensors.numpy", None)
     message = refused(capsys, "export", run, "--out", tmp_path / "out")
     assert "safetensors is not installed: pip install 'lanas-jax[export]', or use --format orbax" in message

@@ -183,10 +183,10 @@ def test_networks_of_one_code_are_equal_where_the_code_is(network, codes):
 
 def test_programs_are_not_rebound_to_another_kind_of_recipe():
     made = compiled(final(SGD))
-    again = made.instead(final(dataclasses.replace(SGD, learning_rate=0.5), seed=1))
+    again = made.rebind(final(dataclasses.replace(SGD, learning_rate=0.5), seed=1))
     forget_programs()
     fresh = compiled(final(dataclasses.replace(SGD, learning_rate=0.5), seed=1))
     assert fresh.program is not again.program
     np.testing.assert_array_equal(four_steps(again)[1], four_steps(fresh)[1])
     with pytest.raises(ValueError, match="another kind of recipe"):
-        made.instead(final(dataclasses.replace(SGD, clip=None)))
+        made.rebind(final(dataclasses.replace(SGD, clip=None)))

@@ -70,7 +70,7 @@ def test_steps_are_those_of_numpy():
     for name in params:
         np.testing.assert_allclose(state.weights.params[name], params[name], rtol=1e-3, atol=1e-5)
         np.testing.assert_allclose(state.average.params[name], average[name], rtol=1e-3, atol=1e-5)
-    assert bool(state.sound)
+    assert bool(state.is_finite)
 
 
 def test_dropped_paths_grow_linearly_with_the_steps():
@@ -98,7 +98,7 @@ def test_finite_loss_with_broken_weights_stops_there():
     state, _ = (made := compiled(LinearNetwork(edge=True), recipe)).advance(made.start(), 5)
     assert int(state.step) == 1
     assert np.isfinite(state.loss)
-    assert not bool(state.sound)
+    assert not bool(state.is_finite)
 
 
 @pytest.fixture(scope="module")

@@ -103,7 +103,7 @@ def test_a_step_follows_the_formula_whoever_teaches(made, kind):
 
 def test_its_weights_are_data_to_the_program(made):
     """Another teacher by the same program."""
-    here = made.instead(final(network_teacher(2 * HEAD)))
+    here = made.rebind(final(network_teacher(2 * HEAD)))
     assert here.program is made.program
     _, losses = here.advance(here.start(), 1)
     np.testing.assert_allclose(losses, [step_by_hand(made.start().weights.params["head"], 2 * HEAD)[1]], rtol=1e-5)

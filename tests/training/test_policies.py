@@ -186,5 +186,5 @@ def test_randaugment_goes_as_many_rounds_as_it_is_told():
 
 
 def test_an_unknown_operation_is_refused():
-    with pytest.raises(ValueError, match="no operation is called 'SamplePairing'"):
+    with pytest.raises(ValueError, match="unknown operation 'SamplePairing'"):
         policies.named("SamplePairing", 0.5, 1.0, 4, 32, 32)
