@@ -1,4 +1,4 @@
-"""Trials on a Ray cluster: workers that come and go, one driver that holds searcher and trial store.
+"""Trials on a Ray cluster: workers may join and leave; one driver holds the searcher and the trial store.
 
-`cluster.Cluster` is what a study takes for its workers; ``lanas search EXPERIMENT --cluster ray`` makes one.
+A study takes a `cluster.Cluster` as its workers; ``lanas search EXPERIMENT --cluster ray`` creates one.
 """

@@ -24,14 +24,14 @@ class Cluster:
     """Evaluates a run's trials by workers on a Ray cluster; a `lanas_jax.study.loop.Workers` and a context manager.
 
     Args:
-      ray: connected (`lanas_jax.cluster.connected`).
-      experiment: of the run. What it holds is not sent: workers build it again from the run's file and settings.
-      run: was made with an experiment's file.
-      settings: what a worker is.
-      progress: is told of workers that come and go.
+      ray: connected Ray module (`lanas_jax.cluster.connection.connected`).
+      experiment: experiment of the run. It is not sent; workers build it again from the run's file and settings.
+      run: run folder, created with an experiment's file.
+      settings: resources and limits of the workers.
+      progress: receiver of messages about workers that join and leave.
 
     Attributes:
-      driver_seconds: that the search kept this process at work, waiting for workers left out.
+      driver_seconds: seconds of work in this process during the search, without waiting for workers.
 
     Raises:
       RunError: the run was started from Python.
@@ -51,18 +51,18 @@ class Cluster:
         self._workforce.__exit__(kind, error, trace)
 
     def prepare(self, directory: Path, progress: StudyProgress) -> None:
-        """Has workers do what comes before the first evaluation: one what comes first, all what falls into parts.
+        """Prepares the evaluator on the workers: one worker does the common part, then all workers share the rest.
 
-        What is made lies in the run's folder, which every node has to see then. A worker that is lost leaves its part
-        to another one, which goes on from the last checkpoint.
+        The results are in the run's folder, which every node must share. If a worker is lost, another one takes over
+        its part and continues from the last checkpoint.
 
         Raises:
-          StudyError: it cannot be done.
+          StudyError: the preparation failed.
         """
         if not isinstance(self._experiment.evaluator, Prepared):
             return
         try:
-            progress.note("a worker prepares the evaluator, or finds it prepared")
+            progress.note("a worker prepares the evaluator, unless it is already prepared")
             (parts,) = self._workforce.all_done("begin", [None])
             if parts:
                 progress.note(f"the workers do {parts} parts of the preparation")
@@ -70,24 +70,24 @@ class Cluster:
         except (ClusterError, NotPreparedError) as error:
             raise StudyError(str(error)) from error
 
-    def search(self, course: SearchLog, progress: StudyProgress) -> None:
-        """Evaluates what is pending, then what is asked for, to the end.
+    def search(self, search_log: SearchLog, progress: StudyProgress) -> None:
+        """Evaluates the pending trials, then new ones, to the end of the search.
 
         Raises:
-          StudyError: the evaluator only raises, or no worker can be used.
+          StudyError: the evaluator raises an error for every trial, or no worker can be used.
         """
-        dispatch = Dispatch(course, self._workforce, self._settings, progress)
+        dispatch = Dispatch(search_log, self._workforce, self._settings, progress)
         try:
             dispatch.run()
         finally:
             self.driver_seconds += dispatch.seconds
 
     def retrain(self, code: Int[np.ndarray, " dims"], directory: Path) -> Winner:
-        """The experiment's finale on a worker; the files that it wrote come back into `directory`.
+        """Retrains the winner on a worker and copies the files that it wrote to `directory`.
 
         Raises:
-          StudyError: no worker can be had.
-          Exception: what the finale raised.
+          StudyError: no worker is available.
+          Exception: the exception of the winner training.
         """
         try:
             ((final, files),) = self._workforce.all_done("retrain", [tuple(code.tolist())])

@@ -1,13 +1,14 @@
-"""Ray, and how it is reached: the only file that starts it or ends it.
+"""Connections to Ray; the only file that starts or stops it.
 
 =======================  ==============================================================================
-``ray``                  the cluster that RAY_ADDRESS names or that runs on this machine; else a new one,
-                         of this machine alone, that ends with the search
-``ray:HOST:PORT``        the cluster whose head is there (6379 is the usual port); from one of its nodes
-``ray://HOST:PORT``      the same through Ray's client server (10001), from a machine outside
+``ray``                  the cluster named by RAY_ADDRESS or running on this machine; otherwise a new
+                         one, of this machine alone, that ends with the search
+``ray:HOST:PORT``        the cluster whose head node has that address (default port 6379); only from
+                         one of its nodes
+``ray://HOST:PORT``      a cluster through Ray's client server (default port 10001), from any machine
 =======================  ==============================================================================
 
-The driver computes with the CPU: accelerators belong to the workers, and a TPU to whoever looks for it first.
+The driver runs on the CPU. Accelerators belong to the workers, and a TPU belongs to the first process that opens it.
 """
 
 import contextlib
@@ -18,26 +19,26 @@ import os
 from collections.abc import Iterator
 from typing import Any
 
-TOKEN = ". Where it asks for a token: set RAY_AUTH_MODE=token, and copy ~/.ray/auth_token from its head"
+TOKEN = ". If the cluster requires a token, set RAY_AUTH_MODE=token and copy ~/.ray/auth_token from its head node"
 USAGE = "local, ray, ray:HOST:PORT (from a node of the cluster) or ray://HOST:PORT (Ray's client server, from anywhere)"
 
 
 class ClusterError(Exception):
-    """A cluster that cannot be used as asked."""
+    """Raised when a cluster cannot be used as requested."""
 
 
 def check_address(address: str) -> str:
-    """The address, if it is one.
+    """Checks the form of a cluster address and returns it.
 
     Raises:
-      ClusterError: it is none, or Ray is not installed.
+      ClusterError: the address is malformed, or Ray is not installed.
     """
     kind, _, place = address.removeprefix("ray://").removeprefix("ray:").rpartition(":")
     wellformed = address in ("local", "ray") or (
         address.startswith("ray:") and bool(kind) and "/" not in kind and place.isdigit()
     )
     if not wellformed:
-        raise ClusterError(f"{address!r} is no cluster: give {USAGE}")
+        raise ClusterError(f"{address!r} is not a cluster address: choose from {USAGE}")
     if address != "local" and importlib.util.find_spec("ray") is None:
         raise ClusterError(f"--cluster {address} needs Ray, which is not installed: pip install 'lanas-jax[ray]'")
     return address
@@ -45,10 +46,10 @@ def check_address(address: str) -> str:
 
 @contextlib.contextmanager
 def connected(address: str) -> Iterator[Any]:
-    """Ray, connected to a cluster; disconnected at the end, which ends this driver's workers.
+    """Connects to a cluster and yields the Ray module; disconnects at the end, which stops this driver's workers.
 
     Raises:
-      ClusterError: as `check_address`; no cluster answers at the address.
+      ClusterError: as in `check_address`, or no cluster answers at the address.
     """
     check_address(address)
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
@@ -74,7 +75,7 @@ def connected(address: str) -> Iterator[Any]:
 
 
 def _join_or_start(ray: Any, quiet: dict[str, Any]) -> None:
-    """The cluster there is, or one of this machine alone."""
+    """Connects to the running cluster, or starts one of this machine alone."""
     try:
         ray.init("auto", **quiet)
     except ConnectionError:

@@ -1,11 +1,11 @@
-"""Which trial goes to which worker, and what becomes of it.
+"""Dispatches trials to workers and collects their outcomes.
 
-A free worker gets the next trial at once: one that is pending from before, or one that the searcher is asked for then
-and there, which knows everything told so far and counts what is pending as visits. Trials are told one by one, as they
-come back; the store records that order, so that a run is resumed, and replayed, to the same future.
+A free worker gets the next trial at once: a pending trial of an interrupted run, or a new one that the searcher
+proposes from everything told so far, counting pending trials as visits. Trials are told one by one as they finish. The
+store records that order, so that a resumed run replays it and continues identically.
 
-A trial whose worker is lost goes to another one with the same key, up to a number of tries; one past its time limit is
-cancelled with its worker. Both then are failed, with the reason.
+A trial whose worker is lost goes to another worker with the same key, up to a maximum number of tries. A trial past its
+time limit is cancelled by stopping its worker. Such trials count as failed, with the reason.
 """
 
 import time
@@ -25,31 +25,30 @@ from lanas_jax.study.replay import SearchLog
 
 
 class Dispatch:
-    """Brings a search to its end.
-
+    """Runs a search to its end on workers.
     Args:
-      course: where it stands.
-      workforce: its workers.
-      settings: tries, and trials handed out at a time.
-      progress: is told how it gets on.
+      search_log: search log of the study.
+      workforce: workers of the search.
+      settings: number of tries, number of trials per worker, and time limit.
+      progress: receiver of progress messages.
     """
 
-    def __init__(self, course: SearchLog, workforce: Workforce, settings: ClusterSettings, progress: StudyProgress):
-        self._course, self._workforce, self._settings, self._progress = course, workforce, settings, progress
-        self._waiting = deque(course.pending)
+    def __init__(self, search_log: SearchLog, workforce: Workforce, settings: ClusterSettings, progress: StudyProgress):
+        self._search_log, self._workforce, self._settings, self._progress = search_log, workforce, settings, progress
+        self._waiting = deque(search_log.pending)
         self._out: dict[int, Trial] = {}
         self._tries: Counter[int] = Counter()
         self._failures = Failures()
-        self.seconds = 0.0  # that the driver was at work, waiting for workers left out
+        self.seconds = 0.0  # work of the driver, without waiting for workers
 
     def run(self) -> None:
-        """Hands out trials and takes in outcomes until none is left.
+        """Dispatches trials and records outcomes until the search is over.
 
         Raises:
-          StudyError: the evaluator only raises, or no worker can be used.
+          StudyError: the evaluator raises an error for every trial, or no worker can be used.
         """
         try:
-            with self._course.grouped():
+            with self._search_log.grouped():
                 while self._hand_out():
                     for event in self._workforce.events():
                         self._timed(event)
@@ -62,54 +61,54 @@ class Dispatch:
         self.seconds += time.perf_counter() - began
 
     def _hand_out(self) -> bool:
-        """Gives every free worker something to do; whether anything is still to be done."""
+        """Gives trials to every free worker; returns whether any trial is unfinished or still to be asked for."""
         began = time.perf_counter()
-        for hand in self._workforce.free:
-            if not (trials := self._next(hand.devices * self._settings.per_device)):
+        for handle in self._workforce.free:
+            if not (trials := self._next(handle.devices * self._settings.per_device)):
                 break
-            self._give(hand, trials)
-        self._course.flush()
+            self._give(handle, trials)
+        self._search_log.flush()
         self.seconds += time.perf_counter() - began
-        return bool(self._out or self._waiting or not self._course.over)
+        return bool(self._out or self._waiting or not self._search_log.over)
 
     def _next(self, n: int) -> list[Trial]:
-        """Up to n trials. They are asked for one by one: each ask has the same shape, whatever workers are free."""
+        """Returns up to `n` trials. Each ask is for one trial, so its shape does not depend on the free workers."""
         trials: list[Trial] = []
-        while len(trials) < n and (more := [self._waiting.popleft()] if self._waiting else self._course.ask(1)):
+        while len(trials) < n and (more := [self._waiting.popleft()] if self._waiting else self._search_log.ask(1)):
             trials += more
         return trials
 
-    def _give(self, hand: WorkerHandle, trials: Sequence[Trial]) -> None:
+    def _give(self, handle: WorkerHandle, trials: Sequence[Trial]) -> None:
         for trial in trials:
             self._out[trial.id] = trial
             self._tries[trial.id] += 1
         self._progress.asked(trials)
         ids, codes, keys = zip(*((trial.id, trial.code, trial.key) for trial in trials), strict=True)
-        self._workforce.give(hand, "evaluate", Order(ids, codes, keys))
+        self._workforce.give(handle, "evaluate", Order(ids, codes, keys))
 
     def _take(self, event: Event) -> None:
         if isinstance(event, Done):
-            self._answered(event.hand, event.said)
+            self._answered(event.handle, event.said)
         elif isinstance(event, Overdue):
             why = f"past its time limit of {self._settings.seconds:g} s on {event.name}: cancelled"
             self._fail(event.order.ids, why, event.name, event.seconds)
         else:
             self._lost(event)
 
-    def _answered(self, hand: WorkerHandle, answer: Answer) -> None:
+    def _answered(self, handle: WorkerHandle, answer: Answer) -> None:
         found = [RemoteError(one.text) if isinstance(one, Raised) else one for one in answer.outcomes]
         try:
             outcomes = self._failures.judged(found)
         except BrokenEvaluatorError as error:
             raise StudyError(str(error)) from error
         for number, outcome in zip(answer.ids, outcomes, strict=True):
-            self._tell(number, outcome, answer.started, software=hand.software, worker=hand.name)
+            self._tell(number, outcome, answer.started, software=handle.software, worker=handle.name)
 
     def _lost(self, event: Lost) -> None:
-        """Trials of a lost worker go to the front of the queue, unless they have had their tries."""
+        """Puts the trials of a lost worker at the front of the queue, except those without tries left."""
         trials = [self._out.pop(number) for job in event.jobs for number in job.argument.ids]
         again = [trial for trial in trials if self._tries[trial.id] < self._settings.tries]
-        what = f"; {len(again)} trials go to another one" if again else ""
+        what = f"; {len(again)} trials go to another worker" if again else ""
         self._progress.note(f"worker {event.name} is gone ({event.why}){what}")
         self._waiting.extendleft(reversed(again))
         for trial in trials:
@@ -125,4 +124,4 @@ class Dispatch:
     def _tell(self, number: int, outcome: Outcome, started: float, **how: object) -> None:
         trial = self._out.pop(number)
         how = {"tries": self._tries.pop(number)} | how
-        self._progress.finished(self._course.tell([trial], [outcome], started, **how))
+        self._progress.finished(self._search_log.tell([trial], [outcome], started, **how))

@@ -1,4 +1,4 @@
-"""Where there is room for workers: nodes of a cluster, and what a worker takes of them."""
+"""Cluster nodes, the resources that a worker takes of them, and the number of workers that fit."""
 
 import dataclasses
 import math
@@ -15,9 +15,9 @@ class ClusterNode:
     """A node that is alive.
 
     Attributes:
-      id: Ray's.
-      name: its address.
-      resources: how much it has of each, free or not.
+      id: Ray's node id.
+      name: address of the node.
+      resources: total amount of each resource, free or in use.
     """
 
     id: str
@@ -26,7 +26,7 @@ class ClusterNode:
 
 
 def alive(told: Sequence[Mapping[str, Any]]) -> list[ClusterNode]:
-    """The nodes that are alive, of what `ray.nodes()` told."""
+    """Returns the live nodes from the result of `ray.nodes()`."""
     return [
         ClusterNode(node["NodeID"], node.get("NodeManagerAddress", "?"), node.get("Resources", {}))
         for node in told
@@ -35,7 +35,7 @@ def alive(told: Sequence[Mapping[str, Any]]) -> list[ClusterNode]:
 
 
 def device(nodes: Sequence[ClusterNode], settings: ClusterSettings) -> str:
-    """What workers compute with: as set, or the best that any node has."""
+    """Returns the device kind of the workers: the one set, or the best that any node has."""
     if settings.device != "auto":
         return settings.device
     found = (kind for kind in ("tpu", "gpu") if any(node.resources.get(ACCELERATORS[kind]) for node in nodes))
@@ -43,9 +43,10 @@ def device(nodes: Sequence[ClusterNode], settings: ClusterSettings) -> str:
 
 
 def need(node: ClusterNode, kind: str, settings: ClusterSettings) -> dict[str, float]:
-    """What a worker takes of a node's resources, by Ray's names.
+    """Returns the resources of a node that one worker takes, by Ray's names.
 
-    A GPU, or every TPU chip of the node, and CPU cores: with an accelerator no more than the node has for each.
+    A worker takes one GPU or all TPU chips of the node, and CPU cores. With an accelerator, the number of cores is at
+    most the worker's share of the node's cores.
     """
     if kind == "cpu":
         return {"CPU": settings.cores}
@@ -57,6 +58,6 @@ def need(node: ClusterNode, kind: str, settings: ClusterSettings) -> dict[str, f
 
 
 def room(node: ClusterNode, needed: Mapping[str, float]) -> int:
-    """Workers for which a node has the resources, were it free."""
+    """Returns the number of workers that fit on the node when it is otherwise idle."""
     shares = [node.resources.get(name, 0.0) / amount for name, amount in needed.items() if amount]
     return math.floor(min(shares, default=0.0) + 1e-9)

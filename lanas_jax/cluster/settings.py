@@ -1,4 +1,4 @@
-"""How a search uses a cluster."""
+"""Settings of a search on a cluster."""
 
 import dataclasses
 from typing import Literal
@@ -8,17 +8,17 @@ Device = Literal["auto", "cpu", "gpu", "tpu"]
 
 @dataclasses.dataclass(frozen=True)
 class ClusterSettings:
-    """What a worker is, and what its trials may cost.
+    """Resources of each worker and limits of its trials.
 
     Attributes:
-      workers: at most so many; default: as many as the nodes have room for, those that join later included.
-      device: what a worker computes with: cores of a CPU, one GPU, or all TPU chips of a host. auto: TPUs where the
-        cluster has some, else GPUs, else cores.
-      cores: CPU cores that a worker reserves; one that computes with them has as many devices (a fraction: one).
-      per_device: trials that a worker is handed at a time for each of its devices.
-      calls: evaluations that a worker has under way at a time, in threads; more than 1 where it only waits for others.
-      tries: evaluations begun of a trial whose worker is lost, before it counts as failed.
-      seconds: after which a trial is cancelled and counts as failed, compilation included; default: no limit.
+      workers: maximum number of workers; default: as many as fit on the nodes, including nodes that join later.
+      device: device kind of a worker: cpu for CPU cores, gpu for one GPU, tpu for all TPU chips of a host. auto: TPUs
+        if the cluster has any, else GPUs, else CPU cores.
+      cores: number of CPU cores reserved per worker. A CPU worker has one JAX device per core, at least one.
+      per_device: number of trials sent to a worker at a time, per device.
+      calls: number of concurrent evaluations per worker, in threads; more than 1 helps only evaluators that wait.
+      tries: maximum number of evaluations of a trial whose worker is lost; then the trial counts as failed.
+      seconds: time limit of a trial in seconds, compilation included; a slower trial counts as failed. Default: none.
     """
 
     workers: int | None = None
@@ -39,4 +39,4 @@ class ClusterSettings:
             if number is not None and not number > 0:
                 raise ValueError(f"{name} must be greater than 0; got {number}")
         if self.cores > 1 and self.cores != int(self.cores):
-            raise ValueError(f"cores must be a whole number, or a fraction of one; got {self.cores}")
+            raise ValueError(f"cores must be an integer, or between 0 and 1; got {self.cores}")

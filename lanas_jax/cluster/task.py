@@ -1,8 +1,8 @@
-"""What a worker has to know to evaluate trials of an experiment, and the fingerprint of the code it does so by.
+"""The description of an experiment that is sent to workers, and the fingerprint of the code that evaluates it.
 
 A task is plain data, so that any version of this package can read it. Its fingerprint is a digest of all Python source
-that decides what a trial comes to, of the experiment's file, of its settings and of the versions of other packages:
-workers with another one would give values of something else, and are refused.
+that affects a trial, the experiment's file, its settings, and the versions of other packages. Workers with another
+fingerprint are refused, since they would evaluate something else.
 """
 
 import dataclasses
@@ -27,14 +27,14 @@ PACKAGES = ("lanas_jax", "models", "experiments")
 
 @dataclasses.dataclass(frozen=True)
 class ClusterTask:
-    """An experiment on its way to the workers.
+    """An experiment, in the form that is sent to workers.
 
     Attributes:
-      source: the text of its file.
-      beside: folder from which the file may import; has to be on every node where it is used.
-      config: its settings, as `config_json.encode_value` wrote them.
-      directory: of the run, on the driver's machine; evaluators that are prepared need it on every node.
-      fingerprint: of what evaluates its trials.
+      source: source text of the experiment's file.
+      beside: folder from which the file may import; if it does, every node must have the folder.
+      config: settings of the experiment, as `config_json.encode_value` wrote them.
+      directory: run folder on the driver's machine; evaluators that need preparation need it on every node.
+      fingerprint: digest of the code, settings and package versions that evaluate the trials.
     """
 
     source: str
@@ -45,25 +45,25 @@ class ClusterTask:
 
     @classmethod
     def of(cls, run: Run) -> "ClusterTask":
-        """The task of a run.
+        """Returns the task of a run.
 
         Raises:
-          RunError: the run was started from Python and has no file that workers could build its experiment from.
+          RunError: the run was started from Python and has no experiment file for workers to build from.
         """
         if not run.source.exists():
             raise RunError(
-                f"{run.directory} was started from Python, so there is no file from which workers could build its "
-                f"experiment: give study.run the workers of one that was made with a source"
+                f"{run.directory} was started from Python, so it has no experiment file for workers to build from: "
+                f"create the run folder with a source to use a cluster"
             )
         source, config = run.source.read_text(encoding="utf-8"), run.record["config"]
         beside = str(Path(run.record["source"]).parent)
         return cls(source, beside, config, str(run.directory), experiment_fingerprint(source, config))
 
     def experiment(self) -> "Experiment":
-        """The experiment, built in this process.
+        """Builds the experiment in this process.
 
         Raises:
-          ExperimentError, ConfigError: the file cannot be run here, or does not build.
+          ExperimentError, ConfigError: the file cannot be loaded here, or does not build.
         """
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "experiment.py"
@@ -73,14 +73,14 @@ class ClusterTask:
 
 
 def experiment_fingerprint(source: str, config: Any) -> str:
-    """The digest of what evaluates an experiment's trials in this process, SHA-256 in hexadecimal."""
+    """Returns the digest of the code, settings and versions that evaluate trials here; SHA-256 in hexadecimal."""
     parts = [code_digest(), source, json.dumps(config, sort_keys=True), json.dumps(software.versions(), sort_keys=True)]
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
 
 @functools.cache
 def code_digest() -> str:
-    """The digest of every Python file of this package, and of the packages of models and experiments beside it."""
+    """Returns the digest of all Python files of the packages `lanas_jax`, `models` and `experiments`."""
     total, home = hashlib.sha256(), Path(lanas_jax.__file__).parent.parent
     for package in PACKAGES:
         for file in sorted((home / package).rglob("*.py")):

@@ -1,8 +1,8 @@
-"""What runs in the process of a worker: builds the experiment once, then evaluates trials for as long as it lives.
+"""The worker process: builds the experiment once, then evaluates trials until it is stopped.
 
-Data and compiled programs stay warm between trials. JAX is imported in here alone, when a worker introduces itself: a
-TPU belongs to the first process that looks for it. Everything that goes to the driver bears the fingerprint of the code
-that made it.
+Data and compiled programs stay in memory between trials. JAX is imported only here, when a worker introduces itself,
+because a TPU belongs to the first process that opens it. Every answer to the driver carries the fingerprint of the code
+that produced it.
 """
 
 import os
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 
 class Hello(NamedTuple):
-    """What a worker says of itself."""
+    """The self-description of a worker."""
 
     fingerprint: str
     name: str  # host and process
@@ -44,13 +44,13 @@ class Order(NamedTuple):
 
 
 class Raised(NamedTuple):
-    """What the evaluator raised for a trial, in words."""
+    """The exception that the evaluator raised for a trial, as text."""
 
     text: str
 
 
 class Answer(NamedTuple):
-    """What trials came to, in the order of their order."""
+    """The outcomes of the trials of an `Order`, in the same order."""
 
     fingerprint: str
     ids: tuple[int, ...]
@@ -62,8 +62,8 @@ class Worker:
     """Evaluates trials of one experiment. Methods are called from the driver.
 
     Args:
-      task: the experiment.
-      cores: CPU cores that it reserved; as many devices where it computes with them.
+      task: experiment to evaluate.
+      cores: number of reserved CPU cores; a CPU worker has as many JAX devices.
     """
 
     def __init__(self, task: ClusterTask, cores: float):
@@ -73,7 +73,7 @@ class Worker:
         self._building, self._preparing = threading.Lock(), threading.Lock()
 
     def introduce(self) -> Hello:
-        """Says what it is, before anything is built."""
+        """Returns the worker's description, before it builds the experiment."""
         import jax
 
         config: Any = jax.config
@@ -84,11 +84,11 @@ class Worker:
         return Hello(self._fingerprint, name, software.versions(), jax.local_device_count())
 
     def build(self) -> None:
-        """Builds the experiment, with what its evaluator loads at that."""
+        """Builds the experiment, including the data that its evaluator loads."""
         self._built()
 
     def begin(self) -> int:
-        """Does what comes first in a preparation, and says how many parts remain; those others may do."""
+        """Runs the common part of a preparation; returns the number of remaining parts, which workers can share."""
         from lanas_jax.evaluators.base import PreparedInParts
 
         evaluator = self._built().evaluator
@@ -98,17 +98,17 @@ class Worker:
         return 0
 
     def prepare_part(self, part: int) -> None:
-        """Does one part of a preparation, while other workers do others; `begin` has been called by one of them."""
+        """Runs one part of a preparation, concurrently with other workers; one of them must have called `begin`."""
         from lanas_jax.evaluators.base import PreparedInParts
 
         evaluator, directory = self._built().evaluator, Path(self._task.directory)
         if not isinstance(evaluator, PreparedInParts):
-            raise ValueError(f"{type(evaluator).__name__} is not prepared in parts")
+            raise ValueError(f"{type(evaluator).__name__} has no preparation in parts: expected a PreparedInParts")
         evaluator.begin(directory, _log)  # reads what is there
         evaluator.part(part, directory, _log)
 
     def evaluate(self, order: Order) -> Answer:
-        """Evaluates trials; an error of the evaluator becomes words, and hits only who causes it."""
+        """Evaluates trials; an error of the evaluator becomes text and affects only the trial that caused it."""
         import numpy as np
 
         from lanas_jax.evaluators.faults import describe_error, outcomes_or_errors
@@ -121,7 +121,7 @@ class Worker:
         return Answer(self._fingerprint, order.ids, outcomes, started)
 
     def retrain(self, code: Sequence[int]) -> "tuple[Winner, dict[str, bytes]]":
-        """The experiment's finale, and the files that it wrote."""
+        """Retrains the winner; returns the result and the files that were written."""
         import numpy as np
 
         from lanas_jax.study import loop
@@ -135,7 +135,7 @@ class Worker:
             shutil.rmtree(folder, ignore_errors=True)
 
     def _prepared(self) -> "Evaluator":
-        """The evaluator, after it has read what was prepared, or done what was not."""
+        """Returns the evaluator, prepared; reads an existing preparation or runs it."""
         from lanas_jax.evaluators.base import Prepared
 
         evaluator = self._built().evaluator
@@ -157,5 +157,5 @@ class Worker:
 
 
 def _log(text: str) -> None:
-    """Into the worker's log."""
+    """Prints to the worker's log."""
     print(text, flush=True)

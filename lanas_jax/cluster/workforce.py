@@ -1,8 +1,8 @@
-"""The workers of a search: hired where nodes have room, given orders, missed when they are gone.
+"""The workers of a search: starts them on nodes with room, calls them, and notices when they are lost.
 
-A worker is a Ray actor on a node that was chosen for it. It is new until it has introduced itself and built the
-experiment, and then free or busy. What happens to workers becomes events; what follows from these for trials is
-`dispatch`'s business. Nodes may join and leave at any time: every few seconds it is looked where there is room.
+A worker is a Ray actor on a chosen node. It is ready once it has introduced itself and built the experiment. Whatever
+happens to workers becomes an event; `dispatch` decides what an event means for trials. Nodes may join and leave at any
+time, so the nodes are checked for room every few seconds.
 """
 
 import dataclasses
@@ -20,10 +20,10 @@ from lanas_jax.cluster.worker import Answer, Hello, Order, Raised, Worker
 from lanas_jax.evaluators.base import NotPreparedError, Outcome
 from lanas_jax.storage import software
 
-STARTUP_CALLS = ("introduce", "build")  # what makes a new worker a ready one
-LOOKING = 2.0  # seconds between two looks for nodes with room
-MAX_FAILED_STARTS = 3  # workers of a node, one after the other, that were lost before they were ready: it gets no more
-WAITING = 0.25  # seconds to wait for events at a time, so that Ctrl-C is heard
+STARTUP_CALLS = ("introduce", "build")  # the calls that make a new worker ready
+LOOKING = 2.0  # seconds between two checks for nodes with room
+MAX_FAILED_STARTS = 3  # consecutive workers of a node lost before they were ready, after which it gets none
+WAITING = 0.25  # maximum seconds of one wait for events, so that Ctrl-C is handled
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -31,9 +31,9 @@ class Job:
     """A call of a worker's method.
 
     Attributes:
-      method: of `Worker`.
-      argument: its only argument, or None where it has none.
-      since: when it was given, monotonic seconds.
+      method: name of the method of `Worker`.
+      argument: only argument of the method; None if it takes none.
+      since: start of the call, monotonic seconds.
     """
 
     method: str
@@ -43,16 +43,16 @@ class Job:
 
 @dataclasses.dataclass(eq=False)
 class WorkerHandle:
-    """A worker as the driver sees it.
+    """The driver's view of a worker.
 
     Attributes:
-      actor: Ray's handle.
-      node: where it is.
-      name: host and process; empty before it has introduced itself.
-      software: its versions.
-      devices: it computes with; 0 before it has introduced itself.
-      built: whether it has built the experiment.
-      jobs: under way, by the reference of what they will return.
+      actor: Ray actor handle.
+      node: node of the worker.
+      name: host and process id; empty until the worker has introduced itself.
+      software: software versions of the worker.
+      devices: number of JAX devices; 0 until the worker has introduced itself.
+      built: True once the experiment is built.
+      jobs: running calls, by the Ray reference of their result.
     """
 
     actor: Any
@@ -66,16 +66,16 @@ class WorkerHandle:
 
 @dataclasses.dataclass(frozen=True)
 class Done:
-    """A worker has done a job."""
+    """A worker finished a call."""
 
-    hand: WorkerHandle
+    handle: WorkerHandle
     job: Job
-    said: Any  # what the method returned; an `Answer` to an `Order` of the same trials where that was ``evaluate``
+    said: Any  # result of the method; for ``evaluate`` an `Answer` with the trials of the `Order`
 
 
 @dataclasses.dataclass(frozen=True)
 class Lost:
-    """A worker is gone, or was sent away, and its jobs with it."""
+    """A worker was lost or dismissed, together with its calls."""
 
     name: str
     jobs: Sequence[Job]
@@ -84,7 +84,7 @@ class Lost:
 
 @dataclasses.dataclass(frozen=True)
 class Overdue:
-    """An order took too long; its worker was ended."""
+    """An order exceeded its time limit; its worker was stopped."""
 
     name: str
     order: Order
@@ -95,22 +95,22 @@ Event = Done | Lost | Overdue
 
 
 class Workforce:
-    """The workers of one search; a context manager that sends all away.
+    """The workers of one search; a context manager that stops all of them at the end.
 
     Args:
-      ray: connected.
-      task: what workers evaluate.
-      settings: what a worker is, and how many there may be.
-      note: is told, a line each, of workers that come and go.
+      ray: connected Ray module.
+      task: experiment that the workers evaluate.
+      settings: resources, limits and maximum number of the workers.
+      note: function that prints a line, called when workers join and leave.
     """
 
     def __init__(self, ray: Any, task: ClusterTask, settings: ClusterSettings, note: Callable[[str], None]):
         self._ray, self._task, self._settings, self._note = ray, task, settings, note
         self._actor = ray.remote(Worker)
-        self._hands: list[WorkerHandle] = []
+        self._handles: list[WorkerHandle] = []
         self._calls: dict[Any, tuple[WorkerHandle, Job]] = {}  # by reference
-        self._refused: dict[str, str] = {}  # nodes whose workers cannot be used, and why
-        self._stillborn: Counter[str] = Counter()  # workers in a row, by node, that were lost before they were ready
+        self._refused: dict[str, str] = {}  # node -> reason why its workers cannot be used
+        self._failed_starts: Counter[str] = Counter()  # consecutive workers lost before they were ready, by node
         self._looked = -LOOKING
         self._noted = ""
 
@@ -118,47 +118,47 @@ class Workforce:
         return self
 
     def __exit__(self, *exception: object) -> None:
-        for hand in self._hands:
-            self._end(hand)
-        self._hands.clear()
+        for handle in self._handles:
+            self._end(handle)
+        self._handles.clear()
 
     @property
     def ready(self) -> list[WorkerHandle]:
         """Workers that have built the experiment."""
-        return [hand for hand in self._hands if hand.built]
+        return [handle for handle in self._handles if handle.built]
 
     @property
     def free(self) -> list[WorkerHandle]:
-        """Those that take a further order, the least busy first."""
-        able = [hand for hand in self.ready if len(hand.jobs) < self._settings.calls]
-        return sorted(able, key=lambda hand: len(hand.jobs))
+        """Workers that can take another call, least busy first."""
+        able = [handle for handle in self.ready if len(handle.jobs) < self._settings.calls]
+        return sorted(able, key=lambda handle: len(handle.jobs))
 
-    def give(self, hand: WorkerHandle, method: str, argument: Any = None) -> Job:
-        """Hands a job to a worker."""
-        call = getattr(hand.actor, method).remote
+    def give(self, handle: WorkerHandle, method: str, argument: Any = None) -> Job:
+        """Starts a call of a worker's method."""
+        call = getattr(handle.actor, method).remote
         job = Job(method, argument, time.monotonic())
         reference = call() if argument is None else call(argument)
-        hand.jobs[reference] = job
-        self._calls[reference] = (hand, job)
+        handle.jobs[reference] = job
+        self._calls[reference] = (handle, job)
         return job
 
     def all_done(self, method: str, arguments: Sequence[Any]) -> list[Any]:
-        """Has workers do jobs, one each at a time, while nothing else is under way; one that is lost is done again.
+        """Calls a method once per argument on idle workers, one call per worker at a time; repeats lost calls.
 
         Returns:
-          What the method returned, in the order of its arguments.
+          The results of the method, in the order of the arguments.
 
         Raises:
-          ClusterError: no worker can be had, or a job was lost with its worker too often.
-          Exception: what the method raised.
+          ClusterError: no worker is available, or a call lost its worker too often.
+          Exception: the exception of the method.
         """
         waiting, under_way, found = deque(range(len(arguments))), dict[Job, int](), dict[int, Any]()
         tries: Counter[int] = Counter()
         while len(found) < len(arguments):
-            idle = [hand for hand in self.ready if not hand.jobs]
-            for hand in idle[: len(waiting)]:
+            idle = [handle for handle in self.ready if not handle.jobs]
+            for handle in idle[: len(waiting)]:
                 number = waiting.popleft()
-                under_way[self.give(hand, method, arguments[number])] = number
+                under_way[self.give(handle, method, arguments[number])] = number
                 tries[number] += 1
             for event in self.events():
                 if isinstance(event, Done):
@@ -166,65 +166,67 @@ class Workforce:
                 elif isinstance(event, Lost):
                     lost = [under_way.pop(job) for job in event.jobs if job in under_way]
                     if any(tries[number] >= self._settings.tries for number in lost):
-                        raise ClusterError(f"{method} lost its worker {self._settings.tries} times: {event.why}")
+                        raise ClusterError(
+                            f"{method} lost its worker {self._settings.tries} times, the last time: {event.why}"
+                        )
                     waiting.extendleft(lost)
         return [found[number] for number in range(len(arguments))]
 
     def events(self) -> Iterator[Event]:
-        """What has happened; waits a moment where nothing has.
+        """Yields new events; waits briefly if there are none.
 
         Raises:
-          ClusterError: no worker can be had: the workers of every node that has room were refused.
+          ClusterError: no worker is available, because the workers of every node with room were refused.
         """
         self._hire()
         for reference in self._finished():
             yield from self._taken(reference)
         yield from self._overdue()
 
-    def dismiss(self, hand: WorkerHandle, why: str, *, refuse: bool = False) -> Lost:
-        """Ends a worker; with `refuse`, its node gets no others."""
-        self._hands.remove(hand)
-        self._calls = {reference: call for reference, call in self._calls.items() if call[0] is not hand}
-        self._end(hand)
-        if refuse and hand.node.id not in self._refused:
-            self._refused[hand.node.id] = why
-            self._note(f"no workers on {hand.node.name}: {why}")
-        own = [job for job in hand.jobs.values() if job.method not in STARTUP_CALLS]
-        return Lost(hand.name or hand.node.name, own, why)
+    def dismiss(self, handle: WorkerHandle, why: str, *, refuse: bool = False) -> Lost:
+        """Stops a worker; with `refuse`, its node gets no more workers."""
+        self._handles.remove(handle)
+        self._calls = {reference: call for reference, call in self._calls.items() if call[0] is not handle}
+        self._end(handle)
+        if refuse and handle.node.id not in self._refused:
+            self._refused[handle.node.id] = why
+            self._note(f"no workers on {handle.node.name}: {why}")
+        own = [job for job in handle.jobs.values() if job.method not in STARTUP_CALLS]
+        return Lost(handle.name or handle.node.name, own, why)
 
-    def _end(self, hand: WorkerHandle) -> None:
+    def _end(self, handle: WorkerHandle) -> None:
         try:
-            self._ray.kill(hand.actor)
-        except Exception:  # it is gone, or Ray is
+            self._ray.kill(handle.actor)
+        except Exception:  # the actor or Ray is already gone
             return
 
     def _hire(self) -> None:
-        """Starts workers where there is room, at most as many as were asked for."""
+        """Starts workers on nodes with room, up to the maximum number."""
         if time.monotonic() - self._looked < LOOKING:
             return
         self._looked = time.monotonic()
         found = nodes.alive(self._ray.nodes())
         kind = nodes.device(found, self._settings)
-        here = Counter(hand.node.id for hand in self._hands)
+        here = Counter(handle.node.id for handle in self._handles)
         for node in found:
             if node.id in self._refused:
                 continue
             needed = nodes.need(node, kind, self._settings)
             for _ in range(nodes.room(node, needed) - here[node.id]):
-                if len(self._hands) == self._settings.workers:
+                if len(self._handles) == self._settings.workers:
                     return
                 self._start(node, needed)
-        if not self._hands:
+        if not self._handles:
             self._say_why(found, kind)
 
     def _say_why(self, found: Sequence[ClusterNode], kind: str) -> None:
-        """No worker can be had now: an error where that will not change, else a line, once."""
+        """Handles the absence of workers: raises if nodes were refused, otherwise prints a message once."""
         refused = [self._refused[node.id] for node in found if node.id in self._refused]
         if refused:
             raise ClusterError(f"no worker can be used: {'; '.join(dict.fromkeys(refused))}")
         cores = f"{self._settings.cores:g} free cores"
         wanted = {"cpu": cores, "gpu": "a GPU", "tpu": "TPU chips"}[kind]
-        text = f"none of {len(found)} nodes has {wanted}: waiting for one that does"
+        text = f"none of {len(found)} nodes has {wanted}; waiting for one that does"
         if text != self._noted:
             self._note(text)
         self._noted = text
@@ -241,12 +243,12 @@ class Workforce:
             max_concurrency=self._settings.calls,
             scheduling_strategy=NodeAffinitySchedulingStrategy(node.id, soft=False),
         ).remote(self._task, self._settings.cores)
-        hand = WorkerHandle(actor, node)
-        self._hands.append(hand)
-        self.give(hand, "introduce")
+        handle = WorkerHandle(actor, node)
+        self._handles.append(handle)
+        self.give(handle, "introduce")
 
     def _finished(self) -> list[Any]:
-        """References of calls that are over."""
+        """Returns the references of finished calls."""
         if not self._calls:
             time.sleep(WAITING)
             return []
@@ -257,71 +259,73 @@ class Workforce:
         return list(done)
 
     def _taken(self, reference: Any) -> Iterator[Event]:
-        """What a call that is over means."""
-        if reference not in self._calls:  # of a worker that was dismissed meanwhile
+        """Yields the events that follow from a finished call."""
+        if reference not in self._calls:  # its worker was dismissed meanwhile
             return
-        hand, job = self._calls.pop(reference)
+        handle, job = self._calls.pop(reference)
         try:
             said = self._ray.get(reference)
         except self._ray.exceptions.RayTaskError as error:
             cause = error.cause if isinstance(error.cause, Exception) else error
             if isinstance(cause, NotPreparedError) or job.method not in (*STARTUP_CALLS, "evaluate"):
                 raise cause from error
-            yield self.dismiss(hand, f"{type(cause).__name__}: {cause}", refuse=True)
+            yield self.dismiss(handle, f"{type(cause).__name__}: {cause}", refuse=True)
             return
-        except Exception as error:  # it died, its node is gone, or what it said cannot be read
-            if not hand.built:
-                self._stillborn[hand.node.id] += 1
-            yield self.dismiss(hand, _first_line(error), refuse=self._stillborn[hand.node.id] >= MAX_FAILED_STARTS)
+        except Exception as error:  # the worker died, its node is gone, or its answer cannot be unpickled
+            if not handle.built:
+                self._failed_starts[handle.node.id] += 1
+            yield self.dismiss(
+                handle, _first_line(error), refuse=self._failed_starts[handle.node.id] >= MAX_FAILED_STARTS
+            )
             return
         if (wrong := self._wrong(job, said)) is not None:
-            yield self.dismiss(hand, wrong, refuse=True)
+            yield self.dismiss(handle, wrong, refuse=True)
             return
-        del hand.jobs[reference]
+        del handle.jobs[reference]
         if job.method in STARTUP_CALLS:
-            self._grown(hand, job.method, said)
+            self._grown(handle, job.method, said)
         else:
-            yield Done(hand, job, said)
+            yield Done(handle, job, said)
 
     def _wrong(self, job: Job, said: Any) -> str | None:
-        """Why what a worker said cannot be used, if it cannot."""
+        """Returns why the result of a call cannot be used; None if it can."""
         if job.method == "introduce":
             if not isinstance(said, Hello):
-                return f"it introduced itself as {said!r:.80}"
+                return f"unexpected answer to introduce: {said!r:.80}"
             if said.fingerprint != self._task.fingerprint:
-                changed = software.differences(said.software) or "the same packages, other source files or settings"
-                return f"other code than the driver's: {changed}"
+                changed = software.differences(said.software) or "same packages, different source files or settings"
+                return f"its code differs from the driver's: {changed}"
         if job.method == "evaluate" and not _answers(said, job.argument, self._task.fingerprint):
-            return f"no answer to what it was asked: {said!r:.80}"
+            return f"unexpected answer to evaluate: {said!r:.80}"
         return None
 
-    def _grown(self, hand: WorkerHandle, method: str, said: Any) -> None:
-        """A worker has introduced itself, or is ready."""
+    def _grown(self, handle: WorkerHandle, method: str, said: Any) -> None:
+        """Updates a worker that has introduced itself or built the experiment."""
         if method == "introduce":
-            hand.name, hand.software, hand.devices = said.name, said.software, said.devices
-            self.give(hand, "build")
+            handle.name, handle.software, handle.devices = said.name, said.software, said.devices
+            self.give(handle, "build")
             return
-        hand.built = True
-        self._stillborn.pop(hand.node.id, None)
-        self._note(f"worker {hand.name} is ready, {len(self.ready)} of {len(self._hands)}")
+        handle.built = True
+        self._failed_starts.pop(handle.node.id, None)
+        self._note(f"worker {handle.name} is ready, {len(self.ready)} of {len(self._handles)}")
 
     def _overdue(self) -> Iterator[Event]:
         limit = self._settings.seconds
         if limit is None:
             return
         now = time.monotonic()
-        for hand in list(self._hands):
-            late = [job for job in hand.jobs.values() if job.method == "evaluate" and now - job.since > limit]
+        for handle in list(self._handles):
+            late = [job for job in handle.jobs.values() if job.method == "evaluate" and now - job.since > limit]
             if not late:
                 continue
-            lost = self.dismiss(hand, "it was ended for a trial past its time limit")
+            lost = self.dismiss(handle, "stopped because a trial exceeded its time limit")
             for job in late:
                 yield Overdue(lost.name, job.argument, now - job.since)
             yield dataclasses.replace(lost, jobs=[job for job in lost.jobs if job not in late])
 
 
 def _answers(said: Any, order: Order, fingerprint: str) -> bool:
-    """Whether a worker gave what it was asked for, by the driver's code."""
+    """Returns whether a worker's result answers the order and comes from the driver's code."""
     if not isinstance(said, Answer) or (said.fingerprint, said.ids) != (fingerprint, order.ids):
         return False
     whole = len(said.outcomes) == len(order.ids)

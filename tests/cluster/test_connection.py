@@ -22,7 +22,7 @@ def test_addresses(address, monkeypatch):
     "address", ["", "dask", "ray:", "ray://", "ray:head", "ray:head:port", "10.0.0.1:6379", "http://a:1", "ray:///a:1"]
 )
 def test_what_is_no_address_is_refused(address):
-    with pytest.raises(ClusterError, match="is no cluster: give local, ray, ray:HOST:PORT"):
+    with pytest.raises(ClusterError, match="is not a cluster address: choose from local, ray, ray:HOST:PORT"):
         connection.check_address(address)
 
 
@@ -41,5 +41,5 @@ def test_the_command_line_refuses_before_anything_is_made(command, tmp_path, cap
         before = sorted(path.name for path in run.iterdir())
     where = ["--out", str(run)] if command[0] == "search" else [str(run)]
     assert cli.main([*command, *where, "--cluster", "slurm"]) == 2
-    assert "'slurm' is no cluster: give local, ray" in capsys.readouterr().err
+    assert "'slurm' is not a cluster address: choose from local, ray" in capsys.readouterr().err
     assert not run.exists() if command[0] == "search" else sorted(path.name for path in run.iterdir()) == before

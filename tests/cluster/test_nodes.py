@@ -64,7 +64,7 @@ def test_nodes_that_are_gone_do_not_count():
         ({"calls": -1}, "calls must be at least 1; got -1"),
         ({"per_device": 0}, "per_device must be at least 1; got 0"),
         ({"cores": 0.0}, "cores must be greater than 0; got 0.0"),
-        ({"cores": 1.5}, "cores must be a whole number, or a fraction of one; got 1.5"),
+        ({"cores": 1.5}, "cores must be an integer, or between 0 and 1; got 1.5"),
         ({"seconds": -1.0}, "seconds must be greater than 0; got -1.0"),
     ],
 )

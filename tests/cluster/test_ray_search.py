@@ -97,9 +97,9 @@ def test_the_recorded_order_leads_to_the_same_tree_and_the_same_proposals(two, t
         if again == "from nothing":
             shutil.rmtree(copy / "checkpoint" / "searcher")
         with TrialStore.open(copy / "trials.sqlite") as store, Checkpoints(copy / "checkpoint" / "searcher") as kept:
-            course = SearchLog(experiment, store, kept)
-            states.append(course._state)
-            asked.append([trial.code for trial in course.ask(6)])
+            search_log = SearchLog(experiment, store, kept)
+            states.append(search_log._state)
+            asked.append([trial.code for trial in search_log.ask(6)])
     assert asked[0] == asked[1]
     assert len(set(asked[0])) == 6
     for one, other in zip(*map(jax.tree.leaves, states), strict=True):
@@ -140,7 +140,7 @@ def test_an_evaluator_that_only_raises_ends_the_search(two, tmp_path):
 
 def test_workers_that_answer_with_something_else_are_refused(two, tmp_path):
     text = output(search(two, tmp_path, wrong=True), code=1)
-    assert "no worker can be used: no answer to what it was asked: Answer(" in text
+    assert "no worker can be used: unexpected answer to evaluate: Answer(" in text
     assert {trial.status for trial in trials_of(tmp_path)} == {Status.PENDING}
 
 
@@ -159,7 +159,7 @@ def test_workers_of_another_version_are_refused(two, tmp_path):
     (tmp_path / "elsewhere").mkdir()
     text = output(search(two, tmp_path, folder=tmp_path / "elsewhere"))
     two.kill(old)
-    assert text.count("other code than the driver's: the same packages, other source files or settings") >= 1
+    assert text.count("its code differs from the driver's: same packages, different source files or settings") >= 1
     assert len({trial.worker for trial in trials_of(tmp_path)}) == 2
     assert {trial.status for trial in trials_of(tmp_path)} == {Status.DONE}
 

@@ -80,7 +80,9 @@ def test_the_code_is_part_of_the_fingerprint(task, monkeypatch, tmp_path):
 
 def test_a_run_without_a_file_has_no_task(tmp_path):
     experiment = waiting_experiment.build(waiting_experiment.Config())
-    with pytest.raises(RunError, match="was started from Python, so there is no file from which workers could build"):
+    with pytest.raises(
+        RunError, match="was started from Python, so it has no experiment file for workers to build from"
+    ):
         ClusterTask.of(run_folder.create(tmp_path / "run", experiment))
 
 
