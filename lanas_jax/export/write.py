@@ -135,7 +135,7 @@ def _settings(space: SearchSpace) -> dict[str, Any]:
 def _weights(folder: FinalFolder, final: FinalTraining, which: str) -> Weights:
     saved = restored(folder, shapes(final.network, final.recipe))
     if saved is None:
-        raise RunError(f"none of the checkpoints in {folder.checkpoints} is intact")
+        raise RunError(f"none of the checkpoints in {folder.checkpoints} is intact, so there are no weights to export")
     weights = saved.state.weights if which == "last" else saved.state.average
     if weights is None:
         raise RunError(f"{folder.directory} has no average of its weights, since its ema is None: use the last weights")

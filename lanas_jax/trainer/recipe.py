@@ -142,8 +142,8 @@ class Recipe:
         for name, optimizers in READ_BY.items():
             if self.optimizer not in optimizers and getattr(self, name) != defaults[name]:
                 raise ValueError(
-                    f"{name} is read by {' and '.join(optimizers)}; with {self.optimizer} leave it at "
-                    f"{defaults[name]}; got {getattr(self, name)}"
+                    f"{name} has no effect with optimizer {self.optimizer}, only with {' or '.join(optimizers)}: "
+                    f"expected its default {defaults[name]}; got {getattr(self, name)}"
                 )
         if not 0 <= self.rmsprop_decay < 1:
             raise ValueError(f"rmsprop_decay must be in [0, 1); got {self.rmsprop_decay}")

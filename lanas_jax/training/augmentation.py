@@ -113,7 +113,7 @@ def check_images(config: Augmentation, images: Array, scaling: Scaling | None) -
       ValueError: the images do not fit; the message names what to change.
     """
     if (images.dtype == jnp.uint8) != (scaling is not None):
-        raise ValueError(f"{images.dtype} images with scaling {scaling}: uint8 needs one, float32 has none")
+        raise ValueError(f"got {images.dtype} images with scaling {scaling}; only uint8 images need a scaling")
     if config.policy and (images.dtype != jnp.uint8 or images.shape[3] != 3):
         raise ValueError(
             f"policy {config.policy!r} needs uint8 images of 3 channels; got {images.dtype} of {images.shape[3]}. "

@@ -230,8 +230,8 @@ def test_grey_images_of_floats_take_all_but_a_policy():
     [
         (np.zeros((2, 4, 4, 3), np.float32), POLICY, None, "needs uint8 images of 3 channels; got float32 of 3"),
         (np.zeros((2, 4, 4, 1), np.uint8), POLICY, Scaling((0.5,), (0.5,)), "3 channels; got uint8 of 1"),
-        (np.zeros((2, 4, 4, 3), np.uint8), Augmentation(), None, "uint8 needs one"),
-        (np.zeros((2, 4, 4, 3), np.float32), Augmentation(), COLOURS, "float32 has none"),
+        (np.zeros((2, 4, 4, 3), np.uint8), Augmentation(), None, "only uint8 images need a scaling"),
+        (np.zeros((2, 4, 4, 3), np.float32), Augmentation(), COLOURS, "only uint8 images need a scaling"),
     ],
 )
 def test_images_that_do_not_fit_are_refused(images, config, scaling, message):
