@@ -1,6 +1,6 @@
-"""What the plots show, as numbers: the running best of a search, its seconds, the Pareto front.
+"""The data behind the plots: the running best of a search, its elapsed seconds, the Pareto front.
 
-Plain functions of arrays and trials; drawing them is for `plots`.
+Plain functions of arrays and trials; `plots` draws them.
 """
 
 import itertools
@@ -13,20 +13,20 @@ from lanas_jax.storage.trials import Status, Trial
 
 
 def done(trials: Sequence[Trial]) -> list[Trial]:
-    """The trials that gave a value, in order of number."""
+    """Returns the trials with a value, in order of trial number."""
     return sorted((t for t in trials if t.status == Status.DONE and t.value is not None), key=lambda t: t.id)
 
 
 def running_best(values: Sequence[float]) -> list[float]:
-    """The largest value so far, after each trial."""
+    """Returns the largest value so far, after each trial."""
     return list(itertools.accumulate(values, max))
 
 
 def seconds_after(trials: Sequence[Trial]) -> dict[int, float]:
-    """Seconds spent on trials when each finished one was through, by trial number.
+    """Returns the seconds spent on trials up to the end of each finished one, by trial number.
 
-    Compile and train seconds are summed in order of number. They are shares of the time their batch took, so the sum is
-    the time the search spent on candidates; pauses between a kill and a resume are not in it.
+    Compile and train seconds are summed in order of trial number. They are shares of the time of their batch, so the
+    sum is the time that the search spent on candidates, without pauses between a kill and a resume.
     """
     total = 0.0
     after = {}
@@ -40,14 +40,14 @@ def seconds_after(trials: Sequence[Trial]) -> dict[int, float]:
 def pareto_front(
     costs: Float[np.ndarray, " n"] | Int[np.ndarray, " n"], values: Float[np.ndarray, " n"]
 ) -> Int[np.ndarray, " front"]:
-    """Which points no other beats: none costs less for at least the value, none gives more for at most the cost.
+    """Returns the Pareto front: the points that no other point dominates in cost and value.
 
     Args:
-      costs: to be small, such as multiply-adds.
-      values: to be large.
+      costs: costs to minimise, such as multiply-adds.
+      values: values to maximise.
 
     Returns:
-      Indices of the front in ascending order of cost; of equal points the first.
+      Indices of the front in ascending order of cost; the first of equal points.
     """
     order = np.lexsort((np.arange(len(costs)), -values, costs))
     if not len(order):
@@ -58,10 +58,10 @@ def pareto_front(
 
 
 def axis_floor(values: Sequence[float]) -> float:
-    """The lowest value worth a place on an axis.
+    """Returns the lowest value to show on an axis.
 
-    A few candidates that hardly learned would squeeze all others into a line. Values further below the lower quartile
-    than twice the distance from there to the best are left out.
+    A few candidates that hardly learned would compress all others into a line. Values are left out if they are below
+    the lower quartile by more than twice the distance from there to the best value.
     """
     quartile, high = np.quantile(np.asarray(values), [0.25, 1.0])
     limit = quartile - 2.0 * (high - quartile) if high > quartile else -np.inf

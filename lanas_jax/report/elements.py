@@ -1,7 +1,8 @@
-"""Building blocks of the report: HTML and SVG elements as trees, so that no text can reach the page unescaped.
+"""Building blocks of the report: HTML and SVG elements as trees, so that no text reaches the page unescaped.
 
-The pages hold user-chosen names (of choices, options, experiments) and messages of foreign exceptions; they enter as
-the text of an element and are escaped when the tree is written. Nothing here knows what a report shows.
+Pages contain user-chosen names (of choices, options, experiments) and messages of other libraries' exceptions. They
+enter as the text of an element and are escaped when the tree is written. The contents of a report are defined
+elsewhere.
 """
 
 from collections.abc import Iterable
@@ -9,17 +10,17 @@ from xml.etree import ElementTree
 
 Element = ElementTree.Element
 Content = str | Element
-SMALLEST = 0.7  # of its size: what a drawing may shrink to
+SMALLEST = 0.7  # minimum scale of a drawing
 
 
 def element(tag: str, *content: Content, **attributes: object) -> Element:
-    """An element with its content.
+    """Returns an element with its content.
 
     Args:
-      tag: such as ``"td"``.
+      tag: tag name, such as ``"td"``.
       *content: text and elements, in order.
-      **attributes: a trailing underscore is dropped (``class_``) and inner ones become hyphens (``stroke_width``);
-        ``None`` leaves the attribute out. Floats are written with two decimals, enough for coordinates.
+      **attributes: attributes by name. A trailing underscore is dropped (``class_``) and other underscores become
+        hyphens (``stroke_width``). ``None`` omits the attribute. Floats have two decimals, enough for coordinates.
     """
     made = ElementTree.Element(
         tag, {_attribute(key): _text(value) for key, value in attributes.items() if value is not None}
@@ -38,9 +39,9 @@ def fill(parent: Element, content: Iterable[Content]) -> Element:
 
 
 def svg(*content: Content, width: int, height: int, label: str, class_: str = "drawing") -> Element:
-    """A drawing of `width` x `height` pixels with a `label` for those who do not see it.
+    """Returns a drawing of `width` x `height` pixels with a `label` for screen readers.
 
-    In a narrow window it shrinks, but only as far as its text stays readable; beyond that it is scrolled.
+    In a narrow window the drawing shrinks as long as its text stays readable; below that size it scrolls.
     """
     return element(
         "svg",
@@ -54,7 +55,7 @@ def svg(*content: Content, width: int, height: int, label: str, class_: str = "d
 
 
 def html(root: Element) -> str:
-    """The element and everything in it as HTML text, escaped."""
+    """Returns the element and its content as escaped HTML text."""
     return ElementTree.tostring(root, encoding="unicode", method="html")
 
 
@@ -67,7 +68,7 @@ def _text(value: object) -> str:
 
 
 def _append_text(parent: Element, text: str) -> None:
-    # ElementTree keeps the text after a child with that child.
+    # ElementTree stores the text after a child in the child's tail.
     if len(parent):
         parent[-1].tail = (parent[-1].tail or "") + text
     else:

@@ -1,4 +1,4 @@
-"""Numbers as people read them: 98.3 %, 1.24 M, 3 min 20 s. No line breaks between a number and its unit."""
+"""Human-readable numbers: 98.3 %, 1.24 M, 3 min 20 s. No line breaks between a number and its unit."""
 
 import dataclasses
 import datetime
@@ -15,29 +15,29 @@ SUPERSCRIPTS = str.maketrans("0123456789", "⁰¹²³⁴⁵⁶⁷⁸⁹")
 
 @dataclasses.dataclass(frozen=True)
 class ValueFormat:
-    """How the values of a run are written: accuracies as percentages, anything else as plain numbers."""
+    """Formats the values of a run: accuracies as percentages, anything else as plain numbers."""
 
     percent: bool
 
     @classmethod
     def of(cls, values: Iterable[float]) -> "ValueFormat":
-        """Percentages where every value lies in [0, 1], as accuracies do and negative losses do not."""
+        """Returns a percentage format if every value is in [0, 1], as accuracies are and negative losses are not."""
         return cls(percent=all(0.0 <= value <= 1.0 for value in values))
 
     def __call__(self, value: float | None, decimals: int = 1) -> str:
-        """`value` as text, a dash where there is none; plain numbers get two decimals more."""
+        """Formats `value`, a dash if there is none; plain numbers get two more decimals than percentages."""
         if value is None or not math.isfinite(value):
             return MISSING
         return f"{100 * value:.{decimals}f}{SPACE}%" if self.percent else f"{value:.{decimals + 2}f}"
 
 
 def count(number: int | float | None) -> str:
-    """A large number in three significant digits and a letter, one below 10,000 exactly."""
+    """Formats a number with three significant digits and a letter; exactly below 10,000."""
     if number is None or not math.isfinite(number):
         return MISSING
     if abs(number) < 10_000:
         return f"{number:,.0f}"
-    # 999,600 is 1.00 M, not 1000 k: the limits are where rounding carries over.
+    # 999,600 is 1.00 M, not 1000 k: the limits are the points where rounding carries over.
     scale, letter = next(
         (1000.0**n, letter) for n, letter in LETTERS.items() if abs(number) < 999.5 * 1000.0**n or n == 4
     )
@@ -47,7 +47,7 @@ def count(number: int | float | None) -> str:
 
 
 def seconds(duration: int | float | None) -> str:
-    """A duration: 0.41 s, 12.3 s, 3 min 20 s, 5 h 02 min, 2 d 4 h."""
+    """Formats a duration: 0.41 s, 12.3 s, 3 min 20 s, 5 h 02 min, 2 d 4 h."""
     if duration is None or not math.isfinite(duration):
         return MISSING
     if duration < 59.95:
@@ -63,24 +63,24 @@ def seconds(duration: int | float | None) -> str:
 
 
 def date(timestamp: float | None) -> str:
-    """Unix seconds as a date and a time of day in the local zone, named."""
+    """Formats Unix seconds as a date and time with the name of the local time zone."""
     if timestamp is None:
         return MISSING
     return datetime.datetime.fromtimestamp(timestamp).astimezone().strftime("%d %B %Y, %H:%M %Z")
 
 
 def code(integers: Iterable[int]) -> str:
-    """A code as the command line takes it: 2,2,0,1."""
+    """Formats a code as the command line takes it: 2,2,0,1."""
     return ",".join(str(int(integer)) for integer in integers)
 
 
 def plural(number: int, noun: str) -> str:
-    """A number of things: 1 trial, 1,200 trials."""
+    """Formats a number with its noun: 1 trial, 1,200 trials."""
     return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
 
 
 def power(number: int) -> str:
-    """A whole number however large: exact below a million, else as 5.43 times a power of ten."""
+    """Formats an integer of any size: exact below a million, otherwise as 5.43 times a power of ten."""
     if number < 1_000_000:
         return f"{number:,}"
     mantissa, exponent = f"{decimal.Decimal(number):.2e}".split("e+")

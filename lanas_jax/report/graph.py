@@ -1,4 +1,4 @@
-"""A cell drawn as a graph: boxes for its nodes, arrows for its edges, coloured and named by their operations."""
+"""Drawings of cells as graphs: boxes for nodes, arrows for edges, coloured and labelled by their operations."""
 
 import math
 from collections.abc import Sequence
@@ -10,21 +10,21 @@ from lanas_jax.spaces.base import CellGraph
 COLOURS = 8  # the style sheet's --op0 to --op7
 MARGIN = 6.0
 NODE_HEIGHT, LABEL_HEIGHT = 34.0, 20.0
-LONGEST = 28  # characters of a name that are shown
+LONGEST = 28  # maximum characters of a name
 
 
 def operations(graphs: Sequence[CellGraph]) -> dict[str, str]:
-    """A colour for each operation in the cells, the same in all of them."""
+    """Returns one colour per operation, the same in all cells."""
     names = sorted({label for graph in graphs for _, _, label in graph.edges if label})
     return {name: f"var(--op{i % COLOURS})" for i, name in enumerate(names)}
 
 
 def draw_graph(graph: CellGraph, colours: dict[str, str]) -> Element:
-    """The cell as an SVG drawing.
+    """Draws the cell as SVG.
 
     Args:
-      graph: an acyclic cell.
-      colours: a CSS colour per operation; an edge without a label is drawn grey.
+      graph: acyclic cell.
+      colours: CSS colours by operation; an edge without a label is grey.
 
     Raises:
       ValueError: the cell has a cycle.
@@ -53,7 +53,7 @@ def draw_graph(graph: CellGraph, colours: dict[str, str]) -> Element:
 
 
 def shorten(name: str, longest: int = LONGEST) -> str:
-    """`name`, cut with an ellipsis where it is longer than `longest` characters."""
+    """Returns `name`, cut with an ellipsis if it is longer than `longest` characters."""
     return name if len(name) <= longest else name[: longest - 1] + "…"
 
 
@@ -64,7 +64,7 @@ def _width(text: str, per_character: float) -> float:
 def _ports(
     graph: CellGraph, nodes: Sequence[Rectangle], routes: Sequence[Sequence[Rectangle]]
 ) -> tuple[list[tuple[float, float]], list[tuple[float, float]]]:
-    """Where each edge leaves its source and enters its target: spread over their sides, so that none cross there."""
+    """Returns the points where edges leave their sources and enter their targets, spread so that none cross there."""
     starts, ends = [(0.0, 0.0)] * len(graph.edges), [(0.0, 0.0)] * len(graph.edges)
     for node, box in enumerate(nodes):
         leaving = [e for e, edge in enumerate(graph.edges) if edge[0] == node]
@@ -84,7 +84,7 @@ def _spread(box: Rectangle, n: int) -> list[float]:
 
 
 def _edge(route: Sequence[Rectangle], start: tuple[float, float], end: tuple[float, float], colour: str) -> Element:
-    """A line that crosses every rank horizontally and curves only between ranks, where there are no boxes."""
+    """Draws a line that crosses every rank horizontally and curves only between ranks, where there are no boxes."""
     path, (x, y) = [f"M{start[0]:.1f} {start[1]:.1f}"], start
     arrow = 7.0
     stops = [(box.x - box.width / 2, box.y, box.x + box.width / 2) for box in route]

@@ -1,8 +1,9 @@
-"""Where the nodes and edges of a cell go: a layered drawing from left to right.
+"""Layout of the nodes and edges of a cell: a layered drawing from left to right.
 
-The method of Sugiyama, Tagawa and Toda (1981) in its simplest form: longest paths give layers; an edge gets a place of
-its own in every rank it passes, one of them wide enough for its label, so that no edge runs through a node or a label;
-barycentres order the ranks against crossings; and each rank moves towards its neighbours as far as its order allows.
+Implements the method of Sugiyama, Tagawa and Toda (1981) in its simplest form. Longest paths give layers. An edge has
+its own slot in every rank that it passes, one of them wide enough for its label, so that no edge crosses a node or a
+label. Barycentres order each rank to reduce crossings. Each rank then moves towards its neighbours as far as its order
+allows.
 """
 
 import itertools
@@ -30,7 +31,7 @@ class Rectangle(NamedTuple):
 
 
 class Layout(NamedTuple):
-    """A drawing: a box per node, and for each edge the boxes between its two nodes, the last of them for its label."""
+    """A layout: one box per node, and for each edge the boxes between its nodes, the last of them for its label."""
 
     nodes: tuple[Rectangle, ...]
     routes: tuple[tuple[Rectangle, ...], ...]
@@ -39,7 +40,7 @@ class Layout(NamedTuple):
 
 
 class Slot(NamedTuple):
-    """A place that something takes up in a rank: a node, a label or a passing edge."""
+    """The place of a node, a label or a passing edge in a rank."""
 
     rank: int
     width: float
@@ -47,8 +48,7 @@ class Slot(NamedTuple):
 
 
 def layers(graph: CellGraph) -> tuple[int, ...]:
-    """The layer of each node: edges on the longest path that leads to it.
-
+    """Returns the layer of each node: the number of edges on the longest path to it.
     Raises:
       ValueError: the edges form a cycle.
     """
@@ -68,9 +68,9 @@ def lay_out(
     """Places nodes and edges.
 
     Args:
-      graph: an acyclic cell.
+      graph: acyclic cell.
       node_sizes: width and height of each node, in pixels.
-      label_sizes: width and height of each edge's label; zero width where it has none.
+      label_sizes: width and height of each edge's label, in pixels; zero width for an edge without a label.
 
     Raises:
       ValueError: the cell has a cycle.
@@ -96,7 +96,7 @@ def lay_out(
 def _slots(
     graph: CellGraph, node_sizes: Sequence[tuple[float, float]], label_sizes: Sequence[tuple[float, float]]
 ) -> tuple[list[Slot], list[list[int]]]:
-    """Slots of nodes (even ranks, first in the list) and edges, and the chain of slots each edge runs along."""
+    """Returns the slots of nodes (even ranks, first in the list) and edges, and the chain of slots of each edge."""
     layer = layers(graph)
     slots = [Slot(2 * layer[i], *node_sizes[i]) for i in range(len(graph.nodes))]
     chains = []
@@ -111,7 +111,7 @@ def _slots(
 
 
 def _order(slots: Sequence[Slot], links: Sequence[tuple[int, int]]) -> list[list[int]]:
-    """Slots of each rank from top to bottom, by sweeps of barycentres; the order with fewest crossings is kept."""
+    """Orders the slots of each rank by barycentre sweeps; returns the order with the fewest crossings."""
     order: list[list[int]] = [[] for _ in range(max((slot.rank for slot in slots), default=-1) + 1)]
     for i, slot in enumerate(slots):
         order[slot.rank].append(i)
@@ -131,7 +131,7 @@ def _order(slots: Sequence[Slot], links: Sequence[tuple[int, int]]) -> list[list
 
 
 def _rows(slots: Sequence[Slot], links: Sequence[tuple[int, int]], order: Sequence[Sequence[int]]) -> np.ndarray:
-    """The height of each slot's centre: near its neighbours' mean, in the order of its rank, without overlap."""
+    """Returns the height of each slot's centre: near its neighbours' mean, in its rank's order, without overlap."""
     rows = np.zeros(len(slots))
     for members in order:
         rows[list(members)] = _apart(np.zeros(len(members)), [slots[i].height for i in members])
@@ -146,9 +146,9 @@ def _rows(slots: Sequence[Slot], links: Sequence[tuple[int, int]], order: Sequen
 
 
 def _apart(wanted: Float[np.ndarray, " n"], heights: Sequence[float]) -> Float[np.ndarray, " n"]:
-    """Centres closest to `wanted` in squares that keep their order and `ROW_GAP` between them (isotonic regression)."""
+    """Returns the centres closest to `wanted` in least squares, in order and `ROW_GAP` apart (isotonic regression)."""
     offsets = np.concatenate([[0.0], np.cumsum([(a + b) / 2 + ROW_GAP for a, b in itertools.pairwise(heights)])])
-    blocks: list[tuple[float, int]] = []  # mean and length of each run that moves as one
+    blocks: list[tuple[float, int]] = []  # mean and length of each block of slots that moves together
     for target in wanted - offsets[: len(wanted)]:
         mean, length = float(target), 1
         while blocks and blocks[-1][0] > mean:

@@ -1,4 +1,4 @@
-"""The tree that a search has learned, for people: learned again from its trials, drawn in the terminal."""
+"""The tree that a search has learned, fitted again from its trials and drawn in the terminal."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -17,24 +17,25 @@ from lanas_jax.searchers.partition import NodeSummary, PartitionTree
 from lanas_jax.spaces.base import SearchSpace
 from lanas_jax.storage.trials import Status, Trial, by_tell
 
-TOP = 3  # features named per split
+TOP = 3  # number of features named per split
 
 
 def learned_tree(
     searcher: Searcher, key: PRNGKeyArray, trials: Sequence[Trial], top: int = TOP
 ) -> tuple[list[NodeSummary] | None, str]:
-    """The tree that a searcher has learned from the trials of a run.
+    """Returns the tree that a searcher has learned from the trials of a run.
 
-    Nothing but the trials is needed: a searcher's state follows from what it was told.
+    Only the trials are needed, since the searcher's state follows from its tells.
 
     Args:
-      searcher: of the run.
-      key: for `Searcher.init`; consumed.
-      trials: of the run; pending ones are left out.
-      top: features named per split.
+      searcher: searcher of the run.
+      key: random key for `Searcher.init`; consumed.
+      trials: trials of the run; pending ones are ignored.
+      top: number of features named per split.
 
     Returns:
-      The nodes, with means in the units of the values, and "" -- or None and why there is no tree.
+      The nodes, with means in the units of the values, and an empty string; or None and the reason why there is no
+      tree.
     """
     finished = [trial for trial in trials if trial.status != Status.PENDING]
     state = searcher.init(key)
@@ -53,7 +54,7 @@ def learned_tree(
 def _in_values(
     nodes: Sequence[NodeSummary], tree: PartitionTree, space: SearchSpace, trials: Sequence[Trial]
 ) -> list[NodeSummary]:
-    """Nodes with the mean of their trials' values: a searcher may have learned from ranks or scores instead."""
+    """Replaces the means of nodes by means of trial values, since a searcher may learn from ranks or scores."""
     values = np.asarray(_values(trials))
     node = np.asarray(partition.route(tree, space.features(space.canonical(_codes(trials)))))
     members: dict[int, list[float]] = {}
@@ -65,7 +66,7 @@ def _in_values(
 
 
 def _path(node: int) -> list[int]:
-    """A node of a heap and those above it."""
+    """Returns a heap node and its ancestors."""
     path = [node]
     while path[-1]:
         path.append((path[-1] - 1) // 2)
@@ -77,12 +78,12 @@ def _codes(trials: Sequence[Trial]) -> jax.Array:
 
 
 def _values(trials: Sequence[Trial]) -> jax.Array:
-    """What a searcher is told: NaN for a failed trial."""
+    """Returns the values that a searcher is told: NaN for a failed trial."""
     return jnp.asarray([jnp.nan if trial.value is None else trial.value for trial in trials], jnp.float32)
 
 
 def drawing(nodes: Sequence[NodeSummary]) -> Tree:
-    """The tree as text: of each split, what pushes an architecture to the good side and what to the bad side."""
+    """Draws the tree as text; each split lists the features that push to its good side and to its bad side."""
     by_index = {node.node: node for node in nodes}
 
     def grow(i: int, side: str, parent: Tree | None) -> Tree:
@@ -102,11 +103,11 @@ def drawing(nodes: Sequence[NodeSummary]) -> Tree:
 
 
 def _pushing(node: NodeSummary, sign: int) -> str:
-    """Features that push to one side, the strongest first."""
+    """Formats the features that push to one side, strongest first."""
     names = [f"{name} ({weight:+.2f})" for name, weight in node.drivers if weight * sign > 0]
     return f"to the {'good' if sign > 0 else 'bad'} side: {', '.join(names)}" if names else ""
 
 
 def as_json(nodes: Sequence[NodeSummary]) -> list[dict[str, Any]]:
-    """The nodes for other programs, root first; the children of node i are 2 i + 1 (good) and 2 i + 2 (bad)."""
+    """Returns the nodes as dictionaries, root first; node i has the children 2 i + 1 (good) and 2 i + 2 (bad)."""
     return [dataclasses.asdict(node) for node in nodes]

@@ -1,4 +1,4 @@
-"""How close to the hard limits of its space a search came, cost by cost."""
+"""The report's section on hard cost limits: how close the proposals of a search come to each."""
 
 from collections.abc import Sequence
 
@@ -12,9 +12,9 @@ from lanas_jax.storage.trials import Trial
 
 
 def section(space: SearchSpace, trials: Sequence[Trial], show: ValueFormat) -> list[Element]:
-    """A sentence and a plot for each limited cost; nothing where the space has no limit, or nothing was proposed.
+    """Returns a sentence and a plot per limited cost; nothing if the space has no limit or there are no proposals.
 
-    Costs are those that the space counts, of all proposals, whatever became of them.
+    The costs are the space's own, for all proposals of any status.
     """
     if not trials:
         return []
@@ -28,7 +28,7 @@ def section(space: SearchSpace, trials: Sequence[Trial], show: ValueFormat) -> l
 
 
 def sentence(cost: LimitedCost) -> str:
-    """How many proposals are above the limit, and how close to it the others come."""
+    """Returns a sentence on how many proposals exceed the limit and how close the others come to it."""
     above = int((cost.costs > cost.limit).sum())
     number = f"{above} are" if above > 1 else f"{above or 'none'} is"
     shares = cost.costs / cost.limit

@@ -1,6 +1,6 @@
-"""The page: what a run gives, section by section, as one HTML document that needs nothing else.
+"""The page: the results of a run, section by section, as one self-contained HTML document.
 
-`render` is a pure function of what `run` gathers from a run directory.
+`render` is a pure function of the data that `run` collects from a run directory.
 """
 
 import dataclasses
@@ -25,15 +25,15 @@ class ReportData:
     """Everything a report shows.
 
     Attributes:
-      name: of the experiment.
-      space: what was searched.
-      trials: all of them, pending and failed ones included.
-      budget: how many trials were asked for.
-      final: the retrained winner, or None while there is none.
+      name: name of the experiment.
+      space: search space.
+      trials: all trials, including pending and failed ones.
+      budget: number of trials of the search.
+      final: retrained winner; None if there is none yet.
       config: settings of the experiment by name.
-      tree: nodes of the searcher's tree, or None where there is no tree to show.
-      tree_note: why there is none.
-      ranking: how estimates rank networks trained from scratch, where that was asked.
+      tree: nodes of the searcher's tree; None if there is no tree to show.
+      tree_note: reason why there is no tree.
+      ranking: rank correlations of estimates with training from scratch; None if not measured.
     """
 
     name: str
@@ -48,18 +48,18 @@ class ReportData:
 
     @property
     def show(self) -> ValueFormat:
-        """How this run's values are written."""
+        """The format of this run's values."""
         return ValueFormat.of(trial.value for trial in curves.done(self.trials) if trial.value is not None)
 
     @property
     def winner(self) -> tuple[int, ...] | None:
-        """The code that was retrained, or else the best so far."""
+        """The code that was retrained, otherwise the best so far."""
         leader = best(self.trials)
         return self.final.code if self.final else leader.code if leader else None
 
 
 def render(run: ReportData) -> str:
-    """The report as the text of an HTML document."""
+    """Renders the report as the text of an HTML document."""
     body = [_headline(run), *_winner(run), *_plots(run), *limits.section(run.space, run.trials, run.show)]
     body += [*_tree(run), *_ranking(run), *_trials(run), *_settings(run)]
     head = element(
@@ -97,16 +97,16 @@ def _notices(run: ReportData) -> list[Element]:
     through = sum(trial.status != Status.PENDING for trial in run.trials)
     notices = []
     if through < run.budget and _exhausted(run):
-        notices.append(f"The space has no further codes: {through:,} trials, of a budget of {run.budget:,}.")
+        notices.append(f"The space has no more codes: {through:,} trials of a budget of {run.budget:,}.")
     elif through < run.budget and run.final is None:
-        notices.append(f"The budget is not used up: {through:,} of {run.budget:,} trials are through.")
+        notices.append(f"The budget is not used up: {through:,} of {run.budget:,} trials are finished.")
     if through and not curves.done(run.trials):
-        notices.append("No trial gave a value; the reasons stand below.")
+        notices.append("No trial has a value; the reasons are listed below.")
     return [element("p", text, class_="notice") for text in notices]
 
 
 def _exhausted(run: ReportData) -> bool:
-    """Whether each code of a space small enough to list was tried."""
+    """Returns whether the space is small enough to enumerate and all its codes were tried."""
     tried = {trial.code for trial in run.trials if trial.status != Status.PENDING}
     return run.space.size <= LISTED and len(tried) >= len(run.space.enumerate())
 
@@ -186,9 +186,9 @@ def _tree(run: ReportData) -> list[Element]:
     if not run.tree:
         return [heading, element("p", run.tree_note, class_="quiet")] if run.tree_note else []
     explanation = (
-        "Each split predicts from its features how good a code is, and sends codes above its threshold up (green), the "
-        "others down. Listed are the features that weigh most; a positive weight pushes up. The regions on the right "
-        "run from promising to poor; the stronger the blue, the better the mean value."
+        "Each split predicts the value of a code from its features and sends codes above its threshold up (green), the "
+        "others down. It lists the features with the largest weights; a positive weight pushes up. The regions on the "
+        "right go from promising to poor; a stronger blue means a better mean value."
     )
     drawing = element("div", tree.draw_tree(run.tree, run.show), class_="wide")
     return [heading, element("p", explanation, class_="quiet"), element("figure", drawing)]

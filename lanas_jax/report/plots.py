@@ -1,7 +1,7 @@
 """The plots of a report, drawn with matplotlib as SVG that takes its colours from the page.
 
-Figures are made without `pyplot`, so there is no backend to choose and no state to leak. Colours are stand-ins that
-become CSS variables on the way out, which is what makes a plot readable on a light and on a dark page.
+Figures are made without `pyplot`, so there is no backend to choose and no global state. Colours are placeholders that
+are replaced by CSS variables in the output, so that a plot is readable on a light and on a dark page.
 """
 
 import io
@@ -24,7 +24,7 @@ from lanas_jax.storage.trials import Status, Trial
 
 DOT, BEST, FAILED, INK, FAINT = "#3b7dc4", "#d9730d", "#c0392f", "#202124", "#c9ccd1"
 VARIABLES = {DOT: "var(--dot)", BEST: "var(--best)", FAILED: "var(--failed)", INK: "var(--ink)", FAINT: "var(--faint)"}
-MOST_VECTORS = 2000  # more dots than this are drawn as pixels, or the page would weigh megabytes
+MOST_VECTORS = 2000  # more dots are rasterized, or the page would take megabytes
 STYLE: dict[Any, Any] = {
     "font.size": 10.0,
     "axes.edgecolor": FAINT,
@@ -46,13 +46,13 @@ SVG, XLINK = "{http://www.w3.org/2000/svg}", "{http://www.w3.org/1999/xlink}"
 
 
 def best_against_trials(trials: Sequence[Trial], show: ValueFormat) -> Element:
-    """Each trial's value and the best so far, by number of the trial."""
+    """Plots each trial's value and the best so far against the trial number."""
     places = {trial.id: float(trial.id) for trial in trials if trial.status != Status.PENDING}
     return _progress(trials, places, show, name="trials", label="trial")
 
 
 def best_against_seconds(trials: Sequence[Trial], show: ValueFormat) -> Element:
-    """Each trial's value and the best so far, by time spent on candidates, compilation included."""
+    """Plots each trial's value and the best so far against the time spent on candidates, compilation included."""
     places = curves.seconds_after(trials)
     longest = max(places.values(), default=0.0)
     scale, unit = (1.0, "seconds") if longest < 180 else (60.0, "minutes") if longest < 3 * 3600 else (3600.0, "hours")
@@ -61,7 +61,7 @@ def best_against_seconds(trials: Sequence[Trial], show: ValueFormat) -> Element:
 
 
 def value_against_cost(trials: Sequence[Trial], show: ValueFormat) -> Element:
-    """Values against multiply-adds with the Pareto front; trials without multiply-adds are left out."""
+    """Plots values against multiply-adds with the Pareto front; trials without multiply-adds are left out."""
     shown = [trial for trial in curves.done(trials) if trial.multiply_adds is not None]
     costs = np.array([trial.multiply_adds for trial in shown], float)
     values = np.array([trial.value for trial in shown], float)
@@ -80,14 +80,14 @@ def value_against_cost(trials: Sequence[Trial], show: ValueFormat) -> Element:
 def value_against_limit(
     costs: Int[np.ndarray, " n"], values: Float[np.ndarray, " n"], limit: int, name: str, show: ValueFormat
 ) -> Element:
-    """Values against a cost on which there is a hard limit, drawn as a line.
+    """Plots values against a cost with a hard limit, which is drawn as a line.
 
     Args:
-      costs: of each trial that gave a value.
-      values: what it gave.
-      limit: on the cost.
-      name: of the cost, a word like no other of the page's plots.
-      show: how values are written.
+      costs: costs of the trials with a value.
+      values: values of the same trials.
+      limit: upper limit of the cost.
+      name: name of the cost, unique among the plots of the page.
+      show: format of the values.
     """
     x = np.asarray(costs, float)
     with matplotlib.rc_context(STYLE):
@@ -102,13 +102,13 @@ def value_against_limit(
 def truth_against_estimate(
     estimate: Float[np.ndarray, " n"], truth: Float[np.ndarray, " n"], name: str, place: str
 ) -> Element:
-    """What networks came to when trained from scratch against what an estimate said of them.
+    """Plots the values of networks trained from scratch against an estimate of them.
 
     Args:
-      estimate: a value per network; NaN: there is none, and the network is left out.
-      truth: the same, trained from scratch.
-      name: of the estimate.
-      place: of the plot in the page, a word like no other there.
+      estimate: estimated values, one per network; networks with NaN are left out.
+      truth: values after training from scratch, one per network; networks with NaN are left out.
+      name: name of the estimate.
+      place: id of the plot, unique within the page.
     """
     known = ~(np.isnan(estimate) | np.isnan(truth))
     x, values = estimate[known], truth[known]
@@ -164,7 +164,7 @@ def _axes(label: str, show: ValueFormat) -> tuple[Figure, Axes]:
 
 
 def _cost_axis(axes: Axes, costs: np.ndarray) -> None:
-    """Large numbers in short, on a logarithmic axis where they are far apart."""
+    """Formats the cost axis with short numbers; logarithmic if the costs span more than a factor of 8."""
     if len(costs) and costs.min() > 0 and costs.max() > 8 * costs.min():
         axes.set_xscale("log")
         axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
@@ -177,7 +177,7 @@ def _percent() -> FuncFormatter:
 
 
 def _scatter(axes: Axes, x: np.ndarray, values: np.ndarray, what: str = "trial") -> float:
-    """A dot per trial, triangles on the lower edge for those far below the others; returns where the axis starts."""
+    """Draws a dot per trial, and triangles on the lower edge for outliers below; returns the start of the axis."""
     if not len(values):
         axes.set(xticks=[], yticks=[])
         axes.text(0.5, 0.5, f"no {what} has a value yet", ha="center", va="center", transform=axes.transAxes)
@@ -192,7 +192,7 @@ def _scatter(axes: Axes, x: np.ndarray, values: np.ndarray, what: str = "trial")
 
 
 def _on_edge(axes: Axes, x: np.ndarray, marker: str, **look: Any) -> None:
-    """Marks for trials that have no place on the value axis, along its lower end."""
+    """Draws marks along the lower edge for trials outside the value axis."""
     axes.plot(x, np.full(len(x), 0.03), marker, markersize=5, transform=axes.get_xaxis_transform(), **look)
 
 
@@ -210,7 +210,7 @@ def _short(number: float) -> str:
 
 
 def _svg(figure: Figure, name: str) -> Element:
-    """The figure as an element of the page: no metadata or namespaces, ids of its own, colours from the page."""
+    """Converts the figure to a page element: no metadata or namespaces, unique ids, colours of the page."""
     buffer = io.StringIO()
     with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": name}):
         figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None, "Creator": None})

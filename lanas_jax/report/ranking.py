@@ -1,4 +1,4 @@
-"""The report's answer to whether a supernet ranks: a table of correlations, and a plot for each estimate."""
+"""The report's section on ranking by a supernet: a table of rank correlations and a plot per estimate."""
 
 from lanas_jax.ranking.correlation import RankCorrelation
 from lanas_jax.ranking.result import Ranked
@@ -7,7 +7,7 @@ from lanas_jax.report.elements import Element, element
 
 
 def section(ranked: Ranked) -> list[Element]:
-    """Heading, explanation, table and plots."""
+    """Returns heading, explanation, table and plots."""
     figures = [
         element(
             "figure",
@@ -29,7 +29,7 @@ def _explanation(ranked: Ranked) -> str:
     networks = formatting.plural(len(ranked.codes), "architecture") + ("" if pool is None else f" out of {pool:,}")
     return (
         f"{networks}, spread over the whole range of their values by {first}, were trained from scratch. A rank "
-        f"correlation of 1 means that an estimate puts them in the same order, 0 that it says nothing about it. "
+        f"correlation of 1 means that an estimate gives the same order, 0 that it gives no information about it. "
         f"Intervals are 95 % bootstrap intervals over networks."
     )
 

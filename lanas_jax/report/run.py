@@ -1,4 +1,4 @@
-"""From a run directory to its report: reads the trials and the ranking, replays the tree, writes the page."""
+"""Writes the report of a run directory: reads the trials and the ranking, replays the tree, renders the page."""
 
 import json
 from collections.abc import Mapping
@@ -22,23 +22,23 @@ def write_report(run_directory: Path, experiment: "Experiment | None" = None) ->
     """Writes the report of a run, finished or not, into its folder.
 
     Args:
-      run_directory: a run directory.
-      experiment: what was run; without it, it is built anew from the copy of its file in the folder.
+      run_directory: run directory.
+      experiment: experiment of the run; default: built again from the copy of its file in the run directory.
 
     Returns:
-      The path of the report: one HTML file that needs nothing else.
+      The path of the report, one self-contained HTML file.
 
     Raises:
-      RunError: the folder holds no run, or one that was started from Python while `experiment` is not given; the
+      RunError: the folder contains no run; or the run was started from Python and `experiment` is not given; or the
         files of its ranking are damaged.
       ExperimentError: the experiment's file no longer builds.
-      TrialStoreError: the trials file is foreign or damaged.
+      TrialStoreError: the trials file belongs to another program or is damaged.
     """
     here = run_folder.open_run(run_directory)
     with TrialStore.open(here.trials, read_only=True) as store:
         trials, final = store.trials(), store.final()
     experiment = here.experiment() if experiment is None else experiment
-    # A tree does not depend on the key that its searcher draws codes with.
+    # The tree does not depend on the searcher's random key.
     tree, note = learned_tree(experiment.searcher, jax.random.key(experiment.seed), trials)
     page = render(
         ReportData(
@@ -58,7 +58,7 @@ def write_report(run_directory: Path, experiment: "Experiment | None" = None) ->
 
 
 def _settings(record: Mapping[str, Any]) -> dict[str, str]:
-    """What config.json records of what was asked for, a line per setting."""
+    """Returns the recorded settings of the run, one line per setting."""
     settings = {name: record[name] for name in ("experiment", "source", "created", "seed", "budget", "batch")}
     settings |= record["config"] or {}
     return {

@@ -1,6 +1,6 @@
-"""How the report looks: one style sheet for light and dark screens, phones and paper, and a script that sorts tables.
+"""The style sheet of the report, for light and dark screens, phones and paper, and a script that sorts tables.
 
-The page is complete without the script; where scripts are off, the tables stay in the order they were written.
+The page is complete without the script; if scripts are disabled, the tables keep their written order.
 """
 
 CSS = """

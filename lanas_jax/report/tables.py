@@ -11,16 +11,16 @@ from lanas_jax.report.elements import Element, element
 from lanas_jax.report.formatting import ValueFormat
 from lanas_jax.storage.trials import Status, Trial, best, differ_in_steps
 
-MOST_ROWS = 1000  # of the table of trials
+MOST_ROWS = 1000  # maximum rows of the table of trials
 MOST_FRONT_ROWS = 40
 MOST_REASONS = 8
-REASON_LENGTH = 300  # characters of a failure's reason that are shown
+REASON_LENGTH = 300  # maximum characters of a failure's reason
 
 
 def trials_table(trials: Sequence[Trial], show: ValueFormat) -> Element:
-    """The trials from best to worst, then the pending and the failed ones; at most `MOST_ROWS` of them.
+    """Returns a table of trials from best to worst, then pending and failed ones; at most `MOST_ROWS` rows.
 
-    The steps they took are there where these differ.
+    It has a column of training steps if these differ.
     """
     winner, with_steps = best(trials), differ_in_steps(trials)
     steps = ["steps"] if with_steps else []
@@ -38,13 +38,13 @@ def trials_table(trials: Sequence[Trial], show: ValueFormat) -> Element:
 
 
 def ranked(trials: Sequence[Trial]) -> list[Trial]:
-    """Trials with a value from best to worst, then the pending ones, then the failed ones, each in order of number."""
+    """Sorts trials: those with a value from best to worst, then pending, then failed ones; ties by trial number."""
     places = {Status.DONE: 0, Status.PENDING: 1, Status.FAILED: 2}
     return sorted(trials, key=lambda t: (places[t.status], -(t.value or 0.0), t.id))
 
 
 def front_table(trials: Sequence[Trial], show: ValueFormat) -> Element | None:
-    """The trials of the Pareto front, best value first; None where no trial has multiply-adds."""
+    """Returns a table of the Pareto front, best value first; None if no trial has multiply-adds."""
     known = [trial for trial in curves.done(trials) if trial.multiply_adds is not None]
     costs = np.array([trial.multiply_adds for trial in known], float)
     values = np.array([trial.value for trial in known], float)
@@ -68,7 +68,7 @@ def front_table(trials: Sequence[Trial], show: ValueFormat) -> Element | None:
 
 
 def ranking_table(correlations: Mapping[str, RankCorrelation]) -> Element:
-    """A row per estimate: how it ranks networks that were trained from scratch."""
+    """Returns one row per estimate: its rank correlations with training from scratch."""
     names = ("Spearman (95 %)", "Kendall (95 %)", "networks", "failed")
     head = element("tr", element("th", "estimate"), *(element("th", name, class_="number") for name in names))
     rows = [
@@ -84,7 +84,7 @@ def ranking_table(correlations: Mapping[str, RankCorrelation]) -> Element:
 
 
 def failures_table(trials: Sequence[Trial]) -> Element | None:
-    """How often each reason of failure occurred; None where no trial failed."""
+    """Returns a list of the reasons of failure with their counts; None if no trial failed."""
     counted = Counter(_clipped(trial.reason) for trial in trials if trial.status == Status.FAILED)
     if not counted:
         return None
@@ -97,7 +97,7 @@ def failures_table(trials: Sequence[Trial]) -> Element | None:
 
 
 def settings_table(settings: Mapping[str, object]) -> Element:
-    """Names and what they are set to."""
+    """Returns a table of settings and their values."""
     rows = [
         element("tr", element("th", name), element("td", str(value), class_="words"))
         for name, value in settings.items()
@@ -106,7 +106,7 @@ def settings_table(settings: Mapping[str, object]) -> Element:
 
 
 def software(trials: Iterable[Trial]) -> str:
-    """Versions of what evaluated the trials, such as ``jax 0.10.2, flax 0.12.8``; all of them, where they differ."""
+    """Returns the software versions of the trials, such as ``jax 0.10.2, flax 0.12.8``; all of them if they differ."""
     versions: dict[str, dict[str, None]] = {}
     for trial in trials:
         for name, version in trial.software.items():
@@ -136,7 +136,7 @@ def _trial_row(trial: Trial, show: ValueFormat, *, is_best: bool, with_steps: bo
 
 
 def _number(text: str, key: int | float | None = None) -> Element:
-    """A right-aligned cell, sorted by `key`, or by its text where that says the same."""
+    """Returns a right-aligned cell, sorted by `key`, or by its text if that is equal."""
     sort = "" if text == formatting.MISSING else None if key is None or str(key) == text else f"{key:.10g}"
     return element("td", text, class_="number", data_sort=sort)
 

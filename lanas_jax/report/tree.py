@@ -1,4 +1,4 @@
-"""The learned tree drawn from left to right: what each region holds and which features each split weighs most."""
+"""Drawing of the learned tree from left to right: the trials of each region and the top features of each split."""
 
 import math
 from collections.abc import Sequence
@@ -13,7 +13,7 @@ from lanas_jax.searchers.partition import NodeSummary
 MARGIN = 4.0
 LEAF_WIDTH, COLUMN_GAP = 150.0, 30.0
 LINE, LEAF_ROW = 15.0, 48.0
-LONGEST = 48  # characters of a feature's name that are shown
+LONGEST = 48  # maximum characters of a feature's name
 
 
 class Place(NamedTuple):
@@ -31,11 +31,11 @@ class Place(NamedTuple):
 
 
 def draw_tree(nodes: Sequence[NodeSummary], show: ValueFormat) -> Element:
-    """The tree as an SVG drawing: root on the left, the good side of each split above the bad side.
+    """Draws the tree as SVG: root on the left, the good side of each split above the bad side.
 
     Args:
-      nodes: every node of one tree, in any order.
-      show: how values are written.
+      nodes: all nodes of one tree, in any order.
+      show: format of the values.
     """
     by_index = {node.node: node for node in nodes}
     names = [shorten(name, LONGEST) for node in nodes for name, _ in node.drivers]
@@ -59,7 +59,7 @@ def draw_tree(nodes: Sequence[NodeSummary], show: ValueFormat) -> Element:
 
 
 def _places(nodes: dict[int, NodeSummary], split_width: float) -> dict[int, Place]:
-    """A place for every node, leaves one under the other from good to bad; insertion order is depth first."""
+    """Places every node, with leaves below each other from good to bad; the result is in depth-first order."""
     places: dict[int, Place] = {}
     bottom = 0.0
 
@@ -82,7 +82,7 @@ def _places(nodes: dict[int, NodeSummary], split_width: float) -> dict[int, Plac
 
 
 def _shade(mean: float | None, means: Sequence[float]) -> float:
-    """How strongly a box is filled: faint for the poorest mean, strong for the best."""
+    """Returns the opacity of a box: low for the worst mean, high for the best."""
     if mean is None or max(means) == min(means):
         return 0.1
     return 0.06 + 0.34 * (mean - min(means)) / (max(means) - min(means))
@@ -121,7 +121,7 @@ def _box(node: NodeSummary, place: Place, show: ValueFormat, shade: float, title
 
 
 def _signed(weights: Sequence[float]) -> list[str]:
-    """Weights with signs, to two digits of the largest, a true minus sign under the plus."""
+    """Formats weights with signs, to two digits of the largest, with a typographic minus sign."""
     largest = max((abs(weight) for weight in weights), default=0.0)
     decimals = max(0, 1 - math.floor(math.log10(largest))) if largest > 0 else 0
     style = f"+,.{decimals}f" if decimals <= 4 and largest < 1e4 else "+.1e"

@@ -100,15 +100,15 @@ def test_headline_of_a_search_that_tried_everything() -> None:
     space = SearchSpace([Choice("a", "xyz"), Choice("b", "xy")])
     given = [dataclasses.replace(trial(i, 0.5), code=(i // 2, i % 2)) for i in range(6)]
     words = Page(render(run(given, budget=20, space=space))).words
-    assert "The space has no further codes: 6 trials, of a budget of 20." in words
+    assert "The space has no more codes: 6 trials of a budget of 20." in words
     words = Page(render(run(given[:5], budget=20, space=space))).words
-    assert "no further codes" not in words
-    assert "not used up: 5 of 20 trials are through" in words
+    assert "no more codes" not in words
+    assert "not used up: 5 of 20 trials are finished" in words
 
 
 def test_headline_of_an_unfinished_run() -> None:
     words = Page(render(RUNS["unfinished"])).words
-    assert "not used up: 8 of 20 trials are through" in words
+    assert "not used up: 8 of 20 trials are finished" in words
     assert "2 pending" in words
 
 

@@ -23,7 +23,7 @@ import dataclasses
 import lanas_jax as lx
 from lanas_jax.evaluators.base import Outcome
 from lanas_jax.study import Experiment
-from lanas_jax.storage.trials import Final
+from lanas_jax.storage.trials import Winner
 
 SPACE = lx.SearchSpace([lx.Choice(f"op{i}", "abcd") for i in range(4)])
 
@@ -48,7 +48,7 @@ class Small:
 
 def finale(code, key, directory):
     directory.mkdir()
-    return Final(tuple(code.tolist()), 0.75, 0.5, 2.0)
+    return Winner(tuple(code.tolist()), 0.75, 0.5, 2.0)
 
 
 def build(config):
@@ -153,7 +153,7 @@ def test_a_searcher_without_a_tree(tmp_path: Path) -> None:
 def test_a_run_that_has_not_begun(tmp_path: Path) -> None:
     here, _ = begin(tmp_path)
     page = Page(report.write_report(here.directory).read_text(encoding="utf-8"))
-    assert "0 of 32 trials are through" in page.words
+    assert "0 of 32 trials are finished" in page.words
     assert "No trial has a value yet, so there is no tree" in page.words
 
 
