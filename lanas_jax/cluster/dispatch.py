@@ -26,6 +26,7 @@ from lanas_jax.study.replay import SearchLog
 
 class Dispatch:
     """Runs a search to its end on workers.
+
     Args:
       search_log: search log of the study.
       workforce: workers of the search.

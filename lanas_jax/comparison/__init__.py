@@ -1,1 +1,1 @@
-"""Searchers compared on the results of a benchmark: how many samples does each need?"""
+"""Comparison of searchers on benchmark tables: the number of samples that each needs."""

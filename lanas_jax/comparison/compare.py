@@ -1,8 +1,8 @@
-"""Searchers side by side on one table: equal budgets, equal counting.
+"""Comparison of searchers on one table, with equal budgets and equal counting.
 
-What is counted is the number of distinct valid architectures that a search tried, for every searcher alike. Searchers
-of this package run in `simulate`, or with many workers at once in `simulate_workers`, many seeds in one program; peers
-run one seed per process.
+For every searcher, a sample is a distinct valid architecture. Searchers of this package run in `simulate`, or with many
+asynchronous workers in `simulate_workers`, many seeds in one program. Peers, which are searchers of other packages, run
+one seed per process.
 """
 
 import concurrent.futures
@@ -56,30 +56,30 @@ NAMES = (*SEARCHERS, *peers.NAMES)
 
 
 class Traces(NamedTuple):
-    """What the searches of one searcher tried."""
+    """The samples of all searches by one searcher."""
 
     values: Values
     winners: Int[np.ndarray, "seeds dims"]
-    seconds: float  # of a processor core, per sample
-    times: Values | None = None  # when each was done, where workers were simulated
+    seconds: float  # core seconds per sample
+    times: Values | None = None  # completion times, if workers were simulated
 
 
 @dataclasses.dataclass(frozen=True)
 class Comparison:
-    """How one searcher did.
+    """The results of one searcher.
 
     Attributes:
-      name: of the searcher.
-      values: of each distinct valid architecture tried, NaN after a search ended; float32[seeds, budget].
-      winners: the best architecture of each search; int32[seeds, dims].
-      to_optimum: samples to the table's optimum.
-      to_top: samples to the best 0.1 % of the table.
-      expected: for random search, the exact median of `to_optimum`, which lies beyond most budgets; else None.
-      regrets: mean regret with its bootstrap interval, after each number of samples of `REGRET_AT` within the budget.
-      seconds_per_sample: seconds of one processor core, or of the accelerator, per sample; compilation apart.
-      workers: how many trials were under way at all times; None where samples were asked for in batches.
-      times: with workers, when each of `values` was done, in mean training times; float32[seeds, budget].
-      time_to_optimum: likewise, when the table's optimum was.
+      name: name of the searcher.
+      values: value of each distinct valid architecture tried, NaN after a search ended; float32[seeds, budget].
+      winners: best architecture of each search; int32[seeds, dims].
+      to_optimum: number of samples to the table's optimum.
+      to_top: number of samples to the best 0.1 % of the table.
+      expected: exact median of `to_optimum` for random search, which exceeds most budgets; None for other searchers.
+      regrets: mean regret with its bootstrap interval, after each number of samples in `REGRET_AT` within the budget.
+      seconds_per_sample: seconds of one CPU core, or of the accelerator, per sample, without compilation.
+      workers: number of asynchronous workers; None for synchronous batches.
+      times: completion time of each of `values` with workers, in mean training times; float32[seeds, budget].
+      time_to_optimum: time to the table's optimum with workers, in mean training times.
     """
 
     name: str
@@ -107,29 +107,29 @@ def compare_searchers(
     note: Callable[[Comparison], object] = lambda done: None,
     progress: Callable[[str, int], object] = lambda name, searches: None,
 ) -> list[Comparison]:
-    """Runs each searcher `seeds` times on a table. A budget beyond the table is cut to its size.
+    """Runs each searcher `seeds` times on a table. The budget is reduced to the size of the table.
 
     Args:
-      table: values.
-      names: of searchers and peers, out of `NAMES`.
-      budget: distinct valid architectures per search.
-      seeds: searches per searcher.
-      batch: architectures asked for at a time; peers are always asked for one.
-      first_seed: another number gives other searches.
-      workers: numbers of workers at once; each searcher is run with each. Without any, in batches.
-      note: called with each searcher's result as soon as it is there.
-      progress: called with a peer's name and the number of its searches that are done.
+      table: benchmark table.
+      names: names of searchers and peers, from `NAMES`.
+      budget: number of distinct valid architectures per search.
+      seeds: number of searches per searcher.
+      batch: number of architectures per ask; always one for peers.
+      first_seed: seed of all searches.
+      workers: numbers of asynchronous workers; each searcher runs with each number. Empty for synchronous batches.
+      note: function called with the result of each searcher as soon as it is available.
+      progress: function called with the name of a peer and the number of its finished searches.
 
     Raises:
-      ValueError: an unknown name, a budget, number of seeds, batch or workers below 1, or workers where batches or
-        peers are asked for too.
-      MissingPeerError: a peer whose package is not installed.
+      ValueError: a name is unknown; or budget, seeds, batch or workers is below 1; or workers are combined with batches
+        or peers.
+      MissingPeerError: the package of a peer is not installed.
     """
     refuse_below_one(budget=budget, seeds=seeds, batch=batch)
     _check_workers(workers, names, batch)
     unknown = [name for name in names if name not in NAMES]
     if unknown:
-        raise ValueError(f"there is no searcher {unknown[0]!r}. There are: {', '.join(NAMES)}")
+        raise ValueError(f"there is no searcher {unknown[0]!r}; choose from {', '.join(NAMES)}")
     for name in names:
         if name in peers.NAMES:
             peers.require(name)
@@ -151,16 +151,16 @@ def _check_workers(workers: Sequence[int], names: Sequence[str], batch: int) -> 
     for number in workers:
         refuse_below_one(workers=number)
     if len(set(workers)) < len(workers):
-        raise ValueError(f"workers names a number twice: {', '.join(map(str, workers))}")
+        raise ValueError(f"workers must be distinct numbers; got {', '.join(map(str, workers))}")
     if workers and batch != 1:
-        raise ValueError(f"workers ask for one sample at a time: leave out batch {batch}, or workers")
+        raise ValueError(f"workers ask for one sample at a time, but batch is {batch}: leave out batch or workers")
     alone = [name for name in names if name in peers.NAMES]
     if workers and alone:
-        raise ValueError(f"{alone[0]} runs one trial at a time: leave it out, or workers")
+        raise ValueError(f"{alone[0]} runs one trial at a time, without workers: leave it out, or leave out workers")
 
 
 def judge(name: str, traces: Traces, table: Float[np.ndarray, " m"], workers: int | None = None) -> Comparison:
-    """What the traces of one searcher say, given all values of the table."""
+    """Computes the results of one searcher from its traces and all values of the table."""
     values, times = traces.values, traces.times
     best, budget = float(table.max()), values.shape[1]
     shortfall = regret(values, best)
@@ -212,7 +212,7 @@ def _by_program(simulation: Callable[[], Trace | WorkersTrace]) -> Traces:
 def _by_peer(
     name: str, table: Table, budget: int, seeds: int, first_seed: int, progress: Callable[[str, int], object]
 ) -> Traces:
-    """One search per process at a time, as many as there are cores."""
+    """Runs one search per process, with as many processes as cores."""
     context = multiprocessing.get_context("spawn")
     answers = peers.Answers.of(table, budget)
     searches = []
@@ -231,7 +231,7 @@ def _by_peer(
 
 @contextlib.contextmanager
 def _one_thread_each() -> Iterator[None]:
-    """Processes started meanwhile leave each other a core."""
+    """Limits processes started inside this context to one thread, so that each uses one core."""
     names = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
     before = {name: os.environ.get(name) for name in names}
     os.environ.update(dict.fromkeys(names, "1"))

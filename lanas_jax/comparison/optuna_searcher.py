@@ -1,9 +1,9 @@
-"""Optuna's multivariate TPE, run as it is, as a `lanas_jax.searchers.base.Searcher`: for searches that train or mask.
+"""Optuna's multivariate TPE, unmodified, as a `lanas_jax.searchers.base.Searcher` for searches with any evaluator.
 
-`peers.py` runs it on tables. Here it is asked for several codes before it is told of any, as our own searchers are. A
-code that may not be built is reported to it as failed; one proposed again is answered with its value, or as failed
-while that is pending; neither is counted. Its state is Optuna's own object, so it cannot be written down: a run is
-resumed by asking and telling it again in order.
+`peers.py` runs TPE on tables. Here it is asked for several codes before any tell, like the searchers of this package.
+An invalid code is reported to it as failed. A repeated code is answered with its value, or as failed while it is
+pending. Neither counts as a sample. The state is Optuna's own object and cannot be saved, so a run is resumed by
+replaying its asks and tells.
 """
 
 import dataclasses
@@ -22,11 +22,11 @@ Code = tuple[int, ...]
 
 
 class Session:
-    """An Optuna study, and what became of each code.
+    """An Optuna study and the values of its codes.
 
     Args:
-      space: what is searched.
-      seed: of the sampler.
+      space: search space.
+      seed: random seed of the sampler.
     """
 
     def __init__(self, space: SearchSpace, seed: int):
@@ -34,7 +34,7 @@ class Session:
 
         optuna.logging.set_verbosity(optuna.logging.ERROR)
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # multivariate is experimental to Optuna
+            warnings.simplefilter("ignore")  # Optuna marks multivariate as experimental
             sampler = optuna.samplers.TPESampler(multivariate=True, seed=seed)
         self.study = optuna.create_study(direction="maximize", sampler=sampler)
         self.failed = optuna.trial.TrialState.FAIL
@@ -44,11 +44,11 @@ class Session:
         self.values: dict[Code, float] = {}
 
     def __repr__(self) -> str:
-        """Tells a study from a new one, so that no checkpoint of its state, which lacks the study, is taken for it."""
+        """Distinguishes a used study from a new one, so that a checkpoint, which lacks the study, is not restored."""
         return f"Session({len(self.values)} told)"
 
     def propose(self) -> Code | None:
-        """The next new code that may be built, or None where it only repeats itself."""
+        """Returns the next new valid code, or None if TPE only repeats earlier codes."""
         for _ in range(PROPOSALS):
             trial = self.study.ask(self.distributions)
             drawn = np.array([[trial.params[choice.name] for choice in self.space.choices]], np.int32)
@@ -63,7 +63,7 @@ class Session:
         return None
 
     def receive(self, code: Code, value: float) -> None:
-        """Takes in the value of a code, NaN where it failed; one that Optuna did not propose is kept from it."""
+        """Records the value of a code, NaN for a failure; tells Optuna only if it proposed the code."""
         self.values[code] = value
         if (trial := self.pending.pop(code, None)) is not None:
             self._answer(trial, value)
@@ -78,18 +78,18 @@ class Session:
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class TPEState:
-    """The study, which changes in place."""
+    """The Optuna study, which is mutable."""
 
-    told: Int[Array, ""]  # trials
+    told: Int[Array, ""]  # number of told trials
     session: Session = dataclasses.field(metadata={"static": True})
 
 
 @dataclasses.dataclass(frozen=True)
 class OptunaTPE:
-    """Tree-structured Parzen estimators with multivariate kernels, all other settings Optuna's own.
+    """Tree-structured Parzen estimators with multivariate kernels; all other settings are Optuna's defaults.
 
     Attributes:
-      space: what is searched.
+      space: search space.
 
     Raises:
       MissingPeerError: Optuna is not installed.
@@ -101,12 +101,12 @@ class OptunaTPE:
         require("tpe")
 
     def init(self, key: PRNGKeyArray) -> TPEState:
-        """A new study. The key is consumed."""
+        """Returns a new study. The key is consumed."""
         seed = int(jax.random.randint(key, (), 0, 2**31 - 1))
         return TPEState(jnp.int32(0), Session(self.space, seed))
 
     def ask(self, state: TPEState, n: int) -> tuple[TPEState, Int[Array, "n dims"]]:
-        """`n` new codes; rows of -1 where it only repeats itself. The state's study is changed."""
+        """Returns `n` new codes, with rows of -1 once TPE only repeats earlier codes. Changes the state's study."""
         codes = np.full((n, self.space.dims), -1, np.int32)
         for row in range(n):
             if (code := state.session.propose()) is None:
@@ -115,7 +115,7 @@ class OptunaTPE:
         return state, jnp.asarray(codes)
 
     def tell(self, state: TPEState, codes: Codes, values: Values) -> TPEState:
-        """Takes in values, NaN for failed trials. The state's study is changed."""
+        """Records values, NaN for failed trials. Changes the state's study."""
         canonical = np.asarray(self.space.canonical(np.asarray(codes))).tolist()
         for code, value in zip(canonical, np.asarray(values).tolist(), strict=True):
             state.session.receive(tuple(code), value)

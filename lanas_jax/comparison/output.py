@@ -1,4 +1,4 @@
-"""A comparison for people: a table for the terminal, CSV for other programs, a picture."""
+"""Output of a comparison: a table for the terminal, CSV and NumPy files for other programs, a plot."""
 
 import csv
 import math
@@ -28,21 +28,20 @@ LABELS = {
 
 
 def label(result: Comparison) -> str:
-    """A name for people."""
+    """Returns the display name of a searcher and its number of workers."""
     if result.workers is None:
         return LABELS[result.name]
     return f"{LABELS[result.name]}, {result.workers} worker{'s' * (result.workers > 1)}"
 
 
 def table(results: Sequence[Comparison], tests: Sequence[float] | None = None) -> Table:
-    """One row per searcher.
+    """Returns a table with one row per searcher.
+
+    Regret is in units of 1e-4; for accuracies, that is hundredths of a percentage point.
 
     Args:
-      results: of one table.
-      tests: for each, the mean test accuracy of the networks that won its searches.
-
-    Returns:
-      Regret in units of 1e-4, which are hundredths of a point where values are accuracies.
+      results: results of all searchers on one benchmark table.
+      tests: mean test accuracy of the winners of each searcher.
     """
     exact = [result.expected for result in results if result.expected is not None]
     caption = f"Random search needs {exact[0]:,} samples to the optimum (exact median). " if exact else ""
@@ -67,7 +66,7 @@ def table(results: Sequence[Comparison], tests: Sequence[float] | None = None) -
 
 
 def samples(quartiles: Quartiles, budget: int) -> str:
-    """A median with its quartiles, of which some may lie beyond the budget."""
+    """Formats a median with its quartiles; a number beyond the budget is shown as ">budget"."""
     lower, median, upper = (f"{n:.0f}" if math.isfinite(n) else f">{budget}" for n in quartiles)
     return median if lower == upper else f"{median} ({lower}-{upper})"
 
@@ -83,9 +82,13 @@ def write_csv(
     tests: Sequence[float] | None = None,
     more: Sequence[dict[str, str]] | None = None,
 ) -> None:
-    """One row per searcher; samples that the budget did not suffice for, and tests that are unknown, are empty.
+    """Writes one row per searcher. Numbers of samples beyond the budget and unknown tests are empty.
 
-    `more` are columns to add, for each result its own.
+    Args:
+      path: output file.
+      results: results of all searchers on one benchmark table.
+      tests: mean test accuracy of the winners of each searcher.
+      more: additional columns of each result, by name.
     """
     points = sorted({n for result in results for n in result.regrets})
     added = more or [{}] * len(results)
@@ -109,10 +112,10 @@ def write_csv(
 
 
 def write_traces(path: Path, results: Sequence[Comparison]) -> None:
-    """Every value of every search, an array ``float32[seeds, budget]`` per searcher, as ``.npz``.
+    """Writes every value of every search to an ``.npz`` file, one array ``float32[seeds, budget]`` per searcher.
 
-    With workers, two arrays per searcher and number of workers: values as ``lanas_64``, and as ``lanas_64_times`` when
-    they were there.
+    With workers, there are two arrays per searcher and number of workers: values, such as ``lanas_64``, and their
+    completion times, such as ``lanas_64_times``.
     """
     arrays = {}
     for result in results:
@@ -124,7 +127,7 @@ def write_traces(path: Path, results: Sequence[Comparison]) -> None:
 
 
 def write_picture(path: Path, results: Sequence[Comparison], optimum: float, title: str) -> None:
-    """Mean regret against samples with bootstrap intervals, and the share of searches that have found the optimum."""
+    """Plots mean regret with bootstrap intervals, and the share of searches at the optimum, against samples."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(12.4, 4.4), layout="constrained")

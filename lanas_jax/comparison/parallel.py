@@ -1,7 +1,7 @@
-"""What many workers at once cost in samples and save in time, for people: columns, a table for the terminal, a picture.
+"""Output of a comparison with asynchronous workers, which cost samples and save time: columns, a table, a plot.
 
-A worker that asks while others are still training knows less than one that works alone, so a search by many takes more
-samples. `ratio` says how many times as many.
+A worker that asks while others are still training has less information than a single worker, so a search by many
+workers takes more samples. `ratio` measures by what factor.
 """
 
 import math
@@ -17,19 +17,20 @@ from lanas_jax.comparison.compare import Comparison
 from lanas_jax.comparison.output import LABELS, samples
 from lanas_jax.comparison.statistics import Quartiles
 
-ASIDE = 1.06  # from a searcher's place in the picture to the next one's, as a ratio
+ASIDE = 1.06  # horizontal offset between neighbouring searchers in the plot, as a ratio
 
 
 def ratio(results: Sequence[Comparison], result: Comparison, target: str = "to_optimum") -> float:
-    """Median samples by several workers over those by one worker, same searcher.
+    """Returns the median samples by several workers divided by those of one worker, for the same searcher.
 
     Args:
-      results: among them, it may be, the same searcher with one worker.
-      result: with several.
-      target: to_optimum or to_top.
+      results: all results; may include the same searcher with one worker.
+      result: result with several workers.
+      target: name of the target, ``to_optimum`` or ``to_top``.
 
     Returns:
-      Infinite where only one worker got there within the budget, NaN where one worker did not or is not among them.
+      The ratio; infinite if only one worker reached the target within the budget, NaN if one worker did not reach it
+      or is not in `results`.
     """
     alone = [other for other in results if (other.name, other.workers) == (result.name, 1)]
     needed = getattr(alone[0], target).median if alone else math.inf
@@ -37,7 +38,7 @@ def ratio(results: Sequence[Comparison], result: Comparison, target: str = "to_o
 
 
 def columns(results: Sequence[Comparison], result: Comparison) -> dict[str, str]:
-    """What a CSV file says of workers; empty where a search did not get there, or one worker is not known."""
+    """Returns the CSV columns about workers; empty if the target was not reached or there is no single worker."""
     assert result.time_to_optimum is not None
     numbers = {
         "optimum_ratio_to_one_worker": ratio(results, result),
@@ -51,13 +52,13 @@ def columns(results: Sequence[Comparison], result: Comparison) -> dict[str, str]
 
 
 def table(results: Sequence[Comparison], tests: Sequence[float]) -> Table:
-    """One row per searcher and number of workers.
+    """Returns a table with one row per searcher and number of workers.
 
     Args:
-      results: of one table, with workers.
-      tests: for each, the mean test accuracy of the networks that won its searches.
+      results: results on one benchmark table, with workers.
+      tests: mean test accuracy of the winners of each result.
     """
-    caption = "Time is in mean training times. Ratios are those of medians to one worker's."
+    caption = "Time is in mean training times. Ratios are medians divided by one worker's median."
     shown = Table(box=SIMPLE, caption=caption, caption_justify="left")
     shown.add_column("searcher")
     for column in (
@@ -98,9 +99,9 @@ def _times(quartiles: Quartiles) -> str:
 
 
 def write_picture(path: Path, results: Sequence[Comparison], title: str) -> None:
-    """Samples and time to the optimum against the number of workers: medians, bars from quartile to quartile.
+    """Plots samples and time to the optimum against the number of workers: medians, with bars between quartiles.
 
-    What lies beyond the budget is drawn at its end: a median as an open triangle, a quartile as the end of its bar.
+    Points beyond the budget are drawn at its end: a median as an open triangle, a quartile as the end of its bar.
     """
     from matplotlib.figure import Figure
     from matplotlib.lines import Line2D
@@ -110,7 +111,7 @@ def write_picture(path: Path, results: Sequence[Comparison], title: str) -> None
     names = list(dict.fromkeys(result.name for result in results))
     for i, name in enumerate(names):
         own = sorted((result for result in results if result.name == name), key=lambda result: result.workers or 0)
-        # Side by side, so that bars of different searchers stay apart.
+        # Offset the searchers so that their bars do not overlap.
         places = [(result.workers or 0) * ASIDE ** (i - (len(names) - 1) / 2) for result in own]
         times = [result.time_to_optimum for result in own if result.time_to_optimum is not None]
         last = [float(np.nanmax(result.times)) for result in own if result.times is not None]

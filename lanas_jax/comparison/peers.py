@@ -1,8 +1,8 @@
-"""Other people's searchers, run as they are on a benchmark: Optuna's multivariate TPE and SMAC3.
+"""Peers, which are searchers of other packages, run unmodified on a benchmark: Optuna's multivariate TPE and SMAC3.
 
-They are told what each choice is (categories, or a scale of integers where its options are one) and left alone. An
-architecture proposed twice is answered from the table and not counted again; one that may not be built is reported as
-failed and not counted. Both are in the extra `peers`.
+A peer receives each choice as categories, or as a range of integers if its options are a scale; all other settings are
+the peer's own. A repeated architecture is answered from the table and not counted again. An invalid architecture is
+reported as failed and not counted. Both packages are in the extra `peers`.
 """
 
 import contextlib
@@ -24,26 +24,26 @@ from lanas_jax.spaces.base import Choice, SearchSpace
 from lanas_jax.tables.base import Table
 
 NAMES = ("tpe", "smac")
-PROPOSALS = 20  # per sample counted: a searcher that repeats itself more often than this has stopped searching
+PROPOSALS = 20  # maximum proposals per counted sample; a searcher that repeats itself more often has stopped searching
 
 
 class MissingPeerError(Exception):
-    """A package that is not installed."""
+    """Raised when the package of a peer is not installed."""
 
 
 class PeerSearch(NamedTuple):
-    """What one search tried, and what one sample took."""
+    """The values and the cost of one search."""
 
     values: Float[np.ndarray, " budget"]  # NaN after the search ended
     winner: tuple[int, ...]
-    seconds: float  # of a processor core, per sample
+    seconds: float  # core seconds per sample
 
 
 def require(name: str) -> None:
-    """Makes sure that a peer is installed.
+    """Checks that the package of a peer is installed.
 
     Raises:
-      MissingPeerError: it is not; names the extra.
+      MissingPeerError: the package is not installed; the message names the extra.
     """
     package = {"tpe": "optuna", "smac": "smac"}[name]
     if importlib.util.find_spec(package) is None:
@@ -52,15 +52,15 @@ def require(name: str) -> None:
 
 @dataclasses.dataclass
 class Answers:
-    """A benchmark as a peer sees it: asked for an architecture, it answers with a value, and counts what is new.
+    """A benchmark for a peer: returns the value of an architecture and counts the distinct ones.
 
     Attributes:
-      space: what may be asked for.
-      known: the value of each canonical code.
-      budget: architectures that count.
-      values: of those so far.
-      winner: the best of them.
-      asked: how often it was asked.
+      space: search space.
+      known: value of each canonical code.
+      budget: maximum number of distinct architectures.
+      values: values of the distinct architectures so far.
+      winner: best architecture so far.
+      asked: number of queries so far, including repetitions.
     """
 
     space: SearchSpace
@@ -73,17 +73,17 @@ class Answers:
 
     @classmethod
     def of(cls, table: Table, budget: int) -> "Answers":
-        """The answers of a table."""
+        """Returns the answers of a table."""
         codes, values = np.asarray(table.codes).tolist(), np.asarray(table.values).tolist()
         return cls(table.space, dict(zip(map(tuple, codes), values, strict=True)), budget)
 
     @functools.cached_property
     def optimum(self) -> float:
-        """The highest value there is."""
+        """The highest value of the benchmark."""
         return max(self.known.values())
 
     def value(self, code: list[int]) -> float | None:
-        """The value of an architecture; None where there is none."""
+        """Returns the value of an architecture; None if it has none."""
         self.asked += 1
         key = tuple(code)
         if type(self.space).canonical is not SearchSpace.canonical:
@@ -98,35 +98,35 @@ class Answers:
 
     @property
     def over(self) -> bool:
-        """Whether the budget is used up, the optimum was found, or the searcher only repeats itself."""
+        """True if the budget is used up, the optimum was found, or the searcher only repeats itself."""
         if len(self.values) >= self.budget or self.asked >= PROPOSALS * self.budget:
             return True
         return bool(self.values) and self.values[-1] >= self.optimum
 
     def padded(self) -> Float[np.ndarray, " budget"]:
-        """The values tried; once the optimum is found, nothing better can follow, so it stands to the end."""
+        """Returns the values tried, padded to the budget: with the optimum if it was found, otherwise with NaN."""
         rest = self.optimum if self.values and max(self.values) >= self.optimum else np.nan
         return np.array(self.values + [rest] * (self.budget - len(self.values)), np.float32)
 
 
 def search_by_peer(name: str, answers: Answers, seed: int) -> PeerSearch:
-    """One search by a peer, in this process, up to the optimum or the budget.
+    """Runs one search by a peer in this process, up to the optimum or the budget.
 
     Args:
-      name: one of `NAMES`.
-      answers: the benchmark, not asked yet; it is used up.
-      seed: of the peer.
+      name: name of the peer, one of `NAMES`.
+      answers: benchmark without any queries yet; modified by the search.
+      seed: random seed of the peer.
     """
     start = time.process_time()
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of other people's code
+        warnings.simplefilter("ignore")  # warnings of other packages
         {"tpe": _tpe, "smac": _smac}[name](answers, seed)
     seconds = (time.process_time() - start) / max(len(answers.values), 1)
     return PeerSearch(answers.padded(), answers.winner, seconds)
 
 
 def _tpe(answers: Answers, seed: int) -> None:
-    """Optuna's tree-structured Parzen estimator with multivariate kernels, all other settings its own."""
+    """Runs Optuna's tree-structured Parzen estimator with multivariate kernels and its default settings."""
     import optuna
 
     optuna.logging.set_verbosity(optuna.logging.ERROR)
@@ -142,7 +142,7 @@ def _tpe(answers: Answers, seed: int) -> None:
 
 
 def optuna_distribution(choice: Choice, optuna: Any) -> Any:
-    """A choice as Optuna knows them: categories, or integers where the options are a scale."""
+    """Converts a choice to an Optuna distribution: categories, or integers if the options are a scale."""
     n = len(choice.options)
     if choice.ordered:
         return optuna.distributions.IntDistribution(0, n - 1)
@@ -150,7 +150,7 @@ def optuna_distribution(choice: Choice, optuna: Any) -> Any:
 
 
 def _smac(answers: Answers, seed: int) -> None:
-    """SMAC3's facade for hyper-parameter optimisation (random forest, log expected improvement), settings its own."""
+    """Runs SMAC3's facade for hyper-parameter optimisation (random forest, log expected improvement) as it is."""
     from ConfigSpace import CategoricalHyperparameter, ConfigurationSpace, OrdinalHyperparameter
     from smac import HyperparameterOptimizationFacade, Scenario
     from smac.main.exceptions import ConfigurationSpaceExhaustedException
@@ -162,7 +162,7 @@ def _smac(answers: Answers, seed: int) -> None:
         kind = OrdinalHyperparameter if choice.ordered else CategoricalHyperparameter
         space.add(kind(choice.name, list(range(len(choice.options)))))
     with tempfile.TemporaryDirectory() as folder, _quiet():
-        # Of its trials SMAC3 may spend a quarter on its initial design; repetitions, not counted, come on top of them.
+        # SMAC3 may spend a quarter of the budget on its initial design; n_trials leaves room for uncounted repetitions.
         scenario = Scenario(
             space, deterministic=True, n_trials=PROPOSALS * answers.budget, seed=seed, output_directory=Path(folder)
         )
@@ -174,7 +174,7 @@ def _smac(answers: Answers, seed: int) -> None:
         while not answers.over:
             try:
                 info = smac.ask()
-            except (StopIteration, ConfigurationSpaceExhaustedException):  # nothing new comes to its mind
+            except (StopIteration, ConfigurationSpaceExhaustedException):  # SMAC3 has no new proposal
                 break
             value = answers.value([int(info.config[choice.name]) for choice in answers.space.choices])
             status = StatusType.CRASHED if value is None else StatusType.SUCCESS

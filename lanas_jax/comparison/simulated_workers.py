@@ -1,8 +1,8 @@
-"""Whole searches over a table by many workers at once, none of which waits for another.
+"""Simulated searches over a table by asynchronous workers.
 
-Each worker takes one trial at a time. Whichever is done first is told, and asks for the next at once: `workers` trials
-are pending whenever the searcher is asked, but for the first ones. Tables hold no training times, so a trial takes a
-random one, uniform between 0.5 and 1.5: of mean 1, and mixed enough that trials end in another order than they began.
+Each worker runs one trial at a time. When a trial finishes, its value is told and its worker asks for the next trial at
+once. After the first asks, `workers` trials are thus always pending. Tables contain no training times, so a trial takes
+a random time, uniform between 0.5 and 1.5: the mean is 1, and trials finish in another order than they start.
 """
 
 import dataclasses
@@ -18,15 +18,17 @@ from lanas_jax.searchers.history import NOTHING
 from lanas_jax.tables.base import Table
 
 SHORTEST, LONGEST = 0.5, 1.5  # training times
-TIMES = 0x7153  # folded into a search's key for its training times; no searcher splits its key into as many
+TIMES = (
+    0x7153  # folded into a search's key for its training times; larger than any number of keys that a searcher splits
+)
 
 
 class WorkersTrace(NamedTuple):
-    """What each search tried, in order of completion; codes of -1, else NaN, once the table was exhausted."""
+    """The trials of each search in order of completion; codes of -1 and NaN once the table is exhausted."""
 
     codes: Int[Array, "seeds budget dims"]
     values: Float[Array, "seeds budget"]
-    times: Float[Array, "seeds budget"]  # when the trial was done, in mean training times
+    times: Float[Array, "seeds budget"]  # completion times, in mean training times
 
 
 def simulate_workers(
@@ -38,22 +40,22 @@ def simulate_workers(
     *,
     first_seed: int = 0,
 ) -> WorkersTrace:
-    """Runs a searcher on a table once per seed, with `workers` trials under way at all times, as one jitted program.
+    """Runs a searcher on a table once per seed, with `workers` concurrent trials, as one jitted program.
 
-    The i-th trial of a search takes the same time whatever the searcher and the number of workers. With one worker, the
-    codes are those of `lanas_jax.comparison.simulation.simulate` in batches of one.
+    The i-th trial of a search takes the same time for every searcher and number of workers. With one worker, the codes
+    equal those of `lanas_jax.comparison.simulation.simulate` with batches of one.
 
     Args:
-      searcher: a searcher of this package; its pool is replaced by the table's codes. Or several, which differ in
-        numbers alone: their traces follow one another along a leading axis, as in `simulate`.
-      table: values.
-      workers: trials under way at a time.
-      budget: trials done per search.
+      searcher: searcher of this package; its pool is replaced by the table's codes. Or several searchers that differ
+        only in numbers; their traces are stacked along a leading axis, as in `simulate`.
+      table: benchmark table.
+      workers: number of concurrent trials.
+      budget: number of finished trials per search.
       seeds: number of searches; the key of search i is ``fold_in(key(first_seed), i)``.
-      first_seed: another number gives other searches.
+      first_seed: seed of all searches.
 
     Raises:
-      ValueError: a number of workers, a budget or a number of seeds below 1, or searchers that differ in more.
+      ValueError: workers, budget or seeds is below 1, or the searchers differ in more than numbers.
     """
     refuse_below_one(workers=workers, budget=budget, seeds=seeds)
     search = _ByWorkers(budget, workers)
@@ -61,7 +63,7 @@ def simulate_workers(
 
 
 class _Workers(NamedTuple):
-    """Who is doing what: the trial of each worker, and when it will be done; never, for one without a trial."""
+    """The trial of each worker and its completion time; infinite for a worker without a trial."""
 
     codes: Int[Array, "workers dims"]
     done_at: Float[Array, " workers"]
@@ -69,12 +71,12 @@ class _Workers(NamedTuple):
     now: Float[Array, ""]
 
     def take(self, code: Int[Array, " dims"], time: Float[Array, ""]) -> "_Workers":
-        """The idle worker takes a trial, unless there is none left."""
+        """Gives a trial to the idle worker, unless none is left."""
         done_at = jnp.where(code[0] >= 0, self.now + time, jnp.inf)
         return self._replace(codes=self.codes.at[self.idle].set(code), done_at=self.done_at.at[self.idle].set(done_at))
 
     def finish(self) -> tuple["_Workers", Int[Array, " dims"], Float[Array, ""]]:
-        """The worker that is done first becomes idle: its trial and the time, or -1 and NaN where none is at work."""
+        """Makes the first worker to finish idle; returns its trial and the time, or -1 and NaN if none is running."""
         idle = jnp.argmin(self.done_at).astype(jnp.int32)
         at = self.done_at[idle]
         real = jnp.isfinite(at)
@@ -84,14 +86,14 @@ class _Workers(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class _ByWorkers:
-    """A search that is told of each trial as soon as it is done."""
+    """A search in which each trial is told as soon as it finishes."""
 
     budget: int
     workers: int
 
     @property
     def asks(self) -> int:
-        """Codes asked for until the budget is done."""
+        """Number of codes asked for until the budget is finished."""
         return self.budget + self.workers - 1
 
     def __call__(self, searcher: Any, table: Table, key: Key[Array, ""]) -> WorkersTrace:

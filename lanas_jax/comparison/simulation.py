@@ -1,4 +1,4 @@
-"""Whole searches over a table, many seeds in one program: how many samples does a searcher need?"""
+"""Simulated searches over a table, many seeds in one program, to count the samples that a searcher needs."""
 
 import concurrent.futures
 import dataclasses
@@ -20,7 +20,7 @@ Search = Callable[[Any, Table, Key[Array, ""]], Result]  # one search: searcher,
 
 
 class Trace(NamedTuple):
-    """What each search tried, in order; codes of -1 and values of NaN once the table was exhausted."""
+    """The samples of each search in order; codes of -1 and values of NaN once the table is exhausted."""
 
     codes: Int[Array, "seeds budget dims"]
     values: Float[Array, "seeds budget"]
@@ -37,40 +37,40 @@ def simulate(
 ) -> Trace:
     """Runs a searcher on a table once per seed, tree refits included, as one jitted program.
 
-    Seeds run one after the other on each device, and side by side on all devices of the process; where that is a
-    single CPU device, on all cores. Another simulation that differs only in the table's values, in `first_seed`, or in
-    the searcher's numbers (`cp`, `ridge`, `initial`, ...: those that change no shape) is not compiled again.
+    Seeds run sequentially on each device and in parallel across all devices of the process, or across all cores if the
+    process has a single CPU device. A simulation that differs only in the table's values, in `first_seed`, or in the
+    searcher's numbers (`cp`, `ridge`, `initial` and others that change no shape) is not compiled again.
 
-    A sweep over such numbers is one program, too, whose searches are spread over devices and cores together::
+    A sweep over such numbers is also one program, whose searches share the devices and cores::
 
         sweep = [lx.LaNAS(space, cp=cp) for cp in (0.05, 0.1, 0.2)]
         trace = lx.simulate(sweep, table)  # codes of shape [3, seeds, budget, dims]
 
     Args:
-      searcher: a searcher of this package; its pool is replaced by the table's codes. Or several, which differ in
-        numbers alone.
-      table: values.
-      budget: samples per search.
+      searcher: searcher of this package; its pool is replaced by the table's codes. Or several searchers that differ
+        only in numbers.
+      table: benchmark table.
+      budget: number of samples per search.
       seeds: number of searches; the key of search i is ``fold_in(key(first_seed), i)``.
-      batch: codes asked for at a time.
-      first_seed: another number gives other searches.
+      batch: number of codes per ask.
+      first_seed: seed of all searches.
 
     Returns:
-      ``trace.codes`` int32[seeds, budget, dims] and ``trace.values`` float32[seeds, budget]; of several searchers, one
-      such trace after the other along a leading axis, the same seeds for each.
+      ``trace.codes`` int32[seeds, budget, dims] and ``trace.values`` float32[seeds, budget]; for several searchers,
+      their traces stacked along a leading axis, with the same seeds for each.
 
     Raises:
-      ValueError: a budget, number of seeds or batch below 1; no searcher; searchers that differ in more than numbers.
+      ValueError: budget, seeds or batch is below 1; there is no searcher; or the searchers differ in more than numbers.
     """
     refuse_below_one(budget=budget, seeds=seeds, batch=batch)
     return many_searches(_InBatches(budget, batch), searcher, table, budget, seeds, first_seed)
 
 
 def refuse_below_one(**settings: int) -> None:
-    """Checks settings at the door.
+    """Checks that all settings are at least 1.
 
     Raises:
-      ValueError: one of them is below 1; names it.
+      ValueError: a setting is below 1; the message names it.
     """
     for name, value in settings.items():
         if value < 1:
@@ -80,15 +80,15 @@ def refuse_below_one(**settings: int) -> None:
 def many_searches(
     search: Search[Result], searcher: Any | Sequence[Any], table: Table, capacity: int, seeds: int, first_seed: int
 ) -> Result:
-    """A search per seed, as one jitted program, on all devices or cores: see `simulate`.
+    """Runs one search per seed, as one jitted program on all devices or cores; see `simulate`.
 
     Args:
-      search: traceable; equal to others of the same settings, which then share a program.
-      searcher: its pool is replaced by the table's codes. Or several, which differ in numbers alone.
-      table: values.
-      capacity: codes that a search may ask for.
+      search: traceable function that runs one search. Compares equal for equal settings, so that programs are reused.
+      searcher: searcher, whose pool is replaced by the table's codes; or several that differ only in numbers.
+      table: benchmark table.
+      capacity: maximum number of codes that a search asks for.
       seeds: number of searches.
-      first_seed: another number gives other searches.
+      first_seed: seed of all searches.
     """
     several = isinstance(searcher, Sequence)
     pool = Pool.of(table.space, table.codes)
@@ -101,7 +101,7 @@ def many_searches(
     mesh = mesh_of(devices, "search")
 
     share = -(-total // (lanes * len(devices))) * len(devices)
-    each = np.arange(share * lanes) % total  # the searches of one searcher, then those of the next
+    each = np.arange(share * lanes) % total  # all searches of the first searcher, then all of the next
     keys = jax.vmap(lambda i: jax.random.fold_in(jax.random.key(first_seed), i))(jnp.asarray(each % seeds))
 
     def run(lane: int) -> Result:
@@ -110,7 +110,7 @@ def many_searches(
         return _run(arrays, own, table, keys[here], structure=structure, mesh=mesh, search=search)
 
     with concurrent.futures.ThreadPoolExecutor(lanes) as threads:
-        first = run(0)  # compiles; the others then find the program
+        first = run(0)  # compiles the program, which the other threads then reuse
         rest = threads.map(lambda lane: jax.block_until_ready(run(lane)), range(1, lanes))
         traces = [first, *rest]
     found = jax.tree.map(lambda *parts: jnp.concatenate(parts)[:total], *traces)
@@ -120,9 +120,9 @@ def many_searches(
 
 
 def _apart(searchers: Sequence[Any]) -> tuple[jax.tree_util.PyTreeDef, list[Array | None], list[np.ndarray | None]]:
-    """What searchers have in common: structure and arrays, the pool's; and their numbers, a row per searcher.
+    """Splits searchers into what they share, the structure and the pool's arrays, and numbers with a row per searcher.
 
-    Either list has None where the other one has the leaf.
+    For every leaf, one of the two lists has None.
     """
     if not searchers:
         raise ValueError("simulate needs at least one searcher; got none")
@@ -132,8 +132,8 @@ def _apart(searchers: Sequence[Any]) -> tuple[jax.tree_util.PyTreeDef, list[Arra
         if structure != structures[0]:
             kinds = [type(searchers[j]).__name__ for j in (0, i)]
             raise ValueError(
-                f"searchers of one simulation may differ in numbers alone; searcher 0 ({kinds[0]}) and searcher {i} "
-                f"({kinds[1]}) differ in more: simulate them one by one"
+                f"searchers of one simulation must differ only in numbers; searcher 0 ({kinds[0]}) and searcher {i} "
+                f"({kinds[1]}) differ in more: simulate them separately"
             )
     columns = list(zip(*(leaves for leaves, _ in flat), strict=True))
     common = [np.ndim(column[0]) > 0 and all(leaf is column[0] for leaf in column) for column in columns]
@@ -143,11 +143,11 @@ def _apart(searchers: Sequence[Any]) -> tuple[jax.tree_util.PyTreeDef, list[Arra
 
 
 def _can_run_side_by_side(searcher: Any, devices: list[jax.Device]) -> bool:
-    """Whether programs may share a CPU.
+    """Returns whether programs may run concurrently on one CPU device.
 
-    There, one LAPACK call over a batch of matrices spreads them over the thread pool that runs the program itself, and
-    waits for them: two such programs at once can fill the pool with waiting threads and never end. This package's
-    searchers make no such call; of others' it is not known.
+    On the CPU, one LAPACK call over a batch of matrices spreads them over the thread pool that runs the program itself,
+    and waits for them. Two such programs at once can fill the pool with waiting threads and deadlock. Searchers of this
+    package make no such call; other searchers may.
     """
     ours = type(searcher).__module__.startswith("lanas_jax.")
     return ours and len(devices) == 1 and devices[0].platform == "cpu"
@@ -179,7 +179,7 @@ def _run(
 
 @dataclasses.dataclass(frozen=True)
 class _InBatches:
-    """A search that is told of a whole batch before it is asked for the next."""
+    """A search in which a whole batch is told before the next ask."""
 
     budget: int
     batch: int

@@ -49,6 +49,7 @@ class Slot(NamedTuple):
 
 def layers(graph: CellGraph) -> tuple[int, ...]:
     """Returns the layer of each node: the number of edges on the longest path to it.
+
     Raises:
       ValueError: the edges form a cycle.
     """

@@ -48,7 +48,7 @@ def test_a_budget_beyond_the_table_ends_with_it(table):
 
 
 def test_unknown_searchers_are_refused_before_anything_runs(table):
-    with pytest.raises(ValueError, match=r"no searcher 'lanax'\. There are: lanas, paper"):
+    with pytest.raises(ValueError, match=r"no searcher 'lanax'; choose from lanas, paper"):
         compare_searchers(table, ["random", "lanax"], budget=5, seeds=2)
 
 
