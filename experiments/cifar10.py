@@ -1,17 +1,17 @@
-"""CIFAR-10 in the NASNet space: every candidate is trained, the winner as published results are trained.
+"""CIFAR-10 in the NASNet space: every candidate is trained from scratch, and the winner by the published recipe.
 
 Source: section 5.1 of arXiv 1906.06832. Published: 99.0 % test accuracy after 800 trained networks, one cell of seven
-blocks as normal and reduction cell, the winner with 128 channels and 24 cells (44.6 M parameters). Nothing of this
-experiment's size has been run with this code: its hours are not known. `experiments/cifar10_small.py` is what
-two CPU cores can do; `experiments/benchmarks/candidates.py --setting cifar10` measures the speed of such candidates.
+blocks as normal and reduction cell, the winner with 128 channels and 24 cells (44.6 M parameters). This code has not
+been run at this size, so the hours are unknown. `experiments/cifar10_small.py` runs on two CPU cores;
+`experiments/benchmarks/candidates.py --setting cifar10` measures the training speed of such candidates.
 
     lanas search cifar10 --out runs/cifar10
     lanas train runs/cifar10                                                        # 36 channels, 20 cells, 600 epochs
     lanas train runs/cifar10 --out runs/large --channels 128 --cells 24 --recipe.epochs 1500
     lanas export runs/cifar10
-    lanas plan cifar10 --topology v5e:2x4                      # does it fit there, and how many chip-hours at least?
+    lanas plan cifar10 --topology v5e:2x4                      # memory, and a lower bound on chip-hours
 
-It needs CIFAR-10 (`lanas_jax/data/cifar10.py` says in which forms) and GPUs or TPUs; all devices of the process train.
+It needs CIFAR-10 (accepted formats: `lanas_jax/data/cifar10.py`) and GPUs or TPUs; it uses all devices of the process.
 """
 
 import dataclasses
@@ -45,22 +45,22 @@ class Config:
     """Settings of the search.
 
     Attributes:
-      seed: of everything random but the split of the data.
-      budget: candidates to train.
-      batch: candidates that are asked for and trained together.
-      searcher: how candidates are chosen.
-      plan: one program for all candidates, a program for each, or what a measurement says.
-      halving: whether hopeless candidates of a batch are stopped early.
-      data_dir: where CIFAR-10 is; default: TFDS_DATA_DIR, ~/tensorflow_datasets, LANAS_DATA.
-      train: images that candidates are trained on; default: all but those of validation.
-      validation: images that they are compared on.
-      blocks: blocks per cell.
-      channels: of the first cell's blocks.
-      cells: cells in the stack.
-      epochs: passes over the training images for each candidate.
-      batch_size: images per step.
-      learning_rate: at the first step.
-      dtype: of arithmetic; parameters are float32.
+      seed: random seed of everything except the data split.
+      budget: number of candidates to train.
+      batch: number of candidates asked for and trained together.
+      searcher: search algorithm.
+      plan: one program for all candidates (shared), one per candidate (specialised), or the measured faster one (auto).
+      halving: early stopping of the worst candidates of a batch by successive halving.
+      data_dir: folder of CIFAR-10; default: TFDS_DATA_DIR, ~/tensorflow_datasets, LANAS_DATA.
+      train: number of training images of candidates; default: all except the validation images.
+      validation: number of search-validation images, on which candidates are compared.
+      blocks: number of blocks per cell.
+      channels: channels of the first cell's blocks.
+      cells: number of cells in the stack.
+      epochs: number of training epochs per candidate.
+      batch_size: number of images per step.
+      learning_rate: initial learning rate.
+      dtype: compute dtype; parameters are float32.
     """
 
     seed: int = 0
@@ -81,22 +81,22 @@ class Config:
     dtype: Literal["float32", "bfloat16"] = "bfloat16"
 
 
-RECIPE = Recipe()  # the published one
+RECIPE = Recipe()  # the published recipe
 
 
 @dataclasses.dataclass(frozen=True)
 class Final:
-    """Settings of the winner's training.
+    """Settings of the winner training.
 
     Attributes:
-      recipe: how it is trained.
-      channels: of the first cell's blocks.
-      cells: cells in the stack.
-      auxiliary: whether an auxiliary head takes part in training.
-      weight_standardisation: of 1x1 convolutions.
-      cutmix: alpha of cutmix; 0 is off.
-      policy: of augmentation.
-      seed: of everything random.
+      recipe: training recipe.
+      channels: channels of the first cell's blocks.
+      cells: number of cells in the stack.
+      auxiliary: auxiliary head during training.
+      weight_standardisation: weight standardisation of 1x1 convolutions.
+      cutmix: alpha of CutMix; 0 disables it.
+      policy: augmentation policy.
+      seed: random seed.
     """
 
     recipe: Recipe = RECIPE
@@ -110,19 +110,19 @@ class Final:
 
 
 def candidate(config: Config) -> NASNet:
-    """The networks of the search."""
+    """Returns the network definition of the search."""
     space = NASNetSpace(config.blocks, channels=config.channels, cells=config.cells)
     return NASNet(space, jnp.dtype(config.dtype))
 
 
 def candidate_training(config: Config) -> TrainConfig:
-    """How each of them is trained."""
+    """Returns the training settings of candidates."""
     shown = Augmentation(crop=4, flip=True)
     return TrainConfig(config.epochs, config.batch_size, config.learning_rate, augmentation=shown)
 
 
 def build(config: Config) -> Experiment:
-    """The search."""
+    """Returns the search experiment."""
     data = cifar10.load_cifar10(config.data_dir, train=config.train, validation=config.validation).search
     network = candidate(config)
     evaluator = FromScratch(
@@ -130,7 +130,7 @@ def build(config: Config) -> Experiment:
         data,
         candidate_training(config),
         per_device=-(-config.batch // jax.local_device_count()),
-        plan=config.plan,
+        strategy=config.plan,
         candidates=config.budget,
         halving=Halving() if config.halving else None,
     )
@@ -139,7 +139,7 @@ def build(config: Config) -> Experiment:
 
 
 def final(config: Config, settings: Final, code: np.ndarray) -> FinalTraining:
-    """The winner's training, by the published recipe."""
+    """Returns the winner training by the published recipe."""
     space = NASNetSpace(config.blocks, channels=settings.channels, cells=settings.cells)
     network = NASNet(space, jnp.dtype(config.dtype), settings.weight_standardisation)
     load = functools.partial(cifar10.load_cifar10, config.data_dir, train=config.train, validation=config.validation)
@@ -149,7 +149,7 @@ def final(config: Config, settings: Final, code: np.ndarray) -> FinalTraining:
 
 
 def stages(config: Config) -> tuple[Stage, ...]:
-    """What `lanas plan` compiles: the search by one program for all candidates, and the training of a winner."""
+    """Returns the stages `lanas plan` compiles: the search with one shared program, and the winner training."""
     images = cifar10.SOURCE.contents
     train = config.train or images.train - config.validation
     data = stand_in(train, config.validation, images.image_shape, images.classes)

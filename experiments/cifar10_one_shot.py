@@ -1,21 +1,21 @@
 """CIFAR-10 by one supernet: the one-shot search of the paper, at its size.
 
-Source: section 5.2 of arXiv 1906.06832: normal and reduction cell of five blocks, 1.35e20 masks, valued by one supernet
-that is trained for 300 epochs (SGD, a cosine from 0.025 to 0.001, momentum 0.9, weight decay 3e-4, clipping at 5).
-Published: the mean of the best supernet accuracy after about 1,940 samples is 82.7 % for LaNAS, 82.06 % for TPE,
-82.05 % for regularized evolution and 81.2 % for random search. Nothing of this experiment's size has been run with this
-code: its hours are not known. `experiments/fashion_one_shot.py` is what two CPU cores can do.
+Source: section 5.2 of arXiv 1906.06832: normal and reduction cell of five blocks, 1.35e20 masks, evaluated by one
+supernet trained for 300 epochs (SGD, cosine schedule from 0.025 to 0.001, momentum 0.9, weight decay 3e-4, clipping at
+5). Published: the mean of the best supernet accuracy after about 1,940 samples is 82.7 % for LaNAS, 82.06 % for TPE,
+82.05 % for regularized evolution and 81.2 % for random search. This code has not been run at this size, so the hours
+are unknown. `experiments/fashion_one_shot.py` runs on two CPU cores.
 
     lanas search cifar10_one_shot --out runs/one_shot
     lanas search cifar10_one_shot --out runs/few_shot --values few_shot
     python -m experiments.compare_searches cifar10_one_shot --out runs/compared --searchers lanas random evolution tpe
     lanas rank runs/few_shot --networks 32
     lanas extract runs/one_shot
-    lanas plan cifar10_one_shot --topology v5e:2x4 # does it fit there, and how many chip-hours at least?
+    lanas plan cifar10_one_shot --topology v5e:2x4 # memory, and a lower bound on chip-hours
     lanas train runs/one_shot                      # the winner, 36 channels, 20 cells, 600 epochs
 
-It needs CIFAR-10 (`lanas_jax/data/cifar10.py` says in which forms) and GPUs or TPUs; on all devices of the process the
-supernet is trained, a batch spread over them, and masks are valued side by side.
+It needs CIFAR-10 (accepted formats: `lanas_jax/data/cifar10.py`) and GPUs or TPUs. Supernet training splits each batch
+over all devices of the process; mask evaluation runs different masks on different devices.
 """
 
 import dataclasses
@@ -63,25 +63,27 @@ class Config:
     """Settings of the search.
 
     Attributes:
-      seed: of the search; supernets and data have seeds of their own.
-      budget: masks to value.
-      batch: masks that are asked for and valued together.
-      searcher: how masks are chosen; tpe needs the extra peers.
-      values: of one supernet, or of sub-supernets.
-      split: what has a sub-supernet: each leaf of a tree, or each operation of a branch, as in the few-shot paper.
-      supernet: folder of a trained supernet, or where it is to be trained; default: in the run's folder. Sub-supernets
-        are beside it.
-      data_dir: where CIFAR-10 is; default: TFDS_DATA_DIR, ~/tensorflow_datasets, LANAS_DATA.
-      validation: images that masks are compared on; the rest of the 50,000 trains.
-      recalibration: training images by which batch statistics are measured for each mask.
-      channels: of the first cell's blocks.
-      cells: cells in the stack.
-      epochs: passes of the supernet over its images.
-      passes: masks drawn at each step.
-      few_shot_epochs: the same of each sub-supernet, from the supernet's weights on.
-      depth: levels of the tree whose leaves have sub-supernets.
-      batch_size: images per step.
-      bfloat16: whether networks compute in it.
+      seed: random seed of the search; supernets and data have separate seeds.
+      budget: number of masks to evaluate.
+      batch: number of masks asked for and evaluated together.
+      searcher: search algorithm; tpe needs the extra `peers`.
+      values: source of the values: one supernet, or sub-supernets.
+      split: division into sub-supernets: one per leaf of a tree, or one per operation of a branch, as in the few-shot
+        paper.
+      supernet: folder of the trained supernet, which is trained there if missing; default: inside the run folder.
+        Sub-supernets are in a sibling folder.
+      data_dir: folder of CIFAR-10; default: TFDS_DATA_DIR, ~/tensorflow_datasets, LANAS_DATA.
+      validation: number of search-validation images, on which masks are compared; the other images of the 50,000 are
+        for training.
+      recalibration: number of training images for measuring each mask's batch statistics.
+      channels: channels of the first cell's blocks.
+      cells: number of cells in the stack.
+      epochs: number of training epochs of the supernet.
+      passes: number of masks drawn per step.
+      few_shot_epochs: number of epochs per sub-supernet, starting from the supernet's weights.
+      depth: number of levels of the tree whose leaves have sub-supernets.
+      batch_size: number of images per step.
+      bfloat16: computation in bfloat16 instead of float32.
     """
 
     seed: int = 0
@@ -109,14 +111,14 @@ RECIPE = Recipe(drop_path=0.2, auxiliary_weight=0.4)
 
 @dataclasses.dataclass(frozen=True)
 class Final:
-    """Settings of the winner's training.
+    """Settings of the winner training.
 
     Attributes:
-      recipe: how it is trained.
-      channels: of the first cell's blocks; to begin with extracted weights, those of the supernet.
-      cells: cells in the stack.
-      auxiliary: whether there is an auxiliary head.
-      seed: of everything random.
+      recipe: training recipe.
+      channels: channels of the first cell's blocks; must equal the supernet's to start from extracted weights.
+      cells: number of cells in the stack.
+      auxiliary: auxiliary head during training.
+      seed: random seed.
     """
 
     recipe: Recipe = RECIPE
@@ -128,11 +130,11 @@ class Final:
 
 @dataclasses.dataclass(frozen=True)
 class Rank:
-    """Settings of the trainings from scratch by which supernets are judged.
+    """Settings of the trainings from scratch that supernet values are compared with.
 
     Attributes:
-      epochs: passes over the training images.
-      learning_rate: at the first step.
+      epochs: number of training epochs.
+      learning_rate: initial learning rate.
     """
 
     epochs: int = 50
@@ -140,22 +142,22 @@ class Rank:
 
 
 def load_images(config: Config) -> Dataset:
-    """The images."""
+    """Loads the images."""
     return cifar10.load_cifar10(config.data_dir, validation=config.validation)
 
 
 def search_data(config: Config) -> SearchData:
-    """What a search may see."""
+    """Returns the data that a search may use."""
     return load_images(config).search
 
 
 def dtype(config: Config) -> Any:
-    """In which networks compute."""
+    """Returns the compute dtype of the networks."""
     return jnp.bfloat16 if config.bfloat16 else jnp.float32
 
 
 def one_shot(config: Config) -> OneShot:
-    """The supernet and its values."""
+    """Returns the evaluator that values masks by one supernet."""
     recipe = dataclasses.replace(ONE_SHOT, epochs=config.epochs, passes=config.passes, batch_size=config.batch_size)
     supernet = NASNetSupernet(NASNetMasks(channels=config.channels, cells=config.cells), dtype(config))
     dataset = functools.partial(search_data, config)
@@ -166,7 +168,7 @@ def one_shot(config: Config) -> OneShot:
 
 
 def few_shot(config: Config, supernet: OneShot) -> FewShot:
-    """Sub-supernets and their values."""
+    """Returns the evaluator that values masks by sub-supernets."""
     recipe = dataclasses.replace(supernet.recipe, epochs=config.few_shot_epochs, learning_rate=0.005)
     directory = None if config.supernet is None else config.supernet.with_name("few_shot")
     split = TreeSplit(config.depth) if config.split == "tree" else OptionSplit("normal block 4 op 0")
@@ -174,7 +176,7 @@ def few_shot(config: Config, supernet: OneShot) -> FewShot:
 
 
 def build(config: Config) -> Experiment:
-    """The search."""
+    """Returns the search experiment."""
     evaluator: Any = one_shot(config)
     if config.values == "few_shot":
         evaluator = few_shot(config, evaluator)
@@ -184,7 +186,7 @@ def build(config: Config) -> Experiment:
 
 
 def final(config: Config, settings: Final, code: np.ndarray) -> FinalTraining:
-    """The winner's training, from scratch or from extracted weights."""
+    """Returns the winner training, from scratch or from extracted weights."""
     space = NASNetMasks(channels=settings.channels, cells=settings.cells)
     network = FinalNASNet(NASNet(space, dtype(config)), code, auxiliary=settings.auxiliary)
     augmentation = Augmentation(crop=4, flip=True, policy="autoaugment", cutmix=1.0)
@@ -192,7 +194,7 @@ def final(config: Config, settings: Final, code: np.ndarray) -> FinalTraining:
 
 
 def rank(config: Config, settings: Rank, directory: Path) -> Ranking:
-    """Values of supernets against trainings from scratch of the same networks."""
+    """Returns the comparison of supernet values with trainings from scratch of the same networks."""
     if config.supernet is None:
         config = dataclasses.replace(config, supernet=directory / "supernet")
     measured = one_shot(config)
@@ -209,7 +211,10 @@ def rank(config: Config, settings: Rank, directory: Path) -> Ranking:
 
 
 def stages(config: Config) -> tuple[Stage, ...]:
-    """What `lanas plan` compiles: supernet, values of masks, and the training of a winner; no sub-supernets."""
+    """Returns the stages `lanas plan` compiles: supernet training, mask evaluation and winner training.
+
+    Sub-supernets are not included.
+    """
     images = cifar10.SOURCE.contents
     data = stand_in(images.train - config.validation, config.validation, images.image_shape, images.classes)
     measured = one_shot(config)

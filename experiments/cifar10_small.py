@@ -1,10 +1,11 @@
-"""CIFAR-10 at the size of a laptop: every candidate is trained on real images, by 2 CPU cores.
+"""CIFAR-10 at laptop scale: every candidate is trained from scratch on 2 CPU cores.
 
-Source: section 5.1 of arXiv 1906.06832 in small: NASNet cells (normal and reduction), found by training each candidate
-from scratch on images of CIFAR-10 reduced to 16 x 16 pixels.
+Source: section 5.1 of arXiv 1906.06832, scaled down: a search for NASNet cells (normal and reduction) that trains each
+candidate from scratch on CIFAR-10 images reduced to 16 x 16 pixels.
 
-Measured on 2 cores of an AMD EPYC with jax 0.10.2 (24 November 2026), on images that went through JPEG. Nine searches
-of 48 candidates, 2.1 s each, took 16 min 21 s; LaNAS's three were then run again as it is now, in 6 min 42 s::
+Measured on 2 cores of an AMD EPYC with jax 0.10.2 (24 November 2026), on JPEG-compressed images. Nine searches of 48
+candidates, 2.1 s per candidate, took 16 min 21 s; the three LaNAS searches were repeated with the current LaNAS in
+6 min 42 s::
 
     python -m experiments.compare_searches cifar10_small --seeds 3 --out runs/cifar10_small
 
@@ -16,8 +17,8 @@ random     35.9 (35.6 to 36.2)    36.9 (35.8 to 38.4)    38.1 (37.5 to 38.4)
 evolution  36.0 (35.2 to 37.2)    36.1 (35.2 to 37.2)    36.2 (35.5 to 37.2)
 =========  =====================  =====================  =====================
 
-(search-validation accuracy in percent, mean and range over seeds; one of 2,000 images is 0.05). Then the winner, 20
-epochs on 10,000 images in 161 s; its test accuracy, read once, is 59.7 % (59.6 % for the average of weights)::
+(search-validation accuracy in percent, mean and range over seeds; one of 2,000 images is 0.05). The winner training, 20
+epochs on 10,000 images, took 161 s. Its test accuracy, evaluated once, is 59.7 % (59.6 % for the average of weights)::
 
     lanas train runs/cifar10_small/lanas-1
 """
@@ -42,7 +43,7 @@ from lanas_jax.training.sgd import TrainConfig
 from models.nasnet import FinalNASNet, NASNet
 
 SEARCHERS = {"lanas": lx.LaNAS, "random": lx.RandomSearch, "evolution": lx.RegularizedEvolution}
-SIZE = 16  # pixels, of 32
+SIZE = 16  # pixels; the original images have 32
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,20 +51,20 @@ class Config:
     """Settings of the search.
 
     Attributes:
-      seed: of everything random but the split of the data.
-      budget: candidates to train.
-      batch: candidates that are asked for and trained together.
-      searcher: how candidates are chosen.
-      plan: one program for all candidates, a program for each, or what a measurement says.
-      data_dir: where CIFAR-10 is; default: TFDS_DATA_DIR, ~/tensorflow_datasets, LANAS_DATA.
-      train: images that candidates are trained on.
-      validation: images that they are compared on.
-      blocks: blocks per cell.
-      channels: of the first cell's blocks.
-      cells: cells in the stack.
-      epochs: passes over the training images for each candidate.
-      batch_size: images per step.
-      learning_rate: at the first step.
+      seed: random seed of everything except the data split.
+      budget: number of candidates to train.
+      batch: number of candidates asked for and trained together.
+      searcher: search algorithm.
+      plan: one program for all candidates (shared), one per candidate (specialised), or the measured faster one (auto).
+      data_dir: folder of CIFAR-10; default: TFDS_DATA_DIR, ~/tensorflow_datasets, LANAS_DATA.
+      train: number of training images of candidates.
+      validation: number of search-validation images, on which candidates are compared.
+      blocks: number of blocks per cell.
+      channels: channels of the first cell's blocks.
+      cells: number of cells in the stack.
+      epochs: number of training epochs per candidate.
+      batch_size: number of images per step.
+      learning_rate: initial learning rate.
     """
 
     seed: int = 0
@@ -87,14 +88,14 @@ RECIPE = Recipe(epochs=20, batch_size=64, learning_rate=0.05, drop_path=0.1, ema
 
 @dataclasses.dataclass(frozen=True)
 class Final:
-    """Settings of the winner's training.
+    """Settings of the winner training.
 
     Attributes:
-      recipe: how it is trained.
-      channels: of the first cell's blocks.
-      cells: cells in the stack.
-      train: training images.
-      seed: of everything random.
+      recipe: training recipe.
+      channels: channels of the first cell's blocks.
+      cells: number of cells in the stack.
+      train: number of training images.
+      seed: random seed.
     """
 
     recipe: Recipe = RECIPE
@@ -105,12 +106,12 @@ class Final:
 
 
 def space(config: Config, channels: int, cells: int) -> NASNetSpace:
-    """Two cells, stacked for images of 16 x 16 pixels."""
+    """Returns the space of separate normal and reduction cells for images of 16 x 16 pixels."""
     return NASNetSpace(config.blocks, two_cells=True, channels=channels, cells=cells, image_size=SIZE)
 
 
 def build(config: Config) -> Experiment:
-    """The search."""
+    """Returns the search experiment."""
     data = cifar10.load_cifar10(config.data_dir, train=config.train, validation=config.validation, size=SIZE).search
     network = NASNet(space(config, config.channels, config.cells))
     evaluator = FromScratch(
@@ -118,7 +119,7 @@ def build(config: Config) -> Experiment:
         data,
         TrainConfig(config.epochs, config.batch_size, config.learning_rate),
         per_device=-(-config.batch // jax.local_device_count()),
-        plan=config.plan,
+        strategy=config.plan,
         candidates=config.budget,
     )
     searcher = SEARCHERS[config.searcher](network.space)
@@ -126,7 +127,7 @@ def build(config: Config) -> Experiment:
 
 
 def final(config: Config, settings: Final, code: np.ndarray) -> FinalTraining:
-    """The winner's training, with more channels, more images and augmentation."""
+    """Returns the winner training, with more channels, more images and augmentation."""
     network = FinalNASNet(NASNet(space(config, settings.channels, settings.cells)), code, auxiliary=False)
     images = {"train": settings.train, "validation": config.validation, "size": SIZE}
     load = functools.partial(cifar10.load_cifar10, config.data_dir, **images)

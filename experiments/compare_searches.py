@@ -1,12 +1,13 @@
-"""Searchers that train their candidates, against each other: equal budgets, several seeds.
+"""Comparison of searchers on an experiment that trains its candidates: equal budgets, several seeds.
 
-`lanas compare` repeats searches on a table of results; here every candidate of every search is trained. All searches
-share one evaluator, so that programs for all candidates are compiled once. Each search is a run of its own in the
-folder, which `lanas report`, `lanas resume` and `lanas train` read; started again, finished ones are read from there::
+`lanas compare` repeats searches on a table of results; this script trains every candidate of every search. All searches
+share one evaluator, so programs for all candidates are compiled once. Each search is a separate run in the output
+folder, readable by `lanas report`, `lanas resume` and `lanas train`. A repeated call reads finished searches from
+there::
 
     python -m experiments.compare_searches cifar10_small --seeds 3 --out runs/cifar10_small
 
-The experiment has to have a `Config` with `searcher` and `seed`, and `SEARCHERS` by name.
+The experiment must define a `Config` with `searcher` and `seed`, and a dictionary `SEARCHERS`.
 """
 
 import dataclasses
@@ -31,13 +32,13 @@ from lanas_jax.study.display import StudyDisplay
 
 @dataclasses.dataclass(frozen=True)
 class Config:
-    """Which searches.
+    """Settings of the comparison.
 
     Attributes:
-      experiment: name of an experiment, or the path of its file.
-      out: folder of the runs, and of comparison.json.
-      seeds: searches of each searcher.
-      searchers: which, of the experiment's.
+      experiment: name of an experiment, or path of its file.
+      out: output folder of the runs and of comparison.json.
+      seeds: number of searches per searcher.
+      searchers: names of the searchers, from the experiment's `SEARCHERS`.
     """
 
     experiment: Annotated[str, tyro.conf.Positional]
@@ -49,7 +50,7 @@ class Config:
 def run_search(
     module: ModuleType, source: Path, base: Experiment, name: str, seed: int, out: Path, show: StudyDisplay
 ) -> Result:
-    """One search, or the rest of it."""
+    """Runs one search, or resumes it."""
     experiment = dataclasses.replace(base, searcher=module.SEARCHERS[name](base.space), seed=seed, finale=None)
     directory = out / f"{name}-{seed}"
     if not run_folder.run_exists(directory):
@@ -59,19 +60,19 @@ def run_search(
 
 
 def shared_supernet_settings(module: ModuleType, out: Path) -> dict[str, Path]:
-    """Settings by which the runs share a supernet, where the experiment has one."""
+    """Returns the settings that make the runs share a supernet, if the experiment has one."""
     fields = {field.name for field in dataclasses.fields(module.Config)}
     return {"supernet": (out / "supernet").absolute()} if "supernet" in fields else {}
 
 
 def best_after(result: Result, trials: int) -> float:
-    """The highest value among the first trials of a search."""
+    """Returns the highest value among the first `trials` trials of a search."""
     found = best(result.trials[:trials])
     return float("nan") if found is None or found.value is None else found.value
 
 
 def rows(results: dict[str, list[Result]], budget: int) -> list[dict[str, Any]]:
-    """What each searcher came to: the best value after a third, two thirds and all of its trials, of each seed."""
+    """Returns, for each searcher and seed, the best value after a third, two thirds and all of the trials."""
     return [
         {
             "searcher": name,
@@ -88,7 +89,7 @@ def rows(results: dict[str, list[Result]], budget: int) -> list[dict[str, Any]]:
 
 
 def show_table(table: list[dict[str, Any]], console: Console) -> None:
-    """Means and ranges over seeds, in percent."""
+    """Prints means and ranges over seeds, in percent."""
     shown = Table(title="best value so far: mean (lowest to highest) over the searches, in percent")
     for title in ("searcher", *(f"after {n}" for n in table[0]["best"]), "minutes"):
         shown.add_column(title, justify="left" if title == "searcher" else "right")
@@ -102,7 +103,7 @@ def show_table(table: list[dict[str, Any]], console: Console) -> None:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Searches, prints, writes; by default with the arguments of this process."""
+    """Runs all searches, prints the table and writes comparison.json; defaults to the arguments of this process."""
     config = tyro.cli(Config, description=__doc__, args=arguments)
     one_device_per_core()
     console = Console()

@@ -1,23 +1,24 @@
-"""Cells for handwritten digits: every candidate is trained.
+"""Handwritten digits in the NASNet space: every candidate is trained from scratch.
 
-Source: section 5.1 of arXiv 1906.06832 at the size of a laptop: NASNet cells (normal and reduction), found by training
-each candidate from scratch, on the 1,797 digits that scikit-learn ships: 1,077 to train, 360 to search by, 360 to test.
+Source: section 5.1 of arXiv 1906.06832 at laptop scale: a search for NASNet cells (normal and reduction) that trains
+each candidate from scratch on scikit-learn's 1,797 digits: 1,077 for training, 360 for search validation, 360 for
+testing.
 
     lanas search digits --out runs/digits
     lanas train runs/digits
     lanas export runs/digits
 
-The search takes 1 min on 2 CPU cores (AMD EPYC, jax 0.10.2), of which 17 s compile the training of all 64 candidates,
-which then take 0.29 s each. Five seeds, before LaNAS looked around its best trials and the stem's gradient was computed
-in another order, gave a best search value of 95.0 % to 97.2 %, 96.6 % on average (random search: 95.0 % to 96.4 %,
-95.7 % on average) and, retrained for 30 epochs, a search-validation accuracy of 97.5 % to 98.3 % and a test accuracy of
-96.9 % to 98.1 %.
-So long a training brings all good cells together: the winners of random search tested at 97.2 % to 97.8 %.
-`lanas train`, which trains twice the channels for 60 epochs on digits that move, took the winner of a search of 8
-candidates to a test accuracy of 99.2 % (one seed), in 1.9 min of processor time.
+The search takes 1 min on 2 CPU cores (AMD EPYC, jax 0.10.2): 17 s to compile the program for all 64 candidates, and
+0.29 s per candidate. Five seeds gave a best search value of 95.0 % to 97.2 %, 96.6 % on average (random search: 95.0 %
+to 96.4 %, 95.7 % on average). Retrained for 30 epochs, the winners have a search-validation accuracy of 97.5 % to
+98.3 % and a test accuracy of 96.9 % to 98.1 %. These figures predate local search around LaNAS's best trials and a
+change of the order of summation in the stem's gradient.
+Training this long makes all good cells nearly equal: the winners of random search have a test accuracy of 97.2 % to
+97.8 %. `lanas train`, with twice the channels and 60 epochs on randomly shifted digits, trained the winner of a search
+of 8 candidates to a test accuracy of 99.2 % (one seed), in 1.9 min of processor time.
 
-Candidates are trained for 2 epochs because that tells them apart: values of random codes then spread by 3.1 points
-(standard deviation), of which 1.3 are the noise of the seed; after 5 epochs it is 1.0, most of it noise.
+Candidates are trained for only 2 epochs because their values then differ most: the standard deviation over random codes
+is 3.1 points, of which 1.3 are seed noise; after 5 epochs it is 1.0, mostly noise.
 """
 
 import dataclasses
@@ -51,17 +52,17 @@ class Config:
     """Settings of the digits search.
 
     Attributes:
-      seed: of everything random but the split of the data.
-      budget: candidates to train.
-      batch: candidates that are asked for and trained together.
-      searcher: how candidates are chosen.
-      blocks: blocks per cell.
-      channels: of the first cell's blocks.
-      cells: cells in the stack.
-      epochs: passes over the training images for each candidate.
-      finale_epochs: the same for the winner.
-      batch_size: images per step.
-      learning_rate: at the first step.
+      seed: random seed of everything except the data split.
+      budget: number of candidates to train.
+      batch: number of candidates asked for and trained together.
+      searcher: search algorithm.
+      blocks: number of blocks per cell.
+      channels: channels of the first cell's blocks.
+      cells: number of cells in the stack.
+      epochs: number of training epochs per candidate.
+      finale_epochs: number of training epochs of the winner.
+      batch_size: number of images per step.
+      learning_rate: initial learning rate.
     """
 
     seed: int = 0
@@ -82,14 +83,14 @@ RECIPE = Recipe(epochs=60, batch_size=64, learning_rate=0.05, drop_path=0.1, ema
 
 @dataclasses.dataclass(frozen=True)
 class Final:
-    """Settings of the winner's training.
+    """Settings of the winner training.
 
     Attributes:
-      recipe: how it is trained.
-      channels: of the first cell's blocks.
-      cells: cells in the stack.
-      crop: pixels by which digits are moved at random; they are not mirrored.
-      seed: of everything random.
+      recipe: training recipe.
+      channels: channels of the first cell's blocks.
+      cells: number of cells in the stack.
+      crop: largest random shift of the digits, in pixels; there is no mirroring.
+      seed: random seed.
     """
 
     recipe: Recipe = RECIPE
@@ -100,7 +101,7 @@ class Final:
 
 
 def space(config: Config) -> NASNetSpace:
-    """Two cells, stacked for images of 8 x 8 grey pixels."""
+    """Returns the space of separate normal and reduction cells for images of 8 x 8 grey pixels."""
     return NASNetSpace(
         config.blocks,
         two_cells=True,
@@ -113,12 +114,12 @@ def space(config: Config) -> NASNetSpace:
 
 
 def training(config: Config) -> TrainConfig:
-    """How a candidate is trained."""
+    """Returns the training settings of candidates."""
     return TrainConfig(config.epochs, config.batch_size, config.learning_rate)
 
 
 def build(config: Config) -> Experiment:
-    """The experiment."""
+    """Returns the search experiment."""
     dataset = digits.load_digits()
     network = NASNet(space(config))
     per_device = -(-config.batch // jax.local_device_count())
@@ -152,7 +153,7 @@ def build(config: Config) -> Experiment:
 
 
 def final(config: Config, settings: Final, code: np.ndarray) -> FinalTraining:
-    """The winner's training, with more channels and digits that move. Images are too small for an auxiliary head."""
+    """Returns the winner training, with more channels and random shifts. Images are too small for an auxiliary head."""
     larger = dataclasses.replace(config, channels=settings.channels, cells=settings.cells)
     network = FinalNASNet(NASNet(space(larger)), code, auxiliary=False)
     return FinalTraining(network, digits.load_digits, settings.recipe, Augmentation(crop=settings.crop), settings.seed)

@@ -1,12 +1,11 @@
-r"""Cells for pictures of clothes: one supernet in place of a training for each candidate.
+r"""Fashion-MNIST by one supernet, which replaces the training of each candidate.
 
-Source: section 5.2 of arXiv 1906.06832 at the size of a laptop: normal and reduction cell of five blocks, 1.35e20
-masks, searched by the values that parts of one trained supernet have; few-shot: arXiv 2006.06863. Images of
-Fashion-MNIST, reduced to 7 x 7 pixels (Debian's package dataset-fashion-mnist, or tensorflow-datasets); scikit-learn's
-digits where there is neither.
+Source: section 5.2 of arXiv 1906.06832 at laptop scale: normal and reduction cell of five blocks, 1.35e20 masks,
+evaluated in one trained supernet. Few-shot: arXiv 2006.06863. The images are Fashion-MNIST reduced to 7 x 7 pixels
+(from Debian's package dataset-fashion-mnist or tensorflow-datasets), or scikit-learn's digits if neither is installed.
 
 Measured on 2 cores of an AMD EPYC with jax 0.10.2 (24 November 2026): one supernet, and 500 of its masks for each of
-five seeds and four searchers, in some 21 min, partly beside other work, 0.07 s a mask::
+five seeds and four searchers, took about 21 min (0.07 s per mask), partly on a busy machine::
 
     python -m experiments.compare_searches fashion_one_shot --out runs/fashion --seeds 5 \
         --searchers lanas random evolution tpe
@@ -22,18 +21,19 @@ random     78.7 (78.1 to 79.5)    78.8 (78.3 to 79.5)    79.0 (78.6 to 79.5)
 
 (accuracy in the supernet on 2,000 search-validation images, in percent: mean and range over seeds.)
 
-Few-shot, four sub-supernets for the leaves of a tree, which begin with those weights and take 8 more epochs: LaNAS's
-search of seed 0 ends at 82.8 % of their values, of the supernet's at 80.8, after 8 min 25 s, trainings included::
+Few-shot: four sub-supernets for the leaves of a tree start from the supernet's weights and train for 8 more epochs. The
+LaNAS search of seed 0 ends at 82.8 % with their values and at 80.8 % with the supernet's, after 8 min 25 s including
+training::
 
     lanas search fashion_one_shot --values few_shot --supernet runs/fashion/supernet --out runs/few
 
-The winner of LaNAS's seed 0, 16 channels, trained from scratch for 10 epochs (3 min 9 s while other work was done) has
-a test accuracy of 87.0 %, and 87.1 % for the average of its weights::
+The winner of LaNAS's seed 0 with 16 channels, trained from scratch for 10 epochs (3 min 9 s on a busy machine), has a
+test accuracy of 87.0 %, and 87.1 % for the average of its weights::
 
     lanas extract runs/fashion/lanas-0
     lanas train runs/fashion/lanas-0
 
-Does the supernet rank? Not at this size. Of 32 networks from all over the space, trained from scratch::
+The supernet does not rank networks at this size. Results for 32 networks from the whole space, trained from scratch::
 
     lanas rank runs/few --networks 32                         # 4 epochs each, 86.0 % on average, deviation 0.5 points
     lanas rank COPY --networks 32 --epochs 1 --batch 8        # 82.6 %, deviation 0.7; COPY: the run without ranking/
@@ -47,17 +47,18 @@ one-shot, running statistics  47.6 %                   -0.10 (-0.45 to 0.28)    
 few-shot, running statistics  49.6 %                   -0.17 (-0.50 to 0.23)     0.32 (-0.01 to 0.61)
 ============================  =======================  ========================  ========================
 
-(95 % bootstrap intervals.) Random networks trained from scratch are all but alike here: a standard error of 2,000
-images is 0.8 points, more than they differ by. Batch statistics of each mask's own raise values by 27 points; whether
-they rank better these intervals do not tell. By how many training images they are measured (48 random masks,
+(95 % bootstrap intervals.) Random networks trained from scratch are nearly equal here: the standard error on 2,000
+images is 0.8 points, more than the difference between networks. Measuring batch statistics for each mask raises values
+by 27 points; the intervals do not show whether it improves the ranking. Effect of the number of training images used to
+measure them (48 random masks,
 ``python -m experiments.recalibration RUN --images 0 32 128 512 2048 --networks 48``)::
 
     images                         0 (running)    32     128     512     2048
     mean value                         48.6 %   73.7 %  75.1 %  75.2 %  75.2 %
     Spearman with that of 2,048         0.45     0.78    0.96    0.99    1
 
-So the comparison above is one of searchers, on one and the same function,
-and no proof that what they find is better when trained.
+The comparison above therefore compares searchers on the same function. It does not show that the networks they find
+are better after training.
 """
 
 import dataclasses
@@ -91,7 +92,7 @@ SEARCHERS = {
     "evolution": lx.RegularizedEvolution,
     "tpe": OptunaTPE,
 }
-SIZE = 7  # pixels, of 28
+SIZE = 7  # pixels; the original images have 28
 
 
 @dataclasses.dataclass(frozen=True)
@@ -99,26 +100,26 @@ class Config:
     """Settings of the search.
 
     Attributes:
-      seed: of the search; supernets and data have seeds of their own.
-      budget: masks to value.
-      batch: masks that are asked for and valued together.
-      searcher: how masks are chosen; tpe needs the extra peers.
-      values: of one supernet, or of sub-supernets for the leaves of a tree.
-      supernet: folder of a trained supernet, or where it is to be trained; default: in the run's folder. Those of the
-        leaves are beside it.
-      images: Fashion-MNIST, digits, or the former where it is found.
-      data_dir: where Fashion-MNIST is; default: TFDS_DATA_DIR, ~/tensorflow_datasets, LANAS_DATA, Debian's folder.
-      train: images that supernets are trained on.
-      validation: images that masks are compared on.
-      recalibration: training images by which batch statistics are measured for each mask.
-      channels: of the first cell's blocks.
-      cells: cells in the stack.
-      epochs: passes of the supernet over its images.
-      passes: masks drawn at each step.
-      few_shot_epochs: the same of each sub-supernet, from the supernet's weights on.
-      depth: levels of the tree whose leaves have sub-supernets.
-      batch_size: images per step.
-      learning_rate: at the first step.
+      seed: random seed of the search; supernets and data have separate seeds.
+      budget: number of masks to evaluate.
+      batch: number of masks asked for and evaluated together.
+      searcher: search algorithm; tpe needs the extra `peers`.
+      values: source of the values: one supernet, or sub-supernets for the leaves of a tree.
+      supernet: folder of the trained supernet, which is trained there if missing; default: inside the run folder.
+        Sub-supernets are in a sibling folder.
+      images: data set: Fashion-MNIST, digits, or (auto) Fashion-MNIST if it is found and digits otherwise.
+      data_dir: folder of Fashion-MNIST; default: TFDS_DATA_DIR, ~/tensorflow_datasets, LANAS_DATA, Debian's folder.
+      train: number of training images of supernets.
+      validation: number of search-validation images, on which masks are compared.
+      recalibration: number of training images for measuring each mask's batch statistics.
+      channels: channels of the first cell's blocks.
+      cells: number of cells in the stack.
+      epochs: number of training epochs of the supernet.
+      passes: number of masks drawn per step.
+      few_shot_epochs: number of epochs per sub-supernet, starting from the supernet's weights.
+      depth: number of levels of the tree whose leaves have sub-supernets.
+      batch_size: number of images per step.
+      learning_rate: initial learning rate.
     """
 
     seed: int = 0
@@ -147,13 +148,13 @@ RECIPE = Recipe(epochs=10, batch_size=64, learning_rate=0.05, drop_path=0.1, ema
 
 @dataclasses.dataclass(frozen=True)
 class Final:
-    """Settings of the winner's training.
+    """Settings of the winner training.
 
     Attributes:
-      recipe: how it is trained.
-      channels: of the first cell's blocks; to begin with extracted weights, those of the supernet.
-      cells: cells in the stack.
-      seed: of everything random.
+      recipe: training recipe.
+      channels: channels of the first cell's blocks; must equal the supernet's to start from extracted weights.
+      cells: number of cells in the stack.
+      seed: random seed.
     """
 
     recipe: Recipe = RECIPE
@@ -164,11 +165,11 @@ class Final:
 
 @dataclasses.dataclass(frozen=True)
 class Rank:
-    """Settings of the trainings from scratch by which supernets are judged.
+    """Settings of the trainings from scratch that supernet values are compared with.
 
     Attributes:
-      epochs: passes over the training images.
-      learning_rate: at the first step.
+      epochs: number of training epochs.
+      learning_rate: initial learning rate.
     """
 
     epochs: int = 4
@@ -176,14 +177,14 @@ class Rank:
 
 
 def fashion(config: Config) -> bool:
-    """Whether images are Fashion-MNIST's."""
+    """Returns whether the images are those of Fashion-MNIST."""
     if config.images == "auto":
         return fashion_mnist.SOURCE.there(config.data_dir)
     return config.images == "fashion"
 
 
 def load_images(config: Config, size: int | None = None) -> Dataset:
-    """The images; digits are all used."""
+    """Loads the images; all digits are used."""
     if not fashion(config):
         return digits.load_digits()
     return fashion_mnist.load_fashion_mnist(
@@ -192,19 +193,19 @@ def load_images(config: Config, size: int | None = None) -> Dataset:
 
 
 def search_data(config: Config) -> SearchData:
-    """What a search may see."""
+    """Returns the data that a search may use."""
     return load_images(config).search
 
 
 def space(config: Config, channels: int, cells: int) -> NASNetMasks:
-    """Two cells, stacked for grey images."""
+    """Returns the space of masks for grey images."""
     return NASNetMasks(
         channels=channels, cells=cells, image_size=SIZE if fashion(config) else 8, image_channels=1, classes=10
     )
 
 
 def one_shot(config: Config) -> OneShot:
-    """The supernet and its values."""
+    """Returns the evaluator that values masks by one supernet."""
     recipe = dataclasses.replace(
         ONE_SHOT,
         epochs=config.epochs,
@@ -225,14 +226,14 @@ def one_shot(config: Config) -> OneShot:
 
 
 def few_shot(config: Config, supernet: OneShot) -> FewShot:
-    """Sub-supernets and their values."""
+    """Returns the evaluator that values masks by sub-supernets."""
     recipe = dataclasses.replace(supernet.recipe, epochs=config.few_shot_epochs, learning_rate=config.learning_rate / 5)
     directory = None if config.supernet is None else config.supernet.with_name("few_shot")
     return FewShot(supernet, TreeSplit(config.depth), recipe, directory)
 
 
 def build(config: Config) -> Experiment:
-    """The search."""
+    """Returns the search experiment."""
     evaluator: Any = one_shot(config)
     if config.values == "few_shot":
         evaluator = few_shot(config, evaluator)
@@ -242,13 +243,13 @@ def build(config: Config) -> Experiment:
 
 
 def final(config: Config, settings: Final, code: np.ndarray) -> FinalTraining:
-    """The winner's training, from scratch or from extracted weights."""
+    """Returns the winner training, from scratch or from extracted weights."""
     network = FinalNASNet(NASNet(space(config, settings.channels, settings.cells)), code, auxiliary=False)
     return FinalTraining(network, functools.partial(load_images, config), settings.recipe, seed=settings.seed)
 
 
 def rank(config: Config, settings: Rank, directory: Path) -> Ranking:
-    """Values of supernets against trainings from scratch of the same networks."""
+    """Returns the comparison of supernet values with trainings from scratch of the same networks."""
     if config.supernet is None:
         config = dataclasses.replace(config, supernet=directory / "supernet")
     measured = one_shot(config)
@@ -262,4 +263,6 @@ def rank(config: Config, settings: Rank, directory: Path) -> Ranking:
     network = NASNet(measured.supernet.space)
     scratch = TrainConfig(settings.epochs, config.batch_size, settings.learning_rate)
     per_device = -(-config.batch // jax.local_device_count())
-    return Ranking(estimates, FromScratch(network, search_data(config), scratch, per_device=per_device, plan="shared"))
+    return Ranking(
+        estimates, FromScratch(network, search_data(config), scratch, per_device=per_device, strategy="shared")
+    )

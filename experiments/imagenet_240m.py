@@ -1,9 +1,9 @@
 """ImageNet within 240 million multiply-adds: `experiments/imagenet_600m.py` for smaller networks.
 
 Source: section 5.2 of arXiv 1906.06832 reports a top-1 accuracy of 77.7 % at 240 million multiply-adds. Stages, recipes
-and commands are those of the other experiment, at width 1.0 and lower resolutions. Nothing of this size has been run
-with this code. On 64 chips of TPU v5e, supernet (with 224 pixels alone) and final training take at least 146 and 51.6
-chip-hours, by `lanas plan` (docs/planning.md)::
+and commands are those of the other experiment, at width 1.0 and lower resolutions. This code has not been run at this
+size. On 64 TPU v5e chips, `lanas plan` gives lower bounds of 146 chip-hours for the supernet (at 224 pixels only) and
+51.6 for the winner training (docs/planning.md)::
 
     lanas plan imagenet_240m --topology v5e:8x8 --only final
     lanas supernet imagenet_240m --out runs/240m_supernet --hosts.automatic
@@ -33,5 +33,5 @@ class Config(imagenet_600m.Config):
 
 
 def build(config: Config) -> Experiment:
-    """The search."""
+    """Returns the search experiment."""
     return imagenet_600m.build(config, "imagenet_240m")

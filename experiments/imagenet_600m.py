@@ -1,19 +1,18 @@
-"""ImageNet within 600 million multiply-adds: one elastic supernet, a search under the limit, the winner's training.
+"""ImageNet within 600 million multiply-adds: an elastic supernet, a search under the limit, and the winner training.
 
 Source: section 5.2 of arXiv 1906.06832, which reports a top-1 accuracy of 80.8 % at 600 million multiply-adds for a
-network from the space of once-for-all (arXiv 1908.09791). Neither that space's settings nor the training were
-released: the recipes below are this project's, after BigNAS (arXiv 2003.11142) and EfficientNet (arXiv 1905.11946).
-Nothing of this size has been run with this code. On 64 chips of TPU v5e the stages take at least 212, 0.7 and 68.3
-chip-hours, by `lanas plan` (docs/planning.md, with its commands; the first with 256 pixels alone);
+network from the space of once-for-all (arXiv 1908.09791). The settings of that space and its training were not
+released: the recipes below are this project's, based on BigNAS (arXiv 2003.11142) and EfficientNet (arXiv 1905.11946).
+This code has not been run at this size. On 64 TPU v5e chips, `lanas plan` gives lower bounds of 212, 0.7 and 68.3
+chip-hours for the three stages (the commands are in docs/planning.md; the first at 256 pixels only).
 `experiments/imagenet_dry_run.py` runs all stages on two CPU cores.
 
-`lanas supernet` and `lanas train` use the devices of as many hosts as they are started on, from a folder that all of
-them see, `lanas search` those of one host. ImageNet has to be there as tensorflow-datasets prepares it
-(docs/imagenet.md)::
+`lanas supernet` and `lanas train` use the devices of all hosts they are started on, which need a shared folder;
+`lanas search` uses the devices of one host. ImageNet must be prepared by tensorflow-datasets (docs/imagenet.md)::
 
     lanas plan imagenet_600m --topology v5e:8x8 --only final
     lanas supernet imagenet_600m --out runs/600m_supernet --hosts.automatic
-    lanas search imagenet_600m --supernet runs/600m_supernet --out runs/600m   # 1,000 networks valued
+    lanas search imagenet_600m --supernet runs/600m_supernet --out runs/600m   # evaluates 1,000 networks
     lanas extract runs/600m --code largest --out runs/600m_teacher   # the supernet's largest network
     lanas extract runs/600m --out runs/600m_winner
     lanas train runs/600m --weights runs/600m_winner --teacher runs/600m_teacher --hosts.automatic
@@ -81,21 +80,21 @@ class Config:
     """Settings of the search.
 
     Attributes:
-      seed: of the search; supernet and data have seeds of their own.
-      budget: networks to value.
-      batch: networks that are asked for and valued together.
-      searcher: how networks are chosen.
-      limit: millions of multiply-adds of one image's forward pass, a hard limit.
-      latency: table that `experiments/latency_table.py` wrote; None: latencies are not looked at.
-      max_milliseconds: hard limit on the latency of a batch of that table.
-      width: multiplier of all channels.
-      resolutions: heights and widths of images, in pixels.
-      supernet: folder of a trained supernet, or where it is to be trained; default: in the run's folder.
-      data_dir: where ImageNet is; default: TFDS_DATA_DIR, ~/tensorflow_datasets, LANAS_DATA.
-      validation: training pictures that networks are compared on.
-      recalibration: training images by which batch statistics are measured for each network.
-      recipe: of the supernet.
-      workers: processes that decode; 0: threads alone.
+      seed: random seed of the search; supernet and data have separate seeds.
+      budget: number of networks to evaluate.
+      batch: number of networks asked for and evaluated together.
+      searcher: search algorithm.
+      limit: hard limit on the multiply-adds of one image's forward pass, in millions.
+      latency: file of a latency table written by `experiments/latency_table.py`; None for no latencies.
+      max_milliseconds: hard limit on the latency per batch according to the table, in milliseconds.
+      width: multiplier of all channel numbers.
+      resolutions: possible heights and widths of the images, in pixels.
+      supernet: folder of the trained supernet, which is trained there if missing; default: inside the run folder.
+      data_dir: folder of ImageNet; default: TFDS_DATA_DIR, ~/tensorflow_datasets, LANAS_DATA.
+      validation: number of training images held out for search validation, on which networks are compared.
+      recalibration: number of training images for measuring each network's batch statistics.
+      recipe: training recipe of the supernet.
+      workers: number of decoder processes; 0 for threads only.
     """
 
     seed: int = 0
@@ -131,19 +130,19 @@ RECIPE = Recipe(
     train_on="train",
     validate_every=5,
 )
-DISTILLATION = 0.5  # weight of the teacher's part, where there is one
+DISTILLATION = 0.5  # weight of the distillation loss, if there is a teacher
 
 
 @dataclasses.dataclass(frozen=True)
 class Final:
-    """Settings of the winner's training.
+    """Settings of the winner training.
 
     Attributes:
-      recipe: how it is trained.
-      teacher: folder that ``lanas extract`` wrote, of the supernet's largest network; None: labels alone teach.
-      dropout: probability with which a unit before the classifier is dropped.
-      magnitude: of RandAugment.
-      seed: of everything random.
+      recipe: training recipe.
+      teacher: output folder of ``lanas extract`` for the supernet's largest network; None for no distillation.
+      dropout: dropout rate before the classifier.
+      magnitude: magnitude of RandAugment.
+      seed: random seed.
     """
 
     recipe: Recipe = RECIPE
@@ -154,12 +153,12 @@ class Final:
 
 
 def space(config: Config) -> MobileNetSpace:
-    """Of one width; a supernet has no limit."""
+    """Returns the supernet's space, which has one width and no limits."""
     return MobileNetSpace(widths=(config.width,), resolutions=config.resolutions)
 
 
 def limited(config: Config) -> MobileNetSpace:
-    """The part of it that is searched."""
+    """Returns the searched space, which has limits."""
     return MobileNetSpace(
         widths=(config.width,),
         resolutions=config.resolutions,
@@ -170,7 +169,7 @@ def limited(config: Config) -> MobileNetSpace:
 
 
 def load_images(config: Config) -> StreamedDataset:
-    """The pictures, at the highest resolution; networks resize them."""
+    """Loads the images at the highest resolution; networks resize them."""
     crop = Crop(max(config.resolutions))
     return imagenet.load_imagenet(
         config.data_dir, Pictures(crop, config.validation, workers=DecoderWorkers(config.workers))
@@ -178,12 +177,12 @@ def load_images(config: Config) -> StreamedDataset:
 
 
 def ends(codes: MobileNetSpace) -> np.ndarray:
-    """The largest and the smallest network."""
+    """Returns the codes of the largest and the smallest network."""
     return np.array([codes.named_codes[name] for name in ("largest", "smallest")], np.int32)
 
 
 def one_shot(config: Config) -> OneShot:
-    """The supernet and its values."""
+    """Returns the evaluator that values masks by one supernet."""
     supernet = MobileNetSupernet(space(config), jnp.bfloat16)
     largest, smallest = ends(supernet.space).tolist()
     return OneShot(
@@ -198,14 +197,14 @@ def one_shot(config: Config) -> OneShot:
 
 
 def build(config: Config, name: str = "imagenet_600m") -> Experiment:
-    """The search."""
+    """Returns the search experiment."""
     searched = limited(config)
     searcher = SEARCHERS[config.searcher](searched)
     return Experiment(name, searched, searcher, one_shot(config), config.budget, config.batch, config.seed)
 
 
 def final(config: Config, settings: Final, code: np.ndarray) -> FinalTraining:
-    """The winner's training, from scratch or from extracted weights, with or without a teacher."""
+    """Returns the winner training, from scratch or from extracted weights, with or without a teacher."""
     network = FinalMobileNet(space(config), code, jnp.bfloat16, settings.dropout)
     augmentation = Augmentation(policy="randaugment", magnitude=settings.magnitude)
     alone = FinalTraining(network, functools.partial(load_images, config), settings.recipe, augmentation, settings.seed)
@@ -215,12 +214,12 @@ def final(config: Config, settings: Final, code: np.ndarray) -> FinalTraining:
 
 
 def largest(config: Config) -> FinalMobileNet:
-    """The teacher's network."""
+    """Returns the teacher network."""
     return FinalMobileNet(space(config), ends(space(config))[0], jnp.bfloat16)
 
 
 def stages(config: Config) -> tuple[Stage, ...]:
-    """What `lanas plan` compiles: supernet, values of networks, and the training of a winner."""
+    """Returns the stages `lanas plan` compiles: supernet training, network evaluation and winner training."""
     contents = imagenet.SOURCE.contents
     shape = (max(config.resolutions),) * 2 + (3,)
     data = stand_in(contents.train - config.validation, config.validation, shape, contents.classes)

@@ -1,9 +1,9 @@
-"""All stages of the ImageNet experiments at the size of a laptop: supernet, search under a limit, winner.
+"""All stages of the ImageNet experiments at laptop scale: supernet, search under a limit, winner training.
 
-Source: `experiments/imagenet_600m.py` in small. The pictures are CIFAR-10's, written once as a prepared folder in the
-form of ImageNet's (into ``~/.cache/lanas_jax``), so that every stage reads what it will read there: JPEG files, decoded
-and cropped by grain while the devices train. It needs CIFAR-10 (`lanas_jax/data/cifar10.py` says in which forms) and
-the extra ``imagenet``::
+Source: `experiments/imagenet_600m.py`, scaled down. CIFAR-10 images are written once to ``~/.cache/lanas_jax`` in the
+format of prepared ImageNet, so every stage reads the same format as in the full experiment: JPEG files, decoded and
+cropped by grain during training. It needs CIFAR-10 (accepted formats: `lanas_jax/data/cifar10.py`) and the extra
+``imagenet``::
 
     lanas plan imagenet_dry_run --topology local
     lanas search imagenet_dry_run --out runs/dry                       # trains the supernet, then searches
@@ -11,11 +11,11 @@ the extra ``imagenet``::
     lanas train runs/dry --teacher runs/dry_teacher                    # the winner, from scratch, with the teacher
     lanas export runs/dry
 
-Measured on 2 cores of an Intel Xeon with jax 0.10.2 (27 November 2026), on CIFAR-10 images that went through JPEG; all
-of it took 9 min 3 s:
+Measured on 2 cores of an Intel Xeon with jax 0.10.2 (27 November 2026), on JPEG-compressed CIFAR-10 images; all stages
+took 9 min 3 s:
 
 ====================  ============  ==============================================================================
-stage                 time          what came out
+stage                 time          result
 ====================  ============  ==============================================================================
 supernet and search   5 min 56 s    150 networks, none above the limit (the largest at 99.9 % of it, the median at
                                     94.8 %); the best has 44.2 % search-validation accuracy in the supernet
@@ -24,9 +24,9 @@ winner                2 min 36 s    53.5 % search-validation and 51.4 % test acc
 export                2 s           its weights
 ====================  ============  ==============================================================================
 
-(a search-validation image is 0.05 %; before, on 2 cores of an AMD EPYC beside other work, it took 21 min.)
+(One search-validation image is 0.05 %. An earlier run on 2 busy cores of an AMD EPYC took 21 min.)
 
-LaNAS against random search under the same limit, ten searches each in one supernet that was trained anew (26 November
+LaNAS compared with random search under the same limit, ten searches each in one newly trained supernet (26 November
 2026; best value so far in percent, mean and range)::
 
     python -m experiments.compare_searches imagenet_dry_run --searchers lanas random --seeds 10 --out runs/dry_compared
@@ -38,8 +38,8 @@ LaNAS     44.4 (44.0 to 44.7)   44.6 (44.4 to 44.7)   44.6 (44.6 to 44.7)
 random    44.0 (43.7 to 44.5)   44.2 (44.0 to 44.7)   44.3 (44.1 to 44.7)
 ========  ====================  ====================  ====================
 
-So after 50 networks LaNAS is where random search is not after 150; 9 of 10 searches by LaNAS ended at 44.65 %, the best
-that was seen, and 2 of 10 random ones.
+After 50 networks LaNAS is already better than random search after 150. 9 of 10 LaNAS searches, and 2 of 10 random
+searches, ended at 44.65 %, the best value observed.
 """
 
 import dataclasses
@@ -87,21 +87,21 @@ class Config:
     """Settings of the search.
 
     Attributes:
-      seed: of the search; supernet and data have seeds of their own.
-      budget: networks to value.
-      batch: networks that are asked for and valued together.
-      searcher: how networks are chosen.
-      limit: multiply-adds of one image's forward pass, a hard limit.
-      supernet: folder of a trained supernet, or where it is to be trained; default: in the run's folder.
-      data_dir: where CIFAR-10 is; default: TFDS_DATA_DIR, ~/tensorflow_datasets, LANAS_DATA.
-      pictures: where they are prepared; default: in the folder of caches.
-      train: training pictures.
-      validation: pictures that networks are compared on.
-      test: pictures for the winner's test.
-      recalibration: training images by which batch statistics are measured for each network.
-      epochs: passes of the supernet over its pictures.
-      batch_size: images per step.
-      learning_rate: highest, at the end of the warm-up.
+      seed: random seed of the search; supernet and data have separate seeds.
+      budget: number of networks to evaluate.
+      batch: number of networks asked for and evaluated together.
+      searcher: search algorithm.
+      limit: hard limit on the multiply-adds of one image's forward pass.
+      supernet: folder of the trained supernet, which is trained there if missing; default: inside the run folder.
+      data_dir: folder of CIFAR-10; default: TFDS_DATA_DIR, ~/tensorflow_datasets, LANAS_DATA.
+      pictures: folder of the prepared images; default: in the cache folder.
+      train: number of training images.
+      validation: number of search-validation images, on which networks are compared.
+      test: number of test images for the winner.
+      recalibration: number of training images for measuring each network's batch statistics.
+      epochs: number of training epochs of the supernet.
+      batch_size: number of images per step.
+      learning_rate: peak learning rate, at the end of the warm-up.
     """
 
     seed: int = 0
@@ -136,18 +136,18 @@ RECIPE = Recipe(
     train_on="train",
     validate_every=4,
 )
-DISTILLATION = 0.5  # weight of the teacher's part, where there is one
+DISTILLATION = 0.5  # weight of the distillation loss, if there is a teacher
 
 
 @dataclasses.dataclass(frozen=True)
 class Final:
-    """Settings of the winner's training.
+    """Settings of the winner training.
 
     Attributes:
-      recipe: how it is trained.
-      teacher: folder that ``lanas extract`` wrote, of the network that teaches; None: labels alone do.
-      dropout: probability with which a unit before the classifier is dropped.
-      seed: of everything random.
+      recipe: training recipe.
+      teacher: output folder of ``lanas extract`` for the teacher network; None for no distillation.
+      dropout: dropout rate before the classifier.
+      seed: random seed.
     """
 
     recipe: Recipe = RECIPE
@@ -157,7 +157,7 @@ class Final:
 
 
 def space(limit: int | None = None) -> MobileNetSpace:
-    """Three stages for images of 32 pixels; a supernet has no limit."""
+    """Returns a space of three stages for images of 32 pixels; the supernet's space has no limit."""
     return MobileNetSpace(
         STAGES,
         depths=(1, 2, 3),
@@ -173,12 +173,12 @@ def space(limit: int | None = None) -> MobileNetSpace:
 
 
 def load_images(config: Config) -> StreamedDataset:
-    """The pictures, prepared at the first call."""
+    """Loads the images, and prepares them at the first call."""
     contents = Contents("the dry run's pictures", (32, 32, 3), CLASSES, config.train + config.validation, config.test)
     folder = caches.folder("imagenet_dry_run") if config.pictures is None else config.pictures
     folder = folder / f"{contents.train}-{contents.test}"
     form = Form(f"{imagenet.NAME}/5.*", tfds_folder.INFO, tfds_folder.read_tfds_folder)
-    source = DatasetSource(contents, (form,), f"To prepare them anew, remove {folder}")
+    source = DatasetSource(contents, (form,), f"To prepare them again, remove {folder}")
     if not source.there(folder):
         images = cifar10.load_cifar10(config.data_dir, train=contents.train, validation=CLASSES, test=contents.test)
         prepared_pictures.write_pictures(folder, {"train": images.search.train, "validation": images.test})
@@ -187,7 +187,7 @@ def load_images(config: Config) -> StreamedDataset:
 
 
 def one_shot(config: Config) -> OneShot:
-    """The supernet and its values."""
+    """Returns the evaluator that values masks by one supernet."""
     supernet = MobileNetSupernet(space())
     largest, smallest = ends(supernet.space).tolist()
     recipe = dataclasses.replace(
@@ -214,19 +214,19 @@ def one_shot(config: Config) -> OneShot:
 
 
 def ends(codes: MobileNetSpace) -> np.ndarray:
-    """The largest and the smallest network."""
+    """Returns the codes of the largest and the smallest network."""
     return np.array([codes.named_codes[name] for name in ("largest", "smallest")], np.int32)
 
 
 def build(config: Config) -> Experiment:
-    """The search."""
+    """Returns the search experiment."""
     limited = space(config.limit)
     searcher = SEARCHERS[config.searcher](limited)
     return Experiment("imagenet_dry_run", limited, searcher, one_shot(config), config.budget, config.batch, config.seed)
 
 
 def final(config: Config, settings: Final, code: np.ndarray) -> FinalTraining:
-    """The winner's training, from scratch or from extracted weights, with or without a teacher."""
+    """Returns the winner training, from scratch or from extracted weights, with or without a teacher."""
     network = FinalMobileNet(space(), code, dropout=settings.dropout)
     augmentation = Augmentation(policy="randaugment", magnitude=5)
     alone = FinalTraining(network, functools.partial(load_images, config), settings.recipe, augmentation, settings.seed)
@@ -236,12 +236,12 @@ def final(config: Config, settings: Final, code: np.ndarray) -> FinalTraining:
 
 
 def largest() -> FinalMobileNet:
-    """The teacher's network."""
+    """Returns the teacher network."""
     return FinalMobileNet(space(), ends(space())[0], dropout=0.0)
 
 
 def stages(config: Config) -> tuple[Stage, ...]:
-    """What `lanas plan` compiles: supernet, values of networks, and the training of a winner."""
+    """Returns the stages `lanas plan` compiles: supernet training, network evaluation and winner training."""
     data = stand_in(config.train, config.validation, (SIZE,) * 2 + (3,), CLASSES)
     measured, codes = one_shot(config), space()
     pool = code_pool.draw_codes(codes, POOL, measured.seed)

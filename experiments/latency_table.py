@@ -1,9 +1,9 @@
-"""A table of latencies for the networks of `experiments/imagenet_600m.py`, measured on this machine's first device.
+"""Latency table for the networks of `experiments/imagenet_600m.py`, measured on this machine's first device.
 
     python -m experiments.latency_table --out latency.json [--width 1.2] [--resolutions 192 224 256] [--batch 1]
     lanas search imagenet_600m --latency latency.json --max-milliseconds 30
 
-Run it on an otherwise idle machine; each of some hundreds of layers has a program of its own to compile.
+Run it on an otherwise idle machine. It compiles one program for each of several hundred layers.
 """
 
 import dataclasses
@@ -18,15 +18,15 @@ from models.mobilenet.latency import SECONDS, measure_latencies
 
 @dataclasses.dataclass(frozen=True)
 class Config:
-    """Settings.
+    """Settings of the measurement.
 
     Attributes:
-      out: the file to write.
-      width: multiplier of all channels.
-      resolutions: heights and widths of images, in pixels.
-      batch: images at once.
-      bfloat16: whether networks compute in it.
-      seconds: that each of a layer's five timings lasts, about.
+      out: output file.
+      width: multiplier of all channel numbers.
+      resolutions: possible heights and widths of the images, in pixels.
+      batch: number of images per batch.
+      bfloat16: computation in bfloat16 instead of float32.
+      seconds: approximate duration of each of a layer's five timings, in seconds.
     """
 
     out: Path
@@ -38,7 +38,7 @@ class Config:
 
 
 def main(config: Config) -> None:
-    """Measures and writes."""
+    """Measures the latencies and writes the table."""
     space = MobileNetSpace(widths=(config.width,), resolutions=config.resolutions)
     dtype = jnp.bfloat16 if config.bfloat16 else jnp.float32
     table = measure_latencies(space, batch=config.batch, compute_dtype=dtype, seconds=config.seconds, note=print)

@@ -1,6 +1,6 @@
-"""A folder of pictures in the form in which tensorflow-datasets prepares ImageNet, written without TensorFlow.
+"""Writes images in the format in which tensorflow-datasets prepares ImageNet, without TensorFlow.
 
-So that what reads ImageNet can be run from end to end where ImageNet is not: `experiments/imagenet_dry_run.py`.
+`experiments/imagenet_dry_run.py` uses it to run the ImageNet input pipeline end to end without ImageNet.
 """
 
 import io
@@ -18,17 +18,17 @@ from lanas_jax.data.splits import Split
 from lanas_jax.formats.tfrecord import masked_crc32c
 
 VERSION = "5.1.0"
-QUALITY = 95  # of JPEG
-SHARD = 2_000  # pictures in a file, at most
+QUALITY = 95  # JPEG quality
+SHARD = 2_000  # most images per file
 _SPLITS = ("train", "validation")
 
 
 def write_pictures(folder: Path, splits: Mapping[str, Split]) -> Path:
-    """Writes ``imagenet2012`` into a folder, at once, unless it is there; several processes may do so together.
+    """Writes ``imagenet2012`` into a folder unless it exists. Atomic, so several processes may call it concurrently.
 
     Args:
-      folder: made where it is missing.
-      splits: images of 8 bits and labels, of ``train`` and ``validation``.
+      folder: target folder, created if missing.
+      splits: 8-bit images and labels of ``train`` and ``validation``.
 
     Returns:
       The prepared folder.
@@ -53,7 +53,7 @@ def write_pictures(folder: Path, splits: Mapping[str, Split]) -> Path:
 
 
 def _write_split(folder: Path, name: str, split: Split) -> list[int]:
-    """The numbers of pictures in the files of a split."""
+    """Writes the files of a split and returns their numbers of images."""
     shards = -(-len(split) // SHARD)
     rows = np.array_split(np.arange(len(split)), shards)
     for number, chosen in enumerate(rows):
@@ -64,7 +64,7 @@ def _write_split(folder: Path, name: str, split: Split) -> list[int]:
 
 
 def _info(lengths: Mapping[str, list[int]]) -> dict[str, object]:
-    """What dataset_info.json says."""
+    """Returns the content of dataset_info.json."""
     splits = [
         {
             "filepathTemplate": "{DATASET}-{SPLIT}.{FILEFORMAT}-{SHARD_X_OF_Y}",
@@ -77,7 +77,7 @@ def _info(lengths: Mapping[str, list[int]]) -> dict[str, object]:
 
 
 def _example(image: np.ndarray, label: int, name: str) -> bytes:
-    """A ``tf.train.Example`` (tensorflow/core/example/example.proto)."""
+    """Encodes a ``tf.train.Example`` (tensorflow/core/example/example.proto)."""
     file = io.BytesIO()
     Image.fromarray(image).save(file, "jpeg", quality=QUALITY)
     features = {
@@ -90,12 +90,12 @@ def _example(image: np.ndarray, label: int, name: str) -> bytes:
 
 
 def _field(number: int, content: bytes) -> bytes:
-    """A field of a message that holds bytes or another message."""
+    """Encodes a length-delimited protobuf field, which holds bytes or another message."""
     return _varint(number << 3 | 2) + _varint(len(content)) + content
 
 
 def _varint(number: int) -> bytes:
-    """Seven bits to a byte, least first; the last byte has its highest bit unset."""
+    """Encodes a varint: seven bits per byte, least significant first; the last byte has its highest bit unset."""
     parts = []
     while number >= 0x80:
         parts.append(number & 0x7F | 0x80)
@@ -104,7 +104,7 @@ def _varint(number: int) -> bytes:
 
 
 def _framed(record: bytes) -> bytes:
-    """A record of a TFRecord file: length, its checksum, content, its checksum."""
+    """Encodes a TFRecord record: length, checksum of the length, content, checksum of the content."""
     length = len(record).to_bytes(8, "little")
     checks = (masked_crc32c(part).to_bytes(4, "little") for part in (length, record))
     return length + next(checks) + record + next(checks)

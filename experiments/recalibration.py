@@ -1,8 +1,8 @@
-"""What the number of training images changes by which a supernet's parts get batch statistics of their own.
+"""Effect of the number of training images used to measure the batch statistics of a supernet's networks.
 
-Random networks of the space are valued by the supernet of a one-shot run, again and again with other numbers of images;
-0 stands for the running statistics, which mix all networks that were trained. The order of networks is compared with
-that by the largest number (Spearman)::
+The supernet of a one-shot run evaluates random networks of the space with different numbers of images; 0 stands for the
+running statistics, which mix all trained networks. The ranking of the networks is compared with the ranking at the
+largest number (Spearman)::
 
     python -m experiments.recalibration RUN [--images 0 128 512 2048] [--networks 64]
 """
@@ -27,13 +27,13 @@ from lanas_jax.supernet import code_pool
 
 @dataclasses.dataclass(frozen=True)
 class Config:
-    """Settings.
+    """Settings of the measurement.
 
     Attributes:
-      run: folder of a one-shot search whose supernet is trained.
-      images: numbers of training images, 0 or the evaluator's batch size and more.
-      networks: valued.
-      seed: of the networks.
+      run: folder of a one-shot search with a trained supernet.
+      images: numbers of training images to compare; each is 0 or at least the evaluator's batch size.
+      networks: number of networks to evaluate.
+      seed: random seed of the networks.
     """
 
     run: Annotated[Path, tyro.conf.Positional]
@@ -43,11 +43,11 @@ class Config:
 
 
 def rows(config: Config) -> list[dict[str, str]]:
-    """A row of the table for each number of images.
+    """Returns one table row per number of images.
 
     Raises:
-      RunError: no such run.
-      ValueError: a run whose values do not come from one supernet.
+      RunError: if the run does not exist.
+      ValueError: if the values of the run do not come from one supernet.
     """
     here = run_folder.open_run(config.run)
     evaluator = here.experiment().evaluator
@@ -75,7 +75,7 @@ def rows(config: Config) -> list[dict[str, str]]:
 
 
 def main(config: Config) -> None:
-    """Measures and prints."""
+    """Measures and prints the table."""
     one_device_per_core()
     found = rows(config)
     console = Console()

@@ -10,7 +10,7 @@ Random codes, at two sizes (``--setting``):
 Four ways, in float32 or with bfloat16 arithmetic (``--dtype``):
 
 - *one program*: `lanas_jax.candidates.population`, the code is data, devices side by side; on each device candidates
-  one after the other, or abreast: ``--abreast 1 4 16`` has a row for each of these numbers of candidates at a time
+  one after the other, or vmapped: ``--vmapped 1 4 16`` has a row for each of these numbers of candidates at a time
 - *specialised*: the network built for its code alone, a program for each candidate, compiled in threads while others
   train (`lanas_jax.candidates.specialised`); a sample, where candidates are trained to the end
 - *program per candidate*: the same programs, one after the other on one device, as plain ``jit`` has it; a sample
@@ -22,7 +22,7 @@ A row is printed, and the file of ``--json`` written, as soon as it is measured;
 time. Run it on an otherwise idle machine; the small setting takes some four minutes on 2 CPU cores::
 
   python -m experiments.benchmarks.candidates [--candidates 64] [--sample 6] [--json PATH]
-  python -m experiments.benchmarks.candidates --setting cifar10 --dtype bfloat16 --abreast 1 4 16 --sample 2 --minutes 7
+  python -m experiments.benchmarks.candidates --setting cifar10 --dtype bfloat16 --vmapped 1 4 16 --sample 2 --minutes 7
 
 On 2 cores of an Intel Xeon with jax 0.10.2 and torch 2.13.0 (27 November 2026; ``--candidates 32 --sample 4
 --torch-sample 6``, 2 min 49 s):
@@ -54,8 +54,8 @@ PyTorch eager, 2 processes, 1 thread          -     1479    9.03%     -
 ====================================  =========  =======  =======  ====
 
 On an NVIDIA H100 80GB with jax 0.11.2 (bfloat16 products of 8192 rows: 778 TFLOP/s), the second command with
-``--sample 1`` took 96 s to compile and 47 ms a step for one candidate at a time, 0.14 % of the peak, and with 4 abreast
-70 s and 105 ms for each, 0.06 %: lanes abreast compute every branch. 16 abreast and the other rows did not fit into 5.5
+``--sample 1`` took 96 s to compile and 47 ms a step for one candidate at a time, 0.14 % of the peak, and with 4 vmapped
+70 s and 105 ms for each, 0.06 %: vmapped candidates compute every branch. 16 vmapped and the other rows did not fit into 5.5
 minutes. The small setting in float32, 32 candidates: 46 s to compile, 9.2 ms a step, 132 a minute.
 """
 
@@ -99,11 +99,11 @@ class Cifar10Config:
     """The larger setting.
 
     Attributes:
-      blocks: blocks per cell.
-      channels: of the first cell's blocks.
-      cells: cells in the stack.
+      blocks: number of blocks per cell.
+      channels: channels of the first cell's blocks.
+      cells: number of cells in the stack.
       image_size: height and width.
-      batch_size: images per step.
+      batch_size: number of images per step.
       images: random ones, in memory.
       steps: that each network takes to be timed.
       proxy_images: images that a candidate's training shows, for candidates a minute: one epoch of 40,000.
@@ -125,8 +125,8 @@ class Config:
 
     Attributes:
       setting: size of candidates.
-      dtype: of arithmetic; parameters are float32.
-      abreast: candidates at a time on each device, a row for each; by default one after the other.
+      dtype: compute dtype; parameters are float32.
+      vmapped: candidates at a time on each device, a row for each; by default one after the other.
       candidates: networks trained to the end by one program, in the small setting.
       timed: networks whose steps are timed.
       sample: of these, how many have a program each.
@@ -140,7 +140,7 @@ class Config:
 
     setting: Literal["small", "cifar10"] = "small"
     dtype: Literal["float32", "bfloat16"] = "float32"
-    abreast: tuple[int, ...] = ()
+    vmapped: tuple[int, ...] = ()
     candidates: int = 64
     timed: int = 16
     sample: int = 6
@@ -163,7 +163,7 @@ class Setting:
       whole: whether candidates are trained to the end, else only steps are timed.
       steps: per dispatch.
       proxy_steps: of a candidate's training.
-      per_device: candidates on a device one after the other, where none are abreast.
+      per_device: candidates on a device one after the other, where none are vmapped.
     """
 
     network: NASNet
@@ -227,14 +227,14 @@ class CandidateBenchmark:
             step_seconds * self.peak(devices)
         )
 
-    def one_program(self, per_device: int, abreast: bool) -> Timing:
+    def one_program(self, per_device: int, vmapped: bool) -> Timing:
         """All candidates by one program."""
         setting, devices = self.setting, jax.local_devices()
         population = Population(
             setting.network,
             setting.training,
             per_device=per_device,
-            abreast=abreast,
+            vmapped=vmapped,
             steps_per_dispatch=setting.steps,
         )
         programs = population.compile(setting.data)
@@ -243,7 +243,7 @@ class CandidateBenchmark:
             results = programs.run(self.codes[: self.config.candidates], self.keys[: self.config.candidates])
         step_seconds, timed = time_steps(programs, self.codes[: self.config.timed], self.keys[: self.config.timed])
         row = Timing(
-            "one program" + f", {per_device} abreast" * abreast,
+            "one program" + f", {per_device} vmapped" * vmapped,
             len(results.steps) if results else len(timed),
             programs.compile_seconds,
             step_seconds,
@@ -324,9 +324,9 @@ class CandidateBenchmark:
     def rows(self) -> Iterator[Callable[[], Timing]]:
         """Every way that can be measured here."""
         config = self.config
-        layouts = [(k, k > 1) for k in config.abreast] or [(self.setting.per_device, False)]
-        for per_device, abreast in layouts:
-            yield partial(self.one_program, per_device, abreast)
+        layouts = [(k, k > 1) for k in config.vmapped] or [(self.setting.per_device, False)]
+        for per_device, vmapped in layouts:
+            yield partial(self.one_program, per_device, vmapped)
         if config.sample and self.setting.whole:
             yield self.specialised
         if config.sample:

@@ -53,7 +53,7 @@ class Config:
       workers: processes.
       calls: trials that each has under way at a time.
       resumed: trials of the run that is resumed; 0: none is.
-      seed: of everything random.
+      seed: random seed.
     """
 
     table: str = "nasbench201-cifar10"
@@ -107,18 +107,18 @@ def resumed(config: Config, folder: Path) -> None:
     run, table = run_folder.create(folder / "long", experiment), catalogue.find_benchmark(config.table).table()
     began = time.perf_counter()
     with TrialStore.open(run.trials) as store, Checkpoints(run.states) as checkpoints:
-        course = SearchLog(experiment, store, checkpoints)
-        with course.grouped():
-            while trials := course.ask(1):
+        search_log = SearchLog(experiment, store, checkpoints)
+        with search_log.grouped():
+            while trials := search_log.ask(1):
                 value = float(table.lookup(np.array([trials[0].code]))[0])
-                course.tell(trials, [Outcome(value)], started=0.0)
+                search_log.tell(trials, [Outcome(value)], started=0.0)
     filled = 1e3 * (time.perf_counter() - began) / config.resumed
     began = time.perf_counter()
     with TrialStore.open(run.trials) as store, Checkpoints(run.states) as checkpoints:
-        course = SearchLog(experiment, store, checkpoints)
+        search_log = SearchLog(experiment, store, checkpoints)
         opened = time.perf_counter() - began
     size = run.trials.stat().st_size / 2**20
-    print(f"a store of {course.asked:,} trials, {size:.1f} MiB ({filled:.1f} ms each), resumes in {opened:.2f} s")
+    print(f"a store of {search_log.asked:,} trials, {size:.1f} MiB ({filled:.1f} ms each), resumes in {opened:.2f} s")
 
 
 def main(config: Config) -> None:

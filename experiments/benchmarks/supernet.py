@@ -58,13 +58,13 @@ class Size:
     """Of networks and images.
 
     Attributes:
-      channels: of the first cell's blocks.
-      cells: cells in the stack.
+      channels: channels of the first cell's blocks.
+      cells: number of cells in the stack.
       image_size: height and width.
       image_channels: of the images.
       batch_size: images per pass.
       masks: how many; each has a program of its own to compile.
-      blocks: blocks per cell.
+      blocks: number of blocks per cell.
     """
 
     channels: int
@@ -85,7 +85,7 @@ class Config:
       sizes: which sizes to measure.
       passes: which passes to measure.
       rounds: how often each is timed; the fastest counts.
-      seed: of masks, weights and images.
+      seed: random seed of masks, weights and images.
       json: where to write the figures; nowhere by default.
       small: the small size.
       cifar10: the larger one.

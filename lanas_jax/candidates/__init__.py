@@ -1,1 +1,1 @@
-"""Training of many candidates: layout on devices, plans, cost model, successive halving."""
+"""Training of many candidates: layout on devices, strategies, cost model, successive halving."""

@@ -1,7 +1,7 @@
-"""Cost model that chooses the faster plan for a search: one shared program, in two layouts, or one per candidate.
+"""Cost model that chooses the faster strategy for a search: one shared program, in two layouts, or one per candidate.
 
-The duration of a plan follows from two measurements: the seconds to trace and compile its programs, and the seconds of
-one training step. With `n` candidates of `s` steps on `d` devices, and `c` seconds per compilation,
+The duration of a strategy follows from two measurements: the seconds to trace and compile its programs, and the
+seconds of one training step. With `n` candidates of `s` steps on `d` devices, and `c` seconds per compilation,
 
     shared:       c + n s step / d
     specialised:  c + max((n - 1) c / t, n s step / d)    if the devices train while `t` threads compile,
@@ -14,7 +14,7 @@ cannot pay. Specialised programs are not measured if the shared program would fi
 vmapped layout is not measured on CPUs, where it would compute every branch of a code's choices on busy cores, or if the
 sequential layout would finish before a second compilation.
 
-A program found in a cache of compiled programs, on disk or in this process, took less time to make. Its plan counts
+A program found in a cache of compiled programs, on disk or in this process, took less time to make. Its strategy counts
 the actual time. The programs of other candidates may be in no cache, so they count at the full compilation time.
 """
 
@@ -56,7 +56,7 @@ class Workload:
 
 @dataclasses.dataclass(frozen=True)
 class StrategyCost:
-    """The measured costs of a plan.
+    """The measured costs of a strategy.
 
     Attributes:
       trace_seconds: seconds to trace its programs, in Python; part of `compile_seconds`.
@@ -107,31 +107,31 @@ def never_sooner(shared: StrategyCost, work: Workload) -> bool:
     return shared.training(work) <= specialised_seconds(least, work)
 
 
-def vmap_may_pay(in_turn: StrategyCost, work: Workload) -> bool:
+def vmap_may_pay(sequential: StrategyCost, work: Workload) -> bool:
     """True if vmapped candidates may save more time than compiling their program takes without a cache."""
-    return not work.on_cores and in_turn.training(work) > in_turn.compile_seconds + in_turn.saved_seconds
+    return not work.on_cores and sequential.training(work) > sequential.compile_seconds + sequential.saved_seconds
 
 
 @dataclasses.dataclass(frozen=True)
 class Costs:
-    """The measured costs of all plans; None for a plan that was not measured. At least one shared program is measured.
+    """The measured costs of all strategies; None if not measured. At least one shared program is measured.
 
     Attributes:
-      in_turn: costs of the shared program with sequential candidates on each device.
-      abreast: costs of the shared program with vmapped candidates on each device.
+      sequential: costs of the shared program with sequential candidates on each device.
+      vmapped: costs of the shared program with vmapped candidates on each device.
       specialised: costs of one program per candidate.
     """
 
-    in_turn: StrategyCost | None = None
-    abreast: StrategyCost | None = None
+    sequential: StrategyCost | None = None
+    vmapped: StrategyCost | None = None
     specialised: StrategyCost | None = None
 
     @property
-    def goes_abreast(self) -> bool:
+    def uses_vmap(self) -> bool:
         """True if the vmapped layout is faster. Both programs are compiled already, so the step time decides."""
-        if self.in_turn is None or self.abreast is None:
-            return self.abreast is not None
-        return self.abreast.step_seconds < self.in_turn.step_seconds
+        if self.sequential is None or self.vmapped is None:
+            return self.vmapped is not None
+        return self.vmapped.step_seconds < self.sequential.step_seconds
 
     @property
     def shared(self) -> StrategyCost:
@@ -140,7 +140,7 @@ class Costs:
         Raises:
           ValueError: neither layout was measured.
         """
-        found = self.abreast if self.goes_abreast else self.in_turn
+        found = self.vmapped if self.uses_vmap else self.sequential
         if found is None:
             raise ValueError("no shared program was measured")
         return found
@@ -148,23 +148,23 @@ class Costs:
 
 @dataclasses.dataclass(frozen=True)
 class StrategyChoice:
-    """The chosen plan.
+    """The chosen strategy.
 
     Attributes:
       specialised: True for one program per candidate, False for a shared program.
-      abreast: True if the shared program trains a device's candidates vmapped, False if sequentially.
+      vmapped: True if the shared program trains a device's candidates vmapped, False if sequentially.
       reason: explanation in words, with the measured figures.
     """
 
     specialised: bool
-    abreast: bool
+    vmapped: bool
     reason: str
 
 
 def choose(costs: Costs, work: Workload) -> StrategyChoice:
-    """Returns the plan with the shorter estimated time."""
+    """Returns the strategy with the shorter estimated time."""
     one = shared_seconds(costs.shared, work)
-    layouts = {"": costs.in_turn, ", vmapped candidates": costs.abreast}
+    layouts = {"": costs.sequential, ", vmapped candidates": costs.vmapped}
     told = [
         f"one program for all{layout} {_words(cost)}: {shared_seconds(cost, work):,.0f} s"
         for layout, cost in layouts.items()
@@ -174,7 +174,7 @@ def choose(costs: Costs, work: Workload) -> StrategyChoice:
     if costs.specialised is not None:
         told.append(f"a program for each {_words(costs.specialised)}: {each:,.0f} s")
     text = f"{work.candidates} candidates of {work.steps} steps on {work.devices} device(s): {'; '.join(told)}"
-    return StrategyChoice(each < one, costs.goes_abreast, text)
+    return StrategyChoice(each < one, costs.uses_vmap, text)
 
 
 def _words(cost: StrategyCost) -> str:

@@ -85,8 +85,8 @@ def train_with_halving(
 
 def _better(results: Results, keep: float) -> list[int]:
     """Returns the indices of the better candidates of a rung, in ascending order; excludes non-finite losses."""
-    sound = np.flatnonzero(np.isfinite(results.train_loss) & np.isfinite(results.loss))
-    ranked = sound[np.argsort(-results.accuracy[sound], kind="stable")]
+    finite = np.flatnonzero(np.isfinite(results.train_loss) & np.isfinite(results.loss))
+    ranked = finite[np.argsort(-results.accuracy[finite], kind="stable")]
     return sorted(ranked[: math.ceil(keep * len(results.accuracy))].tolist())
 
 

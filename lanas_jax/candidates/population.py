@@ -89,7 +89,7 @@ class Population:
       config: training configuration of each candidate.
       devices: devices to train on; default: all devices of this process.
       per_device: candidates per device in one program.
-      abreast: True to train a device's candidates vmapped, False to train them sequentially.
+      vmapped: True to train a device's candidates vmapped, False to train them sequentially.
       steps_per_dispatch: number of training steps per dispatch; Ctrl-C takes effect between dispatches.
 
     Raises:
@@ -100,7 +100,7 @@ class Population:
     config: TrainConfig
     devices: Sequence[jax.Device] | None = None
     per_device: int = 4
-    abreast: bool = False
+    vmapped: bool = False
     steps_per_dispatch: int = 64
 
     def __post_init__(self) -> None:
@@ -124,7 +124,7 @@ class Population:
         def on_device(*arguments: Any) -> Any:
             own, data = arguments[: len(arguments) - shared], arguments[len(arguments) - shared :]
             one = lambda own: function(*own, *data)  # noqa: E731
-            return jax.vmap(one)(own) if self.abreast else lax.map(one, own)
+            return jax.vmap(one)(own) if self.vmapped else lax.map(one, own)
 
         def on_all(*arguments: Any) -> Any:
             specs = (PartitionSpec(AXIS),) * (len(arguments) - shared) + (PartitionSpec(),) * shared
@@ -158,7 +158,7 @@ class Population:
     def _key(self, placed: Placed) -> Hashable:
         """Returns everything the programs depend on: no numbers of the configuration, and only shapes of the data."""
         data = (*placed.train, *placed.held_out)
-        layout = (self.mesh, self.per_device, self.abreast, self.steps_per_dispatch)
+        layout = (self.mesh, self.per_device, self.vmapped, self.steps_per_dispatch)
         images = (placed.data.classes, placed.data.scaling, *((x.shape, x.dtype) for x in data))
         return "population", self.network, jax.tree.structure(self.config), layout, images
 

@@ -1,4 +1,4 @@
-"""The plans for training the candidates of a search, compiled on demand, and the choice between them."""
+"""The strategies for training the candidates of a search, compiled on demand, and the choice between them."""
 
 import dataclasses
 import functools
@@ -23,7 +23,7 @@ NOT_BUILDABLE = "the network cannot be built for a single code"
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Strategies:
-    """The training plans of one search.
+    """The training strategies of one search.
 
     Args:
       network: network that takes any code as data; with a method `for_code`, also the builder of specialised networks.
@@ -40,14 +40,14 @@ class Strategies:
     per_device: int
 
     @functools.cached_property
-    def in_turn(self) -> CompiledPopulation:
+    def sequential(self) -> CompiledPopulation:
         """One program for all candidates; the candidates of a device train sequentially."""
         return Population(self.network, self.config, self.devices, self.per_device).compile(self._placed)
 
     @functools.cached_property
-    def abreast(self) -> CompiledPopulation:
+    def vmapped(self) -> CompiledPopulation:
         """One program for all candidates; the candidates of a device train vmapped."""
-        return Population(self.network, self.config, self.devices, self.per_device, abreast=True).compile(self._placed)
+        return Population(self.network, self.config, self.devices, self.per_device, vmapped=True).compile(self._placed)
 
     @functools.cached_property
     def alone(self) -> CompiledPopulation:
@@ -63,14 +63,15 @@ class Strategies:
         """
         if not isinstance(self.network, Buildable):
             raise ValueError(
-                f"{type(self.network).__name__} has no for_code, which plan='specialised' needs; use plan='shared'"
+                f"{type(self.network).__name__} has no for_code, which "
+                "strategy='specialised' needs; use strategy='shared'"
             )
         return Specialised(self.network, self.config, self.data, self.devices)
 
     @property
     def compile_seconds(self) -> float:
         """Seconds of compiling shared programs so far."""
-        made = (self.__dict__.get(name) for name in ("in_turn", "abreast", "alone"))
+        made = (self.__dict__.get(name) for name in ("sequential", "vmapped", "alone"))
         return float(sum(programs.compile_seconds for programs in made if programs is not None))
 
     def choose(
@@ -78,15 +79,15 @@ class Strategies:
         candidates: int,
         codes: Int[np.ndarray, "n dims"],
         keys: Key[jax.Array, " n"],
-        abreast: bool | Literal["auto"] = "auto",
+        vmapped: bool | Literal["auto"] = "auto",
     ) -> cost_model.StrategyChoice:
-        """Measures each plan on some candidates and returns the one that trains all candidates in less time.
+        """Measures each strategy on some candidates and returns the one that trains all candidates in less time.
 
         Args:
           candidates: number of candidates in the whole search.
           codes: architectures of the measured candidates.
           keys: PRNG keys of their trainings.
-          abreast: layout of the shared program: True for vmapped, False for sequential; ``auto``: the faster one.
+          vmapped: layout of the shared program: True for vmapped, False for sequential; ``auto``: the faster one.
         """
         work = cost_model.Workload(
             candidates=candidates,
@@ -96,9 +97,9 @@ class Strategies:
             on_cores=self._devices[0].platform == "cpu",
         )
         buildable = isinstance(self.network, Buildable)
-        if not buildable and (work.on_cores or abreast != "auto"):
-            return cost_model.StrategyChoice(False, abreast is True, NOT_BUILDABLE)
-        costs = self._shared_costs(work, codes, keys, abreast)
+        if not buildable and (work.on_cores or vmapped != "auto"):
+            return cost_model.StrategyChoice(False, vmapped is True, NOT_BUILDABLE)
+        costs = self._shared_costs(work, codes, keys, vmapped)
         if not buildable or cost_model.never_sooner(costs.shared, work):
             choice = cost_model.choose(costs, work)
             why = "a program for each could not be faster" if buildable else NOT_BUILDABLE
@@ -111,16 +112,16 @@ class Strategies:
         work: cost_model.Workload,
         codes: Int[np.ndarray, "n dims"],
         keys: Key[jax.Array, " n"],
-        abreast: bool | Literal["auto"],
+        vmapped: bool | Literal["auto"],
     ) -> cost_model.Costs:
         """Measures the shared program in the eligible layouts; one that does not fit into memory is not eligible."""
-        if abreast is True:
-            return cost_model.Costs(abreast=cost_model.measure_cost(self.abreast, codes, keys))
-        costs = cost_model.Costs(cost_model.measure_cost(self.in_turn, codes, keys))
-        if not abreast or self.per_device == 1 or not cost_model.vmap_may_pay(costs.shared, work):
+        if vmapped is True:
+            return cost_model.Costs(vmapped=cost_model.measure_cost(self.vmapped, codes, keys))
+        costs = cost_model.Costs(cost_model.measure_cost(self.sequential, codes, keys))
+        if not vmapped or self.per_device == 1 or not cost_model.vmap_may_pay(costs.shared, work):
             return costs
         try:
-            return dataclasses.replace(costs, abreast=cost_model.measure_cost(self.abreast, codes, keys))
+            return dataclasses.replace(costs, vmapped=cost_model.measure_cost(self.vmapped, codes, keys))
         except jax.errors.JaxRuntimeError as error:
             if OUT_OF_MEMORY not in str(error):
                 raise

@@ -36,7 +36,7 @@ def join_from_arguments(command: str, arguments: Sequence[str]) -> None:
     distributed.join_hosts(parsed.hosts)
 
 
-def carried_out(
+def run_preemptible(
     command: str, again: str, note: Callable[[str], None], run: Callable[[Preemption], Found]
 ) -> Found | int:
     """Runs a training and returns its result; if it stops early, prints why and returns the exit code.

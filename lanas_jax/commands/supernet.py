@@ -76,7 +76,7 @@ def _supernet(console: Console, arguments: Sequence[str]) -> int:
         return 0
 
     note(f"supernet of {experiment.name}, in {directory}")
-    if exit_code := hosts.carried_out("supernet", again, note, run):
+    if exit_code := hosts.run_preemptible("supernet", again, note, run):
         return exit_code
     note(_report(directory))
     note(f"folder: {directory}")

@@ -75,7 +75,7 @@ def _train(console: Console, arguments: Sequence[str]) -> int:
         with display:
             return carry_through(final, code, directory, origin, display, preemption=preemption)
 
-    found = hosts.carried_out("train", f"lanas train {directory}", display.note, run)
+    found = hosts.run_preemptible("train", f"lanas train {directory}", display.note, run)
     if isinstance(found, int):
         return found
     _show(console, found)

@@ -16,9 +16,9 @@ from jaxtyping import Array, Int, Key
 
 from lanas_jax.candidates import halving
 from lanas_jax.candidates.halving import CandidateTrainer, Halving
-from lanas_jax.candidates.plans import OUT_OF_MEMORY, Strategies
 from lanas_jax.candidates.population import CompiledPopulation, Results
 from lanas_jax.candidates.step import Network
+from lanas_jax.candidates.strategies import OUT_OF_MEMORY, Strategies
 from lanas_jax.data.splits import SearchData
 from lanas_jax.evaluators.base import Outcome, with_costs
 from lanas_jax.training.sgd import TrainConfig
@@ -34,17 +34,17 @@ class FromScratch:
       config: training configuration of each candidate.
       devices: devices to train on; default: all devices of this process.
       per_device: candidates per device in one program; a batch of ``devices * per_device`` candidates fills it.
-      abreast: True to train a device's candidates vmapped, False to train them sequentially, in one shared program;
-        ``auto``: the faster layout by measurement, if `plan` is ``auto`` too and the devices are accelerators.
-      plan: ``shared``: one program for all candidates, compiled once; ``specialised``: one program per candidate;
-        ``auto``: the plan with the shorter estimated search time, measured at the first batch.
+      vmapped: True to train a device's candidates vmapped, False to train them sequentially, in one shared program;
+        ``auto``: the faster layout by measurement, if `strategy` is ``auto`` too and the devices are accelerators.
+      strategy: ``shared``: one program for all candidates, compiled once; ``specialised``: one program per candidate;
+        ``auto``: the strategy with the shorter estimated search time, measured at the first batch.
       candidates: number of candidates in the whole search, used by ``auto``; default: the size of the first batch.
       halving: early stopping of the worse candidates of a batch, which makes outcomes depend on the batch; None: all
         candidates are trained to the end.
-      report: callback that receives the chosen plan and the reason.
+      report: callback that receives the chosen strategy and the reason.
 
     Raises:
-      ValueError: the plan is specialised and the network cannot be built for a single code.
+      ValueError: the strategy is specialised and the network cannot be built for a single code.
     """
 
     network: Network
@@ -52,27 +52,27 @@ class FromScratch:
     config: TrainConfig
     devices: Sequence[jax.Device] | None = None
     per_device: int = 4
-    abreast: bool | Literal["auto"] = "auto"
-    plan: Literal["auto", "shared", "specialised"] = "auto"
+    vmapped: bool | Literal["auto"] = "auto"
+    strategy: Literal["auto", "shared", "specialised"] = "auto"
     candidates: int | None = None
     halving: Halving | None = None
     report: Callable[[str], None] = print
 
     def __post_init__(self) -> None:
-        if self.plan == "specialised":
-            _ = self.plans.specialised  # rejects a network without this plan before any training
+        if self.strategy == "specialised":
+            _ = self.strategies.specialised  # rejects a network without this strategy before any training
 
     @functools.cached_property
-    def plans(self) -> Strategies:
-        """The available training plans."""
+    def strategies(self) -> Strategies:
+        """The available training strategies."""
         return Strategies(self.network, self.config, self.data, self.devices, self.per_device)
 
     @property
     def compiled(self) -> CompiledPopulation:
         """The shared programs, which train a batch of any codes."""
         choice = self.__dict__.get("choice")
-        abreast = self.abreast is True if choice is None else choice.abreast
-        return self.plans.abreast if abreast else self.plans.in_turn
+        vmapped = self.vmapped is True if choice is None else choice.vmapped
+        return self.strategies.vmapped if vmapped else self.strategies.sequential
 
     def evaluate(self, codes: Int[np.ndarray, "n dims"], keys: Key[Array, " n"]) -> Sequence[Outcome]:
         """Trains the candidates of `codes` and returns their search-validation accuracies.
@@ -89,30 +89,30 @@ class FromScratch:
           ValueError: a code is not in the space.
         """
         codes = self.network.space.check(codes)
-        compiled_before = self.plans.compile_seconds
+        compiled_before = self.strategies.compile_seconds
         try:
             outcomes = self._train(
-                self.plans.specialised if self._specialised(codes, keys) else self.compiled, codes, keys
+                self.strategies.specialised if self._specialised(codes, keys) else self.compiled, codes, keys
             )
         except jax.errors.JaxRuntimeError as error:
             if OUT_OF_MEMORY not in str(error):
                 raise
             outcomes = [self._train_alone(codes[i : i + 1], keys[i : i + 1]) for i in range(len(codes))]
-        seconds = (self.plans.compile_seconds - compiled_before) / len(codes)
+        seconds = (self.strategies.compile_seconds - compiled_before) / len(codes)
         outcomes = [dataclasses.replace(one, compile_seconds=one.compile_seconds + seconds) for one in outcomes]
         return with_costs(self.network.space, codes, outcomes)
 
     def _specialised(self, codes: np.ndarray, keys: Key[Array, " n"]) -> bool:
         """Whether each candidate has its own program; for ``auto``, measured at the first call."""
-        if self.plan != "auto":
-            return self.plan == "specialised"
+        if self.strategy != "auto":
+            return self.strategy == "specialised"
         if "choice" not in self.__dict__:
             try:
-                choice = self.plans.choose(self.candidates or len(codes), codes, keys, self.abreast)
+                choice = self.strategies.choose(self.candidates or len(codes), codes, keys, self.vmapped)
             except FloatingPointError as error:  # a candidate diverged at once; the next batch is measured
-                self.report(f"one program for this batch: the plans could not be measured ({error})")
+                self.report(f"one program for this batch: the strategies could not be measured ({error})")
                 return False
-            shared = "one program, vmapped candidates" if choice.abreast else "one program"
+            shared = "one program, vmapped candidates" if choice.vmapped else "one program"
             self.report(f"{'a program for each candidate' if choice.specialised else shared}: {choice.reason}")
             self.__dict__["choice"] = choice
         return self.__dict__["choice"].specialised
@@ -138,9 +138,9 @@ class FromScratch:
     def _train_alone(self, code: np.ndarray, key: Key[Array, " 1"]) -> Outcome:
         """Trains one candidate that has a device to itself and returns its outcome."""
         try:
-            return self._train(self.plans.specialised if self._specialised(code, key) else self.plans.alone, code, key)[
-                0
-            ]
+            return self._train(
+                self.strategies.specialised if self._specialised(code, key) else self.strategies.alone, code, key
+            )[0]
         except jax.errors.JaxRuntimeError as error:
             if OUT_OF_MEMORY not in str(error):
                 raise

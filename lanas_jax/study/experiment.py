@@ -13,7 +13,7 @@ from lanas_jax.searchers.base import Searcher
 from lanas_jax.spaces.base import SearchSpace
 from lanas_jax.storage.trials import Trial, Winner
 
-Finale = Callable[[Int[np.ndarray, " dims"], PRNGKeyArray, Path], Winner]
+WinnerTraining = Callable[[Int[np.ndarray, " dims"], PRNGKeyArray, Path], Winner]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,7 +39,7 @@ class Experiment:
     budget: int
     batch: int
     seed: int
-    finale: Finale | None = None
+    finale: WinnerTraining | None = None
 
     def __post_init__(self) -> None:
         for name in ("budget", "batch"):

@@ -23,7 +23,7 @@ from lanas_jax.storage.folder import RunError
 from lanas_jax.storage.trials import Trial, TrialStore, Winner, best
 from lanas_jax.study import run_folder
 from lanas_jax.study.experiment import Experiment, Silence, StudyProgress
-from lanas_jax.study.replay import FINALE_STREAM, SearchLog, StudyError, keys_of, stream_key
+from lanas_jax.study.replay import WINNER_STREAM, SearchLog, StudyError, keys_of, stream_key
 from lanas_jax.study.run_folder import Run
 
 
@@ -60,7 +60,7 @@ class Workers(Protocol):
           StudyError: the preparation failed.
         """
 
-    def search(self, course: SearchLog, progress: StudyProgress) -> None:
+    def search(self, search_log: SearchLog, progress: StudyProgress) -> None:
         """Evaluates the pending trials, then new ones until the budget is used or the space is exhausted.
 
         Raises:
@@ -104,12 +104,12 @@ def run(
         if prepare:
             workers.prepare(here.directory, progress)
         progress.began(experiment.budget, store.trials())
-        course = SearchLog(experiment, store, checkpoints)
-        workers.search(course, progress)
-        if course.exhausted:
-            progress.note(f"the space has no more codes: the search ends after {course.asked} trials")
+        search_log = SearchLog(experiment, store, checkpoints)
+        workers.search(search_log, progress)
+        if search_log.exhausted:
+            progress.note(f"the space has no more codes: the search ends after {search_log.asked} trials")
         final = _retrain(experiment, workers, here, store, progress)
-        return Result(directory, store.trials(), final, course.exhausted)
+        return Result(directory, store.trials(), final, search_log.exhausted)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -131,10 +131,10 @@ class ThisProcess:
         except NotPreparedError as error:
             raise StudyError(str(error)) from error
 
-    def search(self, course: SearchLog, progress: StudyProgress) -> None:
+    def search(self, search_log: SearchLog, progress: StudyProgress) -> None:
         """See `Workers`."""
         evaluator, failures = self.experiment.evaluator, Failures()
-        while batch := course.pending or course.ask():
+        while batch := search_log.pending or search_log.ask():
             progress.asked(batch)
             started = time.time()
             codes = np.array([trial.code for trial in batch], np.int32)
@@ -147,7 +147,7 @@ class ThisProcess:
                 results = failures.judged(outcomes)
             except BrokenEvaluatorError as error:
                 raise StudyError(str(error)) from error.__cause__
-            progress.finished(course.tell(batch, results, started))
+            progress.finished(search_log.tell(batch, results, started))
 
     def retrain(self, code: Int[np.ndarray, " dims"], directory: Path) -> Winner:
         """See `Workers`."""
@@ -158,7 +158,7 @@ def train_winner(experiment: Experiment, code: Int[np.ndarray, " dims"], directo
     """Runs the winner training of an experiment; its key depends on the seed alone, so every process uses the same."""
     if experiment.finale is None:
         raise ValueError(f"{experiment.name} defines no winner training: set Experiment.finale")
-    return experiment.finale(code, stream_key(experiment.seed, FINALE_STREAM), directory)
+    return experiment.finale(code, stream_key(experiment.seed, WINNER_STREAM), directory)
 
 
 def _retrain(

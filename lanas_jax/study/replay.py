@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from lanas_jax.study.experiment import Experiment
 
 SEARCHER_STREAM = 2**31 - 1  # folded into the seed for the searcher; trials fold in their number, which is smaller
-FINALE_STREAM = 2**31 - 2  # folded into the seed for the winner training
+WINNER_STREAM = 2**31 - 2  # folded into the seed for the winner training
 GROUPING = 0.25  # seconds for which asks and tells of a cluster are buffered before they are written to disk together
 SAVING_SHARE = 0.05  # maximum share of time spent on checkpoints: replaying fast trials beats saving each event
 

@@ -54,7 +54,7 @@ def test_what_cannot_be_sooner_is_not_measured():
 
 
 @pytest.mark.parametrize(
-    ("abreast_step", "each_step", "specialised", "abreast"),
+    ("vmapped_step", "each_step", "specialised", "vmapped"),
     [
         (0.030, 0.020, False, False),  # 5,040 s against 15,045 s and 10,020 s
         (0.004, 0.006, False, True),  # 2,045 s against 5,040 s and 3,020 s
@@ -62,20 +62,20 @@ def test_what_cannot_be_sooner_is_not_measured():
         (0.030, 0.002, True, False),
     ],
 )
-def test_each_of_three_ways_is_chosen_where_it_is_the_soonest(abreast_step, each_step, specialised, abreast):
-    costs = Costs(SHARED, StrategyCost(10.0, 45.0, abreast_step), StrategyCost(2.0, 20.0, each_step))
+def test_each_of_three_ways_is_chosen_where_it_is_the_soonest(vmapped_step, each_step, specialised, vmapped):
+    costs = Costs(SHARED, StrategyCost(10.0, 45.0, vmapped_step), StrategyCost(2.0, 20.0, each_step))
     choice = choose(costs, GPU)
-    assert (choice.specialised, choice.abreast) == (specialised, abreast)
+    assert (choice.specialised, choice.vmapped) == (specialised, vmapped)
     for words in ("one program for all (", "one program for all, vmapped candidates (", "a program for each ("):
         assert words in choice.reason
 
 
 def test_of_two_compiled_layouts_the_quicker_step_is_taken_whatever_compiling_took():
     slow_to_compile = StrategyCost(10.0, 4000.0, 0.009)
-    assert Costs(SHARED, slow_to_compile).goes_abreast
+    assert Costs(SHARED, slow_to_compile).uses_vmap
     assert Costs(SHARED, slow_to_compile).shared == slow_to_compile
-    assert not Costs(SHARED, SHARED).goes_abreast
-    assert Costs(abreast=SHARED).goes_abreast
+    assert not Costs(SHARED, SHARED).uses_vmap
+    assert Costs(vmapped=SHARED).uses_vmap
     with pytest.raises(ValueError, match="no shared program"):
         _ = Costs(specialised=EACH).shared
 

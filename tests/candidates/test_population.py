@@ -56,9 +56,9 @@ def test_the_key_matters(four, results):
 
 
 def test_candidates_abreast_are_those_in_turn_to_rounding(results):
-    abreast = compiled(1, 6, abreast=True).run(CODES, KEYS)
-    np.testing.assert_array_equal(abreast.steps, results.steps)
-    np.testing.assert_allclose(abreast.loss, results.loss, rtol=1e-3)
+    vmapped = compiled(1, 6, vmapped=True).run(CODES, KEYS)
+    np.testing.assert_array_equal(vmapped.steps, results.steps)
+    np.testing.assert_allclose(vmapped.loss, results.loss, rtol=1e-3)
 
 
 def test_every_candidate_takes_all_its_steps(results):

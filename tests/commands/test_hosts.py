@@ -3,7 +3,7 @@
 import jax
 import pytest
 
-from lanas_jax.commands.hosts import carried_out
+from lanas_jax.commands.hosts import run_preemptible
 from lanas_jax.runtime import distributed
 from lanas_jax.trainer.loop import DamagedError, NotFiniteError, PreemptedError
 
@@ -17,7 +17,7 @@ def ended(error):
         assert not preemption.reached()
         raise error
 
-    return carried_out("train", "lanas train DIR", print, run)
+    return run_preemptible("train", "lanas train DIR", print, run)
 
 
 @pytest.fixture
@@ -31,7 +31,7 @@ def two_processes(monkeypatch):
 
 
 def test_a_training_gives_what_it_came_to():
-    assert carried_out("train", "", print, lambda preemption: {"accuracy": 0.5}) == {"accuracy": 0.5}
+    assert run_preemptible("train", "", print, lambda preemption: {"accuracy": 0.5}) == {"accuracy": 0.5}
 
 
 @pytest.mark.parametrize(

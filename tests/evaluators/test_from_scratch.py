@@ -9,8 +9,8 @@ import pytest
 
 from lanas_jax.candidates import cost_model
 from lanas_jax.candidates.halving import Halving
-from lanas_jax.candidates.strategies import Strategies
 from lanas_jax.candidates.population import Population
+from lanas_jax.candidates.strategies import Strategies
 from lanas_jax.data.splits import SearchData, Split
 from lanas_jax.evaluators.from_scratch import FromScratch
 from lanas_jax.spaces.base import Cost, SearchSpace
@@ -82,7 +82,7 @@ def test_one_compile_serves_every_batch(evaluator, first):
     evaluator.evaluate(SPACE.enumerate(), jax.random.split(jax.random.key(0), len(SPACE.enumerate())))
     assert len(evaluator.network.traces) == traces > 0
     assert [outcome.value for outcome in again[::-1]] == [outcome.value for outcome in first]
-    assert sum(outcome.compile_seconds for outcome in first) == pytest.approx(evaluator.plans.compile_seconds)
+    assert sum(outcome.compile_seconds for outcome in first) == pytest.approx(evaluator.strategies.compile_seconds)
     assert [outcome.compile_seconds for outcome in again] == [0] * 3
     assert 0 < sum(outcome.train_seconds for outcome in again) < passed
 
@@ -112,7 +112,8 @@ def test_a_batch_by_which_no_plan_can_be_measured_is_trained_all_the_same(data):
     evaluator = FromScratch(BuildableNetwork(), data, CONFIG, jax.devices()[:1], 1, candidates=1, report=told.append)
     (outcome,) = evaluator.evaluate(np.array([[3, 0]], np.int32), KEYS[1:2])
     assert outcome.reason.startswith("loss became NaN")
-    assert [line.partition(" (")[0] for line in told] == ["one program for this batch: the strategies could not be measured"]
+    said = [line.partition(" (")[0] for line in told]
+    assert said == ["one program for this batch: the strategies could not be measured"]
     (outcome,) = evaluator.evaluate(CODES[:1], KEYS[:1])
     assert not outcome.failed
     assert told[1].startswith("one program: 1 candidates")
@@ -135,7 +136,8 @@ def test_a_wrong_code_is_caught_at_the_door(evaluator):
 
 
 def test_a_program_for_each_gives_the_values_of_one_program(data, first):
-    each = FromScratch(BuildableNetwork(), data, CONFIG, jax.devices()[:2], plan="specialised").evaluate(CODES, KEYS)
+    evaluator = FromScratch(BuildableNetwork(), data, CONFIG, jax.devices()[:2], strategy="specialised")
+    each = evaluator.evaluate(CODES, KEYS)
     # The accuracies of 21 images; sums in another order may move one of them across the border.
     np.testing.assert_allclose([one.value for one in each], [one.value for one in first], atol=1.01 / 21)
     assert [one.steps for one in each] == [one.steps for one in first] == [CONFIG.steps(30)] * 3
@@ -143,7 +145,7 @@ def test_a_program_for_each_gives_the_values_of_one_program(data, first):
 
 def test_a_network_that_cannot_be_built_has_no_program_for_each(data):
     with pytest.raises(ValueError, match="SmallNetwork has no for_code"):
-        FromScratch(SmallNetwork(), data, CONFIG, plan="specialised")
+        FromScratch(SmallNetwork(), data, CONFIG, strategy="specialised")
 
 
 def test_the_plan_is_measured_once_and_told(data, first):
@@ -157,7 +159,7 @@ def test_the_plan_is_measured_once_and_told(data, first):
 
 def test_candidates_abreast_are_measured_and_told_where_they_may_pay(data, first, monkeypatch):
     """On CPUs they never may, so it is said here that they do; which layout is quicker is the machine's business."""
-    monkeypatch.setattr(cost_model, "vmap_may_pay", lambda in_turn, work: True)
+    monkeypatch.setattr(cost_model, "vmap_may_pay", lambda sequential, work: True)
     told = []
     evaluator = FromScratch(
         BuildableNetwork(), data, CONFIG, jax.devices()[:1], per_device=2, candidates=3, report=told.append
@@ -167,8 +169,8 @@ def test_candidates_abreast_are_measured_and_told_where_they_may_pay(data, first
     (line,) = told
     assert "one program for all (" in line
     assert "one program for all, vmapped candidates (" in line
-    assert evaluator.compiled.population.abreast == line.startswith("one program, vmapped candidates: ")
-    made = evaluator.plans.in_turn.compile_seconds + evaluator.plans.abreast.compile_seconds
+    assert evaluator.compiled.population.vmapped == line.startswith("one program, vmapped candidates: ")
+    made = evaluator.strategies.sequential.compile_seconds + evaluator.strategies.vmapped.compile_seconds
     assert sum(one.compile_seconds for one in outcomes) == pytest.approx(made, rel=1e-4)
 
 
@@ -176,25 +178,25 @@ def test_a_layout_that_does_not_fit_into_memory_is_not_chosen(data, first, monke
     def too_much(self):
         raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: out of memory")
 
-    monkeypatch.setattr(cost_model, "vmap_may_pay", lambda in_turn, work: True)
-    monkeypatch.setattr(Strategies, "abreast", property(too_much))
+    monkeypatch.setattr(cost_model, "vmap_may_pay", lambda sequential, work: True)
+    monkeypatch.setattr(Strategies, "vmapped", property(too_much))
     told = []
     evaluator = FromScratch(BuildableNetwork(), data, CONFIG, per_device=2, candidates=3, report=told.append)
     assert [one.value for one in evaluator.evaluate(CODES, KEYS)] == [one.value for one in first]
-    assert "abreast" not in told[0]
+    assert "vmapped" not in told[0]
 
 
-@pytest.mark.parametrize("plan", ["auto", "shared"])
-@pytest.mark.parametrize("abreast", [True, False, "auto"])
+@pytest.mark.parametrize("strategy", ["auto", "shared"])
+@pytest.mark.parametrize("vmapped", [True, False, "auto"])
 def test_the_layout_is_as_asked_for_and_on_cpus_one_after_the_other_by_itself(
-    data, evaluator, monkeypatch, plan, abreast
+    data, evaluator, monkeypatch, strategy, vmapped
 ):
-    made = {name: dataclasses.replace(evaluator.compiled) for name in ("in_turn", "abreast")}
+    made = {name: dataclasses.replace(evaluator.compiled) for name in ("sequential", "vmapped")}
     for name, programs in made.items():
         monkeypatch.setattr(Strategies, name, programs)
-    wanted = FromScratch(SmallNetwork(), data, CONFIG, plan=plan, abreast=abreast, report=lambda line: None)
+    wanted = FromScratch(SmallNetwork(), data, CONFIG, strategy=strategy, vmapped=vmapped, report=lambda line: None)
     assert not wanted._specialised(CODES, KEYS)
-    assert wanted.compiled is made["abreast" if abreast is True else "in_turn"]
+    assert wanted.compiled is made["vmapped" if vmapped is True else "sequential"]
 
 
 def test_hopeless_candidates_are_stopped_only_where_asked(data, first):

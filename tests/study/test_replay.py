@@ -60,17 +60,17 @@ def walk(directory, searcher, events=LAST, *, batch=1, budget=BUDGET, seed=0):
     path = directory / "trials.sqlite"
     store = TrialStore.open(path) if path.exists() else TrialStore.create(path)
     with store, Checkpoints(directory / "checkpoint") as checkpoints:
-        course = SearchLog(experiment(searcher, batch, budget), store, checkpoints)
+        search_log = SearchLog(experiment(searcher, batch, budget), store, checkpoints)
         while events:
             events -= 1
-            if len(course.pending) < WORKERS and course.ask():
+            if len(search_log.pending) < WORKERS and search_log.ask():
                 continue
-            if not course.pending:
+            if not search_log.pending:
                 break
-            back = coming_back(course.pending, seed)
-            course.tell(back, [outcome(trial) for trial in back], started=0.0)
+            back = coming_back(search_log.pending, seed)
+            search_log.tell(back, [outcome(trial) for trial in back], started=0.0)
         trials = [dataclasses.replace(trial, finished=None) for trial in store.trials()]
-        return Walk(trials, [trial.id for trial in course.pending], arrays(course._state), course.exhausted)
+        return Walk(trials, [trial.id for trial in search_log.pending], arrays(search_log._state), search_log.exhausted)
 
 
 def coming_back(pending, seed):
@@ -177,5 +177,7 @@ def test_an_exhausted_space_ends_the_search_when_the_last_trial_is_back(tmp_path
 def test_another_searcher_is_noticed(tmp_path):
     walk(tmp_path / "run", SEARCHERS["evolution"], 20)
     shutil.rmtree(tmp_path / "run" / "checkpoint")
-    with pytest.raises(StudyError, match=r"the recorded trials of batch \d differ from those the searcher now proposes"):
+    with pytest.raises(
+        StudyError, match=r"the recorded trials of batch \d differ from those the searcher now proposes"
+    ):
         walk(tmp_path / "run", lx.RandomSearch(SPACE), 1)

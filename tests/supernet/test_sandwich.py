@@ -154,7 +154,7 @@ def test_its_codes_are_data_to_the_program(made):
     """Another pool of the same size and other ends: the same program, and the options of those alone learn."""
     begun = made.start().weights.params["kernel"]
     other = SupernetTraining(LinearSupernet(), CODES[[4] * len(CODES)], OFTEN, sandwich=Sandwich((1, 1), (1, 1)))
-    here = made.instead(other)
+    here = made.rebind(other)
     state, _ = here.advance(here.start(), 7)
     moved = np.abs(np.asarray(state.weights.params["kernel"] - begun)).max(axis=(2, 3)) > 0
     assert CODES[4].tolist() == [1, 1]

@@ -61,7 +61,7 @@ def compiled_start_kernel():
 
 def test_weights_that_no_code_picks_stay_without_decay(made):
     """In the pool is one code, so one option of each choice learns."""
-    state, _ = carried_out(made.instead(dataclasses.replace(WHOLE, codes=CODES[[5] * len(CODES)])))
+    state, _ = carried_out(made.rebind(dataclasses.replace(WHOLE, codes=CODES[[5] * len(CODES)])))
     begun = made.start().weights
     for choice, option in np.ndindex(2, 3):
         picked = CODES[5, choice] == option
@@ -102,7 +102,7 @@ def test_programs_serve_another_pool_seed_and_other_first_weights(made, trained)
     """As compiled anew, to the bit; and without compiling."""
     initial = {name: np.asarray(x) for name, x in names(trained[0].weights).items()}
     other = SupernetTraining(LinearSupernet(), np.resize(CODES[3:7], CODES.shape), RECIPE, seed=5, initial=initial)
-    shared = made.instead(other)
+    shared = made.rebind(other)
     assert shared.program is made.program
     forget_programs()
     anew = compiled(other)
@@ -132,7 +132,7 @@ def test_given_weights_survive_the_training(made):
     given = given._replace(params={"kernel": given.params["kernel"] + 1})
     expected = jax.tree.map(lambda x: np.array(x, copy=True), made.start().weights)
     expected.params["kernel"] += 1
-    shared = made.instead(dataclasses.replace(WHOLE, initial=names(given)))
+    shared = made.rebind(dataclasses.replace(WHOLE, initial=names(given)))
     for _ in range(2):
         state, _ = carried_out(shared)
         assert not same(state.weights, expected)
@@ -165,7 +165,7 @@ def test_moving_average_begins_with_the_given_weights_and_is_what_a_training_giv
 def test_arrays_of_numpy_survive_the_training(made):
     kernel = np.random.default_rng(0).normal(size=(2, 3, PIXELS, 3)).astype(np.float32)
     before = kernel.copy()
-    shared = made.instead(dataclasses.replace(WHOLE, initial={"params/kernel": kernel}))
+    shared = made.rebind(dataclasses.replace(WHOLE, initial={"params/kernel": kernel}))
     begun = shared.start()
     np.testing.assert_array_equal(begun.weights.params["kernel"], before)
     np.testing.assert_array_equal(begun.weights.batch_stats["var"], 1)  # not given, so drawn
@@ -176,7 +176,7 @@ def test_arrays_of_numpy_survive_the_training(made):
 def test_weights_of_another_network_are_named(made):
     initial = {"params/kernel": np.zeros((2, 3, PIXELS, 4), np.float32)}
     with pytest.raises(ValueError, match=r"params/kernel is float32\[2, 3, 36, 4\], expected float32\[2, 3, 36, 3\]"):
-        made.instead(dataclasses.replace(WHOLE, initial=initial)).start()
+        made.rebind(dataclasses.replace(WHOLE, initial=initial)).start()
 
 
 def test_passes_draw_codes_of_their_own():
@@ -185,7 +185,7 @@ def test_passes_draw_codes_of_their_own():
     made = compiled(SupernetTraining(LinearSupernet(), CODES[[0, 8]], recipe))
     counts = set()
     for seed in range(8):  # all alike with probability 2 / 2**8
-        here = made.instead(SupernetTraining(LinearSupernet(), CODES[[0, 8]], recipe, seed=seed))
+        here = made.rebind(SupernetTraining(LinearSupernet(), CODES[[0, 8]], recipe, seed=seed))
         begun = Weights(*jax.tree.map(np.array, tuple(here.start().weights)))
         state, _ = here.advance(here.start(), 1)
         moved = np.abs(np.asarray(state.weights.params["kernel"]) - begun.params["kernel"]).max(axis=(2, 3)) > 0
