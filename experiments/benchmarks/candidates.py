@@ -1,25 +1,25 @@
-"""How fast candidates train: one program with the code as data against a program per candidate, and PyTorch.
+"""Training speed of candidates: one program with the code as data, a program per candidate, and PyTorch.
 
 Random codes, at two sizes (``--setting``):
 
-- ``small``: that of `experiments/digits.py`. Candidates are trained to the end, everything counted (tracing, compiling,
-  initial weights, training, evaluation), and their steps are timed besides
-- ``cifar10``: images of CIFAR-10's shape, 16 channels, 8 cells of 7 blocks. Only steps are timed, on random images that
-  are made here: this measures speed, it needs no data set and says nothing about accuracy
+- ``small``: the size of `experiments/digits.py`. Candidates are trained to the end; the total time (tracing, compiling,
+  initial weights, training, evaluation) and the step time are measured
+- ``cifar10``: images of CIFAR-10's shape, 16 channels, 8 cells of 7 blocks. Only steps are timed, on random images:
+  this measures speed, needs no data set and says nothing about accuracy
 
-Four ways, in float32 or with bfloat16 arithmetic (``--dtype``):
+Four methods, in float32 or bfloat16 (``--dtype``):
 
 - *one program*: `lanas_jax.candidates.population`, the code is data, devices side by side; on each device candidates
   one after the other, or vmapped: ``--vmapped 1 4 16`` has a row for each of these numbers of candidates at a time
-- *specialised*: the network built for its code alone, a program for each candidate, compiled in threads while others
-  train (`lanas_jax.candidates.specialised`); a sample, where candidates are trained to the end
-- *program per candidate*: the same programs, one after the other on one device, as plain ``jit`` has it; a sample
-- *PyTorch eager*, where torch is installed: the same networks, steps and batches; a sample; on CPUs once as one process
-  with all threads and once as one single-threaded process per core ("2 x 1 threads"), on a GPU as one process, with
-  autocast where arithmetic is bfloat16. Starting the processes is not counted. ``--torch-sample 0`` leaves it out
+- *specialised*: one program per candidate, built for its code and compiled in threads while others train
+  (`lanas_jax.candidates.specialised`); measured on a sample, only if candidates are trained to the end
+- *program per candidate*: the same programs run sequentially on one device, as with plain ``jit``; on a sample
+- *PyTorch eager*, if torch is installed: the same networks, steps and batches, on a sample. On CPUs it is measured once
+  as one process with all threads and once as one single-threaded process per core ("2 x 1 threads"); on a GPU as one
+  process, with autocast for bfloat16. Starting the processes is not counted. ``--torch-sample 0`` omits it
 
-A row is printed, and the file of ``--json`` written, as soon as it is measured; ``--minutes`` starts no row after that
-time. Run it on an otherwise idle machine; the small setting takes some four minutes on 2 CPU cores::
+Each row is printed, and written to the file of ``--json``, as soon as it is measured; ``--minutes`` starts no row after
+that time. Run it on an otherwise idle machine; the small setting takes about four minutes on 2 CPU cores::
 
   python -m experiments.benchmarks.candidates [--candidates 64] [--sample 6] [--json PATH]
   python -m experiments.benchmarks.candidates --setting cifar10 --dtype bfloat16 --vmapped 1 4 16 --sample 2 --minutes 7
@@ -37,12 +37,13 @@ PyTorch eager, 1 process, 2 threads           -    23.3                   72    
 PyTorch eager, 2 processes, 1 thread          -    12.5                  123     0.49     0.7
 ====================================  =========  =======  =================  =======  ======
 
-So trainings of 34 steps want one program, whose step takes 0.45 times as long as PyTorch's at its fastest (and all in
-all a candidate takes longer than there, as long as so few share the compilation). A specialised step takes eight times
-as long as the same program alone, because it shares the cores with compilations.
+One program is best for trainings of 34 steps: its step takes 0.45 times as long as PyTorch's fastest step. With so few
+candidates sharing the compilation, the total time per candidate is longer than PyTorch's. A specialised step takes
+eight times as long as the same program alone, because it shares the cores with compilations.
 
 At CIFAR-10's size, on the same machine and day (``--setting cifar10 --timed 2 --sample 1 --torch-sample 2
---cifar10.steps 24``, 6 min 58 s; GiB as XLA plans it, of each of two devices in the first row, of one in the second):
+--cifar10.steps 24``, 6 min 58 s; GiB are XLA's plan, for each of two devices in the first row and for one in the
+second):
 
 ====================================  =========  =======  =======  ====
 way                                   compile s  ms/step  of peak  GiB
@@ -54,9 +55,10 @@ PyTorch eager, 2 processes, 1 thread          -     1479    9.03%     -
 ====================================  =========  =======  =======  ====
 
 On an NVIDIA H100 80GB with jax 0.11.2 (bfloat16 products of 8192 rows: 778 TFLOP/s), the second command with
-``--sample 1`` took 96 s to compile and 47 ms a step for one candidate at a time, 0.14 % of the peak, and with 4 vmapped
-70 s and 105 ms for each, 0.06 %: vmapped candidates compute every branch. 16 vmapped and the other rows did not fit into 5.5
-minutes. The small setting in float32, 32 candidates: 46 s to compile, 9.2 ms a step, 132 a minute.
+``--sample 1`` took 96 s to compile and 47 ms per step for sequential candidates, 0.14 % of the peak. With 4 vmapped
+candidates it took 70 s to compile and 105 ms per step and candidate, 0.06 %, because vmapped candidates compute every
+branch. 16 vmapped and the other rows did not fit into 5.5 minutes. The small setting in float32, 32 candidates: 46 s to
+compile, 9.2 ms per step, 132 candidates per minute.
 """
 
 import dataclasses
@@ -91,22 +93,22 @@ from lanas_jax.training.peak import measure_peak, step_flops
 from lanas_jax.training.sgd import TrainConfig
 from models.nasnet import NASNet
 
-WIDTH = 118  # of the table in characters, where there is no terminal
+WIDTH = 118  # width of the table in characters, without a terminal
 
 
 @dataclasses.dataclass(frozen=True)
 class Cifar10Config:
-    """The larger setting.
+    """Settings of the cifar10 size.
 
     Attributes:
       blocks: number of blocks per cell.
       channels: channels of the first cell's blocks.
       cells: number of cells in the stack.
-      image_size: height and width.
+      image_size: height and width of the images, in pixels.
       batch_size: number of images per step.
-      images: random ones, in memory.
-      steps: that each network takes to be timed.
-      proxy_images: images that a candidate's training shows, for candidates a minute: one epoch of 40,000.
+      images: number of random images in memory.
+      steps: number of timed steps per network.
+      proxy_images: number of images in a candidate's whole training, for candidates per minute: one epoch of 40,000.
     """
 
     blocks: int = 7
@@ -124,18 +126,18 @@ class Config:
     """Settings of the benchmark.
 
     Attributes:
-      setting: size of candidates.
+      setting: size of the candidates.
       dtype: compute dtype; parameters are float32.
-      vmapped: candidates at a time on each device, a row for each; by default one after the other.
-      candidates: networks trained to the end by one program, in the small setting.
-      timed: networks whose steps are timed.
-      sample: of these, how many have a program each.
-      torch_sample: of these, how many are trained in PyTorch, where it is installed.
-      minutes: no row is started later than this; no limit by default.
-      seed: of codes and weights.
-      json: where to write the figures; nowhere by default.
-      small: the small setting.
-      cifar10: the larger one.
+      vmapped: numbers of vmapped candidates per device, one row for each; default: sequential training.
+      candidates: number of networks trained to the end by one program, in the small setting.
+      timed: number of networks whose steps are timed.
+      sample: number of these networks with a separate program each.
+      torch_sample: number of these networks trained in PyTorch, if it is installed.
+      minutes: time after which no row is started; default: no limit.
+      seed: random seed of codes and weights.
+      json: output file of the figures; default: none.
+      small: settings of the small size.
+      cifar10: settings of the cifar10 size.
     """
 
     setting: Literal["small", "cifar10"] = "small"
@@ -154,16 +156,16 @@ class Config:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Setting:
-    """What is trained.
+    """Networks, data and training settings of the benchmark.
 
     Attributes:
-      network: every candidate.
-      data: to train and evaluate on.
-      training: how; tells the steps of a whole training where `whole`.
-      whole: whether candidates are trained to the end, else only steps are timed.
-      steps: per dispatch.
-      proxy_steps: of a candidate's training.
-      per_device: candidates on a device one after the other, where none are vmapped.
+      network: network definition of all candidates.
+      data: training and evaluation data.
+      training: training settings, including the number of steps of a whole training if `whole`.
+      whole: True if candidates are trained to the end, False if only steps are timed.
+      steps: number of steps per dispatch.
+      proxy_steps: number of steps of a candidate's whole training.
+      per_device: number of candidates per device, trained sequentially, if none are vmapped.
     """
 
     network: NASNet
@@ -176,7 +178,7 @@ class Setting:
 
 
 def small(config: Config) -> Setting:
-    """The digits."""
+    """Returns the small setting, on digits."""
     network, data = NASNet(digits.space(config.small), jnp.dtype(config.dtype)), digits_data.load_digits().search
     training = digits.training(config.small)
     steps = training.steps(len(data.train))
@@ -185,7 +187,7 @@ def small(config: Config) -> Setting:
 
 
 def cifar10(config: Config) -> Setting:
-    """Noise in the shape of CIFAR-10."""
+    """Returns the cifar10 setting, on noise in the shape of CIFAR-10."""
     size, classes = config.cifar10, 10
     space = NASNetSpace(size.blocks, channels=size.channels, cells=size.cells, image_size=size.image_size)
     random = np.random.default_rng(config.seed)
@@ -201,7 +203,7 @@ def cifar10(config: Config) -> Setting:
 
 
 class CandidateBenchmark:
-    """The rows of a table: what is measured, and the codes, keys and peaks it is measured with."""
+    """Measures the rows of the table, with common codes, keys and peak rates."""
 
     def __init__(self, config: Config):
         self.config = config
@@ -215,20 +217,20 @@ class CandidateBenchmark:
         self.peaks: dict[int, float] = {}
 
     def peak(self, devices: Sequence[jax.Device]) -> float:
-        """Operations per second in matrix products, of so many devices together."""
+        """Returns the measured total rate of matrix products on the devices, in operations per second."""
         if len(devices) not in self.peaks:
             self.peaks[len(devices)] = measure_peak(self.dtype, devices)
         return self.peaks[len(devices)]
 
     def share(self, codes: np.ndarray, step_seconds: float, devices: Sequence[jax.Device]) -> float:
-        """Of the peak."""
+        """Returns the share of the peak rate reached by a training step."""
         multiply_adds = self.setting.network.space.cost(codes).multiply_adds
         return float(step_flops(multiply_adds, self.setting.training.batch_size).mean()) / (
             step_seconds * self.peak(devices)
         )
 
     def one_program(self, per_device: int, vmapped: bool) -> Timing:
-        """All candidates by one program."""
+        """Measures all candidates with one program."""
         setting, devices = self.setting, jax.local_devices()
         population = Population(
             setting.network,
@@ -254,7 +256,7 @@ class CandidateBenchmark:
         return _trained(row, results.seconds, results.accuracy) if results else row
 
     def specialised(self) -> Timing:
-        """A program for each candidate, compiled in threads, devices side by side."""
+        """Measures one program per candidate, compiled in threads, on all devices in parallel."""
         setting, n = self.setting, self.config.sample
         plan = Specialised(setting.network, setting.training, setting.data, steps_per_dispatch=setting.steps)
         results, _ = plan.train(self.codes[:n], self.keys[:n])
@@ -270,7 +272,7 @@ class CandidateBenchmark:
         return _trained(row, results.seconds, results.accuracy)
 
     def program_each(self) -> Timing:
-        """A program for each candidate, one after the other; XLA compiles and runs with all threads."""
+        """Measures one program per candidate, run sequentially; XLA compiles and runs with all threads."""
         setting, devices = self.setting, jax.local_devices()[:1]
         compile_seconds, step_seconds, train_seconds = [], [], []
         accuracies, planned = [], []
@@ -298,7 +300,7 @@ class CandidateBenchmark:
         return _trained(row, sum(train_seconds), np.concatenate(accuracies)) if setting.whole else row
 
     def torch_eager(self, processes: int, threads: int, device: str) -> Timing:
-        """PyTorch in eager mode, in that many processes of that many threads."""
+        """Measures PyTorch in eager mode, with the given number of processes and of threads per process."""
         setting, dtype = self.setting, self.config.dtype
         sample = self.codes[: self.config.torch_sample]
         whole, seconds, accuracies = (setting.network.space, setting.data, setting.training), None, None
@@ -322,7 +324,7 @@ class CandidateBenchmark:
         return _trained(row, seconds, np.array(accuracies)) if seconds is not None else row
 
     def rows(self) -> Iterator[Callable[[], Timing]]:
-        """Every way that can be measured here."""
+        """Yields a function for each row that can be measured on this machine."""
         config = self.config
         layouts = [(k, k > 1) for k in config.vmapped] or [(self.setting.per_device, False)]
         for per_device, vmapped in layouts:
@@ -369,11 +371,11 @@ def _torch_steps(
 
 
 def measure_rows(rows: Iterable[Callable[[], Timing]], minutes: float | None = None) -> Iterator[Timing | str]:
-    """Row after row, while there is time; of one that the device refuses (it has no room, mostly), what it says."""
+    """Yields rows until the time is over; yields the error message of a row that fails, usually for lack of memory."""
     began = time.perf_counter()
     for row in rows:
         if minutes is not None and time.perf_counter() - began > 60 * minutes:
-            yield f"{minutes:g} minutes are over: the other rows are left out"
+            yield f"{minutes:g} minutes are over; the remaining rows are skipped"
             return
         try:
             yield row()
@@ -382,7 +384,7 @@ def measure_rows(rows: Iterable[Callable[[], Timing]], minutes: float | None = N
 
 
 def main() -> None:
-    """Measures, prints, writes."""
+    """Measures the rows, prints the table and writes the figures."""
     config = tyro.cli(Config, description=__doc__)
     one_device_per_core()
     console, timings, benchmark = Console(), [], CandidateBenchmark(config)

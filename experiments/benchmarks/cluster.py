@@ -1,14 +1,14 @@
-"""What a cluster's driver takes for a trial, how busy its workers are, and how long a long run takes to resume.
+"""Cluster benchmark: driver time per trial, utilisation of the workers, and time to resume a long run.
 
     python -m experiments.benchmarks.cluster
     python -m experiments.benchmarks.cluster --trials 400 --seconds 2 --resumed 1000
 
-Needs the extra `ray`, and NAS-Bench-201's table where LANAS_DATA points. Ray runs on this machine alone; its workers
-look trials up and wait, each many at a time in threads, as if as many devices trained them: searching, the store, Ray's
-messages and the processes are real, training is not.
+It needs the extra `ray`, and NAS-Bench-201's table in the folder LANAS_DATA. Ray runs on this machine only. Each worker
+runs many trials at a time in threads, which look up the value and wait, as if as many devices trained them. Searching,
+the store, Ray's messages and the processes are real; training is simulated.
 
-Busy is the share of the time that places for trials spend evaluating, from when all are taken to when the last trial
-has been given out. A trial's time is uniform between half and one and a half times the mean.
+Utilisation (busy) is the share of the time that slots for trials spend evaluating, from the time when all slots are
+used until the last trial is started. The time of a trial is uniform between 0.5 and 1.5 times the mean.
 
 On 2 cores of an AMD EPYC with jax 0.10.2 and Ray 2.60 (26 November 2026)::
 
@@ -16,7 +16,7 @@ On 2 cores of an AMD EPYC with jax 0.10.2 and Ray 2.60 (26 November 2026)::
     driver: 16.3 ms a trial (ask, tell, store, messages); workers busy 99.4% of the time
     a store of 10,000 trials, 2.2 MiB (19.6 ms each), resumes in 1.15 s
 
-(the last line beside other work).
+(The last line was measured on a busy machine.)
 """
 
 import dataclasses
@@ -44,15 +44,15 @@ from lanas_jax.tables import catalogue
 
 @dataclasses.dataclass(frozen=True)
 class Config:
-    """Settings.
+    """Settings of the benchmark.
 
     Args:
-      table: whose values are looked up.
-      trials: of the search on the cluster.
-      seconds: that a trial takes, on average.
-      workers: processes.
-      calls: trials that each has under way at a time.
-      resumed: trials of the run that is resumed; 0: none is.
+      table: name of the benchmark table.
+      trials: number of trials of the search on the cluster.
+      seconds: mean duration of a trial, in seconds.
+      workers: number of worker processes.
+      calls: number of concurrent trials per worker.
+      resumed: number of trials of the resumed run; 0 skips it.
       seed: random seed.
     """
 
@@ -66,7 +66,7 @@ class Config:
 
 
 def build(config: Config) -> Experiment:
-    """LaNAS on a table, for workers too."""
+    """Returns an experiment of LaNAS on a table; workers call it too."""
     table = catalogue.find_benchmark(config.table).table()
     searcher = lx.LaNAS(table.space, pool=table.codes, capacity=config.trials)
     return Experiment(
@@ -75,7 +75,7 @@ def build(config: Config) -> Experiment:
 
 
 def busy(trials: list[Trial], places: int) -> float:
-    """The share of the time that places evaluate, while there are trials enough."""
+    """Returns the share of the time that slots spend evaluating, while there are enough trials."""
     begun = np.sort([trial.started or 0.0 for trial in trials])
     first, last = float(begun[places - 1]), float(begun[-1])
     spans = [(trial.started or 0.0, (trial.started or 0.0) + (trial.train_seconds or 0.0)) for trial in trials]
@@ -84,7 +84,7 @@ def busy(trials: list[Trial], places: int) -> float:
 
 
 def on_cluster(config: Config, folder: Path) -> None:
-    """Searches with all places taken, and prints what that took."""
+    """Runs a search that uses all slots, and prints the measurements."""
     settings = ClusterSettings(workers=config.workers, cores=0.1, calls=config.calls)
     with connection.connected("ray") as ray:
         experiment = build(config)
@@ -102,7 +102,7 @@ def on_cluster(config: Config, folder: Path) -> None:
 
 
 def resumed(config: Config, folder: Path) -> None:
-    """Fills a store with the trials of a search, one by one, and opens it again."""
+    """Fills a store with the trials of a search, one by one, and measures the time to reopen it."""
     experiment = build(dataclasses.replace(config, trials=config.resumed))
     run, table = run_folder.create(folder / "long", experiment), catalogue.find_benchmark(config.table).table()
     began = time.perf_counter()
@@ -122,7 +122,7 @@ def resumed(config: Config, folder: Path) -> None:
 
 
 def main(config: Config) -> None:
-    """Measures, and prints as it goes."""
+    """Runs the measurements and prints their results."""
     with tempfile.TemporaryDirectory() as folder:
         on_cluster(config, Path(folder))
         if config.resumed:

@@ -1,11 +1,11 @@
-"""Images a second that the input pipeline of ImageNet makes, by worker processes and threads; no device is used.
+"""Throughput of ImageNet's input pipeline in images per second, by worker processes and threads; uses no device.
 
     python -m experiments.benchmarks.input
     python -m experiments.benchmarks.input --processes 0 4 8 --threads 2 --resolution 192
 
-Pictures are made up, JPEG of ImageNet's typical size, 500 x 375, and lie in a temporary folder as tensorflow-datasets
-would have prepared them; they are read from the memory that the system keeps files in, not from a disk. Starting
-processes and filling their queues is not counted.
+The images are synthetic JPEG files of ImageNet's typical size, 500 x 375, in a temporary folder, in the format prepared
+by tensorflow-datasets. They are read from the system's file cache, not from a disk. Starting processes and filling
+their queues is not counted.
 """
 
 import dataclasses
@@ -28,15 +28,15 @@ from lanas_jax.formats.tfrecord import masked_crc32c
 
 @dataclasses.dataclass(frozen=True)
 class Config:
-    """Settings.
+    """Settings of the benchmark.
 
     Args:
-      processes: numbers of worker processes to compare; 0: threads alone.
-      threads: of each process; None: one per core in all.
-      resolution: of the images.
-      batch_size: images a batch.
-      batches: that are timed.
-      pictures: different ones.
+      processes: numbers of worker processes to compare; 0 for threads only.
+      threads: number of threads per process; None for one thread per core in total.
+      resolution: height and width of the decoded images, in pixels.
+      batch_size: number of images per batch.
+      batches: number of timed batches.
+      pictures: number of different images.
     """
 
     processes: tuple[int, ...] = (0, 1, 2)
@@ -48,7 +48,7 @@ class Config:
 
 
 def picture(rng: np.random.Generator) -> bytes:
-    """A JPEG picture of 500 x 375, about as many bytes as one of ImageNet: smooth, with some noise."""
+    """Returns a smooth JPEG image of 500 x 375 pixels with some noise, about as large as one of ImageNet."""
     smooth = Image.fromarray(rng.integers(0, 256, (24, 32, 3), dtype=np.uint8)).resize((500, 375), 3)
     noise = rng.normal(0, 12, (375, 500, 3))
     content = io.BytesIO()
@@ -64,7 +64,7 @@ def _field(number: int, content: bytes) -> bytes:
 
 
 def prepared(folder: Path, pictures: int) -> RecordIndex:
-    """A file of records, and its index."""
+    """Writes a file of records and returns its index."""
     rng, places, path = np.random.default_rng(0), [0], folder / "pictures"
     with path.open("wb") as file:
         for _ in range(pictures):
@@ -79,7 +79,7 @@ def prepared(folder: Path, pictures: int) -> RecordIndex:
 
 
 def rate(index: RecordIndex, config: Config, workers: DecoderWorkers) -> float:
-    """Images a second."""
+    """Measures the images per second."""
     rows = np.arange(len(index))
     images = TrainingImages(index, rows, Crop(config.resolution), workers, Damage(index, 0.0, print))
     batches = images.batches(0, config.batch_size, 0)
@@ -94,7 +94,7 @@ def rate(index: RecordIndex, config: Config, workers: DecoderWorkers) -> float:
 
 
 def main(config: Config) -> None:
-    """Prints a line for each number of processes."""
+    """Measures and prints one line per number of processes."""
     with tempfile.TemporaryDirectory() as folder:
         index = prepared(Path(folder), config.pictures)
         size = index.shards[0].path.stat().st_size / config.pictures

@@ -1,25 +1,25 @@
-"""How fast searching is: simulations, one draw from a large pool, spaces too large to list, and Optuna and SMAC3.
+"""Speed of the search: simulations, one draw from a large pool, very large spaces, and Optuna and SMAC3.
 
-Four parts, each printed as soon as it is there:
+Four parts, each printed as soon as it is measured:
 
-- *simulation*: 200 searches of 300 samples in batches of 5 on NAS-Bench-201, as one call of `lx.simulate`, compilation
-  included; then the same again with other keys
-- *one draw*: `tell` and `ask` of one trial with 300 told before, over a pool of all 423,624 graphs of NAS-Bench-101:
+- *simulation*: 200 searches of 300 samples in batches of 5 on NAS-Bench-201, as one call of `lx.simulate`, including
+  compilation; then a second call with other keys
+- *one draw*: `tell` and `ask` of one trial after 300 trials, over a pool of all 423,624 graphs of NAS-Bench-101:
   refit, route and draw
-- *size of the space*: the same over spaces of 1e10 to 1e60 codes, drawn by chains over the lattice; and the share of
-  the chains' moves that were accepted
-- *peers*: seconds of a processor per sample of Optuna's TPE and SMAC3 (extra `peers`) on NAS-Bench-201, as multiples of
+- *size of the space*: the same over spaces of 1e10 to 1e60 codes, drawn by chains over the lattice, with the share of
+  accepted moves
+- *peers*: processor seconds per sample of Optuna's TPE and SMAC3 (extra `peers`) on NAS-Bench-201, as multiples of
   ours in the same run
 
-NAS-Bench-201 is looked up as ``lanas tables`` says; without it, the first part and the last are left out. Run it on an
-otherwise idle machine; it takes three minutes on 2 CPU cores::
+``lanas tables`` lists where NAS-Bench-201 is looked up; without it, the first and the last part are skipped. Run it on
+an otherwise idle machine; it takes three minutes on 2 CPU cores::
 
     python -m experiments.benchmarks.search [--json PATH]
 
 On 2 cores of an AMD EPYC with jax 0.10.2 the simulation took 15.5 s, and 9.9 s again; one draw from NAS-Bench-101
-21 ms; one draw from 1e10, 1e20, 1e30, 1e40 and 1e60 codes 14, 19, 20, 21 and 26 ms. A sample took Optuna's TPE 2.3
-times and SMAC3 207 times as long as ours, 0.96 ms. On an NVIDIA H100 with jax 0.11.2, where searches follow one
-another, an earlier state of the simulation took 36.1 s, and 26.4 s again; one draw from NAS-Bench-101 15 ms.
+21 ms; one draw from 1e10, 1e20, 1e30, 1e40 and 1e60 codes 14, 19, 20, 21 and 26 ms. Our time per sample was 0.96 ms;
+Optuna's TPE took 2.3 times and SMAC3 207 times as long. On an NVIDIA H100 with jax 0.11.2, where searches run
+sequentially, an earlier version of the simulation took 36.1 s, and 26.4 s again; one draw from NAS-Bench-101 15 ms.
 """
 
 import dataclasses
@@ -41,8 +41,8 @@ from lanas_jax.formats.errors import FileError
 from lanas_jax.runtime.devices import cores
 from lanas_jax.tables import catalogue
 
-TOLD = 300  # trials before a draw is timed
-REPEATS = 7  # of which the median is reported
+TOLD = 300  # number of trials before the timed draw
+REPEATS = 7  # timed repeats, of which the median is reported
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,12 +50,12 @@ class Config:
     """Settings of the benchmark.
 
     Attributes:
-      seeds: searches in the simulation.
-      budget: samples of each.
-      batch: samples asked for at a time.
-      peer_seeds: searches by each peer.
-      peer_budget: samples of each of those.
-      json: where to write the figures, in addition to printing them.
+      seeds: number of searches in the simulation.
+      budget: number of samples per search.
+      batch: number of samples per ask.
+      peer_seeds: number of searches per peer.
+      peer_budget: number of samples per search of a peer.
+      json: output file of the figures; default: none.
     """
 
     seeds: int = 200
@@ -73,7 +73,7 @@ def main(config: Config) -> dict[str, Any]:
     try:
         table = catalogue.find_benchmark("nasbench201-cifar10").table()
     except FileError as error:
-        console.print(f"without NAS-Bench-201: {error}")
+        console.print(f"NAS-Bench-201 is not available, so the parts that need it are skipped: {error}")
         table = None
     if table is not None:
         figures["simulation"] = simulation(config, table)
@@ -95,7 +95,7 @@ def main(config: Config) -> dict[str, Any]:
 
 
 def simulation(config: Config, table: lx.Table) -> dict[str, float]:
-    """Seconds of one call of `lx.simulate`, and of one more."""
+    """Returns the seconds of one call of `lx.simulate`, and of a second call."""
 
     def run(first_seed: int) -> float:
         start = time.perf_counter()
@@ -108,14 +108,14 @@ def simulation(config: Config, table: lx.Table) -> dict[str, float]:
 
 
 def draw_from_nasbench101() -> float:
-    """Seconds of a tell and an ask over all graphs of NAS-Bench-101."""
+    """Returns the seconds of a tell and an ask over all graphs of NAS-Bench-101."""
     space = lx.NASBench101Space()
     searcher = lx.LaNAS(space, pool=space.enumerate(), capacity=TOLD + 100)
     return _draw(searcher, lambda codes: np.asarray(space.features(codes))[:, :20].sum(axis=1))[0]
 
 
 def draw_from_lattice(exponent: int) -> tuple[float, float]:
-    """Seconds of a tell and an ask over a product of choices of ten options, and the share of moves accepted."""
+    """Returns the seconds of a tell and an ask over choices of ten options each, and the share of accepted moves."""
     space = lx.SearchSpace([lx.Choice(f"choice {i}", "abcdefghij") for i in range(exponent)])
     effects = np.random.default_rng(0).normal(size=(exponent, 10))
     searcher = lx.LaNAS(space, capacity=TOLD + 100)
@@ -123,7 +123,7 @@ def draw_from_lattice(exponent: int) -> tuple[float, float]:
 
 
 def _draw(searcher: lx.LaNAS, value: Callable[[np.ndarray], np.ndarray]) -> tuple[float, float]:
-    """Median seconds of a tell of one trial and the ask that follows, and the last share of moves accepted."""
+    """Returns the median seconds of a tell of one trial and the next ask, and the last share of accepted moves."""
     state = searcher.init(jax.random.key(0))
     warming_up = lx.RandomSearch(searcher.space, pool=searcher.pool, capacity=TOLD)
     _, codes = warming_up.ask(warming_up.init(jax.random.key(1)), TOLD)
@@ -139,7 +139,7 @@ def _draw(searcher: lx.LaNAS, value: Callable[[np.ndarray], np.ndarray]) -> tupl
 
 
 def against_peers(config: Config, table: lx.Table) -> dict[str, dict[str, float]]:
-    """Seconds of a processor per sample, and how many times ours that is; of the peers that are installed."""
+    """Returns processor seconds per sample of each installed peer, and their ratios to ours."""
     ours = compare_searchers(table, ["lanas"], budget=config.peer_budget, seeds=config.seeds)[0].seconds_per_sample
     figures = {"lanas": {"seconds": ours, "ratio": 1.0}}
     for name in peers.NAMES:

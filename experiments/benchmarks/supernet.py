@@ -1,16 +1,16 @@
-"""What a mask costs in the supernet, against the network that it makes on its own.
+"""Time of a mask in the supernet, compared with the standalone network of the mask.
 
-Random masks run through one compiled program of `models/nasnet/supernet.py`, their code as data, and through a program
-for each, compiled for the standalone network with the weights that the supernet hands over. Both run the same batch of
-random images, in turns; a row for each pass:
+Random masks run in one compiled program of `models/nasnet/supernet.py`, with their code as data, and in one program per
+mask, compiled for the standalone network with weights extracted from the supernet. Both run the same batch of random
+images, alternately. There is one row per pass:
 
-- *forward*: logits, by the running statistics
-- *training*: logits by the statistics of the batch, and the gradient of a loss for all weights (in the supernet those
-  of every operation, nearly all zero); no optimiser
+- *forward*: logits with running statistics
+- *training*: logits with batch statistics, and the gradient of a loss for all weights (in the supernet, the weights of
+  every operation, nearly all with zero gradient); no optimiser
 
-at two sizes: ``small``, images of 14x14 pixels and one channel, 8 channels, 3 cells; ``cifar10``, images of CIFAR-10's
-shape, 16 channels, 8 cells. On one core, as masks are valued side by side, a device for each core, or on several
-(``--cores``). Run it on an otherwise idle machine::
+The sizes are ``small`` (images of 14x14 pixels and one channel, 8 channels, 3 cells) and ``cifar10`` (images of
+CIFAR-10's shape, 16 channels, 8 cells). The benchmark uses one core, as in mask evaluation with one device per core, or
+several (``--cores``). Run it on an otherwise idle machine::
 
     python -m experiments.benchmarks.supernet [--cores 0] [--small.masks 4] [--json PATH]
 
@@ -55,15 +55,15 @@ Apply = Callable[..., tuple[Array, Any]]
 
 @dataclasses.dataclass(frozen=True)
 class Size:
-    """Of networks and images.
+    """Size of networks and images.
 
     Attributes:
       channels: channels of the first cell's blocks.
       cells: number of cells in the stack.
-      image_size: height and width.
-      image_channels: of the images.
-      batch_size: images per pass.
-      masks: how many; each has a program of its own to compile.
+      image_size: height and width of the images, in pixels.
+      image_channels: number of image channels.
+      batch_size: number of images per pass.
+      masks: number of masks, each with a separate program to compile.
       blocks: number of blocks per cell.
     """
 
@@ -81,14 +81,14 @@ class Config:
     """Settings of the benchmark.
 
     Attributes:
-      cores: that the process may use; all where it is 0.
-      sizes: which sizes to measure.
-      passes: which passes to measure.
-      rounds: how often each is timed; the fastest counts.
+      cores: number of cores for the process; 0 for all.
+      sizes: sizes to measure.
+      passes: passes to measure.
+      rounds: number of timings per program, of which the fastest is used.
       seed: random seed of masks, weights and images.
-      json: where to write the figures; nowhere by default.
-      small: the small size.
-      cifar10: the larger one.
+      json: output file of the figures; default: none.
+      small: settings of the small size.
+      cifar10: settings of the cifar10 size.
     """
 
     cores: int = 1
@@ -103,15 +103,15 @@ class Config:
 
 @dataclasses.dataclass(frozen=True)
 class PassCost:
-    """Of masks at one size and in one pass.
+    """Times of masks at one size in one pass.
 
     Attributes:
       size: name of the size.
-      kind: the pass.
-      supernet_compile: seconds to trace and compile the program for all masks.
-      alone_compile: seconds for each mask's own.
-      supernet: seconds of a pass for each mask, by the former.
-      alone: the same by the latter.
+      kind: name of the pass.
+      supernet_compile: seconds of tracing and compiling the program for all masks.
+      alone_compile: seconds of tracing and compiling the standalone program of each mask.
+      supernet: seconds per pass of each mask in the supernet.
+      alone: seconds per pass of each mask's standalone network.
     """
 
     size: str
@@ -123,12 +123,12 @@ class PassCost:
 
     @property
     def ratios(self) -> list[float]:
-        """Supernet by standalone, for each mask."""
+        """Supernet time divided by standalone time, for each mask."""
         return [ours / theirs for ours, theirs in zip(self.supernet, self.alone, strict=True)]
 
     @property
     def row(self) -> dict[str, str]:
-        """Of the table; medians over masks, but for the range of ratios."""
+        """Row of the table; medians over masks, except for the range of ratios."""
         return {
             "pass": f"{self.size}, {self.kind}",
             "masks": str(len(self.alone)),
@@ -169,18 +169,18 @@ def measure_pass(name: str, size: Size, kind: Pass, config: Config) -> PassCost:
 
 
 def random_masks(space: NASNetMasks, key: Array, n: int) -> Int[Array, "n dims"]:
-    """Codes of that many."""
+    """Draws the codes of `n` valid masks."""
     codes = space.random(key, 32 * n)
     return codes[np.flatnonzero(space.valid(codes))[:n]]
 
 
 def masked(net: NASNetSupernet, params: Any, stats: Any, code: Array, images: Array, train: bool) -> tuple[Array, Any]:
-    """The supernet."""
+    """Applies the supernet to images."""
     return net.apply(params, stats, code, images, train=train)
 
 
 def standalone(net: NASNetSupernet, code: Int[np.ndarray, " dims"]) -> Apply:
-    """The network of one code, as a function that takes any and ignores it."""
+    """Returns the standalone network of one code, as a function that ignores its code argument."""
     final = net.standalone(code)
 
     def apply(params: Any, stats: Any, code: Array, images: Array, train: bool) -> tuple[Array, Any]:
@@ -194,7 +194,7 @@ def standalone(net: NASNetSupernet, code: Int[np.ndarray, " dims"]) -> Apply:
 
 
 def compile_pass(apply: Apply, kind: Pass, *arguments: Any) -> tuple[Callable[..., Any], float]:
-    """The program of a pass, and the seconds that tracing and compiling it took."""
+    """Compiles the program of a pass; returns it with the seconds of tracing and compiling."""
 
     def training(params: Any, stats: Any, code: Array, images: Array) -> Any:
         def loss(params: Any) -> tuple[Array, Any]:
@@ -212,7 +212,7 @@ def compile_pass(apply: Apply, kind: Pass, *arguments: Any) -> tuple[Callable[..
 
 
 def in_turns(calls: list[Callable[[], Any]], rounds: int, at_least: float = 0.05) -> list[float]:
-    """Seconds of a call of each, in the fastest of rounds in which each is repeated for about so many seconds."""
+    """Returns the seconds per call in the fastest round; each round repeats a call for about `at_least` seconds."""
     repeats = []
     for call in calls:
         jax.block_until_ready(call())
@@ -230,28 +230,28 @@ def in_turns(calls: list[Callable[[], Any]], rounds: int, at_least: float = 0.05
 
 
 def costs(config: Config) -> Iterator[PassCost]:
-    """All that is asked for, one after the other."""
+    """Yields the measurements of all sizes and passes."""
     for name in config.sizes:
         for kind in config.passes:
             yield measure_pass(name, getattr(config, name), kind, config)
 
 
 def use_cores(count: int) -> None:
-    """Binds this process to so many of its cores; JAX counts them when it first computes.
+    """Binds this process to `count` of its cores; JAX counts the cores at its first computation.
 
     Raises:
-      SystemExit: there are not so many, or the system binds no processes.
+      SystemExit: if there are fewer cores, or the system does not support CPU affinity.
     """
     if not hasattr(os, "sched_setaffinity"):
-        raise SystemExit("--cores: this system binds no processes to cores; --cores 0 uses all")
+        raise SystemExit("--cores: this system does not support CPU affinity; use --cores 0 for all cores")
     cores = sorted(os.sched_getaffinity(0))
     if count > len(cores):
-        raise SystemExit(f"--cores {count}: there are {len(cores)}")
+        raise SystemExit(f"--cores {count}: only {len(cores)} cores are available")
     os.sched_setaffinity(0, cores[-count:])
 
 
 def main() -> None:
-    """Measures, prints, writes."""
+    """Measures all passes, prints the table and writes the figures."""
     config = tyro.cli(Config, description=__doc__)
     if config.cores:
         use_cores(config.cores)

@@ -1,4 +1,4 @@
-"""The figures of benchmarks, printed and written down; rows and report are those of `candidates.py`."""
+"""Tables and reports of benchmark figures; `Timing` and the report are for `candidates.py`."""
 
 import dataclasses
 import platform
@@ -12,18 +12,18 @@ from rich.table import Table
 
 @dataclasses.dataclass(frozen=True)
 class Timing:
-    """What one way took.
+    """Measurements of one method.
 
     Attributes:
-      way: which.
-      candidates: how many it trained, or timed.
-      compile_seconds: of tracing and compiling, all candidates together.
-      step_seconds: of one training step of one candidate: where several train at a time, their share of the time.
-      share_of_peak: of the step, in what its devices reach in a matrix product.
-      proxy_steps: of a candidate's training.
-      planned_bytes: memory of a device for the training program, as XLA plans it; None: not known.
-      train_seconds: of whole trainings and evaluations; None: only steps were timed.
-      accuracy: mean over its candidates, on the validation split; None as above.
+      way: name of the method.
+      candidates: number of candidates trained or timed.
+      compile_seconds: total seconds of tracing and compiling for all candidates.
+      step_seconds: seconds per training step and candidate; concurrent candidates share the time.
+      share_of_peak: operation rate of the step relative to that of a matrix product on its devices.
+      proxy_steps: number of steps of a candidate's whole training.
+      planned_bytes: bytes per device that XLA plans for the training program; None if unknown.
+      train_seconds: total seconds of whole trainings and evaluations; None if only steps were timed.
+      accuracy: mean accuracy of the candidates on the validation split; None if only steps were timed.
     """
 
     way: str
@@ -38,21 +38,21 @@ class Timing:
 
     @property
     def seconds_per_candidate(self) -> float | None:
-        """Everything counted; None where only steps were timed."""
+        """Seconds per candidate, including compilation; None if only steps were timed."""
         if self.train_seconds is None:
             return None
         return (self.compile_seconds + self.train_seconds) / self.candidates
 
     @property
     def per_minute(self) -> float:
-        """Candidates a minute, compilation not counted; where only steps were timed, by these alone."""
+        """Candidates per minute, without compilation; computed from step times if only steps were timed."""
         if self.train_seconds is None:
             return 60 / (self.proxy_steps * self.step_seconds)
         return 60 * self.candidates / self.train_seconds
 
 
 def cells(timing: Timing, first: Timing) -> dict[str, str]:
-    """A row of the table, with its titles; what the setting does not measure is not in it."""
+    """Returns a row of the table by column title; omits columns that were not measured."""
     row = {
         "way": timing.way,
         "nets": str(timing.candidates),
@@ -74,13 +74,13 @@ def cells(timing: Timing, first: Timing) -> dict[str, str]:
 
 
 def line(timing: Timing, first: Timing) -> str:
-    """A row in words, for while others are measured."""
+    """Returns a row as one line of text, to print before the table is complete."""
     way, *figures = cells(timing, first).items()
     return f"{way[1]}: " + ", ".join(f"{value} {title}" for title, value in figures)
 
 
 def table(title: str, rows: list[dict[str, str]]) -> Table:
-    """Rows of figures by their titles; the first column is words."""
+    """Returns a table of rows given by column title; the first column is text."""
     columns = Table(title=title)
     for i, name in enumerate(rows[0]):
         columns.add_column(name, justify="right" if i else "left", no_wrap=True)
@@ -90,35 +90,35 @@ def table(title: str, rows: list[dict[str, str]]) -> Table:
 
 
 def machine() -> str:
-    """The devices that the figures come from."""
+    """Returns a description of the devices."""
     return f"{len(jax.local_devices())} x {jax.local_devices()[0].device_kind}"
 
 
 def show_timings(config: Any, peaks: Mapping[int, float], timings: list[Timing], console: Console) -> None:
-    """The table."""
+    """Prints the table and explains its columns."""
     rows = [cells(timing, timings[0]) for timing in timings]
     console.print(table(f"training candidates: {config.setting}, {config.dtype}, {machine()}", rows))
     reached = ", ".join(f"{peak / 1e12:.3g} on {n} device{'s' * (n > 1)}" for n, peak in peaks.items())
     console.print(
-        f"ms/step: of one candidate, its share where several train at a time. of peak: six operations per multiply-add "
-        f"and image, in units of what a matrix product in {config.dtype} was measured to reach (10^12 a second: "
-        f"{reached}). Rows of fewer nets are samples; their figures are those of the sample.",
+        f"ms/step: milliseconds per step and candidate; concurrent candidates share the time. of peak: six operations "
+        f"per multiply-add and image, relative to the measured rate of a matrix product in {config.dtype} (10^12 per "
+        f"second: {reached}). Rows with fewer nets are measured on a sample.",
         highlight=False,
     )
     if timings[0].train_seconds is not None:
         console.print(
-            "s each: seconds per candidate, compilation counted and shared by the candidates of the row. per min: "
-            "candidates a minute, after the compilation. ratio: s each, in units of the first row."
+            "s each: seconds per candidate, including its share of the row's compilation. per min: candidates per "
+            "minute, after compilation. ratio: s each, relative to the first row."
         )
     else:
         console.print(
-            f"per min: candidates a minute at {timings[0].proxy_steps} steps each, by the steps alone: no compilation, "
-            "no evaluation. GiB: of a device, as XLA plans it. Images are random: speed only."
+            f"per min: candidates per minute at {timings[0].proxy_steps} steps each, without compilation and "
+            "evaluation. GiB: memory per device planned by XLA. Images are random, so only speed is measured."
         )
 
 
 def timings_report(config: Any, peaks: Mapping[int, float], timings: list[Timing]) -> dict[str, Any]:
-    """The figures, and what they were measured on and with."""
+    """Returns the figures with the settings, machine and software of the measurement."""
     each = [timing.seconds_per_candidate for timing in timings]
     rows = [
         {

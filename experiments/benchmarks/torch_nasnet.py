@@ -1,8 +1,8 @@
 """The networks of `models/nasnet/network.py` in PyTorch, trained as `lanas_jax/candidates/step.py` trains them.
 
-For comparison only (`candidates.py`, and a test that both give the same outputs from the same weights): same
-layers, initial weights, batch size, steps, optimiser and schedule, in eager mode. Needs torch, which the project does
-not.
+For comparison only (`candidates.py`, and a test that both give the same outputs from the same weights): same layers,
+initial weights, batch size, steps, optimiser and schedule, in eager mode. Needs torch, which is not a dependency of the
+project.
 """
 
 import math
@@ -19,16 +19,16 @@ from lanas_jax.data.splits import SearchData, Split
 from lanas_jax.spaces.nasnet import MAX_POOL_3X3, SEP_CONV_3X3, SKIP_CONNECT, NASNetSpace
 from lanas_jax.training.sgd import TrainConfig
 
-WARM_UP = 3  # steps before those that are timed
+WARM_UP = 3  # number of steps before timing starts
 
 
 def norm(channels: int) -> nn.BatchNorm2d:
-    """Batch normalisation; torch's momentum is the share of the new batch."""
+    """Returns batch normalisation; torch's momentum is the weight of the new batch."""
     return nn.BatchNorm2d(channels, eps=1e-5, momentum=0.1)
 
 
 class TorchSeparableConv(nn.Module):
-    """Twice: ReLU, depthwise convolution, 1x1 convolution, normalisation."""
+    """ReLU, depthwise convolution, 1x1 convolution and normalisation, applied twice."""
 
     def __init__(self, channels: int, size: int, stride: int):
         super().__init__()
@@ -54,7 +54,7 @@ class TorchPreprocess(nn.Module):
         self.norm = norm(channels)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Maps the channels."""
+        """Maps the input to the given number of channels."""
         return self.norm(self.pointwise(functional.relu(x)))
 
 
@@ -75,7 +75,7 @@ class TorchFactorisedReduce(nn.Module):
 
 
 def operation(index: int, channels: int, stride: int) -> nn.Module:
-    """The operation of that number at that stride."""
+    """Returns the operation with the given index and stride."""
     if index == MAX_POOL_3X3:
         return nn.MaxPool2d(3, stride, 1)
     if index == SKIP_CONNECT:
@@ -84,7 +84,7 @@ def operation(index: int, channels: int, stride: int) -> nn.Module:
 
 
 class TorchCell(nn.Module):
-    """Two preprocessed inputs, blocks of two branches each, the concatenation of the blocks that no block reads."""
+    """A cell: two preprocessed inputs, blocks of two branches, and concatenation of the blocks that no block reads."""
 
     def __init__(self, space: NASNetSpace, code: np.ndarray, shape: Any, inputs: list[int]):
         super().__init__()
@@ -133,7 +133,7 @@ class TorchNetwork(nn.Module):
 
 
 def initialise(module: nn.Module) -> None:
-    """Normal weights, of variance ``2 / fan_in`` in convolutions and ``1 / fan_in`` in the head."""
+    """Draws normal weights of variance ``2 / fan_in`` in convolutions and ``1 / fan_in`` in the head."""
     if isinstance(module, nn.Conv2d | nn.Linear):
         fan_in = module.weight[0].numel()
         nn.init.normal_(module.weight, std=math.sqrt((2 if isinstance(module, nn.Conv2d) else 1) / fan_in))
@@ -142,7 +142,7 @@ def initialise(module: nn.Module) -> None:
 
 
 def load_flax_weights(network: nn.Module, state: Mapping[Any, Any]) -> None:
-    """Takes the weights and statistics of the Flax network of the same code: nested names, arrays channels last."""
+    """Loads the weights and statistics of the Flax network of the same code: nested names, channels-last arrays."""
     names = {"kernel": "weight", "scale": "weight", "bias": "bias", "mean": "running_mean", "var": "running_var"}
     flat = {}
 
@@ -173,7 +173,7 @@ def train_torch_candidate(
     device: str = "cpu",
     dtype: str = "float32",
 ) -> float:
-    """Trains one candidate from scratch in eager mode and gives its accuracy on the validation split."""
+    """Trains one candidate from scratch in eager mode and returns its accuracy on the validation split."""
     torch.manual_seed(seed)
     network = TorchNetwork(space, code).to(device)
     (images, labels), (held_out, answers) = _tensors(data.train, device), _tensors(data.validation, device)
@@ -204,7 +204,7 @@ def step_seconds(
     device: str = "cpu",
     dtype: str = "float32",
 ) -> float:
-    """Seconds of one training step, the mean of `steps` after three that are not counted."""
+    """Returns the mean seconds per training step over `steps` steps, after three uncounted steps."""
     torch.manual_seed(seed)
     network = TorchNetwork(space, code).to(device).train()
     images, labels = _tensors(data.train, device)
@@ -258,11 +258,11 @@ def _step(
 
 
 def _autocast(device: str, dtype: str) -> torch.autocast:
-    """Products in bfloat16, parameters float32; without effect in float32."""
+    """Returns a context with bfloat16 products and float32 parameters; no effect for float32."""
     return torch.autocast(device, torch.bfloat16, enabled=dtype == "bfloat16")
 
 
 def _finish(device: str) -> None:
-    """Waits for what was queued on the device."""
+    """Waits for all work queued on the device."""
     if device == "cuda":
         torch.cuda.synchronize()

@@ -93,7 +93,7 @@ def test_the_table_fits_and_the_file_tells_all(timing, capsys):
 def test_no_row_starts_when_time_is_over():
     started = []
     assert list(bench_candidates.measure_rows([lambda: started.append(1)] * 2, minutes=-1.0)) == [
-        "-1 minutes are over: the other rows are left out"
+        "-1 minutes are over; the remaining rows are skipped"
     ]
     assert not started
 
