@@ -104,7 +104,7 @@ class Worker:
         evaluator, directory = self._built().evaluator, Path(self._task.directory)
         if not isinstance(evaluator, PreparedInParts):
             raise ValueError(f"{type(evaluator).__name__} has no preparation in parts: expected a PreparedInParts")
-        evaluator.begin(directory, _log)  # reads what is there
+        evaluator.begin(directory, _log)  # loads the common part that another worker prepared
         evaluator.part(part, directory, _log)
 
     def evaluate(self, order: Order) -> Answer:

@@ -43,7 +43,7 @@ class CompareArguments:
 
 
 def compare(arguments: Sequence[str]) -> int:
-    """Compares searchers on a table."""
+    """Compares searchers on a benchmark table."""
     try:
         return _compare(terminal(), arguments)
     except (ValueError, OSError, peers.MissingPeerError) as error:

@@ -125,8 +125,8 @@ def table(found: "Sequence[Estimate]") -> Table:
     """Returns a table with one row per stage."""
     shown = Table(box=SIMPLE)
     shown.add_column("stage")
-    columns = ("chips", "batch", "GiB of a chip", "fits", "GFLOP/step", "counted", "GB/step", "ms/step >=", "bound")
-    for column in (*columns, "steps", "chip-hours >=", "compiled in s"):
+    columns = ("chips", "batch", "GiB per chip", "fits", "GFLOP/step", "counted", "GB/step", "ms/step >=", "bound")
+    for column in (*columns, "steps", "chip-hours >=", "compile s"):
         shown.add_column(column, justify="right")
     for one in found:
         shown.add_row(

@@ -48,7 +48,7 @@ def search(arguments: Sequence[str]) -> int:
     source = discovery.find_experiment(arguments[0])
     module = discovery.load_experiment(source)
     out, where, config = _search_arguments(arguments[0], module, arguments[1:])
-    if out is not None and run_folder.run_exists(out):  # before the experiment loads its data
+    if out is not None and run_folder.run_exists(out):  # checked before the experiment loads its data
         raise RunError(f"{out} already contains a run. To continue it: lanas resume {out}")
     with where.connected():
         experiment = run_folder.build_experiment(module, config)

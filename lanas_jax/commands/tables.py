@@ -26,7 +26,7 @@ def listing() -> Listing:
     """Returns a table of the named benchmarks and the paths of their files."""
     table = Listing(caption=_caption(), caption_justify="left", box=None)
     table.add_column("name", no_wrap=True)
-    table.add_column("what", no_wrap=True)
+    table.add_column("benchmark", no_wrap=True)
     table.add_column("file", overflow="fold")
     for entry in catalogue.ENTRIES:
         path = catalogue.path_of(entry)
@@ -42,7 +42,7 @@ def write_converted(console: Console, source: Path, out: Path, dataset: str | No
       ImportError: a package that the source needs is not installed.
       OSError: the file cannot be written.
     """
-    if out.suffix != ".npz" or not out.parent.is_dir():  # before minutes of reading
+    if out.suffix != ".npz" or not out.parent.is_dir():  # checked before minutes of reading
         raise FileError(f"{out}: expected a file name that ends in .npz, in a folder that exists")
     began = time.monotonic()
     with console.status(f"reading {source}") as status:

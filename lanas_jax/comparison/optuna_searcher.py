@@ -34,7 +34,7 @@ class Session:
 
         optuna.logging.set_verbosity(optuna.logging.ERROR)
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # Optuna marks multivariate as experimental
+            warnings.simplefilter("ignore")  # Optuna warns that multivariate is experimental
             sampler = optuna.samplers.TPESampler(multivariate=True, seed=seed)
         self.study = optuna.create_study(direction="maximize", sampler=sampler)
         self.failed = optuna.trial.TrialState.FAIL

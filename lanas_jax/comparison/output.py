@@ -49,7 +49,7 @@ def table(results: Sequence[Comparison], tests: Sequence[float] | None = None) -
     shown.add_column("searcher")
     columns = ["samples to the optimum, median (quartiles)", "samples to the top 0.1 %"]
     columns += [f"regret at {n}, mean (95 %)" if i == 0 else f"at {n}" for i, n in enumerate(results[0].regrets)]
-    columns += ["test of the best"] * (tests is not None) + ["ms a sample"]
+    columns += ["winner's test accuracy"] * (tests is not None) + ["ms per sample"]
     for column in columns:
         shown.add_column(column, justify="right")
     for i, result in enumerate(results):

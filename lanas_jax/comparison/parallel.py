@@ -68,8 +68,8 @@ def table(results: Sequence[Comparison], tests: Sequence[float]) -> Table:
         "time to the optimum",
         "samples to the top 0.1 %",
         "ratio",
-        "test of the best",
-        "ms a sample",
+        "winner's test accuracy",
+        "ms per sample",
     ):
         shown.add_column(column, justify="right")
     for result, test in zip(results, tests, strict=True):

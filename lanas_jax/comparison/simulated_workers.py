@@ -18,9 +18,7 @@ from lanas_jax.searchers.history import NOTHING
 from lanas_jax.tables.base import Table
 
 SHORTEST, LONGEST = 0.5, 1.5  # training times
-TIMES = (
-    0x7153  # folded into a search's key for its training times; larger than any number of keys that a searcher splits
-)
+TIMES = 0x7153  # folded into a search's key for its training times; beyond the subkeys that any searcher uses
 
 
 class WorkersTrace(NamedTuple):

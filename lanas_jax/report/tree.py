@@ -67,7 +67,7 @@ def _places(nodes: dict[int, NodeSummary], split_width: float) -> dict[int, Plac
         nonlocal bottom
         node = nodes[i]
         height = 2 * LINE + 10.0 if node.is_leaf else (1 + len(node.drivers)) * LINE + 12.0
-        places[i] = Place(0.0, 0.0, 0.0, 0.0)  # keeps the order
+        places[i] = Place(0.0, 0.0, 0.0, 0.0)  # placeholder that fixes the depth-first order
         if node.is_leaf:
             middle, bottom = bottom + LEAF_ROW / 2, bottom + LEAF_ROW
         else:

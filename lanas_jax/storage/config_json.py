@@ -60,7 +60,7 @@ def decode_value(kind: Any, value: Any) -> Any:
         return {decode_value(key, k): decode_value(item, v) for k, v in value.items()}
     if isinstance(kind, type):
         return _decode_scalar(kind, value)
-    raise ConfigError(f"{value!r} cannot be read back as {kind}")
+    raise ConfigError(f"{value!r} cannot be converted to {kind}")
 
 
 def read_config(kind: type, value: Any) -> Any:

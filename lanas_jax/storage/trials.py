@@ -201,7 +201,7 @@ class TrialStore:
     def __init__(self, connection: sqlite3.Connection, path: Path):
         self._connection = connection
         self.path = path
-        self._delay: float | None = None  # within `grouped`, seconds
+        self._delay: float | None = None  # maximum age of a group inside `grouped`, seconds
         self._begun = 0.0  # start of the open group, monotonic seconds
 
     @classmethod

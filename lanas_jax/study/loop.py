@@ -157,7 +157,7 @@ class ThisProcess:
 def train_winner(experiment: Experiment, code: Int[np.ndarray, " dims"], directory: Path) -> Winner:
     """Runs the winner training of an experiment; its key depends on the seed alone, so every process uses the same."""
     if experiment.finale is None:
-        raise ValueError(f"{experiment.name} defines no winner training: set Experiment.finale")
+        raise ValueError(f"{experiment.name} defines no winner training: set Experiment.train_winner")
     return experiment.finale(code, stream_key(experiment.seed, WINNER_STREAM), directory)
 
 

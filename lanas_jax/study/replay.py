@@ -226,7 +226,7 @@ def _events(trials: Iterable[Trial]) -> list[Event]:
 
 
 def _digests(events: Sequence[Event]) -> Mapping[int, str]:
-    """Returns, per number of events, the digest of that many first events."""
+    """Returns the digest of the first n events, for every n from 1."""
     digest, digests = _Digest(), dict[int, str]()
     for number, event in enumerate(events, start=1):
         digest.add(event)
