@@ -68,7 +68,7 @@ class Workers(Protocol):
         """
 
     def retrain(self, code: Int[np.ndarray, " dims"], directory: Path) -> Winner:
-        """Retrains the winner by the experiment's `train_winner`; passes on its exceptions."""
+        """Retrains the winner as the experiment defines; passes on its exceptions."""
         ...
 
 
@@ -157,7 +157,7 @@ class ThisProcess:
 def train_winner(experiment: Experiment, code: Int[np.ndarray, " dims"], directory: Path) -> Winner:
     """Runs the winner training of an experiment; its key depends on the seed alone, so every process uses the same."""
     if experiment.finale is None:
-        raise ValueError(f"{experiment.name} defines no winner training: set Experiment.train_winner")
+        raise ValueError(f"{experiment.name} defines no winner training: pass one to Experiment")
     return experiment.finale(code, stream_key(experiment.seed, WINNER_STREAM), directory)
 
 
