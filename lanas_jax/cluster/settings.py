@@ -11,14 +11,14 @@ class ClusterSettings:
     """Resources of each worker and limits of its trials.
 
     Attributes:
-      workers: maximum number of workers; default: as many as fit on the nodes, including nodes that join later.
+      workers: maximum number of workers; None for as many as fit on the nodes, including nodes that join later.
       device: device kind of a worker: cpu for CPU cores, gpu for one GPU, tpu for all TPU chips of a host. auto: TPUs
         if the cluster has any, else GPUs, else CPU cores.
       cores: number of CPU cores reserved per worker. A CPU worker has one JAX device per core, at least one.
       per_device: number of trials sent to a worker at a time, per device.
       calls: number of concurrent evaluations per worker, in threads; more than 1 helps only evaluators that wait.
       tries: maximum number of evaluations of a trial whose worker is lost; then the trial counts as failed.
-      seconds: time limit of a trial in seconds, compilation included; a slower trial counts as failed. Default: none.
+      seconds: time limit of a trial in seconds, compilation included; a slower trial counts as failed. None: no limit.
     """
 
     workers: int | None = None
