@@ -15,7 +15,7 @@ help:
 	@echo "make search   search convolutional cells for handwritten digits; write a new folder under runs/"
 	@echo "make test     run the tests"
 	@echo "make slow     run the slow tests (minutes)"
-	@echo "make lint     check style, types and imports"
+	@echo "make lint     check style, types, imports and words"
 	@echo "make clean    remove the virtual environment and build products"
 
 search: $(VENV)/.installed
@@ -32,6 +32,7 @@ lint: $(VENV)/.installed-dev
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports
+	@$(BIN)/python .ci/check_words.py
 	@$(BIN)/deptry .
 
 clean:
