@@ -1,1 +1,1 @@
-"""Flax NNX modules that build the networks of a space."""
+"""Flax NNX networks of the search spaces."""

@@ -1,8 +1,8 @@
-"""Networks built for one code, with the face of those whose code is data.
+"""Networks built for one code, with the interface of networks that take the code as data.
 
-`lanas_jax.candidates.step.Network` wants pure functions that take any code; a Flax module built for a single code has
-exactly its layers, which XLA then compiles with nothing to choose. The adapter here turns such a module, of any space,
-into those functions. How the module is built and initialised is the business of its own file, as
+`lanas_jax.candidates.step.Network` requires pure functions that take any code. A Flax module built for a single code
+has exactly the layers of that code, so its compiled program has no branches. The adapter here turns such a module, of
+any space, into the required functions. The module itself is built and initialised elsewhere, as in
 `models/nasnet/candidate.py`.
 """
 
@@ -22,31 +22,31 @@ from models.functional import Functional, Output, Tree, arrays
 
 @runtime_checkable
 class Specialising(Protocol):
-    """The networks of a space, with weights for every code."""
+    """A family of networks, with weights for every code, that can build the module of one code."""
 
     def init(self, key: PRNGKeyArray, code: Int[Array | np.ndarray, " dims"]) -> tuple[Tree, Tree]:
-        """Weights and batch statistics. The key is consumed."""
+        """Returns initial weights and batch statistics. The key is consumed."""
         ...
 
     def specialise(self, params: Tree, batch_stats: Tree, code: Int[Array | np.ndarray, " dims"]) -> nnx.Module:
-        """The module of one code, with the weights that the code uses."""
+        """Returns the module of one code, with the weights that the code uses."""
         ...
 
 
 @dataclasses.dataclass(frozen=True)
 class InitialisedFor:
-    """Builds the module of one code, initialised as its networks are; equal where networks and code are.
+    """Builds the module of one code with the initial weights of its family; equal if family and code are equal.
 
     Args:
-      networks: those of the space.
-      code: the architecture.
+      networks: family of networks of the space.
+      code: architecture, ``int32[dims]``.
     """
 
     networks: Specialising
     code: tuple[int, ...]
 
     def __call__(self, key: PRNGKeyArray) -> nnx.Module:
-        """The module. The key is consumed."""
+        """Builds the module. The key is consumed."""
         code = np.array(self.code, np.int32)
         return self.networks.specialise(*self.networks.init(key, code), code)
 
@@ -55,19 +55,20 @@ class InitialisedFor:
 class FixedNetwork:
     """A module of one code as pure functions of its parameters and batch statistics.
 
-    Two are equal where their `build` are, such as `InitialisedFor` of equal networks and codes: they share programs.
+    Two instances are equal, and share programs, if their `build` functions are equal, such as `InitialisedFor` of equal
+    families and codes.
 
     Args:
-      space: the space of the code.
-      build: a key to the initialised module, which maps images ``[n, height, width, channels]`` to logits and whose
-        variables are parameters and batch statistics, no others; may be traced.
+      space: space of the code.
+      build: function from a key to the initialised module, which maps images ``[n, height, width, channels]`` to logits
+        and whose only variables are parameters and batch statistics; may be traced.
     """
 
     space: SearchSpace
     build: Callable[[PRNGKeyArray], nnx.Module]
 
     def init(self, key: PRNGKeyArray, code: Int[Array | np.ndarray, " dims"]) -> tuple[Tree, Tree]:
-        """The module's parameters and batch statistics, as pure dicts; `code` is ignored. The key is consumed."""
+        """Returns initial parameters and batch statistics as pure dicts; ignores `code`. The key is consumed."""
         del code
         network = self.build(key)
         return arrays(network, nnx.Param), arrays(network, nnx.BatchStat)
@@ -81,14 +82,14 @@ class FixedNetwork:
         *,
         train: bool,
     ) -> tuple[Float[Array, "n classes"], Tree]:
-        """Logits, and the batch statistics that follow (unchanged unless training); `code` is ignored."""
+        """Returns logits and updated batch statistics (unchanged unless training); ignores `code`."""
         del code
         return self.run(params, batch_stats, lambda network: network(images), train=train)
 
     def run(
         self, params: Tree, batch_stats: Tree, call: Callable[[Any], Output], *, train: bool
     ) -> tuple[Output, Tree]:
-        """What `call` gives of the module, and the batch statistics that follow (unchanged unless training)."""
+        """Returns `call(module)` and updated batch statistics (unchanged unless training)."""
         return self._module.run(params, batch_stats, call, train=train)
 
     @functools.cached_property

@@ -1,4 +1,4 @@
-"""Flax modules as pure functions of their parameters and batch statistics, whose shapes are known before they exist."""
+"""Flax modules as pure functions of their parameters and batch statistics, with shapes known in advance."""
 
 import dataclasses
 import functools
@@ -16,8 +16,8 @@ class Functional:
     """A module without its arrays.
 
     Args:
-      build: gives the module, whose variables are parameters and batch statistics, no others; its arrays are never
-        computed.
+      build: function that returns the module, whose only variables are parameters and batch statistics; its arrays are
+        never computed.
     """
 
     build: Callable[[], nnx.Module]
@@ -29,13 +29,13 @@ class Functional:
 
     @property
     def batch_stats(self) -> Tree:
-        """Those of the batch statistics."""
+        """Shapes and dtypes of the batch statistics, as a pure dict."""
         return self._parts[2]
 
     def run(
         self, params: Tree, batch_stats: Tree, call: Callable[[Any], Output], *, train: bool
     ) -> tuple[Output, Tree]:
-        """What `call` gives of the module, and the batch statistics that follow (unchanged unless training)."""
+        """Returns `call(module)` and updated batch statistics (unchanged unless training)."""
         module = nnx.merge(self._parts[0], params, batch_stats)
         if not train:
             module.eval()
@@ -46,11 +46,11 @@ class Functional:
 
     @functools.cached_property
     def _parts(self) -> tuple[Any, Tree, Tree]:
-        """Found once: building a module takes longer than tracing a step."""
+        """Graph and shapes of the module, cached because building a module takes longer than tracing a step."""
         module = nnx.eval_shape(self.build)
         return nnx.graphdef(module), arrays(module, nnx.Param), arrays(module, nnx.BatchStat)
 
 
 def arrays(module: nnx.Module, kind: type[nnx.Variable]) -> Tree:
-    """The variables of one kind, as a pure dict."""
+    """Returns the variables of one kind as a pure dict."""
     return nnx.to_pure_dict(nnx.state(module, kind))

@@ -1,4 +1,4 @@
-"""Layers that networks of several spaces are made of: as functions of arrays, and as Flax modules."""
+"""Layers shared by the networks of several spaces, as functions of arrays and as Flax modules."""
 
 from models.layers.functions import (
     MOMENTUM,

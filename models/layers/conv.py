@@ -13,12 +13,12 @@ class Conv(nnx.Conv):
     """A convolution without bias, of odd size and symmetric padding.
 
     Args:
-      inputs: channels.
-      channels: of the output.
-      size: height and width of the kernel.
-      stride: in both directions.
-      dtype: of what is convolved; the kernel is float32 and rounded to it.
-      rngs: for the initial kernel, by Flax's default: truncated normal numbers of variance ``1 / fan_in``.
+      inputs: number of input channels.
+      channels: number of output channels.
+      size: height and width of the kernel, odd.
+      stride: stride in both directions.
+      dtype: dtype of the convolution; the kernel is float32 and rounded to it.
+      rngs: keys for the initial kernel, Flax's default: truncated normal with variance ``1 / fan_in``.
     """
 
     def __init__(self, inputs: int, channels: int, size: int, stride: int = 1, *, dtype: DTypeLike, rngs: nnx.Rngs):
@@ -36,7 +36,7 @@ class Conv(nnx.Conv):
 
 
 class DepthwiseConv(nnx.Conv):
-    """A convolution of each channel with its own kernel; arguments as for `Conv`."""
+    """A depthwise convolution without bias; arguments as for `Conv`."""
 
     def __init__(self, channels: int, size: int, stride: int = 1, *, dtype: DTypeLike, rngs: nnx.Rngs):
         super().__init__(
@@ -54,10 +54,10 @@ class DepthwiseConv(nnx.Conv):
 
 
 def _convolution(x: Array, kernel: Array, strides: tuple[int, ...], *_: Any, **__: Any) -> Array:
-    """Stands in for `lax.conv_general_dilated`."""
+    """Replaces `lax.conv_general_dilated` in the Flax layer."""
     return functions.convolution(x, kernel, strides[0])
 
 
 def _depthwise(x: Array, kernel: Array, strides: tuple[int, ...], *_: Any, **__: Any) -> Array:
-    """Stands in for `lax.conv_general_dilated`."""
+    """Replaces `lax.conv_general_dilated` in the Flax layer."""
     return functions.depthwise(x, kernel[:, :, 0], strides[0])

@@ -1,4 +1,4 @@
-"""Operations of cells as pure functions of arrays, shared by networks in both forms of a candidate.
+"""Operations of cells as pure functions of arrays, shared by both forms of a candidate: code as data, and Flax module.
 
 Images are ``[n, height, width, channels]``. Padding is symmetric (``kernel // 2``), as in the networks of DARTS.
 """
@@ -14,35 +14,35 @@ from jax import lax
 from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Float32, PRNGKeyArray
 
-MOMENTUM = 0.9  # of the running batch statistics
+MOMENTUM = 0.9  # momentum of running batch statistics
 EPSILON = 1e-5  # added to variances
-LANE = 16  # channels that are enough for an innermost loop
-FEW = 8  # images, of which a core's cache holds a few shifted copies
-CACHED = 1 << 18  # numbers that a core's cache holds several times
-DEVIATION_EPSILON = 1e-5  # added to deviations of weights that are standardised
+LANE = 16  # smallest number of channels for an efficient innermost loop
+FEW = 8  # images of which a core's cache holds several shifted copies
+CACHED = 1 << 18  # array size of which a core's cache holds several copies
+DEVIATION_EPSILON = 1e-5  # added to standard deviations in weight standardisation
 
 Images = Float[Array, "n h w c"]
 Channels = Float[Array, " c"]
 
 
 def check_compute_dtype(dtype: DTypeLike) -> None:
-    """Refuses what networks do not compute in.
+    """Checks that a compute dtype is supported.
 
     Raises:
-      ValueError: neither float32 nor bfloat16.
+      ValueError: the dtype is neither float32 nor bfloat16.
     """
     if jnp.dtype(dtype) not in (jnp.float32, jnp.bfloat16):
         raise ValueError(f"compute_dtype must be float32 or bfloat16; got {jnp.dtype(dtype)}")
 
 
 def convolution(x: Images, kernel: Float[Array, "k k c d"], stride: int = 1) -> Float[Array, "n h2 w2 d"]:
-    """A convolution, of the kernel rounded to the dtype of the images."""
+    """Convolves images with a kernel rounded to the dtype of the images."""
     kernel = kernel.astype(x.dtype)
     return pointwise(x, kernel[0, 0]) if kernel.shape[0] == stride == 1 else _convolution(x, kernel, stride)
 
 
 def pointwise(x: Images, kernel: Float[Array, "c d"]) -> Float[Array, "n h w d"]:
-    """A 1x1 convolution, as a product of two matrices: of more dimensions, its gradient is times slower on a CPU."""
+    """A 1x1 convolution as a product of two matrices; with more dimensions, its gradient is much slower on a CPU."""
     return (x.reshape(-1, x.shape[-1]) @ kernel).reshape(*x.shape[:-1], -1)
 
 
@@ -63,14 +63,14 @@ def _convolution_forward(x: Array, kernel: Array, stride: int) -> tuple[Array, t
 
 
 def _convolution_backward(stride: int, saved: tuple[Array, Array], dy: Array) -> tuple[Array, Array]:
-    """In loops and conditionals, XLA for CPUs compiles its own gradient to loops tens of times slower than this one."""
+    """On CPUs, uses a gradient that is tens of times faster than XLA's inside loops and conditionals."""
     return lax.platform_dependent(
         *saved, dy, cpu=partial(_product_gradient, stride=stride), default=partial(_xla_gradient, stride=stride)
     )
 
 
 def _product_gradient(x: Array, kernel: Array, dy: Array, stride: int) -> tuple[Array, Array]:
-    """By a convolution as the forward pass has it, and a product with the pixels under the kernel."""
+    """Computes the gradient by a forward convolution and a matrix product with the pixels under the kernel."""
     dx = _xla_convolution(_spread(dy, x, stride), kernel[::-1, ::-1].swapaxes(2, 3), 1)
     windows = [window.reshape(-1, x.shape[3]) for window in _windows(x, kernel.shape[0], stride)]
     dkernel = jnp.concatenate(windows, axis=1).T @ dy.reshape(-1, dy.shape[3])
@@ -85,9 +85,9 @@ _convolution.defvjp(_convolution_forward, _convolution_backward)
 
 
 def depthwise(x: Images, kernel: Float[Array, "k k c"], stride: int = 1) -> Float[Array, "n h2 w2 c"]:
-    """Each channel convolved with its own kernel.
+    """Convolves each channel with its own kernel.
 
-    XLA's grouped convolution is tens of times slower on a CPU than shifted multiply-adds, which stand in for it there.
+    On CPUs, this uses shifted multiply-adds, which are tens of times faster than XLA's grouped convolution.
     """
     return lax.platform_dependent(
         x, kernel, cpu=partial(_shifted_depthwise, stride=stride), default=partial(_grouped_depthwise, stride=stride)
@@ -129,7 +129,7 @@ _shifted_depthwise.defvjp(_shifted_depthwise_forward, _shifted_depthwise_backwar
 
 
 def _kernel_gradient(x: Images, dy: Float[Array, "n h2 w2 c"], size: int, stride: int) -> Float[Array, "k k c"]:
-    """Sums of products of shifted images; of large batches a few images at a time, which stay in a core's cache."""
+    """Sums products of shifted images; splits large batches into a few images at a time, which fit a core's cache."""
     if dy.size <= CACHED:
         return _kernel_gradient_at_once(x, dy, size, stride)
     few = math.gcd(len(x), FEW)
@@ -142,10 +142,10 @@ def _kernel_gradient(x: Images, dy: Float[Array, "n h2 w2 c"], size: int, stride
 
 
 def _kernel_gradient_at_once(x: Images, dy: Float[Array, "n h2 w2 c"], size: int, stride: int) -> Float[Array, "k k c"]:
-    """A row of the kernel at a time.
+    """Computes the gradient row by row of the kernel.
 
-    XLA for CPUs vectorises products, and sums of what lies in memory, but not sums of products. So products are added
-    across an eighth of the batch first, then put into memory, then summed by a matrix product.
+    XLA for CPUs vectorises products, and sums of arrays in memory, but not sums of products. So products are first
+    added across an eighth of the batch, then materialised in memory, then summed by a matrix product.
     """
     n, height, width, channels = dy.shape
     phases, folds = _phases(x, size, stride), math.gcd(n, FEW)
@@ -163,7 +163,7 @@ def _kernel_gradient_at_once(x: Images, dy: Float[Array, "n h2 w2 c"], size: int
 def max_pool(x: Images, stride: int = 1, size: int = 3) -> Float[Array, "n h2 w2 c"]:
     """Maximum over windows; the gradient is shared equally among the pixels that attain it.
 
-    Written as maxima of shifted images, whose gradient is cheap on a CPU; that of XLA's windowed maximum is not.
+    Computed as maxima of shifted images, whose gradient is cheap on a CPU, unlike that of XLA's windowed maximum.
     """
     maximum = reduce(jnp.maximum, _windows(x, size, stride, fill=-jnp.inf))
     return _materialised(maximum.reshape(x.shape[0], *_output_size(x, stride), x.shape[3]))
@@ -191,9 +191,9 @@ max_pool.defvjp(_max_pool_forward, _max_pool_backward)
 
 @jax.custom_vjp
 def average_pool(x: Images) -> Images:
-    """Means of 3x3 pixels; beyond the edge there is nothing to count.
+    """Average over 3x3 pixels; pixels beyond the edge are not counted.
 
-    The sum over a window is its own transpose; told so, its gradient is as cheap on a CPU as itself.
+    The sum over a window is its own transpose. A custom gradient uses this, so it is as cheap on a CPU as the sum.
     """
     return (_window_sum(x.astype(jnp.float32)) / _pixels_in_window(x)).astype(x.dtype)
 
@@ -210,20 +210,20 @@ average_pool.defvjp(_average_pool_forward, _average_pool_backward)
 
 
 def average_of_four(x: Images) -> Float[Array, "n h2 w2 c"]:
-    """Half the resolution: means of 2x2 pixels. Height and width are even."""
+    """Halves the resolution by averages over 2x2 pixels. Height and width must be even."""
     n, height, width, channels = x.shape
     quads = x.reshape(n, height // 2, 2, width // 2, 2, channels)
     return jnp.mean(quads, axis=(2, 4), dtype=jnp.float32).astype(x.dtype)
 
 
 def average_pool_within(x: Float32[Array, "n h w c"], size: int, stride: int) -> Float32[Array, "n h2 w2 c"]:
-    """Average over the windows that lie within the images."""
+    """Average over the windows that lie entirely within the images."""
     total = lax.reduce_window(x, 0.0, lax.add, (1, size, size, 1), (1, stride, stride, 1), "VALID")
     return total / size**2
 
 
 def alternate_pixels(x: Images) -> tuple[Float[Array, "n h2 w2 c"], Float[Array, "n h2 w2 c"]]:
-    """The pixels at ``(2 i, 2 j)`` and those at ``(2 i + 1, 2 j + 1)``, zero beyond the edge."""
+    """Returns the pixels at ``(2 i, 2 j)`` and those at ``(2 i + 1, 2 j + 1)``, zero beyond the edge."""
     n, height, width, channels = x.shape
     x = jnp.pad(x, [(0, 0), (0, height % 2), (0, width % 2), (0, 0)])
     x = x.reshape(n, -(-height // 2), 2, -(-width // 2), 2, channels)
@@ -231,7 +231,7 @@ def alternate_pixels(x: Images) -> tuple[Float[Array, "n h2 w2 c"], Float[Array,
 
 
 def factorised_reduce(x: Images, kernel: Float[Array, "c d"]) -> Float[Array, "n h2 w2 d"]:
-    """Half the resolution: two 1x1 convolutions of stride 2, one on each of the `alternate_pixels`."""
+    """Halves the resolution by two 1x1 convolutions of stride 2, one on each of the `alternate_pixels`."""
     half = kernel.shape[1] // 2
     even, odd = alternate_pixels(x)
     return jnp.concatenate([pointwise(even, kernel[:, :half]), pointwise(odd, kernel[:, half:])], axis=-1)
@@ -240,13 +240,14 @@ def factorised_reduce(x: Images, kernel: Float[Array, "c d"]) -> Float[Array, "n
 def standardise(kernel: Float[Array, "c d"], used: Bool[Array, " c"] | None = None) -> Float[Array, "c d"]:
     """Weight standardisation (arXiv 1903.10520) of a 1x1 convolution: ``(w - mean) / (deviation + 1e-5)``.
 
-    Mean and deviation are those of an output channel's weights. The deviation is that of a sample, its squares divided
-    by one less than the weights, as PyTorch's `std` and with it the authors' published code have it; the paper divides
-    by the weights. A channel of equal weights becomes zero, and has gradient zero where its deviation has none.
+    Mean and deviation are taken over the weights of each output channel. The deviation is the sample deviation, divided
+    by the number of weights minus one, as in PyTorch's `std` and the authors' published code; the paper divides by the
+    number of weights. A channel of equal weights becomes zero; its deviation, which has no derivative, gets gradient
+    zero.
 
     Args:
-      kernel: weights; float32, so that nothing is rounded before they are standardised.
-      used: the input channels there are; the others count for nothing and are zero in what is returned.
+      kernel: weights, float32, so that they are not rounded before standardisation.
+      used: mask of the input channels in use; other channels are ignored and zero in the result.
     """
     used = jnp.ones(kernel.shape[0], bool) if used is None else used
     count = jnp.sum(used, dtype=kernel.dtype)
@@ -257,24 +258,24 @@ def standardise(kernel: Float[Array, "c d"], used: Bool[Array, " c"] | None = No
 
 
 def path_scales(key: PRNGKeyArray, probability: Float[Array, "..."], shape: tuple[int, ...]) -> Float[Array, "..."]:
-    """Drop-path (arXiv 1605.07648): 0 with a probability in [0, 1), else what keeps the mean at one.
+    """Draws drop-path factors (arXiv 1605.07648): 0 with `probability`, otherwise ``1 / (1 - probability)``.
 
     Args:
-      key: consumed.
-      probability: of each number, broadcast to all of them.
-      shape: of the numbers.
+      key: PRNG key; consumed.
+      probability: drop probabilities in [0, 1), broadcast to `shape`.
+      shape: shape of the factors.
     """
     kept = jax.random.bernoulli(key, 1 - probability, shape)
     return jnp.where(kept, 1 / (1 - probability), 0)
 
 
 def scale_images(x: Images, scales: Float[Array, " n"]) -> Images:
-    """Each image times a number; rounded once, to the dtype of the images."""
+    """Multiplies each image by a number; rounds once, to the dtype of the images."""
     return (x.astype(jnp.float32) * scales[:, None, None, None]).astype(x.dtype)
 
 
 def resized(images: Images, size: int) -> Float[Array, "n size size c"]:
-    """Images of so many pixels each way: bilinear, with antialiasing; those of that size stay as they are."""
+    """Resizes images to ``size x size`` pixels, bilinear with antialiasing; images of that size are unchanged."""
     if images.shape[1:3] == (size, size):
         return images
     return jax.image.resize(images, (images.shape[0], size, size, images.shape[3]), "bilinear")
@@ -283,12 +284,12 @@ def resized(images: Images, size: int) -> Float[Array, "n size size c"]:
 def batch_norm(
     x: Images, scale: Channels, bias: Channels, mean: Channels, variance: Channels, *, train: bool
 ) -> tuple[Images, Channels, Channels]:
-    """Normalises each channel: by the statistics of the batch when training, else by the running ones.
+    """Normalises each channel: by the statistics of the batch in training, otherwise by running statistics.
 
-    Statistics and arithmetic are float32, whatever the images are; bfloat16 would not resolve a running mean's steps.
+    Statistics and arithmetic are float32 for any image dtype; bfloat16 would not resolve the updates of a running mean.
 
     Returns:
-      The normalised images, and the running mean and variance that follow.
+      The normalised images, and the updated running mean and variance.
     """
     dtype, x = x.dtype, x.astype(jnp.float32)
     if not train:
@@ -305,24 +306,24 @@ def batch_norm(
 
 
 def _lane(channels: int, width: int) -> int:
-    """The last axis of `Lanes`."""
+    """Returns the length of the last axis of images in lane layout: the channels, or pixels and channels of a row."""
     return channels if channels >= LANE else width * channels
 
 
 def _materialised(x: Array) -> Array:
-    """Put into memory by itself: XLA for CPUs would repeat a sum over windows in each loop that reads it."""
+    """Materialises an array: XLA for CPUs would recompute a sum over windows in each loop that reads it."""
     return lax.platform_dependent(x, cpu=lax.optimization_barrier, default=lambda x: x)
 
 
 def _windows(x: Images, size: int, stride: int, fill: float = 0.0) -> list[Array]:
-    """The images shifted to each place of a window, row by row, as `Lanes`."""
+    """Returns the images shifted to each position of a window, row by row, in lane layout."""
     phases = _phases(x, size, stride, fill)
     shape = _output_size(x, stride)
     return [window for i in range(size) for window in _window_row(phases, i, size, shape, x.shape[3])]
 
 
 def _phases(x: Images, size: int, stride: int, fill: float = 0.0) -> list[Array]:
-    """The padded images as `Lanes`; for a stride, one for each remainder of the column by it."""
+    """Returns the padded images in lane layout, one array per column index modulo the stride."""
     pad = size // 2
     x = _materialised(jnp.pad(x, [(0, 0), (pad, pad), (pad, pad), (0, 0)], constant_values=fill))
     phases = [x[:, :, i::stride] for i in range(stride)]
@@ -330,7 +331,7 @@ def _phases(x: Images, size: int, stride: int, fill: float = 0.0) -> list[Array]
 
 
 def _window_row(phases: list[Array], row: int, size: int, shape: tuple[int, int], channels: int) -> list[Array]:
-    """The shifted images under one row of a window."""
+    """Returns the shifted images under one row of a window."""
     height, width = shape
     stride = len(phases)
     phases = [phase[:, row : row + stride * (height - 1) + 1 : stride] for phase in phases]
@@ -341,12 +342,12 @@ def _window_row(phases: list[Array], row: int, size: int, shape: tuple[int, int]
 
 
 def _window_sum(x: Images) -> Images:
-    """Sums of 3x3 pixels."""
+    """Sums over 3x3 pixels."""
     return _sum(_windows(x, 3, 1)).reshape(x.shape)
 
 
 def _pixels_in_window(x: Images) -> Float[np.ndarray, "1 h w 1"]:
-    """How many of the 3x3 pixels around each one are within the image."""
+    """Counts the pixels of each 3x3 window that lie within the image."""
     places = [np.arange(size) for size in x.shape[1:3]]
     rows, columns = (np.minimum(i + 1, len(i) - 1) - np.maximum(i - 1, 0) + 1 for i in places)
     return np.outer(rows, columns).astype(np.float32)[None, :, :, None]
@@ -357,7 +358,7 @@ def _output_size(x: Images, stride: int) -> tuple[int, int]:
 
 
 def _spread(y: Images, x: Float[Array, "n h2 w2 d"], stride: int) -> Float[Array, "n h2 w2 c"]:
-    """Pixels of `y`, which has `stride` times less resolution than `x`, at their places in `x`; zeros elsewhere."""
+    """Places the pixels of `y`, a result of stride `stride`, at their positions in `x`; zeros elsewhere."""
     if stride == 1:
         return y
     spread = [(0, x.shape[axis] - 1 - stride * (y.shape[axis] - 1), stride - 1) for axis in (1, 2)]

@@ -1,4 +1,4 @@
-"""Random numbers for the initial weights of a network, all in one draw."""
+"""Random numbers for the initial weights of a network, in one draw."""
 
 import math
 from typing import Any
@@ -10,7 +10,7 @@ from jaxtyping import PRNGKeyArray
 
 
 def draw_normal(key: PRNGKeyArray, shapes: Any) -> Any:
-    """Standard normal numbers for a tree of shapes, in one draw: each draw of its own would compile for a second."""
+    """Draws standard normal numbers for a tree of shapes at once; each separate draw would take a second to compile."""
     leaves, structure = jax.tree.flatten(shapes, is_leaf=lambda x: isinstance(x, tuple))
     sizes = [math.prod(shape) for shape in leaves]
     pieces = jnp.split(jax.random.normal(key, (sum(sizes),)), np.cumsum(sizes)[:-1])

@@ -1,7 +1,7 @@
 """Batch normalisation in both forms of a candidate: trees of arrays, and a Flax module.
 
-`models/layers/functions.py` has the arithmetic. As data, weights are ``{"scale", "bias"}`` and statistics
-``{"mean", "variance"}``; a `Norm` has them all in one, under the names that Flax gives them.
+`models/layers/functions.py` implements the arithmetic. In the code-as-data form, weights are ``{"scale", "bias"}`` and
+statistics are ``{"mean", "variance"}``. A `Norm` module holds both under Flax's names.
 """
 
 import jax.numpy as jnp
@@ -12,11 +12,11 @@ from jaxtyping import Array, Float
 from models.layers import functions
 
 Tree = dict[str, Array]
-AnyArray = Array | np.ndarray  # weights restored from a file are on the host
+AnyArray = Array | np.ndarray  # weights restored from a file are NumPy arrays
 
 
 class Norm(nnx.BatchNorm):
-    """Batch normalisation with the constants of `models/layers/functions.py`, in float32 whatever the images are."""
+    """Batch normalisation with the constants of `models/layers/functions.py`, in float32 for any image dtype."""
 
     def __init__(self, channels: int, *, momentum: float = functions.MOMENTUM, rngs: nnx.Rngs):
         super().__init__(channels, momentum=momentum, epsilon=functions.EPSILON, rngs=rngs)
@@ -24,12 +24,12 @@ class Norm(nnx.BatchNorm):
     def __call__(
         self, x: Float[Array, "n h w c"], use_running_average: bool | None = None, *, mask: Array | None = None
     ) -> Float[Array, "n h w c"]:
-        """Normalises; gives the dtype it is given."""
+        """Normalises; the output has the dtype of the input."""
         return super().__call__(x.astype(jnp.float32), use_running_average, mask=mask).astype(x.dtype)
 
 
 def norm(x: Array, weights: Tree, stats: Tree, train: bool) -> tuple[Array, Tree]:
-    """The same with weights and statistics as data; gives the statistics that follow, too."""
+    """Batch normalisation with weights and statistics as data; also returns updated statistics."""
     x, mean, variance = functions.batch_norm(
         x, weights["scale"], weights["bias"], stats["mean"], stats["variance"], train=train
     )
@@ -37,15 +37,15 @@ def norm(x: Array, weights: Tree, stats: Tree, train: bool) -> tuple[Array, Tree
 
 
 def norm_state(weights: dict[str, AnyArray], stats: dict[str, AnyArray]) -> dict[str, AnyArray]:
-    """Weights and statistics as the pure state of a `Norm`."""
+    """Returns weights and statistics as the pure state of a `Norm`."""
     return {"scale": weights["scale"], "bias": weights["bias"], "mean": stats["mean"], "var": stats["variance"]}
 
 
 def identity_norm(shape: tuple[int, ...]) -> Tree:
-    """Initial weights."""
+    """Returns initial weights."""
     return {"scale": jnp.ones(shape), "bias": jnp.zeros(shape)}
 
 
 def initial_stats(shape: tuple[int, ...]) -> Tree:
-    """Initial statistics."""
+    """Returns initial statistics."""
     return {"mean": jnp.zeros(shape), "variance": jnp.ones(shape)}

@@ -1,7 +1,7 @@
-"""A `lax.switch` over layers whose gradient costs what the chosen one costs.
+"""A `lax.switch` over layers whose gradient costs only as much as that of the selected branch.
 
-JAX's own gradient of a switch keeps what every branch wants to remember, and fills in zeros for those that were not
-run. This one keeps the operands, and runs the chosen branch again.
+JAX's gradient of a switch saves the residuals of every branch, with zeros for branches that did not run. This one saves
+the operands and recomputes the selected branch.
 """
 
 from collections.abc import Callable
@@ -18,13 +18,13 @@ Branch = Callable[[Any, Any], tuple[Any, Any]]
 
 @partial(jax.custom_vjp, nondiff_argnums=(0,))
 def switch(branches: tuple[Branch, ...], index: Int[Array, ""], operands: PyTree, state: PyTree) -> tuple[Any, Any]:
-    """Runs the branch of that index.
+    """Runs the branch with the given index.
 
     Args:
-      branches: `(operands, state) -> (output, new state)`.
-      index: which of them.
-      operands: what the output is differentiated by.
-      state: what neither takes nor gives a gradient.
+      branches: functions `(operands, state) -> (output, new state)`.
+      index: index of the branch to run.
+      operands: differentiable inputs.
+      state: inputs without gradient.
     """
     return lax.switch(index, branches, operands, state)
 

@@ -1,4 +1,4 @@
-"""Networks of inverted residual blocks: of one code, published ones, the supernet, latencies."""
+"""Networks of inverted residual blocks: single codes, published networks, the supernet, latencies."""
 
 from models.mobilenet.final import FinalMobileNet
 from models.mobilenet.network import MobileNetNetwork

@@ -1,8 +1,8 @@
-"""A network of inverted residual blocks on its own: of one code of a space, or a published one.
+"""A single network of inverted residual blocks: one code of a space, or a published network.
 
-Training drops paths (arXiv 1603.09382) as EfficientNet's does: whole blocks to which their input is added, the i-th of
-them with ``i / blocks`` of the probability asked for, image by image; and units before the classifier (dropout).
-The layers are those of `models/mobilenet/network.py`. Loss, schedules and augmentation are the business of the trainer.
+Training uses stochastic depth (arXiv 1603.09382) as in EfficientNet: it drops whole residual blocks per image, the i-th
+block with ``i / blocks`` of the given probability. It also uses dropout before the classifier.
+The layers are those of `models/mobilenet/network.py`. The trainer provides loss, schedules and augmentation.
 """
 
 import dataclasses
@@ -31,13 +31,13 @@ class FinalMobileNet:
     """The network of one code as pure functions of its parameters and batch statistics.
 
     Args:
-      space: says what its codes mean.
-      code: the architecture, NumPy integers ``[dims]``.
-      compute_dtype: float32, or bfloat16 for activations and convolutions; parameters are float32 in any case.
-      dropout: probability with which a unit before the classifier is dropped in training, in [0, 1).
+      space: space of the code.
+      code: architecture, NumPy integers ``[dims]``.
+      compute_dtype: float32, or bfloat16 for activations and convolutions; parameters are always float32.
+      dropout: dropout probability before the classifier in training, in [0, 1).
 
     Raises:
-      ValueError: a bad code, another dtype, or a probability out of range.
+      ValueError: the code is invalid, the dtype is neither float32 nor bfloat16, or the probability is out of range.
     """
 
     space: MobileNetSpace | PublishedMobileNets
@@ -59,16 +59,16 @@ class FinalMobileNet:
 
     @property
     def _identity(self) -> tuple[Any, ...]:
-        """By which it is told from others: arrays have no equality of that kind."""
+        """Hashable identity for equality; arrays cannot be compared directly."""
         return self.space, tuple(self.code.tolist()), self.compute_dtype, self.dropout
 
     @functools.cached_property
     def spec(self) -> MobileNet:
-        """What the network consists of."""
+        """The specification of the network."""
         return self.space.network(self.code)
 
     def init(self, key: PRNGKeyArray) -> tuple[Tree, Tree]:
-        """Weights and batch statistics, as pure dicts; `initial_weights`. The key is consumed."""
+        """Returns initial weights and batch statistics (`initial_weights`) as pure dicts. The key is consumed."""
         return initial_weights(key, self.module)
 
     def apply(
@@ -84,16 +84,16 @@ class FinalMobileNet:
         """Runs the network.
 
         Args:
-          params: weights, as `init` gives them.
-          batch_stats: running means and variances, as `init` gives them.
-          images: a batch; images of another size than the network's resolution are resized to it.
-          train: whether to normalise by the statistics of the batch, and drop paths and units.
-          key: of what is dropped; consumed in training, else not used.
-          drop_path: the probability that grows towards the last block, in [0, 1]; may be traced, so that a schedule
-            compiles once; not used unless training.
+          params: weights in the layout of `init`.
+          batch_stats: running means and variances in the layout of `init`.
+          images: batch of images, resized to the network's resolution if necessary.
+          train: True to normalise by the statistics of the batch, and drop paths and units.
+          key: PRNG key of drop-path and dropout; consumed in training, otherwise not used.
+          drop_path: drop probability, scaled linearly with depth, in [0, 1]; may be traced, so that a schedule compiles
+            once; not used unless training.
 
         Returns:
-          Logits, no auxiliary ones, and the batch statistics that follow (unchanged unless training).
+          Logits, None for auxiliary logits, and updated batch statistics (unchanged unless training).
         """
         images = layers.resized(images, self.spec.resolution)
         paths, units = self._scales(key, drop_path, len(images)) if train else (None, None)
@@ -105,7 +105,7 @@ class FinalMobileNet:
     def _scales(
         self, key: PRNGKeyArray, drop_path: Float[Array, ""], images: int
     ) -> tuple[Float[Array, "blocks n"], Float[Array, "n d"] | None]:
-        """What blocks and units are multiplied by."""
+        """Draws the factors of drop-path and dropout."""
         path_key, unit_key = jax.random.split(key)
         blocks = len(self.spec.blocks)
         growing = drop_path * jnp.arange(blocks, dtype=jnp.float32) / blocks
@@ -122,10 +122,10 @@ class FinalMobileNet:
 
 
 def initial_weights(key: PRNGKeyArray, module: Functional) -> tuple[Tree, Tree]:
-    """Weights and batch statistics before training, as EfficientNet's authors draw them. The key is consumed.
+    """Draws initial weights and batch statistics as EfficientNet's authors do. The key is consumed.
 
-    Convolutions are normal with variance ``2 / fan_out``, where fan-out counts the pixels of the kernel and the outputs
-    of an input: one of a depthwise convolution. Dense layers are normal with variance ``1 / fan_in``.
+    Convolutions are normal with variance ``2 / fan_out``; fan-out is the number of kernel pixels times the outputs per
+    input, one for a depthwise convolution. Dense layers are normal with variance ``1 / fan_in``.
     """
     shapes = jax.tree.map(lambda x: x.shape, module.params)
     noise = draw_normal(key, shapes)

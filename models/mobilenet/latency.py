@@ -1,8 +1,8 @@
-"""How long the layers of a MobileNet space take on a device: the table behind a limit on latency.
+"""Latency table of the layers of a MobileNet space on a device, for limits on latency.
 
-Every layer that a network of the space can have runs by itself, by running statistics, many times within one program,
-so that calls cost nothing. A network's latency is taken to be the sum over its layers
-(`lanas_jax/spaces/latency.py`), which leaves out what XLA would fuse across them.
+Every layer of the space runs separately, in inference mode, many times within one program, so that the cost of calls is
+negligible. The latency of a network is the sum over its layers (`lanas_jax/spaces/latency.py`), which ignores fusion
+across layers by XLA.
 """
 
 import functools
@@ -26,8 +26,8 @@ from lanas_jax.spaces.mobilenet_layers import layers
 from models.functional import Functional, Tree
 from models.mobilenet.network import Head, InvertedResidual, stem
 
-SECONDS = 0.02  # that a timing lasts, about
-TIMINGS = 5  # of which the fastest counts
+SECONDS = 0.02  # approximate duration of a timing
+TIMINGS = 5  # timings per layer, of which the fastest counts
 
 
 def measure_latencies(
@@ -39,15 +39,15 @@ def measure_latencies(
     seconds: float = SECONDS,
     note: Callable[[str], None] = lambda line: None,
 ) -> LatencyTable:
-    """Times all layers of a space, on an otherwise idle device.
+    """Times all layers of a space on a device that is otherwise idle.
 
     Args:
-      space: whose networks are meant; its limits are not looked at.
-      batch: images at once.
-      compute_dtype: of activations and convolutions.
-      device: default: the first of this process.
-      seconds: that each timing lasts, about.
-      note: is told how it gets on, a line now and then.
+      space: space of the networks; its limits are ignored.
+      batch: images per call.
+      compute_dtype: dtype of activations and convolutions.
+      device: device to measure; default: the first device of this process.
+      seconds: approximate duration of each timing in seconds.
+      note: callback that receives progress messages.
     """
     device = jax.local_devices()[0] if device is None else device
     found: dict[str, int] = {}
@@ -60,7 +60,7 @@ def measure_latencies(
 
 
 def _networks(space: MobileNetSpace) -> Iterator[MobileNet]:
-    """Networks that together have every layer there is: the deepest ones whose layers are all alike."""
+    """Yields networks that together contain every layer of the space: the deepest ones with uniform layers."""
     for resolution, width, kernel, expansion in itertools.product(
         *map(range, (len(space.resolutions), len(space.widths), len(space.kernels), len(space.expansions)))
     ):
@@ -73,7 +73,7 @@ def _alike(space: MobileNetSpace, resolution: int, width: int, kernel: int, expa
 
 
 def _modules(network: MobileNet, dtype: DTypeLike) -> Iterator[tuple[Callable[..., nnx.Module], tuple[int, int, int]]]:
-    """Stem, blocks and head: what builds each, and height, width and channels of what it reads."""
+    """Yields a builder and the input height, width and channels of the stem, each block and the head."""
     sizes = network.sizes
     resolution, channels = network.resolution, network.image_channels
     yield functools.partial(stem, network, dtype=dtype), (resolution, resolution, channels)
@@ -87,7 +87,7 @@ def _modules(network: MobileNet, dtype: DTypeLike) -> Iterator[tuple[Callable[..
 def _nanoseconds(
     build: Callable[..., nnx.Module], shape: tuple[int, ...], dtype: DTypeLike, device: jax.Device, seconds: float
 ) -> int:
-    """Of one run of a layer."""
+    """Measures the nanoseconds of one run of a layer."""
     module = Functional(lambda: build(rngs=nnx.Rngs(0)))
 
     def ones(tree: Tree) -> Tree:
@@ -113,7 +113,7 @@ def _nanoseconds(
 def _repeated(
     module: Functional, params: Tree, batch_stats: Tree, x: Float[Array, "n h w c"], rounds: Int[Array, ""]
 ) -> Float[Array, ""]:
-    """Runs a layer so many times, each after the one before, since it reads a number of that one's output."""
+    """Runs a layer `rounds` times sequentially; each run depends on a number in the output of the previous one."""
 
     def run(step: Array, carried: Float[Array, ""]) -> Float[Array, ""]:
         del step

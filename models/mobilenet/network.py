@@ -1,14 +1,13 @@
 """Networks of inverted residual blocks as Flax modules: MobileNetV2, MobileNetV3, EfficientNet, and those of a space.
 
-`lanas_jax/spaces/inverted_residuals.py` says what a network consists of; here are its layers and its parameters.
-Inside squeeze-and-excitation there is a ReLU before the hard sigmoid of MobileNetV3 (arXiv 1905.02244), and a swish
-before EfficientNet's sigmoid (arXiv 1905.11946). Batch normalisation has the constants of `models/layers/functions.py`,
-which are those of once-for-all (arXiv 1908.09791); the three papers average statistics over longer and add 1e-3 to
-variances.
+`lanas_jax/spaces/inverted_residuals.py` specifies a network; this file has its layers and parameters. In
+squeeze-and-excitation there is a ReLU before the hard sigmoid of MobileNetV3 (arXiv 1905.02244), and a swish before EfficientNet's
+sigmoid (arXiv 1905.11946). Batch normalisation has the constants of `models/layers/functions.py`, which are those of
+once-for-all (arXiv 1908.09791); the three papers average statistics over longer periods and add 1e-3 to variances.
 
-A network may compute in bfloat16: images, what lies between layers, and the operands of convolutions are rounded to it.
-Parameters, statistics and all that is one product per image (squeeze-and-excitation, hidden layer, classifier) stay
-float32.
+A network may compute in bfloat16: images, activations between layers, and the operands of convolutions are rounded to
+it. Parameters, statistics and all layers with one product per image (squeeze-and-excitation, hidden layer, classifier)
+stay float32.
 """
 
 from collections.abc import Callable
@@ -38,9 +37,9 @@ class MobileNetNetwork(nnx.Module):
     """A whole network.
 
     Args:
-      spec: what it consists of.
-      dtype: of activations and of the operands of convolutions; parameters are float32.
-      rngs: for the initial weights, by Flax's defaults; `models/mobilenet/final.py` draws others.
+      spec: specification of the network.
+      dtype: dtype of activations and operands of convolutions; parameters are float32.
+      rngs: keys for Flax's default initial weights; `models/mobilenet/final.py` draws others.
     """
 
     def __init__(self, spec: MobileNet, *, dtype: DTypeLike, rngs: nnx.Rngs):
@@ -54,12 +53,12 @@ class MobileNetNetwork(nnx.Module):
         paths: Float[Array, "blocks n"] | None = None,
         units: Float[Array, "n d"] | None = None,
     ) -> Float32[Array, "n classes"]:
-        """Logits; by the statistics of the batch after `train()`, by the running ones after `eval()`.
+        """Returns logits; normalises by batch statistics after `train()`, by running statistics after `eval()`.
 
         Args:
-          images: a batch, of any size.
-          paths: what to multiply each block by where its input is added to it, for drop-path.
-          units: what to multiply the classifier's inputs by, for dropout.
+          images: batch of images of any size.
+          paths: factors of the residual blocks, for drop-path.
+          units: factors of the classifier's inputs, for dropout.
         """
         x = self.stem(images)
         for i, block in enumerate(self.blocks):
@@ -68,7 +67,7 @@ class MobileNetNetwork(nnx.Module):
 
 
 class Normalised(nnx.Module):
-    """A convolution, batch normalisation, and an activation where there is one."""
+    """A convolution, batch normalisation, and an optional activation."""
 
     def __init__(self, convolution: Conv | DepthwiseConv, activation: Activation | None, *, rngs: nnx.Rngs):
         self.convolution = convolution
@@ -76,13 +75,13 @@ class Normalised(nnx.Module):
         self.activation = activation
 
     def __call__(self, x: Float[Array, "n h w c"]) -> Float[Array, "n h2 w2 d"]:
-        """Runs them; gives the dtype that the convolution computes in."""
+        """Applies the layers; the output has the compute dtype of the convolution."""
         x = self.norm(self.convolution(x))
         return x if self.activation is None else ACTIVATIONS[self.activation](x)
 
 
 class SqueezeExcitation(nnx.Module):
-    """Weighs channels by what a small network makes of their means (arXiv 1709.01507)."""
+    """Squeeze-and-excitation: scales channels by a small network of their means (arXiv 1709.01507)."""
 
     def __init__(self, channels: int, squeezed: int, gate: Gate, *, rngs: nnx.Rngs):
         self.squeeze = nnx.Linear(channels, squeezed, rngs=rngs)
@@ -90,14 +89,14 @@ class SqueezeExcitation(nnx.Module):
         self.gate = gate
 
     def __call__(self, x: Float[Array, "n h w c"]) -> Float[Array, "n h w c"]:
-        """Weighs the channels of each image."""
+        """Scales the channels of each image."""
         squeezed = self.squeeze(jnp.mean(x.astype(jnp.float32), axis=(1, 2)))
         weights = GATES[self.gate](self.excite(ACTIVATIONS[BEFORE_GATES[self.gate]](squeezed)))
         return x * weights[:, None, None].astype(x.dtype)
 
 
 class InvertedResidual(nnx.Module):
-    """One block; `gate` is that of its squeeze-and-excitation."""
+    """An inverted residual block; `gate` is the gate of its squeeze-and-excitation."""
 
     def __init__(self, block: Block, gate: Gate, *, dtype: DTypeLike, rngs: nnx.Rngs):
         expansion = Conv(block.inputs, block.expanded, 1, dtype=dtype, rngs=rngs) if block.expands else None
@@ -110,7 +109,7 @@ class InvertedResidual(nnx.Module):
         self.residual = block.residual
 
     def __call__(self, x: Float[Array, "n h w c"], scales: Float[Array, " n"] | None = None) -> Array:
-        """Runs the block; `scales` multiply what the input is added to, image by image."""
+        """Runs the block; `scales` multiply the residual of each image before the input is added."""
         y = x if self.expansion is None else self.expansion(x)
         y = self.depthwise(y)
         y = y if self.excitation is None else self.excitation(y)
@@ -121,7 +120,7 @@ class InvertedResidual(nnx.Module):
 
 
 class Head(nnx.Module):
-    """All that comes after the blocks of a network."""
+    """The layers after the blocks of a network."""
 
     def __init__(self, spec: MobileNet, *, dtype: DTypeLike, rngs: nnx.Rngs):
         inputs = spec.blocks[-1].outputs if spec.blocks else spec.stem
@@ -134,7 +133,7 @@ class Head(nnx.Module):
     def __call__(
         self, x: Float[Array, "n h w c"], units: Float[Array, "n d"] | None = None
     ) -> Float32[Array, "n classes"]:
-        """Logits; `units` multiply what the classifier reads."""
+        """Returns logits; `units` multiply the inputs of the classifier."""
         features = jnp.mean(self.last(x).astype(jnp.float32), axis=(1, 2))
         if self.hidden is not None:
             features = ACTIVATIONS[self.activation](self.hidden(features))
@@ -142,6 +141,6 @@ class Head(nnx.Module):
 
 
 def stem(spec: MobileNet, *, dtype: DTypeLike, rngs: nnx.Rngs) -> Normalised:
-    """What reads the images of a network."""
+    """Returns the first convolution of a network."""
     first = Conv(spec.image_channels, spec.stem, 3, spec.stem_stride, dtype=dtype, rngs=rngs)
     return Normalised(first, spec.activation, rngs=rngs)

@@ -1,15 +1,15 @@
-"""The elastic supernet of a MobileNet space: every network of the space is a part of the largest one.
+"""The elastic supernet of a MobileNet space: every network of the space is a slice of the largest one.
 
-As in once-for-all (arXiv 1908.09791), whose space arXiv 1906.06832 (section 5.2) searches: a code takes the first
-layers of each stage, the first channels of what is expanded, and the centre of the depthwise kernels
-(`models/layers/slices.py`; once-for-all transforms the centre, here it is taken as it is); a smaller width takes the
-first channels of everything, and a smaller resolution resizes the images. The code is data: one compiled program runs
-every network, and what a code does not take is not computed. The weights that it takes make an ordinary network of
+As in once-for-all (arXiv 1908.09791), whose space arXiv 1906.06832 (section 5.2) searches, a code uses the first
+layers of each stage, the first channels of each expansion, and the centre of the depthwise kernels
+(`models/layers/slices.py`; once-for-all transforms the centre, this implementation does not). A smaller width uses the
+first channels of all layers, and a smaller resolution resizes the images. The code is data: one compiled program runs
+every network, and layers that a code does not use are not computed. The weights of a code form an ordinary network of
 `models/mobilenet/final.py`.
 
-A layer switches between its kernels and expansions (`models/layers/switch.py`). The layers of a stage after its first
-have the same shapes: they are a loop, whose body is compiled once. Widths and resolutions change the shapes of all
-layers, so there is a whole network in the program for each pair of them: let a space have few.
+A layer switches between its kernels and expansions (`models/layers/switch.py`). All layers of a stage except the first
+have the same shapes and run in a loop, whose body is compiled once. Widths and resolutions change the shapes of all
+layers, so the program contains a whole network for each pair of width and resolution; keep their number small.
 """
 
 import dataclasses
@@ -43,11 +43,11 @@ class MobileNetSupernet:
     """The supernet of a space.
 
     Args:
-      space: says which networks there are.
-      compute_dtype: float32, or bfloat16 for activations and convolutions; parameters are float32 in any case.
+      space: search space, which defines the networks.
+      compute_dtype: float32, or bfloat16 for activations and convolutions; parameters are always float32.
 
     Raises:
-      ValueError: another dtype, or an expansion that expands nothing.
+      ValueError: the dtype is neither float32 nor bfloat16, or an expansion is less than 2.
     """
 
     space: MobileNetSpace
@@ -57,12 +57,12 @@ class MobileNetSupernet:
         layers.check_compute_dtype(self.compute_dtype)
         if min(self.space.expansions) < 2:
             raise ValueError(
-                f"expansions must be at least 2, else a layer has no expanding convolution to take a part of; "
+                f"expansions must be at least 2, so that every layer has an expanding convolution to slice; "
                 f"got {self.space.expansions}"
             )
 
     def init(self, key: PRNGKeyArray) -> tuple[Tree, Tree]:
-        """Weights and batch statistics of the largest network, as `FinalMobileNet.init` gives them.
+        """Returns initial weights and batch statistics of the largest network, in the layout of `FinalMobileNet.init`.
 
         The key is consumed.
         """
@@ -71,17 +71,17 @@ class MobileNetSupernet:
     def apply(
         self, params: Tree, batch_stats: Tree, code: Code, images: Float[Array, "n h w c"], *, train: bool
     ) -> tuple[Float32[Array, "n classes"], Tree]:
-        """Runs the network of `code`, which may be traced.
+        """Runs the network of one code; `code` may be traced.
 
         Args:
-          params: weights, as `init` gives them.
-          batch_stats: running means and variances, as `init` gives them.
-          code: the architecture.
-          images: a batch; resized to the code's resolution, where they have another.
-          train: whether to normalise by the statistics of the batch, else by the running ones.
+          params: weights in the layout of `init`.
+          batch_stats: running means and variances in the layout of `init`.
+          code: architecture, ``int32[dims]``.
+          images: batch of images, resized to the resolution of the code if necessary.
+          train: True to normalise by the statistics of the batch, False by running statistics.
 
         Returns:
-          Logits, and the batch statistics that follow: when training, those that the code uses move.
+          Logits and updated batch statistics: training updates only the statistics that the code uses.
         """
         codes = jnp.asarray(code, jnp.int32)[None]
         parts = self.space.parts(codes)
@@ -94,9 +94,9 @@ class MobileNetSupernet:
         return logits, new_stats if train else batch_stats
 
     def statistics(self, params: Tree, code: Code, images: Float[Array, "n h w c"]) -> Tree:
-        """Means and variances of one batch alone, by the code, which may be traced; zero for what it does not use.
+        """Returns means and variances of one batch for one code, which may be traced; zero for unused statistics.
 
-        The running statistics mix all networks that were trained; those of one network are such means over batches.
+        Running statistics mix all trained subnetworks. Averages over batches of these statistics fit a single one.
         """
         shapes = self.standalone(self.space.cardinalities - 1).module.batch_stats
         zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
@@ -104,10 +104,10 @@ class MobileNetSupernet:
         return jax.tree.map(lambda x: x / (1 - layers.MOMENTUM), moved)
 
     def extract(self, params: Tree, batch_stats: Tree, code: Code) -> tuple[Tree, Tree]:
-        """The weights and statistics that a code uses, as those of its `standalone` network.
+        """Returns the weights and batch statistics that a code uses, in the layout of its `standalone` network.
 
         Raises:
-          ValueError: a code of the wrong length, or an integer out of range.
+          ValueError: the code has the wrong length or an integer out of range.
         """
         network = self.standalone(code)
         present = np.asarray(self.space.present(network.code[None])[0]).reshape(-1)
@@ -120,7 +120,7 @@ class MobileNetSupernet:
         return taken(params, network.module.params), taken(batch_stats, network.module.batch_stats)
 
     def standalone(self, code: Code) -> FinalMobileNet:
-        """The network of a code on its own, without dropout; with what `extract` gives it has the same outputs.
+        """Returns the network of a code, without dropout; the weights from `extract` give the same outputs.
 
         Raises:
           ValueError: as `extract`.
@@ -137,7 +137,7 @@ class MobileNetSupernet:
         cases: Int[Array, "stages layers"],
         images: Float[Array, "n h w c"],
     ) -> tuple[Array, Tree]:
-        """The network of one width and one resolution (which of them), layers chosen by `cases`."""
+        """Runs the network of one width and one resolution, given as indices, with layers selected by `cases`."""
         spec = self._spec(width)
         x = layers.resized(images, self.space.resolutions[resolution])
         new_stats: dict[str, Any] = {"blocks": {}}
@@ -163,7 +163,7 @@ class MobileNetSupernet:
         stats: Sequence[Tree],
         cases: Int[Array, " layers"],
     ) -> tuple[Float[Array, "n h2 w2 d"], list[Tree]]:
-        """The layers of a stage, and their statistics that follow. Case 0 is a layer that is not there."""
+        """Runs the layers of a stage; returns the output and updated statistics. Case 0 is an absent layer."""
         first, rest = (self._choices(gate, width, stage, layer, train) for layer in (0, 1))
         x, moved = switch(first, cases[0] - 1, (x, weights[0]), stats[0])
         if len(weights) == 1:
@@ -176,7 +176,7 @@ class MobileNetSupernet:
         return x, [moved, *(jax.tree.map(lambda leaf, i=i: leaf[i], others) for i in range(len(weights) - 1))]
 
     def _choices(self, gate: Gate, width: int, stage: int, layer: int, train: bool) -> tuple[Branch, ...]:
-        """A layer with each kernel, and with each expansion of that."""
+        """Returns a layer as branches, one for each pair of kernel and expansion."""
         space = self.space
         blocks = [
             space.block(space.widths[width], stage, layer, *choice)
@@ -185,7 +185,7 @@ class MobileNetSupernet:
         return tuple(functools.partial(_layer, _block(block, gate, self._dtype), train) for block in blocks)
 
     def _spec(self, width: int) -> MobileNet:
-        """A network of that width, for its stem, first block and head."""
+        """Returns the specification of a network of that width, used for its stem, first block and head."""
         code = np.zeros(self.space.dims, np.int32)
         code[1] = width
         return self.space.network(code)
@@ -207,7 +207,7 @@ def _block(block: Block, gate: Gate, dtype: np.dtype) -> Functional:
 
 
 def _layer(module: Functional, train: bool, operands: tuple[Array, Tree], stats: Tree) -> tuple[Array, Tree]:
-    """A layer of the images and the weights of the largest one; gives its statistics as they follow, too."""
+    """Runs a layer with slices of the largest layer's weights; returns the output and updated statistics."""
     x, weights = operands
     own = slices.part(stats, module.batch_stats)
     y, moved = module.run(slices.part(weights, module.params), own, lambda layer: layer(x), train=train)

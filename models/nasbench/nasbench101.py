@@ -1,11 +1,11 @@
 """Networks of the NAS-Bench-101 space, each built for its code.
 
-The network is the benchmark's own (supplement of arXiv 1902.09635, its published code where that says more), which
-`lanas_jax/spaces/nasbench101_network.py` describes, with its initial weights and constants. How wide a vertex is
-depends on the graph, so there is no form that takes codes as data: a candidate is a program of its own.
+The network is the benchmark's own (supplement of arXiv 1902.09635, with details from its published code), which
+`lanas_jax/spaces/nasbench101_network.py` describes, with its initial weights and constants. The width of a
+vertex depends on the graph, so there is no code-as-data form: each candidate has its own program.
 
-In bfloat16, images, what lies between layers and the operands of convolutions are rounded; parameters, gradients,
-statistics, the average of the pixels and the head stay float32.
+In bfloat16, images, activations between layers and the operands of convolutions are rounded; parameters, gradients,
+statistics, global average pooling and the head stay float32.
 """
 
 import dataclasses
@@ -24,7 +24,7 @@ from models.fixed import FixedNetwork
 from models.layers.conv import Conv
 from models.layers.norm import Norm
 
-MOMENTUM = 0.997  # of the running batch statistics
+MOMENTUM = 0.997  # momentum of running batch statistics
 CONV_3X3, CONV_1X1, MAX_POOL = OPERATIONS
 
 Code = Int[Array | np.ndarray, " dims"]
@@ -32,14 +32,14 @@ Code = Int[Array | np.ndarray, " dims"]
 
 @dataclasses.dataclass(frozen=True)
 class NASBench101:
-    """The networks of a space.
+    """The family of all networks of a space.
 
     Args:
-      space: says how large the networks are.
-      compute_dtype: float32, or bfloat16 for activations and convolutions; parameters are float32 in any case.
+      space: search space, which defines the sizes of the networks.
+      compute_dtype: float32, or bfloat16 for activations and convolutions; parameters are always float32.
 
     Raises:
-      ValueError: another dtype.
+      ValueError: the dtype is neither float32 nor bfloat16.
     """
 
     space: NASBench101Space
@@ -49,15 +49,15 @@ class NASBench101:
         layers.check_compute_dtype(self.compute_dtype)
 
     def build(self, code: Code, rngs: nnx.Rngs) -> "NASBench101Network":
-        """The network built for one code, its vertices in the code's order.
+        """Builds the network of one code, with vertices in the order of the code.
 
         Raises:
-          ValueError: a code of the wrong length, an integer out of range, or no path from input to output.
+          ValueError: the code has the wrong length, an integer out of range, or no path from input to output.
         """
         return NASBench101Network(self.space, code, dtype=self.compute_dtype, rngs=rngs)
 
     def for_code(self, code: Code) -> FixedNetwork:
-        """The network built for one code, with the face that trainers want.
+        """Returns the network of one code with the interface of trainers.
 
         Raises:
           ValueError: as `build`.
@@ -68,18 +68,18 @@ class NASBench101:
 
 @dataclasses.dataclass(frozen=True)
 class BuiltFor:
-    """Builds the network of one code; equal where networks and code are.
+    """Builds the network of one code; equal if family and code are equal.
 
     Args:
-      networks: those of the space.
-      code: the architecture.
+      networks: family of networks of the space.
+      code: architecture, ``int32[dims]``.
     """
 
     networks: NASBench101
     code: tuple[int, ...]
 
     def __call__(self, key: PRNGKeyArray) -> "NASBench101Network":
-        """The network. The key is consumed."""
+        """Builds the network. The key is consumed."""
         return self.networks.build(np.array(self.code, np.int32), nnx.Rngs(key))
 
 
@@ -91,20 +91,20 @@ class ConvNormRelu(nnx.Module):
         self.norm = Norm(channels, momentum=MOMENTUM, rngs=rngs)
 
     def __call__(self, x: Float[Array, "n h w c"]) -> Float[Array, "n h w d"]:
-        """Runs all three."""
+        """Applies the three layers."""
         return jax.nn.relu(self.norm(self.conv(x)))
 
 
 class MaxPool3x3(nnx.Module):
-    """The maximum of 3x3 pixels."""
+    """Maximum over 3x3 pixels."""
 
     def __call__(self, x: Float[Array, "n h w c"]) -> Float[Array, "n h w c"]:
-        """Pools."""
+        """Applies the pooling."""
         return layers.max_pool(x)
 
 
 class NASBench101Cell(nnx.Module):
-    """A pruned graph: inner vertices apply an operation to a sum, the output concatenates and adds."""
+    """A pruned graph: inner vertices apply an operation to a sum; the output concatenates and adds."""
 
     def __init__(
         self,
@@ -116,7 +116,7 @@ class NASBench101Cell(nnx.Module):
         rngs: nnx.Rngs,
     ):
         widths = [*vertex_channels(adjacency[None], shape.channels)[0].tolist(), shape.channels]
-        self.widths = tuple(widths)  # of the vertices 1, 2, ..., output
+        self.widths = tuple(widths)  # channels of the vertices 1, 2, ..., output
         self.sources = tuple(tuple(np.flatnonzero(column).tolist()) for column in adjacency.T[1:])
         self.projections = nnx.Dict(
             {
@@ -140,7 +140,7 @@ class NASBench101Cell(nnx.Module):
         return jnp.concatenate(ends, axis=-1) + projected if ends else projected
 
     def _projected(self, x: Float[Array, "n h w c"], vertex: int) -> Array:
-        """What the input adds to a vertex: zero where there is no edge."""
+        """Returns the projected input of a vertex; zero if there is no edge from the input."""
         if 0 in self.sources[vertex - 1]:
             return self.projections[str(vertex)](x)
         return jnp.zeros((), x.dtype)
@@ -150,13 +150,13 @@ class NASBench101Network(nnx.Module):
     """The network of one code.
 
     Args:
-      space: the space of the code; gives the sizes.
-      code: the architecture, vertices in its order.
-      dtype: of activations and of the operands of convolutions; parameters are float32.
-      rngs: for the initial weights: of convolutions, truncated normal numbers of variance ``1 / fan_in``.
+      space: space of the code, which defines the sizes.
+      code: architecture, ``int32[dims]``; vertices are built in its order.
+      dtype: dtype of activations and operands of convolutions; parameters are float32.
+      rngs: keys for the initial weights; convolutions are truncated normal with variance ``1 / fan_in``.
 
     Raises:
-      ValueError: a code of the wrong length, an integer out of range, or no path from input to output.
+      ValueError: the code has the wrong length, an integer out of range, or no path from input to output.
     """
 
     def __init__(self, space: NASBench101Space, code: Code, *, dtype: DTypeLike = jnp.float32, rngs: nnx.Rngs):
@@ -171,7 +171,7 @@ class NASBench101Network(nnx.Module):
         self.head = nnx.Linear(shapes[-1].channels, space.classes, kernel_init=initial, rngs=rngs)
 
     def __call__(self, images: Float[Array, "n h w c"]) -> Float32[Array, "n classes"]:
-        """Logits; by the statistics of the batch after `train()`, by the running ones after `eval()`."""
+        """Returns logits; normalises by batch statistics after `train()`, by running statistics after `eval()`."""
         x = self.stem(images)
         for i, cell in enumerate(self.cells):
             if i and i % self.cells_per_stack == 0:

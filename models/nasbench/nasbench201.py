@@ -1,14 +1,14 @@
 """Networks of the NAS-Bench-201 space, in two forms that give the same outputs from the same weights.
 
 `NASBench201.apply` takes the code as data: one compiled program trains every candidate of the space. `specialise`,
-`build` and `for_code` give the network of one code, which has its parameters alone
-(`models/nasbench/nasbench201_network.py`). The code-as-data form carries the union of what codes may need
-(`models/nasbench/nasbench201_cell.py`); what a code does not need is zero, has zero gradient, and thus takes no part in
-weight decay, clipping or counting.
+`build` and `for_code` return the network of one code, which has only the parameters of that code
+(`models/nasbench/nasbench201_network.py`). The code-as-data form holds the union of the weights that codes may need
+(`models/nasbench/nasbench201_cell.py`). Weights that a code does not use are zero and have zero gradient, so weight
+decay, clipping and parameter counts ignore them.
 
-The network is the benchmark's own (section 2 of arXiv 2001.00326, its published code where that says more), with the
-initial weights that PyTorch gives it by default. In bfloat16, images, what lies between layers and the operands of
-convolutions are rounded; parameters, gradients, statistics, the average of the pixels and the head stay float32.
+The network is the benchmark's own (section 2 of arXiv 2001.00326, with details from its published code), with
+PyTorch's default initial weights. In bfloat16, images, activations between layers and the operands of
+convolutions are rounded; parameters, gradients, statistics, global average pooling and the head stay float32.
 """
 
 import dataclasses
@@ -36,14 +36,14 @@ Code = Int[Array | np.ndarray, " dims"]
 
 @dataclasses.dataclass(frozen=True)
 class NASBench201:
-    """The networks of a space.
+    """The family of all networks of a space.
 
     Args:
-      space: says how large the networks are.
-      compute_dtype: float32, or bfloat16 for activations and convolutions; parameters are float32 in any case.
+      space: search space, which defines the sizes of the networks.
+      compute_dtype: float32, or bfloat16 for activations and convolutions; parameters are always float32.
 
     Raises:
-      ValueError: another dtype.
+      ValueError: the dtype is neither float32 nor bfloat16.
     """
 
     space: NASBench201Space
@@ -53,13 +53,13 @@ class NASBench201:
         layers.check_compute_dtype(self.compute_dtype)
 
     def init(self, key: PRNGKeyArray, code: Code) -> tuple[Tree, Tree]:
-        """Weights and batch statistics of one network; `code` may be traced.
+        """Returns initial weights and batch statistics of one network; `code` may be traced.
 
-        Kernels and the head's biases are uniform within ``1 / sqrt(fan_in)`` of zero, where fan-in counts what the code
-        uses. The key is consumed.
+        Kernels and the head's biases are uniform within ``1 / sqrt(fan_in)`` of zero; fan-in counts the inputs that the
+        code uses. The key is consumed.
 
         Returns:
-          Parameters and batch statistics: the keys are ``stem``, ``stages`` and ``reductions`` (lists), ``last_norm``
+          Parameters and batch statistics with the keys ``stem``, ``stages`` and ``reductions`` (lists), ``last_norm``
           and, for parameters, ``head``.
         """
         space, noise = self.space, self._noise(key)
@@ -84,17 +84,17 @@ class NASBench201:
     def apply(
         self, params: Tree, batch_stats: Tree, code: Code, images: Float[Array, "n h w c"], *, train: bool
     ) -> tuple[Float32[Array, "n classes"], Tree]:
-        """Runs the network of `code`, which may be traced.
+        """Runs the network of one code; `code` may be traced.
 
         Args:
-          params: weights, as `init` gives them.
-          batch_stats: running means and variances, as `init` gives them.
-          code: the architecture.
-          images: a batch of the space's image size and channels.
-          train: whether to normalise by the statistics of the batch, else by the running ones.
+          params: weights in the layout of `init`.
+          batch_stats: running means and variances in the layout of `init`.
+          code: architecture, ``int32[dims]``.
+          images: batch with the image size and channels of the space.
+          train: True to normalise by the statistics of the batch, False by running statistics.
 
         Returns:
-          Logits, and the batch statistics that follow (unchanged unless training).
+          Logits and updated batch statistics (unchanged unless training).
         """
         code = jnp.asarray(code, jnp.int32)
         x = layers.convolution(images.astype(self.compute_dtype), params["stem"]["kernel"])
@@ -112,25 +112,25 @@ class NASBench201:
         return logits, {"stem": stem, "stages": stages, "reductions": reductions, "last_norm": last}
 
     def specialise(self, params: Tree, batch_stats: Tree, code: Code) -> NASBench201Network:
-        """The network built for one code, with the weights that the code uses.
+        """Returns the network of one code as a module, with the weights that the code uses.
 
         Raises:
-          ValueError: a code of the wrong length, or an integer out of range.
+          ValueError: the code has the wrong length or an integer out of range.
         """
         checked = self.space.check(np.asarray(code)[None])[0]
         graph = nnx.graphdef(nnx.eval_shape(lambda: self._network(checked)))
         return nnx.merge(graph, network_state(params, batch_stats, checked))
 
     def build(self, code: Code, rngs: nnx.Rngs) -> NASBench201Network:
-        """The network built for one code, initialised as `init` does; takes one key of the stream ``params``."""
+        """Builds the network of one code, initialised as by `init`; consumes one key of the stream ``params``."""
         params, batch_stats = jax.jit(self.init)(rngs.params(), jnp.asarray(code, jnp.int32))
         return self.specialise(params, batch_stats, code)
 
     def for_code(self, code: Code) -> FixedNetwork:
-        """The network built for one code with the face of this one, for trainers; the same key, the same weights.
+        """Returns the network of one code with the interface of this class; the same key gives the same weights.
 
         Raises:
-          ValueError: a code of the wrong length, or an integer out of range.
+          ValueError: the code has the wrong length or an integer out of range.
         """
         checked = self.space.check(np.asarray(code)[None])[0]
         return FixedNetwork(self.space, InitialisedFor(self, tuple(checked.tolist())))
@@ -139,7 +139,7 @@ class NASBench201:
         return NASBench201Network(self.space, code, dtype=self.compute_dtype, rngs=nnx.Rngs(0))
 
     def _noise(self, key: PRNGKeyArray) -> Tree:
-        """Uniform numbers in [-1, 1) for all kernels, in one draw: each of its own would compile for a second."""
+        """Draws uniform numbers in [-1, 1) for all kernels at once; a separate draw takes a second to compile."""
         space, stages = self.space, self.space.stages
         last = stages[-1].channels
         shapes = {
@@ -153,7 +153,7 @@ class NASBench201:
         return unravel(jax.random.uniform(key, flat.shape, minval=-1.0))
 
     def _edge_weights(self, noise: Float[Array, "cells edges 3 3 c c"], code: Code) -> Tree:
-        """Of a stage, zero where the code does not use them."""
+        """Returns the edge weights of a stage; zero for weights that the code does not use."""
         code = jnp.asarray(code, jnp.int32)[None]
         centre = np.pad(np.ones((1, 1), bool), 1)
         wide, narrow = ((code == operation)[:, :, None, None] for operation in (CONV_3X3, CONV_1X1))
@@ -176,7 +176,7 @@ class NASBench201:
 
 
 def _reduce(x: Float[Array, "n h w c"], weights: Tree, stats: Tree, train: bool) -> tuple[Array, Tree]:
-    """A residual block: two 3x3 convolutions, and one of 1x1 on the means of 2x2 pixels."""
+    """Runs a residual block: two 3x3 convolutions, and a 1x1 convolution on averages over 2x2 pixels."""
     y, first = relu_conv_norm(x, weights["first"], stats["first"], train, stride=2)
     y, second = relu_conv_norm(y, weights["second"], stats["second"], train)
     shortcut = layers.convolution(layers.average_of_four(x), weights["shortcut"]["kernel"])

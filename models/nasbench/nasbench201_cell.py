@@ -1,16 +1,16 @@
-"""NAS-Bench-201 cells with their code as data: one program for every stage of cells of one size.
+"""NAS-Bench-201 cells that take the code as data: one program for every stage of cells of one size.
 
-Each edge owns the union of what the five operations need, stacked over cells and edges:
+Each edge has the union of the weights that the five operations need, stacked over cells and edges:
 
 - ``kernel``: ``[cells, 6, 3, 3, c, c]``; the 1x1 convolution reads the centre
 - ``scale``, ``bias``: ``[cells, 6, c]``
 
-and batch statistics ``mean``, ``variance`` likewise. What a code does not use is zero and stays zero. All of these are
-float32; a cell computes in the dtype of its images, to which each edge rounds the kernel it reads.
+The batch statistics ``mean`` and ``variance`` have the same layout. Weights that a code does not use are zero and stay
+zero. Weights and statistics are float32; a cell computes in the dtype of its images and rounds kernels to it.
 
-Loops over cells and edges hold the only `lax.switch`, so that each operation is compiled once for a stage and only the
-chosen ones run. The gradient of a switch would keep the residuals of all its branches; an edge therefore has one of its
-own, which keeps the images alone and runs the operation again.
+Loops over cells and edges contain the only `lax.switch`, so that each operation is compiled once per stage and only the
+selected ones run. The gradient of a switch would save the residuals of all branches, so an edge has a custom gradient,
+which saves only the images and recomputes the operation.
 """
 
 from collections.abc import Callable, Sequence
@@ -35,14 +35,14 @@ Operation = Callable[[Array, Tree, Tree], tuple[Array, Tree]]
 def run_stage(
     x: Images, params: Tree, batch_stats: Tree, code: Int[Array, " 6"], *, train: bool
 ) -> tuple[Images, Tree]:
-    """What the last of a stage's cells puts out, and the batch statistics that follow.
+    """Runs the cells of a stage; returns the output of the last cell and updated batch statistics.
 
     Args:
-      x: what enters the first.
+      x: input of the first cell.
       params: weights of all cells and edges.
       batch_stats: running statistics of all cells and edges.
-      code: the operation of each edge.
-      train: whether to normalise by the statistics of the batch.
+      code: operation of each edge.
+      train: True to normalise by the statistics of the batch.
     """
 
     def cell(x: Images, own: tuple[Tree, Tree]) -> tuple[Images, Tree]:
@@ -78,7 +78,7 @@ def _run_edge_forward(train: bool, operation: Array, x: Array, weights: Tree, st
 
 def _run_edge_backward(train: bool, saved: tuple, cotangents: tuple[Array, Tree]) -> tuple:
     operation, x, weights, stats = saved
-    dy, _ = cotangents  # running statistics carry no gradient
+    dy, _ = cotangents  # running statistics have no gradient
     pullbacks = [partial(_pullback, operation) for operation in _operations(train)]
     dx, dweights = lax.switch(operation, pullbacks, x, weights, stats, dy)
     return None, dx, dweights, jax.tree.map(jnp.zeros_like, stats)
@@ -93,7 +93,7 @@ def _pullback(operation: Operation, x: Array, weights: Tree, stats: Tree, dy: Ar
 
 
 def _operations(train: bool) -> Sequence[Operation]:
-    """In the order of a code, `(x, weights, stats) -> (y, stats)`."""
+    """Returns the operations in code order, `(x, weights, stats) -> (y, stats)`."""
     return [
         lambda x, weights, stats: (jnp.zeros_like(x), stats),
         lambda x, weights, stats: (x, stats),
@@ -108,5 +108,5 @@ def _centre(weights: Tree) -> Tree:
 
 
 def relu_conv_norm(x: Images, weights: Tree, stats: Tree, train: bool, stride: int = 1) -> tuple[Array, Tree]:
-    """ReLU, convolution and normalisation; gives the statistics that follow, too."""
+    """Applies ReLU, convolution and normalisation; returns the output and updated statistics."""
     return norm(layers.convolution(jax.nn.relu(x), weights["kernel"], stride), weights, stats, train)

@@ -1,8 +1,8 @@
-"""The network of one NAS-Bench-201 cell as a Flax module: exactly its layers and its parameters.
+"""The network of one NAS-Bench-201 cell as a Flax module, with exactly the layers and parameters of the code.
 
 As in the benchmark's published code: a 3x3 stem with normalisation, three stages of cells, residual blocks that halve
-the resolution between them, then normalisation, ReLU, the average of the pixels and a linear head.
-`models/nasbench/nasbench201.py` runs the same networks with the code as data; `specialise` there hands weights over.
+the resolution between them, then normalisation, ReLU, global average pooling and a linear head.
+`models/nasbench/nasbench201.py` runs the same networks with the code as data; its `specialise` transfers the weights.
 """
 
 from typing import Any
@@ -27,7 +27,7 @@ from models import layers
 from models.layers.conv import Conv
 from models.layers.norm import Norm, norm_state
 
-Tree = dict[Any, Any]  # the keys of a module's state are names, and positions in lists
+Tree = dict[Any, Any]  # keys of a module's state: names, and indices in lists
 
 
 class ReluConvNorm(nnx.Module):
@@ -38,36 +38,36 @@ class ReluConvNorm(nnx.Module):
         self.norm = Norm(channels, rngs=rngs)
 
     def __call__(self, x: Float[Array, "n h w c"]) -> Float[Array, "n h2 w2 d"]:
-        """Runs all three."""
+        """Applies the three layers."""
         return self.norm(self.conv(jax.nn.relu(x)))
 
 
 class AveragePool(nnx.Module):
-    """The mean of 3x3 pixels."""
+    """Average over 3x3 pixels."""
 
     def __call__(self, x: Float[Array, "n h w c"]) -> Float[Array, "n h w c"]:
-        """Pools."""
+        """Applies the pooling."""
         return layers.average_pool(x)
 
 
 class SkipConnection(nnx.Module):
-    """A skip."""
+    """A skip connection."""
 
     def __call__(self, x: Float[Array, "n h w c"]) -> Float[Array, "n h w c"]:
-        """Hands on."""
+        """Returns the input."""
         return x
 
 
 class Zero(nnx.Module):
-    """An edge that is not there."""
+    """A missing edge."""
 
     def __call__(self, x: Float[Array, "n h w c"]) -> Float[Array, "n h w c"]:
-        """Forgets."""
+        """Returns zeros."""
         return jnp.zeros_like(x)
 
 
 class NASBench201Cell(nnx.Module):
-    """Four nodes; each but the first is the sum of the edges that enter it."""
+    """A cell of four nodes; each node except the first is the sum of its incoming edges."""
 
     def __init__(self, code: Int[np.ndarray, " dims"], channels: int, *, dtype: DTypeLike, rngs: nnx.Rngs):
         self.edges = nnx.List([_operation(int(operation), channels, dtype, rngs) for operation in code])
@@ -89,7 +89,7 @@ class Reduction(nnx.Module):
         self.shortcut = Conv(channels, 2 * channels, 1, dtype=dtype, rngs=rngs)
 
     def __call__(self, x: Float[Array, "n h w c"]) -> Float[Array, "n h2 w2 d"]:
-        """Both ways, summed."""
+        """Returns the sum of shortcut and residual."""
         return self.shortcut(layers.average_of_four(x)) + self.second(self.first(x))
 
 
@@ -97,10 +97,10 @@ class NASBench201Network(nnx.Module):
     """The network of one code.
 
     Args:
-      space: the space of the code; gives the sizes.
-      code: the architecture, NumPy integers ``[dims]``.
-      dtype: of activations and of the operands of convolutions; parameters are float32.
-      rngs: for the initial weights, by Flax's defaults; `NASBench201.build` initialises as the code-as-data form does.
+      space: space of the code, which defines the sizes.
+      code: architecture, NumPy integers ``[dims]``.
+      dtype: dtype of activations and operands of convolutions; parameters are float32.
+      rngs: keys for Flax's default initial weights; `NASBench201.build` initialises like the code-as-data form.
     """
 
     def __init__(
@@ -119,7 +119,7 @@ class NASBench201Network(nnx.Module):
         self.head = nnx.Linear(space.stages[-1].channels, space.classes, rngs=rngs)
 
     def __call__(self, images: Float[Array, "n h w c"]) -> Float32[Array, "n classes"]:
-        """Logits; by the statistics of the batch after `train()`, by the running ones after `eval()`."""
+        """Returns logits; normalises by batch statistics after `train()`, by running statistics after `eval()`."""
         x = self.stem_norm(self.stem(images))
         for i, stage in enumerate(self.stages):
             x = self.reductions[i - 1](x) if i else x
@@ -130,7 +130,7 @@ class NASBench201Network(nnx.Module):
 
 
 def network_state(params: Tree, batch_stats: Tree, code: Int[np.ndarray, " dims"]) -> Tree:
-    """The arrays of the code-as-data form that a code uses, as the pure state of its `NASBench201Network`."""
+    """Converts the arrays of the code-as-data form that a code uses to the pure state of its `NASBench201Network`."""
     reductions = zip(params["reductions"], batch_stats["reductions"], strict=True)
     state = {
         "stem": {"kernel": params["stem"]["kernel"]},
@@ -146,7 +146,7 @@ def network_state(params: Tree, batch_stats: Tree, code: Int[np.ndarray, " dims"
 
 
 def _stage_state(params: Tree, batch_stats: Tree, code: Int[np.ndarray, " dims"]) -> Tree:
-    """Cells, which have an edge with parameters at least."""
+    """Returns the state of the cells of a stage, which have at least one edge with parameters."""
 
     def edge(cell: int, i: int) -> Tree:
         weights, stats = ({name: x[cell, i] for name, x in tree.items()} for tree in (params, batch_stats))

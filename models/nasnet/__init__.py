@@ -1,4 +1,4 @@
-"""Networks of the NASNet space: candidates, the final network, the supernet."""
+"""Networks of the NASNet space: candidates, the winner, the supernet."""
 
 from models.nasnet.candidate import NASNet
 from models.nasnet.final import FinalNASNet

@@ -1,8 +1,8 @@
 """The auxiliary head of DARTS (arXiv 1806.09055): a small classifier in the middle of a network, for training only.
 
-Its loss, weighted, is added to that of the network; which cell it reads is the business of the network. Weights are
+The trainer adds its weighted loss to the loss of the network; the network chooses the cell that it reads. Weights are
 normal with variance ``2 / fan_in`` in convolutions and ``1 / fan_in`` in the last layer, as in
-`models/nasnet/candidate.py`. Weight standardisation, an option of the cells, does not reach it.
+`models/nasnet/candidate.py`. Weight standardisation, an option of the cells, does not apply to the head.
 """
 
 import jax
@@ -14,21 +14,21 @@ from jaxtyping import Array, Float, Float32
 from models import layers
 from models.layers.norm import Norm
 
-CHANNELS = (128, 768)  # of the two convolutions
+CHANNELS = (128, 768)  # output channels of the two convolutions
 
 
 class AuxiliaryHead(nnx.Module):
     """ReLU, average pool to 2x2, 1x1 convolution, norm, ReLU, 2x2 convolution, norm, ReLU, linear.
 
     Args:
-      channels: of the images it reads.
-      classes: outputs.
-      size: height and width of the images it reads; see `pool_window`.
-      dtype: of the operands of convolutions; the pool and the last layer are float32, and so are parameters.
-      rngs: for the initial weights.
+      channels: number of input channels.
+      classes: number of classes.
+      size: height and width of the input; see `pool_window`.
+      dtype: dtype of the operands of convolutions; pooling, the last layer and parameters are float32.
+      rngs: keys for the initial weights.
 
     Raises:
-      ValueError: a size below two.
+      ValueError: the size is less than 2.
     """
 
     def __init__(self, channels: int, classes: int, size: int, *, dtype: DTypeLike, rngs: nnx.Rngs):
@@ -43,7 +43,7 @@ class AuxiliaryHead(nnx.Module):
         self.head = nnx.Linear(wide, classes, kernel_init=_normal(1.0), rngs=rngs)
 
     def __call__(self, x: Float[Array, "n h w c"]) -> Float32[Array, "n classes"]:
-        """Logits."""
+        """Returns logits."""
         x = jax.nn.relu(x.astype(jnp.float32))
         x = layers.average_pool_within(x, self.window, self.stride)
         x = jax.nn.relu(self.pointwise_norm(self.pointwise(x)))
@@ -52,20 +52,20 @@ class AuxiliaryHead(nnx.Module):
 
 
 def pool_window(size: int) -> tuple[int, int]:
-    """Window and stride of the average pool that makes images of that size 2x2.
+    """Returns window and stride of the average pooling that reduces images of that size to 2x2.
 
-    For 8x8 images, as after two reductions of CIFAR's, they are those of DARTS, 5 and 3, and in general the stride is
-    the same share of the size, rounded down, and two windows cover the size.
+    For 8x8 images, as after two reductions of CIFAR images, they are those of DARTS: 5 and 3. For other sizes the
+    stride is the same fraction of the size, rounded down, and two windows cover the size.
 
     Raises:
-      ValueError: a size below two.
+      ValueError: the size is less than 2.
     """
     if size < 2:
-        raise ValueError(f"the auxiliary head reads images of at least 2x2 pixels; got {size}x{size}: go without it")
+        raise ValueError(f"the auxiliary head needs at least 2x2 pixels; got {size}x{size}; use auxiliary=False")
     stride = max(3 * size // 8, 1)
     return size - stride, stride
 
 
 def _normal(scale: float) -> nnx.Initializer:
-    """Of variance ``scale / fan_in``."""
+    """Returns a normal initializer with variance ``scale / fan_in``."""
     return nnx.initializers.variance_scaling(scale, "fan_in", "normal")

@@ -1,19 +1,20 @@
 """Networks of the NASNet space, in two forms that give the same outputs from the same weights.
 
 `NASNet.apply` takes the code as data: one compiled program trains every candidate of the space. `NASNet.specialise`
-and `NASNet.build` give the network of one code as a Flax module (`models/nasnet/network.py`), which has its parameters
-alone, and `NASNet.for_code` gives it the face that trainers want (`models/fixed.py`); a search's final network has more
-to it (`models/nasnet/final.py`). The code-as-data form carries the
-union of what codes may need, ``[branches, 2, ...]`` for the two steps of each branch (`models/nasnet/cell.py`); what a
-code does not need is zero, has zero gradient, and thus takes no part in weight decay, clipping or counting. Between
-stem and head it is run by `models/nasnet/stack.py`.
+and `NASNet.build` return the network of one code as a Flax module (`models/nasnet/network.py`), which has only the
+parameters of that code. `NASNet.for_code` gives this module the interface of trainers (`models/fixed.py`). The winner
+of a search has additional parts (`models/nasnet/final.py`).
+
+The code-as-data form holds the union of the weights that codes may need, ``[branches, 2, ...]`` for the two steps of
+each branch (`models/nasnet/cell.py`). Weights that a code does not use are zero and have zero gradient, so weight
+decay, clipping and parameter counts ignore them. `models/nasnet/stack.py` runs this form.
 
 The stack is the evaluation network of DARTS (arXiv 1806.09055): a 3x3 stem, cells that preprocess their two inputs by
-ReLU, 1x1 convolution and normalisation, a linear head on the average of the pixels.
+ReLU, 1x1 convolution and normalisation, and a linear head on the global average.
 
-A network may compute in bfloat16: images, what lies between layers, and the operands of convolutions and 1x1
-convolutions are rounded to it. Parameters, gradients, statistics of normalisation, the average of the pixels and the
-head, one product per image, stay float32, and so do logits and loss.
+A network may compute in bfloat16: images, activations between layers, and the operands of convolutions and 1x1
+convolutions are rounded to it. Parameters, gradients, statistics of normalisation, global average pooling, the head
+(one product per image), logits and loss stay float32.
 """
 
 import dataclasses
@@ -36,16 +37,16 @@ from models.nasnet.stack import Code, Stack, Tree, map_branches
 
 @dataclasses.dataclass(frozen=True)
 class NASNet:
-    """The networks of a space.
+    """The family of all networks of a space.
 
     Args:
-      space: says which codes there are, and how large the networks are.
-      compute_dtype: float32, or bfloat16 for activations and convolutions; parameters are float32 in any case.
-      weight_standardisation: whether 1x1 convolutions standardise their kernels (`models.layers.standardise`) over the
-        inputs that the code uses: in separable convolutions, skips that halve, and on a cell's inputs.
+      space: search space, which defines the codes and the sizes of the networks.
+      compute_dtype: float32, or bfloat16 for activations and convolutions; parameters are always float32.
+      weight_standardisation: True to standardise the kernels of 1x1 convolutions (`models.layers.standardise`) over
+        the inputs that the code uses: in separable convolutions, skips of stride 2, and on a cell's inputs.
 
     Raises:
-      ValueError: another dtype.
+      ValueError: the dtype is neither float32 nor bfloat16.
     """
 
     space: NASNetSpace
@@ -56,30 +57,30 @@ class NASNet:
         layers.check_compute_dtype(self.compute_dtype)
 
     def init(self, key: PRNGKeyArray, code: Code) -> tuple[Tree, Tree]:
-        """Weights and batch statistics of one network; `code` may be traced.
+        """Returns initial weights and batch statistics of one network; `code` may be traced.
 
-        Convolutions are normal with variance ``2 / fan_in``, the head with ``1 / fan_in``, where fan-in counts what the
-        code uses. The key is consumed.
+        Convolutions are normal with variance ``2 / fan_in``, the head with ``1 / fan_in``; fan-in counts the
+        inputs that the code uses. The key is consumed.
 
         Returns:
-          Parameters and batch statistics: the keys are ``stem``, ``cells`` (a list) and, for parameters, ``head``.
+          Parameters and batch statistics with the keys ``stem``, ``cells`` (a list) and, for parameters, ``head``.
         """
         return self._stack.init(key, code, partial(self._uses, code))
 
     def apply(
         self, params: Tree, batch_stats: Tree, code: Code, images: Float[Array, "n h w c"], *, train: bool
     ) -> tuple[Float32[Array, "n classes"], Tree]:
-        """Runs the network of `code`, which may be traced.
+        """Runs the network of one code; `code` may be traced.
 
         Args:
-          params: weights, as `init` gives them.
-          batch_stats: running means and variances, as `init` gives them.
-          code: the architecture.
-          images: a batch of the space's image size and channels.
-          train: whether to normalise by the statistics of the batch, else by the running ones.
+          params: weights in the layout of `init`.
+          batch_stats: running means and variances in the layout of `init`.
+          code: architecture, ``int32[dims]``.
+          images: batch with the image size and channels of the space.
+          train: True to normalise by the statistics of the batch, False by running statistics.
 
         Returns:
-          Logits, and the batch statistics that follow (unchanged unless training).
+          Logits and updated batch statistics (unchanged unless training).
         """
         rows = np.arange(4 * self.space.blocks, dtype=np.int32).reshape(-1, 2)
         params, batch_stats = (map_branches(_by_row, tree) for tree in (params, batch_stats))
@@ -89,10 +90,10 @@ class NASNet:
     def specialise(
         self, params: Tree, batch_stats: Tree, code: Code, auxiliary: AuxiliaryHead | None = None
     ) -> NASNetNetwork:
-        """The network built for one code, with the weights that the code uses, and with an auxiliary head if given.
+        """Returns the network of one code as a module, with the weights that it uses and the given auxiliary head.
 
         Raises:
-          ValueError: a code of the wrong length, or an integer out of range.
+          ValueError: the code has the wrong length or an integer out of range.
         """
         checked = self.space.check(np.asarray(code)[None])[0]
         arrays = network_state(self.space, params, batch_stats, checked)
@@ -103,15 +104,15 @@ class NASNet:
         return nnx.merge(graph, state)
 
     def build(self, code: Code, rngs: nnx.Rngs) -> NASNetNetwork:
-        """The network built for one code, initialised as `init` does; takes one key of the stream ``params``."""
+        """Builds the network of one code, initialised as by `init`; consumes one key of the stream ``params``."""
         params, batch_stats = jax.jit(self.init)(rngs.params(), jnp.asarray(code, jnp.int32))
         return self.specialise(params, batch_stats, code)
 
     def for_code(self, code: Code) -> FixedNetwork:
-        """The network built for one code with the face of this one, for trainers; the same key, the same weights.
+        """Returns the network of one code with the interface of this class; the same key gives the same weights.
 
         Raises:
-          ValueError: a code of the wrong length, or an integer out of range.
+          ValueError: the code has the wrong length or an integer out of range.
         """
         checked = self.space.check(np.asarray(code)[None])[0]
         return FixedNetwork(self.space, InitialisedFor(self, tuple(checked.tolist())))
@@ -133,7 +134,7 @@ class NASNet:
     def _uses(
         self, code: Code, shape: NASNetCellShape
     ) -> tuple[Bool[Array, "branches 2"], Bool[Array, "branches 2 5 5"]]:
-        """Which halves of a branch its code uses, and which pixels of the depthwise kernels."""
+        """Returns masks of the halves of each branch and the pixels of the depthwise kernels that the code uses."""
         codes = jnp.asarray(code, jnp.int32)[None]
         operations = self.space.operations(codes)[0, shape.cell].reshape(-1)
         sources = self.space.inputs(codes)[0, shape.cell].reshape(-1)
@@ -156,14 +157,14 @@ def _by_branch(x: Float[Array, "rows ..."], cell: int = 0) -> Float[Array, "bran
 
 
 class _OneKey(nnx.Rngs):
-    """Always the same key, for modules whose weights will be replaced.
+    """A stream that always returns the same key, for modules whose weights will be replaced.
 
-    The streams of Flax count in an array; where that is traced, each draw searches all that was traced before.
+    Flax streams count in an array; if that array is traced, each draw searches the whole trace.
     """
 
     def __init__(self) -> None:
         pass
 
     def params(self) -> PRNGKeyArray:
-        """The key."""
+        """Returns the key."""
         return jax.random.key(0)

@@ -1,22 +1,22 @@
-"""A NASNet cell with its code as data: one program for every cell of one shape.
+"""A NASNet cell that takes the code as data: one program for every cell of one shape.
 
-A cell is given its weights in rows, each of which holds the union of what a step of any operation needs:
+The weights of a cell are rows. Each row holds the union of the weights that a step of any operation needs:
 
-- ``depthwise``: ``[rows, 5, 5, c]``, of half a separable convolution; the 3x3 one reads the centre
-- ``pointwise``: ``[rows, c, c]``, of half a separable convolution, or of a skip of stride 2
-- ``scale``, ``bias``: ``[rows, c]``, as `pointwise`
+- ``depthwise``: ``[rows, 5, 5, c]``, for half a separable convolution; a 3x3 convolution reads the centre
+- ``pointwise``: ``[rows, c, c]``, for half a separable convolution, or for a skip of stride 2
+- ``scale``, ``bias``: ``[rows, c]``, for the same operations as `pointwise`
 
-and batch statistics ``mean``, ``variance`` likewise. Which rows a branch reads is up to the network: in
-`models/nasnet/candidate.py` each branch has two of its own, in `models/nasnet/supernet.py` each operation on each input
-of each block. A step without weights may be pointed at any row: it changes no statistics and adds zero to the gradient.
-All of these are float32; a cell computes in the dtype of its inputs, to which each step rounds the kernels it reads.
+The batch statistics ``mean`` and ``variance`` have the same layout. The network assigns rows to branches: in
+`models/nasnet/candidate.py` each branch has two rows of its own, in `models/nasnet/supernet.py` each operation on each
+input of each block has. A step without weights may refer to any row: it changes no statistics and adds zero to the
+gradient. Weights and statistics are float32; a cell computes in the dtype of its inputs and rounds kernels to it.
 
-A cell is run as a list of steps, each of which reads one slot, runs one operation and adds to another slot; slots are
-a middle for each branch, where a separable convolution is after its first half, the two inputs, and the blocks. A loop
-over steps holds the only `lax.switch`, so that each operation is compiled once and only the chosen ones run. The
-gradient of a switch would keep the residuals of all its branches; the cell therefore has one of its own, which keeps
-the slots alone and runs each step again. Where a trained network is only read there is no gradient, and a step is a
-block with both of its branches, which need no slots for middles.
+A cell runs as a list of steps. Each step reads one slot, runs one operation and adds the result to another slot. There
+is a slot for the middle of each branch, which holds the result of the first half of a separable convolution, and one
+for each of the two inputs and each block. A loop over steps contains the only `lax.switch`, so that each operation is
+compiled once and only the selected ones run. The gradient of a switch would save the residuals of all branches, so the
+cell has a custom gradient, which saves only the slots and recomputes each step. Inference needs no gradient: there a
+step is a whole block with both branches, without slots for middles.
 """
 
 import dataclasses
@@ -40,20 +40,20 @@ Operation = Callable[..., tuple[Array, Any]]
 
 
 class Mode(NamedTuple):
-    """What is known of a cell before its code is."""
+    """The static properties of a cell, independent of its code."""
 
-    reduction: bool  # whether branches on the cell's inputs have stride 2
-    train: bool  # whether to normalise by the statistics of the batch
-    standardise: bool  # whether kernels of 1x1 convolutions are standardised
+    reduction: bool  # True if branches on the cell's inputs have stride 2
+    train: bool  # True to normalise by the statistics of the batch
+    standardise: bool  # True to standardise the kernels of 1x1 convolutions
 
 
 class Branches(NamedTuple):
-    """What a cell computes: two branches for each block.
+    """The branches of a cell, two per block.
 
     Attributes:
-      operation: of each branch.
-      source: what it reads, 0 to ``blocks``: the inputs, then the blocks.
-      rows: of weights, that its first and second half read.
+      operation: operation of each branch.
+      source: input of each branch, 0 to ``blocks``: the two inputs of the cell, then the blocks.
+      rows: rows of weights for the first and second half of each branch.
     """
 
     operation: Int[Array, " branches"]
@@ -62,32 +62,32 @@ class Branches(NamedTuple):
 
 
 class CellProgram(NamedTuple):
-    """The program of a cell in training; the arrays have room for two steps per branch, of which `length` are taken."""
+    """The steps of a cell in training; the arrays have room for two steps per branch, of which `length` are used."""
 
     operation: Int[Array, " steps"]
-    on_input: Bool[Array, " steps"]  # whether a step reads the buffer that holds the inputs alone
-    read: Int[Array, " steps"]  # slot of that buffer, or of the last one
-    write: Int[Array, " steps"]  # slot of the last buffer
-    weights: Int[Array, " steps"]  # row
-    length: Int[Array, ""]
+    on_input: Bool[Array, " steps"]  # True if the step reads the buffer with only the inputs
+    read: Int[Array, " steps"]  # slot to read, in that buffer or the last one
+    write: Int[Array, " steps"]  # slot to add to, in the last buffer
+    weights: Int[Array, " steps"]  # row of weights
+    length: Int[Array, ""]  # number of steps
 
 
 @dataclasses.dataclass(frozen=True)
 class Case:
-    """An operation on a slot of one of the buffers, which may be added to a slot of the last one.
+    """An operation on a slot of one buffer, whose result may be added to a slot of the last buffer.
 
-    It is handed the buffers, reads and adds: slots that a conditional is handed are copied into memory first.
+    It receives whole buffers and indexes them itself, since slots passed to a conditional would be copied in memory.
     """
 
     buffer: int
     operation: Operation
 
     def output(self, buffers: Buffers, read: Array, weights: Any, stats: Any) -> Array:
-        """What the operation gives."""
+        """Returns the result of the operation."""
         return self.operation(_get(buffers[self.buffer], read), weights, stats)[0]
 
     def added(self, buffers: Buffers, read: Array, write: Array, weights: Tree, stats: Tree) -> tuple[Array, Tree]:
-        """The slot that is written, with what the operation gives added, and new statistics."""
+        """Returns the written slot with the result of the operation added, and updated statistics."""
         y, stats = self.operation(_get(buffers[self.buffer], read), weights, stats)
         return y + _get(buffers[-1], write), stats
 
@@ -102,9 +102,9 @@ class Case:
         weights: Tree,
         stats: Tree,
     ) -> tuple[Array, Tree]:
-        """The gradient of the slot that was read, with what this step adds to it, and that of the weights.
+        """Returns the gradient of the slot that was read, with this step's contribution added, and that of the weights.
 
-        Gradients have places of their own, `dread` and `dwrite`; to a fresh one nothing was added yet.
+        Gradients have their own slots, `dread` and `dwrite`; nothing has been added yet to a `fresh` one.
         """
         x = _get(buffers[self.buffer], read)
         _, pullback = jax.vjp(lambda x, weights: self.operation(x, weights, stats)[0], x, weights)
@@ -119,16 +119,16 @@ def run_cell(
     branches: Branches,
     mode: Mode,
 ) -> tuple[Float[Array, "slots n h2 w2 c"], Tree]:
-    """Slots, of which the last are the outputs of all blocks, and the batch statistics that follow.
+    """Runs a cell and returns its slots, the last of which are the outputs of all blocks, and updated batch statistics.
 
-    The others are there because to cut out is to copy; they are not to be read.
+    The other slots are included only because slicing would copy; they must not be read.
 
     Args:
-      inputs: the two previous cells, preprocessed.
+      inputs: preprocessed outputs of the two previous cells.
       params: rows of weights.
-      batch_stats: rows of running statistics; those that no branch reads stay as they are.
-      branches: what to run.
-      mode: how to run it; by running statistics a cell has no gradient.
+      batch_stats: rows of running statistics; rows that no branch reads are unchanged.
+      branches: branches to run.
+      mode: static properties of the cell; differentiable only if `mode.train` is True.
     """
     if not mode.train:
         return _read_blocks(mode, inputs, params, batch_stats, branches), batch_stats
@@ -136,7 +136,7 @@ def run_cell(
 
 
 def _places(branches: Branches, reduction: bool, middles: int) -> tuple[Array, Array, Array]:
-    """Of each branch: whether it reads the buffer that holds the inputs alone, which slot it reads, and its block's."""
+    """Returns for each branch if it reads the buffer with only the inputs, the slot it reads, and its block's slot."""
     first = middles if reduction else middles + 2  # block
     on_input = (branches.source < 2) & reduction
     blocks = jnp.arange(branches.source.shape[0], dtype=jnp.int32) // 2
@@ -144,7 +144,7 @@ def _places(branches: Branches, reduction: bool, middles: int) -> tuple[Array, A
 
 
 def _plan_steps(branches: Branches, reduction: bool) -> CellProgram:
-    """Two steps for a separable convolution, one for any other branch."""
+    """Plans two steps for each separable convolution and one for any other branch."""
     operations, count = branches.operation, branches.operation.shape[0]
     on_input, source, block = _places(branches, reduction, count)
     middle = jnp.arange(count, dtype=jnp.int32)
@@ -166,7 +166,7 @@ def _plan_steps(branches: Branches, reduction: bool) -> CellProgram:
 
 
 def _read_blocks(mode: Mode, inputs: Array, params: Tree, batch_stats: Tree, branches: Branches) -> Array:
-    """The outputs of all blocks, by running statistics."""
+    """Computes the outputs of all blocks with running statistics."""
     outputs = [case.output for case in _cases(mode, _branch_operations)]
     on_input, source, place = _places(branches, mode.reduction, 0)
     rows, blocks = jnp.asarray(branches.rows), len(branches.rows) // 2
@@ -206,13 +206,13 @@ def _run_forward(
 
 
 def _run_backward(mode: Mode, saved: tuple, cotangents: tuple[Array, Tree]) -> tuple:
-    """Runs the steps from the last to the first; in a reduction cell, those that read the cell's inputs after the rest.
+    """Runs the steps backwards; in a reduction cell, the steps that read the cell's inputs run after all others.
 
-    Nothing waits for what they give, and so each of the two loops adds to one buffer only. In a normal cell the two
-    halves of a convolution follow each other, and gradients of all middles take turns in one slot.
+    No other step depends on their gradients, so each of the two loops adds to one buffer only. In a normal cell the two
+    halves of a convolution are adjacent, so the gradients of all middles share one slot.
     """
     buffers, params, batch_stats, steps = saved
-    dlast, _ = cotangents  # of the blocks; running statistics carry no gradient
+    dlast, _ = cotangents  # gradient of the blocks; running statistics have no gradient
     cases = _cases(mode, _operations)
     middles = steps.read.shape[0] // 2
     left_out = 0 if mode.reduction else middles - 1
@@ -260,7 +260,7 @@ def _increase_row(tree: Tree, i: Array, row: Tree) -> Tree:
 
 
 def _get(x: Array, i: Array) -> Array:
-    """``x[i]``; an index beyond the ends reads the end, and costs no check."""
+    """Returns ``x[i]``; an index out of range is clamped."""
     return lax.dynamic_index_in_dim(x, i, 0, keepdims=False)
 
 
@@ -269,7 +269,7 @@ def _increase(x: Array, i: Array, y: Array) -> Array:
 
 
 def _buffers(inputs: Array, middles: int, blocks: int, reduction: bool) -> Buffers:
-    """The inputs, and so many empty slots before them and after them."""
+    """Returns buffers with the inputs and empty slots for `middles` and `blocks`."""
     if not reduction:
         empty = jnp.zeros((middles + 2 + blocks, *inputs.shape[1:]), inputs.dtype)
         return (lax.dynamic_update_slice_in_dim(empty, inputs, middles, 0),)
@@ -278,19 +278,19 @@ def _buffers(inputs: Array, middles: int, blocks: int, reduction: bool) -> Buffe
 
 
 def _set(buffers: Buffers, which: int, slot: Array, x: Array) -> Buffers:
-    """The buffers with a slot of one changed."""
+    """Returns the buffers with one slot of one buffer replaced."""
     changed = list(buffers)
     changed[which] = lax.dynamic_update_index_in_dim(changed[which], x, slot, 0)
     return tuple(changed)
 
 
 def _case(operation: Array, on_input: Array, reduction: bool) -> Array:
-    """Which of `_cases` a step runs."""
+    """Returns the index in `_cases` of the case that a step runs."""
     return jnp.where(on_input, operation, operation + len(OPERATIONS)) if reduction else operation
 
 
 def _cases(mode: Mode, operations: Callable[[int, Mode], Sequence[Operation]]) -> Sequence[Case]:
-    """Those at stride 1; in a reduction cell, those at stride 2 on a cell's input stand before them."""
+    """Returns the cases of stride 1; in a reduction cell, preceded by the cases of stride 2 on the cell's inputs."""
     if not mode.reduction:
         return [Case(0, operation) for operation in operations(1, mode)]
     on_input = [Case(0, operation) for operation in operations(2, mode)]
@@ -298,7 +298,7 @@ def _cases(mode: Mode, operations: Callable[[int, Mode], Sequence[Operation]]) -
 
 
 def _operations(stride: int, mode: Mode) -> Sequence[Operation]:
-    """One step of the four operations, in the order of a code, `(x, weights, stats) -> (y, stats)`."""
+    """Returns one step of each of the four operations in code order, `(x, weights, stats) -> (y, stats)`."""
     return [
         partial(_separable_half, 3, stride, mode),
         lambda x, weights, stats: (layers.max_pool(x, stride), stats),
@@ -308,7 +308,7 @@ def _operations(stride: int, mode: Mode) -> Sequence[Operation]:
 
 
 def _branch_operations(stride: int, mode: Mode) -> Sequence[Operation]:
-    """The same of whole branches, which are handed the weights and statistics of both steps."""
+    """Returns the operations as whole branches, which take the weights and statistics of both steps."""
 
     def run(steps: Sequence[Operation], x: Array, weights: Sequence[Tree], stats: Sequence[Tree]) -> tuple[Array, None]:
         for step, *row in zip(steps, weights, stats, strict=False):

@@ -1,9 +1,9 @@
-"""The final network of a search over the NASNet space, with what its long training adds.
+"""The winner of a search over the NASNet space, with the regularisation of its long training.
 
-As the published networks are trained, after DARTS (arXiv 1806.09055): an auxiliary head, whose logits training gives
-beside the others, and drop-path (arXiv 1605.07648), which drops a branch's output for an image with a probability that
-grows during training. Weight standardisation is an option of `NASNet`. Loss, schedules and augmentation are the
-business of the trainer.
+As in the published networks, after DARTS (arXiv 1806.09055), training adds an auxiliary head with its own logits, and
+drop-path (arXiv 1605.07648), which drops a branch's output for an image with a probability that grows during
+training. Weight standardisation is an option of `NASNet`. The trainer provides loss, schedules and
+augmentation.
 """
 
 import dataclasses
@@ -29,12 +29,12 @@ class FinalNASNet:
     """The network of one code as pure functions of its parameters and batch statistics.
 
     Args:
-      network: the networks of the space, and how they compute.
-      code: the architecture, NumPy integers ``[dims]``.
-      auxiliary: whether there is an auxiliary head.
+      network: family of networks of the space, with their numerics.
+      code: architecture, NumPy integers ``[dims]``.
+      auxiliary: True to add an auxiliary head.
 
     Raises:
-      ValueError: a bad code, or images too small for an auxiliary head.
+      ValueError: the code is invalid, or the images are too small for an auxiliary head.
     """
 
     network: NASNet
@@ -54,7 +54,7 @@ class FinalNASNet:
 
     @property
     def _identity(self) -> tuple[Any, ...]:
-        """By which it is told from others: arrays have no equality of that kind."""
+        """Hashable identity for equality; arrays cannot be compared directly."""
         return self.network, tuple(self.code.tolist()), self.auxiliary
 
     @property
@@ -63,9 +63,9 @@ class FinalNASNet:
         return self.network.space
 
     def init(self, key: PRNGKeyArray) -> tuple[Tree, Tree]:
-        """Weights and batch statistics, as pure dicts. The key is consumed.
+        """Returns initial weights and batch statistics as pure dicts. The key is consumed.
 
-        All but those of the auxiliary head, ``auxiliary``, are what `NASNet.for_code` gives for the same key.
+        Except for the auxiliary head, ``auxiliary``, they equal those of `NASNet.for_code` with the same key.
         """
         return self._fixed.init(key, self.code)
 
@@ -82,17 +82,17 @@ class FinalNASNet:
         """Runs the network.
 
         Args:
-          params: weights, as `init` gives them.
-          batch_stats: running means and variances, as `init` gives them.
-          images: a batch of the space's image size and channels.
-          train: whether to normalise by the statistics of the batch, drop paths and run the auxiliary head.
-          key: which paths are dropped; consumed in training, else not used.
-          drop_path: the probability that a branch is dropped for an image, in [0, 1); may be traced, so that a schedule
+          params: weights in the layout of `init`.
+          batch_stats: running means and variances in the layout of `init`.
+          images: batch with the image size and channels of the space.
+          train: True to normalise by the statistics of the batch, drop paths and run the auxiliary head.
+          key: PRNG key of drop-path; consumed in training, otherwise not used.
+          drop_path: probability that a branch is dropped for an image, in [0, 1); may be traced, so that a schedule
             compiles once; not used unless training.
 
         Returns:
-          Logits, those of the auxiliary head (None unless training, and where there is none), and the batch statistics
-          that follow (unchanged unless training).
+          Logits, auxiliary logits (None unless training with an auxiliary head), and updated batch statistics
+          (unchanged unless training).
         """
         if not train:
             logits, _ = self._fixed.run(params, batch_stats, lambda network: network(images), train=False)

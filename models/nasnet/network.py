@@ -1,6 +1,6 @@
-"""The network of one NASNet code as a Flax module: exactly its layers and its parameters.
+"""The network of one NASNet code as a Flax module, with exactly the layers and parameters of the code.
 
-`models/nasnet/candidate.py` runs the same networks with the code as data; `specialise` there hands weights over. The
+`models/nasnet/candidate.py` runs the same networks with the code as data; its `specialise` transfers the weights. The
 operations in the cells are in `models/nasnet/operations.py`.
 """
 
@@ -21,7 +21,7 @@ from models.nasnet.operations import Arithmetic, FactorisedReduce, Identity, Max
 
 
 class NASNetCell(nnx.Module):
-    """Two preprocessed inputs, blocks of two branches each, the concatenation of the blocks that no block reads."""
+    """A cell: two preprocessed inputs, blocks of two branches each, and the concatenation of the unread blocks."""
 
     def __init__(
         self,
@@ -59,9 +59,9 @@ class NASNetCell(nnx.Module):
         """Runs the cell on the outputs of the two cells before it.
 
         Args:
-          before_last: of the cell before the last.
-          last: of the last cell.
-          scales: what to multiply the output of each branch by, for drop-path, which spares identities.
+          before_last: output of the second-last cell.
+          last: output of the last cell.
+          scales: factors of branch outputs for drop-path; identities are not dropped.
         """
         states = [self.inputs[0](before_last), self.inputs[1](last)]
 
@@ -79,12 +79,12 @@ class NASNetNetwork(nnx.Module):
     """The network of one code.
 
     Args:
-      space: the space of the code; gives the sizes.
-      code: the architecture, NumPy integers ``[dims]``.
-      auxiliary: whether there is an auxiliary head, on the output of the second reduction cell.
-      dtype: of activations and of the operands of convolutions; parameters are float32.
-      standardise: whether 1x1 convolutions standardise their kernels.
-      rngs: for the initial weights, by Flax's defaults; `NASNet.build` initialises as the code-as-data form does.
+      space: space of the code, which defines the sizes.
+      code: architecture, NumPy integers ``[dims]``.
+      auxiliary: True to add an auxiliary head on the output of the second reduction cell.
+      dtype: dtype of activations and operands of convolutions; parameters are float32.
+      standardise: True to standardise the kernels of 1x1 convolutions.
+      rngs: keys for Flax's default initial weights; `NASNet.build` initialises like the code-as-data form.
     """
 
     def __init__(
@@ -110,29 +110,29 @@ class NASNetNetwork(nnx.Module):
     def __call__(
         self, images: Float[Array, "n h w c"], scales: Float[Array, "cells branches n"] | None = None
     ) -> Float32[Array, "n classes"]:
-        """Logits; by the statistics of the batch after `train()`, by the running ones after `eval()`.
+        """Returns logits; normalises by batch statistics after `train()`, by running statistics after `eval()`.
 
         Args:
-          images: a batch.
-          scales: what to multiply the output of each branch by, for drop-path, which spares identities.
+          images: batch of images.
+          scales: factors of branch outputs for drop-path; identities are not dropped.
         """
         return self._classify(self._outputs(images, scales))
 
     def with_auxiliary(
         self, images: Float[Array, "n h w c"], scales: Float[Array, "cells branches n"] | None = None
     ) -> tuple[Float32[Array, "n classes"], Float32[Array, "n classes"]]:
-        """Logits, and those of the auxiliary head; arguments as for a call.
+        """Returns logits and auxiliary logits; arguments as for a call.
 
         Raises:
           ValueError: the network has no auxiliary head.
         """
         if self.auxiliary is None:
-            raise ValueError("the network has no auxiliary head: build it with auxiliary=True")
+            raise ValueError("the network has no auxiliary head; build it with auxiliary=True")
         outputs = self._outputs(images, scales)
         return self._classify(outputs), self.auxiliary(outputs[self.auxiliary_cell])
 
     def _outputs(self, images: Array, scales: Array | None) -> dict[int, Array]:
-        """Of every cell; -1 is the stem."""
+        """Returns the outputs of all cells; -1 is the stem."""
         outputs = {-1: self.stem_norm(self.stem(images))}
         for i, (cell, (before_last, last)) in enumerate(zip(self.cells, self.sources, strict=True)):
             outputs[i] = cell(outputs[before_last], outputs[last], None if scales is None else scales[i])
@@ -143,21 +143,21 @@ class NASNetNetwork(nnx.Module):
 
 
 def auxiliary_cell(space: NASNetSpace) -> int:
-    """The cell whose output an auxiliary head reads: the second reduction."""
+    """Returns the index of the cell that an auxiliary head reads: the second reduction cell."""
     return 2 * space.cells // 3
 
 
 def auxiliary_head(
     space: NASNetSpace, code: Int[np.ndarray, " dims"], *, dtype: DTypeLike, rngs: nnx.Rngs
 ) -> AuxiliaryHead:
-    """The auxiliary head of the network of a code."""
+    """Returns the auxiliary head of the network of a code."""
     cell = auxiliary_cell(space)
     size = space.shapes[cell].output_size
     return AuxiliaryHead(output_channels(space, code, cell), space.classes, size, dtype=dtype, rngs=rngs)
 
 
 def output_channels(space: NASNetSpace, code: Int[np.ndarray, " dims"], source: int) -> int:
-    """Channels that the cell `source` puts out; -1 is the stem."""
+    """Returns the number of output channels of the cell `source`; -1 is the stem."""
     if source < 0:
         return space.stem_multiplier * space.channels
     shape = space.shapes[source]
@@ -167,7 +167,7 @@ def output_channels(space: NASNetSpace, code: Int[np.ndarray, " dims"], source: 
 def network_state(
     space: NASNetSpace, params: dict[str, Any], batch_stats: dict[str, Any], code: Int[np.ndarray, " dims"]
 ) -> dict[str, Any]:
-    """The arrays of the code-as-data form that a code uses, as the pure state of its `NASNetNetwork`."""
+    """Converts the arrays of the code-as-data form that a code uses to the pure state of its `NASNetNetwork`."""
     stem, head = params["stem"], params["head"]
     cells = {
         i: _cell_state(space, params["cells"][i], batch_stats["cells"][i], code, shape)
@@ -224,7 +224,7 @@ def _halves(kernel: Float[AnyArray, "c d"]) -> dict[str, Any]:
 
 
 def _used_rows(space: NASNetSpace, kernel: Float[AnyArray, "parts c d"], code: np.ndarray, source: int) -> AnyArray:
-    """The matrix on the concatenated output of a cell, from the matrices on all its parts."""
+    """Returns the matrix for the concatenated output of a cell, from the matrices for all its blocks."""
     used = np.ones(1, bool) if source < 0 else space.concatenated(code[None])[0, space.shapes[source].cell]
     return kernel[np.flatnonzero(used)].reshape(-1, kernel.shape[-1])
 
@@ -235,5 +235,5 @@ def _operation(operation: int, channels: int, stride: int, arithmetic: Arithmeti
     if operation == MAX_POOL_3X3:
         return MaxPool(stride)
     if operation != SKIP_CONNECT:
-        raise ValueError(f"operation {operation} is none of 0 to 3")
+        raise ValueError(f"unknown operation {operation}; expected 0 to 3")
     return FactorisedReduce(channels, channels, arithmetic=arithmetic, rngs=rngs) if stride == 2 else Identity()

@@ -1,6 +1,6 @@
-"""Operations of cells as Flax modules, of the arrays and constants of `models/layers/functions.py`.
+"""Operations of cells as Flax modules, with the arithmetic of `models/layers/functions.py`.
 
-Images are ``[n, height, width, channels]``. Parameters are float32; a module computes in the dtype it is told.
+Images are ``[n, height, width, channels]``. Parameters are float32; the compute dtype of a module is configurable.
 """
 
 import dataclasses
@@ -19,11 +19,11 @@ from models.layers.norm import Norm
 
 @dataclasses.dataclass(frozen=True)
 class Arithmetic:
-    """How operations compute.
+    """Numerics of operations.
 
     Attributes:
-      dtype: of images and of the operands of convolutions.
-      standardise: whether 1x1 convolutions standardise their kernels.
+      dtype: dtype of images and operands of convolutions.
+      standardise: True to standardise the kernels of 1x1 convolutions.
     """
 
     dtype: DTypeLike
@@ -38,14 +38,14 @@ class Pointwise(nnx.Linear):
         self.standardise = arithmetic.standardise
 
     def __call__(self, inputs: Float[Array, "n h w c"], out_sharding: Any = None) -> Float[Array, "n h w d"]:
-        """Maps the channels; computes in the dtype it is given."""
+        """Maps the channels; computes in the dtype of the input."""
         del out_sharding
         kernel = layers.standardise(self.kernel[...]) if self.standardise else self.kernel[...]
         return layers.pointwise(inputs, kernel.astype(inputs.dtype))
 
 
 class SeparableConv(nnx.Module):
-    """Twice: ReLU, depthwise convolution, 1x1 convolution, normalisation; the stride is in the first."""
+    """ReLU, depthwise convolution, 1x1 convolution and normalisation, twice; the first depthwise has the stride."""
 
     def __init__(self, channels: int, size: int, stride: int, *, arithmetic: Arithmetic, rngs: nnx.Rngs):
         self.depthwise = nnx.List(
@@ -55,28 +55,28 @@ class SeparableConv(nnx.Module):
         self.norm = nnx.List([Norm(channels, rngs=rngs) for _ in range(2)])
 
     def __call__(self, x: Float[Array, "n h w c"]) -> Float[Array, "n h2 w2 c"]:
-        """Runs both halves."""
+        """Applies both halves."""
         for depthwise, pointwise, norm in zip(self.depthwise, self.pointwise, self.norm, strict=True):
             x = norm(pointwise(depthwise(jax.nn.relu(x))))
         return x
 
 
 class MaxPool(nnx.Module):
-    """The maximum of 3x3 pixels."""
+    """Maximum over 3x3 pixels."""
 
     def __init__(self, stride: int):
         self.stride = stride
 
     def __call__(self, x: Float[Array, "n h w c"]) -> Float[Array, "n h2 w2 c"]:
-        """Pools."""
+        """Applies the pooling."""
         return layers.max_pool(x, self.stride)
 
 
 class Identity(nnx.Module):
-    """A skip of stride 1."""
+    """A skip connection of stride 1."""
 
     def __call__(self, x: Float[Array, "n h w c"]) -> Float[Array, "n h w c"]:
-        """Hands on."""
+        """Returns the input."""
         return x
 
 
@@ -93,7 +93,7 @@ class Preprocess(nnx.Module):
 
 
 class FactorisedReduce(nnx.Module):
-    """ReLU, two 1x1 convolutions of stride 2 on pixels of different parity, normalisation."""
+    """ReLU, two 1x1 convolutions of stride 2 on pixels of different parity, concatenation, normalisation."""
 
     def __init__(self, inputs: int, channels: int, *, arithmetic: Arithmetic, rngs: nnx.Rngs):
         self.even = Pointwise(inputs, channels // 2, arithmetic=arithmetic, rngs=rngs)

@@ -1,9 +1,9 @@
-"""What the two NASNet networks with the code as data share: the stack of cells from the stem to the head.
+"""The stack of cells from stem to head, shared by the two NASNet networks that take the code as data.
 
 `models/nasnet/candidate.py` has weights for the branches of one code, `models/nasnet/supernet.py` for all operations on
-all edges. Both have one stem, one 1x1 convolution for each part of what a cell reads, one head, and the weights of a
-cell's branches in rows, as `models/nasnet/cell.py` reads them; which rows there are, and which a branch reads, is what
-they tell this stack.
+all edges. Both have one stem, one 1x1 convolution for each block of a cell's input, one head, and rows of weights for a
+cell's branches, as read by `models/nasnet/cell.py`. They pass to this stack the existing rows and the rows that each
+branch reads.
 """
 
 import dataclasses
@@ -33,9 +33,9 @@ class Stack:
     """The stack of a space.
 
     Attributes:
-      space: says how large it is.
-      compute_dtype: of activations and convolutions; parameters are float32 in any case.
-      weight_standardisation: whether 1x1 convolutions standardise their kernels.
+      space: search space, which defines the sizes.
+      compute_dtype: dtype of activations and convolutions; parameters are always float32.
+      weight_standardisation: True to standardise the kernels of 1x1 convolutions.
     """
 
     space: NASNetSpace
@@ -45,14 +45,14 @@ class Stack:
     def init(
         self, key: PRNGKeyArray, code: Code | None, branches: Callable[[NASNetCellShape], tuple[AnyBool, AnyBool]]
     ) -> tuple[Tree, Tree]:
-        """Weights and batch statistics.
+        """Returns initial weights and batch statistics.
 
         Args:
-          key: consumed.
-          code: may be traced; parts that it does not concatenate are zero and are not counted as inputs of what reads
-            them. None: all are there.
-          branches: of a cell, which rows of weights there are, ``bool[*rows]``, and which pixels of the depthwise
-            kernels, ``bool[*rows, 5, 5]``; others are zero.
+          key: PRNG key; consumed.
+          code: architecture, may be traced; weights for blocks that it does not concatenate are zero and do not count
+            in the fan-in. None: all blocks count.
+          branches: function from a cell to the masks of its rows of weights, ``bool[*rows]``, and of the pixels of its
+            depthwise kernels, ``bool[*rows, 5, 5]``; masked weights are zero.
         """
         space = self.space
         used = [branches(shape) for shape in space.shapes]
@@ -69,7 +69,7 @@ class Stack:
         return params, self.init_stats([rows.shape for rows, _ in used])
 
     def init_stats(self, rows: Sequence[tuple[int, ...]]) -> Tree:
-        """Batch statistics before training, for that many rows in each cell."""
+        """Returns initial batch statistics for the given shapes of rows in each cell."""
         space = self.space
         cells = [
             {
@@ -93,15 +93,15 @@ class Stack:
         """Runs the network of a code, which may be traced.
 
         Args:
-          params: weights, those of branches as ``[rows, ...]``.
-          batch_stats: running means and variances, likewise.
-          code: the architecture.
-          rows: the two rows that each branch of a cell reads.
-          images: a batch of the space's image size and channels.
-          train: whether to normalise by the statistics of the batch, else by the running ones.
+          params: weights, with ``[rows, ...]`` for branches.
+          batch_stats: running means and variances, with ``[rows, ...]`` for branches.
+          code: architecture, ``int32[dims]``.
+          rows: function from a cell to the two rows that each branch reads.
+          images: batch with the image size and channels of the space.
+          train: True to normalise by the statistics of the batch, False by running statistics.
 
         Returns:
-          Logits, and the batch statistics that follow (unchanged unless training).
+          Logits and updated batch statistics (unchanged unless training).
         """
         space = self.space
         codes = jnp.asarray(code, jnp.int32)[None]
@@ -135,14 +135,14 @@ class Stack:
         return logits, {"stem": stem_stats, "cells": new_stats}
 
     def _input_kernel(self, kernel: Float[Array, "parts c d"], code: Code, source: int) -> Float[Array, "parts c d"]:
-        """Of the 1x1 convolution on what the cell `source` puts out; zero for parts that it does not."""
+        """Returns the 1x1 kernel for the output of the cell `source`; zero for blocks not in that output."""
         mask, channels = self._parts(code, source)
         if not self.weight_standardisation:
             return _keep(kernel, mask)
         return layers.standardise(_matrix(kernel, mask), jnp.repeat(mask, channels)).reshape(kernel.shape)
 
     def _parts(self, code: Code | None, source: int) -> tuple[Bool[Array, " parts"], int]:
-        """Which parts a cell's output (-1: the stem's) has, and the channels of each."""
+        """Returns the mask of the blocks in a cell's output (-1: the stem) and the channels of each."""
         if source < 0:
             return jnp.ones(1, bool), self.space.stem_multiplier * self.space.channels
         shape = self.space.shapes[source]
@@ -190,7 +190,7 @@ class Stack:
 
 
 def map_branches(change: Callable[[Any, int], Any], tree: Tree) -> Tree:
-    """Weights or statistics, with those of branches changed: each array of the i-th cell by ``change(array, i)``."""
+    """Maps ``change(array, i)`` over the branch arrays of each cell ``i`` in weights or statistics."""
     cells = [
         cell | {"branches": {name: change(x, i) for name, x in cell["branches"].items()}}
         for i, cell in enumerate(tree["cells"])
@@ -199,7 +199,7 @@ def map_branches(change: Callable[[Any, int], Any], tree: Tree) -> Tree:
 
 
 def _concatenated(blocks: Float[Array, "blocks n h w c"]) -> Float[Array, "n h w bc"]:
-    """All blocks side by side; what reads them has zeros for those that are not in the cell's output."""
+    """Concatenates all blocks; the kernel that reads them is zero for blocks not in the cell's output."""
     blocks = jnp.moveaxis(blocks, 0, 3)
     return blocks.reshape(*blocks.shape[:3], -1)
 
@@ -213,7 +213,7 @@ def _preprocess(
     halve: bool,
     train: bool,
 ) -> tuple[Float[Array, "n h2 w2 d"], Tree]:
-    """ReLU, 1x1 convolution (to half the resolution, if so asked) and normalisation, of the last slots."""
+    """Applies ReLU, 1x1 convolution (with `halve`, at half the resolution) and normalisation to the last slots."""
     kernel = kernel.astype(x.dtype)
     product = layers.factorised_reduce if halve else layers.pointwise
     if train or len(kernel) == 1:
@@ -228,7 +228,7 @@ def _sum_of_products(
     kernel: Float[Array, "parts c d"],
     mask: Bool[Array, " parts"],
 ) -> Float[Array, "n h2 w2 d"]:
-    """Of ReLU of all parts that the mask has, at least one; others cost nothing. It has no gradient."""
+    """Sums the products of all blocks in the mask, at least one; other blocks cost nothing. Not differentiable."""
     order, first = jnp.argsort(~mask, stable=True), len(x) - len(kernel)
 
     def part(i: Array | int) -> Float32[Array, "n h2 w2 d"]:
@@ -239,12 +239,12 @@ def _sum_of_products(
 
 
 def _matrix(kernel: Float[Array, "parts c d"], mask: Bool[Array, " parts"]) -> Float[Array, "pc d"]:
-    """The matrix on all parts side by side that ignores those which are not in the cell's output."""
+    """Returns the matrix for all concatenated blocks; zero for blocks not in the cell's output."""
     return _keep(kernel, mask).reshape(-1, kernel.shape[-1])
 
 
 def _keep(x: Array, mask: AnyBool) -> Array:
-    """Zero where the mask, which lacks the trailing axes of `x`, is false."""
+    """Sets `x` to zero where the mask, which lacks the trailing axes of `x`, is False."""
     return jnp.where(mask.reshape(mask.shape + (1,) * (x.ndim - mask.ndim)), x, 0)
 
 

@@ -1,10 +1,10 @@
-"""The one-shot supernet of the NASNet space: every operation on every edge, of which a mask takes two for each block.
+"""The one-shot supernet of the NASNet space: every operation on every edge; a mask selects two per block.
 
-As in section 5.2 of arXiv 1906.06832, all networks of the space share the weights of one. A mask comes as its code
-(`lanas_jax/spaces/nasnet_masks.py`), which is data: one compiled program runs every network, and an operation that is
-off is not computed. What is on reads the weights of its own cell of the stack, block, input and operation; stem,
-1x1 convolutions on cells' inputs (each part of an input has its own) and head are shared by all masks. The stack is
-that of `models/nasnet/stack.py`; the weights that a mask uses make an ordinary network of `models/nasnet/final.py`.
+As in section 5.2 of arXiv 1906.06832, all networks of the space share the weights of one. A mask is given as its code
+(`lanas_jax/spaces/nasnet_masks.py`), which is data: one compiled program runs every network, and operations that are
+off are not computed. Each operation has its own weights per cell, block and input. All masks share the stem, the 1x1
+convolutions on cells' inputs (one per block of an input) and the head. The stack is that of `models/nasnet/stack.py`;
+the weights that a mask uses form an ordinary network of `models/nasnet/final.py`.
 """
 
 import dataclasses
@@ -31,13 +31,13 @@ class NASNetSupernet:
     """The supernet of a space.
 
     Args:
-      space: says which masks there are, and how large the networks are.
-      compute_dtype: float32, or bfloat16 for activations and convolutions; parameters are float32 in any case.
-      weight_standardisation: whether 1x1 convolutions standardise their kernels, as in `NASNet`: over the inputs that
-        the mask uses.
+      space: space of masks, which defines the sizes of the networks.
+      compute_dtype: float32, or bfloat16 for activations and convolutions; parameters are always float32.
+      weight_standardisation: True to standardise the kernels of 1x1 convolutions over the inputs that the mask uses, as
+        in `NASNet`.
 
     Raises:
-      ValueError: another dtype.
+      ValueError: the dtype is neither float32 nor bfloat16.
     """
 
     space: NASNetMasks
@@ -48,39 +48,39 @@ class NASNetSupernet:
         layers.check_compute_dtype(self.compute_dtype)
 
     def init(self, key: PRNGKeyArray) -> tuple[Tree, Tree]:
-        """Weights and batch statistics of all operations. The key is consumed.
+        """Returns initial weights and batch statistics of all operations. The key is consumed.
 
-        Convolutions are normal with variance ``2 / fan_in``, the head with ``1 / fan_in``, where fan-in counts all
-        blocks of what is read, although a mask concatenates but some of them.
+        Convolutions are normal with variance ``2 / fan_in``, the head with ``1 / fan_in``; fan-in counts all blocks of
+        an input, although a mask concatenates only some of them.
 
         Returns:
-          Parameters and batch statistics as `NASNet.init` gives them, but for branches, ``[rows, ...]``: a row for each
-          of the two halves of a separable convolution and for each skip that halves.
+          Parameters and batch statistics in the layout of `NASNet.init`, except for branches, ``[rows, ...]``: one row
+          for each of the two halves of a separable convolution and for each skip of stride 2.
         """
         return self._stack.init(key, None, lambda shape: _rows_used(self.space.blocks, shape.reduction))
 
     def apply(
         self, params: Tree, batch_stats: Tree, code: Code, images: Float[Array, "n h w c"], *, train: bool
     ) -> tuple[Float32[Array, "n classes"], Tree]:
-        """Runs the network of `code`, which may be traced.
+        """Runs the network of one code; `code` may be traced.
 
         Args:
-          params: weights, as `init` gives them.
-          batch_stats: running means and variances, as `init` gives them.
-          code: the architecture.
-          images: a batch of the space's image size and channels.
-          train: whether to normalise by the statistics of the batch, else by the running ones.
+          params: weights in the layout of `init`.
+          batch_stats: running means and variances in the layout of `init`.
+          code: architecture, ``int32[dims]``.
+          images: batch with the image size and channels of the space.
+          train: True to normalise by the statistics of the batch, False by running statistics.
 
         Returns:
-          Logits, and the batch statistics that follow: when training, those that the code uses move.
+          Logits and updated batch statistics: training updates only the statistics that the code uses.
         """
         rows = functools.partial(self._rows, jnp.asarray(code, jnp.int32))
         return self._stack.apply(params, batch_stats, code, rows, images, train=train)
 
     def statistics(self, params: Tree, code: Code, images: Float[Array, "n h w c"]) -> Tree:
-        """Means and variances of one batch alone, by the code, which may be traced; zero for what it does not use.
+        """Returns means and variances of one batch for one code, which may be traced; zero for unused statistics.
 
-        The running statistics mix all networks that were trained; those of one network are such means over batches.
+        Running statistics mix all trained subnetworks. Averages over batches of these statistics fit a single one.
         """
         rows = [(len(_rows_used(self.space.blocks, shape.reduction)[0]),) for shape in self.space.shapes]
         zeros = jax.tree.map(jnp.zeros_like, self._stack.init_stats(rows))
@@ -88,10 +88,10 @@ class NASNetSupernet:
         return jax.tree.map(lambda x: x / (1 - layers.MOMENTUM), moved)
 
     def extract(self, params: Tree, batch_stats: Tree, code: Code) -> tuple[Tree, Tree]:
-        """The weights and statistics that a code uses, as those of its `standalone` network.
+        """Returns the weights and batch statistics that a code uses, in the layout of its `standalone` network.
 
         Raises:
-          ValueError: a code of the wrong length, an integer out of range, or a block whose branches are the same.
+          ValueError: the code has the wrong length, an integer out of range, or a block with two equal branches.
         """
         code = self._check(code)
         params, batch_stats = (
@@ -101,7 +101,7 @@ class NASNetSupernet:
         return arrays(network, nnx.Param), arrays(network, nnx.BatchStat)
 
     def standalone(self, code: Code) -> FinalNASNet:
-        """The network of a code on its own; with what `extract` gives it has the same outputs.
+        """Returns the network of a code as a separate network; the weights from `extract` give the same outputs.
 
         Raises:
           ValueError: as `extract`.
@@ -117,7 +117,7 @@ class NASNetSupernet:
         return Stack(self.space, self.compute_dtype, self.weight_standardisation)
 
     def _rows(self, code: Code, shape: NASNetCellShape) -> Int[Array | np.ndarray, "branches 2"]:
-        """Of weights, that the branches of a cell read; of branches without weights, any. NumPy codes give NumPy."""
+        """Returns the rows that a cell's branches read; arbitrary without weights. NumPy codes give NumPy arrays."""
         operations = self.space.operations(code[None])[0, shape.cell].reshape(-1)
         sources = self.space.inputs(code[None])[0, shape.cell].reshape(-1)
         table = _row_table(self.space.blocks, shape.reduction)
@@ -130,15 +130,15 @@ class NASNetSupernet:
         if len(repeated):
             cell, block = map(int, repeated[0])
             raise ValueError(
-                f"block {block} of the {self.space.cell_names[cell]} adds one operation on one input twice; "
-                "expected two different ones"
+                f"block {block} of the {self.space.cell_names[cell]} has the same operation on the same input "
+                "twice; expected two different branches"
             )
         return codes[0]
 
 
 @functools.cache
 def _row_table(blocks: int, reduction: bool) -> Int[np.ndarray, "blocks sources operations 2"]:
-    """Which rows the halves of each operation on each input of each block have; 0 where there is none."""
+    """Returns the row of each half of each operation on each input of each block; 0 for halves without weights."""
     halves = _halves(blocks, reduction)
     table = np.zeros(halves.shape, np.int32)
     table[halves] = np.arange(halves.sum())
@@ -146,7 +146,7 @@ def _row_table(blocks: int, reduction: bool) -> Int[np.ndarray, "blocks sources 
 
 
 def _halves(blocks: int, reduction: bool) -> Bool[np.ndarray, "blocks sources operations 2"]:
-    """Which halves have weights: both of separable convolutions, the first of skips that halve."""
+    """Returns the halves that have weights: both of separable convolutions, the first of skips of stride 2."""
     block, source, operation, half = np.ogrid[:blocks, : blocks + 1, : len(OPERATIONS), :2]
     separable = (operation == SEP_CONV_3X3) | (operation == SEP_CONV_5X5)
     skip_reduce = (operation == SKIP_CONNECT) & (source < 2) & (half == 0) & reduction
@@ -155,7 +155,7 @@ def _halves(blocks: int, reduction: bool) -> Bool[np.ndarray, "blocks sources op
 
 @functools.cache
 def _rows_used(blocks: int, reduction: bool) -> tuple[Bool[np.ndarray, " rows"], Bool[np.ndarray, "rows 5 5"]]:
-    """For `Stack.init`: all rows, and the pixels of their depthwise kernels."""
+    """Returns the masks for `Stack.init`: all rows, and the pixels of their depthwise kernels."""
     operation = np.nonzero(_halves(blocks, reduction))[2]
     pixels = np.zeros((len(operation), 5, 5), bool)
     pixels[operation == SEP_CONV_5X5] = True

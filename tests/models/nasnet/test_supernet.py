@@ -243,7 +243,7 @@ def test_bad_codes_are_refused():
     for refused in (net.standalone, partial(net.extract, *weights)):
         with pytest.raises(ValueError, match=r"position 0 .* holds 4, expected 0 to 3"):
             refused(code)
-        with pytest.raises(ValueError, match="block 1 of the normal cell adds one operation on one input twice"):
+        with pytest.raises(ValueError, match="block 1 of the normal cell has the same operation on the same input"):
             refused(twice)
 
 
