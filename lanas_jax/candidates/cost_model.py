@@ -172,7 +172,7 @@ def choose(costs: Costs, work: Workload) -> StrategyChoice:
     ]
     each = math.inf if costs.specialised is None else specialised_seconds(costs.specialised, work)
     if costs.specialised is not None:
-        told.append(f"a program for each {_words(costs.specialised)}: {each:,.0f} s")
+        told.append(f"one program per candidate {_words(costs.specialised)}: {each:,.0f} s")
     text = f"{work.candidates} candidates of {work.steps} steps on {work.devices} device(s): {'; '.join(told)}"
     return StrategyChoice(each < one, costs.uses_vmap, text)
 

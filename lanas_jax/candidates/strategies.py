@@ -102,7 +102,7 @@ class Strategies:
         costs = self._shared_costs(work, codes, keys, vmapped)
         if not buildable or cost_model.never_sooner(costs.shared, work):
             choice = cost_model.choose(costs, work)
-            why = "a program for each could not be faster" if buildable else NOT_BUILDABLE
+            why = "one program per candidate could not be faster" if buildable else NOT_BUILDABLE
             return dataclasses.replace(choice, reason=f"{choice.reason}; {why}")
         each = cost_model.measure_cost(self.specialised.compile(codes[0]), codes[:1], keys[:1])
         return cost_model.choose(dataclasses.replace(costs, specialised=each), work)

@@ -7,6 +7,7 @@ The sub-supernet of the region that contains a code values that code. `lanas_jax
 import dataclasses
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 from jaxtyping import Array, Int, Key
@@ -27,6 +28,22 @@ from lanas_jax.trainer.recipe import Recipe
 from lanas_jax.trainer.task import BatchStats, Params, Weights
 
 
+Made = TypeVar("Made")
+
+
+@dataclasses.dataclass
+class PreparedRegions:
+    """What `FewShot.prepare` made.
+
+    Attributes:
+      regions: the regions of the space; None before the space was divided.
+      weights: weights of each region's sub-supernet; None before all are trained.
+    """
+
+    regions: Regions | None = None
+    weights: Sequence[Weights] | None = None
+
+
 @dataclasses.dataclass(frozen=True, eq=False)
 class FewShot:
     """Values codes with the sub-supernets of their regions.
@@ -44,6 +61,7 @@ class FewShot:
     recipe: Recipe
     directory: Path | None = None
     seed: int = 1
+    prepared: PreparedRegions = dataclasses.field(default_factory=PreparedRegions, init=False, repr=False)
 
     @property
     def supernet(self) -> Supernet:
@@ -62,7 +80,7 @@ class FewShot:
         Raises:
           NotPreparedError: `prepare` has not been called.
         """
-        return self._prepared[0]
+        return self._required(self.prepared.regions)
 
     @property
     def weights(self) -> Sequence[Weights]:
@@ -71,7 +89,7 @@ class FewShot:
         Raises:
           NotPreparedError: `prepare` has not been called.
         """
-        return self._prepared[1]
+        return self._required(self.prepared.weights)
 
     @property
     def supernet_directory(self) -> Path | None:
@@ -91,33 +109,33 @@ class FewShot:
           note: callback that receives progress messages.
 
         Raises:
-          NotPreparedError: as `OneShot.prepare`, or no code was found in a region.
+          NotPreparedError: see `OneShot.prepare`, or no code was found in a region.
         """
-        if "_found" in self.__dict__:
+        if self.prepared.weights is not None:
             return
         weights: list[Weights] = []
         programs = None
         for i in range(self.begin(directory, note)):
             trained, programs = self._train(i, directory, note, programs)
             weights.append(self.one_shot.valuation.place(trained))
-        self.__dict__["_found"] = (self.__dict__["_divided"], weights)
+        self.prepared.weights = weights
 
     def begin(self, directory: Path, note: Callable[[str], None]) -> int:
         """Trains the supernet and divides the space, or reads both, and returns the number of regions.
 
         Raises:
-          NotPreparedError: as `OneShot.prepare`.
+          NotPreparedError: see `OneShot.prepare`.
         """
         self.one_shot.prepare(directory, note)
-        if "_divided" not in self.__dict__:
-            self.__dict__["_divided"] = self._divide(self._home(directory))
-        return len(self.__dict__["_divided"].names)
+        if self.prepared.regions is None:
+            self.prepared.regions = self._divide(self._home(directory))
+        return len(self.prepared.regions.names)
 
     def part(self, i: int, directory: Path, note: Callable[[str], None]) -> None:
         """Trains the sub-supernet of region `i` unless it exists; processes may train different regions concurrently.
 
         Raises:
-          NotPreparedError: as `prepare`.
+          NotPreparedError: see `prepare`.
         """
         self._train(i, directory, note, None)
 
@@ -167,7 +185,7 @@ class FewShot:
         self, i: int, directory: Path, note: Callable[[str], None], programs: Programs | None
     ) -> tuple[Weights, Programs | None]:
         """Trains or reads the sub-supernet of a region; returns it and the programs that trained it."""
-        found: Regions = self.__dict__["_divided"]
+        found = self._required(self.prepared.regions)
         note(f"sub-supernet {i + 1} of {len(found.names)} ({found.names[i]})")
         try:
             pool = code_pool.draw_codes(self._space, POOL, self.seed, lambda codes: found.of(codes) == i)
@@ -193,9 +211,8 @@ class FewShot:
     def _space(self) -> SearchSpace:
         return self.supernet.space
 
-    @property
-    def _prepared(self) -> tuple[Regions, Sequence[Weights]]:
-        if "_found" not in self.__dict__:
+    def _required(self, made: Made | None) -> Made:
+        """Returns what `prepare` made; raises NotPreparedError before it did."""
+        if made is None:
             raise NotPreparedError("the sub-supernets are not trained: call prepare(directory, note) first")
-        found: tuple[Regions, Sequence[Weights]] = self.__dict__["_found"]
-        return found
+        return made

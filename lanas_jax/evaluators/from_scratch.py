@@ -14,7 +14,7 @@ import jax
 import numpy as np
 from jaxtyping import Array, Int, Key
 
-from lanas_jax.candidates import halving
+from lanas_jax.candidates import cost_model, halving
 from lanas_jax.candidates.halving import CandidateTrainer, Halving
 from lanas_jax.candidates.population import CompiledPopulation, Results
 from lanas_jax.candidates.step import Network
@@ -22,6 +22,17 @@ from lanas_jax.candidates.strategies import OUT_OF_MEMORY, Strategies
 from lanas_jax.data.splits import SearchData
 from lanas_jax.evaluators.base import Outcome, with_costs
 from lanas_jax.training.sgd import TrainConfig
+
+
+@dataclasses.dataclass
+class MeasuredStrategy:
+    """What the first batch of a search showed.
+
+    Attributes:
+      choice: the strategy expected to finish first; None before a batch was measured.
+    """
+
+    choice: cost_model.Choice | None = None
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -58,6 +69,8 @@ class FromScratch:
     halving: Halving | None = None
     report: Callable[[str], None] = print
 
+    measured: MeasuredStrategy = dataclasses.field(default_factory=MeasuredStrategy, init=False, repr=False)
+
     def __post_init__(self) -> None:
         if self.strategy == "specialised":
             _ = self.strategies.specialised  # rejects a network without this strategy before any training
@@ -70,7 +83,7 @@ class FromScratch:
     @property
     def compiled(self) -> CompiledPopulation:
         """The shared programs, which train a batch of any codes."""
-        choice = self.__dict__.get("choice")
+        choice = self.measured.choice
         vmapped = self.vmapped is True if choice is None else choice.vmapped
         return self.strategies.vmapped if vmapped else self.strategies.sequential
 
@@ -106,16 +119,16 @@ class FromScratch:
         """Whether each candidate has its own program; for ``auto``, measured at the first call."""
         if self.strategy != "auto":
             return self.strategy == "specialised"
-        if "choice" not in self.__dict__:
+        if self.measured.choice is None:
             try:
                 choice = self.strategies.choose(self.candidates or len(codes), codes, keys, self.vmapped)
             except FloatingPointError as error:  # a candidate diverged at once; the next batch is measured
                 self.report(f"one program for this batch: the strategies could not be measured ({error})")
                 return False
             shared = "one program, vmapped candidates" if choice.vmapped else "one program"
-            self.report(f"{'a program for each candidate' if choice.specialised else shared}: {choice.reason}")
-            self.__dict__["choice"] = choice
-        return self.__dict__["choice"].specialised
+            self.report(f"{'one program per candidate' if choice.specialised else shared}: {choice.reason}")
+            self.measured.choice = choice
+        return self.measured.choice.specialised
 
     def _train(self, trainer: CandidateTrainer, codes: np.ndarray, keys: Key[Array, " n"]) -> list[Outcome]:
         """Trains a batch and returns outcomes without costs."""

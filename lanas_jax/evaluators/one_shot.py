@@ -38,6 +38,17 @@ CALIBRATING = 512  # images for the batch statistics of the probes if recalibrat
 DEVIATIONS = 3.0  # standard deviations above chance required of the probes' mean accuracy
 
 
+@dataclasses.dataclass
+class PreparedSupernet:
+    """What `OneShot.prepare` made.
+
+    Attributes:
+      trained: the trained supernet, its weights on the devices that value codes; None before `prepare`.
+    """
+
+    trained: Trained | None = None
+
+
 @dataclasses.dataclass(frozen=True, eq=False)
 class OneShot:
     """Values codes as subnetworks of a trained supernet.
@@ -72,6 +83,7 @@ class OneShot:
     per_device: int = 4
     seed: int = 0
     sandwich: Sandwich | None = None
+    prepared: PreparedSupernet = dataclasses.field(default_factory=PreparedSupernet, init=False, repr=False)
 
     @functools.cached_property
     def trained_on(self) -> SearchData | StreamedDataset:
@@ -101,10 +113,9 @@ class OneShot:
         Raises:
           NotPreparedError: `prepare` has not been called.
         """
-        if "_trained" not in self.__dict__:
+        if self.prepared.trained is None:
             raise NotPreparedError("the supernet is not trained: call prepare(directory, note) first")
-        found: Trained = self.__dict__["_trained"]
-        return found
+        return self.prepared.trained
 
     @property
     def supernet_directory(self) -> Path | None:
@@ -122,7 +133,7 @@ class OneShot:
           NotPreparedError: the folder holds another supernet or something else, the training failed, or the
             subnetworks are no better than chance.
         """
-        if "_trained" in self.__dict__:
+        if self.prepared.trained is not None:
             return
         try:
             training = self._training
@@ -131,7 +142,7 @@ class OneShot:
         folder = self.directory or directory / "supernet"
         trained = train_or_refuse(training, self.trained_on, folder, note, self.devices)
         self._refuse_chance(trained.weights, training.codes[:PROBES])
-        self.__dict__["_trained"] = trained._replace(weights=self.valuation.place(trained.weights))
+        self.prepared.trained = trained._replace(weights=self.valuation.place(trained.weights))
 
     def train(self, directory: Path, note: Callable[[str], None], preemption: Preemption | None = None) -> None:
         """Trains the supernet in advance, as `TrainedAhead.train`; `prepare` then reads it."""

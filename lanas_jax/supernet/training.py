@@ -239,7 +239,7 @@ class Lines:
 
 
 def _sharing(batch_size: int) -> Sequence[jax.Device]:
-    """Returns as many devices as can divide a batch equally; the device count of a search is not configured."""
+    """Returns as many of the available devices (on CPUs, cores) as can divide a batch equally."""
     if jax.process_count() > 1:
         return jax.devices()
     devices = jax.local_devices()

@@ -1,9 +1,10 @@
 """Networks of inverted residual blocks as Flax modules: MobileNetV2, MobileNetV3, EfficientNet, and those of a space.
 
-`lanas_jax/spaces/inverted_residuals.py` specifies a network; this file has its layers and parameters. In
-squeeze-and-excitation there is a ReLU before the hard sigmoid of MobileNetV3 (arXiv 1905.02244), and a swish before EfficientNet's
-sigmoid (arXiv 1905.11946). Batch normalisation has the constants of `models/layers/functions.py`, which are those of
-once-for-all (arXiv 1908.09791); the three papers average statistics over longer periods and add 1e-3 to variances.
+`lanas_jax/spaces/inverted_residuals.py` specifies a network; this file has its layers and parameters. The
+gate of squeeze-and-excitation has a ReLU before the hard sigmoid of MobileNetV3 (arXiv 1905.02244), and a swish before
+EfficientNet's sigmoid (arXiv 1905.11946). Batch normalisation has the constants of `models/layers/functions.py`, which
+are those of once-for-all (arXiv 1908.09791); the three papers average statistics over longer periods and add 1e-3 to
+variances.
 
 A network may compute in bfloat16: images, activations between layers, and the operands of convolutions are rounded to
 it. Parameters, statistics and all layers with one product per image (squeeze-and-excitation, hidden layer, classifier)

@@ -123,7 +123,7 @@ class MobileNetSupernet:
         """Returns the network of a code, without dropout; the weights from `extract` give the same outputs.
 
         Raises:
-          ValueError: as `extract`.
+          ValueError: see `extract`.
         """
         return FinalMobileNet(self.space, np.asarray(code), self.compute_dtype, dropout=0.0)
 

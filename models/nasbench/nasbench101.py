@@ -60,7 +60,7 @@ class NASBench101:
         """Returns the network of one code with the interface of trainers.
 
         Raises:
-          ValueError: as `build`.
+          ValueError: see `build`.
         """
         self.space.to_graph(code)
         return FixedNetwork(self.space, BuiltFor(self, tuple(np.asarray(code).tolist())))

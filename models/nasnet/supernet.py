@@ -104,7 +104,7 @@ class NASNetSupernet:
         """Returns the network of a code as a separate network; the weights from `extract` give the same outputs.
 
         Raises:
-          ValueError: as `extract`.
+          ValueError: see `extract`.
         """
         return FinalNASNet(self._networks, self._check(code), auxiliary=False)
 

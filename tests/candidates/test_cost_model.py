@@ -66,7 +66,7 @@ def test_each_of_three_ways_is_chosen_where_it_is_the_soonest(vmapped_step, each
     costs = Costs(SHARED, StrategyCost(10.0, 45.0, vmapped_step), StrategyCost(2.0, 20.0, each_step))
     choice = choose(costs, GPU)
     assert (choice.specialised, choice.vmapped) == (specialised, vmapped)
-    for words in ("one program for all (", "one program for all, vmapped candidates (", "a program for each ("):
+    for words in ("one program for all (", "one program for all, vmapped candidates (", "one program per candidate ("):
         assert words in choice.reason
 
 
