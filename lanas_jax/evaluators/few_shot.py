@@ -27,7 +27,6 @@ from lanas_jax.trainer.programs import Programs
 from lanas_jax.trainer.recipe import Recipe
 from lanas_jax.trainer.task import BatchStats, Params, Weights
 
-
 Made = TypeVar("Made")
 
 

@@ -32,7 +32,7 @@ class MeasuredStrategy:
       choice: the strategy expected to finish first; None before a batch was measured.
     """
 
-    choice: cost_model.Choice | None = None
+    choice: cost_model.StrategyChoice | None = None
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

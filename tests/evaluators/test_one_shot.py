@@ -209,5 +209,5 @@ def test_streamed_images_give_the_values_of_the_same_images_in_memory(prepared, 
     weights = [evaluator.trained.weights.params["kernel"] for evaluator in (prepared[0], streamed)]
     np.testing.assert_allclose(*weights, rtol=1e-5, atol=1e-6)
     in_memory = one_shot(recalibration=every, batch_size=every)
-    in_memory.__dict__["_trained"] = streamed.trained
+    in_memory.prepared.trained = streamed.trained
     assert values(streamed) == values(in_memory)
