@@ -128,7 +128,7 @@ class Population:
 
         def on_all(*arguments: Any) -> Any:
             specs = (PartitionSpec(AXIS),) * (len(arguments) - shared) + (PartitionSpec(),) * shared
-            # Nothing is exchanged between devices, so there is nothing for the varying-axes check to find.
+            # Devices exchange nothing, so the varying-axes check has nothing to find.
             return jax.shard_map(
                 on_device, mesh=self.mesh, in_specs=specs, out_specs=PartitionSpec(AXIS), check_vma=False
             )(*arguments)

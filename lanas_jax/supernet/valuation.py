@@ -178,7 +178,7 @@ class Method:
             return lax.map(lambda code: self.value(weights, code, *data), codes)
 
         specs = (PartitionSpec(), PartitionSpec(AXIS), *(PartitionSpec(),) * 3)
-        # Nothing is exchanged between devices, so there is nothing for the varying-axes check to find.
+        # Devices exchange nothing, so the varying-axes check has nothing to find.
         side_by_side = jax.shard_map(
             on_device, mesh=mesh, in_specs=specs, out_specs=PartitionSpec(AXIS), check_vma=False
         )

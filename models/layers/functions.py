@@ -306,7 +306,7 @@ def batch_norm(
 
 
 def _lane(channels: int, width: int) -> int:
-    """Returns the length of the last axis of images in lane layout: the channels, or pixels and channels of a row."""
+    """Returns the last axis of images in lane layout, which merges width and channels if there are few channels."""
     return channels if channels >= LANE else width * channels
 
 
