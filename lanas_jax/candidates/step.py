@@ -18,6 +18,7 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray
 from lanas_jax.data.scaling import Scaling
 from lanas_jax.spaces.base import SearchSpace
 from lanas_jax.training.augmentation import augment
+from lanas_jax.training.scores import score_split
 from lanas_jax.training.sgd import (
     BatchStats,
     Images,
@@ -178,14 +179,9 @@ def evaluate(
     batched = jnp.pad(images, ((0, padding), (0, 0), (0, 0), (0, 0))).reshape(-1, size, *images.shape[1:])
     answers = jnp.pad(labels, (0, padding), constant_values=-1).reshape(-1, size)
 
-    def batch(batch: tuple[Array, Array]) -> tuple[Array, Array]:
-        images, labels = batch
+    def logits_of(images: Array) -> Array:
         inputs = images if task.scaling is None else task.scaling(images)
-        logits, _ = task.network.apply(state.params, state.batch_stats, code, inputs, train=False)
-        real = labels >= 0
-        right = jnp.sum(real & (jnp.argmax(logits, axis=1) == labels), dtype=jnp.int32)
-        losses = cross_entropy(logits, one_hot(jnp.where(real, labels, 0), task.classes))
-        return right, jnp.sum(jnp.where(real, losses, 0.0))
+        return task.network.apply(state.params, state.batch_stats, code, inputs, train=False)[0]
 
-    right, loss = lax.map(batch, (batched, answers))
-    return Evaluation(right.sum().astype(jnp.float32) / count, loss.sum() / count)
+    correct, loss = score_split(logits_of, batched, answers, task.classes)
+    return Evaluation(correct.astype(jnp.float32) / count, loss / count)

@@ -26,7 +26,7 @@ from lanas_jax.runtime.devices import mesh_of
 from lanas_jax.runtime.program_memo import MEMO
 from lanas_jax.supernet.base import Supernet
 from lanas_jax.trainer.task import BatchStats, Weights
-from lanas_jax.training.sgd import cross_entropy, one_hot
+from lanas_jax.training.scores import score_split
 
 Images = Float[Array, "n h w c"]
 
@@ -202,16 +202,11 @@ class Method:
         """Returns accuracy and loss of one code."""
         batch_stats = self.statistics(weights, code, calibration)
 
-        def batch(batch: tuple[Array, Array]) -> tuple[Array, Array]:
-            images, labels = batch
-            logits, _ = self.supernet.apply(weights.params, batch_stats, code, self._scaled(images), train=False)
-            real = labels >= 0
-            right = jnp.sum(real & (jnp.argmax(logits, axis=1) == labels), dtype=jnp.int32)
-            losses = cross_entropy(logits, one_hot(jnp.where(real, labels, 0), self.classes))
-            return right, jnp.sum(jnp.where(real, losses, 0.0))
+        def logits_of(images: Array) -> Array:
+            return self.supernet.apply(weights.params, batch_stats, code, self._scaled(images), train=False)[0]
 
-        right, loss = lax.map(batch, (images, labels))
-        return right.sum().astype(jnp.float32) / self.count, loss.sum() / self.count
+        correct, loss = score_split(logits_of, images, labels, self.classes)
+        return correct.astype(jnp.float32) / self.count, loss / self.count
 
     def _scaled(self, images: Array) -> Images:
         return images if self.scaling is None else self.scaling(images)

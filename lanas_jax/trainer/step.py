@@ -30,6 +30,7 @@ from lanas_jax.trainer.task import (
     with_data,
 )
 from lanas_jax.training.augmentation import Augmentation, augment
+from lanas_jax.training.scores import score_split
 from lanas_jax.training.sgd import batch_order, cross_entropy, learning_rate, one_hot
 
 
@@ -322,12 +323,12 @@ def count_correct(
     """
     task = with_auxiliary_inputs(task, data)
 
-    def batch(batch: tuple[Array, Array]) -> Int[Array, ""]:
-        images, labels = lax.with_sharding_constraint(batch, task.batch)
-        logits = compute_logits(task.network, weights, images, task.scaling)
-        return jnp.sum(jnp.argmax(logits, axis=1) == labels, dtype=jnp.int32)
+    def logits_of(images: Array) -> Array:
+        return compute_logits(
+            task.network, weights, lax.with_sharding_constraint(images, task.batch), task.scaling
+        ).astype(jnp.float32)
 
-    return lax.map(batch, (images, labels)).sum()
+    return score_split(logits_of, images, labels, task.classes)[0]
 
 
 def right_in_batch(
