@@ -24,13 +24,13 @@ VERBS = frozenset(
     re.findall(
         r"\w+",
         """
-        add apply ask begin build call check choose close collect compare compile compiled compute convert copy count
-        create decode delete describe divide draw drawn encode estimate evaluate exists export extract fill find fit
-        format get give init join judge keep kept learn list load lock make mark measure measured merge mix move open
-        order parse pick place plan plot predict prepare print propose prune put rank read receive record reduce
-        register remove render replace report require reserve resize restore resume run sample save score search select send
-        set shared show sort split start step stop store take tell test time told train update use validate wait walk
-        write
+        add apply ask begin build call check choose close collect compare compile compiled compute convert copy
+        count create decode delete describe divide draw drawn encode estimate evaluate exists export extract fill
+        find fit format get give init join judge keep kept learn list load lock make mark measure measured merge mix
+        move open order parse pick place plan plot predict prepare print propose prune put rank read receive record
+        reduce register remove render replace report require reserve resize restore resume run sample save score
+        search select send set shared show sort split start step stop store take tell test time told train update
+        use validate wait walk write
         """,
     )
 )

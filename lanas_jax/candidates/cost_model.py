@@ -32,7 +32,7 @@ ENDLESS = 2**30  # length of a training of which only the first steps are timed
 
 LEAST_COMPILE_SECONDS = 1.0  # lower bound for compiling a candidate's program, for any network
 TIMED_STEPS = 4  # steps per measurement
-TOLD_SECONDS = 0.05  # smallest reported compilation time saved by a cache
+REPORTED_SECONDS = 0.05  # smallest reported compilation time saved by a cache
 
 
 @dataclasses.dataclass(frozen=True)
@@ -165,20 +165,20 @@ def choose(costs: Costs, work: Workload) -> StrategyChoice:
     """Returns the strategy with the shorter estimated time."""
     one = shared_seconds(costs.shared, work)
     layouts = {"": costs.sequential, ", vmapped candidates": costs.vmapped}
-    told = [
+    parts = [
         f"one program for all{layout} {_words(cost)}: {shared_seconds(cost, work):,.0f} s"
         for layout, cost in layouts.items()
         if cost is not None
     ]
     each = math.inf if costs.specialised is None else specialised_seconds(costs.specialised, work)
     if costs.specialised is not None:
-        told.append(f"one program per candidate {_words(costs.specialised)}: {each:,.0f} s")
-    text = f"{work.candidates} candidates of {work.steps} steps on {work.devices} device(s): {'; '.join(told)}"
+        parts.append(f"one program per candidate {_words(costs.specialised)}: {each:,.0f} s")
+    text = f"{work.candidates} candidates of {work.steps} steps on {work.devices} device(s): {'; '.join(parts)}"
     return StrategyChoice(each < one, costs.uses_vmap, text)
 
 
 def _words(cost: StrategyCost) -> str:
-    saved = f", {cost.saved_seconds:.1f} s saved by the cache" if cost.saved_seconds >= TOLD_SECONDS else ""
+    saved = f", {cost.saved_seconds:.1f} s saved by the cache" if cost.saved_seconds >= REPORTED_SECONDS else ""
     return f"({cost.compile_seconds:.1f} s to compile{saved}, {1000 * cost.step_seconds:.3g} ms a step)"
 
 

@@ -318,7 +318,7 @@ class CompiledPopulation:
             state, placed = self.begin(codes[here], keys[here], None if states is None else states[here])
             state = self._advanced(state, placed, n, total, until or total)
             parts.append(columns(state, self.evaluate(state, placed, *self.placed.held_out), n))
-            ends.extend(apart(state, n))
+            ends.extend(unstack_states(state, n))
         accuracy, loss, steps, train_loss = (np.concatenate(column) for column in zip(*parts, strict=True))
         compiled = np.zeros(len(codes), np.float32)
         return Results(accuracy, loss, steps, train_loss, compiled, time.perf_counter() - began), ends
@@ -345,13 +345,13 @@ def columns(state: TrainState, scores: training.Evaluation, n: int) -> tuple[np.
     return tuple(np.asarray(row)[:n] for row in rows)
 
 
-def apart(states: TrainState, n: int) -> Sequence[TrainState]:
+def unstack_states(states: TrainState, n: int) -> Sequence[TrainState]:
     """Splits the states of the first n slots into one state per candidate, on the host, with keys as raw words."""
     host = jax.device_get(states._replace(key=jax.random.key_data(states.key)))
     return [jax.tree.map(lambda leaf, i=i: leaf[i], host) for i in range(n)]
 
 
 def together(states: Sequence[TrainState], impl: str) -> TrainState:
-    """Stacks states that `apart` has split, with keys of the PRNG implementation `impl`."""
+    """Stacks states that `unstack_states` has split, with keys of the PRNG implementation `impl`."""
     host = jax.tree.map(lambda *leaves: np.stack(leaves), *states)
     return host._replace(key=jax.random.wrap_key_data(host.key, impl=impl))

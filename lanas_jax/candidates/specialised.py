@@ -20,7 +20,15 @@ import jax
 import numpy as np
 from jaxtyping import Array, Int, Key
 
-from lanas_jax.candidates.population import CompiledPopulation, Placed, Population, Results, apart, columns, place
+from lanas_jax.candidates.population import (
+    CompiledPopulation,
+    Placed,
+    Population,
+    Results,
+    unstack_states,
+    columns,
+    place,
+)
 from lanas_jax.candidates.step import Buildable, TrainState
 from lanas_jax.data.splits import SearchData
 from lanas_jax.runtime.devices import cores
@@ -156,7 +164,7 @@ class Specialised:
             scores = programs.evaluate(state, placed, *programs.placed.held_out)
             yield partial(is_done, scores.loss)
             candidate.row = columns(state, scores, 1)
-            (candidate.state,) = apart(state, 1)
+            (candidate.state,) = unstack_states(state, 1)
 
 
 def is_done(array: Array) -> bool:

@@ -17,7 +17,7 @@ def digits(numbers: np.ndarray) -> list[np.ndarray]:
     return [np.asarray((numbers >> shift) & mask, np.int32) for shift in range(0, 63, LIMB_BITS)]
 
 
-def carried(sums: list[Array]) -> Int[Array, "... limbs"]:
+def carry_digits(sums: list[Array]) -> Int[Array, "... limbs"]:
     """Carries sums of digits; returns the digits, least significant first."""
     limbs, carry = [], jnp.zeros_like(sums[0])
     for total in sums:

@@ -15,7 +15,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from lanas_jax.spaces.base import Codes
-from lanas_jax.spaces.exact import carried, digits, integers
+from lanas_jax.spaces.exact import carry_digits, digits, integers
 from lanas_jax.spaces.mobilenet_layers import Layer, block_layer, layers
 from lanas_jax.spaces.mobilenet_settings import MobileNetSettings
 
@@ -92,7 +92,7 @@ def limbs(space: MobileNetSettings, codes: Int[Array, "n dims"], column: int) ->
         if table.any():
             total = total + jnp.asarray(table).at[row].get(mode="clip").sum(axis=(1, 2))
         sums.append(total)
-    return carried(sums)
+    return carry_digits(sums)
 
 
 def totals(space: MobileNetSettings, codes: Codes) -> Int[np.ndarray, "n columns"]:

@@ -20,7 +20,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 from lanas_jax.spaces.base import CellGraph, Choice, Codes, Cost, LimitedCost, SearchSpace
-from lanas_jax.spaces.exact import carried, digits, exceeds
+from lanas_jax.spaces.exact import carry_digits, digits, exceeds
 from lanas_jax.spaces.feature_scale import feature_scale
 
 OPERATIONS = ("sep_conv_3x3", "max_pool_3x3", "skip_connect", "sep_conv_5x5")
@@ -288,7 +288,7 @@ class NASNetSpace(SearchSpace):
         """Returns a cost as digits; exact in int32, because counts are below 2**7."""
         counts = jnp.asarray(self._cost_counts(codes), jnp.int32)
         pairs = zip(digits(weights), digits(np.asarray(constant)), strict=True)
-        return carried([(counts * weight[None]).sum(axis=1) + offset for weight, offset in pairs])
+        return carry_digits([(counts * weight[None]).sum(axis=1) + offset for weight, offset in pairs])
 
 
 def _cell_choices(prefix: str, blocks: int) -> list[Choice]:

@@ -6,13 +6,13 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lanas_jax.spaces.exact import LARGEST, LIMB_BITS, carried, digits, exceeds, integers
+from lanas_jax.spaces.exact import LARGEST, LIMB_BITS, carry_digits, digits, exceeds, integers
 
 NUMBERS = st.integers(0, LARGEST // 2048)
 
 
 def limbs_of(numbers):
-    return carried([jnp.asarray(digit).sum(axis=0) for digit in digits(np.asarray(numbers, np.int64))])
+    return carry_digits([jnp.asarray(digit).sum(axis=0) for digit in digits(np.asarray(numbers, np.int64))])
 
 
 @settings(deadline=None, max_examples=50)
@@ -34,16 +34,16 @@ def test_as_many_digits_as_promised_may_be_added():
 @given(number=st.integers(0, LARGEST), shift=st.integers(-2, 2))
 def test_limits_are_exact_to_the_unit(number, shift):
     limit = max(number + shift, 0)
-    limbs = carried([jnp.asarray(digit) for digit in digits(np.array([number]))])
+    limbs = carry_digits([jnp.asarray(digit) for digit in digits(np.array([number]))])
     assert exceeds(limbs, limit).tolist() == [number > limit]
 
 
 def test_a_limit_beyond_all_numbers_is_none():
-    limbs = jax.jit(carried)([jnp.asarray(digit) for digit in digits(np.array([LARGEST]))])
+    limbs = jax.jit(carry_digits)([jnp.asarray(digit) for digit in digits(np.array([LARGEST]))])
     assert not exceeds(limbs, 10**30)[0]
 
 
 def test_integers_keep_the_shape_before_the_digits():
     numbers = np.arange(6, dtype=np.int64).reshape(2, 3) * 10**12
-    stacked = carried([jnp.asarray(digit) for digit in digits(numbers)])
+    stacked = carry_digits([jnp.asarray(digit) for digit in digits(numbers)])
     np.testing.assert_array_equal(integers(stacked), numbers)
