@@ -25,9 +25,9 @@ from lanas_jax.candidates.population import (
     Placed,
     Population,
     Results,
-    unstack_states,
     columns,
     place,
+    unstack_states,
 )
 from lanas_jax.candidates.step import Buildable, TrainState
 from lanas_jax.data.splits import SearchData

@@ -191,7 +191,7 @@ def test_error_in_the_evaluator_fails_only_the_trial_that_causes_it(tmp_path):
     assert [trial.code[0] == 0 for trial in result.trials] == [trial in failed for trial in result.trials]
     assert failed
     assert failed[0].reason.startswith(
-        "the evaluator raised ArithmeticError: this operation cannot be built (test_study"
+        "the evaluator raised ArithmeticError: this operation cannot be built (test_loop"
     )
 
 
