@@ -1,7 +1,7 @@
-"""Pickles of plain containers and arrays of bytes, read without running any of what a pickle can ask to be run.
+"""Safe reading of pickles of plain containers and byte arrays: no code of the pickle is run.
 
-Of all classes and functions that a pickle can name, only the three by which NumPy pickles an array are known here, and
-each stands for a class below that keeps its bytes: nothing is imported, called or built that is not in this file.
+Only the names that NumPy uses to pickle an array are accepted. Each is replaced by a class of this file that stores the
+bytes, so nothing outside this file is imported or called.
 """
 
 import io
@@ -25,13 +25,13 @@ _ERRORS = (
 
 
 def load_array_pickle(data: bytes) -> Any:
-    """What a pickle holds; strings of Python 2 as bytes, arrays of unsigned bytes as `numpy.ndarray`.
+    """Returns the content of a pickle; Python 2 strings as bytes, arrays of unsigned bytes as `numpy.ndarray`.
 
     Args:
-      data: the pickle; an array in it stands at the top, or is a value of the dictionary at the top.
+      data: pickle whose top-level object is an array or a dictionary; arrays are values of the dictionary.
 
     Raises:
-      ValueError: the pickle is cut off, damaged, or names anything but an array of unsigned bytes.
+      ValueError: if the pickle is cut off, damaged, or names anything except an array of unsigned bytes.
     """
     try:
         content = _Unpickler(io.BytesIO(data), encoding="bytes").load()
@@ -43,22 +43,22 @@ def load_array_pickle(data: bytes) -> Any:
 
 
 class _Type:
-    """Stands for `numpy.dtype`."""
+    """Replacement for `numpy.dtype`."""
 
     def __init__(self, kind: bytes | str, *_: object) -> None:
         self.kind = kind
 
     def __setstate__(self, state: object) -> None:
-        """Byte order and the like, which a type of one byte has none of."""
+        """Ignores byte order and other state, which one-byte types do not need."""
 
 
 class _Pickled:
-    """Stands for an array: what NumPy would be given to fill an empty one with."""
+    """Replacement for an array: the state that NumPy would fill an empty array with."""
 
     state: Any = ()
 
     def __init__(self, *_: object) -> None:
-        """As an empty array is asked for."""
+        """Ignores the arguments for an empty array."""
 
     def __setstate__(self, state: object) -> None:
         self.state = state
@@ -75,7 +75,7 @@ _KNOWN = {
 class _Unpickler(pickle.Unpickler):
     def find_class(self, module: str, name: str) -> Any:
         if (module, name) not in _KNOWN:
-            raise pickle.UnpicklingError(f"it names {module}.{name}, which is never imported for a file")
+            raise pickle.UnpicklingError(f"it names {module}.{name}, which is not allowed in a data file")
         return _KNOWN[module, name]
 
 

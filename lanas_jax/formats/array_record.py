@@ -1,4 +1,4 @@
-"""ArrayRecord files, through the package `array_record`, which verifies their checksums."""
+"""ArrayRecord files, read by the package `array_record`, which verifies their checksums."""
 
 import functools
 from pathlib import Path
@@ -8,11 +8,11 @@ from lanas_jax.formats.errors import FileError
 
 
 def records(path: Path) -> list[bytes]:
-    """The records of a file, in order.
+    """Returns the records of a file, in order.
 
     Raises:
-      FileError: no such file, one that is cut off, damaged, or no ArrayRecord file.
-      ImportError: the package is not installed; says how to do without.
+      FileError: if the file is missing, cut off, damaged, or not an ArrayRecord file.
+      ImportError: if the package is not installed; names the alternative.
     """
     try:
         reader = _reader(path)
@@ -24,11 +24,11 @@ def records(path: Path) -> list[bytes]:
 
 
 def read_at(path: Path, number: int) -> bytes:
-    """The record of a number, from 0.
+    """Returns the record with the given number, from 0.
 
     Raises:
-      FileError: as for `records`, or there is no such record.
-      ImportError: as for `records`.
+      FileError: for the same reasons as `records`, or if there is no such record.
+      ImportError: if the package is not installed.
     """
     try:
         return _kept_reader(path).read([number])[0]
@@ -41,11 +41,12 @@ def _reader(path: Path) -> Any:
         from array_record.python.array_record_module import ArrayRecordReader
     except ImportError as error:
         raise ImportError(
-            f"{path} is an ArrayRecord file: pip install array_record, or prepare the dataset as tfrecord"
+            f"{path} is an ArrayRecord file, which needs array_record: pip install array_record, or prepare the "
+            "dataset as tfrecord"
         ) from error
     if not path.is_file():
         raise FileError(f"{path}: No such file")
     return ArrayRecordReader(str(path))
 
 
-_kept_reader = functools.lru_cache(maxsize=64)(_reader)  # opening one reads the whole directory of its records
+_kept_reader = functools.lru_cache(maxsize=64)(_reader)  # opening a file reads its whole record directory

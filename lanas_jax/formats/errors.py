@@ -1,5 +1,5 @@
-"""The one error of every file that is read."""
+"""The error raised for all unreadable files."""
 
 
 class FileError(ValueError):
-    """A file of results or images that is missing, damaged, of another kind, or holds what it must not."""
+    """A file of results or images is missing, damaged, of another kind, or has invalid content."""

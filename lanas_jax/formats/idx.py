@@ -1,7 +1,7 @@
-"""IDX files, as MNIST has them: an array of bytes behind its shape, plain or compressed with gzip.
+"""IDX files, the format of MNIST: an array of bytes preceded by its shape, plain or gzip-compressed.
 
-Two zero bytes, 8 for unsigned bytes, the number of dimensions, each dimension (uint32, big endian), then the array
-(yann.lecun.com/exdb/mnist). Of the kinds of numbers, only unsigned bytes are read.
+The format is two zero bytes, 8 for unsigned bytes, the number of dimensions, each dimension (uint32, big endian), then
+the array (yann.lecun.com/exdb/mnist). Only unsigned bytes are supported.
 """
 
 import gzip
@@ -15,18 +15,18 @@ from jaxtyping import UInt8
 
 from lanas_jax.formats.errors import FileError
 
-_BYTES = 8  # kind of number: unsigned, of 8 bits
+_BYTES = 8  # element type: unsigned 8-bit integers
 
 
 def read_idx(path: Path, dimensions: int) -> UInt8[np.ndarray, "..."]:
-    """The array of a file, decompressed where its name ends in ``.gz``.
+    """Reads the array of a file; decompresses a file whose name ends in ``.gz``.
 
     Args:
-      path: the file.
-      dimensions: how many the array must have.
+      path: IDX file.
+      dimensions: required number of dimensions of the array.
 
     Raises:
-      FileError: no such file, one of another kind, or one that is cut off or too long; says what was expected.
+      FileError: if the file is missing, of another kind, cut off or too long; says what was expected.
     """
     content = _content(path)
     start = bytes((0, 0, _BYTES, dimensions))

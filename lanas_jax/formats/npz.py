@@ -1,4 +1,4 @@
-"""Arrays in ``.npz`` files: read with errors that say what is wrong, written whole or not at all."""
+"""Arrays in ``.npz`` files: reading with specific errors, and atomic writing."""
 
 import contextlib
 import secrets
@@ -15,20 +15,20 @@ from lanas_jax.runtime.files import replacing_file
 
 
 def fields_of(path: Path) -> tuple[str, ...]:
-    """The names of the arrays in an ``.npz`` file.
+    """Returns the names of the arrays in an ``.npz`` file.
 
     Raises:
-      FileError: no such file, or not an ``.npz`` file.
+      FileError: if the file is missing or not an ``.npz`` file.
     """
     with _opened(path) as file:
         return tuple(file.files)
 
 
 def read_npz(path: Path, fields: Iterable[str]) -> dict[str, np.ndarray]:
-    """Some arrays of an ``.npz`` file; nothing is unpickled.
+    """Reads the given arrays of an ``.npz`` file; unpickles nothing.
 
     Raises:
-      FileError: no such file, not an ``.npz`` file, a field that it does not have or that is damaged.
+      FileError: if the file is missing or not an ``.npz`` file, or a field is missing or damaged.
     """
     arrays = {}
     with _opened(path) as file:
@@ -43,10 +43,10 @@ def read_npz(path: Path, fields: Iterable[str]) -> dict[str, np.ndarray]:
 
 
 def write_npz(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
-    """Writes a compressed ``.npz`` file beside `path`, then moves it there, so that no half of it is ever seen.
+    """Writes a compressed ``.npz`` file atomically: to a temporary file in the same folder, which is then renamed.
 
     Raises:
-      OSError: the folder cannot be written.
+      OSError: if the folder cannot be written.
     """
     with replacing_file(path, f"{secrets.token_hex(4)}.partial") as file:
         np.savez_compressed(file, allow_pickle=False, **arrays)
@@ -54,7 +54,7 @@ def write_npz(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
 
 @contextlib.contextmanager
 def _opened(path: Path) -> Iterator[Any]:
-    """An ``.npz`` file of which nothing but the directory has been read."""
+    """Opens an ``.npz`` file and reads only its directory."""
     with contextlib.ExitStack() as stack:
         try:
             file = stack.enter_context(path.open("rb"))

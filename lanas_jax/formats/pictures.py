@@ -1,4 +1,4 @@
-"""Pictures as PNG or JPEG bytes, decoded by Pillow to arrays of one known shape."""
+"""Decoding of PNG or JPEG bytes by Pillow to arrays of a known shape."""
 
 import io
 import struct
@@ -10,19 +10,19 @@ from PIL import Image
 
 from lanas_jax.formats.errors import FileError
 
-_MODES = {1: "L", 3: "RGB"}  # of Pillow, by channels
+_MODES = {1: "L", 3: "RGB"}  # modes of Pillow, by number of channels
 
 
 def decode_picture(data: bytes, shape: tuple[int, int, int], where: str) -> UInt8[np.ndarray, "height width channels"]:
-    """The pixels of a PNG or JPEG picture.
+    """Decodes a PNG or JPEG image.
 
     Args:
-      data: the whole file.
-      shape: height, width and channels (1 or 3) that it must have; nothing is resized or converted.
-      where: the file and the record, for errors.
+      data: content of the image file.
+      shape: required height, width and channels (1 or 3); nothing is resized or converted.
+      where: name of the file and the record, for errors.
 
     Raises:
-      FileError: no such picture, a damaged one, or one of another shape; names the record.
+      FileError: if the image is of another format, damaged, or of another shape; names the record.
     """
     height, width, channels = shape
     try:
@@ -34,9 +34,9 @@ def decode_picture(data: bytes, shape: tuple[int, int, int], where: str) -> UInt
                 )
             return np.asarray(picture).reshape(shape)
     except (OSError, SyntaxError, zlib.error, struct.error, EOFError, Image.DecompressionBombError) as error:
-        raise FileError(f"{where}: no PNG or JPEG picture, or a damaged one: {_reason(error, data)}") from error
+        raise FileError(f"{where}: not a PNG or JPEG picture, or a damaged one: {_reason(error, data)}") from error
 
 
 def _reason(error: Exception, data: bytes) -> str:
-    """Pillow names a stream that it cannot identify by its address, which says nothing."""
+    """Returns the reason of a decoding error; replaces Pillow's message that only contains the stream's address."""
     return f"begins with {data[:8]!r}" if "cannot identify" in str(error) else str(error)

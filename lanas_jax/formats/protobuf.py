@@ -1,6 +1,6 @@
-"""Protocol buffers without their compiler: the numbered fields of a message, on the wire's terms.
+"""Protocol buffers without a compiler: the numbered fields of a message in wire format.
 
-The wire format is that of protobuf.dev/programming-guides/encoding. Which numbers mean what is left to the readers.
+The wire format is defined in protobuf.dev/programming-guides/encoding. Callers interpret the field numbers.
 """
 
 import mmap
@@ -9,10 +9,10 @@ from collections.abc import Iterator
 
 
 def fields(message: bytes) -> list[tuple[int, bytes | float | int]]:
-    """Field numbers and values of a protocol buffer: varints, doubles, floats and bytes, in order.
+    """Returns the field numbers and values of a protocol buffer, in order: varints, doubles, floats and bytes.
 
     Raises:
-      ValueError: a wire type that there is none of, or a message that is cut off; names the byte.
+      ValueError: if a wire type is unknown, or the message is cut off; names the byte.
     """
     found: list[tuple[int, bytes | float | int]] = []
     at = 0
@@ -30,7 +30,7 @@ def fields(message: bytes) -> list[tuple[int, bytes | float | int]]:
         elif kind == 5:
             value, at = _unpacked("<f", message, at), at + 4
         else:
-            raise ValueError(f"wire type {kind} at byte {at} is none of protocol buffers")
+            raise ValueError(f"unknown wire type {kind} at byte {at}")
         found.append((tag >> 3, value))
     if at > len(message):
         raise ValueError(f"message cut off at byte {len(message)}, expected {at}")
@@ -38,10 +38,10 @@ def fields(message: bytes) -> list[tuple[int, bytes | float | int]]:
 
 
 def spans(message: bytes | mmap.mmap, start: int, end: int) -> Iterator[tuple[int, int, int]]:
-    """Field numbers of the messages and bytes within a message, and where each begins and ends; none is copied or read.
+    """Yields field number, start and end of each length-delimited field of a message, without reading its content.
 
     Raises:
-      ValueError: a field of another wire type, or one that does not end in the message; names the byte.
+      ValueError: if a field has another wire type, or ends after the message; names the byte.
     """
     at = start
     while at < end:
@@ -56,10 +56,10 @@ def spans(message: bytes | mmap.mmap, start: int, end: int) -> Iterator[tuple[in
 
 
 def varint(message: bytes | mmap.mmap, at: int) -> tuple[int, int]:
-    """An integer of seven bits a byte, least first, and the byte after it.
+    """Decodes a varint (seven bits per byte, least significant first); returns it and the position after it.
 
     Raises:
-      ValueError: the message ends before the integer does.
+      ValueError: if the message ends before the integer does.
     """
     value = shift = 0
     while at < len(message):

@@ -20,23 +20,23 @@ with warnings.catch_warnings():  # of platforms for which it has no compiled cod
     warnings.simplefilter("ignore", RuntimeWarning)
     import google_crc32c
 
-_POLYNOMIAL = 0x82F63B78  # of Castagnoli, bits reversed
-_BLOCK = 1024  # bytes looked up at once
+_POLYNOMIAL = 0x82F63B78  # Castagnoli polynomial, bits reversed
+_BLOCK = 1024  # bytes per table look-up
 
 
 class Record(NamedTuple):
-    """One record, and where it stands."""
+    """One record and its position."""
 
-    number: int  # from 0
-    offset: int  # of its first byte in the file
+    number: int  # index in the file, from 0
+    offset: int  # position of the record's first byte in the file
     data: bytes
 
 
 def records(path: Path) -> Iterator[Record]:
-    """The records of a file, in order.
+    """Yields the records of a file, in order.
 
     Raises:
-      FileError: no such file, one that is cut off, damaged, or no TFRecord file; names the record and the byte.
+      FileError: if the file is missing, cut off, damaged, or not a TFRecord file; names the record and the byte.
     """
     try:
         with path.open("rb", buffering=1 << 20) as file:
@@ -49,10 +49,10 @@ def records(path: Path) -> Iterator[Record]:
 
 
 def read_at(path: Path, offset: int) -> bytes:
-    """The data of the record that begins at a byte.
+    """Returns the data of the record that begins at byte `offset`.
 
     Raises:
-      FileError: as for `records`.
+      FileError: for the same reasons as `records`, or if the file ends there.
     """
     try:
         with path.open("rb", buffering=0) as file:
@@ -66,14 +66,14 @@ def read_at(path: Path, offset: int) -> bytes:
 
 
 def spans(content: bytes | mmap.mmap, path: Path) -> Iterator[tuple[int, int]]:
-    """Where the data of each record begins and ends, by their lengths alone: no data is read or verified.
+    """Yields start and end of each record's data, from the record lengths; reads and verifies no data.
 
     Args:
-      content: of the whole file.
-      path: of the file, for errors.
+      content: content of the whole file.
+      path: path of the file, for errors.
 
     Raises:
-      FileError: the file is cut off, or a length is damaged; names the record and the byte.
+      FileError: if the file is cut off, or a length is damaged; names the record and the byte.
     """
     number = offset = 0
     while offset < len(content):
@@ -90,13 +90,13 @@ def _where(path: Path, number: int | None, offset: int) -> str:
 
 
 def _length(head: bytes, where: str, offset: int) -> int:
-    """What a record says of its length."""
+    """Returns the length of a record after verifying its checksum."""
     if len(head) < 12:
         raise FileError(f"{where} is cut off: expected 12 bytes of length and checksum; found {len(head)}")
     length, check = struct.unpack("<QI", head)
     if (computed := masked_crc32c(head[:8])) != check:
         raise FileError(
-            f"{where} is damaged, or this is no TFRecord file: expected the checksum {computed:08x} of the length "
+            f"{where} is damaged, or this is not a TFRecord file: expected the checksum {computed:08x} of the length "
             f"{length} at byte {offset + 8}; found {check:08x}"
         )
     return length
@@ -121,7 +121,7 @@ def _read_record(file: IO[bytes], path: Path, number: int | None, offset: int) -
 
 
 def masked_crc32c(data: bytes) -> int:
-    """The CRC-32C as TFRecord files store it: rotated and shifted, so that it can be summed over again."""
+    """Returns the CRC-32C as stored in TFRecord files: rotated, plus a constant."""
     crc = crc32c(data)
     return (((crc >> 15) | (crc << 17)) + 0xA282EAD8) & 0xFFFFFFFF
 
@@ -156,7 +156,7 @@ def crc32c_by_table(data: bytes) -> int:
 
 @functools.lru_cache(maxsize=2048)
 def _places(n: int) -> np.ndarray:
-    """Where each byte of a block of `n` begins in the table: 256 entries per byte that follows it."""
+    """Returns the table offset of each byte of a block of `n` bytes: 256 entries per following byte."""
     return np.arange(n - 1, -1, -1, dtype=np.int64) * 256
 
 
@@ -167,7 +167,7 @@ def _bytes() -> list[int]:
 
 @functools.cache
 def _table() -> np.ndarray:
-    """What byte value ``v`` has become after ``k`` more bytes, at ``256 k + v``; uint32."""
+    """Returns the table of images of byte value ``v`` after ``k`` more bytes, at index ``256 k + v``; uint32."""
     first = np.arange(256, dtype=np.uint32)
     for _ in range(8):
         first = np.where(first & 1, (first >> 1) ^ np.uint32(_POLYNOMIAL), first >> 1)

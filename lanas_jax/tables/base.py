@@ -1,4 +1,4 @@
-"""A table: a value for every code that somebody has trained, so that searches can be repeated at no cost."""
+"""A table of values of trained codes, on which searches can be repeated without training."""
 
 import jax
 import jax.numpy as jnp
@@ -14,26 +14,26 @@ class Table:
     """Values of codes, looked up on the device.
 
     Args:
-      space: what the codes mean.
-      codes: ``int32[m, dims]``, distinct and valid.
-      values: ``float[m]``, what is maximised.
+      space: search space of the codes.
+      codes: distinct valid codes, ``int32[m, dims]``.
+      values: values to maximise, ``float[m]``.
 
     Raises:
-      ValueError: codes outside the space or not valid, a code twice, or a value that is not finite; names the rows.
+      ValueError: if a code is outside the space, not valid or repeated, or a value is not finite; names the rows.
     """
 
     def __init__(self, space: SearchSpace, codes: Codes, values: Values):
         checked = space.check(codes)
         array = np.asarray(values)
         if array.shape != (len(checked),):
-            raise ValueError(f"{len(checked)} codes need as many values; got shape {array.shape}")
+            raise ValueError(f"values has shape {array.shape}; {len(checked)} codes need shape ({len(checked)},)")
         _refuse("are not valid in the space", ~np.asarray(space.valid(checked)))
         _refuse("hold a value that is not finite", ~np.isfinite(array))
         self.space = space
         self.codes = space.canonical(checked)
         self.values = jnp.asarray(array, jnp.float32)
         self._index = CodeIndex.of(space, self.codes)
-        _refuse("repeat a code that stands above", self._index.repeated)
+        _refuse("repeat the code of an earlier row", self._index.repeated)
 
     def __len__(self) -> int:
         return len(self.values)
@@ -44,17 +44,17 @@ class Table:
         return float(self.values.max())
 
     def lookup(self, codes: Codes) -> Float[Array, " n"]:
-        """The value of each code; NaN for codes that are not in the table. Traceable."""
+        """Returns the value of each code; NaN for codes that are not in the table. Traceable."""
         rows = self._index.find(self.space, self.space.canonical(codes))
         return jnp.where(rows >= 0, self.values[rows], jnp.nan)
 
     def tree_flatten(self) -> tuple[tuple[Array, Array, CodeIndex], SearchSpace]:
-        """Codes, values and index travel as arrays; the space is static under `jax.jit`."""
+        """Returns codes, values and index as pytree leaves; the space is static under `jax.jit`."""
         return (self.codes, self.values, self._index), self.space
 
     @classmethod
     def tree_unflatten(cls, space: SearchSpace, arrays: tuple[Array, Array, CodeIndex]) -> "Table":
-        """A table of arrays that were checked before."""
+        """Builds a table from arrays that are already checked."""
         table = object.__new__(cls)
         table.space = space
         table.codes, table.values, table._index = arrays

@@ -1,7 +1,7 @@
-"""A benchmark: the results of every network that somebody trained, validation and test apart.
+"""A benchmark: results of trained networks, with separate validation and test accuracies.
 
-Validation accuracies are what a search may see, as a `Table`; test accuracies are only read for what a search found.
-Benchmarks are kept as compact ``.npz`` files, which hold arrays only and load in about a second.
+A search uses validation accuracies, as a `Table`; test accuracies are only read for the networks a search found.
+Benchmarks are saved as compact ``.npz`` files, which contain only arrays and load in about a second.
 """
 
 import dataclasses
@@ -31,16 +31,16 @@ class Benchmark:
     """Validation and test accuracy of networks, each trained once or several times.
 
     Args:
-      name: of the benchmark and its dataset.
-      space: what the codes mean.
-      codes: distinct, valid and, of each class of equivalent codes, any one; `codes` holds the canonical ones.
-      validation: a column per repeat, in [0, 1]; what is searched.
-      test: likewise; only reported.
-      notes: what a reader of results has to know.
+      name: name of the benchmark and its dataset.
+      space: search space of the codes.
+      codes: distinct valid codes, one per class of equivalent codes; the attribute `codes` holds the canonical codes.
+      validation: validation accuracies in [0, 1], one column per repeat; the values a search sees.
+      test: test accuracies in [0, 1], one column per repeat; only reported.
+      notes: remarks for readers of the results.
 
     Raises:
-      ValueError: codes that are not valid in the space or equivalent, values that are not in [0, 1], or shapes that do
-        not fit; names the rows.
+      ValueError: if codes are invalid or equivalent, accuracies are not in [0, 1], or shapes do not match; names the
+        rows.
     """
 
     name: str
@@ -70,14 +70,14 @@ class Benchmark:
         return len(self.codes)
 
     def table(self, repeat: int | None = None, *, key: PRNGKeyArray | None = None) -> Table:
-        """The validation accuracies, to be searched.
+        """Returns the validation accuracies as a table; the means of the repeats unless an argument is given.
 
         Args:
-          repeat: take those of this repeat.
-          key: take one repeat of each code, drawn with this key, which is consumed. Without either: means of repeats.
+          repeat: index of the repeat to use.
+          key: PRNG key for drawing one repeat per code; consumed.
 
         Raises:
-          ValueError: there is no such repeat, or both were given.
+          ValueError: if the repeat does not exist, or both arguments are given.
         """
         m, repeats = self.validation.shape
         if repeat is not None and key is not None:
@@ -92,7 +92,7 @@ class Benchmark:
         )
 
     def test_of(self, codes: Codes) -> Float[Array, " n"]:
-        """Test accuracy of codes, the mean of the repeats; NaN for codes that are not in the benchmark."""
+        """Returns the mean test accuracy of codes over repeats; NaN for codes that are not in the benchmark."""
         return self._tests.lookup(codes)
 
     @functools.cached_property
@@ -100,12 +100,12 @@ class Benchmark:
         return Table(self.space, self.codes, self.test.mean(axis=1))
 
     def save(self, path: Path | str) -> None:
-        """Writes an ``.npz`` file, the whole of it or nothing.
+        """Writes an ``.npz`` file atomically.
 
         Raises:
-          ValueError: the name does not end in ``.npz``, or the space cannot be written: it is neither a product of
-            choices nor that of a benchmark.
-          OSError: the folder cannot be written.
+          ValueError: if the name does not end in ``.npz``, or the space is neither a plain product of choices nor the
+            space of a known benchmark.
+          OSError: if the folder cannot be written.
         """
         path = Path(path)
         if path.suffix != ".npz":
@@ -117,10 +117,10 @@ class Benchmark:
 
     @classmethod
     def load(cls, path: Path | str) -> "Benchmark":
-        """What `save` wrote.
+        """Loads a benchmark written by `save`.
 
         Raises:
-          FileError: no such file, one of another kind, a damaged one, or rows that `Benchmark` refuses.
+          FileError: if the file is missing, of another kind or damaged, or `Benchmark` rejects its rows.
         """
         path = Path(path)
         arrays = read_npz(path, _FIELDS)
@@ -140,7 +140,7 @@ def _space_text(space: SearchSpace) -> str:
         return json.dumps([[choice.name, choice.options] for choice in space.choices])
     if any(space == known() for known in _SPACES.values()):
         return json.dumps(type(space).__name__)
-    expected = f"expected one of {', '.join(_SPACES)}, as it is without arguments"
+    expected = f"expected a plain SearchSpace, or one of {', '.join(_SPACES)} without arguments"
     raise ValueError(f"a benchmark over {type(space).__name__} cannot be written: {expected}")
 
 
@@ -149,5 +149,5 @@ def _space_of(text: str) -> SearchSpace:
     if isinstance(about, list):
         return SearchSpace(Choice(name, options) for name, options in about)
     if about not in _SPACES:
-        raise ValueError(f"expected a space of {', '.join(_SPACES)}; found {about!r}")
+        raise ValueError(f"unknown space {about!r}; expected one of {', '.join(_SPACES)}")
     return _SPACES[about]()

@@ -1,4 +1,4 @@
-"""The benchmarks that have a name here: where their files are looked for, and how official files become ours."""
+"""The named benchmarks: lookup of their files, and conversion of official files to our format."""
 
 import os
 from collections.abc import Callable
@@ -15,17 +15,17 @@ _CONVERT = "lanas tables convert"
 
 
 class Entry(NamedTuple):
-    """A benchmark with a name."""
+    """A named benchmark."""
 
     name: str
-    compact: str | None  # file of another project's making that is read as it is
+    compact: str | None  # file of another project, read without conversion
     dataset: str | None
     summary: str
-    command: str  # that makes `NAME.npz`, or where the compact file comes from
+    command: str  # command that makes `NAME.npz`
 
     @property
     def files(self) -> tuple[str, ...]:
-        """What is looked for, in this order."""
+        """File names to look for, in this order."""
         return (f"{self.name}.npz", *([self.compact] if self.compact and self.compact != f"{self.name}.npz" else []))
 
 
@@ -63,16 +63,16 @@ ENTRIES = (
 
 
 def find_benchmark(name: str | Path, data_dir: Path | str | None = None) -> Benchmark:
-    """A benchmark by name or by file.
+    """Loads a benchmark by name or by file.
 
     Args:
-      name: the name of one of `ENTRIES`, or the path of an ``.npz`` file: a saved `Benchmark`, or a compact file, with
-        the data set behind a colon where it has several (``nasbench201.npz:cifar10``).
-      data_dir: the folder in which names are looked up; default: that of the environment variable LANAS_DATA.
+      name: name of one of `ENTRIES`, or path of an ``.npz`` file: a saved `Benchmark`, or a compact file, with the
+        data set after a colon if it has several (``nasbench201.npz:cifar10``).
+      data_dir: folder in which names are looked up; default: the environment variable LANAS_DATA.
 
     Raises:
-      FileError: an unknown name, a file that is not there, or one that cannot be used; says where it looked, what
-        it expected, and which command makes the file.
+      FileError: if the name is unknown, or the file is missing or unusable; says where it looked, what it expected, and
+        which command makes the file.
     """
     text = str(name)
     entry = next((entry for entry in ENTRIES if entry.name == text), None)
@@ -81,22 +81,22 @@ def find_benchmark(name: str | Path, data_dir: Path | str | None = None) -> Benc
     path, _, dataset = text.partition(".npz:")
     if not dataset and not path.endswith(".npz"):
         names = ", ".join(entry.name for entry in ENTRIES)
-        raise FileError(f"{text!r} is neither a benchmark nor the path of an .npz file. The benchmarks: {names}")
+        raise FileError(f"{text!r} is neither a benchmark nor the path of an .npz file; choose from {names}")
     return read_benchmark(Path(f"{path}.npz" if dataset else path), dataset or None)
 
 
 def path_of(entry: Entry, data_dir: Path | str | None = None) -> Path | None:
-    """The file of a benchmark in a folder; None where it is not there."""
+    """Returns the file of a benchmark in a folder; None if it is missing."""
     folder = data_dir or os.environ.get("LANAS_DATA")
     paths = [Path(folder) / file for file in entry.files] if folder else []
     return next((path for path in paths if path.is_file()), None)
 
 
 def read_benchmark(path: Path, dataset: str | None = None) -> Benchmark:
-    """A benchmark from a saved or a compact ``.npz`` file, told apart by their fields.
+    """Reads a benchmark from a saved or a compact ``.npz`` file, distinguished by their fields.
 
     Raises:
-      FileError: none of these, or without the data set that it needs.
+      FileError: if the file is of another kind, or the data set it needs is not given.
     """
     fields = set(fields_of(path))
     if "format" in fields:
@@ -106,24 +106,24 @@ def read_benchmark(path: Path, dataset: str | None = None) -> Benchmark:
     readers = {"op_names": nats_bench.from_nasbench201, "channels": nats_bench.from_natsbench_size}
     reader = next((reader for field, reader in readers.items() if field in fields), None)
     if reader is None:
-        raise FileError(f"{path}: no table of results: found the fields {', '.join(sorted(fields))}")
+        raise FileError(f"{path}: not a table of results; found the fields {', '.join(sorted(fields))}")
     return reader(path, _dataset(path, dataset))
 
 
 def convert_benchmark(
     source: Path, dataset: str | None = None, progress: Callable[[int], object] | None = None
 ) -> Benchmark:
-    """A benchmark from official files, or from whatever `read_benchmark` takes.
+    """Converts official files, or any file accepted by `read_benchmark`, to a benchmark.
 
     Args:
       source: ``nasbench_only108.tfrecord`` or ``nasbench_full.tfrecord`` of NAS-Bench-101, a folder
         ``NATS-tss-...-simple`` or ``NATS-sss-...-simple`` of NATS-Bench, or an ``.npz`` file.
-      dataset: cifar10, cifar100 or imagenet16, where the source has several.
-      progress: called now and then with how much was read, in bytes or networks.
+      dataset: cifar10, cifar100 or imagenet16, if the source has several.
+      progress: function called periodically with the amount read, in bytes or networks.
 
     Raises:
-      FileError: the source is none of these, damaged, or needs a data set.
-      ImportError: a package that the source needs is not installed; names the extra.
+      FileError: if the source is of another kind, is damaged, or needs a data set.
+      ImportError: if a package that the source needs is not installed; names the extra.
     """
     if source.is_dir():
         return nats_bench.read_official(source, _dataset(source, dataset), progress)
@@ -148,5 +148,9 @@ def _locate(entry: Entry, data_dir: Path | str | None) -> Path:
     if path is not None:
         return path
     folder = data_dir or os.environ.get("LANAS_DATA")
-    where = f"looked for {' and '.join(entry.files)} in {folder}" if folder else "LANAS_DATA names no folder to look in"
-    raise FileError(f"{entry.name}: {where}. To make the file from the official one: {entry.command}")
+    where = (
+        f"looked for {' and '.join(entry.files)} in {folder}"
+        if folder
+        else "LANAS_DATA is not set, so there is no folder to look in"
+    )
+    raise FileError(f"{entry.name}: {where}. To convert the official file, run: {entry.command}")

@@ -1,8 +1,9 @@
 """NAS-Bench-101 (arXiv 1902.09635): 423,624 networks on CIFAR-10, three trainings each.
 
 `read_official` reads the official files, ``nasbench_only108.tfrecord`` or ``nasbench_full.tfrecord``, without
-TensorFlow. A record is a JSON list: the module's hash, the epochs trained, its adjacency matrix and operations as text,
-and metrics as a base64 protocol buffer (`nasbench/lib/model_metrics.proto` of the benchmark); one for each training.
+TensorFlow. There is one record per training. A record is a JSON list: the module's hash, the number of epochs, its
+adjacency matrix and operations as text, and metrics as a base64 protocol buffer
+(`nasbench/lib/model_metrics.proto` of the benchmark).
 
 `from_ecnas` reads EC-NAS (arXiv 2210.06015): the same networks of at most five vertices after four epochs.
 """
@@ -25,36 +26,36 @@ from lanas_jax.spaces.nasbench101 import OPERATIONS, NASBench101Space
 from lanas_jax.tables.benchmark import Benchmark
 
 ECNAS_FIELDS = ("adjacency", "labels", "num_vertices", "hash", "repeat", "val_acc_ep4", "test_acc_ep4")
-_FINAL = 2  # of a training's evaluations: before, halfway, after
+_FINAL = 2  # index of the last of a training's evaluations (before, halfway, after)
 _EVALUATION = 1  # field of the metrics
 _VALIDATION, _TEST = 4, 5  # fields of an evaluation
 _SPACE = NASBench101Space()
 
 
 class TrainingRecord(NamedTuple):
-    """What one record says."""
+    """Content of one record."""
 
-    module: str  # hash
+    module: str  # hash of the module
     epochs: int
     adjacency: str  # zeros and ones, row by row
-    operations: str  # names, with commas
+    operations: str  # comma-separated names
     validation: float  # accuracy at the end, in [0, 1]
     test: float
 
 
 def read_official(path: Path, epochs: int = 108, progress: Callable[[int], object] | None = None) -> Benchmark:
-    """The benchmark from one of its official files; takes minutes for the whole one.
+    """Reads the benchmark from one of its official files; takes minutes for the full file.
 
-    Every checksum is verified, and that every graph has the hash it is filed under.
+    Verifies every checksum, and that the hash of every graph is the recorded one.
 
     Args:
-      path: a ``.tfrecord`` file.
-      epochs: which trainings to keep.
-      progress: called now and then with the number of bytes read.
+      path: ``.tfrecord`` file.
+      epochs: number of epochs of the trainings to use.
+      progress: function called periodically with the number of bytes read.
 
     Raises:
-      FileError: a damaged or foreign file, with the record and the byte; a graph that is not the one it is filed
-        under; a module with fewer trainings than the others; or no training of so many epochs.
+      FileError: if the file is damaged or of another kind (names the record and the byte), a graph does not have its
+        recorded hash, a module has fewer trainings than the others, or no training has `epochs` epochs.
     """
     graphs: dict[tuple[str, str], str] = {}  # verified: adjacency and operations -> hash
     modules: dict[str, np.ndarray] = {}
@@ -80,10 +81,10 @@ def read_official(path: Path, epochs: int = 108, progress: Callable[[int], objec
 
 
 def from_ecnas(path: Path) -> Benchmark:
-    """EC-NAS, from an ``.npz`` file with the fields `ECNAS_FIELDS`.
+    """Reads EC-NAS from an ``.npz`` file with the fields `ECNAS_FIELDS`.
 
     Raises:
-      FileError: a damaged or foreign file, or a graph that does not have its hash; names the row.
+      FileError: if the file is damaged or of another kind, or a graph does not have its recorded hash; names the row.
     """
     fields = read_npz(path, ECNAS_FIELDS)
     names = {-1: "input", -2: "output", **dict(enumerate(OPERATIONS))}
@@ -103,10 +104,10 @@ def from_ecnas(path: Path) -> Benchmark:
 
 
 def parse(record: Record, path: Path) -> TrainingRecord:
-    """What a record of an official file says.
+    """Parses a record of an official file.
 
     Raises:
-      FileError: it is not of the form that the module's docstring describes.
+      FileError: if the record does not have the form described in the module docstring.
     """
     try:
         module, epochs, adjacency, operations, metrics = json.loads(record.data)
@@ -122,7 +123,7 @@ def parse(record: Record, path: Path) -> TrainingRecord:
     except (ValueError, KeyError, TypeError, binascii.Error) as error:
         start = record.data[:40]
         raise FileError(
-            f"{path}: record {record.number}, which begins at byte {record.offset}, is none of NAS-Bench-101: expected "
+            f"{path}: record {record.number}, which begins at byte {record.offset}, is not of NAS-Bench-101: expected "
             f"[hash, epochs, adjacency, operations, metrics]; found {start!r}... ({type(error).__name__}: {error})"
         ) from error
 
@@ -136,7 +137,7 @@ def _verified_code(training: TrainingRecord, where: str) -> np.ndarray:
 
 
 def _verified(module: str, adjacency: np.ndarray, operations: list[str], where: str) -> np.ndarray:
-    """The code of a graph that has the hash `module`."""
+    """Returns the code of a graph after checking that its hash is `module`."""
     try:
         code = _SPACE.from_graph(adjacency, operations)
         computed = _SPACE.module_hash(code)
@@ -148,12 +149,12 @@ def _verified(module: str, adjacency: np.ndarray, operations: list[str], where: 
 
 
 def _even(path: Path, results: dict[str, list[tuple[float, float]]]) -> np.ndarray:
-    """Results as an array ``[modules, repeats, 2]``."""
+    """Returns the results as an array ``[modules, repeats, 2]``."""
     repeats = max(map(len, results.values()))
     short = [module for module, values in results.items() if len(values) < repeats]
     if short:
         raise FileError(
             f"{path}: the file is not complete: expected {repeats} trainings of each module; {len(short)} have fewer, "
-            f"such as {short[0]} with {len(results[short[0]])}"
+            f"for example {short[0]} with {len(results[short[0]])}"
         )
     return np.array(list(results.values()), np.float32)

@@ -1,4 +1,4 @@
-"""NAS-Bench-201 and NATS-Bench: every cell and every width, on three data sets.
+"""NAS-Bench-201 and NATS-Bench: all cells and all widths, on three data sets.
 
 Compact ``.npz`` files hold mean accuracies in percent: `from_nasbench201` reads the topology space (arXiv 2001.00326;
 200 epochs) and `from_natsbench_size` the size space (arXiv 2009.00437; 90 epochs). `read_official` reads the official
@@ -25,17 +25,18 @@ _OFFICIAL = {"cifar10": "cifar10", "cifar100": "cifar100", "imagenet16": "ImageN
 
 
 def from_nasbench201(path: Path, dataset: str) -> Benchmark:
-    """The topology space, from an ``.npz`` file with `ops`, `op_names` and ``c10_val_200`` and the like in percent.
+    """Reads the topology space from an ``.npz`` file with `ops`, `op_names` and fields such as ``c10_val_200``.
 
-    For CIFAR-10, validation is that of training on half of the training set, test that of training on all of it.
+    Accuracies in the file are in percent. For CIFAR-10, validation accuracies are from training on half of the training
+    set, and test accuracies from training on all of it.
 
     Args:
-      path: the file.
+      path: ``.npz`` file.
       dataset: cifar10, cifar100 or imagenet16.
 
     Raises:
-      FileError: a damaged or foreign file, or rows that `Benchmark` refuses.
-      ValueError: another dataset.
+      FileError: if the file is damaged or of another kind, or `Benchmark` rejects its rows.
+      ValueError: if the dataset is unknown.
     """
     short = _short_name(dataset)
     fields = read_npz(path, ("ops", "op_names", f"{short}_val_200", f"{short}_test_200"))
@@ -49,17 +50,17 @@ def from_nasbench201(path: Path, dataset: str) -> Benchmark:
 
 
 def from_natsbench_size(path: Path, dataset: str) -> Benchmark:
-    """The size space, from an ``.npz`` file with `channels` and ``c10_test_90`` and the like in percent.
+    """Reads the size space from an ``.npz`` file with `channels` and fields such as ``c10_test_90``, in percent.
 
-    These files have no validation accuracies: the test accuracies stand for both, and are what a search sees.
+    These files have no validation accuracies: the test accuracies are used for both, so a search sees them.
 
     Args:
-      path: the file.
+      path: ``.npz`` file.
       dataset: cifar10, cifar100 or imagenet16.
 
     Raises:
-      FileError: a damaged or foreign file, or rows that `Benchmark` refuses.
-      ValueError: another dataset.
+      FileError: if the file is damaged or of another kind, or `Benchmark` rejects its rows.
+      ValueError: if the dataset is unknown.
     """
     field = f"{_short_name(dataset)}_test_90"
     fields = read_npz(path, ("channels", field))
@@ -74,21 +75,21 @@ def from_natsbench_size(path: Path, dataset: str) -> Benchmark:
 
 
 def read_official(path: Path, dataset: str, progress: Callable[[int], object] | None = None) -> Benchmark:
-    """A benchmark from one of the official folders of NATS-Bench, with every training; takes minutes.
+    """Reads a benchmark from one of the official folders of NATS-Bench, with every training; takes minutes.
 
-    Networks were trained one to three times. Columns repeat a network's trainings so often that all have equally many:
-    means are those of the trainings, and each is as likely to be drawn. The files are pickles: read none from a source
-    that you would not run code from.
+    Networks were trained one to three times. The trainings of a network are repeated so that all networks have equally
+    many columns: the mean over columns is the mean over trainings, and each training is equally likely to be drawn. The
+    files are pickles, which can run code: read only files from sources you trust.
 
     Args:
-      path: a folder whose name has ``tss`` (topology) or ``sss`` (size), as the benchmark's authors pack it.
+      path: official folder, whose name contains ``tss`` (topology) or ``sss`` (size).
       dataset: cifar10, cifar100 or imagenet16.
-      progress: called now and then with the number of networks read.
+      progress: function called periodically with the number of networks read.
 
     Raises:
-      ImportError: `nats_bench` is not installed; names the extra.
-      FileError: another folder, or a network that cannot be read; names it.
-      ValueError: another dataset.
+      ImportError: if `nats_bench` is not installed; names the extra.
+      FileError: if the folder is another one, or a network cannot be read; names it.
+      ValueError: if the dataset is unknown.
     """
     _short_name(dataset)
     try:
@@ -109,10 +110,10 @@ def read_official(path: Path, dataset: str, progress: Callable[[int], object] | 
                 _accuracies(results, "cifar10-valid" if dataset == "cifar10" else _OFFICIAL[dataset], "x-valid")
             )
             test.append(_accuracies(results, _OFFICIAL[dataset], "ori-test" if dataset == "cifar10" else "x-test"))
-            api.arch2infos_dict.pop(index)  # fast mode would keep every network in memory
+            api.arch2infos_dict.pop(index)  # otherwise, fast mode holds every network in memory
             if progress is not None:
                 progress(index)
-    except Exception as error:  # whatever pickles of another version, or damaged ones, come to
+    except Exception as error:  # damaged pickles, or pickles of another version, raise any error
         what = f"network {len(codes) - 1}" if codes else "meta.pickle.pbz2"
         raise FileError(f"{path}: {what} cannot be read: {type(error).__name__}: {error}") from error
     name = f"{'nasbench201' if kind == 'tss' else 'natsbench-size'}-{dataset}"
@@ -136,12 +137,12 @@ def _benchmark(
 
 
 def _accuracies(results: Any, dataset: str, part: str) -> list[float]:
-    """Of each training of a network, in [0, 1], after its last epoch."""
+    """Returns the accuracy of each training of a network after its last epoch, in [0, 1]."""
     seeds = results.get_dataset_seeds(dataset)
     return [results.get_metrics(dataset, part, is_random=seed)["accuracy"] / 100 for seed in seeds]
 
 
 def _even(trainings: list[list[float]]) -> np.ndarray:
-    """Rows of equal length, in which each training stands equally often."""
+    """Returns rows of equal length, in which each training occurs equally often."""
     width = math.lcm(*map(len, trainings))
     return np.array([row * (width // len(row)) for row in trainings], np.float32)

@@ -64,10 +64,10 @@ FILE = framed(b"first") + framed(b"second")
         (FILE[:-1], "record 1, which begins at byte 21, is cut off: expected 10 bytes after its length; found 9"),
         (
             FILE[:21] + b"\x07" + FILE[22:],
-            "record 1, .* is damaged, or this is no TFRecord .* of the length 7 at byte 29",
+            "record 1, .* is damaged, or this is not a TFRecord .* of the length 7 at byte 29",
         ),
         (FILE[:35] + b"X" + FILE[36:], "record 1, .* is damaged: expected the checksum .* of its data at byte 39"),
-        (b'{"some": "other", "kind": 1}', "record 0, which begins at byte 0, .* this is no TFRecord file"),
+        (b'{"some": "other", "kind": 1}', "record 0, which begins at byte 0, .* this is not a TFRecord file"),
     ],
     ids=["cut in the length", "cut in the data", "damaged length", "damaged data", "foreign"],
 )

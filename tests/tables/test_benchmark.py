@@ -74,7 +74,7 @@ def test_nothing_is_left_of_a_file_that_cannot_be_written(tmp_path, monkeypatch)
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"codes": CODES[[0, 1, 0]]}, "1 rows of the table repeat a code that stands above: 2"),
+        ({"codes": CODES[[0, 1, 0]]}, "1 rows of the table repeat the code of an earlier row: 2"),
         ({"codes": CODES + 1}, r"code 2: position 0 \(width 0\) holds 8, expected 0 to 7"),
         (
             {"validation": np.where(VALIDATION == 0.5, np.nan, VALIDATION)},

@@ -72,7 +72,7 @@ def test_a_saved_benchmark_of_the_name_is_taken_first(compact):
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("nasbench301", "neither a benchmark nor the path of an .npz file. The benchmarks: nasbench201-cifar10,"),
+        ("nasbench301", "neither a benchmark nor the path of an .npz file; choose from nasbench201-cifar10,"),
         (
             "nasbench101",
             "looked for nasbench101.npz in .*: lanas tables convert nasbench_only108.tfrecord nasbench101.npz",
@@ -88,7 +88,7 @@ def test_what_is_not_there_is_explained(tmp_path, name, message):
 
 def test_without_a_folder_nothing_is_looked_for(monkeypatch):
     monkeypatch.delenv("LANAS_DATA", raising=False)
-    with pytest.raises(FileError, match="ecnas: LANAS_DATA names no folder to look in"):
+    with pytest.raises(FileError, match="ecnas: LANAS_DATA is not set"):
         catalogue.find_benchmark("ecnas")
 
 
@@ -100,7 +100,7 @@ def test_compact_files_are_checked(compact, tmp_path):
     main_field = "ops" if name == "nasbench201" else "channels"
     first = "c10_val_200" if name == "nasbench201" else "c10_test_90"
     for field, change, message in (
-        (main_field, lambda x: x[[0, 0, 1, 2, 3]], "1 rows of the table repeat a code that stands above: 1"),
+        (main_field, lambda x: x[[0, 0, 1, 2, 3]], "1 rows of the table repeat the code of an earlier row: 1"),
         (main_field, lambda x: x + 9, "holds 9|holds 10|expected widths"),
         (first, lambda x: x * np.nan, "5 rows hold .* not in"),
         (first, lambda x: x[:3], "5 codes need"),
@@ -112,7 +112,7 @@ def test_compact_files_are_checked(compact, tmp_path):
 
 def test_other_arrays_are_no_table(tmp_path):
     np.savez(tmp_path / "other.npz", some=np.zeros(3))
-    with pytest.raises(FileError, match="no table of results: found the fields some"):
+    with pytest.raises(FileError, match="not a table of results; found the fields some"):
         catalogue.find_benchmark(tmp_path / "other.npz")
 
 

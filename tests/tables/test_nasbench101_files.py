@@ -110,7 +110,7 @@ GOOD = record(GRAPHS[0], 0.5, 0.4)
             [GOOD, record(GRAPHS[1], 0.5, 0.5, module=module_hash(GRAPHS[0]))],
             "record 1, .* filed under " + module_hash(GRAPHS[0]),
         ),
-        ([GOOD, b"\x00image"], "record 1, which begins at byte .*, is none of NAS-Bench-101"),
+        ([GOOD, b"\x00image"], "record 1, which begins at byte .*, is not of NAS-Bench-101"),
         (
             [GOOD, json.dumps([1, 2, 3]).encode()],
             "record 1, .* expected .hash, epochs, adjacency, operations, metrics.",

@@ -31,10 +31,10 @@ def test_lookup_finds_every_code_and_says_nan_for_others(dims):
 @pytest.mark.parametrize(
     ("codes", "values", "message"),
     [
-        ([[0, 0], [1, 0], [0, 0]], [1, 2, 3], "1 rows of the table repeat a code that stands above: 2"),
+        ([[0, 0], [1, 0], [0, 0]], [1, 2, 3], "1 rows of the table repeat the code of an earlier row: 2"),
         ([[0, 0], [1, 0]], [1, float("nan")], "1 rows of the table hold a value that is not finite: 1"),
         ([[0, 0], [1, 3]], [1, 2], r"position 1 \(c1\) holds 3, expected 0 to 2"),
-        ([[0, 0], [1, 1]], [1], "2 codes need as many values"),
+        ([[0, 0], [1, 1]], [1], "2 codes need shape"),
     ],
 )
 def test_bad_tables_are_refused_with_the_rows(codes, values, message):
