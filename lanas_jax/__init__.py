@@ -1,6 +1,6 @@
 """LaNAS in JAX: sample-efficient neural architecture search by learning the action space.
 
-Names are loaded when first used, so that commands which need no arrays do not wait for JAX.
+Names are imported on first use, so that commands without arrays do not import JAX.
 """
 
 import importlib

@@ -3,8 +3,9 @@
 Source: A. Krizhevsky, *Learning Multiple Layers of Features from Tiny Images* (2009). Classes in the order of their
 labels: airplane, automobile, bird, cat, deer, dog, frog, horse, ship, truck.
 
-It is read from any of these, in this order: a folder that tensorflow-datasets prepared (`lanas_jax.data.tfds_folder`),
-the original files (`lanas_jax.data.cifar10_archives`), an ``.npz`` file (`lanas_jax.data.cifar10_npz`).
+It is read from the first of these that is found: a folder prepared by tensorflow-datasets
+(`lanas_jax.data.tfds_folder`), the original files (`lanas_jax.data.cifar10_archives`), or an ``.npz`` file
+(`lanas_jax.data.cifar10_npz`).
 """
 
 from pathlib import Path
@@ -38,26 +39,27 @@ def load_cifar10(
     test: int | None = None,
     size: int | None = None,
 ) -> Dataset:
-    """CIFAR-10 in three parts, all stratified: the official test images, and two parts of the training images.
+    """Loads CIFAR-10 in three stratified parts: the official test images, and two parts of the training images.
 
-    A seed gives the same parts on every machine, and from all sources of the same images: from all but JPEG, which
-    changes pixels and with them the order in which images are drawn from.
+    A seed gives the same parts on every machine and for every source with the same pixels. JPEG sources differ, because
+    images are ordered by their pixels before the draw.
 
     Args:
-      data_dir: folder that holds it, or the file or folder itself; default: `lanas_jax.data.sources.DatasetSource.read`.
-      seed: of the draws alone.
-      validation: training images to compare candidates on; the same ones whatever `train` is.
-      train: training images to fit weights to; default: all others.
-      test: test images to keep; default: all 10,000.
-      size: 16, 8, 4, 2 or 1: height and width to which images are reduced by averaging; default: 32 as they are.
+      data_dir: folder of the dataset, or its file; default: the folders of
+        `lanas_jax.data.sources.DatasetSource.read`.
+      seed: random seed of the draws.
+      validation: number of training images held out for search validation; independent of `train`.
+      train: number of training images; default: all others.
+      test: number of test images; default: all 10,000.
+      size: height and width (16, 8, 4, 2 or 1) to which images are reduced by averaging; default: 32, not reduced.
 
     Returns:
       Images ``uint8[n, 32, 32, 3]``, labels ``int32[n]``, and the scaling of the training part.
 
     Raises:
-      MissingDatasetError: there is no file of it; says where it looked and what prepares it.
-      FileError: a file is damaged, incomplete or another; names the file, and the member or record.
-      ValueError: parts that the images do not fill, or a size that does not divide 32.
+      MissingDatasetError: if no file is found; says where it looked and how to prepare the dataset.
+      FileError: if a file is damaged, incomplete or of another kind; names the file, and the member or record.
+      ValueError: if the parts do not fit the number of images, or the size does not divide 32.
     """
     images = SOURCE.read(data_dir)
     return SplitSizes(seed, validation, train, test, size).divide(*images, CLASSES)

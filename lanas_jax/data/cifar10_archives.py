@@ -1,12 +1,12 @@
-"""CIFAR-10 as its author distributes it: six batches, pickled or as plain bytes, in an archive or a folder.
+"""CIFAR-10 as distributed by its author: six batches, pickled or as plain bytes, in an archive or a folder.
 
-Source: cs.toronto.edu/~kriz/cifar.html. An image is 3,072 bytes, all red ones first, then green and blue, row by row;
-the binary version has its label in front. Archives are read in memory; nothing is extracted to disk, and of a pickle
-only lists and arrays are taken (`lanas_jax.formats.array_pickle`).
+Source: cs.toronto.edu/~kriz/cifar.html. An image is 3,072 bytes: the red, then the green, then the blue channel, each
+row by row. In the binary version the label precedes the image. Archives are read in memory; nothing is extracted to
+disk, and only lists and arrays are read from pickles (`lanas_jax.formats.array_pickle`).
 
-An archive with another MD5 than the official one is read where its content is whole: somebody may have packed it
-anew, and the checksum of gzip, every size and every label are verified anyway. Where it cannot be read, the error tells
-the MD5, since it settles whether the download was damaged.
+An archive whose MD5 is not the official one is accepted if its content is complete, since it may have been repacked;
+the gzip checksum, every size and every label are verified in any case. If an archive cannot be read, the error reports
+its MD5, which shows whether the download was damaged.
 """
 
 import gzip
@@ -37,26 +37,26 @@ class Version(NamedTuple):
     """One of the two versions of the batches."""
 
     folder: str
-    ending: str  # of file names
-    parse: Callable[[bytes, int, str], tuple[np.ndarray, np.ndarray]]  # from content, images and place
+    ending: str  # suffix of file names
+    parse: Callable[[bytes, int, str], tuple[np.ndarray, np.ndarray]]  # arguments: content, number of images, place
 
     @property
     def train(self) -> list[str]:
-        """The files of training images."""
+        """Names of the files of training images."""
         return [f"data_batch_{number}{self.ending}" for number in range(1, 6)]
 
     @property
     def test(self) -> str:
-        """The file of test images."""
+        """Name of the file of test images."""
         return f"test_batch{self.ending}"
 
 
 def read_folder(folder: Path, contents: Contents) -> tuple[Split, Split]:
-    """Training and test images of an extracted archive.
+    """Reads training and test images of an extracted archive.
 
     Raises:
-      FileError: a batch is missing, damaged, cut off, of another number of images, or has a label out of range; names
-        the file.
+      FileError: if a batch is missing, damaged or cut off, its number of images is wrong, or a label is out of range;
+        names the file.
     """
     version = next((version for version in VERSIONS if (folder / version.train[0]).is_file()), PYTHON)
     files = {}
@@ -69,10 +69,11 @@ def read_folder(folder: Path, contents: Contents) -> tuple[Split, Split]:
 
 
 def read_archive(path: Path, contents: Contents) -> tuple[Split, Split]:
-    """Training and test images of one of the two archives.
+    """Reads training and test images of one of the two archives.
 
     Raises:
-      FileError: as for `read_folder`, or the archive is damaged, cut off, or another; names the member.
+      FileError: for the same reasons as `read_folder`, or if the archive is damaged, cut off, or another one; names the
+        member.
     """
     try:
         members = _members(path)
@@ -89,7 +90,7 @@ def read_archive(path: Path, contents: Contents) -> tuple[Split, Split]:
 
 
 def _members(path: Path) -> dict[tuple[str, str], bytes]:
-    """The batches in an archive, by folder and name."""
+    """Returns the batches in an archive, by folder and name."""
     wanted = {(version.folder, name) for version in VERSIONS for name in (*version.train, version.test)}
     found: dict[tuple[str, str], bytes] = {}
     try:
@@ -98,11 +99,11 @@ def _members(path: Path) -> dict[tuple[str, str], bytes]:
                 name = PurePosixPath(member.name)
                 if member.isreg() and (key := (name.parent.name, name.name)) in wanted:
                     found[key] = _content(archive, member, path)
-            while stream.read(_PIECE):  # as far as gzip's checksum, which is verified there
+            while stream.read(_PIECE):  # read to the end, where gzip's checksum is verified
                 pass
     except _DAMAGE as error:
         raise FileError(
-            f"{path}: no archive .tar.gz, or damaged or cut off, after {len(found)} of 6 batches: {error}"
+            f"{path}: not a .tar.gz archive, or damaged or cut off, after {len(found)} of 6 batches: {error}"
         ) from error
     return found
 
@@ -131,7 +132,7 @@ def _told_md5(path: Path) -> str:
         return ""
     if found in MD5.values():
         return f" (though the MD5 of the archive, {found}, is the official one)"
-    return f" (the MD5 of the archive is {found}, official are {' and '.join(MD5.values())}: get it again)"
+    return f" (the MD5 of the archive is {found}, official are {' and '.join(MD5.values())}: download it again)"
 
 
 def _splits(files: dict[str, bytes], version: Version, contents: Contents, where: str) -> tuple[Split, Split]:

@@ -1,12 +1,12 @@
-"""CIFAR-10 in an ``.npz`` file: as arrays, or as JPEG pictures in a tenth of the space.
+"""CIFAR-10 in an ``.npz`` file: as arrays, or as JPEG images in a tenth of the space.
 
 Arrays:
   ``x_train`` uint8[50000, 32, 32, 3], ``x_test`` uint8[10000, 32, 32, 3], ``y_train`` and ``y_test``, integers of shape
-  [n] or [n, 1] (as Keras gives them).
+  [n] or [n, 1] (as in Keras).
 
 JPEG:
-  ``jpeg_train`` and ``jpeg_test`` uint8, all pictures one after the other; ``len_train`` and ``len_test``, the bytes of
-  each; ``y_train`` and ``y_test``. JPEG is lossy: accuracies on such images are not those of CIFAR-10, if near them.
+  ``jpeg_train`` and ``jpeg_test`` uint8, all images concatenated; ``len_train`` and ``len_test``, the number of bytes
+  of each image; ``y_train`` and ``y_test``. JPEG is lossy: accuracies on such images differ slightly from CIFAR-10's.
 """
 
 from pathlib import Path
@@ -20,10 +20,10 @@ from lanas_jax.formats.errors import FileError
 
 
 def read_cifar10_npz(path: Path, contents: Contents) -> tuple[Split, Split]:
-    """Training and test images of an ``.npz`` file in either form.
+    """Reads training and test images of an ``.npz`` file in either form.
 
     Raises:
-      FileError: neither form, a damaged field or picture, another shape, or lengths that do not fit; names it.
+      FileError: if the file has neither form, a field or picture is damaged, or a shape or length is wrong; names it.
     """
     found = npz.fields_of(path)
     if "x_train" in found:

@@ -1,7 +1,7 @@
-"""JPEG pictures of any size to square images of one size, by Pillow: random crops to train on, the centre to evaluate.
+"""Conversion of JPEG images of any size to square images by Pillow: random crops for training, centre for evaluation.
 
-The random crop is that of Inception (arXiv 1409.4842, section 6), as torchvision's ``RandomResizedCrop`` draws it; the
-centre crop is its ``Resize`` and ``CenterCrop`` in one step.
+The random crop is that of Inception (arXiv 1409.4842, section 6), as in torchvision's ``RandomResizedCrop``. The centre
+crop is torchvision's ``Resize`` and ``CenterCrop`` in one step.
 """
 
 import dataclasses
@@ -19,23 +19,23 @@ from lanas_jax.formats.errors import FileError
 
 Box: TypeAlias = tuple[float | int, float | int, float | int, float | int]  # left, upper, right, lower; pixels
 _FILTERS = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
-_ATTEMPTS = 10  # to draw a rectangle that fits, before the centre is taken
+_ATTEMPTS = 10  # attempts to draw a rectangle that fits, before using the centre
 _DAMAGE = (OSError, SyntaxError, ValueError, zlib.error, struct.error, EOFError, Image.DecompressionBombError)
 
 
 @dataclasses.dataclass(frozen=True)
 class Crop:
-    """How pictures become images.
+    """Settings of random and centre crops.
 
     Args:
-      resolution: height and width of an image.
-      interpolation: between pixels, where a picture is made smaller or larger.
-      area: least and greatest share of the picture's area that a random crop covers.
-      aspect: least and greatest width of a random crop over its height.
-      crop_share: side of the centre crop over the picture's shorter side.
+      resolution: height and width of the resulting image, in pixels.
+      interpolation: interpolation for resizing.
+      area: minimum and maximum share of the original area covered by a random crop.
+      aspect: minimum and maximum ratio of width to height of a random crop.
+      crop_share: ratio of the centre crop's side to the shorter side of the original image.
 
     Raises:
-      ValueError: a setting out of its range.
+      ValueError: if a setting is out of range.
     """
 
     resolution: int = 224
@@ -57,10 +57,10 @@ class Crop:
             raise ValueError(f"crop_share must be in (0, 1]; got {self.crop_share}")
 
     def random(self, data: bytes, rng: np.random.Generator) -> UInt8[np.ndarray, "h w 3"]:
-        """A random crop, flipped every other time.
+        """Returns a random crop, flipped horizontally with probability 0.5.
 
         Raises:
-          FileError: no JPEG picture, or a damaged one.
+          FileError: if the data is not a JPEG picture, or a damaged one.
         """
         with _opened(data) as picture:
             box = random_box(picture.size, self.area, self.aspect, rng)
@@ -69,16 +69,16 @@ class Crop:
         return np.ascontiguousarray(image[:, ::-1]) if flip else image
 
     def centre(self, data: bytes) -> UInt8[np.ndarray, "h w 3"]:
-        """The centre crop.
+        """Returns the centre crop.
 
         Raises:
-          FileError: no JPEG picture, or a damaged one.
+          FileError: if the data is not a JPEG picture, or a damaged one.
         """
         with _opened(data) as picture:
             return self._resized(picture, centre_box(picture.size, self.crop_share))
 
     def _resized(self, picture: Image.Image, box: Box) -> UInt8[np.ndarray, "h w 3"]:
-        """A box of a picture at the resolution; decoded no larger than needed (eighths of JPEG's own transform)."""
+        """Resizes a box of a picture to the resolution; decodes at the smallest sufficient JPEG scale (eighths)."""
         width, height = picture.size
         wanted = [self.resolution * side / of for side, of in ((width, box[2] - box[0]), (height, box[3] - box[1]))]
         try:
@@ -99,9 +99,9 @@ class Crop:
 def random_box(
     size: tuple[int, int], area: tuple[float, float], aspect: tuple[float, float], rng: np.random.Generator
 ) -> Box:
-    """A rectangle of random area, ratio of sides (uniform in its logarithm) and place; whole pixels.
+    """Draws a rectangle of random area, aspect ratio (log-uniform) and position, in whole pixels.
 
-    Where none fits in a few draws, the largest in the middle whose ratio is allowed.
+    If none fits after a few draws, returns the largest centred rectangle with an allowed aspect ratio.
     """
     width, height = size
     for _ in range(_ATTEMPTS):
@@ -118,7 +118,7 @@ def random_box(
 
 
 def centre_box(size: tuple[int, int], share: float) -> Box:
-    """The square in the middle whose side is a share of the shorter side."""
+    """Returns the centred square whose side is the given share of the shorter side."""
     width, height = size
     side = min(size) * share
     left, upper = (width - side) / 2, (height - side) / 2
@@ -129,4 +129,4 @@ def _opened(data: bytes) -> Image.Image:
     try:
         return Image.open(io.BytesIO(data), formats=("JPEG", "PNG"))  # one training picture of ImageNet is a PNG
     except _DAMAGE as error:
-        raise FileError(f"no JPEG picture: begins with {data[:8]!r}") from error
+        raise FileError(f"not a JPEG picture: begins with {data[:8]!r}") from error

@@ -1,7 +1,7 @@
-"""The handwritten digits that scikit-learn ships: 1,797 grey images of 8 x 8 pixels, ten classes, no download.
+"""The handwritten digits of scikit-learn: 1,797 grey images of 8 x 8 pixels, ten classes, no download.
 
-Source: E. Alpaydin, C. Kaynak, *Optical Recognition of Handwritten Digits*, UCI Machine Learning Repository (1998), its
-test part, through `sklearn.datasets.load_digits`.
+Source: the test part of E. Alpaydin, C. Kaynak, *Optical Recognition of Handwritten Digits*, UCI Machine Learning
+Repository (1998), loaded by `sklearn.datasets.load_digits`.
 """
 
 import numpy as np
@@ -12,18 +12,18 @@ CLASSES = 10
 
 
 def load_digits(seed: int = 0, validation: int = 360, test: int = 360) -> Dataset:
-    """The digits in three stratified parts, pixels scaled from 0..16 to [0, 1].
+    """Loads the digits in three stratified parts, with pixels scaled from 0..16 to [0, 1].
 
     Args:
-      seed: of the split alone; the same seed gives the same parts on every machine.
-      validation: images to compare candidates on.
-      test: images kept back for the final network.
+      seed: random seed of the split; a seed gives the same parts on every machine.
+      validation: number of search-validation images.
+      test: number of test images, held out for the winner.
 
     Returns:
-      Images ``float32[n, 8, 8, 1]`` and labels ``int32[n]``; what is in neither part is for training.
+      Images ``float32[n, 8, 8, 1]`` and labels ``int32[n]``; the remaining images are for training.
 
     Raises:
-      ValueError: the two parts leave no training image of some class.
+      ValueError: if a part has fewer images than there are classes.
     """
     from sklearn import datasets
 

@@ -4,8 +4,8 @@ Source: H. Xiao, K. Rasul, R. Vollgraf, *Fashion-MNIST: a Novel Image Dataset fo
 Algorithms* (arXiv 1708.07747). Classes in the order of their labels: T-shirt, trouser, pullover, dress, coat, sandal,
 shirt, sneaker, bag, ankle boot.
 
-It is read from a folder that tensorflow-datasets prepared, or from its four idx files, plain or compressed. MNIST has
-files of the same names and sizes, but not as many images of one class as of another, by which it is told apart.
+It is read from a folder prepared by tensorflow-datasets, or from its four IDX files, plain or compressed. MNIST has
+files of the same names and sizes; it is detected by its unequal numbers of images per class.
 """
 
 from pathlib import Path
@@ -22,10 +22,10 @@ IMAGES, LABELS = "images-idx3-ubyte", "labels-idx1-ubyte"
 
 
 def read_fashion_mnist(folder: Path, contents: Contents) -> tuple[Split, Split]:
-    """Training and test images of a folder with the four files.
+    """Reads training and test images from a folder with the four files.
 
     Raises:
-      FileError: a file is missing, damaged, cut off or another; names it.
+      FileError: if a file is missing, damaged, cut off or of another kind; names the file.
     """
     return _split(folder, "train", contents), _split(folder, "t10k", contents)
 
@@ -37,7 +37,7 @@ def _split(folder: Path, part: str, contents: Contents) -> Split:
 
 
 def _file(folder: Path, name: str) -> Path:
-    """The plain file, else the compressed one."""
+    """Returns the path of the plain file if it exists, otherwise that of the compressed one."""
     return folder / name if (folder / name).is_file() else folder / f"{name}.gz"
 
 
@@ -61,24 +61,24 @@ def load_fashion_mnist(
     test: int | None = None,
     size: int | None = None,
 ) -> Dataset:
-    """Fashion-MNIST in three parts, all stratified: the official test images, and two parts of the training images.
+    """Loads Fashion-MNIST in three stratified parts: the official test images, and two parts of the training images.
 
     Args:
-      data_dir: a folder that holds the files, or a folder ``fashion-mnist`` that does; default: as for
+      data_dir: folder of the files, or of a folder ``fashion-mnist`` with the files; default: the folders of
         `lanas_jax.data.sources.DatasetSource.read`, then ``/usr/share/datasets/fashion-mnist``.
-      seed: of the draws alone; the same seed gives the same parts on every machine.
-      validation: training images to compare candidates on; the same ones whatever `train` is.
-      train: training images to fit weights to; default: all others.
-      test: test images to keep; default: all 10,000.
-      size: 14, 7, 4, 2 or 1: height and width to which images are reduced by averaging; default: 28 as they are.
+      seed: random seed of the draws; a seed gives the same parts on every machine.
+      validation: number of training images held out for search validation; independent of `train`.
+      train: number of training images; default: all others.
+      test: number of test images; default: all 10,000.
+      size: height and width (14, 7, 4, 2 or 1) to which images are reduced by averaging; default: 28, not reduced.
 
     Returns:
       Images ``uint8[n, 28, 28, 1]``, labels ``int32[n]``, and the scaling of the training part.
 
     Raises:
-      MissingDatasetError: there is no file of it; says where it looked and where to get it.
-      FileError: a file is damaged, incomplete or another; names the file.
-      ValueError: parts that the images do not fill, or a size that does not divide 28.
+      MissingDatasetError: if no file is found; says where it looked and where to get the dataset.
+      FileError: if a file is damaged, incomplete or of another kind; names the file.
+      ValueError: if the parts do not fit the number of images, or the size does not divide 28.
     """
     images = SOURCE.read(data_dir)
     return SplitSizes(seed, validation, train, test, size).divide(*images, CLASSES)

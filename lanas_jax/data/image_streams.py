@@ -1,12 +1,12 @@
-"""Streams of pictures that lie in prepared files, decoded and cropped while a device trains; by grain.
+"""Streams of images from prepared files, decoded and cropped by grain during training.
 
-Every image is a function of seed and position: position ``p`` of a training's endless stream belongs to epoch
-``p // len(stream)``, whose order grain draws without a list of it, and crops by a generator of seed and ``p``. So any
-step is reached without reading what comes before it, hosts take their rows of a batch without speaking to each other,
-and neither threads nor worker processes change a bit.
+Every image is a function of seed and position. Position ``p`` of the endless training stream belongs to epoch
+``p // len(stream)``; grain draws the order of an epoch without materialising it, and the crop is drawn by a generator
+seeded with seed and ``p``. Therefore any step is reached without reading earlier ones, hosts read their rows of a batch
+without communication, and the numbers of threads and worker processes do not change the result.
 
-A record that is damaged is replaced, in training, by the next good one of the files, cropped as the missing one would
-have been; in evaluation by a black image of label -1. Both keep shapes and order, and both are counted (`Damage`).
+A damaged record is replaced in training by the next good record, cropped with the same random numbers, and in
+evaluation by a black image of label -1. Shapes and order are unchanged. Damaged records are counted (`Damage`).
 """
 
 import contextlib
@@ -24,22 +24,22 @@ from lanas_jax.data.record_index import RecordIndex
 from lanas_jax.data.streams import Batch
 from lanas_jax.formats.errors import FileError
 
-_CHUNK = 16  # images that a thread makes in one go, at most
-_ENDLESS = 2**40  # chunks
-_IN_A_ROW = 100  # damaged records, after which the next good one is not looked for any further
+_CHUNK = 16  # most images per task of a thread
+_ENDLESS = 2**40  # number of chunks of an endless stream
+_IN_A_ROW = 100  # most consecutive damaged records
 
 
 @dataclasses.dataclass(frozen=True)
 class DecoderWorkers:
-    """Who decodes. Nothing of it changes what comes out.
+    """Processes and threads for decoding. These settings do not change the images.
 
     Args:
-      processes: of their own; 0: threads of this process alone, which Pillow lets run side by side where it decodes.
-      threads: of each process; None: one for each core that its process can have.
-      ahead: chunks of up to 16 images that each thread keeps ready.
+      processes: number of worker processes; 0 for threads of this process only (Pillow releases the GIL to decode).
+      threads: number of threads per process; None for an equal share of the cores.
+      ahead: number of prefetched chunks of up to 16 images per thread.
 
     Raises:
-      ValueError: a number out of its range.
+      ValueError: if a number is out of range.
     """
 
     processes: int = 0
@@ -52,24 +52,24 @@ class DecoderWorkers:
 
     @property
     def threads_each(self) -> int:
-        """Threads of a process."""
+        """Number of threads per process."""
         return self.threads or max(1, (os.cpu_count() or 1) // max(1, self.processes))
 
 
 class Chunk(NamedTuple):
-    """A few images, and the damaged records that were met on the way."""
+    """A few images, and the damaged records found while reading them."""
 
     batch: Batch
     damaged: Int64[np.ndarray, " m"]
 
 
 class Damage:
-    """Counts the damaged records of a split, each once, and stops where they are too many.
+    """Counts the damaged records of a split, each once, and raises an error if there are too many.
 
     Args:
-      index: the split's records.
-      most: greatest share of the split that may be damaged.
-      note: is told at the first one, and each time they have doubled.
+      index: record index of the split.
+      most: maximum share of damaged records.
+      note: function that receives a message at the first damaged record and whenever their number has doubled.
     """
 
     def __init__(self, index: RecordIndex, most: float, note: Callable[[str], None]) -> None:
@@ -77,19 +77,19 @@ class Damage:
         self._index, self._most, self._note, self._next = index, most, note, 1
 
     def add(self, records: Int64[np.ndarray, " m"]) -> None:
-        """Counts records that were met.
+        """Adds damaged records.
 
         Raises:
-          FileError: too many; names one of them.
+          FileError: if there are too many; names one of them.
         """
         self.records.update(records.tolist())
         count = len(self.records)
         if not len(records) or count < self._next:
             return
-        said = f"{count:,} of {len(self._index):,} records are damaged, such as {self._index.where(int(records[-1]))}"
+        said = f"{count:,} of {len(self._index):,} records are damaged, e.g. {self._index.where(int(records[-1]))}"
         if count > self._most * len(self._index):
-            raise FileError(f"{said}: more than the share of {self._most:g} that is borne; prepare the dataset anew")
-        self._note(f"{said}: they are left out")
+            raise FileError(f"{said}; the maximum share is {self._most:g}; prepare the dataset again")
+        self._note(f"{said}; they are skipped")
         self._next = 2 * count
 
 
@@ -98,11 +98,11 @@ class TrainingImages:
     """A `lanas_jax.data.streams.TrainingStream` of random crops.
 
     Attributes:
-      index: all records of the files.
-      rows: those that are trained on.
-      crop: what is made of a picture.
-      workers: who makes it.
-      damage: counts.
+      index: index of all records of the files.
+      rows: records to train on.
+      crop: crop settings.
+      workers: processes and threads for decoding.
+      damage: counter of damaged records.
     """
 
     index: RecordIndex
@@ -120,12 +120,12 @@ class TrainingImages:
         return _fingerprint(self.index, self.rows, ("random", self.crop))
 
     def batches(self, seed: int, batch_size: int, first_step: int, *, host: int = 0, hosts: int = 1) -> Iterator[Batch]:
-        """This host's rows, ``batch_size / hosts`` in one piece, of the batches of steps `first_step` and later.
+        """Yields this host's ``batch_size / hosts`` contiguous rows of the batches from step `first_step` on.
 
         Raises:
-          ValueError: a batch that the hosts cannot share equally, or no such host.
-          ImportError: grain is not installed; names the extra.
-          FileError: too many damaged records, at the batch with the first one too many.
+          ValueError: if the batch size is not a multiple of the number of hosts, or the host does not exist.
+          ImportError: if grain is not installed; names the extra.
+          FileError: if there are too many damaged records, at the batch that exceeds the limit.
         """
         each = _share(batch_size, host, hosts)
         grain = _grain()
@@ -139,7 +139,7 @@ class TrainingImages:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class EvaluationImages:
-    """A `lanas_jax.data.streams.EvaluationStream` of centre crops, in the order of the files; attributes as above."""
+    """A `lanas_jax.data.streams.EvaluationStream` of centre crops, in file order; attributes as in `TrainingImages`."""
 
     index: RecordIndex
     rows: Int64[np.ndarray, " n"]
@@ -156,10 +156,9 @@ class EvaluationImages:
         return _fingerprint(self.index, self.rows, ("centre", self.crop))
 
     def batches(self, batch_size: int, *, host: int = 0, hosts: int = 1) -> Iterator[Batch]:
-        """This host's rows of batches that hold each image once; black images of label -1 fill the last one up.
+        """Yields this host's rows of batches that hold each image once; pads the last one with black images, label -1.
 
-        Raises:
-          As `TrainingImages.batches`.
+        Raises the errors of `TrainingImages.batches`.
         """
         each = _share(batch_size, host, hosts)
         size = _chunk(each)
@@ -169,12 +168,12 @@ class EvaluationImages:
 
 
 class _Places(NamedTuple):
-    """Which positions of the stream a chunk holds."""
+    """Maps the number of a chunk to its positions in the stream."""
 
-    first: int  # of this host's first batch
-    batch_size: int  # of all hosts
-    each: int  # images of a batch for this host
-    chunk: int  # images
+    first: int  # first position of this host's first batch
+    batch_size: int  # batch size of all hosts
+    each: int  # images per batch on this host
+    chunk: int  # images per chunk
 
     def __call__(self, number: int) -> range:
         step, piece = divmod(number, self.each // self.chunk)
@@ -183,7 +182,7 @@ class _Places(NamedTuple):
 
 
 class _Crops:
-    """Chunks of random crops, which grain asks for by their numbers, in whatever process."""
+    """Random-access source of chunks of random crops, indexed by grain in any process."""
 
     def __init__(self, images: TrainingImages, shuffled: Any, seed: int, places: _Places) -> None:
         self._index, self._rows, self._crop = images.index, images.rows, images.crop
@@ -210,7 +209,7 @@ class _Crops:
 
 
 class _Centres:
-    """Chunks of centre crops, likewise."""
+    """Random-access source of chunks of centre crops, indexed by grain in any process."""
 
     def __init__(self, images: EvaluationImages, places: _Places, count: int) -> None:
         self._index, self._rows, self._crop = images.index, images.rows, images.crop
@@ -241,7 +240,7 @@ def _stacked(images: tuple[np.ndarray, ...], labels: tuple[int, ...], damaged: l
 def _read(
     grain: Any, chunks: _Crops | _Centres, workers: DecoderWorkers, damage: Damage, pieces: int
 ) -> Iterator[Batch]:
-    """Batches of so many chunks; closing the iterator ends threads and processes."""
+    """Yields batches of `pieces` chunks; closing the iterator ends threads and processes."""
     threads = workers.threads_each
     options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=threads * workers.ahead)
     dataset = grain.MapDataset.source(chunks).to_iter_dataset(options)
@@ -256,7 +255,7 @@ def _read(
 
 
 def _settle_flags() -> None:
-    """Grain's processes ask absl's flags, which are refused until a main program of absl's has parsed its arguments."""
+    """Marks absl's flags as parsed: grain's processes read them, which fails until an absl program has parsed them."""
     from absl import flags
 
     if not flags.FLAGS.is_parsed():
@@ -273,7 +272,7 @@ def _share(batch_size: int, host: int, hosts: int) -> int:
 
 
 def _chunk(each: int) -> int:
-    """The most images, at most 16, that divide a batch equally."""
+    """Returns the largest chunk size, at most 16, that divides a batch."""
     return max(size for size in range(1, min(each, _CHUNK) + 1) if each % size == 0)
 
 
@@ -281,7 +280,7 @@ def _grain() -> Any:
     try:
         import grain
     except ImportError as error:
-        raise ImportError("reading images in batches needs grain: pip install 'lanas-jax[imagenet]'") from error
+        raise ImportError("streaming images needs grain: pip install 'lanas-jax[imagenet]'") from error
     return grain
 
 

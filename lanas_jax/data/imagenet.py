@@ -1,8 +1,8 @@
-"""ImageNet (ILSVRC 2012): 1,281,167 training and 50,000 validation pictures of 1,000 classes, read in batches.
+"""ImageNet (ILSVRC 2012): 1,281,167 training and 50,000 validation images of 1,000 classes, streamed in batches.
 
 Source: O. Russakovsky et al., *ImageNet Large Scale Visual Recognition Challenge* (arXiv 1409.0575). It is read from a
-folder that tensorflow-datasets prepared, as TFRecord or ArrayRecord, without TensorFlow. The official validation
-pictures are the test here, read once at the end; what candidates are compared on is held out of the training pictures.
+folder prepared by tensorflow-datasets, in TFRecord or ArrayRecord format, without TensorFlow. The official validation
+images are the test split, read once at the end. Search-validation images are held out from the training images.
 """
 
 import dataclasses
@@ -22,7 +22,7 @@ from lanas_jax.data.tfds_folder import Shard
 from lanas_jax.formats.errors import FileError
 
 NAME = "imagenet2012"
-SCALING = Scaling((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))  # of all training pictures, as everyone rounds them
+SCALING = Scaling((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))  # of the training images, commonly used values
 SOURCE = DatasetSource(
     Contents("ImageNet", (224, 224, 3), 1000, train=1_281_167, test=50_000),
     (Form(f"{NAME}/5.*", tfds_folder.INFO, tfds_folder.read_tfds_folder),),
@@ -34,17 +34,17 @@ SOURCE = DatasetSource(
 
 @dataclasses.dataclass(frozen=True)
 class Pictures:
-    """How ImageNet is read.
+    """Settings for reading ImageNet.
 
     Args:
-      crop: what is made of a picture.
-      validation: training pictures to compare candidates on, in all; as many of each class.
-      seed: of the draw of these alone.
-      workers: who decodes.
-      most_damaged: greatest share of a split's records that may be damaged.
+      crop: crop settings.
+      validation: total number of training images held out for search validation, equally many per class.
+      seed: random seed of the held-out images.
+      workers: processes and threads for decoding.
+      most_damaged: maximum share of damaged records in a split.
 
     Raises:
-      ValueError: a share outside [0, 1), or validation pictures that the classes cannot share equally.
+      ValueError: if the share is outside [0, 1), or `validation` is below one.
     """
 
     crop: Crop = dataclasses.field(default_factory=Crop)
@@ -66,20 +66,20 @@ def load_imagenet(
     note: Callable[[str], None] = print,
     source: DatasetSource | None = None,
 ) -> StreamedDataset:
-    """ImageNet as streams. The first call goes through all records, once.
+    """Opens ImageNet as streams. The first call scans all records, once.
 
     Args:
-      data_dir: a folder that holds ``imagenet2012``, or the prepared folder itself; default:
+      data_dir: folder that holds ``imagenet2012``, or the prepared folder itself; default: the folders of
         `lanas_jax.data.sources.DatasetSource.read`.
-      how: to read it.
-      note: is told what takes long, and of damaged records.
-      source: of pictures in the same form, but of other numbers of them or classes; default: `SOURCE`.
+      how: settings for reading.
+      note: function that receives messages about long operations and damaged records.
+      source: source of images in the same form with other numbers of images or classes; default: `SOURCE`.
 
     Raises:
-      MissingDatasetError: it is not there; says where it was looked for and how to prepare it.
-      FileError: it is prepared by half, damaged, or another dataset; names the file and what to do.
-      ValueError: validation pictures that the classes cannot share equally, or too many of them.
-      ImportError: a package of the extra ``imagenet`` is not installed.
+      MissingDatasetError: if no file is found; says where it looked and how to prepare the dataset.
+      FileError: if the files are incomplete, damaged, or of another dataset; names the file and what to do.
+      ValueError: if the number of validation images is not a multiple of the classes, or too large.
+      ImportError: if a package of the extra ``imagenet`` is not installed.
     """
     how = how or Pictures()
     source = source or SOURCE
@@ -102,16 +102,16 @@ def load_imagenet(
 def held_out(
     labels: Int32[np.ndarray, " n"], part: int, classes: int, seed: int
 ) -> tuple[Int64[np.ndarray, " part"], Int64[np.ndarray, " rest"]]:
-    """Rows of a part with as many of each class, and all others; both in the order of the labels given.
+    """Returns the rows of a part with equally many of each class, and all other rows; both in ascending order.
 
     Raises:
-      ValueError: a part that the classes cannot share equally, or that takes all rows of a class.
+      ValueError: if the part is not a multiple of the number of classes, or takes all rows of a class.
     """
     each, fewest = part // classes, int(np.bincount(labels, minlength=classes).min())
     if part % classes or not 0 < each < fewest:
         raise ValueError(
-            f"validation must be a multiple of the {classes} classes, from {classes} to {(fewest - 1) * classes} so "
-            f"that each class keeps some of its at least {fewest} pictures; got {part}"
+            f"validation must be a multiple of the {classes} classes, from {classes} to {(fewest - 1) * classes}, so "
+            f"that training images of each class remain (the smallest class has {fewest}); got {part}"
         )
     shuffled = np.random.default_rng(seed).permutation(len(labels))
     by_class = shuffled[np.argsort(labels[shuffled], kind="stable")]
@@ -121,11 +121,11 @@ def held_out(
 
 
 def _shards(folder: Path, contents: Contents) -> tuple[list[Shard], list[Shard]]:
-    """The files of both splits, all there and of the numbers of records that ImageNet has."""
+    """Returns the files of both splits after checking that all exist and their numbers of records are complete."""
     name, train, test = tfds_folder.shards(folder, ("train", "validation"))
     if name != NAME:
-        raise FileError(f"{folder}: expected the dataset {NAME}; found {name}: give another folder as data_dir")
-    advice = "it is prepared by half: remove the folder, then tfds build imagenet2012"
+        raise FileError(f"{folder}: expected the dataset {NAME}; found {name}; give another folder as data_dir")
+    advice = "the preparation is incomplete: remove the folder, then run tfds build imagenet2012"
     paths = [folder / "features.json", *(shard.path for shard in train + test)]
     missing = [path for path in paths if not path.is_file()]
     if missing:

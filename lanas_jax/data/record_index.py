@@ -1,8 +1,8 @@
-"""Where each record of a prepared split stands in its files, and its label: what reading in any order needs.
+"""Index of the positions and labels of the records of a prepared split, for random access.
 
-TFRecord files have no directory, so their lengths are followed once, which touches a few bytes of each record, and the
-result is kept in the user's folder of caches under the names, sizes and times of the files: changed files are gone
-through again. ArrayRecord files find records by themselves, but have to be read once for their labels.
+TFRecord files have no directory, so they are scanned once by their record lengths, which reads a few bytes per record.
+The result is cached in the user's cache folder under the names, sizes and times of the files, so changed files are
+scanned again. ArrayRecord files support random access, but are read once for their labels.
 """
 
 import dataclasses
@@ -23,7 +23,7 @@ from lanas_jax.formats import array_record, npz, tfrecord
 from lanas_jax.formats.errors import FileError
 from lanas_jax.runtime import caches
 
-_THREADS = 16  # of a scan, which mostly waits for the disk
+_THREADS = 16  # threads of a scan, which mostly waits for the disk
 _ERRORS = (ValueError, KeyError, TypeError, IndexError)
 
 
@@ -32,11 +32,11 @@ class RecordIndex:
     """The records of a split, in the order of their files.
 
     Attributes:
-      shards: the files.
-      ends: number of records up to the end of each file.
-      places: of each record in its file: the byte it begins at (TFRecord) or its number (ArrayRecord).
-      labels: of each record.
-      fingerprint: of the files' names, sizes and numbers of records.
+      shards: files of the split.
+      ends: cumulative number of records at the end of each file.
+      places: position of each record in its file: the first byte (TFRecord) or the number (ArrayRecord).
+      labels: label of each record.
+      fingerprint: hash of the files' names, sizes and numbers of records.
     """
 
     shards: tuple[Shard, ...]
@@ -49,15 +49,15 @@ class RecordIndex:
         return len(self.labels)
 
     def where(self, record: int) -> str:
-        """File and number of a record, for people."""
+        """Returns the file and the number of a record, for messages."""
         file = int(np.searchsorted(self.ends, record, side="right"))
         return f"{self.shards[file].path}: record {record - int(self.ends[file]) + self.shards[file].length}"
 
     def image(self, record: int) -> bytes:
-        """The picture of a record, not decoded.
+        """Returns the encoded image of a record.
 
         Raises:
-          FileError: the record is damaged.
+          FileError: if the record is damaged.
         """
         path, kind, _ = self.shards[int(np.searchsorted(self.ends, record, side="right"))]
         read = array_record.read_at if kind == "array_record" else tfrecord.read_at
@@ -73,16 +73,16 @@ class RecordIndex:
 
 
 def index(shards: list[Shard], classes: int, note: Callable[[str], None]) -> RecordIndex:
-    """The index of files that are there, from the cache where they are as they were.
+    """Builds the index of existing files, or reads it from the cache if the files are unchanged.
 
     Args:
       shards: all files of a split.
-      classes: labels run from 0 to one less.
-      note: is told that files are gone through, which takes a while, or that the result cannot be kept.
+      classes: number of classes; labels are 0 to ``classes - 1``.
+      note: function that receives progress messages: a scan starts, or its result cannot be cached.
 
     Raises:
-      FileError: a file is cut off or damaged, has another number of records than was said, or a label out of range.
-      ImportError: ArrayRecord files, and the package for them is not installed.
+      FileError: if a file is cut off or damaged, its number of records is wrong, or a label is out of range.
+      ImportError: if the files are ArrayRecord files and the package for them is not installed.
     """
     stats = [shard.path.stat() for shard in shards]
     identity = [(s.path.name, stat.st_size, s.length) for s, stat in zip(shards, stats, strict=True)]
@@ -95,7 +95,7 @@ def index(shards: list[Shard], classes: int, note: Callable[[str], None]) -> Rec
     if len(wrong):
         raise FileError(
             f"{found.where(int(wrong[0]))}: expected a label from 0 to {classes - 1}; found {labels[wrong[0]]}, "
-            f"the first of {len(wrong)} that are wrong"
+            f"the first of {len(wrong)} wrong labels"
         )
     return found
 
@@ -107,14 +107,14 @@ def _digest(content: object) -> str:
 def _kept(path: Path, records: int) -> tuple[np.ndarray, np.ndarray] | None:
     try:
         found = npz.read_npz(path, ("places", "labels"))
-    except FileError:  # none, or a damaged one: it is made anew
+    except FileError:  # missing or damaged: scan again
         return None
     places, labels = found["places"], found["labels"]
     return (places, labels) if len(places) == len(labels) == records else None
 
 
 def _made(shards: list[Shard], path: Path, note: Callable[[str], None]) -> tuple[np.ndarray, np.ndarray]:
-    note(f"going through the records of {len(shards):,} files in {shards[0].path.parent}, once")
+    note(f"scanning the records of {len(shards):,} files in {shards[0].path.parent}, once")
     with ThreadPoolExecutor(_THREADS) as threads:
         columns = np.concatenate(list(threads.map(_scanned, shards)))
     places, labels = columns[:, 0], columns[:, 1].astype(np.int32)
@@ -122,16 +122,16 @@ def _made(shards: list[Shard], path: Path, note: Callable[[str], None]) -> tuple
         path.parent.mkdir(parents=True, exist_ok=True)
         npz.write_npz(path, {"places": places, "labels": labels})
     except OSError as error:
-        note(f"where records stand is not kept for the next time, {path.parent} cannot be written: {error.strerror}")
+        note(f"the record index is not cached: {path.parent} cannot be written: {error.strerror}")
     return places, labels
 
 
 def _scanned(shard: Shard) -> Int64[np.ndarray, "n 2"]:
-    """Place and label of each record of a file."""
+    """Returns the position and label of each record of a file."""
     found: list[tuple[int, int]] = []
     try:
         for place, label in _array_records(shard.path) if shard.kind == "array_record" else _tf_records(shard.path):
-            found.append((place, min(label, 2**31 - 1)))  # negative ones are huge on the wire
+            found.append((place, min(label, 2**31 - 1)))  # negative integers decode to huge varints
     except FileError:
         raise
     except _ERRORS as error:
@@ -147,7 +147,7 @@ def _scanned(shard: Shard) -> Int64[np.ndarray, "n 2"]:
 
 
 def _tf_records(path: Path) -> Iterator[tuple[int, int]]:
-    if os.path.getsize(path) == 0:  # which cannot be mapped
+    if os.path.getsize(path) == 0:  # an empty file cannot be mapped
         return
     with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
         for start, end in tfrecord.spans(content, path):

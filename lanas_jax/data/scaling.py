@@ -1,7 +1,7 @@
-"""From pixels of 8 bits to the numbers a network reads: each channel centred and scaled.
+"""Scaling of 8-bit pixels to network inputs: each channel is centred and scaled.
 
-Pixels stay 8 bits on the device, a quarter of the memory, until a batch is read; what augments them by integers
-(`lanas_jax.training.augmentation`) does so before they are scaled.
+Images stay in 8 bits on the device, in a quarter of the memory, until a batch is read. Integer augmentation
+(`lanas_jax.training.augmentation`) is applied before scaling.
 """
 
 import dataclasses
@@ -16,11 +16,11 @@ class Scaling:
     """``(pixel / 255 - mean) / deviation`` of each channel.
 
     Args:
-      mean: of each channel, in [0, 1].
-      deviation: of each channel, in the same units.
+      mean: mean of each channel, in [0, 1].
+      deviation: standard deviation of each channel, in the same units.
 
     Raises:
-      ValueError: not one deviation per mean, or one that is not positive.
+      ValueError: if the numbers of means and deviations differ, or a deviation is not positive.
     """
 
     mean: tuple[float, ...]
@@ -28,13 +28,13 @@ class Scaling:
 
     def __post_init__(self) -> None:
         if len(self.mean) != len(self.deviation):
-            raise ValueError(f"{len(self.mean)} means, but {len(self.deviation)} deviations")
+            raise ValueError(f"{len(self.mean)} means, but {len(self.deviation)} deviations; give as many")
         if not all(deviation > 0 for deviation in self.deviation):
             raise ValueError(f"deviations must be positive; got {self.deviation}")
 
     @classmethod
     def of(cls, images: UInt8[np.ndarray, "n h w c"]) -> "Scaling":
-        """Mean and standard deviation of each channel over all pixels; a constant channel keeps its scale."""
+        """Returns the scaling by mean and standard deviation of each channel; a constant channel is only centred."""
         channels = images.reshape(-1, images.shape[3]).T
         shares = np.stack([np.bincount(pixels, minlength=256) for pixels in channels]) / channels.shape[1]
         values = np.arange(256) / 255
@@ -43,10 +43,10 @@ class Scaling:
         return cls(tuple(mean.tolist()), tuple(np.where(deviation > 0, deviation, 1.0).tolist()))
 
     def __call__(self, images: UInt8[Array, "n h w c"]) -> Float[Array, "n h w c"]:
-        """Scaled images, float32; jittable.
+        """Returns scaled float32 images; jittable.
 
         Raises:
-          ValueError: another number of channels.
+          ValueError: if the number of channels is wrong.
         """
         if images.shape[3] != len(self.mean):
             raise ValueError(f"images have {images.shape[3]} channels, expected {len(self.mean)}")

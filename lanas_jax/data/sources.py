@@ -1,4 +1,4 @@
-"""Where the files of a dataset are looked for, in which forms, and what is said where there are none."""
+"""Lookup of the files of a dataset in its supported forms, and the error message if there are none."""
 
 import dataclasses
 import os
@@ -14,14 +14,14 @@ from lanas_jax.formats.errors import FileError
 
 @dataclasses.dataclass(frozen=True)
 class Contents:
-    """The images of a dataset whose classes are all of one size.
+    """Contents of an image dataset whose classes have equal numbers of images.
 
     Args:
-      name: as people write it.
-      image_shape: height, width and channels; pixels are 8 bits.
-      classes: how many; labels run from 0.
-      train: training images of all classes together.
-      test: test images likewise.
+      name: name of the dataset.
+      image_shape: height, width and channels; pixels have 8 bits.
+      classes: number of classes; labels start at 0.
+      train: total number of training images.
+      test: total number of test images.
     """
 
     name: str
@@ -31,15 +31,15 @@ class Contents:
     test: int
 
     def split(self, images: Any, labels: Any, where: str) -> Split:
-        """Images and labels as they were read, checked.
+        """Checks images and labels from a file and returns them as a split.
 
         Args:
-          images: uint8 of shape ``[n, *image_shape]``.
-          labels: integers of any kind, one per image.
-          where: the file and the part of it, for errors.
+          images: uint8 images of shape ``[n, *image_shape]``.
+          labels: integer labels of any dtype, one per image.
+          where: name of the file and the part of it, for errors.
 
         Raises:
-          FileError: another shape or kind of numbers, no image, unequal lengths, or a label out of range.
+          FileError: if a shape or dtype is wrong, there is no image, lengths differ, or a label is out of range.
         """
         images, labels = np.asarray(images), np.asarray(labels)
         if images.dtype != np.uint8 or images.ndim != 4 or images.shape[1:] != self.image_shape:
@@ -56,15 +56,15 @@ class Contents:
         if len(wrong):
             raise FileError(
                 f"{where}: expected labels from 0 to {self.classes - 1}; image {wrong[0]} has the label "
-                f"{labels[wrong[0]]}, the first of {len(wrong)} that are wrong"
+                f"{labels[wrong[0]]}, the first of {len(wrong)} wrong labels"
             )
         return Split(np.ascontiguousarray(images), labels.astype(np.int32))
 
     def check(self, train: Split, test: Split, where: str) -> None:
-        """Whether all images are there.
+        """Checks that all images are present.
 
         Raises:
-          FileError: fewer or more images of some class; names the class.
+          FileError: if a class has fewer or more images than expected; names the class.
         """
         for part, split, images in (("training", train, self.train), ("test", test, self.test)):
             counts, each = np.bincount(split.labels, minlength=self.classes), images // self.classes
@@ -80,18 +80,18 @@ Reader = Callable[[Path, Contents], tuple[Split, Split]]
 
 
 class MissingDatasetError(FileNotFoundError):
-    """No file of a dataset was found; says where it was looked for, in which forms, and how to get it."""
+    """No file of a dataset was found; the message names the searched folders, the supported forms and the source."""
 
 
 class Form(NamedTuple):
-    """One way in which a dataset is kept."""
+    """A supported form of a dataset on disk."""
 
-    place: str  # pattern of a file or folder, below the folder that is searched
-    mark: str  # a file by which a folder is known; empty where the place is a file
-    read: Reader  # from the place to training and test images
+    place: str  # pattern of a file or folder, relative to the searched folder
+    mark: str  # file that identifies a folder; empty if the place is a file
+    read: Reader  # function that reads training and test images from the place
 
     def find(self, path: Path) -> Path | None:
-        """The place below a folder, else the path itself where it is such a place or such a kind of file."""
+        """Returns the place below a folder, or the path itself if it has this form; None if neither is found."""
         if path.is_file():
             return path if not self.mark and path.suffix == Path(self.place).suffix else None
         for place in (*sorted(path.glob(self.place), reverse=True), path):
@@ -102,13 +102,13 @@ class Form(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class DatasetSource:
-    """All that is known of where a dataset comes from.
+    """Sources of a dataset.
 
     Args:
-      contents: what its files are checked against.
-      forms: in the order in which they are looked for.
-      advice: how to get the files: a sentence or a command.
-      folders: to look in after all others.
+      contents: expected contents, checked after reading.
+      forms: supported forms, in the order of lookup.
+      advice: sentence or command that says how to get the files.
+      folders: additional folders, searched last.
     """
 
     contents: Contents
@@ -117,19 +117,19 @@ class DatasetSource:
     folders: tuple[Path, ...] = ()
 
     def there(self, data_dir: Path | str | None = None) -> bool:
-        """Whether a form of it is found; arguments as for `read`."""
+        """Returns whether the dataset is found in some form; arguments as for `read`."""
         return any(form.find(folder) is not None for folder in self._folders(data_dir) for form in self.forms)
 
     def read(self, data_dir: Path | str | None = None) -> tuple[Split, Split]:
-        """Training and test images of the first form that is found; a faulty one is an error, not passed over.
+        """Reads training and test images of the first form that is found; a damaged file is an error, not skipped.
 
         Args:
-          data_dir: the folder that is looked in, or the file or folder itself. Default: the folders that the
-            environment variable TFDS_DATA_DIR, ``~/tensorflow_datasets`` and the variable LANAS_DATA name.
+          data_dir: folder to search, or the file or folder itself. Default: the folder in the environment variable
+            TFDS_DATA_DIR, ``~/tensorflow_datasets``, and the folder in LANAS_DATA.
 
         Raises:
-          MissingDatasetError: nothing was found.
-          FileError: a file is damaged, of another kind, or holds another dataset.
+          MissingDatasetError: if nothing is found.
+          FileError: if a file is damaged, of another kind, or holds another dataset.
         """
         form, path = self.find(data_dir)
         train, test = form.read(path, self.contents)
@@ -137,10 +137,10 @@ class DatasetSource:
         return train, test
 
     def find(self, data_dir: Path | str | None = None) -> tuple[Form, Path]:
-        """The first form that is found, and where; arguments as for `read`.
+        """Returns the first form that is found, and its path; arguments as for `read`.
 
         Raises:
-          MissingDatasetError: nothing was found.
+          MissingDatasetError: if nothing is found.
         """
         folders = self._folders(data_dir)
         for folder in folders:

@@ -1,7 +1,7 @@
-"""Labelled images in three parts that are kept apart: train, search-validation and test.
+"""Labelled images in three separate parts: training, search validation and test.
 
-A search is given a `SearchData`, which has no test split to look at; the test split is read once, for the final network
-(section 4 of arXiv 1906.06832 reports it for the found network alone). The files beside this one make `Dataset`s.
+A search receives a `SearchData`, which has no test split. The test split is read once, for the winner (section 4 of
+arXiv 1906.06832 reports it only for the found network). The other files of this folder create `Dataset`s.
 """
 
 import dataclasses
@@ -17,11 +17,11 @@ class Split:
     """Images and their labels.
 
     Args:
-      images: channels last; float32 as the network reads them, or uint8, to be scaled when they are read.
+      images: channels-last images; float32 network inputs, or uint8 images that are scaled on reading.
       labels: class of each image.
 
     Raises:
-      ValueError: wrong ranks or dtypes, no image, unequal lengths, or a value that is not finite.
+      ValueError: if a rank or dtype is wrong, there is no image, lengths differ, or a value is not finite.
     """
 
     images: Float32[np.ndarray, "n height width channels"] | UInt8[np.ndarray, "n height width channels"]
@@ -49,16 +49,16 @@ class Split:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class SearchData:
-    """All that a search may see.
+    """The data available to a search.
 
     Args:
-      train: what weights are fitted to.
-      validation: what candidates are compared on.
-      classes: number of classes; labels run from 0 to ``classes - 1``.
-      scaling: how images of 8 bits are scaled when they are read; None where they are float32.
+      train: training images.
+      validation: search-validation images, on which candidates are compared.
+      classes: number of classes; labels are 0 to ``classes - 1``.
+      scaling: scaling of 8-bit images on reading; None for float32 images.
 
     Raises:
-      ValueError: a label out of range, images of two shapes or dtypes, or images of 8 bits without scaling.
+      ValueError: if a label is out of range, shapes or dtypes of images differ, or 8-bit images have no scaling.
     """
 
     train: Split
@@ -70,7 +70,7 @@ class SearchData:
         for images in (self.train.images, self.validation.images):
             if (images.dtype == np.uint8) != (self.scaling is not None):
                 raise ValueError(
-                    f"{images.dtype} images with scaling {self.scaling}: uint8 needs one, float32 has none"
+                    f"{images.dtype} images with scaling {self.scaling}: uint8 needs a scaling, float32 must have none"
                 )
         for name, split in (("train", self.train), ("validation", self.validation)):
             check_fits(split, self.image_shape, self.classes, name)
@@ -84,10 +84,10 @@ class SearchData:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Dataset:
-    """A dataset whose test split stands apart from what a search sees.
+    """Search data and a separate test split.
 
     Raises:
-      ValueError: a test label out of range, or test images of another shape or dtype than those of the search.
+      ValueError: if a test label is out of range, or test images differ in shape or dtype from those of the search.
     """
 
     search: SearchData
@@ -100,10 +100,10 @@ class Dataset:
 
 
 def check_fits(split: Split, image_shape: tuple[int, int, int], classes: int, name: str) -> None:
-    """Checks a split against the images and classes it should hold.
+    """Checks the image shape and the labels of a split.
 
     Raises:
-      ValueError: names the split, what it holds and what was expected.
+      ValueError: if they do not match; names the split, its contents and the expectation.
     """
     if split.images.shape[1:] != image_shape:
         raise ValueError(f"{name} images have shape {split.images.shape[1:]}, expected {image_shape}")
@@ -114,14 +114,14 @@ def check_fits(split: Split, image_shape: tuple[int, int, int], classes: int, na
 
 @dataclasses.dataclass(frozen=True)
 class SplitSizes:
-    """How training images are divided for a search, and how much is kept.
+    """Sizes of the parts of a dataset.
 
     Args:
-      seed: of the draws alone.
-      validation: training images to compare candidates on.
-      train: training images to fit weights to; None: all others.
-      test: test images; None: all.
-      size: height and width in pixels to which images are reduced by averaging squares of pixels; None: as they are.
+      seed: random seed of the draws.
+      validation: number of training images held out for search validation.
+      train: number of training images; None for all others.
+      test: number of test images; None for all.
+      size: height and width, in pixels, to which images are reduced by averaging; None for no reduction.
     """
 
     seed: int = 0
@@ -131,22 +131,21 @@ class SplitSizes:
     size: int | None = None
 
     def divide(self, train: Split, test: Split, classes: int) -> Dataset:
-        """The dataset in three parts; the validation images do not depend on `train`.
+        """Divides a dataset into three parts; the validation images do not depend on `train`.
 
-        Images are put in an order of their own before any is drawn, so that a seed means the same images in whatever
-        order they were read.
+        Images are sorted before the draw, so that a seed selects the same images independent of the order of reading.
 
         Args:
           train: official training images, uint8.
           test: official test images.
-          classes: how many there are.
+          classes: number of classes.
 
         Returns:
-          Images of 8 bits, scaled by mean and deviation of the part that weights are fitted to.
+          The parts with 8-bit images, and a scaling by mean and deviation of the training part.
 
         Raises:
-          ValueError: a part with fewer images than classes, more images than there are, or a size that does not divide
-            that of the images.
+          ValueError: if a part has fewer images than classes, the parts exceed the number of images, or `size` does not
+            divide the image size.
         """
         for images, parts in (
             (len(train), {"validation": self.validation, "train": self.train}),
@@ -161,7 +160,7 @@ class SplitSizes:
         return Dataset(search, tested)
 
     def _kept(self, labels: Int32[np.ndarray, " n"], rows: Int[np.ndarray, " m"], n: int | None) -> np.ndarray:
-        """Some of the rows, or all."""
+        """Returns `n` of the rows, drawn stratified, or all."""
         return rows if n in (None, len(rows)) else rows[draw_stratified(labels[rows], n, self.seed)[0]]
 
     def _shrunk(self, split: Split, rows: Int[np.ndarray, " m"]) -> Split:
@@ -170,10 +169,10 @@ class SplitSizes:
 
 
 def check_parts(images: int, classes: int, parts: dict[str, int | None]) -> None:
-    """Whether images can be divided so; None stands for all that are left over.
+    """Checks that images can be divided into the given parts; None means all remaining images.
 
     Raises:
-      ValueError: a part, or what is left over, has fewer images than classes; names all parts.
+      ValueError: if a part or the remainder has fewer images than classes; names all parts.
     """
     rest = images - sum(n or 0 for n in parts.values())
     given = {name: rest if n is None else n for name, n in parts.items()}
@@ -181,12 +180,12 @@ def check_parts(images: int, classes: int, parts: dict[str, int | None]) -> None
         listed = ", ".join(f"{n} ({name})" for name, n in given.items())
         raise ValueError(
             f"{images} images in parts of {listed}: each part needs at least {classes}, one per class, "
-            "and so does what is left over, if anything is"
+            "and the remainder needs as many or none"
         )
 
 
 def draw_stratified(labels: Int32[np.ndarray, " n"], part: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Rows of a stratified part of so many images, and all other rows, both shuffled.
+    """Returns the rows of a stratified part of `part` images, and all other rows, both shuffled.
 
     The same labels and seed give the same rows on every machine.
     """
@@ -197,7 +196,7 @@ def draw_stratified(labels: Int32[np.ndarray, " n"], part: int, seed: int) -> tu
 
 
 def in_order(split: Split) -> Split:
-    """The images by label and pixels, an order that does not depend on the file they come from."""
+    """Returns the images sorted by label and pixels, an order independent of the file."""
     pixels = split.images.reshape(len(split), -1)
     keys = np.column_stack([split.labels.astype(np.uint8), pixels])
     order = np.argsort(keys.view(np.dtype((np.void, keys.shape[1]))).ravel(), kind="stable")
@@ -207,14 +206,14 @@ def in_order(split: Split) -> Split:
 def average_pixels(
     images: UInt8[np.ndarray, "n height width channels"], size: int
 ) -> UInt8[np.ndarray, "n size size c"]:
-    """Images of `size` x `size`: each pixel the rounded mean of a square of pixels.
+    """Reduces images to `size` x `size`; each pixel is the rounded mean of a square of pixels.
 
     Raises:
-      ValueError: the size does not divide height and width into squares.
+      ValueError: if the size does not divide height and width into squares.
     """
     n, height, width, channels = images.shape
     side = height // size if size > 0 else 0
     if side < 1 or (side * size, side * size) != (height, width):
-        raise ValueError(f"images of {height} x {width} cannot be averaged to {size} x {size}: no whole squares")
+        raise ValueError(f"images of {height} x {width} cannot be averaged to {size} x {size}: not whole squares")
     sums = images.reshape(n, size, side, size, side, channels).sum(axis=(2, 4), dtype=np.uint32)
     return ((sums + side * side // 2) // (side * side)).astype(np.uint8)

@@ -1,7 +1,7 @@
-"""Labelled images that come in batches, since they do not fit in memory: what a source of them is.
+"""Interfaces of labelled images that are streamed in batches because they do not fit in memory.
 
-Batches are a function of seed and step number, so that a training can go on in the middle of an epoch; each of several
-hosts reads its own share of each.
+Batches are a function of seed and step number, so that training can resume in the middle of an epoch. Each host reads
+its own share of each batch.
 """
 
 import dataclasses
@@ -14,22 +14,22 @@ from jaxtyping import Float32, Int32, UInt8
 from lanas_jax.data.scaling import Scaling
 from lanas_jax.data.splits import SearchData, Split
 
-_BATCH = 256  # evaluation images that are read at a time
+_BATCH = 256  # batch size for reading evaluation images
 
 
 class Batch(NamedTuple):
-    """Images and their labels; those of one host."""
+    """Images and labels of one host."""
 
     images: Float32[np.ndarray, "n height width channels"] | UInt8[np.ndarray, "n height width channels"]
-    labels: Int32[np.ndarray, " n"]  # class of each image; -1: fills a batch up and counts for nothing
+    labels: Int32[np.ndarray, " n"]  # class of each image; -1 for padding
 
 
 @runtime_checkable
 class TrainingStream(Protocol):
-    """Images in an order drawn from a seed, over and over."""
+    """An endless stream of images, in an order drawn from a seed."""
 
     def __len__(self) -> int:
-        """Images of an epoch."""
+        """Returns the number of images per epoch."""
         ...
 
     @property
@@ -38,16 +38,16 @@ class TrainingStream(Protocol):
         ...
 
     def batches(self, seed: int, batch_size: int, first_step: int, *, host: int, hosts: int) -> Iterator[Batch]:
-        """This host's share, ``batch_size / hosts`` images, of the batches of steps `first_step` and later; endless."""
+        """Yields this host's ``batch_size / hosts`` images of the batches from step `first_step` on; endless."""
         ...
 
 
 @runtime_checkable
 class EvaluationStream(Protocol):
-    """Images in a fixed order, once."""
+    """A stream of images in a fixed order, each once."""
 
     def __len__(self) -> int:
-        """Images."""
+        """Returns the number of images."""
         ...
 
     @property
@@ -56,7 +56,7 @@ class EvaluationStream(Protocol):
         ...
 
     def batches(self, batch_size: int, *, host: int, hosts: int) -> Iterator[Batch]:
-        """This host's share of batches that hold each image once, as many on each host, filled up."""
+        """Yields this host's share of batches that hold each image once, padded to equal numbers on all hosts."""
         ...
 
 
@@ -65,12 +65,12 @@ class StreamedDataset:
     """A dataset as streams.
 
     Attributes:
-      train: what weights are fitted to.
-      validation: what candidates are compared on.
-      test: read once.
+      train: training images.
+      validation: search-validation images, on which candidates are compared.
+      test: test images, read once.
       classes: number of classes.
       image_shape: height, width and channels.
-      scaling: how images of 8 bits are scaled when they are read; None where they are float32.
+      scaling: scaling of 8-bit images on reading; None for float32 images.
     """
 
     train: TrainingStream
@@ -82,18 +82,18 @@ class StreamedDataset:
 
 
 def hold_in_memory(data: StreamedDataset, train: int, seed: int = 0) -> SearchData:
-    """The search-validation split, and training images as the first step of a training would see them.
+    """Loads the search-validation split, and training images as seen by the first training step, into memory.
 
     Args:
-      data: streams.
-      train: training images, at most as many as an epoch has.
-      seed: of their draw.
+      data: streamed dataset.
+      train: number of training images, at most one epoch.
+      seed: random seed of the training images.
 
     Raises:
-      ValueError: no or too many training images, or a split that holds no image.
+      ValueError: if the number of training images is out of range, or a split has no image.
     """
     if not 0 < train <= len(data.train):
-        raise ValueError(f"train must be 1 to {len(data.train)}, the training images there are; got {train}")
+        raise ValueError(f"train must be 1 to {len(data.train)}, the number of training images; got {train}")
     first = next(iter(data.train.batches(seed, train, 0, host=0, hosts=1)))
     return SearchData(
         _split([first]),
@@ -104,7 +104,7 @@ def hold_in_memory(data: StreamedDataset, train: int, seed: int = 0) -> SearchDa
 
 
 def _split(batches: list[Batch]) -> Split:
-    """All images but those that fill batches up."""
+    """Returns all images except padding."""
     labels = np.concatenate([batch.labels for batch in batches])
     images = np.concatenate([batch.images for batch in batches])
     return Split(images[labels >= 0], labels[labels >= 0])

@@ -1,9 +1,9 @@
-"""Labelled images that tensorflow-datasets has prepared, read without TensorFlow.
+"""Labelled images prepared by tensorflow-datasets, read without TensorFlow.
 
 A prepared folder, such as ``cifar10/3.0.2``, holds ``dataset_info.json``, which lists the files of each split and the
-records in each file, and the files: TFRecord, or ArrayRecord where that was asked for. Every record is a
+number of records in each file, and the files in TFRecord (default) or ArrayRecord format. Every record is a
 ``tf.train.Example`` (tensorflow/core/example/example.proto) with the features ``image``, a PNG or JPEG file, and
-``label``. Their order is that of a hash, not that of the original files.
+``label``. Records are ordered by a hash, not as in the original files.
 """
 
 import json
@@ -21,16 +21,16 @@ from lanas_jax.formats.errors import FileError
 
 INFO = "dataset_info.json"
 _TEMPLATE = "{DATASET}-{SPLIT}.{FILEFORMAT}-{SHARD_X_OF_Y}"
-_BYTES, _INTEGERS = 1, 3  # fields of a feature: which kind of list it is
+_BYTES, _INTEGERS = 1, 3  # fields of a feature, by the type of its list
 
 
 def read_tfds_folder(folder: Path, contents: Contents) -> tuple[Split, Split]:
-    """Training and test images of a prepared dataset.
+    """Reads training and test images of a prepared dataset.
 
     Raises:
-      FileError: a file is missing, damaged or cut off, of another number of records than ``dataset_info.json`` says,
-        or a record is not what it should be; names the file and the record.
-      ImportError: the files are ArrayRecord, and the package for it is not installed.
+      FileError: if a file is missing, damaged or cut off, its number of records differs from ``dataset_info.json``, or
+        a record is invalid; names the file and the record.
+      ImportError: if the files are ArrayRecord files and the package for them is not installed.
     """
     _, train, test = shards(folder, ("train", "test"))
     return _split(train, contents, f"{folder}: train"), _split(test, contents, f"{folder}: test")
@@ -41,14 +41,14 @@ class Shard(NamedTuple):
 
     path: Path
     kind: str  # tfrecord or array_record
-    length: int  # records
+    length: int  # number of records
 
 
 def shards(folder: Path, splits: tuple[str, str]) -> tuple[str, list[Shard], list[Shard]]:
-    """The dataset's name, and the files of two splits as ``dataset_info.json`` lists them, whether they exist or not.
+    """Returns the dataset's name and the files of two splits listed in ``dataset_info.json``, existing or not.
 
     Raises:
-      FileError: the list is missing, damaged, or has not both splits.
+      FileError: if ``dataset_info.json`` is missing or damaged, or lacks a split.
     """
     try:
         info = json.loads((folder / INFO).read_text(encoding="utf-8"))
@@ -62,10 +62,10 @@ def shards(folder: Path, splits: tuple[str, str]) -> tuple[str, list[Shard], lis
 
 
 def label_within(content: bytes | mmap.mmap, start: int, end: int) -> int:
-    """The label of a ``tf.train.Example`` that is part of a file; nothing of its image is read.
+    """Returns the label of a ``tf.train.Example`` within a file, without reading its image.
 
     Raises:
-      ValueError: it has none, or is no such message; KeyError, TypeError and IndexError likewise.
+      ValueError: if the message is invalid or has no label; also KeyError, TypeError and IndexError.
     """
     [(_, *features)] = protobuf.spans(content, start, end)
     for _, *entry in protobuf.spans(content, *features):
@@ -78,10 +78,10 @@ def label_within(content: bytes | mmap.mmap, start: int, end: int) -> int:
 
 
 def example(data: bytes) -> dict[str, bytes | int]:
-    """The features of a ``tf.train.Example``, of each its first value: bytes or an integer.
+    """Returns the first value, bytes or integer, of each feature of a ``tf.train.Example``.
 
     Raises:
-      ValueError: it is no such message; KeyError, TypeError, IndexError and AttributeError likewise.
+      ValueError: if the message is invalid; also KeyError, TypeError, IndexError and AttributeError.
     """
     found: dict[str, bytes | int] = {}
     for _, entry in protobuf.fields(_bytes(protobuf.fields(data)[0][1])):
@@ -92,12 +92,12 @@ def example(data: bytes) -> dict[str, bytes | int]:
 
 
 def _value(feature: bytes) -> bytes | int | None:
-    """The first value of a feature; None where it is neither bytes nor an integer."""
+    """Returns the first value of a feature; None if it is neither bytes nor an integer."""
     [(kind, values)] = protobuf.fields(feature)
     value = protobuf.fields(_bytes(values))[0][1]
     if kind == _BYTES:
         return _bytes(value)
-    if kind == _INTEGERS:  # packed, as proto3 writes them, or one by one
+    if kind == _INTEGERS:  # packed (proto3) or separate values
         return protobuf.varint(value, 0)[0] if isinstance(value, bytes) else int(value)
     return None
 
@@ -111,7 +111,7 @@ def _bytes(value: bytes | float | int) -> bytes:
 def _shards(folder: Path, info: dict[str, Any], split: dict[str, Any]) -> list[Shard]:
     lengths, kind = [int(length) for length in split["shardLengths"]], info["fileFormat"]
     if kind not in ("tfrecord", "array_record"):
-        raise ValueError(f"the files are {kind}: prepare the dataset as tfrecord, the default")
+        raise ValueError(f"unsupported file format {kind}; prepare the dataset as tfrecord, the default")
     template = split.get("filepathTemplate") or _TEMPLATE
     names = [
         template.format(

@@ -134,10 +134,10 @@ def crc32c(data: bytes) -> int:
 
 
 def crc32c_by_table(data: bytes) -> int:
-    """Computes `crc32c` with NumPy, where google-crc32c has no compiled code for the platform.
+    """Computes `crc32c` with NumPy, for platforms without compiled code in google-crc32c.
 
-    The checksum is linear: each byte adds what it turns into on its way to the end of the block, which a table of
-    places and values holds; what came before a block is added to its first four bytes.
+    The checksum is linear: each byte contributes its image at the end of the block, which is looked up in a table by
+    position and value. The state before a block is combined with its first four bytes.
     """
     state = 0xFFFFFFFF
     if len(data) <= 16:  # such as a record's length

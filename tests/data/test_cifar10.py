@@ -198,13 +198,13 @@ def test_a_damaged_archive(tmp_path):
     cut.write_bytes(whole[: len(whole) // 2])
     message = (
         "the member cifar-10-batches-bin/data_batch_3.bin is damaged or cut off: expected 61460 bytes; found .*"
-        "MD5 of the archive is .*c32a1d4ab5d03f1284b67883e8d87530: get it again"
+        "MD5 of the archive is .*c32a1d4ab5d03f1284b67883e8d87530: download it again"
     )
     fault(cifar10_archives.read_archive, cut, message)
     cut.write_bytes(whole[:-8] + bytes(4) + whole[-4:])  # gzip's checksum
     fault(cifar10_archives.read_archive, cut, "after 6 of 6 batches: CRC check failed")
     cut.write_bytes(b"<html>Not found</html>")
-    fault(cifar10_archives.read_archive, cut, "no archive .tar.gz")
+    fault(cifar10_archives.read_archive, cut, "not a .tar.gz archive")
     other = made_up.write_archive(tmp_path / "other.tar.gz", "cifar-100-python", {"train": b"", "test": b""})
     fault(cifar10_archives.read_archive, other, "expected members such as cifar-10-batches-py/data_batch_1; found none")
 
@@ -272,7 +272,7 @@ def test_faults_of_a_prepared_folder(tmp_path):
     info = folder / "dataset_info.json"
     text = info.read_text()
     info.write_text(text.replace('"tfrecord"', '"riegeli"'))
-    fault(tfds_folder.read_tfds_folder, folder, "the files are riegeli: prepare the dataset as tfrecord")
+    fault(tfds_folder.read_tfds_folder, folder, "unsupported file format riegeli; prepare the dataset as tfrecord")
     info.write_text(text.replace('"test"', '"rest"'))
     fault(
         tfds_folder.read_tfds_folder,

@@ -155,7 +155,7 @@ def test_damaged_records_are_replaced_counted_and_told(folder, tmp_path):
     equal(read(data.train, 9), found)
     assert data.train.damage.records == {4}
     assert [note for note in notes if "are damaged" in note] == [
-        f"1 of 60 records are damaged, such as {data.train.index.shards[0].path}: record 4: they are left out"
+        f"1 of 60 records are damaged, e.g. {data.train.index.shards[0].path}: record 4; they are skipped"
     ]
     labels = np.concatenate([batch.labels for batch in data.test.batches(7)])
     np.testing.assert_array_equal(labels, [0, -1, 2, 0, 1, 2, 0])
@@ -180,7 +180,7 @@ def test_a_record_with_a_wrong_checksum_is_damaged(tmp_path):
 def test_too_many_damaged_records_end_the_reading(tmp_path, lost):
     pictures = [b"nothing" if i < lost else picture for i, picture in enumerate(PICTURES)]
     train = load(made_up.write(tmp_path, pictures=pictures)).train
-    with pytest.raises(FileError, match=r"damaged.*(prepare the dataset anew|and so are)"):
+    with pytest.raises(FileError, match=r"damaged.*(prepare the dataset again|and so are)"):
         read(train, 9)
 
 
@@ -213,7 +213,7 @@ def test_records_are_gone_through_once_and_again_when_a_file_changes(tmp_path):
     folder, notes = made_up.write(tmp_path), []
     load(folder, notes)
     assert [note.split(",")[0] for note in notes] == [
-        f"going through the records of {files} files in {folder}" for files in (3, 1)
+        f"scanning the records of {files} files in {folder}" for files in (3, 1)
     ]
     load(folder, notes)
     assert len(notes) == 2
@@ -228,7 +228,7 @@ def test_a_cache_that_cannot_be_written_or_is_damaged_does_no_harm(folder, tmp_p
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
     notes = []
     assert len(load(folder, notes).train) == 51
-    assert "is not kept for the next time" in notes[1]
+    assert "is not cached" in notes[1]
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     load(folder)
     for kept in (tmp_path / "cache" / "lanas_jax" / "records").iterdir():

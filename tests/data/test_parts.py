@@ -66,8 +66,8 @@ def test_rows_are_the_same_on_every_machine():
             r"400 images in parts of 395 .*, 5 \(train\): each .* at least 10",
         ),
         ({"validation": 5, "train": None}, r"5 \(validation\)"),
-        ({"validation": 300, "train": 200}, "what is left over"),
-        ({"validation": 300, "train": 95}, "what is left over"),
+        ({"validation": 300, "train": 200}, "the remainder needs"),
+        ({"validation": 300, "train": 95}, "the remainder needs"),
     ],
 )
 def test_parts_that_cannot_be_filled_are_refused(parts, message):

@@ -68,5 +68,5 @@ def test_images_of_8_bits_need_a_scaling_and_others_have_none():
     scaling = Scaling((0.5,), (0.25,))
     assert SearchData(bits, bits, 3, scaling).scaling is scaling
     for parts in ((bits, bits, 3), (split(), split(), 3, scaling), (bits, split(), 3, scaling)):
-        with pytest.raises(ValueError, match="uint8 needs one"):
+        with pytest.raises(ValueError, match="uint8 needs a scaling"):
             SearchData(*parts)
