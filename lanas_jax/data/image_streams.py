@@ -116,7 +116,7 @@ class TrainingImages:
 
     @property
     def fingerprint(self) -> str:
-        """Of files, rows and crop."""
+        """Hash of files, rows and crop settings."""
         return _fingerprint(self.index, self.rows, ("random", self.crop))
 
     def batches(self, seed: int, batch_size: int, first_step: int, *, host: int = 0, hosts: int = 1) -> Iterator[Batch]:
@@ -152,7 +152,7 @@ class EvaluationImages:
 
     @property
     def fingerprint(self) -> str:
-        """Of files, rows and crop."""
+        """Hash of files, rows and crop settings."""
         return _fingerprint(self.index, self.rows, ("centre", self.crop))
 
     def batches(self, batch_size: int, *, host: int = 0, hosts: int = 1) -> Iterator[Batch]:

@@ -34,7 +34,7 @@ class TrainingStream(Protocol):
 
     @property
     def fingerprint(self) -> str:
-        """Says which images they are and how they are read; the same on all hosts."""
+        """Identifier of the images and the way they are read; equal on all hosts."""
         ...
 
     def batches(self, seed: int, batch_size: int, first_step: int, *, host: int, hosts: int) -> Iterator[Batch]:
@@ -52,7 +52,7 @@ class EvaluationStream(Protocol):
 
     @property
     def fingerprint(self) -> str:
-        """Says which images they are and how they are read; the same on all hosts."""
+        """Identifier of the images and the way they are read; equal on all hosts."""
         ...
 
     def batches(self, batch_size: int, *, host: int, hosts: int) -> Iterator[Batch]:
