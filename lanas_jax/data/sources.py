@@ -148,9 +148,9 @@ class DatasetSource:
                 if (path := form.find(folder)) is not None:
                     return form, path
         raise MissingDatasetError(
-            f"{self.contents.name} is not there.\n"
-            f"Looked in: {', '.join(map(_told, folders))}\n"
-            f"for any of: {', '.join(str(Path(form.place) / form.mark) for form in self.forms)}\n"
+            f"{self.contents.name} was not found.\n"
+            f"Searched folders: {', '.join(map(_told, folders))}\n"
+            f"for any of these files: {', '.join(str(Path(form.place) / form.mark) for form in self.forms)}\n"
             f"{self.advice}"
         )
 

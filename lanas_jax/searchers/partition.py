@@ -292,7 +292,7 @@ def backup(tree: PartitionTree, leaf: Int[Array, ""]) -> PartitionTree:
 def explain(tree: PartitionTree, feature_names: Sequence[str], top: int = 3) -> list[NodeSummary]:
     """Returns summaries of the reachable nodes of a tree, root first, with the features that drive each split.
 
-    A weight is the change of the predicted target per unit of the feature. Means are mean targets, as given to `count_trials`.
+    A weight is the change of the predicted target per unit of the feature. Means are mean targets of `count_trials`.
     """
     summaries, queue = [], [(0, 0)]
     while queue:

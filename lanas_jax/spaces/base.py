@@ -141,9 +141,7 @@ class SearchSpace:
         """
         ordered = np.array([choice.ordered for choice in self.choices])
         options = np.arange(int(self.cardinalities.max()), dtype=np.int32)
-        listed = (options >= ordered[:, None]) & (
-            options < self.cardinalities[:, None]
-        )  # options with a column
+        listed = (options >= ordered[:, None]) & (options < self.cardinalities[:, None])  # options with a column
         codes = jnp.asarray(codes)[:, :, None]
         taken = (codes == options[None, None]) | (ordered[None, :, None] & (codes > options[None, None]))
         columns = taken.reshape(taken.shape[0], -1).astype(jnp.float32)
