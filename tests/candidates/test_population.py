@@ -104,7 +104,8 @@ def test_ctrl_c_is_heard_between_dispatches(four):
 def test_the_finale_is_a_longer_training_by_the_same_programs(four, tmp_path):
     import orbax.checkpoint as ocp
 
-    test = Split(*stripes(21, seed=2))
+    images, labels = stripes(21, seed=2)
+    test = Split(images, labels[::-1].copy())  # wrong for most of them, so that accuracies tell the splits apart
     final = retrain(four, test, CODES[0], KEYS[0], epochs=6, directory=tmp_path / "winner")
     state, _ = four.fit(CODES[:1], KEYS[:1], epochs=6)
     assert int(state.step[0]) == 23
@@ -112,8 +113,10 @@ def test_the_finale_is_a_longer_training_by_the_same_programs(four, tmp_path):
         saved = checkpointer.restore((tmp_path / "winner").absolute())
     jax.tree.map(np.testing.assert_array_equal, saved["params"], final.params)
     jax.tree.map(lambda ours, all: np.testing.assert_array_equal(ours, all[0]), final.params, state.params)
-    logits, _ = SmallNetwork().apply(saved["params"], saved["batch_stats"], CODES[0], test.images, train=False)
-    np.testing.assert_allclose(final.test_accuracy, np.mean(logits.argmax(1) == test.labels), rtol=1e-6)
+    for split, accuracy in ((DATA.validation, final.validation_accuracy), (test, final.test_accuracy)):
+        logits, _ = SmallNetwork().apply(saved["params"], saved["batch_stats"], CODES[0], split.images, train=False)
+        np.testing.assert_allclose(accuracy, np.mean(logits.argmax(1) == split.labels), rtol=1e-6)
+    assert final.validation_accuracy != final.test_accuracy
 
 
 def test_a_finale_that_breaks_says_so(four, tmp_path):

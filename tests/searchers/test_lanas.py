@@ -58,6 +58,14 @@ def test_a_batch_counts_its_pending_trials_as_visits():
     assert int(after.tree.results[0]) == int(state.tree.results[0])
 
 
+def test_a_pending_trial_stays_a_visit_when_others_are_told():
+    searcher = on_pool()
+    state, _ = searcher.ask(searcher.init(jax.random.key(0)), BATCH)
+    state, later = searcher.ask(state, BATCH)
+    state = searcher.tell(state, later, additive(later))
+    assert (int(state.tree.visits[0]), int(state.tree.results[0])) == (2 * BATCH, BATCH)
+
+
 def test_workers_that_ask_before_anything_is_told_spread_out():
     """After the initial draws a code is taken where the model knows least: no unseen code has a larger variance."""
     searcher = on_pool(initial=4)

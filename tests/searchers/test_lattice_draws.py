@@ -1,5 +1,7 @@
 """Draws from a lattice against exact enumeration."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -11,14 +13,24 @@ from lanas_jax.searchers import history as hist
 from lanas_jax.searchers import lattice_draws, partition, selection, surrogate
 from lanas_jax.searchers.known import Known
 
-SPACE = lx.SearchSpace([lx.Choice(f"c{i}", "abcd") for i in range(5)])
+
+@dataclasses.dataclass(frozen=True, init=False)
+class Limited(lx.SearchSpace):
+    """Codes whose sum keeps a limit, as the cost of a network does."""
+
+    def valid(self, codes):
+        codes = jnp.asarray(codes)
+        return super().valid(codes) & (jnp.sum(codes, axis=1) <= 9)
+
+
+SPACE = Limited([lx.Choice(f"c{i}", "abcd") for i in range(5)])
 TOLD = 120
 
 
 @pytest.fixture(scope="module")
 def known():
     rng = np.random.default_rng(0)
-    codes = SPACE.enumerate()[rng.choice(SPACE.size, TOLD, replace=False)]
+    codes = rng.choice(SPACE.enumerate(), TOLD, replace=False)
     values = rng.normal(size=(5, 4))[np.arange(5), codes].sum(axis=1).astype(np.float32)
     history, _ = hist.record(hist.empty(SPACE, None, TOLD + 1), SPACE, None, jnp.asarray(codes), jnp.asarray(values))
     features = SPACE.features(history.codes)
@@ -40,7 +52,7 @@ def draws(known):
 
 
 @pytest.mark.parametrize("cp", [0.0, 0.5, 3.0])
-def test_a_draw_is_uniform_over_the_unseen_codes_of_its_leaf(known, draws, cp):
+def test_a_draw_is_uniform_over_the_unseen_valid_codes_of_its_leaf(known, draws, cp):
     drawn = draws(jnp.float32(cp))
     every = SPACE.enumerate()
     leaf = selection.descend(known.tree, selection.all_open(known.tree), jnp.float32(cp))

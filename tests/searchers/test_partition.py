@@ -97,6 +97,20 @@ def test_region_and_route_are_one_predicate(seed):
         np.testing.assert_array_equal(inside(tree, jnp.int32(node), every), below)
 
 
+def test_a_prediction_at_the_threshold_is_on_the_good_side():
+    """For trials, unseen codes and regions alike: at 1, 2 and 3 the tree predicts 0.5, 1 and 1.5, and it cuts at 1."""
+    tree = dataclasses.replace(
+        partition.lone_root(1, 1),
+        weights=jnp.array([[0.5]]),
+        thresholds=jnp.array([1.0]),
+        is_split=jnp.array([True]),
+    )
+    features = jnp.array([[1.0], [2.0], [3.0]])
+    assert route(tree, features).tolist() == [2, 1, 1]
+    assert inside(tree, jnp.int32(1), features).tolist() == [False, True, True]
+    assert inside(tree, jnp.int32(2), features).tolist() == [True, False, False]
+
+
 def test_predictions_are_exact_whatever_the_batch_and_order():
     tree, _ = learned(0)
     every = np.asarray(SPACE.features(SPACE.enumerate()))

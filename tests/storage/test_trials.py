@@ -69,8 +69,8 @@ def test_value_that_is_not_finite_is_a_failure(tmp_path, value):
 def test_finish_needs_pending_trials_and_an_outcome_for_each(path):
     with TrialStore.open(path) as store:
         before = store.trials()
-        for trials, message in (([0, 3], "trial 0 is not pending"), ([3, 7], "trial 7 is not pending")):
-            with pytest.raises(ValueError, match=message):
+        for trials, wrong in (([0, 3], "0"), ([1, 3], "1"), ([3, 7], "7")):  # done, failed, not there
+            with pytest.raises(ValueError, match=f"trial {wrong} is not pending"):
                 store.finish(trials, OUTCOMES[:2], SOFTWARE, started=0.0)
         with pytest.raises(ValueError, match="got 3 outcomes for 1 trials"):
             store.finish([3], OUTCOMES, SOFTWARE, started=0.0)

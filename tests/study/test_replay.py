@@ -10,7 +10,7 @@ import pytest
 
 import lanas_jax as lx
 from lanas_jax.storage.checkpoints import Checkpoints
-from lanas_jax.storage.trials import TrialStore
+from lanas_jax.storage.trials import Status, Trial, TrialStore
 from lanas_jax.study import Experiment, StudyError
 from lanas_jax.study import replay as courses
 from lanas_jax.study.replay import SearchLog
@@ -162,6 +162,12 @@ def test_a_checkpoint_of_other_outcomes_is_passed_over(tmp_path, monkeypatch):
     expected = walk(tmp_path / "other", searcher, 20, seed=1)
     shutil.copytree(tmp_path / "one" / "checkpoint", tmp_path / "other" / "checkpoint", dirs_exist_ok=True)
     assert_same(walk(tmp_path / "other", searcher, 0), expected)
+
+
+def test_a_value_of_zero_is_a_result_and_a_failure_is_none():
+    zero = Trial(0, 0, (0,), "", Status.DONE, value=0.0)
+    failed = Trial(1, 0, (1,), "", Status.FAILED, reason="out of memory")
+    np.testing.assert_array_equal(courses.values_to_tell([zero, failed]), [0.0, np.nan])
 
 
 def test_an_exhausted_space_ends_the_search_when_the_last_trial_is_back(tmp_path):

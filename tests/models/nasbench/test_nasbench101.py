@@ -14,7 +14,7 @@ from lanas_jax.data.splits import SearchData, Split
 from lanas_jax.spaces.nasbench101 import OPERATIONS, NASBench101Space
 from lanas_jax.training.sgd import TrainConfig
 from models.nasbench import NASBench101
-from models.nasbench.nasbench101 import NASBench101Network
+from models.nasbench.nasbench101 import ConvNormRelu, NASBench101Network
 from tests.candidates.small_network import stripes
 from tests.models.built import counted, only, quick_jit
 
@@ -137,6 +137,15 @@ def test_pytorch_computes_the_same(graph):
     logits, stats = run(state, images())
     np.testing.assert_allclose(logits, torch_network(state, graph)(images()), **TOLERANCE)
     np.testing.assert_allclose(stats["stem"]["norm"]["mean"], state["stem"]["norm"]["new mean"], **TOLERANCE)
+
+
+def test_running_statistics_move_by_three_thousandths():
+    layer = ConvNormRelu(2, 3, 1, dtype=jnp.float32, rngs=nnx.Rngs(0))
+    layer.train()
+    convolved = layer.conv(images())
+    layer(images())
+    np.testing.assert_allclose(layer.norm.mean[...], 0.003 * convolved.mean((0, 1, 2)), rtol=1e-3, atol=1e-6)
+    np.testing.assert_allclose(layer.norm.var[...], 0.997 + 0.003 * convolved.var((0, 1, 2)), rtol=1e-5)
 
 
 def test_a_fixed_network_is_the_module_built_from_the_same_key():
