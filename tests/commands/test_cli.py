@@ -348,9 +348,7 @@ def test_describe_lists_a_published_mobilenet(capsys):
 
 
 def test_describe_says_what_takes_a_code(capsys):
-    assert "mobilenet is a space: choose a network with --code, 47 integers" in refused(
-        capsys, "describe", "mobilenet"
-    )
+    assert "mobilenet is a space: choose a network with --code, 47 integers" in refused(capsys, "describe", "mobilenet")
     assert "takes no --code" in refused(capsys, "describe", "efficientnet_b0", "--code", "0")
 
 

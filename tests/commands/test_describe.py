@@ -39,7 +39,7 @@ def test_bad_masks_are_refused():
 
 
 def test_a_code_that_is_no_mask_is_refused():
-    with pytest.raises(CodeError, match="does not allow this code"):
+    with pytest.raises(CodeError, match="violates a rule or a cost limit"):
         read_code(",".join("0" * 40), SPACE)
 
 

@@ -42,7 +42,7 @@ def test_a_training_gives_what_it_came_to():
         (
             NotFiniteError("the loss of step 7 is nan"),
             1,
-            "lanas train: the loss of step 7 is nan. A lower learning rate",
+            "lanas train: the loss of step 7 is nan. Try a lower learning rate",
         ),
         (DamagedError("none is intact"), 1, "lanas train: none is intact"),
     ],

@@ -42,7 +42,10 @@ def test_each_searcher_is_run_with_each_number_of_workers(table):
         ({"workers": [-2]}, "workers must be at least 1; got -2"),
         ({"workers": [4, 2, 4]}, "workers must be distinct numbers; got 4, 2, 4"),
         ({"workers": [4], "batch": 5}, "but batch is 5: leave out batch or workers"),
-        ({"workers": [4], "names": ["random", "tpe"]}, "tpe runs one trial at a time, without workers: leave it out, or leave out workers"),
+        (
+            {"workers": [4], "names": ["random", "tpe"]},
+            "tpe runs one trial at a time, without workers: leave it out, or leave out workers",
+        ),
     ],
 )
 def test_what_cannot_be_run_is_refused_before_anything_runs(table, wrong, message):

@@ -190,7 +190,7 @@ def test_held_out_pictures_are_as_many_of_each_class_and_never_trained_on(folder
     np.testing.assert_array_equal(np.sort(np.concatenate([data.train.rows, data.validation.rows])), np.arange(60))
     assert set(data.validation.rows) != set(other.validation.rows)
     for wrong in (10, 60):
-        with pytest.raises(ValueError, match=f"multiple of the 3 classes, from 3 to 57 .*got {wrong}"):
+        with pytest.raises(ValueError, match=f"multiple of the 3 classes, from 3 to 57, .*got {wrong}"):
             load(folder, validation=wrong)
 
 

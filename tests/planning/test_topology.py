@@ -16,7 +16,7 @@ def test_an_unknown_machine_lists_those_there_are():
 
 @pytest.mark.parametrize("name", ["", "v5e", "v9:2x2", "v4:2x2", "v5e:2x2x1"])
 def test_names_are_whole(name):
-    with pytest.raises(topology.TopologyError, match="There are"):
+    with pytest.raises(topology.TopologyError, match="choose from"):
         topology.check_topology(name)
 
 

@@ -114,7 +114,7 @@ def test_headline_of_an_unfinished_run() -> None:
 
 def test_a_run_without_values_says_so() -> None:
     words = Page(render(RUNS["only failed"])).words
-    assert "No trial gave a value" in words
+    assert "No trial has a value" in words
     assert "4 × out of memory" in words  # noqa: RUF001
     assert "The winner" not in words
 

@@ -174,7 +174,7 @@ def test_only_failures(tmp_path: Path) -> None:
         assert store.trials()[0].status == Status.FAILED
     page = Page(report.write_report(here.directory).read_text(encoding="utf-8"))
     assert "out of memory" in page.words
-    assert "No trial gave a value" in page.words
+    assert "No trial has a value" in page.words
 
 
 def test_a_run_started_from_python_needs_its_experiment(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from jax.experimental.compilation_cache import compilation_cache
 
-from lanas_jax.candidates.population import Population
+from lanas_jax.candidates.population import Population, forget_programs
 from lanas_jax.data.splits import SearchData, Split
 from lanas_jax.runtime import compile_cache
 from lanas_jax.training.sgd import TrainConfig
@@ -22,11 +22,12 @@ NAMES = ("jax_compilation_cache_dir", "jax_persistent_cache_min_compile_time_sec
 
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
-    """The folder where programs go; JAX's settings are as before afterwards."""
+    """The folder where programs go, in a process that caches none; JAX's settings are as before afterwards."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    monkeypatch.delenv(compile_cache.SWITCH)
+    monkeypatch.delenv(compile_cache.SWITCH, raising=False)
     monkeypatch.setattr(warnings, "showwarning", warnings.showwarning)
     before = {name: getattr(jax.config, name) for name in NAMES}
+    jax.config.update("jax_compilation_cache_dir", None)
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
     compilation_cache.reset_cache()
     with warnings.catch_warnings():
@@ -85,6 +86,7 @@ def test_a_population_from_the_cache_trains_to_the_same_bits(folder, told):
 
     def train():
         jax.clear_caches()
+        forget_programs()
         population = Population(SmallNetwork(), TrainConfig(epochs=2, batch_size=8), jax.devices()[:2], per_device=1)
         results.append(population.compile(data).run(codes, keys))
 
@@ -126,7 +128,7 @@ def test_a_file_in_the_folders_place_is_told_and_left(folder):
     said = []
     compile_cache.enable_compile_cache(said.append)
     (line,) = said
-    assert f"{folder} cannot be written" in line
+    assert f"cannot write to {folder}" in line
     assert jax.config.jax_compilation_cache_dir is None
     assert folder.read_text() == "mine"
 

@@ -191,7 +191,7 @@ def test_newer_format_is_refused(path):
     with sqlite3.connect(path) as connection:
         connection.execute("PRAGMA user_version = 4")
     connection.close()
-    with pytest.raises(TrialStoreError, match="has format 4; this lanas_jax reads format 3"):
+    with pytest.raises(TrialStoreError, match="has format 4, but this lanas_jax reads format 3"):
         TrialStore.open(path)
 
 
