@@ -103,16 +103,17 @@ class Ascending(lx.SearchSpace):
 
 
 def test_rejection_gives_distinct_valid_unseen_codes_until_none_is_left():
-    space = Ascending([lx.Choice(f"c{i}", range(8)) for i in range(5)])
+    """21 of 16,807 codes ascend; of 262,144 draws, one of them would be missing with probability 3e-6."""
+    space = Ascending([lx.Choice(f"c{i}", range(7)) for i in range(5)])
     forbidden = jnp.asarray(space.enumerate()[:6])
 
     def unseen(codes):
         return ~jnp.any(jnp.all(codes[:, None] == forbidden[None], axis=2), axis=1)
 
-    draw = jax.jit(lambda key: sampling.draw_valid(key, space, unseen, 60, batch=1024, tries=512))
+    draw = jax.jit(lambda key: sampling.draw_valid(key, space, unseen, 20, batch=256, tries=1024))
     codes = np.asarray(draw(jax.random.key(0)))
-    assert (codes[50:] == -1).all()
-    assert {tuple(c) for c in codes[:50].tolist()} == {tuple(c) for c in space.enumerate()[6:].tolist()}
+    assert (codes[15:] == -1).all()
+    assert {tuple(c) for c in codes[:15].tolist()} == {tuple(c) for c in space.enumerate()[6:].tolist()}
 
 
 def test_pool_keeps_distinct_valid_codes_in_order():
