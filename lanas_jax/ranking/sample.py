@@ -5,12 +5,13 @@ valued by an estimate, which is cheap. The sorted pool is cut into as many parts
 architecture is drawn from each part.
 """
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, Int, PRNGKeyArray
 
 from lanas_jax.ranking.base import RankingError
-from lanas_jax.searchers.sampling import draw_valid
+from lanas_jax.searchers.sampling import LISTED, draw_valid
 from lanas_jax.spaces.base import SearchSpace
 
 TRIES = 4096  # batches of draws, about a million codes in all, for spaces with few valid codes
@@ -28,8 +29,12 @@ def pool_of(key: PRNGKeyArray, space: SearchSpace, n: int, fewest: int) -> Int[n
     Raises:
       RankingError: fewer than `fewest` codes were found.
     """
-    drawn = np.asarray(draw_valid(key, space, lambda codes: jnp.ones(len(codes), bool), n, tries=TRIES))
-    codes = drawn[(drawn >= 0).all(axis=1)]
+    if space.size <= LISTED:
+        every = space.enumerate()
+        codes = every[np.asarray(jax.random.permutation(key, len(every)))[:n]]
+    else:
+        drawn = np.asarray(draw_valid(key, space, lambda codes: jnp.ones(len(codes), bool), n, tries=TRIES))
+        codes = drawn[(drawn >= 0).all(axis=1)]
     if len(codes) < fewest:
         raise RankingError(
             f"the space gave {len(codes)} valid codes, but {fewest} networks are requested; request fewer networks"

@@ -122,7 +122,7 @@ def test_the_finale_is_a_longer_training_by_the_same_programs(four, tmp_path):
 def test_a_finale_that_breaks_says_so(four, tmp_path):
     validation = Split(np.full((21, 6, 6, 1), 3, np.float32), DATA.validation.labels)
     programs = compiled(1, 1, data=SearchData(DATA.train, validation, 3))
-    with pytest.raises(FloatingPointError, match="final training"):
+    with pytest.raises(FloatingPointError, match="winner training is not finite"):
         retrain(programs, validation, SPACE.check([[3, 0]])[0], KEYS[0], epochs=1, directory=tmp_path / "winner")
     assert not (tmp_path / "winner").exists()
 

@@ -195,7 +195,7 @@ def test_killed_it_goes_on_where_it_was_and_trains_no_network_twice(run, ranked)
 def test_another_ranking_in_the_same_folder_is_refused(ranked, capsys):
     message = refused(capsys, "rank", ranked, *SETTINGS, "--networks", "9", "--noise", "0.2")
     assert "holds a ranking with other settings: networks 8, now 9; pool 64, now 72; settings {" in message
-    assert "move that folder away" in message
+    assert "move the folder away" in message
 
 
 @pytest.mark.parametrize(

@@ -79,7 +79,7 @@ def test_other_settings_are_refused_and_named(trained, capsys):
     run, _ = trained
     message = refused(capsys, "train", run, "--recipe.epochs", "3", "--recipe.train-on", "train")
     assert f"{run / 'final'} holds a different training: the settings: recipe.epochs 2, now 3" in message
-    assert f"lanas train {run / 'final'}; else give another folder" in message
+    assert f"lanas train {run / 'final'}; to start a new one, give another folder" in message
     assert "the code: [0, 1], now [2, 1]" in refused(capsys, "train", run / "final", "--code", "2,1")
 
 
@@ -88,7 +88,7 @@ def test_other_settings_are_refused_and_named(trained, capsys):
     [
         ("0,1,2", "the code has 3 integers, expected 2"),
         ("0,7", "position 1 (width) holds 7, expected 0 to 1"),
-        ("1,0", "the space does not allow this code"),
+        ("1,0", "the code violates a rule or a cost limit"),
         ("0,x", "is 'x', which is not an integer"),
     ],
 )
@@ -105,7 +105,7 @@ def test_what_cannot_be_trained(trained, tmp_path, capsys, monkeypatch):
     assert "there is no experiment 'digitz'" in refused(capsys, "train", "digitz")
     assert "usage: lanas train RUN" in refused(capsys, "train")
     message = refused(capsys, "train", ROOT / "tests" / "quick_experiment.py", "--code", "0,0,0,0")
-    assert "it has no dataclass Final and no function final(config, settings, code)" in message
+    assert "missing dataclass Final and function final(config, settings, code)" in message
     code = ("--code", "0,1")
     assert "at most the number of training images, 123; got 7000" in refused(
         capsys, "train", EXPERIMENT, *code, "--recipe.batch-size", "7000"
@@ -128,7 +128,9 @@ def test_a_run_without_winner_or_final_says_what_to_do(trained, tmp_path, capsys
     shutil.copy(run / "trials.sqlite", tmp_path)
     old = (tmp_path / "experiment.py").read_text().replace("def final(", "def formerly(")
     (tmp_path / "experiment.py").write_text(old)
-    assert "for a newer one, give the winner: lanas train EXPERIMENT --code 0,1" in refused(capsys, "train", tmp_path)
+    assert "to use a newer file, give the winner's code: lanas train EXPERIMENT --code 0,1" in refused(
+        capsys, "train", tmp_path
+    )
 
 
 def test_an_experiment_is_trained_without_a_run_and_stops_where_it_breaks(tmp_path, capsys):

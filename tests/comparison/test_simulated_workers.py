@@ -18,7 +18,7 @@ def table():
     return lx.Table(SPACE, CODES, np.sin(CODES @ [1.0, 2.0, 0.7]).astype(np.float32))
 
 
-@pytest.mark.parametrize("make", [lx.RandomSearch, lx.LocalSearch, lx.LaNAS])
+@pytest.mark.parametrize("make", [lx.RandomSearch, lx.LocalSearch, pytest.param(lx.LaNAS, marks=pytest.mark.slow)])
 def test_one_worker_tries_the_codes_of_the_simulation_in_batches_of_one(table, make):
     searcher = make(SPACE)
     alone = lx.simulate_workers(searcher, table, 1, budget=20, seeds=2)

@@ -43,7 +43,7 @@ def known():
 @pytest.fixture(scope="module")
 def draws(known):
     """Many draws at a weight of exploration; few chains will do, since each draw has its own."""
-    walks, n = lattice_draws.Walks(chains=4, steps=64, by_model=False), 1200
+    walks, n = lattice_draws.Walks(chains=32, steps=64, by_model=False), 1200
 
     def draw(key, cp):
         return lattice_draws.draw_from_lattice(key, SPACE, known, cp, 1, walks)[1][0]

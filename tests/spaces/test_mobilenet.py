@@ -182,7 +182,9 @@ def test_a_resolution_that_is_not_there():
     moved = space.at_resolution(drawn(space, 4, 8), 208)
     assert {space.network(code).resolution for code in moved} == {208}
     np.testing.assert_array_equal(moved[:, 1:], drawn(space, 4, 8)[:, 1:])
-    with pytest.raises(ValueError, match=r"no resolution of 200 pixels: .* 6, the smallest 160 and the largest 240"):
+    with pytest.raises(
+        ValueError, match=r"no resolution of 200 pixels; it has 6, the smallest 160 and the largest 240"
+    ):
         space.at_resolution(drawn(space, 4, 8), 200)
 
 

@@ -257,5 +257,5 @@ def test_four_devices_are_taught_as_one_is():
 
 
 def test_saved_logits_are_refused_where_images_come_as_a_stream():
-    with pytest.raises(ValueError, match="of a stream, let a network be the teacher"):
+    with pytest.raises(ValueError, match="got streamed images: use a network as the teacher"):
         SavedLogits(np.zeros((123, 3), np.float32)).check(tiny_stream.streamed(Config()), Recipe(train_on="train"))
