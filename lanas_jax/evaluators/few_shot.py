@@ -32,7 +32,7 @@ Made = TypeVar("Made")
 
 @dataclasses.dataclass
 class PreparedRegions:
-    """What `FewShot.prepare` made.
+    """Products of `FewShot.prepare`.
 
     Attributes:
       regions: the regions of the space; None before the space was divided.
@@ -211,7 +211,7 @@ class FewShot:
         return self.supernet.space
 
     def _required(self, made: Made | None) -> Made:
-        """Returns what `prepare` made; raises NotPreparedError before it did."""
+        """Returns a product of `prepare`; raises NotPreparedError before `prepare` has been called."""
         if made is None:
             raise NotPreparedError("the sub-supernets are not trained: call prepare(directory, note) first")
         return made

@@ -26,7 +26,7 @@ from lanas_jax.training.sgd import TrainConfig
 
 @dataclasses.dataclass
 class MeasuredStrategy:
-    """What the first batch of a search showed.
+    """Result of measuring the strategies with the first batch of a search.
 
     Attributes:
       choice: the strategy expected to finish first; None before a batch was measured.
@@ -116,7 +116,7 @@ class FromScratch:
         return with_costs(self.network.space, codes, outcomes)
 
     def _specialised(self, codes: np.ndarray, keys: Key[Array, " n"]) -> bool:
-        """Whether each candidate has its own program; for ``auto``, measured at the first call."""
+        """Returns whether each candidate has its own program; for ``auto``, measured at the first call."""
         if self.strategy != "auto":
             return self.strategy == "specialised"
         if self.measured.choice is None:

@@ -40,7 +40,7 @@ DEVIATIONS = 3.0  # standard deviations above chance required of the probes' mea
 
 @dataclasses.dataclass
 class PreparedSupernet:
-    """What `OneShot.prepare` made.
+    """Products of `OneShot.prepare`.
 
     Attributes:
       trained: the trained supernet, its weights on the devices that value codes; None before `prepare`.

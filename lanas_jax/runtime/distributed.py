@@ -59,7 +59,7 @@ class Hosts:
 
     @property
     def alone(self) -> bool:
-        """Whether this is the only process."""
+        """True if this is the only process."""
         return not self.automatic and self.coordinator is None
 
 
