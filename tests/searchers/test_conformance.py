@@ -151,17 +151,17 @@ def _other(setting, i):
 def test_ask_and_tell_can_be_traced_into_one_program(traced_searcher):
     """Shapes and dtypes of a state stay what they are, whatever is asked and told."""
     searcher = traced_searcher
-    state = jax.eval_shape(lambda: searcher.init(jax.random.key(0)))
 
-    def batch(state):
-        state, codes = searcher.ask(state, BATCH)
-        return searcher.tell(state, codes, jnp.mean(jnp.cos(codes.astype(jnp.float32)), axis=1)), codes
+    def program(key):
+        state = searcher.init(key)
+        after, codes = searcher.ask(state, BATCH)
+        after = searcher.tell(after, codes, jnp.mean(jnp.cos(codes.astype(jnp.float32)), axis=1))
+        assert jax.tree.structure(after) == jax.tree.structure(state)
+        return jax.tree.leaves(state), jax.tree.leaves(after), codes
 
-    after, codes = jax.eval_shape(batch, state)
+    before, after, codes = jax.eval_shape(program, jax.random.key(0))
     assert codes.shape == (BATCH, searcher.space.dims)
-    assert jax.tree.structure(after) == jax.tree.structure(state)
-    for before, behind in zip(jax.tree.leaves(state), jax.tree.leaves(after), strict=True):
-        assert (before.shape, before.dtype) == (behind.shape, behind.dtype)
+    assert [(leaf.shape, leaf.dtype) for leaf in before] == [(leaf.shape, leaf.dtype) for leaf in after]
 
 
 @pytest.mark.slow
