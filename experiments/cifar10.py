@@ -27,6 +27,7 @@ import lanas_jax as lx
 from lanas_jax.candidates.halving import Halving
 from lanas_jax.data import cifar10
 from lanas_jax.evaluators.from_scratch import FromScratch
+from lanas_jax.models.nasnet import FinalNASNet, NASNet
 from lanas_jax.planning.stage import Stage, stand_in
 from lanas_jax.planning.stages import candidates, final_training
 from lanas_jax.spaces.nasnet import NASNetSpace
@@ -35,7 +36,6 @@ from lanas_jax.trainer.recipe import Recipe
 from lanas_jax.trainer.task import FinalTraining, costs
 from lanas_jax.training.augmentation import Augmentation
 from lanas_jax.training.sgd import TrainConfig
-from models.nasnet import FinalNASNet, NASNet
 
 SEARCHERS = {"lanas": lx.LaNAS, "random": lx.RandomSearch, "evolution": lx.RegularizedEvolution}
 

@@ -8,7 +8,8 @@ are unknown. `experiments/fashion_one_shot.py` runs on two CPU cores.
 
     lanas search cifar10_one_shot --out runs/one_shot
     lanas search cifar10_one_shot --out runs/few_shot --values few_shot
-    python -m experiments.compare_searches cifar10_one_shot --out runs/compared --searchers lanas random evolution tpe
+    python -m lanas_jax.experiments.compare_searches cifar10_one_shot --out runs/compared \
+        --searchers lanas random evolution tpe
     lanas rank runs/few_shot --networks 32
     lanas extract runs/one_shot
     lanas plan cifar10_one_shot --topology v5e:2x4 # memory, and a lower bound on chip-hours
@@ -34,6 +35,7 @@ from lanas_jax.data.splits import Dataset, SearchData
 from lanas_jax.evaluators.few_shot import FewShot
 from lanas_jax.evaluators.from_scratch import FromScratch
 from lanas_jax.evaluators.one_shot import POOL, OneShot
+from lanas_jax.models.nasnet import FinalNASNet, NASNet, NASNetSupernet
 from lanas_jax.planning.stage import Stage, stand_in
 from lanas_jax.planning.stages import final_training, mean_multiply_adds, valuation
 from lanas_jax.ranking.base import Ranking
@@ -47,7 +49,6 @@ from lanas_jax.trainer.recipe import Recipe
 from lanas_jax.trainer.task import FinalTraining, costs
 from lanas_jax.training.augmentation import Augmentation
 from lanas_jax.training.sgd import TrainConfig
-from models.nasnet import FinalNASNet, NASNet, NASNetSupernet
 
 SEARCHERS = {
     "lanas": functools.partial(lx.LaNAS, capacity=2048),

@@ -7,7 +7,7 @@ Measured on 2 cores of an AMD EPYC with jax 0.10.2 (24 November 2026), on JPEG-c
 candidates, 2.1 s per candidate, took 16 min 21 s; the three LaNAS searches were repeated with the current LaNAS in
 6 min 42 s::
 
-    python -m experiments.compare_searches cifar10_small --seeds 3 --out runs/cifar10_small
+    python -m lanas_jax.experiments.compare_searches cifar10_small --seeds 3 --out runs/cifar10_small
 
 =========  =====================  =====================  =====================
 searcher   best after 16 trials   after 32               after 48
@@ -34,13 +34,13 @@ import numpy as np
 import lanas_jax as lx
 from lanas_jax.data import cifar10
 from lanas_jax.evaluators.from_scratch import FromScratch
+from lanas_jax.models.nasnet import FinalNASNet, NASNet
 from lanas_jax.spaces.nasnet import NASNetSpace
 from lanas_jax.study import Experiment
 from lanas_jax.trainer.recipe import Recipe
 from lanas_jax.trainer.task import FinalTraining
 from lanas_jax.training.augmentation import Augmentation
 from lanas_jax.training.sgd import TrainConfig
-from models.nasnet import FinalNASNet, NASNet
 
 SEARCHERS = {"lanas": lx.LaNAS, "random": lx.RandomSearch, "evolution": lx.RegularizedEvolution}
 SIZE = 16  # pixels; the original images have 32

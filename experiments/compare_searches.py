@@ -5,7 +5,7 @@ share one evaluator, so programs for all candidates are compiled once. Each sear
 folder, readable by `lanas report`, `lanas resume` and `lanas train`. A repeated call reads finished searches from
 there::
 
-    python -m experiments.compare_searches cifar10_small --seeds 3 --out runs/cifar10_small
+    python -m lanas_jax.experiments.compare_searches cifar10_small --seeds 3 --out runs/cifar10_small
 
 The experiment must define a `Config` with `searcher` and `seed`, and a dictionary `SEARCHERS`.
 """

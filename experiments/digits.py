@@ -34,6 +34,7 @@ import lanas_jax as lx
 from lanas_jax.candidates.retrain import retrain
 from lanas_jax.data import digits
 from lanas_jax.evaluators.from_scratch import FromScratch
+from lanas_jax.models.nasnet import FinalNASNet, NASNet
 from lanas_jax.searchers.base import Searcher
 from lanas_jax.spaces.nasnet import NASNetSpace
 from lanas_jax.storage import trials
@@ -42,7 +43,6 @@ from lanas_jax.trainer.recipe import Recipe
 from lanas_jax.trainer.task import FinalTraining
 from lanas_jax.training.augmentation import Augmentation
 from lanas_jax.training.sgd import TrainConfig
-from models.nasnet import FinalNASNet, NASNet
 
 SEARCHERS = {"lanas": lx.LaNAS, "random": lx.RandomSearch, "evolution": lx.RegularizedEvolution}
 

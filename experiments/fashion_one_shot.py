@@ -7,7 +7,7 @@ evaluated in one trained supernet. Few-shot: arXiv 2006.06863. The images are Fa
 Measured on 2 cores of an AMD EPYC with jax 0.10.2 (24 November 2026): one supernet, and 500 of its masks for each of
 five seeds and four searchers, took about 21 min (0.07 s per mask), partly on a busy machine::
 
-    python -m experiments.compare_searches fashion_one_shot --out runs/fashion --seeds 5 \
+    python -m lanas_jax.experiments.compare_searches fashion_one_shot --out runs/fashion --seeds 5 \
         --searchers lanas random evolution tpe
 
 =========  =====================  =====================  =====================
@@ -51,7 +51,7 @@ few-shot, running statistics  49.6 %                   -0.17 (-0.50 to 0.23)    
 images is 0.8 points, more than the difference between networks. Measuring batch statistics for each mask raises values
 by 27 points; the intervals do not show whether it improves the ranking. Effect of the number of training images used to
 measure them (48 random masks,
-``python -m experiments.recalibration RUN --images 0 32 128 512 2048 --networks 48``)::
+``python -m lanas_jax.experiments.recalibration RUN --images 0 32 128 512 2048 --networks 48``)::
 
     images                         0 (running)    32     128     512     2048
     mean value                         48.6 %   73.7 %  75.1 %  75.2 %  75.2 %
@@ -76,6 +76,7 @@ from lanas_jax.data.splits import Dataset, SearchData
 from lanas_jax.evaluators.few_shot import FewShot
 from lanas_jax.evaluators.from_scratch import FromScratch
 from lanas_jax.evaluators.one_shot import OneShot
+from lanas_jax.models.nasnet import FinalNASNet, NASNet, NASNetSupernet
 from lanas_jax.ranking.base import Ranking
 from lanas_jax.spaces.nasnet_masks import NASNetMasks
 from lanas_jax.study import Experiment
@@ -84,7 +85,6 @@ from lanas_jax.supernet.training import ONE_SHOT
 from lanas_jax.trainer.recipe import Recipe
 from lanas_jax.trainer.task import FinalTraining
 from lanas_jax.training.sgd import TrainConfig
-from models.nasnet import FinalNASNet, NASNet, NASNetSupernet
 
 SEARCHERS = {
     "lanas": functools.partial(lx.LaNAS, capacity=512),

@@ -16,8 +16,8 @@ size. On 64 TPU v5e chips, `lanas plan` gives lower bounds of 146 chip-hours for
 
 import dataclasses
 
-from experiments import imagenet_600m
-from experiments.imagenet_600m import Final, final, stages
+from lanas_jax.experiments import imagenet_600m
+from lanas_jax.experiments.imagenet_600m import Final, final, stages
 from lanas_jax.study import Experiment
 
 __all__ = ["Config", "Final", "build", "final", "stages"]
@@ -25,7 +25,7 @@ __all__ = ["Config", "Final", "build", "final", "stages"]
 
 @dataclasses.dataclass(frozen=True)
 class Config(imagenet_600m.Config):
-    """Settings of the search: those of `experiments.imagenet_600m`, with other defaults."""
+    """Settings of the search: those of `lanas_jax.experiments.imagenet_600m`, with other defaults."""
 
     limit: int = 240
     width: float = 1.0

@@ -36,6 +36,7 @@ from lanas_jax.data.imagenet import Pictures
 from lanas_jax.data.streams import StreamedDataset
 from lanas_jax.evaluators.one_shot import POOL, OneShot
 from lanas_jax.export.load import read_weights
+from lanas_jax.models.mobilenet import FinalMobileNet, MobileNetSupernet
 from lanas_jax.planning.stage import Stage, stand_in
 from lanas_jax.planning.stages import final_training, mean_multiply_adds, valuation
 from lanas_jax.spaces.latency import LatencyTable
@@ -50,7 +51,6 @@ from lanas_jax.trainer.recipe import Recipe
 from lanas_jax.trainer.task import FinalTraining, costs
 from lanas_jax.trainer.teacher import NetworkTeacher
 from lanas_jax.training.augmentation import Augmentation
-from models.mobilenet import FinalMobileNet, MobileNetSupernet
 
 SEARCHERS = {
     "lanas": functools.partial(lx.LaNAS, capacity=2048),

@@ -29,7 +29,8 @@ export                2 s           its weights
 LaNAS compared with random search under the same limit, ten searches each in one newly trained supernet (26 November
 2026; best value so far in percent, mean and range)::
 
-    python -m experiments.compare_searches imagenet_dry_run --searchers lanas random --seeds 10 --out runs/dry_compared
+    python -m lanas_jax.experiments.compare_searches imagenet_dry_run --searchers lanas random --seeds 10 \
+        --out runs/dry_compared
 
 ========  ====================  ====================  ====================
 searcher  after 50 networks     after 100             after 150
@@ -51,14 +52,15 @@ import jax
 import numpy as np
 
 import lanas_jax as lx
-from experiments import prepared_pictures
 from lanas_jax.data import cifar10, imagenet, tfds_folder
 from lanas_jax.data.crops import Crop
 from lanas_jax.data.imagenet import Pictures
 from lanas_jax.data.sources import Contents, DatasetSource, Form
 from lanas_jax.data.streams import StreamedDataset
 from lanas_jax.evaluators.one_shot import POOL, OneShot
+from lanas_jax.experiments import prepared_pictures
 from lanas_jax.export.load import read_weights
+from lanas_jax.models.mobilenet import FinalMobileNet, MobileNetSupernet
 from lanas_jax.planning.stage import Stage, stand_in
 from lanas_jax.planning.stages import final_training, mean_multiply_adds, valuation
 from lanas_jax.runtime import caches
@@ -74,7 +76,6 @@ from lanas_jax.trainer.recipe import Recipe
 from lanas_jax.trainer.task import FinalTraining, costs
 from lanas_jax.trainer.teacher import NetworkTeacher
 from lanas_jax.training.augmentation import Augmentation
-from models.mobilenet import FinalMobileNet, MobileNetSupernet
 
 SEARCHERS = {"lanas": lx.LaNAS, "random": lx.RandomSearch, "evolution": lx.RegularizedEvolution}
 STAGES = (Layers(16, 2, "relu"), Layers(24, 1, "relu", squeezes=True), Layers(40, 2, squeezes=True))

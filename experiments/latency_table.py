@@ -1,6 +1,7 @@
 """Latency table for the networks of `experiments/imagenet_600m.py`, measured on this machine's first device.
 
-    python -m experiments.latency_table --out latency.json [--width 1.2] [--resolutions 192 224 256] [--batch 1]
+    python -m lanas_jax.experiments.latency_table --out latency.json [--width 1.2] [--batch 1] \
+        [--resolutions 192 224 256]
     lanas search imagenet_600m --latency latency.json --max-milliseconds 30
 
 Run it on an otherwise idle machine. It compiles one program for each of several hundred layers.
@@ -12,8 +13,8 @@ from pathlib import Path
 import jax.numpy as jnp
 import tyro
 
+from lanas_jax.models.mobilenet.latency import SECONDS, measure_latencies
 from lanas_jax.spaces.mobilenet import MobileNetSpace
-from models.mobilenet.latency import SECONDS, measure_latencies
 
 
 @dataclasses.dataclass(frozen=True)

@@ -4,7 +4,7 @@ The supernet of a one-shot run evaluates random networks of the space with diffe
 running statistics, which mix all trained networks. The ranking of the networks is compared with the ranking at the
 largest number (Spearman)::
 
-    python -m experiments.recalibration RUN [--images 0 128 512 2048] [--networks 64]
+    python -m lanas_jax.experiments.recalibration RUN [--images 0 128 512 2048] [--networks 64]
 """
 
 import dataclasses
@@ -17,8 +17,8 @@ import numpy as np
 import tyro
 from rich.console import Console
 
-from experiments.benchmarks.table import machine, table
 from lanas_jax.evaluators.one_shot import OneShot
+from lanas_jax.experiments.benchmarks.table import machine, table
 from lanas_jax.ranking.correlation import rank_correlation
 from lanas_jax.runtime.devices import one_device_per_core
 from lanas_jax.study import run_folder

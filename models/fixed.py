@@ -16,8 +16,8 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
+from lanas_jax.models.functional import Functional, Output, Tree, arrays
 from lanas_jax.spaces.base import SearchSpace
-from models.functional import Functional, Output, Tree, arrays
 
 
 @runtime_checkable

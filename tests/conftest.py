@@ -25,7 +25,7 @@ import pytest  # noqa: E402
 from jaxtyping import install_import_hook  # noqa: E402
 
 if os.environ.get("LANAS_CHECK_SHAPES") == "1":
-    install_import_hook(["lanas_jax", "models"], "beartype.beartype")
+    install_import_hook(["lanas_jax"], "beartype.beartype")
 
 from lanas_jax.candidates.population import forget_programs  # noqa: E402
 

@@ -156,9 +156,10 @@ def copy_repository(folder: Path) -> Path:
         text=True,
     )
     for name in filter(None, listed.stdout.split("\0")):
-        if (ROOT / name).is_file():  # a tracked file may have been deleted
+        source = ROOT / name
+        if source.is_file() or source.is_symlink():  # a tracked file may have been deleted
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy(ROOT / name, folder / name)
+            shutil.copy(source, folder / name, follow_symlinks=False)
     for place in (ROOT / PROGRAMS, folder / PROGRAMS):
         place.parent.mkdir(parents=True, exist_ok=True)
     (ROOT / PROGRAMS).mkdir(exist_ok=True)
@@ -199,8 +200,8 @@ def check_unchanged(faults: tuple[Fault, ...]) -> None:
     """Exits where tests fail, or run another library, without any fault."""
     with tempfile.TemporaryDirectory() as name:
         folder = copy_repository(Path(name).resolve())
-        imported = python(folder, "-c", "import lanas_jax, models; print(lanas_jax.__file__, models.__file__)").stdout
-        if imported.split() != [str(folder / package / "__init__.py") for package in ("lanas_jax", "models")]:
+        imported = python(folder, "-c", "from lanas_jax import models; print(models.__file__)").stdout
+        if imported.strip() != str(folder / "lanas_jax" / "models" / "__init__.py"):
             sys.exit(f"the copy in {folder} is not what Python imports:\n{imported}")
         code, output = run_tests(folder, tuple(dict.fromkeys(test for fault in faults for test in fault.tests)))
         if code != PASSED:

@@ -21,8 +21,9 @@ Four methods, in float32 or bfloat16 (``--dtype``):
 Each row is printed, and written to the file of ``--json``, as soon as it is measured; ``--minutes`` starts no row after
 that time. Run it on an otherwise idle machine; the small setting takes about four minutes on 2 CPU cores::
 
-  python -m experiments.benchmarks.candidates [--candidates 64] [--sample 6] [--json PATH]
-  python -m experiments.benchmarks.candidates --setting cifar10 --dtype bfloat16 --vmapped 1 4 16 --sample 2 --minutes 7
+  python -m lanas_jax.experiments.benchmarks.candidates [--candidates 64] [--sample 6] [--json PATH]
+  python -m lanas_jax.experiments.benchmarks.candidates --setting cifar10 --dtype bfloat16 --vmapped 1 4 16 \
+      --sample 2 --minutes 7
 
 On 2 cores of an Intel Xeon with jax 0.10.2 and torch 2.13.0 (27 November 2026; ``--candidates 32 --sample 4
 --torch-sample 6``, 2 min 49 s):
@@ -79,19 +80,19 @@ import numpy as np
 import tyro
 from rich.console import Console
 
-from experiments import digits
-from experiments.benchmarks.step_timing import planned_bytes
-from experiments.benchmarks.table import Timing, line, show_timings, timings_report
 from lanas_jax.candidates.cost_model import time_steps
 from lanas_jax.candidates.population import Population
 from lanas_jax.candidates.specialised import Specialised
 from lanas_jax.data import digits as digits_data
 from lanas_jax.data.splits import SearchData, Split
+from lanas_jax.experiments import digits
+from lanas_jax.experiments.benchmarks.step_timing import planned_bytes
+from lanas_jax.experiments.benchmarks.table import Timing, line, show_timings, timings_report
+from lanas_jax.models.nasnet import NASNet
 from lanas_jax.runtime.devices import one_device_per_core
 from lanas_jax.spaces.nasnet import NASNetSpace
 from lanas_jax.training.peak import measure_peak, step_flops
 from lanas_jax.training.sgd import TrainConfig
-from models.nasnet import NASNet
 
 WIDTH = 118  # width of the table in characters, without a terminal
 
@@ -355,7 +356,7 @@ def _torch_start(threads: int) -> None:
 def _torch_train(
     task: tuple[NASNetSpace, SearchData, TrainConfig], device: str, dtype: str, code: np.ndarray, seed: int
 ) -> float:
-    from experiments.benchmarks import torch_nasnet
+    from lanas_jax.experiments.benchmarks import torch_nasnet
 
     space, data, config = task
     return torch_nasnet.train_torch_candidate(space, code, data, config, seed, device, dtype)
@@ -364,7 +365,7 @@ def _torch_train(
 def _torch_steps(
     task: tuple[NASNetSpace, SearchData, TrainConfig], steps: int, device: str, dtype: str, code: np.ndarray
 ) -> float:
-    from experiments.benchmarks import torch_nasnet
+    from lanas_jax.experiments.benchmarks import torch_nasnet
 
     space, data, config = task
     return torch_nasnet.step_seconds(space, code, data, config, 0, steps, device, dtype)

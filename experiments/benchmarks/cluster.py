@@ -1,7 +1,7 @@
 """Cluster benchmark: driver time per trial, utilisation of the workers, and time to resume a long run.
 
-    python -m experiments.benchmarks.cluster
-    python -m experiments.benchmarks.cluster --trials 400 --seconds 2 --resumed 1000
+    python -m lanas_jax.experiments.benchmarks.cluster
+    python -m lanas_jax.experiments.benchmarks.cluster --trials 400 --seconds 2 --resumed 1000
 
 It needs the extra `ray`, and NAS-Bench-201's table in the folder LANAS_DATA. Ray runs on this machine only. Each worker
 runs many trials at a time in threads, which look up the value and wait, as if as many devices trained them. Searching,

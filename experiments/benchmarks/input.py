@@ -1,7 +1,7 @@
 """Throughput of ImageNet's input pipeline in images per second, by worker processes and threads; uses no device.
 
-    python -m experiments.benchmarks.input
-    python -m experiments.benchmarks.input --processes 0 4 8 --threads 2 --resolution 192
+    python -m lanas_jax.experiments.benchmarks.input
+    python -m lanas_jax.experiments.benchmarks.input --processes 0 4 8 --threads 2 --resolution 192
 
 The images are synthetic JPEG files of ImageNet's typical size, 500 x 375, in a temporary folder, in the format prepared
 by tensorflow-datasets. They are read from the system's file cache, not from a disk. Starting processes and filling

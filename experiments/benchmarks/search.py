@@ -14,7 +14,7 @@ Four parts, each printed as soon as it is measured:
 ``lanas tables`` lists where NAS-Bench-201 is looked up; without it, the first and the last part are skipped. Run it on
 an otherwise idle machine; it takes three minutes on 2 CPU cores::
 
-    python -m experiments.benchmarks.search [--json PATH]
+    python -m lanas_jax.experiments.benchmarks.search [--json PATH]
 
 On 2 cores of an AMD EPYC with jax 0.10.2 the simulation took 15.5 s, and 9.9 s again; one draw from NAS-Bench-101
 21 ms; one draw from 1e10, 1e20, 1e30, 1e40 and 1e60 codes 14, 19, 20, 21 and 26 ms. Our time per sample was 0.96 ms;

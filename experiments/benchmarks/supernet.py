@@ -12,7 +12,7 @@ The sizes are ``small`` (images of 14x14 pixels and one channel, 8 channels, 3 c
 CIFAR-10's shape, 16 channels, 8 cells). The benchmark uses one core, as in mask evaluation with one device per core, or
 several (``--cores``). Run it on an otherwise idle machine::
 
-    python -m experiments.benchmarks.supernet [--cores 0] [--small.masks 4] [--json PATH]
+    python -m lanas_jax.experiments.benchmarks.supernet [--cores 0] [--small.masks 4] [--json PATH]
 
 Measured on an Intel Xeon with jax 0.10.2 (27 November 2026), milliseconds and their ratio, on one core and on two:
 
@@ -45,9 +45,9 @@ import tyro
 from jaxtyping import Array, Int
 from rich.console import Console
 
-from experiments.benchmarks.table import machine, table
+from lanas_jax.experiments.benchmarks.table import machine, table
+from lanas_jax.models.nasnet import NASNetSupernet
 from lanas_jax.spaces.nasnet_masks import NASNetMasks
-from models.nasnet import NASNetSupernet
 
 Pass = Literal["forward", "training"]
 Apply = Callable[..., tuple[Array, Any]]

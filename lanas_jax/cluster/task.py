@@ -22,8 +22,6 @@ from lanas_jax.study.run_folder import Run
 if TYPE_CHECKING:
     from lanas_jax.study import Experiment
 
-PACKAGES = ("lanas_jax", "models", "experiments")
-
 
 @dataclasses.dataclass(frozen=True)
 class ClusterTask:
@@ -80,10 +78,10 @@ def experiment_fingerprint(source: str, config: Any) -> str:
 
 @functools.cache
 def code_digest() -> str:
-    """Returns the digest of all Python files of the packages `lanas_jax`, `models` and `experiments`."""
-    total, home = hashlib.sha256(), Path(lanas_jax.__file__).parent.parent
-    for package in PACKAGES:
-        for file in sorted((home / package).rglob("*.py")):
+    """Returns the digest of all Python files of `lanas_jax`, its `models` and `experiments` included."""
+    total, home = hashlib.sha256(), Path(lanas_jax.__file__).parent
+    for folder in (home, home / "models", home / "experiments"):  # links in a checkout, which rglob does not follow
+        for file in sorted(folder.rglob("*.py")):
             total.update(f"{file.relative_to(home).as_posix()}\n".encode())
             total.update(file.read_bytes())
     return total.hexdigest()

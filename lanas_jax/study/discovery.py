@@ -1,4 +1,4 @@
-"""Finds and loads experiments, by name from the package ``experiments`` or by the path of a Python file.
+"""Finds and loads experiments, by name from the package ``lanas_jax.experiments`` or by the path of a Python file.
 
 An experiment is a plain Python file with a frozen dataclass ``Config`` and a function ``build(config) -> Experiment``.
 There is no registry: the files of the package are the list. Listing them parses the files without running them, so
@@ -18,8 +18,8 @@ class ExperimentError(Exception):
 
 
 def experiments() -> dict[str, Path]:
-    """Returns the files of the package ``experiments`` that define `build`, by name."""
-    package = importlib.util.find_spec("experiments")
+    """Returns the files of the package ``lanas_jax.experiments`` that define `build`, by name."""
+    package = importlib.util.find_spec("lanas_jax.experiments")
     folders = package.submodule_search_locations if package is not None else None
     files = sorted(file for folder in folders or () for file in Path(folder).glob("*.py"))
     return {file.stem: file for file in files if not file.stem.startswith("_") and _defines_build(file)}
@@ -29,7 +29,7 @@ def find_experiment(experiment: str) -> Path:
     """Returns the file of an experiment.
 
     Args:
-      experiment: name from the package ``experiments``, or a path that ends in ``.py``.
+      experiment: name from the package ``lanas_jax.experiments``, or a path that ends in ``.py``.
 
     Raises:
       ExperimentError: there is no such experiment; the message lists the existing ones.

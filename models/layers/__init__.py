@@ -1,6 +1,6 @@
 """Layers shared by the networks of several spaces, as functions of arrays and as Flax modules."""
 
-from models.layers.functions import (
+from lanas_jax.models.layers.functions import (
     MOMENTUM,
     alternate_pixels,
     average_of_four,

@@ -6,7 +6,7 @@ from flax import nnx
 from jax.typing import DTypeLike
 from jaxtyping import Array
 
-from models.layers import functions
+from lanas_jax.models.layers import functions
 
 
 class Conv(nnx.Conv):

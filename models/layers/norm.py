@@ -9,7 +9,7 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float
 
-from models.layers import functions
+from lanas_jax.models.layers import functions
 
 Tree = dict[str, Array]
 AnyArray = Array | np.ndarray  # weights restored from a file are NumPy arrays

@@ -1,7 +1,7 @@
 """Networks of inverted residual blocks: single codes, published networks, the supernet, latencies."""
 
-from models.mobilenet.final import FinalMobileNet
-from models.mobilenet.network import MobileNetNetwork
-from models.mobilenet.supernet import MobileNetSupernet
+from lanas_jax.models.mobilenet.final import FinalMobileNet
+from lanas_jax.models.mobilenet.network import MobileNetNetwork
+from lanas_jax.models.mobilenet.supernet import MobileNetSupernet
 
 __all__ = ["FinalMobileNet", "MobileNetNetwork", "MobileNetSupernet"]

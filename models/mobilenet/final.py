@@ -17,13 +17,13 @@ from flax import nnx
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Float32, Int, PRNGKeyArray
 
+from lanas_jax.models import layers
+from lanas_jax.models.functional import Functional, Tree
+from lanas_jax.models.layers.initial import draw_normal
+from lanas_jax.models.mobilenet.network import MobileNetNetwork
 from lanas_jax.spaces.inverted_residuals import MobileNet
 from lanas_jax.spaces.mobilenet import MobileNetSpace
 from lanas_jax.spaces.published_mobilenets import PublishedMobileNets
-from models import layers
-from models.functional import Functional, Tree
-from models.layers.initial import draw_normal
-from models.mobilenet.network import MobileNetNetwork
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

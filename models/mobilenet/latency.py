@@ -19,12 +19,12 @@ from jax import lax
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int
 
+from lanas_jax.models.functional import Functional, Tree
+from lanas_jax.models.mobilenet.network import Head, InvertedResidual, stem
 from lanas_jax.spaces.inverted_residuals import MobileNet
 from lanas_jax.spaces.latency import LatencyTable
 from lanas_jax.spaces.mobilenet import MobileNetSpace
 from lanas_jax.spaces.mobilenet_layers import layers
-from models.functional import Functional, Tree
-from models.mobilenet.network import Head, InvertedResidual, stem
 
 SECONDS = 0.02  # approximate duration of a timing
 TIMINGS = 5  # timings per layer, of which the fastest counts

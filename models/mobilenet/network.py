@@ -19,10 +19,10 @@ from flax import nnx
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Float32
 
+from lanas_jax.models import layers
+from lanas_jax.models.layers.conv import Conv, DepthwiseConv
+from lanas_jax.models.layers.norm import Norm
 from lanas_jax.spaces.inverted_residuals import Activation, Block, Gate, MobileNet
-from models import layers
-from models.layers.conv import Conv, DepthwiseConv
-from models.layers.norm import Norm
 
 ACTIVATIONS: dict[Activation, Callable[[Array], Array]] = {
     "relu": jax.nn.relu,

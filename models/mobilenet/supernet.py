@@ -26,14 +26,14 @@ from jax import lax
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Float32, Int, PRNGKeyArray
 
+from lanas_jax.models import layers
+from lanas_jax.models.functional import Functional, Tree
+from lanas_jax.models.layers import slices
+from lanas_jax.models.layers.switch import Branch, switch
+from lanas_jax.models.mobilenet.final import FinalMobileNet
+from lanas_jax.models.mobilenet.network import Head, InvertedResidual, stem
 from lanas_jax.spaces.inverted_residuals import Block, Gate, MobileNet
 from lanas_jax.spaces.mobilenet import MobileNetSpace
-from models import layers
-from models.functional import Functional, Tree
-from models.layers import slices
-from models.layers.switch import Branch, switch
-from models.mobilenet.final import FinalMobileNet
-from models.mobilenet.network import Head, InvertedResidual, stem
 
 Code = Int[Array | np.ndarray, " dims"]
 

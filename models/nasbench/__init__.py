@@ -1,6 +1,6 @@
 """Networks of NAS-Bench-101 and NAS-Bench-201."""
 
-from models.nasbench.nasbench101 import NASBench101
-from models.nasbench.nasbench201 import NASBench201
+from lanas_jax.models.nasbench.nasbench101 import NASBench101
+from lanas_jax.models.nasbench.nasbench201 import NASBench201
 
 __all__ = ["NASBench101", "NASBench201"]

@@ -17,12 +17,12 @@ from flax import nnx
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Float32, Int, PRNGKeyArray
 
+from lanas_jax.models import layers
+from lanas_jax.models.fixed import FixedNetwork
+from lanas_jax.models.layers.conv import Conv
+from lanas_jax.models.layers.norm import Norm
 from lanas_jax.spaces.nasbench101 import OPERATIONS, NASBench101Space
 from lanas_jax.spaces.nasbench101_network import NASBench101CellShape, vertex_channels
-from models import layers
-from models.fixed import FixedNetwork
-from models.layers.conv import Conv
-from models.layers.norm import Norm
 
 MOMENTUM = 0.997  # momentum of running batch statistics
 CONV_3X3, CONV_1X1, MAX_POOL = OPERATIONS

@@ -23,12 +23,12 @@ from jax.flatten_util import ravel_pytree
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Float32, Int, PRNGKeyArray
 
+from lanas_jax.models import layers
+from lanas_jax.models.fixed import FixedNetwork, InitialisedFor
+from lanas_jax.models.layers.norm import identity_norm, initial_stats, norm
+from lanas_jax.models.nasbench.nasbench201_cell import relu_conv_norm, run_stage
+from lanas_jax.models.nasbench.nasbench201_network import NASBench201Network, network_state
 from lanas_jax.spaces.nasbench201 import CONV_1X1, CONV_3X3, EDGES, NASBench201Space, NASBench201Stage
-from models import layers
-from models.fixed import FixedNetwork, InitialisedFor
-from models.layers.norm import identity_norm, initial_stats, norm
-from models.nasbench.nasbench201_cell import relu_conv_norm, run_stage
-from models.nasbench.nasbench201_network import NASBench201Network, network_state
 
 Tree = dict[str, Any]
 Code = Int[Array | np.ndarray, " dims"]

@@ -23,9 +23,9 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Float, Int
 
+from lanas_jax.models import layers
+from lanas_jax.models.layers.norm import norm
 from lanas_jax.spaces.nasbench201 import EDGES
-from models import layers
-from models.layers.norm import norm
 
 Tree = dict[str, Array]
 Images = Float[Array, "n h w c"]

@@ -14,6 +14,9 @@ from flax import nnx
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Float32, Int
 
+from lanas_jax.models import layers
+from lanas_jax.models.layers.conv import Conv
+from lanas_jax.models.layers.norm import Norm, norm_state
 from lanas_jax.spaces.nasbench201 import (
     AVERAGE_POOL,
     CONV_1X1,
@@ -23,9 +26,6 @@ from lanas_jax.spaces.nasbench201 import (
     SKIP_CONNECT,
     NASBench201Space,
 )
-from models import layers
-from models.layers.conv import Conv
-from models.layers.norm import Norm, norm_state
 
 Tree = dict[Any, Any]  # keys of a module's state: names, and indices in lists
 

@@ -1,7 +1,7 @@
 """Networks of the NASNet space: candidates, the winner, the supernet."""
 
-from models.nasnet.candidate import NASNet
-from models.nasnet.final import FinalNASNet
-from models.nasnet.supernet import NASNetSupernet
+from lanas_jax.models.nasnet.candidate import NASNet
+from lanas_jax.models.nasnet.final import FinalNASNet
+from lanas_jax.models.nasnet.supernet import NASNetSupernet
 
 __all__ = ["FinalNASNet", "NASNet", "NASNetSupernet"]

@@ -11,8 +11,8 @@ from flax import nnx
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Float32
 
-from models import layers
-from models.layers.norm import Norm
+from lanas_jax.models import layers
+from lanas_jax.models.layers.norm import Norm
 
 CHANNELS = (128, 768)  # output channels of the two convolutions
 

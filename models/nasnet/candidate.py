@@ -27,12 +27,12 @@ from flax import nnx
 from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Float32, Int, PRNGKeyArray
 
+from lanas_jax.models import layers
+from lanas_jax.models.fixed import FixedNetwork, InitialisedFor
+from lanas_jax.models.nasnet.auxiliary import AuxiliaryHead
+from lanas_jax.models.nasnet.network import NASNetNetwork, network_state
+from lanas_jax.models.nasnet.stack import Code, Stack, Tree, map_branches
 from lanas_jax.spaces.nasnet import SEP_CONV_3X3, SEP_CONV_5X5, SKIP_CONNECT, NASNetCellShape, NASNetSpace
-from models import layers
-from models.fixed import FixedNetwork, InitialisedFor
-from models.nasnet.auxiliary import AuxiliaryHead
-from models.nasnet.network import NASNetNetwork, network_state
-from models.nasnet.stack import Code, Stack, Tree, map_branches
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,8 +42,8 @@ class NASNet:
     Args:
       space: search space, which defines the codes and the sizes of the networks.
       compute_dtype: float32, or bfloat16 for activations and convolutions; parameters are always float32.
-      weight_standardisation: True to standardise the kernels of 1x1 convolutions (`models.layers.standardise`) over
-        the inputs that the code uses: in separable convolutions, skips of stride 2, and on a cell's inputs.
+      weight_standardisation: True to standardise the kernels of 1x1 convolutions (`models.layers.standardise`) over the
+         inputs that the code uses: in separable convolutions, skips of stride 2, and on a cell's inputs.
 
     Raises:
       ValueError: the dtype is neither float32 nor bfloat16.

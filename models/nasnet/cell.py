@@ -30,9 +30,9 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Bool, Float, Int
 
+from lanas_jax.models import layers
+from lanas_jax.models.layers.norm import norm
 from lanas_jax.spaces.nasnet import OPERATIONS, SEP_CONV_3X3, SEP_CONV_5X5
-from models import layers
-from models.layers.norm import norm
 
 Tree = dict[str, Array]
 Buffers = tuple[Array, ...]

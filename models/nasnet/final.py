@@ -15,13 +15,13 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float, Float32, Int, PRNGKeyArray
 
+from lanas_jax.models import layers
+from lanas_jax.models.fixed import FixedNetwork
+from lanas_jax.models.functional import Tree
+from lanas_jax.models.nasnet.auxiliary import pool_window
+from lanas_jax.models.nasnet.candidate import NASNet
+from lanas_jax.models.nasnet.network import NASNetNetwork, auxiliary_cell, auxiliary_head
 from lanas_jax.spaces.nasnet import NASNetSpace
-from models import layers
-from models.fixed import FixedNetwork
-from models.functional import Tree
-from models.nasnet.auxiliary import pool_window
-from models.nasnet.candidate import NASNet
-from models.nasnet.network import NASNetNetwork, auxiliary_cell, auxiliary_head
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

@@ -12,12 +12,19 @@ from flax import nnx
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Float32, Int
 
+from lanas_jax.models import layers
+from lanas_jax.models.layers.conv import Conv
+from lanas_jax.models.layers.norm import AnyArray, Norm, norm_state
+from lanas_jax.models.nasnet.auxiliary import AuxiliaryHead
+from lanas_jax.models.nasnet.operations import (
+    Arithmetic,
+    FactorisedReduce,
+    Identity,
+    MaxPool,
+    Preprocess,
+    SeparableConv,
+)
 from lanas_jax.spaces.nasnet import MAX_POOL_3X3, SEP_CONV_3X3, SEP_CONV_5X5, SKIP_CONNECT, NASNetCellShape, NASNetSpace
-from models import layers
-from models.layers.conv import Conv
-from models.layers.norm import AnyArray, Norm, norm_state
-from models.nasnet.auxiliary import AuxiliaryHead
-from models.nasnet.operations import Arithmetic, FactorisedReduce, Identity, MaxPool, Preprocess, SeparableConv
 
 
 class NASNetCell(nnx.Module):

@@ -12,9 +12,9 @@ from flax import nnx
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
-from models import layers
-from models.layers.conv import DepthwiseConv
-from models.layers.norm import Norm
+from lanas_jax.models import layers
+from lanas_jax.models.layers.conv import DepthwiseConv
+from lanas_jax.models.layers.norm import Norm
 
 
 @dataclasses.dataclass(frozen=True)

@@ -17,11 +17,11 @@ from jax import lax
 from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Float32, Int, PRNGKeyArray
 
+from lanas_jax.models import layers
+from lanas_jax.models.layers.initial import draw_normal
+from lanas_jax.models.layers.norm import identity_norm, initial_stats, norm
+from lanas_jax.models.nasnet.cell import Branches, Mode, run_cell
 from lanas_jax.spaces.nasnet import NASNetCellShape, NASNetSpace
-from models import layers
-from models.layers.initial import draw_normal
-from models.layers.norm import identity_norm, initial_stats, norm
-from models.nasnet.cell import Branches, Mode, run_cell
 
 Tree = dict[str, Any]
 Code = Int[Array | np.ndarray, " dims"]

@@ -17,13 +17,13 @@ from flax import nnx
 from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Float32, Int, PRNGKeyArray
 
+from lanas_jax.models import layers
+from lanas_jax.models.functional import arrays
+from lanas_jax.models.nasnet.candidate import NASNet
+from lanas_jax.models.nasnet.final import FinalNASNet
+from lanas_jax.models.nasnet.stack import Code, Stack, Tree, map_branches
 from lanas_jax.spaces.nasnet import OPERATIONS, SEP_CONV_3X3, SEP_CONV_5X5, SKIP_CONNECT, NASNetCellShape
 from lanas_jax.spaces.nasnet_masks import NASNetMasks
-from models import layers
-from models.functional import arrays
-from models.nasnet.candidate import NASNet
-from models.nasnet.final import FinalNASNet
-from models.nasnet.stack import Code, Stack, Tree, map_branches
 
 
 @dataclasses.dataclass(frozen=True)

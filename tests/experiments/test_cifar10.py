@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from experiments import cifar10, cifar10_small
 from lanas_jax import study
 from lanas_jax.data import cifar10 as data
+from lanas_jax.experiments import cifar10, cifar10_small
 from lanas_jax.storage.trials import Status
 from lanas_jax.trainer.display import TrainingDisplay
 from lanas_jax.trainer.recipe import Recipe

@@ -3,8 +3,8 @@ from pathlib import Path
 
 import pytest
 
-from experiments import compare_searches
 from lanas_jax import study
+from lanas_jax.experiments import compare_searches
 from lanas_jax.storage.trials import TrialStore
 from tests import quick_experiment
 

@@ -3,9 +3,9 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from experiments import digits
 from lanas_jax import study
 from lanas_jax.commands import training_target
+from lanas_jax.experiments import digits
 from lanas_jax.storage.trials import Status
 from lanas_jax.trainer.display import TrainingDisplay
 from lanas_jax.trainer.recipe import Recipe

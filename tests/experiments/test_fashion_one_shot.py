@@ -5,7 +5,6 @@ import jax
 import numpy as np
 import pytest
 
-from experiments import cifar10_one_shot, fashion_one_shot
 from lanas_jax.candidates.step import Network
 from lanas_jax.cli import main
 from lanas_jax.commands import training_target
@@ -13,6 +12,7 @@ from lanas_jax.data import digits, fashion_mnist
 from lanas_jax.evaluators.base import Evaluator, Prepared
 from lanas_jax.evaluators.few_shot import FewShot
 from lanas_jax.evaluators.one_shot import OneShot
+from lanas_jax.experiments import cifar10_one_shot, fashion_one_shot
 from lanas_jax.export import load as exported
 from lanas_jax.supernet import code_pool
 from lanas_jax.supernet.base import Extracting

@@ -6,11 +6,11 @@ import jax
 import numpy as np
 import pytest
 
-from experiments import imagenet_240m, imagenet_600m, imagenet_dry_run, prepared_pictures
 from lanas_jax.data import cifar10, imagenet
 from lanas_jax.data.splits import Dataset, SearchData, Split
 from lanas_jax.data.streams import StreamedDataset
 from lanas_jax.evaluators.base import Evaluator, Prepared
+from lanas_jax.experiments import imagenet_240m, imagenet_600m, imagenet_dry_run, prepared_pictures
 from lanas_jax.spaces.latency import LatencyTable
 from lanas_jax.storage.weights import names
 from lanas_jax.trainer.task import Weights
@@ -80,8 +80,8 @@ def test_a_latency_limit_comes_from_a_table(tmp_path):
 
 
 def _layers(space, resolution):
+    from lanas_jax.models.mobilenet import latency as mobilenet_latency
     from lanas_jax.spaces import mobilenet_layers
-    from models.mobilenet import latency as mobilenet_latency
 
     for network in mobilenet_latency._networks(space):
         yield from (layer.name for layer in mobilenet_layers.layers(network))

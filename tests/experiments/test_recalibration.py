@@ -6,9 +6,9 @@ import jax
 import numpy as np
 import pytest
 
-from experiments import recalibration
-from experiments.recalibration import Config
 from lanas_jax import study
+from lanas_jax.experiments import recalibration
+from lanas_jax.experiments.recalibration import Config
 from lanas_jax.study import run_folder
 from lanas_jax.supernet import code_pool
 from tests.supernet import linear_experiment

@@ -10,12 +10,12 @@ from lanas_jax.candidates import step as training
 from lanas_jax.candidates.population import Population
 from lanas_jax.candidates.step import CandidateTask, Network
 from lanas_jax.data.splits import SearchData, Split
+from lanas_jax.models.fixed import FixedNetwork
+from lanas_jax.models.nasnet import NASNet
+from lanas_jax.models.nasnet.network import network_state
 from lanas_jax.spaces.base import Choice, SearchSpace
 from lanas_jax.spaces.nasnet import NASNetSpace
 from lanas_jax.training.sgd import TrainConfig
-from models.fixed import FixedNetwork
-from models.nasnet import NASNet
-from models.nasnet.network import network_state
 
 SPACE = NASNetSpace(1, channels=4, cells=1, image_size=8, image_channels=1, classes=3)
 CODE = np.array([3, 2, 0, 1], np.int32)  # a 5x5 separable convolution and a skip, which halves the resolution

@@ -2,8 +2,8 @@
 
 import dataclasses
 
-from experiments import imagenet_dry_run
-from experiments.imagenet_dry_run import Config, build
+from lanas_jax.experiments import imagenet_dry_run
+from lanas_jax.experiments.imagenet_dry_run import Config, build
 
 __all__ = ["Config", "build", "stages"]
 

@@ -7,9 +7,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from experiments import cifar10, cifar10_one_shot
 from lanas_jax.candidates.population import Population
 from lanas_jax.data.splits import SearchData
+from lanas_jax.experiments import cifar10, cifar10_one_shot
+from lanas_jax.models import layers
 from lanas_jax.planning.estimate import Memory
 from lanas_jax.planning.stage import stand_in
 from lanas_jax.planning.stages import candidates, final_training, mean_multiply_adds
@@ -20,7 +21,6 @@ from lanas_jax.trainer.compilation import compile_training
 from lanas_jax.trainer.task import Weights
 from lanas_jax.trainer.teacher import NetworkTeacher
 from lanas_jax.training.sgd import TrainConfig
-from models import layers
 from tests.candidates.small_network import SmallNetwork
 from tests.planning import planned_experiment as planned
 from tests.supernet import linear_supernet as linear

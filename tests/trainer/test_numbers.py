@@ -8,6 +8,8 @@ import numpy as np
 import pytest
 
 from lanas_jax.candidates.population import forget_programs
+from lanas_jax.models.nasbench import NASBench101, NASBench201
+from lanas_jax.models.nasnet import FinalNASNet, NASNet
 from lanas_jax.runtime.devices import mesh_of
 from lanas_jax.spaces.nasbench101 import NASBench101Space
 from lanas_jax.spaces.nasbench201 import NASBench201Space
@@ -20,8 +22,6 @@ from lanas_jax.trainer.programs import task_of
 from lanas_jax.trainer.recipe import Recipe
 from lanas_jax.trainer.task import AuxiliaryInputs, FinalTraining, Weights, training_images
 from lanas_jax.trainer.teacher import NetworkTeacher, SavedLogits
-from models.nasbench import NASBench101, NASBench201
-from models.nasnet import FinalNASNet, NASNet
 from tests.candidates.compilations import counted
 from tests.trainer.linear_network import CLASSES, LinearNetwork
 from tests.trainer.tiny_experiment import Config, dataset

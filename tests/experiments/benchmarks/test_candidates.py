@@ -14,11 +14,11 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from experiments.benchmarks import candidates as bench_candidates
-from experiments.benchmarks import step_timing
-from experiments.benchmarks.table import Timing, cells, line, show_timings, timings_report
 from lanas_jax.candidates.population import Population
 from lanas_jax.data.splits import SearchData, Split
+from lanas_jax.experiments.benchmarks import candidates as bench_candidates
+from lanas_jax.experiments.benchmarks import step_timing
+from lanas_jax.experiments.benchmarks.table import Timing, cells, line, show_timings, timings_report
 from lanas_jax.spaces.base import Choice, SearchSpace
 from lanas_jax.training.sgd import TrainConfig
 
@@ -167,7 +167,9 @@ def test_the_share_of_the_peak_is_that_of_the_codes_timed():
 
 def test_it_starts_without_packages_that_only_data_and_tests_need():
     block = "import sys; sys.modules.update(tensorflow_datasets=None, beartype=None, torch=None); "
-    subprocess.run([sys.executable, "-c", block + "import experiments.benchmarks.candidates"], check=True, timeout=120)
+    subprocess.run(
+        [sys.executable, "-c", block + "import lanas_jax.experiments.benchmarks.candidates"], check=True, timeout=120
+    )
 
 
 @pytest.mark.slow

@@ -6,8 +6,8 @@ import numpy as np
 import optax
 import pytest
 
-from experiments.benchmarks import supernet
-from experiments.benchmarks.supernet import Config, PassCost, Size, costs
+from lanas_jax.experiments.benchmarks import supernet
+from lanas_jax.experiments.benchmarks.supernet import Config, PassCost, Size, costs
 
 
 def test_a_row():

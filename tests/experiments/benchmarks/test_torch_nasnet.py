@@ -1,19 +1,19 @@
-"""The networks that `experiments.benchmarks.candidates` trains in PyTorch are the networks it trains here."""
+"""The networks that `lanas_jax.experiments.benchmarks.candidates` trains in PyTorch are the networks it trains here."""
 
 import jax
 import numpy as np
 import pytest
 
-from experiments import digits
-from models.nasnet import NASNet
-from models.nasnet.network import network_state
+from lanas_jax.experiments import digits
+from lanas_jax.models.nasnet import NASNet
+from lanas_jax.models.nasnet.network import network_state
 
 torch = pytest.importorskip("torch", reason="compares with PyTorch, which is not installed")
 
 
 @pytest.mark.parametrize("seed", range(3))
 def test_the_twin_gives_the_same_outputs_from_the_same_weights(seed):
-    from experiments.benchmarks import torch_nasnet
+    from lanas_jax.experiments.benchmarks import torch_nasnet
 
     space = digits.space(digits.Config())
     network = NASNet(space)

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from jax import lax
 
-from models import layers
-from models.layers import functions
+from lanas_jax.models import layers
+from lanas_jax.models.layers import functions
 
 CLOSE = {"rtol": 1e-4, "atol": 1e-4}
 

@@ -5,11 +5,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from lanas_jax.models import functional
+from lanas_jax.models.mobilenet import latency as mobilenet_latency
+from lanas_jax.models.mobilenet.latency import measure_latencies
 from lanas_jax.spaces.mobilenet import MobileNetSpace
 from lanas_jax.spaces.mobilenet_settings import MobileNetStage
-from models import functional
-from models.mobilenet import latency as mobilenet_latency
-from models.mobilenet.latency import measure_latencies
 
 STAGES = (MobileNetStage(8, 2, "relu"), MobileNetStage(16, 2, squeezes=True))
 SETTINGS = {

@@ -8,16 +8,16 @@ import numpy as np
 import pytest
 from flax import nnx
 
+from lanas_jax.models import layers
+from lanas_jax.models.functional import Functional
+from lanas_jax.models.mobilenet import FinalMobileNet, MobileNetNetwork
+from lanas_jax.models.mobilenet.final import initial_weights
+from lanas_jax.models.mobilenet.network import InvertedResidual
 from lanas_jax.spaces.inverted_residuals import PUBLISHED, Block, MobileNet
 from lanas_jax.spaces.mobilenet import MobileNetSpace
 from lanas_jax.spaces.mobilenet_settings import MobileNetStage
 from lanas_jax.spaces.published_mobilenets import PublishedMobileNets
 from lanas_jax.trainer.task import FinalNetwork, costs
-from models import layers
-from models.functional import Functional
-from models.mobilenet import FinalMobileNet, MobileNetNetwork
-from models.mobilenet.final import initial_weights
-from models.mobilenet.network import InvertedResidual
 from tests.models.built import counted, flat, quick_jit
 
 SPACE = MobileNetSpace(

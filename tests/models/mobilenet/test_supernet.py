@@ -8,10 +8,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from lanas_jax.models.mobilenet import MobileNetSupernet
 from lanas_jax.spaces.mobilenet import MobileNetSpace
 from lanas_jax.spaces.mobilenet_settings import MobileNetStage
 from lanas_jax.supernet.base import Supernet
-from models.mobilenet import MobileNetSupernet
 from tests.models.built import assert_near, flat, quick_jit
 
 SMALL = {"stem": 8, "last": 16, "hidden": 16, "stem_stride": 1, "classes": 5, "depths": (1, 2)}

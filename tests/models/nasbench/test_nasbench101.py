@@ -11,10 +11,10 @@ from flax import nnx
 from lanas_jax.candidates.population import Population
 from lanas_jax.candidates.step import Network
 from lanas_jax.data.splits import SearchData, Split
+from lanas_jax.models.nasbench import NASBench101
+from lanas_jax.models.nasbench.nasbench101 import ConvNormRelu, NASBench101Network
 from lanas_jax.spaces.nasbench101 import OPERATIONS, NASBench101Space
 from lanas_jax.training.sgd import TrainConfig
-from models.nasbench import NASBench101
-from models.nasbench.nasbench101 import ConvNormRelu, NASBench101Network
 from tests.candidates.small_network import stripes
 from tests.models.built import counted, only, quick_jit
 

@@ -11,10 +11,10 @@ from flax import nnx
 from lanas_jax.candidates.population import Population
 from lanas_jax.candidates.step import Network
 from lanas_jax.data.splits import SearchData, Split
+from lanas_jax.models.nasbench import NASBench201
+from lanas_jax.models.nasbench.nasbench201_network import NASBench201Network, network_state
 from lanas_jax.spaces.nasbench201 import EDGES, NASBench201Space
 from lanas_jax.training.sgd import TrainConfig
-from models.nasbench import NASBench201
-from models.nasbench.nasbench201_network import NASBench201Network, network_state
 from tests.candidates.small_network import stripes
 from tests.models.built import counted, flat, only, quick_jit, run_network
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from models.nasnet.auxiliary import AuxiliaryHead, pool_window
+from lanas_jax.models.nasnet.auxiliary import AuxiliaryHead, pool_window
 
 
 @pytest.fixture(name="head", scope="module")

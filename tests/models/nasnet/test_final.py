@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 from flax import nnx
 
+from lanas_jax.models import layers
+from lanas_jax.models.nasnet import FinalNASNet, NASNet
+from lanas_jax.models.nasnet.network import NASNetCell
+from lanas_jax.models.nasnet.operations import Arithmetic
 from lanas_jax.spaces.nasnet import MAX_POOL_3X3, SEP_CONV_3X3, SKIP_CONNECT, NASNetSpace
-from models import layers
-from models.nasnet import FinalNASNet, NASNet
-from models.nasnet.network import NASNetCell
-from models.nasnet.operations import Arithmetic
 
 LANET = np.array([2, 2, 0, 2, 1, 2, 0, 2, 2, 3, 2, 1, 2, 0, 0, 1, 1, 1, 2, 1, 1, 0, 3, 4, 3, 0, 3, 1])
 SPACE = NASNetSpace(1, channels=4, cells=4, image_size=8, image_channels=2, classes=5)

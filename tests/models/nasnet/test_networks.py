@@ -11,10 +11,10 @@ from flax import nnx
 
 from lanas_jax.candidates import step as training
 from lanas_jax.candidates.step import CandidateTask
+from lanas_jax.models.nasnet import NASNet
+from lanas_jax.models.nasnet.network import network_state
 from lanas_jax.spaces.nasnet import NASNetSpace
 from lanas_jax.training.sgd import TrainConfig
-from models.nasnet import NASNet
-from models.nasnet.network import network_state
 from tests.models.built import assert_near, counted, flat, inner_programs, multiply_adds, only, quick_jit, run_network
 
 SMALL = {"channels": 4, "image_size": 8, "image_channels": 2, "classes": 5}

@@ -9,12 +9,12 @@ import pytest
 
 from lanas_jax.data.splits import SearchData, Split
 from lanas_jax.evaluators.one_shot import OneShot
+from lanas_jax.models.nasnet import NASNetSupernet
 from lanas_jax.spaces.nasnet_masks import NASNetMasks
 from lanas_jax.supernet import code_pool
 from lanas_jax.supernet.training import ONE_SHOT
 from lanas_jax.trainer.step import compute_logits
 from lanas_jax.trainer.task import Weights
-from models.nasnet import NASNetSupernet
 from tests.candidates.small_network import stripes
 
 SPACE = NASNetMasks(2, channels=4, cells=3, image_size=6, image_channels=1, classes=3)

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from jax import lax
 
+from lanas_jax.models.nasnet import NASNetSupernet
 from lanas_jax.spaces.nasnet_masks import NASNetMasks
-from models.nasnet import NASNetSupernet
 from tests.models.built import assert_near, flat, quick_jit
 
 SMALL = {"channels": 4, "cells": 3, "image_channels": 2, "classes": 5}
