@@ -130,10 +130,10 @@ FAULTS = (
     Fault(
         "limits",
         "a drawn code keeps every hard limit",
-        "lanas_jax/searchers/lattice_draws.py",
+        "lanas_jax/searchers/selection.py",
         "return space.valid(codes) & partition.inside(tree, leaf, space.features(codes))",
         "return partition.inside(tree, leaf, space.features(codes))",
-        ("tests/searchers/test_lattice_draws.py::test_a_draw_is_uniform_over_the_unseen_valid_codes_of_its_leaf[0.0]",),
+        ("tests/searchers/test_selection.py::test_a_draw_is_uniform_over_the_unseen_valid_codes_of_its_leaf[0.0]",),
     ),
     Fault(
         "trial-store",

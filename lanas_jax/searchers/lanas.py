@@ -17,13 +17,13 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
 from lanas_jax.searchers import history as hist
-from lanas_jax.searchers import lattice_draws, partition, pool_draws, surrogate
+from lanas_jax.searchers import partition, surrogate
 from lanas_jax.searchers.base import register
 from lanas_jax.searchers.history import History
-from lanas_jax.searchers.known import Known
 from lanas_jax.searchers.partition import PartitionTree
 from lanas_jax.searchers.random_search import uniform_unseen
 from lanas_jax.searchers.sampling import Pool, listed
+from lanas_jax.searchers.selection import Known, Walks, draw_from_lattice, draw_from_pool
 from lanas_jax.searchers.surrogate import GaussianProcess
 from lanas_jax.spaces.base import Codes, SearchSpace, Values
 
@@ -146,24 +146,26 @@ def _with_history(state: LaNASState, history: History) -> LaNASState:
 @jax.jit(static_argnames="n")
 def _ask(searcher: LaNAS, state: LaNASState, n: int) -> tuple[LaNASState, Array]:
     key, subkey = jax.random.split(state.key)
-    history, tree = state.history, state.tree
+    space, history, tree = searcher.space, state.history, state.tree
 
     def uniform() -> tuple[History, PartitionTree, Array, Array]:
-        drawn, codes = uniform_unseen(subkey, searcher.space, searcher.pool, history, n)
-        return drawn, _with_visits(searcher, tree, codes), jnp.float32(1.0), codes
+        drawn, codes = uniform_unseen(subkey, space, searcher.pool, history, n)
+        leaves = partition.route(tree, space.features(codes))
+        visits = tree.visits + partition.subtotals(tree, leaves, codes[:, 0] >= 0)
+        return drawn, dataclasses.replace(tree, visits=visits), jnp.float32(1.0), codes
 
     def learned() -> tuple[History, PartitionTree, Array, Array]:
-        cp = _exploration(searcher, history)
+        highest = jnp.max(jnp.where(history.done, history.values, -jnp.inf))
+        is_relative = searcher.relative_cp & jnp.isfinite(highest)
+        cp = searcher.cp * jnp.where(is_relative, jnp.abs(highest), 1.0)
         by_model = searcher.expected_improvement
         known = Known(history, tree, _with_outstanding(searcher, state) if by_model else state.model)
         if isinstance(searcher.pool, Pool):
-            after, codes = pool_draws.draw_from_pool(
-                subkey, searcher.space, searcher.pool, known, cp, n, by_model=by_model
-            )
+            after, codes = draw_from_pool(subkey, space, searcher.pool, known, cp, n, by_model=by_model)
             acceptance = jnp.float32(1.0)
         else:
-            walks = lattice_draws.Walks(searcher.chains, searcher.steps, by_model)
-            after, codes, acceptance = lattice_draws.draw_from_lattice(subkey, searcher.space, known, cp, n, walks)
+            walks = Walks(searcher.chains, searcher.steps, by_model)
+            after, codes, acceptance = draw_from_lattice(subkey, space, known, cp, n, walks)
         return after.history, after.tree, acceptance, codes
 
     warming_up = jnp.sum(history.done | (history.status == hist.PENDING)) < searcher.initial
@@ -182,18 +184,6 @@ def _with_outstanding(searcher: LaNAS, state: LaNASState) -> GaussianProcess:
 
     room = state.model.rows - state.model.count
     return jax.lax.fori_loop(0, jnp.minimum(jnp.sum(outstanding), room), add, state.model)
-
-
-def _with_visits(searcher: LaNAS, tree: PartitionTree, codes: Int[Array, "n dims"]) -> PartitionTree:
-    """Returns the tree after backing up uniformly drawn trials as pending."""
-    leaves = partition.route(tree, searcher.space.features(codes))
-    return dataclasses.replace(tree, visits=tree.visits + partition.subtotals(tree, leaves, codes[:, 0] >= 0))
-
-
-def _exploration(searcher: LaNAS, history: History) -> Float[Array, ""]:
-    highest = jnp.max(jnp.where(history.done, history.values, -jnp.inf))
-    is_relative = searcher.relative_cp & jnp.isfinite(highest)
-    return searcher.cp * jnp.where(is_relative, jnp.abs(highest), 1.0)
 
 
 @jax.jit
