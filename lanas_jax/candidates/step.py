@@ -18,7 +18,6 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray
 from lanas_jax.data.scaling import Scaling
 from lanas_jax.spaces.base import SearchSpace
 from lanas_jax.training.augmentation import augment
-from lanas_jax.training.scores import score_split
 from lanas_jax.training.sgd import (
     BatchStats,
     Images,
@@ -29,6 +28,7 @@ from lanas_jax.training.sgd import (
     learning_rate,
     one_hot,
     optimizer,
+    score_split,
 )
 
 

@@ -23,8 +23,8 @@ from lanas_jax.spaces.base import SearchSpace
 from lanas_jax.supernet import code_pool
 from lanas_jax.supernet.training import SupernetTraining
 from lanas_jax.supernet.valuation import Valuation
-from lanas_jax.trainer import in_memory
 from lanas_jax.trainer import programs as final_programs
+from lanas_jax.trainer.compilation import lowered_steps
 from lanas_jax.trainer.streamed import lowered_step
 from lanas_jax.trainer.task import FinalTraining
 from lanas_jax.training.sgd import TrainConfig
@@ -87,7 +87,7 @@ def _lowered(
     mesh = mesh_of(devices, final_programs.AXIS)
     if streamed:
         return lowered_step(training, mesh, data.image_shape, data.classes, data.scaling)
-    return in_memory.lowered_steps(training, mesh, data)
+    return lowered_steps(training, mesh, data)
 
 
 def _passes(training: FinalTraining | SupernetTraining) -> int:

@@ -34,7 +34,7 @@ from lanas_jax.storage.weights import AnyArray, digest_by_name
 from lanas_jax.supernet.base import Supernet
 from lanas_jax.supernet.sandwich import Sandwich, SandwichSupernet
 from lanas_jax.trainer import folder as folders
-from lanas_jax.trainer import loop, throughput
+from lanas_jax.trainer import loop
 from lanas_jax.trainer.compilation import check_recipe, compile_training
 from lanas_jax.trainer.folder import FinalFolder
 from lanas_jax.trainer.programs import Programs
@@ -194,7 +194,7 @@ def train_supernet(
                 "steps": programs.total,
                 "trained_parameters": sum(leaf.size for leaf in jax.tree.leaves(saved.state.weights.params)),
                 "seconds": saved.seconds,
-                **throughput.measured_throughput(saved, programs),
+                **loop.measured_throughput(saved, programs),
                 "compile_seconds": programs.compile_seconds,
                 "devices": folder.record["devices"],
                 "software": software.versions(),

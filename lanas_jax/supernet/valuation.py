@@ -26,7 +26,7 @@ from lanas_jax.runtime.devices import mesh_of
 from lanas_jax.runtime.program_memo import MEMO
 from lanas_jax.supernet.base import Supernet
 from lanas_jax.trainer.task import BatchStats, Weights
-from lanas_jax.training.scores import score_split
+from lanas_jax.training.sgd import score_split
 
 Images = Float[Array, "n h w c"]
 

@@ -1,21 +1,41 @@
-"""Checks and compiles the programs of a training, on images in memory or on streams."""
+"""The programs of a training: checks, compilation, and the source of batches that every device holds in memory.
 
+Images in memory are copied to every device, and many steps run in one call of the program. `streamed.py` has the
+source of batches that do not fit in memory.
+"""
+
+import contextlib
+import dataclasses
+import functools
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import jax
-from jax.sharding import NamedSharding, PartitionSpec
+import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jaxtyping import Array, Float
 
-from lanas_jax.data.splits import SearchData
+from lanas_jax.data.splits import SearchData, Split
 from lanas_jax.data.streams import StreamedDataset
 from lanas_jax.runtime.devices import mesh_of
+from lanas_jax.runtime.distributed import Preemption
 from lanas_jax.trainer import step as training
 from lanas_jax.trainer import streamed
-from lanas_jax.trainer.in_memory import InMemory
-from lanas_jax.trainer.programs import AXIS, Compiled, Programs, _lowered, assembled, shared_programs, task_of
+from lanas_jax.trainer.programs import (
+    AXIS,
+    Advance,
+    Compiled,
+    Programs,
+    abstract,
+    assembled,
+    placed,
+    shared_programs,
+    task_of,
+)
 from lanas_jax.trainer.recipe import Recipe
-from lanas_jax.trainer.sharding import placed
-from lanas_jax.trainer.task import Training, training_images
+from lanas_jax.trainer.step import FinalState, TrainerTask
+from lanas_jax.trainer.task import AuxiliaryInputs, Training, Weights
 
 
 def check_recipe(recipe: Recipe, data: SearchData | StreamedDataset, devices: Sequence[jax.Device]) -> None:
@@ -59,3 +79,80 @@ def compile_training(final: Training, data: SearchData | StreamedDataset, device
     everywhere = NamedSharding(mesh, PartitionSpec())
     source = InMemory(placed((split.images, split.labels), everywhere), made.right)
     return assembled(final, task, mesh, source, made.begin, made.program, time.perf_counter() - began)
+
+
+def training_images(data: SearchData, recipe: Recipe) -> Split:
+    """Returns the images that the weights are fitted to, according to ``train_on``."""
+    parts = [data.train] if recipe.train_on == "train" else [data.train, data.validation]
+    return Split(*(np.concatenate([getattr(part, name) for part in parts]) for name in ("images", "labels")))
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class InMemory:
+    """A `BatchSource` of images that every device holds.
+
+    Attributes:
+      images: training images and labels.
+      right: function that counts the correctly classified images of a split; compiled at the first call.
+    """
+
+    images: tuple[Array, Array]
+    right: Callable[[AuxiliaryInputs, Weights, Array, Array], Array]
+
+    @property
+    def count(self) -> int:
+        """The number of training images."""
+        return len(self.images[1])
+
+    def session(self, programs: Programs, step: int) -> contextlib.AbstractContextManager[Advance]:
+        """Returns an `Advance` whose every call runs the program once, for up to `steps_per_dispatch` steps."""
+        return contextlib.nullcontext(_Dispatch(programs, self.images))
+
+    def accuracy(self, programs: Programs, weights: Weights, split: Split) -> float:
+        """Returns the accuracy on a split, in [0, 1]."""
+        size = programs.task.recipe.batch_size
+        padding = -len(split) % size
+        labels = np.pad(split.labels, (0, padding), constant_values=-1).reshape(-1, size)
+        images = np.pad(split.images, ((0, padding), (0, 0), (0, 0), (0, 0))).reshape(-1, size, *split.images.shape[1:])
+        batches = placed((images, labels), programs.everywhere)
+        return int(self.right(programs.data, weights, *batches)) / len(split)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class _Dispatch:
+    """The `Advance` of an `InMemory` source."""
+
+    programs: Programs
+    images: tuple[Array, Array]
+    waited: float = 0.0
+
+    def __call__(
+        self, state: FinalState, until: int, preemption: Preemption
+    ) -> tuple[FinalState, Float[Array, " steps"]]:
+        programs = self.programs
+        bounds = placed((np.int32(programs.total), np.int32(until)), programs.everywhere)
+        found = programs.program(programs.data, state, programs.keys[1], *bounds, *self.images)
+        preemption.reached()
+        return found
+
+
+def lowered_steps(final: Training, mesh: Mesh, data: SearchData) -> jax.stages.Lowered:
+    """Lowers one dispatch of a training on images in memory, from shapes alone.
+
+    Args:
+      final: training to lower.
+      mesh: mesh with the axis ``data``; its devices need not exist on this machine.
+      data: dataset; only its sizes, shapes and dtypes are read.
+    """
+    count = len(data.train) + (len(data.validation) if final.recipe.train_on == "all" else 0)
+    images = jax.ShapeDtypeStruct((count, *data.image_shape), data.train.images.dtype)
+    task = task_of(final, mesh, data.classes, data.scaling)
+    return _lowered(task, (images, jax.ShapeDtypeStruct((count,), np.int32)))
+
+
+def _lowered(task: TrainerTask, read_from: tuple[Any, Any]) -> jax.stages.Lowered:
+    everywhere = NamedSharding(task.batch.mesh, PartitionSpec())
+    images, labels = (jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=everywhere) for x in read_from)
+    read, state, key, number = abstract(task)
+    advance = jax.jit(functools.partial(training.train_steps, task), donate_argnums=1, out_shardings=everywhere)
+    return advance.lower(read, state, key, number, number, images, labels)

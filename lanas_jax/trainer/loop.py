@@ -26,11 +26,9 @@ from lanas_jax.runtime import distributed
 from lanas_jax.runtime.distributed import Preemption
 from lanas_jax.storage.checkpoints import Checkpoints, Restored
 from lanas_jax.trainer import step as training
-from lanas_jax.trainer.folder import FinalFolder
-from lanas_jax.trainer.metrics import Metrics, Unwritten
-from lanas_jax.trainer.programs import Programs
+from lanas_jax.trainer.folder import FinalFolder, Metrics, Unwritten
+from lanas_jax.trainer.programs import Programs, placed
 from lanas_jax.trainer.recipe import Recipe, drop_path
-from lanas_jax.trainer.sharding import placed
 from lanas_jax.trainer.step import FinalState
 from lanas_jax.trainer.task import search_splits
 from lanas_jax.training.sgd import learning_rate
@@ -128,17 +126,21 @@ def run_training(
         began = saved_at = time.monotonic()
         step = first = int(state.step)
         progress.began(programs, step)
-        with _metrics(folder, step) as metrics, programs.session(step) as advance:
+        metrics = Metrics(folder.metrics, step) if distributed.is_first_process() else Unwritten()
+        with metrics, programs.session(step) as advance:
             while step < programs.total:
-                state, losses = advance(state, _stop(programs, step), preemption)
+                until = min(step + programs.task.recipe.steps_per_dispatch, _next_reading(programs, step))
+                state, losses = advance(state, until, preemption)
                 rows = _rows(programs, step, np.asarray(losses)[: int(state.step) - step])
                 step = int(state.step)
                 if not state.is_finite:
                     metrics.write(rows)
                     raise NotFiniteError(_why(programs, state, checkpoints))
                 progress.advanced(step, rows[-1]["loss"], rows[-1]["learning_rate"])
-                if _validates(programs, step):
-                    rows[-1] |= _validate(programs, state, data.validation, progress)
+                if programs.task.recipe.reading_period and step == _next_reading(programs, step - 1):
+                    accuracies = _accuracies(programs, state, data.validation)
+                    progress.validated(accuracies)
+                    rows[-1] |= _named("validation_accuracy", accuracies)
                 metrics.write(rows)
                 now = time.monotonic()
                 if _is_due(programs, step, now - saved_at, preemption):
@@ -161,6 +163,23 @@ def measure_accuracies(
     if programs.task.recipe.train_on == "train":
         found = _named("validation_accuracy", _accuracies(programs, state, search_splits(data).validation))
     return found | _named("test_accuracy", _accuracies(programs, state, data.test))
+
+
+def measured_throughput(fitted: Fitted, programs: Programs) -> dict[str, float | None]:
+    """Returns the throughput of the steps that this process took, for final.json. All values are None without steps.
+
+    Returns:
+      ``images_per_second``, checkpoints and search-validation evaluations included; ``input_wait``, the share of the
+      time spent waiting for a batch; ``peak_share``, the share of the peak, None if unknown.
+    """
+    if not fitted.steps:
+        return dict.fromkeys(("images_per_second", "input_wait", "peak_share"))
+    images = fitted.steps * programs.task.recipe.batch_size / fitted.taken_seconds
+    return {
+        "images_per_second": images,
+        "input_wait": fitted.waited / fitted.taken_seconds,
+        "peak_share": None if programs.at_peak is None else images * programs.at_peak,
+    }
 
 
 def restored(folder: FinalFolder, shapes: FinalState) -> Saved | None:
@@ -194,15 +213,6 @@ def _begin(
     return placed(found.state.state, programs.everywhere), float(found.state.seconds)
 
 
-def _metrics(folder: FinalFolder, step: int) -> Metrics | Unwritten:
-    return Metrics(folder.metrics, step) if distributed.is_first_process() else Unwritten()
-
-
-def _stop(programs: Programs, step: int) -> int:
-    """Returns the last step of the next dispatch: `steps_per_dispatch` later, or the next evaluation or the end."""
-    return min(step + programs.task.recipe.steps_per_dispatch, programs.total, _next_reading(programs, step))
-
-
 def _is_due(programs: Programs, step: int, age: float, preemption: Preemption) -> bool:
     """Returns whether a checkpoint is due, given the age of the last one in seconds."""
     if step == programs.total or preemption.here:
@@ -211,25 +221,13 @@ def _is_due(programs: Programs, step: int, age: float, preemption: Preemption) -
 
 
 def _next_reading(programs: Programs, step: int) -> int:
-    """Returns the first step after `step` that is followed by a search-validation evaluation."""
+    """Returns the first step after `step` that is followed by a search-validation evaluation, or the last step."""
     recipe = programs.task.recipe
     period = recipe.reading_period
     if period is None:
         return programs.total
     epochs = step * recipe.batch_size // programs.count // period * period
-    return recipe.sgd.steps(programs.count, epochs + period)
-
-
-def _validates(programs: Programs, step: int) -> bool:
-    if programs.task.recipe.reading_period is None:
-        return False
-    return step == programs.total or step == _next_reading(programs, step - 1)
-
-
-def _validate(programs: Programs, state: FinalState, split: Any, progress: TrainingProgress) -> dict[str, float | None]:
-    accuracies = _accuracies(programs, state, split)
-    progress.validated(accuracies)
-    return _named("validation_accuracy", accuracies)
+    return min(programs.total, recipe.sgd.steps(programs.count, epochs + period))
 
 
 def _accuracies(programs: Programs, state: FinalState, split: Any) -> Accuracies:

@@ -3,8 +3,8 @@
 XLA divides the work on a batch among the devices and sums gradients and batch statistics over them. The devices may
 belong to several processes; every process must then call the functions of this file in the same order.
 
-A `BatchSource` supplies the batches: `lanas_jax.trainer.in_memory` holds all training images on every device and takes
-many steps in one call; `lanas_jax.trainer.streamed` reads batches from a stream.
+A `BatchSource` supplies the batches: that of `lanas_jax.trainer.compilation` holds all training images on every device
+and takes many steps in one call; that of `lanas_jax.trainer.streamed` reads batches from a stream.
 
 A compiled program contains neither images nor weights nor the numbers of a recipe, so trainings that differ only in
 these share it (`shared_programs`).
@@ -27,11 +27,24 @@ from lanas_jax.runtime.distributed import Preemption
 from lanas_jax.runtime.program_memo import MEMO
 from lanas_jax.storage.weights import AnyArray, filled
 from lanas_jax.trainer import step as training
-from lanas_jax.trainer.sharding import placed
 from lanas_jax.trainer.step import FinalState, TrainerTask
 from lanas_jax.trainer.task import AuxiliaryInputs, Training, Weights, auxiliary_inputs, data_of, with_data
 
 AXIS = "data"
+
+
+def placed(tree: Any, everywhere: NamedSharding) -> Any:
+    """Places a tree of arrays on every device of a replicated sharding. Each process holds the whole tree."""
+    if everywhere.is_fully_addressable:
+        return jax.device_put(tree, everywhere)
+    return jax.tree.map(lambda leaf: _on_all(leaf, everywhere), tree)
+
+
+def _on_all(leaf: Any, everywhere: NamedSharding) -> Array:
+    if isinstance(leaf, jax.Array) and jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+        return jax.random.wrap_key_data(_on_all(jax.random.key_data(leaf), everywhere), impl=jax.random.key_impl(leaf))
+    array = np.asarray(leaf)
+    return jax.make_array_from_process_local_data(everywhere, array, array.shape)
 
 
 class Advance(Protocol):
@@ -153,14 +166,6 @@ class Programs:
     def accuracy(self, weights: Weights, split: Any) -> float:
         """Returns the accuracy on a split, in [0, 1]."""
         return self.source.accuracy(self, weights, split)
-
-
-def _lowered(task: TrainerTask, read_from: tuple[Any, Any]) -> jax.stages.Lowered:
-    everywhere = NamedSharding(task.batch.mesh, PartitionSpec())
-    images, labels = (jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=everywhere) for x in read_from)
-    read, state, key, number = abstract(task)
-    advance = jax.jit(functools.partial(training.train_steps, task), donate_argnums=1, out_shardings=everywhere)
-    return advance.lower(read, state, key, number, number, images, labels)
 
 
 class Compiled(NamedTuple):

@@ -17,8 +17,7 @@ from jax.sharding import NamedSharding
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, PyTree
 
 from lanas_jax.data.scaling import Scaling
-from lanas_jax.trainer.optimizers import optimizer
-from lanas_jax.trainer.recipe import Recipe, average_decay, drop_path
+from lanas_jax.trainer.recipe import Recipe, average_decay, drop_path, optimizer
 from lanas_jax.trainer.task import (
     AuxiliaryInputs,
     BatchStats,
@@ -30,8 +29,7 @@ from lanas_jax.trainer.task import (
     with_data,
 )
 from lanas_jax.training.augmentation import Augmentation, augment
-from lanas_jax.training.scores import score_split
-from lanas_jax.training.sgd import batch_order, cross_entropy, learning_rate, one_hot
+from lanas_jax.training.sgd import batch_order, cross_entropy, learning_rate, one_hot, score_split
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

@@ -9,8 +9,12 @@ checkpoint to bit-identical results.
 import contextlib
 import dataclasses
 import functools
+import queue
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
+from types import TracebackType
+from typing import Generic, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -23,14 +27,16 @@ from lanas_jax.data.streams import Batch, EvaluationStream, StreamedDataset, Tra
 from lanas_jax.runtime.devices import mesh_of
 from lanas_jax.runtime.distributed import Preemption
 from lanas_jax.trainer import step as training
-from lanas_jax.trainer.prefetch import Ahead
-from lanas_jax.trainer.programs import AXIS, Compiled, Programs, abstract, assembled, shared_programs, task_of
-from lanas_jax.trainer.sharding import placed, shard_batch
+from lanas_jax.trainer.programs import AXIS, Compiled, Programs, abstract, assembled, placed, shared_programs, task_of
 from lanas_jax.trainer.step import FinalState, TrainerTask
 from lanas_jax.trainer.task import AuxiliaryInputs, Training, Weights
 
 DEPTH = 2  # number of prefetched batches on the devices
 IN_FLIGHT = 2  # number of steps dispatched to the devices without waiting for their results
+PATIENCE = 5.0  # seconds to wait for the thread to end, since it may be reading a batch that is no longer needed
+
+Read = TypeVar("Read")
+Ready = TypeVar("Ready")
 
 
 def compile_streamed(final: Training, data: StreamedDataset, devices: Sequence[jax.Device]) -> Programs:
@@ -131,7 +137,7 @@ class StreamedSteps:
       batches: prefetched batches on the devices.
     """
 
-    def __init__(self, programs: Programs, batches: Ahead[Batch, tuple[Array, Array]]):
+    def __init__(self, programs: Programs, batches: "Ahead[Batch, tuple[Array, Array]]"):
         self._programs, self._batches = programs, batches
         self._total = placed(np.int32(programs.total), programs.everywhere)
 
@@ -161,5 +167,72 @@ def _hosts(programs: Programs) -> int:
 
 
 def _placed(programs: Programs, hosts: int, batch: Batch) -> tuple[Array, Array]:
-    images, labels = (shard_batch(part, programs.task.batch, hosts) for part in (batch.images, batch.labels))
-    return images, labels
+    """Assembles the global arrays of a batch from the shares of `hosts` processes, in process order."""
+
+    def assembled_from(part: np.ndarray) -> Array:
+        if programs.task.batch.is_fully_addressable:
+            return jax.device_put(part, programs.task.batch)
+        shape = (len(part) * hosts, *part.shape[1:])
+        return jax.make_array_from_process_local_data(programs.task.batch, part, shape)
+
+    return assembled_from(batch.images), assembled_from(batch.labels)
+
+
+class _End:
+    """Marks the end of the items in the queue."""
+
+
+class Ahead(Generic[Read, Ready]):
+    """An iterator that reads a source ahead of its consumer, in a thread; a context manager.
+
+    Args:
+      source: iterator to read in the thread.
+      prepare: function applied to each item in the thread, such as placing it on the devices.
+      depth: largest number of prepared items that wait in memory.
+    """
+
+    def __init__(self, source: Iterator[Read], prepare: Callable[[Read], Ready], depth: int):
+        self.waited = 0.0  # seconds for which the consumer waited
+        self._ready: queue.Queue[Ready | BaseException | _End] = queue.Queue(depth)
+        self._closing = threading.Event()
+        self._thread = threading.Thread(target=self._run, args=(source, prepare), daemon=True)
+
+    def __enter__(self) -> "Ahead[Read, Ready]":
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._closing.set()
+        self._thread.join(PATIENCE)
+
+    def __iter__(self) -> "Ahead[Read, Ready]":
+        return self
+
+    def __next__(self) -> Ready:
+        """Returns the next item, or raises the exception that the thread raised."""
+        began = time.perf_counter()
+        found = self._ready.get()
+        self.waited += time.perf_counter() - began
+        if isinstance(found, _End):
+            raise StopIteration
+        if isinstance(found, BaseException):
+            raise found
+        return found
+
+    def _run(self, source: Iterator[Read], prepare: Callable[[Read], Ready]) -> None:
+        try:
+            for item in source:
+                self._put(prepare(item))
+                if self._closing.is_set():
+                    return
+            self._put(_End())
+        except BaseException as error:  # the consumer must see every exception, whatever its type
+            self._put(error)
+
+    def _put(self, item: Ready | BaseException | _End) -> None:
+        while not self._closing.is_set():
+            with contextlib.suppress(queue.Full):
+                self._ready.put(item, timeout=0.1)
+                return

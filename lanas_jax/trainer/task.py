@@ -233,12 +233,6 @@ def data_fingerprint(split: Split | TrainingStream | EvaluationStream) -> str:
     return digest((split.images, split.labels)) if isinstance(split, Split) else split.fingerprint
 
 
-def training_images(data: SearchData, recipe: Recipe) -> Split:
-    """Returns the images that the weights are fitted to, according to ``train_on``."""
-    parts = [data.train] if recipe.train_on == "train" else [data.train, data.validation]
-    return Split(*(np.concatenate([getattr(part, name) for part in parts]) for name in ("images", "labels")))
-
-
 def costs(network: FinalNetwork, code: np.ndarray) -> dict[str, Any]:
     """Returns the numbers of multiply-adds and parameters; both are None if the space has no cost model."""
     try:

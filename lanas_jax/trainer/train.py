@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Int
 
@@ -23,11 +24,12 @@ from lanas_jax.runtime.distributed import DistributedError, Preemption
 from lanas_jax.storage import config_json, software, weights
 from lanas_jax.storage.folder import RunError, lock_file
 from lanas_jax.storage.weights import digest_by_name
-from lanas_jax.trainer import compilation, loop, throughput
+from lanas_jax.trainer import compilation, loop
 from lanas_jax.trainer import folder as folders
 from lanas_jax.trainer.loop import TrainingProgress
 from lanas_jax.trainer.step import shapes
 from lanas_jax.trainer.task import FinalTraining, costs, data_fingerprint, search_splits
+from lanas_jax.training.peak import measure_peak, step_flops
 
 
 @dataclasses.dataclass(frozen=True)
@@ -95,7 +97,7 @@ def train_network(
         if (before := folder.record["devices"]) != (now := _described(devices)):
             progress.note(f"started on {before}, resumed on {now}: the result will differ in its last digits")
         made = compilation.compile_training(final, search_splits(data), devices)
-        made = dataclasses.replace(made, at_peak=throughput.at_peak(final, code, devices))
+        made = dataclasses.replace(made, at_peak=_seconds_at_peak(final, code, devices))
         fitted = loop.run_training(made, search_splits(data), folder, progress, preemption)
         found = {
             "name": origin.name,
@@ -108,7 +110,7 @@ def train_network(
             "steps": made.total,
             **loop.measure_accuracies(made, fitted.state, data),
             "seconds": fitted.seconds,
-            **throughput.measured_throughput(fitted, made),
+            **loop.measured_throughput(fitted, made),
             "compile_seconds": made.compile_seconds,
             "devices": _described(devices),
             "software": software.versions(),
@@ -136,6 +138,22 @@ def _entered(
                 f"use a folder that all processes share"
             )
         yield folders.open_folder(directory)
+
+
+def _seconds_at_peak(
+    final: FinalTraining, code: Int[np.ndarray, " dims"], devices: Sequence[jax.Device]
+) -> float | None:
+    """Returns the seconds per image at the peak of all devices, extrapolated from the devices of this process.
+
+    The peak is that of a large matrix product in bfloat16 (`lanas_jax.training.peak`). Returns None if the space has no
+    cost model, and on CPUs, whose peak is not worth the time of measuring it.
+    """
+    multiply_adds = costs(final.network, code)["multiply_adds"]
+    if devices[0].platform == "cpu" or not multiply_adds:
+        return None
+    mine = [device for device in devices if device.process_index == jax.process_index()]
+    peak = measure_peak(jnp.dtype(jnp.bfloat16), mine) / len(mine) * len(devices)
+    return float(step_flops(np.array([multiply_adds]), final.recipe.passes)[0]) / peak
 
 
 def _record(

@@ -1,10 +1,11 @@
-"""SGD for the training of candidates: settings, schedule, loss, and the batch order.
+"""SGD for the training of candidates: settings, schedule, loss, batch order, and the score of a split.
 
 Candidates are trained as in section 4 of arXiv 1906.06832: SGD with momentum, weight decay and a cosine schedule. Long
-trainings share the schedule, the loss and the batch order.
+trainings share the schedule, the loss, the batch order and the score; supernets share the score.
 """
 
 import dataclasses
+from collections.abc import Callable
 from typing import Protocol, TypeAlias, runtime_checkable
 
 import jax
@@ -172,3 +173,32 @@ def batch_order(
     stream = lax.map(permutation, jnp.arange(epochs)).reshape(-1)
     window = lax.dynamic_slice(stream, (start - epoch * images,), (steps * batch_size,))
     return window.reshape(steps, batch_size)
+
+
+def score_split(
+    logits_of: Callable[[Array], Float[Array, "size classes"]],
+    images: Array,
+    labels: Int[Array, "batches size"],
+    classes: int,
+) -> tuple[Int[Array, ""], Float[Array, ""]]:
+    """Counts correctly classified images and sums the cross entropies, batch after batch.
+
+    Args:
+      logits_of: forward pass of one batch of images.
+      images: ``[batches, size, height, width, channels]``.
+      labels: classes of the images; -1 marks the padding of the last batch, which is not counted.
+      classes: number of classes.
+
+    Returns:
+      The number of correctly classified images, and the sum of the losses of all images.
+    """
+
+    def score(batch: tuple[Array, Array]) -> tuple[Array, Array]:
+        images, labels = batch
+        logits, is_real = logits_of(images), labels >= 0
+        correct = jnp.sum(is_real & (jnp.argmax(logits, axis=1) == labels), dtype=jnp.int32)
+        losses = cross_entropy(logits, one_hot(jnp.where(is_real, labels, 0), classes))
+        return correct, jnp.sum(jnp.where(is_real, losses, 0.0))
+
+    correct, losses = lax.map(score, (images, labels))
+    return correct.sum(), losses.sum()

@@ -18,9 +18,10 @@ from lanas_jax.storage.weights import names
 from lanas_jax.supernet import code_pool
 from lanas_jax.trainer import compilation, programs
 from lanas_jax.trainer import step as training
+from lanas_jax.trainer.compilation import training_images
 from lanas_jax.trainer.programs import task_of
 from lanas_jax.trainer.recipe import Recipe
-from lanas_jax.trainer.task import AuxiliaryInputs, FinalTraining, Weights, training_images
+from lanas_jax.trainer.task import AuxiliaryInputs, FinalTraining, Weights
 from lanas_jax.trainer.teacher import NetworkTeacher, SavedLogits
 from tests.candidates.compilations import counted
 from tests.trainer.linear_network import CLASSES, LinearNetwork

@@ -5,8 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from lanas_jax.trainer.optimizers import decaying, optimizer
-from lanas_jax.trainer.recipe import Recipe
+from lanas_jax.trainer.recipe import Recipe, decaying, optimizer
 
 RATE, DECAY, STEPS = 0.1, 0.03, 4
 RANDOM = np.random.default_rng(0)

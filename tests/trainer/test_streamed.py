@@ -13,8 +13,8 @@ from lanas_jax.runtime.devices import mesh_of
 from lanas_jax.runtime.distributed import Preemption
 from lanas_jax.storage.folder import RunError
 from lanas_jax.trainer import compilation, loop, streamed
-from lanas_jax.trainer.prefetch import Ahead
 from lanas_jax.trainer.step import shapes
+from lanas_jax.trainer.streamed import Ahead
 from lanas_jax.trainer.task import FinalTraining
 from lanas_jax.trainer.train import Origin, train_network
 from tests.trainer import tiny_stream
