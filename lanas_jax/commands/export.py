@@ -7,10 +7,12 @@ from typing import Annotated, Any, Literal
 import tyro
 from rich.console import Console
 
-from lanas_jax.commands import training_target
 from lanas_jax.commands.base import RefusedError, terminal
+from lanas_jax.commands.train import FINAL
 from lanas_jax.export import write as exporting
 from lanas_jax.export.load import MissingPackageError
+from lanas_jax.study import run_folder
+from lanas_jax.trainer import folder as folders
 
 
 def export(arguments: Sequence[str]) -> int:
@@ -48,7 +50,10 @@ def _export(console: Console, arguments: Sequence[str]) -> int:
         return run, out, weights, format
 
     name, out, which, kind = tyro.cli(parse, prog="lanas export", args=list(arguments))
-    folder = training_target.training_folder(name)
+    # The folder of a training, or a run, whose best trial was trained.
+    path = Path(name)
+    of_run = run_folder.run_exists(path) and not folders.training_exists(path)
+    folder = folders.open_folder(path / FINAL if of_run else path)
     written = exporting.export_weights(folder, folder.directory / "export" if out is None else out, which, kind)
     console.print(f"{written}: python load.py IMAGES.npy LOGITS.npy", highlight=False, soft_wrap=True)
     return 0

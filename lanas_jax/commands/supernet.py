@@ -64,7 +64,8 @@ def _supernet(console: Console, arguments: Sequence[str]) -> int:
         raise RunError(f"{experiment.name} does not use a supernet, so there is none to train")
     directory, again = given.out or evaluator.supernet_directory, f"lanas supernet {shlex.join(arguments)}"
     if directory is None:
-        directory = Path(distributed.broadcast(str(_new_directory(experiment.name))))
+        new = run_folder.default_directory(f"{experiment.name}-supernet", datetime.datetime.now())
+        directory = Path(distributed.broadcast(str(new)))
         again += f" --out {shlex.quote(str(directory))}"
 
     def note(text: str) -> None:
@@ -103,7 +104,3 @@ def _parse(module: ModuleType, arguments: Sequence[str]) -> Any:
     )
     described = f"{module.__doc__ or ''}"
     return tyro.cli(both, prog=f"lanas supernet {arguments[0]}", args=list(arguments[1:]), description=described)
-
-
-def _new_directory(name: str) -> Path:
-    return run_folder.default_directory(f"{name}-supernet", datetime.datetime.now())

@@ -1,26 +1,38 @@
-"""``lanas train``: parses its arguments, trains a network in full, and prints its accuracies."""
+"""``lanas train``: finds the network to train, trains it in full, and prints its accuracies.
+
+The network is the winner of a run, one of an experiment, or that of a training to continue.
+"""
 
 import dataclasses
 import datetime
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import ModuleType
 from typing import Annotated, Any
 
+import numpy as np
 import tyro
+from jaxtyping import Int
 from rich.console import Console
 
-from lanas_jax.commands import hosts, training_target
+from lanas_jax.commands import hosts
 from lanas_jax.commands.base import RefusedError, keep_programs, terminal, usage
-from lanas_jax.commands.codes import CodeError
-from lanas_jax.commands.training_target import Target
+from lanas_jax.commands.codes import CodeError, read_code
 from lanas_jax.export.load import read_weights
-from lanas_jax.export.recorded import final_training
+from lanas_jax.export.recorded import final_training, offering_training, recorded_module, recorded_settings
 from lanas_jax.runtime import distributed
 from lanas_jax.runtime.distributed import DistributedError, Hosts, Preemption
-from lanas_jax.study import run_folder
+from lanas_jax.storage import config_json
+from lanas_jax.storage.folder import RunError
+from lanas_jax.storage.trials import TrialStore, best
+from lanas_jax.study import discovery, run_folder
+from lanas_jax.study.run_folder import Run
+from lanas_jax.trainer import folder as folders
 from lanas_jax.trainer.display import TrainingDisplay
-from lanas_jax.trainer.train import train_network as carry_through
+from lanas_jax.trainer.folder import FinalFolder
+from lanas_jax.trainer.train import Origin, train_network
 
+FINAL = "final"  # subfolder of a run for the training of its best trial
 HELP = f"""\
 usage: lanas train RUN [--code 0,1,...] [--weights DIR] [--out DIR] [settings of its final training]
        lanas train EXPERIMENT --code 0,1,... [--out DIR] [settings] [--config.NAME settings of the experiment]
@@ -60,20 +72,21 @@ def _train(console: Console, arguments: Sequence[str]) -> int:
     hosts.join_from_arguments("train", arguments[1:])
     if not distributed.is_first_process():
         console = Console(quiet=True)
-    wanted = training_target.find_target(arguments[0])
+    wanted = find_target(arguments[0])
     given = _parse(wanted, arguments)
-    code = training_target.code_of(wanted, given.config, given.code)
+    code = _code_of(wanted, given.config, given.code)
     final = final_training(wanted.module, given.config, given.final, code)
     initial = wanted.initial if given.weights is None else read_weights(given.weights)
     final = dataclasses.replace(final, initial=initial)
     origin = dataclasses.replace(wanted.origin, config=given.config, settings=given.final)
-    directory = given.out or wanted.directory or Path(distributed.broadcast(str(_new_directory(origin.name))))
+    new = run_folder.default_directory(f"{origin.name}-final", datetime.datetime.now())
+    directory = given.out or wanted.directory or Path(distributed.broadcast(str(new)))
     console.print(f"{origin.name}: {final.recipe.epochs:,} epochs, in {directory}", highlight=False, soft_wrap=True)
     display = TrainingDisplay(console)
 
     def run(preemption: Preemption) -> dict[str, Any]:
         with display:
-            return carry_through(final, code, directory, origin, display, preemption=preemption)
+            return train_network(final, code, directory, origin, display, preemption=preemption)
 
     found = hosts.run_preemptible("train", f"lanas train {directory}", display.note, run)
     if isinstance(found, int):
@@ -81,6 +94,85 @@ def _train(console: Console, arguments: Sequence[str]) -> int:
     _show(console, found)
     console.print(f"folder: {directory}", highlight=False, soft_wrap=True)
     return 0
+
+
+@dataclasses.dataclass(frozen=True)
+class Target:
+    """A network to train in full and where it comes from.
+
+    Attributes:
+      origin: recorded origin of the experiment; settings that are None come from the command line.
+      module: loaded file of the experiment; defines `Final` and `final`.
+      code: code of the winner or of the training to continue; None if the command line must give it.
+      directory: folder of the training; None for the command line's, or a new one.
+      initial: initial weights, by name, of the training to continue; None if they were randomly initialized.
+    """
+
+    origin: Origin
+    module: ModuleType
+    code: tuple[int, ...] | None = None
+    directory: Path | None = None
+    initial: Mapping[str, np.ndarray] | None = None
+
+
+def find_target(name: str) -> Target:
+    """Returns the target of that name.
+
+    Args:
+      name: folder that a search or a training wrote, or an experiment as in `discovery.find_experiment`.
+
+    Raises:
+      RunError: the folder contains neither, or the run has no successful trial.
+      ExperimentError: there is no such experiment, or it defines no final training.
+    """
+    path = Path(name)
+    if folders.training_exists(path):
+        return _of_folder(folders.open_folder(path))
+    if path.is_dir():
+        if not run_folder.run_exists(path):
+            raise RunError(f"{path.absolute()} contains neither a run nor a training")
+        return _of_run(run_folder.open_run(path))
+    source = discovery.find_experiment(name)
+    return Target(Origin(source.stem, source, source.parent), offering_training(discovery.load_experiment(source)))
+
+
+def _code_of(target: Target, config: Any, text: str | None) -> Int[np.ndarray, " dims"]:
+    """Returns the code to train; a code from the command line is checked against the experiment's space.
+
+    Raises:
+      CodeError: the code is invalid, or none was given.
+    """
+    if text is not None:
+        return read_code(text, run_folder.build_experiment(target.module, config).space)
+    if target.code is None:
+        raise CodeError(
+            f"{target.origin.name} is an experiment, which has no best network: choose one with --code 0,1,..."
+        )
+    return np.array(target.code, np.int32)
+
+
+def _of_folder(folder: FinalFolder) -> Target:
+    record = folder.record
+    module = recorded_module(folder.source, record)
+    config, settings = recorded_settings(module, record)
+    origin = Origin(record["name"], folder.source, Path(record["home"]), config, settings)
+    return Target(origin, module, tuple(record["code"]), folder.directory, folders.initial(folder))
+
+
+def _of_run(run: Run) -> Target:
+    if not run.source.exists():
+        raise RunError(
+            f"{run.directory} was started from Python, so there is no experiment file to build its network from"
+        )
+    with TrialStore.open(run.trials, read_only=True) as store:
+        winner = best(store.trials())
+    if winner is None:
+        raise RunError(f"no trial of {run.directory} has succeeded yet, so there is no winner to train")
+    home = Path(run.record["source"]).parent
+    module = offering_training(discovery.load_experiment(run.source, beside=home), winner.code)
+    config = config_json.read_config(module.Config, run.record["config"])
+    origin = Origin(run.record["experiment"], run.source, home, config)
+    return Target(origin, module, winner.code, run.directory / FINAL)
 
 
 def _parse(wanted: Target, arguments: Sequence[str]) -> Any:
@@ -104,10 +196,6 @@ def _parse(wanted: Target, arguments: Sequence[str]) -> Any:
     parsed: Any = tyro.cli(both, prog=f"lanas train {arguments[0]}", args=list(arguments[1:]), description=about)
     parsed.config = getattr(parsed, "config", recorded.config)
     return parsed
-
-
-def _new_directory(name: str) -> Path:
-    return run_folder.default_directory(f"{name}-final", datetime.datetime.now())
 
 
 def _show(console: Console, found: dict[str, Any]) -> None:

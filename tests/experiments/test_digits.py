@@ -4,7 +4,7 @@ import pytest
 from rich.console import Console
 
 from lanas_jax import study
-from lanas_jax.commands import training_target
+from lanas_jax.commands import train
 from lanas_jax.experiments import digits
 from lanas_jax.storage.trials import Status
 from lanas_jax.trainer.display import TrainingDisplay
@@ -47,7 +47,7 @@ CODE = np.array([0, 1, 0, 1, 0, 3, 0, 1], np.int32)
 
 
 def test_the_winners_training_is_found_and_has_a_network_of_its_own_size():
-    assert training_target.find_target("digits").module.final
+    assert train.find_target("digits").module.final
     final = digits.final(digits.Config(blocks=1), digits.Final(channels=12, cells=6), CODE)
     assert (final.network.space.channels, final.network.space.cells) == (12, 6)
     assert not final.network.auxiliary  # cells of the second third see 4 x 4 pixels

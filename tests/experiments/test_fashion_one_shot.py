@@ -7,7 +7,7 @@ import pytest
 
 from lanas_jax.candidates.step import Network
 from lanas_jax.cli import main
-from lanas_jax.commands import training_target
+from lanas_jax.commands import train
 from lanas_jax.data import digits, fashion_mnist
 from lanas_jax.evaluators.base import Evaluator, Prepared
 from lanas_jax.evaluators.few_shot import FewShot
@@ -100,7 +100,7 @@ def _name(found, estimate):
 
 
 def test_it_is_found_and_offers_a_final_training():
-    assert training_target.find_target("fashion_one_shot").module.final
+    assert train.find_target("fashion_one_shot").module.final
 
 
 @pytest.mark.slow
