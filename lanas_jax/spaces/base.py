@@ -12,13 +12,15 @@ in `starting_codes` and the limited costs in `limited`.
 import dataclasses
 import functools
 import math
-from collections.abc import Iterable, Mapping
-from typing import NamedTuple
+from collections.abc import Iterable, Iterator, Mapping, Reversible, Set
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
+
+from lanas_jax.spaces.definition import define_fields
 
 Codes = Int[Array | np.ndarray, "n dims"]
 Values = Float[Array | np.ndarray, " values"]
@@ -30,11 +32,12 @@ class Choice:
 
     Args:
       name: name of the decision, unique within a space.
-      options: alternatives, at least one, all different; the position of an option is its integer in codes. Options
-        are converted to text by ``str``.
+      options: alternatives, at least one, all different; the position of an option is its integer in codes, so the
+        options must have an order: a list, a tuple or another sequence, not a set. Options are converted to text by
+        ``str``.
 
     Raises:
-      ValueError: if there is no option, or an option is repeated.
+      ValueError: if the options have no order or can be read only once, there is no option, or an option is repeated.
     """
 
     name: str
@@ -42,6 +45,14 @@ class Choice:
 
     def __init__(self, name: str, options: Iterable[object]):
         object.__setattr__(self, "name", str(name))
+        _check_order(self.name, options)
+        options = tuple(options)
+        for i, option in enumerate(options):
+            for earlier in options[:i]:
+                if type(option) is not type(earlier) and _equal(option, earlier):
+                    raise ValueError(
+                        f"choice {self.name!r} has equal options {earlier!r} and {option!r}; options must be different"
+                    )
         object.__setattr__(self, "options", tuple(str(option) for option in options))
         if not self.options:
             raise ValueError(f"choice {self.name!r} has no options: give at least one")
@@ -96,12 +107,14 @@ class SearchSpace:
       choices: decisions, in the order of the integers of a code.
 
     Raises:
-      ValueError: if there is no choice, or two choices have the same name.
+      ValueError: if the choices have no order, there is no choice, or two choices have the same name.
     """
 
     choices: tuple[Choice, ...]
 
     def __init__(self, choices: Iterable[Choice]):
+        if isinstance(choices, Set):
+            raise ValueError("the choices of a space are a set, which has no fixed order: give a list or a tuple")
         object.__setattr__(self, "choices", tuple(choices))
         if not self.choices:
             raise ValueError("a search space needs at least one choice; got none")
@@ -197,6 +210,13 @@ class SearchSpace:
         del codes
         return ()
 
+    def definition(self) -> dict[str, Any]:
+        """Returns everything that gives the codes their meaning, as JSON; runs record it and refuse another space.
+
+        Here it is the class of the space and all its fields, choices included (`lanas_jax.spaces.definition`).
+        """
+        return define_fields(self)
+
     @property
     def named_codes(self) -> Mapping[str, tuple[int, ...]]:
         """Codes that commands accept by name."""
@@ -273,6 +293,25 @@ class SearchSpace:
         grid = np.stack(np.unravel_index(np.arange(self.size), self.cardinalities), axis=1).astype(np.int32)
         grid = grid[np.asarray(self.valid(grid))]
         return np.unique(np.asarray(self.canonical(grid)), axis=0)
+
+
+def _check_order(name: str, options: object) -> None:
+    """Raises ValueError for options whose order may differ in another process, or that can be read only once."""
+    if isinstance(options, Reversible) or hasattr(options, "__array__"):
+        return
+    if not isinstance(options, Iterable):
+        raise ValueError(f"choice {name!r} has the options {options!r}: give a list or a tuple")
+    once = isinstance(options, Iterator)
+    why = "which can be read only once" if once else "which has no fixed order, so codes would change their meaning"
+    raise ValueError(f"choice {name!r} has its options in a {type(options).__name__}, {why}: give a list or a tuple")
+
+
+def _equal(one: object, other: object) -> bool:
+    """Returns whether two options of different types are equal, as 1, 1.0 and True are."""
+    try:
+        return bool(one == other)
+    except ValueError:  # arrays
+        return False
 
 
 @functools.lru_cache(maxsize=64)

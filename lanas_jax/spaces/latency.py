@@ -65,6 +65,10 @@ class LatencyTable:
                 f"the first is {missing[0]!r}; measure them too, or remove their choices from the space"
             )
 
+    def definition(self) -> dict[str, object]:
+        """Returns what identifies the table in the definition of a space; the times themselves are too many."""
+        return {"class": type(self).__qualname__, "device": self.device, "digest": self.digest}
+
     def write(self, path: Path) -> None:
         """Writes the table as JSON."""
         path.write_text(json.dumps(self._content(), indent=1) + "\n", encoding="utf-8")

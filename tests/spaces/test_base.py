@@ -1,5 +1,7 @@
 """Product spaces: features, embeddings, and codes checked at the door."""
 
+import re
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -63,3 +65,47 @@ def test_codes_are_checked_at_the_door():
         lx.Choice("a", ())
     with pytest.raises(ValueError, match="repeats an option"):
         lx.Choice("a", (1, 1))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"conv", "pool", "skip"}, "in a set, which has no fixed order"),
+        (frozenset("ab"), "in a frozenset, which has no fixed order"),
+        ({"a": 1}.keys() | {"b"}, "in a set, which has no fixed order"),
+        ((option for option in "ab"), "in a generator, which can be read only once: give a list or a tuple"),
+        (map(str, (1, 2)), "in a map, which can be read only once"),
+        (iter(["a", "b"]), "in a list_iterator, which can be read only once"),
+        (3, "has the options 3: give a list or a tuple"),
+    ],
+)
+def test_options_without_a_lasting_order_are_refused(options, message):
+    with pytest.raises(ValueError, match=f"choice 'op' has .*{re.escape(message.removeprefix('has '))}"):
+        lx.Choice("op", options)
+
+
+@pytest.mark.parametrize(
+    "options", [["a", "b"], ("a", "b"), "ab", {"a": 1, "b": 2}, {"a": 1, "b": 2}.keys(), np.array(["a", "b"])]
+)
+def test_options_in_any_order_that_lasts(options):
+    assert lx.Choice("op", options).options == ("a", "b")
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ((1, True), "equal options 1 and True"),
+        ((0.0, False, "x"), "equal options 0.0 and False"),
+        ((2, 3, 2.0), "equal options 2 and 2.0"),
+        ((1, "1"), "repeats an option"),
+        (("a", "b", "a"), "repeats an option"),
+    ],
+)
+def test_equal_options_are_refused(options, message):
+    with pytest.raises(ValueError, match=message):
+        lx.Choice("op", options)
+
+
+def test_choices_in_a_set_are_refused():
+    with pytest.raises(ValueError, match="the choices of a space are a set, which has no fixed order"):
+        lx.SearchSpace({lx.Choice("a", "xy"), lx.Choice("b", "xy")})
