@@ -107,3 +107,7 @@ def _function(command: str) -> Callable[[Sequence[str]], int]:
     module = importlib.import_module(f"lanas_jax.commands.{COMMANDS[command]}")
     function: Callable[[Sequence[str]], int] = getattr(module, command)
     return function
+
+
+if __name__ == "__main__":  # python -m lanas_jax.cli
+    sys.exit(main())
