@@ -17,7 +17,7 @@ from lanas_jax.cluster.settings import ClusterSettings
 from lanas_jax.cluster.worker import Answer, Order, Raised
 from lanas_jax.cluster.workforce import Done, Event, Lost, Overdue, WorkerHandle, Workforce
 from lanas_jax.evaluators.base import NotPreparedError, Outcome
-from lanas_jax.evaluators.faults import BrokenEvaluatorError, Failures, RemoteError
+from lanas_jax.evaluators.faults import BrokenEvaluatorError, EvaluatorExitError, Failures, RemoteError
 from lanas_jax.storage.trials import Trial
 from lanas_jax.study import StudyError
 from lanas_jax.study.experiment import StudyProgress
@@ -46,14 +46,14 @@ class Dispatch:
         """Dispatches trials and records outcomes until the search is over.
 
         Raises:
-          StudyError: the evaluator raises an error for every trial, or no worker can be used.
+          StudyError: the evaluator raises an error for every trial or calls ``sys.exit``, or no worker can be used.
         """
         try:
             with self._search_log.grouped():
                 while self._hand_out():
                     for event in self._workforce.events():
                         self._timed(event)
-        except (ClusterError, NotPreparedError) as error:
+        except (ClusterError, NotPreparedError, EvaluatorExitError) as error:
             raise StudyError(str(error)) from error
 
     def _timed(self, event: Event) -> None:

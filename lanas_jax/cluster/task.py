@@ -29,14 +29,17 @@ class ClusterTask:
 
     Attributes:
       source: source text of the experiment's file.
-      beside: folder from which the file may import; if it does, every node must have the folder.
+      original: path of the experiment's file when the search started. If it imports or reads files beside it, every
+        node must have them.
+      working_folder: folder in which the search was started, where relative paths start, if the node has it.
       config: settings of the experiment, as `config_json.encode_value` wrote them.
       directory: run folder on the driver's machine; evaluators that need preparation need it on every node.
       fingerprint: digest of the code, settings and package versions that evaluate the trials.
     """
 
     source: str
-    beside: str
+    original: str
+    working_folder: str | None
     config: Any
     directory: str
     fingerprint: str
@@ -54,8 +57,8 @@ class ClusterTask:
                 f"create the run folder with a source to use a cluster"
             )
         source, config = run.source.read_text(encoding="utf-8"), run.record["config"]
-        beside = str(Path(run.record["source"]).parent)
-        return cls(source, beside, config, str(run.directory), experiment_fingerprint(source, config))
+        original, started = run.record["source"], run.record.get("working_folder")
+        return cls(source, original, started, config, str(run.directory), experiment_fingerprint(source, config))
 
     def experiment(self) -> "Experiment":
         """Builds the experiment in this process.
@@ -66,7 +69,7 @@ class ClusterTask:
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "experiment.py"
             path.write_text(self.source, encoding="utf-8")
-            module = discovery.load_experiment(path, beside=Path(self.beside))
+            module = discovery.load_experiment(path, original=Path(self.original))
             return run_folder.build_experiment(module, config_json.read_config(module.Config, self.config))
 
 

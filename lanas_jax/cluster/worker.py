@@ -108,7 +108,11 @@ class Worker:
         evaluator.part(part, directory, _log)
 
     def evaluate(self, order: Order) -> Answer:
-        """Evaluates trials; an error of the evaluator becomes text and affects only the trial that caused it."""
+        """Evaluates trials; an error of the evaluator becomes text and affects only the trial that caused it.
+
+        Raises:
+          EvaluatorExitError: the evaluator called ``sys.exit``, which would end this process.
+        """
         import numpy as np
 
         from lanas_jax.evaluators.faults import describe_error, outcomes_or_errors
@@ -124,11 +128,15 @@ class Worker:
         """Retrains the winner; returns the result and the files that were written."""
         import numpy as np
 
+        from lanas_jax.evaluators.faults import EvaluatorExitError, describe_error
         from lanas_jax.study import loop
 
         folder = Path(tempfile.mkdtemp())
         try:
-            final = loop.train_winner(self._built(), np.array(code, np.int32), folder / "winner")
+            try:
+                final = loop.train_winner(self._built(), np.array(code, np.int32), folder / "winner")
+            except SystemExit as error:  # would end this process without a word
+                raise EvaluatorExitError(f"the winner training called {describe_error(error)}") from error
             files = [path for path in (folder / "winner").rglob("*") if path.is_file()]
             return final, {str(path.relative_to(folder / "winner")): path.read_bytes() for path in files}
         finally:
@@ -152,6 +160,8 @@ class Worker:
                 from lanas_jax.runtime import compile_cache
 
                 compile_cache.enable_compile_cache(lambda text: print(f"lanas: {text}", file=sys.stderr))
+                if self._task.working_folder is not None and os.path.isdir(self._task.working_folder):
+                    os.chdir(self._task.working_folder)  # for good, since the evaluator may read files at any time
                 self._experiment = self._task.experiment()
             return self._experiment
 

@@ -18,6 +18,7 @@ from lanas_jax.cluster.settings import ClusterSettings
 from lanas_jax.cluster.task import ClusterTask
 from lanas_jax.cluster.worker import Answer, Hello, Order, Raised, Worker
 from lanas_jax.evaluators.base import NotPreparedError, Outcome
+from lanas_jax.evaluators.faults import EvaluatorExitError
 from lanas_jax.storage import software
 
 STARTUP_CALLS = ("introduce", "build")  # the calls that make a new worker ready
@@ -267,7 +268,10 @@ class Workforce:
             said = self._ray.get(reference)
         except self._ray.exceptions.RayTaskError as error:
             cause = error.cause if isinstance(error.cause, Exception) else error
-            if isinstance(cause, NotPreparedError) or job.method not in (*STARTUP_CALLS, "evaluate"):
+            if isinstance(cause, NotPreparedError | EvaluatorExitError) or job.method not in (
+                *STARTUP_CALLS,
+                "evaluate",
+            ):
                 raise cause from error
             yield self.dismiss(handle, f"{type(cause).__name__}: {cause}", refuse=True)
             return

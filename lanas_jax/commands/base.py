@@ -1,18 +1,27 @@
 """Shared parts of the ``lanas`` commands: argument parsing, terminal output, and process setup."""
 
+import dataclasses
 import sys
-from collections.abc import Callable, Sequence
+import typing
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
 import tyro
 from rich.console import Console
 
+from lanas_jax.runtime.errors import STOPS, explain_error, place_of
+
 
 class RefusedError(Exception):
     """Raised when a command cannot run with the given arguments."""
 
 
+ACCEPT_VERSIONS = Annotated[
+    bool,
+    tyro.conf.FlagCreatePairsOff,
+    tyro.conf.arg(help="continue although versions of Python, jax, flax, optax or numpy differ from the trials'"),
+]
 Folder = Annotated[Path, tyro.conf.arg(metavar="RUN", help="run folder that a search wrote")]
 
 
@@ -36,9 +45,84 @@ def terminal() -> Console:
 
 
 def parsed(function: Callable[..., Any], command: str, arguments: Sequence[str]) -> Any:
-    """Parses the command line into the arguments of a function and returns the function's result."""
+    """Parses the command line into the arguments of a function and returns the function's result.
+
+    Raises:
+      RefusedError: a value is out of range.
+    """
     marks = (tyro.conf.FlagCreatePairsOff,)
-    return tyro.cli(function, prog=f"lanas {command}", args=list(arguments), config=marks)
+    try:
+        return tyro.cli(function, prog=f"lanas {command}", args=list(arguments), config=marks)
+    except ValueError as error:  # a ``__post_init__``
+        raise RefusedError(f"invalid options: {error}") from error
+
+
+def parse_settings(
+    command: str, arguments: Sequence[str], settings: Mapping[str, Any], options: Sequence[Any], **how: Any
+) -> Any:
+    """Parses the options of a command together with settings that an experiment's file defines.
+
+    Args:
+      command: words of the command line before its options, without ``lanas``.
+      arguments: words after those.
+      settings: dataclasses of settings whose fields become options, by the name of the result's attribute; with a
+        default, if there is one: ``{"config": (Config, field)}``.
+      options: fields of the command's own options, as `dataclasses.make_dataclass` takes them.
+      **how: further arguments of `tyro.cli`.
+
+    Returns:
+      An object with an attribute per dataclass and option.
+
+    Raises:
+      RefusedError: a field of the settings has the name of an option, or a settings class raises an error.
+    """
+    fields: list[Any] = []
+    for name, (kind, *default) in settings.items():
+        _refuse_collisions(command, kind, options)
+        fields.append((name, Annotated[kind, tyro.conf.arg(name="")], *default))
+    both: Any = dataclasses.make_dataclass("Settings", [*fields, *options])
+    try:
+        return tyro.cli(both, prog=f"lanas {command}", args=list(arguments), **how)
+    except Exception as error:  # tyro itself ends the process; this is a ``__post_init__``, or a type without an option
+        raise _invalid(error) from error
+
+
+def default_settings(kind: type) -> Any:
+    """Returns the settings that an experiment has without any options.
+
+    Raises:
+      RefusedError: a field has no default, or the class raises an error.
+    """
+    missing = [
+        field.name
+        for field in dataclasses.fields(kind)
+        if field.init and field.default is field.default_factory is dataclasses.MISSING
+    ]
+    if missing:
+        raise RefusedError(
+            f"{kind.__name__} has no default for {', '.join(missing)}: give one, or name a run, which has settings"
+        )
+    try:
+        return kind()
+    except STOPS as error:
+        raise _invalid(error) from error
+
+
+def _invalid(error: BaseException) -> RefusedError:
+    place = place_of(error)
+    return RefusedError(f"invalid settings: {explain_error(error)}" + (f" ({place})" if place else ""))
+
+
+def _refuse_collisions(command: str, kind: Any, options: Sequence[Any]) -> None:
+    """Raises RefusedError for a field of settings that is named like an option of the command."""
+    taken = {"help"}
+    for name, hint, *_ in options:
+        unnamed = any(getattr(mark, "name", None) == "" for mark in getattr(hint, "__metadata__", ()))
+        taken |= {field.name for field in dataclasses.fields(typing.get_args(hint)[0])} if unnamed else {name}
+    if found := [field.name for field in dataclasses.fields(kind) if field.name.replace("-", "_") in taken]:
+        raise RefusedError(
+            f"{kind.__name__} has the field {found[0]!r}, which is an option of lanas {command.split()[0]}: rename it"
+        )
 
 
 def use_every_core() -> None:

@@ -12,7 +12,7 @@ import numpy as np
 import tyro
 
 from lanas_jax.commands import codes
-from lanas_jax.commands.base import RefusedError
+from lanas_jax.commands.base import RefusedError, default_settings
 from lanas_jax.commands.codes import CodeError
 from lanas_jax.spaces.base import SearchSpace
 from lanas_jax.spaces.inverted_residuals import PUBLISHED
@@ -54,6 +54,10 @@ def _describe(arguments: Sequence[str]) -> int:
         about = published(name, settings)
     else:
         space = find_space(name, settings)
+        if code is None and run_folder.run_exists(Path(name)):
+            settings = run_folder.open_run(Path(name)).settings
+            print(json.dumps(settings) if as_json else "\n".join(f"{key}: {text}" for key, text in settings.items()))
+            return 0
         if code is None:
             raise CodeError(f"{name} is a space: choose a network with --code, {space.dims} integers with commas")
         about = describe_code(space, codes.read_code(code, space))
@@ -136,7 +140,7 @@ def find_space(name: str, settings: dict[str, Any]) -> SearchSpace:
         raise discovery.ExperimentError(
             f"{error}. Names of spaces and networks: nasnet, mobilenet, {', '.join(PUBLISHED)}"
         ) from error
-    return run_folder.build_experiment(module, module.Config()).space
+    return run_folder.build_experiment(module, default_settings(module.Config)).space
 
 
 def _check_settings(name: str, settings: dict[str, Any]) -> None:

@@ -17,6 +17,7 @@ from lanas_jax.evaluators.base import NotPreparedError, Prepared
 from lanas_jax.export import write
 from lanas_jax.export.load import MissingPackageError
 from lanas_jax.export.recorded import EXTRACTED
+from lanas_jax.runtime.files import inside_folder
 from lanas_jax.storage import config_json, software
 from lanas_jax.storage.folder import RunError
 from lanas_jax.storage.trials import TrialStore, best
@@ -64,17 +65,21 @@ def _extract(console: Console, arguments: Sequence[str]) -> int:
 
     directory, text, out, kind = tyro.cli(parse, prog="lanas extract", args=list(arguments))
     here = run_folder.open_run(directory)
-    experiment = here.experiment()
-    evaluator = experiment.evaluator
+    target = (here.directory / "extracted" if out is None else out).absolute()
+    with inside_folder(here.working_folder):
+        return _extract_network(console, here, text, target, kind)
+
+
+def _extract_network(console: Console, here: Run, text: str | None, target: Path, kind: str) -> int:
+    evaluator = here.experiment().evaluator
     if not isinstance(evaluator, Extracting):
         raise RunError(f"{here.directory} did not use a supernet, so there is nothing to extract")
     code = _best(here) if text is None else read_code(text, evaluator.supernet.space)
-    target = (here.directory / "extracted" if out is None else out).absolute()
     write.refuse_used(target)
     if isinstance(evaluator, Prepared):
         evaluator.prepare(here.directory, lambda line: print(line, file=sys.stderr))
     weights = Weights(*evaluator.extract(code))
-    (outcome,) = experiment.evaluator.evaluate(code[None], jax.random.split(jax.random.key(0), 1))
+    (outcome,) = evaluator.evaluate(code[None], jax.random.split(jax.random.key(0), 1))
     about = architecture(here, evaluator, code, weights) | {"validation_accuracy": outcome.value, "format": kind}
     write.write_exported(target, weights, here.source, about)
     console.print(f"{target}: python load.py IMAGES.npy LOGITS.npy", highlight=False, soft_wrap=True)
@@ -95,7 +100,9 @@ def architecture(here: Run, evaluator: Extracting, code: Int[np.ndarray, " dims"
         "image_shape": list(data.image_shape),
         "classes": data.classes,
         "scaling": None if data.scaling is None else config_json.encode_value(data.scaling),
-        "home": str(Path(here.record["source"]).parent),
+        "source": here.record["source"],
+        "home": str(here.original.parent),
+        "working_folder": here.record.get("working_folder"),
         "config": here.record["config"],
         "settings": None,
         "recipe": None,

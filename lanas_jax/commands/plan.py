@@ -2,7 +2,7 @@
 
 import dataclasses
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from types import ModuleType
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -11,7 +11,7 @@ from rich.box import SIMPLE
 from rich.console import Console
 from rich.table import Table
 
-from lanas_jax.commands.base import RefusedError, terminal, usage
+from lanas_jax.commands.base import RefusedError, parse_settings, terminal, usage
 from lanas_jax.planning import topology as topologies
 from lanas_jax.planning.topology import MissingLibtpuError
 from lanas_jax.study import discovery
@@ -32,6 +32,7 @@ Large networks take minutes to compile.
 For the settings: lanas plan EXPERIMENT --help
 """
 GIB = 2**30
+JSON = Annotated[bool, tyro.conf.arg(help="JSON output instead of a table")]
 
 
 def plan(arguments: Sequence[str]) -> int:
@@ -83,15 +84,15 @@ def stages_of(module: ModuleType, config: Any) -> "tuple[Stage, ...]":
 
     if not callable(getattr(module, "stages", None)):
         raise ExperimentError(
-            f"{module.__file__} has no function stages(config), so there is nothing to plan: "
+            f"{discovery.file_of(module)} has no function stages(config), so there is nothing to plan: "
             "write one as docs/planning.md shows"
         )
-    try:
-        found = tuple(module.stages(config))
-    except Exception as error:
-        raise ExperimentError(f"{module.__file__}: stages(config) raised {type(error).__name__}: {error}") from error
+    found = discovery.call_experiment(module, "stages(config)", config)
+    found = tuple(found) if isinstance(found, Iterable) else (found,)
     if not found or not all(isinstance(stage, Stage) for stage in found):
-        raise ExperimentError(f"{module.__file__}: stages(config) returned {found!r}; expected one or more stages")
+        raise ExperimentError(
+            f"{discovery.file_of(module)}: stages(config) returned {found!r}; expected one or more stages"
+        )
     return found
 
 
@@ -176,18 +177,11 @@ def _topology_in(arguments: Sequence[str]) -> str:
 
 def _parse(module: ModuleType, arguments: Sequence[str]) -> Any:
     about = tyro.conf.arg(metavar="NAME", help="topology such as v5e:4x4, or local for the devices of this process")
-    both = dataclasses.make_dataclass(
-        "Settings",
-        [
-            ("config", Annotated[module.Config, tyro.conf.arg(name="")]),
-            ("topology", Annotated[str, about], dataclasses.field(default=topologies.LOCAL, kw_only=True)),
-            (
-                "only",
-                Annotated[str | None, tyro.conf.arg(metavar="STAGE", help="name of the stage; default: all")],
-                None,
-            ),
-            ("json", Annotated[bool, tyro.conf.arg(help="JSON output instead of a table")], False),
-        ],
-    )
+    only = tyro.conf.arg(metavar="STAGE", help="name of the stage; default: all")
+    options = [
+        ("topology", Annotated[str, about], dataclasses.field(default=topologies.LOCAL, kw_only=True)),
+        ("only", Annotated[str | None, only], dataclasses.field(default=None, kw_only=True)),
+        ("json", JSON, dataclasses.field(default=False, kw_only=True)),
+    ]
     marks = (tyro.conf.FlagCreatePairsOff,)
-    return tyro.cli(both, prog=f"lanas plan {arguments[0]}", args=list(arguments[1:]), config=marks)
+    return parse_settings(f"plan {arguments[0]}", arguments[1:], {"config": (module.Config,)}, options, config=marks)

@@ -15,11 +15,20 @@ from rich.table import Table
 from rich.text import Text
 
 from lanas_jax import report
-from lanas_jax.commands.base import RefusedError, keep_programs, terminal, usage, use_every_core
+from lanas_jax.commands.base import (
+    ACCEPT_VERSIONS,
+    RefusedError,
+    keep_programs,
+    parse_settings,
+    terminal,
+    usage,
+    use_every_core,
+)
 from lanas_jax.ranking import rank as ranking
 from lanas_jax.ranking.base import TRUTH, RankingError, check_offered, ranking_of
 from lanas_jax.ranking.rank import RankingDesign, Valuing
 from lanas_jax.ranking.result import Ranked
+from lanas_jax.runtime.files import inside_folder
 from lanas_jax.runtime.interruption import handle_signals
 from lanas_jax.study import StudyError, run_folder
 from lanas_jax.study.display import StudyDisplay
@@ -60,13 +69,15 @@ def _rank(console: Console, arguments: Sequence[str]) -> int:
     here = run_folder.open_run(Path(arguments[0]))
     module, config = here.load()
     check_offered(module)
-    plan, settings = _parse(module, here, arguments)
-    experiment = run_folder.build_experiment(module, config)
-    wanted = ranking_of(module, config, settings, here.directory)
+    plan, settings, accept_versions = _parse(module, here, arguments)
+    experiment = here.build(module, config)
     note = functools.partial(console.print, highlight=False, markup=False, soft_wrap=True)
-    with handle_signals(note) as interruption:
+    with inside_folder(here.working_folder), handle_signals(note) as interruption:
+        wanted = ranking_of(module, config, settings, here.directory)
         try:
-            valuing = Valuing(experiment.space, here, plan.seed, note, lambda: StudyDisplay(console))
+            valuing = Valuing(
+                experiment.space, here, plan.seed, note, lambda: StudyDisplay(console), accept_versions=accept_versions
+            )
             ranked = ranking.rank_networks(wanted, plan, settings, valuing)
         except KeyboardInterrupt:
             return _stopped(here, "stopped", interruption.exit_code)
@@ -90,12 +101,11 @@ def table(ranked: Ranked) -> Table:
     return shown
 
 
-def _parse(module: Any, here: Run, arguments: Sequence[str]) -> tuple[RankingDesign, Any]:
+def _parse(module: Any, here: Run, arguments: Sequence[str]) -> tuple[RankingDesign, Any, bool]:
     def number(text: str, default: str | None = None) -> Any:
         return tyro.conf.arg(metavar="N", help=text, help_behavior_hint=default and f"(default: {default})")
 
-    fields: list[Any] = [
-        ("settings", Annotated[module.Rank, tyro.conf.arg(name="")], dataclasses.field(default_factory=module.Rank)),
+    options: list[Any] = [
         ("networks", Annotated[int, number("number of networks to train from scratch")], 32),
         ("pool", Annotated[int | None, number("number of candidates to sample from", "8 x networks")], None),
         (
@@ -104,13 +114,13 @@ def _parse(module: Any, here: Run, arguments: Sequence[str]) -> tuple[RankingDes
             here.record["batch"],
         ),
         ("seed", Annotated[int, number("random seed of sample, trainings and intervals")], 0),
+        ("accept_versions", ACCEPT_VERSIONS, False),
     ]
-    both = dataclasses.make_dataclass("Settings", fields)
-    parsed: Any = tyro.cli(
-        both, prog=f"lanas rank {arguments[0]}", args=list(arguments[1:]), description=f"{module.Rank.__doc__ or ''}"
-    )
+    settings = {"settings": (module.Rank, dataclasses.field(default_factory=module.Rank))}
+    about = f"{module.Rank.__doc__ or ''}"
+    parsed = parse_settings(f"rank {arguments[0]}", arguments[1:], settings, options, description=about)
     pool = 8 * parsed.networks if parsed.pool is None else parsed.pool
-    return RankingDesign(parsed.networks, pool, parsed.batch, parsed.seed), parsed.settings
+    return RankingDesign(parsed.networks, pool, parsed.batch, parsed.seed), parsed.settings, parsed.accept_versions
 
 
 def _stopped(here: Run, why: str, exit_code: int) -> int:

@@ -11,6 +11,7 @@ from typing import Annotated, Any
 import tyro
 
 from lanas_jax.commands.base import Folder, parsed, terminal
+from lanas_jax.storage import software
 from lanas_jax.storage.trials import TrialStore
 from lanas_jax.study import run_folder
 
@@ -49,6 +50,8 @@ def trials(arguments: Sequence[str]) -> int:
     console = terminal()
     console.print(summary.trials_table(found))
     console.print(summary.counts(found), highlight=False)
+    if changed := software.versions_by_trial({trial.id: trial.software for trial in found}):
+        console.print(f"versions: {changed}", highlight=False, soft_wrap=True)
     return 0
 
 

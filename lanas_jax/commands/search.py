@@ -10,7 +10,17 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
-from lanas_jax.commands.base import Folder, RefusedError, keep_programs, parsed, terminal, use_every_core
+from lanas_jax.commands.base import (
+    ACCEPT_VERSIONS,
+    Folder,
+    RefusedError,
+    keep_programs,
+    parse_settings,
+    parsed,
+    terminal,
+    use_every_core,
+)
+from lanas_jax.runtime.files import inside_folder
 from lanas_jax.storage.folder import RunError
 from lanas_jax.storage.trials import TrialStore
 from lanas_jax.study import discovery, run_folder
@@ -18,7 +28,9 @@ from lanas_jax.study.run_folder import Run
 
 if TYPE_CHECKING:
     from lanas_jax.commands.cluster_options import Where
+    from lanas_jax.study import Experiment
 
+BUDGET = "new total number of trials, at least those recorded; the first trials stay as they are"
 SEARCH_HELP = """\
 usage: lanas search EXPERIMENT [--out DIR] [settings of the experiment]
 
@@ -53,24 +65,49 @@ def search(arguments: Sequence[str]) -> int:
     with where.connected():
         experiment = run_folder.build_experiment(module, config)
         directory = run_folder.default_directory(experiment.name, datetime.datetime.now()) if out is None else out
-        return _carry_out(experiment, run_folder.create(directory, experiment, source, config), where)
+        here = run_folder.create(directory, experiment, source, config, discovery.text_of(module))
+        return _carry_out(experiment, here, where)
 
 
 def resume(arguments: Sequence[str]) -> int:
     """Continues an interrupted search."""
     from lanas_jax.commands.cluster_options import Where
 
-    def parse(run: Folder, /, where: Annotated[Where, tyro.conf.arg(name="")] = Where()) -> Any:  # noqa: B008
-        """Continue an interrupted search. The remaining trials are those it would have had without the interruption."""
-        return run, where
+    def parse(
+        run: Folder,
+        /,
+        where: Annotated[Where, tyro.conf.arg(name="")] = Where(),  # noqa: B008
+        budget: Annotated[int | None, tyro.conf.arg(metavar="N", help=BUDGET)] = None,
+        accept_versions: ACCEPT_VERSIONS = False,
+    ) -> Any:
+        """Continue an interrupted search, or extend a finished one.
 
-    directory, where = parsed(parse, "resume", arguments)
+        The remaining trials are those it would have had without the interruption.
+        """
+        return run, where, budget, accept_versions
+
+    directory, where, budget, accept = parsed(parse, "resume", arguments)
     here = run_folder.open_run(directory)
     TrialStore.open(here.trials).close()
     keep_programs()
     use_every_core()
-    with where.connected():
-        return _carry_out(here.experiment(), here, where)
+    with where.connected(), inside_folder(here.working_folder):
+        experiment = here.experiment()
+        if budget is not None:
+            experiment = with_budget(experiment, budget)
+        return _carry_out(experiment, here, where, extend=budget is not None, accept_versions=accept)
+
+
+def with_budget(experiment: "Experiment", budget: int) -> "Experiment":
+    """Returns an experiment with another budget.
+
+    Raises:
+      RefusedError: the budget is not positive.
+    """
+    try:
+        return dataclasses.replace(experiment, budget=budget)
+    except ValueError as error:
+        raise RefusedError(str(error)) from error
 
 
 def _search_arguments(name: str, module: Any, arguments: Sequence[str]) -> tuple[Path | None, "Where", Any]:
@@ -78,24 +115,16 @@ def _search_arguments(name: str, module: Any, arguments: Sequence[str]) -> tuple
     from lanas_jax.commands.cluster_options import Where
 
     out = tyro.conf.arg(metavar="DIR", help="new or empty run folder; default: a new folder under runs/")
-    both = dataclasses.make_dataclass(
-        "Settings",
-        [
-            ("config", Annotated[module.Config, tyro.conf.arg(name="")]),
-            ("out", Annotated[Path | None, out], dataclasses.field(default=None, kw_only=True)),
-            (
-                "where",
-                Annotated[Where, tyro.conf.arg(name="")],
-                dataclasses.field(default_factory=Where, kw_only=True),
-            ),
-        ],
-    )
+    options = [
+        ("out", Annotated[Path | None, out], dataclasses.field(default=None, kw_only=True)),
+        ("where", Annotated[Where, tyro.conf.arg(name="")], dataclasses.field(default_factory=Where, kw_only=True)),
+    ]
     about = f"{module.__doc__ or ''}"
-    given: Any = tyro.cli(both, prog=f"lanas search {name}", args=list(arguments), description=about)
+    given = parse_settings(f"search {name}", arguments, {"config": (module.Config,)}, options, description=about)
     return given.out, given.where, given.config
 
 
-def _carry_out(experiment: Any, here: Run, where: "Where") -> int:
+def _carry_out(experiment: "Experiment", here: Run, where: "Where", **how: bool) -> int:
     """Runs a study with live progress; if it is stopped, prints how to continue."""
     from lanas_jax import report, study
     from lanas_jax.commands import summary
@@ -110,7 +139,7 @@ def _carry_out(experiment: Any, here: Run, where: "Where") -> int:
     with handle_signals(display.note) as interruption:
         try:
             with display, where.workers(experiment, here, display) as workers:
-                result = study.run(experiment, here.directory, display, workers=workers)
+                result = study.run(experiment, here.directory, display, workers=workers, **how)
             report.write_report(here.directory, experiment)
         except KeyboardInterrupt:
             return _stopped(here, "stopped", interruption.exit_code)

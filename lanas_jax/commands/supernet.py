@@ -12,7 +12,7 @@ import tyro
 from rich.console import Console
 
 from lanas_jax.commands import hosts
-from lanas_jax.commands.base import RefusedError, keep_programs, terminal, usage
+from lanas_jax.commands.base import RefusedError, keep_programs, parse_settings, terminal, usage
 from lanas_jax.runtime import distributed
 from lanas_jax.runtime.distributed import DistributedError, Hosts, Preemption
 from lanas_jax.runtime.durations import duration
@@ -94,13 +94,10 @@ def _report(directory: Path) -> str:
 def _parse(module: ModuleType, arguments: Sequence[str]) -> Any:
     """Parses `config`, `out` and `hosts`."""
     about = tyro.conf.arg(metavar="DIR", help="new or empty folder, or the folder of the training to continue")
-    both = dataclasses.make_dataclass(
-        "Settings",
-        [
-            ("config", Annotated[module.Config, tyro.conf.arg(name="")]),
-            ("out", Annotated[Path | None, about], dataclasses.field(default=None, kw_only=True)),
-            ("hosts", Hosts, dataclasses.field(default_factory=Hosts, kw_only=True)),
-        ],
-    )
+    options = [
+        ("out", Annotated[Path | None, about], dataclasses.field(default=None, kw_only=True)),
+        ("hosts", Hosts, dataclasses.field(default_factory=Hosts, kw_only=True)),
+    ]
     described = f"{module.__doc__ or ''}"
-    return tyro.cli(both, prog=f"lanas supernet {arguments[0]}", args=list(arguments[1:]), description=described)
+    settings = {"config": (module.Config,)}
+    return parse_settings(f"supernet {arguments[0]}", arguments[1:], settings, options, description=described)

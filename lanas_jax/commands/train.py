@@ -16,13 +16,19 @@ from jaxtyping import Int
 from rich.console import Console
 
 from lanas_jax.commands import hosts
-from lanas_jax.commands.base import RefusedError, keep_programs, terminal, usage
+from lanas_jax.commands.base import RefusedError, keep_programs, parse_settings, terminal, usage
 from lanas_jax.commands.codes import CodeError, read_code
 from lanas_jax.export.load import read_weights
-from lanas_jax.export.recorded import final_training, offering_training, recorded_module, recorded_settings
+from lanas_jax.export.recorded import (
+    final_training,
+    offering_training,
+    recorded_module,
+    recorded_original,
+    recorded_settings,
+)
 from lanas_jax.runtime import distributed
 from lanas_jax.runtime.distributed import DistributedError, Hosts, Preemption
-from lanas_jax.storage import config_json
+from lanas_jax.runtime.files import inside_folder
 from lanas_jax.storage.folder import RunError
 from lanas_jax.storage.trials import TrialStore, best
 from lanas_jax.study import discovery, run_folder
@@ -74,8 +80,18 @@ def _train(console: Console, arguments: Sequence[str]) -> int:
         console = Console(quiet=True)
     wanted = find_target(arguments[0])
     given = _parse(wanted, arguments)
+    for name in ("weights", "out"):
+        if (path := getattr(given, name)) is not None:
+            setattr(given, name, path.absolute())
+    with inside_folder(wanted.origin.working_folder):
+        return _train_target(console, wanted, given)
+
+
+def _train_target(console: Console, wanted: "Target", given: Any) -> int:
     code = _code_of(wanted, given.config, given.code)
     final = final_training(wanted.module, given.config, given.final, code)
+    if wanted.run is not None:
+        wanted.run.check_space(final.network.space.definition(), choices_only=True)
     initial = wanted.initial if given.weights is None else read_weights(given.weights)
     final = dataclasses.replace(final, initial=initial)
     origin = dataclasses.replace(wanted.origin, config=given.config, settings=given.final)
@@ -106,6 +122,7 @@ class Target:
       code: code of the winner or of the training to continue; None if the command line must give it.
       directory: folder of the training; None for the command line's, or a new one.
       initial: initial weights, by name, of the training to continue; None if they were randomly initialized.
+      run: run whose winner is trained; None for an experiment or a training.
     """
 
     origin: Origin
@@ -113,6 +130,7 @@ class Target:
     code: tuple[int, ...] | None = None
     directory: Path | None = None
     initial: Mapping[str, np.ndarray] | None = None
+    run: Run | None = None
 
 
 def find_target(name: str) -> Target:
@@ -133,7 +151,8 @@ def find_target(name: str) -> Target:
             raise RunError(f"{path.absolute()} contains neither a run nor a training")
         return _of_run(run_folder.open_run(path))
     source = discovery.find_experiment(name)
-    return Target(Origin(source.stem, source, source.parent), offering_training(discovery.load_experiment(source)))
+    origin = Origin(source.stem, source, source, Path.cwd())
+    return Target(origin, offering_training(discovery.load_experiment(source)))
 
 
 def _code_of(target: Target, config: Any, text: str | None) -> Int[np.ndarray, " dims"]:
@@ -155,7 +174,8 @@ def _of_folder(folder: FinalFolder) -> Target:
     record = folder.record
     module = recorded_module(folder.source, record)
     config, settings = recorded_settings(module, record)
-    origin = Origin(record["name"], folder.source, Path(record["home"]), config, settings)
+    started = None if (recorded := record.get("working_folder")) is None else Path(recorded)
+    origin = Origin(record["name"], folder.source, recorded_original(record), started, config, settings)
     return Target(origin, module, tuple(record["code"]), folder.directory, folders.initial(folder))
 
 
@@ -168,11 +188,10 @@ def _of_run(run: Run) -> Target:
         winner = best(store.trials())
     if winner is None:
         raise RunError(f"no trial of {run.directory} has succeeded yet, so there is no winner to train")
-    home = Path(run.record["source"]).parent
-    module = offering_training(discovery.load_experiment(run.source, beside=home), winner.code)
-    config = config_json.read_config(module.Config, run.record["config"])
-    origin = Origin(run.record["experiment"], run.source, home, config)
-    return Target(origin, module, winner.code, run.directory / FINAL)
+    module, config = run.load()
+    offering_training(module, winner.code)
+    origin = Origin(run.record["experiment"], run.source, run.original, run.working_folder, config)
+    return Target(origin, module, winner.code, run.directory / FINAL, run=run)
 
 
 def _parse(wanted: Target, arguments: Sequence[str]) -> Any:
@@ -182,18 +201,17 @@ def _parse(wanted: Target, arguments: Sequence[str]) -> Any:
     code = tyro.conf.arg(metavar="0,1,...", help="code of the network, integers with commas; default: the best trial's")
     weights = tyro.conf.arg(metavar="DIR", help="folder of initial weights from lanas extract or lanas export")
     settings = (lambda: recorded.settings) if recorded.settings is not None else module.Final
-    fields: list[Any] = [
-        ("final", Annotated[module.Final, tyro.conf.arg(name="")], dataclasses.field(default_factory=settings)),
+    options: list[Any] = [
         ("code", Annotated[str | None, code], dataclasses.field(default=None)),
         ("weights", Annotated[Path | None, weights], dataclasses.field(default=None)),
         ("out", Annotated[Path | None, out], dataclasses.field(default=None)),
         ("hosts", Hosts, dataclasses.field(default_factory=Hosts)),
     ]
     if recorded.config is None:
-        fields.append(("config", module.Config, dataclasses.field(default_factory=module.Config)))
-    both = dataclasses.make_dataclass("Settings", fields)
+        options.append(("config", module.Config, dataclasses.field(default_factory=module.Config)))
     about = f"{module.Final.__doc__ or ''}"
-    parsed: Any = tyro.cli(both, prog=f"lanas train {arguments[0]}", args=list(arguments[1:]), description=about)
+    final = {"final": (module.Final, dataclasses.field(default_factory=settings))}
+    parsed = parse_settings(f"train {arguments[0]}", arguments[1:], final, options, description=about)
     parsed.config = getattr(parsed, "config", recorded.config)
     return parsed
 

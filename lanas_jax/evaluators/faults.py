@@ -1,17 +1,17 @@
 """Errors of evaluators: exceptions that become outcomes, and evaluators that raise for every candidate.
 
 If the evaluator raises for one candidate, that candidate has failed, which is a result. If the evaluator raises for
-one candidate after another, the evaluator is broken, and the search stops.
+one candidate after another, the evaluator is broken, and the search stops. If the evaluator calls ``sys.exit``, the
+search stops at once, and the trials stay pending.
 """
 
-import traceback
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 from jaxtyping import Array, Int, Key
 
 from lanas_jax.evaluators.base import Evaluator, Outcome
+from lanas_jax.runtime.errors import explain_error, place_of
 
 HOPELESS = 8  # consecutive trials with an exception after which the evaluator counts as broken
 RAISED = "the evaluator raised"
@@ -19,6 +19,10 @@ RAISED = "the evaluator raised"
 
 class BrokenEvaluatorError(Exception):
     """An evaluator raises for every candidate."""
+
+
+class EvaluatorExitError(Exception):
+    """An evaluator called ``sys.exit``, which would end the search without a word."""
 
 
 class RemoteError(Exception):
@@ -51,9 +55,15 @@ class Failures:
 def outcomes_or_errors(
     evaluator: Evaluator, codes: Int[np.ndarray, "n dims"], keys: Key[Array, " n"]
 ) -> list[Outcome | Exception]:
-    """Returns outcomes; if the batch raises, evaluates each code alone, so that only the faulty codes fail."""
+    """Returns outcomes; if the batch raises, evaluates each code alone, so that only the faulty codes fail.
+
+    Raises:
+      EvaluatorExitError: the evaluator called ``sys.exit``.
+    """
     try:
         return list(evaluator.evaluate(codes, keys))
+    except SystemExit as error:
+        raise EvaluatorExitError(f"the evaluator called {describe_error(error)}; its trials stay pending") from error
     except Exception as error:
         if len(codes) == 1:
             return [error]
@@ -64,9 +74,8 @@ def describe_error(error: BaseException) -> str:
     """Formats an error in one line, with the file and line that raised it."""
     if isinstance(error, RemoteError):
         return str(error)
-    frames = traceback.extract_tb(error.__traceback__)
-    place = f" ({Path(frames[-1].filename).name}, line {frames[-1].lineno})" if frames else ""
-    return f"{type(error).__name__}: {error}{place}"
+    place = place_of(error)
+    return explain_error(error) + (f" ({place})" if place else "")
 
 
 def _failure(error: Exception) -> Outcome:

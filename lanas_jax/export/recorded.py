@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Int
 
+from lanas_jax.runtime.files import inside_folder
 from lanas_jax.storage import config_json
 from lanas_jax.storage.folder import RunError
 from lanas_jax.study import discovery, run_folder
@@ -24,12 +25,9 @@ def final_training(module: ModuleType, config: Any, settings: Any, code: Int[np.
     Raises:
       ExperimentError: `final` raised an error, or did not return a `FinalTraining`.
     """
-    try:
-        found = module.final(config, settings, code)
-    except Exception as error:
-        raise ExperimentError(f"{module.__file__}: final(...) raised {type(error).__name__}: {error}") from error
+    found = discovery.call_experiment(module, "final(...)", config, settings, code)
     if not isinstance(found, FinalTraining):
-        raise ExperimentError(f"{module.__file__}: final(...) returned {found!r}, expected a FinalTraining")
+        raise ExperimentError(f"{discovery.file_of(module)}: final(...) returned {found!r}, expected a FinalTraining")
     return found
 
 
@@ -38,7 +36,7 @@ def recorded_training(source: Path, record: Mapping[str, Any]) -> FinalTraining:
 
     Args:
       source: path of the saved copy of the experiment's file.
-      record: content of training.json or architecture.json, with the code, the settings and the import folder.
+      record: content of training.json or architecture.json, with code, settings and the paths of the experiment.
 
     Raises:
       RunError: there is no file, since the training was started from Python.
@@ -46,7 +44,8 @@ def recorded_training(source: Path, record: Mapping[str, Any]) -> FinalTraining:
     """
     module = recorded_module(source, record)
     config, settings = recorded_settings(module, record)
-    return final_training(module, config, settings, np.array(record["code"], np.int32))
+    with inside_folder(record.get("working_folder")):
+        return final_training(module, config, settings, np.array(record["code"], np.int32))
 
 
 def recorded_network(source: Path, record: Mapping[str, Any]) -> FinalNetwork:
@@ -61,8 +60,10 @@ def recorded_network(source: Path, record: Mapping[str, Any]) -> FinalNetwork:
     """
     if record["weights"] != EXTRACTED:
         return recorded_training(source, record).network
-    module = discovery.load_experiment(source, beside=Path(record["home"]))
-    evaluator = run_folder.build_experiment(module, config_json.read_config(module.Config, record["config"])).evaluator
+    with inside_folder(record.get("working_folder")):
+        module = discovery.load_experiment(source, original=recorded_original(record))
+        config = config_json.read_config(module.Config, record["config"])
+        evaluator = run_folder.build_experiment(module, config).evaluator
     if not isinstance(evaluator, Extracting):
         raise ExperimentError(f"{source}: the experiment's evaluator has no supernet to extract from")
     return evaluator.supernet.standalone(np.array(record["code"], np.int32))
@@ -77,7 +78,8 @@ def recorded_module(source: Path, record: Mapping[str, Any]) -> ModuleType:
     """
     if not source.exists():
         raise RunError(f"{source.parent} was started from Python, so no experiment's file can build its network")
-    return offering_training(discovery.load_experiment(source, beside=Path(record["home"])))
+    with inside_folder(record.get("working_folder")):
+        return offering_training(discovery.load_experiment(source, original=recorded_original(record)))
 
 
 def recorded_settings(module: ModuleType, record: Mapping[str, Any]) -> tuple[Any, Any]:
@@ -85,6 +87,11 @@ def recorded_settings(module: ModuleType, record: Mapping[str, Any]) -> tuple[An
     return config_json.read_config(module.Config, record["config"]), config_json.read_config(
         module.Final, record["settings"]
     )
+
+
+def recorded_original(record: Mapping[str, Any]) -> Path:
+    """Returns the path of the experiment's file when the training or the search started."""
+    return Path(record["home"]) / Path(record.get("source") or "experiment.py").name
 
 
 def offering_training(module: ModuleType, code: tuple[int, ...] | None = None) -> ModuleType:
@@ -102,4 +109,6 @@ def offering_training(module: ModuleType, code: tuple[int, ...] | None = None) -
             ". A run uses the file that it was started with; to use a newer file, give the winner's code: "
             f"lanas train EXPERIMENT --code {','.join(map(str, code))}"
         )
-    raise ExperimentError(f"{module.__file__} defines no winner training: missing {' and '.join(missing)}; {advice}")
+    raise ExperimentError(
+        f"{discovery.file_of(module)} defines no winner training: missing {' and '.join(missing)}; {advice}"
+    )

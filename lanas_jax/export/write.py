@@ -112,7 +112,8 @@ def architecture(folder: FinalFolder, space: SearchSpace, which: str, kind: str)
         "weights": which,
         "format": kind,
         **{name: record["data"][name] for name in ("image_shape", "classes", "scaling")},
-        **{name: record[name] for name in ("home", "config", "settings", "recipe", "software")},
+        **{name: record[name] for name in ("source", "home", "config", "settings", "recipe", "software")},
+        "working_folder": record.get("working_folder"),
     }
 
 

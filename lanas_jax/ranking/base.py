@@ -53,8 +53,8 @@ def check_offered(module: ModuleType) -> None:
     """
     if missing := discovery.missing(module, "Rank", "rank(config, settings, directory)"):
         raise ExperimentError(
-            f"{module.__file__} offers no ranking: it has no {' and no '.join(missing)}. A run uses the copy of "
-            f"the file saved at its start; to use a newer file, start a new search"
+            f"{discovery.file_of(module)} offers no ranking: it has no {' and no '.join(missing)}. A run uses the copy "
+            f"of the file saved at its start; to use a newer file, start a new search"
         )
 
 
@@ -64,10 +64,7 @@ def ranking_of(module: ModuleType, config: Any, settings: Any, directory: Path) 
     Raises:
       ExperimentError: `rank` raised an exception or did not return a `Ranking`.
     """
-    try:
-        found = module.rank(config, settings, directory)
-    except Exception as error:
-        raise ExperimentError(f"{module.__file__}: rank(...) raised {type(error).__name__}: {error}") from error
+    found = discovery.call_experiment(module, "rank(...)", config, settings, directory)
     if not isinstance(found, Ranking):
-        raise ExperimentError(f"{module.__file__}: rank(...) returned {found!r}; expected a Ranking")
+        raise ExperimentError(f"{discovery.file_of(module)}: rank(...) returned {found!r}; expected a Ranking")
     return found

@@ -33,6 +33,7 @@ from lanas_jax.ranking.correlation import FEWEST, rank_correlation
 from lanas_jax.ranking.fixed_list import Listed
 from lanas_jax.ranking.result import Ranked
 from lanas_jax.ranking.sample import pool_of, stratified
+from lanas_jax.runtime.errors import STOPS
 from lanas_jax.runtime.files import replace_json
 from lanas_jax.spaces.base import SearchSpace
 from lanas_jax.storage import config_json, software
@@ -83,6 +84,7 @@ class Valuing:
       seed: random seed of the trials.
       note: callback that receives progress messages.
       progress: factory of the progress display of a column.
+      accept_versions: permission to continue columns that other software versions began.
     """
 
     space: SearchSpace
@@ -90,6 +92,7 @@ class Valuing:
     seed: int
     note: Callable[[str], None]
     progress: Callable[[], AbstractContextManager[StudyProgress]]
+    accept_versions: bool = False
 
     def column(
         self, title: str, evaluator: Evaluator, codes: Int[np.ndarray, "n dims"], folder: Path, batch: int
@@ -106,12 +109,13 @@ class Valuing:
         if isinstance(evaluator, Prepared) and finished(folder) < len(codes):
             self._prepare(title, evaluator)
         with self.progress() as progress:
-            return study.run(experiment, folder, progress, prepare=False).trials
+            found = study.run(experiment, folder, progress, prepare=False, accept_versions=self.accept_versions)
+            return found.trials
 
     def _prepare(self, title: str, evaluator: Prepared) -> None:
         try:
             evaluator.prepare(self.here.directory, self.note)
-        except Exception as error:
+        except STOPS as error:
             raise StudyError(f"the preparation of {title} failed: {describe_error(error)}") from error
 
 

@@ -1,9 +1,7 @@
 """Writes the report of a run directory: reads the trials and the ranking, replays the tree, renders the page."""
 
-import json
-from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import jax
 
@@ -47,7 +45,7 @@ def write_report(run_directory: Path, experiment: "Experiment | None" = None) ->
             trials=trials,
             budget=experiment.budget,
             final=final,
-            config=_settings(here.record),
+            config=here.settings,
             tree=tree,
             tree_note=note,
             ranking=result.read_ranking(here.directory / result.FOLDER),
@@ -55,14 +53,3 @@ def write_report(run_directory: Path, experiment: "Experiment | None" = None) ->
     )
     replace_text(here.report, page)
     return here.report
-
-
-def _settings(record: Mapping[str, Any]) -> dict[str, str]:
-    """Returns the recorded settings of the run, one line per setting."""
-    settings = {name: record[name] for name in ("experiment", "source", "created", "seed", "budget", "batch")}
-    settings |= record["config"] or {}
-    return {
-        name: value if isinstance(value, str) else json.dumps(value)
-        for name, value in settings.items()
-        if value is not None
-    }

@@ -9,6 +9,7 @@ from lanas_jax.ranking.correlation import RankCorrelation
 from lanas_jax.report import curves, formatting
 from lanas_jax.report.elements import Element, element
 from lanas_jax.report.formatting import ValueFormat
+from lanas_jax.storage.software import versions_by_trial, versions_in_common
 from lanas_jax.storage.trials import Status, Trial, best, differ_in_steps
 
 MOST_ROWS = 1000  # maximum rows of the table of trials
@@ -106,12 +107,11 @@ def settings_table(settings: Mapping[str, object]) -> Element:
 
 
 def software(trials: Iterable[Trial]) -> str:
-    """Returns the software versions of the trials, such as ``jax 0.10.2, flax 0.12.8``; all of them if they differ."""
-    versions: dict[str, dict[str, None]] = {}
-    for trial in trials:
-        for name, version in trial.software.items():
-            versions.setdefault(name, {})[version] = None
-    return ", ".join(f"{name} {' and '.join(found)}" for name, found in versions.items())
+    """Returns the software versions of the trials, such as ``jax 0.10.2, flax 0.12.8``; with trials if they differ."""
+    recorded = {trial.id: trial.software for trial in trials}
+    same = versions_in_common(recorded.values())
+    parts = [f"{name} {version}" for name, version in same.items()]
+    return ", ".join([*parts, *([changed] if (changed := versions_by_trial(recorded)) else [])])
 
 
 def _trial_row(trial: Trial, show: ValueFormat, *, is_best: bool, with_steps: bool) -> Element:

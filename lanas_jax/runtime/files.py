@@ -1,4 +1,7 @@
-"""Atomic replacement of files: a reader sees either the old or the new content, even after a power failure."""
+"""Atomic replacement of files, and the folder where relative paths start.
+
+A reader of a replaced file sees either the old or the new content, even after a power failure.
+"""
 
 import contextlib
 import json
@@ -6,6 +9,16 @@ import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import IO, Any
+
+
+@contextlib.contextmanager
+def inside_folder(path: Path | str | None) -> Iterator[None]:
+    """Context in which relative paths start in a folder; no effect if the path is None or the folder does not exist."""
+    if path is None or not os.path.isdir(path):
+        yield
+        return
+    with contextlib.chdir(path):
+        yield
 
 
 @contextlib.contextmanager

@@ -11,6 +11,8 @@ import types
 import typing
 from typing import Any
 
+from lanas_jax.runtime.errors import STOPS, explain_error
+
 
 class ConfigError(Exception):
     """Raised for a `Config` that cannot be converted to JSON and back."""
@@ -71,8 +73,10 @@ def read_config(kind: type, value: Any) -> Any:
     """
     try:
         return decode_value(kind, value)
-    except (KeyError, TypeError, ValueError) as error:
-        raise ConfigError(f"the settings in config.json do not fit {kind.__name__}: {error}") from error
+    except ConfigError:
+        raise
+    except STOPS as error:  # a ``__post_init__`` may raise anything
+        raise ConfigError(f"the settings in config.json do not fit {kind.__name__}: {explain_error(error)}") from error
 
 
 def check_config(config: Any) -> None:

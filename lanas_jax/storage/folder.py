@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,8 @@ def lock_file(path: Path) -> Iterator[None]:
     with path.open("r+b") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if os.fstat(file.fileno()).st_ino != path.stat().st_ino:
+                raise OSError("replaced meanwhile")
         except OSError:
             raise RunError(f"{path.parent} is in use by another process: wait until it ends") from None
         yield

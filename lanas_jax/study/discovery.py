@@ -6,11 +6,48 @@ that it does not import JAX.
 """
 
 import ast
+import atexit
 import dataclasses
+import functools
+import importlib.machinery
 import importlib.util
+import inspect
+import os
+import re
+import shutil
 import sys
+import tempfile
+import typing
 from pathlib import Path
 from types import ModuleType
+from typing import Any
+
+from lanas_jax.runtime.errors import STOPS, explain_error, what_it_did
+
+SETTINGS = ("Config", "Final", "Rank")  # dataclasses of settings that an experiment's file may define
+_CHILD = '''\
+"""Loads the experiment {original} in a process that the experiment started."""
+
+from pathlib import Path
+
+from lanas_jax.study.discovery import run_file
+
+run_file({text!r}, Path({path!r}), Path({original!r}))
+'''
+
+
+class _TextLoader(importlib.machinery.SourceFileLoader):
+    """Loads a module from a text that was read before, so that a later edit of its file has no effect."""
+
+    def __init__(self, name: str, path: str, text: bytes):
+        super().__init__(name, path)
+        self.text = text
+
+    def path_stats(self, path: str) -> Any:
+        raise OSError("the bytecode of this file is not cached")
+
+    def get_data(self, path: str) -> bytes:
+        return self.text
 
 
 class ExperimentError(Exception):
@@ -54,34 +91,90 @@ def summary(path: Path) -> str:
     return docstring.partition("\n")[0]
 
 
-def load_experiment(path: Path, *, beside: Path | None = None) -> ModuleType:
+def load_experiment(path: Path, *, original: Path | None = None) -> ModuleType:
     """Runs an experiment's file and returns its module, with `Config` and `build`.
+
+    The module is named after the original file, and processes that the experiment starts can import it by that name,
+    as they must to unpickle its functions and classes. They run the text that was read here.
 
     Args:
       path: path of the experiment file.
-      beside: folder from which the file may import, appended to `sys.path`; default: the file's own folder.
+      original: path of the file that `path` is a copy of, default: `path` itself. It is the module's ``__file__``, so
+        that files beside it are found, and its folder is appended to `sys.path`.
 
     Raises:
-      ExperimentError: the file cannot be run, or lacks `Config` or `build`.
+      ExperimentError: the file cannot be run, lacks `Config` or `build`, or has settings that cannot be read.
     """
-    folder = str(path.parent if beside is None else beside)
-    if folder not in sys.path:
-        sys.path.append(folder)
-    name = f"lanas_experiment_{path.stem}"
-    spec = importlib.util.spec_from_file_location(name, path)
-    if spec is None or spec.loader is None:
-        raise ExperimentError(f"{path} is not a Python file")
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module  # dataclasses look up their module while it runs
-    try:
-        spec.loader.exec_module(module)
-    except Exception as error:
-        raise ExperimentError(f"{path} cannot be loaded: {type(error).__name__}: {error}") from error
+    original = path.absolute() if original is None else original
+    if not path.is_file():
+        raise ExperimentError(f"there is no file {path}")
+    text = path.read_bytes()
+    _offer_to_children(text, path, original)
+    module = run_file(text, path, original)
     if not dataclasses.is_dataclass(getattr(module, "Config", None)):
         raise ExperimentError(f"{path} has no dataclass Config; define one with the experiment's settings")
     if not callable(getattr(module, "build", None)):
         raise ExperimentError(f"{path} has no function build(config); define one that returns an Experiment")
+    for name in SETTINGS:
+        if dataclasses.is_dataclass(kind := getattr(module, name, None)):
+            _check_annotations(kind, path, set())
     return module
+
+
+def run_file(text: bytes, path: Path, original: Path) -> ModuleType:
+    """Runs the text of an experiment's file as a module, and returns the module.
+
+    Args:
+      text: text of the file.
+      path: path of the file, for tracebacks.
+      original: path of the file when the search started, as in `load_experiment`.
+
+    Raises:
+      ExperimentError: the text raises an error or calls ``sys.exit``.
+    """
+    if (folder := str(original.parent)) not in sys.path:
+        sys.path.append(folder)
+    name = _module_name(original)
+    loader = _TextLoader(name, str(path), text)
+    spec = importlib.util.spec_from_file_location(name, original, loader=loader)
+    assert spec is not None  # a loader was given
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module  # dataclasses look up their module while it runs
+    try:
+        loader.exec_module(module)
+    except STOPS as error:
+        raise ExperimentError(f"{path} cannot be loaded: {explain_error(error)}") from error
+    return module
+
+
+def file_of(module: ModuleType) -> Path:
+    """Returns the path of the file that a module's code came from: for a run, the run's copy."""
+    return Path(getattr(module.__loader__, "path", None) or str(module.__file__))
+
+
+def text_of(module: ModuleType) -> bytes:
+    """Returns the text that a module of `load_experiment` was made from; its file may have been edited since."""
+    loader = module.__loader__
+    assert isinstance(loader, _TextLoader), f"{module.__name__} was not loaded by load_experiment"
+    return loader.text
+
+
+def call_experiment(module: Any, call: str, *arguments: Any) -> Any:
+    """Calls a function of an experiment's file and returns its result.
+
+    Args:
+      module: loaded module of the experiment.
+      call: call as text, such as ``build(config)``, for the error message.
+      *arguments: arguments of the function.
+
+    Raises:
+      ExperimentError: the function raised an error or called ``sys.exit``.
+    """
+    try:
+        found = getattr(module, call.partition("(")[0])(*arguments)
+        return list(found) if inspect.isgenerator(found) else found  # a generator runs here, where errors are caught
+    except STOPS as error:
+        raise ExperimentError(f"{file_of(module)}: {call} {what_it_did(error)}") from error
 
 
 def missing(module: ModuleType, settings: str, function: str) -> list[str]:
@@ -104,3 +197,48 @@ def _defines_build(file: Path) -> bool:
     except (SyntaxError, UnicodeDecodeError):
         return False
     return any(isinstance(node, ast.FunctionDef) and node.name == "build" for node in tree.body)
+
+
+def _module_name(original: Path) -> str:
+    """Returns the name of an experiment's module, which does not depend on where a copy of its file lies."""
+    return f"lanas_experiment_{re.sub('[^0-9A-Za-z_]', '_', original.stem)}"
+
+
+def _offer_to_children(text: bytes, path: Path, original: Path) -> None:
+    """Makes a module importable by name in child processes, which start with this process's `sys.path`."""
+    file = _folder_for_children() / f"{_module_name(original)}.py"
+    file.write_text(_CHILD.format(text=text, path=str(path), original=str(original)), encoding="utf-8")
+
+
+@functools.cache
+def _folder_for_children() -> Path:
+    """Returns a temporary folder on `sys.path`; this process removes it when it ends."""
+    folder, owner = Path(tempfile.mkdtemp(prefix="lanas-experiments-")), os.getpid()
+
+    def clear() -> None:
+        if os.getpid() == owner:  # a forked child ends too
+            shutil.rmtree(folder, ignore_errors=True)
+
+    atexit.register(clear)
+    sys.path.append(str(folder))
+    return folder
+
+
+def _check_annotations(kind: Any, path: Path, checked: set[Any]) -> None:
+    """Raises `ExperimentError` if an annotation of a settings dataclass, or of one inside it, has no value."""
+    checked.add(kind)
+    try:
+        hints = typing.get_type_hints(kind)
+    except NameError as error:
+        raise ExperimentError(
+            f"{path}: an annotation of {kind.__name__} is not defined when the file runs ({error}): import it outside "
+            f"of `if TYPE_CHECKING`"
+        ) from error
+    except Exception as error:
+        raise ExperimentError(f"{path}: an annotation of {kind.__name__} is invalid: {explain_error(error)}") from error
+    parts = list(hints.values())
+    while parts:
+        part = parts.pop()
+        parts += typing.get_args(part)
+        if isinstance(part, type) and dataclasses.is_dataclass(part) and part not in checked:
+            _check_annotations(part, path, checked)

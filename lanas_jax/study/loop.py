@@ -17,7 +17,15 @@ import numpy as np
 from jaxtyping import Int
 
 from lanas_jax.evaluators.base import NotPreparedError, Prepared
-from lanas_jax.evaluators.faults import BrokenEvaluatorError, Failures, describe_error, outcomes_or_errors
+from lanas_jax.evaluators.faults import (
+    BrokenEvaluatorError,
+    EvaluatorExitError,
+    Failures,
+    describe_error,
+    outcomes_or_errors,
+)
+from lanas_jax.runtime.errors import STOPS
+from lanas_jax.storage import software
 from lanas_jax.storage.checkpoints import Checkpoints
 from lanas_jax.storage.folder import RunError
 from lanas_jax.storage.trials import Trial, TrialStore, Winner, best
@@ -79,6 +87,8 @@ def run(
     *,
     workers: Workers | None = None,
     prepare: bool = True,
+    extend: bool = False,
+    accept_versions: bool = False,
 ) -> Result:
     """Runs an experiment, or continues its interrupted run in the given folder.
 
@@ -88,28 +98,71 @@ def run(
       progress: receiver of progress messages.
       workers: evaluators of the trials; default: this process.
       prepare: if True, prepares the evaluator in the folder; if False, it must already be prepared.
+      extend: if True, an interrupted or finished run continues to the experiment's budget, which may be larger or
+        smaller than the recorded one but not smaller than the number of trials. The first trials stay as they are, and
+        the winner is retrained only if it changed.
+      accept_versions: if True, a run continues although software versions differ from those of its trials. Recorded
+        trials stay as they are; the searcher learns from their values.
 
     Raises:
-      RunError: the folder contains something else, or the run of another experiment, or is in use.
+      RunError: the folder contains something else, or the run of another experiment or space, or is in use; or
+        software versions or the budget differ and were not accepted.
       TrialStoreError: the trials file belongs to another program or is damaged.
       StudyError: the searcher now proposes other trials than those recorded, or the evaluator cannot be prepared, or
-        the evaluator raises an error for every trial.
+        the evaluator raises an error for every trial, or it calls ``sys.exit``.
     """
     directory, progress = Path(directory).absolute(), progress or Silence()
     workers = workers or ThisProcess(experiment)
     found = run_folder.run_exists(directory)
     here = run_folder.open_run(directory) if found else run_folder.create(directory, experiment)
-    _check_same(experiment, here)
+    here.check(experiment)
+    here = _continued(experiment, here, extend, accept_versions, progress)
     with run_folder.lock(here), TrialStore.open(here.trials) as store, Checkpoints(here.states) as checkpoints:
         if prepare:
             workers.prepare(here.directory, progress)
         progress.began(experiment.budget, store.trials())
-        search_log = SearchLog(experiment, store, checkpoints)
+        inherited = max((one["events"] for one in here.accepted), default=0)
+        search_log = SearchLog(experiment, store, checkpoints, inherited)
         workers.search(search_log, progress)
         if search_log.exhausted:
             progress.note(f"the space has no more codes: the search ends after {search_log.asked} trials")
         final = _retrain(experiment, workers, here, store, progress)
         return Result(directory, store.trials(), final, search_log.exhausted)
+
+
+def _continued(experiment: Experiment, here: Run, extend: bool, accept_versions: bool, progress: StudyProgress) -> Run:
+    """Checks that a run may continue with an experiment and records what changes.
+
+    Raises:
+      RunError: the seed, the batch, the budget or the software versions differ and may not.
+    """
+    for name in ("seed", "batch") if extend else ("seed", "batch", "budget"):
+        recorded, given = here.record[name], getattr(experiment, name)
+        if recorded != given:
+            advice = (
+                "extend the run (extend=True), or choose another folder"
+                if name == "budget"
+                else ("choose another folder")
+            )
+            raise RunError(f"{here.directory} was started with {name} {recorded}, not {given}: {advice}")
+    if here.record["budget"] != experiment.budget:
+        progress.note(f"budget {here.record['budget']}, now {experiment.budget}")
+        here = run_folder.extend(here, experiment.budget)
+    with TrialStore.open(here.trials) as store:
+        trials, final = store.trials(), store.final()
+    over = len(trials) >= experiment.budget and all(trial.finished is not None for trial in trials)
+    if not trials or (over and (final is not None or experiment.finale is None)):
+        return here
+    if changed := software.differences(trials[-1].software):
+        if not accept_versions:
+            raise RunError(
+                f"the trials of {here.directory} were recorded with other versions ({changed}): install these, or "
+                f"accept the present ones with --accept-versions, from Python with accept_versions=True"
+            )
+        progress.note(f"continuing with other versions: {changed}")
+        events = len({trial.asked for trial in trials} | {trial.told for trial in trials} - {None})
+        here = run_folder.accept_versions(here, events, changed)
+    return here
 
 
 @dataclasses.dataclass(frozen=True)
@@ -130,6 +183,8 @@ class ThisProcess:
             self.experiment.evaluator.prepare(directory, progress.note)
         except NotPreparedError as error:
             raise StudyError(str(error)) from error
+        except STOPS as error:
+            raise StudyError(f"the preparation of the evaluator failed: {describe_error(error)}") from error
 
     def search(self, search_log: SearchLog, progress: StudyProgress) -> None:
         """See `Workers`."""
@@ -138,7 +193,10 @@ class ThisProcess:
             progress.asked(batch)
             started = time.time()
             codes = np.array([trial.code for trial in batch], np.int32)
-            outcomes = outcomes_or_errors(evaluator, codes, keys_of(batch))
+            try:
+                outcomes = outcomes_or_errors(evaluator, codes, keys_of(batch))
+            except EvaluatorExitError as error:
+                raise StudyError(str(error)) from error.__cause__
             if len(outcomes) != len(batch):
                 raise StudyError(
                     f"the evaluator returned {len(outcomes)} outcomes for {len(batch)} codes; expected one per code"
@@ -166,8 +224,16 @@ def _retrain(
 ) -> Winner | None:
     """Retrains the winner once; a run that was interrupted during retraining repeats only this step."""
     winner, final = best(store.trials()), store.final()
-    if final is not None or experiment.finale is None:
+    if experiment.finale is None or (final is not None and not here.extensions):
         return final
+    if final is not None and winner is not None:
+        if _same_network(experiment, final.code, winner.code):
+            progress.note("the winner is the same as before the extension: its training is kept")
+            return final
+        progress.note(
+            f"trial {winner.id} replaces the earlier winner, whose training (test accuracy {final.test_accuracy:.4f}) "
+            f"is discarded: the new winner is retrained, and the test data is read a second time"
+        )
     if winner is None:
         progress.note("no trial succeeded, so there is no winner to retrain")
         return None
@@ -176,7 +242,7 @@ def _retrain(
     here.winner.parent.mkdir(parents=True, exist_ok=True)
     try:
         final = workers.retrain(np.array(winner.code, np.int32), here.winner)
-    except Exception as error:
+    except STOPS as error:
         raise StudyError(f"retraining the winner failed: {describe_error(error)}") from error
     if not math.isfinite(final.validation_accuracy + final.test_accuracy):
         raise StudyError(f"retraining the winner returned accuracies that are not finite: {final}")
@@ -184,8 +250,6 @@ def _retrain(
     return store.final()
 
 
-def _check_same(experiment: Experiment, here: Run) -> None:
-    for name in ("seed", "budget", "batch"):
-        recorded, given = here.record[name], getattr(experiment, name)
-        if recorded != given:
-            raise RunError(f"{here.directory} was started with {name} {recorded}, not {given}: choose another folder")
+def _same_network(experiment: Experiment, one: Sequence[int], other: Sequence[int]) -> bool:
+    first, second = np.asarray(experiment.space.canonical(np.array([one, other], np.int32)))
+    return bool((first == second).all())

@@ -5,6 +5,9 @@ the searcher asks for are compared with the recorded ones, recorded outcomes are
 checkpoint only skips a prefix of the replay. Keys depend only on seed and trial number, so a resumed search continues
 as if it had not been interrupted. This holds for whole batches, as from this process, and for single trials that finish
 in any order, as from the workers of a cluster.
+
+Events that other software versions recorded, and that the user accepted, are *inherited*: where the searcher now
+proposes other codes than the recorded ones, its answer is dropped, and it learns only the values.
 """
 
 import contextlib
@@ -49,6 +52,7 @@ class SearchLog:
       experiment: experiment that defines the search space and the searcher.
       store: trial store with the events so far; receives new events.
       checkpoints: checkpoints of the searcher's state, numbered by events.
+      inherited: number of first events that other software versions may have recorded.
 
     Attributes:
       pending: trials asked but not told, in the order asked. After an interruption they must be evaluated first.
@@ -59,10 +63,12 @@ class SearchLog:
       StudyError: the searcher now proposes other trials than those recorded.
     """
 
-    def __init__(self, experiment: "Experiment", store: TrialStore, checkpoints: Checkpoints):
+    def __init__(self, experiment: "Experiment", store: TrialStore, checkpoints: Checkpoints, inherited: int = 0):
         self._experiment, self._store, self._checkpoints = experiment, store, checkpoints
+        self._inherited = inherited
+        self._unknown: set[int] = set()  # pending trials that the searcher did not propose, so it could propose them
         self._state: Any = experiment.searcher.init(stream_key(experiment.seed, SEARCHER_STREAM))
-        self._digest = _Digest()
+        self._digest = _Digest(inherited)
         self._events, self._asks = 0, 0
         self._seconds, self._saved_at = 0.0, -math.inf
         self.pending: list[Trial] = []
@@ -77,11 +83,13 @@ class SearchLog:
     def ask(self, n: int | None = None) -> list[Trial]:
         """Returns the next trials, now pending; an empty list if the budget is used or the space is exhausted.
 
+        The list is also empty while inherited trials are pending that the searcher does not know.
+
         Args:
           n: number of trials, reduced to the remaining budget; default: the batch size of the experiment.
         """
         n = min(self._experiment.batch if n is None else n, self._experiment.budget - self.asked)
-        if self.exhausted or n < 1:
+        if self.exhausted or n < 1 or self._unknown:
             return []
         codes = self._ask(n)
         if not len(codes):
@@ -146,26 +154,32 @@ class SearchLog:
         else:
             ids = {trial.id for trial in trials}
             self.pending = [trial for trial in self.pending if trial.id not in ids]
+            self._unknown -= ids
         self._digest.add(event)
         self._events += 1
 
     def _replay(self) -> None:
         """Replays the recorded events, starting from the newest matching checkpoint."""
         events = _events(self._store.trials())
-        restored = self._checkpoints.restore(self._state, _digests(events))
+        restored = self._checkpoints.restore(self._state, _digests(events, self._inherited))
         if restored is not None:
             self._state = restored.state
         for number, event in enumerate(events):
             if restored is None or number >= restored.number:
-                self._again(event)
+                self._again(event, inherited=number < self._inherited)
             self._count(event)
 
-    def _again(self, event: Event) -> None:
+    def _again(self, event: Event, *, inherited: bool) -> None:
         kind, trials = event
         if kind == "tell":
             self._tell(trials)
             return
+        before = self._state
         codes = self._ask(trials[0].wanted)
+        if inherited and [trial.code for trial in trials] != [tuple(code) for code in codes.tolist()]:
+            self._state = before
+            self._unknown |= {trial.id for trial in trials}
+            return
         keys = hexadecimal(trial_keys(self._experiment.seed, range(self.asked, self.asked + len(codes))))
         _check_recorded(trials, codes, keys)
 
@@ -225,9 +239,9 @@ def _events(trials: Iterable[Trial]) -> list[Event]:
     return [found[number] for number in sorted(found)]
 
 
-def _digests(events: Sequence[Event]) -> Mapping[int, str]:
-    """Returns the digest of the first n events, for every n from 1."""
-    digest, digests = _Digest(), dict[int, str]()
+def _digests(events: Sequence[Event], inherited: int) -> Mapping[int, str]:
+    """Returns the digest of the first n events, for every n from 1; `inherited` as in `SearchLog`."""
+    digest, digests = _Digest(inherited), dict[int, str]()
     for number, event in enumerate(events, start=1):
         digest.add(event)
         digests[number] = digest.text
@@ -235,10 +249,10 @@ def _digests(events: Sequence[Event]) -> Mapping[int, str]:
 
 
 class _Digest:
-    """SHA-256 digest of events in order."""
+    """SHA-256 digest of events in order; states from before versions were accepted have another one."""
 
-    def __init__(self) -> None:
-        self._sum = hashlib.sha256()
+    def __init__(self, inherited: int) -> None:
+        self._sum = hashlib.sha256(f"inherited {inherited}".encode() if inherited else b"")
 
     def add(self, event: Event) -> None:
         kind, trials = event

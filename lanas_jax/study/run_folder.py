@@ -1,7 +1,7 @@
 """The run directory: all files of one search.
 
 =================  =====================================================================
-``config.json``    the configuration: experiment, every setting, seed, software versions
+``config.json``    the configuration: experiment, every setting, seed, space, software versions, extensions
 ``experiment.py``  a copy of the experiment's file, so that later edits do not change a run
 ``trials.sqlite``  every trial (`lanas_jax.storage.trials`)
 ``checkpoint/``    ``searcher``: the searcher's last states; ``winner``: the retrained winner's weights
@@ -16,17 +16,17 @@ import dataclasses
 import datetime
 import json
 import os
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
-from lanas_jax.runtime.files import replace_json
+from lanas_jax.runtime.files import inside_folder, replace_json
+from lanas_jax.spaces.definition import choices_of, definition_difference
 from lanas_jax.storage import config_json, software
 from lanas_jax.storage.folder import RunError, lock_file
 from lanas_jax.storage.trial_file import TrialStoreError
-from lanas_jax.storage.trials import TrialStore
+from lanas_jax.storage.trials import Trial, TrialStore
 from lanas_jax.study import discovery
 
 if TYPE_CHECKING:
@@ -62,6 +62,16 @@ class Run:
         return self.directory / _SOURCE
 
     @property
+    def original(self) -> Path:
+        """The experiment's file when the search started; only for a run that has a `source`."""
+        return Path(self.record["source"])
+
+    @property
+    def working_folder(self) -> Path | None:
+        """The folder in which the search was started, where relative paths start; None if unknown."""
+        return None if (recorded := self.record.get("working_folder")) is None else Path(recorded)
+
+    @property
     def trials(self) -> Path:
         """The trial store."""
         return self.directory / _TRIALS
@@ -85,9 +95,9 @@ class Run:
         """Builds the experiment again from the run's copy of its file and the run's settings.
 
         Raises:
-          RunError, ExperimentError, ConfigError: as in `load`, or the file no longer builds.
+          RunError, ExperimentError, ConfigError: as in `load` and `build`.
         """
-        return build_experiment(*self.load())
+        return self.build(*self.load())
 
     def load(self) -> tuple[ModuleType, Any]:
         """Loads the run's copy of the experiment's file; returns the module and the run's `Config`.
@@ -102,8 +112,78 @@ class Run:
                 f"{self.directory} was started from Python, so it has no experiment file to build from: "
                 f"to continue, call lanas_jax.study.loop.run with the same experiment and folder"
             )
-        module = discovery.load_experiment(self.source, beside=Path(self.record["source"]).parent)
-        return module, config_json.read_config(module.Config, self.record["config"])
+        with inside_folder(self.working_folder):
+            module = discovery.load_experiment(self.source, original=self.original)
+            return module, config_json.read_config(module.Config, self.record["config"])
+
+    def build(self, module: ModuleType, config: Any) -> "Experiment":
+        """Builds the experiment of the run from its loaded module, with the run's present budget.
+
+        Raises:
+          ExperimentError: the file no longer builds.
+          RunError: it builds another experiment or another space.
+        """
+        with inside_folder(self.working_folder):
+            experiment = build_experiment(module, config)
+        self.check(experiment)
+        return dataclasses.replace(experiment, budget=self.record["budget"]) if self.extensions else experiment
+
+    def check(self, experiment: "Experiment") -> None:
+        """Checks that an experiment has the run's name and that its space gives codes the meaning they had.
+
+        Raises:
+          RunError: it is another experiment or has another space; the message names the difference.
+        """
+        if (recorded := self.record["experiment"]) != experiment.name:
+            raise RunError(
+                f"{self.directory} is a run of the experiment {recorded!r}, not of {experiment.name!r}: "
+                f"choose another folder"
+            )
+        self.check_space(experiment.space.definition())
+
+    def check_space(self, definition: dict[str, Any], *, choices_only: bool = False) -> None:
+        """Checks the definition of a space, or only its choices, against the space of the run's trials.
+
+        Raises:
+          RunError: it differs; the message names the difference.
+        """
+        if (recorded := self.record.get("space")) is None:
+            return
+        if choices_only:
+            recorded, definition = choices_of(recorded), choices_of(definition)
+        if changed := definition_difference(recorded, definition):
+            raise RunError(
+                f"the trials of {self.directory} belong to another space: {changed}. Restore the experiment's file and "
+                f"the modules that it imports, or choose another folder"
+            )
+
+    @property
+    def extensions(self) -> list[dict[str, Any]]:
+        """The changes of the budget: ``from``, ``to``, the number of ``trials`` at that time, and the ``time``."""
+        return list(self.record.get("extensions", ()))
+
+    @property
+    def accepted(self) -> list[dict[str, Any]]:
+        """The accepted changes of software versions: ``events`` recorded before, ``changed``, ``time``."""
+        return list(self.record.get("accepted", ()))
+
+    @property
+    def settings(self) -> dict[str, str]:
+        """The recorded settings as text: the experiment, its origin and history, and every field of its `Config`."""
+        names = ("experiment", "source", "working_folder", "created", "seed", "budget", "batch")
+        found = {name: self.record.get(name) for name in names}
+        found["extended"] = "; ".join(
+            f"{one['time']}: budget {one['from']}, now {one['to']}, after {one['trials']} trials"
+            for one in self.extensions
+        )
+        found["accepted versions"] = "; ".join(f"{one['time']}: {one['changed']}" for one in self.accepted)
+        config = self.record["config"] or {}
+        found |= {name: value for name, value in config.items() if not (name == "budget" and self.extensions)}
+        return {
+            name: value if isinstance(value, str) else json.dumps(value)
+            for name, value in found.items()
+            if value is not None and value != ""
+        }
 
 
 def build_experiment(module: Any, config: Any) -> "Experiment":
@@ -114,20 +194,21 @@ def build_experiment(module: Any, config: Any) -> "Experiment":
     """
     from lanas_jax.study.experiment import Experiment
 
-    try:
-        experiment = module.build(config)
-    except Exception as error:
-        raise discovery.ExperimentError(
-            f"{module.__file__}: build(config) raised {type(error).__name__}: {error}"
-        ) from error
+    experiment = discovery.call_experiment(module, "build(config)", config)
     if not isinstance(experiment, Experiment):
         raise discovery.ExperimentError(
-            f"{module.__file__}: build(config) returned {experiment!r}; expected an Experiment"
+            f"{discovery.file_of(module)}: build(config) returned {experiment!r}; expected an Experiment"
         )
     return experiment
 
 
-def create(directory: Path, experiment: "Experiment", source: Path | None = None, config: Any = None) -> Run:
+def create(
+    directory: Path,
+    experiment: "Experiment",
+    source: Path | None = None,
+    config: Any = None,
+    text: bytes | None = None,
+) -> Run:
     """Creates a run directory.
 
     Args:
@@ -135,6 +216,7 @@ def create(directory: Path, experiment: "Experiment", source: Path | None = None
       experiment: experiment to run.
       source: file of the experiment; None if it was defined in Python.
       config: settings of the experiment; None if there are none.
+      text: text of the file that built the experiment, default: the present text of the file.
 
     Raises:
       RunError: the folder contains a run or other files, or cannot be written.
@@ -146,12 +228,40 @@ def create(directory: Path, experiment: "Experiment", source: Path | None = None
         directory.mkdir(parents=True, exist_ok=True)
         _refuse_used(directory)
         if source is not None:
-            shutil.copyfile(source, directory / _SOURCE)
+            (directory / _SOURCE).write_bytes(source.read_bytes() if text is None else text)
         TrialStore.create(directory / _TRIALS).close()
         replace_json(directory / _CONFIG, record)
     except OSError as error:
         raise RunError(f"cannot write to {directory}: {error.strerror}") from error
     return Run(directory, record)
+
+
+def extend(run: Run, budget: int) -> Run:
+    """Changes the budget of a run, records the change, and returns the run.
+
+    Raises:
+      RunError: the run has more trials than that, or is in use, or cannot be written.
+    """
+    trials = len(_recorded(run))
+    if budget < trials:
+        raise RunError(f"{run.directory} already has {trials} trials: the budget must be at least that; got {budget}")
+    change = {"from": run.record["budget"], "to": budget, "trials": trials, "time": _now()}
+    return _update(run, {"budget": budget, "extensions": [*run.extensions, change]})
+
+
+def accept_versions(run: Run, events: int, changed: str) -> Run:
+    """Records that the run continues with other software versions, and returns the run.
+
+    Args:
+      run: run to change.
+      events: number of asks and tells so far.
+      changed: difference between the versions, as `software.differences` describes it.
+
+    Raises:
+      RunError: the run is in use or cannot be written.
+    """
+    change = {"events": events, "changed": changed, "time": _now()}
+    return _update(run, {"accepted": [*run.accepted, change]})
 
 
 def run_exists(directory: Path) -> bool:
@@ -205,6 +315,26 @@ def lock(run: Run) -> Iterator[None]:
         yield
 
 
+def _update(run: Run, changes: dict[str, Any]) -> Run:
+    """Replaces config.json by a record with changes; the file is the run's lock, so this is done before `lock`."""
+    record = run.record | changes
+    try:
+        with lock(run):
+            replace_json(run.config, record)
+    except OSError as error:
+        raise RunError(f"cannot write to {run.directory}: {error.strerror}") from error
+    return Run(run.directory, record)
+
+
+def _recorded(run: Run) -> list[Trial]:
+    with TrialStore.open(run.trials) as store:
+        return store.trials()
+
+
+def _now() -> str:
+    return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+
+
 def _record(experiment: "Experiment", source: Path | None, config: Any) -> dict[str, Any]:
     if config is not None:
         config_json.check_config(config)
@@ -212,12 +342,14 @@ def _record(experiment: "Experiment", source: Path | None, config: Any) -> dict[
         "format": FORMAT,
         "experiment": experiment.name,
         "source": None if source is None else str(source.absolute()),
+        "working_folder": os.getcwd(),
         "seed": experiment.seed,
         "budget": experiment.budget,
         "batch": experiment.batch,
         "config": None if config is None else config_json.encode_value(config),
+        "space": experiment.space.definition(),
         "software": software.versions(),
-        "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "created": _now(),
     }
 
 

@@ -23,6 +23,7 @@ from typing import Any
 import numpy as np
 
 from lanas_jax.runtime.files import replace_json, replace_text
+from lanas_jax.spaces.definition import definition_difference
 from lanas_jax.storage import software
 from lanas_jax.storage import weights as by_name
 from lanas_jax.storage.folder import RunError, read_json
@@ -33,6 +34,7 @@ _RECORD = "training.json"
 # The parts of the record that determine the weights, in the order in which they are compared.
 DECISIVE = {
     "experiment": "the experiment's file",
+    "space": "the space",
     "code": "the code",
     "config": "the experiment's settings",
     "settings": "the settings",
@@ -44,7 +46,7 @@ DECISIVE = {
     "data": "the dataset",
     "software": "the software",
 }
-PERHAPS = {"teacher"}  # optional parts; absent from the record if the training does not have them
+PERHAPS = {"space", "teacher"}  # optional parts; the record of a supernet describes its space itself
 COLUMNS = ("step", "epoch", "loss", "learning_rate", "drop_path", "validation_accuracy", "ema_validation_accuracy")
 HEAD = ",".join(COLUMNS) + "\n"
 
@@ -191,9 +193,14 @@ def difference(folder: FinalFolder, record: Mapping[str, Any], but: Collection[s
     """
     for name, what in DECISIVE.items():
         before, now = folder.record.get(name), json.loads(json.dumps(record.get(name)))
-        if before == now or name in but:
+        if before == now or name in but or (name == "space" and before is None):  # an older training
             continue
-        changed = software.differences(before or {}) if name == "software" else _differences(before, now)
+        if name == "software":
+            changed = software.differences(before or {})
+        elif name == "space":
+            changed = definition_difference(before or {}, now or {})
+        else:
+            changed = _differences(before, now)
         return f"{what}: {changed}"
     return ""
 

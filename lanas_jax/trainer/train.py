@@ -21,6 +21,7 @@ from lanas_jax.data.splits import Dataset
 from lanas_jax.data.streams import StreamedDataset
 from lanas_jax.runtime import distributed
 from lanas_jax.runtime.distributed import DistributedError, Preemption
+from lanas_jax.spaces.definition import choices_of
 from lanas_jax.storage import config_json, software, weights
 from lanas_jax.storage.folder import RunError, lock_file
 from lanas_jax.storage.weights import digest_by_name
@@ -38,15 +39,17 @@ class Origin:
 
     Attributes:
       name: name of the experiment.
-      source: path of the experiment's file; None if the training was started from Python.
-      home: folder that the experiment's file may import from.
+      source: path of the experiment's file, or of a run's copy of it; None if the training was started from Python.
+      original: path of the experiment's file when the search or the training started; it may use files beside it.
+      working_folder: folder in which the search or the training started, where relative paths start.
       config: settings of the experiment.
       settings: settings of the experiment's winner training.
     """
 
     name: str
     source: Path | None = None
-    home: Path | None = None
+    original: Path | None = None
+    working_folder: Path | None = None
     config: Any = None
     settings: Any = None
 
@@ -169,14 +172,16 @@ def _record(
             config_json.check_config(settings)
     return {
         "name": origin.name,
-        "source": None if origin.source is None else str(origin.source),
-        "home": None if origin.home is None else str(origin.home),
+        "source": None if origin.original is None else str(origin.original),
+        "home": None if origin.original is None else str(origin.original.parent),
+        "working_folder": None if origin.working_folder is None else str(origin.working_folder),
         "experiment": None if origin.source is None else hashlib.sha256(origin.source.read_bytes()).hexdigest(),
         "code": code.tolist(),
         "config": None if origin.config is None else config_json.encode_value(origin.config),
         "settings": None if origin.settings is None else config_json.encode_value(origin.settings),
         "recipe": config_json.encode_value(final.recipe),
         "augmentation": config_json.encode_value(final.augmentation),
+        "space": choices_of(final.network.space.definition()),
         "seed": final.seed,
         "initial": None if final.initial is None else digest_by_name(final.initial),
         **({} if final.teacher is None else {"teacher": final.teacher.identity()}),

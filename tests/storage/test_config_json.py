@@ -50,5 +50,5 @@ def test_config_that_does_not_survive_is_refused():
         config_json.decode_value(Settings, {"gone": 1})
     with pytest.raises(config_json.ConfigError, match="'1' is not int"):
         config_json.decode_value(Settings, {"seed": "1"})
-    with pytest.raises(config_json.ConfigError, match="do not fit Settings: 'BLUE'"):
+    with pytest.raises(config_json.ConfigError, match="do not fit Settings: KeyError: 'BLUE'"):
         config_json.read_config(Settings, {"colour": "BLUE"})

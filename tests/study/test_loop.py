@@ -285,7 +285,7 @@ def test_changed_software_is_named(tmp_path):
     with TrialStore.open(tmp_path / "run" / "trials.sqlite") as store:
         for trial in store.trials():
             store._write("REPLACE", dataclasses.replace(trial, code=(0, 0, 0, 0), software={"jax": "0.0.1"}))
-    with pytest.raises(StudyError, match=r"jax 0\.0\.1, now "):
+    with pytest.raises(RunError, match=r"recorded with other versions \(.*jax 0\.0\.1, now "):
         run(experiment(), tmp_path / "run")
 
 
