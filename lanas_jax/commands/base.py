@@ -5,12 +5,14 @@ import sys
 import typing
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 import tyro
 from rich.console import Console
 
 from lanas_jax.runtime.errors import STOPS, explain_error, place_of
+
+Setting = TypeVar("Setting")
 
 
 class RefusedError(Exception):
@@ -123,6 +125,24 @@ def _refuse_collisions(command: str, kind: Any, options: Sequence[Any]) -> None:
         raise RefusedError(
             f"{kind.__name__} has the field {found[0]!r}, which is an option of lanas {command.split()[0]}: rename it"
         )
+
+
+def parse_early(name: str, kind: type[Setting], default: Setting, command: str, arguments: Sequence[str]) -> Setting:
+    """Parses one setting that must be known before the experiment, which defines the other settings, is imported.
+
+    Args:
+      name: name of the setting: ``topology`` is parsed from ``--topology``, ``hosts`` from all ``--hosts.*``.
+      kind: type of the setting, which may be a dataclass.
+      default: value if the arguments do not contain the setting, or ask for help.
+      command: name of the command, for error messages.
+      arguments: all arguments of the command after its first positional one; the unknown ones are ignored.
+    """
+    if {"-h", "--help"} & {*arguments}:
+        return default
+    settings: Any = dataclasses.make_dataclass("Settings", [(name, kind, dataclasses.field(default=default))])
+    found, _ = tyro.cli(settings, prog=f"lanas {command}", args=list(arguments), return_unknown_args=True)
+    setting: Setting = getattr(found, name)
+    return setting
 
 
 def use_every_core() -> None:

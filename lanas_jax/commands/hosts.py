@@ -1,15 +1,14 @@
 """Shared parts of the commands that train on several hosts: how processes connect and how they stop."""
 
-import dataclasses
 import re
 import signal
 import sys
 from collections.abc import Callable, Sequence
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import jax
-import tyro
 
+from lanas_jax.commands.base import parse_early
 from lanas_jax.runtime import distributed
 from lanas_jax.runtime.distributed import Hosts, Preemption
 from lanas_jax.runtime.interruption import SIGNALS, handle_signals
@@ -28,12 +27,7 @@ def join_from_arguments(command: str, arguments: Sequence[str]) -> None:
     Raises:
       DistributedError: the other processes do not connect.
     """
-    if {"-h", "--help"} & {*arguments}:
-        return
-    fields = [("hosts", Hosts, dataclasses.field(default_factory=Hosts))]
-    both: Any = dataclasses.make_dataclass("Settings", fields)
-    parsed, _ = tyro.cli(both, prog=f"lanas {command}", args=list(arguments), return_unknown_args=True)
-    distributed.join_hosts(parsed.hosts)
+    distributed.join_hosts(parse_early("hosts", Hosts, Hosts(), command, arguments))
 
 
 def run_preemptible(

@@ -11,7 +11,7 @@ from rich.box import SIMPLE
 from rich.console import Console
 from rich.table import Table
 
-from lanas_jax.commands.base import RefusedError, parse_settings, terminal, usage
+from lanas_jax.commands.base import RefusedError, parse_early, parse_settings, terminal, usage
 from lanas_jax.planning import topology as topologies
 from lanas_jax.planning.topology import MissingLibtpuError
 from lanas_jax.study import discovery
@@ -56,7 +56,7 @@ def _plan(console: Console, arguments: Sequence[str]) -> int:
     if (exit_code := usage(HELP, arguments)) is not None:
         return exit_code
     source = discovery.find_experiment(arguments[0])
-    name = _topology_in(arguments)
+    name = parse_early("topology", str, topologies.LOCAL, "plan", arguments[1:])
     topologies.prepare(name)  # before the experiment imports JAX
     given = _parse(module := discovery.load_experiment(source), arguments)
     stages = chosen(stages_of(module, given.config), given.only)
@@ -164,15 +164,6 @@ def as_json(one: "Estimate") -> dict[str, Any]:
 
 def _scaled(number: float | int | None, unit: float | int) -> str:
     return "-" if number is None else f"{number / unit:,.3g}"
-
-
-def _topology_in(arguments: Sequence[str]) -> str:
-    """Finds the topology in the arguments; it must be known before JAX is imported, hence before full parsing."""
-    for here, after in zip(arguments, [*arguments[1:], ""], strict=True):
-        flag, _, value = here.partition("=")
-        if flag == "--topology":
-            return value or after
-    return topologies.LOCAL
 
 
 def _parse(module: ModuleType, arguments: Sequence[str]) -> Any:

@@ -60,6 +60,9 @@ def test_json_says_everything(chip, capsys):
 def test_refusals(chip, capsys, tmp_path):
     chip(PLENTY)
     assert "choose from local; v4:" in refused(capsys, "plan", EXPERIMENT, "--topology", "v5e:7x7")
+    assert "unknown topology 'v5e:7x7'" in refused(
+        capsys, "plan", EXPERIMENT, "--batch-size", "6", "--topology=v5e:7x7"
+    )
     assert "no function stages(config)" in refused(capsys, "plan", "digits")
     assert "choose from final, search" in refused(capsys, "plan", EXPERIMENT, "--only", "finale")
     assert "multiple of the 2 chips" in refused(capsys, "plan", EXPERIMENT, "--batch-size", "7")
