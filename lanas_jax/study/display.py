@@ -6,50 +6,37 @@ happens once, so its seconds are excluded from the seconds per candidate.
 
 import time
 from collections.abc import Callable, Sequence
-from types import TracebackType
 
 from rich.console import Console
-from rich.live import Live
 from rich.text import Text
 
 from lanas_jax.runtime.durations import duration
+from lanas_jax.runtime.live_display import LiveDisplay
 from lanas_jax.storage.trials import Trial, best
 
 
-class StudyDisplay:
-    """Shows a study's progress; a context manager, and a `lanas_jax.study.experiment.StudyProgress`.
+class StudyDisplay(LiveDisplay):
+    """Shows a study's progress; a `lanas_jax.study.experiment.StudyProgress`.
 
     Args:
       console: console to print to.
       clock: function that returns monotonic time in seconds.
     """
 
-    def __init__(self, console: Console, clock: Callable[[], float] = time.perf_counter):
-        self._console = console
-        self._clock = clock
+    def __init__(self, console: Console, clock: Callable[[], float] = time.perf_counter) -> None:
+        super().__init__(console, clock)
         self._budget = 0
         self._done: list[Trial] = []
         self._timed = 0  # trials that this process evaluated
         self._seconds = 0.0  # their evaluation time, without compilation
         self._since = 0.0  # time of the last finished batch, or of the first ask since no trial was running
         self._under_way = 0
-        self._began = self._clock()
         self._retraining: float | None = None  # start time
-        self._live = Live(console=console, get_renderable=self.line, refresh_per_second=4, transient=True)
-
-    def __enter__(self) -> "StudyDisplay":
-        if self._console.is_terminal:
-            self._live.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._live.stop()
 
     def began(self, budget: int, trials: Sequence[Trial]) -> None:
         """Shows that the loop starts."""
-        self._budget, self._began = budget, self._clock()
+        self._budget = budget
+        self.start()
         self._done = [trial for trial in trials if trial.finished is not None]
         if self._done:
             self.note(f"continuing after {len(self._done)} of {budget} trials")
@@ -57,8 +44,8 @@ class StudyDisplay:
     def asked(self, batch: Sequence[Trial]) -> None:
         """Shows that a batch goes to the evaluator, which may still be working on others."""
         if not self._under_way:
-            self._since = self._clock()
-            if not self._timed and not self._console.is_terminal:
+            self._since = self.clock()
+            if not self._timed and self.plain:
                 first = "candidate" if len(batch) == 1 else f"{len(batch)} candidates"
                 self.note(f"compiling and evaluating the first {first}")
         self._under_way += len(batch)
@@ -66,24 +53,19 @@ class StudyDisplay:
     def finished(self, batch: Sequence[Trial]) -> None:
         """Shows that a batch is finished."""
         compiling = sum(trial.compile_seconds or 0.0 for trial in batch)
-        now = self._clock()
+        now = self.clock()
         self._seconds += max(now - self._since - compiling, 0.0)
         self._since = now
         self._timed += len(batch)
         self._done += batch
         self._under_way -= len(batch)
-        if not self._console.is_terminal:
-            self.note(self.line().plain)
+        self.print_plain(always=True)
 
     def retraining(self, winner: Trial) -> None:
         """Shows that the retraining of the winner starts."""
-        self._retraining = self._clock()
-        if not self._console.is_terminal:
+        self._retraining = self.clock()
+        if self.plain:
             self.note(f"retraining the best, trial {winner.id}")
-
-    def note(self, text: str) -> None:
-        """Prints a separate line."""
-        self._console.print(text, highlight=False, soft_wrap=True)
 
     def line(self) -> Text:
         """Returns the progress line."""
@@ -93,13 +75,13 @@ class StudyDisplay:
         if failed := sum(trial.value is None for trial in self._done):
             parts.append(f"failed {failed}")
         if self._retraining is not None:
-            parts.append(f"retraining the best: {duration(self._clock() - self._retraining)}")
+            parts.append(f"retraining the best: {duration(self.clock() - self._retraining)}")
         elif self._timed:
             pace = self._seconds / self._timed
-            waited = min(self._clock() - self._since, pace * self._under_way)
+            waited = min(self.clock() - self._since, pace * self._under_way)
             left = max(pace * (self._budget - len(self._done)) - waited, 0.0)
             parts += [f"{pace:.2f} s per candidate", f"{duration(left)} left"]
         else:
             what = f"compiling and training the first {self._under_way}" if self._under_way else "compiling"
-            parts.append(f"{what}: {duration(self._clock() - self._began)}")
+            parts.append(f"{what}: {duration(self.elapsed())}")
         return Text(" · ".join(parts))

@@ -1,7 +1,8 @@
-"""The live line of a search."""
+"""The live line of a search and of a training."""
 
 import dataclasses
 import io
+from types import SimpleNamespace
 
 import pytest
 from rich.console import Console
@@ -9,6 +10,9 @@ from rich.console import Console
 from lanas_jax.runtime.durations import duration
 from lanas_jax.storage.trials import Status, Trial
 from lanas_jax.study.display import StudyDisplay
+from lanas_jax.trainer.display import TrainingDisplay
+from lanas_jax.trainer.loop import Accuracies
+from lanas_jax.trainer.recipe import Recipe
 
 
 def test_terminal_shows_one_live_line():
@@ -41,6 +45,30 @@ def test_terminal_shows_one_live_line():
         display.note("a note")
     assert "a note" in screen.getvalue()
     assert "trials 5/12" in screen.getvalue()
+
+
+def test_other_outputs_get_plain_lines_at_most_once_a_minute():
+    """The first and the last step of a training are always printed."""
+    now, printed = [0.0], io.StringIO()
+    display = TrainingDisplay(Console(file=printed, width=200), clock=lambda: now[0])
+    now[0] = 7.0
+    assert display.line().plain == "loading and compiling: 7 s"
+    task = SimpleNamespace(recipe=Recipe(epochs=2, batch_size=10))
+    with display:
+        display.began(SimpleNamespace(task=task, total=10, count=50, at_peak=None), 4)
+        for step, seconds in ((5, 8.0), (6, 30.0), (7, 69.0), (8, 70.0)):
+            now[0] = seconds
+            display.advanced(step, 0.5, 0.25)
+        display.validated(Accuracies(0.75, None))
+        now[0] = 71.0
+        display.advanced(10, 0.5, 0.25)
+    assert printed.getvalue().splitlines() == [
+        "resuming after step 4 of 10",
+        "epoch 1/2 · step 5/10 · loss 0.5000 · learning rate 0.25000 · 10 images/s · 5 s left",
+        "epoch 2/2 · step 7/10 · loss 0.5000 · learning rate 0.25000 · 0 images/s · 1 min 02 s left",
+        "epoch 2/2 · step 10/10 · loss 0.5000 · learning rate 0.25000 · search-validation 0.7500"
+        " · 1 images/s · 0 s left",
+    ]
 
 
 @pytest.mark.parametrize(
