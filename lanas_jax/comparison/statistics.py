@@ -70,10 +70,16 @@ def regret(values: Values, optimum: float) -> Float[np.ndarray, "seeds budget"]:
 
 
 def bootstrap(numbers: Float[np.ndarray, " seeds"], confidence: float = 0.95, seed: int = 0) -> Interval:
-    """Returns the mean over searches with its percentile bootstrap interval."""
-    rows = np.random.default_rng(seed).integers(0, len(numbers), (RESAMPLES, len(numbers)))
-    low, high = np.quantile(numbers[rows].mean(axis=1), [(1 - confidence) / 2, (1 + confidence) / 2])
-    return Interval(float(numbers.mean()), float(low), float(high))
+    """Returns the mean over searches and its percentile bootstrap interval; a single search is its own interval."""
+    from scipy import stats  # takes a second to import
+
+    mean = float(numbers.mean())
+    if len(numbers) < 2:
+        return Interval(mean, mean, mean)
+    drawn = stats.bootstrap(
+        (numbers,), np.mean, n_resamples=RESAMPLES, confidence_level=confidence, method="percentile", rng=seed
+    )
+    return Interval(mean, float(drawn.confidence_interval.low), float(drawn.confidence_interval.high))
 
 
 def random_samples(m: int, good: int, share: float = 0.5) -> int:

@@ -6,11 +6,12 @@ measure the variation between samples of networks of the same size, not between 
 """
 
 import math
+import warnings
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float
-from scipy import stats
 
 RESAMPLES = 2000
 FEWEST = 3  # smallest number of networks with a defined coefficient
@@ -73,17 +74,47 @@ def rank_correlation(
     if len(x) < FEWEST or _constant(x) or _constant(y):
         undefined = Coefficient(np.nan, np.nan, np.nan)
         return RankCorrelation(undefined, undefined, len(x), missing, 0)
-    rows = np.random.default_rng(seed).integers(0, len(x), (resamples, len(x)))
-    drawn = np.array([_coefficients(x[row], y[row]) for row in rows if not (_constant(x[row]) or _constant(y[row]))])
-    low, high = np.quantile(drawn, [(1 - confidence) / 2, (1 + confidence) / 2], axis=0)
-    spearman, kendall = map(Coefficient._make, zip(_coefficients(x, y), low.tolist(), high.tolist(), strict=True))
-    return RankCorrelation(spearman, kendall, len(x), missing, len(drawn))
+    spearman, n_defined = _coefficient(_spearman, x, y, confidence, resamples, seed)
+    kendall, _ = _coefficient(_kendall, x, y, confidence, resamples, seed)  # the same resamples
+    return RankCorrelation(spearman, kendall, len(x), missing, n_defined)
 
 
-def _coefficients(x: Float[np.ndarray, " n"], y: Float[np.ndarray, " n"]) -> tuple[float, float]:
-    """Returns Spearman's rho and Kendall's tau-b."""
-    kendall = stats.kendalltau(x, y, method="asymptotic")  # `method` affects only the p-value; this is the fastest
-    return float(stats.spearmanr(x, y).statistic), float(kendall.statistic)
+def _coefficient(
+    statistic: Callable[..., float],
+    x: Float[np.ndarray, " n"],
+    y: Float[np.ndarray, " n"],
+    confidence: float,
+    resamples: int,
+    seed: int,
+) -> tuple[Coefficient, int]:
+    """Returns a coefficient with its interval, and the number of resamples in which it is defined."""
+    from scipy import stats  # takes a second to import
+
+    with warnings.catch_warnings():  # of resamples without a coefficient, which are left out below
+        warnings.simplefilter("ignore", stats.DegenerateDataWarning)
+        drawn = stats.bootstrap(
+            (x, y), statistic, n_resamples=resamples, paired=True, vectorized=False, method="percentile", rng=seed
+        ).bootstrap_distribution
+    defined = drawn[~np.isnan(drawn)]
+    low, high = np.quantile(defined, [(1 - confidence) / 2, (1 + confidence) / 2])
+    return Coefficient(statistic(x, y), float(low), float(high)), len(defined)
+
+
+def _spearman(x: Float[np.ndarray, " n"], y: Float[np.ndarray, " n"]) -> float:
+    """Returns Spearman's rho; NaN if a column is constant."""
+    from scipy import stats
+
+    return np.nan if _constant(x) or _constant(y) else float(stats.spearmanr(x, y).statistic)
+
+
+def _kendall(x: Float[np.ndarray, " n"], y: Float[np.ndarray, " n"]) -> float:
+    """Returns Kendall's tau-b; NaN if a column is constant."""
+    from scipy import stats
+
+    if _constant(x) or _constant(y):
+        return np.nan
+    # `method` affects only the p-value; this is the fastest
+    return float(stats.kendalltau(x, y, method="asymptotic").statistic)
 
 
 def _constant(column: Float[np.ndarray, " n"]) -> bool:

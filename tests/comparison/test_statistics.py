@@ -54,4 +54,6 @@ def test_bootstrap_intervals_hold_the_mean_and_have_the_width_of_the_standard_er
     assert interval.low < interval.mean < interval.high
     width = 2 * 1.96 * numbers.std() / 20
     assert interval.high - interval.low == pytest.approx(width, rel=0.1)  # 2,000 resamples: 3 % is one standard error
+    assert interval == st.bootstrap(numbers) != st.bootstrap(numbers, seed=1)
     assert st.bootstrap(np.full(10, 0.25)) == (0.25, 0.25, 0.25)
+    assert st.bootstrap(np.array([0.25])) == (0.25, 0.25, 0.25)
