@@ -4,11 +4,11 @@
 """
 
 import io
-import json
 import shutil
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -40,9 +40,9 @@ def write_pictures(folder: Path, splits: Mapping[str, Split]) -> Path:
     partial = Path(tempfile.mkdtemp(prefix=f"{NAME}.", dir=folder))
     partial.chmod(0o755)
     (partial / VERSION).mkdir()
-    lengths = {name: _write_split(partial / VERSION, name, splits[name]) for name in _SPLITS}
-    (partial / VERSION / "features.json").write_text("{}\n", encoding="utf-8")
-    (partial / VERSION / "dataset_info.json").write_text(json.dumps(_info(lengths), indent=2) + "\n", encoding="utf-8")
+    features = _features(max(int(split.labels.max()) for split in splits.values()) + 1)
+    lengths = {name: _write_split(partial / VERSION, name, splits[name], features) for name in _SPLITS}
+    _write_metadata(partial / VERSION, lengths, features)
     try:
         partial.rename(folder / NAME)
     except OSError:  # another process was faster
@@ -52,55 +52,48 @@ def write_pictures(folder: Path, splits: Mapping[str, Split]) -> Path:
     return prepared
 
 
-def _write_split(folder: Path, name: str, split: Split) -> list[int]:
+def _write_split(folder: Path, name: str, split: Split, features: Any) -> list[int]:
     """Writes the files of a split and returns their numbers of images."""
     shards = -(-len(split) // SHARD)
     rows = np.array_split(np.arange(len(split)), shards)
     for number, chosen in enumerate(rows):
-        records = (_example(split.images[row], int(split.labels[row]), f"{name}_{row}.JPEG") for row in chosen)
+        records = (
+            features.serialize_example(
+                {"file_name": f"{name}_{row}.JPEG", "image": _jpeg(split.images[row]), "label": int(split.labels[row])}
+            )
+            for row in chosen
+        )
         path = folder / f"{NAME}-{name}.tfrecord-{number:05d}-of-{shards:05d}"
         path.write_bytes(b"".join(map(_framed, records)))
     return [len(chosen) for chosen in rows]
 
 
-def _info(lengths: Mapping[str, list[int]]) -> dict[str, object]:
-    """Returns the content of dataset_info.json."""
+def _features(classes: int) -> Any:
+    """Returns the features of an image, as those of ImageNet but for the number of classes."""
+    import tensorflow_datasets as tfds
+
+    image, label = tfds.features.Image(encoding_format="jpeg"), tfds.features.ClassLabel(num_classes=classes)
+    return tfds.features.FeaturesDict({"file_name": tfds.features.Text(), "image": image, "label": label})
+
+
+def _write_metadata(folder: Path, lengths: Mapping[str, list[int]], features: Any) -> None:
+    """Writes dataset_info.json and features.json; `lengths` holds the number of records of each file of a split."""
+    import tensorflow_datasets as tfds
+
+    files = tfds.core.ShardedFileTemplate(data_dir=folder, dataset_name=NAME, filetype_suffix="tfrecord")
     splits = [
-        {
-            "filepathTemplate": "{DATASET}-{SPLIT}.{FILEFORMAT}-{SHARD_X_OF_Y}",
-            "name": name,
-            "shardLengths": list(map(str, shards)),
-        }
-        for name, shards in lengths.items()
+        tfds.core.SplitInfo(name=name, shard_lengths=of_split, num_bytes=0, filename_template=files.replace(split=name))
+        for name, of_split in lengths.items()
     ]
-    return {"fileFormat": "tfrecord", "name": NAME, "splits": splits, "version": VERSION}
+    tfds.folder_dataset.write_metadata(
+        data_dir=folder, features=features, split_infos=splits, version=VERSION, check_data=False
+    )
 
 
-def _example(image: np.ndarray, label: int, name: str) -> bytes:
-    """Encodes a ``tf.train.Example`` (tensorflow/core/example/example.proto)."""
+def _jpeg(image: np.ndarray) -> bytes:
     file = io.BytesIO()
     Image.fromarray(image).save(file, "jpeg", quality=QUALITY)
-    features = {
-        "file_name": _field(1, _field(1, name.encode())),
-        "image": _field(1, _field(1, file.getvalue())),
-        "label": _field(3, _field(1, _varint(label))),
-    }
-    entries = (_field(1, key.encode()) + _field(2, feature) for key, feature in features.items())
-    return _field(1, b"".join(_field(1, entry) for entry in entries))
-
-
-def _field(number: int, content: bytes) -> bytes:
-    """Encodes a length-delimited protobuf field, which holds bytes or another message."""
-    return _varint(number << 3 | 2) + _varint(len(content)) + content
-
-
-def _varint(number: int) -> bytes:
-    """Encodes a varint: seven bits per byte, least significant first; the last byte has its highest bit unset."""
-    parts = []
-    while number >= 0x80:
-        parts.append(number & 0x7F | 0x80)
-        number >>= 7
-    return bytes([*parts, number])
+    return file.getvalue()
 
 
 def _framed(record: bytes) -> bytes:

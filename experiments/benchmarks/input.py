@@ -56,26 +56,22 @@ def picture(rng: np.random.Generator) -> bytes:
     return content.getvalue()
 
 
-def _field(number: int, content: bytes) -> bytes:
-    size, length = len(content), b""
-    while size > 127:
-        size, length = size >> 7, length + bytes([size & 127 | 128])
-    return bytes([number << 3 | 2]) + length + bytes([size]) + content
-
-
 def prepared(folder: Path, pictures: int) -> RecordIndex:
     """Writes a file of records and returns its index."""
+    import tensorflow_datasets as tfds
+
+    label = tfds.features.ClassLabel(num_classes=1)
+    features = tfds.features.FeaturesDict({"image": tfds.features.Image(), "label": label})
     rng, places, path = np.random.default_rng(0), [0], folder / "pictures"
     with path.open("wb") as file:
         for _ in range(pictures):
-            entry = _field(1, b"image") + _field(2, _field(1, _field(1, picture(rng))))
-            data = _field(1, _field(1, entry))
+            data = features.serialize_example({"image": picture(rng), "label": 0})
             length = struct.pack("<Q", len(data))
             crc = [struct.pack("<I", masked_crc32c(part)) for part in (length, data)]
             places.append(places[-1] + file.write(length + crc[0] + data + crc[1]))
     labels = np.zeros(pictures, np.int32)
     shard = Shard(path, "tfrecord", pictures)
-    return RecordIndex((shard,), np.array([pictures]), np.array(places[:-1]), labels, "made up")
+    return RecordIndex((shard,), np.array([pictures]), np.array(places[:-1]), labels, features, "made up")
 
 
 def rate(index: RecordIndex, config: Config, workers: DecoderWorkers) -> float:

@@ -18,7 +18,7 @@ from lanas_jax.data.image_streams import Damage, DecoderWorkers, EvaluationImage
 from lanas_jax.data.scaling import Scaling
 from lanas_jax.data.sources import Contents, DatasetSource, Form
 from lanas_jax.data.streams import StreamedDataset
-from lanas_jax.data.tfds_folder import Shard
+from lanas_jax.data.tfds_folder import PreparedFolder
 from lanas_jax.formats.errors import FileError
 
 NAME = "imagenet2012"
@@ -85,7 +85,11 @@ def load_imagenet(
     source = source or SOURCE
     contents = source.contents
     _, folder = source.find(data_dir)
-    train, test = (record_index.index(shards, contents.classes, note) for shards in _shards(folder, contents))
+    prepared = _checked(folder, contents)
+    train, test = (
+        record_index.index(shards, prepared.features, contents.classes, note)
+        for shards in (prepared.train, prepared.test)
+    )
     validation, rest = held_out(train.labels, how.validation, contents.classes, how.seed)
     damage = Damage(train, how.most_damaged, note)
     everything = np.arange(len(test), dtype=np.int64)
@@ -120,20 +124,25 @@ def held_out(
     return chosen, np.setdiff1d(np.arange(len(labels)), chosen, assume_unique=True)
 
 
-def _shards(folder: Path, contents: Contents) -> tuple[list[Shard], list[Shard]]:
-    """Returns the files of both splits after checking that all exist and their numbers of records are complete."""
-    name, train, test = tfds_folder.shards(folder, ("train", "validation"))
-    if name != NAME:
-        raise FileError(f"{folder}: expected the dataset {NAME}; found {name}; give another folder as data_dir")
+def _checked(folder: Path, contents: Contents) -> PreparedFolder:
+    """Opens the folder and checks that all files of both splits exist and their numbers of records are complete."""
+    prepared = tfds_folder.open_folder(folder, ("train", "validation"))
+    if prepared.name != NAME:
+        raise FileError(
+            f"{folder}: expected the dataset {NAME}; found {prepared.name}; give another folder as data_dir"
+        )
     advice = "the preparation is incomplete: remove the folder, then run tfds build imagenet2012"
-    paths = [folder / "features.json", *(shard.path for shard in train + test)]
+    paths = [shard.path for shard in prepared.train + prepared.test]
     missing = [path for path in paths if not path.is_file()]
     if missing:
         raise FileError(f"{missing[0]} is missing, the first of {len(missing):,} of {len(paths):,} files; {advice}")
-    for split, shards, expected in (("train", train, contents.train), ("validation", test, contents.test)):
+    for split, shards, expected in (
+        ("train", prepared.train, contents.train),
+        ("validation", prepared.test, contents.test),
+    ):
         found = sum(shard.length for shard in shards)
         if found != expected:
             raise FileError(
                 f"{folder / tfds_folder.INFO}: expected {expected:,} records of {split}; found {found:,}; {advice}"
             )
-    return train, test
+    return prepared

@@ -2,7 +2,9 @@
 
 TFRecord files have no directory, so they are scanned once by their record lengths, which reads a few bytes per record.
 The result is cached in the user's cache folder under the names, sizes and times of the files, so changed files are
-scanned again. ArrayRecord files support random access, but are read once for their labels.
+scanned again. ArrayRecord files support random access, but are read once for their labels. Their data source in
+tensorflow-datasets is not used, because it keeps all files open: it fails on ImageNet's 1,024 training files under the
+usual limit of 1,024 open files.
 """
 
 import dataclasses
@@ -13,6 +15,7 @@ import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from jaxtyping import Int32, Int64
@@ -24,7 +27,7 @@ from lanas_jax.formats.errors import FileError
 from lanas_jax.runtime import caches
 
 _THREADS = 16  # threads of a scan, which mostly waits for the disk
-_ERRORS = (ValueError, KeyError, TypeError, IndexError)
+_ERRORS = (ValueError, TypeError, IndexError)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -36,6 +39,7 @@ class RecordIndex:
       ends: cumulative number of records at the end of each file.
       places: position of each record in its file: the first byte (TFRecord) or the number (ArrayRecord).
       labels: label of each record.
+      features: ``tensorflow_datasets.features.FeaturesDict`` that parses a record.
       fingerprint: hash of the files' names, sizes and numbers of records.
     """
 
@@ -43,6 +47,7 @@ class RecordIndex:
     ends: Int64[np.ndarray, " files"]
     places: Int64[np.ndarray, " n"]
     labels: Int32[np.ndarray, " n"]
+    features: Any
     fingerprint: str
 
     def __len__(self) -> int:
@@ -61,22 +66,19 @@ class RecordIndex:
         """
         path, kind, _ = self.shards[int(np.searchsorted(self.ends, record, side="right"))]
         read = array_record.read_at if kind == "array_record" else tfrecord.read_at
+        data = read(path, int(self.places[record]))
         try:
-            image = tfds_folder.example(read(path, int(self.places[record])))["image"]
-            if not isinstance(image, bytes):
-                raise TypeError("the image must be bytes")
-        except FileError:
-            raise
-        except _ERRORS as error:
+            return tfds_folder.parse_example(self.features, data)[0]
+        except ValueError as error:
             raise FileError(f"{self.where(record)}: expected a tf.train.Example with an image; {error}") from error
-        return image
 
 
-def index(shards: list[Shard], classes: int, note: Callable[[str], None]) -> RecordIndex:
+def index(shards: list[Shard], features: Any, classes: int, note: Callable[[str], None]) -> RecordIndex:
     """Builds the index of existing files, or reads it from the cache if the files are unchanged.
 
     Args:
       shards: all files of a split.
+      features: ``tensorflow_datasets.features.FeaturesDict`` that parses a record.
       classes: number of classes; labels are 0 to ``classes - 1``.
       note: function that receives progress messages: a scan starts, or its result cannot be cached.
 
@@ -90,7 +92,7 @@ def index(shards: list[Shard], classes: int, note: Callable[[str], None]) -> Rec
     kept = caches.folder("records") / f"{state}.npz"
     places, labels = _kept(kept, sum(shard.length for shard in shards)) or _made(shards, kept, note)
     ends = np.cumsum([shard.length for shard in shards], dtype=np.int64)
-    found = RecordIndex(tuple(shards), ends, places, labels, _digest(identity))
+    found = RecordIndex(tuple(shards), ends, places, labels, features, _digest(identity))
     wrong = np.flatnonzero((labels < 0) | (labels >= classes))
     if len(wrong):
         raise FileError(

@@ -1,13 +1,16 @@
 """Labelled images prepared by tensorflow-datasets, read without TensorFlow.
 
-A prepared folder, such as ``cifar10/3.0.2``, holds ``dataset_info.json``, which lists the files of each split and the
-number of records in each file, and the files in TFRecord (default) or ArrayRecord format. Every record is a
-``tf.train.Example`` (tensorflow/core/example/example.proto) with the features ``image``, a PNG or JPEG file, and
-``label``. Records are ordered by a hash, not as in the original files.
+A prepared folder, such as ``cifar10/3.0.2``, holds its metadata, and the files of each split in TFRecord (default) or
+ArrayRecord format. Every record is a ``tf.train.Example`` (tensorflow/core/example/example.proto) with the features
+``image``, a PNG or JPEG file, and ``label``. Records are ordered by a hash, not as in the original files.
+
+tensorflow-datasets reads the metadata and parses the records. It reads TFRecord files with TensorFlow only, so their
+framing is read by `lanas_jax.formats.tfrecord`. It decodes images with OpenCV if that is installed. They are always
+decoded by Pillow here, so that pixels do not depend on what is installed.
 """
 
-import json
 import mmap
+import os
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -20,8 +23,7 @@ from lanas_jax.formats import array_record, pictures, protobuf, tfrecord
 from lanas_jax.formats.errors import FileError
 
 INFO = "dataset_info.json"
-_TEMPLATE = "{DATASET}-{SPLIT}.{FILEFORMAT}-{SHARD_X_OF_Y}"
-_BYTES, _INTEGERS = 1, 3  # fields of a feature, by the type of its list
+_INTEGERS = 3  # field of a tf.train.Feature that holds integers
 
 
 def read_tfds_folder(folder: Path, contents: Contents) -> tuple[Split, Split]:
@@ -32,8 +34,12 @@ def read_tfds_folder(folder: Path, contents: Contents) -> tuple[Split, Split]:
         a record is invalid; names the file and the record.
       ImportError: if the files are ArrayRecord files and the package for them is not installed.
     """
-    _, train, test = shards(folder, ("train", "test"))
-    return _split(train, contents, f"{folder}: train"), _split(test, contents, f"{folder}: test")
+    found = open_folder(folder, ("train", "test"))
+    train, test = (
+        _split(shards, found.features, contents, f"{folder}: {name}")
+        for name, shards in zip(("train", "test"), (found.train, found.test), strict=True)
+    )
+    return train, test
 
 
 class Shard(NamedTuple):
@@ -44,93 +50,90 @@ class Shard(NamedTuple):
     length: int  # number of records
 
 
-def shards(folder: Path, splits: tuple[str, str]) -> tuple[str, list[Shard], list[Shard]]:
-    """Returns the dataset's name and the files of two splits listed in ``dataset_info.json``, existing or not.
+class PreparedFolder(NamedTuple):
+    """Contents of a prepared folder.
+
+    Attributes:
+      name: name of the dataset.
+      features: ``tensorflow_datasets.features.FeaturesDict`` that parses its records.
+      train: files of the training split, existing or not.
+      test: files of the test split, existing or not.
+    """
+
+    name: str
+    features: Any
+    train: list[Shard]
+    test: list[Shard]
+
+
+def open_folder(folder: Path, splits: tuple[str, str]) -> PreparedFolder:
+    """Reads the metadata of a prepared folder; `splits` are the names of its training and test split.
 
     Raises:
-      FileError: if ``dataset_info.json`` is missing or damaged, or lacks a split.
+      FileError: if the metadata are missing or damaged, or lack a split.
     """
+    import tensorflow_datasets as tfds  # takes more than half a second to import
+
     try:
-        info = json.loads((folder / INFO).read_text(encoding="utf-8"))
-        found = {split["name"]: _shards(folder, info, split) for split in info["splits"]}
-        return str(info["name"]), found[splits[0]], found[splits[1]]
-    except (OSError, ValueError, KeyError, TypeError, IndexError, AttributeError) as error:
+        info = tfds.builder_from_directory(folder).info
+        train, test = (_shards(info.splits[name], info.file_format.value) for name in splits)
+        return PreparedFolder(info.name, info.features, train, test)
+    except Exception as error:  # errors of tensorflow-datasets, of JSON, and of protocol buffers, which share no class
         raise FileError(
-            f"{folder / INFO}: expected the splits {' and '.join(splits)} as tensorflow-datasets lists them; "
-            f"{type(error).__name__}: {error}"
+            f"{folder / INFO}: expected a dataset with the splits {' and '.join(splits)}, prepared by "
+            f"tensorflow-datasets; {type(error).__name__}: {error}"
         ) from error
 
 
-def label_within(content: bytes | mmap.mmap, start: int, end: int) -> int:
-    """Returns the label of a ``tf.train.Example`` within a file, without reading its image.
+def parse_example(features: Any, data: bytes) -> tuple[bytes, int]:
+    """Returns the encoded image and the label of a ``tf.train.Example``.
 
     Raises:
-      ValueError: if the message is invalid or has no label; also KeyError, TypeError and IndexError.
+      ValueError: if the message is invalid, or has no image that is bytes and no label that is an integer.
+    """
+    import tensorflow_datasets as tfds
+
+    try:
+        found = features.deserialize_example_np(data, decoders={"image": tfds.decode.SkipDecoding()})
+        image, label = found["image"], found["label"]
+    except Exception as error:  # errors of protocol buffers are no ValueErrors
+        raise ValueError(f"{type(error).__name__}: {error}") from error
+    if not isinstance(image, bytes) or not isinstance(label, int):
+        raise ValueError(f"the image is {type(image).__name__}, the label {type(label).__name__}")
+    return image, label
+
+
+def label_within(content: bytes | mmap.mmap, start: int, end: int) -> int:
+    """Returns the label of a ``tf.train.Example`` within a file, without reading its image, as `parse_example` would.
+
+    Raises:
+      ValueError: if the message is invalid or has no label; also TypeError and IndexError.
     """
     [(_, *features)] = protobuf.spans(content, start, end)
     for _, *entry in protobuf.spans(content, *features):
         (_, *name), (_, *feature) = sorted(protobuf.spans(content, *entry))
         if content[slice(*name)] == b"label":
-            label = _value(content[slice(*feature)])
-            if isinstance(label, int):
-                return label
+            [(kind, first, last)] = protobuf.spans(content, *feature)
+            if kind != _INTEGERS:
+                break
+            value = protobuf.fields(content[first:last])[0][1]
+            return protobuf.varint(value, 0)[0] if isinstance(value, bytes) else int(value)  # packed, or separate
     raise ValueError("it has no label that is an integer")
 
 
-def example(data: bytes) -> dict[str, bytes | int]:
-    """Returns the first value, bytes or integer, of each feature of a ``tf.train.Example``.
-
-    Raises:
-      ValueError: if the message is invalid; also KeyError, TypeError, IndexError and AttributeError.
-    """
-    found: dict[str, bytes | int] = {}
-    for _, entry in protobuf.fields(_bytes(protobuf.fields(data)[0][1])):
-        name, feature = (_bytes(value) for _, value in sorted(protobuf.fields(_bytes(entry))))
-        if (value := _value(feature)) is not None:
-            found[name.decode()] = value
-    return found
-
-
-def _value(feature: bytes) -> bytes | int | None:
-    """Returns the first value of a feature; None if it is neither bytes nor an integer."""
-    [(kind, values)] = protobuf.fields(feature)
-    value = protobuf.fields(_bytes(values))[0][1]
-    if kind == _BYTES:
-        return _bytes(value)
-    if kind == _INTEGERS:  # packed (proto3) or separate values
-        return protobuf.varint(value, 0)[0] if isinstance(value, bytes) else int(value)
-    return None
-
-
-def _bytes(value: bytes | float | int) -> bytes:
-    if not isinstance(value, bytes):
-        raise ValueError(f"expected a message or bytes; found the number {value}")
-    return value
-
-
-def _shards(folder: Path, info: dict[str, Any], split: dict[str, Any]) -> list[Shard]:
-    lengths, kind = [int(length) for length in split["shardLengths"]], info["fileFormat"]
+def _shards(split: Any, kind: str) -> list[Shard]:
     if kind not in ("tfrecord", "array_record"):
         raise ValueError(f"unsupported file format {kind}; prepare the dataset as tfrecord, the default")
-    template = split.get("filepathTemplate") or _TEMPLATE
-    names = [
-        template.format(
-            DATASET=info["name"],
-            SPLIT=split["name"],
-            FILEFORMAT=kind,
-            SHARD_X_OF_Y=f"{number:05d}-of-{len(lengths):05d}",
-        )
-        for number in range(len(lengths))
-    ]
-    return [Shard(folder / name, kind, length) for name, length in zip(names, lengths, strict=True)]
+    paths = (Path(os.fspath(path)) for path in split.filepaths)
+    return [Shard(path, kind, length) for path, length in zip(paths, split.shard_lengths, strict=True)]
 
 
-def _split(files: list[Shard], contents: Contents, where: str) -> Split:
+def _split(files: list[Shard], features: Any, contents: Contents, where: str) -> Split:
     images, labels = [], []
     for path, kind, expected in files:
         number = -1
         for number, data in enumerate(_records(path, kind)):
-            image, label = _labelled(data, contents, f"{path}: record {number}")
+            image, label = _labelled(data, features, contents, f"{path}: record {number}")
             images.append(image)
             labels.append(label)
         if number + 1 != expected:
@@ -144,16 +147,11 @@ def _records(path: Path, kind: str) -> Iterable[bytes]:
     return (record.data for record in tfrecord.records(path))
 
 
-def _labelled(data: bytes, contents: Contents, where: str) -> tuple[np.ndarray, int]:
+def _labelled(data: bytes, features: Any, contents: Contents, where: str) -> tuple[np.ndarray, int]:
     try:
-        features = example(data)
-        image, label = features["image"], features["label"]
-        if not isinstance(image, bytes) or not isinstance(label, int):
-            raise ValueError("the image must be bytes, the label an integer")
-    except (ValueError, KeyError, TypeError, IndexError) as error:
-        raise FileError(
-            f"{where}: expected a tf.train.Example with an image and a label; {type(error).__name__}: {error}"
-        ) from error
+        image, label = parse_example(features, data)
+    except ValueError as error:
+        raise FileError(f"{where}: expected a tf.train.Example with an image and a label; {error}") from error
     if label >= contents.classes:
         raise FileError(f"{where}: expected a label from 0 to {contents.classes - 1}; found {label}")
     return pictures.decode_picture(image, contents.image_shape, where), label

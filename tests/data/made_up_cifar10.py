@@ -7,6 +7,7 @@ import struct
 import tarfile
 
 import numpy as np
+import tensorflow_datasets as tfds
 from PIL import Image
 
 from lanas_jax.data.sources import Contents
@@ -134,7 +135,8 @@ def write_tfds(data_dir, kind="tfrecord"):
     ]
     info = {"fileFormat": kind, "name": "cifar10", "splits": splits, "version": "3.0.2"}
     (folder / "dataset_info.json").write_text(json.dumps(info))
-    (folder / "features.json").write_text("{}")
+    image, label = tfds.features.Image(shape=(32, 32, 3)), tfds.features.ClassLabel(num_classes=10)
+    tfds.features.FeaturesDict({"id": tfds.features.Text(), "image": image, "label": label}).save_config(folder)
     for name, parts in shards.items():
         for number, shard in enumerate(parts):
             path = folder / f"cifar10-{name}.{kind}-{number:05d}-of-{len(parts):05d}"

@@ -5,6 +5,7 @@ import os
 from pathlib import Path
 
 import numpy as np
+import tensorflow_datasets as tfds
 from PIL import Image
 
 from lanas_jax.data.sources import Contents
@@ -63,7 +64,8 @@ def write(data_dir, kind="tfrecord", pictures=PICTURES, labels=LABELS):
     ]
     info = {"fileFormat": kind, "name": "imagenet2012", "splits": splits, "version": "5.1.0"}
     (folder / "dataset_info.json").write_text(json.dumps(info))
-    (folder / "features.json").write_text("{}")
+    image, label = tfds.features.Image(encoding_format="jpeg"), tfds.features.ClassLabel(num_classes=3)
+    tfds.features.FeaturesDict({"file_name": tfds.features.Text(), "image": image, "label": label}).save_config(folder)
     for name, parts in shards.items():
         for number, part in enumerate(parts):
             path = folder / f"imagenet2012-{name}.{kind}-{number:05d}-of-{len(parts):05d}"

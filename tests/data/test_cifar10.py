@@ -5,6 +5,7 @@ import os
 
 import numpy as np
 import pytest
+import tensorflow_datasets as tfds
 
 from lanas_jax.data import cifar10, cifar10_archives, cifar10_npz, tfds_folder
 from lanas_jax.data.sources import MissingDatasetError
@@ -215,9 +216,13 @@ def test_an_example_as_tensorflow_serializes_it():
         "0a3a0a110a05696d61676512080a060a0489504e470a0e0a056c6162656c12051a030a01070a150a026964120f0a0d0a0b"
         "747261696e5f3030303031"
     )
-    assert tfds_folder.example(bytes.fromhex(first)) == {"image": b"\x89PNG", "label": 7, "id": b"train_00001"}
-    second = "0a210a100a056c6162656c12071a050a03ac02010a0d0a0178120812060a040000c03f"
-    assert tfds_folder.example(bytes.fromhex(second)) == {"label": 300}
+    text, number = tfds.features.Text(), tfds.features.ClassLabel(num_classes=1000)
+    features = tfds.features.FeaturesDict({"id": text, "image": tfds.features.Image(), "label": number})
+    assert tfds_folder.parse_example(features, bytes.fromhex(first)) == (b"\x89PNG", 7)
+    second = bytes.fromhex("0a210a100a056c6162656c12071a050a03ac02010a0d0a0178120812060a040000c03f")
+    with pytest.raises(ValueError, match="label"):
+        tfds_folder.parse_example(features, second)
+    assert tfds_folder.label_within(second, 0, len(second)) == 300
 
 
 RECORDS = made_up.examples(TEST)
@@ -249,7 +254,10 @@ PNG = made_up.encoded(TEST[0][0], "png")
         ),
         (with_record(7, RECORDS[7][:-1]), "record 7: expected a tf.train.Example with an image and a label"),
         (with_record(7, b""), "record 7: expected a tf.train.Example"),
-        (with_record(7, RECORDS[7].replace(b"label", b"lapel")), "record 7: .*KeyError: 'label'"),
+        (
+            with_record(7, RECORDS[7].replace(b"label", b"lapel")),
+            "record 7: .*; the image is bytes, the label NoneType",
+        ),
         (RECORDS[:-1], "expected 20 records, as dataset_info.json says; found 19"),
     ],
     ids=["label", "cut png", "no png", "shape", "grey", "cut example", "empty", "feature", "count"],
@@ -277,10 +285,10 @@ def test_faults_of_a_prepared_folder(tmp_path):
     fault(
         tfds_folder.read_tfds_folder,
         folder,
-        "dataset_info.json: expected the splits train and test .* KeyError: 'test'",
+        "dataset_info.json: expected a dataset with the splits train and test, .* Unknown split 'test'",
     )
     info.write_text(text[:100])
-    fault(tfds_folder.read_tfds_folder, folder, "dataset_info.json: .* JSONDecodeError")
+    fault(tfds_folder.read_tfds_folder, folder, "dataset_info.json: .* ParseError: Failed to load JSON")
 
 
 def test_a_damaged_array_record(tmp_path):
