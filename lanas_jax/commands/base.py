@@ -24,6 +24,7 @@ ACCEPT_VERSIONS = Annotated[
     tyro.conf.FlagCreatePairsOff,
     tyro.conf.arg(help="continue although versions of Python, jax, flax, optax or numpy differ from the trials'"),
 ]
+FINAL = "final"  # subfolder of a run for the training of its best trial
 Folder = Annotated[Path, tyro.conf.arg(metavar="RUN", help="run folder that a search wrote")]
 
 

@@ -38,7 +38,7 @@ def describe(arguments: Sequence[str]) -> int:
 
 
 def _describe(arguments: Sequence[str]) -> int:
-    """Draws a network and counts its cost.
+    """Draws a network and counts its cost; without a code, shows the settings and the history of a run.
 
     Returns:
       The exit code: 0.
@@ -53,11 +53,11 @@ def _describe(arguments: Sequence[str]) -> int:
             raise CodeError(f"{name} is a single network and takes no --code: leave it out")
         about = published(name, settings)
     else:
-        space = find_space(name, settings)
-        if code is None and run_folder.run_exists(Path(name)):
-            settings = run_folder.open_run(Path(name)).settings
-            print(json.dumps(settings) if as_json else "\n".join(f"{key}: {text}" for key, text in settings.items()))
+        if code is None and not settings and run_folder.run_exists(Path(name)):
+            recorded = run_folder.open_run(Path(name)).settings
+            print(json.dumps(recorded) if as_json else "\n".join(f"{key}: {text}" for key, text in recorded.items()))
             return 0
+        space = find_space(name, settings)
         if code is None:
             raise CodeError(f"{name} is a space: choose a network with --code, {space.dims} integers with commas")
         about = describe_code(space, codes.read_code(code, space))
@@ -92,7 +92,10 @@ def _parse(arguments: Sequence[str]) -> tuple[str, str | None, bool, dict[str, A
         ] = None,
         classes: Annotated[int | None, size("number of network outputs", both.format("10 or 1000"))] = None,
     ) -> Any:
-        """Draw the network of a code, or a published network, and count its multiply-adds and parameters."""
+        """Draw the network of a code, or a published network, and count its multiply-adds and parameters.
+
+        For a run without --code: show its settings and its history.
+        """
         settings: dict[str, Any] = {"blocks": blocks, "channels": channels, "cells": cells, "image_size": image_size}
         settings |= {"image_channels": image_channels, "two_cells": two_cells or None}
         settings |= {"resolution": resolution, "width": width, "classes": classes}

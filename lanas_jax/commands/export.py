@@ -7,8 +7,7 @@ from typing import Annotated, Any, Literal
 import tyro
 from rich.console import Console
 
-from lanas_jax.commands.base import RefusedError, terminal
-from lanas_jax.commands.train import FINAL
+from lanas_jax.commands.base import FINAL, RefusedError, terminal
 from lanas_jax.export import write as exporting
 from lanas_jax.export.load import MissingPackageError
 from lanas_jax.study import run_folder

@@ -12,6 +12,7 @@ import tyro
 
 from lanas_jax.commands.base import (
     ACCEPT_VERSIONS,
+    FINAL,
     Folder,
     RefusedError,
     keep_programs,
@@ -146,8 +147,23 @@ def _carry_out(experiment: "Experiment", here: Run, where: "Where", **how: bool)
         except study.StudyError as error:
             return _stopped(here, f"{error}{_with_traceback(error, here.directory / 'traceback.txt')}", 1)
     summary.show_result(console, experiment.space, result.trials, result.final)
+    if (winner := result.best) is not None and (earlier := _trained_code(here)) not in (None, winner.code):
+        console.print(
+            f"{here.directory / FINAL} keeps the training of an earlier winner ({','.join(map(str, earlier))}); "
+            f"to train the new one: lanas train {here.directory} --out DIR",
+            highlight=False,
+            soft_wrap=True,
+        )
     console.print(f"report: {here.report}", highlight=False, soft_wrap=True)
     return 0
+
+
+def _trained_code(here: Run) -> tuple[int, ...] | None:
+    """Returns the code that ``lanas train RUN`` has trained, or None."""
+    from lanas_jax.trainer import folder as folders
+
+    trained = here.directory / FINAL
+    return tuple(folders.open_folder(trained).record["code"]) if folders.training_exists(trained) else None
 
 
 def _with_traceback(error: Exception, path: Path) -> str:

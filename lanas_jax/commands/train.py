@@ -16,7 +16,7 @@ from jaxtyping import Int
 from rich.console import Console
 
 from lanas_jax.commands import hosts
-from lanas_jax.commands.base import RefusedError, keep_programs, parse_settings, terminal, usage
+from lanas_jax.commands.base import FINAL, RefusedError, keep_programs, parse_settings, terminal, usage
 from lanas_jax.commands.codes import CodeError, read_code
 from lanas_jax.export.load import read_weights
 from lanas_jax.export.recorded import (
@@ -38,7 +38,6 @@ from lanas_jax.trainer.display import TrainingDisplay
 from lanas_jax.trainer.folder import FinalFolder
 from lanas_jax.trainer.train import Origin, train_network
 
-FINAL = "final"  # subfolder of a run for the training of its best trial
 HELP = f"""\
 usage: lanas train RUN [--code 0,1,...] [--weights DIR] [--out DIR] [settings of its final training]
        lanas train EXPERIMENT --code 0,1,... [--out DIR] [settings] [--config.NAME settings of the experiment]

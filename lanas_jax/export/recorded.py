@@ -9,6 +9,7 @@ import numpy as np
 from jaxtyping import Int
 
 from lanas_jax.runtime.files import inside_folder
+from lanas_jax.spaces.definition import choices_of, definition_difference
 from lanas_jax.storage import config_json
 from lanas_jax.storage.folder import RunError
 from lanas_jax.study import discovery, run_folder
@@ -39,13 +40,15 @@ def recorded_training(source: Path, record: Mapping[str, Any]) -> FinalTraining:
       record: content of training.json or architecture.json, with code, settings and the paths of the experiment.
 
     Raises:
-      RunError: there is no file, since the training was started from Python.
+      RunError: there is no file, since the training was started from Python; or its code has another meaning now.
       ExperimentError, ConfigError: the file no longer builds the training.
     """
     module = recorded_module(source, record)
     config, settings = recorded_settings(module, record)
     with inside_folder(record.get("working_folder")):
-        return final_training(module, config, settings, np.array(record["code"], np.int32))
+        training = final_training(module, config, settings, np.array(record["code"], np.int32))
+    _check_choices(source, record, training.network)
+    return training
 
 
 def recorded_network(source: Path, record: Mapping[str, Any]) -> FinalNetwork:
@@ -66,7 +69,9 @@ def recorded_network(source: Path, record: Mapping[str, Any]) -> FinalNetwork:
         evaluator = run_folder.build_experiment(module, config).evaluator
     if not isinstance(evaluator, Extracting):
         raise ExperimentError(f"{source}: the experiment's evaluator has no supernet to extract from")
-    return evaluator.supernet.standalone(np.array(record["code"], np.int32))
+    network = evaluator.supernet.standalone(np.array(record["code"], np.int32))
+    _check_choices(source, record, network)
+    return network
 
 
 def recorded_module(source: Path, record: Mapping[str, Any]) -> ModuleType:
@@ -92,6 +97,15 @@ def recorded_settings(module: ModuleType, record: Mapping[str, Any]) -> tuple[An
 def recorded_original(record: Mapping[str, Any]) -> Path:
     """Returns the path of the experiment's file when the training or the search started."""
     return Path(record["home"]) / Path(record.get("source") or "experiment.py").name
+
+
+def _check_choices(source: Path, record: Mapping[str, Any], network: FinalNetwork) -> None:
+    """Raises `RunError` if the choices of a network's space are not those that give the recorded code its meaning."""
+    if "choices" not in (recorded := record.get("space") or {}):
+        return
+    if changed := definition_difference(choices_of(recorded), choices_of(network.space.definition())):
+        where = source.parent
+        raise RunError(f"the code in {where} belongs to another space: {changed}. Restore what {source} imports")
 
 
 def offering_training(module: ModuleType, code: tuple[int, ...] | None = None) -> ModuleType:

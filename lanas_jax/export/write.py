@@ -13,6 +13,7 @@ from jaxtyping import Int
 from lanas_jax.export.load import ARCHITECTURE, SOURCE, write_weights
 from lanas_jax.export.recorded import recorded_training
 from lanas_jax.spaces.base import SearchSpace
+from lanas_jax.spaces.definition import choices_of
 from lanas_jax.storage import config_json
 from lanas_jax.storage.folder import RunError
 from lanas_jax.trainer.folder import FinalFolder
@@ -118,8 +119,9 @@ def architecture(folder: FinalFolder, space: SearchSpace, which: str, kind: str)
 
 
 def describe_network(space: SearchSpace, code: Int[np.ndarray, " dims"]) -> dict[str, Any]:
-    """Returns a description of a network, and its space with the settings that JSON can hold."""
-    return {"description": space.describe(code), "space": {"name": type(space).__name__, **_settings(space)}}
+    """Returns a description of a network, and its space: choices, and the settings that JSON can hold."""
+    about = {"name": type(space).__name__, **_settings(space), **choices_of(space.definition())}
+    return {"description": space.describe(code), "space": about}
 
 
 def _settings(space: SearchSpace) -> dict[str, Any]:

@@ -285,6 +285,7 @@ def _record(
     return {
         "name": type(training.supernet).__name__,
         **dict.fromkeys(("experiment", "code", "config")),
+        "space": training.supernet.space.definition(),
         "settings": {**_settings(training.supernet), "codes": digest([training.codes])}
         | ({} if training.sandwich is None else {"sandwich": config_json.encode_value(training.sandwich)}),
         "recipe": config_json.encode_value(training.recipe),

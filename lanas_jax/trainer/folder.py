@@ -46,7 +46,7 @@ DECISIVE = {
     "data": "the dataset",
     "software": "the software",
 }
-PERHAPS = {"space", "teacher"}  # optional parts; the record of a supernet describes its space itself
+PERHAPS = {"space", "teacher"}  # optional parts; older records have no space
 COLUMNS = ("step", "epoch", "loss", "learning_rate", "drop_path", "validation_accuracy", "ema_validation_accuracy")
 HEAD = ",".join(COLUMNS) + "\n"
 
@@ -193,7 +193,7 @@ def difference(folder: FinalFolder, record: Mapping[str, Any], but: Collection[s
     """
     for name, what in DECISIVE.items():
         before, now = folder.record.get(name), json.loads(json.dumps(record.get(name)))
-        if before == now or name in but or (name == "space" and before is None):  # an older training
+        if before == now or name in but or (name == "space" and before is None):
             continue
         if name == "software":
             changed = software.differences(before or {})

@@ -248,3 +248,32 @@ def test_exported_network_refuses_other_images_and_other_weights(trained, tmp_pa
         load.load(tmp_path / "out")
     with pytest.raises(RunError, match="holds no exported network"):
         load.load(tmp_path)
+
+
+def test_a_network_whose_options_moved_is_refused(trained, tmp_path, capsys):
+    """Its weights would still fit, since both activations have none."""
+    run, _ = trained
+    out = tmp_path / "out"
+    assert main(["export", str(run), "--out", str(out)]) == 0
+    for folder in (out, shutil.copytree(run / "final", tmp_path / "final")):
+        moved = (folder / "experiment.py").read_text().replace('("relu", "identity"', '("identity", "relu"')
+        (folder / "experiment.py").write_text(moved)
+    changed = (
+        "belongs to another space: options of choice 'activation': 'relu', 'identity', 'root', now 'identity', 'relu'"
+    )
+    with pytest.raises(RunError, match=changed):
+        load.load(out)
+    assert changed in refused(capsys, "export", tmp_path / "final", "--out", tmp_path / "more")
+
+
+def test_a_resumed_search_says_whose_training_it_keeps(trained, tmp_path, capsys):
+    run = shutil.copytree(trained[0], tmp_path / "run")
+    assert main(["resume", str(run)]) == 0
+    assert "earlier winner" not in capsys.readouterr().out
+    record = run / "final" / "training.json"
+    record.write_text(json.dumps(json.loads(record.read_text()) | {"code": [2, 1]}))
+    assert main(["resume", str(run)]) == 0
+    kept = (
+        f"{run / 'final'} keeps the training of an earlier winner (2,1); to train the new one: lanas train {run} --out"
+    )
+    assert kept in capsys.readouterr().out

@@ -165,7 +165,7 @@ def test_another_supernet_in_the_folder_is_refused(prepared):
     for changes, message in (
         ({"recipe": dataclasses.replace(RECIPE, epochs=3)}, "the recipe: epochs 4, now 3"),
         ({"seed": 1}, "the settings: codes"),
-        ({"supernet": LinearSupernet(CountedSpace())}, "the settings: space.kind SearchSpace, now CountedSpace"),
+        ({"supernet": LinearSupernet(CountedSpace())}, "the space: its class is 'SearchSpace', now 'CountedSpace'"),
     ):
         with pytest.raises(NotPreparedError, match=rf"the supernet in .* has another configuration, {message}"):
             one_shot(**changes).prepare(directory, ignore)

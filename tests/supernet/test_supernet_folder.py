@@ -106,7 +106,7 @@ IMAGES[3, 2, 1] ^= 1
 @pytest.mark.parametrize(
     ("changes", "data", "message"),
     [
-        ({"supernet": LinearSupernet(OTHERS)}, {}, "the settings: space.choices [0-9a-f]{64}, now"),
+        ({"supernet": LinearSupernet(OTHERS)}, {}, "the space: options of choice 'second': .*, now absent"),
         ({}, {"classes": 4}, "the dataset: classes 3, now 4"),
         ({}, {"train": Split(IMAGES, DATA.train.labels)}, "the dataset: train [0-9a-f]{64}, now"),
         ({"recipe": dataclasses.replace(OFTEN, passes=2)}, {}, "the recipe: passes 1, now 2"),
