@@ -23,6 +23,7 @@ from rich.console import Console
 from rich.table import Table
 
 from lanas_jax import study
+from lanas_jax.commands.base import terminal
 from lanas_jax.evaluators.base import NotPreparedError, Prepared
 from lanas_jax.runtime.devices import one_device_per_core
 from lanas_jax.storage.trials import best
@@ -106,7 +107,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Runs all searches, prints the table and writes comparison.json; defaults to the arguments of this process."""
     config = tyro.cli(Config, description=__doc__, args=arguments)
     one_device_per_core()
-    console = Console()
+    console = terminal()
     source = discovery.find_experiment(config.experiment)
     module = discovery.load_experiment(source)
     base = run_folder.build_experiment(

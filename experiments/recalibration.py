@@ -15,8 +15,8 @@ from typing import Annotated
 import jax
 import numpy as np
 import tyro
-from rich.console import Console
 
+from lanas_jax.commands.base import terminal
 from lanas_jax.evaluators.one_shot import OneShot
 from lanas_jax.experiments.benchmarks.table import machine, table
 from lanas_jax.ranking.correlation import rank_correlation
@@ -78,8 +78,7 @@ def main(config: Config) -> None:
     """Measures and prints the table."""
     one_device_per_core()
     found = rows(config)
-    console = Console()
-    console.print(table(f"{config.networks} networks of {config.run}, {machine()}, jax {jax.__version__}", found))
+    terminal().print(table(f"{config.networks} networks of {config.run}, {machine()}, jax {jax.__version__}", found))
 
 
 if __name__ == "__main__":

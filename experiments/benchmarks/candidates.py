@@ -78,11 +78,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import tyro
-from rich.console import Console
 
 from lanas_jax.candidates.cost_model import time_steps
 from lanas_jax.candidates.population import Population
 from lanas_jax.candidates.specialised import Specialised
+from lanas_jax.commands.base import terminal
 from lanas_jax.data import digits as digits_data
 from lanas_jax.data.splits import SearchData, Split
 from lanas_jax.experiments import digits
@@ -388,16 +388,14 @@ def main() -> None:
     """Measures the rows, prints the table and writes the figures."""
     config = tyro.cli(Config, description=__doc__)
     one_device_per_core()
-    console, timings, benchmark = Console(), [], CandidateBenchmark(config)
-    if not console.is_terminal:
-        console.width = WIDTH
+    console, timings, benchmark = terminal(width=WIDTH), [], CandidateBenchmark(config)
     try:
         for row in measure_rows(benchmark.rows(), config.minutes):
             if isinstance(row, str):
-                console.print(row, highlight=False)
+                console.print(row)
                 continue
             timings.append(row)
-            console.print(line(row, timings[0]), highlight=False)
+            console.print(line(row, timings[0]))
             if config.json is not None:
                 config.json.write_text(json.dumps(timings_report(config, benchmark.peaks, timings), indent=2) + "\n")
     finally:

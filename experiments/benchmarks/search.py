@@ -32,9 +32,9 @@ from typing import Any
 import jax
 import numpy as np
 import tyro
-from rich.console import Console
 
 import lanas_jax as lx
+from lanas_jax.commands.base import terminal
 from lanas_jax.comparison import peers
 from lanas_jax.comparison.compare import compare_searchers
 from lanas_jax.formats.errors import FileError
@@ -68,7 +68,7 @@ class Config:
 
 def main(config: Config) -> dict[str, Any]:
     """Runs all parts, prints and returns the figures (seconds)."""
-    console = Console(width=118, highlight=False)
+    console = terminal(width=118)
     figures: dict[str, Any] = {"device": str(jax.devices()[0]), "cores": cores()}
     try:
         table = catalogue.find_benchmark("nasbench201-cifar10").table()

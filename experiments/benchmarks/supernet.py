@@ -43,8 +43,8 @@ import jax.numpy as jnp
 import numpy as np
 import tyro
 from jaxtyping import Array, Int
-from rich.console import Console
 
+from lanas_jax.commands.base import terminal
 from lanas_jax.experiments.benchmarks.table import machine, table
 from lanas_jax.models.nasnet import NASNetSupernet
 from lanas_jax.spaces.nasnet_masks import NASNetMasks
@@ -255,12 +255,10 @@ def main() -> None:
     config = tyro.cli(Config, description=__doc__)
     if config.cores:
         use_cores(config.cores)
-    console, done = Console(), []
-    if not console.is_terminal:
-        console.width = 118
+    console, done = terminal(width=118), []
     for cost in costs(config):
         done.append(cost)
-        console.print(", ".join(f"{name} {value}" for name, value in cost.row.items()), highlight=False)
+        console.print(", ".join(f"{name} {value}" for name, value in cost.row.items()))
         if config.json is not None:
             config.json.write_text(json.dumps([dataclasses.asdict(cost) for cost in done], indent=2) + "\n")
     console.print(table(f"a mask in the supernet, and alone: {machine()}", [cost.row for cost in done]))

@@ -41,10 +41,20 @@ def usage(text: str, arguments: Sequence[str]) -> int | None:
     return 0 if asked else 2
 
 
-def terminal() -> Console:
-    """Returns the console; 140 columns wide if the output is not a terminal, so that tables fit."""
-    console = Console()
-    return console if console.is_terminal else Console(width=140)
+def terminal(*, width: int = 140, quiet: bool = False, stderr: bool = False) -> Console:
+    """Returns a console that prints text as it is: no markup, no emoji codes, no highlighting.
+
+    Paths, reasons of failures and names of experiments contain brackets that rich would take for its markup.
+
+    Args:
+      width: number of columns if the output is not a terminal, so that tables fit.
+      quiet: if True, nothing is printed.
+      stderr: output to standard error instead of standard output.
+    """
+    console = Console(markup=False, emoji=False, highlight=False, quiet=quiet, stderr=stderr)
+    if not console.is_terminal:
+        console.width = width
+    return console
 
 
 def parsed(function: Callable[..., Any], command: str, arguments: Sequence[str]) -> Any:

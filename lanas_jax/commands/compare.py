@@ -98,7 +98,7 @@ def carry_out(console: Console, settings: CompareArguments) -> None:
     """
     benchmark = catalogue.find_benchmark(settings.table)
     folder = settings.folder
-    console.print(f"{benchmark.name}: {len(benchmark):,} networks. {benchmark.notes}", highlight=False)
+    console.print(f"{benchmark.name}: {len(benchmark):,} networks. {benchmark.notes}")
     if settings.budget > len(benchmark):
         console.print(
             f"budget {settings.budget:,} exceeds the table: every search tries all {len(benchmark):,} networks"
@@ -109,7 +109,7 @@ def carry_out(console: Console, settings: CompareArguments) -> None:
     def note(done: Comparison) -> None:
         results.append(done)
         _write(folder, benchmark, settings, results)
-        console.print(f"{output.label(done)}: {time.monotonic() - began:.0f} s", highlight=False)
+        console.print(f"{output.label(done)}: {time.monotonic() - began:.0f} s")
 
     with console.status("searching") as status:
         carry_through(
@@ -124,7 +124,7 @@ def carry_out(console: Console, settings: CompareArguments) -> None:
             progress=lambda name, done: status.update(f"{output.LABELS[name]}: {done} of {settings.seeds} searches"),
         )
     console.print((parallel if settings.workers else output).table(results, _tests(benchmark, results)))
-    console.print(f"files: {folder}", highlight=False, soft_wrap=True)
+    console.print(f"files: {folder}", soft_wrap=True)
 
 
 def _tests(benchmark: Benchmark, results: list[Comparison]) -> list[float]:

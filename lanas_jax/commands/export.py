@@ -54,5 +54,5 @@ def _export(console: Console, arguments: Sequence[str]) -> int:
     of_run = run_folder.run_exists(path) and not folders.training_exists(path)
     folder = folders.open_folder(path / FINAL if of_run else path)
     written = exporting.export_weights(folder, folder.directory / "export" if out is None else out, which, kind)
-    console.print(f"{written}: python load.py IMAGES.npy LOGITS.npy", highlight=False, soft_wrap=True)
+    console.print(f"{written}: python load.py IMAGES.npy LOGITS.npy", soft_wrap=True)
     return 0

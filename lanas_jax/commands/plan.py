@@ -62,10 +62,10 @@ def _plan(console: Console, arguments: Sequence[str]) -> int:
     stages = chosen(stages_of(module, given.config), given.only)
     from lanas_jax.planning.estimate import estimate
 
-    note = Console(stderr=True).print
+    note = terminal(stderr=True).print
     found, machine = [], topologies.find_topology(given.topology)
     for stage in stages:
-        note(f"compiling {stage.name} for {given.topology}", highlight=False)
+        note(f"compiling {stage.name} for {given.topology}")
         found.append(estimate(stage, machine, note))
     if given.json:
         print(json.dumps([as_json(one) for one in found], indent=2))
@@ -114,12 +114,11 @@ def show_estimates(console: Console, name: str, machine: topologies.Topology, fo
     console.print(
         f"{name}: {len(machine.devices)} chips, each {chip.memory / GIB:.4g} GiB of memory for programs, "
         f"{chip.bandwidth / 1e9:,.0f} GB/s, {chip.flops / 1e12:,.4g} TFLOP/s",
-        highlight=False,
     )
     console.print(table(found))
     for one in found:
         if not one.fits:
-            console.print(advice(one), highlight=False, soft_wrap=True)
+            console.print(advice(one), soft_wrap=True)
 
 
 def table(found: "Sequence[Estimate]") -> Table:

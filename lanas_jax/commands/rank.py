@@ -71,7 +71,7 @@ def _rank(console: Console, arguments: Sequence[str]) -> int:
     check_offered(module)
     plan, settings, accept_versions = _parse(module, here, arguments)
     experiment = here.build(module, config)
-    note = functools.partial(console.print, highlight=False, markup=False, soft_wrap=True)
+    note = functools.partial(console.print, soft_wrap=True)
     with inside_folder(here.working_folder), handle_signals(note) as interruption:
         wanted = ranking_of(module, config, settings, here.directory)
         try:

@@ -49,9 +49,9 @@ def trials(arguments: Sequence[str]) -> int:
         return 0
     console = terminal()
     console.print(summary.trials_table(found))
-    console.print(summary.counts(found), highlight=False)
+    console.print(summary.counts(found))
     if changed := software.versions_by_trial({trial.id: trial.software for trial in found}):
-        console.print(f"versions: {changed}", highlight=False, soft_wrap=True)
+        console.print(f"versions: {changed}", soft_wrap=True)
     return 0
 
 

@@ -133,9 +133,7 @@ def _carry_out(experiment: "Experiment", here: Run, where: "Where", **how: bool)
     from lanas_jax.study.display import StudyDisplay
 
     console = terminal()
-    console.print(
-        f"{experiment.name}: {experiment.budget} trials, in {here.directory}", highlight=False, soft_wrap=True
-    )
+    console.print(f"{experiment.name}: {experiment.budget} trials, in {here.directory}", soft_wrap=True)
     display = StudyDisplay(console)
     with handle_signals(display.note) as interruption:
         try:
@@ -151,10 +149,9 @@ def _carry_out(experiment: "Experiment", here: Run, where: "Where", **how: bool)
         console.print(
             f"{here.directory / FINAL} keeps the training of an earlier winner ({','.join(map(str, earlier))}); "
             f"to train the new one: lanas train {here.directory} --out DIR",
-            highlight=False,
             soft_wrap=True,
         )
-    console.print(f"report: {here.report}", highlight=False, soft_wrap=True)
+    console.print(f"report: {here.report}", soft_wrap=True)
     return 0
 
 

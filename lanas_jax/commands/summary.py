@@ -84,19 +84,19 @@ def show_result(console: Console, space: "SearchSpace", trials: Sequence[Trial],
     leaders = top(trials)
     console.print()
     if leaders:
-        console.print(f"best of {len(trials)} trials ({counts(trials)}): trial {leaders[0].id}", highlight=False)
-        console.print(space.describe(np.array(leaders[0].code, np.int32)), highlight=False, markup=False)
+        console.print(f"best of {len(trials)} trials ({counts(trials)}): trial {leaders[0].id}")
+        console.print(space.describe(np.array(leaders[0].code, np.int32)))
         console.print()
         console.print(best_table(leaders))
     else:
         reasons = [trial.reason for trial in trials if trial.reason]
-        console.print(f"no trial succeeded; reason of the last failure: {reasons[-1] if reasons else 'unknown'}")
+        last = reasons[-1] if reasons else "unknown"
+        console.print(f"no trial succeeded; reason of the last failure: {last}", soft_wrap=True)
     if final is not None:
         how = "" if final.epochs is None else f" for {final.epochs} epochs"
         console.print(
             f"\nretrained{how}: search-validation accuracy {final.validation_accuracy:.4f}, "
             f"test accuracy {final.test_accuracy:.4f}",
-            highlight=False,
             soft_wrap=True,
         )
 

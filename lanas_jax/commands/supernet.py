@@ -39,7 +39,7 @@ def supernet(arguments: Sequence[str]) -> int:
     keep_programs()
     try:
         return _supernet(terminal(), arguments)
-    except (ValueError, DistributedError) as error:
+    except (ValueError, OSError, DistributedError) as error:
         raise RefusedError(str(error)) from error
 
 
@@ -70,7 +70,7 @@ def _supernet(console: Console, arguments: Sequence[str]) -> int:
 
     def note(text: str) -> None:
         if distributed.is_first_process():
-            console.print(text, highlight=False, soft_wrap=True)
+            console.print(text, soft_wrap=True)
 
     def run(preemption: Preemption) -> int:
         evaluator.train(directory, note, preemption)

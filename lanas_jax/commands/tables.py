@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import tyro
 from rich.console import Console
 from rich.table import Table as Listing
+from rich.text import Text
 
 from lanas_jax.commands.base import RefusedError, parsed, terminal
 from lanas_jax.formats.errors import FileError
@@ -45,12 +46,14 @@ def write_converted(console: Console, source: Path, out: Path, dataset: str | No
     if out.suffix != ".npz" or not out.parent.is_dir():  # checked before minutes of reading
         raise FileError(f"{out}: expected a file name that ends in .npz, in a folder that exists")
     began = time.monotonic()
-    with console.status(f"reading {source}") as status:
-        benchmark = catalogue.convert_benchmark(source, dataset, lambda n: status.update(f"reading {source}: {n:,}"))
+    with console.status(Text(f"reading {source}")) as status:
+        benchmark = catalogue.convert_benchmark(
+            source, dataset, lambda n: status.update(Text(f"reading {source}: {n:,}"))
+        )
     benchmark.save(out)
     columns = f"{benchmark.validation.shape[1]} validation and {benchmark.test.shape[1]} test accuracies each"
-    console.print(f"{out}: {benchmark.name}, {len(benchmark):,} networks, {columns}", highlight=False, soft_wrap=True)
-    console.print(f"{benchmark.notes}; {time.monotonic() - began:.0f} s", highlight=False, soft_wrap=True)
+    console.print(f"{out}: {benchmark.name}, {len(benchmark):,} networks, {columns}", soft_wrap=True)
+    console.print(f"{benchmark.notes}; {time.monotonic() - began:.0f} s", soft_wrap=True)
 
 
 def _caption() -> str:

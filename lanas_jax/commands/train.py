@@ -58,7 +58,7 @@ def train(arguments: Sequence[str]) -> int:
     keep_programs()
     try:
         return _train(terminal(), arguments)
-    except (ValueError, CodeError, DistributedError) as error:
+    except (ValueError, OSError, CodeError, DistributedError) as error:
         raise RefusedError(str(error)) from error
 
 
@@ -76,7 +76,7 @@ def _train(console: Console, arguments: Sequence[str]) -> int:
         return exit_code
     hosts.join_from_arguments("train", arguments[1:])
     if not distributed.is_first_process():
-        console = Console(quiet=True)
+        console = terminal(quiet=True)
     wanted = find_target(arguments[0])
     given = _parse(wanted, arguments)
     for name in ("weights", "out"):
@@ -96,7 +96,7 @@ def _train_target(console: Console, wanted: "Target", given: Any) -> int:
     origin = dataclasses.replace(wanted.origin, config=given.config, settings=given.final)
     new = run_folder.default_directory(f"{origin.name}-final", datetime.datetime.now())
     directory = given.out or wanted.directory or Path(distributed.broadcast(str(new)))
-    console.print(f"{origin.name}: {final.recipe.epochs:,} epochs, in {directory}", highlight=False, soft_wrap=True)
+    console.print(f"{origin.name}: {final.recipe.epochs:,} epochs, in {directory}", soft_wrap=True)
     display = TrainingDisplay(console)
 
     def run(preemption: Preemption) -> dict[str, Any]:
@@ -107,7 +107,7 @@ def _train_target(console: Console, wanted: "Target", given: Any) -> int:
     if isinstance(found, int):
         return found
     _show(console, found)
-    console.print(f"folder: {directory}", highlight=False, soft_wrap=True)
+    console.print(f"folder: {directory}", soft_wrap=True)
     return 0
 
 
@@ -222,4 +222,4 @@ def _show(console: Console, found: dict[str, Any]) -> None:
             continue
         average = found[f"ema_{name}"]
         text = f"{label} {last:.4f}" + ("" if average is None else f", average of weights {average:.4f}")
-        console.print(text, highlight=False, soft_wrap=True)
+        console.print(text, soft_wrap=True)

@@ -151,5 +151,5 @@ def write_picture(path: Path, results: Sequence[Comparison], optimum: float, tit
     for axes in (left, right):
         axes.grid(alpha=0.3)
         axes.spines[["top", "right"]].set_visible(False)
-    figure.suptitle(title)
+    figure.suptitle(title, parse_math=False)  # a name may contain dollar signs
     figure.savefig(path, dpi=130)

@@ -126,7 +126,7 @@ def write_picture(path: Path, results: Sequence[Comparison], title: str) -> None
     beyond = Line2D([], [], color="grey", marker="^", markerfacecolor="none", linestyle="none")
     labels = [*(LABELS[name] for name in names), "median beyond the budget"]
     figure.legend([*kinds, beyond], labels, fontsize=8, loc="outside right upper", frameon=False)
-    figure.suptitle(title)
+    figure.suptitle(title, parse_math=False)  # a name may contain dollar signs
     figure.savefig(path, dpi=130)
 
 

@@ -58,7 +58,7 @@ class LiveDisplay(abc.ABC):
 
     def note(self, text: str) -> None:
         """Prints a separate line."""
-        self._console.print(text, highlight=False, soft_wrap=True)
+        self._console.print(Text(str(text)), soft_wrap=True)  # not markup: users' paths and reasons contain brackets
 
     def print_plain(self, *, always: bool = False) -> None:
         """Prints the current state if the output is not a terminal, at most once a minute unless `always`."""
