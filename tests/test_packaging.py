@@ -1,5 +1,8 @@
 """What newcomers touch first: the wheel, the Makefile, the README."""
 
+import ast
+import json
+import os
 import re
 import shutil
 import subprocess
@@ -13,6 +16,7 @@ import pytest
 from lanas_jax.cli import main
 
 ROOT = Path(__file__).parents[1]
+LANET = "2,2,0,2,1,2,0,2,2,3,2,1,2,0,0,1,1,1,2,1,1,0,3,4,3,0,3,1"
 
 
 def readme_blocks():
@@ -101,6 +105,125 @@ def test_installed_wheel_finds_its_experiments_from_any_folder(wheel, tmp_path):
     files = (ROOT / "experiments").glob("[!_]*.py")
     there = {file.stem for file in files if "def build(" in file.read_text()}
     assert set(found.stdout.split()) == there
+
+
+@pytest.mark.parametrize("folder", ["lanas_jax", "models", "experiments"])
+def test_no_file_imports_by_the_names_of_folders_that_users_have_too(folder):
+    """A project's own `models` or `experiments` would be imported in their place."""
+    taken = {"models", "experiments", "tests"}
+    for file in (ROOT / folder).rglob("*.py"):
+        for node in ast.walk(ast.parse(file.read_text())):
+            names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            names += [node.module or ""] if isinstance(node, ast.ImportFrom) and not node.level else []
+            assert not taken & {name.partition(".")[0] for name in names}, f"{file}:{node.lineno}"
+
+
+MINE = '''"""A search of my own, with models and experiments of my own."""
+
+import dataclasses
+
+import experiments
+import models
+from experiments.settings import SEED
+from models import net
+
+assert (models.WHOSE, experiments.WHOSE) == ("mine", "mine")
+
+
+@dataclasses.dataclass(frozen=True)
+class Config(net.Config):
+    """Settings."""
+
+    seed: int = SEED
+
+
+@dataclasses.dataclass(frozen=True)
+class Final(net.Final):
+    """Settings of the final training."""
+
+
+def build(config):
+    return net.build(config)
+
+
+def final(config, settings, code):
+    return net.final(config, settings, code)
+'''
+
+
+@pytest.fixture
+def project(tmp_path):
+    """A user's folder with packages of the names of this repository's folders."""
+    for package in ("models", "experiments"):
+        (tmp_path / "project" / package).mkdir(parents=True)
+        (tmp_path / "project" / package / "__init__.py").write_text("WHOSE = 'mine'\n")
+    shutil.copy(ROOT / "tests" / "trainer" / "tiny_experiment.py", tmp_path / "project" / "models" / "net.py")
+    (tmp_path / "project" / "experiments" / "settings.py").write_text("SEED = 7\n")
+    for name in ("digits", "cifar10"):  # experiments of this package, too
+        (tmp_path / "project" / "experiments" / f"{name}.py").write_text("raise AssertionError('the user's own')\n")
+    for name in ("nasnet", "mobilenet"):  # models of this package, too
+        (tmp_path / "project" / "models" / f"{name}.py").write_text("raise AssertionError('the user's own')\n")
+    return tmp_path / "project"
+
+
+def installed_lanas(site, *arguments, cwd, path=()):
+    """Runs a command of an installed package, which finds nothing of this repository."""
+    command = [sys.executable, "-c", "import sys; from lanas_jax.cli import main; sys.exit(main())"]
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(map(str, (*path, site)))}
+    done = subprocess.run(
+        [*command, *map(str, arguments)], cwd=cwd, env=environment, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("place", ["working directory", "beside the experiment", "PYTHONPATH"])
+def test_a_users_own_models_and_experiments_stay_theirs(wheel, project, tmp_path, place):
+    zipfile.ZipFile(wheel).extractall(tmp_path / "site")
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    inside = place == "working directory"
+    file = (elsewhere if place == "PYTHONPATH" else project) / "mine.py"
+    file.write_text(MINE)
+    how = {"cwd": project if inside else elsewhere, "path": (project,) if place == "PYTHONPATH" else ()}
+    run = tmp_path / "run"
+
+    def lanas(*arguments):
+        return installed_lanas(tmp_path / "site", *arguments, **how)
+
+    assert "best of 4 trials" in lanas("search", file.name if inside else file, "--out", run)
+    assert "continuing after 4 of 4 trials" in lanas("resume", run)
+    assert "test accuracy" in lanas("train", run, "--recipe.epochs", "1")
+    lanas("export", run, "--format", "orbax")
+    record = json.loads((run / "config.json").read_text())
+    assert (record["config"]["seed"], record["source"]) == (7, str(file))
+    assert "  digits " in lanas("search", "--help")
+
+
+@pytest.mark.slow
+def test_experiments_of_the_package_run_from_a_users_project(wheel, project, tmp_path):
+    zipfile.ZipFile(wheel).extractall(tmp_path / "site")
+    settings = (
+        "--budget",
+        "1",
+        "--batch",
+        "1",
+        "--epochs",
+        "1",
+        "--finale-epochs",
+        "1",
+        "--blocks",
+        "1",
+        "--cells",
+        "1",
+    )
+    for path in ((), (project,)):
+        run = tmp_path / f"run-{len(path)}"
+        installed_lanas(tmp_path / "site", "search", "digits", *settings, "--out", run, cwd=project, path=path)
+        installed_lanas(tmp_path / "site", "resume", run, cwd=project, path=path)
+        about = installed_lanas(tmp_path / "site", "describe", "nasnet", "--code", LANET, cwd=project, path=path)
+        assert "multiply_adds" in about
 
 
 def fake_python(folder, body):
