@@ -25,6 +25,7 @@ from rich.table import Table
 from lanas_jax import study
 from lanas_jax.commands.base import terminal
 from lanas_jax.evaluators.base import NotPreparedError, Prepared
+from lanas_jax.evaluators.faults import prepare_evaluator
 from lanas_jax.runtime.devices import one_device_per_core
 from lanas_jax.storage.trials import best
 from lanas_jax.study import Experiment, Result, discovery, run_folder
@@ -115,7 +116,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     )
     if isinstance(base.evaluator, Prepared):
         try:
-            base.evaluator.prepare(config.out, console.print)
+            prepare_evaluator(base.evaluator, config.out, console.print)
         except NotPreparedError as error:
             raise SystemExit(str(error)) from error
     results: dict[str, list[Result]] = {name: [] for name in config.searchers}

@@ -9,12 +9,7 @@ import sqlite3
 import sys
 from collections.abc import Callable, Sequence
 
-from lanas_jax.cluster.connection import ClusterError
-from lanas_jax.commands.base import RefusedError
-from lanas_jax.storage import config_json
-from lanas_jax.storage.folder import RunError
-from lanas_jax.storage.trial_file import TrialStoreError
-from lanas_jax.study import discovery
+from lanas_jax.commands.base import REFUSALS
 
 HELP = """\
 lanas finds good neural networks after training few of them (LaNAS, arXiv 1906.06832).
@@ -40,16 +35,6 @@ A RUN is the folder that a search wrote. For the options of a command: lanas COM
 
   lanas search digits
 """
-
-
-REFUSALS = (
-    RefusedError,
-    ClusterError,
-    discovery.ExperimentError,
-    config_json.ConfigError,
-    RunError,
-    TrialStoreError,
-)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -29,6 +29,7 @@ from lanas_jax.candidates import step as training
 from lanas_jax.candidates.step import CandidateTask, Network, TrainState
 from lanas_jax.data.splits import SearchData, Split
 from lanas_jax.runtime import compile_cache
+from lanas_jax.runtime.arithmetic import in_32_bits
 from lanas_jax.runtime.devices import mesh_of
 from lanas_jax.runtime.program_memo import MEMO
 from lanas_jax.training.sgd import TrainConfig
@@ -135,6 +136,7 @@ class Population:
 
         return on_all
 
+    @in_32_bits
     def compile(self, data: SearchData | Placed, *, share: bool = True) -> "CompiledPopulation":
         """Places the data on the devices and compiles the programs, concurrently if there are enough cores.
 
@@ -244,6 +246,7 @@ class CompiledPopulation:
         """Returns the number of steps in `epochs` epochs; default: the configured epochs."""
         return self.population.config.steps(len(self.placed.data.train), epochs)
 
+    @in_32_bits
     def begin(
         self, codes: Int[np.ndarray, "n dims"], keys: Key[Array, " n"], states: Sequence[TrainState] | None = None
     ) -> tuple[TrainState, Array]:
@@ -274,6 +277,7 @@ class CompiledPopulation:
             state = self.advance(state, codes, totals, untils, self.numbers, *self.placed.train)
             yield state
 
+    @in_32_bits
     def fit(
         self, codes: Int[np.ndarray, "n dims"], keys: Key[Array, " n"], epochs: int | None = None
     ) -> tuple[TrainState, Array]:
@@ -291,6 +295,7 @@ class CompiledPopulation:
         state, placed = self.begin(codes, keys)
         return self._advanced(state, placed, len(codes), total, total), placed
 
+    @in_32_bits
     def train(
         self,
         codes: Int[np.ndarray, "n dims"],
@@ -333,6 +338,7 @@ class CompiledPopulation:
             latest.step.block_until_ready()  # Ctrl-C takes effect here, not while programs queue up
         return latest
 
+    @in_32_bits
     def on(self, split: Split, state: TrainState, codes: Array) -> training.Evaluation:
         """Evaluates on another split of the same size as the validation split, with the same program."""
         replicated = NamedSharding(self.sharding.mesh, PartitionSpec())

@@ -12,6 +12,7 @@ from jaxtyping import Array, Int, PRNGKeyArray, PyTree
 
 from lanas_jax.candidates.population import CompiledPopulation
 from lanas_jax.data.splits import Split
+from lanas_jax.runtime.arithmetic import in_32_bits
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -31,6 +32,7 @@ class Retrained:
     test_accuracy: float
 
 
+@in_32_bits
 def retrain(
     programs: CompiledPopulation,
     test: Split,

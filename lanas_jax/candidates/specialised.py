@@ -31,6 +31,7 @@ from lanas_jax.candidates.population import (
 )
 from lanas_jax.candidates.step import Buildable, TrainState
 from lanas_jax.data.splits import SearchData
+from lanas_jax.runtime.arithmetic import in_32_bits
 from lanas_jax.runtime.devices import cores
 from lanas_jax.training.sgd import TrainConfig
 
@@ -108,6 +109,7 @@ class Specialised:
         population = Population(network, self.config, devices, 1, steps_per_dispatch=self.steps_per_dispatch)
         return population.compile(placed, share=False)  # thousands of candidates would evict all other programs
 
+    @in_32_bits
     def train(
         self,
         codes: Int[np.ndarray, "n dims"],

@@ -13,6 +13,7 @@ from lanas_jax.cluster.settings import ClusterSettings
 from lanas_jax.cluster.task import ClusterTask
 from lanas_jax.cluster.workforce import Workforce
 from lanas_jax.evaluators.base import NotPreparedError, Prepared
+from lanas_jax.evaluators.faults import describe_error
 from lanas_jax.storage.trials import Winner
 from lanas_jax.study import Experiment, StudyError
 from lanas_jax.study.experiment import StudyProgress
@@ -69,6 +70,8 @@ class Cluster:
             self._workforce.all_done("prepare_part", range(parts))
         except (ClusterError, NotPreparedError) as error:
             raise StudyError(str(error)) from error
+        except Exception as error:
+            raise StudyError(f"the preparation of the evaluator failed: {describe_error(error)}") from error
 
     def search(self, search_log: SearchLog, progress: StudyProgress) -> None:
         """Evaluates the pending trials, then new ones, to the end of the search.

@@ -17,7 +17,13 @@ from lanas_jax.cluster.settings import ClusterSettings
 from lanas_jax.cluster.worker import Answer, Order, Raised
 from lanas_jax.cluster.workforce import Done, Event, Lost, Overdue, WorkerHandle, Workforce
 from lanas_jax.evaluators.base import NotPreparedError, Outcome
-from lanas_jax.evaluators.faults import BrokenEvaluatorError, EvaluatorExitError, Failures, RemoteError
+from lanas_jax.evaluators.faults import (
+    BrokenEvaluatorError,
+    EvaluatorExitError,
+    Failures,
+    MalformedOutcomeError,
+    RemoteError,
+)
 from lanas_jax.storage.trials import Trial
 from lanas_jax.study import StudyError
 from lanas_jax.study.experiment import StudyProgress
@@ -46,14 +52,14 @@ class Dispatch:
         """Dispatches trials and records outcomes until the search is over.
 
         Raises:
-          StudyError: the evaluator raises an error for every trial or calls ``sys.exit``, or no worker can be used.
+          StudyError: the evaluator fails on every trial or calls ``sys.exit``, or no worker can be used.
         """
         try:
             with self._search_log.grouped():
                 while self._hand_out():
                     for event in self._workforce.events():
                         self._timed(event)
-        except (ClusterError, NotPreparedError, EvaluatorExitError) as error:
+        except (ClusterError, NotPreparedError, BrokenEvaluatorError, EvaluatorExitError) as error:
             raise StudyError(str(error)) from error
 
     def _timed(self, event: Event) -> None:
@@ -97,7 +103,10 @@ class Dispatch:
             self._lost(event)
 
     def _answered(self, handle: WorkerHandle, answer: Answer) -> None:
-        found = [RemoteError(one.text) if isinstance(one, Raised) else one for one in answer.outcomes]
+        found = [
+            (MalformedOutcomeError if one.malformed else RemoteError)(one.text) if isinstance(one, Raised) else one
+            for one in answer.outcomes
+        ]
         try:
             outcomes = self._failures.judged(found)
         except BrokenEvaluatorError as error:

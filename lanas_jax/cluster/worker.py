@@ -47,6 +47,7 @@ class Raised(NamedTuple):
     """The exception that the evaluator raised for a trial, as text."""
 
     text: str
+    malformed: bool = False  # True if it returned a malformed outcome instead
 
 
 class Answer(NamedTuple):
@@ -115,13 +116,16 @@ class Worker:
         """
         import numpy as np
 
-        from lanas_jax.evaluators.faults import describe_error, outcomes_or_errors
+        from lanas_jax.evaluators.faults import MalformedOutcomeError, describe_error, outcomes_or_errors
         from lanas_jax.study.replay import keys_of_words
 
         evaluator = self._prepared()
         started = time.time()
         found = outcomes_or_errors(evaluator, np.array(order.codes, np.int32), keys_of_words(order.keys))
-        outcomes = tuple(Raised(describe_error(one)) if isinstance(one, Exception) else one for one in found)
+        outcomes = tuple(
+            Raised(describe_error(one), isinstance(one, MalformedOutcomeError)) if isinstance(one, Exception) else one
+            for one in found
+        )
         return Answer(self._fingerprint, order.ids, outcomes, started)
 
     def retrain(self, code: Sequence[int]) -> "tuple[Winner, dict[str, bytes]]":

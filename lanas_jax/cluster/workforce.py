@@ -18,7 +18,7 @@ from lanas_jax.cluster.settings import ClusterSettings
 from lanas_jax.cluster.task import ClusterTask
 from lanas_jax.cluster.worker import Answer, Hello, Order, Raised, Worker
 from lanas_jax.evaluators.base import NotPreparedError, Outcome
-from lanas_jax.evaluators.faults import EvaluatorExitError
+from lanas_jax.evaluators.faults import BrokenEvaluatorError, EvaluatorExitError
 from lanas_jax.storage import software
 
 STARTUP_CALLS = ("introduce", "build")  # the calls that make a new worker ready
@@ -268,7 +268,8 @@ class Workforce:
             said = self._ray.get(reference)
         except self._ray.exceptions.RayTaskError as error:
             cause = error.cause if isinstance(error.cause, Exception) else error
-            if isinstance(cause, NotPreparedError | EvaluatorExitError) or job.method not in (
+            stops = NotPreparedError | BrokenEvaluatorError | EvaluatorExitError
+            if isinstance(cause, stops) or job.method not in (
                 *STARTUP_CALLS,
                 "evaluate",
             ):

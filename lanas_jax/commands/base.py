@@ -2,6 +2,7 @@
 
 import dataclasses
 import sys
+import traceback
 import typing
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -10,7 +11,12 @@ from typing import Annotated, Any, TypeVar
 import tyro
 from rich.console import Console
 
+from lanas_jax.cluster.connection import ClusterError
 from lanas_jax.runtime.errors import STOPS, explain_error, place_of
+from lanas_jax.storage import config_json
+from lanas_jax.storage.folder import RunError
+from lanas_jax.storage.trial_file import TrialStoreError
+from lanas_jax.study import discovery
 
 Setting = TypeVar("Setting")
 
@@ -19,6 +25,14 @@ class RefusedError(Exception):
     """Raised when a command cannot run with the given arguments."""
 
 
+REFUSALS = (
+    RefusedError,
+    ClusterError,
+    discovery.ExperimentError,
+    config_json.ConfigError,
+    RunError,
+    TrialStoreError,
+)
 ACCEPT_VERSIONS = Annotated[
     bool,
     tyro.conf.FlagCreatePairsOff,
@@ -26,6 +40,23 @@ ACCEPT_VERSIONS = Annotated[
 ]
 FINAL = "final"  # subfolder of a run for the training of its best trial
 Folder = Annotated[Path, tyro.conf.arg(metavar="RUN", help="run folder that a search wrote")]
+
+
+def with_traceback(error: BaseException, folder: Path) -> str:
+    """Writes the traceback of an error to a file in a folder, and returns the error and a sentence that names the file.
+
+    An error that is no `StudyError` is described with its type and the line that raised it.
+    """
+    from lanas_jax.evaluators.faults import describe_error
+    from lanas_jax.study import StudyError
+
+    text = str(error) if isinstance(error, StudyError) else describe_error(error)
+    path = folder / "traceback.txt"
+    try:
+        path.write_text("".join(traceback.format_exception(error)), encoding="utf-8", errors="backslashreplace")
+    except OSError:  # the disk itself may be the problem
+        return text
+    return f"{text}\nThe full traceback is in {path}"
 
 
 def usage(text: str, arguments: Sequence[str]) -> int | None:

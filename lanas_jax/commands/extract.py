@@ -14,6 +14,7 @@ from rich.console import Console
 from lanas_jax.commands.base import RefusedError, terminal
 from lanas_jax.commands.codes import CodeError, read_code
 from lanas_jax.evaluators.base import NotPreparedError, Prepared
+from lanas_jax.evaluators.faults import prepare_evaluator
 from lanas_jax.export import write
 from lanas_jax.export.load import MissingPackageError
 from lanas_jax.export.recorded import EXTRACTED
@@ -77,12 +78,12 @@ def _extract_network(console: Console, here: Run, text: str | None, target: Path
     code = _best(here) if text is None else read_code(text, evaluator.supernet.space)
     write.refuse_used(target)
     if isinstance(evaluator, Prepared):
-        evaluator.prepare(here.directory, lambda line: print(line, file=sys.stderr))
+        prepare_evaluator(evaluator, here.directory, lambda line: print(line, file=sys.stderr))
     weights = Weights(*evaluator.extract(code))
     (outcome,) = evaluator.evaluate(code[None], jax.random.split(jax.random.key(0), 1))
     about = architecture(here, evaluator, code, weights) | {"validation_accuracy": outcome.value, "format": kind}
     write.write_exported(target, weights, here.source, about)
-    console.print(f"{target}: python load.py IMAGES.npy LOGITS.npy", highlight=False, soft_wrap=True)
+    console.print(f"{target}: python load.py IMAGES.npy LOGITS.npy", soft_wrap=True)
     return 0
 
 

@@ -3,7 +3,6 @@
 import dataclasses
 import functools
 import sys
-import traceback
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
@@ -23,6 +22,7 @@ from lanas_jax.commands.base import (
     terminal,
     usage,
     use_every_core,
+    with_traceback,
 )
 from lanas_jax.ranking import rank as ranking
 from lanas_jax.ranking.base import TRUTH, RankingError, check_offered, ranking_of
@@ -82,9 +82,7 @@ def _rank(console: Console, arguments: Sequence[str]) -> int:
         except KeyboardInterrupt:
             return _stopped(here, "stopped", interruption.exit_code)
         except StudyError as error:
-            details = ranking.folder_of(here) / "traceback.txt"
-            details.write_text("".join(traceback.format_exception(error)), encoding="utf-8")
-            return _stopped(here, f"{error}\nThe full traceback is in {details}", 1)
+            return _stopped(here, with_traceback(error, ranking.folder_of(here)), 1)
     console.print(table(ranked))
     note(f"report: {report.write_report(here.directory, experiment)}")
     return 0

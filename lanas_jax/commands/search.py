@@ -2,8 +2,8 @@
 
 import dataclasses
 import datetime
+import sqlite3
 import sys
-import traceback
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -13,6 +13,7 @@ import tyro
 from lanas_jax.commands.base import (
     ACCEPT_VERSIONS,
     FINAL,
+    REFUSALS,
     Folder,
     RefusedError,
     keep_programs,
@@ -20,6 +21,7 @@ from lanas_jax.commands.base import (
     parsed,
     terminal,
     use_every_core,
+    with_traceback,
 )
 from lanas_jax.runtime.files import inside_folder
 from lanas_jax.storage.folder import RunError
@@ -129,6 +131,7 @@ def _carry_out(experiment: "Experiment", here: Run, where: "Where", **how: bool)
     """Runs a study with live progress; if it is stopped, prints how to continue."""
     from lanas_jax import report, study
     from lanas_jax.commands import summary
+    from lanas_jax.evaluators.faults import describe_error
     from lanas_jax.runtime.interruption import handle_signals
     from lanas_jax.study.display import StudyDisplay
 
@@ -142,8 +145,13 @@ def _carry_out(experiment: "Experiment", here: Run, where: "Where", **how: bool)
             report.write_report(here.directory, experiment)
         except KeyboardInterrupt:
             return _stopped(here, "stopped", interruption.exit_code)
-        except study.StudyError as error:
-            return _stopped(here, f"{error}{_with_traceback(error, here.directory / 'traceback.txt')}", 1)
+        except (*REFUSALS, sqlite3.OperationalError, BrokenPipeError):
+            raise
+        except SystemExit as error:
+            code = error.code if isinstance(error.code, int) and error.code else 1
+            return _stopped(here, f"the experiment ended the process: {describe_error(error)}", code)
+        except Exception as error:
+            return _stopped(here, with_traceback(error, here.directory), 1)
     summary.show_result(console, experiment.space, result.trials, result.final)
     if (winner := result.best) is not None and (earlier := _trained_code(here)) not in (None, winner.code):
         console.print(
@@ -161,15 +169,6 @@ def _trained_code(here: Run) -> tuple[int, ...] | None:
 
     trained = here.directory / FINAL
     return tuple(folders.open_folder(trained).record["code"]) if folders.training_exists(trained) else None
-
-
-def _with_traceback(error: Exception, path: Path) -> str:
-    """Writes the traceback to a file and returns a sentence that names it."""
-    try:
-        path.write_text("".join(traceback.format_exception(error)), encoding="utf-8")
-    except OSError:  # the disk itself may be the problem
-        return ""
-    return f"\nThe full traceback is in {path}"
 
 
 def _stopped(here: Run, why: str, exit_code: int) -> int:

@@ -11,6 +11,7 @@ import numpy as np
 from jax.sharding import Mesh, PartitionSpec
 from jaxtyping import Array, Float, Int, Key
 
+from lanas_jax.runtime.arithmetic import in_32_bits, nan_is_data
 from lanas_jax.runtime.devices import cores, mesh_of
 from lanas_jax.searchers.sampling import Pool
 from lanas_jax.tables.base import Table
@@ -77,6 +78,8 @@ def refuse_below_one(**settings: int) -> None:
             raise ValueError(f"{name} must be at least 1; got {value}")
 
 
+@in_32_bits
+@nan_is_data
 def many_searches(
     search: Search[Result], searcher: Any | Sequence[Any], table: Table, capacity: int, seeds: int, first_seed: int
 ) -> Result:
@@ -104,6 +107,8 @@ def many_searches(
     each = np.arange(share * lanes) % total  # all searches of the first searcher, then all of the next
     keys = jax.vmap(lambda i: jax.random.fold_in(jax.random.key(first_seed), i))(jnp.asarray(each % seeds))
 
+    @in_32_bits  # also in its own thread
+    @nan_is_data
     def run(lane: int) -> Result:
         here = slice(lane * share, (lane + 1) * share)
         own = jax.tree.map(lambda number: number[each[here] // seeds], numbers)

@@ -1,24 +1,32 @@
-"""Errors of evaluators: exceptions that become outcomes, and evaluators that raise for every candidate.
+"""Errors of evaluators: exceptions and malformed outcomes that fail a trial, and evaluators that fail every trial.
 
 If the evaluator raises for one candidate, that candidate has failed, which is a result. If the evaluator raises for
-one candidate after another, the evaluator is broken, and the search stops. If the evaluator calls ``sys.exit``, the
-search stops at once, and the trials stay pending.
+one candidate after another, the evaluator is broken, and the search stops. The same holds for outcomes that are none:
+another type, or numbers that the trials file cannot hold. If the evaluator calls ``sys.exit``, the search stops at
+once, and the trials stay pending.
 """
 
-from collections.abc import Sequence
+import dataclasses
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
 
 import numpy as np
 from jaxtyping import Array, Int, Key
 
-from lanas_jax.evaluators.base import Evaluator, Outcome
-from lanas_jax.runtime.errors import explain_error, place_of
+from lanas_jax.evaluators.base import Evaluator, NotPreparedError, Outcome, Prepared
+from lanas_jax.runtime.errors import STOPS, explain_error, place_of
+from lanas_jax.storage.plain import plain_count, plain_float, plain_text, shown
 
 HOPELESS = 8  # consecutive trials with an exception after which the evaluator counts as broken
 RAISED = "the evaluator raised"
 
 
 class BrokenEvaluatorError(Exception):
-    """An evaluator raises for every candidate."""
+    """An evaluator fails for every candidate, or returns no outcomes for a batch."""
+
+
+class MalformedOutcomeError(Exception):
+    """An evaluator returned something else than an `Outcome`, or an `Outcome` with impossible fields."""
 
 
 class EvaluatorExitError(Exception):
@@ -39,14 +47,15 @@ class Failures:
         """Converts the errors of a batch to failed outcomes.
 
         Raises:
-          BrokenEvaluatorError: the evaluator raised for at least `HOPELESS` consecutive trials, including the whole
+          BrokenEvaluatorError: the evaluator failed for at least `HOPELESS` consecutive trials, including the whole
             batch. The trials of the batch stay pending.
         """
         errors = [outcome for outcome in outcomes if isinstance(outcome, Exception)]
         self._in_a_row = self._in_a_row + len(errors) if len(errors) == len(outcomes) else 0
         if self._in_a_row >= HOPELESS:
+            did = "returned no outcome" if isinstance(errors[-1], MalformedOutcomeError) else "raised an error"
             raise BrokenEvaluatorError(
-                f"the evaluator raised an error for each of the last {self._in_a_row} trials: "
+                f"the evaluator {did} for each of the last {self._in_a_row} trials: "
                 f"{describe_error(errors[-1])}. The last {len(outcomes)} stay pending"
             ) from errors[-1]
         return [_failure(outcome) if isinstance(outcome, Exception) else outcome for outcome in outcomes]
@@ -55,28 +64,72 @@ class Failures:
 def outcomes_or_errors(
     evaluator: Evaluator, codes: Int[np.ndarray, "n dims"], keys: Key[Array, " n"]
 ) -> list[Outcome | Exception]:
-    """Returns outcomes; if the batch raises, evaluates each code alone, so that only the faulty codes fail.
+    """Returns one outcome or error per code, in order.
+
+    If the batch raises, each code is evaluated alone, so that only the faulty codes fail. The numbers of the outcomes
+    are plain Python numbers.
 
     Raises:
+      BrokenEvaluatorError: the evaluator returned something else than one object per code.
       EvaluatorExitError: the evaluator called ``sys.exit``.
     """
     try:
-        return list(evaluator.evaluate(codes, keys))
+        returned = evaluator.evaluate(codes, keys)
+        found = list(returned) if isinstance(returned, Iterable) else None
     except SystemExit as error:
         raise EvaluatorExitError(f"the evaluator called {describe_error(error)}; its trials stay pending") from error
     except Exception as error:
         if len(codes) == 1:
             return [error]
-    return [outcomes_or_errors(evaluator, codes[i : i + 1], keys[i : i + 1])[0] for i in range(len(codes))]
+        return [outcomes_or_errors(evaluator, codes[i : i + 1], keys[i : i + 1])[0] for i in range(len(codes))]
+    if found is None or len(found) != len(codes):
+        number = shown(returned) if found is None else f"{len(found)} outcomes"
+        raise BrokenEvaluatorError(f"the evaluator returned {number} for {len(codes)} codes; expected one per code")
+    return [_plain(one) for one in found]
+
+
+def _plain(returned: object) -> Outcome | MalformedOutcomeError:
+    """Returns an outcome with plain Python numbers and text, or why it is none."""
+    if not isinstance(returned, Outcome):
+        return MalformedOutcomeError(f"the evaluator returned {shown(returned)} for a code; expected an Outcome")
+    reason = returned.reason
+    try:
+        return dataclasses.replace(
+            returned,
+            value=plain_float("value", returned.value),
+            reason=describe_error(reason) if isinstance(reason, BaseException) else reason and plain_text(reason),
+            multiply_adds=plain_count("multiply_adds", returned.multiply_adds),
+            parameters=plain_count("parameters", returned.parameters),
+            compile_seconds=plain_float("compile_seconds", returned.compile_seconds) or 0.0,
+            train_seconds=plain_float("train_seconds", returned.train_seconds) or 0.0,
+            steps=plain_count("steps", returned.steps),
+        )
+    except ValueError as error:
+        return MalformedOutcomeError(f"the evaluator returned an impossible Outcome: {error}")
+
+
+def prepare_evaluator(evaluator: Prepared, directory: Path, note: Callable[[str], None]) -> None:
+    """Calls an evaluator's `prepare`.
+
+    Raises:
+      NotPreparedError: it raised an error, such as one of reading its data; the message states the cause.
+    """
+    try:
+        evaluator.prepare(directory, note)
+    except NotPreparedError:
+        raise
+    except STOPS as error:
+        raise NotPreparedError(f"the preparation of the evaluator failed: {describe_error(error)}") from error
 
 
 def describe_error(error: BaseException) -> str:
     """Formats an error in one line, with the file and line that raised it."""
-    if isinstance(error, RemoteError):
+    if isinstance(error, RemoteError | MalformedOutcomeError):
         return str(error)
     place = place_of(error)
     return explain_error(error) + (f" ({place})" if place else "")
 
 
 def _failure(error: Exception) -> Outcome:
-    return Outcome(None, f"{RAISED} {describe_error(error)}")
+    raised = "" if isinstance(error, MalformedOutcomeError) else f"{RAISED} "
+    return Outcome(None, f"{raised}{describe_error(error)}")

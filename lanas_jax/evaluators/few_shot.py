@@ -16,6 +16,7 @@ from lanas_jax.data.splits import SearchData
 from lanas_jax.evaluators.base import NotPreparedError, Outcome
 from lanas_jax.evaluators.one_shot import POOL, OneShot, outcomes_of, train_or_refuse
 from lanas_jax.formats.npz import read_npz, write_npz
+from lanas_jax.runtime.arithmetic import in_32_bits
 from lanas_jax.runtime.distributed import Preemption
 from lanas_jax.spaces.base import SearchSpace
 from lanas_jax.storage.weights import names
@@ -99,6 +100,7 @@ class FewShot:
         """Trains the initial supernet in advance, as `OneShot.train`; `prepare` trains the sub-supernets."""
         self.one_shot.train(directory, note, preemption)
 
+    @in_32_bits
     def prepare(self, directory: Path, note: Callable[[str], None]) -> None:
         """Trains the supernet and the sub-supernets, or reads them.
 
@@ -119,6 +121,7 @@ class FewShot:
             weights.append(self.one_shot.valuation.place(trained))
         self.prepared.weights = weights
 
+    @in_32_bits
     def begin(self, directory: Path, note: Callable[[str], None]) -> int:
         """Trains the supernet and divides the space, or reads both, and returns the number of regions.
 
@@ -130,6 +133,7 @@ class FewShot:
             self.prepared.regions = self._divide(self._home(directory))
         return len(self.prepared.regions.names)
 
+    @in_32_bits
     def part(self, i: int, directory: Path, note: Callable[[str], None]) -> None:
         """Trains the sub-supernet of region `i` unless it exists; processes may train different regions concurrently.
 
@@ -138,6 +142,7 @@ class FewShot:
         """
         self._train(i, directory, note, None)
 
+    @in_32_bits
     def evaluate(self, codes: Int[np.ndarray, "n dims"], keys: Key[Array, " n"]) -> Sequence[Outcome]:
         """Values each code with the sub-supernet of its region; keys are not used.
 
@@ -154,6 +159,7 @@ class FewShot:
             outcomes |= dict(zip(rows.tolist(), found, strict=True))
         return [outcomes[row] for row in range(len(codes))]
 
+    @in_32_bits
     def extract(self, code: Int[np.ndarray, " dims"]) -> tuple[Params, BatchStats]:
         """Extracts weights as `OneShot.extract` does, from the sub-supernet of the code's region."""
         weights = self.weights[int(self._region(code[None])[0])]

@@ -21,6 +21,7 @@ from lanas_jax.candidates.step import Network
 from lanas_jax.candidates.strategies import OUT_OF_MEMORY, Strategies
 from lanas_jax.data.splits import SearchData
 from lanas_jax.evaluators.base import Outcome, with_costs
+from lanas_jax.runtime.arithmetic import in_32_bits
 from lanas_jax.training.sgd import TrainConfig
 
 
@@ -55,7 +56,8 @@ class FromScratch:
       report: callback that receives the chosen strategy and the reason.
 
     Raises:
-      ValueError: the strategy is specialised and the network cannot be built for a single code.
+      ValueError: the space counts the costs of networks for other images, or the strategy is specialised and the
+        network cannot be built for a single code.
     """
 
     network: Network
@@ -72,6 +74,7 @@ class FromScratch:
     measured: MeasuredStrategy = dataclasses.field(default_factory=MeasuredStrategy, init=False, repr=False)
 
     def __post_init__(self) -> None:
+        self.network.space.check_images(self.data.image_shape, self.data.classes)
         if self.strategy == "specialised":
             _ = self.strategies.specialised  # rejects a network without this strategy before any training
 
@@ -87,6 +90,7 @@ class FromScratch:
         vmapped = self.vmapped is True if choice is None else choice.vmapped
         return self.strategies.vmapped if vmapped else self.strategies.sequential
 
+    @in_32_bits
     def evaluate(self, codes: Int[np.ndarray, "n dims"], keys: Key[Array, " n"]) -> Sequence[Outcome]:
         """Trains the candidates of `codes` and returns their search-validation accuracies.
 

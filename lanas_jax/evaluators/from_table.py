@@ -13,6 +13,7 @@ import numpy as np
 from jaxtyping import Array, Int, Key
 
 from lanas_jax.evaluators.base import Outcome
+from lanas_jax.runtime.arithmetic import in_32_bits
 from lanas_jax.tables.base import Table
 
 
@@ -35,6 +36,7 @@ class FromTable:
         if self.seconds < 0:
             raise ValueError(f"seconds must be at least 0; got {self.seconds}")
 
+    @in_32_bits
     def evaluate(self, codes: Int[np.ndarray, "n dims"], keys: Key[Array, " n"]) -> Sequence[Outcome]:
         """Returns one outcome per code; a code that is not in the table fails."""
         values = np.asarray(self.table.lookup(codes)).tolist()

@@ -19,6 +19,7 @@ from jaxtyping import Array, Int, Key
 from lanas_jax.data.splits import SearchData
 from lanas_jax.data.streams import StreamedDataset, hold_in_memory
 from lanas_jax.evaluators.base import NotPreparedError, Outcome, with_costs
+from lanas_jax.runtime.arithmetic import in_32_bits
 from lanas_jax.runtime.distributed import Preemption
 from lanas_jax.storage.folder import RunError
 from lanas_jax.supernet import code_pool
@@ -122,6 +123,7 @@ class OneShot:
         """The folder of the trained or untrained supernet; None: in the run's folder."""
         return self.directory
 
+    @in_32_bits
     def prepare(self, directory: Path, note: Callable[[str], None]) -> None:
         """Trains the supernet or reads it, and checks that it is better than chance.
 
@@ -149,6 +151,7 @@ class OneShot:
         devices = training_devices(self.devices)
         train_supernet(self._training, self.trained_on, directory, note, devices=devices, preemption=preemption)
 
+    @in_32_bits
     def evaluate(self, codes: Int[np.ndarray, "n dims"], keys: Key[Array, " n"]) -> Sequence[Outcome]:
         """Values the subnetworks that `codes` select; keys are not used.
 
@@ -159,6 +162,7 @@ class OneShot:
         del keys
         return outcomes_of(self.valuation, self.trained.weights, codes)
 
+    @in_32_bits
     def extract(self, code: Int[np.ndarray, " dims"]) -> tuple[Params, BatchStats]:
         """Returns the weights of ``supernet.standalone(code)`` and the batch statistics used to value it.
 

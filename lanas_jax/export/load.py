@@ -21,6 +21,7 @@ from jaxtyping import Array, Float, Float32, UInt8
 
 from lanas_jax.data.scaling import Scaling
 from lanas_jax.export.recorded import recorded_network
+from lanas_jax.runtime.arithmetic import in_32_bits
 from lanas_jax.storage import config_json
 from lanas_jax.storage import weights as by_name
 from lanas_jax.storage.folder import RunError
@@ -54,6 +55,7 @@ class Exported:
     weights: Weights
     scaling: Scaling | None
 
+    @in_32_bits
     def __call__(self, images: UInt8[np.ndarray, "n h w c"] | Float32[np.ndarray, "n h w c"]) -> Float[Array, "n k"]:
         """Returns the logits of images: ``uint8[n, h, w, c]`` if the network has a scaling, else float32.
 
@@ -73,6 +75,7 @@ class Exported:
         return jax.jit(lambda weights, images: compute_logits(self.network, weights, images, self.scaling))
 
 
+@in_32_bits
 def load(directory: Path | str) -> Exported:
     """Loads the network in a folder written by ``lanas export`` or ``lanas extract``. The dataset is not needed.
 

@@ -65,6 +65,7 @@ def final_training(
       streamed: True if each step receives its batch, False if every device holds all images.
       teacher_multiply_adds: multiply-adds of a teacher's forward pass on one image.
     """
+    training.network.space.check_images(data.image_shape, data.classes)
     recipe, passes = training.recipe, _passes(training)
     split = len(data.train) + (len(data.validation) if recipe.train_on == "all" else 0)
 
@@ -119,6 +120,7 @@ def candidates(
       setting: name of the setting for the batch size.
       vmapped: True if the candidates of a device train vmapped, False if sequentially.
     """
+    network.space.check_images(data.image_shape, data.classes)
     cost = mean_multiply_adds(network.space)
 
     def program(devices: Sequence[jax.Device], batch_size: int) -> TracedProgram:
@@ -144,6 +146,7 @@ def valuation(name: str, valuing: Valuation, *, budget: int, batch: int, setting
       batch: number of codes valued together.
       setting: name of the setting for the batch size.
     """
+    valuing.supernet.space.check_images(valuing.data.image_shape, valuing.data.classes)
     cost = mean_multiply_adds(valuing.supernet.space)
 
     def program(devices: Sequence[jax.Device], batch_size: int) -> TracedProgram:

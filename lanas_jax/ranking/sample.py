@@ -11,12 +11,14 @@ import numpy as np
 from jaxtyping import Float, Int, PRNGKeyArray
 
 from lanas_jax.ranking.base import RankingError
+from lanas_jax.runtime.arithmetic import in_32_bits
 from lanas_jax.searchers.sampling import LISTED, draw_valid
 from lanas_jax.spaces.base import SearchSpace
 
 TRIES = 4096  # batches of draws, about a million codes in all, for spaces with few valid codes
 
 
+@in_32_bits
 def pool_of(key: PRNGKeyArray, space: SearchSpace, n: int, fewest: int) -> Int[np.ndarray, "m dims"]:
     """Draws distinct valid codes uniformly, in canonical form.
 

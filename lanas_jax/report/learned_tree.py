@@ -11,6 +11,7 @@ from jaxtyping import PRNGKeyArray
 from rich.text import Text
 from rich.tree import Tree
 
+from lanas_jax.runtime.arithmetic import in_32_bits, nan_is_data
 from lanas_jax.searchers import partition
 from lanas_jax.searchers.base import Searcher
 from lanas_jax.searchers.partition import NodeSummary, PartitionTree
@@ -20,6 +21,8 @@ from lanas_jax.storage.trials import Status, Trial, by_tell
 TOP = 3  # number of features named per split
 
 
+@in_32_bits
+@nan_is_data
 def learned_tree(
     searcher: Searcher, key: PRNGKeyArray, trials: Sequence[Trial], top: int = TOP
 ) -> tuple[list[NodeSummary] | None, str]:

@@ -18,22 +18,31 @@ from typing import Protocol, TypeVar, runtime_checkable
 
 from jaxtyping import Array, Int, PRNGKeyArray
 
+from lanas_jax.runtime.arithmetic import in_32_bits, nan_is_data
 from lanas_jax.runtime.pytrees import register_config
 from lanas_jax.spaces.base import Codes, SearchSpace, Values
 
 State = TypeVar("State")
 Class = TypeVar("Class", bound=type)
+METHODS = ("init", "ask", "tell")
 
 
 def register(*numbers: str) -> Callable[[Class], Class]:
     """Registers a searcher class as a pytree whose pool and `numbers` are inputs of a compiled program.
 
     Searchers of one class and space that differ only in these numbers share one compiled `ask` and one compiled `tell`.
+    Its methods run in 32 bits, and treat NaN as data, whatever JAX's settings are.
 
     Args:
       numbers: names of the hyper-parameters that change no array shape; all others are static under `jax.jit`.
     """
-    return register_config(data=("pool", *numbers))
+
+    def decorate(cls: Class) -> Class:
+        for name in METHODS:
+            setattr(cls, name, in_32_bits(nan_is_data(getattr(cls, name))))
+        return register_config(data=("pool", *numbers))(cls)
+
+    return decorate
 
 
 @runtime_checkable

@@ -17,6 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
+from lanas_jax.runtime.arithmetic import in_32_bits
 from lanas_jax.spaces.base import Codes, SearchSpace
 from lanas_jax.spaces.index import CodeIndex
 
@@ -45,6 +46,7 @@ class Pool:
     index: CodeIndex
 
     @classmethod
+    @in_32_bits
     def of(cls, space: SearchSpace, codes: object) -> "Pool":
         """Returns a pool of the distinct valid codes, in canonical form and in order of first appearance.
 

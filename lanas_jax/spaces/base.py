@@ -267,6 +267,38 @@ class SearchSpace:
             )
         return array.astype(np.int32)
 
+    def check_images(self, image_shape: tuple[int, int, int], classes: int) -> None:
+        """Checks that the networks of this space, and so their costs and limits, are those for a dataset.
+
+        Compares the settings `image_size`, `image_channels` and `classes`, as far as the space has them. A space whose
+        networks resize images has no `image_size`.
+
+        Args:
+          image_shape: height, width and channels of the images.
+          classes: number of classes.
+
+        Raises:
+          ValueError: a setting differs; the message names each.
+        """
+        height, width, channels = image_shape
+        found = {"image_size": (height, width), "image_channels": channels, "classes": classes}
+        assumed = {name: getattr(self, name) for name in found if hasattr(self, name)}
+        told = {"image_size": f"images are {height} x {width}", "image_channels": f"images have {channels} channels"}
+        told["classes"] = f"the data has {classes} classes"
+        wrong = [
+            f"{name} is {value}, but {told[name]}"
+            for name, value in assumed.items()
+            if ((value, value) if name == "image_size" else value) != found[name]
+        ]
+        if wrong:
+            remedy = "give the space the settings of the data"
+            if "image_size" in assumed and height != width:
+                remedy = "its networks take square images: crop, pad or resize them"
+            raise ValueError(
+                f"{type(self).__name__} counts the costs of other networks than those to train: {'; '.join(wrong)}. To "
+                f"mend it: {remedy}"
+            )
+
     def _set_sizes(self, **sizes: int) -> None:
         """Sets fields that must be at least 1, in the constructors of frozen spaces.
 

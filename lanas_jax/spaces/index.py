@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Int
 
+from lanas_jax.runtime.arithmetic import in_32_bits
 from lanas_jax.spaces.base import Codes, SearchSpace
 
 
@@ -24,6 +25,7 @@ class CodeIndex:
     rows: Int[Array, " m"]
 
     @classmethod
+    @in_32_bits
     def of(cls, space: SearchSpace, codes: Codes) -> "CodeIndex":
         """Builds the index of canonical codes."""
         digits = np.asarray(_digits(space, jnp.asarray(codes)))
@@ -38,6 +40,7 @@ class CodeIndex:
         found[rows[1:]] = (digits[1:] == digits[:-1]).all(axis=1)
         return found
 
+    @in_32_bits
     def find(self, space: SearchSpace, codes: Codes) -> Int[Array, " n"]:
         """Returns the row of each canonical code; -1 for codes that are not in the index. Traceable."""
         return _find(self, space, codes)

@@ -23,6 +23,7 @@ class PublishedMobileNets(SearchSpace):
 
     classes: int
     resolution: int
+    image_channels = 3
 
     def __init__(self, classes: int = 1000, resolution: int = 224):
         self._set_sizes(classes=classes, resolution=resolution)

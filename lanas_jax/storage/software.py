@@ -1,31 +1,42 @@
-"""Software versions, recorded with every trial and in a run's config.json."""
+"""Software versions and settings of JAX, recorded with every trial, in a run's config.json and in training.json."""
 
 import functools
 import importlib.metadata
 import itertools
 import platform
-from collections.abc import Iterable, Mapping, Sequence
+import sys
+from collections.abc import Collection, Iterable, Mapping, Sequence
 
 RANGES = 4  # ranges of trials that are listed per version
 
 PACKAGES = {"lanas_jax": "lanas-jax", "jax": "jax", "flax": "flax", "optax": "optax", "numpy": "numpy"}
+DRAWS = {"jax_default_prng_impl": "threefry2x32", "jax_threefry_partitionable": True}  # they decide random numbers
+SETTINGS = DRAWS | {"jax_default_matmul_precision": None}  # with their defaults
 
 
-@functools.cache
 def versions() -> dict[str, str]:
-    """Returns the versions of Python and of the packages that affect the outcome of a trial, by name."""
-    return {"python": platform.python_version()} | {name: _version(package) for name, package in PACKAGES.items()}
+    """Returns the versions of Python and of the packages that affect the outcome of a trial, by name.
+
+    Settings of JAX that affect it too are included unless they have their default, so that records without them, and
+    those of a process that does not use JAX, stand for the defaults.
+    """
+    return _packages() | _jax_settings()
 
 
-def differences(recorded: Mapping[str, str]) -> str:
-    """Describes the differences between recorded and current versions; empty if there are none."""
+def differences(recorded: Mapping[str, str], names: Collection[str] | None = None) -> str:
+    """Describes the differences between recorded and current versions and settings; empty if there are none.
+
+    Args:
+      recorded: earlier result of `versions`.
+      names: names to compare; default: all.
+    """
     now = versions()
-    changed = [
-        f"{name} {recorded.get(name, 'absent')}, now {now.get(name, 'absent')}"
-        for name in sorted(recorded.keys() | now.keys())
+    compared = recorded.keys() | now.keys() if names is None else names
+    return "; ".join(
+        f"{name} {recorded.get(name, _absent(name))}, now {now.get(name, _absent(name))}"
+        for name in sorted(compared)
         if recorded.get(name) != now.get(name)
-    ]
-    return "; ".join(changed)
+    )
 
 
 def versions_by_trial(recorded: Mapping[int, Mapping[str, str]]) -> str:
@@ -39,7 +50,7 @@ def versions_by_trial(recorded: Mapping[int, Mapping[str, str]]) -> str:
     for package in packages:
         trials: dict[str, list[int]] = {}
         for number, versions in recorded.items():
-            trials.setdefault(versions.get(package, "absent"), []).append(number)
+            trials.setdefault(versions.get(package, _absent(package)), []).append(number)
         if len(trials) > 1:
             lines.append(f"{package} {', '.join(f'{version} ({_ranges(ids)})' for version, ids in trials.items())}")
     return "; ".join(lines)
@@ -58,6 +69,24 @@ def _ranges(numbers: Sequence[int]) -> str:
     texts = [f"{run[0]}-{run[-1]}" if len(run) > 1 else str(run[0]) for run in runs]
     more = f" and {len(texts) - RANGES} more ranges" if len(texts) > RANGES else ""
     return f"trial{'s' if len(numbers) > 1 else ''} {', '.join(texts[:RANGES])}{more}"
+
+
+def _absent(name: str) -> str:
+    return f"{SETTINGS[name]}" if name in SETTINGS else "absent"
+
+
+@functools.cache
+def _packages() -> dict[str, str]:
+    return {"python": platform.python_version()} | {name: _version(package) for name, package in PACKAGES.items()}
+
+
+def _jax_settings() -> dict[str, str]:
+    """Returns the settings that differ from their defaults; none before JAX is imported."""
+    jax = sys.modules.get("jax")
+    if jax is None:
+        return {}
+    found = {name: getattr(jax.config, name) for name in SETTINGS}
+    return {name: str(value) for name, value in found.items() if value != SETTINGS[name]}
 
 
 def _version(package: str) -> str:

@@ -23,6 +23,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
+from lanas_jax.storage.plain import LARGEST_VALUE, plain_count, plain_float, plain_text, shown
 from lanas_jax.storage.trial_file import (
     APPLICATION_ID,
     FORMAT,
@@ -75,6 +76,7 @@ CREATE TABLE final (
   checksum INTEGER NOT NULL
 );
 """
+_BEYOND = ", beyond the numbers of float32 in which searchers compute"
 _SCHEMA = "SELECT type, name, sql FROM sqlite_schema ORDER BY name"
 
 
@@ -326,7 +328,7 @@ class TrialStore:
     ) -> list[Trial]:
         """Records the outcomes of one tell, in one transaction.
 
-        A value that is not finite is recorded as a failure.
+        A value that is not finite, or beyond float32, is recorded as a failure, as searchers are told.
 
         Args:
           ids: numbers of pending trials, in ascending order.
@@ -340,7 +342,8 @@ class TrialStore:
           The finished trials.
 
         Raises:
-          ValueError: the numbers of outcomes and trials differ, or a trial is not pending.
+          ValueError: the numbers of outcomes and trials differ, a trial is not pending, or a field of an outcome is
+            not a number; `lanas_jax.evaluators.faults.outcomes_or_errors` returns plain outcomes only.
         """
         if len(outcomes) != len(ids):
             raise ValueError(f"got {len(outcomes)} outcomes for {len(ids)} trials; expected one per trial")
@@ -370,8 +373,12 @@ class TrialStore:
         return Winner(**row | {"code": _integers(self.path, row["code"])})
 
     def set_final(self, final: Winner) -> None:
-        """Records the retrained winner."""
-        row = _row(_plain(final))
+        """Records the retrained winner.
+
+        Raises:
+          ValueError: as in `plain_winner`.
+        """
+        row = _row(plain_winner(final))
         with self._transaction():
             self._connection.execute(f"REPLACE INTO final VALUES (0{', ?' * len(row)}, ?)", (*row, _sum(row)))
 
@@ -437,35 +444,47 @@ class TrialStore:
 
 def _result(outcome: TrialOutcome) -> dict[str, Any]:
     """Returns the fields of a trial that its outcome determines."""
-    value, reason = _number(outcome.value), None
+    value, reason = plain_float("value", outcome.value), None
     if value is None:
-        reason = outcome.reason or ("no reason given" if outcome.value is None else f"the value is {outcome.value}")
+        reason = plain_text(outcome.reason or "no reason given")
+    elif not abs(value) <= LARGEST_VALUE:  # NaN too
+        reason = plain_text(outcome.reason or f"the value is {value}{_BEYOND * math.isfinite(value)}")
     return {
-        "status": Status.FAILED if value is None else Status.DONE,
-        "value": value,
+        "status": Status.FAILED if reason else Status.DONE,
+        "value": None if reason else value,
         "reason": reason,
-        "multiply_adds": None if outcome.multiply_adds is None else int(outcome.multiply_adds),
-        "parameters": None if outcome.parameters is None else int(outcome.parameters),
-        "compile_seconds": _number(outcome.compile_seconds),
-        "train_seconds": _number(outcome.train_seconds),
-        "steps": None if outcome.steps is None else int(outcome.steps),
+        "multiply_adds": plain_count("multiply_adds", outcome.multiply_adds),
+        "parameters": plain_count("parameters", outcome.parameters),
+        "compile_seconds": _finite("compile_seconds", outcome.compile_seconds),
+        "train_seconds": _finite("train_seconds", outcome.train_seconds),
+        "steps": plain_count("steps", outcome.steps),
     }
 
 
-def _plain(final: Winner) -> Winner:
-    """Converts NumPy numbers to Python numbers, since SQLite does not accept NumPy's."""
-    return Winner(
-        tuple(map(int, final.code)),
-        float(final.validation_accuracy),
-        float(final.test_accuracy),
-        float(final.seconds),
-        *(None if number is None else int(number) for number in (final.epochs, final.multiply_adds, final.parameters)),
-    )
+def plain_winner(final: Winner) -> Winner:
+    """Converts the numbers of a retrained winner to finite Python numbers.
+
+    Raises:
+      ValueError: a number is not one, or not finite; the message names it.
+    """
+    try:
+        code = tuple(map(int, final.code))
+    except (TypeError, ValueError):
+        raise ValueError(f"code must be integers; got {shown(final.code)}") from None
+    accuracies = {
+        name: plain_float(name, getattr(final, name)) for name in ("validation_accuracy", "test_accuracy", "seconds")
+    }
+    for name, number in accuracies.items():
+        if number is None or not math.isfinite(number):
+            raise ValueError(f"{name} must be a finite number; got {number}")
+    counts = {name: plain_count(name, getattr(final, name)) for name in ("epochs", "multiply_adds", "parameters")}
+    return Winner(code=code, **accuracies, **counts)  # type: ignore[arg-type]
 
 
-def _number(value: float | None) -> float | None:
+def _finite(name: str, number: object) -> float | None:
     """Converts a number to a Python float; None if it is not finite."""
-    return None if value is None or not math.isfinite(value) else float(value)
+    found = plain_float(name, number)
+    return None if found is None or not math.isfinite(found) else found
 
 
 def _row(record: Trial | Winner) -> tuple[int | float | str | None, ...]:

@@ -6,7 +6,6 @@ this file implements the loop around it. `replay.py` resumes a run.
 """
 
 import dataclasses
-import math
 import shutil
 import time
 from collections.abc import Sequence
@@ -23,11 +22,13 @@ from lanas_jax.evaluators.faults import (
     Failures,
     describe_error,
     outcomes_or_errors,
+    prepare_evaluator,
 )
 from lanas_jax.runtime.errors import STOPS
 from lanas_jax.storage import software
 from lanas_jax.storage.checkpoints import Checkpoints
 from lanas_jax.storage.folder import RunError
+from lanas_jax.storage.plain import shown
 from lanas_jax.storage.trials import Trial, TrialStore, Winner, best
 from lanas_jax.study import run_folder
 from lanas_jax.study.experiment import Experiment, Silence, StudyProgress
@@ -134,7 +135,7 @@ def _continued(experiment: Experiment, here: Run, extend: bool, accept_versions:
     """Checks that a run may continue with an experiment and records what changes.
 
     Raises:
-      RunError: the seed, the batch, the budget or the software versions differ and may not.
+      RunError: the seed, the batch, JAX's random numbers, the budget or the software versions differ and may not.
     """
     for name in ("seed", "batch") if extend else ("seed", "batch", "budget"):
         recorded, given = here.record[name], getattr(experiment, name)
@@ -145,6 +146,11 @@ def _continued(experiment: Experiment, here: Run, extend: bool, accept_versions:
                 else ("choose another folder")
             )
             raise RunError(f"{here.directory} was started with {name} {recorded}, not {given}: {advice}")
+    if changed := software.differences(here.record.get("software") or {}, software.DRAWS):
+        raise RunError(
+            f"{here.directory} was started with other random numbers ({changed}): set JAX_DEFAULT_PRNG_IMPL and "
+            f"JAX_THREEFRY_PARTITIONABLE as they were to continue it"
+        )
     if here.record["budget"] != experiment.budget:
         progress.note(f"budget {here.record['budget']}, now {experiment.budget}")
         here = run_folder.extend(here, experiment.budget)
@@ -180,11 +186,9 @@ class ThisProcess:
         if not isinstance(self.experiment.evaluator, Prepared):
             return
         try:
-            self.experiment.evaluator.prepare(directory, progress.note)
+            prepare_evaluator(self.experiment.evaluator, directory, progress.note)
         except NotPreparedError as error:
             raise StudyError(str(error)) from error
-        except STOPS as error:
-            raise StudyError(f"the preparation of the evaluator failed: {describe_error(error)}") from error
 
     def search(self, search_log: SearchLog, progress: StudyProgress) -> None:
         """See `Workers`."""
@@ -194,16 +198,8 @@ class ThisProcess:
             started = time.time()
             codes = np.array([trial.code for trial in batch], np.int32)
             try:
-                outcomes = outcomes_or_errors(evaluator, codes, keys_of(batch))
-            except EvaluatorExitError as error:
-                raise StudyError(str(error)) from error.__cause__
-            if len(outcomes) != len(batch):
-                raise StudyError(
-                    f"the evaluator returned {len(outcomes)} outcomes for {len(batch)} codes; expected one per code"
-                )
-            try:
-                results = failures.judged(outcomes)
-            except BrokenEvaluatorError as error:
+                results = failures.judged(outcomes_or_errors(evaluator, codes, keys_of(batch)))
+            except (BrokenEvaluatorError, EvaluatorExitError) as error:
                 raise StudyError(str(error)) from error.__cause__
             progress.finished(search_log.tell(batch, results, started))
 
@@ -244,9 +240,12 @@ def _retrain(
         final = workers.retrain(np.array(winner.code, np.int32), here.winner)
     except STOPS as error:
         raise StudyError(f"retraining the winner failed: {describe_error(error)}") from error
-    if not math.isfinite(final.validation_accuracy + final.test_accuracy):
-        raise StudyError(f"retraining the winner returned accuracies that are not finite: {final}")
-    store.set_final(final)
+    if not isinstance(final, Winner):
+        raise StudyError(f"retraining the winner returned {shown(final)}; expected a Winner")
+    try:
+        store.set_final(final)
+    except ValueError as error:
+        raise StudyError(f"retraining the winner returned an impossible Winner: {error}") from error
     return store.final()
 
 

@@ -10,6 +10,7 @@ import jax
 import numpy as np
 from jaxtyping import Bool, Int
 
+from lanas_jax.runtime.arithmetic import in_32_bits
 from lanas_jax.spaces.base import SearchSpace
 
 DRAWN = 2**14  # codes per draw
@@ -22,6 +23,7 @@ class EmptyRegionError(Exception):
     """No code was found in a region."""
 
 
+@in_32_bits
 def draw_codes(space: SearchSpace, n: int, seed: int, within: Within | None = None) -> Int[np.ndarray, "n dims"]:
     """Draws `n` valid codes uniformly by rejection, in canonical form; a code may be drawn more than once.
 

@@ -24,6 +24,7 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray
 from lanas_jax.data.splits import SearchData
 from lanas_jax.data.streams import StreamedDataset
 from lanas_jax.runtime import distributed
+from lanas_jax.runtime.arithmetic import in_32_bits
 from lanas_jax.runtime.distributed import Preemption
 from lanas_jax.runtime.durations import duration
 from lanas_jax.spaces.base import SearchSpace
@@ -155,6 +156,7 @@ class Trained(NamedTuple):
     programs: Programs | None  # reusable for other regions; None if the weights were read from a finished training
 
 
+@in_32_bits
 def train_supernet(
     training: SupernetTraining,
     data: SearchData | StreamedDataset,
@@ -179,12 +181,14 @@ def train_supernet(
       preemption: signal to stop early; None: no early stop.
 
     Raises:
-      ValueError: the recipe does not fit the images or the devices; nothing is written.
+      ValueError: the recipe does not fit the images or the devices, or the space does not fit the images; nothing is
+        written.
       RunError: the folder holds something else or another training (the message names the difference), or is in use.
       DistributedError: the processes were started with different arguments or software.
       NotFiniteError, DamagedError, PreemptedError: as `lanas_jax.trainer.loop.run_training`.
     """
     devices = _sharing(training.recipe.batch_size) if devices is None else devices
+    training.supernet.space.check_images(data.image_shape, data.classes)
     check_recipe(training.recipe, data, devices)
     with _entered(directory, _record(training, data, devices)) as folder:
         if folder.final is None:

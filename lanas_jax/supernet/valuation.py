@@ -22,6 +22,7 @@ from jaxtyping import Array, Float, Int
 from lanas_jax.candidates.population import AXIS
 from lanas_jax.data.scaling import Scaling
 from lanas_jax.data.splits import SearchData
+from lanas_jax.runtime.arithmetic import in_32_bits
 from lanas_jax.runtime.devices import mesh_of
 from lanas_jax.runtime.program_memo import MEMO
 from lanas_jax.supernet.base import Supernet
@@ -75,6 +76,7 @@ class Valuation:
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1; got {getattr(self, name)}")
 
+    @in_32_bits
     def __call__(self, weights: Weights, codes: Int[np.ndarray, "n dims"]) -> PartValues:
         """Values the subnetworks of `codes`; the program is compiled at the first call."""
         width, weights = self._mesh.size * self.per_device, self.place(weights)
@@ -83,10 +85,12 @@ class Valuation:
         accuracy, loss = (np.concatenate([np.asarray(row[i]) for row in rows])[: len(codes)] for i in range(2))
         return PartValues(accuracy, loss)
 
+    @in_32_bits
     def statistics(self, weights: Weights, code: Int[np.ndarray | Array, " dims"]) -> BatchStats:
         """Returns the batch statistics used to value the subnetwork of `code`."""
         return self._statistics(self.place(weights), jnp.asarray(code), self._placed[0])
 
+    @in_32_bits
     def lower(self) -> jax.stages.Lowered:
         """Traces the valuation program with shapes in place of weights, codes and images."""
         height, width, channels = self.data.image_shape

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from lanas_jax.runtime.arithmetic import in_32_bits, nan_is_data
 from lanas_jax.spaces.base import Codes, SearchSpace, Values
 from lanas_jax.spaces.index import CodeIndex
 
@@ -22,13 +23,15 @@ class Table:
       ValueError: if a code is outside the space, not valid or repeated, or a value is not finite; names the rows.
     """
 
+    @in_32_bits
     def __init__(self, space: SearchSpace, codes: Codes, values: Values):
         checked = space.check(codes)
         array = np.asarray(values)
         if array.shape != (len(checked),):
             raise ValueError(f"values has shape {array.shape}; {len(checked)} codes need shape ({len(checked)},)")
         _refuse("are not valid in the space", ~np.asarray(space.valid(checked)))
-        _refuse("hold a value that is not finite", ~np.isfinite(array))
+        with np.errstate(over="ignore"):
+            _refuse("hold a value that is not finite in float32", ~np.isfinite(array.astype(np.float32)))
         self.space = space
         self.codes = space.canonical(checked)
         self.values = jnp.asarray(array, jnp.float32)
@@ -43,6 +46,8 @@ class Table:
         """The highest value."""
         return float(self.values.max())
 
+    @in_32_bits
+    @nan_is_data
     def lookup(self, codes: Codes) -> Float[Array, " n"]:
         """Returns the value of each code; NaN for codes that are not in the table. Traceable."""
         rows = self._index.find(self.space, self.space.canonical(codes))

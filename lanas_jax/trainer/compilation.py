@@ -18,6 +18,7 @@ from jaxtyping import Array, Float
 
 from lanas_jax.data.splits import SearchData, Split
 from lanas_jax.data.streams import StreamedDataset
+from lanas_jax.runtime.arithmetic import in_32_bits
 from lanas_jax.runtime.devices import mesh_of
 from lanas_jax.runtime.distributed import Preemption
 from lanas_jax.trainer import step as training
@@ -60,6 +61,7 @@ def check_recipe(recipe: Recipe, data: SearchData | StreamedDataset, devices: Se
         raise ValueError(f"epochs must be below {2**31 // count - 1} with {count} images; got {recipe.epochs}")
 
 
+@in_32_bits
 def compile_training(final: Training, data: SearchData | StreamedDataset, devices: Sequence[jax.Device]) -> Programs:
     """Compiles the programs of a training. Images in memory are first copied to the devices.
 

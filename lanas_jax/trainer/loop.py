@@ -23,6 +23,7 @@ from jaxtyping import Array, Float, Int
 from lanas_jax.data.splits import Dataset, SearchData
 from lanas_jax.data.streams import StreamedDataset
 from lanas_jax.runtime import distributed
+from lanas_jax.runtime.arithmetic import in_32_bits
 from lanas_jax.runtime.distributed import Preemption
 from lanas_jax.storage.checkpoints import Checkpoints, Restored
 from lanas_jax.trainer import step as training
@@ -95,6 +96,7 @@ class TrainingProgress(Protocol):
         """Called with a message that deserves a line of its own."""
 
 
+@in_32_bits
 def run_training(
     programs: Programs,
     data: SearchData | StreamedDataset,

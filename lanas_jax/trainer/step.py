@@ -17,6 +17,7 @@ from jax.sharding import NamedSharding
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, PyTree
 
 from lanas_jax.data.scaling import Scaling
+from lanas_jax.runtime.arithmetic import in_32_bits
 from lanas_jax.trainer.recipe import Recipe, average_decay, drop_path, optimizer
 from lanas_jax.trainer.task import (
     AuxiliaryInputs,
@@ -83,6 +84,7 @@ def begin(task: TrainerTask, data: AuxiliaryInputs, key: PRNGKeyArray) -> FinalS
     return start_training(task.network, task.recipe, key)
 
 
+@in_32_bits
 def shapes(network: FinalNetwork, recipe: Recipe) -> FinalState:
     """Returns the shapes and dtypes of a state."""
     return jax.eval_shape(lambda key: start_training(network, recipe, key), jax.random.key(0))

@@ -20,6 +20,7 @@ from jaxtyping import Int
 from lanas_jax.data.splits import Dataset
 from lanas_jax.data.streams import StreamedDataset
 from lanas_jax.runtime import distributed
+from lanas_jax.runtime.arithmetic import in_32_bits
 from lanas_jax.runtime.distributed import DistributedError, Preemption
 from lanas_jax.spaces.definition import choices_of
 from lanas_jax.storage import config_json, software, weights
@@ -54,6 +55,7 @@ class Origin:
     settings: Any = None
 
 
+@in_32_bits
 def train_network(
     final: FinalTraining,
     code: Int[np.ndarray, " dims"],
@@ -78,8 +80,8 @@ def train_network(
       The content of final.json.
 
     Raises:
-      ValueError: the recipe does not fit the images or the devices, the teacher does not fit the images, or the
-        initial weights do not fit the network. Nothing is written.
+      ValueError: the recipe does not fit the images or the devices, the space or the teacher does not fit the images,
+        or the initial weights do not fit the network. Nothing is written.
       RunError: the folder holds other files, holds another training (the message names the difference), or is in use.
       ConfigError: the settings cannot be written as JSON.
       DistributedError: the processes were not started with the same settings, images and software.
@@ -87,7 +89,9 @@ def train_network(
     """
     devices = jax.devices() if devices is None else devices
     data = final.dataset()
-    compilation.check_recipe(final.recipe, search_splits(data), devices)
+    searched = search_splits(data)
+    final.network.space.check_images(searched.image_shape, searched.classes)
+    compilation.check_recipe(final.recipe, searched, devices)
     if final.teacher is not None:
         final.teacher.check(search_splits(data), final.recipe)
     weights.check_weights(shapes(final.network, final.recipe).weights, final.initial or {}, partly=True)

@@ -8,6 +8,7 @@ import pytest
 
 import lanas_jax as lx
 from lanas_jax.commands import compare as command
+from lanas_jax.commands.base import terminal
 from lanas_jax.comparison import compare as comparison
 from lanas_jax.comparison import output, peers, statistics
 from lanas_jax.comparison.compare import compare_searchers
@@ -23,6 +24,17 @@ def test_each_searcher_gets_the_same_budget_of_distinct_architectures(table):
         np.testing.assert_allclose(table.lookup(result.winners), result.values.max(axis=1))
         assert result.regrets == {}  # the first is taken at 50
     assert results[1].expected == 24
+
+
+def test_64_bit_mode_changes_no_simulation(table):
+    traces = []
+    for wide in (False, True):
+        with jax.enable_x64(wide):
+            small = lx.Table(SPACE, CODES, VALUES)
+            traces.append(lx.simulate(lx.RandomSearch(SPACE), small, 10, 5))
+    for narrow, wide in zip(*traces, strict=True):
+        assert wide.dtype == narrow.dtype
+        np.testing.assert_array_equal(wide, narrow)
 
 
 def test_seconds_are_of_one_core_and_without_compilation(table, monkeypatch):
@@ -111,14 +123,12 @@ def test_peers_find_the_optimum_among_values_of_the_table(table, name):
 
 
 def test_the_command_prints_and_writes_what_it_found(tmp_path, capsys):
-    bench = Benchmark("small", SPACE, CODES, VALUES[:, None], 1 - VALUES[:, None], "made up")
+    bench = Benchmark("small [/$x_{]", SPACE, CODES, VALUES[:, None], 1 - VALUES[:, None], "made up")
     bench.save(tmp_path / "small.npz")
     settings = command.CompareArguments(str(tmp_path / "small.npz"), ("random", "local"), 4, 60, 1, 0, tmp_path / "out")
-    from rich.console import Console
-
-    command.carry_out(Console(width=200), settings)
+    command.carry_out(terminal(width=200), settings)
     said = capsys.readouterr().out
-    assert "small: 48 networks. made up" in said
+    assert "small [/$x_{]: 48 networks. made up" in said
     assert "budget 60 exceeds the table: every search tries all 48 networks" in said
     assert "Random search needs 24 samples to the optimum (exact median)" in said
     with (tmp_path / "out" / "comparison.csv").open() as file:

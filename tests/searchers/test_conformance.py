@@ -51,6 +51,25 @@ def test_same_seed_same_trials_and_another_seed_others(searcher):
     assert (trace(searcher, seed=1)[1] != codes).any()
 
 
+def test_64_bit_mode_changes_nothing(searcher):
+    _, codes, values = trace(searcher)
+    with jax.enable_x64(True):
+        state, again, same = run(searcher, 3, 0, value)
+        more = searcher.tell(state, np.asarray(again, np.int64), np.asarray(same, np.float64))
+        assert {leaf.dtype.itemsize for leaf in jax.tree.leaves(more) if leaf.dtype != state.key.dtype} <= {1, 4}
+    np.testing.assert_array_equal(codes[: len(again)], again)
+    np.testing.assert_array_equal(values[: len(same)], same)
+
+
+def test_debugging_of_nans_and_infinities_does_not_stop_a_search_with_failed_trials(searcher):
+    def failing(codes):
+        return np.where(np.asarray(codes)[:, 0] % 2 == 0, np.nan, value(codes))
+
+    with jax.debug_nans(True), jax.debug_infs(True):
+        _, codes, _ = run(searcher, 3, 0, failing)
+    np.testing.assert_array_equal(codes, run(searcher, 3, 0, failing)[1])
+
+
 def test_pending_codes_are_never_proposed_again(searcher):
     state = searcher.init(jax.random.key(2))
     asked = []

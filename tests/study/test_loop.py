@@ -13,6 +13,7 @@ import pytest
 import lanas_jax as lx
 from lanas_jax import study
 from lanas_jax.evaluators.base import NotPreparedError, Outcome
+from lanas_jax.storage import software
 from lanas_jax.storage.folder import RunError
 from lanas_jax.storage.trial_file import TrialStoreError
 from lanas_jax.storage.trials import Status, TrialStore, Winner
@@ -44,8 +45,16 @@ class Distance:
     def _outcome(self, code, key):
         if int(code[0]) in self.nan:
             return Outcome(None, "loss became NaN at step 7", train_seconds=0.1)
-        noise = float(jax.random.uniform(key)) / 10
+        noise = float(jax.random.uniform(key, dtype=np.float32)) / 10
         return Outcome(noise - float(np.abs(code - 2).sum()), multiply_adds=int(code.sum()), parameters=7)
+
+
+class InItsOwnBits(Distance):
+    """An evaluator keeps the mode of its process."""
+
+    def evaluate(self, codes, keys):
+        assert jax.numpy.zeros(1).dtype == np.float64
+        return super().evaluate(codes, keys)
 
 
 def finale(code, key, directory):
@@ -102,7 +111,7 @@ def test_trial_keys_are_folded_from_seed_and_number(uninterrupted):
     for trial in uninterrupted.trials:
         words = np.asarray(jax.random.key_data(jax.random.fold_in(jax.random.key(3), trial.id)))
         assert trial.key == "".join(f"{word:08x}" for word in words)
-        noise = float(jax.random.uniform(jax.random.fold_in(jax.random.key(3), trial.id))) / 10
+        noise = float(jax.random.uniform(jax.random.fold_in(jax.random.key(3), trial.id), dtype=np.float32)) / 10
         assert trial.value == noise - float(np.abs(np.array(trial.code) - 2).sum())
 
 
@@ -123,6 +132,16 @@ def test_config_says_what_was_asked_for(uninterrupted):
         "batch": 4,
     }
     assert record["software"].keys() == {"python", "lanas_jax", "jax", "flax", "optax", "numpy"}
+
+
+def test_64_bit_mode_changes_no_trial_and_no_resumed_one(searcher, uninterrupted, tmp_path):
+    stopped = InItsOwnBits(stop_before=2)
+    with jax.enable_x64(True), pytest.raises(KeyboardInterrupt):
+        run(experiment(stopped, searcher=searcher), tmp_path / "run")
+    with jax.enable_x64(True):
+        resumed = run(experiment(InItsOwnBits(), searcher=searcher), tmp_path / "run")
+    assert [trial.code for trial in resumed.trials] == [trial.code for trial in uninterrupted.trials]
+    assert [trial.key for trial in resumed.trials] == [trial.key for trial in uninterrupted.trials]
 
 
 @pytest.mark.parametrize("stop", range(6))
@@ -219,7 +238,7 @@ def test_finale_that_raises_or_gives_nan_is_not_recorded(tmp_path):
 
     with pytest.raises(StudyError, match="retraining the winner failed: FloatingPointError: the loss of the final"):
         run(experiment(finale=broken, budget=4), tmp_path / "run")
-    with pytest.raises(StudyError, match="not finite"):
+    with pytest.raises(StudyError, match="validation_accuracy must be a finite number; got nan"):
         run(
             experiment(finale=lambda code, key, folder: Winner(tuple(code.tolist()), math.nan, 0.5, 1.0), budget=4),
             tmp_path / "run",
@@ -286,6 +305,26 @@ def test_changed_software_is_named(tmp_path):
         for trial in store.trials():
             store._write("REPLACE", dataclasses.replace(trial, code=(0, 0, 0, 0), software={"jax": "0.0.1"}))
     with pytest.raises(RunError, match=r"recorded with other versions \(.*jax 0\.0\.1, now "):
+        run(experiment(), tmp_path / "run")
+
+
+@pytest.mark.parametrize(
+    ("setting", "changed"),
+    [
+        (jax.threefry_partitionable, ("False", "jax_threefry_partitionable True, now False")),
+        (jax.default_prng_impl, ("rbg", "jax_default_prng_impl threefry2x32, now rbg")),
+    ],
+)
+def test_other_random_numbers_are_recorded_and_named_where_a_run_is_resumed(uninterrupted, tmp_path, setting, changed):
+    value, message = changed
+    with setting(value if value == "rbg" else False):
+        with pytest.raises(RunError, match=rf"started with other random numbers \({message}\)"):
+            run(experiment(), uninterrupted.directory)
+        here = run_folder.create(tmp_path / "run", experiment())
+        assert here.record["software"].items() - software.versions().items() == set()
+        assert value in here.record["software"].values()
+    assert value not in software.versions().values()
+    with pytest.raises(RunError, match=r"started with other random numbers \(jax_\w+ \w+, now \w+\): set JAX_DEFAULT"):
         run(experiment(), tmp_path / "run")
 
 

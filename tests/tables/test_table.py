@@ -32,7 +32,7 @@ def test_lookup_finds_every_code_and_says_nan_for_others(dims):
     ("codes", "values", "message"),
     [
         ([[0, 0], [1, 0], [0, 0]], [1, 2, 3], "1 rows of the table repeat the code of an earlier row: 2"),
-        ([[0, 0], [1, 0]], [1, float("nan")], "1 rows of the table hold a value that is not finite: 1"),
+        ([[0, 0], [1, 0]], [1, float("nan")], "1 rows of the table hold a value that is not finite in float32: 1"),
         ([[0, 0], [1, 3]], [1, 2], r"position 1 \(c1\) holds 3, expected 0 to 2"),
         ([[0, 0], [1, 1]], [1], "2 codes need shape"),
     ],

@@ -1,0 +1,41 @@
+"""32-bit arithmetic for this package's programs, whatever ``JAX_ENABLE_X64`` says.
+
+With 64-bit types, JAX counts, sorts and draws in other dtypes, so that programs would draw other random numbers, need
+more memory, and mix dtypes. Searches, trainings and valuations therefore run in 32 bits, with the same results as
+without the setting. Other code of the process, such as an evaluator of one's own, keeps the setting. JAX holds it per
+thread, so functions that run in threads of their own are marked too.
+"""
+
+import functools
+from collections.abc import Callable
+from typing import ParamSpec, TypeVar
+
+import jax
+
+Arguments = ParamSpec("Arguments")
+Returned = TypeVar("Returned")
+
+
+def in_32_bits(function: Callable[Arguments, Returned]) -> Callable[Arguments, Returned]:
+    """Returns a function that runs, traces and compiles in 32 bits."""
+
+    @functools.wraps(function)
+    def run(*arguments: Arguments.args, **named: Arguments.kwargs) -> Returned:
+        with jax.enable_x64(False):
+            return function(*arguments, **named)
+
+    return run
+
+
+def nan_is_data(function: Callable[Arguments, Returned]) -> Callable[Arguments, Returned]:
+    """Returns a function that ``JAX_DEBUG_NANS`` and ``JAX_DEBUG_INFS`` do not stop.
+
+    Searchers mark failed trials by NaN, and bounds that were not reached by infinity.
+    """
+
+    @functools.wraps(function)
+    def run(*arguments: Arguments.args, **named: Arguments.kwargs) -> Returned:
+        with jax.debug_nans(False), jax.debug_infs(False):
+            return function(*arguments, **named)
+
+    return run

@@ -1,0 +1,83 @@
+"""A search of milliseconds whose code does something odd at a moment: MOMENT="evaluate 2", ODDLY="sys.exit(3)".
+
+Moments: build, prepare, ask, tell, evaluate, finale; the number counts from 1 within a process.
+"""
+
+import collections
+import dataclasses
+import os
+import signal
+import sys
+
+import lanas_jax as lx
+from lanas_jax.storage.trials import Winner
+from lanas_jax.study import Experiment
+
+SPACE = lx.SearchSpace([lx.Choice(f"op{i}", "abcd") for i in range(3)])
+ODD = {"os": os, "sys": sys, "signal": signal}
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """Settings."""
+
+    seed: int = 0
+
+
+class Moments(collections.Counter):
+    """Counts moments, and does what the environment says at the one that it names."""
+
+    def passing(self, name):
+        self[name] += 1
+        if os.environ.get("MOMENT") == f"{name} {self[name]}":
+            exec(os.environ["ODDLY"], ODD)
+
+
+@dataclasses.dataclass(frozen=True)
+class Searcher:
+    """Random search that passes moments."""
+
+    moments: Moments
+    search: lx.RandomSearch = dataclasses.field(default_factory=lambda: lx.RandomSearch(SPACE))
+    space: lx.SearchSpace = SPACE
+
+    def init(self, key):
+        return self.search.init(key)
+
+    def ask(self, state, n):
+        answer = self.search.ask(state, n)
+        self.moments.passing("ask")
+        return answer
+
+    def tell(self, state, codes, values):
+        self.moments.passing("tell")
+        return self.search.tell(state, codes, values)
+
+
+@dataclasses.dataclass(frozen=True)
+class Evaluator:
+    """The mean of a code's integers, and moments."""
+
+    moments: Moments
+
+    def prepare(self, directory, note):
+        self.moments.passing("prepare")
+        (directory / "prepared").write_text("")
+
+    def evaluate(self, codes, keys):
+        self.moments.passing("evaluate")
+        return [lx.Outcome(float(code.mean())) for code in codes]
+
+
+def build(config: Config) -> Experiment:
+    """The search."""
+    moments = Moments()
+    moments.passing("build")
+
+    def finale(code, key, directory):
+        directory.mkdir()
+        (directory / "weights").write_text("half of the")
+        moments.passing("finale")
+        return Winner(tuple(code.tolist()), 0.5, 0.5, 0.1)
+
+    return Experiment("left", SPACE, Searcher(moments), Evaluator(moments), 6, 2, config.seed, finale)

@@ -1,0 +1,264 @@
+"""Evaluators that return other things than they should: a failed trial or one sentence, and the run can go on."""
+
+import contextlib
+import dataclasses
+import math
+import os
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import lanas_jax as lx
+from lanas_jax.cli import main
+from lanas_jax.commands import summary
+from lanas_jax.evaluators.base import NotPreparedError, Outcome
+from lanas_jax.evaluators.faults import HOPELESS, BrokenEvaluatorError, outcomes_or_errors
+from lanas_jax.storage.plain import LARGEST_VALUE
+from lanas_jax.storage.trials import Status, TrialStore, Winner
+from lanas_jax.study import Experiment, StudyError, replay, run, run_folder
+
+SPACE = lx.SearchSpace([lx.Choice(f"op{i}", "abcd") for i in range(3)])
+SEARCHER = lx.RandomSearch(SPACE)
+GOOD = Outcome(0.5, multiply_adds=3, parameters=4, compile_seconds=0.25, train_seconds=0.5, steps=6)
+
+
+@dataclasses.dataclass(frozen=True)
+class ReturnsAtOnce:
+    """Gives one object for a whole batch."""
+
+    odd: object
+
+    def evaluate(self, codes, keys):
+        return self.odd
+
+
+def experiment(evaluator, **changes):
+    return Experiment("odd", SPACE, SEARCHER, evaluator, **{"budget": 8, "batch": 4, "seed": 0} | changes)
+
+
+ODD = [
+    (0.5, "the evaluator returned 0.5 of type float for a code; expected an Outcome"),
+    ((0.5, None), "the evaluator returned (0.5, None) of type tuple for a code; expected an Outcome"),
+    (None, "the evaluator returned None of type NoneType for a code; expected an Outcome"),
+    ("good", "the evaluator returned 'good' of type str for a code; expected an Outcome"),
+    ({"value": 1}, "the evaluator returned {'value': 1} of type dict for a code; expected an Outcome"),
+    (Outcome, "of type type for a code; expected an Outcome"),
+    (np.arange(40.0), "... of type ndarray for a code; expected an Outcome"),
+    (Outcome("high"), "impossible Outcome: value must be a number or None; got 'high' of type str"),
+    (Outcome([0.5]), "value must be a number or None; got [0.5] of type list"),
+    (Outcome(1j), "value must be a number or None; got 1j of type complex"),
+    (Outcome(np.float32([0.5, 0.6])), "value must be a number or None; got"),
+    (Outcome(0.5, multiply_adds=math.nan), "multiply_adds must be a whole number or None; got nan of type float"),
+    (Outcome(0.5, multiply_adds=math.inf), "multiply_adds must be a whole number or None; got inf of type float"),
+    (Outcome(0.5, parameters=2**70), "parameters must be 0 to 2**63 - 1; got 1180591620717411303424 of type int"),
+    (Outcome(0.5, parameters=-1), "parameters must be 0 to 2**63 - 1; got -1 of type int"),
+    (Outcome(0.5, parameters="many"), "parameters must be a whole number or None; got 'many' of type str"),
+    (Outcome(0.5, steps=1.5), "steps must be a whole number or None; got 1.5 of type float"),
+    (Outcome(0.5, train_seconds="long"), "train_seconds must be a number or None; got 'long' of type str"),
+    (Outcome(None), "no reason given"),
+    (Outcome(None, ""), "no reason given"),
+    (Outcome(None, ValueError("of [a, b]")), "ValueError: of [a, b]"),
+    (Outcome(None, 7), "7"),
+    (Outcome(None, os.fsdecode(b"no file /tmp/\xff")), "no file /tmp/\\udcff"),
+    (Outcome(math.nan), "the value is nan"),
+    (Outcome(-math.inf), "the value is -inf"),
+    (Outcome(10**400), "the value is inf"),
+    (Outcome(1e300), "the value is 1e+300, beyond the numbers of float32 in which searchers compute"),
+    (Outcome(np.float64(-1e39)), "the value is -1e+39, beyond the numbers of float32"),
+]
+
+
+@dataclasses.dataclass
+class ReturnsEach:
+    """Gives three of the odd outcomes and a good one in each batch of four."""
+
+    left: list[object] = dataclasses.field(default_factory=lambda: [odd for odd, _ in ODD])
+
+    def evaluate(self, codes, keys):
+        given = [self.left.pop(0) if self.left else GOOD for _ in range(3)]
+        return [GOOD, *given]
+
+
+@pytest.fixture(scope="module")
+def odd_run(tmp_path_factory):
+    """The trials of a run in which each odd outcome is returned once, and the folder."""
+    folder = tmp_path_factory.mktemp("odd") / "run"
+    return run(experiment(ReturnsEach(), budget=-(-len(ODD) // 3) * 4), folder).trials, folder
+
+
+def test_a_run_with_every_odd_outcome_is_whole_and_can_be_read(odd_run):
+    trials, folder = odd_run
+    failed = [trial.id for trial in trials if trial.status == Status.FAILED]
+    assert failed == [i for i in range(len(trials)) if i % 4][: len(ODD)]
+    assert all(trial.status == Status.DONE for trial in trials if trial.id not in failed)
+    again = run(experiment(ReturnsAtOnce(None), budget=len(trials)), folder)
+    assert again.trials == trials
+    summary.trials_csv(trials)
+
+
+@pytest.mark.parametrize(("number", "reason"), list(enumerate(reason for _, reason in ODD)))
+def test_an_odd_outcome_fails_its_trial_with_a_sentence(odd_run, number, reason):
+    trials, _ = odd_run
+    assert reason in trials[number // 3 * 4 + 1 + number % 3].reason
+
+
+@pytest.mark.parametrize(
+    "value",
+    [0.5, 1, True, np.float16(0.5), np.int64(3), jnp.float32(0.5), jnp.array([0.5]), np.array([[0.25]]), LARGEST_VALUE],
+)
+@pytest.mark.parametrize("count", [6, 6.0, np.int32(6), np.float64(6), jnp.int32(6), np.array([6])])
+def test_numbers_of_any_kind_are_stored_as_plain_ones(value, count):
+    (found,) = outcomes_or_errors(
+        ReturnsAtOnce([Outcome(value, None, count, count, value, value, count)]), np.zeros((1, 3), np.int32), None
+    )
+    number = float(np.asarray(value).item())
+    assert found == Outcome(number, None, 6, 6, number, number, 6)
+    assert all(type(item) in (float, int, type(None)) for item in dataclasses.astuple(found))
+
+
+def test_seconds_that_are_none_or_not_finite_are_no_reason_to_fail(tmp_path):
+    odd = [Outcome(0.5, train_seconds=None), Outcome(0.5, compile_seconds=math.nan, train_seconds=math.inf)]
+    trials = run(experiment(ReturnsAtOnce(odd), budget=2, batch=2), tmp_path / "run").trials
+    assert [(trial.status, trial.train_seconds) for trial in trials] == [(Status.DONE, 0.0), (Status.DONE, None)]
+    assert trials[1].compile_seconds is None
+
+
+@pytest.mark.parametrize(
+    ("odd", "message"),
+    [
+        (None, "the evaluator returned None of type NoneType for 4 codes; expected one per code"),
+        (0.5, "the evaluator returned 0.5 of type float for 4 codes; expected one per code"),
+        (GOOD, "for 4 codes; expected one per code"),
+        ([GOOD] * 3, "the evaluator returned 3 outcomes for 4 codes; expected one per code"),
+        ([GOOD] * 5, "the evaluator returned 5 outcomes for 4 codes; expected one per code"),
+        ((), "the evaluator returned 0 outcomes for 4 codes; expected one per code"),
+        ("a string", "the evaluator returned 8 outcomes for 4 codes; expected one per code"),
+        (np.float32(0.5), "of type float32 for 4 codes; expected one per code"),
+    ],
+)
+def test_a_wrong_number_of_outcomes_is_one_sentence(odd, message):
+    with pytest.raises(BrokenEvaluatorError) as raised:
+        outcomes_or_errors(ReturnsAtOnce(odd), np.zeros((4, 3), np.int32), None)
+    assert message in str(raised.value)
+
+
+def test_a_wrong_number_of_outcomes_leaves_the_batch_pending(tmp_path):
+    for _ in range(2):  # the same at each resume
+        with pytest.raises(StudyError, match="the evaluator returned None of type NoneType for 4 codes"):
+            run(experiment(ReturnsAtOnce(None)), tmp_path / "run")
+    with TrialStore.open(tmp_path / "run" / "trials.sqlite") as store:
+        assert [trial.status for trial in store.trials()] == [Status.PENDING] * 4
+    assert len(run(experiment(ReturnsAtOnce([GOOD] * 4)), tmp_path / "run").trials) == 8  # mended
+
+
+def test_an_array_of_one_float_per_code_fails_trials_until_the_evaluator_counts_as_broken(tmp_path):
+    with pytest.raises(StudyError, match=f"each of the last {HOPELESS} trials: the evaluator returned .*of type float"):
+        run(experiment(ReturnsAtOnce([0.5] * 4), budget=12), tmp_path / "run")
+    with TrialStore.open(tmp_path / "run" / "trials.sqlite") as store:
+        assert [trial.status for trial in store.trials()] == [Status.FAILED] * 4 + [Status.PENDING] * 4
+
+
+def test_generators_are_read_and_an_error_in_one_fails_the_faulty_code_alone():
+    class Generator:
+        def evaluate(self, codes, keys):
+            for code in codes:
+                if code[0] == 1:
+                    raise ArithmeticError("no such network")
+                yield GOOD
+
+    found = outcomes_or_errors(Generator(), np.array([[0, 0, 0], [1, 0, 0], [2, 0, 0]], np.int32), np.zeros(3))
+    assert [isinstance(one, ArithmeticError) for one in found] == [False, True, False]
+
+
+def test_a_batch_of_another_size_stops_what_asked_for_it():
+    with pytest.raises(BrokenEvaluatorError, match="2 outcomes for 1 codes"):
+        outcomes_or_errors(ReturnsAtOnce([GOOD, GOOD]), np.zeros((1, 3), np.int32), None)
+
+
+@pytest.mark.parametrize("value", [1e300, -1e300, 3.5e38, LARGEST_VALUE, -LARGEST_VALUE, 1e-300, 0.0])
+def test_store_and_searcher_agree_on_what_is_a_result(value, tmp_path):
+    (trial,) = run(experiment(ReturnsAtOnce([Outcome(value)]), budget=1, batch=1), tmp_path / "run").trials
+    with np.errstate(over="raise"):
+        (told,) = replay.values_to_tell([trial])
+    assert (trial.status == Status.DONE) == bool(np.isfinite(told)) == bool(abs(value) <= LARGEST_VALUE)
+
+
+WINNERS = [
+    (None, "retraining the winner returned None of type NoneType; expected a Winner"),
+    (0.9, "retraining the winner returned 0.9 of type float; expected a Winner"),
+    ((0.9, 0.8), "expected a Winner"),
+    (Winner((0, 0, 0), None, 0.5, 1.0), "validation_accuracy must be a finite number; got None"),
+    (Winner((0, 0, 0), 0.5, math.nan, 1.0), "test_accuracy must be a finite number; got nan"),
+    (Winner((0, 0, 0), 0.5, "good", 1.0), "test_accuracy must be a number or None; got 'good' of type str"),
+    (Winner((0, 0, 0), 0.5, 0.5, math.inf), "seconds must be a finite number; got inf"),
+    (Winner((0, 0, 0), 0.5, 0.5, 1.0, epochs=math.nan), "epochs must be a whole number or None; got nan"),
+    (Winner((0, 0, 0), 0.5, 0.5, 1.0, multiply_adds=2**70), "multiply_adds must be 0 to 2**63 - 1"),
+    (Winner(None, 0.5, 0.5, 1.0), "code must be integers; got None"),
+    (Winner("abc", 0.5, 0.5, 1.0), "code must be integers; got 'abc'"),
+]
+
+
+def test_an_odd_winner_is_one_sentence_and_is_not_recorded(tmp_path):
+    def retrained_to(returned):
+        return experiment(ReturnsAtOnce([GOOD] * 4), budget=4, finale=lambda code, key, folder: returned)
+
+    for returned, message in WINNERS:
+        with pytest.raises(StudyError) as raised:
+            run(retrained_to(returned), tmp_path / "run")
+        assert message in str(raised.value)
+    mended = Winner(np.zeros(3, np.int32), np.float32(0.5), jnp.float32(0.5), np.array([1.0]), np.int64(3))
+    assert run(retrained_to(mended), tmp_path / "run").final == Winner((0, 0, 0), 0.5, 0.5, 1.0, 3)
+
+
+@pytest.mark.parametrize("error", [NotPreparedError("no data"), FileNotFoundError("no data"), KeyError("no data")])
+def test_an_error_of_a_preparation_is_one_sentence(error, tmp_path):
+    class Preparing(ReturnsAtOnce):
+        def prepare(self, directory, note):
+            raise error
+
+    with pytest.raises(StudyError, match="no data"):
+        run(experiment(Preparing(GOOD)), tmp_path / "run")
+
+
+EXPERIMENT = """
+import dataclasses, os
+import numpy as np
+import lanas_jax as lx
+from lanas_jax.study import Experiment
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    odd: str = "[0.5] * 4"
+
+class Evaluator:
+    def __init__(self, odd):
+        self.odd = odd
+
+    def evaluate(self, codes, keys):
+        return eval(os.environ.get("ODD", self.odd))
+
+def build(config):
+    space = lx.SearchSpace([lx.Choice(f"op{i}", "abcd") for i in range(3)])
+    return Experiment("odd", space, lx.RandomSearch(space), Evaluator(config.odd), budget=4, batch=4, seed=0)
+"""
+
+
+@pytest.mark.parametrize(
+    "odd", ["[0.5] * 4", "None", "[lx.Outcome(2**2000)] * 4", "[lx.Outcome(None, e) for e in 'abcd']"]
+)
+def test_commands_say_a_sentence_of_odd_outcomes_and_read_the_run(odd, tmp_path, capsys, monkeypatch):
+    file, out = tmp_path / "odd.py", str(tmp_path / "run")
+    file.write_text(EXPERIMENT)
+    code = main(["search", str(file), "--odd", odd, "--out", out])
+    printed = capsys.readouterr()
+    assert "Traceback" not in printed.out + printed.err
+    assert code == (1 if odd == "None" else 0)
+    for command in ("resume", "trials", "report", "resume"):
+        with contextlib.suppress(SystemExit):
+            assert main([command, out]) in (0, code)
+        printed = capsys.readouterr()
+        assert "Traceback" not in printed.out + printed.err
+    monkeypatch.setenv("ODD", "[lx.Outcome(0.5)] * 4")
+    assert main(["resume", out]) == 0
+    assert run_folder.open_run(tmp_path / "run").record["experiment"] == "odd"

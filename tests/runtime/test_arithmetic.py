@@ -1,0 +1,123 @@
+"""64-bit mode and other settings of JAX, as users set them for code of their own."""
+
+import concurrent.futures
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from lanas_jax.runtime.arithmetic import in_32_bits, nan_is_data
+from lanas_jax.storage import software
+
+ROOT = Path(__file__).parents[2]
+
+
+@in_32_bits
+def doubled(x):
+    """A function of this package."""
+    return 2 * jnp.asarray(x, jnp.float32) + jnp.arange(3).astype(jnp.float32)
+
+
+def test_a_function_runs_in_32_bits_also_inside_a_program_of_64():
+    with jax.enable_x64(True):
+        assert jnp.arange(3).dtype == jnp.int64
+        for function in (doubled, jax.jit(doubled)):
+            assert function(np.zeros(3, np.float64)).dtype == jnp.float32
+        assert jnp.arange(3).dtype == jnp.int64  # the mode is that of before
+
+
+def test_the_mode_is_left_as_it_was_after_an_error_and_in_other_threads():
+    @in_32_bits
+    def failing():
+        raise ValueError(jnp.arange(3).dtype)
+
+    with jax.enable_x64(True):
+        with pytest.raises(ValueError, match="int32"):
+            failing()
+        assert jnp.arange(3).dtype == jnp.int64
+    with concurrent.futures.ThreadPoolExecutor(1) as threads:
+        assert threads.submit(in_32_bits(lambda: jnp.arange(3).dtype)).result() == jnp.int32
+
+
+def test_nan_is_data_where_it_is_declared_to_be():
+    root = jax.jit(lambda x: jnp.sqrt(x))
+    with jax.debug_nans(True):
+        assert np.isnan(nan_is_data(root)(jnp.float32(-1.0)))
+        with pytest.raises(FloatingPointError):
+            root(jnp.float32(-1.0))
+
+
+def test_settings_that_change_numbers_are_recorded_where_they_are_not_the_defaults():
+    usual = software.versions()
+    assert not [name for name in usual if name.startswith("jax_")]
+    with jax.default_matmul_precision("highest"), jax.threefry_partitionable(False):
+        unusual = software.versions()
+        assert unusual == usual | {"jax_default_matmul_precision": "highest", "jax_threefry_partitionable": "False"}
+        assert software.differences(usual) == (
+            "jax_default_matmul_precision None, now highest; jax_threefry_partitionable True, now False"
+        )
+        assert software.differences(usual, software.DRAWS) == "jax_threefry_partitionable True, now False"
+        assert software.differences(unusual) == ""
+    assert software.differences(unusual, software.DRAWS) == "jax_threefry_partitionable False, now True"
+
+
+FILES = {  # what runs in 32 bits, file by file, with what tests compare it with in 64
+    "searchers": ("tests/searchers/test_conformance.py", "tests/searchers/test_lanas.py"),
+    "studies": ("tests/study", "tests/comparison", "tests/evaluators/test_from_table.py", "tests/commands/test_cli.py"),
+    "evaluators": ("tests/evaluators/test_from_scratch.py", "tests/evaluators/test_one_shot.py"),
+    "few-shot": ("tests/evaluators/test_few_shot.py", "tests/supernet/test_valuation.py"),
+    "trainer": ("tests/commands/test_train.py", "tests/commands/test_supernet.py"),
+    "candidates": ("tests/candidates",),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("family", FILES)
+def test_tests_pass_in_a_process_of_64_bits(family):
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *FILES[family]]
+    done = subprocess.run(
+        command, cwd=ROOT, env=os.environ | {"JAX_ENABLE_X64": "1"}, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stdout[-5000:]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "setting",
+    [
+        {"JAX_DEFAULT_PRNG_IMPL": "rbg"},
+        {"JAX_THREEFRY_PARTITIONABLE": "0"},
+        {"JAX_DEBUG_NANS": "1", "JAX_DEBUG_INFS": "1"},
+        {"JAX_DEFAULT_MATMUL_PRECISION": "highest"},
+        {"XLA_FLAGS": "--xla_force_host_platform_device_count=3"},
+        {"JAX_ENABLE_X64": "1", "JAX_NUMPY_RANK_PROMOTION": "warn"},
+    ],
+    ids=lambda setting: "-".join(setting),
+)
+def test_a_search_with_failed_trials_and_its_resume_run_under_other_settings(setting, tmp_path):
+    experiment, run = ROOT / "tests" / "quick_experiment.py", tmp_path / "run"
+
+    def lanas(*arguments, **more):
+        command = [sys.executable, "-c", "import sys; from lanas_jax.cli import main; sys.exit(main())"]
+        environment = os.environ | {"PYTHONPATH": str(ROOT), **setting, **more}
+        return subprocess.run(
+            [*command, *map(str, arguments)], env=environment, capture_output=True, text=True, check=False
+        )
+
+    settings = ("--searcher", "lanas", "--budget", "16", "--fail-below", "4")
+    assert lanas("search", experiment, "--out", run, *settings, KILL="tell 2").returncode == -9
+    resumed = lanas("resume", run)
+    assert resumed.returncode == 0, resumed.stderr
+    for command in ("trials", "tree", "report"):
+        assert lanas(command, run).returncode == 0
+    if "JAX_DEFAULT_PRNG_IMPL" in setting or "JAX_THREEFRY_PARTITIONABLE" in setting:
+        undone = {name: {"JAX_DEFAULT_PRNG_IMPL": "threefry2x32"}.get(name, "1") for name in setting}
+        other = lanas("resume", run, **undone)
+        assert other.returncode == 2
+        assert "was started with other random numbers" in other.stderr
+        assert "Traceback" not in other.stderr
