@@ -19,8 +19,9 @@ if TYPE_CHECKING:
     from lanas_jax.searchers.lanas import LaNAS as LaNAS
     from lanas_jax.searchers.local_search import LocalSearch as LocalSearch
     from lanas_jax.searchers.random_search import RandomSearch as RandomSearch
-    from lanas_jax.spaces.base import Choice as Choice
     from lanas_jax.spaces.base import SearchSpace as SearchSpace
+    from lanas_jax.spaces.choices import Choice as Choice
+    from lanas_jax.spaces.choices import Range as Range
     from lanas_jax.spaces.nasbench101 import NASBench101Space as NASBench101Space
     from lanas_jax.spaces.nasbench201 import NASBench201Space as NASBench201Space
     from lanas_jax.spaces.natsbench_size import NATSBenchSizeSpace as NATSBenchSizeSpace
@@ -31,7 +32,7 @@ _HOMES = {
     "ActionMCTS": "searchers.action_mcts",
     "BayesianOptimization": "searchers.bayesian_optimization",
     "Benchmark": "tables.benchmark",
-    "Choice": "spaces.base",
+    "Choice": "spaces.choices",
     "Evaluator": "evaluators.base",
     "LaNAS": "searchers.lanas",
     "LocalSearch": "searchers.local_search",
@@ -40,6 +41,7 @@ _HOMES = {
     "NATSBenchSizeSpace": "spaces.natsbench_size",
     "Outcome": "evaluators.base",
     "RandomSearch": "searchers.random_search",
+    "Range": "spaces.choices",
     "RegularizedEvolution": "searchers.evolution",
     "SearchSpace": "spaces.base",
     "Table": "tables.base",

@@ -20,7 +20,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Float
 
-from lanas_jax.spaces.base import Choice, SearchSpace
+from lanas_jax.spaces.base import SearchSpace
+from lanas_jax.spaces.choices import Choice
 from lanas_jax.tables.base import Table
 
 NAMES = ("tpe", "smac")
@@ -86,7 +87,7 @@ class Answers:
         """Returns the value of an architecture; None if it has none."""
         self.asked += 1
         key = tuple(code)
-        if type(self.space).canonical is not SearchSpace.canonical:
+        if self.space.is_conditional or type(self.space).canonical is not SearchSpace.canonical:
             key = tuple(np.asarray(self.space.canonical(np.array([code], np.int32)))[0].tolist())
         value = self.known.get(key)
         if value is not None and key not in self._seen:
@@ -144,7 +145,7 @@ def _tpe(answers: Answers, seed: int) -> None:
 def optuna_distribution(choice: Choice, optuna: Any) -> Any:
     """Converts a choice to an Optuna distribution: categories, or integers if the options are a scale."""
     n = len(choice.options)
-    if choice.ordered:
+    if choice.is_scale:
         return optuna.distributions.IntDistribution(0, n - 1)
     return optuna.distributions.CategoricalDistribution(range(n))
 
@@ -159,7 +160,7 @@ def _smac(answers: Answers, seed: int) -> None:
 
     space = ConfigurationSpace(seed=seed)
     for choice in answers.space.choices:
-        kind = OrdinalHyperparameter if choice.ordered else CategoricalHyperparameter
+        kind = OrdinalHyperparameter if choice.is_scale else CategoricalHyperparameter
         space.add(kind(choice.name, list(range(len(choice.options)))))
     with tempfile.TemporaryDirectory() as folder, _quiet():
         # SMAC3 may spend a quarter of the budget on its initial design; n_trials leaves room for uncounted repetitions.

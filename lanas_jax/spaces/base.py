@@ -1,10 +1,13 @@
 """Search spaces: architectures written as integers.
 
-A space is a product of named categorical choices (section 3 of arXiv 1906.06832 calls it Omega). A *code* selects one
+A space is a product of named choices (section 3 of arXiv 1906.06832 calls it Omega). A *code* selects one
 option of every choice: ``int32[dims]``; a batch of codes is ``int32[n, dims]``. The learning and search phases see
 architectures only through five methods of `SearchSpace`: `features`, `valid`, `canonical`, `cost` and `describe`.
 They are pure functions of arrays, so searchers can be jitted around them. A space with hard limits lists valid codes
 in `starting_codes` and the limited costs in `limited`.
+
+A choice may exist only beside certain options of earlier choices (`Choice.when`). In the codes of networks without it,
+it is *inactive*: it has no features, and its integer is 0 in canonical codes.
 
 `models/` builds networks from codes; `searchers/` decides which code to try next.
 """
@@ -12,61 +15,19 @@ in `starting_codes` and the limited costs in `limited`.
 import dataclasses
 import functools
 import math
-from collections.abc import Iterable, Iterator, Mapping, Reversible, Set
-from typing import Any, NamedTuple
+from collections.abc import Iterable, Mapping, Set
+from typing import Any, ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
+from lanas_jax.spaces.choices import Choice, Option
 from lanas_jax.spaces.definition import define_fields
 
 Codes = Int[Array | np.ndarray, "n dims"]
 Values = Float[Array | np.ndarray, " values"]
-
-
-@dataclasses.dataclass(frozen=True)
-class Choice:
-    """One categorical decision: a name and its options.
-
-    Args:
-      name: name of the decision, unique within a space.
-      options: alternatives, at least one, all different; the position of an option is its integer in codes, so the
-        options must have an order: a list, a tuple or another sequence, not a set. Options are converted to text by
-        ``str``.
-
-    Raises:
-      ValueError: if the options have no order or can be read only once, there is no option, or an option is repeated.
-    """
-
-    name: str
-    options: tuple[str, ...]
-
-    def __init__(self, name: str, options: Iterable[object]):
-        object.__setattr__(self, "name", str(name))
-        _check_order(self.name, options)
-        options = tuple(options)
-        for i, option in enumerate(options):
-            for earlier in options[:i]:
-                if type(option) is not type(earlier) and _equal(option, earlier):
-                    raise ValueError(
-                        f"choice {self.name!r} has equal options {earlier!r} and {option!r}; options must be different"
-                    )
-        object.__setattr__(self, "options", tuple(str(option) for option in options))
-        if not self.options:
-            raise ValueError(f"choice {self.name!r} has no options: give at least one")
-        if len(set(self.options)) != len(self.options):
-            raise ValueError(f"choice {self.name!r} repeats an option: {self.options}; options must be different")
-
-    @property
-    def ordered(self) -> bool:
-        """True if the options are three or more ascending numbers, such as widths or depths."""
-        try:
-            numbers = [float(option) for option in self.options]
-        except ValueError:
-            return False
-        return len(numbers) > 2 and numbers == sorted(numbers)
 
 
 class Cost(NamedTuple):
@@ -93,12 +54,13 @@ class CellGraph(NamedTuple):
 
 
 SHARED = 0.4  # share of the prior variance that is common to choices with the same options
-CURVATURE = 2.0  # decay of the squared-exponential covariance over an ordered choice's options, scaled to [0, 1]
+CURVATURE = 2.0  # decay of the squared-exponential covariance over a scale's levels, scaled to [0, 1]
+DOUBT = 0.5  # share of a scale's prior variance that is independent between options, as if they were labels
 
 
 @dataclasses.dataclass(frozen=True)
 class SearchSpace:
-    """A product of categorical choices.
+    """A product of choices.
 
     This class serves any product space. A space with structure (graphs, equivalent codes, costs) overrides `features`,
     `valid`, `canonical`, `cost` and `graphs`. Instances are hashable, so they can be static under `jax.jit`.
@@ -106,11 +68,17 @@ class SearchSpace:
     Args:
       choices: decisions, in the order of the integers of a code.
 
+    Attributes:
+      doubts_scales: protection against scales that do not order values: a space also treats the options of a scale as
+        labels. A space whose scales are known to order values turns it off.
+
     Raises:
-      ValueError: if the choices have no order, there is no choice, or two choices have the same name.
+      ValueError: if the choices have no order, there is no choice, two choices have the same name, or a condition of a
+        choice names no earlier choice, or options that the earlier choice does not have.
     """
 
     choices: tuple[Choice, ...]
+    doubts_scales: ClassVar[bool] = True
 
     def __init__(self, choices: Iterable[Choice]):
         if isinstance(choices, Set):
@@ -121,6 +89,8 @@ class SearchSpace:
         names = [choice.name for choice in self.choices]
         if len(set(names)) != len(names):
             raise ValueError(f"two choices share a name: {names}; names must be unique")
+        for i, choice in enumerate(self.choices):
+            _check_conditions(choice, self.choices[:i], names)
 
     @property
     def dims(self) -> int:
@@ -134,31 +104,65 @@ class SearchSpace:
 
     @property
     def size(self) -> int:
-        """Exact number of codes of the whole product, valid or not."""
-        return math.prod(len(choice.options) for choice in self.choices)
+        """Exact number of codes, valid or not, without those that differ only in inactive choices."""
+        return _count_codes(self)
+
+    @property
+    def is_conditional(self) -> bool:
+        """True if a choice has conditions."""
+        return any(choice.when for choice in self.choices)
+
+    def active(self, codes: Codes) -> Bool[Array | np.ndarray, "n dims"]:
+        """Returns which choices exist in each network; NumPy codes give a NumPy array."""
+        columns: list[Any] = []
+        for conditions in self._parents:
+            exists = np.ones(codes.shape[0], bool)
+            for parent, options in conditions:
+                taken = (codes[:, parent, None] == np.array(options, np.int32)[None]).any(axis=1)
+                exists = exists & columns[parent] & taken
+            columns.append(exists)
+        return (np if isinstance(codes, np.ndarray) else jnp).stack(columns, axis=1)
 
     @property
     def feature_names(self) -> tuple[str, ...]:
         """Name of each column of `features`, such as ``op0=skip`` or ``width>=32``."""
-        return tuple(
-            f"{choice.name}{'>=' if choice.ordered else '='}{option}"
-            for choice in self.choices
-            for option in choice.options[int(choice.ordered) :]
-        )
+        names = []
+        for choice in self.choices:
+            ascending = [choice.texts[i] for i in np.argsort(choice.levels)]
+            steps, labels = _column_counts(choice, self.doubts_scales)
+            names += [f"{choice.name}>={text}" for text in ascending[len(ascending) - steps :]]
+            names += [f"{choice.name}={text}" for text in choice.texts[:labels]]
+        return tuple(names)
 
     def features(self, codes: Codes) -> Float[Array, "n d"]:
         """Returns the inputs of the tree's regressions: small integers. Equivalent codes have equal features.
 
-        Choices are one-hot encoded in order. An ordered choice has a column for each option but the first, which is 1
-        if the code's option is at or above it, so that a penalty on weights favours small steps between options.
+        Labels are one-hot encoded in order. A scale has a column for each level but the lowest, which is 1 if the
+        code's option is at or above it, so that a penalty on weights favours small steps between levels. A scale may
+        turn out not to order the values, so its one-hot columns follow (see `doubts_scales`). All columns of an
+        inactive choice are 0.
         """
-        ordered = np.array([choice.ordered for choice in self.choices])
-        options = np.arange(int(self.cardinalities.max()), dtype=np.int32)
-        listed = (options >= ordered[:, None]) & (options < self.cardinalities[:, None])  # options with a column
-        codes = jnp.asarray(codes)[:, :, None]
-        taken = (codes == options[None, None]) | (ordered[None, :, None] & (codes > options[None, None]))
+        codes = jnp.asarray(codes)
+        most = int(self.cardinalities.max())
+        options = np.arange(most, dtype=np.int32)
+        scales = np.array([choice.is_scale for choice in self.choices])
+        steps, labels = np.array([_column_counts(choice, self.doubts_scales) for choice in self.choices]).T
+        is_label = (options < labels[:, None])[:, None]
+        is_step = ((options > 0) & (options <= steps[:, None]))[:, None]
+        taken = (codes[:, :, None] == options[None, None])[:, :, None]
+        if scales.any():
+            at_least = (self._levels_of(codes)[:, :, None] >= options[None, None])[:, :, None]
+            if (scales & (labels > 0)).any():
+                taken, is_label = (
+                    jnp.concatenate([at_least, taken], axis=2),
+                    np.concatenate([is_step, is_label], axis=1),
+                )
+            else:
+                taken, is_label = jnp.where(scales[None, :, None, None], at_least, taken), is_step | is_label
+        if self.is_conditional:
+            taken = taken & self.active(codes)[:, :, None, None]
         columns = taken.reshape(taken.shape[0], -1).astype(jnp.float32)
-        return columns if listed.all() else columns[:, np.flatnonzero(listed.ravel())]
+        return columns if is_label.all() else columns[:, np.flatnonzero(is_label.ravel())]
 
     def embed(self, codes: Codes) -> Float[Array, "n e"]:
         """Returns embeddings whose inner products are the prior covariances of the codes' values.
@@ -169,17 +173,23 @@ class SearchSpace:
         return jnp.matmul(self.terms(codes), self.term_embedding, precision="highest")
 
     def terms(self, codes: Codes) -> Float[Array, "n t"]:
-        """Returns the terms whose weighted sum is the embedding: here one-hot options, padded to equal widths."""
+        """Returns the terms whose weighted sum is the embedding: here one-hot options, padded to equal widths.
+
+        The terms of inactive choices are 0.
+        """
         options = np.arange(int(self.cardinalities.max()), dtype=np.int32)
-        taken = self.canonical(codes)[:, :, None] == options[None, None]
+        codes = self.canonical(codes)
+        taken = codes[:, :, None] == options[None, None]
+        if self.is_conditional:
+            taken = taken & self.active(codes)[:, :, None]
         return taken.reshape(taken.shape[0], -1).astype(jnp.float32)
 
     @property
     def term_embedding(self) -> Float[np.ndarray, "t e"]:
         """Embedding of each term.
 
-        Here it has one part per choice, in which nearby options of an ordered choice have similar embeddings, and one
-        part per group of choices with the same options, which counts how often each option is taken in the group.
+        Here it has one part per choice, in which nearby levels of a scale have similar embeddings, and one part per
+        group of choices with the same options, which counts how often each option is taken in the group.
         """
         return _embedding(self)
 
@@ -194,8 +204,12 @@ class SearchSpace:
         return jnp.all((codes >= 0) & (codes < self.cardinalities[None]), axis=1)
 
     def canonical(self, codes: Codes) -> Int[Array, "n dims"]:
-        """Returns one representative of each class of codes that build the same network; idempotent."""
-        return jnp.asarray(codes, jnp.int32)
+        """Returns one representative of each class of codes that build the same network; idempotent.
+
+        Here the integers of inactive choices become 0.
+        """
+        codes = jnp.asarray(codes, jnp.int32)
+        return jnp.where(self.active(codes), codes, 0) if self.is_conditional else codes
 
     def cost(self, codes: Codes) -> Cost:
         """Returns the multiply-adds and parameters of each network.
@@ -226,13 +240,17 @@ class SearchSpace:
         """Returns valid canonical starts for chains if random codes of the space are rarely valid; otherwise none."""
         return np.zeros((0, self.dims), np.int32)
 
+    def options(self, code: Int[Array | np.ndarray, " dims"]) -> dict[str, Option]:
+        """Returns the options of a code by the names of their choices, without inactive choices.
+
+        Options have the types in which the choices were given: numbers, strings, Booleans or None.
+        """
+        return {choice.name: choice.options[i] for choice, i in self._taken(code)}
+
     def describe(self, code: Int[Array | np.ndarray, " dims"]) -> str:
-        """Returns the code as text, one line per choice."""
-        self.check(np.asarray(code)[None])
+        """Returns the code as text, one line per choice, without inactive choices."""
         width = max(len(choice.name) for choice in self.choices)
-        return "\n".join(
-            f"{choice.name:<{width}}  {choice.options[int(i)]}" for choice, i in zip(self.choices, code, strict=True)
-        )
+        return "\n".join(f"{choice.name:<{width}}  {choice.texts[i]}" for choice, i in self._taken(code))
 
     def graphs(self, code: Int[Array | np.ndarray, " dims"]) -> tuple[CellGraph, ...]:
         """Returns the cells of the network as graphs to draw; empty for a space without graphs."""
@@ -263,7 +281,7 @@ class SearchSpace:
             choice = self.choices[position]
             raise ValueError(
                 f"code {row}: position {position} ({choice.name}) holds {array[row, position]}, "
-                f"expected 0 to {len(choice.options) - 1} ({', '.join(choice.options)})"
+                f"expected 0 to {len(choice.options) - 1} ({', '.join(choice.texts)})"
             )
         return array.astype(np.int32)
 
@@ -311,8 +329,12 @@ class SearchSpace:
                 raise ValueError(f"{name} must be at least 1; got {value}")
 
     def random(self, key: PRNGKeyArray, n: int) -> Int[Array, "n dims"]:
-        """Draws `n` codes uniformly from the product, valid or not. Consumes the key."""
-        return jax.random.randint(key, (n, self.dims), 0, self.cardinalities[None], dtype=jnp.int32)
+        """Draws `n` codes, valid or not: each option of an active choice is equally likely. Consumes the key.
+
+        Draws are uniform over the codes of a space without conditions.
+        """
+        codes = jax.random.randint(key, (n, self.dims), 0, self.cardinalities[None], dtype=jnp.int32)
+        return SearchSpace.canonical(self, codes)
 
     def enumerate(self) -> Int[np.ndarray, "n dims"]:
         """Returns every valid canonical code once, in ascending order.
@@ -322,58 +344,136 @@ class SearchSpace:
         """
         if self.size > 2**24:
             raise ValueError(f"a space of {self.size:.3g} codes is too large to list; the largest has {2**24:,} codes")
-        grid = np.stack(np.unravel_index(np.arange(self.size), self.cardinalities), axis=1).astype(np.int32)
+        grid = np.zeros((1, self.dims), np.int32)
+        for i, options in enumerate(self.cardinalities):
+            exists = self.active(grid)[:, i] if self.choices[i].when else np.ones(len(grid), bool)
+            repeats = np.where(exists, options, 1)
+            grid = np.repeat(grid, repeats, axis=0)
+            first = np.repeat(np.cumsum(repeats) - repeats, repeats)
+            grid[:, i] = np.arange(len(grid)) - first
         grid = grid[np.asarray(self.valid(grid))]
         return np.unique(np.asarray(self.canonical(grid)), axis=0)
 
+    @property
+    def _parents(self) -> list[list[tuple[int, tuple[int, ...]]]]:
+        """Conditions of each choice: positions of earlier choices, and of the options beside which it exists."""
+        at = {choice.name: i for i, choice in enumerate(self.choices)}
+        return [
+            [(at[name], tuple(map(self.choices[at[name]].options.index, options))) for name, options in choice.when]
+            for choice in self.choices
+        ]
 
-def _check_order(name: str, options: object) -> None:
-    """Raises ValueError for options whose order may differ in another process, or that can be read only once."""
-    if isinstance(options, Reversible) or hasattr(options, "__array__"):
-        return
-    if not isinstance(options, Iterable):
-        raise ValueError(f"choice {name!r} has the options {options!r}: give a list or a tuple")
-    once = isinstance(options, Iterator)
-    why = "which can be read only once" if once else "which has no fixed order, so codes would change their meaning"
-    raise ValueError(f"choice {name!r} has its options in a {type(options).__name__}, {why}: give a list or a tuple")
+    @property
+    def _choice_of_column(self) -> Int[np.ndarray, " d"]:
+        """Position of the choice to which each column of `SearchSpace.features` belongs."""
+        columns = [sum(_column_counts(choice, self.doubts_scales)) for choice in self.choices]
+        return np.repeat(np.arange(self.dims), columns)
+
+    def _levels_of(self, codes: Int[Array, "n dims"]) -> Int[Array, "n dims"]:
+        """Returns the levels of options; without a lookup if all scales are listed in ascending order."""
+        ascending = np.tile(np.arange(int(self.cardinalities.max()), dtype=np.int32), (self.dims, 1))
+        levels = ascending.copy()
+        for i, choice in enumerate(self.choices):
+            levels[i, : len(choice.levels)] = choice.levels
+        return codes if (levels == ascending).all() else jnp.asarray(levels)[np.arange(self.dims)[None], codes]
+
+    def _taken(self, code: Int[Array | np.ndarray, " dims"]) -> list[tuple[Choice, int]]:
+        """Returns the active choices of a code, and the position of the option that each takes."""
+        codes = self.check(np.asarray(code)[None])
+        exists = np.asarray(self.active(codes))[0]
+        return [(choice, int(i)) for choice, i, there in zip(self.choices, codes[0], exists, strict=True) if there]
 
 
-def _equal(one: object, other: object) -> bool:
-    """Returns whether two options of different types are equal, as 1, 1.0 and True are."""
-    try:
-        return bool(one == other)
-    except ValueError:  # arrays
-        return False
+def _check_conditions(choice: Choice, earlier: tuple[Choice, ...], names: list[str]) -> None:
+    """Checks the conditions of a choice.
+
+    Raises:
+      ValueError: if one names no earlier choice, or options that the earlier choice does not have.
+    """
+    options = {other.name: other.options for other in earlier}
+    for name, wanted in choice.when:
+        if name not in options:
+            why = "comes no earlier in the space" if name in names else "does not exist"
+            raise ValueError(
+                f"choice {choice.name!r} depends on {name!r}, which {why}: "
+                f"expected an earlier choice ({', '.join(options) or 'there is none'})"
+            )
+        missing = [option for option in wanted if not any(_same(option, other) for other in options[name])]
+        if missing:
+            raise ValueError(
+                f"choice {choice.name!r} depends on the option {missing[0]!r} of {name!r}, "
+                f"which has only {', '.join(map(repr, options[name]))}"
+            )
+
+
+def _same(option: Option, other: Option) -> bool:
+    """Returns whether two options are equal, and both or neither are Booleans."""
+    return option == other and isinstance(option, bool) == isinstance(other, bool)
+
+
+def _column_counts(choice: Choice, doubted: bool) -> tuple[int, int]:
+    """Returns how many features of a choice are steps of a scale, and how many are labels."""
+    n = len(choice.options)
+    return (n - 1, n if doubted else 0) if choice.is_scale else (0, n)
+
+
+def _count_codes(space: SearchSpace) -> int:
+    """Returns the exact number of different assignments of active choices.
+
+    Choices are decided in order. Partial assignments are merged while no later condition tells them apart.
+    """
+    sizes, parents = space.cardinalities.tolist(), space._parents
+    last = {parent: i for i, conditions in enumerate(parents) for parent, _ in conditions}  # last choice that depends
+    if not last:
+        return math.prod(sizes)
+    tested = {parent: sorted({opts for c in parents for p, opts in c if p == parent}) for parent in last}
+    counts: dict[tuple[tuple[int, tuple[bool, ...]], ...], int] = {(): 1}  # what later conditions see -> assignments
+    for i, size in enumerate(sizes):
+        after: dict[tuple[tuple[int, tuple[bool, ...]], ...], int] = {}
+        for seen, count in counts.items():
+            holds = dict(seen)
+            exists = all(holds[parent][tested[parent].index(options)] for parent, options in parents[i])
+            left = tuple(entry for entry in seen if last[entry[0]] > i)
+            if i not in last:
+                after[left] = after.get(left, 0) + count * (size if exists else 1)
+                continue
+            options = range(size) if exists else (None,)
+            for option in options:
+                key = (*left, (i, tuple(option in opts for opts in tested[i])))
+                after[key] = after.get(key, 0) + count
+        counts = after
+    return sum(counts.values())
 
 
 @functools.lru_cache(maxsize=64)
 def _embedding(space: SearchSpace) -> np.ndarray:
     """Returns `SearchSpace.term_embedding` of a product space; 0 for options that a choice does not have."""
-    groups = list(dict.fromkeys(choice.options for choice in space.choices))
+    kinds = [(choice.options, choice.is_scale) for choice in space.choices]
+    groups = list(dict.fromkeys(kinds))
     own, shared = [], [np.zeros((0, 0))] * len(groups)
-    for choice in space.choices:
-        root = _root_covariance(choice)
+    for choice, kind in zip(space.choices, kinds, strict=True):
+        root = _root_covariance(choice, DOUBT if space.doubts_scales else 0.0)
         own.append(root * math.sqrt((1 - SHARED) / space.dims))
-        members = sum(other.options == choice.options for other in space.choices)
-        shared[groups.index(choice.options)] = root * math.sqrt(SHARED / (space.dims * members))
+        shared[groups.index(kind)] = root * math.sqrt(SHARED / (space.dims * kinds.count(kind)))
     starts = np.cumsum([0] + [len(block) for block in own + shared])
     columns, most = [], int(space.cardinalities.max())
-    for i, choice in enumerate(space.choices):
+    for i in range(space.dims):
         rows = np.zeros((most, starts[-1]), np.float32)
         for part, block in (
             (i, own[i]),
-            (space.dims + groups.index(choice.options), shared[groups.index(choice.options)]),
+            (space.dims + groups.index(kinds[i]), shared[groups.index(kinds[i])]),
         ):
             rows[: len(block), starts[part] : starts[part] + len(block)] = block
         columns.append(rows)
     return np.concatenate(columns)
 
 
-def _root_covariance(choice: Choice) -> np.ndarray:
+def _root_covariance(choice: Choice, doubt: float) -> np.ndarray:
     """Returns a square root of the prior covariance of the options' effects."""
     n = len(choice.options)
-    if not choice.ordered:
+    if not choice.is_scale:
         return np.eye(n)
-    scale = np.linspace(0, 1, n)
-    values, vectors = np.linalg.eigh(np.exp(-CURVATURE * np.square(scale[:, None] - scale)))
+    place = np.array(choice.levels) / (n - 1)
+    smooth = np.exp(-CURVATURE * np.square(place[:, None] - place))
+    values, vectors = np.linalg.eigh((1 - doubt) * smooth + doubt * np.eye(n))
     return vectors * np.sqrt(np.maximum(values, 0))

@@ -51,11 +51,14 @@ def choices_of(definition: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _by_name(definition: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns the fields of a definition, with one entry per field of each choice; a field that is None is absent."""
+    """Returns the fields of a definition, with one entry per field of each choice.
+
+    Absent are fields that are None, and the scale and the conditions of a choice that has none.
+    """
     entries = {f"its {name} is": value for name, value in definition.items() if name != "choices"}
     for choice in definition.get("choices", ()):
         for name, value in choice.items():
-            if name not in ("class", "name"):
+            if name not in ("class", "name") and value not in (False, []):
                 entries[f"{name} of choice {choice['name']!r}:"] = value
     return {name: value for name, value in entries.items() if value is not None}
 

@@ -90,8 +90,7 @@ class MobileNetSpace(MobileNetSettings):
     def features(self, codes: Codes) -> Float[Array, "n d"]:
         """Returns the features of a product space, 0 for absent layers, then `mobilenet_features.counts`."""
         codes = jnp.asarray(codes, jnp.int32)
-        columns = [len(choice.options) - choice.ordered for choice in self.choices]
-        decides = self._decides(codes)[:, np.repeat(np.arange(self.dims), columns)]
+        decides = self._decides(codes)[:, self._choice_of_column]
         own = jnp.where(decides, super().features(codes), 0.0)
         return jnp.concatenate([own, mobilenet_features.counts(self, codes)], axis=1)
 

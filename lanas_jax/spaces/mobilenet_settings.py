@@ -5,13 +5,14 @@
 
 import dataclasses
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Int
 
-from lanas_jax.spaces.base import Choice, Codes, SearchSpace
+from lanas_jax.spaces.base import Codes, SearchSpace
+from lanas_jax.spaces.choices import Choice
 from lanas_jax.spaces.inverted_residuals import Activation, Block, MobileNet, rounded
 from lanas_jax.spaces.latency import LatencyTable
 
@@ -65,6 +66,8 @@ class MobileNetSettings(SearchSpace):
       ValueError: if the settings are invalid.
     """
 
+    doubts_scales: ClassVar[bool] = False  # sizes of layers and networks order the values
+
     stages: tuple[MobileNetStage, ...]
     depths: tuple[int, ...]
     kernels: tuple[int, ...]
@@ -86,12 +89,12 @@ class MobileNetSettings(SearchSpace):
         for name, value in settings.items():
             object.__setattr__(self, name, tuple(value) if isinstance(value, Sequence) else value)
         check_settings(self)
-        choices = [Choice("resolution", self.resolutions), Choice("width", self.widths)]
+        choices = [Choice("resolution", self.resolutions, ordered=True), Choice("width", self.widths, ordered=True)]
         for s in range(len(self.stages)):
-            choices.append(Choice(f"stage {s} depth", self.depths))
+            choices.append(Choice(f"stage {s} depth", self.depths, ordered=True))
             for i in range(self.layers):
-                choices.append(Choice(f"stage {s} layer {i} kernel", self.kernels))
-                choices.append(Choice(f"stage {s} layer {i} expansion", self.expansions))
+                choices.append(Choice(f"stage {s} layer {i} kernel", self.kernels, ordered=True))
+                choices.append(Choice(f"stage {s} layer {i} expansion", self.expansions, ordered=True))
         super().__init__(choices)
 
     @property

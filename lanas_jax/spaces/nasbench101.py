@@ -24,7 +24,8 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 from lanas_jax.spaces import packed_graphs as packed
-from lanas_jax.spaces.base import CellGraph, Choice, Codes, Cost, SearchSpace
+from lanas_jax.spaces.base import CellGraph, Codes, Cost, SearchSpace
+from lanas_jax.spaces.choices import Choice
 from lanas_jax.spaces.nasbench101_network import STACKS, NASBench101CellShape, cell_cost
 from lanas_jax.spaces.packed_graphs import EDGES, INNER, OUTPUT, VERTICES
 

@@ -16,7 +16,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from lanas_jax.spaces.base import CellGraph, Choice, Codes, Cost, SearchSpace
+from lanas_jax.spaces.base import CellGraph, Codes, Cost, SearchSpace
+from lanas_jax.spaces.choices import Choice
 
 OPERATIONS = ("none", "skip_connect", "nor_conv_1x1", "nor_conv_3x3", "avg_pool_3x3")
 NONE, SKIP_CONNECT, CONV_1X1, CONV_3X3, AVERAGE_POOL = range(5)

@@ -19,7 +19,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
-from lanas_jax.spaces.base import CellGraph, Choice, Codes, Cost, LimitedCost, SearchSpace
+from lanas_jax.spaces.base import CellGraph, Codes, Cost, LimitedCost, SearchSpace
+from lanas_jax.spaces.choices import Choice
 from lanas_jax.spaces.exact import carry_digits, digits, exceeds
 from lanas_jax.spaces.feature_scale import feature_scale
 

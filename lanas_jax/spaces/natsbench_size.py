@@ -1,11 +1,13 @@
 """NATS-Bench's size space (arXiv 2009.00437): the widths of five stages."""
 
 import dataclasses
+from typing import ClassVar
 
 import numpy as np
 from jaxtyping import Array, Int
 
-from lanas_jax.spaces.base import Choice, SearchSpace
+from lanas_jax.spaces.base import SearchSpace
+from lanas_jax.spaces.choices import Choice
 
 WIDTHS = tuple(range(8, 65, 8))
 STAGES = 5
@@ -13,10 +15,12 @@ STAGES = 5
 
 @dataclasses.dataclass(frozen=True, init=False)
 class NATSBenchSizeSpace(SearchSpace):
-    """Five stages of 8, 16, ..., 64 channels: 32,768 networks. Widths are an ordered choice."""
+    """Five stages of 8, 16, ..., 64 channels: 32,768 networks. Widths are a scale, known to order the values."""
+
+    doubts_scales: ClassVar[bool] = False
 
     def __init__(self) -> None:
-        super().__init__(Choice(f"width {stage}", WIDTHS) for stage in range(STAGES))
+        super().__init__(Choice(f"width {stage}", WIDTHS, ordered=True) for stage in range(STAGES))
 
     def arch_string(self, code: Int[Array | np.ndarray, " dims"]) -> str:
         """Returns the network in the benchmark's notation, such as ``8:64:16:24:32``."""

@@ -5,7 +5,8 @@ import dataclasses
 import numpy as np
 from jaxtyping import Array, Int
 
-from lanas_jax.spaces.base import Choice, Codes, Cost, SearchSpace
+from lanas_jax.spaces.base import Codes, Cost, SearchSpace
+from lanas_jax.spaces.choices import Choice
 from lanas_jax.spaces.inverted_residuals import PUBLISHED, MobileNet
 
 
@@ -35,8 +36,8 @@ class PublishedMobileNets(SearchSpace):
         Raises:
           ValueError: if the code is invalid.
         """
-        name = self.choices[0].options[self.check(np.asarray(code)[None])[0, 0]]
-        return PUBLISHED[name](self.classes, self.resolution)
+        network = list(PUBLISHED.values())[self.check(np.asarray(code)[None])[0, 0]]
+        return network(self.classes, self.resolution)
 
     def cost(self, codes: Codes) -> Cost:
         """Returns the multiply-adds and parameters of each network."""

@@ -68,7 +68,7 @@ class OptionRegions:
     def names(self) -> tuple[str, ...]:
         """Names such as ``choice: option``."""
         choice = self.space.choices[self.position]
-        return tuple(f"{choice.name}: {option}" for option in choice.options)
+        return tuple(f"{choice.name}: {option}" for option in choice.texts)
 
     def of(self, codes: Codes) -> Int[np.ndarray, " n"]:
         """Returns the option of each code."""

@@ -8,6 +8,7 @@ import dataclasses
 import functools
 import json
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
@@ -15,13 +16,15 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from lanas_jax.formats.errors import FileError
 from lanas_jax.formats.npz import read_npz, write_npz
-from lanas_jax.spaces.base import Choice, Codes, SearchSpace
+from lanas_jax.spaces.base import Codes, SearchSpace
+from lanas_jax.spaces.choices import Choice
 from lanas_jax.spaces.nasbench101 import NASBench101Space
 from lanas_jax.spaces.nasbench201 import NASBench201Space
 from lanas_jax.spaces.natsbench_size import NATSBenchSizeSpace
 from lanas_jax.tables.base import Table
 
-FORMAT = "lanas benchmark 1"
+FORMAT = "lanas benchmark 2"
+OLDER = "lanas benchmark 1"  # options of choices are texts, and so are labels
 _SPACES = {space.__name__: space for space in (NASBench101Space, NASBench201Space, NATSBenchSizeSpace)}
 _FIELDS = ("format", "name", "notes", "space", "codes", "validation", "test")
 
@@ -119,25 +122,27 @@ class Benchmark:
     def load(cls, path: Path | str) -> "Benchmark":
         """Loads a benchmark written by `save`.
 
+        Files of the older format ``lanas benchmark 1`` hold the options of a plain space as texts, which are labels.
+
         Raises:
           FileError: if the file is missing, of another kind or damaged, or `Benchmark` rejects its rows.
         """
         path = Path(path)
         arrays = read_npz(path, _FIELDS)
-        if arrays["format"] != FORMAT:
+        if arrays["format"] not in (FORMAT, OLDER):
             raise FileError(f"{path}: expected the format {FORMAT!r}; found {str(arrays['format'])!r}")
         try:
             space = _space_of(str(arrays["space"]))
             name, notes = str(arrays["name"]), str(arrays["notes"])
             codes = space.check(arrays["codes"])
             return cls(name, space, codes, arrays["validation"], arrays["test"], notes)
-        except ValueError as error:
+        except (ValueError, TypeError, KeyError) as error:
             raise FileError(f"{path}: {error}") from error
 
 
 def _space_text(space: SearchSpace) -> str:
     if type(space) is SearchSpace:
-        return json.dumps([[choice.name, choice.options] for choice in space.choices])
+        return json.dumps(space.definition()["choices"])
     if any(space == known() for known in _SPACES.values()):
         return json.dumps(type(space).__name__)
     expected = f"expected a plain SearchSpace, or one of {', '.join(_SPACES)} without arguments"
@@ -147,7 +152,15 @@ def _space_text(space: SearchSpace) -> str:
 def _space_of(text: str) -> SearchSpace:
     about = json.loads(text)
     if isinstance(about, list):
-        return SearchSpace(Choice(name, options) for name, options in about)
+        return SearchSpace(map(_choice_of, about))
     if about not in _SPACES:
         raise ValueError(f"unknown space {about!r}; expected one of {', '.join(_SPACES)}")
     return _SPACES[about]()
+
+
+def _choice_of(about: Any) -> Choice:
+    """Returns a choice from its definition, or from a name and options in files of the older format."""
+    if isinstance(about, dict):
+        return Choice(about["name"], about["options"], about["ordered"], dict(about["when"]))
+    name, options = about
+    return Choice(name, options)

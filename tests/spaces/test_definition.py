@@ -23,6 +23,8 @@ def toy(**options):
 
 
 TOY = toy(a=(1, 2, 3, 4), b="xyz")
+LABELS = lx.SearchSpace([lx.Choice("a", (1, 2, 3, 4), ordered=False), TOY.choices[1]])
+CONDITIONAL = lx.SearchSpace([TOY.choices[0], lx.Choice("b", "xyz", when={"a": 1})])
 
 
 @dataclasses.dataclass(frozen=True, init=False)
@@ -65,7 +67,10 @@ def test_a_definition_survives_a_file(space):
 @pytest.mark.parametrize(
     ("space", "message"),
     [
-        (toy(a=(1, 2, 3), b="xyz"), "options of choice 'a': '1', '2', '3', '4', now '1', '2', '3'"),
+        (toy(a=(1, 2, 3), b="xyz"), "options of choice 'a': 1, 2, 3, 4, now 1, 2, 3"),
+        (toy(a="1234", b="xyz"), "options of choice 'a': 1, 2, 3, 4, now '1', '2', '3', '4'"),
+        (LABELS, "ordered of choice 'a': True, now absent"),
+        (CONDITIONAL, "when of choice 'b': absent, now ['a', [1]]"),
         (toy(a=(1, 2, 3, 4), b="xzy"), "options of choice 'b': 'x', 'y', 'z', now 'x', 'z', 'y'"),
         (toy(a=(1, 2, 3, 4), c="xyz"), "options of choice 'b': 'x', 'y', 'z', now absent"),
         (toy(b="xyz", a=(1, 2, 3, 4)), "the order of the choices: a, b, now b, a"),

@@ -1,5 +1,6 @@
 """Benchmarks: validation and test apart, repeats, files, and what is refused."""
 
+import json
 import os
 
 import jax
@@ -44,7 +45,11 @@ def test_networks_of_other_sizes_than_the_benchmarks_are_not_written(tmp_path):
     assert not os.listdir(tmp_path)
 
 
-@pytest.mark.parametrize("space", [SPACE, lx.SearchSpace([lx.Choice(f"c{i}", range(9)) for i in range(5)])])
+PLAIN = [lx.Choice(f"c{i}", range(9)) for i in range(5)]
+CONDITIONAL = [lx.Choice("a", "abcdefgh"), lx.Range("b", 0.1, 1.0, steps=8, when={"a": ("a", "b", "h")}), *PLAIN[2:]]
+
+
+@pytest.mark.parametrize("space", [SPACE, lx.SearchSpace(PLAIN), lx.SearchSpace(CONDITIONAL)])
 def test_files_keep_everything(tmp_path, space):
     path = tmp_path / "made_up.npz"
     made = benchmark(space=space)
@@ -53,6 +58,19 @@ def test_files_keep_everything(tmp_path, space):
     for part in ("name", "space", "codes", "validation", "test", "notes"):
         np.testing.assert_array_equal(getattr(loaded, part), getattr(made, part))
     assert os.listdir(tmp_path) == ["made_up.npz"]
+    assert loaded.space.definition() == space.definition()
+
+
+def test_options_of_the_older_format_are_labels(tmp_path):
+    path = tmp_path / "made_up.npz"
+    benchmark(space=lx.SearchSpace(PLAIN)).save(path)
+    arrays = dict(np.load(path))
+    choices = [[choice.name, list(choice.texts)] for choice in PLAIN]
+    arrays |= {"format": np.array("lanas benchmark 1"), "space": np.array(json.dumps(choices))}
+    np.savez(path, **arrays)
+    loaded = lx.Benchmark.load(path)
+    assert loaded.space == lx.SearchSpace(lx.Choice(f"c{i}", "012345678") for i in range(5))
+    np.testing.assert_array_equal(loaded.codes, CODES)
 
 
 def test_nothing_is_left_of_a_file_that_cannot_be_written(tmp_path, monkeypatch):
