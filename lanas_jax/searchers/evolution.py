@@ -74,7 +74,7 @@ def _ask(searcher: RegularizedEvolution, state: EvolutionState, n: int) -> tuple
         warming_up = (history.count < searcher.population) | ~jnp.any(history.done)
         parent = _parent(searcher, history, parent_key)
         if isinstance(searcher.pool, Pool):
-            child = _from_pool(searcher.pool, history, parent, child_key)
+            child = _from_pool(searcher.space, searcher.pool, history, parent, child_key)
         else:
             child = _from_lattice(searcher.space, history, parent, child_key)
 
@@ -101,9 +101,11 @@ def _parent(searcher: RegularizedEvolution, history: History, key: PRNGKeyArray)
     return history.codes[rows[jnp.argmax(history.values[rows])]]
 
 
-def _from_pool(pool: Pool, history: History, parent: Int[Array, " dims"], key: PRNGKeyArray) -> Int[Array, " dims"]:
+def _from_pool(
+    space: SearchSpace, pool: Pool, history: History, parent: Int[Array, " dims"], key: PRNGKeyArray
+) -> Int[Array, " dims"]:
     """Returns a random unseen pool code among those that differ from the parent in the fewest choices; -1 if none."""
-    distance = jnp.sum(pool.codes != parent[None], axis=1).astype(jnp.float32)
+    distance = space.count_changes(pool.codes, parent[None]).astype(jnp.float32)
     row, found = best_of(jax.random.uniform(key, distance.shape) - distance, ~history.seen)
     return jnp.where(found, pool.codes[row], hist.NOTHING)
 

@@ -172,8 +172,8 @@ def _around(searcher: LocalSearch, history: History, row: Int[Array, ""]) -> Aro
     centre, real = history.codes[row], row != NOWHERE
     if isinstance(searcher.pool, Pool):
         codes = searcher.pool.codes
-        fresh = (jnp.sum(codes != centre[None], axis=1) == 1) & ~history.seen
-        tried = (jnp.sum(history.codes != centre[None], axis=1) == 1) & history.used
+        fresh = (searcher.space.count_changes(codes, centre[None]) == 1) & ~history.seen
+        tried = (searcher.space.count_changes(history.codes, centre[None]) == 1) & history.used
     else:
         raw = neighbours(searcher.space, centre[None])[0]
         codes, valid = searcher.space.canonical(raw), searcher.space.valid(raw)

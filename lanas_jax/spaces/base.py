@@ -211,6 +211,13 @@ class SearchSpace:
         codes = jnp.asarray(codes, jnp.int32)
         return jnp.where(self.active(codes), codes, 0) if self.is_conditional else codes
 
+    def count_changes(self, codes: Codes, others: Int[Array | np.ndarray, "#n dims"]) -> Int[Array, " n"]:
+        """Returns in how many choices canonical codes differ, row by row; choices that either lacks do not count."""
+        differ = codes != others
+        if self.is_conditional:
+            differ = differ & self.active(codes) & self.active(others)
+        return jnp.sum(differ, axis=1)
+
     def cost(self, codes: Codes) -> Cost:
         """Returns the multiply-adds and parameters of each network.
 

@@ -234,6 +234,7 @@ def test_inactive_choices_weigh_nothing_and_are_not_described():
         np.testing.assert_array_equal(described[0], described[1])
         np.testing.assert_array_equal(described[2], described[3])
         assert (described[1] != described[3]).any()
+    assert OPTIMIZERS.count_changes(codes[1:2], codes[3:]).tolist() == [1]  # another optimizer, which brings a momentum
     momentum = [i for i, name in enumerate(OPTIMIZERS.feature_names) if name.startswith(("momentum", "nesterov"))]
     assert not np.asarray(OPTIMIZERS.features(codes))[:2, momentum].any()
     assert OPTIMIZERS.describe(codes[0]) == "optimizer  adam\nrate       0.01\nnorm       None"
