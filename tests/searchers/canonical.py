@@ -20,6 +20,16 @@ def product(dims, options=4):
 POOL_SPACE = product(5)
 POOL = POOL_SPACE.enumerate()[np.random.default_rng(0).permutation(1024)[:64]]
 LATTICE_SPACE = product(20)  # 1e12 codes, more than are listed
+CONDITIONAL = lx.SearchSpace(  # 176 networks
+    [
+        lx.Choice("optimizer", ("sgd", "adam")),
+        lx.Range("rate", 1e-4, 1e-1, log=True, steps=4),
+        lx.Range("momentum", 0.5, 0.9, steps=3, when={"optimizer": "sgd"}),
+        lx.Range("layers", 1, 3),
+        lx.Choice("width 2", (16, 32, 64), when={"layers": (2, 3)}),
+        lx.Choice("norm 2", ("batch", "layer"), when={"width 2": (32, 64)}),
+    ]
+)
 EFFECTS = np.random.default_rng(0).normal(size=(30, 4)).astype(np.float32)
 
 

@@ -1,7 +1,7 @@
 """Every space and every searcher that the conformance suite runs.
 
-By default all searchers run on the two canonical spaces, and all spaces with the searcher whose programs are small; the
-other pairs, whose compilation takes minutes, are slow.
+By default all searchers run on the two canonical spaces, all spaces with the searcher whose programs are small, and
+LaNAS on a small space of ranges and conditions; the other pairs, whose compilation takes minutes, are slow.
 """
 
 import dataclasses
@@ -17,7 +17,7 @@ from lanas_jax.spaces.nasbench201 import NASBench201Space
 from lanas_jax.spaces.nasnet import NASNetSpace
 from lanas_jax.spaces.nasnet_masks import NASNetMasks
 from lanas_jax.spaces.natsbench_size import NATSBenchSizeSpace
-from tests.searchers.canonical import LATTICE_SPACE, POOL, POOL_SPACE, product
+from tests.searchers.canonical import CONDITIONAL, LATTICE_SPACE, POOL, POOL_SPACE, product
 
 
 @dataclasses.dataclass(frozen=True, init=False)
@@ -41,6 +41,21 @@ SPACES = {
     "mixed": lx.SearchSpace([lx.Choice("a", ("x",)), lx.Choice("b", range(2)), lx.Choice("c", range(30))]),
     "listed": product(5),
     "equivalent codes": Pairs([lx.Choice("a", range(9)), lx.Choice("b", range(9)), lx.Choice("c", range(3))]),
+    "conditional": CONDITIONAL,
+    "conditional, 4e12": lx.SearchSpace(
+        [
+            lx.Range("layers", 1, 8),
+            *(
+                lx.Choice(f"{name} {i}", options, when={"layers": range(i + 1, 9)} | conditions)
+                for i in range(8)
+                for name, options, conditions in (
+                    ("operation", ("conv", "pool", "skip"), {}),
+                    ("kernel", (3, 5, 7, 9), {f"operation {i}": ("conv", "pool")}),
+                    ("width", range(16, 129, 16), {f"operation {i}": "conv"}),
+                )
+            ),
+        ]
+    ),
     "NAS-Bench-101": NASBench101Space(),
     "NAS-Bench-201": NASBench201Space(),
     "NATS-Bench sizes": NATSBenchSizeSpace(),
@@ -64,7 +79,9 @@ def pairs():
     """Searchers on spaces, as parameters of tests."""
     for searcher in SEARCHERS:
         for space in (*CANONICAL, *SPACES):
-            slow = space not in CANONICAL and searcher != "RandomSearch"
+            slow = (
+                space not in CANONICAL and (searcher, space) != ("LaNAS", "conditional") and searcher != "RandomSearch"
+            )
             yield pytest.param((searcher, space), marks=[pytest.mark.slow] * slow, id=f"{searcher}-{space}")
 
 
