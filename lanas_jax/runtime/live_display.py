@@ -4,13 +4,15 @@ import abc
 import time
 from collections.abc import Callable
 from types import TracebackType
-from typing import Self
+from typing import TypeVar
 
 from rich.console import Console
 from rich.live import Live
 from rich.text import Text
 
 PLAIN_SECONDS = 60.0  # seconds between two plain lines
+
+Display = TypeVar("Display", bound="LiveDisplay")
 
 
 class LiveDisplay(abc.ABC):
@@ -36,7 +38,7 @@ class LiveDisplay(abc.ABC):
     def line(self) -> Text:
         """Returns the current state as one line."""
 
-    def __enter__(self) -> Self:
+    def __enter__(self: Display) -> Display:
         if not self.plain:
             self._live = Live(console=self._console, get_renderable=self.line, refresh_per_second=4, transient=True)
             self._live.start()
