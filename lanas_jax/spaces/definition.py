@@ -14,6 +14,7 @@ from pathlib import PurePath
 from typing import Any
 
 LISTED = 3  # number of differences that are named; the others are counted
+SHOWN = 12  # number of options that are written out; a range may have a thousand
 
 
 def define_fields(thing: Any) -> dict[str, Any]:
@@ -71,8 +72,10 @@ def _shown(entries: Mapping[str, Any], name: str) -> str:
     """Returns an entry as text, as Python writes it, so that 1 and "1" differ."""
     if name not in entries:
         return "absent"
-    value = entries[name]
-    return ", ".join(map(repr, value)) if isinstance(value, list) else repr(value)
+    if not isinstance(value := entries[name], list):
+        return repr(value)
+    more = f", ... ({len(value)} in all, the last is {value[-1]!r})" if len(value) > SHOWN else ""
+    return ", ".join(map(repr, value[:SHOWN])) + more
 
 
 def _text(value: Any) -> str:

@@ -104,6 +104,12 @@ def test_a_difference_of_fields_is_named(before, now, message):
     assert message in definition_difference(recorded(before), now.definition())
 
 
+def test_many_options_are_abridged():
+    changed = definition_difference(recorded(toy(a=range(1000))), toy(a=range(1001)).definition())
+    assert changed.count(", ... (1000 in all, the last is 999), now 0, 1, 2,") == 1
+    assert changed.endswith("10, 11, ... (1001 in all, the last is 1000)")
+
+
 def test_many_differences_are_counted():
     changed = definition_difference(recorded(NASNetSpace(2)), NASNetSpace(4).definition())
     assert changed.startswith("its blocks is 2, now 4; options of choice ")
