@@ -4,12 +4,15 @@ Errors that the user can fix become one message and exit code 2. A command's mod
 imported only when the command runs, so that help and listings start fast.
 """
 
+import contextlib
 import importlib
+import io
+import os
 import sqlite3
 import sys
 from collections.abc import Callable, Sequence
 
-from lanas_jax.commands.base import REFUSALS
+from lanas_jax.commands.base import REFUSALS, is_about_path, reason_of
 
 HELP = """\
 lanas finds good neural networks after training few of them (LaNAS, arXiv 1906.06832).
@@ -46,27 +49,49 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Returns:
       The exit code: 0 on success, 1 if the search failed, 2 if the command must be changed, 130 after Ctrl-C.
     """
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # an ASCII terminal, or a file name that is not UTF-8
     command, *rest = [*(sys.argv[1:] if arguments is None else arguments)] or ["--help"]
+    try:
+        try:
+            return _run(command, rest)
+        finally:
+            sys.stdout.flush()  # here, where an error becomes a message; Python would flush at exit
+    except REFUSALS as error:
+        return _failed(command, error, 2)
+    except sqlite3.OperationalError as error:  # a full disk or an unmounted file system
+        return _failed(command, f"the trials file cannot be used: {error}", 1)
+    except KeyboardInterrupt:
+        print("stopped", file=sys.stderr)
+        return 130
+    except BrokenPipeError:  # lanas trials RUN | head
+        _discard_output()
+        return 0
+    except OSError as error:  # a full disk, a folder without permission
+        _discard_output()
+        return _failed(command, reason_of(error), 2 if is_about_path(error) else 1)
+
+
+def _run(command: str, arguments: Sequence[str]) -> int:
     if command in ("-h", "--help", "help"):
         print(HELP, end="")
         return 0
     if command not in COMMANDS:
         print(f"lanas: there is no command {command!r}; choose from {', '.join(COMMANDS)}", file=sys.stderr)
         return 2
-    try:
-        return _function(command)(rest)
-    except REFUSALS as error:
-        print(f"lanas {command}: {error}", file=sys.stderr)
-        return 2
-    except sqlite3.OperationalError as error:  # a full disk or an unmounted file system
-        print(f"lanas {command}: the trials file cannot be used: {error}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print("stopped", file=sys.stderr)
-        return 130
-    except BrokenPipeError:  # lanas trials RUN | head
-        sys.stderr.close()
-        return 0
+    return _function(command)(arguments)
+
+
+def _failed(command: str, why: object, exit_code: int) -> int:
+    with contextlib.suppress(OSError):  # standard error may be full, too
+        print(f"lanas {command}: {why}", file=sys.stderr)
+    return exit_code
+
+
+def _discard_output() -> None:
+    """Sends what is left of the output nowhere, since Python would try to write it again at exit."""
+    with contextlib.suppress(OSError), open(os.devnull, "wb") as nowhere:
+        os.dup2(nowhere.fileno(), sys.stdout.fileno())
 
 
 COMMANDS = {  # command name -> module of `lanas_jax.commands` that defines the function of that name

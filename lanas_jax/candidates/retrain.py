@@ -13,6 +13,8 @@ from jaxtyping import Array, Int, PRNGKeyArray, PyTree
 from lanas_jax.candidates.population import CompiledPopulation
 from lanas_jax.data.splits import Split
 from lanas_jax.runtime.arithmetic import in_32_bits
+from lanas_jax.runtime.paths import local_path
+from lanas_jax.storage.saving import save_tree
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -52,13 +54,12 @@ def retrain(
       code: code of the winner, ``int32[dims]``.
       key: PRNG key of this training; consumed.
       epochs: number of passes over the training images.
-      directory: folder for the weights, overwritten; `orbax.checkpoint.StandardCheckpointer().restore` reads it.
+      directory: folder for the weights, overwritten; `lanas_jax.storage.saving.load_tree` reads it.
 
     Raises:
+      CheckpointError: the weights cannot be written, or not read back.
       FloatingPointError: the loss became NaN or infinite.
     """
-    import orbax.checkpoint as ocp
-
     state, codes = programs.fit(np.asarray(code, np.int32)[None], key[None], epochs)
     validation = programs.evaluate(state, codes, *programs.placed.held_out)
     loss = float(validation.loss[0])
@@ -67,8 +68,7 @@ def retrain(
             f"the loss of the winner training is not finite after {int(state.step[0])} steps; lower the learning rate"
         )
     params, batch_stats = (_first(tree) for tree in (state.params, state.batch_stats))
-    with ocp.StandardCheckpointer() as checkpointer:
-        checkpointer.save(directory.absolute(), {"params": params, "batch_stats": batch_stats}, force=True)
+    save_tree(local_path(directory), {"params": params, "batch_stats": batch_stats}, force=True)
     tested = programs.on(test, state, codes)
     return Retrained(
         params,

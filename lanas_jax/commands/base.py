@@ -1,6 +1,7 @@
 """Shared parts of the ``lanas`` commands: argument parsing, terminal output, and process setup."""
 
 import dataclasses
+import errno
 import sys
 import traceback
 import typing
@@ -10,9 +11,11 @@ from typing import Annotated, Any, TypeVar
 
 import tyro
 from rich.console import Console
+from tyro.constructors import ConstructorRegistry, PrimitiveConstructorSpec, PrimitiveTypeInfo
 
 from lanas_jax.cluster.connection import ClusterError
 from lanas_jax.runtime.errors import STOPS, explain_error, place_of
+from lanas_jax.runtime.paths import PathError, local_path
 from lanas_jax.storage import config_json
 from lanas_jax.storage.folder import RunError
 from lanas_jax.storage.trial_file import TrialStoreError
@@ -32,6 +35,7 @@ REFUSALS = (
     config_json.ConfigError,
     RunError,
     TrialStoreError,
+    PathError,
 )
 ACCEPT_VERSIONS = Annotated[
     bool,
@@ -39,6 +43,38 @@ ACCEPT_VERSIONS = Annotated[
     tyro.conf.arg(help="continue although versions of Python, jax, flax, optax or numpy differ from the trials'"),
 ]
 FINAL = "final"  # subfolder of a run for the training of its best trial
+_ABOUT_PATH = (FileNotFoundError, FileExistsError, PermissionError, NotADirectoryError, IsADirectoryError)
+
+
+def is_about_path(error: OSError) -> bool:
+    """Returns whether the user can avoid an error by another path, unlike that of a full disk."""
+    return isinstance(error, _ABOUT_PATH) or error.errno in (errno.EROFS, errno.ENAMETOOLONG)
+
+
+def reason_of(error: OSError) -> str:
+    """Returns an error of the operating system as text, with the file if the system named one."""
+    if error.strerror is None:
+        return str(error)
+    return f"{error.filename} cannot be used: {error.strerror}" if error.filename else f"cannot write: {error.strerror}"
+
+
+PATHS = ConstructorRegistry()  # for every `tyro.cli`: how text becomes a path
+
+
+@PATHS.primitive_rule
+def _path_rule(info: PrimitiveTypeInfo) -> PrimitiveConstructorSpec[Path] | None:
+    """Every option that takes a path expands ``~`` and refuses remote places, by `local_path`."""
+    if info.type is not Path:
+        return None
+    return PrimitiveConstructorSpec(
+        nargs=1,
+        metavar="PATH",
+        instance_from_str=lambda words: local_path(words[0]),
+        is_instance=lambda value: isinstance(value, Path),
+        str_from_instance=lambda path: [str(path)],
+    )
+
+
 Folder = Annotated[Path, tyro.conf.arg(metavar="RUN", help="run folder that a search wrote")]
 
 
@@ -96,7 +132,7 @@ def parsed(function: Callable[..., Any], command: str, arguments: Sequence[str])
     """
     marks = (tyro.conf.FlagCreatePairsOff,)
     try:
-        return tyro.cli(function, prog=f"lanas {command}", args=list(arguments), config=marks)
+        return tyro.cli(function, prog=f"lanas {command}", args=list(arguments), config=marks, registry=PATHS)
     except ValueError as error:  # a ``__post_init__``
         raise RefusedError(f"invalid options: {error}") from error
 
@@ -126,7 +162,9 @@ def parse_settings(
         fields.append((name, Annotated[kind, tyro.conf.arg(name="")], *default))
     both: Any = dataclasses.make_dataclass("Settings", [*fields, *options])
     try:
-        return tyro.cli(both, prog=f"lanas {command}", args=list(arguments), **how)
+        return tyro.cli(both, prog=f"lanas {command}", args=list(arguments), registry=PATHS, **how)
+    except PathError:
+        raise
     except Exception as error:  # tyro itself ends the process; this is a ``__post_init__``, or a type without an option
         raise _invalid(error) from error
 

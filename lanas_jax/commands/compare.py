@@ -10,7 +10,7 @@ import numpy as np
 import tyro
 from rich.console import Console
 
-from lanas_jax.commands.base import RefusedError, terminal
+from lanas_jax.commands.base import PATHS, RefusedError, terminal
 from lanas_jax.comparison import output, parallel, peers
 from lanas_jax.comparison.compare import NAMES, SEARCHERS, Comparison
 from lanas_jax.comparison.compare import compare_searchers as carry_through
@@ -46,7 +46,7 @@ def compare(arguments: Sequence[str]) -> int:
     """Compares searchers on a benchmark table."""
     try:
         return _compare(terminal(), arguments)
-    except (ValueError, OSError, peers.MissingPeerError) as error:
+    except (ValueError, peers.MissingPeerError) as error:
         raise RefusedError(str(error)) from error
 
 
@@ -77,7 +77,7 @@ def _compare(console: Console, arguments: Sequence[str]) -> int:
         names = tuple(searchers.split(","))
         return CompareArguments(table, names, seeds, budget, batch, first_seed, out, _numbers(workers))
 
-    carry_out(console, tyro.cli(parse, prog="lanas compare", args=list(arguments)))
+    carry_out(console, tyro.cli(parse, prog="lanas compare", args=list(arguments), registry=PATHS))
     return 0
 
 

@@ -5,15 +5,15 @@ The name is a space, from which a code selects a network, or a published network
 
 import json
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
 import tyro
 
 from lanas_jax.commands import codes
-from lanas_jax.commands.base import RefusedError, default_settings
+from lanas_jax.commands.base import PATHS, RefusedError, default_settings
 from lanas_jax.commands.codes import CodeError
+from lanas_jax.runtime.paths import local_path
 from lanas_jax.spaces.base import SearchSpace
 from lanas_jax.spaces.inverted_residuals import PUBLISHED
 from lanas_jax.spaces.mobilenet import MobileNetSpace
@@ -53,8 +53,8 @@ def _describe(arguments: Sequence[str]) -> int:
             raise CodeError(f"{name} is a single network and takes no --code: leave it out")
         about = published(name, settings)
     else:
-        if code is None and not settings and run_folder.run_exists(Path(name)):
-            recorded = run_folder.open_run(Path(name)).settings
+        if code is None and not settings and run_folder.run_exists(local_path(name)):
+            recorded = run_folder.open_run(local_path(name)).settings
             print(json.dumps(recorded) if as_json else "\n".join(f"{key}: {text}" for key, text in recorded.items()))
             return 0
         space = find_space(name, settings)
@@ -102,7 +102,7 @@ def _parse(arguments: Sequence[str]) -> tuple[str, str | None, bool, dict[str, A
         return space, code, json, {name: value for name, value in settings.items() if value is not None}
 
     marks = (tyro.conf.FlagCreatePairsOff,)
-    return tyro.cli(parse, prog="lanas describe", args=list(arguments), config=marks)
+    return tyro.cli(parse, prog="lanas describe", args=list(arguments), config=marks, registry=PATHS)
 
 
 def _text(about: dict[str, Any]) -> str:
@@ -135,8 +135,8 @@ def find_space(name: str, settings: dict[str, Any]) -> SearchSpace:
             return MobileNetSpace(**many, **{key: value for key, value in settings.items() if key not in one})
     except ValueError as error:
         raise CodeError(str(error)) from error
-    if run_folder.run_exists(Path(name)):
-        return run_folder.open_run(Path(name)).experiment().space
+    if run_folder.run_exists(local_path(name)):
+        return run_folder.open_run(local_path(name)).experiment().space
     try:
         module = discovery.load_experiment(discovery.find_experiment(name))
     except discovery.ExperimentError as error:

@@ -7,9 +7,10 @@ from typing import Annotated, Any, Literal
 import tyro
 from rich.console import Console
 
-from lanas_jax.commands.base import FINAL, RefusedError, terminal
+from lanas_jax.commands.base import FINAL, PATHS, RefusedError, terminal
 from lanas_jax.export import write as exporting
 from lanas_jax.export.load import MissingPackageError
+from lanas_jax.runtime.paths import local_path
 from lanas_jax.study import run_folder
 from lanas_jax.trainer import folder as folders
 
@@ -18,7 +19,7 @@ def export(arguments: Sequence[str]) -> int:
     """Writes the weights of a trained network."""
     try:
         return _export(terminal(), arguments)
-    except (OSError, MissingPackageError) as error:
+    except MissingPackageError as error:
         raise RefusedError(str(error)) from error
 
 
@@ -48,9 +49,9 @@ def _export(console: Console, arguments: Sequence[str]) -> int:
         """Write a trained network's weights, its architecture as JSON, and a load.py that runs it on images."""
         return run, out, weights, format
 
-    name, out, which, kind = tyro.cli(parse, prog="lanas export", args=list(arguments))
+    name, out, which, kind = tyro.cli(parse, prog="lanas export", args=list(arguments), registry=PATHS)
     # The folder of a training, or a run, whose best trial was trained.
-    path = Path(name)
+    path = local_path(name)
     of_run = run_folder.run_exists(path) and not folders.training_exists(path)
     folder = folders.open_folder(path / FINAL if of_run else path)
     written = exporting.export_weights(folder, folder.directory / "export" if out is None else out, which, kind)

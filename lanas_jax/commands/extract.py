@@ -11,7 +11,7 @@ import tyro
 from jaxtyping import Int
 from rich.console import Console
 
-from lanas_jax.commands.base import RefusedError, terminal
+from lanas_jax.commands.base import PATHS, RefusedError, terminal
 from lanas_jax.commands.codes import CodeError, read_code
 from lanas_jax.evaluators.base import NotPreparedError, Prepared
 from lanas_jax.evaluators.faults import prepare_evaluator
@@ -32,7 +32,7 @@ def extract(arguments: Sequence[str]) -> int:
     """Extracts a network from a supernet."""
     try:
         return _extract(terminal(), arguments)
-    except (OSError, MissingPackageError, NotPreparedError, CodeError) as error:
+    except (MissingPackageError, NotPreparedError, CodeError) as error:
         raise RefusedError(str(error)) from error
 
 
@@ -64,7 +64,7 @@ def _extract(console: Console, arguments: Sequence[str]) -> int:
         """
         return run, code, out, format
 
-    directory, text, out, kind = tyro.cli(parse, prog="lanas extract", args=list(arguments))
+    directory, text, out, kind = tyro.cli(parse, prog="lanas extract", args=list(arguments), registry=PATHS)
     here = run_folder.open_run(directory)
     target = (here.directory / "extracted" if out is None else out).absolute()
     with inside_folder(here.working_folder):

@@ -1,17 +1,22 @@
 """Shared parts of the commands that train on several hosts: how processes connect and how they stop."""
 
+import contextlib
+import datetime
 import re
 import signal
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from typing import TypeVar
 
 import jax
 
-from lanas_jax.commands.base import parse_early
+from lanas_jax.commands.base import is_about_path, parse_early, reason_of
 from lanas_jax.runtime import distributed
 from lanas_jax.runtime.distributed import Hosts, Preemption
 from lanas_jax.runtime.interruption import SIGNALS, handle_signals
+from lanas_jax.storage.folder import RunError
+from lanas_jax.study import run_folder
 from lanas_jax.trainer import loop
 
 Found = TypeVar("Found")
@@ -28,6 +33,23 @@ def join_from_arguments(command: str, arguments: Sequence[str]) -> None:
       DistributedError: the other processes do not connect.
     """
     distributed.join_hosts(parse_early("hosts", Hosts, Hosts(), command, arguments))
+
+
+@contextlib.contextmanager
+def new_directory(name: str) -> Iterator[Path]:
+    """Creates a new folder for a training, as `run_folder.new_directory`, and yields its path in all processes.
+
+    Raises:
+      RunError: the folder cannot be created.
+    """
+    with contextlib.ExitStack() as stack:
+        made: list[Path] = []
+
+        def make() -> None:
+            made.append(stack.enter_context(run_folder.new_directory(name, datetime.datetime.now())))
+
+        distributed.by_first(make, RunError)
+        yield Path(distributed.broadcast(str(made[0]) if made else ""))
 
 
 def run_preemptible(
@@ -61,6 +83,11 @@ def run_preemptible(
             print(f"lanas {command}: {error}. Try a lower learning rate, in a new folder", file=sys.stderr)
         except loop.DamagedError as error:
             print(f"lanas {command}: {error}", file=sys.stderr)
+        except OSError as error:
+            if is_about_path(error):
+                raise
+            stopped(f"lanas {command}: {reason_of(error)}", 1)  # such as a full disk
+            distributed.abandon(1)
         except (jax.errors.JaxRuntimeError, ValueError) as error:
             if jax.process_count() == 1 or not _of_runtime(error):
                 raise

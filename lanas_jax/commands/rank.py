@@ -4,7 +4,6 @@ import dataclasses
 import functools
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Annotated, Any
 
 import tyro
@@ -30,6 +29,7 @@ from lanas_jax.ranking.rank import RankingDesign, Valuing
 from lanas_jax.ranking.result import Ranked
 from lanas_jax.runtime.files import inside_folder
 from lanas_jax.runtime.interruption import handle_signals
+from lanas_jax.runtime.paths import local_path
 from lanas_jax.study import StudyError, run_folder
 from lanas_jax.study.display import StudyDisplay
 from lanas_jax.study.run_folder import Run
@@ -66,7 +66,7 @@ def _rank(console: Console, arguments: Sequence[str]) -> int:
     """
     if (exit_code := usage(HELP, arguments)) is not None:
         return exit_code
-    here = run_folder.open_run(Path(arguments[0]))
+    here = run_folder.open_run(local_path(arguments[0]))
     module, config = here.load()
     check_offered(module)
     plan, settings, accept_versions = _parse(module, here, arguments)

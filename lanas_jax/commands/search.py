@@ -1,7 +1,9 @@
 """``lanas search`` and ``lanas resume``: run a search, from its arguments to its report."""
 
+import contextlib
 import dataclasses
 import datetime
+import shlex
 import sqlite3
 import sys
 from collections.abc import Sequence
@@ -64,10 +66,11 @@ def search(arguments: Sequence[str]) -> int:
     module = discovery.load_experiment(source)
     out, where, config = _search_arguments(arguments[0], module, arguments[1:])
     if out is not None and run_folder.run_exists(out):  # checked before the experiment loads its data
-        raise RunError(f"{out} already contains a run. To continue it: lanas resume {out}")
-    with where.connected():
+        raise RunError(f"{out} already contains a run. To continue it: lanas resume {shlex.quote(str(out))}")
+    with where.connected(), contextlib.ExitStack() as stack:
         experiment = run_folder.build_experiment(module, config)
-        directory = run_folder.default_directory(experiment.name, datetime.datetime.now()) if out is None else out
+        new = run_folder.new_directory(experiment.name, datetime.datetime.now())
+        directory = stack.enter_context(new) if out is None else out
         here = run_folder.create(directory, experiment, source, config, discovery.text_of(module))
         return _carry_out(experiment, here, where)
 
@@ -174,5 +177,6 @@ def _trained_code(here: Run) -> tuple[int, ...] | None:
 def _stopped(here: Run, why: str, exit_code: int) -> int:
     with TrialStore.open(here.trials, read_only=True) as store:
         finished = sum(trial.finished is not None for trial in store.trials())
-    print(f"{why}\n{finished} finished trials are saved. To continue: lanas resume {here.directory}", file=sys.stderr)
+    again = f"lanas resume {shlex.quote(str(here.directory))}"
+    print(f"{why}\n{finished} finished trials are saved. To continue: {again}", file=sys.stderr)
     return exit_code

@@ -1,7 +1,6 @@
 """``lanas supernet``: trains the supernet of an experiment before the search."""
 
 import dataclasses
-import datetime
 import shlex
 from collections.abc import Sequence
 from pathlib import Path
@@ -63,17 +62,21 @@ def _supernet(console: Console, arguments: Sequence[str]) -> int:
     if not isinstance(evaluator, TrainedAhead):
         raise RunError(f"{experiment.name} does not use a supernet, so there is none to train")
     directory, again = given.out or evaluator.supernet_directory, f"lanas supernet {shlex.join(arguments)}"
-    if directory is None:
-        new = run_folder.default_directory(f"{experiment.name}-supernet", datetime.datetime.now())
-        directory = Path(distributed.broadcast(str(new)))
-        again += f" --out {shlex.quote(str(directory))}"
+    if directory is not None:
+        return _train(console, experiment, directory, again)
+    with hosts.new_directory(f"{experiment.name}-supernet") as directory:
+        return _train(console, experiment, directory, f"{again} --out {shlex.quote(str(directory))}")
+
+
+def _train(console: Console, experiment: Any, directory: Path, again: str) -> int:
+    """Trains the supernet of an experiment in a folder; `again` is the command that continues."""
 
     def note(text: str) -> None:
         if distributed.is_first_process():
             console.print(text, soft_wrap=True)
 
     def run(preemption: Preemption) -> int:
-        evaluator.train(directory, note, preemption)
+        experiment.evaluator.train(directory, note, preemption)
         return 0
 
     note(f"supernet of {experiment.name}, in {directory}")

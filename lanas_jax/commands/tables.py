@@ -83,6 +83,6 @@ def tables(arguments: Sequence[str]) -> int:
         return 0 if arguments[0] in ("-h", "--help") else 2
     try:
         write_converted(terminal(), *parsed(parse, "tables convert", arguments[1:]))
-    except (ValueError, ImportError, OSError) as error:
+    except (ValueError, ImportError) as error:
         raise RefusedError(str(error)) from error
     return 0

@@ -3,8 +3,9 @@
 The network is the winner of a run, one of an experiment, or that of a training to continue.
 """
 
+import contextlib
 import dataclasses
-import datetime
+import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
@@ -29,6 +30,7 @@ from lanas_jax.export.recorded import (
 from lanas_jax.runtime import distributed
 from lanas_jax.runtime.distributed import DistributedError, Hosts, Preemption
 from lanas_jax.runtime.files import inside_folder
+from lanas_jax.runtime.paths import local_path
 from lanas_jax.storage.folder import RunError
 from lanas_jax.storage.trials import TrialStore, best
 from lanas_jax.study import discovery, run_folder
@@ -36,6 +38,7 @@ from lanas_jax.study.run_folder import Run
 from lanas_jax.trainer import folder as folders
 from lanas_jax.trainer.display import TrainingDisplay
 from lanas_jax.trainer.folder import FinalFolder
+from lanas_jax.trainer.task import FinalTraining
 from lanas_jax.trainer.train import Origin, train_network
 
 HELP = f"""\
@@ -94,8 +97,15 @@ def _train_target(console: Console, wanted: "Target", given: Any) -> int:
     initial = wanted.initial if given.weights is None else read_weights(given.weights)
     final = dataclasses.replace(final, initial=initial)
     origin = dataclasses.replace(wanted.origin, config=given.config, settings=given.final)
-    new = run_folder.default_directory(f"{origin.name}-final", datetime.datetime.now())
-    directory = given.out or wanted.directory or Path(distributed.broadcast(str(new)))
+    with contextlib.ExitStack() as stack:
+        directory = given.out or wanted.directory or stack.enter_context(hosts.new_directory(f"{origin.name}-final"))
+        return _train_in(directory, console, final, code, origin)
+
+
+def _train_in(
+    directory: Path, console: Console, final: FinalTraining, code: Int[np.ndarray, " dims"], origin: Origin
+) -> int:
+    """Trains in a folder, with live progress; returns the exit code."""
     console.print(f"{origin.name}: {final.recipe.epochs:,} epochs, in {directory}", soft_wrap=True)
     display = TrainingDisplay(console)
 
@@ -103,7 +113,7 @@ def _train_target(console: Console, wanted: "Target", given: Any) -> int:
         with display:
             return train_network(final, code, directory, origin, display, preemption=preemption)
 
-    found = hosts.run_preemptible("train", f"lanas train {directory}", display.note, run)
+    found = hosts.run_preemptible("train", f"lanas train {shlex.quote(str(directory))}", display.note, run)
     if isinstance(found, int):
         return found
     _show(console, found)
@@ -142,7 +152,7 @@ def find_target(name: str) -> Target:
       RunError: the folder contains neither, or the run has no successful trial.
       ExperimentError: there is no such experiment, or it defines no final training.
     """
-    path = Path(name)
+    path = local_path(name)
     if folders.training_exists(path):
         return _of_folder(folders.open_folder(path))
     if path.is_dir():

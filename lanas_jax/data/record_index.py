@@ -25,6 +25,7 @@ from lanas_jax.data.tfds_folder import Shard
 from lanas_jax.formats import array_record, npz, tfrecord
 from lanas_jax.formats.errors import FileError
 from lanas_jax.runtime import caches
+from lanas_jax.runtime.paths import PathError
 
 _THREADS = 16  # threads of a scan, which mostly waits for the disk
 _ERRORS = (ValueError, TypeError, IndexError)
@@ -89,8 +90,13 @@ def index(shards: list[Shard], features: Any, classes: int, note: Callable[[str]
     stats = [shard.path.stat() for shard in shards]
     identity = [(s.path.name, stat.st_size, s.length) for s, stat in zip(shards, stats, strict=True)]
     state = _digest([str(shards[0].path.parent.resolve()), identity, [stat.st_mtime_ns for stat in stats]])
-    kept = caches.folder("records") / f"{state}.npz"
-    places, labels = _kept(kept, sum(shard.length for shard in shards)) or _made(shards, kept, note)
+    try:
+        kept = caches.folder("records") / f"{state}.npz"
+    except PathError as error:
+        note(f"the record index is not cached: {error}")
+        kept = None
+    records = sum(shard.length for shard in shards)
+    places, labels = (kept and _kept(kept, records)) or _made(shards, kept, note)
     ends = np.cumsum([shard.length for shard in shards], dtype=np.int64)
     found = RecordIndex(tuple(shards), ends, places, labels, features, _digest(identity))
     wrong = np.flatnonzero((labels < 0) | (labels >= classes))
@@ -115,11 +121,13 @@ def _kept(path: Path, records: int) -> tuple[np.ndarray, np.ndarray] | None:
     return (places, labels) if len(places) == len(labels) == records else None
 
 
-def _made(shards: list[Shard], path: Path, note: Callable[[str], None]) -> tuple[np.ndarray, np.ndarray]:
+def _made(shards: list[Shard], path: Path | None, note: Callable[[str], None]) -> tuple[np.ndarray, np.ndarray]:
     note(f"scanning the records of {len(shards):,} files in {shards[0].path.parent}, once")
     with ThreadPoolExecutor(_THREADS) as threads:
         columns = np.concatenate(list(threads.map(_scanned, shards)))
     places, labels = columns[:, 0], columns[:, 1].astype(np.int32)
+    if path is None:
+        return places, labels
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         npz.write_npz(path, {"places": places, "labels": labels})

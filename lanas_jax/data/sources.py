@@ -10,6 +10,7 @@ import numpy as np
 
 from lanas_jax.data.splits import Split
 from lanas_jax.formats.errors import FileError
+from lanas_jax.runtime.paths import PathError, local_path
 
 
 @dataclasses.dataclass(frozen=True)
@@ -156,9 +157,19 @@ class DatasetSource:
 
     def _folders(self, data_dir: Path | str | None) -> list[Path]:
         if data_dir is not None:
-            return [Path(data_dir)]
+            return [local_path(data_dir)]
         named = (os.environ.get("TFDS_DATA_DIR"), "~/tensorflow_datasets", os.environ.get("LANAS_DATA"))
-        return [*(Path(folder).expanduser() for folder in named if folder), *self.folders]
+        return [*(path for folder in named if folder and (path := _expanded(folder))), *self.folders]
+
+
+def _expanded(folder: str) -> Path | None:
+    """Returns a default folder; None if it is below a home folder that is unknown."""
+    try:
+        return local_path(folder)
+    except PathError:
+        if folder.startswith("~"):
+            return None
+        raise
 
 
 def _told(path: Path) -> str:

@@ -18,6 +18,7 @@ from lanas_jax.evaluators.one_shot import POOL, OneShot, outcomes_of, train_or_r
 from lanas_jax.formats.npz import read_npz, write_npz
 from lanas_jax.runtime.arithmetic import in_32_bits
 from lanas_jax.runtime.distributed import Preemption
+from lanas_jax.runtime.paths import local_path
 from lanas_jax.spaces.base import SearchSpace
 from lanas_jax.storage.weights import names
 from lanas_jax.supernet import code_pool, regions
@@ -184,7 +185,7 @@ class FewShot:
             raise NotPreparedError(str(error)) from error
 
     def _home(self, directory: Path) -> Path:
-        return self.directory or directory / "few_shot"
+        return local_path(self.directory or directory / "few_shot")
 
     def _train(
         self, i: int, directory: Path, note: Callable[[str], None], programs: Programs | None

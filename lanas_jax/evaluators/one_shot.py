@@ -22,6 +22,7 @@ from lanas_jax.evaluators.base import NotPreparedError, Outcome, with_costs
 from lanas_jax.runtime.arithmetic import in_32_bits
 from lanas_jax.runtime.distributed import Preemption
 from lanas_jax.storage.folder import RunError
+from lanas_jax.storage.saving import CheckpointError
 from lanas_jax.supernet import code_pool
 from lanas_jax.supernet.base import Supernet
 from lanas_jax.supernet.sandwich import Sandwich
@@ -220,7 +221,7 @@ def train_or_refuse(
     """
     try:
         return train_supernet(training, data, directory, note, devices=training_devices(devices), programs=programs)
-    except (ValueError, RunError, NotFiniteError, DamagedError) as error:
+    except (ValueError, RunError, NotFiniteError, DamagedError, CheckpointError) as error:
         raise NotPreparedError(str(error)) from error
 
 

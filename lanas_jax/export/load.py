@@ -22,9 +22,11 @@ from jaxtyping import Array, Float, Float32, UInt8
 from lanas_jax.data.scaling import Scaling
 from lanas_jax.export.recorded import recorded_network
 from lanas_jax.runtime.arithmetic import in_32_bits
+from lanas_jax.runtime.paths import local_path
 from lanas_jax.storage import config_json
 from lanas_jax.storage import weights as by_name
 from lanas_jax.storage.folder import RunError
+from lanas_jax.storage.saving import not_read_back, not_written
 from lanas_jax.storage.weights import filled, names
 from lanas_jax.trainer.step import compute_logits
 from lanas_jax.trainer.task import FinalNetwork, Weights
@@ -84,7 +86,7 @@ def load(directory: Path | str) -> Exported:
       ExperimentError, ConfigError: experiment.py no longer builds the network.
       MissingPackageError: the package that reads the weights is not installed.
     """
-    directory = Path(directory).absolute()
+    directory = local_path(directory).absolute()
     try:
         architecture = json.loads((directory / ARCHITECTURE).read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -100,10 +102,18 @@ def write_weights(directory: Path, weights: Weights, kind: str) -> None:
 
     Raises:
       MissingPackageError: the package is not installed.
+      CheckpointError: the weights cannot be written, or are not the same when they are read back.
     """
     arrays = {name: np.asarray(leaf) for name, leaf in names(weights).items()}
     if kind == "safetensors":
-        _safetensors().save_file(arrays, directory / SAFETENSORS)
+        package = _safetensors()
+        try:
+            package.save_file(arrays, directory / SAFETENSORS)
+            intact = by_name.digest_by_name(read_weights(directory)) == by_name.digest_by_name(arrays)
+        except Exception as error:  # safetensors raises an exception of its own
+            raise not_written(directory / SAFETENSORS, error) from error
+        if not intact:
+            raise not_read_back(directory / SAFETENSORS)
         return
     by_name.save_weights(directory / ORBAX, arrays)
 
@@ -115,6 +125,7 @@ def read_weights(directory: Path) -> dict[str, np.ndarray]:
       RunError: the folder holds no weights.
       MissingPackageError: the package is not installed.
     """
+    directory = local_path(directory)
     if (directory / SAFETENSORS).exists():
         return dict(_safetensors().load_file(directory / SAFETENSORS))
     if not (directory / ORBAX).exists():

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import shlex
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,6 +13,7 @@ from jaxtyping import Int
 
 from lanas_jax.export.load import ARCHITECTURE, SOURCE, write_weights
 from lanas_jax.export.recorded import recorded_training
+from lanas_jax.runtime.paths import local_path
 from lanas_jax.spaces.base import SearchSpace
 from lanas_jax.spaces.definition import choices_of
 from lanas_jax.storage import config_json
@@ -58,9 +60,10 @@ def export_weights(folder: FinalFolder, directory: Path, which: str, kind: str) 
       ExperimentError, ConfigError: the training's experiment.py no longer builds the network.
       MissingPackageError: the package that writes this format is not installed.
     """
-    directory = directory.absolute()
+    directory = local_path(directory).absolute()
     if folder.final is None:
-        raise RunError(f"{folder.directory} holds an incomplete training: run lanas train {folder.directory} first")
+        again = f"lanas train {shlex.quote(str(folder.directory))}"
+        raise RunError(f"{folder.directory} holds an incomplete training: run {again} first")
     refuse_used(directory)
     final = recorded_training(folder.source, folder.record)
     weights = _weights(folder, final, which)

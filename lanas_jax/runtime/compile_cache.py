@@ -30,6 +30,7 @@ from typing import Any
 import jax
 
 from lanas_jax.runtime import caches
+from lanas_jax.runtime.paths import PathError
 
 SWITCH = "LANAS_COMPILE_CACHE"  # environment variable; "off" disables the cache
 LARGEST = 2**30  # largest size of the cache in bytes, enforced at each start
@@ -49,7 +50,11 @@ def enable_compile_cache(note: Callable[[str], None]) -> None:
     config: Any = jax.config
     if os.environ.get(SWITCH) == "off" or config.jax_compilation_cache_dir or not config.jax_enable_compilation_cache:
         return
-    folder = default_folder()
+    try:
+        folder = default_folder()
+    except PathError as error:
+        note(f"compiled programs are not cached: {error}")
+        return
     try:
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         with tempfile.TemporaryFile(dir=folder):

@@ -28,6 +28,9 @@ def replacing_file(path: Path, suffix: str = "partial") -> Iterator[IO[bytes]]:
     Args:
       path: path of the file to replace or create.
       suffix: suffix of the temporary file's name; must be unique if several processes may write at the same time.
+
+    Raises:
+      OSError: the file cannot be written; names the file.
     """
     partial = path.with_name(f"{path.name}.{suffix}")
     try:
@@ -36,6 +39,9 @@ def replacing_file(path: Path, suffix: str = "partial") -> Iterator[IO[bytes]]:
             file.flush()
             os.fsync(file.fileno())
         partial.replace(path)
+    except OSError as error:
+        error.filename = error.filename or str(path)  # the system names no file if the disk is full
+        raise
     finally:
         partial.unlink(missing_ok=True)
 

@@ -11,6 +11,8 @@ import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
+from lanas_jax.runtime.paths import local_path
+
 SHOWN = 200  # most characters of a wrong entry in an error message
 
 
@@ -71,7 +73,7 @@ class LatencyTable:
 
     def write(self, path: Path) -> None:
         """Writes the table as JSON."""
-        path.write_text(json.dumps(self._content(), indent=1) + "\n", encoding="utf-8")
+        local_path(path).write_text(json.dumps(self._content(), indent=1) + "\n", encoding="utf-8")
 
     @classmethod
     def read(cls, path: Path) -> "LatencyTable":
@@ -81,7 +83,7 @@ class LatencyTable:
           ValueError: if the file is not a latency table.
         """
         try:
-            found = json.loads(path.read_text(encoding="utf-8"))
+            found = json.loads(local_path(path).read_text(encoding="utf-8"))
             return cls(str(found["device"]), int(found["batch"]), dict(found["nanoseconds"]))
         except (KeyError, TypeError, ValueError) as error:
             raise ValueError(

@@ -3,16 +3,17 @@
 A checkpoint stores two digests. The first identifies what led to it: for a searcher the asks and tells in order, for a
 training everything that decides its weights. The second covers its own arrays. A checkpoint that is missing, partial,
 damaged or of another origin is skipped. For a searcher this loses nothing, since its state can be replayed from the
-trial store. Orbax writes a checkpoint under a temporary name, renames it, and keeps the last two.
+trial store. Orbax writes a checkpoint under a temporary name, renames it, and keeps the last two. Each checkpoint is
+read back once it is written, so that a training cannot end with weights that nobody can read.
 
 With several processes, each holds the same state on its own devices, and all must call every method together. Process 0
 writes and all processes read, so the folder must be shared.
 """
 
+import contextlib
 import dataclasses
-import hashlib
 import shutil
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any, TypeVar
@@ -23,6 +24,8 @@ import numpy as np
 import orbax.checkpoint as ocp
 
 from lanas_jax.runtime.interruption import uninterrupted
+from lanas_jax.storage.folder import RunError
+from lanas_jax.storage.saving import digest, not_read_back, not_written, plain_path
 
 State = TypeVar("State")
 KEPT = 2
@@ -56,13 +59,24 @@ class Checkpoints:
       directory: folder of the checkpoints, created if missing.
       behind: asynchronous writing. If True, `save` returns before the checkpoint is written; the next `save` and the
         end of the context wait for it.
+
+    Raises:
+      RunError: orbax would misread the folder's path, and no other path can be given to it.
     """
 
     def __init__(self, directory: Path, behind: bool = False):
         options = ocp.CheckpointManagerOptions(
             max_to_keep=KEPT, enable_async_checkpointing=behind, cleanup_tmp_directories=True
         )
-        self._manager = _Manager(directory.absolute(), options=options)
+        self._directory, self._behind = directory.absolute(), behind
+        self._unread: tuple[int, str] | None = None  # number and digest of a checkpoint that was not yet read back
+        self._link = contextlib.ExitStack()
+        path = self._link.enter_context(plain_path(self._directory))
+        if path != self._directory:
+            if jax.process_count() > 1:  # each process would have a link of its own
+                raise RunError(f"several processes cannot save to {directory}: choose a path of letters and digits")
+            self._directory.mkdir(parents=True, exist_ok=True)
+        self._manager = _Manager(path, options=options)
 
     def __enter__(self) -> "Checkpoints":
         return self
@@ -71,14 +85,27 @@ class Checkpoints:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if kind is None or jax.process_count() == 1:  # with an error, waiting for other processes could hang
+        with self._link:
+            try:
+                if kind is None:
+                    self._read_back()
+            finally:
+                if kind is None or jax.process_count() == 1:  # with an error, waiting for others could hang
+                    self._close(kind is None)
+
+    def _close(self, strict: bool) -> None:
+        """Closes the manager; an error of a background write is raised if `strict`, else another error is under way."""
+        try:
             self._manager.close()
+        except Exception as error:  # orbax raises exceptions of many types
+            if strict:
+                raise not_written(self._directory, error) from error
 
     @property
     @uninterrupted()
     def numbers(self) -> list[int]:
         """Numbers of all checkpoints, damaged ones included, in ascending order; waits for a write in progress."""
-        self._manager.wait_until_finished()
+        self._settle()
         return sorted(self._manager.all_steps())
 
     @uninterrupted()
@@ -100,12 +127,15 @@ class Checkpoints:
         Raises:
           OSError: the disk is full or nearly full. Checked here because orbax would fail in a background thread, with a
             long traceback.
+          CheckpointError: this checkpoint, or the previous one if writing is asynchronous, cannot be written, or does
+            not hold what was saved when it is read back.
         """
+        self._read_back()
         leaves = _leaves(state)
         free, needed = shutil.disk_usage(self._manager.directory).free, 2 * sum(leaf.nbytes for leaf in leaves) + ROOM
         if jax.process_index() == 0 and free < needed:
             raise OSError(f"the disk is full: {free / 2**20:.1f} MiB are free, {needed / 2**20:.1f} MiB are needed")
-        about = {
+        about: dict[str, Any] = {
             "stands_for": stands_for,
             "structure": str(jax.tree.structure(state)),
             "arrays": digest(leaves),
@@ -114,11 +144,41 @@ class Checkpoints:
         arrays = {str(i): leaf for i, leaf in enumerate(leaves) if leaf.size}  # orbax refuses empty arrays
         if number in self._manager.all_steps():  # a checkpoint that was skipped
             self._manager.delete(number)
-        self._manager.save(
-            number,
-            args=ocp.args.Composite(state=ocp.args.StandardSave(arrays), about=ocp.args.JsonSave(about)),
-            force=True,
-        )
+        try:
+            self._manager.save(
+                number,
+                args=ocp.args.Composite(state=ocp.args.StandardSave(arrays), about=ocp.args.JsonSave(about)),
+                force=True,
+            )
+        except Exception as error:  # orbax raises exceptions of many types
+            raise not_written(self._directory / str(number), error) from error
+        self._unread = number, about["arrays"]
+        if not self._behind:
+            self._read_back()
+
+    def _settle(self) -> None:
+        """Waits for a write in progress."""
+        try:
+            self._manager.wait_until_finished()
+        except Exception as error:  # orbax raises exceptions of many types
+            raise not_written(self._directory, error) from error
+
+    def _read_back(self) -> None:
+        """Reads the last written checkpoint back, unless that was done.
+
+        Raises:
+          CheckpointError: it cannot be written or read, or has other arrays.
+        """
+        if self._unread is None:
+            return
+        (number, expected), self._unread = self._unread, None
+        self._settle()
+        try:
+            intact = digest(self._load(number)[1]) == expected
+        except Exception as error:  # damaged files raise exceptions of many types
+            raise not_read_back(self._directory / str(number)) from error
+        if not intact:
+            raise not_read_back(self._directory / str(number))
 
     def restore(self, like: State, stands_for: Mapping[int, str]) -> Restored | None:
         """Returns the newest intact state with a matching digest, or None.
@@ -134,19 +194,23 @@ class Checkpoints:
 
     @uninterrupted()
     def _read(self, number: int, like: State, stands_for: str) -> State | None:
-        restore = ocp.args.Composite(state=ocp.args.StandardRestore(), about=ocp.args.JsonRestore())
         try:
-            found = self._manager.restore(number, args=restore)
-            about, arrays = found.about, found.state
+            about, leaves = self._load(number)
             if about["stands_for"] != stands_for or about["structure"] != str(jax.tree.structure(like)):
                 return None
-            leaves = [
-                np.asarray(arrays[str(i)]) if str(i) in arrays else np.zeros(shape, dtype)
-                for i, (dtype, shape) in enumerate(about["shapes"])
-            ]
         except Exception:  # damaged files raise exceptions of many types
             return None
         return _state(like, leaves) if digest(leaves) == about["arrays"] else None
+
+    def _load(self, number: int) -> tuple[dict[str, Any], list[np.ndarray]]:
+        """Returns the description and the arrays of a checkpoint."""
+        restore = ocp.args.Composite(state=ocp.args.StandardRestore(), about=ocp.args.JsonRestore())
+        found = self._manager.restore(number, args=restore)
+        about, arrays = found.about, found.state
+        return about, [
+            np.asarray(arrays[str(i)]) if str(i) in arrays else np.zeros(shape, dtype)
+            for i, (dtype, shape) in enumerate(about["shapes"])
+        ]
 
 
 def _leaves(state: Any) -> list[np.ndarray]:
@@ -165,12 +229,3 @@ def _state(like: State, leaves: list[np.ndarray]) -> State:
 
 def _is_key(leaf: Any) -> bool:
     return isinstance(leaf, jax.Array) and jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key)
-
-
-def digest(arrays: Iterable[np.ndarray]) -> str:
-    """Returns the SHA-256 of arrays in order, with their dtypes and shapes, in hexadecimal."""
-    total = hashlib.sha256()
-    for array in arrays:
-        total.update(f"{array.dtype}{array.shape}".encode())
-        total.update(np.ascontiguousarray(array).tobytes())
-    return total.hexdigest()

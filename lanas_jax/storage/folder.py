@@ -28,9 +28,11 @@ def lock_file(path: Path) -> Iterator[None]:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             if os.fstat(file.fileno()).st_ino != path.stat().st_ino:
-                raise OSError("replaced meanwhile")
-        except OSError:
+                raise BlockingIOError("replaced meanwhile")
+        except BlockingIOError:
             raise RunError(f"{path.parent} is in use by another process: wait until it ends") from None
+        except OSError as error:
+            raise RunError(f"{path.parent} cannot be locked: {error.strerror}; choose another file system") from error
         yield
 
 

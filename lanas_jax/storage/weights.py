@@ -8,11 +8,9 @@ from typing import Any, TypeVar
 import jax
 import jax.numpy as jnp
 import numpy as np
-import orbax.checkpoint as ocp
 from jaxtyping import Array
 
-from lanas_jax.runtime.interruption import uninterrupted
-from lanas_jax.storage.checkpoints import digest
+from lanas_jax.storage.saving import digest, load_tree, save_tree
 
 Tree = TypeVar("Tree")
 AnyArray = Array | np.ndarray
@@ -56,17 +54,18 @@ def check_weights(like: Any, found: Mapping[str, AnyArray], *, partly: bool = Fa
         )
 
 
-@uninterrupted()
 def save_weights(directory: Path, arrays: Mapping[str, AnyArray]) -> None:
-    """Writes arrays by name to a new folder with orbax; dots replace slashes, which orbax would treat as folders."""
-    with ocp.StandardCheckpointer() as checkpointer:
-        checkpointer.save(directory, {name.replace("/", "."): np.asarray(array) for name, array in arrays.items()})
+    """Writes arrays by name to a new folder with orbax; dots replace slashes, which orbax would treat as folders.
+
+    Raises:
+      CheckpointError: as `lanas_jax.storage.saving.save_tree`.
+    """
+    save_tree(directory, {name.replace("/", "."): array for name, array in arrays.items()})
 
 
 def load_weights(directory: Path) -> dict[str, np.ndarray]:
     """Reads arrays by name, as `save_weights` wrote them."""
-    with ocp.StandardCheckpointer() as checkpointer:
-        return {name.replace(".", "/"): np.asarray(array) for name, array in checkpointer.restore(directory).items()}
+    return {name.replace(".", "/"): np.asarray(array) for name, array in load_tree(directory).items()}
 
 
 def digest_by_name(arrays: Mapping[str, AnyArray]) -> str:

@@ -23,6 +23,7 @@ from types import ModuleType
 from typing import Any
 
 from lanas_jax.runtime.errors import STOPS, explain_error, what_it_did
+from lanas_jax.runtime.paths import local_path
 
 SETTINGS = ("Config", "Final", "Rank")  # dataclasses of settings that an experiment's file may define
 _CHILD = '''\
@@ -69,12 +70,13 @@ def find_experiment(experiment: str) -> Path:
       experiment: name from the package ``lanas_jax.experiments``, or a path that ends in ``.py``.
 
     Raises:
+      PathError: the path is remote, or cannot be used.
       ExperimentError: there is no such experiment; the message lists the existing ones.
     """
     known = experiments()
     if experiment in known:
         return known[experiment]
-    path = Path(experiment)
+    path = local_path(experiment)
     if path.suffix == ".py" and path.is_file():
         return path.resolve()
     if path.suffix == ".py":

@@ -25,6 +25,7 @@ from lanas_jax.evaluators.faults import (
     prepare_evaluator,
 )
 from lanas_jax.runtime.errors import STOPS
+from lanas_jax.runtime.paths import local_path
 from lanas_jax.storage import software
 from lanas_jax.storage.checkpoints import Checkpoints
 from lanas_jax.storage.folder import RunError
@@ -106,13 +107,14 @@ def run(
         trials stay as they are; the searcher learns from their values.
 
     Raises:
+      PathError: the folder is remote, or its name cannot be used.
       RunError: the folder contains something else, or the run of another experiment or space, or is in use; or
         software versions or the budget differ and were not accepted.
       TrialStoreError: the trials file belongs to another program or is damaged.
       StudyError: the searcher now proposes other trials than those recorded, or the evaluator cannot be prepared, or
         the evaluator raises an error for every trial, or it calls ``sys.exit``.
     """
-    directory, progress = Path(directory).absolute(), progress or Silence()
+    directory, progress = local_path(directory).absolute(), progress or Silence()
     workers = workers or ThisProcess(experiment)
     found = run_folder.run_exists(directory)
     here = run_folder.open_run(directory) if found else run_folder.create(directory, experiment)

@@ -14,14 +14,18 @@
 import contextlib
 import dataclasses
 import datetime
+import itertools
 import json
 import os
+import re
+import shlex
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from lanas_jax.runtime.files import inside_folder, replace_json
+from lanas_jax.runtime.paths import local_path
 from lanas_jax.spaces.definition import choices_of, definition_difference
 from lanas_jax.storage import config_json, software
 from lanas_jax.storage.folder import RunError, lock_file
@@ -219,10 +223,11 @@ def create(
       text: text of the file that built the experiment, default: the present text of the file.
 
     Raises:
+      PathError: the folder is remote, or its name cannot be used.
       RunError: the folder contains a run or other files, or cannot be written.
       ConfigError: the settings cannot be restored from JSON.
     """
-    directory = directory.absolute()
+    directory = local_path(directory).absolute()
     record = _record(experiment, source, config)
     try:
         directory.mkdir(parents=True, exist_ok=True)
@@ -266,16 +271,17 @@ def accept_versions(run: Run, events: int, changed: str) -> Run:
 
 def run_exists(directory: Path) -> bool:
     """Returns whether a folder contains a run."""
-    return (directory / _CONFIG).exists()
+    return (local_path(directory) / _CONFIG).exists()
 
 
 def open_run(directory: Path) -> Run:
     """Returns the run in a folder.
 
     Raises:
+      PathError: the folder is remote, or its name cannot be used.
       RunError: there is no run, or its config.json is damaged, incomplete or of another format.
     """
-    directory = directory.absolute()
+    directory = local_path(directory).absolute()
     if not directory.is_dir():
         raise RunError(f"there is no folder {directory}")
     try:
@@ -297,11 +303,37 @@ def open_run(directory: Path) -> Run:
     return Run(directory, record)
 
 
-def default_directory(name: str, now: datetime.datetime) -> Path:
-    """Returns the path ``runs/NAME-TIME``, with a number appended if it exists."""
-    stem = f"{name}-{now:%Y%m%d-%H%M%S}"
-    candidates = (Path("runs") / (stem if n == 1 else f"{stem}-{n}") for n in range(1, 1_000_000))
-    return next(path for path in candidates if not path.exists())
+@contextlib.contextmanager
+def new_directory(name: str, now: datetime.datetime) -> Iterator[Path]:
+    """Creates the folder ``runs/NAME-TIME``, with a number appended if it exists, and yields its path.
+
+    Of processes that start in the same second, each gets a folder of its own. A folder that is still empty at the end
+    is removed.
+
+    Args:
+      name: name of the experiment; of its characters, folders get letters, digits and ``._-``, at most 100.
+      now: time of the start.
+
+    Raises:
+      RunError: the folder cannot be created.
+    """
+    stem = f"{re.sub(r'[^a-zA-Z0-9._-]+', '_', name)[:100]}-{now:%Y%m%d-%H%M%S}"
+    for n in itertools.count(1):
+        directory = Path("runs") / (stem if n == 1 else f"{stem}-{n}")
+        first = not directory.parent.exists()
+        try:
+            directory.mkdir(parents=True)
+            break
+        except OSError as error:
+            if not os.path.lexists(directory):
+                raise RunError(f"cannot create {directory}: {error.strerror}; choose a folder with --out") from error
+    try:
+        yield directory
+    finally:
+        with contextlib.suppress(OSError):  # not empty
+            directory.rmdir()
+            if first:
+                directory.parent.rmdir()
 
 
 @contextlib.contextmanager
@@ -357,7 +389,8 @@ def _refuse_used(directory: Path) -> None:
     """Raises `RunError` for a folder in use; deletes leftovers of a start killed before it wrote config.json."""
     names = set(os.listdir(directory))
     if _CONFIG in names:
-        raise RunError(f"{directory} already contains a run. To continue it: lanas resume {directory}")
+        again = f"lanas resume {shlex.quote(str(directory))}"
+        raise RunError(f"{directory} already contains a run. To continue it: {again}")
     leftovers = {_PARTIAL, _SOURCE, _TRIALS, f"{_TRIALS}-journal"}
     if names - leftovers:
         raise RunError(f"{directory} is not empty and contains no run: choose a new or an empty folder")

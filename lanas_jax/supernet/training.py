@@ -27,10 +27,11 @@ from lanas_jax.runtime import distributed
 from lanas_jax.runtime.arithmetic import in_32_bits
 from lanas_jax.runtime.distributed import Preemption
 from lanas_jax.runtime.durations import duration
+from lanas_jax.runtime.paths import local_path
 from lanas_jax.spaces.base import SearchSpace
 from lanas_jax.storage import config_json, software
-from lanas_jax.storage.checkpoints import digest
 from lanas_jax.storage.folder import RunError, lock_file
+from lanas_jax.storage.saving import digest
 from lanas_jax.storage.weights import AnyArray, digest_by_name
 from lanas_jax.supernet.base import Supernet
 from lanas_jax.supernet.sandwich import Sandwich, SandwichSupernet
@@ -187,6 +188,7 @@ def train_supernet(
       DistributedError: the processes were started with different arguments or software.
       NotFiniteError, DamagedError, PreemptedError: as `lanas_jax.trainer.loop.run_training`.
     """
+    directory = local_path(directory)
     devices = _sharing(training.recipe.batch_size) if devices is None else devices
     training.supernet.space.check_images(data.image_shape, data.classes)
     check_recipe(training.recipe, data, devices)

@@ -16,6 +16,7 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from lanas_jax.formats.errors import FileError
 from lanas_jax.formats.npz import read_npz, write_npz
+from lanas_jax.runtime.paths import local_path
 from lanas_jax.spaces.base import Codes, SearchSpace
 from lanas_jax.spaces.choices import Choice
 from lanas_jax.spaces.nasbench101 import NASBench101Space
@@ -110,7 +111,7 @@ class Benchmark:
             space of a known benchmark.
           OSError: if the folder cannot be written.
         """
-        path = Path(path)
+        path = local_path(path)
         if path.suffix != ".npz":
             raise ValueError(f"{path}: expected a file name that ends in .npz")
         codes = self.codes.astype(np.uint8) if self.space.cardinalities.max() <= 256 else self.codes
@@ -127,7 +128,7 @@ class Benchmark:
         Raises:
           FileError: if the file is missing, of another kind or damaged, or `Benchmark` rejects its rows.
         """
-        path = Path(path)
+        path = local_path(path)
         arrays = read_npz(path, _FIELDS)
         if arrays["format"] not in (FORMAT, OLDER):
             raise FileError(f"{path}: expected the format {FORMAT!r}; found {str(arrays['format'])!r}")

@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 from lanas_jax.formats.errors import FileError
 from lanas_jax.formats.npz import fields_of
+from lanas_jax.runtime.paths import local_path
 from lanas_jax.tables import nasbench101, nats_bench
 from lanas_jax.tables.benchmark import Benchmark
 from lanas_jax.tables.nats_bench import DATASETS
@@ -82,13 +83,13 @@ def find_benchmark(name: str | Path, data_dir: Path | str | None = None) -> Benc
     if not dataset and not path.endswith(".npz"):
         names = ", ".join(entry.name for entry in ENTRIES)
         raise FileError(f"{text!r} is neither a benchmark nor the path of an .npz file; choose from {names}")
-    return read_benchmark(Path(f"{path}.npz" if dataset else path), dataset or None)
+    return read_benchmark(local_path(f"{path}.npz" if dataset else path), dataset or None)
 
 
 def path_of(entry: Entry, data_dir: Path | str | None = None) -> Path | None:
     """Returns the file of a benchmark in a folder; None if it is missing."""
     folder = data_dir or os.environ.get("LANAS_DATA")
-    paths = [Path(folder) / file for file in entry.files] if folder else []
+    paths = [local_path(folder) / file for file in entry.files] if folder else []
     return next((path for path in paths if path.is_file()), None)
 
 

@@ -14,6 +14,7 @@ import csv
 import dataclasses
 import hashlib
 import json
+import shlex
 import shutil
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
@@ -23,6 +24,7 @@ from typing import Any
 import numpy as np
 
 from lanas_jax.runtime.files import replace_json, replace_text
+from lanas_jax.runtime.paths import local_path
 from lanas_jax.spaces.definition import definition_difference
 from lanas_jax.storage import software
 from lanas_jax.storage import weights as by_name
@@ -114,7 +116,7 @@ def decisive(record: Mapping[str, Any]) -> dict[str, Any]:
 
 def training_exists(directory: Path) -> bool:
     """Returns whether a folder holds a training."""
-    return (directory / _RECORD).exists()
+    return (local_path(directory) / _RECORD).exists()
 
 
 def open_folder(directory: Path) -> FinalFolder:
@@ -123,7 +125,7 @@ def open_folder(directory: Path) -> FinalFolder:
     Raises:
       RunError: the folder holds no training, or its training.json is damaged or has another format.
     """
-    directory = directory.absolute()
+    directory = local_path(directory).absolute()
     if not training_exists(directory):
         raise RunError(f"{directory} holds no training: it has no {_RECORD}")
     record = read_json(directory / _RECORD)
@@ -146,13 +148,13 @@ def enter(directory: Path, record: Mapping[str, Any], source: Path | None) -> Fi
       RunError: the folder holds another training (the message names the difference) or other files, or cannot be
         written.
     """
-    directory = directory.absolute()
+    directory = local_path(directory).absolute()
     if training_exists(directory):
         folder = open_folder(directory)
         if changed := difference(folder, record):
             raise RunError(
                 f"{directory} holds a different training: {changed}. To continue the existing one, run "
-                f"lanas train {directory}; to start a new one, give another folder"
+                f"lanas train {shlex.quote(str(directory))}; to start a new one, give another folder"
             )
         return folder
     try:

@@ -14,7 +14,7 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray, PyTree
 from lanas_jax.data.splits import Dataset, SearchData, Split
 from lanas_jax.data.streams import EvaluationStream, StreamedDataset, TrainingStream
 from lanas_jax.spaces.base import SearchSpace
-from lanas_jax.storage.checkpoints import digest
+from lanas_jax.storage.saving import digest
 from lanas_jax.storage.weights import AnyArray
 from lanas_jax.trainer.recipe import Recipe
 from lanas_jax.training.augmentation import Augmentation

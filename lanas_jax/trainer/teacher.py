@@ -25,8 +25,9 @@ from lanas_jax.data.splits import SearchData
 from lanas_jax.data.streams import StreamedDataset
 from lanas_jax.formats.errors import FileError
 from lanas_jax.formats.npz import read_npz
+from lanas_jax.runtime.paths import local_path
 from lanas_jax.storage import weights as by_name
-from lanas_jax.storage.checkpoints import digest
+from lanas_jax.storage.saving import digest
 from lanas_jax.storage.weights import AnyArray
 from lanas_jax.trainer.recipe import Recipe
 from lanas_jax.trainer.task import FinalNetwork, Teacher, Weights, data_of, with_data
@@ -192,6 +193,7 @@ def read_logits(path: Path) -> SavedLogits:
     Raises:
       FileError: the file or the array is missing, or the array has another rank or dtype.
     """
+    path = local_path(path)
     values = read_npz(path, ("logits",))["logits"]
     if values.ndim != 2 or values.dtype not in (np.float16, np.float32):
         raise FileError(

@@ -22,9 +22,11 @@ from lanas_jax.data.streams import StreamedDataset
 from lanas_jax.runtime import distributed
 from lanas_jax.runtime.arithmetic import in_32_bits
 from lanas_jax.runtime.distributed import DistributedError, Preemption
+from lanas_jax.runtime.paths import local_path
 from lanas_jax.spaces.definition import choices_of
 from lanas_jax.storage import config_json, software, weights
 from lanas_jax.storage.folder import RunError, lock_file
+from lanas_jax.storage.saving import CheckpointError
 from lanas_jax.storage.weights import digest_by_name
 from lanas_jax.trainer import compilation, loop
 from lanas_jax.trainer import folder as folders
@@ -82,11 +84,13 @@ def train_network(
     Raises:
       ValueError: the recipe does not fit the images or the devices, the space or the teacher does not fit the images,
         or the initial weights do not fit the network. Nothing is written.
+      PathError: the folder is remote, or its name cannot be used.
       RunError: the folder holds other files, holds another training (the message names the difference), or is in use.
       ConfigError: the settings cannot be written as JSON.
       DistributedError: the processes were not started with the same settings, images and software.
       NotFiniteError, DamagedError, PreemptedError: as in `loop.run_training`.
     """
+    directory = local_path(directory)
     devices = jax.devices() if devices is None else devices
     data = final.dataset()
     searched = search_splits(data)
@@ -138,7 +142,7 @@ def _entered(
             folders.keep_initial(folder, final.initial)
             stack.enter_context(lock_file(folder.described))
 
-        distributed.by_first(enter, RunError)
+        distributed.by_first(enter, RunError, CheckpointError)
         if not folders.training_exists(directory):
             raise DistributedError(
                 f"process {jax.process_index()} does not see the files that process 0 wrote into {directory}: "

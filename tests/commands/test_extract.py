@@ -34,7 +34,7 @@ STILL = ("--recipe.learning-rate", "1e-12", "--recipe.final-learning-rate", "0",
 @pytest.fixture(scope="module")
 def searched(tmp_path_factory):
     """A run, what searching printed, and the evaluator as another process would have it."""
-    run, printed = tmp_path_factory.mktemp("searched") / "run", io.StringIO()
+    run, printed = tmp_path_factory.mktemp("searched") / "a*b?[/c]" / "run", io.StringIO()
     with contextlib.redirect_stdout(printed):
         assert main(["search", str(EXPERIMENT), "--out", str(run)]) == 0
     evaluator = run_folder.open_run(run).experiment().evaluator

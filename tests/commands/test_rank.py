@@ -33,7 +33,7 @@ SETTINGS = ("--networks", "8", "--fail-from", "3", "--batch", "2")
 @pytest.fixture(scope="module")
 def searched(tmp_path_factory):
     """A finished search without a ranking; not to be written to."""
-    run = tmp_path_factory.mktemp("searched") / "run"
+    run = tmp_path_factory.mktemp("searched") / "back\\slash" / "run"
     assert main(["search", str(EXPERIMENT), "--out", str(run)]) == 0
     return run
 

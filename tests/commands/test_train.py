@@ -28,7 +28,7 @@ IMAGES = dataset(Config()).test.images
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
     """A search, and the training of its winner: the run, and what the training printed."""
-    run, printed = tmp_path_factory.mktemp("search") / "run", io.StringIO()
+    run, printed = tmp_path_factory.mktemp("search") / "runs[2]" / "run", io.StringIO()
     stdout, sys.stdout = sys.stdout, printed
     try:
         assert main(["search", EXPERIMENT, "--out", str(run)]) == 0
@@ -79,7 +79,7 @@ def test_other_settings_are_refused_and_named(trained, capsys):
     run, _ = trained
     message = refused(capsys, "train", run, "--recipe.epochs", "3", "--recipe.train-on", "train")
     assert f"{run / 'final'} holds a different training: the settings: recipe.epochs 2, now 3" in message
-    assert f"lanas train {run / 'final'}; to start a new one, give another folder" in message
+    assert f"lanas train '{run / 'final'}'; to start a new one, give another folder" in message
     assert "the code: [0, 1], now [2, 1]" in refused(capsys, "train", run / "final", "--code", "2,1")
 
 

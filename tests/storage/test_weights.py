@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from lanas_jax.storage.saving import CheckpointError, load_tree, save_tree
 from lanas_jax.storage.weights import check_weights, digest_by_name, filled, load_weights, names, save_weights
 from lanas_jax.trainer.task import Weights
 
@@ -61,9 +62,11 @@ def test_other_weights_are_named(changes, partly, message):
             refusing(LIKE, found, partly=partly)
 
 
-def test_what_is_saved_is_loaded(tmp_path):
-    save_weights(tmp_path / "weights", FOUND)
-    there = load_weights(tmp_path / "weights")
+@pytest.mark.parametrize("name", ["weights", "[v2]", "a*", "**", "what?", "back\\slash", "s3:"])
+def test_what_is_saved_is_loaded(tmp_path, name):
+    save_weights(tmp_path / name, FOUND)
+    there = load_weights(tmp_path / name)
+    assert [path.name for path in tmp_path.iterdir()] == [name]
     assert digest_by_name(there) == digest_by_name(FOUND)
     assert {name: array.tolist() for name, array in there.items()} == {n: a.tolist() for n, a in FOUND.items()}
 
@@ -73,3 +76,23 @@ def test_digest_is_of_names_and_numbers_in_any_order():
     swapped = FOUND | {"params/head/1": FOUND["batch_stats/mean"], "batch_stats/mean": FOUND["params/head/1"]}
     assert digest_by_name(swapped) != digest_by_name(FOUND)
     assert digest_by_name(FOUND | {"params/head/1": np.array(9.5, np.float32)}) != digest_by_name(FOUND)
+
+
+def test_weights_in_a_folder_that_was_renamed_are_read(tmp_path):
+    save_weights(tmp_path / "weights", FOUND)
+    renamed = (tmp_path / "weights").rename(tmp_path / "best\\[1]")
+    assert digest_by_name(load_weights(renamed)) == digest_by_name(FOUND)
+
+
+def test_what_stands_there_is_replaced_only_by_permission(tmp_path):
+    save_tree(tmp_path / "tree", {"a": np.zeros(2)})
+    with pytest.raises(CheckpointError, match="already exists"):
+        save_tree(tmp_path / "tree", {"a": np.ones(2)})
+    save_tree(tmp_path / "tree", {"b": {"c": np.ones(2)}}, force=True)
+    np.testing.assert_array_equal(load_tree(tmp_path / "tree")["b"]["c"], np.ones(2))
+
+
+def test_what_cannot_be_written_leaves_nothing(tmp_path):
+    with pytest.raises(CheckpointError, match="cannot be written"):
+        save_tree(tmp_path / "tree", {"a": np.array(["text"])})
+    assert list(tmp_path.iterdir()) == []

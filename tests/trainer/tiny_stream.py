@@ -15,7 +15,7 @@ import numpy as np
 
 from lanas_jax.data.splits import Split
 from lanas_jax.data.streams import Batch, StreamedDataset
-from lanas_jax.storage.checkpoints import digest
+from lanas_jax.storage.saving import digest
 from lanas_jax.trainer.recipe import Recipe
 from lanas_jax.trainer.task import FinalTraining
 from lanas_jax.training.sgd import batch_order
