@@ -13,6 +13,7 @@ from jaxtyping import Array, Float, Int, Key
 
 from lanas_jax.runtime.arithmetic import in_32_bits, nan_is_data
 from lanas_jax.runtime.devices import cores, mesh_of
+from lanas_jax.runtime.numbers import whole_number
 from lanas_jax.searchers.sampling import Pool
 from lanas_jax.tables.base import Table
 
@@ -68,14 +69,13 @@ def simulate(
 
 
 def refuse_below_one(**settings: int) -> None:
-    """Checks that all settings are at least 1.
+    """Checks that all settings are integers and at least 1.
 
     Raises:
-      ValueError: a setting is below 1; the message names it.
+      ValueError: a setting is no integer or below 1; the message names it.
     """
     for name, value in settings.items():
-        if value < 1:
-            raise ValueError(f"{name} must be at least 1; got {value}")
+        whole_number(name, value, 1)
 
 
 @in_32_bits
@@ -93,6 +93,7 @@ def many_searches(
       seeds: number of searches.
       first_seed: seed of all searches.
     """
+    first_seed = whole_number("first_seed", first_seed, 0)
     several = isinstance(searcher, Sequence)
     pool = Pool.of(table.space, table.codes)
     given: Sequence[Any] = searcher if several else [searcher]

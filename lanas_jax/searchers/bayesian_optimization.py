@@ -22,6 +22,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
+from lanas_jax.runtime.numbers import set_whole_numbers
 from lanas_jax.searchers import history as hist
 from lanas_jax.searchers.base import register
 from lanas_jax.searchers.history import History
@@ -87,6 +88,7 @@ class BayesianOptimization:
     capacity: int = 256
 
     def __post_init__(self) -> None:
+        set_whole_numbers(self, initial=0, capacity=1)
         if self.initial < 1:
             raise ValueError(f"initial must be at least 1, because the model needs a result; got {self.initial}")
         object.__setattr__(self, "pool", listed(self.space, self.pool))

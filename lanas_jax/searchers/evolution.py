@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Int, PRNGKeyArray
 
+from lanas_jax.runtime.numbers import set_whole_numbers
 from lanas_jax.searchers import history as hist
 from lanas_jax.searchers.base import register
 from lanas_jax.searchers.history import History
@@ -51,6 +52,7 @@ class RegularizedEvolution:
     capacity: int = 256
 
     def __post_init__(self) -> None:
+        set_whole_numbers(self, population=1, tournament=1, capacity=1)
         object.__setattr__(self, "pool", listed(self.space, self.pool))
 
     def init(self, key: PRNGKeyArray) -> EvolutionState:

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
+from lanas_jax.runtime.numbers import whole_number
 from lanas_jax.searchers.sampling import Pool
 from lanas_jax.spaces.base import Codes, SearchSpace, Values
 
@@ -64,8 +65,18 @@ def empty(space: SearchSpace, pool: Pool | Codes | None, capacity: int) -> Histo
     )
 
 
+def no_codes(space: SearchSpace) -> Int[Array, "0 dims"]:
+    """Returns an array of no codes."""
+    return jnp.zeros((0, space.dims), jnp.int32)
+
+
 def reserve(history: History, n: int) -> History:
-    """Returns a history with room for `n` more trials; doubles a capacity that is too small. No effect when traced."""
+    """Returns a history with room for `n` more trials; doubles a capacity that is too small. No effect when traced.
+
+    Raises:
+      ValueError: `n` is no integer, or negative.
+    """
+    n = whole_number("n", n, 0)
     if isinstance(history.count, jax.core.Tracer) or int(history.count) + n <= history.capacity:
         return history
     more = max(history.capacity, int(history.count) + n - history.capacity)
@@ -89,6 +100,8 @@ def receive(
     """
     if not isinstance(codes, jax.core.Tracer):
         array = np.asarray(codes)
+        if array.shape == (0,):  # a list of no codes
+            codes = array = np.asarray(no_codes(space))
         space.check(array[array[:, 0] != NOTHING] if array.ndim == 2 else array)
     codes, values = jnp.asarray(codes, jnp.int32), jnp.asarray(values, jnp.float32)
     if values.shape != codes.shape[:1]:

@@ -16,6 +16,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
+from lanas_jax.runtime.numbers import set_whole_numbers
 from lanas_jax.searchers import history as hist
 from lanas_jax.searchers import partition, surrogate
 from lanas_jax.searchers.base import register
@@ -93,6 +94,7 @@ class LaNAS:
     capacity: int = 256
 
     def __post_init__(self) -> None:
+        set_whole_numbers(self, height=1, min_samples=1, initial=0, relearn_every=1, chains=1, steps=1, capacity=1)
         object.__setattr__(self, "pool", listed(self.space, self.pool))
 
     @classmethod
@@ -126,7 +128,8 @@ class LaNAS:
 
     def ask(self, state: LaNASState, n: int) -> tuple[LaNASState, Int[Array, "n dims"]]:
         """Returns `n` unseen codes, each drawn from the region the tree selects; rows of -1 when none are left."""
-        return _ask(self, _with_history(state, hist.reserve(state.history, n)), n)
+        history = hist.reserve(state.history, n)
+        return _ask(self, _with_history(state, history), n) if n else (state, hist.no_codes(self.space))
 
     def tell(self, state: LaNASState, codes: Codes, values: Values) -> LaNASState:
         """Records values (NaN marks a failed trial) and relearns the regions when due."""

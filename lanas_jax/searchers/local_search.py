@@ -16,6 +16,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Int, PRNGKeyArray
 
+from lanas_jax.runtime.numbers import set_whole_numbers
 from lanas_jax.searchers import history as hist
 from lanas_jax.searchers.base import register
 from lanas_jax.searchers.history import History
@@ -68,6 +69,7 @@ class LocalSearch:
     capacity: int = 256
 
     def __post_init__(self) -> None:
+        set_whole_numbers(self, initial=0, capacity=1)
         if self.initial < 1:
             raise ValueError(f"initial must be at least 1, because a run needs a start; got {self.initial}")
         object.__setattr__(self, "pool", listed(self.space, self.pool))

@@ -23,6 +23,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
+from lanas_jax.runtime.numbers import whole_number
 from lanas_jax.spaces.choices import Choice, Option
 from lanas_jax.spaces.definition import define_fields
 
@@ -161,7 +162,7 @@ class SearchSpace:
                 taken, is_label = jnp.where(scales[None, :, None, None], at_least, taken), is_step | is_label
         if self.is_conditional:
             taken = taken & self.active(codes)[:, :, None, None]
-        columns = taken.reshape(taken.shape[0], -1).astype(jnp.float32)
+        columns = jax.lax.collapse(taken, 1).astype(jnp.float32)
         return columns if is_label.all() else columns[:, np.flatnonzero(is_label.ravel())]
 
     def embed(self, codes: Codes) -> Float[Array, "n e"]:
@@ -182,7 +183,7 @@ class SearchSpace:
         taken = codes[:, :, None] == options[None, None]
         if self.is_conditional:
             taken = taken & self.active(codes)[:, :, None]
-        return taken.reshape(taken.shape[0], -1).astype(jnp.float32)
+        return jax.lax.collapse(taken, 1).astype(jnp.float32)
 
     @property
     def term_embedding(self) -> Float[np.ndarray, "t e"]:
@@ -278,6 +279,8 @@ class SearchSpace:
             the value and the range.
         """
         array = np.asarray(codes)
+        if array.shape == (0,):  # a list of no codes
+            array = np.zeros((0, self.dims), np.int32)
         if array.ndim != 2 or array.shape[1] != self.dims:
             raise ValueError(f"codes must have shape [n, {self.dims}], one integer per choice; got shape {array.shape}")
         if array.size and not np.issubdtype(array.dtype, np.integer):
@@ -325,15 +328,13 @@ class SearchSpace:
             )
 
     def _set_sizes(self, **sizes: int) -> None:
-        """Sets fields that must be at least 1, in the constructors of frozen spaces.
+        """Sets fields that must be integers of at least 1, in the constructors of frozen spaces.
 
         Raises:
-          ValueError: if a size is below one.
+          ValueError: if a size is no integer or below one.
         """
         for name, value in sizes.items():
-            object.__setattr__(self, name, value)
-            if value < 1:
-                raise ValueError(f"{name} must be at least 1; got {value}")
+            object.__setattr__(self, name, whole_number(name, value, 1))
 
     def random(self, key: PRNGKeyArray, n: int) -> Int[Array, "n dims"]:
         """Draws `n` codes, valid or not: each option of an active choice is equally likely. Consumes the key.

@@ -5,6 +5,7 @@ show their effect from far fewer samples than separate layers do. Absent layers 
 have equal features.
 """
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
@@ -31,7 +32,7 @@ def counts(space: MobileNetSettings, codes: Codes) -> Float[Array, "n d"]:
     kernel = _at_least(parts.kernel, len(space.kernels), there)
     larger = jnp.concatenate([kernel, _at_least(parts.expansion, len(space.expansions), there)], axis=2)
     layers = there.sum(axis=(1, 2))[:, None]
-    columns = [jnp.asarray(layers), larger.sum(axis=1), larger.reshape(larger.shape[0], -1)]
+    columns = [jnp.asarray(layers), larger.sum(axis=1), jax.lax.collapse(larger, 1)]
     return jnp.concatenate([column.astype(jnp.float32) for column in columns], axis=1)
 
 

@@ -7,6 +7,7 @@ import dataclasses
 from collections.abc import Sequence
 from typing import Any, ClassVar, NamedTuple
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Int
@@ -195,7 +196,7 @@ class MobileNetSettings(SearchSpace):
         """Returns which choices affect the network, that is, do not belong to absent layers."""
         there = jnp.repeat(self.present(codes), 2, axis=2)
         there = jnp.pad(there, ((0, 0), (0, 0), (1, 0)), constant_values=True)
-        return jnp.pad(there.reshape(codes.shape[0], -1), ((0, 0), (2, 0)), constant_values=True)
+        return jnp.pad(jax.lax.collapse(there, 1), ((0, 0), (2, 0)), constant_values=True)
 
 
 def check_settings(space: MobileNetSettings) -> None:

@@ -326,7 +326,7 @@ def _paths(rows: packed.Rows, kinds: Int[Array, "n 5"]) -> Int[Array, "n paths"]
     """Returns 1 for each of `_PATHS` whose operations are exactly those of some path, otherwise 0."""
     ends, columns = kinds[:, :1], []
     for _ in range(3):
-        ends = (packed.following(rows, ends)[:, :, None] & kinds[:, None, 1:4]).reshape(rows.shape[0], -1)
+        ends = jax.lax.collapse(packed.following(rows, ends)[:, :, None] & kinds[:, None, 1:4], 1)
         columns.append(packed.following(rows, ends) >> OUTPUT)
     return jnp.concatenate(columns, axis=1)
 

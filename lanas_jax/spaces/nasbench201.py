@@ -157,7 +157,7 @@ def _path_counts(codes: Codes) -> Float[Array, "n counts"]:
     applied = jnp.asarray(codes)[:, :, None] == np.arange(len(OPERATIONS), dtype=np.int32)[None, None]
     counts = jnp.einsum("neo,pe->npo", applied.astype(jnp.float32), on_path, precision="highest")
     passes = counts[:, :, :1] == 0
-    return jnp.where(passes, counts.at[:, :, 0].set(1.0), 0.0).reshape(counts.shape[0], -1)
+    return jax.lax.collapse(jnp.where(passes, counts.at[:, :, 0].set(1.0), 0.0), 1)
 
 
 @functools.cache

@@ -19,6 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
+from lanas_jax.runtime.numbers import whole_number
 from lanas_jax.spaces.base import CellGraph, Codes, Cost, LimitedCost, SearchSpace
 from lanas_jax.spaces.choices import Choice
 from lanas_jax.spaces.exact import carry_digits, digits, exceeds
@@ -88,11 +89,10 @@ class NASNetSpace(SearchSpace):
     ):
         settings = {key: value for key, value in locals().items() if key not in ("self", "__class__")}
         for name, value in settings.items():
-            object.__setattr__(self, name, value)
-            if value is not None and name != "two_cells" and value < 1:
-                raise ValueError(f"{name} must be at least 1; got {value}")
+            anything = name == "two_cells" or (name.startswith("max_") and value is None)
+            object.__setattr__(self, name, value if anything else whole_number(name, value, 1))
         prefixes = ("normal ", "reduction ") if two_cells else ("",)
-        super().__init__(choice for prefix in prefixes for choice in _cell_choices(prefix, blocks))
+        super().__init__(choice for prefix in prefixes for choice in _cell_choices(prefix, self.blocks))
 
     @property
     def cell_names(self) -> tuple[str, ...]:
@@ -169,9 +169,9 @@ class NASNetSpace(SearchSpace):
         ends = jnp.asarray(self.concatenated(codes), jnp.int32)
         columns = [op[:, :, b].sum(axis=2) for b in range(self.blocks)]
         columns += [source[:, :, b, :, : b + 2].sum(axis=2) for b in range(self.blocks)]
-        columns += [op_on_kind.reshape(*op_on_kind.shape[:2], -1), op_on_kind.sum(axis=3)]
+        columns += [jax.lax.collapse(op_on_kind, 2), op_on_kind.sum(axis=3)]
         columns += [ends, ends.sum(axis=2, keepdims=True), self._depth(inputs)[..., None]]
-        return jnp.concatenate(columns, axis=2).reshape(codes.shape[0], -1).astype(jnp.float32)
+        return jax.lax.collapse(jnp.concatenate(columns, axis=2), 1).astype(jnp.float32)
 
     def terms(self, codes: Codes) -> Float[Array, "n t"]:
         """Returns the features, centred to mean 0 over random codes."""
@@ -254,7 +254,8 @@ class NASNetSpace(SearchSpace):
             self.concatenated(codes).sum(axis=2),
         ]
         stack = np.stack if isinstance(codes, np.ndarray) else jnp.stack
-        return stack(columns, axis=2).reshape(codes.shape[0], -1)
+        counts = stack(columns, axis=2)
+        return counts.reshape(counts.shape[0], counts.shape[1] * counts.shape[2])
 
     def _cost_weights(self) -> tuple[np.ndarray, np.ndarray]:
         """Returns the constant ``int64[2]`` and weights ``int64[counts, 2]`` of the cost, linear in `_cost_counts`."""

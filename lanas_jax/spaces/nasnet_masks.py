@@ -53,7 +53,7 @@ class NASNetMasks(NASNetSpace):
         cells, starts = np.arange(len(self.cell_names), dtype=np.int32) * self._starts[-1], self._starts[:-1]
         first = (cells[:, None] + starts)[None, :, :, None]
         bit = first + self.inputs(codes) * len(OPERATIONS) + self.operations(codes)
-        bit = bit.reshape(codes.shape[0], -1, 1)
+        bit = bit.reshape(codes.shape[0], self.dims // 2, 1)
         return (bit == np.arange(self.bits, dtype=np.int32)[None, None]).any(axis=1)
 
     def codes_of(self, masks: object) -> Int[np.ndarray, "n dims"]:
@@ -71,7 +71,7 @@ class NASNetMasks(NASNetSpace):
             columns.append(np.argwhere(array[:, :, start:end])[:, 2].reshape(*array.shape[:2], ONES))
         pairs = np.stack(columns, axis=2)  # [n, cells, blocks, 2], ascending
         codes = np.stack([pairs % len(OPERATIONS), pairs // len(OPERATIONS)], axis=2)
-        return codes.reshape(len(array), -1).astype(np.int32)
+        return codes.reshape(len(array), self.dims).astype(np.int32)
 
     def valid(self, codes: Codes) -> Bool[Array, " n"]:
         """Returns which codes are valid in `NASNetSpace` and have different branches in each block."""
@@ -112,7 +112,7 @@ class NASNetMasks(NASNetSpace):
         if len(wrong):
             row, bit = map(int, wrong[0])
             raise ValueError(f"mask {row}: bit {bit} holds {array[row, bit]}, expected 0 or 1")
-        array = (array == 1).reshape(len(array), len(self.cell_names), -1)
+        array = (array == 1).reshape(len(array), len(self.cell_names), self._starts[-1])
         ones = np.add.reduceat(array, self._starts[:-1], axis=2, dtype=np.int32)
         bad = np.argwhere(ones != ONES)
         if len(bad):

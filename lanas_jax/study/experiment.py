@@ -9,6 +9,7 @@ import numpy as np
 from jaxtyping import Int, PRNGKeyArray
 
 from lanas_jax.evaluators.base import Evaluator
+from lanas_jax.runtime.numbers import set_whole_numbers
 from lanas_jax.searchers.base import Searcher
 from lanas_jax.spaces.base import SearchSpace
 from lanas_jax.storage.trials import Trial, Winner
@@ -42,9 +43,7 @@ class Experiment:
     finale: WinnerTraining | None = None
 
     def __post_init__(self) -> None:
-        for name in ("budget", "batch"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1; got {getattr(self, name)}")
+        set_whole_numbers(self, budget=1, batch=1, seed=-(2**63))
         if not 0 <= self.seed < 2**32:
             raise ValueError(f"seed must be 0 to 2**32 - 1; got {self.seed}")
 

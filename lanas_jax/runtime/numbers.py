@@ -1,0 +1,45 @@
+"""Whole numbers that users give, such as budgets, seeds and sizes."""
+
+import operator
+from typing import Any
+
+import jax
+import numpy as np
+
+
+def whole_number(name: str, value: Any, least: int) -> int:
+    """Returns a number as a Python integer; an integer of NumPy counts as one. A traced number is returned as it is.
+
+    Args:
+      name: name of the setting, for the error.
+      value: number that a user gave.
+      least: smallest allowed number.
+
+    Raises:
+      ValueError: the value is a boolean, a float or anything else that is no integer, or it is too small.
+    """
+    if isinstance(value, jax.core.Tracer):
+        return value  # type: ignore[return-value]
+    try:
+        number = None if isinstance(value, bool | np.bool_) else operator.index(value)
+    except TypeError:
+        number = None
+    if number is None:
+        raise ValueError(f"{name} must be an integer; got {value!r}")
+    if number < least:
+        raise ValueError(f"{name} must be at least {least}; got {number}")
+    return number
+
+
+def set_whole_numbers(config: Any, **least: int) -> None:
+    """Replaces fields of a frozen dataclass by Python integers, in its ``__post_init__``.
+
+    Args:
+      config: instance to change.
+      **least: smallest allowed number, by the field's name.
+
+    Raises:
+      ValueError: as in `whole_number`.
+    """
+    for name, smallest in least.items():
+        object.__setattr__(config, name, whole_number(name, getattr(config, name), smallest))

@@ -1,0 +1,58 @@
+"""Whole numbers that users give."""
+
+import numpy as np
+import pytest
+
+import lanas_jax as lx
+from lanas_jax.runtime.numbers import whole_number
+from lanas_jax.spaces.nasnet import NASNetSpace
+from lanas_jax.study import Experiment
+
+SPACE = lx.SearchSpace([lx.Choice(name, "abc") for name in "xyz"])
+TABLE = lx.Table(SPACE, SPACE.enumerate(), np.arange(27, dtype=np.float32))
+NO_INTEGERS = (True, np.bool_(True), 2.0, np.float32(2), "2", None, [2])
+
+
+@pytest.mark.parametrize("value", [8, np.int64(8), np.uint8(8), np.array(8)])
+def test_every_integer_becomes_one_of_python(value):
+    assert type(whole_number("budget", value, 1)) is int
+    assert whole_number("budget", value, 1) == 8
+
+
+@pytest.mark.parametrize("value", NO_INTEGERS, ids=repr)
+def test_what_is_no_integer_is_refused_wherever_one_is_wanted(value):
+    with pytest.raises(ValueError, match="budget must be an integer; got "):
+        whole_number("budget", value, 1)
+    for name in ("budget", "seeds", "batch", "first_seed"):
+        with pytest.raises(ValueError, match=f"{name} must be an integer"):
+            lx.simulate(lx.RandomSearch(SPACE), TABLE, **{"budget": 2, "seeds": 1, name: value})
+    for name in ("workers", "budget", "seeds"):
+        with pytest.raises(ValueError, match=f"{name} must be an integer"):
+            lx.simulate_workers(lx.RandomSearch(SPACE), TABLE, **{"workers": 1, "budget": 2, "seeds": 1, name: value})
+    for name in ("budget", "batch", "seed"):
+        with pytest.raises(ValueError, match=f"{name} must be an integer"):
+            Experiment("x", SPACE, lx.RandomSearch(SPACE), None, **{"budget": 1, "batch": 1, "seed": 0, name: value})
+    for searcher, names in (
+        (lx.LaNAS, ("height", "min_samples", "initial", "relearn_every", "chains", "steps", "capacity")),
+        (lx.RegularizedEvolution, ("population", "tournament", "capacity")),
+        (lx.LocalSearch, ("initial", "capacity")),
+        (lx.BayesianOptimization, ("initial", "capacity")),
+        (lx.ActionMCTS, ("capacity",)),
+        (lx.RandomSearch, ("capacity",)),
+    ):
+        for name in names:
+            with pytest.raises(ValueError, match=f"{name} must be an integer"):
+                searcher(SPACE, **{name: value})
+    with pytest.raises(ValueError, match="blocks must be an integer"):
+        NASNetSpace(value)
+
+
+@pytest.mark.parametrize(("name", "value"), [("height", 0), ("chains", -1), ("capacity", 0), ("relearn_every", 0)])
+def test_sizes_below_the_smallest_are_refused(name, value):
+    with pytest.raises(ValueError, match=f"{name} must be at least 1; got {value}"):
+        lx.LaNAS(SPACE, **{name: value})
+
+
+def test_integers_of_numpy_are_those_of_python_in_an_experiment():
+    given = Experiment("x", SPACE, lx.RandomSearch(SPACE), None, np.int64(8), np.int32(2), np.uint32(1))
+    assert [type(number) for number in (given.budget, given.batch, given.seed)] == [int] * 3
