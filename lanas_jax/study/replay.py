@@ -24,6 +24,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int, Key, PRNGKeyArray
 
 from lanas_jax.evaluators.base import Outcome
+from lanas_jax.runtime.arithmetic import nan_is_data
 from lanas_jax.storage import software
 from lanas_jax.storage.checkpoints import Checkpoints
 from lanas_jax.storage.trials import Trial, TrialStore
@@ -141,6 +142,7 @@ class SearchLog:
         codes = np.asarray(answer, np.int32)
         return codes[(codes >= 0).all(axis=1)]
 
+    @nan_is_data
     def _tell(self, trials: Sequence[Trial]) -> None:
         codes = jnp.asarray([trial.code for trial in trials], jnp.int32)
         self._state = self._experiment.searcher.tell(self._state, codes, jnp.asarray(values_to_tell(trials)))

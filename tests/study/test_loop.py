@@ -186,7 +186,8 @@ def test_run_interrupted_in_the_finale_repeats_only_that(uninterrupted, searcher
 
 
 def test_failed_trials_are_told_as_failed_and_the_search_goes_on(tmp_path):
-    result = run(experiment(Distance(nan=(1, 2)), searcher=lx.LaNAS(SPACE)), tmp_path / "run")
+    with jax.debug_nans(True):  # for networks of an evaluator: a failed trial is told to the searcher as NaN
+        result = run(experiment(Distance(nan=(1, 2)), searcher=lx.LaNAS(SPACE)), tmp_path / "run")
     failed = [trial for trial in result.trials if trial.code[0] in (1, 2)]
     assert 0 < len(failed) < 22
     for trial in result.trials:
