@@ -30,6 +30,7 @@ from lanas_jax.evaluators.from_scratch import FromScratch
 from lanas_jax.models.nasnet import FinalNASNet, NASNet
 from lanas_jax.planning.stage import Stage, stand_in
 from lanas_jax.planning.stages import candidates, final_training
+from lanas_jax.runtime.devices import per_device_share
 from lanas_jax.spaces.nasnet import NASNetSpace
 from lanas_jax.study import Experiment
 from lanas_jax.trainer.recipe import Recipe
@@ -129,7 +130,7 @@ def build(config: Config) -> Experiment:
         network,
         data,
         candidate_training(config),
-        per_device=-(-config.batch // jax.local_device_count()),
+        per_device=per_device_share(config.batch),
         strategy=config.plan,
         candidates=config.budget,
         halving=Halving() if config.halving else None,

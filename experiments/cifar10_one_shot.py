@@ -24,7 +24,6 @@ import functools
 from pathlib import Path
 from typing import Any, Literal
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -38,7 +37,8 @@ from lanas_jax.evaluators.one_shot import POOL, OneShot
 from lanas_jax.models.nasnet import FinalNASNet, NASNet, NASNetSupernet
 from lanas_jax.planning.stage import Stage, stand_in
 from lanas_jax.planning.stages import final_training, mean_multiply_adds, valuation
-from lanas_jax.ranking.base import Ranking
+from lanas_jax.ranking.base import Ranking, supernet_estimates
+from lanas_jax.runtime.devices import per_device_share
 from lanas_jax.spaces.nasnet_masks import NASNetMasks
 from lanas_jax.study import Experiment
 from lanas_jax.supernet import code_pool
@@ -162,7 +162,7 @@ def one_shot(config: Config) -> OneShot:
     recipe = dataclasses.replace(ONE_SHOT, epochs=config.epochs, passes=config.passes, batch_size=config.batch_size)
     supernet = NASNetSupernet(NASNetMasks(channels=config.channels, cells=config.cells), dtype(config))
     dataset = functools.partial(search_data, config)
-    per_device = -(-config.batch // jax.local_device_count())
+    per_device = per_device_share(config.batch)
     return OneShot(
         supernet, dataset, recipe, AUGMENTATION, config.supernet, config.recalibration, per_device=per_device
     )
@@ -199,13 +199,7 @@ def rank(config: Config, settings: Rank, directory: Path) -> Ranking:
     if config.supernet is None:
         config = dataclasses.replace(config, supernet=directory / "supernet")
     measured = one_shot(config)
-    running = dataclasses.replace(measured, recalibration=0)
-    estimates: dict[str, Any] = {
-        "one-shot": measured,
-        "few-shot": few_shot(config, measured),
-        "one-shot, running statistics": running,
-        "few-shot, running statistics": few_shot(config, running),
-    }
+    estimates = supernet_estimates(measured, functools.partial(few_shot, config))
     network = NASNet(measured.supernet.space, dtype(config))
     scratch = TrainConfig(settings.epochs, config.batch_size, settings.learning_rate, augmentation=AUGMENTATION)
     return Ranking(estimates, FromScratch(network, search_data(config), scratch))

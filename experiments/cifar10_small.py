@@ -28,13 +28,13 @@ import functools
 from pathlib import Path
 from typing import Literal
 
-import jax
 import numpy as np
 
 import lanas_jax as lx
 from lanas_jax.data import cifar10
 from lanas_jax.evaluators.from_scratch import FromScratch
 from lanas_jax.models.nasnet import FinalNASNet, NASNet
+from lanas_jax.runtime.devices import per_device_share
 from lanas_jax.spaces.nasnet import NASNetSpace
 from lanas_jax.study import Experiment
 from lanas_jax.trainer.recipe import Recipe
@@ -118,7 +118,7 @@ def build(config: Config) -> Experiment:
         network,
         data,
         TrainConfig(config.epochs, config.batch_size, config.learning_rate),
-        per_device=-(-config.batch // jax.local_device_count()),
+        per_device=per_device_share(config.batch),
         strategy=config.plan,
         candidates=config.budget,
     )

@@ -53,7 +53,7 @@ def run_search(
     module: ModuleType, source: Path, base: Experiment, name: str, seed: int, out: Path, show: StudyDisplay
 ) -> Result:
     """Runs one search, or resumes it."""
-    experiment = dataclasses.replace(base, searcher=module.SEARCHERS[name](base.space), seed=seed, finale=None)
+    experiment = dataclasses.replace(base, searcher=module.SEARCHERS[name](base.space), seed=seed, winner=None)
     directory = out / f"{name}-{seed}"
     if not run_folder.run_exists(directory):
         config = dataclasses.replace(module.Config(), searcher=name, seed=seed, **shared_supernet_settings(module, out))

@@ -66,7 +66,6 @@ import functools
 from pathlib import Path
 from typing import Any, Literal
 
-import jax
 import numpy as np
 
 import lanas_jax as lx
@@ -77,7 +76,8 @@ from lanas_jax.evaluators.few_shot import FewShot
 from lanas_jax.evaluators.from_scratch import FromScratch
 from lanas_jax.evaluators.one_shot import OneShot
 from lanas_jax.models.nasnet import FinalNASNet, NASNet, NASNetSupernet
-from lanas_jax.ranking.base import Ranking
+from lanas_jax.ranking.base import Ranking, supernet_estimates
+from lanas_jax.runtime.devices import per_device_share
 from lanas_jax.spaces.nasnet_masks import NASNetMasks
 from lanas_jax.study import Experiment
 from lanas_jax.supernet.regions import TreeSplit
@@ -221,7 +221,7 @@ def one_shot(config: Config) -> OneShot:
         recipe,
         directory=config.supernet,
         recalibration=config.recalibration,
-        per_device=-(-config.batch // jax.local_device_count()),
+        per_device=per_device_share(config.batch),
     )
 
 
@@ -253,16 +253,10 @@ def rank(config: Config, settings: Rank, directory: Path) -> Ranking:
     if config.supernet is None:
         config = dataclasses.replace(config, supernet=directory / "supernet")
     measured = one_shot(config)
-    running = dataclasses.replace(measured, recalibration=0)
-    estimates: dict[str, Any] = {
-        "one-shot": measured,
-        "few-shot": few_shot(config, measured),
-        "one-shot, running statistics": running,
-        "few-shot, running statistics": few_shot(config, running),
-    }
+    estimates = supernet_estimates(measured, functools.partial(few_shot, config))
     network = NASNet(measured.supernet.space)
     scratch = TrainConfig(settings.epochs, config.batch_size, settings.learning_rate)
-    per_device = -(-config.batch // jax.local_device_count())
+    per_device = per_device_share(config.batch)
     return Ranking(
         estimates, FromScratch(network, search_data(config), scratch, per_device=per_device, strategy="shared")
     )

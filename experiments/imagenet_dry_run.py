@@ -48,7 +48,6 @@ import functools
 from pathlib import Path
 from typing import Literal
 
-import jax
 import numpy as np
 
 import lanas_jax as lx
@@ -64,6 +63,7 @@ from lanas_jax.models.mobilenet import FinalMobileNet, MobileNetSupernet
 from lanas_jax.planning.stage import Stage, stand_in
 from lanas_jax.planning.stages import final_training, mean_multiply_adds, valuation
 from lanas_jax.runtime import caches
+from lanas_jax.runtime.devices import per_device_share
 from lanas_jax.spaces.mobilenet import MobileNetSpace
 from lanas_jax.spaces.mobilenet_settings import MobileNetStage as Layers
 from lanas_jax.study import Experiment
@@ -209,7 +209,7 @@ def one_shot(config: Config) -> OneShot:
         recipe,
         directory=config.supernet,
         recalibration=config.recalibration,
-        per_device=-(-config.batch // jax.local_device_count()),
+        per_device=per_device_share(config.batch),
         sandwich=Sandwich(tuple(largest), tuple(smallest)),
     )
 

@@ -19,7 +19,7 @@ lanas finds good neural networks after training few of them (LaNAS, arXiv 1906.0
 
 usage: lanas COMMAND ...
 
-  search EXPERIMENT   search, retrain the winner, write a report
+  search EXPERIMENT   search, train the winner, write a report
   resume RUN          continue a search that was interrupted
   train RUN           train the best network of a search in full, as published results are trained
   export RUN          write the weights of that network and a script that loads them

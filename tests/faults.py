@@ -98,10 +98,10 @@ FAULTS = (
     Fault(
         "evaluation-split",
         "test images are read once, and never as search-validation images",
-        "lanas_jax/candidates/retrain.py",
-        "validation = programs.evaluate(state, codes, *programs.placed.held_out)",
-        "validation = programs.on(test, state, codes)",
-        ("tests/candidates/test_population.py::test_the_finale_is_a_longer_training_by_the_same_programs",),
+        "lanas_jax/trainer/train.py",
+        "if same is not None and not folders.training_exists(directory):",
+        "if False:",
+        ("tests/commands/test_train.py::test_test_images_are_read_once_per_network_of_a_run",),
     ),
     Fault(
         "batch-norm",

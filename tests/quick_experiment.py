@@ -3,7 +3,7 @@
 On any machine: lanas search tests/quick_experiment.py
 
 With KILL="evaluate 3" in the environment the process kills itself, as a power cut would, in the middle of the third
-evaluation of its life; "ask 2", "tell 2" and "finale 1" are other such moments.
+evaluation of its life; "ask 2", "tell 2" and "winner 1" are other such moments.
 """
 
 import dataclasses
@@ -11,14 +11,16 @@ import functools
 import os
 import signal
 import time
-from pathlib import Path
 
 import jax
 import numpy as np
 
 import lanas_jax as lx
-from lanas_jax.storage.trials import Winner
+from lanas_jax.data.splits import Dataset, SearchData, Split
 from lanas_jax.study import Experiment
+from lanas_jax.study.experiment import WinnerTraining
+from lanas_jax.trainer.recipe import Recipe
+from lanas_jax.trainer.task import FinalTraining
 
 ACTIVATIONS = {"identity": lambda x: x, "absolute": np.abs, "tanh": np.tanh, "relu": lambda x: np.maximum(x, 0)}
 SPACE = lx.SearchSpace(
@@ -50,6 +52,8 @@ class Config:
     """random or lanas."""
     fail_below: int = 0
     """Widths below this number fail."""
+    winner_epochs: int = 0
+    """Passes of the winner training; 0 for no such training."""
 
 
 @dataclasses.dataclass
@@ -136,6 +140,30 @@ def two_moons(n):
     return np.stack([x, y, np.ones(n)], axis=1), 2 * upper - 1
 
 
+@dataclasses.dataclass(frozen=True)
+class Readout:
+    """A linear readout of the points themselves."""
+
+    space: lx.SearchSpace = SPACE
+
+    def init(self, key):
+        """Random parameters, and no statistics."""
+        return {"kernel": jax.random.normal(key, (3, 2))}, {}
+
+    def apply(self, params, batch_stats, images, *, train, key, drop_path):
+        """Logits of the two circles."""
+        return images.reshape(len(images), 3) @ params["kernel"], None, batch_stats
+
+
+def dataset(killer):
+    """The moons as images of one pixel with three channels."""
+    killer.passing("winner")
+    points, labels = two_moons(120)
+    images, labels = points[:, None, None].astype(np.float32), (labels > 0).astype(np.int32)
+    train, validation, test = (Split(images[i::3], labels[i::3]) for i in range(3))
+    return Dataset(SearchData(train, validation, 2), test)
+
+
 def build(config: Config) -> Experiment:
     """The experiment."""
     if config.searcher not in SEARCHERS:
@@ -143,12 +171,17 @@ def build(config: Config) -> Experiment:
 
     killer = Killer()
 
-    def finale(code, key, directory: Path) -> Winner:
-        outcome = RandomFeatures(config, killer).evaluate(code[None], key[None])[0]
-        directory.mkdir()
-        killer.passing("finale")
-        (directory / "accuracy.txt").write_text(str(outcome.value))
-        return Winner(tuple(code.tolist()), outcome.value, outcome.value, outcome.train_seconds, epochs=5)
+    def winner(config, settings, code):
+        recipe = Recipe(
+            config.winner_epochs,
+            8,
+            ema=None,
+            drop_path=0.0,
+            train_on="train",
+            steps_per_dispatch=5,
+            checkpoint_seconds=0,
+        )
+        return FinalTraining(Readout(), lambda: dataset(killer), recipe, seed=int(code.sum()))
 
     return Experiment(
         name="quick_experiment",
@@ -158,5 +191,5 @@ def build(config: Config) -> Experiment:
         budget=config.budget,
         batch=config.batch,
         seed=config.seed,
-        finale=finale,
+        winner=WinnerTraining(winner, config) if config.winner_epochs else None,
     )

@@ -4,10 +4,8 @@ On any machine: lanas search tests/toy_experiment.py
 """
 
 import dataclasses
-from pathlib import Path
 
 import lanas_jax as lx
-from lanas_jax.storage.trials import Winner
 from lanas_jax.study import Experiment
 
 OPTIONS = {"a": (1, 2, 3, 4), "b": "xyz"}
@@ -39,16 +37,7 @@ def space_of(options):
     return lx.SearchSpace([lx.Choice(name, some) for name, some in options.items()])
 
 
-def finale(code, key, directory: Path) -> Winner:
-    """Writes the code."""
-    directory.mkdir()
-    (directory / "code").write_text(str(code.tolist()))
-    return Winner(tuple(code.tolist()), 0.5, 0.25, 1.0)
-
-
 def build(config: Config) -> Experiment:
     """The search."""
     space = space_of(OPTIONS)
-    return Experiment(
-        "toy", space, lx.RandomSearch(space), Sum(), config.budget, config.batch, config.seed, finale=finale
-    )
+    return Experiment("toy", space, lx.RandomSearch(space), Sum(), config.budget, config.batch, config.seed)

@@ -1,5 +1,6 @@
 """A cluster as the workers of a study."""
 
+import shutil
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -14,11 +15,13 @@ from lanas_jax.cluster.task import ClusterTask
 from lanas_jax.cluster.workforce import Workforce
 from lanas_jax.evaluators.base import NotPreparedError, Prepared
 from lanas_jax.evaluators.faults import describe_error
-from lanas_jax.storage.trials import Winner
+from lanas_jax.storage.results import NetworkResult, add_network_result
 from lanas_jax.study import Experiment, StudyError
 from lanas_jax.study.experiment import StudyProgress
 from lanas_jax.study.replay import SearchLog
 from lanas_jax.study.run_folder import Run
+from lanas_jax.trainer.folder import open_folder
+from lanas_jax.trainer.loop import TrainingProgress
 
 
 class Cluster:
@@ -85,18 +88,27 @@ class Cluster:
         finally:
             self.driver_seconds += dispatch.seconds
 
-    def retrain(self, code: Int[np.ndarray, " dims"], directory: Path) -> Winner:
-        """Retrains the winner on a worker and copies the files that it wrote to `directory`.
+    def train_winner(self, code: Int[np.ndarray, " dims"], here: Run, progress: TrainingProgress) -> None:
+        """Trains the winner on a worker: in the run's folder if the worker shares it, otherwise its files are copied.
+
+        If the worker is lost, another worker that shares the folder continues from the last checkpoint.
 
         Raises:
           StudyError: no worker is available.
           Exception: the exception of the winner training.
         """
+        progress.note("a worker trains the winner")
         try:
-            ((final, files),) = self._workforce.all_done("retrain", [tuple(code.tolist())])
+            ((found, files),) = self._workforce.all_done("train_winner", [tuple(code.tolist())])
         except ClusterError as error:
             raise StudyError(str(error)) from error
+        if not files:
+            return
+        partial = here.final.with_name(f"{here.final.name}.partial")
+        shutil.rmtree(partial, ignore_errors=True)
         for name, content in files.items():
-            (directory / name).parent.mkdir(parents=True, exist_ok=True)
-            (directory / name).write_bytes(content)
-        return final
+            (partial / name).parent.mkdir(parents=True, exist_ok=True)
+            (partial / name).write_bytes(content)
+        folder = open_folder(partial)
+        add_network_result(here.directory, NetworkResult(folder.digest, str(here.final), found))
+        partial.rename(here.final)

@@ -6,7 +6,6 @@ that produced it.
 """
 
 import os
-import shutil
 import socket
 import tempfile
 import threading
@@ -22,7 +21,6 @@ from lanas_jax.storage import software
 
 if TYPE_CHECKING:
     from lanas_jax.evaluators.base import Evaluator
-    from lanas_jax.storage.trials import Winner
     from lanas_jax.study import Experiment
 
 
@@ -128,23 +126,33 @@ class Worker:
         )
         return Answer(self._fingerprint, order.ids, outcomes, started)
 
-    def retrain(self, code: Sequence[int]) -> "tuple[Winner, dict[str, bytes]]":
-        """Retrains the winner; returns the result and the files that were written."""
+    def train_winner(self, code: Sequence[int]) -> tuple[dict[str, Any], dict[str, bytes]]:
+        """Trains the winner, in the run's folder if this node shares it.
+
+        Returns:
+          The result of the training; and the files of its folder, by name, if the run's folder is not here.
+        """
         import numpy as np
 
         from lanas_jax.evaluators.faults import EvaluatorExitError, describe_error
-        from lanas_jax.study import loop
+        from lanas_jax.study import run_folder, winner
+        from lanas_jax.trainer.loop import SilentTraining
 
-        folder = Path(tempfile.mkdtemp())
-        try:
+        experiment, run = self._built(), Path(self._task.directory)
+        shared = run_folder.run_exists(run)
+        with tempfile.TemporaryDirectory() as temporary:
+            source = Path(temporary) / "experiment.py"
+            source.write_text(self._task.source, encoding="utf-8")
+            started = None if self._task.working_folder is None else Path(self._task.working_folder)
+            original = Path(self._task.original)
+            origin = winner.origin_of(experiment, source, original, started, run if shared else None)
+            directory = (run if shared else Path(temporary)) / run_folder.FINAL
             try:
-                final = loop.train_winner(self._built(), np.array(code, np.int32), folder / "winner")
+                found = winner.train_winner(experiment, np.array(code, np.int32), directory, origin, SilentTraining())
             except SystemExit as error:  # would end this process without a word
                 raise EvaluatorExitError(f"the winner training called {describe_error(error)}") from error
-            files = [path for path in (folder / "winner").rglob("*") if path.is_file()]
-            return final, {str(path.relative_to(folder / "winner")): path.read_bytes() for path in files}
-        finally:
-            shutil.rmtree(folder, ignore_errors=True)
+            files = [] if shared else [path for path in directory.rglob("*") if path.is_file()]
+            return found, {str(path.relative_to(directory)): path.read_bytes() for path in files}
 
     def _prepared(self) -> "Evaluator":
         """Returns the evaluator, prepared; reads an existing preparation or runs it."""

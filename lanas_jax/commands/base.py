@@ -42,7 +42,6 @@ ACCEPT_VERSIONS = Annotated[
     tyro.conf.FlagCreatePairsOff,
     tyro.conf.arg(help="continue although versions of Python, jax, flax, optax or numpy differ from the trials'"),
 ]
-FINAL = "final"  # subfolder of a run for the training of its best trial
 _ABOUT_PATH = (FileNotFoundError, FileExistsError, PermissionError, NotADirectoryError, IsADirectoryError)
 
 

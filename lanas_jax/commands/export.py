@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 import tyro
 from rich.console import Console
 
-from lanas_jax.commands.base import FINAL, PATHS, RefusedError, terminal
+from lanas_jax.commands.base import PATHS, RefusedError, terminal
 from lanas_jax.export import write as exporting
 from lanas_jax.export.load import MissingPackageError
 from lanas_jax.runtime.paths import local_path
@@ -53,7 +53,7 @@ def _export(console: Console, arguments: Sequence[str]) -> int:
     # The folder of a training, or a run, whose best trial was trained.
     path = local_path(name)
     of_run = run_folder.run_exists(path) and not folders.training_exists(path)
-    folder = folders.open_folder(path / FINAL if of_run else path)
+    folder = folders.open_folder(path / run_folder.FINAL if of_run else path)
     written = exporting.export_weights(folder, folder.directory / "export" if out is None else out, which, kind)
     console.print(f"{written}: python load.py IMAGES.npy LOGITS.npy", soft_wrap=True)
     return 0

@@ -14,7 +14,6 @@ import tyro
 
 from lanas_jax.commands.base import (
     ACCEPT_VERSIONS,
-    FINAL,
     REFUSALS,
     Folder,
     RefusedError,
@@ -39,7 +38,8 @@ BUDGET = "new total number of trials, at least those recorded; the first trials 
 SEARCH_HELP = """\
 usage: lanas search EXPERIMENT [--out DIR] [settings of the experiment]
 
-Searches, retrains the winner, and writes a report, all in one folder: DIR, or a new folder under runs/.
+Searches, trains the winner if the experiment says how, and writes a report, all in one folder: DIR, or a new folder
+under runs/. lanas train RUN trains the winner of an experiment whose search does not.
 Ctrl-C stops; lanas resume continues.
 Compiled programs are cached for later runs in ~/.cache/lanas_jax; LANAS_COMPILE_CACHE=off disables the cache.
 
@@ -52,7 +52,7 @@ or the path of a Python file like those. For an experiment's settings: lanas sea
 
 
 def search(arguments: Sequence[str]) -> int:
-    """Searches, retrains the winner, and writes the report."""
+    """Searches, trains the winner, and writes the report."""
     if not arguments or arguments[0] in ("-h", "--help"):
         found = discovery.experiments()
         lines = [f"  {name:<12}{discovery.summary(path)}" for name, path in found.items()] or ["  (none installed)"]
@@ -69,6 +69,7 @@ def search(arguments: Sequence[str]) -> int:
         raise RunError(f"{out} already contains a run. To continue it: lanas resume {shlex.quote(str(out))}")
     with where.connected(), contextlib.ExitStack() as stack:
         experiment = run_folder.build_experiment(module, config)
+        _check_winner(experiment)
         new = run_folder.new_directory(experiment.name, datetime.datetime.now())
         directory = stack.enter_context(new) if out is None else out
         here = run_folder.create(directory, experiment, source, config, discovery.text_of(module))
@@ -130,6 +131,18 @@ def _search_arguments(name: str, module: Any, arguments: Sequence[str]) -> tuple
     return given.out, given.where, given.config
 
 
+def _check_winner(experiment: "Experiment") -> None:
+    """Checks the winner training before anything is written."""
+    from lanas_jax.study.winner import check_winner
+
+    if experiment.winner is None:
+        return
+    try:
+        check_winner(experiment)
+    except ValueError as error:
+        raise RefusedError(f"the winner training of {experiment.name}: {error}") from error
+
+
 def _carry_out(experiment: "Experiment", here: Run, where: "Where", **how: bool) -> int:
     """Runs a study with live progress; if it is stopped, prints how to continue."""
     from lanas_jax import report, study
@@ -158,7 +171,7 @@ def _carry_out(experiment: "Experiment", here: Run, where: "Where", **how: bool)
     summary.show_result(console, experiment.space, result.trials, result.final)
     if (winner := result.best) is not None and (earlier := _trained_code(here)) not in (None, winner.code):
         console.print(
-            f"{here.directory / FINAL} keeps the training of an earlier winner ({','.join(map(str, earlier))}); "
+            f"{here.final} keeps the training of an earlier winner ({','.join(map(str, earlier))}); "
             f"to train the new one: lanas train {here.directory} --out DIR",
             soft_wrap=True,
         )
@@ -170,7 +183,7 @@ def _trained_code(here: Run) -> tuple[int, ...] | None:
     """Returns the code that ``lanas train RUN`` has trained, or None."""
     from lanas_jax.trainer import folder as folders
 
-    trained = here.directory / FINAL
+    trained = here.final
     return tuple(folders.open_folder(trained).record["code"]) if folders.training_exists(trained) else None
 
 

@@ -2,8 +2,8 @@
 
 import csv
 import io
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.table import Table
@@ -12,7 +12,6 @@ from lanas_jax.storage.trials import Status, Trial, differ_in_steps
 
 if TYPE_CHECKING:
     from lanas_jax.spaces.base import SearchSpace
-    from lanas_jax.storage.trials import Winner
 
 TOP = 5
 COLUMNS = (
@@ -77,8 +76,10 @@ def counts(trials: Sequence[Trial]) -> str:
     return ", ".join(f"{n} {status.value}" for status, n in number.items() if n) or "no trials yet"
 
 
-def show_result(console: Console, space: "SearchSpace", trials: Sequence[Trial], final: "Winner | None") -> None:
-    """Prints the result of a search: the best cell, the five best trials, and the retrained winner's accuracies."""
+def show_result(
+    console: Console, space: "SearchSpace", trials: Sequence[Trial], final: Mapping[str, Any] | None
+) -> None:
+    """Prints the result of a search: the best cell, the five best trials, and the accuracies of the trained winner."""
     import numpy as np
 
     leaders = top(trials)
@@ -93,12 +94,18 @@ def show_result(console: Console, space: "SearchSpace", trials: Sequence[Trial],
         last = reasons[-1] if reasons else "unknown"
         console.print(f"no trial succeeded; reason of the last failure: {last}", soft_wrap=True)
     if final is not None:
-        how = "" if final.epochs is None else f" for {final.epochs} epochs"
-        console.print(
-            f"\nretrained{how}: search-validation accuracy {final.validation_accuracy:.4f}, "
-            f"test accuracy {final.test_accuracy:.4f}",
-            soft_wrap=True,
-        )
+        console.print(f"\nthe winner, trained for {final['recipe']['epochs']:,} epochs:")
+        show_accuracies(console, final)
+
+
+def show_accuracies(console: Console, final: Mapping[str, Any]) -> None:
+    """Prints the accuracies of a training's last weights and of their moving average, from its final.json."""
+    for name, label in (("validation_accuracy", "search-validation accuracy"), ("test_accuracy", "test accuracy")):
+        if (last := final[name]) is None:
+            continue
+        average = final[f"ema_{name}"]
+        text = f"{label} {last:.4f}" + ("" if average is None else f", average of weights {average:.4f}")
+        console.print(text, soft_wrap=True)
 
 
 def value(trial: Trial) -> str:

@@ -16,8 +16,8 @@ import tyro
 from jaxtyping import Int
 from rich.console import Console
 
-from lanas_jax.commands import hosts
-from lanas_jax.commands.base import FINAL, RefusedError, keep_programs, parse_settings, terminal, usage
+from lanas_jax.commands import hosts, summary
+from lanas_jax.commands.base import RefusedError, keep_programs, parse_settings, terminal, usage
 from lanas_jax.commands.codes import CodeError, read_code
 from lanas_jax.export.load import read_weights
 from lanas_jax.export.recorded import (
@@ -47,7 +47,8 @@ usage: lanas train RUN [--code 0,1,...] [--weights DIR] [--out DIR] [settings of
        lanas train FOLDER
 
 Trains the best network of a search, or one of your choice, in full, and measures its test accuracy once. Writes
-everything to one folder: RUN/final, DIR, or a new folder under runs/.
+everything to one folder: RUN/final, DIR, or a new folder under runs/. If a search has trained its winner, in RUN/final,
+this shows the result; other settings, and another folder, train another network.
 Ctrl-C stops; SIGTERM finishes the current step, saves a checkpoint and stops. The same command continues; so does
 lanas train FOLDER, with the folder that a training wrote.
 {hosts.HELP}
@@ -116,7 +117,7 @@ def _train_in(
     found = hosts.run_preemptible("train", f"lanas train {shlex.quote(str(directory))}", display.note, run)
     if isinstance(found, int):
         return found
-    _show(console, found)
+    summary.show_accuracies(console, found)
     console.print(f"folder: {directory}", soft_wrap=True)
     return 0
 
@@ -184,7 +185,10 @@ def _of_folder(folder: FinalFolder) -> Target:
     module = recorded_module(folder.source, record)
     config, settings = recorded_settings(module, record)
     started = None if (recorded := record.get("working_folder")) is None else Path(recorded)
-    origin = Origin(record["name"], folder.source, recorded_original(record), started, config, settings)
+    inside = run_folder.run_exists(folder.directory.parent)  # the run may have moved
+    run = folder.directory.parent if inside else record.get("run") and Path(record["run"])
+    run = run if run and run.is_dir() else None
+    origin = Origin(record["name"], folder.source, recorded_original(record), started, config, settings, run)
     return Target(origin, module, tuple(record["code"]), folder.directory, folders.initial(folder))
 
 
@@ -197,10 +201,14 @@ def _of_run(run: Run) -> Target:
         winner = best(store.trials())
     if winner is None:
         raise RunError(f"no trial of {run.directory} has succeeded yet, so there is no winner to train")
+    if folders.training_exists(run.final):
+        folder = folders.open_folder(run.final)
+        if tuple(folder.record["code"]) == winner.code:
+            return dataclasses.replace(_of_folder(folder), run=run)
     module, config = run.load()
     offering_training(module, winner.code)
-    origin = Origin(run.record["experiment"], run.source, run.original, run.working_folder, config)
-    return Target(origin, module, winner.code, run.directory / FINAL, run=run)
+    origin = Origin(run.record["experiment"], run.source, run.original, run.working_folder, config, run=run.directory)
+    return Target(origin, module, winner.code, run.final, run=run)
 
 
 def _parse(wanted: Target, arguments: Sequence[str]) -> Any:
@@ -223,13 +231,3 @@ def _parse(wanted: Target, arguments: Sequence[str]) -> Any:
     parsed = parse_settings(f"train {arguments[0]}", arguments[1:], final, options, description=about)
     parsed.config = getattr(parsed, "config", recorded.config)
     return parsed
-
-
-def _show(console: Console, found: dict[str, Any]) -> None:
-    """Prints the accuracies of the last weights and of their moving average."""
-    for name, label in (("validation_accuracy", "search-validation accuracy"), ("test_accuracy", "test accuracy")):
-        if (last := found[name]) is None:
-            continue
-        average = found[f"ema_{name}"]
-        text = f"{label} {last:.4f}" + ("" if average is None else f", average of weights {average:.4f}")
-        console.print(text, soft_wrap=True)

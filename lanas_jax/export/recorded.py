@@ -114,7 +114,6 @@ def offering_training(module: ModuleType, code: tuple[int, ...] | None = None) -
     Raises:
       ExperimentError: the module defines no winner training.
     """
-    # A Final may be lanas_jax.storage.trials.Winner, imported for the search.
     if not (missing := discovery.missing(module, "Final", "final(config, settings, code)")):
         return module
     advice = "docs/training.md shows how to write one"

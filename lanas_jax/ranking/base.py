@@ -6,12 +6,14 @@ supernets.
 """
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 from lanas_jax.evaluators.base import Evaluator
+from lanas_jax.evaluators.few_shot import FewShot
+from lanas_jax.evaluators.one_shot import OneShot
 from lanas_jax.study import discovery
 from lanas_jax.study.discovery import ExperimentError
 
@@ -43,6 +45,22 @@ class Ranking:
             raise ValueError("a ranking needs at least one estimate")
         if taken := [name for name in self.estimates if not name or name in RESERVED]:
             raise ValueError(f"an estimate is named {taken[0]!r}; choose a name other than {', '.join(RESERVED)}")
+
+
+def supernet_estimates(one_shot: OneShot, few_shot: Callable[[OneShot], FewShot]) -> dict[str, Evaluator]:
+    """Returns the values of one-shot and few-shot search, with the batch statistics of each code and the running ones.
+
+    Args:
+      one_shot: evaluator by one supernet, which measures the batch statistics of each code.
+      few_shot: function that returns the evaluator by its sub-supernets.
+    """
+    running = dataclasses.replace(one_shot, recalibration=0)
+    return {
+        "one-shot": one_shot,
+        "few-shot": few_shot(one_shot),
+        "one-shot, running statistics": running,
+        "few-shot, running statistics": few_shot(running),
+    }
 
 
 def check_offered(module: ModuleType) -> None:

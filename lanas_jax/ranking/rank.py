@@ -34,17 +34,16 @@ from lanas_jax.ranking.fixed_list import Listed
 from lanas_jax.ranking.result import Ranked
 from lanas_jax.ranking.sample import pool_of, stratified
 from lanas_jax.runtime.errors import STOPS
-from lanas_jax.runtime.files import replace_json
 from lanas_jax.spaces.base import SearchSpace
 from lanas_jax.storage import config_json, software
-from lanas_jax.storage.folder import RunError
+from lanas_jax.storage.folder import FolderKind, RunError
 from lanas_jax.storage.trials import Trial, TrialStore
 from lanas_jax.study import StudyError, replay, run_folder
 from lanas_jax.study.experiment import StudyProgress
 from lanas_jax.study.run_folder import Run
 
 AT_ONCE = 32  # architectures per batch of an estimate
-_ASKED = "asked.json"
+_RANKING = FolderKind("ranking", "asked.json")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -197,16 +196,10 @@ def _values(trials: Sequence[Trial]) -> Float[np.ndarray, " n"]:
 
 def _enter(folder: Path, asked: dict[str, Any]) -> None:
     """Saves the request, or checks that it equals the saved one."""
-    path = folder / _ASKED
-    try:
-        if not path.exists():
-            folder.mkdir(exist_ok=True)
-            replace_json(path, asked)
-        before = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise RunError(f"cannot use {folder}: {error.strerror}") from error
-    except ValueError as error:
-        raise RunError(f"{path} is damaged: {error}; move the folder {folder} away to rank again") from error
+    if not _RANKING.exists(folder):
+        with _RANKING.created(folder, asked):
+            pass
+    before = _RANKING.read(folder)
     now = json.loads(json.dumps(asked))
     changed = [f"{name} {before.get(name, 'absent')}, now {now[name]}" for name in now if before.get(name) != now[name]]
     if changed:

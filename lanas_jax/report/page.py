@@ -6,6 +6,7 @@
 import dataclasses
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -17,7 +18,7 @@ from lanas_jax.report.style import CSS, SCRIPT
 from lanas_jax.searchers.partition import NodeSummary
 from lanas_jax.searchers.sampling import LISTED
 from lanas_jax.spaces.base import SearchSpace
-from lanas_jax.storage.trials import Status, Trial, Winner, best
+from lanas_jax.storage.trials import Status, Trial, best
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,7 +30,8 @@ class ReportData:
       space: search space.
       trials: all trials, including pending and failed ones.
       budget: number of trials of the search.
-      final: retrained winner; None if there is none yet.
+      final: result of the winner's training, the content of its final.json; None if there is none yet.
+      networks_tested: number of networks for which the test images were read.
       config: settings of the experiment by name.
       tree: nodes of the searcher's tree; None if there is no tree to show.
       tree_note: reason why there is no tree.
@@ -40,7 +42,8 @@ class ReportData:
     space: SearchSpace
     trials: Sequence[Trial]
     budget: int
-    final: Winner | None = None
+    final: Mapping[str, Any] | None = None
+    networks_tested: int = 0
     config: Mapping[str, object] = dataclasses.field(default_factory=dict)
     tree: Sequence[NodeSummary] | None = None
     tree_note: str = ""
@@ -53,9 +56,9 @@ class ReportData:
 
     @property
     def winner(self) -> tuple[int, ...] | None:
-        """The code that was retrained, otherwise the best so far."""
+        """The code that was trained as the winner, otherwise the best so far."""
         leader = best(self.trials)
-        return self.final.code if self.final else leader.code if leader else None
+        return tuple(self.final["code"]) if self.final else leader.code if leader else None
 
 
 def render(run: ReportData) -> str:
@@ -118,26 +121,42 @@ def _cards(run: ReportData) -> list[Element]:
     cards = [_card("best value in the search", show(leader.value), f"trial {leader.id}")] if leader else []
     if final:
         percent = ValueFormat(percent=True)
-        epochs = f"retrained for {final.epochs} epochs" if final.epochs else "retrained"
-        cards.append(_card("winner, search-validation", percent(final.validation_accuracy), epochs))
-        cards.append(_card("winner, test", percent(final.test_accuracy), "test data read once, for this"))
+        if (accuracy := final["validation_accuracy"]) is not None:
+            cards.append(_card("winner, search-validation", percent(accuracy), _average(final, "validation_accuracy")))
+        cards.append(_card("winner, test", percent(final["test_accuracy"]), _average(final, "test_accuracy")))
+        networks = formatting.plural(run.networks_tested, "network")
+        cards.append(
+            _card(
+                "winner, trained for",
+                formatting.plural(final["recipe"]["epochs"], "epoch"),
+                f"test images read for {networks}",
+            )
+        )
     aside = ", ".join(f"{status[s]:,} {s.value}" for s in (Status.FAILED, Status.PENDING) if status[s])
     cards.append(_card("trials", f"{through:,} of {run.budget:,}", aside or "none failed"))
     cards.append(_time_card(run))
-    sized = final if final and final.multiply_adds is not None else leader
-    if sized and sized.multiply_adds is not None:
-        size = f"{formatting.count(sized.multiply_adds)}"
-        cards.append(_card("winner's multiply-adds", size, f"{formatting.count(sized.parameters)} parameters"))
+    sized = (final["multiply_adds"], final["parameters"]) if final else (None, None)
+    if sized[0] is None and leader:
+        sized = (leader.multiply_adds, leader.parameters)
+    if sized[0] is not None:
+        aside = f"{formatting.count(sized[1])} parameters"
+        cards.append(_card("winner's multiply-adds", formatting.count(sized[0]), aside))
     return cards
+
+
+def _average(final: Mapping[str, Any], name: str) -> str:
+    """Returns the accuracy of the moving average of the weights, as text."""
+    average = final[f"ema_{name}"]
+    return "no moving average" if average is None else f"average of weights {ValueFormat(percent=True)(average)}"
 
 
 def _time_card(run: ReportData) -> Element:
     compiling = sum(trial.compile_seconds or 0.0 for trial in run.trials)
     training = sum(trial.train_seconds or 0.0 for trial in run.trials)
-    retraining = run.final.seconds if run.final else 0.0
-    parts = (("compiling", compiling), ("training", training), ("retraining", retraining))
+    winner = run.final["compile_seconds"] + run.final["seconds"] if run.final else 0.0
+    parts = (("compiling", compiling), ("training", training), ("winner", winner))
     aside = ", ".join(f"{formatting.seconds(spent)} {name}" for name, spent in parts if spent > 0)
-    return _card("time on candidates", formatting.seconds(compiling + training + retraining), aside)
+    return _card("time on candidates", formatting.seconds(compiling + training + winner), aside)
 
 
 def _card(name: str, figure: str, aside: str) -> Element:

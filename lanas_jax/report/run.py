@@ -9,6 +9,7 @@ from lanas_jax.ranking import result
 from lanas_jax.report.learned_tree import learned_tree
 from lanas_jax.report.page import ReportData, render
 from lanas_jax.runtime.files import replace_text
+from lanas_jax.storage.results import network_results
 from lanas_jax.storage.trials import TrialStore
 from lanas_jax.study import run_folder
 
@@ -34,7 +35,7 @@ def write_report(run_directory: Path, experiment: "Experiment | None" = None) ->
     """
     here = run_folder.open_run(run_directory)
     with TrialStore.open(here.trials, read_only=True) as store:
-        trials, final = store.trials(), store.final()
+        trials = store.trials()
     experiment = here.experiment() if experiment is None else experiment
     # The tree does not depend on the searcher's random key.
     tree, note = learned_tree(experiment.searcher, jax.random.key(experiment.seed), trials)
@@ -44,7 +45,8 @@ def write_report(run_directory: Path, experiment: "Experiment | None" = None) ->
             space=experiment.space,
             trials=trials,
             budget=experiment.budget,
-            final=final,
+            final=here.result,
+            networks_tested=len(network_results(here.directory)),
             config=here.settings,
             tree=tree,
             tree_note=note,

@@ -27,6 +27,23 @@ def one_device_per_core() -> None:
         return
 
 
+def per_device_share(count: int) -> int:
+    """Returns the largest number of candidates on one device when `count` are spread over those of this process."""
+    return -(-count // jax.local_device_count())
+
+
+def sharing_devices(batch_size: int) -> Sequence[jax.Device]:
+    """Returns the devices that share each batch of a training.
+
+    They are as many devices of this process (on CPUs, cores) as can divide the batch equally; if the training has
+    several processes, all devices of all of them.
+    """
+    if jax.process_count() > 1:
+        return jax.devices()
+    devices = jax.local_devices()
+    return devices[: max(n for n in range(1, len(devices) + 1) if batch_size % n == 0)]
+
+
 def mesh_of(devices: Sequence[jax.Device], axis: str) -> Mesh:
     """Returns a one-dimensional mesh of devices, over which XLA partitions work according to shardings."""
     return jax.make_mesh((len(devices),), (axis,), axis_types=(AxisType.Auto,), devices=list(devices))

@@ -1,39 +1,98 @@
-"""Folders of runs and trainings: atomic writes of JSON files, and a lock against a second process."""
+"""Folders of runs, trainings and rankings: one JSON record each, written last, and a lock against a second process."""
 
 import contextlib
+import dataclasses
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
+
+from lanas_jax.runtime.files import replace_json
 
 
 class RunError(Exception):
     """Raised when a folder cannot be used as requested."""
 
 
-@contextlib.contextmanager
-def lock_file(path: Path) -> Iterator[None]:
-    """Locks a file's folder against a second process; the lock of a killed process is released.
+@dataclasses.dataclass(frozen=True)
+class FolderKind:
+    """A kind of folder. A JSON file describes the content; it is written last and atomically, and it is the lock.
 
-    Raises:
-      RunError: another process holds the lock.
+    Attributes:
+      what: noun of the content for error messages, such as ``run``.
+      record: name of the JSON file.
+      format: version of the record that this code reads; None for a record without a version.
+      keys: keys that every record has.
     """
-    try:
-        import fcntl
-    except ImportError:  # Windows: no lock
-        yield
-        return
-    with path.open("r+b") as file:
+
+    what: str
+    record: str
+    format: int | None = None
+    keys: frozenset[str] = frozenset()
+
+    def exists(self, directory: Path) -> bool:
+        """Returns whether a folder holds such content."""
+        return (directory / self.record).exists()
+
+    def read(self, directory: Path) -> dict[str, Any]:
+        """Returns the record of a folder.
+
+        Raises:
+          RunError: there is no such content, or the record is damaged, incomplete or of another format.
+        """
+        path = directory / self.record
+        if not directory.is_dir():
+            raise RunError(f"there is no folder {directory}")
+        if not self.exists(directory):
+            raise RunError(f"{directory} contains no {self.what}: it has no {self.record}")
+        record = read_json(path)
+        if self.format is not None and record.get("format") != self.format:
+            raise RunError(
+                f"{path} has format {record.get('format')}, but this version of lanas_jax reads format {self.format}: "
+                f"continue with the version that wrote it, or start again in another folder"
+            )
+        if missing := self.keys - record.keys():
+            raise RunError(f"{path} is incomplete: missing keys {', '.join(sorted(missing))}")
+        return record
+
+    @contextlib.contextmanager
+    def created(self, directory: Path, record: Mapping[str, Any]) -> Iterator[None]:
+        """Creates a folder if it is missing, and writes the record after the block, which writes everything else.
+
+        Raises:
+          RunError: the folder cannot be written.
+        """
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            if os.fstat(file.fileno()).st_ino != path.stat().st_ino:
-                raise BlockingIOError("replaced meanwhile")
-        except BlockingIOError:
-            raise RunError(f"{path.parent} is in use by another process: wait until it ends") from None
+            directory.mkdir(parents=True, exist_ok=True)
+            yield
+            replace_json(directory / self.record, record)
         except OSError as error:
-            raise RunError(f"{path.parent} cannot be locked: {error.strerror}; choose another file system") from error
-        yield
+            raise RunError(f"cannot write to {directory}: {error.strerror}") from error
+
+    @contextlib.contextmanager
+    def lock(self, directory: Path) -> Iterator[None]:
+        """Locks a folder against a second writing process; the lock of a killed process is released.
+
+        Raises:
+          RunError: another process holds the lock.
+        """
+        try:
+            import fcntl
+        except ImportError:  # Windows: no lock
+            yield
+            return
+        path = directory / self.record
+        with path.open("r+b") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                if os.fstat(file.fileno()).st_ino != path.stat().st_ino:
+                    raise BlockingIOError("replaced meanwhile")
+            except BlockingIOError:
+                raise RunError(f"{directory} is in use by another process: wait until it ends") from None
+            except OSError as error:
+                raise RunError(f"{directory} cannot be locked: {error.strerror}; choose another file system") from error
+            yield
 
 
 def read_json(path: Path) -> dict[str, Any]:

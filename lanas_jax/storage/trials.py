@@ -23,7 +23,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
-from lanas_jax.storage.plain import LARGEST_VALUE, plain_count, plain_float, plain_text, shown
+from lanas_jax.storage.plain import LARGEST_VALUE, plain_count, plain_float, plain_text
 from lanas_jax.storage.trial_file import (
     APPLICATION_ID,
     FORMAT,
@@ -64,17 +64,6 @@ CREATE TABLE trials (
 );
 CREATE INDEX trials_asked ON trials (asked);
 CREATE INDEX trials_told ON trials (told);
-CREATE TABLE final (
-  id INTEGER PRIMARY KEY CHECK (id = 0),
-  code TEXT NOT NULL,
-  validation_accuracy REAL NOT NULL,
-  test_accuracy REAL NOT NULL,
-  seconds REAL NOT NULL,
-  epochs INTEGER,
-  multiply_adds INTEGER,
-  parameters INTEGER,
-  checksum INTEGER NOT NULL
-);
 """
 _BEYOND = ", beyond the numbers of float32 in which searchers compute"
 _SCHEMA = "SELECT type, name, sql FROM sqlite_schema ORDER BY name"
@@ -135,29 +124,6 @@ class Trial:
     told: int | None = None
     tries: int | None = None
     worker: str | None = None
-
-
-@dataclasses.dataclass(frozen=True)
-class Winner:
-    """The retrained winner. Test data is read once per run, for this.
-
-    Attributes:
-      code: code of the winning architecture.
-      validation_accuracy: accuracy of the retrained network on the search-validation data, in [0, 1].
-      test_accuracy: accuracy of the retrained network on the test data, in [0, 1].
-      seconds: retraining time, compilation included.
-      epochs: number of retraining epochs; None if not applicable.
-      multiply_adds: multiply-adds of one forward pass; None if unknown.
-      parameters: number of trainable parameters; None if unknown.
-    """
-
-    code: tuple[int, ...]
-    validation_accuracy: float
-    test_accuracy: float
-    seconds: float
-    epochs: int | None = None
-    multiply_adds: int | None = None
-    parameters: int | None = None
 
 
 @runtime_checkable
@@ -363,25 +329,6 @@ class TrialStore:
                 self._write("REPLACE", trial)
         return trials
 
-    def final(self) -> Winner | None:
-        """Returns the retrained winner, or None if there is none yet."""
-        row = self._connection.execute("SELECT * FROM final").fetchone()
-        if row is None:
-            return None
-        del row["id"]
-        _verify(self.path, row, "the retrained winner")
-        return Winner(**row | {"code": _integers(self.path, row["code"])})
-
-    def set_final(self, final: Winner) -> None:
-        """Records the retrained winner.
-
-        Raises:
-          ValueError: as in `plain_winner`.
-        """
-        row = _row(plain_winner(final))
-        with self._transaction():
-            self._connection.execute(f"REPLACE INTO final VALUES (0{', ?' * len(row)}, ?)", (*row, _sum(row)))
-
     def _pending(self, trial: int) -> Trial:
         row = self._connection.execute("SELECT * FROM trials WHERE id = ?", (trial,)).fetchone()
         if row is None or row["status"] != Status.PENDING:
@@ -406,7 +353,6 @@ class TrialStore:
             if self._connection.execute(_SCHEMA).fetchall() != ours.execute(_SCHEMA).fetchall():
                 raise damaged(self.path, "its tables are not those of a trials file")
         self.trials()
-        self.final()
 
     @contextlib.contextmanager
     def _transaction(self) -> Iterator[None]:
@@ -461,53 +407,27 @@ def _result(outcome: TrialOutcome) -> dict[str, Any]:
     }
 
 
-def plain_winner(final: Winner) -> Winner:
-    """Converts the numbers of a retrained winner to finite Python numbers.
-
-    Raises:
-      ValueError: a number is not one, or not finite; the message names it.
-    """
-    try:
-        code = tuple(map(int, final.code))
-    except (TypeError, ValueError):
-        raise ValueError(f"code must be integers; got {shown(final.code)}") from None
-    accuracies = {
-        name: plain_float(name, getattr(final, name)) for name in ("validation_accuracy", "test_accuracy", "seconds")
-    }
-    for name, number in accuracies.items():
-        if number is None or not math.isfinite(number):
-            raise ValueError(f"{name} must be a finite number; got {number}")
-    counts = {name: plain_count(name, getattr(final, name)) for name in ("epochs", "multiply_adds", "parameters")}
-    return Winner(code=code, **accuracies, **counts)  # type: ignore[arg-type]
-
-
 def _finite(name: str, number: object) -> float | None:
     """Converts a number to a Python float; None if it is not finite."""
     found = plain_float(name, number)
     return None if found is None or not math.isfinite(found) else found
 
 
-def _row(record: Trial | Winner) -> tuple[int | float | str | None, ...]:
-    fields = {field.name: getattr(record, field.name) for field in dataclasses.fields(record)}
-    if isinstance(record, Trial):
-        fields |= {"status": record.status.value, "software": json.dumps(record.software)}
-    return tuple((fields | {"code": _text(record.code)}).values())
+def _row(trial: Trial) -> tuple[int | float | str | None, ...]:
+    fields = {field.name: getattr(trial, field.name) for field in dataclasses.fields(trial)}
+    fields |= {"status": trial.status.value, "software": json.dumps(trial.software), "code": _text(trial.code)}
+    return tuple(fields.values())
 
 
 def _trial(path: Path, row: dict[str, Any]) -> Trial:
-    _verify(path, row, f"trial {row['id']}")
+    if row.pop("checksum") != _sum(tuple(row.values())):
+        raise damaged(path, f"trial {row['id']} does not match its checksum")
     read = {
         "code": _integers(path, row["code"]),
         "status": Status(row["status"]),
         "software": json.loads(row["software"]),
     }
     return Trial(**row | read)
-
-
-def _verify(path: Path, row: dict[str, Any], what: str) -> None:
-    """Removes the checksum from a row and checks it."""
-    if row.pop("checksum") != _sum(tuple(row.values())):
-        raise damaged(path, f"{what} does not match its checksum")
 
 
 def _sum(row: tuple[object, ...]) -> int:

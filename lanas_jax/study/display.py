@@ -13,6 +13,7 @@ from rich.text import Text
 from lanas_jax.runtime.durations import duration
 from lanas_jax.runtime.live_display import LiveDisplay
 from lanas_jax.storage.trials import Trial, best
+from lanas_jax.trainer.display import TrainingDisplay
 
 
 class StudyDisplay(LiveDisplay):
@@ -31,7 +32,7 @@ class StudyDisplay(LiveDisplay):
         self._seconds = 0.0  # their evaluation time, without compilation
         self._since = 0.0  # time of the last finished batch, or of the first ask since no trial was running
         self._under_way = 0
-        self._retraining: float | None = None  # start time
+        self._training: TrainingDisplay | None = None  # of the winner
 
     def began(self, budget: int, trials: Sequence[Trial]) -> None:
         """Shows that the loop starts."""
@@ -61,22 +62,22 @@ class StudyDisplay(LiveDisplay):
         self._under_way -= len(batch)
         self.print_plain(always=True)
 
-    def retraining(self, winner: Trial) -> None:
-        """Shows that the retraining of the winner starts."""
-        self._retraining = self.clock()
-        if self.plain:
-            self.note(f"retraining the best, trial {winner.id}")
+    def training(self, winner: Trial) -> TrainingDisplay:
+        """Shows that the training of the winner starts, and from then on the line of that training."""
+        self.note(f"training the winner, trial {winner.id}")
+        self._training = TrainingDisplay(self._console, self.clock)
+        return self._training
 
     def line(self) -> Text:
         """Returns the progress line."""
+        if self._training is not None:
+            return self._training.line()
         parts = [f"trials {len(self._done)}/{self._budget}"]
         if (top := best(self._done)) is not None:
             parts.append(f"best {top.value:.4f}")
         if failed := sum(trial.value is None for trial in self._done):
             parts.append(f"failed {failed}")
-        if self._retraining is not None:
-            parts.append(f"retraining the best: {duration(self.clock() - self._retraining)}")
-        elif self._timed:
+        if self._timed:
             pace = self._seconds / self._timed
             waited = min(self.clock() - self._since, pace * self._under_way)
             left = max(pace * (self._budget - len(self._done)) - waited, 0.0)

@@ -2,19 +2,49 @@
 
 import dataclasses
 from collections.abc import Callable, Sequence
-from pathlib import Path
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
-from jaxtyping import Int, PRNGKeyArray
+from jaxtyping import Int
 
 from lanas_jax.evaluators.base import Evaluator
+from lanas_jax.runtime.errors import STOPS, what_it_did
 from lanas_jax.runtime.numbers import set_whole_numbers
 from lanas_jax.searchers.base import Searcher
 from lanas_jax.spaces.base import SearchSpace
-from lanas_jax.storage.trials import Trial, Winner
+from lanas_jax.storage.trials import Trial
+from lanas_jax.study.discovery import ExperimentError
+from lanas_jax.trainer.loop import SilentTraining, TrainingProgress
+from lanas_jax.trainer.task import FinalTraining
 
-WinnerTraining = Callable[[Int[np.ndarray, " dims"], PRNGKeyArray, Path], Winner]
+
+@dataclasses.dataclass(frozen=True)
+class WinnerTraining:
+    """The training of a search's winner, as ``lanas train`` would run it.
+
+    Attributes:
+      final: function that returns the training of a code, given `config` and `settings`; an experiment's `final`.
+      config: settings of the experiment.
+      settings: settings of the winner training.
+    """
+
+    final: Callable[[Any, Any, Int[np.ndarray, " dims"]], FinalTraining]
+    config: Any = None
+    settings: Any = None
+
+    def of(self, code: Int[np.ndarray, " dims"]) -> FinalTraining:
+        """Returns the training of one code.
+
+        Raises:
+          ExperimentError: `final` raised an error, or did not return a `FinalTraining`.
+        """
+        try:
+            found = self.final(self.config, self.settings, code)
+        except STOPS as error:
+            raise ExperimentError(f"final(...) {what_it_did(error)}") from error
+        if not isinstance(found, FinalTraining):
+            raise ExperimentError(f"final(...) returned {found!r}; expected a FinalTraining")
+        return found
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,9 +58,8 @@ class Experiment:
       evaluator: evaluator that returns the value of each code.
       budget: total number of trials.
       batch: number of trials per ask.
-      seed: random seed of the search and of the winner training.
-      finale: function that retrains the winner, given its code, a key and a folder for the weights; None for no
-        retraining.
+      seed: random seed of the search.
+      winner: training of the winner, which ends the search; None for a search that ends with its last trial.
     """
 
     name: str
@@ -40,7 +69,7 @@ class Experiment:
     budget: int
     batch: int
     seed: int
-    finale: WinnerTraining | None = None
+    winner: WinnerTraining | None = None
 
     def __post_init__(self) -> None:
         set_whole_numbers(self, budget=1, batch=1, seed=-(2**63))
@@ -61,8 +90,9 @@ class StudyProgress(Protocol):
     def finished(self, batch: Sequence[Trial]) -> None:
         """Called when a batch is finished."""
 
-    def retraining(self, winner: Trial) -> None:
-        """Called when the retraining of the winner starts."""
+    def training(self, winner: Trial) -> TrainingProgress:
+        """Called when the training of the winner starts; returns the receiver of its progress messages."""
+        ...
 
     def note(self, text: str) -> None:
         """Called with a message to print on its own line."""
@@ -74,5 +104,7 @@ class Silence:
     def began(self, budget: int, trials: Sequence[Trial]) -> None: ...  # noqa: D102
     def asked(self, batch: Sequence[Trial]) -> None: ...  # noqa: D102
     def finished(self, batch: Sequence[Trial]) -> None: ...  # noqa: D102
-    def retraining(self, winner: Trial) -> None: ...  # noqa: D102
+    def training(self, winner: Trial) -> TrainingProgress:  # noqa: D102
+        return SilentTraining()
+
     def note(self, text: str) -> None: ...  # noqa: D102

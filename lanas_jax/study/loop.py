@@ -1,16 +1,15 @@
 """The study loop, which connects searcher, evaluator and trial store.
 
 Each iteration asks for a batch, records it as pending, evaluates it, records the outcomes, tells the searcher, and
-saves a checkpoint. At the end the winner is retrained once. The searcher implements algorithm 1 of arXiv 1906.06832;
+saves a checkpoint. At the end `winner.py` trains the winner. The searcher implements algorithm 1 of arXiv 1906.06832;
 this file implements the loop around it. `replay.py` resumes a run.
 """
 
 import dataclasses
-import shutil
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Int
@@ -29,12 +28,14 @@ from lanas_jax.runtime.paths import local_path
 from lanas_jax.storage import software
 from lanas_jax.storage.checkpoints import Checkpoints
 from lanas_jax.storage.folder import RunError
-from lanas_jax.storage.plain import shown
-from lanas_jax.storage.trials import Trial, TrialStore, Winner, best
+from lanas_jax.storage.trials import Trial, TrialStore, best
 from lanas_jax.study import run_folder
 from lanas_jax.study.experiment import Experiment, Silence, StudyProgress
-from lanas_jax.study.replay import WINNER_STREAM, SearchLog, StudyError, keys_of, stream_key
+from lanas_jax.study.replay import SearchLog, StudyError, keys_of
 from lanas_jax.study.run_folder import Run
+from lanas_jax.study.winner import check_winner, origin_of, train_winner
+from lanas_jax.trainer.folder import open_folder, training_exists
+from lanas_jax.trainer.loop import TrainingProgress
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,13 +45,13 @@ class Result:
     Attributes:
       directory: run directory.
       trials: all trials, in the order asked.
-      final: retrained winner, or None if there is none.
+      final: result of the winner training, the content of its final.json; None if there is none.
       exhausted: True if the space ran out of codes before the budget was used.
     """
 
     directory: Path
     trials: Sequence[Trial]
-    final: Winner | None
+    final: Mapping[str, Any] | None
     exhausted: bool
 
     @property
@@ -77,9 +78,8 @@ class Workers(Protocol):
           StudyError: the evaluator fails on every trial.
         """
 
-    def retrain(self, code: Int[np.ndarray, " dims"], directory: Path) -> Winner:
-        """Retrains the winner as the experiment defines; passes on its exceptions."""
-        ...
+    def train_winner(self, code: Int[np.ndarray, " dims"], here: Run, progress: TrainingProgress) -> None:
+        """Trains the winner as the experiment defines, in the run's folder `final`; passes on its exceptions."""
 
 
 def run(
@@ -102,7 +102,7 @@ def run(
       prepare: if True, prepares the evaluator in the folder; if False, it must already be prepared.
       extend: if True, an interrupted or finished run continues to the experiment's budget, which may be larger or
         smaller than the recorded one but not smaller than the number of trials. The first trials stay as they are, and
-        the winner is retrained only if it changed.
+        another winner is trained only if it changed.
       accept_versions: if True, a run continues although software versions differ from those of its trials. Recorded
         trials stay as they are; the searcher learns from their values.
 
@@ -112,11 +112,14 @@ def run(
         software versions or the budget differ and were not accepted.
       TrialStoreError: the trials file belongs to another program or is damaged.
       StudyError: the searcher now proposes other trials than those recorded, or the evaluator cannot be prepared, or
-        the evaluator raises an error for every trial, or it calls ``sys.exit``.
+        the evaluator raises an error for every trial, or it calls ``sys.exit``, or the winner training fails.
+      ValueError, ConfigError: the winner training does not fit its images or the devices (`winner.check_winner`).
     """
     directory, progress = local_path(directory).absolute(), progress or Silence()
     workers = workers or ThisProcess(experiment)
     found = run_folder.run_exists(directory)
+    if not found and experiment.winner is not None:
+        check_winner(experiment)
     here = run_folder.open_run(directory) if found else run_folder.create(directory, experiment)
     here.check(experiment)
     here = _continued(experiment, here, extend, accept_versions, progress)
@@ -129,8 +132,8 @@ def run(
         workers.search(search_log, progress)
         if search_log.exhausted:
             progress.note(f"the space has no more codes: the search ends after {search_log.asked} trials")
-        final = _retrain(experiment, workers, here, store, progress)
-        return Result(directory, store.trials(), final, search_log.exhausted)
+        _train_winner(experiment, workers, here, store, progress)
+        return Result(directory, store.trials(), here.result, search_log.exhausted)
 
 
 def _continued(experiment: Experiment, here: Run, extend: bool, accept_versions: bool, progress: StudyProgress) -> Run:
@@ -157,9 +160,9 @@ def _continued(experiment: Experiment, here: Run, extend: bool, accept_versions:
         progress.note(f"budget {here.record['budget']}, now {experiment.budget}")
         here = run_folder.extend(here, experiment.budget)
     with TrialStore.open(here.trials) as store:
-        trials, final = store.trials(), store.final()
+        trials = store.trials()
     over = len(trials) >= experiment.budget and all(trial.finished is not None for trial in trials)
-    if not trials or (over and (final is not None or experiment.finale is None)):
+    if not trials or (over and (here.result is not None or experiment.winner is None)):
         return here
     if changed := software.differences(trials[-1].software):
         if not accept_versions:
@@ -205,50 +208,44 @@ class ThisProcess:
                 raise StudyError(str(error)) from error.__cause__
             progress.finished(search_log.tell(batch, results, started))
 
-    def retrain(self, code: Int[np.ndarray, " dims"], directory: Path) -> Winner:
+    def train_winner(self, code: Int[np.ndarray, " dims"], here: Run, progress: TrainingProgress) -> None:
         """See `Workers`."""
-        return train_winner(self.experiment, code, directory)
+        source, original = (here.source, here.original) if here.source.exists() else (None, None)
+        origin = origin_of(self.experiment, source, original, here.working_folder, here.directory)
+        train_winner(self.experiment, code, here.final, origin, progress)
 
 
-def train_winner(experiment: Experiment, code: Int[np.ndarray, " dims"], directory: Path) -> Winner:
-    """Runs the winner training of an experiment; its key depends on the seed alone, so every process uses the same."""
-    if experiment.finale is None:
-        raise ValueError(f"{experiment.name} defines no winner training: pass one to Experiment")
-    return experiment.finale(code, stream_key(experiment.seed, WINNER_STREAM), directory)
-
-
-def _retrain(
+def _train_winner(
     experiment: Experiment, workers: Workers, here: Run, store: TrialStore, progress: StudyProgress
-) -> Winner | None:
-    """Retrains the winner once; a run that was interrupted during retraining repeats only this step."""
-    winner, final = best(store.trials()), store.final()
-    if experiment.finale is None or (final is not None and not here.extensions):
-        return final
-    if final is not None and winner is not None:
-        if _same_network(experiment, final.code, winner.code):
-            progress.note("the winner is the same as before the extension: its training is kept")
-            return final
-        progress.note(
-            f"trial {winner.id} replaces the earlier winner, whose training (test accuracy {final.test_accuracy:.4f}) "
-            f"is discarded: the new winner is retrained, and the test data is read a second time"
-        )
-    if winner is None:
-        progress.note("no trial succeeded, so there is no winner to retrain")
-        return None
-    progress.retraining(winner)
-    shutil.rmtree(here.winner, ignore_errors=True)
-    here.winner.parent.mkdir(parents=True, exist_ok=True)
+) -> None:
+    """Trains the winner, unless its training is complete; an interrupted training continues from its checkpoint."""
+    if experiment.winner is None:
+        return
+    if (winner := best(store.trials())) is None:
+        progress.note("no trial succeeded, so there is no winner to train")
+        return
+    code = winner.code
+    if training_exists(here.final):
+        trained = tuple(open_folder(here.final).record["code"])
+        if not _same_network(experiment, trained, winner.code):
+            kept = _move_aside(here.final)
+            progress.note(f"trial {winner.id} is the winner; the training of another network is kept in {kept}")
+        elif here.result is not None:
+            if here.extensions:
+                progress.note("the winner is the same as before the extension: its training is kept")
+            return
+        else:
+            code = trained
     try:
-        final = workers.retrain(np.array(winner.code, np.int32), here.winner)
+        workers.train_winner(np.array(code, np.int32), here, progress.training(winner))
     except STOPS as error:
-        raise StudyError(f"retraining the winner failed: {describe_error(error)}") from error
-    if not isinstance(final, Winner):
-        raise StudyError(f"retraining the winner returned {shown(final)}; expected a Winner")
-    try:
-        store.set_final(final)
-    except ValueError as error:
-        raise StudyError(f"retraining the winner returned an impossible Winner: {error}") from error
-    return store.final()
+        raise StudyError(f"the winner could not be trained: {describe_error(error)}") from error
+
+
+def _move_aside(folder: Path) -> Path:
+    """Renames a folder to the first free of ``final-1``, ``final-2``, ... and returns its new path."""
+    names = (folder.with_name(f"{folder.name}-{n}") for n in range(1, 1_000_000))
+    return folder.rename(next(path for path in names if not path.exists()))
 
 
 def _same_network(experiment: Experiment, one: Sequence[int], other: Sequence[int]) -> bool:

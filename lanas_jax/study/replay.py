@@ -33,7 +33,6 @@ if TYPE_CHECKING:
     from lanas_jax.study.experiment import Experiment
 
 SEARCHER_STREAM = 2**31 - 1  # folded into the seed for the searcher; trials fold in their number, which is smaller
-WINNER_STREAM = 2**31 - 2  # folded into the seed for the winner training
 GROUPING = 0.25  # seconds for which asks and tells of a cluster are buffered before they are written to disk together
 SAVING_SHARE = 0.05  # maximum share of time spent on checkpoints: replaying fast trials beats saving each event
 
@@ -201,7 +200,7 @@ class SearchLog:
 
 
 def stream_key(seed: int, stream: int) -> PRNGKeyArray:
-    """Returns the key of a trial, of the searcher or of the winner training."""
+    """Returns the key of a trial or of the searcher."""
     return jax.random.fold_in(jax.random.key(seed), np.uint32(stream))
 
 

@@ -4,7 +4,9 @@
 ``config.json``    the configuration: experiment, every setting, seed, space, software versions, extensions
 ``experiment.py``  a copy of the experiment's file, so that later edits do not change a run
 ``trials.sqlite``  every trial (`lanas_jax.storage.trials`)
-``checkpoint/``    ``searcher``: the searcher's last states; ``winner``: the retrained winner's weights
+``checkpoint/``    ``searcher``: the searcher's last states
+``final/``         the training of the winner (`lanas_jax.trainer.folder`)
+``results.jsonl``  results of the run's trained networks (`lanas_jax.storage.results`)
 ``report.html``    the report
 =================  =====================================================================
 
@@ -28,7 +30,7 @@ from lanas_jax.runtime.files import inside_folder, replace_json
 from lanas_jax.runtime.paths import local_path
 from lanas_jax.spaces.definition import choices_of, definition_difference
 from lanas_jax.storage import config_json, software
-from lanas_jax.storage.folder import RunError, lock_file
+from lanas_jax.storage.folder import FolderKind, RunError
 from lanas_jax.storage.trial_file import TrialStoreError
 from lanas_jax.storage.trials import Trial, TrialStore
 from lanas_jax.study import discovery
@@ -37,10 +39,12 @@ if TYPE_CHECKING:
     from lanas_jax.study.experiment import Experiment
 
 FORMAT = 2  # experiment files of format 1 import modules by names that they no longer have
+FINAL = "final"  # folder of the winner's training
 _CONFIG = "config.json"
 _PARTIAL = "config.json.partial"
 _SOURCE = "experiment.py"
 _TRIALS = "trials.sqlite"
+RUN = FolderKind("run", _CONFIG, FORMAT, frozenset({"experiment", "source", "seed", "budget", "batch", "config"}))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -86,9 +90,20 @@ class Run:
         return self.directory / "checkpoint" / "searcher"
 
     @property
-    def winner(self) -> Path:
-        """The weights of the retrained winner."""
-        return self.directory / "checkpoint" / "winner"
+    def final(self) -> Path:
+        """The folder of the winner's training."""
+        return self.directory / FINAL
+
+    @property
+    def result(self) -> dict[str, Any] | None:
+        """The result of the winner's training; None if it is not complete.
+
+        Raises:
+          RunError: the training's files are damaged.
+        """
+        from lanas_jax.trainer import folder  # imports JAX, which listings of trials do not need
+
+        return folder.open_folder(self.final).final if folder.training_exists(self.final) else None
 
     @property
     def report(self) -> Path:
@@ -229,15 +244,11 @@ def create(
     """
     directory = local_path(directory).absolute()
     record = _record(experiment, source, config)
-    try:
-        directory.mkdir(parents=True, exist_ok=True)
+    with RUN.created(directory, record):
         _refuse_used(directory)
         if source is not None:
             (directory / _SOURCE).write_bytes(source.read_bytes() if text is None else text)
         TrialStore.create(directory / _TRIALS).close()
-        replace_json(directory / _CONFIG, record)
-    except OSError as error:
-        raise RunError(f"cannot write to {directory}: {error.strerror}") from error
     return Run(directory, record)
 
 
@@ -271,7 +282,7 @@ def accept_versions(run: Run, events: int, changed: str) -> Run:
 
 def run_exists(directory: Path) -> bool:
     """Returns whether a folder contains a run."""
-    return (local_path(directory) / _CONFIG).exists()
+    return RUN.exists(local_path(directory))
 
 
 def open_run(directory: Path) -> Run:
@@ -282,25 +293,7 @@ def open_run(directory: Path) -> Run:
       RunError: there is no run, or its config.json is damaged, incomplete or of another format.
     """
     directory = local_path(directory).absolute()
-    if not directory.is_dir():
-        raise RunError(f"there is no folder {directory}")
-    try:
-        record = json.loads((directory / _CONFIG).read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise RunError(f"{directory} contains no run: it has no {_CONFIG}") from None
-    except OSError as error:
-        raise RunError(f"{directory / _CONFIG} cannot be read: {error.strerror}") from error
-    except ValueError as error:
-        raise RunError(f"{directory / _CONFIG} is damaged: {error}") from error
-    if not isinstance(record, dict) or record.get("format") != FORMAT:
-        found = record.get("format") if isinstance(record, dict) else None
-        raise RunError(
-            f"{directory / _CONFIG} has format {found}, but this version of lanas_jax reads format {FORMAT}: continue "
-            f"the run with the version that wrote it, or search again in another folder"
-        )
-    if missing := {"experiment", "source", "seed", "budget", "batch", "config"} - record.keys():
-        raise RunError(f"{directory / _CONFIG} is incomplete: missing keys {', '.join(sorted(missing))}")
-    return Run(directory, record)
+    return Run(directory, RUN.read(directory))
 
 
 @contextlib.contextmanager
@@ -343,7 +336,7 @@ def lock(run: Run) -> Iterator[None]:
     Raises:
       RunError: another process writes to the run.
     """
-    with lock_file(run.config):
+    with RUN.lock(run.directory):
         yield
 
 

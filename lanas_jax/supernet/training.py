@@ -7,12 +7,11 @@ from 0.025 to 0.001, momentum 0.9, weight decay 3e-4, gradient clipping at 5. We
 zero gradient in that step, which the mean over codes requires. Momentum and weight decay still apply to them.
 """
 
-import contextlib
 import dataclasses
 import datetime
 import hashlib
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -25,12 +24,12 @@ from lanas_jax.data.splits import SearchData
 from lanas_jax.data.streams import StreamedDataset
 from lanas_jax.runtime import distributed
 from lanas_jax.runtime.arithmetic import in_32_bits
+from lanas_jax.runtime.devices import sharing_devices
 from lanas_jax.runtime.distributed import Preemption
 from lanas_jax.runtime.durations import duration
 from lanas_jax.runtime.paths import local_path
 from lanas_jax.spaces.base import SearchSpace
 from lanas_jax.storage import config_json, software
-from lanas_jax.storage.folder import RunError, lock_file
 from lanas_jax.storage.saving import digest
 from lanas_jax.storage.weights import AnyArray, digest_by_name
 from lanas_jax.supernet.base import Supernet
@@ -38,7 +37,6 @@ from lanas_jax.supernet.sandwich import Sandwich, SandwichSupernet
 from lanas_jax.trainer import folder as folders
 from lanas_jax.trainer import loop
 from lanas_jax.trainer.compilation import check_recipe, compile_training
-from lanas_jax.trainer.folder import FinalFolder
 from lanas_jax.trainer.programs import Programs
 from lanas_jax.trainer.recipe import Recipe
 from lanas_jax.trainer.step import FinalState, shapes
@@ -189,10 +187,12 @@ def train_supernet(
       NotFiniteError, DamagedError, PreemptedError: as `lanas_jax.trainer.loop.run_training`.
     """
     directory = local_path(directory)
-    devices = _sharing(training.recipe.batch_size) if devices is None else devices
+    devices = sharing_devices(training.recipe.batch_size) if devices is None else devices
     training.supernet.space.check_images(data.image_shape, data.classes)
     check_recipe(training.recipe, data, devices)
-    with _entered(directory, _record(training, data, devices)) as folder:
+    record = _record(training, data, devices)
+    distributed.agree("supernet, images or software", folders.decisive(record))
+    with folders.entered(directory, record, what="supernet") as folder:
         if folder.final is None:
             programs = compile_training(training, data, devices) if programs is None else programs.rebind(training)
             saved = loop.run_training(programs, data, folder, Lines(note), preemption)
@@ -244,44 +244,8 @@ class Lines:
         """Does nothing: supernets are not validated during training."""
 
 
-def _sharing(batch_size: int) -> Sequence[jax.Device]:
-    """Returns as many of the available devices (on CPUs, cores) as can divide a batch equally."""
-    if jax.process_count() > 1:
-        return jax.devices()
-    devices = jax.local_devices()
-    return devices[: max(n for n in range(1, len(devices) + 1) if batch_size % n == 0)]
-
-
 def _weights(state: FinalState) -> Weights:
     return state.weights if state.average is None else state.average
-
-
-@contextlib.contextmanager
-def _entered(directory: Path, record: Mapping[str, Any]) -> Iterator[FinalFolder]:
-    """Opens the folder of a training and locks it; process 0 creates it.
-
-    The folder of a finished training is not locked, since it is only read.
-    """
-    distributed.agree("supernet, images or software", folders.decisive(record))
-    with contextlib.ExitStack() as stack:
-
-        def enter() -> None:
-            folder = _enter(directory, record)
-            if folder.final is None:
-                stack.enter_context(lock_file(folder.described))
-
-        distributed.by_first(enter, RunError)
-        yield folders.open_folder(directory)
-
-
-def _enter(directory: Path, record: Mapping[str, Any]) -> FinalFolder:
-    """Opens or creates the folder of a training; a finished one may come from other software versions."""
-    if not folders.training_exists(directory):
-        return folders.enter(directory, record, None)
-    folder = folders.open_folder(directory)
-    if changed := folders.difference(folder, record, but=() if folder.final is None else ("software",)):
-        raise RunError(f"the supernet in {directory} has another configuration, {changed}. Choose another folder")
-    return folder
 
 
 def _record(

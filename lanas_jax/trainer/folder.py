@@ -10,25 +10,30 @@
 =================  ===========================================================================================
 """
 
+import contextlib
 import csv
 import dataclasses
 import hashlib
 import json
 import shlex
 import shutil
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+import jax
 import numpy as np
 
+from lanas_jax.runtime import distributed
+from lanas_jax.runtime.distributed import DistributedError
 from lanas_jax.runtime.files import replace_json, replace_text
 from lanas_jax.runtime.paths import local_path
 from lanas_jax.spaces.definition import definition_difference
 from lanas_jax.storage import software
 from lanas_jax.storage import weights as by_name
-from lanas_jax.storage.folder import RunError, read_json
+from lanas_jax.storage.folder import FolderKind, RunError, read_json
+from lanas_jax.storage.saving import CheckpointError
 from lanas_jax.storage.weights import AnyArray
 
 FORMAT = 1
@@ -49,6 +54,7 @@ DECISIVE = {
     "software": "the software",
 }
 PERHAPS = {"space", "teacher"}  # optional parts; older records have no space
+TRAINING = FolderKind("training", _RECORD, FORMAT, frozenset(DECISIVE.keys() - PERHAPS))
 COLUMNS = ("step", "epoch", "loss", "learning_rate", "drop_path", "validation_accuracy", "ema_validation_accuracy")
 HEAD = ",".join(COLUMNS) + "\n"
 
@@ -64,11 +70,6 @@ class FinalFolder:
 
     directory: Path
     record: dict[str, Any]
-
-    @property
-    def described(self) -> Path:
-        """The path of training.json."""
-        return self.directory / _RECORD
 
     @property
     def source(self) -> Path:
@@ -93,7 +94,7 @@ class FinalFolder:
     @property
     def digest(self) -> str:
         """The digest of everything that determines the weights; recorded in each checkpoint."""
-        return hashlib.sha256(json.dumps(decisive(self.record), sort_keys=True).encode()).hexdigest()
+        return digest(self.record)
 
     @property
     def final(self) -> dict[str, Any] | None:
@@ -114,67 +115,89 @@ def decisive(record: Mapping[str, Any]) -> dict[str, Any]:
     return {name: record[name] for name in DECISIVE if name in record}
 
 
+def digest(record: Mapping[str, Any]) -> str:
+    """Returns the SHA-256 of everything in a record that determines the weights, in hexadecimal."""
+    return hashlib.sha256(json.dumps(decisive(record), sort_keys=True).encode()).hexdigest()
+
+
 def training_exists(directory: Path) -> bool:
     """Returns whether a folder holds a training."""
-    return (local_path(directory) / _RECORD).exists()
+    return TRAINING.exists(local_path(directory))
 
 
 def open_folder(directory: Path) -> FinalFolder:
     """Opens the folder of an existing training.
 
     Raises:
-      RunError: the folder holds no training, or its training.json is damaged or has another format.
+      RunError: the folder contains no training, or its training.json is damaged or has another format.
     """
     directory = local_path(directory).absolute()
-    if not training_exists(directory):
-        raise RunError(f"{directory} holds no training: it has no {_RECORD}")
-    record = read_json(directory / _RECORD)
-    if record.get("format") != FORMAT:
-        raise RunError(f"{directory / _RECORD} is not of format {FORMAT}, the only one that this lanas_jax reads")
-    if missing := DECISIVE.keys() - PERHAPS - record.keys():
-        raise RunError(f"{directory / _RECORD} is incomplete: missing keys {', '.join(sorted(missing))}")
-    return FinalFolder(directory, record)
+    return FinalFolder(directory, TRAINING.read(directory))
 
 
-def enter(directory: Path, record: Mapping[str, Any], source: Path | None) -> FinalFolder:
-    """Opens the folder of a training, or creates it.
+@contextlib.contextmanager
+def entered(
+    directory: Path,
+    record: Mapping[str, Any],
+    source: Path | None = None,
+    initial: Mapping[str, AnyArray] | None = None,
+    what: str = "training",
+) -> Iterator[FinalFolder]:
+    """Opens the folder of a training or creates it, and locks it unless the training is complete.
+
+    Process 0 writes; all processes of the training call it together.
 
     Args:
-      directory: new or empty folder, or the folder of the same training.
+      directory: new or empty folder, or the folder of the same training; the same path in all processes.
       record: content of training.json: everything that determines the weights, and further information.
       source: path of the experiment's file, if there is one.
+      initial: initial weights, saved so that the training can be resumed without their source.
+      what: noun for error messages.
 
     Raises:
-      RunError: the folder holds another training (the message names the difference) or other files, or cannot be
-        written.
+      RunError: the folder holds another training (the message names the difference) or other files, cannot be written,
+        or is in use.
+      DistributedError: another process does not see the folder.
     """
+    with contextlib.ExitStack() as stack:
+
+        def enter_first() -> None:
+            folder = enter(directory, record, source, what)
+            if folder.final is not None:
+                return
+            stack.enter_context(TRAINING.lock(folder.directory))
+            if initial is not None and not folder.initial.exists():
+                by_name.save_weights(folder.initial, initial)
+
+        distributed.by_first(enter_first, RunError, CheckpointError)
+        if not training_exists(directory):
+            raise DistributedError(
+                f"process {jax.process_index()} does not see the files that process 0 wrote into {directory}: "
+                f"use a folder that all processes share"
+            )
+        yield open_folder(directory)
+
+
+def enter(directory: Path, record: Mapping[str, Any], source: Path | None, what: str = "training") -> FinalFolder:
+    """Opens the folder of a training, or creates it; arguments and errors as in `entered`."""
     directory = local_path(directory).absolute()
     if training_exists(directory):
         folder = open_folder(directory)
         if changed := difference(folder, record):
+            repeat = f"run lanas train {shlex.quote(str(directory))}"
+            continuing = repeat if what == "training" else "repeat its settings"
             raise RunError(
-                f"{directory} holds a different training: {changed}. To continue the existing one, run "
-                f"lanas train {shlex.quote(str(directory))}; to start a new one, give another folder"
+                f"{directory} holds a different {what}: {changed}. To continue the existing one, {continuing}; to "
+                f"start a new one, give another folder"
             )
         return folder
-    try:
-        directory.mkdir(parents=True, exist_ok=True)
+    folder = FinalFolder(directory, {"format": FORMAT, **record})
+    with TRAINING.created(directory, folder.record):
         if others := {path.name for path in directory.iterdir()} - {"experiment.py", f"{_RECORD}.partial"}:
-            raise RunError(f"{directory} holds {sorted(others)[0]}, but no training: give a new or an empty folder")
-        folder = FinalFolder(directory, {"format": FORMAT, **record})
+            raise RunError(f"{directory} holds {sorted(others)[0]}, but no {what}: give a new or an empty folder")
         if source is not None:
             shutil.copyfile(source, folder.source)
-        replace_json(folder.described, folder.record)
-    except OSError as error:
-        raise RunError(f"cannot write to {directory}: {error.strerror}") from error
     return folder
-
-
-def keep_initial(folder: FinalFolder, weights: Mapping[str, AnyArray] | None) -> None:
-    """Saves the initial weights of a training, so that the training can be resumed without their source."""
-    if weights is None or folder.initial.exists():
-        return
-    by_name.save_weights(folder.initial, weights)
 
 
 def initial(folder: FinalFolder) -> dict[str, np.ndarray] | None:
@@ -182,20 +205,23 @@ def initial(folder: FinalFolder) -> dict[str, np.ndarray] | None:
     return by_name.load_weights(folder.initial) if folder.initial.exists() else None
 
 
-def difference(folder: FinalFolder, record: Mapping[str, Any], but: Collection[str] = ()) -> str:
+def difference(folder: FinalFolder, record: Mapping[str, Any]) -> str:
     """Describes the first difference that affects the weights between a folder's training and a record.
+
+    A complete training may come from other versions of the software, since it is only read.
 
     Args:
       folder: folder of a training.
       record: record of another training.
-      but: parts of the record (`DECISIVE`) to ignore.
 
     Returns:
       The difference in words, or "" if there is none.
     """
     for name, what in DECISIVE.items():
         before, now = folder.record.get(name), json.loads(json.dumps(record.get(name)))
-        if before == now or name in but or (name == "space" and before is None):
+        if before == now or (name == "software" and folder.final is not None):
+            continue
+        if name == "space" and before is None:  # an older training
             continue
         if name == "software":
             changed = software.differences(before or {})

@@ -96,6 +96,15 @@ class TrainingProgress(Protocol):
         """Called with a message that deserves a line of its own."""
 
 
+class SilentTraining:
+    """Ignores all progress messages."""
+
+    def began(self, programs: Programs, step: int) -> None: ...  # noqa: D102
+    def advanced(self, step: int, loss: float, learning_rate: float) -> None: ...  # noqa: D102
+    def validated(self, accuracies: Accuracies) -> None: ...  # noqa: D102
+    def note(self, text: str) -> None: ...  # noqa: D102
+
+
 @in_32_bits
 def run_training(
     programs: Programs,

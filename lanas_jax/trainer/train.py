@@ -1,14 +1,14 @@
 """One training from start to end: the folder, the programs, the loop, and the report.
 
-A second call with the same folder resumes the training, or returns the recorded result if it is complete. In a
-multi-host training every process calls it with the same folder, and process 0 writes.
+A second call with the same folder resumes the training, or returns the recorded result if it is complete. The same
+holds for any folder if the network belongs to a run, which records the results of its networks. In a multi-host
+training every process calls it with the same folder, and process 0 writes.
 """
 
-import contextlib
 import dataclasses
 import datetime
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,15 +21,16 @@ from lanas_jax.data.splits import Dataset
 from lanas_jax.data.streams import StreamedDataset
 from lanas_jax.runtime import distributed
 from lanas_jax.runtime.arithmetic import in_32_bits
-from lanas_jax.runtime.distributed import DistributedError, Preemption
+from lanas_jax.runtime.distributed import Preemption
 from lanas_jax.runtime.paths import local_path
 from lanas_jax.spaces.definition import choices_of
 from lanas_jax.storage import config_json, software, weights
-from lanas_jax.storage.folder import RunError, lock_file
-from lanas_jax.storage.saving import CheckpointError
+from lanas_jax.storage.folder import RunError
+from lanas_jax.storage.results import NetworkResult, add_network_result, network_results
 from lanas_jax.storage.weights import digest_by_name
 from lanas_jax.trainer import compilation, loop
 from lanas_jax.trainer import folder as folders
+from lanas_jax.trainer.folder import FinalFolder
 from lanas_jax.trainer.loop import TrainingProgress
 from lanas_jax.trainer.step import shapes
 from lanas_jax.trainer.task import FinalTraining, costs, data_fingerprint, search_splits
@@ -47,6 +48,7 @@ class Origin:
       working_folder: folder in which the search or the training started, where relative paths start.
       config: settings of the experiment.
       settings: settings of the experiment's winner training.
+      run: folder of the run that the network belongs to; None if there is none.
     """
 
     name: str
@@ -55,6 +57,22 @@ class Origin:
     working_folder: Path | None = None
     config: Any = None
     settings: Any = None
+    run: Path | None = None
+
+
+def check_training(final: FinalTraining, data: Dataset | StreamedDataset, devices: Sequence[jax.Device]) -> None:
+    """Checks a training against its images and devices, before anything is written or compiled.
+
+    Raises:
+      ValueError: the recipe does not fit the images or the devices, the space or the teacher does not fit the images,
+        or the initial weights do not fit the network.
+    """
+    searched = search_splits(data)
+    final.network.space.check_images(searched.image_shape, searched.classes)
+    compilation.check_recipe(final.recipe, searched, devices)
+    if final.teacher is not None:
+        final.teacher.check(searched, final.recipe)
+    weights.check_weights(shapes(final.network, final.recipe).weights, final.initial or {}, partly=True)
 
 
 @in_32_bits
@@ -69,6 +87,9 @@ def train_network(
 ) -> dict[str, Any]:
     """Trains a network to the last step, resuming if possible, and evaluates it once on the test split.
 
+    If the network belongs to a run, the run records the result. The same network is then not trained again in another
+    folder, and its recorded result is returned.
+
     Args:
       final: training to run.
       code: code of the network.
@@ -82,8 +103,7 @@ def train_network(
       The content of final.json.
 
     Raises:
-      ValueError: the recipe does not fit the images or the devices, the space or the teacher does not fit the images,
-        or the initial weights do not fit the network. Nothing is written.
+      ValueError: as in `check_training`; nothing is written.
       PathError: the folder is remote, or its name cannot be used.
       RunError: the folder holds other files, holds another training (the message names the difference), or is in use.
       ConfigError: the settings cannot be written as JSON.
@@ -93,18 +113,23 @@ def train_network(
     directory = local_path(directory)
     devices = jax.devices() if devices is None else devices
     data = final.dataset()
-    searched = search_splits(data)
-    final.network.space.check_images(searched.image_shape, searched.classes)
-    compilation.check_recipe(final.recipe, searched, devices)
-    if final.teacher is not None:
-        final.teacher.check(search_splits(data), final.recipe)
-    weights.check_weights(shapes(final.network, final.recipe).weights, final.initial or {}, partly=True)
+    check_training(final, data, devices)
     record = _record(final, code, data, origin, devices)
     distributed.agree("settings, images or software", folders.decisive(record))
-    with _entered(directory, record, origin, final) as folder:
-        if (recorded := folder.final) is not None:
+    results = [] if origin.run is None else network_results(origin.run)
+    same = next((result.final for result in results if result.digest == folders.digest(record)), None)
+    if same is not None and not folders.training_exists(directory):
+        progress.note("the run already has the result of this training; showing it")
+        return dict(same)
+    with folders.entered(directory, record, origin.source, final.initial) as folder:
+        if (recorded := folder.final or same) is not None:
             progress.note("this training is already complete; showing its recorded result")
-            return recorded
+            distributed.by_first(lambda: _finish(folder, origin.run, recorded), OSError, RunError)
+            return dict(recorded)
+        if results:
+            networks = "another network" if len(results) == 1 else f"{len(results)} other networks"
+            places = ", ".join(result.directory for result in results)
+            progress.note(f"the test images have been read before, for {networks} of this run: {places}")
         if (before := folder.record["devices"]) != (now := _described(devices)):
             progress.note(f"started on {before}, resumed on {now}: the result will differ in its last digits")
         made = compilation.compile_training(final, search_splits(data), devices)
@@ -120,35 +145,23 @@ def train_network(
             "trained_parameters": sum(leaf.size for leaf in jax.tree.leaves(fitted.state.weights.params)),
             "steps": made.total,
             **loop.measure_accuracies(made, fitted.state, data),
+            "networks_tested_before": len(results),
             "seconds": fitted.seconds,
             **loop.measured_throughput(fitted, made),
             "compile_seconds": made.compile_seconds,
             "devices": _described(devices),
             "software": software.versions(),
         }
-        distributed.by_first(lambda: folder.finish(found), OSError)
+        distributed.by_first(lambda: _finish(folder, origin.run, found), OSError, RunError)
         return found
 
 
-@contextlib.contextmanager
-def _entered(
-    directory: Path, record: dict[str, Any], origin: Origin, final: FinalTraining
-) -> Iterator[folders.FinalFolder]:
-    """Opens the folder of a training and locks it against other trainings."""
-    with contextlib.ExitStack() as stack:
-
-        def enter() -> None:
-            folder = folders.enter(directory, record, origin.source)
-            folders.keep_initial(folder, final.initial)
-            stack.enter_context(lock_file(folder.described))
-
-        distributed.by_first(enter, RunError, CheckpointError)
-        if not folders.training_exists(directory):
-            raise DistributedError(
-                f"process {jax.process_index()} does not see the files that process 0 wrote into {directory}: "
-                f"use a folder that all processes share"
-            )
-        yield folders.open_folder(directory)
+def _finish(folder: FinalFolder, run: Path | None, found: Mapping[str, Any]) -> None:
+    """Records a result in the run and in the folder, in this order, where it is not yet recorded."""
+    if run is not None and all(result.digest != folder.digest for result in network_results(run)):
+        add_network_result(run, NetworkResult(folder.digest, str(folder.directory), found))
+    if folder.final is None:
+        folder.finish(found)
 
 
 def _seconds_at_peak(
@@ -185,6 +198,7 @@ def _record(
         "working_folder": None if origin.working_folder is None else str(origin.working_folder),
         "experiment": None if origin.source is None else hashlib.sha256(origin.source.read_bytes()).hexdigest(),
         "code": code.tolist(),
+        "run": None if origin.run is None else str(origin.run),
         "config": None if origin.config is None else config_json.encode_value(origin.config),
         "settings": None if origin.settings is None else config_json.encode_value(origin.settings),
         "recipe": config_json.encode_value(final.recipe),

@@ -9,11 +9,10 @@ import numpy as np
 import pytest
 
 from lanas_jax.candidates.population import Population
-from lanas_jax.candidates.retrain import retrain
 from lanas_jax.data.splits import SearchData, Split
 from lanas_jax.runtime.devices import one_device_per_core
 from lanas_jax.training.sgd import TrainConfig
-from tests.candidates.small_network import SPACE, SmallNetwork, stripes
+from tests.candidates.small_network import SmallNetwork, stripes
 
 CONFIG = TrainConfig(epochs=3, batch_size=8, learning_rate=0.05)
 DATA = SearchData(Split(*stripes(30)), Split(*stripes(21, seed=1)), 3)
@@ -99,32 +98,6 @@ def test_ctrl_c_is_heard_between_dispatches(four):
     timer.start()
     with pytest.raises(KeyboardInterrupt):
         four.fit(CODES[:4], KEYS[:4], epochs=100_000)
-
-
-def test_the_finale_is_a_longer_training_by_the_same_programs(four, tmp_path):
-    import orbax.checkpoint as ocp
-
-    images, labels = stripes(21, seed=2)
-    test = Split(images, labels[::-1].copy())  # wrong for most of them, so that accuracies tell the splits apart
-    final = retrain(four, test, CODES[0], KEYS[0], epochs=6, directory=tmp_path / "winner")
-    state, _ = four.fit(CODES[:1], KEYS[:1], epochs=6)
-    assert int(state.step[0]) == 23
-    with ocp.StandardCheckpointer() as checkpointer:
-        saved = checkpointer.restore((tmp_path / "winner").absolute())
-    jax.tree.map(np.testing.assert_array_equal, saved["params"], final.params)
-    jax.tree.map(lambda ours, all: np.testing.assert_array_equal(ours, all[0]), final.params, state.params)
-    for split, accuracy in ((DATA.validation, final.validation_accuracy), (test, final.test_accuracy)):
-        logits, _ = SmallNetwork().apply(saved["params"], saved["batch_stats"], CODES[0], split.images, train=False)
-        np.testing.assert_allclose(accuracy, np.mean(logits.argmax(1) == split.labels), rtol=1e-6)
-    assert final.validation_accuracy != final.test_accuracy
-
-
-def test_a_finale_that_breaks_says_so(four, tmp_path):
-    validation = Split(np.full((21, 6, 6, 1), 3, np.float32), DATA.validation.labels)
-    programs = compiled(1, 1, data=SearchData(DATA.train, validation, 3))
-    with pytest.raises(FloatingPointError, match="winner training is not finite"):
-        retrain(programs, validation, SPACE.check([[3, 0]])[0], KEYS[0], epochs=1, directory=tmp_path / "winner")
-    assert not (tmp_path / "winner").exists()
 
 
 def test_one_device_per_core_comes_too_late_quietly():

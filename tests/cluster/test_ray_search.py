@@ -1,6 +1,7 @@
 """Searches on a Ray cluster of several nodes, and what goes wrong on one."""
 
 import dataclasses
+import json
 import os
 import shutil
 import signal
@@ -80,10 +81,10 @@ def test_every_trial_is_evaluated_once_with_its_key_and_the_winner_comes_back(tw
     assert {trial.worker.rpartition("/")[2] for trial in trials} == {
         str(process) for _, process in evaluations(tmp_path)
     }
-    weights = tmp_path / "run" / "checkpoint" / "winner" / "deep" / "weights"
     best = max(trials, key=lambda trial: (trial.value, -trial.id))
-    assert weights.read_text().startswith(f"{list(best.code)} of ")
-    assert "retrained" in text
+    final = json.loads((tmp_path / "run" / "final" / "final.json").read_text())
+    assert tuple(final["code"]) == best.code
+    assert f"test accuracy {final['test_accuracy']:.4f}" in text
     assert (tmp_path / "run" / "report.html").exists()
 
 
@@ -198,7 +199,8 @@ def test_nodes_leave_and_join_and_the_driver_is_killed(nodes, tmp_path):
     """Digits on three nodes: one is killed in mid-trial, one is added, the driver is killed, and goes on."""
     three = [nodes.join() for _ in range(3)]
     run = tmp_path / "run"
-    settings = ("--budget", 18, "--epochs", 2, "--blocks", 1, "--channels", 2, "--cells", 1, "--finale-epochs", 2)
+    winner = ("--winner.recipe.epochs", 2, "--winner.channels", 2, "--winner.cells", 1)
+    settings = ("--budget", 18, "--epochs", 2, "--blocks", 1, "--channels", 2, "--cells", 1, *winner)
     driver = nodes.lanas(
         "search", "digits", "--cluster", nodes.address, "--out", run, "--searcher", "random", *settings
     )

@@ -3,17 +3,22 @@
 import copy
 import dataclasses
 import os
+from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 from lanas_jax.cluster import task as tasks
+from lanas_jax.cluster.cluster import Cluster
 from lanas_jax.cluster.task import ClusterTask
 from lanas_jax.cluster.worker import Order, Worker
 from lanas_jax.cluster.workforce import _answers
 from lanas_jax.storage.folder import RunError
+from lanas_jax.storage.results import network_results
 from lanas_jax.study import discovery, run_folder
 from lanas_jax.study.replay import hexadecimal, keys_of_words, trial_keys
+from lanas_jax.trainer.loop import SilentTraining
 from tests.cluster import waiting_experiment
 
 
@@ -118,7 +123,17 @@ def test_garbage_is_no_answer(worker, task, garbage):
     assert not _answers(garbage(worker.evaluate(asked)), asked, task.fingerprint)
 
 
-def test_the_finale_comes_back_with_its_files(worker):
-    final, files = worker.retrain((1, 1, 1, 1))
-    assert final.code == (1, 1, 1, 1)
-    assert list(files) == ["deep/weights"]
+def test_the_winner_is_trained_in_the_runs_folder_or_its_files_come_back(run, task, worker, tmp_path):
+    code = np.array([1, 1, 1, 1], np.int32)
+    found, files = worker.train_winner(tuple(code.tolist()))
+    assert files == {}
+    assert run.result == found
+    elsewhere = Worker(dataclasses.replace(task, directory=str(tmp_path / "not here")), cores=1.0)
+    cluster = Cluster.__new__(Cluster)  # without Ray
+    cluster._workforce = SimpleNamespace(all_done=lambda method, codes: [elsewhere.train_winner(*codes)])
+    alone = run_folder.create(tmp_path / "alone", task.experiment(), run.source, None)
+    cluster.train_winner(code, alone, SilentTraining())
+    assert alone.result["test_accuracy"] == found["test_accuracy"]
+    assert (alone.final / "metrics.csv").read_bytes() == (run.final / "metrics.csv").read_bytes()
+    assert network_results(alone.directory)[0].digest == network_results(run.directory)[0].digest
+    assert Path(network_results(alone.directory)[0].directory) == alone.final

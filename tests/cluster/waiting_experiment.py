@@ -12,8 +12,13 @@ import jax
 import numpy as np
 
 import lanas_jax as lx
-from lanas_jax.storage.trials import Winner
 from lanas_jax.study import Experiment
+from lanas_jax.study.experiment import WinnerTraining
+from lanas_jax.trainer.recipe import Recipe
+from lanas_jax.trainer.task import FinalTraining
+from tests.trainer import tiny_experiment
+from tests.trainer.linear_network import LinearNetwork
+from tests.trainer.tiny_experiment import dataset
 
 SPACE = lx.SearchSpace([lx.Choice(f"op{i}", "abcd") for i in range(4)])
 
@@ -70,17 +75,18 @@ def value(code, words):
     return -float(np.abs(np.array(code) - 1).sum()) + words[-1] % 1000 / 10_000
 
 
+def final(config, settings, code) -> FinalTraining:
+    """A linear network for patches."""
+    recipe = Recipe(1, 12, ema=None, drop_path=0.0, train_on="train")
+    network = LinearNetwork(auxiliary=False)
+    return FinalTraining(network, lambda: dataset(tiny_experiment.Config()), recipe, seed=int(code.sum()))
+
+
 def build(config: Config) -> Experiment:
     """The experiment."""
     if config.needs is not None and not config.needs.exists() and "default_worker" in " ".join(os.sys.argv):
         raise FileNotFoundError(f"there is no {config.needs}")
 
-    def finale(code, key, directory: Path) -> Winner:
-        (directory / "deep").mkdir(parents=True)
-        (directory / "deep" / "weights").write_text(f"{code.tolist()} of {os.getpid()}")
-        return Winner(tuple(code.tolist()), 0.5, 0.25, 1.0)
-
     searcher = lx.LaNAS(SPACE, initial=5)
-    return Experiment(
-        "waiting", SPACE, searcher, Waiting(config), config.budget, batch=4, seed=config.seed, finale=finale
-    )
+    winner = WinnerTraining(final, config)
+    return Experiment("waiting", SPACE, searcher, Waiting(config), config.budget, 4, config.seed, winner)

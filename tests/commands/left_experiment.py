@@ -1,6 +1,7 @@
 """A search of milliseconds whose code does something odd at a moment: MOMENT="evaluate 2", ODDLY="sys.exit(3)".
 
-Moments: build, prepare, ask, tell, evaluate, finale; the number counts from 1 within a process.
+Moments: build, prepare, ask, tell, evaluate, winner (a check before the search, then the winner training); the number
+counts from 1 within a process.
 """
 
 import collections
@@ -10,8 +11,11 @@ import signal
 import sys
 
 import lanas_jax as lx
-from lanas_jax.storage.trials import Winner
 from lanas_jax.study import Experiment
+from lanas_jax.study.experiment import WinnerTraining
+from lanas_jax.trainer.task import FinalTraining
+from tests.study.linear_winner import NETWORK, RECIPE
+from tests.trainer import tiny_experiment as tiny
 
 SPACE = lx.SearchSpace([lx.Choice(f"op{i}", "abcd") for i in range(3)])
 ODD = {"os": os, "sys": sys, "signal": signal}
@@ -74,10 +78,12 @@ def build(config: Config) -> Experiment:
     moments = Moments()
     moments.passing("build")
 
-    def finale(code, key, directory):
-        directory.mkdir()
-        (directory / "weights").write_text("half of the")
-        moments.passing("finale")
-        return Winner(tuple(code.tolist()), 0.5, 0.5, 0.1)
+    def dataset():
+        moments.passing("winner")
+        return tiny.dataset(tiny.Config())
 
-    return Experiment("left", SPACE, Searcher(moments), Evaluator(moments), 6, 2, config.seed, finale)
+    def final(config, settings, code):
+        return FinalTraining(NETWORK, dataset, RECIPE, seed=int(code.sum()))
+
+    winner = WinnerTraining(final, config)
+    return Experiment("left", SPACE, Searcher(moments), Evaluator(moments), 6, 2, config.seed, winner)

@@ -35,7 +35,8 @@ def search(tmp_path_factory):
     printed = io.StringIO()
     stdout, sys.stdout = sys.stdout, printed
     try:
-        assert main(["search", EXPERIMENT, "--budget", "12", "--out", str(out), "--fail-below", "4"]) == 0
+        settings = ("--budget", "12", "--fail-below", "4", "--winner-epochs", "1")
+        assert main(["search", EXPERIMENT, "--out", str(out), *settings]) == 0
     finally:
         sys.stdout = stdout
     return out, printed.getvalue()
@@ -78,6 +79,8 @@ def test_run_directory_is_complete_and_readable(search):
         "experiment.py",
         "trials.sqlite",
         "checkpoint",
+        "final",
+        "results.jsonl",
         "report.html",
     }
     record = json.loads((run / "config.json").read_text())
@@ -88,6 +91,7 @@ def test_run_directory_is_complete_and_readable(search):
         "pause": 0.0,
         "searcher": "random",
         "fail_below": 4,
+        "winner_epochs": 1,
     }
     assert record["source"] == EXPERIMENT
     assert (run / "experiment.py").read_bytes() == Path(EXPERIMENT).read_bytes()

@@ -15,7 +15,7 @@ from lanas_jax.study import run_folder
 ROOT = Path(__file__).parents[2]
 EXPERIMENT = Path(__file__).with_name("left_experiment.py")
 INSPECTING = ("trials", "report", "tree", "describe", "train", "export", "extract", "rank")
-MOMENTS = ("prepare 1", "ask 1", "ask 2", "evaluate 1", "evaluate 2", "tell 1", "tell 3", "finale 1")
+MOMENTS = ("prepare 1", "ask 1", "ask 2", "evaluate 1", "evaluate 2", "tell 1", "tell 3", "winner 2")
 ODDLY = {
     "Ctrl-C": "raise KeyboardInterrupt",
     "an exception": "raise RuntimeError('of [a, b]')",
@@ -41,8 +41,10 @@ def lanas(capsys, *arguments):
 def essence(run):
     """All that does not depend on the clock."""
     with TrialStore.open(run / "trials.sqlite", read_only=True) as store:
-        trials, final = store.trials(), store.final()
-    return [(trial.code, trial.key, trial.value, trial.asked, trial.told) for trial in trials], final
+        trials = store.trials()
+    final = run_folder.open_run(run).result or {}
+    accuracies = [final.get(name) for name in ("code", "validation_accuracy", "test_accuracy")]
+    return [(trial.code, trial.key, trial.value, trial.asked, trial.told) for trial in trials], accuracies
 
 
 def can_be_inspected(capsys, run):
@@ -87,7 +89,7 @@ def left_and_resumed(capsys, monkeypatch, run, moment, oddly, whole):
         ("ask 2", "an exception"),
         ("evaluate 2", "sys.exit"),
         ("tell 3", "sys.exit with a text"),
-        ("finale 1", "Ctrl-C"),
+        ("winner 2", "Ctrl-C"),
     ],
 )
 def test_a_run_left_at_a_moment_goes_on(whole, tmp_path, capsys, monkeypatch, moment, oddly):
@@ -125,7 +127,8 @@ def test_an_experiment_that_does_not_build_is_a_sentence_for_every_command(whole
         code, said = lanas(capsys, *command)
         assert code == 2
         assert f"build(config) {'raised RuntimeError' if 'exception' in oddly else 'called sys.exit('}" in said
-    (run / "experiment.py").write_text("import sys\nsys.exit('not here')\n")
+    for folder in (run, run / "final"):
+        (folder / "experiment.py").write_text("import sys\nsys.exit('not here')\n")
     for command in ("resume", "report", "tree", "train", "rank"):
         code, said = lanas(capsys, command, run)
         assert code == 2

@@ -73,7 +73,7 @@ def test_the_setting_that_searches_are_told_names_the_folder(tmp_path, capsys):
         assert main(["supernet", str(EXPERIMENT), "--supernet", str(out)]) == 0
         assert f"folder: {out}" in capsys.readouterr().out
     message = refused(capsys, "supernet", EXPERIMENT, "--supernet", out, "--epochs", 5)
-    assert f"the supernet in {out} has another configuration, the recipe: epochs 4, now 5" in message
+    assert f"{out} holds a different supernet: the recipe: epochs 4, now 5" in message
 
 
 def test_without_a_name_the_folder_is_a_new_one(tmp_path, capsys, monkeypatch):

@@ -14,7 +14,6 @@ from lanas_jax.commands import summary, tables
 from lanas_jax.commands.base import terminal
 from lanas_jax.report.learned_tree import drawing
 from lanas_jax.searchers.partition import NodeSummary
-from lanas_jax.storage.trials import Winner
 from lanas_jax.study.display import StudyDisplay
 from lanas_jax.trainer.display import TrainingDisplay
 from tests.refusals import refused
@@ -27,7 +26,6 @@ TEXTS = ("expected [batch, n], got [/tmp/x]", "[bold]all[/bold] :smile: [batch]"
 EXPERIMENT = '''"""A search whose every text has [brackets] and [/closed] ones."""
 import dataclasses
 import lanas_jax as lx
-from lanas_jax.storage.trials import Winner
 from lanas_jax.study import Experiment
 
 TEXTS = {texts}
@@ -51,9 +49,7 @@ class Evaluator:
 
 def build(config):
     space = lx.SearchSpace([lx.Choice("[/op]", ["[conv]", "[/skip]", "[b]", ":smile:", "[4]", "[5]"])])
-    def finale(code, key, directory):
-        return Winner(tuple(code.tolist()), 0.5, 0.5, 0.1)
-    return Experiment("[/name] [n]", space, lx.RandomSearch(space), Evaluator(), 6, 1, 0, finale)
+    return Experiment("[/name] [n]", space, lx.RandomSearch(space), Evaluator(), 6, 1, 0)
 '''
 
 
@@ -139,7 +135,7 @@ def test_a_quiet_console_prints_nothing_and_fails_at_nothing(text, capsys):
 
 def test_the_summary_of_a_search_without_a_result_prints_its_last_reason_as_it_is(capsys):
     for text in TEXTS:
-        summary.show_result(terminal(), None, [trial(0, reason=text)], Winner((0,), 0.5, 0.5, 1.0))
+        summary.show_result(terminal(), None, [trial(0, reason=text)], None)
         assert f"reason of the last failure: {text}\n" in capsys.readouterr().out
 
 

@@ -16,6 +16,7 @@ import pytest
 from lanas_jax.cli import main
 from lanas_jax.export import load
 from lanas_jax.storage.folder import RunError
+from lanas_jax.storage.results import network_results
 from lanas_jax.storage.trials import TrialStore, best
 from tests.refusals import refused
 from tests.trainer.tiny_experiment import SCALING, Config, TinyNetwork, TinySpace, dataset
@@ -68,11 +69,32 @@ def test_the_run_is_still_one(trained, capsys, command):
 
 def test_same_command_again_reports_what_is_recorded(trained, capsys):
     run, printed = trained
-    for again in (["train", str(run / "final")], ["train", str(run), "--recipe.epochs=2", "--recipe.train-on=train"]):
+    for again in (["train", str(run / "final")], ["train", str(run)], ["train", str(run), "--recipe.epochs=2"]):
         assert main(again) == 0
         out = capsys.readouterr().out
         assert "this training is already complete; showing its recorded result" in out
         assert out.splitlines()[-3:] == printed.splitlines()[-3:]
+
+
+def test_test_images_are_read_once_per_network_of_a_run(trained, tmp_path, capsys):
+    """The same training in another folder shows the recorded result; another recipe is another network."""
+    run, printed = trained
+    assert main(["train", str(run), "--out", str(tmp_path / "same")]) == 0
+    out = capsys.readouterr().out
+    assert "the run already has the result of this training; showing it" in out
+    assert out.splitlines()[-3:-1] == printed.splitlines()[-3:-1]
+    assert not (tmp_path / "same").exists()
+    assert main(["train", str(run), "--out", str(tmp_path / "other"), "--recipe.learning-rate", "0.05"]) == 0
+    said = f"the test images have been read before, for another network of this run: {run / 'final'}"
+    assert said in capsys.readouterr().out
+    assert json.loads((tmp_path / "other" / "final.json").read_text())["networks_tested_before"] == 1
+    (tmp_path / "other" / "final.json").unlink()  # killed between the two records
+    assert main(["train", str(tmp_path / "other")]) == 0
+    assert "this training is already complete; showing its recorded result" in capsys.readouterr().out
+    assert (tmp_path / "other" / "final.json").exists()
+    assert [Path(one.directory) for one in network_results(run)] == [run / "final", tmp_path / "other"]
+    assert main(["report", str(run)]) == 0
+    assert "test images read for 2 networks" in (run / "report.html").read_text()
 
 
 def test_other_settings_are_refused_and_named(trained, capsys):
@@ -225,7 +247,7 @@ def test_weights_have_names_that_say_where_they_belong(trained, tmp_path, capsys
 
 def test_export_that_cannot_be(trained, tmp_path, capsys, monkeypatch):
     run, _ = trained
-    assert "holds no training: it has no training.json" in refused(capsys, "export", tmp_path)
+    assert "contains no training: it has no training.json" in refused(capsys, "export", tmp_path)
     (tmp_path / "used").mkdir()
     (tmp_path / "used" / "thesis.tex").touch()
     assert "used is not empty: give a new or an empty folder" in refused(

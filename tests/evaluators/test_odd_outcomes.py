@@ -15,8 +15,9 @@ from lanas_jax.commands import summary
 from lanas_jax.evaluators.base import NotPreparedError, Outcome
 from lanas_jax.evaluators.faults import HOPELESS, BrokenEvaluatorError, outcomes_or_errors
 from lanas_jax.storage.plain import LARGEST_VALUE
-from lanas_jax.storage.trials import Status, TrialStore, Winner
-from lanas_jax.study import Experiment, StudyError, replay, run, run_folder
+from lanas_jax.storage.trials import Status, TrialStore
+from lanas_jax.study import Experiment, StudyError, discovery, replay, run, run_folder
+from lanas_jax.study.experiment import WinnerTraining
 
 SPACE = lx.SearchSpace([lx.Choice(f"op{i}", "abcd") for i in range(3)])
 SEARCHER = lx.RandomSearch(SPACE)
@@ -184,31 +185,12 @@ def test_store_and_searcher_agree_on_what_is_a_result(value, tmp_path):
     assert (trial.status == Status.DONE) == bool(np.isfinite(told)) == bool(abs(value) <= LARGEST_VALUE)
 
 
-WINNERS = [
-    (None, "retraining the winner returned None of type NoneType; expected a Winner"),
-    (0.9, "retraining the winner returned 0.9 of type float; expected a Winner"),
-    ((0.9, 0.8), "expected a Winner"),
-    (Winner((0, 0, 0), None, 0.5, 1.0), "validation_accuracy must be a finite number; got None"),
-    (Winner((0, 0, 0), 0.5, math.nan, 1.0), "test_accuracy must be a finite number; got nan"),
-    (Winner((0, 0, 0), 0.5, "good", 1.0), "test_accuracy must be a number or None; got 'good' of type str"),
-    (Winner((0, 0, 0), 0.5, 0.5, math.inf), "seconds must be a finite number; got inf"),
-    (Winner((0, 0, 0), 0.5, 0.5, 1.0, epochs=math.nan), "epochs must be a whole number or None; got nan"),
-    (Winner((0, 0, 0), 0.5, 0.5, 1.0, multiply_adds=2**70), "multiply_adds must be 0 to 2**63 - 1"),
-    (Winner(None, 0.5, 0.5, 1.0), "code must be integers; got None"),
-    (Winner("abc", 0.5, 0.5, 1.0), "code must be integers; got 'abc'"),
-]
-
-
-def test_an_odd_winner_is_one_sentence_and_is_not_recorded(tmp_path):
-    def retrained_to(returned):
-        return experiment(ReturnsAtOnce([GOOD] * 4), budget=4, finale=lambda code, key, folder: returned)
-
-    for returned, message in WINNERS:
-        with pytest.raises(StudyError) as raised:
-            run(retrained_to(returned), tmp_path / "run")
-        assert message in str(raised.value)
-    mended = Winner(np.zeros(3, np.int32), np.float32(0.5), jnp.float32(0.5), np.array([1.0]), np.int64(3))
-    assert run(retrained_to(mended), tmp_path / "run").final == Winner((0, 0, 0), 0.5, 0.5, 1.0, 3)
+@pytest.mark.parametrize("returned", [None, 0.9, (0.9, 0.8)])
+def test_an_odd_winner_training_is_one_sentence_before_the_search(returned, tmp_path):
+    winner = WinnerTraining(lambda config, settings, code: returned)
+    with pytest.raises(discovery.ExperimentError, match=r"final\(\.\.\.\) returned .*; expected a FinalTraining"):
+        run(experiment(ReturnsAtOnce([GOOD] * 4), budget=4, winner=winner), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.parametrize("error", [NotPreparedError("no data"), FileNotFoundError("no data"), KeyError("no data")])

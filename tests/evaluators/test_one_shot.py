@@ -167,7 +167,7 @@ def test_another_supernet_in_the_folder_is_refused(prepared):
         ({"seed": 1}, "the settings: codes"),
         ({"supernet": LinearSupernet(CountedSpace())}, "the space: its class is 'SearchSpace', now 'CountedSpace'"),
     ):
-        with pytest.raises(NotPreparedError, match=rf"the supernet in .* has another configuration, {message}"):
+        with pytest.raises(NotPreparedError, match=rf"holds a different supernet: {message}"):
             one_shot(**changes).prepare(directory, ignore)
 
 

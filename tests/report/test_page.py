@@ -90,8 +90,21 @@ def test_trials_are_ranked_by_value_then_pending_then_failed() -> None:
 
 def test_headline_of_a_finished_run() -> None:
     given = [trial(0, 0.5), trial(1, 0.9832), trial(2, reason="out of memory")]
-    words = Page(render(run(given, final=final(given[1].code)))).words
-    for expected in ("98.3 %", "98.1 %", "97.2 %", "3 of 3", "1 failed", "1.24 M", "45.6 k", "18.0 s", "jax 0.10.2"):
+    words = Page(render(run(given, final=final(given[1].code), networks_tested=2))).words
+    for expected in (
+        "98.3 %",
+        "98.1 %",
+        "97.2 %",
+        "3 of 3",
+        "1 failed",
+        "1.24 M",
+        "45.6 k",
+        "18.0 s",
+        "jax 0.10.2",
+        "average of weights 97.3 %",
+        "30 epochs",
+        "test images read for 2 networks",
+    ):
         assert expected in words
     assert "not used up" not in words
 
@@ -177,7 +190,7 @@ def test_the_winning_cells_are_drawn(two_cells: bool) -> None:
     assert ("reduction cell" in page.words) == two_cells
 
 
-def test_the_retrained_code_is_the_one_drawn() -> None:
+def test_the_trained_code_is_the_one_drawn() -> None:
     given = [trial(0, 0.9), trial(7, 0.5)]
     assert "op0 conv1x1" in Page(render(run(given, final=final(given[1].code)))).words
 

@@ -38,13 +38,14 @@ def test_terminal_shows_one_live_line():
     assert display.line().plain == "trials 4/12 · best 0.5300 · 2.00 s per candidate · 12 s left"
     display.finished([dataclasses.replace(pending[0], status=Status.FAILED, reason="NaN", finished=2.0)])
     assert display.line().plain.startswith("trials 5/12 · best 0.5300 · failed 1 · ")
-    display.retraining(done[3])
-    now[0] = 129.0
-    assert display.line().plain == "trials 5/12 · best 0.5300 · failed 1 · retraining the best: 1 min 40 s"
     with display:
         display.note("a note")
     assert "a note" in screen.getvalue()
     assert "trials 5/12" in screen.getvalue()
+    display.training(done[3])
+    now[0] = 129.0
+    assert display.line().plain == "loading and compiling: 1 min 40 s"
+    assert "training the winner, trial 3" in screen.getvalue()
 
 
 def test_other_outputs_get_plain_lines_at_most_once_a_minute():

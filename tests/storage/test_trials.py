@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from lanas_jax.evaluators.base import Outcome
 from lanas_jax.storage.trial_file import TrialStoreError
-from lanas_jax.storage.trials import Status, TrialStore, Winner, by_tell
+from lanas_jax.storage.trials import Status, TrialStore, by_tell
 
 SOFTWARE = {"python": "3.11.0", "jax": "0.10.0"}
 CODES = [(0, 1, 2), (2, 1, 0), (1, 1, 1)]
@@ -105,16 +105,6 @@ def test_batch_is_written_whole_or_not_at_all(path):
         assert store.trials() == before
 
 
-def test_final_is_kept_and_replaced(path):
-    final = Winner((1, 2, 3), 0.875, 0.75, 12.5, epochs=40, multiply_adds=10**12, parameters=5)
-    with TrialStore.open(path) as store:
-        assert store.final() is None
-        store.set_final(Winner((0, 0, 0), 0.5, 0.5, 1.0))
-        store.set_final(final)
-    with TrialStore.open(path, read_only=True) as store:
-        assert store.final() == final
-
-
 def test_create_refuses_an_existing_file(path):
     before = path.read_bytes()
     with pytest.raises(TrialStoreError, match="already exists"):
@@ -154,7 +144,7 @@ def foreign_tables(path):
     foreign_sqlite(path)
     with sqlite3.connect(path) as connection:
         connection.execute(f"PRAGMA application_id = {0x4C614E41}")
-        connection.execute("PRAGMA user_version = 3")
+        connection.execute("PRAGMA user_version = 4")
     connection.close()
 
 
@@ -189,9 +179,9 @@ def test_missing_file_is_named_and_not_created(tmp_path):
 
 def test_newer_format_is_refused(path):
     with sqlite3.connect(path) as connection:
-        connection.execute("PRAGMA user_version = 4")
+        connection.execute("PRAGMA user_version = 5")
     connection.close()
-    with pytest.raises(TrialStoreError, match="has format 4, but this lanas_jax reads format 3"):
+    with pytest.raises(TrialStoreError, match="has format 5, but this lanas_jax reads format 4"):
         TrialStore.open(path)
 
 
@@ -211,7 +201,6 @@ def written(tmp_path_factory):
     with TrialStore.create(path) as store:
         store.add_pending(0, CODES, KEYS, SOFTWARE)
         store.finish([0, 1, 2], OUTCOMES, SOFTWARE, started=100.0)
-        store.set_final(Winner((1, 2, 3), 0.875, 0.75, 12.5, epochs=40, multiply_adds=10**12, parameters=5))
     return path
 
 
@@ -220,13 +209,13 @@ def written(tmp_path_factory):
 def test_flipped_bits_are_noticed_or_harmless(written, tmp_path, position, flip):
     """Wherever one byte of the file changes: an error that says so, or exactly the trials that were written."""
     with TrialStore.open(written) as store:
-        trials, final = store.trials(), store.final()
+        trials = store.trials()
     path, content = tmp_path / "trials.sqlite", bytearray(written.read_bytes())
     content[int(position * len(content))] ^= flip
     path.write_bytes(content)
     try:
         with TrialStore.open(path) as store:
-            assert (store.trials(), store.final()) == (trials, final)
+            assert store.trials() == trials
     except TrialStoreError:
         pass
     assert path.read_bytes() == content
@@ -239,7 +228,7 @@ from lanas_jax.storage.trials import TrialStore
 connection = TrialStore.open(Path(sys.argv[1]))._connection
 connection.execute("PRAGMA cache_size = 1")  # so that pages reach the file before the commit
 connection.execute("BEGIN IMMEDIATE")
-connection.execute("INSERT INTO final VALUES (0, '1', 0, 0, 0, 0, 0, 0, 0)")
+connection.execute("DELETE FROM trials WHERE id = 0")
 for reason in range(50):
     connection.execute("UPDATE trials SET reason = ? WHERE id = 1", (str(reason) * 5000,))
 os.kill(os.getpid(), signal.SIGKILL)
@@ -257,7 +246,6 @@ def test_transaction_of_a_killed_process_is_rolled_back(path, read_only):
     assert path.with_name("trials.sqlite-journal").stat().st_size > 0
     with TrialStore.open(path, read_only=read_only) as store:
         assert store.trials() == trials
-        assert store.final() is None
     assert path.read_bytes() == before
 
 

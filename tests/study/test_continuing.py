@@ -12,9 +12,11 @@ from lanas_jax import study
 from lanas_jax.spaces.nasnet import NASNetSpace
 from lanas_jax.storage import software
 from lanas_jax.storage.folder import RunError
-from lanas_jax.storage.trials import TrialStore, Winner
+from lanas_jax.storage.results import network_results
+from lanas_jax.storage.trials import TrialStore
 from lanas_jax.study import Experiment, StudyError, run_folder
-from lanas_jax.study.experiment import Silence
+from lanas_jax.study.experiment import Silence, WinnerTraining
+from tests.study.linear_winner import winner_training
 from tests.toy_experiment import OPTIONS, Sum, space_of
 
 
@@ -26,22 +28,11 @@ class Notes(Silence):
         self.lines.append(text)
 
 
-@dataclasses.dataclass
-class Finale:
-    """Retrains a winner and counts how often."""
-
-    codes: list = dataclasses.field(default_factory=list)
-
-    def __call__(self, code, key, directory):
-        self.codes.append(tuple(code.tolist()))
-        return Winner(self.codes[-1], 0.5, 0.25, 1.0)
-
-
 def experiment(
-    options=OPTIONS, *, name="toy", budget=4, batch=2, searcher=lx.RandomSearch, evaluator=None, finale=None
+    options=OPTIONS, *, name="toy", budget=4, batch=2, searcher=lx.RandomSearch, evaluator=None, winner=None
 ):
     space = space_of(options) if isinstance(options, dict) else options
-    return Experiment(name, space, searcher(space), evaluator or Sum(), budget, batch, 0, finale)
+    return Experiment(name, space, searcher(space), evaluator or Sum(), budget, batch, 0, winner)
 
 
 def essence(trials):
@@ -117,19 +108,17 @@ def test_an_interrupted_run_may_be_extended_or_shortened_but_not_below_its_trial
     assert len(study.run(experiment(budget=6), tmp_path / "run", extend=True).trials) == 6
 
 
-def test_the_winner_is_retrained_again_only_if_it_changed(tmp_path):
-    best, rest = Finale(), Notes()
-    first = study.run(experiment(finale=best), tmp_path / "run", rest)
-    assert best.codes == [first.best.code]
-    again = study.run(experiment(budget=12, finale=best), tmp_path / "run", rest, extend=True)
-    assert again.best.code == (3, 2) != first.best.code  # the largest sum of all
-    assert best.codes == [first.best.code, (3, 2)]
-    assert again.final.code == (3, 2)
-    assert any(
-        "replaces the earlier winner, whose training (test accuracy 0.2500) is discarded" in x for x in rest.lines
-    )
-    same = study.run(experiment(budget=12, finale=best), tmp_path / "run", rest)
-    assert (len(best.codes), same.final) == (2, again.final)
+def test_another_winner_is_trained_and_the_training_of_the_earlier_one_is_kept(tmp_path):
+    notes, winner = Notes(), winner_training()
+    first = study.run(experiment(winner=winner), tmp_path / "run", notes)
+    assert tuple(first.final["code"]) == first.best.code
+    again = study.run(experiment(budget=12, winner=winner), tmp_path / "run", notes, extend=True)
+    assert tuple(again.final["code"]) == again.best.code == (3, 2) != first.best.code  # the largest sum of all
+    assert any(f"the training of another network is kept in {tmp_path / 'run' / 'final-1'}" in x for x in notes.lines)
+    assert json.loads((tmp_path / "run" / "final-1" / "final.json").read_text()) == first.final
+    assert [one.final for one in network_results(tmp_path / "run")] == [first.final, again.final]
+    assert again.final["networks_tested_before"] == 1
+    assert study.run(experiment(budget=12, winner=winner), tmp_path / "run", notes).final == again.final
 
 
 def test_a_winner_that_stays_keeps_its_training(tmp_path):
@@ -141,10 +130,10 @@ def test_a_winner_that_stays_keeps_its_training(tmp_path):
             self.calls -= 1
             return [lx.Outcome(float(self.calls)) for _ in codes]
 
-    finale, notes, evaluator = Finale(), Notes(), Falling()
-    study.run(experiment(evaluator=evaluator, finale=finale), tmp_path / "run")
-    study.run(experiment(budget=8, evaluator=evaluator, finale=finale), tmp_path / "run", notes, extend=True)
-    assert len(finale.codes) == 1
+    winner, notes, evaluator = winner_training(), Notes(), Falling()
+    study.run(experiment(evaluator=evaluator, winner=winner), tmp_path / "run")
+    study.run(experiment(budget=8, evaluator=evaluator, winner=winner), tmp_path / "run", notes, extend=True)
+    assert len(network_results(tmp_path / "run")) == 1
     assert "the winner is the same as before the extension: its training is kept" in notes.lines
 
 
@@ -237,11 +226,11 @@ def test_exits_and_errors_elsewhere_are_named_too(tmp_path):
         def prepare(self, directory, note):
             raise ValueError("no images")
 
-    def leaves(code, key, directory):
+    def leaves(config, settings, code):
         raise SystemExit(1)
 
     with pytest.raises(StudyError, match="preparation of the evaluator failed: ValueError: no images"):
         study.run(experiment(evaluator=Preparing()), tmp_path / "run")
-    with pytest.raises(StudyError, match=r"retraining the winner failed: sys\.exit\(1\)"):
-        study.run(experiment(finale=leaves), tmp_path / "run")
+    with pytest.raises(StudyError, match=r"the winner could not be trained: ExperimentError: final.* called sys\.exit"):
+        study.run(experiment(winner=WinnerTraining(leaves)), tmp_path / "run")
     assert np.isfinite(study.run(experiment(), tmp_path / "run").best.value)

@@ -2,7 +2,6 @@
 
 import dataclasses
 import json
-import math
 import shutil
 import sqlite3
 
@@ -15,10 +14,16 @@ from lanas_jax import study
 from lanas_jax.evaluators.base import NotPreparedError, Outcome
 from lanas_jax.storage import software
 from lanas_jax.storage.folder import RunError
+from lanas_jax.storage.results import network_results
 from lanas_jax.storage.trial_file import TrialStoreError
-from lanas_jax.storage.trials import Status, TrialStore, Winner
-from lanas_jax.study import Experiment, StudyError, replay, run_folder
-from lanas_jax.study.experiment import Silence
+from lanas_jax.storage.trials import Status, TrialStore
+from lanas_jax.study import Experiment, StudyError, discovery, replay, run_folder
+from lanas_jax.study.experiment import Silence, WinnerTraining
+from lanas_jax.trainer import folder as folders
+from lanas_jax.trainer import loop
+from lanas_jax.trainer.step import shapes
+from tests.study.linear_winner import NETWORK, RECIPE, winner_training
+from tests.trainer.tiny_training import Stop
 
 SPACE = lx.SearchSpace([lx.Choice(f"op{i}", "abcd") for i in range(4)])
 
@@ -57,14 +62,8 @@ class InItsOwnBits(Distance):
         return super().evaluate(codes, keys)
 
 
-def finale(code, key, directory):
-    directory.mkdir()
-    (directory / "weights").write_text(str(code))
-    return Winner(tuple(code.tolist()), 0.5, float(jax.random.uniform(key)), 0.5, epochs=3)
-
-
 def experiment(evaluator=None, **changes):
-    settings = {"budget": 22, "batch": 4, "seed": 3, "finale": finale}
+    settings = {"budget": 22, "batch": 4, "seed": 3}
     searcher = changes.pop("searcher", lx.RandomSearch(SPACE))
     return Experiment("distance", searcher.space, searcher, evaluator or Distance(), **settings | changes)
 
@@ -83,7 +82,7 @@ def essence(trials):
 
 def recorded(directory):
     with TrialStore.open(directory / "trials.sqlite") as store:
-        return store.trials(), store.final()
+        return store.trials()
 
 
 @pytest.fixture(scope="module", params=["random", "lanas"])
@@ -104,7 +103,7 @@ def test_budget_is_used_up_in_batches(uninterrupted):
     assert len({trial.code for trial in trials}) == 22
     assert not uninterrupted.exhausted
     assert uninterrupted.best.value == max(trial.value for trial in trials)
-    assert recorded(uninterrupted.directory) == (trials, uninterrupted.final)
+    assert recorded(uninterrupted.directory) == trials
 
 
 def test_trial_keys_are_folded_from_seed_and_number(uninterrupted):
@@ -113,14 +112,6 @@ def test_trial_keys_are_folded_from_seed_and_number(uninterrupted):
         assert trial.key == "".join(f"{word:08x}" for word in words)
         noise = float(jax.random.uniform(jax.random.fold_in(jax.random.key(3), trial.id), dtype=np.float32)) / 10
         assert trial.value == noise - float(np.abs(np.array(trial.code) - 2).sum())
-
-
-def test_finale_retrains_the_winner_once_with_a_key_of_its_own(uninterrupted):
-    final = uninterrupted.final
-    assert final.code == uninterrupted.best.code
-    assert (final.validation_accuracy, final.epochs, final.seconds) == (0.5, 3, 0.5)
-    assert final.test_accuracy == float(jax.random.uniform(jax.random.fold_in(jax.random.key(3), 2**31 - 2)))
-    assert (uninterrupted.directory / "checkpoint" / "winner" / "weights").exists()
 
 
 def test_config_says_what_was_asked_for(uninterrupted):
@@ -150,7 +141,7 @@ def test_interrupted_run_resumes_to_the_same_trials(searcher, uninterrupted, tmp
     stopped = Distance(stop_before=stop)
     with pytest.raises(KeyboardInterrupt):
         run(experiment(stopped, searcher=searcher), tmp_path / "run")
-    before, _ = recorded(tmp_path / "run")
+    before = recorded(tmp_path / "run")
     assert [trial.status for trial in before] == ["done"] * 4 * stop + ["pending"] * (len(before) - 4 * stop)
     if checkpoint == "lost":
         shutil.rmtree(tmp_path / "run" / "checkpoint")
@@ -159,30 +150,56 @@ def test_interrupted_run_resumes_to_the_same_trials(searcher, uninterrupted, tmp
     assert essence(resumed.trials) == essence(uninterrupted.trials)
     assert resumed.trials[: 4 * stop] == before[: 4 * stop]  # kept as they were, down to the clock
     assert rest.codes_seen == [trial.code for trial in uninterrupted.trials[4 * stop :]]  # nothing is trained twice
-    assert resumed.final == uninterrupted.final
 
 
 def test_finished_run_stays_as_it_is(uninterrupted, searcher):
     again = Distance()
-    result = run(experiment(again, searcher=searcher, finale=None), uninterrupted.directory)
+    result = run(experiment(again, searcher=searcher), uninterrupted.directory)
     assert again.calls == 0
-    assert (result.trials, result.final) == (uninterrupted.trials, uninterrupted.final)
+    assert (result.trials, result.final) == (uninterrupted.trials, None)
 
 
-def test_run_interrupted_in_the_finale_repeats_only_that(uninterrupted, searcher, tmp_path):
-    def stopped(code, key, directory):
-        directory.mkdir()
-        (directory / "half a file").write_text("")
-        raise KeyboardInterrupt
+@pytest.fixture(scope="module")
+def won(tmp_path_factory):
+    """A search of four trials and the training of its winner."""
+    return run(experiment(winner=winner_training(), budget=4), tmp_path_factory.mktemp("won") / "run")
 
+
+class StoppedTraining(Silence):
+    """Ctrl-C in the middle of the winner training."""
+
+    def training(self, winner):
+        return Stop(at=10)
+
+
+def test_the_trainer_trains_the_winner_and_the_test_images_are_read_once(won, monkeypatch):
+    folder = folders.open_folder(won.directory / "final")
+    assert tuple(won.final["code"]) == won.best.code
+    assert (won.final["steps"], won.final["seed"]) == (15, sum(won.best.code))
+    assert folder.final == won.final
+    assert [(one.digest, one.final) for one in network_results(won.directory)] == [(folder.digest, won.final)]
+
+    def read(*arguments):
+        raise AssertionError("the test images are read again")
+
+    monkeypatch.setattr(loop, "measure_accuracies", read)
+    assert run(experiment(winner=winner_training(), budget=4), won.directory).final == won.final
+
+
+def test_an_interrupted_winner_training_continues_to_the_same_bits(won, tmp_path):
     with pytest.raises(KeyboardInterrupt):
-        run(experiment(searcher=searcher, finale=stopped), tmp_path / "run")
-    assert recorded(tmp_path / "run")[1] is None
+        study.run(experiment(winner=winner_training(), budget=4), tmp_path / "run", StoppedTraining())
+    assert not (tmp_path / "run" / "final" / "final.json").exists()
     again = Distance()
-    result = run(experiment(again, searcher=searcher), tmp_path / "run")
+    result = run(experiment(again, winner=winner_training(), budget=4), tmp_path / "run")
     assert again.calls == 0
-    assert result.final == uninterrupted.final
-    assert [file.name for file in (tmp_path / "run" / "checkpoint" / "winner").iterdir()] == ["weights"]
+    names = ("code", "test_accuracy", "validation_accuracy", "steps")
+    assert [result.final[name] for name in names] == [won.final[name] for name in names]
+    ours, theirs = (folders.open_folder(directory / "final") for directory in (result.directory, won.directory))
+    assert ours.metrics.read_bytes() == theirs.metrics.read_bytes()
+    like = shapes(NETWORK, RECIPE)
+    one, other = (loop.restored(folder, like).state for folder in (ours, theirs))
+    jax.tree.map(np.testing.assert_array_equal, one.weights, other.weights)
 
 
 def test_failed_trials_are_told_as_failed_and_the_search_goes_on(tmp_path):
@@ -218,7 +235,7 @@ def test_error_in_the_evaluator_fails_only_the_trial_that_causes_it(tmp_path):
 def test_evaluator_that_only_raises_stops_the_study_and_keeps_the_batch_pending(tmp_path):
     with pytest.raises(StudyError, match=r"each of the last 8 trials: ArithmeticError: .*The last 4 stay pending"):
         run(experiment(Distance(raising=(0, 1, 2, 3))), tmp_path / "run")
-    trials, _ = recorded(tmp_path / "run")
+    trials = recorded(tmp_path / "run")
     assert [trial.status for trial in trials] == ["failed"] * 4 + ["pending"] * 4
     result = run(experiment(Distance()), tmp_path / "run")  # mended: the pending batch is evaluated
     assert [trial.status for trial in result.trials] == ["failed"] * 4 + ["done"] * 18
@@ -233,18 +250,19 @@ def test_evaluator_must_give_an_outcome_per_code(tmp_path):
         run(experiment(Short()), tmp_path / "run")
 
 
-def test_finale_that_raises_or_gives_nan_is_not_recorded(tmp_path):
-    def broken(code, key, directory):
-        raise FloatingPointError("the loss of the final training is not finite")
+def test_a_winner_training_that_breaks_stops_the_study_and_has_no_result(tmp_path):
+    with pytest.raises(StudyError, match=r"the winner could not be trained: NotFiniteError: the (loss|weights)"):
+        run(experiment(winner=winner_training(learning_rate=1e38), budget=4), tmp_path / "run")
+    assert not (tmp_path / "run" / "final" / "final.json").exists()
+    assert network_results(tmp_path / "run") == []
 
-    with pytest.raises(StudyError, match="retraining the winner failed: FloatingPointError: the loss of the final"):
-        run(experiment(finale=broken, budget=4), tmp_path / "run")
-    with pytest.raises(StudyError, match="validation_accuracy must be a finite number; got nan"):
-        run(
-            experiment(finale=lambda code, key, folder: Winner(tuple(code.tolist()), math.nan, 0.5, 1.0), budget=4),
-            tmp_path / "run",
-        )
-    assert recorded(tmp_path / "run")[1] is None
+
+def test_a_winner_training_that_does_not_fit_is_refused_before_the_search(tmp_path):
+    with pytest.raises(ValueError, match="at most the number of training images, 90; got 100"):
+        run(experiment(winner=winner_training(batch_size=100)), tmp_path / "run")
+    with pytest.raises(discovery.ExperimentError, match=r"final\(...\) raised AttributeError"):
+        run(experiment(winner=WinnerTraining(lambda config, settings, code: code.none)), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
 
 
 def test_small_space_ends_the_search(tmp_path):
@@ -252,7 +270,6 @@ def test_small_space_ends_the_search(tmp_path):
     result = run(experiment(searcher=lx.RandomSearch(space)), tmp_path / "run")
     assert result.exhausted
     assert sorted(trial.code for trial in result.trials) == [(a, b) for a in range(3) for b in range(2)]
-    assert result.final is not None
     again = run(experiment(searcher=lx.RandomSearch(space)), tmp_path / "run")
     assert (again.trials, again.exhausted) == (result.trials, True)
 
@@ -293,10 +310,10 @@ def test_changed_searcher_is_noticed(tmp_path):
     with pytest.raises(KeyboardInterrupt):
         run(experiment(Distance(stop_before=2)), tmp_path / "run")
     shutil.rmtree(tmp_path / "run" / "checkpoint")
-    before, _ = recorded(tmp_path / "run")
+    before = recorded(tmp_path / "run")
     with pytest.raises(StudyError, match=r"the recorded trials of batch 0 differ .*the same versions"):
         run(experiment(searcher=lx.RegularizedEvolution(SPACE)), tmp_path / "run")
-    assert recorded(tmp_path / "run")[0] == before
+    assert recorded(tmp_path / "run") == before
 
 
 def test_changed_software_is_named(tmp_path):
@@ -377,7 +394,7 @@ class Preparing(Distance):
 
     def prepare(self, directory, note):
         assert self.calls == 0
-        self.told.append((directory, len(recorded(directory)[0])))
+        self.told.append((directory, len(recorded(directory))))
         note("preparing")
         if self.refusal:
             raise NotPreparedError(self.refusal)
@@ -409,5 +426,5 @@ def test_an_evaluator_is_prepared_once_before_the_first_trial(tmp_path):
 def test_an_evaluator_that_cannot_be_prepared_stops_the_study_before_any_trial(tmp_path):
     with pytest.raises(StudyError, match=r"^the supernet has learned nothing$"):
         run(experiment(Preparing("the supernet has learned nothing")), tmp_path / "run")
-    assert recorded(tmp_path / "run")[0] == []
+    assert recorded(tmp_path / "run") == []
     assert len(run(experiment(Preparing()), tmp_path / "run").trials) == 22

@@ -1,5 +1,6 @@
 """Real processes, really killed: what `lanas resume` makes of them is what an uninterrupted search would have been."""
 
+import json
 import os
 import random
 import signal
@@ -32,14 +33,17 @@ def finish(process):
 
 
 def trials(run):
-    """All that does not depend on the clock, of every trial; and the retrained winner without its seconds."""
+    """All that does not depend on the clock, of every trial and of the winner's training."""
     with TrialStore.open(run / "trials.sqlite", read_only=True) as store:
         found = [
             (t.id, t.batch, t.code, t.key, t.status.value, t.value, t.multiply_adds, t.parameters, t.reason)
             for t in store.trials()
         ]
-        final = store.final()
-    return found, None if final is None else (final.code, final.validation_accuracy, final.test_accuracy)
+    final = run / "final" / "final.json"
+    if not final.exists():
+        return found, None
+    names = ("code", "validation_accuracy", "test_accuracy", "steps")
+    return found, [*map(json.loads(final.read_text()).get, names), (run / "final" / "metrics.csv").read_bytes()]
 
 
 def finished(run):
@@ -61,15 +65,16 @@ def uninterrupted(folder, *settings):
 
 
 def test_killed_again_and_again_it_comes_to_the_trials_of_an_uninterrupted_search(tmp_path):
-    whole, _ = uninterrupted(tmp_path)
+    settings = ("--winner-epochs", "3")
+    whole, _ = uninterrupted(tmp_path, *settings)
     run = tmp_path / "run"
     moments = [
         ("ask 2", 4),  # between two transactions: the next batch is chosen, but not recorded
         ("evaluate 3", 4),  # in the middle of a batch
         ("tell 2", 12),  # between two transactions: a batch is recorded, but not told
-        ("finale 1", 24),
+        ("winner 1", 24),
     ]
-    command = ("search", EXPERIMENT, "--out", run)
+    command = ("search", EXPERIMENT, "--out", run, *settings)
     for moment, kept in moments:
         code, _, err = finish(start(*command, kill=moment))
         assert code == -signal.SIGKILL, err
@@ -100,8 +105,8 @@ def test_ctrl_c_keeps_finished_trials_and_says_how_to_resume(tmp_path, number, c
 @pytest.mark.slow
 @pytest.mark.parametrize("searcher", ["random", "lanas"])
 def test_killed_at_random_moments(tmp_path, searcher):
-    """Seeded moments, from before the first trial to within the finale; a kill that comes too late ends the loop."""
-    settings = ("--searcher", searcher, "--budget", "60", "--pause", "0.02")
+    """Seeded moments, from before the first trial to within the winner training."""
+    settings = ("--searcher", searcher, "--budget", "60", "--pause", "0.02", "--winner-epochs", "200")
     whole, _ = uninterrupted(tmp_path, *settings)
     run, moments = tmp_path / "run", random.Random(searcher)
     command = ("search", EXPERIMENT, "--out", run, *settings)

@@ -170,7 +170,7 @@ def test_its_codes_are_data_to_the_program(made):
     ],
 )
 def test_another_way_to_train_is_refused_and_named(whole, rule, message):
-    with pytest.raises(RunError, match=rf"has another configuration, {message}"):
+    with pytest.raises(RunError, match=rf"holds a different supernet: {message}"):
         carried_out(whole[0], training=dataclasses.replace(TRAINING, sandwich=rule))
 
 

@@ -121,7 +121,7 @@ def test_another_training_is_refused_and_named(whole, changes, data, message):
     searched = SearchData(
         **{"train": DATA.train, "validation": DATA.validation, "classes": 3, "scaling": SCALING} | data
     )
-    with pytest.raises(RunError, match=rf"supernet in .* has another configuration, {message}.*Choose another folder"):
+    with pytest.raises(RunError, match=rf"holds a different supernet: {message}.*give another folder"):
         carried_out(whole[0], training=training, data=searched)
 
 
@@ -130,13 +130,13 @@ def test_other_software_may_read_a_finished_supernet_but_not_go_on(whole, made, 
         carried_out(tmp_path / "part", Note(5), programs=made)
     monkeypatch.setattr(software, "versions", lambda: {"jax": "0.1"})
     assert same(carried_out(whole[0]).weights, whole[1])
-    with pytest.raises(RunError, match=r"another configuration, the software: .*jax 0\.\d+\.\d.*, now 0\.1"):
+    with pytest.raises(RunError, match=r"a different supernet: the software: .*jax 0\.\d+\.\d.*, now 0\.1"):
         carried_out(tmp_path / "part", programs=made)
 
 
 def test_a_folder_with_something_else_is_refused_and_untouched(tmp_path):
     (tmp_path / "thesis.tex").write_text("all of it")
-    with pytest.raises(RunError, match=r"holds thesis\.tex, but no training"):
+    with pytest.raises(RunError, match=r"holds thesis\.tex, but no supernet"):
         carried_out(tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
 

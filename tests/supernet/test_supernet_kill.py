@@ -89,6 +89,6 @@ def test_a_supernet_that_cannot_be_used_stops_the_search_in_words(tmp_path):
         settings = ("--supernet", tmp_path / "shared", "--epochs", epochs)
         code, _, err = finish(start("search", EXPERIMENT, "--out", run, *settings))
         assert code == expected, err
-    assert f"the supernet in {tmp_path / 'shared'} has another configuration, the recipe: epochs 4, now 5" in err
+    assert f"{tmp_path / 'shared'} holds a different supernet: the recipe: epochs 4, now 5" in err
     assert f"To continue: lanas resume {run}" in err
     assert "Traceback (" not in err

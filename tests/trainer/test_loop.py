@@ -11,7 +11,7 @@ import pytest
 from lanas_jax.data.splits import Dataset, Split
 from lanas_jax.storage import software
 from lanas_jax.storage.checkpoints import Checkpoints
-from lanas_jax.storage.folder import RunError, lock_file
+from lanas_jax.storage.folder import RunError
 from lanas_jax.trainer import compilation, loop
 from lanas_jax.trainer import folder as folders
 from lanas_jax.trainer.step import shapes
@@ -209,7 +209,10 @@ OTHER = dataclasses.replace(DATA.search, train=Split(CHANGED, DATA.search.train.
     ("changes", "message"),
     [
         ({"recipe": dataclasses.replace(RECIPE, epochs=3, ema=None)}, "the recipe: ema 0.9, now None; epochs 4, now 3"),
-        ({"augmentation": Augmentation(flip=True, cutout=2)}, "the augmentation: cutout 0, now 2. To continue"),
+        (
+            {"augmentation": Augmentation(flip=True, cutout=2)},
+            "the augmentation: cutout 0, now 2. To continue",
+        ),
         ({"seed": 1}, "the seed: 0, now 1"),
         ({"data": Dataset(OTHER, DATA.test)}, "the dataset: train [0-9a-f]{64}, now [0-9a-f]{64}. To continue"),
     ],
@@ -220,17 +223,21 @@ def test_other_training_in_the_same_folder_is_refused(finished, changes, message
         carried_out(directory, **changes)
 
 
-def test_other_software_is_refused(finished, monkeypatch):
-    directory, _ = finished
+def test_other_software_may_read_a_complete_training_but_not_go_on(finished, tmp_path, monkeypatch):
+    directory, final = finished
+    part = shutil.copytree(directory, tmp_path / "part")
+    (part / "final.json").unlink()
     monkeypatch.setattr(software, "versions", lambda: {"jax": "0.1"})
+    assert carried_out(directory) == final
     with pytest.raises(RunError, match=r"the software: .*jax 0\.\d+\.\d.*, now 0.1"):
-        carried_out(directory)
+        carried_out(part)
 
 
-def test_second_process_is_kept_out(finished):
-    directory, _ = finished
-    with lock_file(directory / "training.json"), pytest.raises(RunError, match="in use by another process"):
-        carried_out(directory)
+def test_second_process_is_kept_out(finished, tmp_path):
+    part = shutil.copytree(finished[0], tmp_path / "part")
+    (part / "final.json").unlink()
+    with folders.TRAINING.lock(part), pytest.raises(RunError, match="in use by another process"):
+        carried_out(part)
 
 
 @pytest.mark.parametrize(
@@ -257,7 +264,7 @@ def test_folder_with_something_else_is_refused_and_untouched(tmp_path):
 
 @pytest.mark.parametrize(
     ("content", "message"),
-    [("{ not", "is damaged"), ("[]", "expected a JSON object"), ('{"format": 9}', "is not of format 1"),
+    [("{ not", "is damaged"), ("[]", "expected a JSON object"), ('{"format": 9}', "has format 9, but this version of"),
      ('{"format": 1}', "is incomplete: missing keys augmentation, code, config")],
 )  # fmt: skip
 def test_damaged_record_is_named(tmp_path, content, message):
