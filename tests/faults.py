@@ -122,7 +122,7 @@ FAULTS = (
     Fault(
         "checkpoints",
         "a checkpoint with other arrays than were saved is passed over",
-        "lanas_jax/storage/checkpoints.py",
+        "lanas_jax/storage/saving.py",
         "total.update(np.ascontiguousarray(array).tobytes())",
         "total.update(str(array).encode())",  # which leaves out most of a large array
         ("tests/storage/test_checkpoints.py",),
