@@ -14,6 +14,7 @@ from rich.tree import Tree
 from lanas_jax.runtime.arithmetic import in_32_bits, nan_is_data
 from lanas_jax.searchers import partition
 from lanas_jax.searchers.base import Searcher
+from lanas_jax.searchers.lanas import LaNAS
 from lanas_jax.searchers.partition import NodeSummary, PartitionTree
 from lanas_jax.spaces.base import SearchSpace
 from lanas_jax.storage.trials import Status, Trial, by_tell
@@ -41,6 +42,8 @@ def learned_tree(
       tree.
     """
     finished = [trial for trial in trials if trial.status != Status.PENDING]
+    if isinstance(searcher, LaNAS):
+        searcher = dataclasses.replace(searcher, patience=0)  # the tree of all trials, not of those since a restart
     state = searcher.init(key)
     if not isinstance(getattr(state, "tree", None), PartitionTree):
         return None, f"{type(searcher).__name__} learns no tree, so there is none to show."

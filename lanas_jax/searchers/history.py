@@ -15,7 +15,7 @@ from lanas_jax.runtime.numbers import whole_number
 from lanas_jax.searchers.sampling import Pool
 from lanas_jax.spaces.base import Codes, SearchSpace, Values
 
-EMPTY, PENDING, DONE, FAILED = 0, 1, 2, 3
+EMPTY, PENDING, DONE, FAILED, PAST = 0, 1, 2, 3, 4
 NOTHING = -1  # padding for the rows of an answer when no code is left
 
 
@@ -27,7 +27,8 @@ class History:
     Attributes:
       codes: canonical codes, -1 in empty rows.
       values: values of the trials; 0 for a trial without a value.
-      status: status per row: EMPTY, PENDING, DONE or FAILED.
+      status: status per row: EMPTY, PENDING, DONE, FAILED, or PAST for a finished trial that a restarted search no
+        longer learns from.
       count: number of rows in use.
       seen: mask of the pool codes that are in the history; length 0 without a pool.
     """
@@ -45,7 +46,7 @@ class History:
 
     @property
     def done(self) -> Bool[Array, " capacity"]:
-        """Rows that hold a value."""
+        """Rows that hold a value from which the searcher learns."""
         return self.status == DONE
 
     @property
@@ -110,6 +111,12 @@ def receive(
         new = ~contains(history, space.canonical(codes)) & (codes[:, 0] != NOTHING)
         history = reserve(history, int(new.sum()))
     return history, codes, values
+
+
+def set_aside(history: History, when: Bool[Array, ""]) -> History:
+    """Returns the history with all finished trials PAST if `when`: they are not drawn again, nor learned from."""
+    finished = (history.status == DONE) | (history.status == FAILED)
+    return dataclasses.replace(history, status=jnp.where(when & finished, PAST, history.status))
 
 
 def find_row(history: History, code: Int[Array, " dims"]) -> Int[Array, ""]:

@@ -55,7 +55,7 @@ class LaNASState:
     acceptance: Float[Array, ""]
 
 
-@register("min_samples", "ridge", "cp", "relative_cp", "initial", "relearn_every", "rank_targets")
+@register("min_samples", "ridge", "cp", "relative_cp", "initial", "relearn_every", "rank_targets", "patience")
 @dataclasses.dataclass(frozen=True)
 class LaNAS:
     """Sample-efficient search by learning the action space.
@@ -72,6 +72,8 @@ class LaNAS:
         draws go where the model is most uncertain.
       relearn_every: number of new results between two learning phases.
       rank_targets: use of ranks instead of values as the targets of the tree.
+      patience: least number of results without a gain after which the search restarts: from then on, the tree and the
+        model learn from new trials only. At least as many as the best trial had taken are waited for; 0 for no restart.
       expected_improvement: choice of a region's code by greatest expected improvement instead of uniformly.
       chains: number of parallel random walks per draw in a space without a pool.
       steps: number of moves per walk.
@@ -88,6 +90,7 @@ class LaNAS:
     initial: int = 15
     relearn_every: int = 1
     rank_targets: bool = True
+    patience: int = 40
     expected_improvement: bool = True
     chains: int = 64
     steps: int = 64
@@ -110,6 +113,7 @@ class LaNAS:
             initial=10,
             relearn_every=20,
             rank_targets=False,
+            patience=0,
             expected_improvement=False,
         )
 
@@ -179,7 +183,7 @@ def _ask(searcher: LaNAS, state: LaNASState, n: int) -> tuple[LaNASState, Array]
 def _with_outstanding(searcher: LaNAS, state: LaNASState) -> GaussianProcess:
     """Returns the model extended by trials without a value (pending or failed): the latest, if not all fit."""
     history = state.history
-    outstanding = history.used & ~history.done
+    outstanding = (history.status == hist.PENDING) | (history.status == hist.FAILED)
     latest = jnp.argsort(jnp.where(outstanding, -jnp.arange(history.capacity), 1))
 
     def add(i: Array, model: GaussianProcess) -> GaussianProcess:
@@ -192,7 +196,12 @@ def _with_outstanding(searcher: LaNAS, state: LaNASState) -> GaussianProcess:
 @jax.jit
 def _tell(searcher: LaNAS, state: LaNASState, codes: Codes, values: Array) -> LaNASState:
     history, told = hist.record(state.history, searcher.space, searcher.pool, codes, values)
-    done, used = history.done, history.used
+    restarts = _stuck(searcher, history)
+    history = hist.set_aside(history, restarts)
+    done, current = history.done, history.used & (history.status != hist.PAST)
+    root = partition.lone_root(searcher.height, len(searcher.space.feature_names))
+    tree = jax.tree.map(lambda a, b: jnp.where(restarts, a, b), root, state.tree)
+    last = jnp.where(restarts, 0, state.learned)
     scores = surrogate.normal_scores(history.values, done)
     targets = jnp.where(searcher.rank_targets, scores, history.values)
     means = jnp.where(searcher.rank_targets, surrogate.rank_shares(history.values, done), history.values)
@@ -203,11 +212,19 @@ def _tell(searcher: LaNAS, state: LaNASState, codes: Codes, values: Array) -> La
         ridge, least = searcher.ridge, searcher.min_samples
         return partition.learn_splits(features, targets, done, height=searcher.height, min_samples=least, ridge=ridge)
 
-    due = results - state.learned >= jnp.where(state.learned == 0, searcher.initial, searcher.relearn_every)
-    tree = partition.count_trials(jax.lax.cond(due, learn, lambda: state.tree), features, means, done, used)
-    learned = jnp.where(due, results, state.learned)
+    due = results - last >= jnp.where(last == 0, searcher.initial, searcher.relearn_every)
+    tree = partition.count_trials(jax.lax.cond(due, learn, lambda: tree), features, means, done, current)
+    learned = jnp.where(due, results, last)
     state = dataclasses.replace(state, history=history, tree=tree, learned=learned)
     return _with_model(searcher, state, scores, told) if searcher.expected_improvement else state
+
+
+def _stuck(searcher: LaNAS, history: History) -> Bool[Array, ""]:
+    """Returns whether as many results as `patience` says, in the order of asks, have not exceeded the best one."""
+    done, row = history.done, jnp.arange(history.capacity)
+    best = jnp.argmax(jnp.where(done, history.values, -jnp.inf))
+    taken, since = jnp.sum(done & (row <= best)), jnp.sum(done & (row > best))
+    return (searcher.patience > 0) & (since >= jnp.maximum(searcher.patience, taken))
 
 
 def _with_model(

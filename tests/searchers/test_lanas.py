@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 import lanas_jax as lx
+from lanas_jax.searchers import history as hist
 from lanas_jax.searchers import partition, surrogate
 from tests.searchers.canonical import BATCH, LATTICE_SPACE, POOL, POOL_SPACE, additive, product, run
 
@@ -110,6 +111,41 @@ def test_values_only_matter_through_their_ranks():
     assert (codes != others).any()
 
 
+def test_a_search_without_a_gain_restarts_and_learns_from_new_trials_only():
+    """The first code is the best by far. Its round ends after eight others; the next begins as a search does."""
+    searcher = on_pool(initial=4, patience=8)
+    state, codes = searcher.ask(searcher.init(jax.random.key(0)), BATCH)
+    first = codes[0]
+    state = searcher.tell(state, codes, additive(codes) + np.float32([100, 0, 0, 0]))
+    results, splits, asked = [], [], [np.asarray(codes)]
+    for _ in range(6):
+        state, codes = searcher.ask(state, BATCH)
+        state = searcher.tell(state, codes, additive(codes))
+        asked.append(np.asarray(codes))
+        results.append(int(state.model.count))
+        splits.append(int(state.tree.results[0]))
+    assert results[:3] == splits[:3] == [8, 0, 4]
+    assert len(np.unique(np.concatenate(asked), axis=0)) == 7 * BATCH
+    assert (first == state.history.codes[0]).all()
+    assert int(state.history.status[0]) == hist.PAST
+    quiet = searcher.tell(state, np.asarray(first)[None], [float("nan")])  # told anew, it belongs to the present round
+    assert int(quiet.history.status[0]) == hist.FAILED
+
+
+def test_a_best_trial_that_took_long_is_given_as_long_again():
+    """Its gain comes with the last of twenty trials, so the search restarts after twenty more and not after eight."""
+    searcher = on_pool(initial=4, patience=8)
+    state, learned = searcher.init(jax.random.key(0)), []
+    for i in range(10):
+        state, codes = searcher.ask(state, BATCH)
+        value = np.arange(BATCH, dtype=np.float32) + BATCH * i
+        state = searcher.tell(state, codes, value if i < 5 else -value)
+        learned.append(int(state.tree.results[0]))
+    assert learned == [4, 8, 12, 16, 20, 24, 28, 32, 36, 0]
+    patient, _, _ = run(on_pool(patience=0), 15, value=lambda codes: -np.arange(len(codes), dtype=np.float32))
+    assert int(patient.tree.results[0]) == 60
+
+
 def test_paper_learns_every_twenty_results():
     searcher = lx.LaNAS.paper(POOL_SPACE, pool=POOL)
     state, learned = searcher.init(jax.random.key(0)), []
@@ -147,9 +183,8 @@ def test_a_trial_that_loses_its_value_leaves_the_model():
     np.testing.assert_array_equal(np.sort(again.modelled[:19]), np.delete(np.arange(20), 3))
 
 
-@pytest.mark.parametrize(
-    "space", [pytest.param(product(7), marks=pytest.mark.slow, id="pool"), pytest.param(LATTICE_SPACE, id="lattice")]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("space", [pytest.param(product(7), id="pool"), pytest.param(LATTICE_SPACE, id="lattice")])
 def test_learning_beats_random_search(space):
     """Mean best of 40 over 12 seeds; equal searchers would differ this much with probability below 1e-4."""
     best = {
