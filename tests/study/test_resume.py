@@ -64,6 +64,7 @@ def uninterrupted(folder, *settings):
     return trials(folder / "whole"), out
 
 
+@pytest.mark.slow
 def test_killed_again_and_again_it_comes_to_the_trials_of_an_uninterrupted_search(tmp_path):
     settings = ("--winner-epochs", "3")
     whole, _ = uninterrupted(tmp_path, *settings)

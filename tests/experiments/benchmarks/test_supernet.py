@@ -16,6 +16,7 @@ def test_a_row():
     assert list(cost.row.values()) == ["small, forward", "3", "30.0", "20.0", "1.50", "1.00 - 2.50", "9.0", "8.0"]
 
 
+@pytest.mark.slow
 def test_both_passes_are_measured_and_compute_the_same_in_both_networks(monkeypatch):
     """Logits, and the loss and its gradient, of whose norms the supernet's is that of the standalone network."""
     results, seconds = [], iter(([0.5, 0.25], [3.0, 2.0]))

@@ -161,6 +161,7 @@ def test_a_fixed_network_is_the_module_built_from_the_same_key():
     np.testing.assert_allclose(np.std(kernel) * np.sqrt(kernel.shape[2]), 1, rtol=0.2)  # of 400 numbers
 
 
+@pytest.mark.slow
 def test_bfloat16_gives_what_float32_gives_but_for_roundings():
     """Roundings of one part in 256 add up to a few hundredths; another network is off by about one."""
     graph = CODES["split in three, truncated, added to"]
@@ -174,6 +175,7 @@ def test_bfloat16_gives_what_float32_gives_but_for_roundings():
     assert same is weights[1]
 
 
+@pytest.mark.slow
 def test_a_training_learns():
     """Three kinds of stripes, told apart from a loss of about 1.1."""
     pixels, labels = stripes(96)
