@@ -27,8 +27,8 @@ class History:
     Attributes:
       codes: canonical codes, -1 in empty rows.
       values: values of the trials; 0 for a trial without a value.
-      status: status per row: EMPTY, PENDING, DONE, FAILED, or PAST for a finished trial that a restarted search no
-        longer learns from.
+      status: status per row: EMPTY, PENDING, DONE, FAILED, or PAST for a result from which a restarted search
+        does not learn.
       count: number of rows in use.
       seen: mask of the pool codes that are in the history; length 0 without a pool.
     """
@@ -114,9 +114,10 @@ def receive(
 
 
 def set_aside(history: History, when: Bool[Array, ""]) -> History:
-    """Returns the history with all finished trials PAST if `when`: they are not drawn again, nor learned from."""
-    finished = (history.status == DONE) | (history.status == FAILED)
-    return dataclasses.replace(history, status=jnp.where(when & finished, PAST, history.status))
+    """Returns the history with all results PAST if `when`; if results are PAST already, they are DONE again instead."""
+    past = history.status == PAST
+    turned = jnp.where(jnp.any(past), jnp.where(past, DONE, history.status), jnp.where(history.done, PAST, history.status))
+    return dataclasses.replace(history, status=jnp.where(when, turned, history.status))
 
 
 def find_row(history: History, code: Int[Array, " dims"]) -> Int[Array, ""]:

@@ -43,6 +43,7 @@ class LaNASState:
       model: Gaussian process that predicts the values of codes inside a region, learned from trials with a value.
       modelled: history row of each model row.
       learned: number of results the tree was last learned from.
+      start: history row at which the present round began.
       acceptance: share of moves accepted by the lattice chains in the last ask; 1 if no chains were run.
     """
 
@@ -52,6 +53,7 @@ class LaNASState:
     model: GaussianProcess
     modelled: Int[Array, " rows"]
     learned: Int[Array, ""]
+    start: Int[Array, ""]
     acceptance: Float[Array, ""]
 
 
@@ -72,8 +74,9 @@ class LaNAS:
         draws go where the model is most uncertain.
       relearn_every: number of new results between two learning phases.
       rank_targets: use of ranks instead of values as the targets of the tree.
-      patience: least number of results without a gain after which the search restarts: from then on, the tree and the
-        model learn from new trials only. At least as many as the best trial had taken are waited for; 0 for no restart.
+      patience: least number of results without a gain that ends a round; 0 for no end. A round that found its best
+        trial late may take as many results again. Rounds alternate: in one the tree and the model learn from all
+        results, in the next only from its own, as if the search had just begun.
       expected_improvement: choice of a region's code by greatest expected improvement instead of uniformly.
       chains: number of parallel random walks per draw in a space without a pool.
       steps: number of moves per walk.
@@ -90,7 +93,7 @@ class LaNAS:
     initial: int = 15
     relearn_every: int = 1
     rank_targets: bool = True
-    patience: int = 40
+    patience: int = 80
     expected_improvement: bool = True
     chains: int = 64
     steps: int = 64
@@ -127,6 +130,7 @@ class LaNAS:
             model=model,
             modelled=jnp.zeros(model.rows, jnp.int32),
             learned=jnp.zeros((), jnp.int32),
+            start=jnp.zeros((), jnp.int32),
             acceptance=jnp.ones(()),
         )
 
@@ -196,12 +200,12 @@ def _with_outstanding(searcher: LaNAS, state: LaNASState) -> GaussianProcess:
 @jax.jit
 def _tell(searcher: LaNAS, state: LaNASState, codes: Codes, values: Array) -> LaNASState:
     history, told = hist.record(state.history, searcher.space, searcher.pool, codes, values)
-    restarts = _stuck(searcher, history)
-    history = hist.set_aside(history, restarts)
+    ends = _round_ends(searcher, state.start, history)
+    history, start = hist.set_aside(history, ends), jnp.where(ends, history.count, state.start)
     done, current = history.done, history.used & (history.status != hist.PAST)
     root = partition.lone_root(searcher.height, len(searcher.space.feature_names))
-    tree = jax.tree.map(lambda a, b: jnp.where(restarts, a, b), root, state.tree)
-    last = jnp.where(restarts, 0, state.learned)
+    tree = jax.tree.map(lambda a, b: jnp.where(ends, a, b), root, state.tree)
+    last = jnp.where(ends, 0, state.learned)
     scores = surrogate.normal_scores(history.values, done)
     targets = jnp.where(searcher.rank_targets, scores, history.values)
     means = jnp.where(searcher.rank_targets, surrogate.rank_shares(history.values, done), history.values)
@@ -215,25 +219,30 @@ def _tell(searcher: LaNAS, state: LaNASState, codes: Codes, values: Array) -> La
     due = results - last >= jnp.where(last == 0, searcher.initial, searcher.relearn_every)
     tree = partition.count_trials(jax.lax.cond(due, learn, lambda: tree), features, means, done, current)
     learned = jnp.where(due, results, last)
-    state = dataclasses.replace(state, history=history, tree=tree, learned=learned)
-    return _with_model(searcher, state, scores, told) if searcher.expected_improvement else state
+    state = dataclasses.replace(state, history=history, tree=tree, learned=learned, start=start)
+    return _with_model(searcher, state, scores, told, ends) if searcher.expected_improvement else state
 
 
-def _stuck(searcher: LaNAS, history: History) -> Bool[Array, ""]:
-    """Returns whether as many results as `patience` says, in the order of asks, have not exceeded the best one."""
-    done, row = history.done, jnp.arange(history.capacity)
-    best = jnp.argmax(jnp.where(done, history.values, -jnp.inf))
-    taken, since = jnp.sum(done & (row <= best)), jnp.sum(done & (row > best))
+def _round_ends(searcher: LaNAS, start: Int[Array, ""], history: History) -> Bool[Array, ""]:
+    """Returns whether enough results of the round, in the order of asks, came after its best one."""
+    row = jnp.arange(history.capacity)
+    best = jnp.argmax(jnp.where(history.done, history.values, -jnp.inf))
+    since = jnp.sum(history.done & (row >= start) & (row > best))
+    taken = jnp.sum(history.done & (row >= start)) - since
     return (searcher.patience > 0) & (since >= jnp.maximum(searcher.patience, taken))
 
 
 def _with_model(
-    searcher: LaNAS, state: LaNASState, scores: Float[Array, " capacity"], told: Int[Array, " n"]
+    searcher: LaNAS,
+    state: LaNASState,
+    scores: Float[Array, " capacity"],
+    told: Int[Array, " n"],
+    begins: Bool[Array, ""],
 ) -> LaNASState:
     """Returns the state with its model updated to its history; `told` holds the rows that changed.
 
-    New trials are appended to the model. The model is rebuilt from the most informative trials if one of its trials
-    has lost its value, or, in long searches, if it is full.
+    New trials are appended to the model. The model is rebuilt from the most informative trials if a round begins, if
+    one of its trials has lost its value, or, in long searches, if it is full.
     """
     history, model, space = state.history, state.model, searcher.space
     inside = jnp.zeros(history.capacity, bool).at[state.modelled].max(jnp.arange(model.rows) < model.count)
@@ -242,7 +251,7 @@ def _with_model(
     limit = model.rows if history.capacity <= model.rows else model.rows - model.rows // 8
     full = model.count + jnp.sum(new) > limit
 
-    anew = full | jnp.any(inside & ~history.done)
+    anew = full | begins | jnp.any(inside & ~history.done)
     kept = history.capacity if history.capacity <= model.rows else model.rows * 3 // 4
     length, nothing = max(kept, told.shape[0]), history.capacity
     telling, latest = _most_telling(history, kept), jnp.where(new, told, nothing)

@@ -111,25 +111,28 @@ def test_values_only_matter_through_their_ranks():
     assert (codes != others).any()
 
 
-def test_a_search_without_a_gain_restarts_and_learns_from_new_trials_only():
-    """The first code is the best by far. Its round ends after eight others; the next begins as a search does."""
+def test_a_search_without_a_gain_begins_anew_and_then_learns_from_all():
+    """The first code is the best by far. Its round ends after eight others; the next begins as a search does.
+
+    When that one gains nothing more, either, a round of all results follows, and then again one of its own.
+    """
     searcher = on_pool(initial=4, patience=8)
     state, codes = searcher.ask(searcher.init(jax.random.key(0)), BATCH)
     first = codes[0]
     state = searcher.tell(state, codes, additive(codes) + np.float32([100, 0, 0, 0]))
-    results, splits, asked = [], [], [np.asarray(codes)]
-    for _ in range(6):
+    learned, known, asked = [], [], [np.asarray(codes)]
+    for i in range(9):
         state, codes = searcher.ask(state, BATCH)
-        state = searcher.tell(state, codes, additive(codes))
+        state = searcher.tell(state, codes, np.arange(-BATCH * i, -BATCH * (i + 1), -1, dtype=np.float32))
         asked.append(np.asarray(codes))
-        results.append(int(state.model.count))
-        splits.append(int(state.tree.results[0]))
-    assert results[:3] == splits[:3] == [8, 0, 4]
-    assert len(np.unique(np.concatenate(asked), axis=0)) == 7 * BATCH
+        learned.append(int(state.tree.results[0]))
+        known.append(int(state.model.count))
+    assert learned == known == [8, 0, 4, 8, 24, 28, 0, 4, 8]
+    assert len(np.unique(np.concatenate(asked), axis=0)) == 10 * BATCH
     assert (first == state.history.codes[0]).all()
     assert int(state.history.status[0]) == hist.PAST
-    quiet = searcher.tell(state, np.asarray(first)[None], [float("nan")])  # told anew, it belongs to the present round
-    assert int(quiet.history.status[0]) == hist.FAILED
+    state = searcher.tell(state, np.asarray(first)[None], [float("nan")])  # told again, it belongs to the present round
+    assert int(state.history.status[0]) == hist.FAILED
 
 
 def test_a_best_trial_that_took_long_is_given_as_long_again():
