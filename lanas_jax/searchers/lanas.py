@@ -93,7 +93,7 @@ class LaNAS:
     initial: int = 15
     relearn_every: int = 1
     rank_targets: bool = True
-    patience: int = 80
+    patience: int = 150
     expected_improvement: bool = True
     chains: int = 64
     steps: int = 64
