@@ -24,6 +24,11 @@ from lanas_jax.spaces.base import SearchSpace
 class Specialising(Protocol):
     """A family of networks, with weights for every code, that can build the module of one code."""
 
+    @property
+    def space(self) -> SearchSpace:
+        """The space of the codes."""
+        ...
+
     def init(self, key: PRNGKeyArray, code: Int[Array | np.ndarray, " dims"]) -> tuple[Tree, Tree]:
         """Returns initial weights and batch statistics. The key is consumed."""
         ...
@@ -95,3 +100,13 @@ class FixedNetwork:
     @functools.cached_property
     def _module(self) -> Functional:
         return Functional(lambda: self.build(jax.random.key(0)))
+
+
+def fixed_network(networks: Specialising, code: Int[Array | np.ndarray, " dims"]) -> FixedNetwork:
+    """Returns the network of one code of a family; the same key gives the same weights as `networks.init`.
+
+    Raises:
+      ValueError: the code has the wrong length or an integer out of range.
+    """
+    checked = networks.space.check(np.asarray(code)[None])[0]
+    return FixedNetwork(networks.space, InitialisedFor(networks, tuple(checked.tolist())))

@@ -1,10 +1,10 @@
-"""The convolutions of `models/layers/functions.py` as Flax modules."""
+"""Convolutions and pooling of `models/layers/functions.py`, and the skip connection, as Flax modules."""
 
 from typing import Any
 
 from flax import nnx
 from jax.typing import DTypeLike
-from jaxtyping import Array
+from jaxtyping import Array, Float
 
 from lanas_jax.models.layers import functions
 
@@ -51,6 +51,25 @@ class DepthwiseConv(nnx.Conv):
             conv_general_dilated=_depthwise,
             rngs=rngs,
         )
+
+
+class MaxPool(nnx.Module):
+    """Maximum over 3x3 pixels."""
+
+    def __init__(self, stride: int = 1):
+        self.stride = stride
+
+    def __call__(self, x: Float[Array, "n h w c"]) -> Float[Array, "n h2 w2 c"]:
+        """Applies the pooling."""
+        return functions.max_pool(x, self.stride)
+
+
+class Identity(nnx.Module):
+    """A skip connection of stride 1."""
+
+    def __call__(self, x: Float[Array, "n h w c"]) -> Float[Array, "n h w c"]:
+        """Returns the input."""
+        return x
 
 
 def _convolution(x: Array, kernel: Array, strides: tuple[int, ...], *_: Any, **__: Any) -> Array:

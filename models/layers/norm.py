@@ -4,6 +4,10 @@
 statistics are ``{"mean", "variance"}``. A `Norm` module holds both under Flax's names.
 """
 
+from collections.abc import Callable
+from typing import Any
+
+import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
@@ -49,3 +53,17 @@ def identity_norm(shape: tuple[int, ...]) -> Tree:
 def initial_stats(shape: tuple[int, ...]) -> Tree:
     """Returns initial statistics."""
     return {"mean": jnp.zeros(shape), "variance": jnp.ones(shape)}
+
+
+def batch_statistics(update: Callable[[Any], Any], stats: Any) -> Any:
+    """Returns the means and variances of one batch; zero for those that the batch does not update.
+
+    Running statistics of a supernet mix all trained subnetworks. Averages over batches of these statistics fit a single
+    one.
+
+    Args:
+      update: function that returns the running statistics after one training step on the batch.
+      stats: tree of the shapes and dtypes of running statistics.
+    """
+    moved = update(jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), stats))
+    return jax.tree.map(lambda x: x / (1 - functions.MOMENTUM), moved)

@@ -8,7 +8,6 @@ The layers are those of `models/mobilenet/network.py`. The trainer provides loss
 import dataclasses
 import functools
 import math
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -19,14 +18,14 @@ from jaxtyping import Array, Float, Float32, Int, PRNGKeyArray
 
 from lanas_jax.models import layers
 from lanas_jax.models.functional import Functional, Tree
-from lanas_jax.models.layers.initial import draw_normal
+from lanas_jax.models.layers.initial import draw_tree
 from lanas_jax.models.mobilenet.network import MobileNetNetwork
 from lanas_jax.spaces.inverted_residuals import MobileNet
 from lanas_jax.spaces.mobilenet import MobileNetSpace
 from lanas_jax.spaces.published_mobilenets import PublishedMobileNets
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
+@dataclasses.dataclass(frozen=True)
 class FinalMobileNet:
     """The network of one code as pure functions of its parameters and batch statistics.
 
@@ -41,26 +40,17 @@ class FinalMobileNet:
     """
 
     space: MobileNetSpace | PublishedMobileNets
-    code: Int[np.ndarray, " dims"]
+    code: Int[np.ndarray, " dims"] = dataclasses.field(compare=False)
     compute_dtype: DTypeLike = jnp.float32
     dropout: float = 0.2
+    integers: tuple[int, ...] = dataclasses.field(init=False, repr=False)  # the code, in a form that compares
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "code", self.space.check(np.asarray(self.code)[None])[0])
+        object.__setattr__(self, "integers", tuple(self.code.tolist()))
         layers.check_compute_dtype(self.compute_dtype)
         if not 0 <= self.dropout < 1:
             raise ValueError(f"dropout must be in [0, 1); got {self.dropout}")
-
-    def __eq__(self, other: object) -> bool:
-        return type(other) is type(self) and self._identity == other._identity
-
-    def __hash__(self) -> int:
-        return hash(self._identity)
-
-    @property
-    def _identity(self) -> tuple[Any, ...]:
-        """Hashable identity for equality; arrays cannot be compared directly."""
-        return self.space, tuple(self.code.tolist()), self.compute_dtype, self.dropout
 
     @functools.cached_property
     def spec(self) -> MobileNet:
@@ -128,7 +118,7 @@ def initial_weights(key: PRNGKeyArray, module: Functional) -> tuple[Tree, Tree]:
     input, one for a depthwise convolution. Dense layers are normal with variance ``1 / fan_in``.
     """
     shapes = jax.tree.map(lambda x: x.shape, module.params)
-    noise = draw_normal(key, shapes)
+    noise = draw_tree(key, shapes)
     params = jax.tree.map_with_path(_initial, noise)
     fill = {"mean": jnp.zeros, "var": jnp.ones}
     stats = jax.tree.map_with_path(lambda path, x: fill[path[-1].key](x.shape), module.batch_stats)
@@ -141,8 +131,5 @@ def _initial(path: tuple[jax.tree_util.DictKey, ...], noise: Array) -> Array:
         return jnp.ones_like(noise) if name == "scale" else jnp.zeros_like(noise)
     if noise.ndim == 2:
         return noise * math.sqrt(1 / noise.shape[0])
-    return noise * math.sqrt(2 / (math.prod(noise.shape[:2]) * noise.shape[3] / _groups(path, noise)))
-
-
-def _groups(path: tuple[jax.tree_util.DictKey, ...], kernel: Array) -> int:
-    return kernel.shape[3] if any(entry.key == "depthwise" for entry in path) else 1
+    groups = noise.shape[3] if any(entry.key == "depthwise" for entry in path) else 1
+    return noise * math.sqrt(2 / (math.prod(noise.shape[:2]) * noise.shape[3] / groups))

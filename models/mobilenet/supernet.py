@@ -29,6 +29,7 @@ from jaxtyping import Array, Float, Float32, Int, PRNGKeyArray
 from lanas_jax.models import layers
 from lanas_jax.models.functional import Functional, Tree
 from lanas_jax.models.layers import slices
+from lanas_jax.models.layers.norm import batch_statistics
 from lanas_jax.models.layers.switch import Branch, switch
 from lanas_jax.models.mobilenet.final import FinalMobileNet
 from lanas_jax.models.mobilenet.network import Head, InvertedResidual, stem
@@ -94,14 +95,9 @@ class MobileNetSupernet:
         return logits, new_stats if train else batch_stats
 
     def statistics(self, params: Tree, code: Code, images: Float[Array, "n h w c"]) -> Tree:
-        """Returns means and variances of one batch for one code, which may be traced; zero for unused statistics.
-
-        Running statistics mix all trained subnetworks. Averages over batches of these statistics fit a single one.
-        """
-        shapes = self.standalone(self.space.cardinalities - 1).module.batch_stats
-        zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
-        _, moved = self.apply(params, zeros, code, images, train=True)
-        return jax.tree.map(lambda x: x / (1 - layers.MOMENTUM), moved)
+        """Returns `batch_statistics` of one code, which may be traced."""
+        stats = self.standalone(self.space.cardinalities - 1).module.batch_stats
+        return batch_statistics(lambda stats: self.apply(params, stats, code, images, train=True)[1], stats)
 
     def extract(self, params: Tree, batch_stats: Tree, code: Code) -> tuple[Tree, Tree]:
         """Returns the weights and batch statistics that a code uses, in the layout of its `standalone` network.
@@ -141,7 +137,8 @@ class MobileNetSupernet:
         spec = self._spec(width)
         x = layers.resized(images, self.space.resolutions[resolution])
         new_stats: dict[str, Any] = {"blocks": {}}
-        x, new_stats["stem"] = _layer(self._stem(spec), train, (x, params["stem"]), batch_stats["stem"])
+        start = Functional(lambda: stem(spec, dtype=self.compute_dtype, rngs=nnx.Rngs(0)))
+        x, new_stats["stem"] = _layer(start, train, (x, params["stem"]), batch_stats["stem"])
         first = _block(spec.blocks[0], spec.gate, self._dtype)
         x, new_stats["blocks"][0] = _layer(first, train, (x, params["blocks"][0]), batch_stats["blocks"][0])
         for s in range(len(self.space.stages)):
@@ -149,7 +146,8 @@ class MobileNetSupernet:
             weights, stats = ([tree["blocks"][row] for row in rows] for tree in (params, batch_stats))
             x, moved = self._stage(spec.gate, width, s, train, x, weights, stats, cases[s])
             new_stats["blocks"] |= dict(zip(rows, moved, strict=True))
-        logits, new_stats["head"] = _layer(self._head(spec), train, (x, params["head"]), batch_stats["head"])
+        head = Functional(lambda: Head(spec, dtype=self.compute_dtype, rngs=nnx.Rngs(0)))
+        logits, new_stats["head"] = _layer(head, train, (x, params["head"]), batch_stats["head"])
         return logits, new_stats
 
     def _stage(
@@ -189,12 +187,6 @@ class MobileNetSupernet:
         code = np.zeros(self.space.dims, np.int32)
         code[1] = width
         return self.space.network(code)
-
-    def _stem(self, spec: MobileNet) -> Functional:
-        return Functional(lambda: stem(spec, dtype=self.compute_dtype, rngs=nnx.Rngs(0)))
-
-    def _head(self, spec: MobileNet) -> Functional:
-        return Functional(lambda: Head(spec, dtype=self.compute_dtype, rngs=nnx.Rngs(0)))
 
     @property
     def _dtype(self) -> np.dtype:

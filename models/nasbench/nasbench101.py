@@ -19,7 +19,7 @@ from jaxtyping import Array, Float, Float32, Int, PRNGKeyArray
 
 from lanas_jax.models import layers
 from lanas_jax.models.fixed import FixedNetwork
-from lanas_jax.models.layers.conv import Conv
+from lanas_jax.models.layers.conv import Conv, MaxPool
 from lanas_jax.models.layers.norm import Norm
 from lanas_jax.spaces.nasbench101 import OPERATIONS, NASBench101Space
 from lanas_jax.spaces.nasbench101_network import NASBench101CellShape, vertex_channels
@@ -93,14 +93,6 @@ class ConvNormRelu(nnx.Module):
     def __call__(self, x: Float[Array, "n h w c"]) -> Float[Array, "n h w d"]:
         """Applies the three layers."""
         return jax.nn.relu(self.norm(self.conv(x)))
-
-
-class MaxPool3x3(nnx.Module):
-    """Maximum over 3x3 pixels."""
-
-    def __call__(self, x: Float[Array, "n h w c"]) -> Float[Array, "n h w c"]:
-        """Applies the pooling."""
-        return layers.max_pool(x)
 
 
 class NASBench101Cell(nnx.Module):
@@ -182,5 +174,5 @@ class NASBench101Network(nnx.Module):
 
 def _operation(operation: str, channels: int, dtype: DTypeLike, rngs: nnx.Rngs) -> nnx.Module:
     if operation == MAX_POOL:
-        return MaxPool3x3()
+        return MaxPool()
     return ConvNormRelu(channels, channels, 3 if operation == CONV_3X3 else 1, dtype=dtype, rngs=rngs)

@@ -12,6 +12,7 @@ convolutions are rounded; parameters, gradients, statistics, global average pool
 """
 
 import dataclasses
+import functools
 import math
 from typing import Any
 
@@ -19,12 +20,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from jax.flatten_util import ravel_pytree
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Float32, Int, PRNGKeyArray
 
 from lanas_jax.models import layers
-from lanas_jax.models.fixed import FixedNetwork, InitialisedFor
+from lanas_jax.models.fixed import FixedNetwork, fixed_network
+from lanas_jax.models.layers.initial import draw_tree
 from lanas_jax.models.layers.norm import identity_norm, initial_stats, norm
 from lanas_jax.models.nasbench.nasbench201_cell import relu_conv_norm, run_stage
 from lanas_jax.models.nasbench.nasbench201_network import NASBench201Network, network_state
@@ -118,8 +119,10 @@ class NASBench201:
           ValueError: the code has the wrong length or an integer out of range.
         """
         checked = self.space.check(np.asarray(code)[None])[0]
-        graph = nnx.graphdef(nnx.eval_shape(lambda: self._network(checked)))
-        return nnx.merge(graph, network_state(params, batch_stats, checked))
+        module = nnx.eval_shape(
+            lambda: NASBench201Network(self.space, checked, dtype=self.compute_dtype, rngs=nnx.Rngs(0))
+        )
+        return nnx.merge(nnx.graphdef(module), network_state(params, batch_stats, checked))
 
     def build(self, code: Code, rngs: nnx.Rngs) -> NASBench201Network:
         """Builds the network of one code, initialised as by `init`; consumes one key of the stream ``params``."""
@@ -132,14 +135,10 @@ class NASBench201:
         Raises:
           ValueError: the code has the wrong length or an integer out of range.
         """
-        checked = self.space.check(np.asarray(code)[None])[0]
-        return FixedNetwork(self.space, InitialisedFor(self, tuple(checked.tolist())))
-
-    def _network(self, code: Int[np.ndarray, " dims"]) -> NASBench201Network:
-        return NASBench201Network(self.space, code, dtype=self.compute_dtype, rngs=nnx.Rngs(0))
+        return fixed_network(self, code)
 
     def _noise(self, key: PRNGKeyArray) -> Tree:
-        """Draws uniform numbers in [-1, 1) for all kernels at once; a separate draw takes a second to compile."""
+        """Draws uniform numbers in [-1, 1) for all kernels."""
         space, stages = self.space, self.space.stages
         last = stages[-1].channels
         shapes = {
@@ -148,9 +147,7 @@ class NASBench201:
             "reductions": [_reduction_shapes(stage) for stage in stages[:-1]],
             "head": {"kernel": (last, space.classes), "bias": (space.classes,)},
         }
-        zeros = jax.tree.map(jnp.zeros, shapes, is_leaf=lambda x: isinstance(x, tuple))
-        flat, unravel = ravel_pytree(zeros)
-        return unravel(jax.random.uniform(key, flat.shape, minval=-1.0))
+        return draw_tree(key, shapes, functools.partial(jax.random.uniform, minval=-1.0))
 
     def _edge_weights(self, noise: Float[Array, "cells edges 3 3 c c"], code: Code) -> Tree:
         """Returns the edge weights of a stage; zero for weights that the code does not use."""

@@ -8,14 +8,9 @@ Each edge has the union of the weights that the five operations need, stacked ov
 The batch statistics ``mean`` and ``variance`` have the same layout. Weights that a code does not use are zero and stay
 zero. Weights and statistics are float32; a cell computes in the dtype of its images and rounds kernels to it.
 
-Loops over cells and edges contain the only `lax.switch`, so that each operation is compiled once per stage and only the
-selected ones run. The gradient of a switch would save the residuals of all branches, so an edge has a custom gradient,
-which saves only the images and recomputes the operation.
+Loops over cells and edges contain the only switch, so that each operation is compiled once per stage and only the
+selected ones run. Its gradient is that of `models/layers/switch.py`, which recomputes the selected operation.
 """
-
-from collections.abc import Callable, Sequence
-from functools import partial
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -25,11 +20,11 @@ from jaxtyping import Array, Float, Int
 
 from lanas_jax.models import layers
 from lanas_jax.models.layers.norm import norm
+from lanas_jax.models.layers.switch import Branch, switch
 from lanas_jax.spaces.nasbench201 import EDGES
 
 Tree = dict[str, Array]
 Images = Float[Array, "n h w c"]
-Operation = Callable[[Array, Tree, Tree], tuple[Array, Tree]]
 
 
 def run_stage(
@@ -52,9 +47,11 @@ def run_stage(
 
 
 def _run_cell(x: Images, params: Tree, batch_stats: Tree, code: Int[Array, " 6"], train: bool) -> tuple[Images, Tree]:
+    operations = _operations(train)
+
     def edge(nodes: Float[Array, "nodes n h w c"], own: tuple) -> tuple[Array, Tree]:
         (source, target), operation, weights, stats = own
-        y, new_stats = _run_edge(train, operation, _node(nodes, source), weights, stats)
+        y, new_stats = switch(operations, operation, (_node(nodes, source), weights), stats)
         return lax.dynamic_update_index_in_dim(nodes, _node(nodes, target) + y, target, 0), new_stats
 
     ends = tuple(jnp.asarray(column) for column in np.array(EDGES, np.int32).T)
@@ -67,44 +64,20 @@ def _node(nodes: Float[Array, "nodes n h w c"], i: Int[Array, ""]) -> Images:
     return lax.dynamic_index_in_dim(nodes, i, 0, keepdims=False)
 
 
-@partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _run_edge(train: bool, operation: Int[Array, ""], x: Images, weights: Tree, stats: Tree) -> tuple[Images, Tree]:
-    return lax.switch(operation, _operations(train), x, weights, stats)
+def _operations(train: bool) -> tuple[Branch, ...]:
+    """Returns the operations in code order, `((x, weights), stats) -> (y, stats)`."""
 
+    def narrow(operands: tuple[Array, Tree], stats: Tree) -> tuple[Array, Tree]:
+        x, weights = operands
+        return relu_conv_norm(x, weights | {"kernel": weights["kernel"][1:2, 1:2]}, stats, train)
 
-def _run_edge_forward(train: bool, operation: Array, x: Array, weights: Tree, stats: Tree) -> tuple[Any, tuple]:
-    return _run_edge(train, operation, x, weights, stats), (operation, x, weights, stats)
-
-
-def _run_edge_backward(train: bool, saved: tuple, cotangents: tuple[Array, Tree]) -> tuple:
-    operation, x, weights, stats = saved
-    dy, _ = cotangents  # running statistics have no gradient
-    pullbacks = [partial(_pullback, operation) for operation in _operations(train)]
-    dx, dweights = lax.switch(operation, pullbacks, x, weights, stats, dy)
-    return None, dx, dweights, jax.tree.map(jnp.zeros_like, stats)
-
-
-_run_edge.defvjp(_run_edge_forward, _run_edge_backward)
-
-
-def _pullback(operation: Operation, x: Array, weights: Tree, stats: Tree, dy: Array) -> tuple[Array, Tree]:
-    _, pullback = jax.vjp(lambda x, weights: operation(x, weights, stats)[0], x, weights)
-    return pullback(dy)
-
-
-def _operations(train: bool) -> Sequence[Operation]:
-    """Returns the operations in code order, `(x, weights, stats) -> (y, stats)`."""
-    return [
-        lambda x, weights, stats: (jnp.zeros_like(x), stats),
-        lambda x, weights, stats: (x, stats),
-        lambda x, weights, stats: relu_conv_norm(x, _centre(weights), stats, train),
-        lambda x, weights, stats: relu_conv_norm(x, weights, stats, train),
-        lambda x, weights, stats: (layers.average_pool(x), stats),
-    ]
-
-
-def _centre(weights: Tree) -> Tree:
-    return weights | {"kernel": weights["kernel"][1:2, 1:2]}
+    return (
+        lambda operands, stats: (jnp.zeros_like(operands[0]), stats),
+        lambda operands, stats: (operands[0], stats),
+        narrow,
+        lambda operands, stats: relu_conv_norm(*operands, stats, train),
+        lambda operands, stats: (layers.average_pool(operands[0]), stats),
+    )
 
 
 def relu_conv_norm(x: Images, weights: Tree, stats: Tree, train: bool, stride: int = 1) -> tuple[Array, Tree]:

@@ -15,7 +15,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Float32, Int
 
 from lanas_jax.models import layers
-from lanas_jax.models.layers.conv import Conv
+from lanas_jax.models.layers.conv import Conv, Identity
 from lanas_jax.models.layers.norm import Norm, norm_state
 from lanas_jax.spaces.nasbench201 import (
     AVERAGE_POOL,
@@ -48,14 +48,6 @@ class AveragePool(nnx.Module):
     def __call__(self, x: Float[Array, "n h w c"]) -> Float[Array, "n h w c"]:
         """Applies the pooling."""
         return layers.average_pool(x)
-
-
-class SkipConnection(nnx.Module):
-    """A skip connection."""
-
-    def __call__(self, x: Float[Array, "n h w c"]) -> Float[Array, "n h w c"]:
-        """Returns the input."""
-        return x
 
 
 class Zero(nnx.Module):
@@ -169,4 +161,4 @@ def _conv_state(weights: Tree, stats: Tree) -> Tree:
 def _operation(operation: int, channels: int, dtype: DTypeLike, rngs: nnx.Rngs) -> nnx.Module:
     if operation in (CONV_1X1, CONV_3X3):
         return ReluConvNorm(channels, channels, 3 if operation == CONV_3X3 else 1, dtype=dtype, rngs=rngs)
-    return {NONE: Zero, SKIP_CONNECT: SkipConnection, AVERAGE_POOL: AveragePool}[operation]()
+    return {NONE: Zero, SKIP_CONNECT: Identity, AVERAGE_POOL: AveragePool}[operation]()

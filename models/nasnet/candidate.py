@@ -28,11 +28,11 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Float32, Int, PRNGKeyArray
 
 from lanas_jax.models import layers
-from lanas_jax.models.fixed import FixedNetwork, InitialisedFor
+from lanas_jax.models.fixed import FixedNetwork, fixed_network
 from lanas_jax.models.nasnet.auxiliary import AuxiliaryHead
 from lanas_jax.models.nasnet.network import NASNetNetwork, network_state
-from lanas_jax.models.nasnet.stack import Code, Stack, Tree, map_branches
-from lanas_jax.spaces.nasnet import SEP_CONV_3X3, SEP_CONV_5X5, SKIP_CONNECT, NASNetCellShape, NASNetSpace
+from lanas_jax.models.nasnet.stack import PIXELS, Code, Stack, Tree, halves_with_weights, map_branches
+from lanas_jax.spaces.nasnet import NASNetCellShape, NASNetSpace
 
 
 @dataclasses.dataclass(frozen=True)
@@ -114,8 +114,7 @@ class NASNet:
         Raises:
           ValueError: the code has the wrong length or an integer out of range.
         """
-        checked = self.space.check(np.asarray(code)[None])[0]
-        return FixedNetwork(self.space, InitialisedFor(self, tuple(checked.tolist())))
+        return fixed_network(self, code)
 
     def _network(self, code: Int[np.ndarray, " dims"], auxiliary: bool) -> NASNetNetwork:
         return NASNetNetwork(
@@ -138,12 +137,8 @@ class NASNet:
         codes = jnp.asarray(code, jnp.int32)[None]
         operations = self.space.operations(codes)[0, shape.cell].reshape(-1)
         sources = self.space.inputs(codes)[0, shape.cell].reshape(-1)
-        separable = (operations == SEP_CONV_3X3) | (operations == SEP_CONV_5X5)
-        skip_reduce = (operations == SKIP_CONNECT) & (sources < 2) & shape.reduction
-        uses = jnp.stack([separable | skip_reduce, separable], axis=1)
-        centre = np.pad(np.ones((3, 3), bool), 1)[None]
-        window = (operations == SEP_CONV_5X5)[:, None, None] | ((operations == SEP_CONV_3X3)[:, None, None] & centre)
-        return uses, jnp.repeat(window[:, None], 2, axis=1)
+        uses = jnp.stack(halves_with_weights(operations, sources, shape.reduction), axis=1)
+        return uses, jnp.repeat(jnp.asarray(PIXELS)[operations][:, None], 2, axis=1)
 
 
 def _by_row(x: Float[Array, "branches 2 ..."], cell: int = 0) -> Float[Array, "rows ..."]:

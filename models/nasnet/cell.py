@@ -227,7 +227,8 @@ def _run_backward(mode: Mode, saved: tuple, cotangents: tuple[Array, Tree]) -> t
             i, (dbuffers, dparams) = order[i], carry
             row, places = steps.weights[i], (buffers, dbuffers, steps.read[i], dread[i], dwrite[i], is_middle[i])
             dx, drow = lax.switch(steps.operation[i], pullbacks, *places, _row(params, row), _row(batch_stats, row))
-            return _set(dbuffers, which, dread[i], dx), _increase_row(dparams, row, drow)
+            total = jax.tree.map(jnp.add, _row(dparams, row), drow)
+            return _set(dbuffers, which, dread[i], dx), _set_row(dparams, row, total)
 
         return lax.fori_loop(0, jnp.sum(chosen, dtype=jnp.int32), step, carry)
 
@@ -255,17 +256,9 @@ def _set_row(tree: Tree, i: Array, row: Tree) -> Tree:
     return jax.tree.map(lambda x, y: lax.dynamic_update_index_in_dim(x, y, i, 0), tree, row)
 
 
-def _increase_row(tree: Tree, i: Array, row: Tree) -> Tree:
-    return jax.tree.map(lambda x, y: _increase(x, i, y), tree, row)
-
-
 def _get(x: Array, i: Array) -> Array:
     """Returns ``x[i]``; an index out of range is clamped."""
     return lax.dynamic_index_in_dim(x, i, 0, keepdims=False)
-
-
-def _increase(x: Array, i: Array, y: Array) -> Array:
-    return lax.dynamic_update_index_in_dim(x, _get(x, i) + y, i, 0)
 
 
 def _buffers(inputs: Array, middles: int, blocks: int, reduction: bool) -> Buffers:

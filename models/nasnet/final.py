@@ -8,7 +8,6 @@ augmentation.
 
 import dataclasses
 import functools
-from typing import Any
 
 import jax
 import numpy as np
@@ -24,7 +23,7 @@ from lanas_jax.models.nasnet.network import NASNetNetwork, auxiliary_cell, auxil
 from lanas_jax.spaces.nasnet import NASNetSpace
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
+@dataclasses.dataclass(frozen=True)
 class FinalNASNet:
     """The network of one code as pure functions of its parameters and batch statistics.
 
@@ -38,24 +37,15 @@ class FinalNASNet:
     """
 
     network: NASNet
-    code: Int[np.ndarray, " dims"]
+    code: Int[np.ndarray, " dims"] = dataclasses.field(compare=False)
     auxiliary: bool = True
+    integers: tuple[int, ...] = dataclasses.field(init=False, repr=False)  # the code, in a form that compares
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "code", self.space.check(np.asarray(self.code)[None])[0])
+        object.__setattr__(self, "integers", tuple(self.code.tolist()))
         if self.auxiliary:
             pool_window(self.space.shapes[auxiliary_cell(self.space)].output_size)
-
-    def __eq__(self, other: object) -> bool:
-        return type(other) is type(self) and self._identity == other._identity
-
-    def __hash__(self) -> int:
-        return hash(self._identity)
-
-    @property
-    def _identity(self) -> tuple[Any, ...]:
-        """Hashable identity for equality; arrays cannot be compared directly."""
-        return self.network, tuple(self.code.tolist()), self.auxiliary
 
     @property
     def space(self) -> NASNetSpace:

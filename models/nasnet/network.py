@@ -13,14 +13,12 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Float32, Int
 
 from lanas_jax.models import layers
-from lanas_jax.models.layers.conv import Conv
+from lanas_jax.models.layers.conv import Conv, Identity, MaxPool
 from lanas_jax.models.layers.norm import AnyArray, Norm, norm_state
 from lanas_jax.models.nasnet.auxiliary import AuxiliaryHead
 from lanas_jax.models.nasnet.operations import (
     Arithmetic,
     FactorisedReduce,
-    Identity,
-    MaxPool,
     Preprocess,
     SeparableConv,
 )

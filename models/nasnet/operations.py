@@ -61,25 +61,6 @@ class SeparableConv(nnx.Module):
         return x
 
 
-class MaxPool(nnx.Module):
-    """Maximum over 3x3 pixels."""
-
-    def __init__(self, stride: int):
-        self.stride = stride
-
-    def __call__(self, x: Float[Array, "n h w c"]) -> Float[Array, "n h2 w2 c"]:
-        """Applies the pooling."""
-        return layers.max_pool(x, self.stride)
-
-
-class Identity(nnx.Module):
-    """A skip connection of stride 1."""
-
-    def __call__(self, x: Float[Array, "n h w c"]) -> Float[Array, "n h w c"]:
-        """Returns the input."""
-        return x
-
-
 class Preprocess(nnx.Module):
     """ReLU, 1x1 convolution, normalisation."""
 

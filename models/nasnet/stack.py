@@ -18,14 +18,25 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Float32, Int, PRNGKeyArray
 
 from lanas_jax.models import layers
-from lanas_jax.models.layers.initial import draw_normal
+from lanas_jax.models.layers.initial import draw_tree
 from lanas_jax.models.layers.norm import identity_norm, initial_stats, norm
 from lanas_jax.models.nasnet.cell import Branches, Mode, run_cell
-from lanas_jax.spaces.nasnet import NASNetCellShape, NASNetSpace
+from lanas_jax.spaces.nasnet import (
+    OPERATIONS,
+    SEP_CONV_3X3,
+    SEP_CONV_5X5,
+    SKIP_CONNECT,
+    NASNetCellShape,
+    NASNetSpace,
+)
 
 Tree = dict[str, Any]
 Code = Int[Array | np.ndarray, " dims"]
 AnyBool = Bool[Array | np.ndarray, "..."]
+
+PIXELS = np.zeros((len(OPERATIONS), 5, 5), bool)  # pixels of the depthwise kernel that each operation uses
+PIXELS[SEP_CONV_3X3, 1:4, 1:4] = True
+PIXELS[SEP_CONV_5X5] = True
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,7 +67,7 @@ class Stack:
         """
         space = self.space
         used = [branches(shape) for shape in space.shapes]
-        noise = draw_normal(key, self._kernel_shapes([rows.shape for rows, _ in used]))
+        noise = draw_tree(key, self._kernel_shapes([rows.shape for rows, _ in used]))
         stem = _scaled(noise["stem"], 2 / (9 * space.image_channels))
         mask, channels = self._parts(code, space.cells - 1)
         head = _keep(_scaled(noise["head"], 1 / (mask.sum() * channels)), mask)
@@ -187,6 +198,17 @@ class Stack:
         weights = identity_norm((*rows.shape, shape.channels))
         branches |= {name: _keep(value, rows) for name, value in weights.items()}
         return {"inputs": inputs, "branches": branches}
+
+
+def halves_with_weights(
+    operation: Int[Array | np.ndarray, "..."], source: Int[Array | np.ndarray, "..."], reduction: bool
+) -> tuple[AnyBool, AnyBool]:
+    """Returns whether the first and the second half of branches have weights.
+
+    Both halves of a separable convolution have, and the first half of a skip of stride 2.
+    """
+    separable = (operation == SEP_CONV_3X3) | (operation == SEP_CONV_5X5)
+    return separable | ((operation == SKIP_CONNECT) & (source < 2) & reduction), separable
 
 
 def map_branches(change: Callable[[Any, int], Any], tree: Tree) -> Tree:

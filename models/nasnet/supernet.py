@@ -19,10 +19,11 @@ from jaxtyping import Array, Bool, Float, Float32, Int, PRNGKeyArray
 
 from lanas_jax.models import layers
 from lanas_jax.models.functional import arrays
+from lanas_jax.models.layers.norm import batch_statistics
 from lanas_jax.models.nasnet.candidate import NASNet
 from lanas_jax.models.nasnet.final import FinalNASNet
-from lanas_jax.models.nasnet.stack import Code, Stack, Tree, map_branches
-from lanas_jax.spaces.nasnet import OPERATIONS, SEP_CONV_3X3, SEP_CONV_5X5, SKIP_CONNECT, NASNetCellShape
+from lanas_jax.models.nasnet.stack import PIXELS, Code, Stack, Tree, halves_with_weights, map_branches
+from lanas_jax.spaces.nasnet import OPERATIONS, NASNetCellShape
 from lanas_jax.spaces.nasnet_masks import NASNetMasks
 
 
@@ -78,14 +79,10 @@ class NASNetSupernet:
         return self._stack.apply(params, batch_stats, code, rows, images, train=train)
 
     def statistics(self, params: Tree, code: Code, images: Float[Array, "n h w c"]) -> Tree:
-        """Returns means and variances of one batch for one code, which may be traced; zero for unused statistics.
-
-        Running statistics mix all trained subnetworks. Averages over batches of these statistics fit a single one.
-        """
+        """Returns `batch_statistics` of one code, which may be traced."""
         rows = [(len(_rows_used(self.space.blocks, shape.reduction)[0]),) for shape in self.space.shapes]
-        zeros = jax.tree.map(jnp.zeros_like, self._stack.init_stats(rows))
-        _, moved = self.apply(params, zeros, code, images, train=True)
-        return jax.tree.map(lambda x: x / (1 - layers.MOMENTUM), moved)
+        stats = jax.eval_shape(lambda: self._stack.init_stats(rows))
+        return batch_statistics(lambda stats: self.apply(params, stats, code, images, train=True)[1], stats)
 
     def extract(self, params: Tree, batch_stats: Tree, code: Code) -> tuple[Tree, Tree]:
         """Returns the weights and batch statistics that a code uses, in the layout of its `standalone` network.
@@ -146,18 +143,14 @@ def _row_table(blocks: int, reduction: bool) -> Int[np.ndarray, "blocks sources 
 
 
 def _halves(blocks: int, reduction: bool) -> Bool[np.ndarray, "blocks sources operations 2"]:
-    """Returns the halves that have weights: both of separable convolutions, the first of skips of stride 2."""
-    block, source, operation, half = np.ogrid[:blocks, : blocks + 1, : len(OPERATIONS), :2]
-    separable = (operation == SEP_CONV_3X3) | (operation == SEP_CONV_5X5)
-    skip_reduce = (operation == SKIP_CONNECT) & (source < 2) & (half == 0) & reduction
-    return (source < block + 2) & (separable | skip_reduce)
+    """Returns which halves of each operation on each input of each block have weights."""
+    block, source, operation = np.ogrid[:blocks, : blocks + 1, : len(OPERATIONS)]
+    halves = (half & (source < block + 2) for half in halves_with_weights(operation, source, reduction))
+    return np.stack(np.broadcast_arrays(*halves), axis=-1)
 
 
 @functools.cache
 def _rows_used(blocks: int, reduction: bool) -> tuple[Bool[np.ndarray, " rows"], Bool[np.ndarray, "rows 5 5"]]:
     """Returns the masks for `Stack.init`: all rows, and the pixels of their depthwise kernels."""
     operation = np.nonzero(_halves(blocks, reduction))[2]
-    pixels = np.zeros((len(operation), 5, 5), bool)
-    pixels[operation == SEP_CONV_5X5] = True
-    pixels[operation == SEP_CONV_3X3, 1:4, 1:4] = True
-    return np.ones(len(operation), bool), pixels
+    return np.ones(len(operation), bool), PIXELS[operation]
