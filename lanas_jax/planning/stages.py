@@ -4,10 +4,8 @@ Each stage traces the program that its command runs, with shapes in place of arr
 """
 
 import dataclasses
-import functools
 import math
 from collections.abc import Sequence
-from typing import Any
 
 import jax
 import numpy as np
@@ -164,14 +162,12 @@ def valuation(name: str, valuing: Valuation, *, budget: int, batch: int, setting
 def _shapes_of(data: SearchData, layout: Population) -> Placed:
     everywhere = NamedSharding(layout.mesh, PartitionSpec())
     train, held_out = (
-        jax.tree.map(functools.partial(_shaped, everywhere), (split.images, split.labels))
+        jax.tree.map(
+            lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=everywhere), (split.images, split.labels)
+        )
         for split in (data.train, data.validation)
     )
     return Placed(train, held_out, data)
-
-
-def _shaped(sharding: NamedSharding, leaf: Any) -> jax.ShapeDtypeStruct:
-    return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
 
 
 def _times(number: float | int | None, factor: float | int) -> float | None:

@@ -64,7 +64,8 @@ class ReportData:
 def render(run: ReportData) -> str:
     """Renders the report as the text of an HTML document."""
     body = [_headline(run), *_winner(run), *_plots(run), *limits.section(run.space, run.trials, run.show)]
-    body += [*_tree(run), *_ranking(run), *_trials(run), *_settings(run)]
+    ranked = [] if run.ranking is None else ranking.section(run.ranking)
+    body += [*_tree(run), *ranked, *_trials(run), *_settings(run)]
     head = element(
         "head",
         element("meta", charset="utf-8"),
@@ -211,10 +212,6 @@ def _tree(run: ReportData) -> list[Element]:
     )
     drawing = element("div", tree.draw_tree(run.tree, run.show), class_="wide")
     return [heading, element("p", explanation, class_="quiet"), element("figure", drawing)]
-
-
-def _ranking(run: ReportData) -> list[Element]:
-    return [] if run.ranking is None else ranking.section(run.ranking)
 
 
 def _trials(run: ReportData) -> list[Element]:

@@ -117,13 +117,13 @@ def by_first(do: Callable[[], None], *expected: type[Exception]) -> None:
             do()
         except expected as error:
             raised = error
-    names = [kind.__name__ for kind in expected]
-    kind_and_text = broadcast(None if raised is None else [_kind(raised, expected), str(raised)])
+    which = [isinstance(raised, kind) for kind in expected]
+    found = broadcast(None if raised is None else [which.index(True), str(raised)])
     if raised is not None:
         raise raised
-    if kind_and_text is not None:
-        kind, text = kind_and_text
-        raise expected[names.index(kind)](text)
+    if found is not None:
+        number, text = found
+        raise expected[number](text)
 
 
 def agree(what: str, value: Any) -> None:
@@ -167,7 +167,3 @@ class Preemption:
         several = jax.process_count() > 1
         self.here |= multihost_utils.reached_preemption_sync_point(self._asked) if several else self._heard()
         return self.here
-
-
-def _kind(raised: Exception, expected: tuple[type[Exception], ...]) -> str:
-    return next(kind.__name__ for kind in expected if isinstance(raised, kind))

@@ -273,15 +273,11 @@ def _md5(text: str) -> str:
     return hashlib.md5(text.encode(), usedforsecurity=False).hexdigest()
 
 
-def _split(codes: Int[Array, "n dims"]) -> tuple[packed.Rows, packed.Labels]:
-    return packed.rows_of(codes[:, : len(EDGES)]), codes[:, len(EDGES) :]
-
-
 @jax.jit
 def _pruned(codes: Int[Array, "n dims"]) -> tuple[packed.Rows, packed.Labels, packed.Mask]:
     """Returns pruned rows, labels (0 for pruned vertices), and the mask of the remaining vertices."""
-    rows, labels = _split(codes)
-    rows, kept = packed.prune_graphs(rows)
+    edges, labels = codes[:, : len(EDGES)], codes[:, len(EDGES) :]
+    rows, kept = packed.prune_graphs(packed.rows_of(edges))
     return rows, jnp.where(packed.members(kept)[:, 1:OUTPUT] == 1, labels, 0), kept
 
 

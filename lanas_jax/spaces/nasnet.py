@@ -199,13 +199,13 @@ class NASNetSpace(SearchSpace):
         """Returns the cells as text: one line per block, then the concatenated blocks."""
         code = self.check(np.asarray(code)[None])
         operations, inputs, ends = self.operations(code)[0], self.inputs(code)[0], self.concatenated(code)[0]
+        names = (*INPUT_NAMES, *(f"block {b}" for b in range(self.blocks)))
         lines = []
         for cell, name in enumerate(self.cell_names):
             lines.append(name)
             for b in range(self.blocks):
                 left, right = (
-                    f"{OPERATIONS[op]}({self._input_name(int(i))})"
-                    for op, i in zip(operations[cell, b], inputs[cell, b], strict=True)
+                    f"{OPERATIONS[op]}({names[i]})" for op, i in zip(operations[cell, b], inputs[cell, b], strict=True)
                 )
                 mark = " -> output" if ends[cell, b] else ""
                 lines.append(f"  block {b} = {left:<30} + {right}{mark}")
@@ -230,9 +230,6 @@ class NASNetSpace(SearchSpace):
 
     def _split(self, codes: Codes) -> Int[Array | np.ndarray, "n cells 2 blocks 2"]:
         return codes.reshape(codes.shape[0], len(self.cell_names), 2, self.blocks, 2)
-
-    def _input_name(self, i: int) -> str:
-        return INPUT_NAMES[i] if i < 2 else f"block {i - 2}"
 
     def _depth(self, inputs: Int[Array | np.ndarray, "n cells blocks 2"]) -> Int[Array, "n cells"]:
         depth = jnp.zeros((*inputs.shape[:2], 2 + self.blocks), jnp.int32)
