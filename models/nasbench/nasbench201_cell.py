@@ -75,7 +75,7 @@ def _operations(train: bool) -> tuple[Branch, ...]:
         lambda operands, stats: (jnp.zeros_like(operands[0]), stats),
         lambda operands, stats: (operands[0], stats),
         narrow,
-        lambda operands, stats: relu_conv_norm(*operands, stats, train),
+        lambda operands, stats: relu_conv_norm(operands[0], operands[1], stats, train),
         lambda operands, stats: (layers.average_pool(operands[0]), stats),
     )
 
