@@ -116,7 +116,8 @@ def receive(
 def set_aside(history: History, when: Bool[Array, ""]) -> History:
     """Returns the history with all results PAST if `when`; if results are PAST already, they are DONE again instead."""
     past = history.status == PAST
-    turned = jnp.where(jnp.any(past), jnp.where(past, DONE, history.status), jnp.where(history.done, PAST, history.status))
+    alternatives = jnp.where(past, DONE, history.status), jnp.where(history.done, PAST, history.status)
+    turned = jnp.where(jnp.any(past), *alternatives)
     return dataclasses.replace(history, status=jnp.where(when, turned, history.status))
 
 
