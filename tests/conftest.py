@@ -23,11 +23,13 @@ os.environ |= {
 }
 
 import jax  # noqa: E402
+import jaxtyping  # noqa: E402
 import pytest  # noqa: E402
 from jaxtyping import install_import_hook  # noqa: E402
 
 if os.environ.get("LANAS_CHECK_SHAPES") == "1":
-    install_import_hook(["lanas_jax"], "beartype.beartype")
+    # Integers are floats to users, and to type checkers.
+    install_import_hook(["lanas_jax"], "beartype.beartype(conf=beartype.BeartypeConf(is_pep484_tower=True))")
 
 from lanas_jax.candidates.population import forget_programs  # noqa: E402
 
@@ -77,6 +79,15 @@ def pytest_xdist_make_scheduler(config, log):
             return family(nodeid)
 
     return ByFamily(config, log)
+
+
+@pytest.fixture
+def unchecked():
+    """Without the checks of shapes: for tests of what users are told who hand over something of another type."""
+    before = jaxtyping.config.jaxtyping_disable
+    jaxtyping.config.update("jaxtyping_disable", True)
+    yield
+    jaxtyping.config.update("jaxtyping_disable", before)
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -40,7 +40,8 @@ def replacing_file(path: Path, suffix: str = "partial") -> Iterator[IO[bytes]]:
             os.fsync(file.fileno())
         partial.replace(path)
     except OSError as error:
-        error.filename = error.filename or str(path)  # the system names no file if the disk is full
+        if error.errno is not None and error.filename is None:
+            error.filename = str(path)  # the system names no file if the disk is full
         raise
     finally:
         partial.unlink(missing_ok=True)

@@ -106,6 +106,7 @@ def test_costs_of_the_default_size_are_sixteen_times_those_of_the_images():
         (NASBench101(NASBench101Space(channels=5, cells=1, image_channels=1, classes=3, image_size=8)), True),
     ],
 )
+@pytest.mark.usefixtures("unchecked")
 def test_training_from_scratch_and_its_plan_refuse_other_images_before_anything_is_compiled(network, fits):
     def plan():
         stages.candidates("search", network, TrainConfig(1), data(), budget=1, batch=1, setting="batch")
@@ -137,6 +138,7 @@ def test_supernets_refuse_other_images_and_write_nothing(given, tmp_path):
 
 
 @pytest.mark.parametrize("given", [data(16, 8), data(32, 32), data(channels=3), data(classes=2)])
+@pytest.mark.usefixtures("unchecked")
 def test_the_training_of_a_winner_refuses_other_images_and_writes_nothing(given, tmp_path):
     network = FinalNASNet(NASNet(NASNetSpace(1, **SIZES, image_size=8, classes=3)), np.zeros(4, np.int32), False)
     training = FinalTraining(network, lambda: Dataset(given, given.train), RECIPE)

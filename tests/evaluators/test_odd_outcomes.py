@@ -38,6 +38,20 @@ def experiment(evaluator, **changes):
     return Experiment("odd", SPACE, SEARCHER, evaluator, **{"budget": 8, "batch": 4, "seed": 0} | changes)
 
 
+pytestmark = pytest.mark.usefixtures("unchecked")
+
+
+def odd_outcome(*arguments, **settings):
+    """An Outcome of any types, also where types are checked, as they are when the tests are collected."""
+    outcome = object.__new__(Outcome)
+    fields = dataclasses.fields(Outcome)
+        zip([field.name for field in fields], arguments, strict=False)
+    )
+    for name, value in (given | settings).items():
+        object.__setattr__(outcome, name, value)
+    return outcome
+
+
 ODD = [
     (0.5, "the evaluator returned 0.5 of type float for a code; expected an Outcome"),
     ((0.5, None), "the evaluator returned (0.5, None) of type tuple for a code; expected an Outcome"),
@@ -46,27 +60,27 @@ ODD = [
     ({"value": 1}, "the evaluator returned {'value': 1} of type dict for a code; expected an Outcome"),
     (Outcome, "of type type for a code; expected an Outcome"),
     (np.arange(40.0), "... of type ndarray for a code; expected an Outcome"),
-    (Outcome("high"), "impossible Outcome: value must be a number or None; got 'high' of type str"),
-    (Outcome([0.5]), "value must be a number or None; got [0.5] of type list"),
-    (Outcome(1j), "value must be a number or None; got 1j of type complex"),
-    (Outcome(np.float32([0.5, 0.6])), "value must be a number or None; got"),
-    (Outcome(0.5, multiply_adds=math.nan), "multiply_adds must be a whole number or None; got nan of type float"),
-    (Outcome(0.5, multiply_adds=math.inf), "multiply_adds must be a whole number or None; got inf of type float"),
-    (Outcome(0.5, parameters=2**70), "parameters must be 0 to 2**63 - 1; got 1180591620717411303424 of type int"),
-    (Outcome(0.5, parameters=-1), "parameters must be 0 to 2**63 - 1; got -1 of type int"),
-    (Outcome(0.5, parameters="many"), "parameters must be a whole number or None; got 'many' of type str"),
-    (Outcome(0.5, steps=1.5), "steps must be a whole number or None; got 1.5 of type float"),
-    (Outcome(0.5, train_seconds="long"), "train_seconds must be a number or None; got 'long' of type str"),
-    (Outcome(None), "no reason given"),
-    (Outcome(None, ""), "no reason given"),
-    (Outcome(None, ValueError("of [a, b]")), "ValueError: of [a, b]"),
-    (Outcome(None, 7), "7"),
-    (Outcome(None, os.fsdecode(b"no file /tmp/\xff")), "no file /tmp/\\udcff"),
-    (Outcome(math.nan), "the value is nan"),
-    (Outcome(-math.inf), "the value is -inf"),
-    (Outcome(10**400), "the value is inf"),
-    (Outcome(1e300), "the value is 1e+300, beyond the numbers of float32 in which searchers compute"),
-    (Outcome(np.float64(-1e39)), "the value is -1e+39, beyond the numbers of float32"),
+    (odd_outcome("high"), "impossible Outcome: value must be a number or None; got 'high' of type str"),
+    (odd_outcome([0.5]), "value must be a number or None; got [0.5] of type list"),
+    (odd_outcome(1j), "value must be a number or None; got 1j of type complex"),
+    (odd_outcome(np.float32([0.5, 0.6])), "value must be a number or None; got"),
+    (odd_outcome(0.5, multiply_adds=math.nan), "multiply_adds must be a whole number or None; got nan of type float"),
+    (odd_outcome(0.5, multiply_adds=math.inf), "multiply_adds must be a whole number or None; got inf of type float"),
+    (odd_outcome(0.5, parameters=2**70), "parameters must be 0 to 2**63 - 1; got 1180591620717411303424 of type int"),
+    (odd_outcome(0.5, parameters=-1), "parameters must be 0 to 2**63 - 1; got -1 of type int"),
+    (odd_outcome(0.5, parameters="many"), "parameters must be a whole number or None; got 'many' of type str"),
+    (odd_outcome(0.5, steps=1.5), "steps must be a whole number or None; got 1.5 of type float"),
+    (odd_outcome(0.5, train_seconds="long"), "train_seconds must be a number or None; got 'long' of type str"),
+    (odd_outcome(None), "no reason given"),
+    (odd_outcome(None, ""), "no reason given"),
+    (odd_outcome(None, ValueError("of [a, b]")), "ValueError: of [a, b]"),
+    (odd_outcome(None, 7), "7"),
+    (odd_outcome(None, os.fsdecode(b"no file /tmp/\xff")), "no file /tmp/\\udcff"),
+    (odd_outcome(math.nan), "the value is nan"),
+    (odd_outcome(-math.inf), "the value is -inf"),
+    (odd_outcome(10**400), "the value is inf"),
+    (odd_outcome(1e300), "the value is 1e+300, beyond the numbers of float32 in which searchers compute"),
+    (odd_outcome(np.float64(-1e39)), "the value is -1e+39, beyond the numbers of float32"),
 ]
 
 

@@ -48,6 +48,7 @@ def test_terminal_shows_one_live_line():
     assert "training the winner, trial 3" in screen.getvalue()
 
 
+@pytest.mark.usefixtures("unchecked")
 def test_other_outputs_get_plain_lines_at_most_once_a_minute():
     """The first and the last step of a training are always printed."""
     now, printed = [0.0], io.StringIO()

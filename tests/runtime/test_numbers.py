@@ -10,6 +10,7 @@ from lanas_jax.study import Experiment
 
 SPACE = lx.SearchSpace([lx.Choice(name, "abc") for name in "xyz"])
 TABLE = lx.Table(SPACE, SPACE.enumerate(), np.arange(27, dtype=np.float32))
+pytestmark = pytest.mark.usefixtures("unchecked")
 NO_INTEGERS = (True, np.bool_(True), 2.0, np.float32(2), "2", None, [2])
 
 

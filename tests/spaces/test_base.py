@@ -67,6 +67,7 @@ def test_ranges_are_scales_of_numbers():
         (("a", 1), {}, "two finite numbers as ends"),
     ],
 )
+@pytest.mark.usefixtures("unchecked")
 def test_wrong_ranges_are_refused(arguments, settings, message):
     with pytest.raises(ValueError, match=message):
         lx.Range("r", *arguments, **settings)
@@ -240,9 +241,10 @@ def test_inactive_choices_weigh_nothing_and_are_not_described():
     assert OPTIMIZERS.describe(codes[0]) == "optimizer  adam\nrate       0.01\nnorm       None"
     options = OPTIMIZERS.options(codes[2])
     assert options == {"optimizer": "sgd", "rate": 1e-2, "momentum": 0.0, "norm": None}
-    assert OPTIMIZERS.options([0, 0, 1, 1, 0])["nesterov"] is True
+    assert OPTIMIZERS.options(np.array([0, 0, 1, 1, 0]))["nesterov"] is True
 
 
+@pytest.mark.usefixtures("unchecked")
 def test_wrong_conditions_are_refused():
     parent, child = lx.Choice("a", "xy"), lx.Choice("b", "uv", when={"a": "x"})
     with pytest.raises(ValueError, match=r"choice 'b' depends on 'a', which comes no earlier .* \(there is none\)"):

@@ -27,6 +27,7 @@ def test_no_codes_have_no_rows(space):
 
 
 @pytest.mark.parametrize("searcher", [lx.LaNAS(PRODUCT), lx.RandomSearch(PRODUCT)], ids=lambda s: type(s).__name__)
+@pytest.mark.usefixtures("unchecked")
 def test_asking_for_none_and_telling_none_change_nothing(searcher):
     state = searcher.init(jax.random.key(0))
     state, codes = searcher.ask(state, 0)

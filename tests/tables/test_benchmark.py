@@ -1,5 +1,6 @@
 """Benchmarks: validation and test apart, repeats, files, and what is refused."""
 
+import errno
 import json
 import os
 
@@ -80,7 +81,7 @@ def test_nothing_is_left_of_a_file_that_cannot_be_written(tmp_path, monkeypatch)
 
     def fail(file, **arrays):
         file.write(b"half")
-        raise OSError("no space left on device")
+        raise OSError(errno.ENOSPC, "no space left on device")
 
     monkeypatch.setattr(np, "savez_compressed", fail)
     with pytest.raises(OSError, match="no space left"):
