@@ -45,9 +45,8 @@ def odd_outcome(*arguments, **settings):
     """An Outcome of any types, also where types are checked, as they are when the tests are collected."""
     outcome = object.__new__(Outcome)
     fields = dataclasses.fields(Outcome)
-        zip([field.name for field in fields], arguments, strict=False)
-    )
-    for name, value in (given | settings).items():
+    given = dict(zip([field.name for field in fields], arguments, strict=False))
+    for name, value in ({field.name: field.default for field in fields} | given | settings).items():
         object.__setattr__(outcome, name, value)
     return outcome
 
