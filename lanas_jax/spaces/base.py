@@ -56,7 +56,7 @@ class CellGraph(NamedTuple):
 
 SHARED = 0.4  # share of the prior variance that is common to choices with the same options
 CURVATURE = 2.0  # decay of the squared-exponential covariance over a scale's levels, scaled to [0, 1]
-DOUBT = 0.5  # share of a scale's prior variance that is independent between options, as if they were labels
+DOUBT = 0.2  # share of a scale's prior variance that is independent between options, as if they were labels
 
 
 @dataclasses.dataclass(frozen=True)

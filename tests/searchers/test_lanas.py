@@ -131,7 +131,9 @@ def test_a_search_without_a_gain_begins_anew_and_then_learns_from_all():
     assert len(np.unique(np.concatenate(asked), axis=0)) == 10 * BATCH
     assert (first == state.history.codes[0]).all()
     assert int(state.history.status[0]) == hist.PAST
-    state = searcher.tell(state, np.asarray(first)[None], [float("nan")])  # told again, it belongs to the present round
+    state = searcher.tell(
+        state, np.asarray(first)[None], np.float32([np.nan])
+    )  # told again, it belongs to the present round
     assert int(state.history.status[0]) == hist.FAILED
 
 
