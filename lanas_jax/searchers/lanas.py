@@ -100,7 +100,8 @@ class LaNAS:
     capacity: int = 256
 
     def __post_init__(self) -> None:
-        set_whole_numbers(self, height=1, min_samples=1, initial=0, relearn_every=1, chains=1, steps=1, capacity=1)
+        least = {"height": 1, "min_samples": 1, "initial": 0, "relearn_every": 1, "patience": 0}
+        set_whole_numbers(self, **least, chains=1, steps=1, capacity=1)
         object.__setattr__(self, "pool", listed(self.space, self.pool))
 
     @classmethod

@@ -59,7 +59,7 @@ class NASNetSpace(SearchSpace):
       max_parameters: hard limit on the trainable parameters; part of `valid`.
 
     Raises:
-      ValueError: if a setting is below one.
+      ValueError: if a setting is below one, or no network is within a limit.
     """
 
     blocks: int
@@ -93,6 +93,25 @@ class NASNetSpace(SearchSpace):
             object.__setattr__(self, name, value if anything else whole_number(name, value, 1))
         prefixes = ("normal ", "reduction ") if two_cells else ("",)
         super().__init__(choice for prefix in prefixes for choice in _cell_choices(prefix, self.blocks))
+        self._check_limits()
+
+    def _check_limits(self) -> None:
+        """Checks that a network of pools, each block of which reads the one before, is within each limit.
+
+        No network costs less: pools cost nothing, and one block alone is put out.
+
+        Raises:
+          ValueError: if a limit is below the cost of that network; names both.
+        """
+        inputs = np.repeat(np.arange(1, 1 + self.blocks), 2)
+        pools = np.full(2 * self.blocks, OPERATIONS.index("max_pool_3x3"))
+        code = np.tile(np.concatenate([pools, inputs]), len(self.cell_names)).astype(np.int32)
+        for found in self.limited(code[None]):
+            if found.limit < found.costs[0]:
+                raise ValueError(
+                    f"a limit of {found.limit:,} {found.name} is below the smallest network of the space, which has "
+                    f"{int(found.costs[0]):,}"
+                )
 
     @property
     def cell_names(self) -> tuple[str, ...]:

@@ -34,7 +34,7 @@ def test_what_is_no_integer_is_refused_wherever_one_is_wanted(value):
         with pytest.raises(ValueError, match=f"{name} must be an integer"):
             Experiment("x", SPACE, lx.RandomSearch(SPACE), None, **{"budget": 1, "batch": 1, "seed": 0, name: value})
     for searcher, names in (
-        (lx.LaNAS, ("height", "min_samples", "initial", "relearn_every", "chains", "steps", "capacity")),
+        (lx.LaNAS, ("height", "min_samples", "initial", "relearn_every", "patience", "chains", "steps", "capacity")),
         (lx.RegularizedEvolution, ("population", "tournament", "capacity")),
         (lx.LocalSearch, ("initial", "capacity")),
         (lx.BayesianOptimization, ("initial", "capacity")),

@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from lanas_jax.spaces.base import Cost
 from lanas_jax.spaces.nasnet import OPERATIONS, NASNetSpace
 
 LANET = np.array([[2, 2, 0, 2, 1, 2, 0, 2, 2, 3, 2, 1, 2, 0, 0, 1, 1, 1, 2, 1, 1, 0, 3, 4, 3, 0, 3, 1]])
@@ -136,6 +137,24 @@ def test_cost_is_linear_in_features(space):
         np.testing.assert_allclose(features @ fit, total, rtol=1e-9)
 
 
+def smallest(space):
+    """The costs of pools in a row."""
+    cell = [1] * 2 * space.blocks + [i for block in range(space.blocks) for i in (block + 1,) * 2]
+    return Cost(*(totals[0] for totals in space.cost(np.array([cell * len(space.cell_names)], np.int32))))
+
+
+@pytest.mark.parametrize("two_cells", [False, True])
+@pytest.mark.parametrize("cells", [1, 3, 8])
+def test_a_limit_below_every_network_is_refused(two_cells, cells):
+    space = NASNetSpace(3, two_cells=two_cells, cells=cells)
+    for name, least in smallest(space)._asdict().items():
+        assert space.cost(random_codes(space, 3, n=2000))._asdict()[name].min() >= least
+        limited = NASNetSpace(3, two_cells=two_cells, cells=cells, **{f"max_{name}": int(least)})
+        assert limited.limited(random_codes(space, 3, n=1))[0].limit == least
+        with pytest.raises(ValueError, match=f"is below the smallest network of the space, which has {least:,}"):
+            NASNetSpace(3, two_cells=two_cells, cells=cells, **{f"max_{name}": int(least) - 1})
+
+
 @settings(deadline=None, max_examples=25)
 @given(
     seed=st.integers(0, 2**31 - 1),
@@ -151,7 +170,7 @@ def test_limits_are_exact(seed, channels, cells, size, shift, two_cells):
     codes = random_codes(NASNetSpace(3, **sizes), seed, n=8)
     cost = NASNetSpace(3, **sizes).cost(codes)
     for name, totals in cost._asdict().items():
-        limit = max(int(totals[0]) + shift, 1)
+        limit = max(int(totals[0]) + shift, int(smallest(NASNetSpace(3, **sizes))._asdict()[name]))
         limited = NASNetSpace(3, **sizes, **{f"max_{name}": limit})
         np.testing.assert_array_equal(limited.valid(codes), totals <= limit)
 
