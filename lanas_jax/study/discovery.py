@@ -38,7 +38,7 @@ run_file({text!r}, Path({path!r}), Path({original!r}))
 
 
 class _TextLoader(importlib.machinery.SourceFileLoader):
-    """Loads a module from a text that was read before, so that a later edit of its file has no effect."""
+    """Loads a module from source text already in memory, so that later edits of its file have no effect."""
 
     def __init__(self, name: str, path: str, text: bytes):
         super().__init__(name, path)
@@ -102,7 +102,7 @@ def load_experiment(path: Path, *, original: Path | None = None) -> ModuleType:
     Args:
       path: path of the experiment file.
       original: path of the file that `path` is a copy of, default: `path` itself. It is the module's ``__file__``, so
-        that files beside it are found, and its folder is appended to `sys.path`.
+        that files next to it are found, and its folder is appended to `sys.path`.
 
     Raises:
       ExperimentError: the file cannot be run, lacks `Config` or `build`, or has settings that cannot be read.
@@ -155,7 +155,7 @@ def file_of(module: ModuleType) -> Path:
 
 
 def text_of(module: ModuleType) -> bytes:
-    """Returns the text that a module of `load_experiment` was made from; its file may have been edited since."""
+    """Returns the source text from which `load_experiment` made a module; the file may have been edited since."""
     loader = module.__loader__
     assert isinstance(loader, _TextLoader), f"{module.__name__} was not loaded by load_experiment"
     return loader.text
@@ -180,7 +180,7 @@ def call_experiment(module: Any, call: str, *arguments: Any) -> Any:
 
 
 def missing(module: ModuleType, settings: str, function: str) -> list[str]:
-    """Returns which of a settings dataclass and a function an experiment's file does not define.
+    """Returns what an experiment's file lacks of a settings dataclass and a function; empty if it defines both.
 
     Args:
       module: loaded module of the experiment.

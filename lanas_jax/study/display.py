@@ -30,7 +30,7 @@ class StudyDisplay(LiveDisplay):
         self._done: list[Trial] = []
         self._timed = 0  # trials that this process evaluated
         self._seconds = 0.0  # their evaluation time, without compilation
-        self._since = 0.0  # time of the last finished batch, or of the first ask since no trial was running
+        self._since = 0.0  # time of the last finished batch, or of the first ask while no trial was running
         self._under_way = 0
         self._training: TrainingDisplay | None = None  # of the winner
 
@@ -63,7 +63,7 @@ class StudyDisplay(LiveDisplay):
         self.print_plain(always=True)
 
     def training(self, winner: Trial) -> TrainingDisplay:
-        """Shows that the training of the winner starts, and from then on the line of that training."""
+        """Shows that the winner training starts; from then on, `line` is the progress line of that training."""
         self.note(f"training the winner, trial {winner.id}")
         self._training = TrainingDisplay(self._console, self.clock)
         return self._training

@@ -59,7 +59,7 @@ class Experiment:
       budget: total number of trials.
       batch: number of trials per ask.
       seed: random seed of the search.
-      winner: training of the winner, which ends the search; None for a search that ends with its last trial.
+      winner: winner training, run after the last trial; None for a search that ends with its last trial.
     """
 
     name: str

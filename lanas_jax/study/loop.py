@@ -79,7 +79,7 @@ class Workers(Protocol):
         """
 
     def train_winner(self, code: Int[np.ndarray, " dims"], here: Run, progress: TrainingProgress) -> None:
-        """Trains the winner as the experiment defines, in the run's folder `final`; passes on its exceptions."""
+        """Trains the winner as the experiment defines, in the run's folder `final`; exceptions of the training propagate."""
 
 
 def run(
@@ -101,18 +101,19 @@ def run(
       workers: evaluators of the trials; default: this process.
       prepare: if True, prepares the evaluator in the folder; if False, it must already be prepared.
       extend: if True, an interrupted or finished run continues to the experiment's budget, which may be larger or
-        smaller than the recorded one but not smaller than the number of trials. The first trials stay as they are, and
-        another winner is trained only if it changed.
-      accept_versions: if True, a run continues although software versions differ from those of its trials. Recorded
+        smaller than the recorded one but not smaller than the number of trials. Recorded trials stay as they are. The
+        winner training runs again only if the winner changed.
+      accept_versions: if True, a run continues even if software versions differ from those of its trials. Recorded
         trials stay as they are; the searcher learns from their values.
 
     Raises:
       PathError: the folder is remote, or its name cannot be used.
-      RunError: the folder contains something else, or the run of another experiment or space, or is in use; or
-        software versions or the budget differ and were not accepted.
+      RunError: the folder contains something other than a run, or a run of another experiment or space, or is in use;
+        the seed, the batch or JAX's random number settings differ; or software versions or the budget differ and the
+        difference was not accepted.
       TrialStoreError: the trials file belongs to another program or is damaged.
-      StudyError: the searcher now proposes other trials than those recorded, or the evaluator cannot be prepared, or
-        the evaluator raises an error for every trial, or it calls ``sys.exit``, or the winner training fails.
+      StudyError: the searcher now proposes trials other than those recorded; the evaluator cannot be prepared, raises
+        an error for every trial or calls ``sys.exit``; or the winner training fails.
       ValueError, ConfigError: the winner training does not fit its images or the devices (`winner.check_winner`).
     """
     directory, progress = local_path(directory).absolute(), progress or Silence()
@@ -137,10 +138,11 @@ def run(
 
 
 def _continued(experiment: Experiment, here: Run, extend: bool, accept_versions: bool, progress: StudyProgress) -> Run:
-    """Checks that a run may continue with an experiment and records what changes.
+    """Checks that a run may continue with an experiment, and records accepted changes of budget and versions.
 
     Raises:
-      RunError: the seed, the batch, JAX's random numbers, the budget or the software versions differ and may not.
+      RunError: the seed, the batch or JAX's random number settings differ, or the budget or the software versions differ
+        and the difference was not accepted.
     """
     for name in ("seed", "batch") if extend else ("seed", "batch", "budget"):
         recorded, given = here.record[name], getattr(experiment, name)
@@ -218,7 +220,10 @@ class ThisProcess:
 def _train_winner(
     experiment: Experiment, workers: Workers, here: Run, store: TrialStore, progress: StudyProgress
 ) -> None:
-    """Trains the winner, unless its training is complete; an interrupted training continues from its checkpoint."""
+    """Trains the winner, unless its training is complete; an interrupted training continues from its checkpoint.
+
+    The folder of another network's training is renamed first.
+    """
     if experiment.winner is None:
         return
     if (winner := best(store.trials())) is None:

@@ -1,10 +1,10 @@
 """The search log: the asks and tells of a search in order, which determine the searcher's state.
 
 Each event is written to the trial store before anything depends on it. Resuming replays the same events: the codes that
-the searcher asks for are compared with the recorded ones, recorded outcomes are told without any evaluation, and a
+the searcher asks for are compared with the recorded ones, recorded outcomes are passed to `tell` without any evaluation, and a
 checkpoint only skips a prefix of the replay. Keys depend only on seed and trial number, so a resumed search continues
-as if it had not been interrupted. This holds for whole batches, as from this process, and for single trials that finish
-in any order, as from the workers of a cluster.
+as if it had not been interrupted. This holds for whole batches, evaluated in this process, and for single trials that finish
+in any order on the workers of a cluster.
 
 Events that other software versions recorded, and that the user accepted, are *inherited*: where the searcher now
 proposes other codes than the recorded ones, its answer is dropped, and it learns only the values.
@@ -55,18 +55,18 @@ class SearchLog:
       inherited: number of first events that other software versions may have recorded.
 
     Attributes:
-      pending: trials asked but not told, in the order asked. After an interruption they must be evaluated first.
+      pending: trials that were asked for and have no outcome yet, in the order asked. After an interruption they must be evaluated first.
       asked: number of trials asked for so far.
       exhausted: True if the space has no more codes.
 
     Raises:
-      StudyError: the searcher now proposes other trials than those recorded.
+      StudyError: the searcher now proposes trials other than those recorded.
     """
 
     def __init__(self, experiment: "Experiment", store: TrialStore, checkpoints: Checkpoints, inherited: int = 0):
         self._experiment, self._store, self._checkpoints = experiment, store, checkpoints
         self._inherited = inherited
-        self._unknown: set[int] = set()  # pending trials that the searcher did not propose, so it could propose them
+        self._unknown: set[int] = set()  # pending trials that the searcher did not propose and might propose again
         self._state: Any = experiment.searcher.init(stream_key(experiment.seed, SEARCHER_STREAM))
         self._digest = _Digest(inherited)
         self._events, self._asks = 0, 0
@@ -83,7 +83,7 @@ class SearchLog:
     def ask(self, n: int | None = None) -> list[Trial]:
         """Returns the next trials, now pending; an empty list if the budget is used or the space is exhausted.
 
-        The list is also empty while inherited trials are pending that the searcher does not know.
+        The list is also empty while inherited trials that the searcher did not propose are pending.
 
         Args:
           n: number of trials, reduced to the remaining budget; default: the batch size of the experiment.
@@ -101,7 +101,7 @@ class SearchLog:
         return batch
 
     def tell(self, trials: Sequence[Trial], outcomes: Sequence[Outcome], started: float, **how: Any) -> list[Trial]:
-        """Records the outcomes of pending trials and tells them to the searcher.
+        """Records the outcomes of pending trials and passes them to the searcher's `tell`.
 
         Args:
           trials: pending trials, in ascending order.
@@ -147,7 +147,7 @@ class SearchLog:
         self._state = self._experiment.searcher.tell(self._state, codes, jnp.asarray(values_to_tell(trials)))
 
     def _count(self, event: Event) -> None:
-        """Updates the counters and `pending` by an event that is already part of the state."""
+        """Updates the counters and `pending` for an event that is already part of the searcher's state."""
         kind, trials = event
         if kind == "ask":
             self.pending += trials
@@ -250,7 +250,7 @@ def _digests(events: Sequence[Event], inherited: int) -> Mapping[int, str]:
 
 
 class _Digest:
-    """SHA-256 digest of events in order; states from before versions were accepted have another one."""
+    """SHA-256 digest of events in order. Accepting other versions changes it, so earlier checkpoints no longer match."""
 
     def __init__(self, inherited: int) -> None:
         self._sum = hashlib.sha256(f"inherited {inherited}".encode() if inherited else b"")
@@ -266,7 +266,7 @@ class _Digest:
 
 
 def _check_recorded(batch: Sequence[Trial], codes: Int[np.ndarray, "n dims"], keys: Sequence[str]) -> None:
-    """Raises `StudyError` if the searcher proposes other trials than those recorded."""
+    """Raises `StudyError` if the searcher proposes trials other than those recorded."""
     recorded = [(trial.code, trial.key) for trial in batch]
     if recorded == [(tuple(code), key) for code, key in zip(codes.tolist(), keys, strict=True)]:
         return

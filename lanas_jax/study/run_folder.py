@@ -38,7 +38,7 @@ from lanas_jax.study import discovery
 if TYPE_CHECKING:
     from lanas_jax.study.experiment import Experiment
 
-FORMAT = 2  # experiment files of format 1 import modules by names that they no longer have
+FORMAT = 2  # experiment files of runs of format 1 import modules that have been renamed since
 FINAL = "final"  # folder of the winner's training
 _CONFIG = "config.json"
 _PARTIAL = "config.json.partial"
@@ -206,7 +206,7 @@ class Run:
 
 
 def build_experiment(module: Any, config: Any) -> "Experiment":
-    """Calls an experiment's function `build_experiment`.
+    """Calls the function `build` of an experiment's file.
 
     Raises:
       ExperimentError: the function raised, or did not return an `Experiment`.
@@ -304,7 +304,8 @@ def new_directory(name: str, now: datetime.datetime) -> Iterator[Path]:
     is removed.
 
     Args:
-      name: name of the experiment; of its characters, folders get letters, digits and ``._-``, at most 100.
+      name: name of the experiment. The folder's name has at most 100 of its characters; runs of characters other than
+        letters, digits and ``._-`` become ``_``.
       now: time of the start.
 
     Raises:
@@ -341,7 +342,7 @@ def lock(run: Run) -> Iterator[None]:
 
 
 def _update(run: Run, changes: dict[str, Any]) -> Run:
-    """Replaces config.json by a record with changes; the file is the run's lock, so this is done before `lock`."""
+    """Replaces config.json by a changed record. The file is also the lock, so no caller may hold the lock yet."""
     record = run.record | changes
     try:
         with lock(run):
@@ -379,7 +380,7 @@ def _record(experiment: "Experiment", source: Path | None, config: Any) -> dict[
 
 
 def _refuse_used(directory: Path) -> None:
-    """Raises `RunError` for a folder in use; deletes leftovers of a start killed before it wrote config.json."""
+    """Raises `RunError` for a folder in use; deletes the files of a start that was killed before config.json existed."""
     names = set(os.listdir(directory))
     if _CONFIG in names:
         again = f"lanas resume {shlex.quote(str(directory))}"
