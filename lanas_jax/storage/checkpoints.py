@@ -69,11 +69,11 @@ class Checkpoints:
             max_to_keep=KEPT, enable_async_checkpointing=behind, cleanup_tmp_directories=True
         )
         self._directory, self._behind = directory.absolute(), behind
-        self._unread: tuple[int, str] | None = None  # number and digest of a checkpoint that was not yet read back
+        self._unread: tuple[int, str] | None = None  # number and digest of a checkpoint that has not been read back yet
         self._link = contextlib.ExitStack()
         path = self._link.enter_context(plain_path(self._directory))
         if path != self._directory:
-            if jax.process_count() > 1:  # each process would have a link of its own
+            if jax.process_count() > 1:  # each process would create a different link
                 raise RunError(f"several processes cannot save to {directory}: choose a path of letters and digits")
             self._directory.mkdir(parents=True, exist_ok=True)
         self._manager = _Manager(path, options=options)
@@ -94,7 +94,7 @@ class Checkpoints:
                     self._close(kind is None)
 
     def _close(self, strict: bool) -> None:
-        """Closes the manager; an error of a background write is raised if `strict`, else another error is under way."""
+        """Closes the manager. Errors of a background write are raised only if `strict`; else another error is propagating."""
         try:
             self._manager.close()
         except Exception as error:  # orbax raises exceptions of many types
@@ -110,7 +110,7 @@ class Checkpoints:
 
     @uninterrupted()
     def discard_after(self, number: int) -> None:
-        """Deletes checkpoints of higher numbers, so that orbax does not keep them instead of new ones."""
+        """Deletes checkpoints of higher numbers, so that orbax does not retain them instead of new ones."""
         for later in self.numbers:
             if later > number:
                 self._manager.delete(later)
@@ -127,8 +127,8 @@ class Checkpoints:
         Raises:
           OSError: the disk is full or nearly full. Checked here because orbax would fail in a background thread, with a
             long traceback.
-          CheckpointError: this checkpoint, or the previous one if writing is asynchronous, cannot be written, or does
-            not hold what was saved when it is read back.
+          CheckpointError: this checkpoint, or the previous one if writing is asynchronous, cannot be written, or differs
+            from what was saved when it is read back.
         """
         self._read_back()
         leaves = _leaves(state)
@@ -164,10 +164,10 @@ class Checkpoints:
             raise not_written(self._directory, error) from error
 
     def _read_back(self) -> None:
-        """Reads the last written checkpoint back, unless that was done.
+        """Reads the last written checkpoint back and compares it with what was saved, unless this was already done.
 
         Raises:
-          CheckpointError: it cannot be written or read, or has other arrays.
+          CheckpointError: it cannot be written or read, or its arrays differ.
         """
         if self._unread is None:
             return

@@ -17,7 +17,7 @@ class RunError(Exception):
 
 @dataclasses.dataclass(frozen=True)
 class FolderKind:
-    """A kind of folder. A JSON file describes the content; it is written last and atomically, and it is the lock.
+    """A kind of folder. A JSON file describes the content; it is written last and atomically, and also serves as the lock file.
 
     Attributes:
       what: noun of the content for error messages, such as ``run``.
@@ -32,14 +32,14 @@ class FolderKind:
     keys: frozenset[str] = frozenset()
 
     def exists(self, directory: Path) -> bool:
-        """Returns whether a folder holds such content."""
+        """Returns whether a folder holds content of this kind."""
         return (directory / self.record).exists()
 
     def read(self, directory: Path) -> dict[str, Any]:
         """Returns the record of a folder.
 
         Raises:
-          RunError: there is no such content, or the record is damaged, incomplete or of another format.
+          RunError: there is no content of this kind, or the record is damaged, incomplete or of another format.
         """
         path = directory / self.record
         if not directory.is_dir():
@@ -58,7 +58,7 @@ class FolderKind:
 
     @contextlib.contextmanager
     def created(self, directory: Path, record: Mapping[str, Any]) -> Iterator[None]:
-        """Creates a folder if it is missing, and writes the record after the block, which writes everything else.
+        """Context that creates a folder if it is missing, and writes the record last, after the other files.
 
         Raises:
           RunError: the folder cannot be written.

@@ -1,6 +1,6 @@
-"""Numbers and texts of evaluators as plain Python values that the trials file and the searcher can hold.
+"""Conversion of evaluators' numbers and text to plain Python values that the trials file and the searcher can hold.
 
-Evaluators return Python, NumPy or JAX numbers, or arrays of one. The trials file holds 64-bit numbers; searchers
+Evaluators return Python, NumPy or JAX numbers, or one-element arrays. The trials file holds 64-bit numbers; searchers
 compute in float32, so a value that float32 cannot hold is a failed trial for both. This module imports neither JAX nor
 NumPy.
 """
@@ -9,16 +9,16 @@ import math
 import numbers
 from typing import Any
 
-LARGEST_VALUE = (2 - 2**-23) * 2.0**127  # of float32
-LARGEST_COUNT = 2**63 - 1  # of SQLite's integers
-SHOWN = 80  # characters of a value in a message
+LARGEST_VALUE = (2 - 2**-23) * 2.0**127  # largest finite float32
+LARGEST_COUNT = 2**63 - 1  # largest SQLite integer
+SHOWN = 80  # maximum number of characters of a value in a message
 
 
 def plain_float(name: str, number: object) -> float | None:
-    """Converts a real number, or an array of one, to a Python float, which may be infinite or NaN; None stays None.
+    """Converts a real number, or a one-element array, to a Python float, which may be infinite or NaN; None stays None.
 
     Raises:
-      ValueError: it is something else; the message names it.
+      ValueError: it is not a real number; the message names it.
     """
     single = _single(number)
     if single is None:
@@ -32,10 +32,10 @@ def plain_float(name: str, number: object) -> float | None:
 
 
 def plain_count(name: str, number: object) -> int | None:
-    """Converts a count, or an array of one, to a Python int; None stays None.
+    """Converts a count, or a one-element array, to a Python int; None stays None.
 
     Raises:
-      ValueError: it is no whole number, or one that the trials file cannot hold; the message names it.
+      ValueError: it is not a whole number, or the trials file cannot hold it; the message names it.
     """
     single = _single(number)
     if single is None:
@@ -56,7 +56,7 @@ def shown(value: object) -> str:
     """Formats a value and its type for an error message, shortened."""
     try:
         text = " ".join(repr(value).split())
-    except Exception:  # of a class of one's own
+    except Exception:  # a user's class may raise anything
         text = "an object"
     return f"{text if len(text) <= SHOWN else text[: SHOWN - 3] + '...'} of type {type(value).__name__}"
 
@@ -66,7 +66,7 @@ def _is_real(value: Any) -> bool:
 
 
 def _single(value: Any) -> Any:
-    """Returns the element of an array of one as a Python number; other values as they are."""
+    """Returns the element of a one-element array as a Python number, and other values unchanged."""
     if getattr(value, "size", None) == 1 and callable(getattr(value, "item", None)):
         return value.item()
     return value

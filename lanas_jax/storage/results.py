@@ -1,8 +1,8 @@
-"""The results of a run's networks: the test images are read at most once for each of them.
+"""The test results of a run's networks; the test images are read at most once for each network.
 
-``results.jsonl`` in the run's folder has one line per network whose test accuracy was measured, wherever its training
-lies. A line is added before the accuracy is shown, so that a second training of the same network reports the recorded
-result, and a training of another network can say that the test images have been read before.
+``results.jsonl`` in the run's folder has one line per network whose test accuracy was measured, in whatever folder it
+was trained. A line is added before the accuracy is shown, so that a second training of the same network reports the
+recorded result, and a training of another network can warn that the test images have been read before.
 """
 
 import dataclasses
@@ -49,7 +49,7 @@ def network_results(run: Path) -> list[NetworkResult]:
 
 
 def add_network_result(run: Path, result: NetworkResult) -> None:
-    """Adds the result of a network. Several processes may do so at the same time."""
+    """Appends the result of a network. Several processes may append at the same time."""
     line = json.dumps(dataclasses.asdict(result), allow_nan=False) + "\n"
     with (run / _FILE).open("ab", buffering=0) as file:
         file.write(line.encode("utf-8"))

@@ -1,8 +1,8 @@
-"""Saving of arrays with orbax in folders of any name. Nothing counts as saved before it was read back.
+"""Saving of arrays with orbax in folders of any name. Nothing counts as saved before it has been read back.
 
-Orbax takes the path of a checkpoint for a glob pattern in some places and for a cloud address in others: in a folder
-``runs[2]`` it writes a checkpoint that holds no array and only warns, in ``a*b`` it may merge the files of ``axb``. It
-therefore gets a path without such characters, if necessary through a symbolic link.
+Orbax interprets the path of a checkpoint as a glob pattern in some places and as a cloud address in others: in a folder
+``runs[2]`` it writes a checkpoint without arrays and only warns; in ``a*b`` it may merge the files of ``axb``. This
+module therefore gives orbax a path without such characters, if necessary through a symbolic link.
 """
 
 import contextlib
@@ -26,7 +26,7 @@ _MISREAD = re.compile(r"[*?\[\]\\\ud800-\udfff]|^/(gs|s3|az|hf)(/|$)|:(/|$)")
 
 
 class CheckpointError(OSError):
-    """Raised if arrays could not be saved, or if what was saved cannot be read back."""
+    """Raised if arrays cannot be saved, or if what was saved cannot be read back."""
 
 
 @contextlib.contextmanager
@@ -34,7 +34,7 @@ def plain_path(directory: Path) -> Iterator[Path]:
     """Yields an absolute path of a folder, which need not exist, that orbax does not misread.
 
     Raises:
-      RunError: there is no such path, since the folder of temporary files has such a name itself.
+      RunError: there is no such path, because orbax would misread that of the temporary folder too.
     """
     directory = directory.absolute()
     if (misread := _MISREAD.search(str(directory))) is None:
@@ -50,7 +50,7 @@ def plain_path(directory: Path) -> Iterator[Path]:
 
 @uninterrupted()
 def save_tree(directory: Path, tree: Any, *, force: bool = False) -> None:
-    """Writes a tree of arrays to a new folder with orbax. The folder appears once its content was read back.
+    """Writes a tree of arrays to a new folder with orbax. The folder appears once its content has been read back.
 
     Args:
       directory: folder to create; its parent exists.
@@ -88,7 +88,7 @@ def load_tree(directory: Path) -> Any:
 
 
 def _checkpointer() -> ocp.StandardCheckpointer:
-    """Returns a checkpointer of this process alone, which waits for no other process."""
+    """Returns a checkpointer that waits for no other process."""
     here = jax.process_index()
     alone = ocp.options.MultiprocessingOptions(
         primary_host=here, active_processes={here}, barrier_sync_key_prefix=f"process{here}"
@@ -102,7 +102,7 @@ def not_written(directory: Path, error: Exception) -> CheckpointError:
 
 
 def not_read_back(directory: Path) -> CheckpointError:
-    """Returns the error for arrays that were written but read back otherwise."""
+    """Returns the error for arrays that were written but cannot be read back unchanged."""
     return CheckpointError(
         f"{directory} was written, but does not hold what was saved when it is read back: check the disk"
     )

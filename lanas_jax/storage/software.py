@@ -7,18 +7,18 @@ import platform
 import sys
 from collections.abc import Collection, Iterable, Mapping, Sequence
 
-RANGES = 4  # ranges of trials that are listed per version
+RANGES = 4  # maximum number of trial ranges listed per version
 
 PACKAGES = {"lanas_jax": "lanas-jax", "jax": "jax", "flax": "flax", "optax": "optax", "numpy": "numpy"}
-DRAWS = {"jax_default_prng_impl": "threefry2x32", "jax_threefry_partitionable": True}  # they decide random numbers
+DRAWS = {"jax_default_prng_impl": "threefry2x32", "jax_threefry_partitionable": True}  # the settings that determine random numbers
 SETTINGS = DRAWS | {"jax_default_matmul_precision": None}  # with their defaults
 
 
 def versions() -> dict[str, str]:
     """Returns the versions of Python and of the packages that affect the outcome of a trial, by name.
 
-    Settings of JAX that affect it too are included unless they have their default, so that records without them, and
-    those of a process that does not use JAX, stand for the defaults.
+    JAX settings that affect the outcome too are included only if they differ from their defaults. A record without
+    them, such as that of a process that does not use JAX, therefore means the defaults.
     """
     return _packages() | _jax_settings()
 
@@ -40,7 +40,7 @@ def differences(recorded: Mapping[str, str], names: Collection[str] | None = Non
 
 
 def versions_by_trial(recorded: Mapping[int, Mapping[str, str]]) -> str:
-    """Says which trials ran with which version of a package; empty if all trials ran with the same versions.
+    """Describes which trials ran with which version of a package; empty if all trials ran with the same versions.
 
     Args:
       recorded: versions by package, for each trial number.

@@ -12,7 +12,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-APPLICATION_ID = 0x4C614E41  # "LaNA", stored in the file's header to tell our files from other SQLite files
+APPLICATION_ID = 0x4C614E41  # "LaNA", stored in the file's header to distinguish our files from other SQLite files
 FORMAT = 4  # version of the tables, also stored in the header
 STUMBLES = (sqlite3.Error, UnicodeDecodeError)  # exceptions that Python's sqlite3 raises on damaged files
 _LOCK_SECONDS = 30.0  # maximum wait for another process's transaction

@@ -98,7 +98,7 @@ class Trial:
       started: start of the evaluation, Unix seconds.
       finished: end of the evaluation, Unix seconds; None while pending.
       asked: number of the ask event, shared by all trials of a batch.
-      wanted: number of trials requested by that event; exceeds the number returned if the space has no more codes.
+      wanted: number of trials requested by that event; exceeds the number returned if the space ran out of codes.
       told: number of the tell event; None while pending.
       tries: number of evaluations started; more than 1 if a worker was lost. None while pending.
       worker: name of the worker that evaluated it; None for the main process.
@@ -158,7 +158,7 @@ def best(trials: Iterable[Trial]) -> Trial | None:
 
 
 def by_tell(trials: Iterable[Trial]) -> list[list[Trial]]:
-    """Groups finished trials by tell event, in the order told."""
+    """Groups finished trials by tell event, in the order of the events."""
     finished = sorted((trial for trial in trials if trial.told is not None), key=lambda trial: (trial.told, trial.id))
     return [list(group) for _, group in itertools.groupby(finished, key=lambda trial: trial.told)]
 
@@ -294,7 +294,7 @@ class TrialStore:
     ) -> list[Trial]:
         """Records the outcomes of one tell, in one transaction.
 
-        A value that is not finite, or beyond float32, is recorded as a failure, as searchers are told.
+        A value that is not finite, or beyond float32, is recorded as a failure, so searchers also receive a failure.
 
         Args:
           ids: numbers of pending trials, in ascending order.

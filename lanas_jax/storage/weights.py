@@ -28,7 +28,7 @@ def filled(like: Tree, found: Mapping[str, AnyArray], *, partly: bool = False) -
     Args:
       like: tree of arrays, or of their shapes and dtypes.
       found: arrays by name.
-      partly: permission for missing arrays. If True, leaves without an array stay unchanged.
+      partly: True if arrays may be missing; leaves without an array then stay unchanged.
 
     Raises:
       ValueError: as in `check_weights`.
@@ -58,7 +58,7 @@ def save_weights(directory: Path, arrays: Mapping[str, AnyArray]) -> None:
     """Writes arrays by name to a new folder with orbax; dots replace slashes, which orbax would treat as folders.
 
     Raises:
-      CheckpointError: as `lanas_jax.storage.saving.save_tree`.
+      CheckpointError: as in `lanas_jax.storage.saving.save_tree`.
     """
     save_tree(directory, {name.replace("/", "."): array for name, array in arrays.items()})
 
