@@ -2,8 +2,8 @@
 
 With 64-bit types, JAX counts, sorts and draws in other dtypes, so that programs would draw other random numbers, need
 more memory, and mix dtypes. Searches, trainings and valuations therefore run in 32 bits, with the same results as
-without the setting. Other code of the process, such as an evaluator of one's own, keeps the setting. JAX holds it per
-thread, so functions that run in threads of their own are marked too.
+without the setting. Other code of the process, such as a user's evaluator, still sees the setting. In JAX the override
+is local to a thread, so functions that run in separate threads are decorated too.
 """
 
 import functools
@@ -28,9 +28,9 @@ def in_32_bits(function: Callable[Arguments, Returned]) -> Callable[Arguments, R
 
 
 def nan_is_data(function: Callable[Arguments, Returned]) -> Callable[Arguments, Returned]:
-    """Returns a function that ``JAX_DEBUG_NANS`` and ``JAX_DEBUG_INFS`` do not stop.
+    """Returns a function in which ``JAX_DEBUG_NANS`` and ``JAX_DEBUG_INFS`` have no effect.
 
-    Searchers mark failed trials by NaN, and bounds that were not reached by infinity.
+    Searchers represent failed trials by NaN, and bounds that do not apply by infinity.
     """
 
     @functools.wraps(function)

@@ -9,10 +9,10 @@ write reads the access times of all entries, under a lock that also excludes rea
 0.12.0: a write takes 20 and 15 ms with 200 entries, 120 and 90 ms with 1,000, and 300 and 210 ms with 3,000, instead of
 less than 1 ms. With 3,000 entries, 16 threads that write at once exceed JAX's timeout of 10 s for the lock and lose
 entries. With jax 0.10.2, nothing more is cached after a process was killed between writing the two files of an entry,
-nor for a user without an entry in /etc/passwd, as in many containers.
+nor for a user without an entry in /etc/passwd, as is common in containers.
 
-JAX does not replace an entry that was cut off when its process was killed, so this program would be compiled at every
-start. JAX reports it only as a warning. Therefore `warnings.showwarning`, the documented hook, is replaced by a
+JAX does not replace an entry that was truncated when its process was killed, so its program would be compiled at every
+start. JAX reports this only as a warning. Therefore `warnings.showwarning`, the documented hook, is replaced by a
 function that removes the entry. A warnings filter can only hide or raise a warning, and `logging.captureWarnings` would
 redirect all other warnings.
 """
@@ -33,7 +33,7 @@ from lanas_jax.runtime import caches
 from lanas_jax.runtime.paths import PathError
 
 SWITCH = "LANAS_COMPILE_CACHE"  # environment variable; "off" disables the cache
-LARGEST = 2**30  # largest size of the cache in bytes, enforced at each start
+LARGEST = 2**30  # maximum size of the cache in bytes, enforced at each start
 _SAVED = "/jax/compilation_cache/compile_time_saved_sec"
 _TROUBLE = r"Error (reading|writing) persistent compilation cache entry for '(?P<name>[^']*)'"
 _local = threading.local()

@@ -35,8 +35,8 @@ def per_device_share(count: int) -> int:
 def sharing_devices(batch_size: int) -> Sequence[jax.Device]:
     """Returns the devices that share each batch of a training.
 
-    They are as many devices of this process (on CPUs, cores) as can divide the batch equally; if the training has
-    several processes, all devices of all of them.
+    With one process, they are as many of its devices (on CPUs, cores) as divide the batch equally. With several
+    processes, they are all devices of all processes.
     """
     if jax.process_count() > 1:
         return jax.devices()

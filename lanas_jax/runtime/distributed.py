@@ -94,7 +94,7 @@ def abandon(exit_code: int) -> None:
 
 
 def broadcast(value: Any) -> Any:
-    """Returns process 0's value, which JSON must be able to hold. All processes must call it at the same point."""
+    """Returns process 0's value, which must be JSON-serializable. All processes must call it at the same point."""
     if jax.process_count() == 1:
         return value
     text = json.dumps(value).encode() if is_first_process() else b""
@@ -131,7 +131,7 @@ def agree(what: str, value: Any) -> None:
 
     Args:
       what: description of the value, for the error message.
-      value: value of this process; JSON must be able to hold it.
+      value: value of this process; must be JSON-serializable.
 
     Raises:
       DistributedError: some values differ; the message names the processes that differ from process 0.

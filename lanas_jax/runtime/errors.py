@@ -1,4 +1,4 @@
-"""Errors of the user's code in one line."""
+"""One-line descriptions of errors of the user's code."""
 
 import os
 import traceback
@@ -8,7 +8,7 @@ STOPS = (Exception, SystemExit)  # what the user's code may raise; KeyboardInter
 
 
 def explain_error(error: BaseException) -> str:
-    """Returns an error as text, such as ``ValueError: no images``; a missing file with the folder of the search."""
+    """Returns an error as text, such as ``ValueError: no images``; for a missing file, with the folder searched."""
     if isinstance(error, SystemExit):
         return f"sys.exit({'' if error.code is None else repr(error.code)})"
     name = getattr(error, "filename", None)
@@ -17,7 +17,7 @@ def explain_error(error: BaseException) -> str:
 
 
 def what_it_did(error: BaseException) -> str:
-    """Returns what the user's code did, as the end of a sentence: raised an error, or ended the process."""
+    """Returns the end of a sentence that describes what the user's code did: raised an error or called ``sys.exit``."""
     return f"{'called' if isinstance(error, SystemExit) else 'raised'} {explain_error(error)}"
 
 

@@ -16,14 +16,14 @@ Display = TypeVar("Display", bound="LiveDisplay")
 
 
 class LiveDisplay(abc.ABC):
-    """A line that shows the progress of a computation; a context manager. Subclasses say what the line contains.
+    """A line that shows the progress of a computation; a context manager. Subclasses define what the line contains.
 
     Args:
       console: console to print to.
       clock: function that returns monotonic time in seconds.
 
     Attributes:
-      plain: whether the output is not a terminal, so that only plain lines are printed.
+      plain: True if the output is not a terminal, so that only plain lines are printed.
       started: time at which the computation started.
     """
 

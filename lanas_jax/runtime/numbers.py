@@ -1,4 +1,4 @@
-"""Whole numbers that users give, such as budgets, seeds and sizes."""
+"""Checks of whole numbers that users give, such as budgets, seeds and sizes."""
 
 import operator
 from typing import Any
@@ -8,7 +8,7 @@ import numpy as np
 
 
 def whole_number(name: str, value: Any, least: int) -> int:
-    """Returns a number as a Python integer; an integer of NumPy counts as one. A traced number is returned as it is.
+    """Returns an integer, possibly of NumPy, as a Python integer. A traced number is returned unchanged.
 
     Args:
       name: name of the setting, for the error.
@@ -16,7 +16,7 @@ def whole_number(name: str, value: Any, least: int) -> int:
       least: smallest allowed number.
 
     Raises:
-      ValueError: the value is a boolean, a float or anything else that is no integer, or it is too small.
+      ValueError: the value is not an integer (Booleans and floats are refused), or it is too small.
     """
     if isinstance(value, jax.core.Tracer):
         return value  # type: ignore[return-value]
@@ -32,7 +32,7 @@ def whole_number(name: str, value: Any, least: int) -> int:
 
 
 def set_whole_numbers(config: Any, **least: int) -> None:
-    """Replaces fields of a frozen dataclass by Python integers, in its ``__post_init__``.
+    """Converts fields of a frozen dataclass to Python integers; called in its ``__post_init__``.
 
     Args:
       config: instance to change.

@@ -1,7 +1,7 @@
 """Paths that users give: a leading ``~`` stands for the home folder, and remote places are refused.
 
-Everything that reads or writes files takes local paths only. Without the check here, ``gs://bucket/run`` would become
-a local folder ``gs:``, since `pathlib` sees no difference.
+Files are read and written at local paths only. Without the check here, ``gs://bucket/run`` would become a local folder
+``gs:``, since `pathlib` does not recognize URLs.
 """
 
 import os
@@ -12,7 +12,7 @@ _SCHEME = re.compile(r"(?:^|/)([A-Za-z][A-Za-z0-9+.-]+):(?:/|$)")
 
 
 class PathError(Exception):
-    """Raised for a path that cannot be used, whatever the folder contains."""
+    """Raised for a path that is unusable in itself, regardless of what it contains."""
 
 
 def local_path(path: Path | str) -> Path:
