@@ -94,7 +94,7 @@ class Checkpoints:
                     self._close(kind is None)
 
     def _close(self, strict: bool) -> None:
-        """Closes the manager. Errors of a background write are raised only if `strict`; else another error is propagating."""
+        """Closes the manager; raises errors of background writes only if `strict`, else another one is propagating."""
         try:
             self._manager.close()
         except Exception as error:  # orbax raises exceptions of many types
@@ -127,8 +127,8 @@ class Checkpoints:
         Raises:
           OSError: the disk is full or nearly full. Checked here because orbax would fail in a background thread, with a
             long traceback.
-          CheckpointError: this checkpoint, or the previous one if writing is asynchronous, cannot be written, or differs
-            from what was saved when it is read back.
+          CheckpointError: this checkpoint, or the previous one if writing is asynchronous, cannot be written, or
+            differs from what was saved when it is read back.
         """
         self._read_back()
         leaves = _leaves(state)

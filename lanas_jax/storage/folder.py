@@ -17,7 +17,7 @@ class RunError(Exception):
 
 @dataclasses.dataclass(frozen=True)
 class FolderKind:
-    """A kind of folder. A JSON file describes the content; it is written last and atomically, and also serves as the lock file.
+    """A kind of folder. A JSON file, written last and atomically, describes the content and is also the lock file.
 
     Attributes:
       what: noun of the content for error messages, such as ``run``.

@@ -10,7 +10,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 RANGES = 4  # maximum number of trial ranges listed per version
 
 PACKAGES = {"lanas_jax": "lanas-jax", "jax": "jax", "flax": "flax", "optax": "optax", "numpy": "numpy"}
-DRAWS = {"jax_default_prng_impl": "threefry2x32", "jax_threefry_partitionable": True}  # the settings that determine random numbers
+DRAWS = {"jax_default_prng_impl": "threefry2x32", "jax_threefry_partitionable": True}  # decisive for random numbers
 SETTINGS = DRAWS | {"jax_default_matmul_precision": None}  # with their defaults
 
 
