@@ -79,7 +79,7 @@ class Workers(Protocol):
         """
 
     def train_winner(self, code: Int[np.ndarray, " dims"], here: Run, progress: TrainingProgress) -> None:
-        """Trains the winner as the experiment defines, in the run's folder `final`; exceptions of the training propagate."""
+        """Trains the winner in the run's folder `final`, as the experiment defines; exceptions propagate."""
 
 
 def run(
@@ -141,8 +141,8 @@ def _continued(experiment: Experiment, here: Run, extend: bool, accept_versions:
     """Checks that a run may continue with an experiment, and records accepted changes of budget and versions.
 
     Raises:
-      RunError: the seed, the batch or JAX's random number settings differ, or the budget or the software versions differ
-        and the difference was not accepted.
+      RunError: the seed, the batch or JAX's random number settings differ, or the budget or the software versions
+        differ and the difference was not accepted.
     """
     for name in ("seed", "batch") if extend else ("seed", "batch", "budget"):
         recorded, given = here.record[name], getattr(experiment, name)

@@ -1,10 +1,10 @@
 """The search log: the asks and tells of a search in order, which determine the searcher's state.
 
 Each event is written to the trial store before anything depends on it. Resuming replays the same events: the codes that
-the searcher asks for are compared with the recorded ones, recorded outcomes are passed to `tell` without any evaluation, and a
-checkpoint only skips a prefix of the replay. Keys depend only on seed and trial number, so a resumed search continues
-as if it had not been interrupted. This holds for whole batches, evaluated in this process, and for single trials that finish
-in any order on the workers of a cluster.
+the searcher proposes are compared with the recorded ones, recorded outcomes are passed to `tell` without any
+evaluation, and a checkpoint only skips a prefix of the replay. Keys depend only on seed and trial number, so a resumed
+search continues as if it had not been interrupted. This holds for whole batches, evaluated in this process, and for
+single trials that finish in any order on the workers of a cluster.
 
 Events that other software versions recorded, and that the user accepted, are *inherited*: where the searcher now
 proposes other codes than the recorded ones, its answer is dropped, and it learns only the values.
@@ -55,7 +55,8 @@ class SearchLog:
       inherited: number of first events that other software versions may have recorded.
 
     Attributes:
-      pending: trials that were asked for and have no outcome yet, in the order asked. After an interruption they must be evaluated first.
+      pending: trials that were asked for and have no outcome yet, in the order asked. After an interruption they must
+        be evaluated first.
       asked: number of trials asked for so far.
       exhausted: True if the space has no more codes.
 
@@ -250,7 +251,7 @@ def _digests(events: Sequence[Event], inherited: int) -> Mapping[int, str]:
 
 
 class _Digest:
-    """SHA-256 digest of events in order. Accepting other versions changes it, so earlier checkpoints no longer match."""
+    """SHA-256 digest of events in order. Accepting other versions changes it, so older checkpoints no longer match."""
 
     def __init__(self, inherited: int) -> None:
         self._sum = hashlib.sha256(f"inherited {inherited}".encode() if inherited else b"")

@@ -380,7 +380,7 @@ def _record(experiment: "Experiment", source: Path | None, config: Any) -> dict[
 
 
 def _refuse_used(directory: Path) -> None:
-    """Raises `RunError` for a folder in use; deletes the files of a start that was killed before config.json existed."""
+    """Raises `RunError` for a folder in use; deletes the files of a start killed before config.json existed."""
     names = set(os.listdir(directory))
     if _CONFIG in names:
         again = f"lanas resume {shlex.quote(str(directory))}"

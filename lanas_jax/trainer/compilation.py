@@ -139,7 +139,7 @@ class _Dispatch:
 
 
 def lowered_steps(final: Training, mesh: Mesh, data: SearchData) -> jax.stages.Lowered:
-    """Lowers one dispatch of a training on images in memory, from shapes alone.
+    """Lowers one dispatch of a training on images in memory, using only shapes.
 
     Args:
       final: training to lower.

@@ -53,7 +53,7 @@ DECISIVE = {
     "data": "the dataset",
     "software": "the software",
 }
-PERHAPS = {"space", "teacher"}  # optional parts; older records have no space
+PERHAPS = {"space", "teacher"}  # optional keys; older records have no space
 TRAINING = FolderKind("training", _RECORD, FORMAT, frozenset(DECISIVE.keys() - PERHAPS))
 COLUMNS = ("step", "epoch", "loss", "learning_rate", "drop_path", "validation_accuracy", "ema_validation_accuracy")
 HEAD = ",".join(COLUMNS) + "\n"
@@ -208,7 +208,7 @@ def initial(folder: FinalFolder) -> dict[str, np.ndarray] | None:
 def difference(folder: FinalFolder, record: Mapping[str, Any]) -> str:
     """Describes the first difference that affects the weights between a folder's training and a record.
 
-    A complete training may come from other versions of the software, since it is only read.
+    Software versions are not compared if the folder's training is complete, since it is only read.
 
     Args:
       folder: folder of a training.
@@ -277,14 +277,14 @@ class Metrics:
         self._file.close()
 
     def write(self, rows: Sequence[dict[str, Any]]) -> None:
-        """Appends one line per step and flushes them, so that they survive a kill of the process."""
+        """Appends one line per step and flushes the file, so that the lines survive if the process is killed."""
         texts = [{k: f"{x:.7g}" if isinstance(x, float) else str(x) for k, x in row.items()} for row in rows]
         self._writer.writerows(texts)
         self._file.flush()
 
 
 class Unwritten:
-    """A stand-in for `Metrics` in processes that write nothing; a context manager."""
+    """A replacement for `Metrics` in processes that write nothing; a context manager."""
 
     def __enter__(self) -> "Unwritten":
         return self

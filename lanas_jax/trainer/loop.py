@@ -1,6 +1,6 @@
 """The loop of a training: dispatches, checkpoints, search-validation evaluations, and one test evaluation at the end.
 
-Weights, their moving average, the optimizer state and metrics.csv are functions of the settings and the step, and they
+Weights, their moving average, the optimizer state and metrics.csv are functions of the settings and the step, and
 resume exactly. A checkpoint holds all of them except metrics.csv, and each step folds its number into the PRNG key. A
 training that is killed in the middle of an epoch resumes from its last checkpoint to bit-identical results, given the
 same software and devices.
@@ -56,12 +56,12 @@ class PreemptedError(Exception):
 
 
 class Fitted(NamedTuple):
-    """The result of `run_training`."""
+    """The result of `run_training`: the last state and the time spent."""
 
     state: FinalState
     seconds: float  # training time, earlier processes included
     steps: int  # number of steps taken by this process
-    taken_seconds: float  # time of these steps, checkpoints and evaluations included, compilation excluded
+    taken_seconds: float  # time spent on these steps, checkpoints and evaluations included, compilation excluded
     waited: float  # seconds of this time spent waiting for a batch
 
 
@@ -93,7 +93,7 @@ class TrainingProgress(Protocol):
         """Called after each search-validation evaluation."""
 
     def note(self, text: str) -> None:
-        """Called with a message that deserves a line of its own."""
+        """Called with a message to print on a separate line."""
 
 
 class SilentTraining:
@@ -123,7 +123,7 @@ def run_training(
       preemption: signal to stop early; None never stops early.
 
     Returns:
-      The state after the last step, which the newest checkpoint also holds, and the time taken.
+      The state after the last step, which the newest checkpoint also holds, and the training time.
 
     Raises:
       NotFiniteError: the loss or the weights are not finite; the message names the step. The last good checkpoint

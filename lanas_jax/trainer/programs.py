@@ -86,7 +86,7 @@ class BatchSource(Protocol):
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Programs:
-    """The programs of one training, created by `compiled`.
+    """The programs of one training, created by `assembled`.
 
     Attributes:
       task: task that the programs were compiled for.
@@ -94,7 +94,7 @@ class Programs:
       source: source of the batches.
       total: number of steps of the whole training.
       data: auxiliary inputs, on all devices.
-      initial: initial weights by name, in place of those that `begin` initializes.
+      initial: initial weights by name, which replace those that `begin` initializes.
       seed: seed of the training.
       keys: PRNG keys of the initial weights and of the training.
       begin: function from auxiliary inputs and a key to the initial state; compiled at the first call.
@@ -140,7 +140,7 @@ class Programs:
         return state._replace(weights=weights, average=average)
 
     def rebind(self, final: Training) -> "Programs":
-        """Returns the same programs for another training on the same images, if `shared_programs` allows it.
+        """Returns the same programs for another training on the same images, if `shared_programs` allows sharing.
 
         Raises:
           ValueError: the recipes differ in more than their numbers.
@@ -159,7 +159,7 @@ class Programs:
         return self.source.session(self, step)
 
     def advance(self, state: FinalState, until: int) -> tuple[FinalState, Float[Array, " steps"]]:
-        """Runs one dispatch in a session of its own; arguments and result as in `Advance`."""
+        """Runs one dispatch in a separate session; arguments and result as in `Advance`."""
         with self.session(int(state.step)) as advance:
             return advance(state, until, Preemption())
 
@@ -173,7 +173,7 @@ class Compiled(NamedTuple):
 
     begin: Callable[[AuxiliaryInputs, PRNGKeyArray], FinalState]
     program: jax.stages.Compiled
-    right: Callable[..., Any]  # as in `InMemory` or `Streamed`
+    right: Callable[..., Any]  # counts correct images; as in `InMemory` or `Streamed`
 
     @classmethod
     def of(cls, task: TrainerTask, step: jax.stages.Lowered, right: Callable[..., Any]) -> "Compiled":
@@ -203,7 +203,7 @@ def shared_programs(task: TrainerTask, images: Hashable, make: Callable[[Trainer
 
 
 def _equal(one: Any, other: Any) -> bool:
-    """Returns whether two objects are equal. Unhashable objects hold arrays, which have no single truth value."""
+    """Returns whether two objects are equal. Unhashable objects hold arrays, which cannot be compared by ``==``."""
     try:
         return hash(one) == hash(other) and bool(one == other)
     except TypeError:

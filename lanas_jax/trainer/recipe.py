@@ -4,7 +4,7 @@ The defaults are the final training of DARTS (arXiv 1806.09055, section 3.1 and 
 1906.06832 also uses: 600 epochs of SGD with a cosine schedule, an auxiliary head, and a drop-path probability that
 grows linearly. Published code updates the learning rate and the drop-path probability once per epoch; this code updates
 them at every step. ImageNet recipes are other settings of the same class: another optimizer, a warm-up,
-a teacher (`teacher`). The augmentation of the images is part of the training (`task`), not of the recipe.
+a teacher (`teacher.py`). The augmentation of the images is part of the training (`task.py`), not of the recipe.
 
 The optimizers are SGD, RMSProp, AdamW and LAMB, composed of optax transformations. Each turns gradients into a
 direction. The training step, which knows the schedule, subtracts the learning rate times the direction from the
@@ -47,7 +47,7 @@ READ_BY = {
 # Defaults of EfficientNet's training code, of AdamW's code and of LAMB's code.
 EPSILON = {"rmsprop": 1e-3, "adamw": 1e-8, "lamb": 1e-6}
 SPARED = ("bias", "scale")  # names of parameter arrays exempt from decay
-BEGIN = 1.0  # initial value of RMSProp's mean of squares
+BEGIN = 1.0  # initial value of RMSProp's mean of squared gradients
 WARM_UP = 10  # after n steps the decay of the moving average is at most (1 + n) / (WARM_UP + n)
 
 
@@ -220,8 +220,8 @@ def drop_path(recipe: Recipe, step: Int[Array, ""], total: Int[Array, ""]) -> Fl
 def average_decay(decay: Real, step: Int[Array, ""]) -> Float[Array, ""]:
     """Returns the decay of the moving average after step number n, counted from 0: ``min(decay, (1 + n) / (10 + n))``.
 
-    The smaller decay of early steps keeps the initial weights from dominating the average of a short training. Source:
-    the argument ``num_updates`` of TensorFlow's ``ExponentialMovingAverage``.
+    The smaller decay of early steps prevents the initial weights from dominating the average of a short training.
+    Source: the argument ``num_updates`` of TensorFlow's ``ExponentialMovingAverage``.
     """
     taken = step.astype(jnp.float32)
     return jnp.minimum(decay, (1 + taken) / (WARM_UP + taken))
@@ -245,7 +245,7 @@ def optimizer(recipe: Recipe) -> optax.GradientTransformation:
 
 
 def scale_by_adam(b1: Real, b2: Real, epsilon: Real) -> optax.GradientTransformation:
-    """Returns `optax.scale_by_adam`, usable under strict dtype promotion.
+    """Returns a variant of `optax.scale_by_adam` that works under strict dtype promotion.
 
     optax raises the decays to the power of an int32, which strict promotion forbids.
     """

@@ -162,7 +162,7 @@ def batch_of(
     labels: Int[Array, " n"],
     known: Float[Array, "n classes"] | None,
 ) -> TrainingBatch:
-    """Returns an augmented batch. Mixing also mixes the targets and the teacher's `known` logits. The key is consumed.
+    """Returns an augmented batch. Image mixing also mixes targets and the teacher's `known` logits. Consumes the key.
 
     A teacher without known logits is evaluated on the augmented images, under `lax.stop_gradient`.
     """
@@ -293,7 +293,7 @@ def train_on_batch(
     images: Array,
     labels: Int[Array, " n"],
 ) -> tuple[FinalState, Float[Array, ""]]:
-    """Takes one step on a given batch, unless loss or weights are already not finite; arguments as in `train_steps`.
+    """Takes one step on a given batch, unless loss or weights are no longer finite; arguments as in `train_steps`.
 
     Returns:
       The new state, and the loss of the step, 0 if it was not taken.

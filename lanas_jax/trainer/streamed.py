@@ -45,7 +45,7 @@ def compile_streamed(final: Training, data: StreamedDataset, devices: Sequence[j
     Args:
       final: training to compile for.
       data: streamed dataset to train on.
-      devices: devices of all processes; each batch is divided equally among them (`check`).
+      devices: devices of all processes; each batch is divided equally among them (`check_recipe`).
     """
     began = time.perf_counter()
     mesh = mesh_of(devices, AXIS)
@@ -93,8 +93,8 @@ class Streamed:
 
     Attributes:
       stream: stream of training batches.
-      right: function that counts the correctly classified images of a batch and all its images; compiled at the first
-        call.
+      right: function that counts the correctly classified images of a batch, and all images of the batch; compiled at
+        the first call.
     """
 
     stream: TrainingStream
@@ -188,7 +188,7 @@ class Ahead(Generic[Read, Ready]):
     Args:
       source: iterator to read in the thread.
       prepare: function applied to each item in the thread, such as placing it on the devices.
-      depth: largest number of prepared items that wait in memory.
+      depth: maximum number of prepared items waiting in memory.
     """
 
     def __init__(self, source: Iterator[Read], prepare: Callable[[Read], Ready], depth: int):
@@ -228,7 +228,7 @@ class Ahead(Generic[Read, Ready]):
                 if self._closing.is_set():
                     return
             self._put(_End())
-        except BaseException as error:  # the consumer must see every exception, whatever its type
+        except BaseException as error:  # the consumer must see exceptions of every type
             self._put(error)
 
     def _put(self, item: Ready | BaseException | _End) -> None:

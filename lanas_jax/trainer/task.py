@@ -34,8 +34,8 @@ class Weights(NamedTuple):
 class FinalNetwork(Protocol):
     """A network of a single code, with the features that only long trainings use: auxiliary head and dropped paths.
 
-    Parameters are float32, whatever the dtype of the computation. Parameters and batch statistics are nested
-    dictionaries of arrays, the structure that a file of weights can hold.
+    Parameters are float32, even if the network computes in another dtype. Parameters and batch statistics are nested
+    dictionaries of arrays, a structure that weight files can hold.
     """
 
     @property
@@ -99,7 +99,7 @@ def with_data(network: FinalNetwork, data: PyTree[AnyArray]) -> FinalNetwork:
 
 @runtime_checkable
 class SelfTaught(Protocol):
-    """A `FinalNetwork` of several networks that learn from each other; it computes its own loss and gradient."""
+    """A `FinalNetwork` of several networks that teach each other; it computes its own loss and gradient."""
 
     def gradient(
         self,
@@ -112,7 +112,7 @@ class SelfTaught(Protocol):
 
         Args:
           weights: current parameters and batch statistics.
-          images: batch of images, shared by all of its networks.
+          images: batch of images, shared by all networks.
           targets: label-smoothed target distributions.
           key: PRNG key; consumed.
         """
@@ -128,7 +128,7 @@ class Teacher(Protocol):
 
     @property
     def data(self) -> PyTree[AnyArray]:
-        """All arrays that the logits depend on; inputs of the program, so that none is compiled in as a constant."""
+        """All arrays that the logits depend on; inputs of the program, not constants in it."""
         ...
 
     def with_data(self, data: PyTree[AnyArray]) -> "Teacher":
@@ -218,7 +218,7 @@ class FinalTraining:
             raise ValueError("distillation must be above 0 with a teacher, or the teacher has no effect; got 0")
 
     def taught(self, teacher: Teacher, weight: float) -> "FinalTraining":
-        """Returns the same training with a teacher; `weight`, in (0, 1], is the weight of the teacher's loss."""
+        """Returns the same training with distillation from a teacher whose loss has the given `weight`, in (0, 1]."""
         recipe = dataclasses.replace(self.recipe, distillation=weight)
         return dataclasses.replace(self, recipe=recipe, teacher=teacher)
 

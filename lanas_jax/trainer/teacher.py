@@ -37,7 +37,7 @@ from lanas_jax.trainer.task import FinalNetwork, Teacher, Weights, data_of, with
 class NetworkTeacher:
     """A network with its weights.
 
-    Two teachers compare equal if their networks do: weights are inputs of the program that they share.
+    Two teachers are equal if their networks are: weights are inputs of the program that they share.
 
     Args:
       network: network that computes the logits; its auxiliary head is not used.
@@ -125,7 +125,7 @@ class ModuleTeacher:
         return copy(images)
 
     def check(self, data: SearchData | StreamedDataset, recipe: Recipe) -> None:
-        """Raises ValueError if the module has another number of classes than the images."""
+        """Raises ValueError if the numbers of classes of the module and the images differ."""
         del recipe
         _check_classes(self, data)
 
@@ -141,7 +141,7 @@ class ModuleTeacher:
 class SavedLogits:
     """Precomputed logits of all training images.
 
-    Any two compare equal, since the logits are inputs of the program that they share.
+    All instances are equal, since the logits are inputs of the program that they share.
 
     Args:
       values: one row per image, in the order of the training split, followed by the search-validation images if the

@@ -1,8 +1,8 @@
 """One training from start to end: the folder, the programs, the loop, and the report.
 
-A second call with the same folder resumes the training, or returns the recorded result if it is complete. The same
-holds for any folder if the network belongs to a run, which records the results of its networks. In a multi-host
-training every process calls it with the same folder, and process 0 writes.
+A second call with the same folder resumes the training, or returns the recorded result if it is complete. If the
+network belongs to a run, which records the results of its networks, a call with any folder returns that result. In a
+multi-host training every process calls it with the same folder, and process 0 writes.
 """
 
 import dataclasses
@@ -44,7 +44,7 @@ class Origin:
     Attributes:
       name: name of the experiment.
       source: path of the experiment's file, or of a run's copy of it; None if the training was started from Python.
-      original: path of the experiment's file when the search or the training started; it may use files beside it.
+      original: path of the experiment's file when the search or the training started; it may use files next to it.
       working_folder: folder in which the search or the training started, where relative paths start.
       config: settings of the experiment.
       settings: settings of the experiment's winner training.
@@ -87,8 +87,8 @@ def train_network(
 ) -> dict[str, Any]:
     """Trains a network to the last step, resuming if possible, and evaluates it once on the test split.
 
-    If the network belongs to a run, the run records the result. The same network is then not trained again in another
-    folder, and its recorded result is returned.
+    If the network belongs to a run, the run records the result. Another call for the same network, in whatever
+    folder, then returns the recorded result without training.
 
     Args:
       final: training to run.
@@ -105,7 +105,7 @@ def train_network(
     Raises:
       ValueError: as in `check_training`; nothing is written.
       PathError: the folder is remote, or its name cannot be used.
-      RunError: the folder holds other files, holds another training (the message names the difference), or is in use.
+      RunError: the folder holds other files or another training (the message names the difference), or is in use.
       ConfigError: the settings cannot be written as JSON.
       DistributedError: the processes were not started with the same settings, images and software.
       NotFiniteError, DamagedError, PreemptedError: as in `loop.run_training`.
@@ -170,7 +170,7 @@ def _seconds_at_peak(
     """Returns the seconds per image at the peak of all devices, extrapolated from the devices of this process.
 
     The peak is that of a large matrix product in bfloat16 (`lanas_jax.training.peak`). Returns None if the space has no
-    cost model, and on CPUs, whose peak is not worth the time of measuring it.
+    cost model, and on CPUs, where measuring the peak is not worth the time.
     """
     multiply_adds = costs(final.network, code)["multiply_adds"]
     if devices[0].platform == "cpu" or not multiply_adds:
