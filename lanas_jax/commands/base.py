@@ -46,7 +46,7 @@ _ABOUT_PATH = (FileNotFoundError, FileExistsError, PermissionError, NotADirector
 
 
 def is_about_path(error: OSError) -> bool:
-    """Returns whether the user can avoid an error by another path, unlike that of a full disk."""
+    """Returns whether another path can avoid an error; for a full disk it cannot."""
     return isinstance(error, _ABOUT_PATH) or error.errno in (errno.EROFS, errno.ENAMETOOLONG)
 
 
@@ -57,12 +57,12 @@ def reason_of(error: OSError) -> str:
     return f"{error.filename} cannot be used: {error.strerror}" if error.filename else f"cannot write: {error.strerror}"
 
 
-PATHS = ConstructorRegistry()  # for every `tyro.cli`: how text becomes a path
+PATHS = ConstructorRegistry()  # parsing rules for paths, used by every `tyro.cli` call
 
 
 @PATHS.primitive_rule
 def _path_rule(info: PrimitiveTypeInfo) -> PrimitiveConstructorSpec[Path] | None:
-    """Every option that takes a path expands ``~`` and refuses remote places, by `local_path`."""
+    """Parses every path option with `local_path`, which expands ``~`` and refuses remote places."""
     if info.type is not Path:
         return None
     return PrimitiveConstructorSpec(
@@ -80,7 +80,7 @@ Folder = Annotated[Path, tyro.conf.arg(metavar="RUN", help="run folder that a se
 def with_traceback(error: BaseException, folder: Path) -> str:
     """Writes the traceback of an error to a file in a folder, and returns the error and a sentence that names the file.
 
-    An error that is no `StudyError` is described with its type and the line that raised it.
+    An error other than `StudyError` is described with its type and the line that raised it.
     """
     from lanas_jax.evaluators.faults import describe_error
     from lanas_jax.study import StudyError
@@ -110,7 +110,7 @@ def usage(text: str, arguments: Sequence[str]) -> int | None:
 def terminal(*, width: int = 140, quiet: bool = False, stderr: bool = False) -> Console:
     """Returns a console that prints text as it is: no markup, no emoji codes, no highlighting.
 
-    Paths, reasons of failures and names of experiments contain brackets that rich would take for its markup.
+    Paths, failure reasons and experiment names may contain brackets that rich would interpret as markup.
 
     Args:
       width: number of columns if the output is not a terminal, so that tables fit.
@@ -132,7 +132,7 @@ def parsed(function: Callable[..., Any], command: str, arguments: Sequence[str])
     marks = (tyro.conf.FlagCreatePairsOff,)
     try:
         return tyro.cli(function, prog=f"lanas {command}", args=list(arguments), config=marks, registry=PATHS)
-    except ValueError as error:  # a ``__post_init__``
+    except ValueError as error:  # raised by a ``__post_init__``
         raise RefusedError(f"invalid options: {error}") from error
 
 
@@ -142,10 +142,10 @@ def parse_settings(
     """Parses the options of a command together with settings that an experiment's file defines.
 
     Args:
-      command: words of the command line before its options, without ``lanas``.
-      arguments: words after those.
-      settings: dataclasses of settings whose fields become options, by the name of the result's attribute; with a
-        default, if there is one: ``{"config": (Config, field)}``.
+      command: words of the command line before the options, without ``lanas``.
+      arguments: remaining words of the command line.
+      settings: dataclasses of settings whose fields become options, by the name of the result's attribute, optionally
+        with a default: ``{"config": (Config, field)}``.
       options: fields of the command's own options, as `dataclasses.make_dataclass` takes them.
       **how: further arguments of `tyro.cli`.
 
@@ -164,7 +164,7 @@ def parse_settings(
         return tyro.cli(both, prog=f"lanas {command}", args=list(arguments), registry=PATHS, **how)
     except PathError:
         raise
-    except Exception as error:  # tyro itself ends the process; this is a ``__post_init__``, or a type without an option
+    except Exception as error:  # from a ``__post_init__``, or a type tyro cannot parse; tyro's own errors exit
         raise _invalid(error) from error
 
 
@@ -195,7 +195,7 @@ def _invalid(error: BaseException) -> RefusedError:
 
 
 def _refuse_collisions(command: str, kind: Any, options: Sequence[Any]) -> None:
-    """Raises RefusedError for a field of settings that is named like an option of the command."""
+    """Raises RefusedError if a field of the settings has the name of an option of the command."""
     taken = {"help"}
     for name, hint, *_ in options:
         unnamed = any(getattr(mark, "name", None) == "" for mark in getattr(hint, "__metadata__", ()))

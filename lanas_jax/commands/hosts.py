@@ -37,7 +37,7 @@ def join_from_arguments(command: str, arguments: Sequence[str]) -> None:
 
 @contextlib.contextmanager
 def new_directory(name: str) -> Iterator[Path]:
-    """Creates a new folder for a training, as `run_folder.new_directory`, and yields its path in all processes.
+    """Creates a new folder for a training, as `run_folder.new_directory` does, and yields its path in all processes.
 
     Raises:
       RunError: the folder cannot be created.
@@ -98,5 +98,5 @@ def run_preemptible(
 
 
 def _of_runtime(error: Exception) -> bool:
-    """Returns whether JAX's runtime raised the error; it also raises ValueError when it runs a call synchronously."""
+    """Returns whether JAX's runtime raised the error; for a call that runs synchronously, it may be a ValueError."""
     return isinstance(error, jax.errors.JaxRuntimeError) or STATUS.match(str(error)) is not None

@@ -180,7 +180,7 @@ def _carry_out(experiment: "Experiment", here: Run, where: "Where", **how: bool)
 
 
 def _trained_code(here: Run) -> tuple[int, ...] | None:
-    """Returns the code that ``lanas train RUN`` has trained, or None."""
+    """Returns the code whose training is in the run's folder ``final``, or None."""
     from lanas_jax.trainer import folder as folders
 
     trained = here.final

@@ -1,6 +1,6 @@
 """``lanas train``: finds the network to train, trains it in full, and prints its accuracies.
 
-The network is the winner of a run, one of an experiment, or that of a training to continue.
+The network is the winner of a run, a given code of an experiment, or the network of a training to continue.
 """
 
 import contextlib
@@ -58,7 +58,7 @@ For the settings: lanas train RUN --help
 
 
 def train(arguments: Sequence[str]) -> int:
-    """Trains the best network of a run."""
+    """Trains the best network of a run, or another network."""
     keep_programs()
     try:
         return _train(terminal(), arguments)
@@ -130,7 +130,7 @@ class Target:
       origin: recorded origin of the experiment; settings that are None come from the command line.
       module: loaded file of the experiment; defines `Final` and `final`.
       code: code of the winner or of the training to continue; None if the command line must give it.
-      directory: folder of the training; None for the command line's, or a new one.
+      directory: folder of the training; None for the one given on the command line, or a new one.
       initial: initial weights, by name, of the training to continue; None if they were randomly initialized.
       run: run whose winner is trained; None for an experiment or a training.
     """
@@ -150,8 +150,8 @@ def find_target(name: str) -> Target:
       name: folder that a search or a training wrote, or an experiment as in `discovery.find_experiment`.
 
     Raises:
-      RunError: the folder contains neither, or the run has no successful trial.
-      ExperimentError: there is no such experiment, or it defines no final training.
+      RunError: the folder contains neither a run nor a training, or the run has no successful trial.
+      ExperimentError: there is no such experiment, or it defines no winner training.
     """
     path = local_path(name)
     if folders.training_exists(path):
