@@ -56,7 +56,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         try:
             return _run(command, rest)
         finally:
-            sys.stdout.flush()  # here, where an error becomes a message; Python would flush at exit
+            sys.stdout.flush()  # here, where errors become messages, and not at exit
     except REFUSALS as error:
         return _failed(command, error, 2)
     except sqlite3.OperationalError as error:  # a full disk or an unmounted file system
@@ -89,7 +89,7 @@ def _failed(command: str, why: object, exit_code: int) -> int:
 
 
 def _discard_output() -> None:
-    """Sends what is left of the output nowhere, since Python would try to write it again at exit."""
+    """Redirects the remaining output to the null device, since Python would try to write it again at exit."""
     with contextlib.suppress(OSError), open(os.devnull, "wb") as nowhere:
         os.dup2(nowhere.fileno(), sys.stdout.fileno())
 

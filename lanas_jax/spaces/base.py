@@ -6,8 +6,8 @@ architectures only through five methods of `SearchSpace`: `features`, `valid`, `
 They are pure functions of arrays, so searchers can be jitted around them. A space with hard limits lists valid codes
 in `starting_codes` and the limited costs in `limited`.
 
-A choice may exist only beside certain options of earlier choices (`Choice.when`). In the codes of networks without it,
-it is *inactive*: it has no features, and its integer is 0 in canonical codes.
+A choice may exist only in combination with certain options of earlier choices (`Choice.when`). In the codes of networks
+without it, it is *inactive*: it has no features, and its integer is 0 in canonical codes.
 
 `models/` builds networks from codes; `searchers/` decides which code to try next.
 """
@@ -54,9 +54,9 @@ class CellGraph(NamedTuple):
     edges: tuple[tuple[int, int, str], ...]
 
 
-SHARED = 0.4  # share of the prior variance that is common to choices with the same options
+SHARED = 0.4  # fraction of the prior variance shared by choices with the same options
 CURVATURE = 2.0  # decay of the squared-exponential covariance over a scale's levels, scaled to [0, 1]
-DOUBT = 0.2  # share of a scale's prior variance that is independent between options, as if they were labels
+DOUBT = 0.2  # fraction of a scale's prior variance that is independent between options, as if they were labels
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,12 +70,12 @@ class SearchSpace:
       choices: decisions, in the order of the integers of a code.
 
     Attributes:
-      doubts_scales: protection against scales that do not order values: a space also treats the options of a scale as
-        labels. A space whose scales are known to order values turns it off.
+      doubts_scales: True to treat the options of a scale as labels too, which protects against scales that do not order
+        the values. A space whose scales are known to order the values sets it to False.
 
     Raises:
-      ValueError: if the choices have no order, there is no choice, two choices have the same name, or a condition of a
-        choice names no earlier choice, or options that the earlier choice does not have.
+      ValueError: if the choices have no order, there is no choice, two choices have the same name, or a condition
+        refers to something other than an earlier choice, or to options that the earlier choice does not have.
     """
 
     choices: tuple[Choice, ...]
@@ -105,7 +105,7 @@ class SearchSpace:
 
     @property
     def size(self) -> int:
-        """Exact number of codes, valid or not, without those that differ only in inactive choices."""
+        """Exact number of codes, valid or not; codes that differ only in inactive choices count once."""
         return _count_codes(self)
 
     @property
@@ -138,10 +138,10 @@ class SearchSpace:
     def features(self, codes: Codes) -> Float[Array, "n d"]:
         """Returns the inputs of the tree's regressions: small integers. Equivalent codes have equal features.
 
-        Labels are one-hot encoded in order. A scale has a column for each level but the lowest, which is 1 if the
-        code's option is at or above it, so that a penalty on weights favours small steps between levels. A scale may
-        turn out not to order the values, so its one-hot columns follow (see `doubts_scales`). All columns of an
-        inactive choice are 0.
+        Labels are one-hot encoded in order. A scale has a column for each level except the lowest; the column is 1 if
+        the code's option is at or above that level, so that a penalty on weights favours small steps between levels. A
+        scale may turn out not to order the values, so its one-hot columns follow (see `doubts_scales`). All columns of
+        an inactive choice are 0.
         """
         codes = jnp.asarray(codes)
         most = int(self.cardinalities.max())
@@ -190,7 +190,7 @@ class SearchSpace:
         """Embedding of each term.
 
         Here it has one part per choice, in which nearby levels of a scale have similar embeddings, and one part per
-        group of choices with the same options, which counts how often each option is taken in the group.
+        group of choices with the same options, which counts how often each option occurs in the group.
         """
         return _embedding(self)
 
@@ -213,7 +213,7 @@ class SearchSpace:
         return jnp.where(self.active(codes), codes, 0) if self.is_conditional else codes
 
     def count_changes(self, codes: Codes, others: Int[Array | np.ndarray, "#n dims"]) -> Int[Array, " n"]:
-        """Returns in how many choices canonical codes differ, row by row; choices that either lacks do not count."""
+        """Returns in how many choices canonical codes differ, row by row; not counting choices inactive in either."""
         differ = codes != others
         if self.is_conditional:
             differ = differ & self.active(codes) & self.active(others)
@@ -233,7 +233,7 @@ class SearchSpace:
         return ()
 
     def definition(self) -> dict[str, Any]:
-        """Returns everything that gives the codes their meaning, as JSON; runs record it and refuse another space.
+        """Returns everything that gives the codes their meaning, as JSON; runs record it and refuse a different space.
 
         Here it is the class of the space and all its fields, choices included (`lanas_jax.spaces.definition`).
         """
@@ -296,9 +296,9 @@ class SearchSpace:
         return array.astype(np.int32)
 
     def check_images(self, image_shape: tuple[int, int, int], classes: int) -> None:
-        """Checks that the networks of this space, and so their costs and limits, are those for a dataset.
+        """Checks that the networks of this space, and therefore their costs and limits, fit a dataset.
 
-        Compares the settings `image_size`, `image_channels` and `classes`, as far as the space has them. A space whose
+        Compares those of the settings `image_size`, `image_channels` and `classes` that the space has. A space whose
         networks resize images has no `image_size`.
 
         Args:
@@ -331,7 +331,7 @@ class SearchSpace:
         """Sets fields that must be integers of at least 1, in the constructors of frozen spaces.
 
         Raises:
-          ValueError: if a size is no integer or below one.
+          ValueError: if a size is not an integer or is below one.
         """
         for name, value in sizes.items():
             object.__setattr__(self, name, whole_number(name, value, 1))
@@ -364,7 +364,7 @@ class SearchSpace:
 
     @property
     def _parents(self) -> list[list[tuple[int, tuple[int, ...]]]]:
-        """Conditions of each choice: positions of earlier choices, and of the options beside which it exists."""
+        """Conditions of each choice: positions of earlier choices, and of the options that satisfy the condition."""
         at = {choice.name: i for i, choice in enumerate(self.choices)}
         return [
             [(at[name], tuple(map(self.choices[at[name]].options.index, options))) for name, options in choice.when]
@@ -386,7 +386,7 @@ class SearchSpace:
         return codes if (levels == ascending).all() else jnp.asarray(levels)[np.arange(self.dims)[None], codes]
 
     def _taken(self, code: Int[Array | np.ndarray, " dims"]) -> list[tuple[Choice, int]]:
-        """Returns the active choices of a code, and the position of the option that each takes."""
+        """Returns the active choices of a code, each with the position of its option."""
         codes = self.check(np.asarray(code)[None])
         exists = np.asarray(self.active(codes))[0]
         return [(choice, int(i)) for choice, i, there in zip(self.choices, codes[0], exists, strict=True) if there]
@@ -396,7 +396,7 @@ def _check_conditions(choice: Choice, earlier: tuple[Choice, ...], names: list[s
     """Checks the conditions of a choice.
 
     Raises:
-      ValueError: if one names no earlier choice, or options that the earlier choice does not have.
+      ValueError: if one refers to something other than an earlier choice, or to options that the choice does not have.
     """
     options = {other.name: other.options for other in earlier}
     for name, wanted in choice.when:
@@ -420,7 +420,7 @@ def _same(option: Option, other: Option) -> bool:
 
 
 def _column_counts(choice: Choice, doubted: bool) -> tuple[int, int]:
-    """Returns how many features of a choice are steps of a scale, and how many are labels."""
+    """Returns how many features of a choice are steps of a scale, and how many are one-hot labels."""
     n = len(choice.options)
     return (n - 1, n if doubted else 0) if choice.is_scale else (0, n)
 
@@ -428,14 +428,14 @@ def _column_counts(choice: Choice, doubted: bool) -> tuple[int, int]:
 def _count_codes(space: SearchSpace) -> int:
     """Returns the exact number of different assignments of active choices.
 
-    Choices are decided in order. Partial assignments are merged while no later condition tells them apart.
+    Choices are assigned in order. Partial assignments that no later condition distinguishes are merged.
     """
     sizes, parents = space.cardinalities.tolist(), space._parents
     last = {parent: i for i, conditions in enumerate(parents) for parent, _ in conditions}  # last choice that depends
     if not last:
         return math.prod(sizes)
     tested = {parent: sorted({opts for c in parents for p, opts in c if p == parent}) for parent in last}
-    counts: dict[tuple[tuple[int, tuple[bool, ...]], ...], int] = {(): 1}  # what later conditions see -> assignments
+    counts: dict[tuple[tuple[int, tuple[bool, ...]], ...], int] = {(): 1}  # what later conditions test -> assignments
     for i, size in enumerate(sizes):
         after: dict[tuple[tuple[int, tuple[bool, ...]], ...], int] = {}
         for seen, count in counts.items():

@@ -1,8 +1,8 @@
 """Choices: the named decisions of a search space, with their options.
 
-The options of a choice are labels or the levels of a scale. A scale is declared: numbers are one, strings are not, and
-`ordered` says otherwise. A choice with `when` exists only in networks that take certain options of earlier choices.
-`base.py` makes spaces, codes and features of choices.
+The options of a choice are labels or the levels of a scale. A scale is declared, not guessed: numbers form a scale and
+strings do not, unless `ordered` overrides this. A choice with `when` exists only in networks with certain options of
+earlier choices. `base.py` builds spaces, codes and features from choices.
 """
 
 import dataclasses
@@ -14,7 +14,7 @@ import numpy as np
 Option = int | float | str | None  # Booleans are integers in Python
 Conditions = tuple[tuple[str, tuple[Option, ...]], ...]
 
-MOST_STEPS = 1024  # most options of a range without steps
+MOST_STEPS = 1024  # maximum number of options of a range without `steps`
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,15 +26,16 @@ class Choice:
       options: alternatives, at least one, all different; the position of an option is its integer in codes, so the
         options must have an order: a list, a tuple or another sequence, not a set. Numbers, strings, Booleans and None
         keep their type; other objects are converted to text by ``str``.
-      ordered: declaration of the options as a scale (True) or as labels (False). By default, numbers are a scale, and
-        strings are labels, whatever they spell; so are Booleans, None and mixed options. The levels of a scale ascend
-        with the numbers, in whatever order these are given. Strings can be a scale only if they spell numbers.
-      when: names of earlier choices, each with the options beside which this choice exists; all must hold. A choice
-        beside which a condition does not hold is inactive: it has no effect on the network.
+      ordered: declaration of the options as a scale (True) or as labels (False). By default, numbers form a
+        scale; strings are labels, even if they spell numbers; so are Booleans, None and mixed options. The levels of a
+        scale ascend with the numbers, in whatever order they are given. Strings can form a scale only if they spell
+        numbers.
+      when: conditions for this choice to exist: names of earlier choices, each with the options that satisfy the
+        condition; all must hold. Otherwise the choice is inactive: it has no effect on the network.
 
     Attributes:
       ordered: True if the options are a scale.
-      when: conditions as pairs of a name and options; empty for a choice of every network.
+      when: conditions as pairs of a name and options; empty if the choice exists in every network.
 
     Raises:
       ValueError: if the options have no order or can be read only once, there is no option, an option is repeated or
@@ -77,7 +78,7 @@ class Choice:
 
     @property
     def is_scale(self) -> bool:
-        """True if the order of the options matters: a scale of three or more levels. Two options have no middle."""
+        """True if the order of the options matters: a scale of three or more levels. Two have no order to learn."""
         return self.ordered and len(self.options) > 2
 
     @property
@@ -102,7 +103,7 @@ class Choice:
         """Checks that the options are different numbers.
 
         Raises:
-          ValueError: if they are not; names the option.
+          ValueError: if an option is not a number or is repeated; names the option.
         """
         numbers = [_number(option) for option in self.options]
         wrong = next((option for option, number in zip(self.options, numbers, strict=True) if math.isnan(number)), ...)
@@ -137,7 +138,7 @@ class Choice:
         return tuple(conditions)
 
 
-def Range(  # noqa: N802 - it is written where a Choice is
+def Range(  # noqa: N802 - used in place of a Choice
     name: str,
     low: float,
     high: float,
@@ -146,15 +147,15 @@ def Range(  # noqa: N802 - it is written where a Choice is
     steps: int | None = None,
     when: Mapping[str, object] | None = None,
 ) -> Choice:
-    """Returns a choice among numbers from `low` to `high`, which are a scale.
+    """Returns a choice among numbers from `low` to `high`, which form a scale.
 
     Args:
       name: name of the decision, unique within a space.
       low: lowest option.
       high: highest option.
-      log: equal ratios between options instead of equal differences.
-      steps: number of options. Whole numbers as ends make all options whole, rounded to the nearest; without steps,
-        every whole number from end to end is an option.
+      log: True for equal ratios between options, False for equal differences.
+      steps: number of options. If both ends are whole numbers, all options are rounded to whole numbers; without steps,
+        every whole number from `low` to `high` is an option.
       when: conditions, as in `Choice`.
 
     Raises:
@@ -209,7 +210,7 @@ def _equal(one: object, other: object) -> bool:
 
 
 def _option(option: object) -> Option:
-    """Converts a NumPy scalar to the Python object of its type, and an object that is no scalar to text."""
+    """Converts a NumPy scalar to the corresponding Python object, and an object that is not a scalar to text."""
     if isinstance(option, np.generic):
         option = option.item()
     return option if option is None or type(option) in (bool, int, float, str) else str(option)  # type: ignore[return-value]

@@ -1,7 +1,7 @@
 """The definition of a search space as JSON: everything that gives its codes their meaning.
 
 Runs and trainings record the definition of their space and compare it when they continue. A code is a list of
-positions, so that the same code means another architecture if an option is added, removed or moved.
+positions, so the same code may mean another architecture once an option is added, removed or moved.
 """
 
 import dataclasses
@@ -13,15 +13,15 @@ from collections.abc import Mapping
 from pathlib import PurePath
 from typing import Any
 
-LISTED = 3  # number of differences that are named; the others are counted
-SHOWN = 12  # number of options that are written out; a range may have a thousand
+LISTED = 3  # maximum number of differences that are described; the others are counted
+SHOWN = 12  # maximum number of options that are written out; a range may have a thousand
 
 
 def define_fields(thing: Any) -> dict[str, Any]:
     """Returns the class and the fields of a dataclass as JSON, such as those of a space and of its choices.
 
     Numbers, text, paths, enumerations, containers, arrays and dataclasses are recorded with their values; functions and
-    other objects by name; an object with a method `definition` by what that returns.
+    other objects by name; an object with a method `definition` by the result of that method.
     """
     fields = {field.name: _as_json(getattr(thing, field.name, None)) for field in dataclasses.fields(thing)}
     return {"class": type(thing).__qualname__, **fields}
@@ -32,7 +32,7 @@ def definition_difference(before: Mapping[str, Any], now: Mapping[str, Any]) -> 
 
     Args:
       before: recorded definition.
-      now: definition of the present space.
+      now: definition of the current space.
     """
     old, new = _by_name(before), _by_name(now)
     found = [
@@ -47,14 +47,14 @@ def definition_difference(before: Mapping[str, Any], now: Mapping[str, Any]) -> 
 
 
 def choices_of(definition: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns the choices of a definition alone, which two spaces of networks of different size share."""
+    """Returns only the choices of a definition; spaces that differ only in the size of the networks share them."""
     return {"choices": definition["choices"]}
 
 
 def _by_name(definition: Mapping[str, Any]) -> dict[str, Any]:
     """Returns the fields of a definition, with one entry per field of each choice.
 
-    Absent are fields that are None, and the scale and the conditions of a choice that has none.
+    Fields that are None are omitted, and so are `ordered` and `when` of a choice without a scale or conditions.
     """
     entries = {f"its {name} is": value for name, value in definition.items() if name != "choices"}
     for choice in definition.get("choices", ()):
@@ -69,7 +69,7 @@ def _names(definition: Mapping[str, Any]) -> list[str]:
 
 
 def _shown(entries: Mapping[str, Any], name: str) -> str:
-    """Returns an entry as text, as Python writes it, so that 1 and "1" differ."""
+    """Returns an entry as text in Python's notation, so that 1 and "1" differ."""
     if name not in entries:
         return "absent"
     if not isinstance(value := entries[name], list):
@@ -101,7 +101,7 @@ def _as_json(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [_as_json(item) for item in value]
     if hasattr(value, "__array__"):
-        import numpy as np  # here, since commands that read no space import this module too
+        import numpy as np  # imported here because commands that need no space also import this module
 
         array = np.asarray(value)
         if not array.ndim:

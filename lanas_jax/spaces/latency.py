@@ -13,7 +13,7 @@ from pathlib import Path
 
 from lanas_jax.runtime.paths import local_path
 
-SHOWN = 200  # most characters of a wrong entry in an error message
+SHOWN = 200  # maximum number of characters of a wrong entry in an error message
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -68,7 +68,7 @@ class LatencyTable:
             )
 
     def definition(self) -> dict[str, object]:
-        """Returns what identifies the table in the definition of a space; the times themselves are too many."""
+        """Returns what identifies the table in the definition of a space: not the times, which are too many."""
         return {"class": type(self).__qualname__, "device": self.device, "digest": self.digest}
 
     def write(self, path: Path) -> None:

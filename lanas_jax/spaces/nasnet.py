@@ -59,7 +59,7 @@ class NASNetSpace(SearchSpace):
       max_parameters: hard limit on the trainable parameters; part of `valid`.
 
     Raises:
-      ValueError: if a setting is below one, or no network is within a limit.
+      ValueError: if a setting is below one, or a limit excludes every network.
     """
 
     blocks: int
@@ -96,9 +96,9 @@ class NASNetSpace(SearchSpace):
         self._check_limits()
 
     def _check_limits(self) -> None:
-        """Checks that a network of pools, each block of which reads the one before, is within each limit.
+        """Checks that each limit allows the cheapest network: pools only, with each block reading the one before.
 
-        No network costs less: pools cost nothing, and one block alone is put out.
+        No network costs less: pools cost nothing, and the output of a cell is a single block.
 
         Raises:
           ValueError: if a limit is below the cost of that network; names both.

@@ -15,7 +15,7 @@ STAGES = 5
 
 @dataclasses.dataclass(frozen=True, init=False)
 class NATSBenchSizeSpace(SearchSpace):
-    """Five stages of 8, 16, ..., 64 channels: 32,768 networks. Widths are a scale, known to order the values."""
+    """Five stages of 8, 16, ..., 64 channels: 32,768 networks. Widths form a scale, known to order the values."""
 
     doubts_scales: ClassVar[bool] = False
 
