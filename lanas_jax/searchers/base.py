@@ -31,7 +31,7 @@ def register(*numbers: str) -> Callable[[Class], Class]:
     """Registers a searcher class as a pytree whose pool and `numbers` are inputs of a compiled program.
 
     Searchers of one class and space that differ only in these numbers share one compiled `ask` and one compiled `tell`.
-    Its methods run in 32 bits, and treat NaN as data, whatever JAX's settings are.
+    Its methods run in 32 bits and treat NaN as data, regardless of JAX's settings.
 
     Args:
       numbers: names of the hyper-parameters that change no array shape; all others are static under `jax.jit`.

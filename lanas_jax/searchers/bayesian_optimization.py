@@ -31,7 +31,7 @@ from lanas_jax.searchers.sampling import Pool, best_of, listed, reached
 from lanas_jax.searchers.surrogate import log_expected_improvement, normal_scores
 from lanas_jax.spaces.base import Codes, SearchSpace, Values
 
-MODEL_TRIALS = 512  # most trials in the Gaussian process: the best, the pending and the latest
+MODEL_TRIALS = 512  # maximum number of trials in the Gaussian process: the best, the pending and the latest
 CANDIDATES = 512  # half near the best trials, half drawn uniformly
 PARENTS = 5  # number of best trials whose neighbours are candidates
 LENGTHSCALES = (0.1, 0.2, 0.4, 0.8, 1.6, 3.2)

@@ -1,7 +1,7 @@
 """Trial history of a searcher: a struct of fixed-capacity arrays, one row per trial, in the order of asks.
 
-Every searcher's state contains one. It holds asked, pending and told codes, so no architecture is proposed twice and
-pending trials count. Rows are canonical codes; a row of -1 is empty.
+Every searcher's state contains one. It holds all codes that were asked for or told, so no architecture is proposed
+twice and pending trials count. Rows are canonical codes; a row of -1 is empty.
 """
 
 import dataclasses
@@ -16,7 +16,7 @@ from lanas_jax.searchers.sampling import Pool
 from lanas_jax.spaces.base import Codes, SearchSpace, Values
 
 EMPTY, PENDING, DONE, FAILED, PAST = 0, 1, 2, 3, 4
-NOTHING = -1  # padding for the rows of an answer when no code is left
+NOTHING = -1  # padding in the rows of an answer if no code is left
 
 
 @jax.tree_util.register_dataclass
@@ -27,8 +27,8 @@ class History:
     Attributes:
       codes: canonical codes, -1 in empty rows.
       values: values of the trials; 0 for a trial without a value.
-      status: status per row: EMPTY, PENDING, DONE, FAILED, or PAST for a result from which a restarted search
-        does not learn.
+      status: status per row: EMPTY, PENDING, DONE, FAILED, or PAST for a result of an earlier round from which the
+        current round does not learn (`lanas.LaNAS.patience`).
       count: number of rows in use.
       seen: mask of the pool codes that are in the history; length 0 without a pool.
     """
@@ -75,7 +75,7 @@ def reserve(history: History, n: int) -> History:
     """Returns a history with room for `n` more trials; doubles a capacity that is too small. No effect when traced.
 
     Raises:
-      ValueError: `n` is no integer, or negative.
+      ValueError: `n` is not an integer, or is negative.
     """
     n = whole_number("n", n, 0)
     if isinstance(history.count, jax.core.Tracer) or int(history.count) + n <= history.capacity:
@@ -92,7 +92,7 @@ def reserve(history: History, n: int) -> History:
 def receive(
     history: History, space: SearchSpace, codes: Codes, values: Values
 ) -> tuple[History, Int[Array, "n dims"], Float[Array, " n"]]:
-    """Returns told codes and values as arrays, and a history with room for them. Checks codes unless traced.
+    """Returns the codes and values of a `tell` as arrays, and a history with room for them. Checks codes unless traced.
 
     Rows of -1 are accepted.
 
@@ -114,7 +114,7 @@ def receive(
 
 
 def set_aside(history: History, when: Bool[Array, ""]) -> History:
-    """Returns the history with all results PAST if `when`; if results are PAST already, they are DONE again instead."""
+    """If `when`, returns the history with all results marked PAST, or, if some already are, with these DONE again."""
     past = history.status == PAST
     alternatives = jnp.where(past, DONE, history.status), jnp.where(history.done, PAST, history.status)
     turned = jnp.where(jnp.any(past), *alternatives)
@@ -150,14 +150,14 @@ def add_code(history: History, space: SearchSpace, pool: Pool | Codes | None, co
 
 
 def mark(history: History, space: SearchSpace, pool: Pool | Codes | None, codes: Int[Array, "n dims"]) -> History:
-    """Notes that canonical codes of the pool stand in rows; others, and rows of -1, are passed over."""
+    """Marks canonical codes as seen in the pool; codes outside the pool, and rows of -1, are skipped."""
     if not isinstance(pool, Pool):
         return history
     return dataclasses.replace(history, seen=with_rows(history.seen, pool.find(space, codes)))
 
 
 def with_rows(seen: Bool[Array, " m"], rows: Int[Array, " n"]) -> Bool[Array, " m"]:
-    """The marks of a pool with those of more rows; -1 is passed over."""
+    """Returns the mask of seen pool codes with more rows marked; rows of -1 are skipped."""
     return seen.at[jnp.where(rows >= 0, rows, seen.shape[0])].set(True, mode="drop")
 
 

@@ -1,13 +1,15 @@
 """LaNAS: Monte Carlo tree search over learned regions (arXiv 1906.06832, algorithm 1).
 
-Learning phase (`tell`): a tree of ridge regressions is fitted to all trials with a value. Each regression splits the
-trials of its node in two.
+Learning phase (`tell`): a tree of ridge regressions is fitted to the trials with a value. Each regression splits the
+trials of its node in two. If a search stops improving, a new round begins (`LaNAS.patience`): in every second round,
+the tree and the model learn only from the trials of the round.
+
 Search phase (`ask`): the upper confidence bound selects a leaf, a code is drawn from the leaf's region, and the
 pending trial is backed up as a visit, so that the next draw of the same batch takes it into account.
 
 `LaNAS` and `LaNAS.paper` are the same program with different settings: how targets are computed from values, how often
 the tree is relearned, and how a code is drawn from the leaf's region: uniformly, or by greatest expected improvement
-under a Gaussian process over all trials with a value.
+under a Gaussian process over the same trials.
 """
 
 import dataclasses
@@ -28,7 +30,7 @@ from lanas_jax.searchers.selection import Known, Walks, draw_from_lattice, draw_
 from lanas_jax.searchers.surrogate import GaussianProcess
 from lanas_jax.spaces.base import Codes, SearchSpace, Values
 
-MODEL_TRIALS = 512  # most trials in the Gaussian process: the best and the latest
+MODEL_TRIALS = 512  # maximum number of trials in the Gaussian process: the best and the latest
 
 
 @jax.tree_util.register_dataclass
@@ -43,7 +45,7 @@ class LaNASState:
       model: Gaussian process that predicts the values of codes inside a region, learned from trials with a value.
       modelled: history row of each model row.
       learned: number of results the tree was last learned from.
-      start: history row at which the present round began.
+      start: history row at which the current round began.
       acceptance: share of moves accepted by the lattice chains in the last ask; 1 if no chains were run.
     """
 
@@ -66,18 +68,19 @@ class LaNAS:
       space: search space.
       pool: explicit codes to draw from; without a pool, a small space is enumerated and a large one sampled by chains.
       height: number of tree levels that may split.
-      min_samples: least number of results in a node that is split.
+      min_samples: minimum number of results in a node that is split.
       ridge: ridge penalty of the tree's regressions.
       cp: exploration weight of the upper confidence bound, in units of the mean targets.
-      relative_cp: multiplication of `cp` by the absolute value of the highest value so far.
+      relative_cp: True to multiply `cp` by the absolute value of the highest value so far.
       initial: number of initial trials drawn uniformly, not counting failed ones. While these are pending, further
         draws go where the model is most uncertain.
       relearn_every: number of new results between two learning phases.
-      rank_targets: use of ranks instead of values as the targets of the tree.
-      patience: least number of results without a gain that ends a round; 0 for no end. A round that found its best
-        trial late may take as many results again. Rounds alternate: in one the tree and the model learn from all
-        results, in the next only from its own, as if the search had just begun.
-      expected_improvement: choice of a region's code by greatest expected improvement instead of uniformly.
+      rank_targets: True to fit the tree to ranks instead of values.
+      patience: minimum number of results without a new best trial after which a round ends; 0 for a single endless
+        round. A round whose best trial came after n of its results ends only after n further ones. Rounds alternate: in
+        the first, third, ... the tree and the model learn from all results; in the others only from those of the
+        round, as if the search had just begun.
+      expected_improvement: True to choose a region's code by greatest expected improvement, False to draw it uniformly.
       chains: number of parallel random walks per draw in a space without a pool.
       steps: number of moves per walk.
       capacity: number of trials the initial state can hold; the state grows as needed.
@@ -106,7 +109,7 @@ class LaNAS:
 
     @classmethod
     def paper(cls, space: SearchSpace, pool: Pool | Codes | None = None) -> "LaNAS":
-        """The published algorithm and constants: raw values, 20 selections per learning phase, uniform draws."""
+        """Returns the published algorithm and constants: raw values, 20 draws per learning phase, drawn uniformly."""
         return cls(
             space,
             pool=pool,
@@ -225,7 +228,7 @@ def _tell(searcher: LaNAS, state: LaNASState, codes: Codes, values: Array) -> La
 
 
 def _round_ends(searcher: LaNAS, start: Int[Array, ""], history: History) -> Bool[Array, ""]:
-    """Returns whether enough results of the round, in the order of asks, came after its best one."""
+    """Returns whether the round ends: enough of its results, in the order of asks, came after the best trial."""
     row = jnp.arange(history.capacity)
     best = jnp.argmax(jnp.where(history.done, history.values, -jnp.inf))
     since = jnp.sum(history.done & (row >= start) & (row > best))
@@ -242,8 +245,8 @@ def _with_model(
 ) -> LaNASState:
     """Returns the state with its model updated to its history; `told` holds the rows that changed.
 
-    New trials are appended to the model. The model is rebuilt from the most informative trials if a round begins, if
-    one of its trials has lost its value, or, in long searches, if it is full.
+    New trials are appended to the model. The model is rebuilt from the best and the latest trials if a round begins, if
+    one of its trials no longer has a value, or, in long searches, if it is full.
     """
     history, model, space = state.history, state.model, searcher.space
     inside = jnp.zeros(history.capacity, bool).at[state.modelled].max(jnp.arange(model.rows) < model.count)

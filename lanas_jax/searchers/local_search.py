@@ -4,8 +4,8 @@ A run draws a few codes uniformly and starts at the best of them. It evaluates t
 one choice changed) in random order and moves to the first better one, as den Ottelander et al. do choice by choice.
 White et al. evaluate all neighbours and move to the best. At a local optimum a new run starts.
 
-Neighbours that already have a value, from an earlier run or told from elsewhere, are not evaluated again. They keep
-their place in the random order, so a run can leave the path of an earlier run. If all neighbours of the centre are
+Neighbours that already have a value, from an earlier run or from a `tell` without an ask, are not evaluated again. They
+keep their place in the random order, so a run can leave the path of an earlier run. If all neighbours of the centre are
 pending and none is better so far, the batch is filled with uniform draws, which count as draws of the next run.
 """
 

@@ -21,11 +21,11 @@ from lanas_jax.runtime.arithmetic import in_32_bits
 from lanas_jax.spaces.base import Codes, SearchSpace
 from lanas_jax.spaces.index import CodeIndex
 
-BLOCK = 4  # most coordinates that one move redraws
+BLOCK = 4  # maximum number of coordinates that one move redraws
 DRAWS = 1 + 2 * BLOCK  # uniform numbers per move
 CHAINS = 128  # chains from valid codes, used if rejection sampling does not find enough codes
 MOVES = 256  # moves of each of these chains per round
-ROUNDS = 16  # most rounds of these chains
+ROUNDS = 16  # maximum number of rounds of these chains
 LISTED = 2**16  # a space of at most this many codes is enumerated, so that draws are exact
 
 Inside = Callable[[Int[Array, "n dims"]], Bool[Array, " n"]]

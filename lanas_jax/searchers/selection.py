@@ -9,14 +9,14 @@ hold no unseen code is closed and never selected.
 
 A code is drawn from the leaf's region in one of two ways:
 
-- From a pool (`draw_from_pool`), whose codes are all routed to their leaves once. By model, the Gaussian process
+- From a pool (`draw_from_pool`), whose codes are all routed to their leaves once. With the model, the Gaussian process
   scores a shortlist: the codes an additive model ranks highest, the neighbours of the best trials, and some random
   codes.
 - From a lattice too large to enumerate (`draw_from_lattice`), by Markov chains that start from trials in the region.
-  By model, each chain climbs on additive effects sampled from their posterior, and the Gaussian process chooses among
-  the end points of the chains, the surroundings of the best of these, and the surroundings of the best trials. If the
-  chains reach no unseen code, the region is closed for this draw and the next best leaf is tried. If all leaves are
-  closed, the code is drawn from the whole space.
+  With the model, each chain climbs on additive effects sampled from their posterior, and the Gaussian process chooses
+  among the end points of the chains and the codes of a local search, which starts from the best end points and the best
+  trials. If the chains reach no unseen code, the region is closed for this draw and the next best leaf is tried. If all
+  leaves are closed, the code is drawn from the whole space.
 """
 
 import dataclasses
@@ -47,9 +47,9 @@ from lanas_jax.searchers.sampling import (
 from lanas_jax.searchers.surrogate import GaussianProcess
 from lanas_jax.spaces.base import SearchSpace
 
-LIKED = 127  # shortlisted codes chosen by the additive model, each the best of its bucket; a prime
-BEST, NEAR = 4, 128  # number of best trials whose neighbours are shortlisted; most neighbours
-RANDOM = 33  # shortlisted random codes
+LIKED = 127  # number of codes shortlisted by the additive model, each the best of its bucket; a prime
+BEST, NEAR = 4, 128  # number of best trials whose neighbours are shortlisted; maximum number of neighbours
+RANDOM = 33  # number of shortlisted random codes
 PARENTS = 16  # number of chain end points, and of best trials, that start the local search of a lattice
 MOVES = 8  # moves per code and round of the local search
 ROUNDS = 3  # rounds of the local search
@@ -124,7 +124,7 @@ def draw_from_pool(
       known: trials, partition tree and surrogate model.
       cp: exploration weight of the upper confidence bound.
       n: number of draws.
-      by_model: choice by greatest expected improvement instead of uniformly.
+      by_model: True to choose by greatest expected improvement, False to draw uniformly.
     """
     history, tree, model = known
     leaf_of = partition.route(tree, pool.features)
@@ -141,7 +141,7 @@ def draw_from_pool(
 def _leaf_per_draw(
     tree: PartitionTree, unseen: Int[Array, " nodes"], cp: Float[Array, ""], n: int
 ) -> tuple[PartitionTree, Int[Array, " n"]]:
-    """Selects a leaf per draw and backs up each pending draw before the next; -1 once no code is left anywhere."""
+    """Selects a leaf per draw and backs up each pending draw before the next; -1 once no unseen code is left."""
 
     def one(carry: tuple[PartitionTree, Array], _: None) -> tuple[tuple[PartitionTree, Array], Array]:
         tree, unseen = carry
@@ -377,7 +377,7 @@ def _from_region(
 def look_around(
     key: PRNGKeyArray, space: SearchSpace, gain: Score, codes: Int[Array, "k dims"], others: Int[Array, "p dims"]
 ) -> tuple[Int[Array, " dims"], Float[Array, ""]]:
-    """Returns the best code, and its gain, of a local search from the best of `codes` and from all `others`."""
+    """Returns the best code of a local search from the best of `codes` and all `others`, and the gain of that code."""
 
     def best(codes: Array, scores: Array) -> tuple[Array, Array]:
         scores, rows = jax.lax.top_k(scores, min(PARENTS, scores.shape[0]))
