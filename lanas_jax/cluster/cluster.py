@@ -95,7 +95,7 @@ class Cluster:
 
         Raises:
           StudyError: no worker is available.
-          Exception: the exception of the winner training.
+          Exception: any exception that the winner training raises.
         """
         progress.note("a worker trains the winner")
         try:

@@ -1,8 +1,8 @@
 """Dispatches trials to workers and collects their outcomes.
 
 A free worker gets the next trial at once: a pending trial of an interrupted run, or a new one that the searcher
-proposes from everything told so far, counting pending trials as visits. Trials are told one by one as they finish. The
-store records that order, so that a resumed run replays it and continues identically.
+proposes from all outcomes so far, counting pending trials as visits. The searcher receives each outcome as soon as its
+trial finishes. The store records that order, so that a resumed run replays it and continues identically.
 
 A trial whose worker is lost goes to another worker with the same key, up to a maximum number of tries. A trial past its
 time limit is cancelled by stopping its worker. Such trials count as failed, with the reason.
@@ -46,7 +46,7 @@ class Dispatch:
         self._out: dict[int, Trial] = {}
         self._tries: Counter[int] = Counter()
         self._failures = Failures()
-        self.seconds = 0.0  # work of the driver, without waiting for workers
+        self.seconds = 0.0  # time spent working in the driver, without waiting for workers
 
     def run(self) -> None:
         """Dispatches trials and records outcomes until the search is over.

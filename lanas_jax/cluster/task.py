@@ -29,9 +29,9 @@ class ClusterTask:
 
     Attributes:
       source: source text of the experiment's file.
-      original: path of the experiment's file when the search started. If it imports or reads files beside it, every
+      original: path of the experiment's file when the search started. If it imports or reads files next to it, every
         node must have them.
-      working_folder: folder in which the search was started, where relative paths start, if the node has it.
+      working_folder: folder in which the search was started; relative paths start there if the node has it.
       config: settings of the experiment, as `config_json.encode_value` wrote them.
       directory: run folder on the driver's machine; evaluators that need preparation need it on every node.
       fingerprint: digest of the code, settings and package versions that evaluate the trials.

@@ -45,7 +45,7 @@ class Raised(NamedTuple):
     """The exception that the evaluator raised for a trial, as text."""
 
     text: str
-    malformed: bool = False  # True if it returned a malformed outcome instead
+    malformed: bool = False  # True if the evaluator returned a malformed outcome instead of raising
 
 
 class Answer(NamedTuple):
@@ -130,7 +130,7 @@ class Worker:
         """Trains the winner, in the run's folder if this node shares it.
 
         Returns:
-          The result of the training; and the files of its folder, by name, if the run's folder is not here.
+          The result of the training, and, if this node does not share the run's folder, the training's files by name.
         """
         import numpy as np
 
@@ -149,7 +149,7 @@ class Worker:
             directory = (run if shared else Path(temporary)) / run_folder.FINAL
             try:
                 found = winner.train_winner(experiment, np.array(code, np.int32), directory, origin, SilentTraining())
-            except SystemExit as error:  # would end this process without a word
+            except SystemExit as error:  # would end this process without a message
                 raise EvaluatorExitError(f"the winner training called {describe_error(error)}") from error
             files = [] if shared else [path for path in directory.rglob("*") if path.is_file()]
             return found, {str(path.relative_to(directory)): path.read_bytes() for path in files}
@@ -173,7 +173,7 @@ class Worker:
 
                 compile_cache.enable_compile_cache(lambda text: print(f"lanas: {text}", file=sys.stderr))
                 if self._task.working_folder is not None and os.path.isdir(self._task.working_folder):
-                    os.chdir(self._task.working_folder)  # for good, since the evaluator may read files at any time
+                    os.chdir(self._task.working_folder)  # permanent, since the evaluator may read files at any time
                 self._experiment = self._task.experiment()
             return self._experiment
 

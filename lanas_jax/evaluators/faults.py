@@ -1,9 +1,9 @@
 """Errors of evaluators: exceptions and malformed outcomes that fail a trial, and evaluators that fail every trial.
 
 If the evaluator raises for one candidate, that candidate has failed, which is a result. If the evaluator raises for
-one candidate after another, the evaluator is broken, and the search stops. The same holds for outcomes that are none:
-another type, or numbers that the trials file cannot hold. If the evaluator calls ``sys.exit``, the search stops at
-once, and the trials stay pending.
+one candidate after another, the evaluator is broken, and the search stops. The same holds for malformed outcomes:
+objects of another type, or numbers that the trials file cannot hold. If the evaluator calls ``sys.exit``, the search
+stops at once, and the trials stay pending.
 """
 
 import dataclasses
@@ -17,7 +17,7 @@ from lanas_jax.evaluators.base import Evaluator, NotPreparedError, Outcome, Prep
 from lanas_jax.runtime.errors import STOPS, explain_error, place_of
 from lanas_jax.storage.plain import plain_count, plain_float, plain_text, shown
 
-HOPELESS = 8  # consecutive trials with an exception after which the evaluator counts as broken
+HOPELESS = 8  # consecutive trials without a valid outcome after which the evaluator counts as broken
 RAISED = "the evaluator raised"
 
 
@@ -26,11 +26,11 @@ class BrokenEvaluatorError(Exception):
 
 
 class MalformedOutcomeError(Exception):
-    """An evaluator returned something else than an `Outcome`, or an `Outcome` with impossible fields."""
+    """An evaluator returned something other than an `Outcome`, or an `Outcome` with impossible fields."""
 
 
 class EvaluatorExitError(Exception):
-    """An evaluator called ``sys.exit``, which would end the search without a word."""
+    """An evaluator called ``sys.exit``, which would end the search without a message."""
 
 
 class RemoteError(Exception):
@@ -70,7 +70,7 @@ def outcomes_or_errors(
     are plain Python numbers.
 
     Raises:
-      BrokenEvaluatorError: the evaluator returned something else than one object per code.
+      BrokenEvaluatorError: the evaluator did not return one object per code.
       EvaluatorExitError: the evaluator called ``sys.exit``.
     """
     try:
@@ -89,7 +89,7 @@ def outcomes_or_errors(
 
 
 def _plain(returned: object) -> Outcome | MalformedOutcomeError:
-    """Returns an outcome with plain Python numbers and text, or why it is none."""
+    """Returns an outcome with plain Python numbers and text, or the error if it is malformed."""
     if not isinstance(returned, Outcome):
         return MalformedOutcomeError(f"the evaluator returned {shown(returned)} for a code; expected an Outcome")
     reason = returned.reason
@@ -112,7 +112,8 @@ def prepare_evaluator(evaluator: Prepared, directory: Path, note: Callable[[str]
     """Calls an evaluator's `prepare`.
 
     Raises:
-      NotPreparedError: it raised an error, such as one of reading its data; the message states the cause.
+      NotPreparedError: `prepare` raised an error, for example because its data cannot be read; the message states the
+        cause.
     """
     try:
         evaluator.prepare(directory, note)

@@ -37,7 +37,7 @@ class PreparedRegions:
     """Products of `FewShot.prepare`.
 
     Attributes:
-      regions: the regions of the space; None before the space was divided.
+      regions: the regions of the space; None before the space is divided.
       weights: weights of each region's sub-supernet; None before all are trained.
     """
 

@@ -56,8 +56,8 @@ class FromScratch:
       report: callback that receives the chosen strategy and the reason.
 
     Raises:
-      ValueError: the space counts the costs of networks for other images, or the strategy is specialised and the
-        network cannot be built for a single code.
+      ValueError: the space counts the costs of networks for images of another shape, or the strategy is specialised and
+        the network cannot be built for a single code.
     """
 
     network: Network
@@ -126,7 +126,7 @@ class FromScratch:
         if self.measured.choice is None:
             try:
                 choice = self.strategies.choose(self.candidates or len(codes), codes, keys, self.vmapped)
-            except FloatingPointError as error:  # a candidate diverged at once; the next batch is measured
+            except FloatingPointError as error:  # a candidate diverged immediately; the next batch is measured
                 self.report(f"one program for this batch: the strategies could not be measured ({error})")
                 return False
             shared = "one program, vmapped candidates" if choice.vmapped else "one program"
