@@ -72,7 +72,7 @@ def refuse_below_one(**settings: int) -> None:
     """Checks that all settings are integers and at least 1.
 
     Raises:
-      ValueError: a setting is no integer or below 1; the message names it.
+      ValueError: a setting is not an integer or is below 1; the message names it.
     """
     for name, value in settings.items():
         whole_number(name, value, 1)
@@ -108,7 +108,7 @@ def many_searches(
     each = np.arange(share * lanes) % total  # all searches of the first searcher, then all of the next
     keys = jax.vmap(lambda i: jax.random.fold_in(jax.random.key(first_seed), i))(jnp.asarray(each % seeds))
 
-    @in_32_bits  # also in its own thread
+    @in_32_bits  # also in separate threads
     @nan_is_data
     def run(lane: int) -> Result:
         here = slice(lane * share, (lane + 1) * share)
@@ -185,7 +185,7 @@ def _run(
 
 @dataclasses.dataclass(frozen=True)
 class _InBatches:
-    """A search in which a whole batch is told before the next ask."""
+    """A search that tells all values of a batch before the next ask."""
 
     budget: int
     batch: int

@@ -70,7 +70,7 @@ def regret(values: Values, optimum: float) -> Float[np.ndarray, "seeds budget"]:
 
 
 def bootstrap(numbers: Float[np.ndarray, " seeds"], confidence: float = 0.95, seed: int = 0) -> Interval:
-    """Returns the mean over searches and its percentile bootstrap interval; a single search is its own interval."""
+    """Returns the mean over searches and its percentile bootstrap interval, which for a single search is its value."""
     from scipy import stats  # takes a second to import
 
     mean = float(numbers.mean())

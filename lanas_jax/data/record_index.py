@@ -3,7 +3,7 @@
 TFRecord files have no directory, so they are scanned once by their record lengths, which reads a few bytes per record.
 The result is cached in the user's cache folder under the names, sizes and times of the files, so changed files are
 scanned again. ArrayRecord files support random access, but are read once for their labels. Their data source in
-tensorflow-datasets is not used, because it keeps all files open: it fails on ImageNet's 1,024 training files under the
+tensorflow-datasets is not used, because it holds all files open: it fails on ImageNet's 1,024 training files under the
 usual limit of 1,024 open files.
 """
 
@@ -84,7 +84,7 @@ def index(shards: list[Shard], features: Any, classes: int, note: Callable[[str]
       note: function that receives progress messages: a scan starts, or its result cannot be cached.
 
     Raises:
-      FileError: if a file is cut off or damaged, its number of records is wrong, or a label is out of range.
+      FileError: if a file is truncated or damaged, its number of records is wrong, or a label is out of range.
       ImportError: if the files are ArrayRecord files and the package for them is not installed.
     """
     stats = [shard.path.stat() for shard in shards]

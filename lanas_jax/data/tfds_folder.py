@@ -5,8 +5,8 @@ ArrayRecord format. Every record is a ``tf.train.Example`` (tensorflow/core/exam
 ``image``, a PNG or JPEG file, and ``label``. Records are ordered by a hash, not as in the original files.
 
 tensorflow-datasets reads the metadata and parses the records. It reads TFRecord files with TensorFlow only, so their
-framing is read by `lanas_jax.formats.tfrecord`. It decodes images with OpenCV if that is installed. They are always
-decoded by Pillow here, so that pixels do not depend on what is installed.
+framing is read by `lanas_jax.formats.tfrecord`. It decodes images with OpenCV if that is installed. Here Pillow
+always decodes them, so that pixels do not depend on what is installed.
 """
 
 import mmap
@@ -30,8 +30,8 @@ def read_tfds_folder(folder: Path, contents: Contents) -> tuple[Split, Split]:
     """Reads training and test images of a prepared dataset.
 
     Raises:
-      FileError: if a file is missing, damaged or cut off, its number of records differs from ``dataset_info.json``, or
-        a record is invalid; names the file and the record.
+      FileError: if a file is missing, damaged or truncated, its number of records differs from ``dataset_info.json``,
+        or a record is invalid; names the file and the record.
       ImportError: if the files are ArrayRecord files and the package for them is not installed.
     """
     found = open_folder(folder, ("train", "test"))
@@ -70,7 +70,7 @@ def open_folder(folder: Path, splits: tuple[str, str]) -> PreparedFolder:
     """Reads the metadata of a prepared folder; `splits` are the names of its training and test split.
 
     Raises:
-      FileError: if the metadata are missing or damaged, or lack a split.
+      FileError: if the metadata is missing or damaged, or lacks a split.
     """
     import tensorflow_datasets as tfds  # takes more than half a second to import
 
@@ -78,7 +78,7 @@ def open_folder(folder: Path, splits: tuple[str, str]) -> PreparedFolder:
         info = tfds.builder_from_directory(folder).info
         train, test = (_shards(info.splits[name], info.file_format.value) for name in splits)
         return PreparedFolder(info.name, info.features, train, test)
-    except Exception as error:  # errors of tensorflow-datasets, of JSON, and of protocol buffers, which share no class
+    except Exception as error:  # tensorflow-datasets, JSON and protocol buffers raise unrelated types
         raise FileError(
             f"{folder / INFO}: expected a dataset with the splits {' and '.join(splits)}, prepared by "
             f"tensorflow-datasets; {type(error).__name__}: {error}"
@@ -89,14 +89,14 @@ def parse_example(features: Any, data: bytes) -> tuple[bytes, int]:
     """Returns the encoded image and the label of a ``tf.train.Example``.
 
     Raises:
-      ValueError: if the message is invalid, or has no image that is bytes and no label that is an integer.
+      ValueError: if the message is invalid, or lacks an image as bytes or a label as an integer.
     """
     import tensorflow_datasets as tfds
 
     try:
         found = features.deserialize_example_np(data, decoders={"image": tfds.decode.SkipDecoding()})
         image, label = found["image"], found["label"]
-    except Exception as error:  # errors of protocol buffers are no ValueErrors
+    except Exception as error:  # errors of protocol buffers are not ValueErrors
         raise ValueError(f"{type(error).__name__}: {error}") from error
     if not isinstance(image, bytes) or not isinstance(label, int):
         raise ValueError(f"the image is {type(image).__name__}, the label {type(label).__name__}")
@@ -117,7 +117,7 @@ def label_within(content: bytes | mmap.mmap, start: int, end: int) -> int:
             if kind != _INTEGERS:
                 break
             value = protobuf.fields(content[first:last])[0][1]
-            return protobuf.varint(value, 0)[0] if isinstance(value, bytes) else int(value)  # packed, or separate
+            return protobuf.varint(value, 0)[0] if isinstance(value, bytes) else int(value)  # packed or not
     raise ValueError("it has no label that is an integer")
 
 

@@ -102,7 +102,7 @@ def write_weights(directory: Path, weights: Weights, kind: str) -> None:
 
     Raises:
       MissingPackageError: the package is not installed.
-      CheckpointError: the weights cannot be written, or are not the same when they are read back.
+      CheckpointError: the weights cannot be written, or differ when they are read back.
     """
     arrays = {name: np.asarray(leaf) for name, leaf in names(weights).items()}
     if kind == "safetensors":
@@ -110,7 +110,7 @@ def write_weights(directory: Path, weights: Weights, kind: str) -> None:
         try:
             package.save_file(arrays, directory / SAFETENSORS)
             intact = by_name.digest_by_name(read_weights(directory)) == by_name.digest_by_name(arrays)
-        except Exception as error:  # safetensors raises an exception of its own
+        except Exception as error:  # safetensors has its own exception type
             raise not_written(directory / SAFETENSORS, error) from error
         if not intact:
             raise not_read_back(directory / SAFETENSORS)

@@ -40,7 +40,8 @@ def recorded_training(source: Path, record: Mapping[str, Any]) -> FinalTraining:
       record: content of training.json or architecture.json, with code, settings and the paths of the experiment.
 
     Raises:
-      RunError: there is no file, since the training was started from Python; or its code has another meaning now.
+      RunError: there is no file, since the training was started from Python; or the recorded code now means another
+        network.
       ExperimentError, ConfigError: the file no longer builds the training.
     """
     module = recorded_module(source, record)
@@ -100,7 +101,7 @@ def recorded_original(record: Mapping[str, Any]) -> Path:
 
 
 def _check_choices(source: Path, record: Mapping[str, Any], network: FinalNetwork) -> None:
-    """Raises `RunError` if the choices of a network's space are not those that give the recorded code its meaning."""
+    """Raises `RunError` if the choices of a network's space differ from those of the recorded code."""
     if "choices" not in (recorded := record.get("space") or {}):
         return
     if changed := definition_difference(choices_of(recorded), choices_of(network.space.definition())):

@@ -122,13 +122,13 @@ def architecture(folder: FinalFolder, space: SearchSpace, which: str, kind: str)
 
 
 def describe_network(space: SearchSpace, code: Int[np.ndarray, " dims"]) -> dict[str, Any]:
-    """Returns a description of a network, and its space: choices, and the settings that JSON can hold."""
+    """Returns a description of a network and of its space: choices, and settings if they are JSON-serializable."""
     about = {"name": type(space).__name__, **_settings(space), **choices_of(space.definition())}
     return {"description": space.describe(code), "space": about}
 
 
 def _settings(space: SearchSpace) -> dict[str, Any]:
-    """Returns the settings of a space, or an empty dictionary if JSON cannot hold them."""
+    """Returns the settings of a space, or an empty dictionary if they are not JSON-serializable."""
     settings = {
         field.name: getattr(space, field.name) for field in dataclasses.fields(space) if field.name != "choices"
     }

@@ -48,7 +48,7 @@ class Ranking:
 
 
 def supernet_estimates(one_shot: OneShot, few_shot: Callable[[OneShot], FewShot]) -> dict[str, Evaluator]:
-    """Returns the values of one-shot and few-shot search, with the batch statistics of each code and the running ones.
+    """Returns one-shot and few-shot evaluators, each with batch statistics per code and with running statistics.
 
     Args:
       one_shot: evaluator by one supernet, which measures the batch statistics of each code.

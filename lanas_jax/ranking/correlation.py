@@ -36,8 +36,8 @@ class RankCorrelation(NamedTuple):
     Attributes:
       spearman: Spearman's rho.
       kendall: Kendall's tau-b.
-      networks: number of networks with a number in both columns.
-      missing: number of networks without one, which are left out.
+      networks: number of networks with a value in both columns.
+      missing: number of networks that lack a value and are left out.
       resamples: number of bootstrap resamples of the intervals, without those in which a column is constant.
     """
 
@@ -90,7 +90,7 @@ def _coefficient(
     """Returns a coefficient with its interval, and the number of resamples in which it is defined."""
     from scipy import stats  # takes a second to import
 
-    with warnings.catch_warnings():  # of resamples without a coefficient, which are left out below
+    with warnings.catch_warnings():  # resamples without a coefficient warn; they are left out below
         warnings.simplefilter("ignore", stats.DegenerateDataWarning)
         drawn = stats.bootstrap(
             (x, y), statistic, n_resamples=resamples, paired=True, vectorized=False, method="percentile", rng=seed

@@ -83,7 +83,7 @@ class Valuing:
       seed: random seed of the trials.
       note: callback that receives progress messages.
       progress: factory of the progress display of a column.
-      accept_versions: permission to continue columns that other software versions began.
+      accept_versions: True to continue columns that were begun with other software versions.
     """
 
     space: SearchSpace

@@ -43,7 +43,7 @@ def learned_tree(
     """
     finished = [trial for trial in trials if trial.status != Status.PENDING]
     if isinstance(searcher, LaNAS):
-        searcher = dataclasses.replace(searcher, patience=0)  # the tree of all trials, not of those since a restart
+        searcher = dataclasses.replace(searcher, patience=0)  # the tree of all trials, not only of the current round
     state = searcher.init(key)
     if not isinstance(getattr(state, "tree", None), PartitionTree):
         return None, f"{type(searcher).__name__} learns no tree, so there is none to show."
@@ -84,7 +84,7 @@ def _codes(trials: Sequence[Trial]) -> jax.Array:
 
 
 def _values(trials: Sequence[Trial]) -> jax.Array:
-    """Returns the values that a searcher is told: NaN for a failed trial."""
+    """Returns the values that a searcher receives: NaN for a failed trial."""
     return jnp.asarray([jnp.nan if trial.value is None else trial.value for trial in trials], jnp.float32)
 
 

@@ -31,7 +31,7 @@ class ReportData:
       trials: all trials, including pending and failed ones.
       budget: number of trials of the search.
       final: result of the winner's training, the content of its final.json; None if there is none yet.
-      networks_tested: number of networks for which the test images were read.
+      networks_tested: number of the run's networks that were evaluated on the test images.
       config: settings of the experiment by name.
       tree: nodes of the searcher's tree; None if there is no tree to show.
       tree_note: reason why there is no tree.
@@ -56,7 +56,7 @@ class ReportData:
 
     @property
     def winner(self) -> tuple[int, ...] | None:
-        """The code that was trained as the winner, otherwise the best so far."""
+        """The code that was trained as the winner, otherwise the best code so far."""
         leader = best(self.trials)
         return tuple(self.final["code"]) if self.final else leader.code if leader else None
 

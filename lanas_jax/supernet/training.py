@@ -60,7 +60,7 @@ NOTES = 10  # progress messages per training
 class SampledSupernet:
     """A supernet in the form that `lanas_jax.trainer` trains: each pass draws a code from a pool.
 
-    Two instances with the same supernet are equal, whatever their pools, and share programs.
+    Instances with the same supernet are equal regardless of their pools, and share programs.
 
     Args:
       supernet: supernet to train.
@@ -173,18 +173,18 @@ def train_supernet(
       data: training images; validation images are not read.
       directory: new or empty folder, or the folder of the same training; identical in all processes.
       note: callback that receives progress messages, one line each.
-      devices: devices that share each batch; default: with one process, as many as divide the batch equally; with
-        several processes, all.
-      programs: compiled programs of a training that differs only in codes, seed and initial weights; None: programs are
-        compiled.
+      devices: devices that share each batch; default: with one process, as many of its devices as divide the batch
+        equally; with several processes, all devices.
+      programs: compiled programs of a training that differs only in codes, seed and initial weights; None: compile new
+        programs.
       preemption: signal to stop early; None: no early stop.
 
     Raises:
       ValueError: the recipe does not fit the images or the devices, or the space does not fit the images; nothing is
         written.
-      RunError: the folder holds something else or another training (the message names the difference), or is in use.
+      RunError: the folder holds other files or another training (the message names the difference), or is in use.
       DistributedError: the processes were started with different arguments or software.
-      NotFiniteError, DamagedError, PreemptedError: as `lanas_jax.trainer.loop.run_training`.
+      NotFiniteError, DamagedError, PreemptedError: as in `lanas_jax.trainer.loop.run_training`.
     """
     directory = local_path(directory)
     devices = sharing_devices(training.recipe.batch_size) if devices is None else devices

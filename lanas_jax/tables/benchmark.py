@@ -25,7 +25,7 @@ from lanas_jax.spaces.natsbench_size import NATSBenchSizeSpace
 from lanas_jax.tables.base import Table
 
 FORMAT = "lanas benchmark 2"
-OLDER = "lanas benchmark 1"  # options of choices are texts, and so are labels
+OLDER = "lanas benchmark 1"  # in this format, options are text and therefore labels
 _SPACES = {space.__name__: space for space in (NASBench101Space, NASBench201Space, NATSBenchSizeSpace)}
 _FIELDS = ("format", "name", "notes", "space", "codes", "validation", "test")
 
@@ -123,7 +123,7 @@ class Benchmark:
     def load(cls, path: Path | str) -> "Benchmark":
         """Loads a benchmark written by `save`.
 
-        Files of the older format ``lanas benchmark 1`` hold the options of a plain space as texts, which are labels.
+        Files of the older format ``lanas benchmark 1`` hold the options of a plain space as text, which becomes labels.
 
         Raises:
           FileError: if the file is missing, of another kind or damaged, or `Benchmark` rejects its rows.

@@ -1,7 +1,7 @@
-"""SGD for the training of candidates: settings, schedule, loss, batch order, and the score of a split.
+"""SGD for the training of candidates: settings, schedule, loss, batch order, and the evaluation of a split.
 
 Candidates are trained as in section 4 of arXiv 1906.06832: SGD with momentum, weight decay and a cosine schedule. Long
-trainings share the schedule, the loss, the batch order and the score; supernets share the score.
+trainings share the schedule, the loss, the batch order and the evaluation; supernets share the evaluation.
 """
 
 import dataclasses
