@@ -54,7 +54,7 @@ class DepthwiseConv(nnx.Conv):
 
 
 class MaxPool(nnx.Module):
-    """Maximum over 3x3 pixels."""
+    """Max pooling over 3x3 pixels."""
 
     def __init__(self, stride: int = 1):
         self.stride = stride

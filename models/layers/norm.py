@@ -58,8 +58,8 @@ def initial_stats(shape: tuple[int, ...]) -> Tree:
 def batch_statistics(update: Callable[[Any], Any], stats: Any) -> Any:
     """Returns the means and variances of one batch; zero for those that the batch does not update.
 
-    Running statistics of a supernet mix all trained subnetworks. Averages over batches of these statistics fit a single
-    one.
+    Running statistics of a supernet mix all trained subnetworks. Averages of these statistics over batches fit a
+    single subnetwork.
 
     Args:
       update: function that returns the running statistics after one training step on the batch.

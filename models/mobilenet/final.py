@@ -43,7 +43,7 @@ class FinalMobileNet:
     code: Int[np.ndarray, " dims"] = dataclasses.field(compare=False)
     compute_dtype: DTypeLike = jnp.float32
     dropout: float = 0.2
-    integers: tuple[int, ...] = dataclasses.field(init=False, repr=False)  # the code, in a form that compares
+    integers: tuple[int, ...] = dataclasses.field(init=False, repr=False)  # the code as a tuple, for comparison
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "code", self.space.check(np.asarray(self.code)[None])[0])

@@ -43,7 +43,7 @@ class ReluConvNorm(nnx.Module):
 
 
 class AveragePool(nnx.Module):
-    """Average over 3x3 pixels."""
+    """Average pooling over 3x3 pixels."""
 
     def __call__(self, x: Float[Array, "n h w c"]) -> Float[Array, "n h w c"]:
         """Applies the pooling."""

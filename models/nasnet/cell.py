@@ -102,7 +102,7 @@ class Case:
         weights: Tree,
         stats: Tree,
     ) -> tuple[Array, Tree]:
-        """Returns the gradient of the slot that was read, with this step's contribution added, and that of the weights.
+        """Returns the gradients of the slot that was read, with this step's contribution added, and of the weights.
 
         Gradients have their own slots, `dread` and `dwrite`; nothing has been added yet to a `fresh` one.
         """
@@ -136,7 +136,7 @@ def run_cell(
 
 
 def _places(branches: Branches, reduction: bool, middles: int) -> tuple[Array, Array, Array]:
-    """Returns for each branch if it reads the buffer with only the inputs, the slot it reads, and its block's slot."""
+    """Returns, per branch: whether it reads the buffer with only the inputs, the slot it reads, its block's slot."""
     first = middles if reduction else middles + 2  # block
     on_input = (branches.source < 2) & reduction
     blocks = jnp.arange(branches.source.shape[0], dtype=jnp.int32) // 2

@@ -39,7 +39,7 @@ class FinalNASNet:
     network: NASNet
     code: Int[np.ndarray, " dims"] = dataclasses.field(compare=False)
     auxiliary: bool = True
-    integers: tuple[int, ...] = dataclasses.field(init=False, repr=False)  # the code, in a form that compares
+    integers: tuple[int, ...] = dataclasses.field(init=False, repr=False)  # the code as a tuple, for comparison
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "code", self.space.check(np.asarray(self.code)[None])[0])

@@ -203,9 +203,9 @@ class Stack:
 def halves_with_weights(
     operation: Int[Array | np.ndarray, "..."], source: Int[Array | np.ndarray, "..."], reduction: bool
 ) -> tuple[AnyBool, AnyBool]:
-    """Returns whether the first and the second half of branches have weights.
+    """Returns whether the first and the second half of each branch has weights.
 
-    Both halves of a separable convolution have, and the first half of a skip of stride 2.
+    Both halves of a separable convolution have weights, and so does the first half of a skip of stride 2.
     """
     separable = (operation == SEP_CONV_3X3) | (operation == SEP_CONV_5X5)
     return separable | ((operation == SKIP_CONNECT) & (source < 2) & reduction), separable
