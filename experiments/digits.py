@@ -56,7 +56,7 @@ class Final:
       recipe: training recipe.
       channels: channels of the first cell's blocks.
       cells: number of cells in the stack.
-      crop: largest random shift of the digits, in pixels; there is no mirroring.
+      crop: maximum random shift of the digits, in pixels; images are not mirrored.
       seed: random seed.
     """
 

@@ -1,9 +1,9 @@
 """All stages of the ImageNet experiments at laptop scale: supernet, search under a limit, winner training.
 
 Source: `experiments/imagenet_600m.py`, scaled down. CIFAR-10 images are written once to ``~/.cache/lanas_jax`` in the
-format of prepared ImageNet, so every stage reads the same format as in the full experiment: JPEG files, decoded and
-cropped by grain during training. It needs CIFAR-10 (accepted formats: `lanas_jax/data/cifar10.py`) and the extra
-``imagenet``::
+format of ImageNet prepared by tensorflow-datasets, so every stage reads the same format as in the full experiment: JPEG
+files, decoded and cropped by grain during training. It needs CIFAR-10 (accepted formats: `lanas_jax/data/cifar10.py`)
+and the extra ``imagenet``::
 
     lanas plan imagenet_dry_run --topology local
     lanas search imagenet_dry_run --out runs/dry                       # trains the supernet, then searches

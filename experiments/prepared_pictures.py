@@ -53,7 +53,7 @@ def write_pictures(folder: Path, splits: Mapping[str, Split]) -> Path:
 
 
 def _write_split(folder: Path, name: str, split: Split, features: Any) -> list[int]:
-    """Writes the files of a split and returns their numbers of images."""
+    """Writes the files of a split and returns the number of images in each."""
     shards = -(-len(split) // SHARD)
     rows = np.array_split(np.arange(len(split)), shards)
     for number, chosen in enumerate(rows):
@@ -69,7 +69,7 @@ def _write_split(folder: Path, name: str, split: Split, features: Any) -> list[i
 
 
 def _features(classes: int) -> Any:
-    """Returns the features of an image, as those of ImageNet but for the number of classes."""
+    """Returns the features of an image: those of ImageNet, except for the number of classes."""
     import tensorflow_datasets as tfds
 
     image, label = tfds.features.Image(encoding_format="jpeg"), tfds.features.ClassLabel(num_classes=classes)

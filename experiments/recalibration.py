@@ -1,6 +1,6 @@
 """Effect of the number of training images used to measure the batch statistics of a supernet's networks.
 
-The supernet of a one-shot run evaluates random networks of the space with different numbers of images; 0 stands for the
+The supernet of a one-shot run evaluates random networks of the space with different numbers of images; 0 means the
 running statistics, which mix all trained networks. The ranking of the networks is compared with the ranking at the
 largest number (Spearman)::
 

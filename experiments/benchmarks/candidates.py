@@ -9,8 +9,8 @@ Random codes, at two sizes (``--setting``):
 
 Four methods, in float32 or bfloat16 (``--dtype``):
 
-- *one program*: `lanas_jax.candidates.population`, the code is data, devices side by side; on each device candidates
-  one after the other, or vmapped: ``--vmapped 1 4 16`` has a row for each of these numbers of candidates at a time
+- *one program*: `lanas_jax.candidates.population`, the code is data, devices in parallel; on each device candidates
+  run sequentially, or vmapped: ``--vmapped 1 4 16`` has a row for each of these numbers of candidates at a time
 - *specialised*: one program per candidate, built for its code and compiled in threads while others train
   (`lanas_jax.candidates.specialised`); measured on a sample, only if candidates are trained to the end
 - *program per candidate*: the same programs run sequentially on one device, as with plain ``jit``; on a sample
