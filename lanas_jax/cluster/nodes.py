@@ -1,4 +1,4 @@
-"""Cluster nodes, the resources that a worker takes of them, and the number of workers that fit."""
+"""Cluster nodes, the resources that a worker needs, and the number of workers that fit."""
 
 import dataclasses
 import math

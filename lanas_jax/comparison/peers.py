@@ -151,7 +151,7 @@ def optuna_distribution(choice: Choice, optuna: Any) -> Any:
 
 
 def _smac(answers: Answers, seed: int) -> None:
-    """Runs SMAC3's facade for hyper-parameter optimisation (random forest, log expected improvement) as it is."""
+    """Runs SMAC3's facade for hyper-parameter optimisation (random forest, log expected improvement), unmodified."""
     from ConfigSpace import CategoricalHyperparameter, ConfigurationSpace, OrdinalHyperparameter
     from smac import HyperparameterOptimizationFacade, Scenario
     from smac.main.exceptions import ConfigurationSpaceExhaustedException

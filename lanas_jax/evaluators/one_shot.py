@@ -70,8 +70,8 @@ class OneShot:
       per_device: codes valued per device in one call.
       seed: random seed of the training and of all draws, separate from the seed of the search, so that searches with
         different seeds share a supernet.
-      sandwich: sandwich rule, which trains the largest and the smallest subnetwork at each step besides random ones;
-        None: random subnetworks only.
+      sandwich: sandwich rule, which trains the largest and the smallest subnetwork at each step along with random
+        ones; None: random subnetworks only.
     """
 
     supernet: Supernet

@@ -1,4 +1,4 @@
-"""32-bit arithmetic for this package's programs, whatever ``JAX_ENABLE_X64`` says.
+"""32-bit arithmetic for this package's programs, regardless of ``JAX_ENABLE_X64``.
 
 With 64-bit types, JAX counts, sorts and draws in other dtypes, so that programs would draw other random numbers, need
 more memory, and mix dtypes. Searches, trainings and valuations therefore run in 32 bits, with the same results as

@@ -124,7 +124,7 @@ def _ask(
 def _improving(
     key: PRNGKeyArray, searcher: BayesianOptimization, state: BayesianOptimizationState, n: int
 ) -> tuple[History, Int[Array, "n dims"]]:
-    """Draws `n` candidates one by one, each of greatest expected improvement given the predictions for the former."""
+    """Draws `n` candidates one by one, each of greatest expected improvement given the predictions for the previous."""
     space, pool = searcher.space, searcher.pool
     candidate_key, uniform_key = jax.random.split(key)
     codes, real = _candidates(candidate_key, searcher, state.history)

@@ -51,7 +51,7 @@ class History:
 
     @property
     def used(self) -> Bool[Array, " capacity"]:
-        """Rows that hold a trial, whatever its status."""
+        """Rows that hold a trial, regardless of its status."""
         return self.status != EMPTY
 
 

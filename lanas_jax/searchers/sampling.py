@@ -177,7 +177,7 @@ def climb(
 ) -> tuple[Int[Array, "n dims"], Float[Array, ""]]:
     """Runs chains as in `walk`, then `climbs` hill-climbing moves, accepted only if the score does not decrease.
 
-    `score` may be -inf for codes that must not be the result. The score of a chain is taken as -inf when climbing
+    `score` may be -inf for codes that must not be the result. The score of a chain is set to -inf when climbing
     starts, so its first move inside the region is always accepted.
     """
     n = starts.shape[0]

@@ -3,7 +3,7 @@
 A checkpoint stores two digests. The first identifies what led to it: for a searcher the asks and tells in order, for a
 training everything that decides its weights. The second covers its own arrays. A checkpoint that is missing, partial,
 damaged or of another origin is skipped. For a searcher this loses nothing, since its state can be replayed from the
-trial store. Orbax writes a checkpoint under a temporary name, renames it, and keeps the last two. Each checkpoint is
+trial store. Orbax writes a checkpoint under a temporary name, renames it, and retains the last two. Each checkpoint is
 read back once it is written, so that a training cannot end with weights that nobody can read.
 
 With several processes, each holds the same state on its own devices, and all must call every method together. Process 0

@@ -1,6 +1,6 @@
 """The test results of a run's networks; the test images are read at most once for each network.
 
-``results.jsonl`` in the run's folder has one line per network whose test accuracy was measured, in whatever folder it
+``results.jsonl`` in the run's folder has one line per network whose test accuracy was measured, regardless of where it
 was trained. A line is added before the accuracy is shown, so that a second training of the same network reports the
 recorded result, and a training of another network can warn that the test images have been read before.
 """

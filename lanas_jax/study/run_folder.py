@@ -300,8 +300,7 @@ def open_run(directory: Path) -> Run:
 def new_directory(name: str, now: datetime.datetime) -> Iterator[Path]:
     """Creates the folder ``runs/NAME-TIME``, with a number appended if it exists, and yields its path.
 
-    Of processes that start in the same second, each gets a folder of its own. A folder that is still empty at the end
-    is removed.
+    Processes that start in the same second get separate folders. A folder that is still empty at the end is removed.
 
     Args:
       name: name of the experiment. The folder's name has at most 100 of its characters; runs of characters other than

@@ -159,7 +159,7 @@ class Valuation:
 
 @dataclasses.dataclass(frozen=True)
 class Method:
-    """The valuation of one code: everything besides shapes that the programs depend on.
+    """The valuation of one code: everything that the programs depend on, except shapes.
 
     Attributes:
       supernet: supernet with the subnetworks.

@@ -87,7 +87,7 @@ def train_network(
 ) -> dict[str, Any]:
     """Trains a network to the last step, resuming if possible, and evaluates it once on the test split.
 
-    If the network belongs to a run, the run records the result. Another call for the same network, in whatever
+    If the network belongs to a run, the run records the result. Another call for the same network, with any
     folder, then returns the recorded result without training.
 
     Args:

@@ -163,7 +163,7 @@ def batch_order(
     epoch, no batch is short, and a training may be split into any number of dispatches. Positions in the stream are
     int32, which allows up to 2**31 images in all.
     """
-    epochs = (images + steps * batch_size - 2) // images + 1  # most epochs that a window of this length can overlap
+    epochs = (images + steps * batch_size - 2) // images + 1  # maximum number that this window overlaps
     start = first * batch_size
     epoch = start // images
 
