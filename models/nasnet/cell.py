@@ -7,7 +7,7 @@ The weights of a cell are rows. Each row holds the union of the weights that a s
 - ``scale``, ``bias``: ``[rows, c]``, for the same operations as `pointwise`
 
 The batch statistics ``mean`` and ``variance`` have the same layout. The network assigns rows to branches: in
-`models/nasnet/candidate.py` each branch has two rows of its own, in `models/nasnet/supernet.py` each operation on each
+`models/nasnet/candidate.py` each branch has two separate rows, in `models/nasnet/supernet.py` each operation on each
 input of each block has. A step without weights may refer to any row: it changes no statistics and adds zero to the
 gradient. Weights and statistics are float32; a cell computes in the dtype of its inputs and rounds kernels to it.
 
