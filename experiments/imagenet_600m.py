@@ -182,7 +182,7 @@ def ends(codes: MobileNetSpace) -> np.ndarray:
 
 
 def one_shot(config: Config) -> OneShot:
-    """Returns the evaluator that values masks by one supernet."""
+    """Returns the evaluator that values networks by one supernet."""
     supernet = MobileNetSupernet(space(config), jnp.bfloat16)
     largest, smallest = ends(supernet.space).tolist()
     return OneShot(

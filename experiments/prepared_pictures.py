@@ -19,7 +19,7 @@ from lanas_jax.formats.tfrecord import masked_crc32c
 
 VERSION = "5.1.0"
 QUALITY = 95  # JPEG quality
-SHARD = 2_000  # most images per file
+SHARD = 2_000  # maximum number of images per file
 _SPLITS = ("train", "validation")
 
 
