@@ -1,1 +1,1 @@
-"""The runtime environment of a process: devices, other hosts, signals, files, compile cache, live display."""
+"""The runtime environment of a process: devices, hosts, signals, paths, numbers, errors, caches, live display."""

@@ -169,7 +169,7 @@ def run_training(
 def measure_accuracies(
     programs: Programs, state: FinalState, data: Dataset | StreamedDataset
 ) -> dict[str, float | None]:
-    """Returns the accuracies to report. This is the only place that reads the test images."""
+    """Returns the accuracies to report. Networks are evaluated on the test images only here."""
     found: dict[str, float | None] = {"validation_accuracy": None, "ema_validation_accuracy": None}
     if programs.task.recipe.train_on == "train":
         found = _named("validation_accuracy", _accuracies(programs, state, search_splits(data).validation))
