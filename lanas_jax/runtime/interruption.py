@@ -3,18 +3,21 @@
 Python raises `KeyboardInterrupt` only between two bytecode instructions, which a compilation or a long program can
 delay. So a listener thread receives the signal, prints a message, and ends the process at the second signal. Python
 also raises `KeyboardInterrupt` between any two instructions, even while a library's threads do work that fails if the
-interpreter exits meanwhile. `uninterrupted` delays the signal there.
+interpreter exits meanwhile. `uninterrupted` delays the signal there. Where Python only prints exceptions, as in a
+callback of the garbage collector or in ``__del__``, `KeyboardInterrupt` would be lost; it is raised again soon after.
 """
 
 import contextlib
 import dataclasses
 import os
 import signal
+import sys
 import threading
 from collections.abc import Callable, Collection, Iterator
 from types import FrameType
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
+SOON = 0.05  # seconds until a lost `KeyboardInterrupt` is raised again
 
 
 @dataclasses.dataclass
@@ -58,15 +61,28 @@ def handle_signals(
         if number not in noted:
             raise KeyboardInterrupt
 
+    repeated: list[int] = []  # signals that this process sends itself; the listener does not count them
+
+    def raise_again(lost: "sys.UnraisableHookArgs") -> None:
+        if not (interruption.signal and isinstance(lost.exc_value, KeyboardInterrupt)):
+            return hook(lost)
+        number, interruption.signal = interruption.signal, 0
+        repeated.append(number)
+        again = threading.Timer(SOON, signal.pthread_kill, (threading.main_thread().ident, number))
+        again.daemon = True
+        return again.start()
+
+    hook, sys.unraisablehook = sys.unraisablehook, raise_again
     reading, writing = os.pipe()
     os.set_blocking(writing, False)
     before = {number: signal.signal(number, stop) for number in signals}
     wakeup = signal.set_wakeup_fd(writing, warn_on_full_buffer=False)
-    listener = threading.Thread(target=_listen, args=(reading, say), daemon=True)
+    listener = threading.Thread(target=_listen, args=(reading, say, repeated), daemon=True)
     listener.start()
     try:
         yield interruption
     finally:
+        sys.unraisablehook = hook
         signal.set_wakeup_fd(wakeup)
         for number, handler in before.items():
             signal.signal(number, handler)
@@ -101,10 +117,13 @@ def uninterrupted() -> Iterator[None]:
             handlers[waiting[0]](waiting[0], None)
 
 
-def _listen(reading: int, say: Callable[[str], None]) -> None:
+def _listen(reading: int, say: Callable[[str], None], repeated: list[int]) -> None:
     count = 0
     while number := os.read(reading, 1):
         if number[0] not in SIGNALS:
+            continue
+        if repeated:
+            repeated.pop()
             continue
         count += 1
         if count > 1:

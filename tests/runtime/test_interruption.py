@@ -45,6 +45,38 @@ def test_second_ctrl_c_ends_at_once_what_does_not_listen():
         assert process.wait(60) == 130
 
 
+LOST = """
+import signal, sys, time
+from lanas_jax.runtime.interruption import handle_signals
+
+class Interrupts:
+    def __del__(self):
+        signal.raise_signal(signal.SIGTERM)
+
+with handle_signals(lambda text: print(text, flush=True)) as interruption:
+    try:
+        Interrupts()
+        time.sleep(60)
+    except KeyboardInterrupt:
+        time.sleep(0.2)  # in which the listener would notice a second signal
+        print("stopped")
+sys.exit(interruption.exit_code)
+"""
+
+
+def test_a_signal_that_arrives_where_exceptions_are_only_printed_is_not_lost():
+    process = subprocess.run(
+        [sys.executable, "-c", LOST],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=50,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+    )
+    assert process.stdout == "stopping; interrupt again to stop immediately\nstopped\n"
+    assert (process.returncode, process.stderr) == (143, "")
+
+
 def test_ctrl_c_waits_for_the_end_of_an_uninterrupted_block_but_the_second_does_not():
     reached = []
 
