@@ -25,7 +25,7 @@ import orbax.checkpoint as ocp
 
 from lanas_jax.runtime.interruption import uninterrupted
 from lanas_jax.storage.folder import RunError
-from lanas_jax.storage.saving import digest, not_read_back, not_written, plain_path
+from lanas_jax.storage.saving import digest, load_tree, not_read_back, not_written, plain_path
 
 State = TypeVar("State")
 KEPT = 2
@@ -69,7 +69,7 @@ class Checkpoints:
             max_to_keep=KEPT, enable_async_checkpointing=behind, cleanup_tmp_directories=True
         )
         self._directory, self._behind = directory.absolute(), behind
-        self._unread: tuple[int, str] | None = None  # number and digest of a checkpoint that has not been read back yet
+        self._unread: tuple[int, dict[str, Any]] | None = None  # a checkpoint that has not been read back yet
         self._link = contextlib.ExitStack()
         path = self._link.enter_context(plain_path(self._directory))
         if path != self._directory:
@@ -152,7 +152,7 @@ class Checkpoints:
             )
         except Exception as error:  # orbax raises exceptions of many types
             raise not_written(self._directory / str(number), error) from error
-        self._unread = number, about["arrays"]
+        self._unread = number, about
         if not self._behind:
             self._read_back()
 
@@ -171,10 +171,16 @@ class Checkpoints:
         """
         if self._unread is None:
             return
-        (number, expected), self._unread = self._unread, None
+        (number, about), self._unread = self._unread, None
         self._settle()
+        if jax.process_index():
+            return  # the first process reads, alone: orbax's manager would exchange messages during a training
         try:
-            intact = digest(self._load(number)[1]) == expected
+            if jax.process_count() > 1:
+                leaves = _in_order(about, load_tree(self._directory / str(number) / "state"))
+            else:
+                leaves = self._load(number)[1]
+            intact = digest(leaves) == about["arrays"]
         except Exception as error:  # damaged files raise exceptions of many types
             raise not_read_back(self._directory / str(number)) from error
         if not intact:
@@ -206,11 +212,15 @@ class Checkpoints:
         """Returns the description and the arrays of a checkpoint."""
         restore = ocp.args.Composite(state=ocp.args.StandardRestore(), about=ocp.args.JsonRestore())
         found = self._manager.restore(number, args=restore)
-        about, arrays = found.about, found.state
-        return about, [
-            np.asarray(arrays[str(i)]) if str(i) in arrays else np.zeros(shape, dtype)
-            for i, (dtype, shape) in enumerate(about["shapes"])
-        ]
+        return found.about, _in_order(found.about, found.state)
+
+
+def _in_order(about: Mapping[str, Any], arrays: Mapping[str, Any]) -> list[np.ndarray]:
+    """Returns the arrays of a checkpoint in the order of the state; empty ones were not saved."""
+    return [
+        np.asarray(arrays[str(i)]) if str(i) in arrays else np.zeros(shape, dtype)
+        for i, (dtype, shape) in enumerate(about["shapes"])
+    ]
 
 
 def _leaves(state: Any) -> list[np.ndarray]:

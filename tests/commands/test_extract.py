@@ -164,6 +164,7 @@ def test_a_training_with_given_weights_is_continued_from_its_folder_alone(search
     assert "this training is already complete" in capsys.readouterr().out
     (out / "final.json").unlink()
     shutil.rmtree(out / "checkpoint")
+    (run / "results.jsonl").unlink()  # or the run's result would be shown
     assert main(["train", str(out)]) == 0
     again = names(state(out).weights)
     for name, array in names(weights).items():

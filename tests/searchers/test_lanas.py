@@ -163,7 +163,7 @@ def test_paper_learns_every_twenty_results():
 
 @pytest.mark.slow
 def test_a_long_search_models_the_best_and_the_latest_trials():
-    searcher = lx.LaNAS(product(6))
+    searcher = lx.LaNAS(product(6), patience=0)
     codes = searcher.space.enumerate()[:1001]
     values = np.random.default_rng(0).permutation(1000).astype(np.float32)
     state = searcher.tell(searcher.init(jax.random.key(0)), codes[:1000], values)
