@@ -98,6 +98,8 @@ class Checkpoints:
         try:
             self._manager.close()
         except Exception as error:  # orbax raises exceptions of many types
+            if strict and jax.process_count() > 1:
+                raise
             if strict:
                 raise not_written(self._directory, error) from error
 
@@ -151,6 +153,8 @@ class Checkpoints:
                 force=True,
             )
         except Exception as error:  # orbax raises exceptions of many types
+            if jax.process_count() > 1:
+                raise  # it may be the loss of another process, which the caller recognizes
             raise not_written(self._directory / str(number), error) from error
         self._unread = number, about
         if not self._behind:
@@ -161,6 +165,8 @@ class Checkpoints:
         try:
             self._manager.wait_until_finished()
         except Exception as error:  # orbax raises exceptions of many types
+            if jax.process_count() > 1:
+                raise
             raise not_written(self._directory, error) from error
 
     def _read_back(self) -> None:
