@@ -159,31 +159,39 @@ def _kernel_gradient_at_once(x: Images, dy: Float[Array, "n h2 w2 c"], size: int
     return jnp.stack(rows)
 
 
-@partial(jax.custom_vjp, nondiff_argnums=(1, 2))
-def max_pool(x: Images, stride: int = 1, size: int = 3) -> Float[Array, "n h2 w2 c"]:
-    """Maximum over windows; the gradient is shared equally among the pixels that attain it.
+@partial(jax.custom_vjp, nondiff_argnums=(1,))
+def max_pool(x: Images, stride: int = 1) -> Float[Array, "n h2 w2 c"]:
+    """Maximum over windows of 3x3 pixels.
 
+    The gradient goes to the first pixel, row by row, that attains the maximum, as in XLA and PyTorch.
     Computed as maxima of shifted images, whose gradient is cheap on a CPU, unlike that of XLA's windowed maximum.
     """
-    maximum = reduce(jnp.maximum, _windows(x, size, stride, fill=-jnp.inf))
+    maximum = reduce(jnp.maximum, _windows(x, 3, stride, fill=-jnp.inf))
     return _materialised(maximum.reshape(x.shape[0], *_output_size(x, stride), x.shape[3]))
 
 
-def _max_pool_forward(x: Array, stride: int, size: int) -> tuple[Array, tuple[Array, Array]]:
-    y = max_pool(x, stride, size)
-    return y, (x, y)
+def _max_pool_forward(x: Array, stride: int) -> tuple[Array, tuple[Array, Array]]:
+    """Also returns the position of each maximum in its window, and an array with the height and width of the images.
+
+    Positions are found by comparing the pixels of a window with one another. XLA may compute the images again in the
+    gradient's loops, with other roundings, so a comparison with the maxima could find no pixel that attains one.
+    """
+    windows = _windows(x, 3, stride, fill=-jnp.inf)
+    highest, place = windows[0], jnp.zeros(windows[0].shape, jnp.int32)
+    for i, window in enumerate(windows[1:], start=1):
+        place = jnp.where(window > highest, i, place)
+        highest = jnp.maximum(highest, window)
+    y = max_pool(x, stride)
+    return y, (_materialised(place.reshape(y.shape)), x[:0])
 
 
-def _max_pool_backward(stride: int, size: int, saved: tuple[Array, Array], dy: Array) -> tuple[Array]:
-    x, y = saved
-    windows = _windows(x, size, stride, fill=-jnp.inf)
-    maximum = y.reshape(windows[0].shape)
-    ties = _materialised(_sum(jnp.asarray(window == maximum, dy.dtype) for window in windows))
-    y, share = _spread(y, x, stride), _spread(dy / ties.reshape(dy.shape), x, stride)
-    pairs = zip(_windows(y, size, 1), _windows(share, size, 1), strict=True)
-    x = x.reshape(*x.shape[:2], -1, _lane(x.shape[3], x.shape[2]))
-    dx = _sum(jnp.where(x == maximum, part, 0) for maximum, part in pairs)
-    return (_materialised(dx).reshape(*dx.shape[:2], -1, y.shape[3]),)
+def _max_pool_backward(stride: int, saved: tuple[Array, Array], dy: Array) -> tuple[Array]:
+    place, shape = saved
+    places, parts = (_windows(_spread(y, shape, stride), 3, 1) for y in (place, dy))
+    # A pixel sees the window around the pixel at offset i from it at the opposite offset.
+    pairs = zip(reversed(range(len(places))), places, parts, strict=True)
+    dx = _sum(jnp.where(place == opposite, part, 0) for opposite, place, part in pairs)
+    return (_materialised(dx).reshape(dy.shape[0], *shape.shape[1:]),)
 
 
 max_pool.defvjp(_max_pool_forward, _max_pool_backward)

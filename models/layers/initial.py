@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Array, PRNGKeyArray
 
 
-def draw_tree(
+def draw_weights(
     key: PRNGKeyArray, shapes: Any, sampler: Callable[[PRNGKeyArray, tuple[int, ...]], Array] = jax.random.normal
 ) -> Any:
     """Draws random numbers, by default standard normal ones, for a tree of shapes at once.

@@ -18,7 +18,7 @@ from jaxtyping import Array, Float, Float32, Int, PRNGKeyArray
 
 from lanas_jax.models import layers
 from lanas_jax.models.functional import Functional, Tree
-from lanas_jax.models.layers.initial import draw_tree
+from lanas_jax.models.layers.initial import draw_weights
 from lanas_jax.models.mobilenet.network import MobileNetNetwork
 from lanas_jax.spaces.inverted_residuals import MobileNet
 from lanas_jax.spaces.mobilenet import MobileNetSpace
@@ -118,7 +118,7 @@ def initial_weights(key: PRNGKeyArray, module: Functional) -> tuple[Tree, Tree]:
     input, one for a depthwise convolution. Dense layers are normal with variance ``1 / fan_in``.
     """
     shapes = jax.tree.map(lambda x: x.shape, module.params)
-    noise = draw_tree(key, shapes)
+    noise = draw_weights(key, shapes)
     params = jax.tree.map_with_path(_initial, noise)
     fill = {"mean": jnp.zeros, "var": jnp.ones}
     stats = jax.tree.map_with_path(lambda path, x: fill[path[-1].key](x.shape), module.batch_stats)

@@ -25,7 +25,7 @@ from jaxtyping import Array, Float, Float32, Int, PRNGKeyArray
 
 from lanas_jax.models import layers
 from lanas_jax.models.fixed import FixedNetwork, fixed_network
-from lanas_jax.models.layers.initial import draw_tree
+from lanas_jax.models.layers.initial import draw_weights
 from lanas_jax.models.layers.norm import identity_norm, initial_stats, norm
 from lanas_jax.models.nasbench.nasbench201_cell import relu_conv_norm, run_stage
 from lanas_jax.models.nasbench.nasbench201_network import NASBench201Network, network_state
@@ -147,7 +147,7 @@ class NASBench201:
             "reductions": [_reduction_shapes(stage) for stage in stages[:-1]],
             "head": {"kernel": (last, space.classes), "bias": (space.classes,)},
         }
-        return draw_tree(key, shapes, functools.partial(jax.random.uniform, minval=-1.0))
+        return draw_weights(key, shapes, functools.partial(jax.random.uniform, minval=-1.0))
 
     def _edge_weights(self, noise: Float[Array, "cells edges 3 3 c c"], code: Code) -> Tree:
         """Returns the edge weights of a stage; zero for weights that the code does not use."""

@@ -43,7 +43,7 @@ class NASNet:
       space: search space, which defines the codes and the sizes of the networks.
       compute_dtype: float32, or bfloat16 for activations and convolutions; parameters are always float32.
       weight_standardisation: True to standardise the kernels of 1x1 convolutions (`models.layers.standardise`) over the
-         inputs that the code uses: in separable convolutions, skips of stride 2, and on a cell's inputs.
+        inputs that the code uses: in separable convolutions, skips of stride 2, and on a cell's inputs.
 
     Raises:
       ValueError: the dtype is neither float32 nor bfloat16.

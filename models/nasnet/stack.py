@@ -18,7 +18,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Float32, Int, PRNGKeyArray
 
 from lanas_jax.models import layers
-from lanas_jax.models.layers.initial import draw_tree
+from lanas_jax.models.layers.initial import draw_weights
 from lanas_jax.models.layers.norm import identity_norm, initial_stats, norm
 from lanas_jax.models.nasnet.cell import Branches, Mode, run_cell
 from lanas_jax.spaces.nasnet import (
@@ -67,7 +67,7 @@ class Stack:
         """
         space = self.space
         used = [branches(shape) for shape in space.shapes]
-        noise = draw_tree(key, self._kernel_shapes([rows.shape for rows, _ in used]))
+        noise = draw_weights(key, self._kernel_shapes([rows.shape for rows, _ in used]))
         stem = _scaled(noise["stem"], 2 / (9 * space.image_channels))
         mask, channels = self._parts(code, space.cells - 1)
         head = _keep(_scaled(noise["head"], 1 / (mask.sum() * channels)), mask)

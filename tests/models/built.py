@@ -8,11 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-# These programs run for milliseconds: compiling them well is a waste of time. The older generator of fused operations,
-# which other tests use, computes the gradients of some networks wrongly.
-quick_jit = partial(
-    jax.jit, compiler_options={"xla_backend_optimization_level": 0, "xla_cpu_use_fusion_emitters": True}
-)
+# These programs run for milliseconds: compiling them well is a waste of time.
+quick_jit = partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
 
 
 def only(kind, state):
