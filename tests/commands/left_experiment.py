@@ -14,6 +14,7 @@ import lanas_jax as lx
 from lanas_jax.study import Experiment
 from lanas_jax.study.experiment import WinnerTraining
 from lanas_jax.trainer.task import FinalTraining
+from tests.quick_experiment import Watched
 from tests.study.linear_winner import NETWORK, RECIPE
 from tests.trainer import tiny_experiment as tiny
 
@@ -35,27 +36,6 @@ class Moments(collections.Counter):
         self[name] += 1
         if os.environ.get("MOMENT") == f"{name} {self[name]}":
             exec(os.environ["ODDLY"], ODD)
-
-
-@dataclasses.dataclass(frozen=True)
-class Searcher:
-    """Random search that passes moments."""
-
-    moments: Moments
-    search: lx.RandomSearch = dataclasses.field(default_factory=lambda: lx.RandomSearch(SPACE))
-    space: lx.SearchSpace = SPACE
-
-    def init(self, key):
-        return self.search.init(key)
-
-    def ask(self, state, n):
-        answer = self.search.ask(state, n)
-        self.moments.passing("ask")
-        return answer
-
-    def tell(self, state, codes, values):
-        self.moments.passing("tell")
-        return self.search.tell(state, codes, values)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -86,4 +66,6 @@ def build(config: Config) -> Experiment:
         return FinalTraining(NETWORK, dataset, RECIPE, seed=int(code.sum()))
 
     winner = WinnerTraining(final, config)
-    return Experiment("left", SPACE, Searcher(moments), Evaluator(moments), 6, 2, config.seed, winner)
+    return Experiment(
+        "left", SPACE, Watched(lx.RandomSearch(SPACE), moments), Evaluator(moments), 6, 2, config.seed, winner
+    )

@@ -10,8 +10,7 @@ from pathlib import Path
 import pytest
 
 from lanas_jax.cli import main
-from lanas_jax.storage.folder import RunError
-from lanas_jax.study import run_folder
+from lanas_jax.storage.folder import RunError, new_directory
 from tests.refusals import refused
 
 ROOT = Path(__file__).parents[2]
@@ -95,7 +94,7 @@ def test_of_many_that_start_in_one_second_each_has_its_own_folder(tmp_path, monk
     monkeypatch.chdir(tmp_path)
 
     def claim(_):
-        with run_folder.new_directory("digits", NOW) as directory:
+        with new_directory("digits", NOW) as directory:
             (directory / "config.json").touch()
             return directory
 
@@ -106,11 +105,11 @@ def test_of_many_that_start_in_one_second_each_has_its_own_folder(tmp_path, monk
 
 def test_a_folder_that_was_not_needed_is_removed(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    with run_folder.new_directory("digits", NOW) as directory:
+    with new_directory("digits", NOW) as directory:
         assert directory == DEFAULT
     assert list(tmp_path.iterdir()) == []
     (tmp_path / "runs").mkdir()
-    with run_folder.new_directory("digits", NOW):
+    with new_directory("digits", NOW):
         pass
     assert list((tmp_path / "runs").iterdir()) == []
 
@@ -121,7 +120,7 @@ def test_a_folder_that_was_not_needed_is_removed(tmp_path, monkeypatch):
 )
 def test_the_name_of_an_experiment_becomes_one_that_folders_can_have(name, folder, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    with run_folder.new_directory(name, NOW) as directory:
+    with new_directory(name, NOW) as directory:
         assert directory == Path("runs") / f"{folder}-20260102-030405"
         assert directory.is_dir()
 
@@ -130,7 +129,7 @@ def test_the_name_of_an_experiment_becomes_one_that_folders_can_have(name, folde
 def test_runs_that_is_no_folder_is_refused(make, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     make(tmp_path / "runs")
-    with pytest.raises(RunError, match="choose a folder with --out"), run_folder.new_directory("digits", NOW):
+    with pytest.raises(RunError, match="choose a folder with --out"), new_directory("digits", NOW):
         pass
 
 
