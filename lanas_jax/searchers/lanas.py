@@ -204,8 +204,9 @@ def _with_outstanding(searcher: LaNAS, state: LaNASState) -> GaussianProcess:
 @jax.jit
 def _tell(searcher: LaNAS, state: LaNASState, codes: Codes, values: Array) -> LaNASState:
     history, told = hist.record(state.history, searcher.space, searcher.pool, codes, values)
-    ends = _round_ends(searcher, state.start, history)
-    history, start = hist.set_aside(history, ends), jnp.where(ends, history.count, state.start)
+    appended = history.count > state.history.count  # results of codes that were not asked for start a round again
+    ends = _round_ends(searcher, state.start, history) & ~appended
+    history, start = hist.set_aside(history, ends), jnp.where(ends | appended, history.count, state.start)
     done, current = history.done, history.used & (history.status != hist.PAST)
     root = partition.lone_root(searcher.height, len(searcher.space.feature_names))
     tree = jax.tree.map(lambda a, b: jnp.where(ends, a, b), root, state.tree)

@@ -69,9 +69,7 @@ class LocalSearch:
     capacity: int = 256
 
     def __post_init__(self) -> None:
-        set_whole_numbers(self, initial=0, capacity=1)
-        if self.initial < 1:
-            raise ValueError(f"initial must be at least 1, because a run needs a start; got {self.initial}")
+        set_whole_numbers(self, initial=1, capacity=1)
         object.__setattr__(self, "pool", listed(self.space, self.pool))
 
     def init(self, key: PRNGKeyArray) -> LocalSearchState:

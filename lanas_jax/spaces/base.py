@@ -1,10 +1,10 @@
 """Search spaces: architectures written as integers.
 
 A space is a product of named choices (section 3 of arXiv 1906.06832 calls it Omega). A *code* selects one
-option of every choice: ``int32[dims]``; a batch of codes is ``int32[n, dims]``. The learning and search phases see
-architectures only through five methods of `SearchSpace`: `features`, `valid`, `canonical`, `cost` and `describe`.
-They are pure functions of arrays, so searchers can be jitted around them. A space with hard limits lists valid codes
-in `starting_codes` and the limited costs in `limited`.
+option of every choice: ``int32[dims]``; a batch of codes is ``int32[n, dims]``. Searchers see architectures through
+`features` (the tree), `embed` and its parts `terms` and `term_embedding` (the model), `valid`, `canonical`,
+`count_changes`, and the draws `random`, `enumerate` and `starting_codes`. They are functions of arrays, so searchers
+can be jitted around them. Reports and limits use `cost`, `limited` and `describe`.
 
 A choice may exist only in combination with certain options of earlier choices (`Choice.when`). In the codes of networks
 without it, it is *inactive*: it has no features, and its integer is 0 in canonical codes.
@@ -13,7 +13,6 @@ without it, it is *inactive*: it has no features, and its integer is 0 in canoni
 """
 
 import dataclasses
-import functools
 import math
 from collections.abc import Iterable, Mapping, Set
 from typing import Any, ClassVar, NamedTuple
@@ -26,6 +25,7 @@ from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 from lanas_jax.runtime.numbers import whole_number
 from lanas_jax.spaces.choices import Choice, Option
 from lanas_jax.spaces.definition import define_fields
+from lanas_jax.spaces.embedding import product_embedding
 
 Codes = Int[Array | np.ndarray, "n dims"]
 Values = Float[Array | np.ndarray, " values"]
@@ -52,11 +52,6 @@ class CellGraph(NamedTuple):
     name: str
     nodes: tuple[str, ...]
     edges: tuple[tuple[int, int, str], ...]
-
-
-SHARED = 0.4  # fraction of the prior variance shared by choices with the same options
-CURVATURE = 2.0  # decay of the squared-exponential covariance over a scale's levels, scaled to [0, 1]
-DOUBT = 0.2  # fraction of a scale's prior variance that is independent between options, as if they were labels
 
 
 @dataclasses.dataclass(frozen=True)
@@ -153,7 +148,7 @@ class SearchSpace:
         taken = (codes[:, :, None] == options[None, None])[:, :, None]
         if scales.any():
             at_least = (self._levels_of(codes)[:, :, None] >= options[None, None])[:, :, None]
-            if (scales & (labels > 0)).any():
+            if self.doubts_scales:
                 taken, is_label = (
                     jnp.concatenate([at_least, taken], axis=2),
                     np.concatenate([is_step, is_label], axis=1),
@@ -192,7 +187,7 @@ class SearchSpace:
         Here it has one part per choice, in which nearby levels of a scale have similar embeddings, and one part per
         group of choices with the same options, which counts how often each option occurs in the group.
         """
-        return _embedding(self)
+        return product_embedding(self.choices, self.doubts_scales)
 
     @property
     def embedding_size(self) -> int:
@@ -351,7 +346,7 @@ class SearchSpace:
           ValueError: if the product has more than 2**24 codes.
         """
         if self.size > 2**24:
-            raise ValueError(f"a space of {self.size:.3g} codes is too large to list; the largest has {2**24:,} codes")
+            raise ValueError(f"a space of more than {2**24:,} codes is too large to list")
         grid = np.zeros((1, self.dims), np.int32)
         for i, options in enumerate(self.cardinalities):
             exists = self.active(grid)[:, i] if self.choices[i].when else np.ones(len(grid), bool)
@@ -451,37 +446,3 @@ def _count_codes(space: SearchSpace) -> int:
                 after[key] = after.get(key, 0) + count
         counts = after
     return sum(counts.values())
-
-
-@functools.lru_cache(maxsize=64)
-def _embedding(space: SearchSpace) -> np.ndarray:
-    """Returns `SearchSpace.term_embedding` of a product space; 0 for options that a choice does not have."""
-    kinds = [(choice.options, choice.is_scale) for choice in space.choices]
-    groups = list(dict.fromkeys(kinds))
-    own, shared = [], [np.zeros((0, 0))] * len(groups)
-    for choice, kind in zip(space.choices, kinds, strict=True):
-        root = _root_covariance(choice, DOUBT if space.doubts_scales else 0.0)
-        own.append(root * math.sqrt((1 - SHARED) / space.dims))
-        shared[groups.index(kind)] = root * math.sqrt(SHARED / (space.dims * kinds.count(kind)))
-    starts = np.cumsum([0] + [len(block) for block in own + shared])
-    columns, most = [], int(space.cardinalities.max())
-    for i in range(space.dims):
-        rows = np.zeros((most, starts[-1]), np.float32)
-        for part, block in (
-            (i, own[i]),
-            (space.dims + groups.index(kinds[i]), shared[groups.index(kinds[i])]),
-        ):
-            rows[: len(block), starts[part] : starts[part] + len(block)] = block
-        columns.append(rows)
-    return np.concatenate(columns)
-
-
-def _root_covariance(choice: Choice, doubt: float) -> np.ndarray:
-    """Returns a square root of the prior covariance of the options' effects."""
-    n = len(choice.options)
-    if not choice.is_scale:
-        return np.eye(n)
-    place = np.array(choice.levels) / (n - 1)
-    smooth = np.exp(-CURVATURE * np.square(place[:, None] - place))
-    values, vectors = np.linalg.eigh((1 - doubt) * smooth + doubt * np.eye(n))
-    return vectors * np.sqrt(np.maximum(values, 0))

@@ -9,7 +9,7 @@ import enum
 import hashlib
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from pathlib import PurePath
 from typing import Any
 
@@ -98,6 +98,8 @@ def _as_json(value: Any) -> Any:
         return define_fields(value)
     if isinstance(value, Mapping):
         return [[_as_json(key), _as_json(item)] for key, item in value.items()]
+    if isinstance(value, Set):
+        return sorted(map(_as_json, value), key=_text)
     if isinstance(value, list | tuple):
         return [_as_json(item) for item in value]
     if hasattr(value, "__array__"):

@@ -10,7 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
-from lanas_jax.spaces.base import SHARED, Codes
+from lanas_jax.spaces.base import Codes
+from lanas_jax.spaces.embedding import SHARED
 from lanas_jax.spaces.feature_scale import feature_scale
 from lanas_jax.spaces.mobilenet_settings import MobileNetSettings
 

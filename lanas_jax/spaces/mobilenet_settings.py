@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Int
 
+from lanas_jax.runtime.numbers import set_whole_numbers
 from lanas_jax.spaces.base import Codes, SearchSpace
 from lanas_jax.spaces.choices import Choice
 from lanas_jax.spaces.inverted_residuals import Activation, Block, MobileNet, rounded
@@ -211,8 +212,9 @@ def check_settings(space: MobileNetSettings) -> None:
         options = getattr(space, name)
         if not options or options[0] <= 0 or list(options) != sorted(set(options)):
             raise ValueError(f"{name} must be one or more ascending numbers above 0; got {options}")
-    for name in ("stem", "last", "hidden", "stem_stride", "image_channels", "classes"):
-        if getattr(space, name) < 1:
-            raise ValueError(f"{name} must be at least 1; got {getattr(space, name)}")
+    set_whole_numbers(space, stem=1, last=1, hidden=1, stem_stride=1, image_channels=1, classes=1)
+    for name in ("max_multiply_adds", "max_parameters"):
+        if getattr(space, name) is not None:
+            set_whole_numbers(space, **{name: 0})
     if space.max_latency is not None and space.latency is None:
         raise ValueError("max_latency needs a latency table; add latency=LatencyTable.read(path)")

@@ -96,22 +96,29 @@ class NASNetSpace(SearchSpace):
         self._check_limits()
 
     def _check_limits(self) -> None:
-        """Checks that each limit allows the cheapest network: pools only, with each block reading the one before.
-
-        No network costs less: pools cost nothing, and the output of a cell is a single block.
+        """Checks that the cheapest network is within each limit.
 
         Raises:
-          ValueError: if a limit is below the cost of that network; names both.
+          ValueError: if a limit is below its cost; names both.
         """
-        inputs = np.repeat(np.arange(1, 1 + self.blocks), 2)
-        pools = np.full(2 * self.blocks, OPERATIONS.index("max_pool_3x3"))
-        code = np.tile(np.concatenate([pools, inputs]), len(self.cell_names)).astype(np.int32)
-        for found in self.limited(code[None]):
+        for found in self.limited(self._cheapest[None]):
             if found.limit < found.costs[0]:
                 raise ValueError(
                     f"a limit of {found.limit:,} {found.name} is below the smallest network of the space, which has "
                     f"{int(found.costs[0]):,}"
                 )
+
+    @property
+    def _cheapest(self) -> Int[np.ndarray, " dims"]:
+        """Code of a network that no other undercuts: each block pools or skips the previous one, at no cost."""
+        operations = [MAX_POOL_3X3, MAX_POOL_3X3, *[MAX_POOL_3X3, SKIP_CONNECT] * (self.blocks - 1)]
+        inputs = [0, 1, *(block + 1 for block in range(1, self.blocks) for _ in range(2))]
+        return np.tile(np.array(operations + inputs, np.int32), len(self.cell_names))
+
+    def starting_codes(self) -> Int[np.ndarray, "k dims"]:
+        """Returns the cheapest network if there is a limit, below which random codes may rarely be."""
+        limited = (self.max_multiply_adds, self.max_parameters) != (None, None)
+        return self._cheapest[None] if limited else super().starting_codes()
 
     @property
     def cell_names(self) -> tuple[str, ...]:

@@ -9,6 +9,8 @@ import lanas_jax as lx
 from lanas_jax.searchers import sampling
 from lanas_jax.spaces.mobilenet import MobileNetSpace
 from lanas_jax.spaces.mobilenet_settings import STAGES
+from lanas_jax.spaces.nasnet import NASNetSpace
+from lanas_jax.spaces.nasnet_masks import NASNetMasks
 
 SMALL = {"stages": STAGES[:2], "depths": (1, 2), "widths": (0.5, 1.0), "resolutions": (32, 48, 64)}
 RARE = SMALL | {"stages": STAGES[:4]}  # with a limit near the smallest network, one code of 1e5 is valid
@@ -51,6 +53,19 @@ def test_draws_keep_a_limit_that_hardly_any_code_keeps():
         codes = np.asarray(draw(jax.random.key(seed)))
         assert (codes >= 0).all()
         check(space, codes)
+
+
+@pytest.mark.parametrize("make", [NASNetSpace, NASNetMasks])
+def test_cells_within_a_tight_limit_are_reached_from_the_cheapest(make):
+    space = make(3, channels=4, cells=3)
+    codes = np.array([space._cheapest, np.zeros(space.dims, np.int32)])
+    least, most = space.cost(codes).parameters.tolist()
+    tight = make(3, channels=4, cells=3, max_parameters=least + (most - least) // 100)
+    assert tight.valid(tight.starting_codes()).all()
+    codes = np.asarray(jax.jit(lambda key: sampling.draw_valid(key, tight, anything, 8, tries=0))(jax.random.key(0)))
+    assert (codes >= 0).all()
+    assert (tight.cost(codes).parameters <= tight.max_parameters).all()
+    assert len(np.unique(codes, axis=0)) == 8
 
 
 def test_one_network_within_the_limit_is_found_and_nothing_after_it():

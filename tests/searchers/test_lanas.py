@@ -151,6 +151,19 @@ def test_a_best_trial_that_took_long_is_given_as_long_again():
     assert int(patient.tree.results[0]) == 60
 
 
+def test_results_that_were_not_asked_for_end_no_round():
+    """As many as a round may take without a gain, the best one first: all are learned from, then the round goes on."""
+    searcher = on_pool(initial=4, patience=8)
+    state = searcher.tell(searcher.init(jax.random.key(0)), POOL[:20], np.arange(20, 0, -1, dtype=np.float32))
+    assert int(state.tree.results[0]) == int(state.model.count) == 20
+    learned = []
+    for _ in range(3):
+        state, codes = searcher.ask(state, BATCH)
+        state = searcher.tell(state, codes, np.zeros(BATCH, np.float32))
+        learned.append(int(state.tree.results[0]))
+    assert learned == [24, 0, 4]
+
+
 def test_paper_learns_every_twenty_results():
     searcher = lx.LaNAS.paper(POOL_SPACE, pool=POOL)
     state, learned = searcher.init(jax.random.key(0)), []

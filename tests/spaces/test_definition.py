@@ -95,6 +95,7 @@ def test_a_difference_of_choices_is_named(space, message):
         (MobileNetSpace(classes=10), MobileNetSpace(classes=100), "its classes is 10, now 100"),
         (Own(np.arange(3)), Own(np.arange(4)), "its table is"),
         (Own(LatencyTable("a", 1, {"x": 1})), Own(LatencyTable("a", 1, {"x": 2})), "its table is"),
+        (Own(frozenset("a")), Own(frozenset("b")), "its table is"),
         (Own(1), Own(True), "its table is 1, now True"),
         (Own(1), Own(1.0), "its table is 1, now 1.0"),
         (Own("1"), Own(1), "its table is '1', now 1"),
