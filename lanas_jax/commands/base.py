@@ -14,7 +14,7 @@ from rich.console import Console
 from tyro.constructors import ConstructorRegistry, PrimitiveConstructorSpec, PrimitiveTypeInfo
 
 from lanas_jax.cluster.connection import ClusterError
-from lanas_jax.runtime.errors import STOPS, explain_error, place_of
+from lanas_jax.runtime.errors import STOPS
 from lanas_jax.runtime.paths import PathError, local_path
 from lanas_jax.storage import config_json
 from lanas_jax.storage.folder import RunError
@@ -40,7 +40,7 @@ REFUSALS = (
 ACCEPT_VERSIONS = Annotated[
     bool,
     tyro.conf.FlagCreatePairsOff,
-    tyro.conf.arg(help="continue although versions of Python, jax, flax, optax or numpy differ from the trials'"),
+    tyro.conf.arg(help="continue although the versions of Python or a package, or JAX's matmul precision, differ"),
 ]
 _ABOUT_PATH = (FileNotFoundError, FileExistsError, PermissionError, NotADirectoryError, IsADirectoryError)
 
@@ -107,19 +107,18 @@ def usage(text: str, arguments: Sequence[str]) -> int | None:
     return 0 if asked else 2
 
 
-def terminal(*, width: int = 140, quiet: bool = False, stderr: bool = False) -> Console:
+def terminal(*, quiet: bool = False, stderr: bool = False) -> Console:
     """Returns a console that prints text as it is: no markup, no emoji codes, no highlighting.
 
     Paths, failure reasons and experiment names may contain brackets that rich would interpret as markup.
 
     Args:
-      width: number of columns if the output is not a terminal, so that tables fit.
       quiet: if True, nothing is printed.
       stderr: output to standard error instead of standard output.
     """
     console = Console(markup=False, emoji=False, highlight=False, quiet=quiet, stderr=stderr)
     if not console.is_terminal:
-        console.width = width
+        console.width = 140  # so that tables fit
     return console
 
 
@@ -190,8 +189,9 @@ def default_settings(kind: type) -> Any:
 
 
 def _invalid(error: BaseException) -> RefusedError:
-    place = place_of(error)
-    return RefusedError(f"invalid settings: {explain_error(error)}" + (f" ({place})" if place else ""))
+    from lanas_jax.evaluators.faults import describe_error
+
+    return RefusedError(f"invalid settings: {describe_error(error)}")
 
 
 def _refuse_collisions(command: str, kind: Any, options: Sequence[Any]) -> None:

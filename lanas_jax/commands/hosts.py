@@ -15,8 +15,8 @@ from lanas_jax.commands.base import is_about_path, parse_early, reason_of
 from lanas_jax.runtime import distributed
 from lanas_jax.runtime.distributed import Hosts, Preemption
 from lanas_jax.runtime.interruption import SIGNALS, handle_signals
+from lanas_jax.storage import folder
 from lanas_jax.storage.folder import RunError
-from lanas_jax.study import run_folder
 from lanas_jax.trainer import loop
 
 Found = TypeVar("Found")
@@ -37,7 +37,7 @@ def join_from_arguments(command: str, arguments: Sequence[str]) -> None:
 
 @contextlib.contextmanager
 def new_directory(name: str) -> Iterator[Path]:
-    """Creates a new folder for a training, as `run_folder.new_directory` does, and yields its path in all processes.
+    """Creates a new folder for a training, as `folder.new_directory` does, and yields its path in all processes.
 
     Raises:
       RunError: the folder cannot be created.
@@ -46,7 +46,7 @@ def new_directory(name: str) -> Iterator[Path]:
         made: list[Path] = []
 
         def make() -> None:
-            made.append(stack.enter_context(run_folder.new_directory(name, datetime.datetime.now())))
+            made.append(stack.enter_context(folder.new_directory(name, datetime.datetime.now())))
 
         distributed.by_first(make, RunError)
         yield Path(distributed.broadcast(str(made[0]) if made else ""))

@@ -25,10 +25,11 @@ from lanas_jax.commands.base import (
     with_traceback,
 )
 from lanas_jax.runtime.files import inside_folder
-from lanas_jax.storage.folder import RunError
+from lanas_jax.storage.folder import RunError, new_directory
 from lanas_jax.storage.trials import TrialStore
 from lanas_jax.study import discovery, run_folder
 from lanas_jax.study.run_folder import Run
+from lanas_jax.study.winner import same_network
 
 if TYPE_CHECKING:
     from lanas_jax.commands.cluster_options import Where
@@ -70,7 +71,7 @@ def search(arguments: Sequence[str]) -> int:
     with where.connected(), contextlib.ExitStack() as stack:
         experiment = run_folder.build_experiment(module, config)
         _check_winner(experiment)
-        new = run_folder.new_directory(experiment.name, datetime.datetime.now())
+        new = new_directory(experiment.name, datetime.datetime.now())
         directory = stack.enter_context(new) if out is None else out
         here = run_folder.create(directory, experiment, source, config, discovery.text_of(module))
         return _carry_out(experiment, here, where)
@@ -169,10 +170,11 @@ def _carry_out(experiment: "Experiment", here: Run, where: "Where", **how: bool)
         except Exception as error:
             return _stopped(here, with_traceback(error, here.directory), 1)
     summary.show_result(console, experiment.space, result.trials, result.final)
-    if (winner := result.best) is not None and (earlier := _trained_code(here)) not in (None, winner.code):
+    winner, earlier = result.best, _trained_code(here)
+    if winner is not None and earlier is not None and not same_network(experiment.space, winner.code, earlier):
         console.print(
             f"{here.final} keeps the training of an earlier winner ({','.join(map(str, earlier))}); "
-            f"to train the new one: lanas train {here.directory} --out DIR",
+            f"to train the new one: lanas train {shlex.quote(str(here.directory))} --out DIR",
             soft_wrap=True,
         )
     console.print(f"report: {here.report}", soft_wrap=True)

@@ -35,6 +35,7 @@ from lanas_jax.storage.folder import RunError
 from lanas_jax.storage.trials import TrialStore, best
 from lanas_jax.study import discovery, run_folder
 from lanas_jax.study.run_folder import Run
+from lanas_jax.study.winner import same_network
 from lanas_jax.trainer import folder as folders
 from lanas_jax.trainer.display import TrainingDisplay
 from lanas_jax.trainer.folder import FinalFolder
@@ -201,12 +202,13 @@ def _of_run(run: Run) -> Target:
         winner = best(store.trials())
     if winner is None:
         raise RunError(f"no trial of {run.directory} has succeeded yet, so there is no winner to train")
-    if folders.training_exists(run.final):
-        folder = folders.open_folder(run.final)
-        if tuple(folder.record["code"]) == winner.code:
-            return dataclasses.replace(_of_folder(folder), run=run)
     module, config = run.load()
     offering_training(module, winner.code)
+    if folders.training_exists(run.final):
+        folder = folders.open_folder(run.final)
+        space = run_folder.build_experiment(module, config).space
+        if same_network(space, folder.record["code"], winner.code):
+            return dataclasses.replace(_of_folder(folder), run=run)
     origin = Origin(run.record["experiment"], run.source, run.original, run.working_folder, config, run=run.directory)
     return Target(origin, module, winner.code, run.final, run=run)
 

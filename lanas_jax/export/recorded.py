@@ -14,6 +14,7 @@ from lanas_jax.storage import config_json
 from lanas_jax.storage.folder import RunError
 from lanas_jax.study import discovery, run_folder
 from lanas_jax.study.discovery import ExperimentError
+from lanas_jax.study.experiment import WinnerTraining
 from lanas_jax.supernet.base import Extracting
 from lanas_jax.trainer.task import FinalNetwork, FinalTraining
 
@@ -26,10 +27,10 @@ def final_training(module: ModuleType, config: Any, settings: Any, code: Int[np.
     Raises:
       ExperimentError: `final` raised an error, or did not return a `FinalTraining`.
     """
-    found = discovery.call_experiment(module, "final(...)", config, settings, code)
-    if not isinstance(found, FinalTraining):
-        raise ExperimentError(f"{discovery.file_of(module)}: final(...) returned {found!r}, expected a FinalTraining")
-    return found
+    try:
+        return WinnerTraining(module.final, config, settings).of(code)
+    except ExperimentError as error:
+        raise ExperimentError(f"{discovery.file_of(module)}: {error}") from error
 
 
 def recorded_training(source: Path, record: Mapping[str, Any]) -> FinalTraining:

@@ -13,7 +13,7 @@ writes and all processes read, so the folder must be shared.
 import contextlib
 import dataclasses
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any, TypeVar
@@ -95,13 +95,8 @@ class Checkpoints:
 
     def _close(self, strict: bool) -> None:
         """Closes the manager; raises errors of background writes only if `strict`, else another one is propagating."""
-        try:
+        with contextlib.nullcontext() if strict else contextlib.suppress(Exception), _writing(self._directory):
             self._manager.close()
-        except Exception as error:  # orbax raises exceptions of many types
-            if strict and jax.process_count() > 1:
-                raise
-            if strict:
-                raise not_written(self._directory, error) from error
 
     @property
     @uninterrupted()
@@ -146,28 +141,17 @@ class Checkpoints:
         arrays = {str(i): leaf for i, leaf in enumerate(leaves) if leaf.size}  # orbax refuses empty arrays
         if number in self._manager.all_steps():  # a checkpoint that was skipped
             self._manager.delete(number)
-        try:
-            self._manager.save(
-                number,
-                args=ocp.args.Composite(state=ocp.args.StandardSave(arrays), about=ocp.args.JsonSave(about)),
-                force=True,
-            )
-        except Exception as error:  # orbax raises exceptions of many types
-            if jax.process_count() > 1:
-                raise  # it may be the loss of another process, which the caller recognizes
-            raise not_written(self._directory / str(number), error) from error
+        items = ocp.args.Composite(state=ocp.args.StandardSave(arrays), about=ocp.args.JsonSave(about))
+        with _writing(self._directory / str(number)):
+            self._manager.save(number, args=items, force=True)
         self._unread = number, about
         if not self._behind:
             self._read_back()
 
     def _settle(self) -> None:
         """Waits for a write in progress."""
-        try:
+        with _writing(self._directory):
             self._manager.wait_until_finished()
-        except Exception as error:  # orbax raises exceptions of many types
-            if jax.process_count() > 1:
-                raise
-            raise not_written(self._directory, error) from error
 
     def _read_back(self) -> None:
         """Reads the last written checkpoint back and compares it with what was saved, unless this was already done.
@@ -219,6 +203,20 @@ class Checkpoints:
         restore = ocp.args.Composite(state=ocp.args.StandardRestore(), about=ocp.args.JsonRestore())
         found = self._manager.restore(number, args=restore)
         return found.about, _in_order(found.about, found.state)
+
+
+@contextlib.contextmanager
+def _writing(path: Path) -> Iterator[None]:
+    """Context in which an error, of whatever type orbax raises, becomes a `CheckpointError`.
+
+    With several processes it stays as it is: it may be the loss of one of them, which callers recognize.
+    """
+    try:
+        yield
+    except Exception as error:
+        if jax.process_count() > 1:
+            raise
+        raise not_written(path, error) from error
 
 
 def _in_order(about: Mapping[str, Any], arrays: Mapping[str, Any]) -> list[np.ndarray]:

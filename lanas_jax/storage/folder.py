@@ -2,8 +2,11 @@
 
 import contextlib
 import dataclasses
+import datetime
+import itertools
 import json
 import os
+import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -93,6 +96,39 @@ class FolderKind:
             except OSError as error:
                 raise RunError(f"{directory} cannot be locked: {error.strerror}; choose another file system") from error
             yield
+
+
+@contextlib.contextmanager
+def new_directory(name: str, now: datetime.datetime) -> Iterator[Path]:
+    """Creates the folder ``runs/NAME-TIME``, with a number appended if it exists, and yields its path.
+
+    Processes that start in the same second get separate folders. A folder that is still empty at the end is removed.
+
+    Args:
+      name: name of the experiment. The folder's name has at most 100 of its characters; runs of characters other than
+        letters, digits and ``._-`` become ``_``.
+      now: time of the start.
+
+    Raises:
+      RunError: the folder cannot be created.
+    """
+    stem = f"{re.sub(r'[^a-zA-Z0-9._-]+', '_', name)[:100]}-{now:%Y%m%d-%H%M%S}"
+    for n in itertools.count(1):
+        directory = Path("runs") / (stem if n == 1 else f"{stem}-{n}")
+        first = not directory.parent.exists()
+        try:
+            directory.mkdir(parents=True)
+            break
+        except OSError as error:
+            if not os.path.lexists(directory):
+                raise RunError(f"cannot create {directory}: {error.strerror}; choose a folder with --out") from error
+    try:
+        yield directory
+    finally:
+        with contextlib.suppress(OSError):  # not empty
+            directory.rmdir()
+            if first:
+                directory.parent.rmdir()
 
 
 def read_json(path: Path) -> dict[str, Any]:

@@ -27,7 +27,7 @@ from lanas_jax.runtime.paths import local_path
 
 SETTINGS = ("Config", "Final", "Rank")  # dataclasses of settings that an experiment's file may define
 _CHILD = '''\
-"""Loads the experiment {original} in a process that the experiment started."""
+"""Loads an experiment in a process that the experiment started."""
 
 from pathlib import Path
 
@@ -209,6 +209,8 @@ def _module_name(original: Path) -> str:
 def _offer_to_children(text: bytes, path: Path, original: Path) -> None:
     """Makes a module importable by name in child processes, which start with this process's `sys.path`."""
     file = _folder_for_children() / f"{_module_name(original)}.py"
+    # Python takes bytecode for current if size and second of the source are the same, as for two runs in one second.
+    Path(importlib.util.cache_from_source(str(file))).unlink(missing_ok=True)
     file.write_text(_CHILD.format(text=text, path=str(path), original=str(original)), encoding="utf-8")
 
 

@@ -72,9 +72,9 @@ class Experiment:
     winner: WinnerTraining | None = None
 
     def __post_init__(self) -> None:
-        set_whole_numbers(self, budget=1, batch=1, seed=-(2**63))
-        if not 0 <= self.seed < 2**32:
-            raise ValueError(f"seed must be 0 to 2**32 - 1; got {self.seed}")
+        set_whole_numbers(self, budget=1, batch=1, seed=0)
+        if self.seed >= 2**32:
+            raise ValueError(f"seed must be below 2**32; got {self.seed}")
 
 
 @runtime_checkable

@@ -33,7 +33,7 @@ from lanas_jax.study import run_folder
 from lanas_jax.study.experiment import Experiment, Silence, StudyProgress
 from lanas_jax.study.replay import SearchLog, StudyError, keys_of
 from lanas_jax.study.run_folder import Run
-from lanas_jax.study.winner import check_winner, origin_of, train_winner
+from lanas_jax.study.winner import check_winner, origin_of, same_network, train_winner
 from lanas_jax.trainer.folder import open_folder, training_exists
 from lanas_jax.trainer.loop import TrainingProgress
 
@@ -124,7 +124,11 @@ def run(
     here = run_folder.open_run(directory) if found else run_folder.create(directory, experiment)
     here.check(experiment)
     here = _continued(experiment, here, extend, accept_versions, progress)
-    with run_folder.lock(here), TrialStore.open(here.trials) as store, Checkpoints(here.states) as checkpoints:
+    with (
+        run_folder.RUN.lock(here.directory),
+        TrialStore.open(here.trials) as store,
+        Checkpoints(here.states) as checkpoints,
+    ):
         if prepare:
             workers.prepare(here.directory, progress)
         progress.began(experiment.budget, store.trials())
@@ -147,31 +151,30 @@ def _continued(experiment: Experiment, here: Run, extend: bool, accept_versions:
     for name in ("seed", "batch") if extend else ("seed", "batch", "budget"):
         recorded, given = here.record[name], getattr(experiment, name)
         if recorded != given:
-            advice = (
-                "extend the run (extend=True), or choose another folder"
-                if name == "budget"
-                else ("choose another folder")
+            advice = "extend the run (extend=True), or " if name == "budget" else ""
+            raise RunError(
+                f"{here.directory} was started with {name} {recorded}, not {given}: {advice}choose another folder"
             )
-            raise RunError(f"{here.directory} was started with {name} {recorded}, not {given}: {advice}")
     if changed := software.differences(here.record.get("software") or {}, software.DRAWS):
         raise RunError(
             f"{here.directory} was started with other random numbers ({changed}): set JAX_DEFAULT_PRNG_IMPL and "
             f"JAX_THREEFRY_PARTITIONABLE as they were to continue it"
         )
-    if here.record["budget"] != experiment.budget:
-        progress.note(f"budget {here.record['budget']}, now {experiment.budget}")
-        here = run_folder.extend(here, experiment.budget)
     with TrialStore.open(here.trials) as store:
         trials = store.trials()
     over = len(trials) >= experiment.budget and all(trial.finished is not None for trial in trials)
-    if not trials or (over and (here.result is not None or experiment.winner is None)):
-        return here
-    if changed := software.differences(trials[-1].software):
-        if not accept_versions:
-            raise RunError(
-                f"the trials of {here.directory} were recorded with other versions ({changed}): install these, or "
-                f"accept the present ones with --accept-versions, from Python with accept_versions=True"
-            )
+    nothing_left = over and (here.result is not None or experiment.winner is None)
+    changed = software.differences(trials[-1].software) if trials and not nothing_left else ""
+    if changed and not accept_versions:
+        raise RunError(
+            f"the trials of {here.directory} were recorded with other versions ({changed}): install these, or "
+            f"accept the present ones with --accept-versions, from Python with accept_versions=True"
+        )
+    if here.record["budget"] != experiment.budget:
+        before = here.record["budget"]
+        here = run_folder.extend(here, experiment.budget, len(trials))
+        progress.note(f"budget {before}, now {experiment.budget}")
+    if changed:
         progress.note(f"continuing with other versions: {changed}")
         events = len({trial.asked for trial in trials} | {trial.told for trial in trials} - {None})
         here = run_folder.accept_versions(here, events, changed)
@@ -232,7 +235,7 @@ def _train_winner(
     code = winner.code
     if training_exists(here.final):
         trained = tuple(open_folder(here.final).record["code"])
-        if not _same_network(experiment, trained, winner.code):
+        if not same_network(experiment.space, trained, winner.code):
             kept = _move_aside(here.final)
             progress.note(f"trial {winner.id} is the winner; the training of another network is kept in {kept}")
         elif here.result is not None:
@@ -251,8 +254,3 @@ def _move_aside(folder: Path) -> Path:
     """Renames a folder to the first free of ``final-1``, ``final-2``, ... and returns its new path."""
     names = (folder.with_name(f"{folder.name}-{n}") for n in range(1, 1_000_000))
     return folder.rename(next(path for path in names if not path.exists()))
-
-
-def _same_network(experiment: Experiment, one: Sequence[int], other: Sequence[int]) -> bool:
-    first, second = np.asarray(experiment.space.canonical(np.array([one, other], np.int32)))
-    return bool((first == second).all())

@@ -5,23 +5,20 @@
 ``experiment.py``  a copy of the experiment's file, so that later edits do not change a run
 ``trials.sqlite``  every trial (`lanas_jax.storage.trials`)
 ``checkpoint/``    ``searcher``: the searcher's last states
-``final/``         the training of the winner (`lanas_jax.trainer.folder`)
+``final/``         the training of the winner (`lanas_jax.trainer.folder`); ``final-1``, ...: of earlier winners
 ``results.jsonl``  results of the run's trained networks (`lanas_jax.storage.results`)
 ``report.html``    the report
+``traceback.txt``  the last unforeseen error
 =================  =====================================================================
 
 ``config.json`` is written last and atomically, so a folder that contains it contains a run that can be resumed.
 """
 
-import contextlib
 import dataclasses
 import datetime
-import itertools
 import json
 import os
-import re
 import shlex
-from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
@@ -32,7 +29,7 @@ from lanas_jax.spaces.definition import choices_of, definition_difference
 from lanas_jax.storage import config_json, software
 from lanas_jax.storage.folder import FolderKind, RunError
 from lanas_jax.storage.trial_file import TrialStoreError
-from lanas_jax.storage.trials import Trial, TrialStore
+from lanas_jax.storage.trials import TrialStore
 from lanas_jax.study import discovery
 
 if TYPE_CHECKING:
@@ -252,13 +249,17 @@ def create(
     return Run(directory, record)
 
 
-def extend(run: Run, budget: int) -> Run:
+def extend(run: Run, budget: int, trials: int) -> Run:
     """Changes the budget of a run, records the change, and returns the run.
+
+    Args:
+      run: run to change.
+      budget: new budget.
+      trials: number of the run's trials.
 
     Raises:
       RunError: the run has more trials than that, or is in use, or cannot be written.
     """
-    trials = len(_recorded(run))
     if budget < trials:
         raise RunError(f"{run.directory} already has {trials} trials: the budget must be at least that; got {budget}")
     change = {"from": run.record["budget"], "to": budget, "trials": trials, "time": _now()}
@@ -296,64 +297,15 @@ def open_run(directory: Path) -> Run:
     return Run(directory, RUN.read(directory))
 
 
-@contextlib.contextmanager
-def new_directory(name: str, now: datetime.datetime) -> Iterator[Path]:
-    """Creates the folder ``runs/NAME-TIME``, with a number appended if it exists, and yields its path.
-
-    Processes that start in the same second get separate folders. A folder that is still empty at the end is removed.
-
-    Args:
-      name: name of the experiment. The folder's name has at most 100 of its characters; runs of characters other than
-        letters, digits and ``._-`` become ``_``.
-      now: time of the start.
-
-    Raises:
-      RunError: the folder cannot be created.
-    """
-    stem = f"{re.sub(r'[^a-zA-Z0-9._-]+', '_', name)[:100]}-{now:%Y%m%d-%H%M%S}"
-    for n in itertools.count(1):
-        directory = Path("runs") / (stem if n == 1 else f"{stem}-{n}")
-        first = not directory.parent.exists()
-        try:
-            directory.mkdir(parents=True)
-            break
-        except OSError as error:
-            if not os.path.lexists(directory):
-                raise RunError(f"cannot create {directory}: {error.strerror}; choose a folder with --out") from error
-    try:
-        yield directory
-    finally:
-        with contextlib.suppress(OSError):  # not empty
-            directory.rmdir()
-            if first:
-                directory.parent.rmdir()
-
-
-@contextlib.contextmanager
-def lock(run: Run) -> Iterator[None]:
-    """Locks the run against a second writing process.
-
-    Raises:
-      RunError: another process writes to the run.
-    """
-    with RUN.lock(run.directory):
-        yield
-
-
 def _update(run: Run, changes: dict[str, Any]) -> Run:
     """Replaces config.json by a changed record. The file is also the lock, so no caller may hold the lock yet."""
     record = run.record | changes
     try:
-        with lock(run):
+        with RUN.lock(run.directory):
             replace_json(run.config, record)
     except OSError as error:
         raise RunError(f"cannot write to {run.directory}: {error.strerror}") from error
     return Run(run.directory, record)
-
-
-def _recorded(run: Run) -> list[Trial]:
-    with TrialStore.open(run.trials) as store:
-        return store.trials()
 
 
 def _now() -> str:

@@ -3,6 +3,7 @@
 ``lanas train RUN`` uses the same folder: it continues this training, or reports its result.
 """
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +12,11 @@ import numpy as np
 from jaxtyping import Int
 
 from lanas_jax.runtime.devices import sharing_devices
+from lanas_jax.spaces.base import SearchSpace
 from lanas_jax.storage import config_json
 from lanas_jax.study.experiment import Experiment, WinnerTraining
 from lanas_jax.trainer.loop import TrainingProgress
+from lanas_jax.trainer.task import FinalTraining
 from lanas_jax.trainer.train import Origin, check_training, train_network
 
 
@@ -29,7 +32,7 @@ def check_winner(experiment: Experiment) -> None:
         if settings is not None:
             config_json.check_config(settings)
     final = winner.of(np.asarray(experiment.space.random(jax.random.key(experiment.seed), 1), np.int32)[0])
-    check_training(final, final.dataset(), sharing_devices(final.recipe.batch_size))
+    check_training(final, final.dataset(), _devices(final))
 
 
 def origin_of(
@@ -53,7 +56,22 @@ def train_winner(
       Exception: as in `train_network`.
     """
     final = _winner(experiment).of(code)
-    return train_network(final, code, directory, origin, progress, sharing_devices(final.recipe.batch_size))
+    return train_network(final, code, directory, origin, progress, _devices(final))
+
+
+def same_network(space: SearchSpace, one: Sequence[int], other: Sequence[int]) -> bool:
+    """Returns whether two codes of a space build the same network."""
+    first, second = np.asarray(space.canonical(np.array([one, other], np.int32)))
+    return bool((first == second).all())
+
+
+def _devices(final: FinalTraining) -> Sequence[jax.Device]:
+    """Returns the devices to train on, as `lanas train` would use them: of CPU devices one, which uses all cores.
+
+    Sharing each batch between devices that are cores takes several times as long as one device does.
+    """
+    devices = sharing_devices(final.recipe.batch_size)
+    return devices[:1] if devices[0].platform == "cpu" else devices
 
 
 def _winner(experiment: Experiment) -> WinnerTraining:

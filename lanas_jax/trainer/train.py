@@ -1,7 +1,7 @@
 """One training from start to end: the folder, the programs, the loop, and the report.
 
 A second call with the same folder resumes the training, or returns the recorded result if it is complete. If the
-network belongs to a run, which records the results of its networks, a call with any folder returns that result. In a
+network belongs to a run, which records the results of its networks, a call with a new folder returns that result. In a
 multi-host training every process calls it with the same folder, and process 0 writes.
 """
 

@@ -367,7 +367,7 @@ def test_foreign_trials_file_is_untouched(tmp_path):
 
 def test_two_processes_cannot_write_to_one_run(tmp_path):
     here = run_folder.create(tmp_path / "run", experiment())
-    with run_folder.lock(here), pytest.raises(RunError, match="in use by another process"):
+    with run_folder.RUN.lock(here.directory), pytest.raises(RunError, match="in use by another process"):
         run(experiment(), tmp_path / "run")
     assert len(run(experiment(budget=22), tmp_path / "run").trials) == 22
 
