@@ -17,6 +17,7 @@ import numpy as np
 import tyro
 
 from lanas_jax.commands.base import terminal
+from lanas_jax.evaluators.faults import prepare_evaluator
 from lanas_jax.evaluators.one_shot import OneShot
 from lanas_jax.experiments.benchmarks.table import machine, table
 from lanas_jax.ranking.correlation import rank_correlation
@@ -46,14 +47,15 @@ def rows(config: Config) -> list[dict[str, str]]:
     """Returns one table row per number of images.
 
     Raises:
-      RunError: if the run does not exist.
-      ValueError: if the values of the run do not come from one supernet.
+      RunError: the run does not exist.
+      NotPreparedError: the supernet could not be trained.
+      ValueError: the values of the run do not come from one supernet.
     """
     here = run_folder.open_run(config.run)
     evaluator = here.experiment().evaluator
     if not isinstance(evaluator, OneShot):
         raise ValueError(f"the values of {config.run} come from {type(evaluator).__name__}; expected OneShot")
-    evaluator.prepare(here.directory, print)
+    prepare_evaluator(evaluator, here.directory, print)
     codes = code_pool.draw_codes(evaluator.supernet.space, config.networks, config.seed)
     values, seconds = {}, {}
     for images in sorted(set(config.images)):

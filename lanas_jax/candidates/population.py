@@ -27,7 +27,7 @@ from jaxtyping import Array, Float, Int, Key
 
 from lanas_jax.candidates import step as training
 from lanas_jax.candidates.step import CandidateTask, Network, TrainState
-from lanas_jax.data.splits import SearchData, Split
+from lanas_jax.data.splits import SearchData
 from lanas_jax.runtime import compile_cache
 from lanas_jax.runtime.arithmetic import in_32_bits
 from lanas_jax.runtime.devices import mesh_of
@@ -337,12 +337,6 @@ class CompiledPopulation:
         for latest in self.advances(state, codes, places, total, until):
             latest.step.block_until_ready()  # Ctrl-C takes effect here, not while programs queue up
         return latest
-
-    @in_32_bits
-    def on(self, split: Split, state: TrainState, codes: Array) -> training.Evaluation:
-        """Evaluates on another split of the same size as the validation split, with the same program."""
-        replicated = NamedSharding(self.sharding.mesh, PartitionSpec())
-        return self.evaluate(state, codes, *jax.device_put((split.images, split.labels), replicated))
 
 
 def columns(state: TrainState, scores: training.Evaluation, n: int) -> tuple[np.ndarray, ...]:

@@ -152,6 +152,6 @@ def _labelled(data: bytes, features: Any, contents: Contents, where: str) -> tup
         image, label = parse_example(features, data)
     except ValueError as error:
         raise FileError(f"{where}: expected a tf.train.Example with an image and a label; {error}") from error
-    if label >= contents.classes:
+    if not 0 <= label < contents.classes:
         raise FileError(f"{where}: expected a label from 0 to {contents.classes - 1}; found {label}")
     return pictures.decode_picture(image, contents.image_shape, where), label

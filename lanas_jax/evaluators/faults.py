@@ -108,8 +108,10 @@ def _plain(returned: object) -> Outcome | MalformedOutcomeError:
         return MalformedOutcomeError(f"the evaluator returned an impossible Outcome: {error}")
 
 
-def prepare_evaluator(evaluator: Prepared, directory: Path, note: Callable[[str], None]) -> None:
-    """Calls an evaluator's `prepare`.
+def prepare_evaluator(
+    evaluator: Prepared, directory: Path, note: Callable[[str], None], name: str = "the evaluator"
+) -> None:
+    """Calls the `prepare` of an evaluator, which has the given name in errors.
 
     Raises:
       NotPreparedError: `prepare` raised an error, for example because its data cannot be read; the message states the
@@ -120,7 +122,7 @@ def prepare_evaluator(evaluator: Prepared, directory: Path, note: Callable[[str]
     except NotPreparedError:
         raise
     except STOPS as error:
-        raise NotPreparedError(f"the preparation of the evaluator failed: {describe_error(error)}") from error
+        raise NotPreparedError(f"the preparation of {name} failed: {describe_error(error)}") from error
 
 
 def describe_error(error: BaseException) -> str:

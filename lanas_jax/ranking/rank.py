@@ -26,14 +26,13 @@ from jaxtyping import Float, Int
 
 from lanas_jax import study
 from lanas_jax.evaluators.base import Evaluator, Prepared
-from lanas_jax.evaluators.faults import describe_error
+from lanas_jax.evaluators.faults import NotPreparedError, prepare_evaluator
 from lanas_jax.ranking import result
 from lanas_jax.ranking.base import TRUTH, Ranking, RankingError
 from lanas_jax.ranking.correlation import FEWEST, rank_correlation
 from lanas_jax.ranking.fixed_list import Listed
 from lanas_jax.ranking.result import Ranked
 from lanas_jax.ranking.sample import pool_of, stratified
-from lanas_jax.runtime.errors import STOPS
 from lanas_jax.spaces.base import SearchSpace
 from lanas_jax.storage import config_json, software
 from lanas_jax.storage.folder import FolderKind, RunError
@@ -106,16 +105,13 @@ class Valuing:
             title, self.space, Listed(self.space, codes), evaluator, budget=len(codes), batch=batch, seed=self.seed
         )
         if isinstance(evaluator, Prepared) and finished(folder) < len(codes):
-            self._prepare(title, evaluator)
+            try:
+                prepare_evaluator(evaluator, self.here.directory, self.note, title)
+            except NotPreparedError as error:
+                raise StudyError(str(error)) from error
         with self.progress() as progress:
             found = study.run(experiment, folder, progress, prepare=False, accept_versions=self.accept_versions)
             return found.trials
-
-    def _prepare(self, title: str, evaluator: Prepared) -> None:
-        try:
-            evaluator.prepare(self.here.directory, self.note)
-        except STOPS as error:
-            raise StudyError(f"the preparation of {title} failed: {describe_error(error)}") from error
 
 
 def rank_networks(ranking: Ranking, design: RankingDesign, settings: Any, valuing: Valuing) -> Ranked:
@@ -141,7 +137,7 @@ def rank_networks(ranking: Ranking, design: RankingDesign, settings: Any, valuin
         "estimates": list(ranking.estimates),
     }
     _enter(folder, asked)
-    with run_folder.lock(valuing.here):
+    with run_folder.RUN.lock(valuing.here.directory):
         codes, estimates = _estimated(ranking, design, valuing)
         trials = valuing.column("trained from scratch", ranking.truth, codes, folder / TRUTH, design.batch)
         truth = _values(trials)

@@ -9,7 +9,6 @@ zero gradient in that step, which the mean over codes requires. Momentum and wei
 
 import dataclasses
 import datetime
-import hashlib
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -274,15 +273,8 @@ def _record(
 
 
 def _settings(supernet: Any) -> dict[str, Any]:
-    """Returns the classes of a supernet and its space, with their settings as text."""
+    """Returns the class of a supernet, with its settings as text, except its space."""
     fields = {field.name: getattr(supernet, field.name) for field in dataclasses.fields(supernet)}
-    space = fields.pop("space")
-    described = {field.name: getattr(space, field.name) for field in dataclasses.fields(space)}
-    described = {name: str(value) for name, value in described.items() if name != "choices"}
-    choices = hashlib.sha256(str(space.choices).encode()).hexdigest()
+    del fields["space"]
     others = {name: getattr(value, "__name__", str(value)) for name, value in fields.items()}
-    return {
-        "supernet": type(supernet).__name__,
-        "space": {"kind": type(space).__name__, **described, "choices": choices},
-        **others,
-    }
+    return {"supernet": type(supernet).__name__, **others}

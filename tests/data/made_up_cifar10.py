@@ -101,10 +101,11 @@ def field(number, content):
 
 
 def example(image, label):
-    """A tf.train.Example as tensorflow-datasets serializes it; labels below 128."""
+    """A tf.train.Example as tensorflow-datasets serializes it; labels below 128, or -1."""
+    number = b"\xff" * 9 + b"\x01" if label == -1 else bytes([label])
     features = {
         b"image": field(1, field(1, image)),
-        b"label": field(3, field(1, bytes([label]))),
+        b"label": field(3, field(1, number)),
         b"id": field(1, field(1, b"train_00000")),
     }
     return field(1, b"".join(field(1, field(1, name) + field(2, value)) for name, value in features.items()))

@@ -239,6 +239,7 @@ PNG = made_up.encoded(TEST[0][0], "png")
     ("records", "message"),
     [
         (with_record(3, made_up.example(PNG, 10)), "record 3: expected a label from 0 to 9; found 10"),
+        (with_record(3, made_up.example(PNG, -1)), "record 3: expected a label from 0 to 9; found -1"),
         (
             with_record(4, made_up.example(PNG[:200], 1)),
             "record 4: not a PNG or JPEG .* damaged one: .*truncated",
@@ -260,7 +261,7 @@ PNG = made_up.encoded(TEST[0][0], "png")
         ),
         (RECORDS[:-1], "expected 20 records, as dataset_info.json says; found 19"),
     ],
-    ids=["label", "cut png", "no png", "shape", "grey", "cut example", "empty", "feature", "count"],
+    ids=["label", "no label", "cut png", "no png", "shape", "grey", "cut example", "empty", "feature", "count"],
 )
 def test_faults_of_records(tmp_path, records, message):
     folder = made_up.write_tfds(tmp_path)

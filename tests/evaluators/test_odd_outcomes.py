@@ -1,6 +1,5 @@
 """Evaluators that return other things than they should: a failed trial or one sentence, and the run can go on."""
 
-import contextlib
 import dataclasses
 import math
 import os
@@ -250,8 +249,7 @@ def test_commands_say_a_sentence_of_odd_outcomes_and_read_the_run(odd, tmp_path,
     assert "Traceback" not in printed.out + printed.err
     assert code == (1 if odd == "None" else 0)
     for command in ("resume", "trials", "report", "resume"):
-        with contextlib.suppress(SystemExit):
-            assert main([command, out]) in (0, code)
+        assert main([command, out]) == (code if command == "resume" else 0)
         printed = capsys.readouterr()
         assert "Traceback" not in printed.out + printed.err
     monkeypatch.setenv("ODD", "[lx.Outcome(0.5)] * 4")
