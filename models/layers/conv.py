@@ -1,4 +1,4 @@
-"""Convolutions and pooling of `models/layers/functions.py`, and the skip connection, as Flax modules."""
+"""Convolutions, pooling and the skip connection as Flax modules."""
 
 from typing import Any
 
@@ -6,7 +6,7 @@ from flax import nnx
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
-from lanas_jax.models.layers import functions
+from lanas_jax.models.layers import convolutions, pools
 
 
 class Conv(nnx.Conv):
@@ -23,16 +23,14 @@ class Conv(nnx.Conv):
 
     def __init__(self, inputs: int, channels: int, size: int, stride: int = 1, *, dtype: DTypeLike, rngs: nnx.Rngs):
         super().__init__(
-            inputs,
-            channels,
-            (size, size),
-            stride,
-            padding=size // 2,
-            use_bias=False,
-            dtype=dtype,
-            conv_general_dilated=_convolution,
-            rngs=rngs,
+            inputs, channels, (size, size), stride, padding=size // 2, use_bias=False, dtype=dtype, rngs=rngs
         )
+        self.stride = stride
+
+    def __call__(self, inputs: Float[Array, "n h w c"], out_sharding: Any = None) -> Float[Array, "n h2 w2 d"]:
+        """Convolves the images."""
+        del out_sharding
+        return convolutions.convolution(inputs.astype(self.dtype), self.kernel[...], self.stride)
 
 
 class DepthwiseConv(nnx.Conv):
@@ -48,9 +46,14 @@ class DepthwiseConv(nnx.Conv):
             feature_group_count=channels,
             use_bias=False,
             dtype=dtype,
-            conv_general_dilated=_depthwise,
             rngs=rngs,
         )
+        self.stride = stride
+
+    def __call__(self, inputs: Float[Array, "n h w c"], out_sharding: Any = None) -> Float[Array, "n h2 w2 c"]:
+        """Convolves the images."""
+        del out_sharding
+        return convolutions.depthwise(inputs.astype(self.dtype), self.kernel[:, :, 0], self.stride)
 
 
 class MaxPool(nnx.Module):
@@ -61,7 +64,7 @@ class MaxPool(nnx.Module):
 
     def __call__(self, x: Float[Array, "n h w c"]) -> Float[Array, "n h2 w2 c"]:
         """Applies the pooling."""
-        return functions.max_pool(x, self.stride)
+        return pools.max_pool(x, self.stride)
 
 
 class Identity(nnx.Module):
@@ -70,13 +73,3 @@ class Identity(nnx.Module):
     def __call__(self, x: Float[Array, "n h w c"]) -> Float[Array, "n h w c"]:
         """Returns the input."""
         return x
-
-
-def _convolution(x: Array, kernel: Array, strides: tuple[int, ...], *_: Any, **__: Any) -> Array:
-    """Replaces `lax.conv_general_dilated` in the Flax layer."""
-    return functions.convolution(x, kernel, strides[0])
-
-
-def _depthwise(x: Array, kernel: Array, strides: tuple[int, ...], *_: Any, **__: Any) -> Array:
-    """Replaces `lax.conv_general_dilated` in the Flax layer."""
-    return functions.depthwise(x, kernel[:, :, 0], strides[0])

@@ -315,13 +315,13 @@ def _branch_operations(stride: int, mode: Mode) -> Sequence[Operation]:
 
 def _separable_half(size: int, stride: int, mode: Mode, x: Array, weights: Tree, stats: Tree) -> tuple[Array, Tree]:
     margin = (5 - size) // 2
-    kernel = weights["depthwise"][margin : margin + size, margin : margin + size].astype(x.dtype)
-    y = layers.pointwise(layers.depthwise(jax.nn.relu(x), kernel, stride), _pointwise(weights, mode).astype(x.dtype))
+    kernel = weights["depthwise"][margin : margin + size, margin : margin + size]
+    y = layers.separable(jax.nn.relu(x), kernel, _pointwise(weights, mode), stride)
     return norm(y, weights, stats, mode.train)
 
 
 def _skip_reduce(mode: Mode, x: Array, weights: Tree, stats: Tree) -> tuple[Array, Tree]:
-    y = layers.factorised_reduce(jax.nn.relu(x), _pointwise(weights, mode).astype(x.dtype))
+    y = layers.factorised_reduce(jax.nn.relu(x), _pointwise(weights, mode))
     return norm(y, weights, stats, mode.train)
 
 

@@ -1,4 +1,4 @@
-"""Operations of cells as Flax modules, with the arithmetic of `models/layers/functions.py`.
+"""Operations of cells as Flax modules, with the arithmetic of `models/layers`.
 
 Images are ``[n, height, width, channels]``. Parameters are float32; the compute dtype of a module is configurable.
 """
@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 from jax.typing import DTypeLike
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Float32
 
 from lanas_jax.models import layers
 from lanas_jax.models.layers.conv import DepthwiseConv
@@ -40,8 +40,12 @@ class Pointwise(nnx.Linear):
     def __call__(self, inputs: Float[Array, "n h w c"], out_sharding: Any = None) -> Float[Array, "n h w d"]:
         """Maps the channels; computes in the dtype of the input."""
         del out_sharding
-        kernel = layers.standardise(self.kernel[...]) if self.standardise else self.kernel[...]
-        return layers.pointwise(inputs, kernel.astype(inputs.dtype))
+        return layers.pointwise(inputs, self.matrix)
+
+    @property
+    def matrix(self) -> Float32[Array, "c d"]:
+        """The kernel, standardised if the arithmetic says so."""
+        return layers.standardise(self.kernel[...]) if self.standardise else self.kernel[...]
 
 
 class SeparableConv(nnx.Module):
@@ -57,7 +61,8 @@ class SeparableConv(nnx.Module):
     def __call__(self, x: Float[Array, "n h w c"]) -> Float[Array, "n h2 w2 c"]:
         """Applies both halves."""
         for depthwise, pointwise, norm in zip(self.depthwise, self.pointwise, self.norm, strict=True):
-            x = norm(pointwise(depthwise(jax.nn.relu(x))))
+            x = layers.separable(jax.nn.relu(x), depthwise.kernel[:, :, 0], pointwise.matrix, depthwise.stride)
+            x = norm(x)
         return x
 
 

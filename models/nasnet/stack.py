@@ -118,8 +118,7 @@ class Stack:
         codes = jnp.asarray(code, jnp.int32)[None]
         operations = space.operations(codes)[0].reshape(-1, 2 * space.blocks)
         sources = space.inputs(codes)[0].reshape(-1, 2 * space.blocks)
-        images, kernel = images.astype(self.compute_dtype), params["stem"]["kernel"].astype(self.compute_dtype)
-        x = layers.convolution(images, kernel)
+        x = layers.convolution(images.astype(self.compute_dtype), params["stem"]["kernel"])
         x, stem_stats = norm(x, params["stem"], batch_stats["stem"], train)
         outputs, new_stats = {-1: x[None]}, []
         for i, shape in enumerate(space.shapes):
@@ -236,7 +235,6 @@ def _preprocess(
     train: bool,
 ) -> tuple[Float[Array, "n h2 w2 d"], Tree]:
     """Applies ReLU, 1x1 convolution (with `halve`, at half the resolution) and normalisation to the last slots."""
-    kernel = kernel.astype(x.dtype)
     product = layers.factorised_reduce if halve else layers.pointwise
     if train or len(kernel) == 1:
         x = _concatenated(jax.nn.relu(x[-len(kernel) :]))

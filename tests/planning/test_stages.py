@@ -11,6 +11,7 @@ from lanas_jax.candidates.population import Population
 from lanas_jax.data.splits import SearchData
 from lanas_jax.experiments import cifar10, cifar10_one_shot
 from lanas_jax.models import layers
+from lanas_jax.models.layers import convolutions
 from lanas_jax.planning.estimate import Memory
 from lanas_jax.planning.stage import stand_in
 from lanas_jax.planning.stages import candidates, final_training, mean_multiply_adds
@@ -120,13 +121,33 @@ def test_candidates_are_planned_as_they_run(searched):
     assert program.multiply_adds is None  # that space knows no costs
 
 
-def test_tpus_get_their_own_form_of_an_operation():
-    """XLA's grouped convolution, which CPUs do without (`models/layers/functions.py`)."""
-    x, kernel = jax.ShapeDtypeStruct((2, 8, 8, 16), jnp.float32), jax.ShapeDtypeStruct((3, 3, 16), jnp.float32)
-    traced = jax.jit(layers.depthwise).trace(x, kernel)
-    texts = {name: traced.lower(lowering_platforms=(name,)).as_text() for name in ("tpu", "cpu")}
-    assert "feature_group_count = 16" in texts["tpu"]
-    assert "stablehlo.convolution" not in texts["cpu"]
+@pytest.mark.parametrize("accelerator", ["tpu", "cuda"])
+def test_accelerators_get_their_own_forms_of_operations(accelerator):
+    """XLA's convolutions and windowed maxima, which CPUs do without (`models/layers`), in gradients too."""
+
+    def shapes(channels):
+        kernels = (3, 3, channels), (channels, channels)
+        return [jax.ShapeDtypeStruct(shape, jnp.float32) for shape in ((2, 8, 8, channels), *kernels)]
+
+    def gradient(x, depthwise, pointwise):
+        y, pullback = jax.vjp(lambda *inputs: layers.max_pool(layers.separable(*inputs)), x, depthwise, pointwise)
+        return pullback(y)
+
+    narrow, wide = (
+        {
+            name: jax.jit(gradient).trace(*shapes(channels)).lower(lowering_platforms=(name,)).as_text()
+            for name in (accelerator, "cpu")
+        }
+        for channels in (16, convolutions.DENSE_CHANNELS + 16)
+    )
+    assert "feature_group_count = 16 " not in narrow[accelerator]  # dense
+    assert narrow[accelerator].count("stablehlo.convolution") == 3  # and the gradients of both factors
+    assert f"feature_group_count = {convolutions.DENSE_CHANNELS + 16} " in wide[accelerator]
+    assert "stablehlo.select_and_scatter" in narrow[accelerator]
+    for text in (narrow["cpu"], wide["cpu"]):
+        assert "stablehlo.convolution" not in text
+        assert "stablehlo.select_and_scatter" not in text
+        assert "stablehlo.reduce_window" not in text
 
 
 @pytest.mark.parametrize(("module", "names"), [

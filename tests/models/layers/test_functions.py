@@ -9,7 +9,7 @@ import pytest
 from jax import lax
 
 from lanas_jax.models import layers
-from lanas_jax.models.layers import functions
+from lanas_jax.models.layers import convolutions, pools
 
 CLOSE = {"rtol": 1e-4, "atol": 1e-4}
 
@@ -46,37 +46,147 @@ def test_convolution_has_the_gradient_of_xlas(size, stride, height, width):
     assert_same_function(lambda x, kernel: layers.convolution(x, kernel, stride), xlas, x, kernel)
 
 
-@pytest.mark.parametrize("size", [3, 5])
-@pytest.mark.parametrize("stride", [1, 2])
-@pytest.mark.parametrize(("height", "width"), [(8, 8), (5, 7)])
-@pytest.mark.parametrize("cached", [functions.CACHED, 0], ids=["at once", "a few images at a time"])
-def test_shifted_depthwise_is_the_grouped_convolution(size, stride, height, width, cached, monkeypatch):
-    monkeypatch.setattr(functions, "CACHED", cached)
-    x, kernel = normal(0, 6, height, width, 3), normal(1, size, size, 3)
-    assert_same_function(
-        lambda x, kernel: functions._shifted_depthwise(x, kernel, stride),
-        lambda x, kernel: functions._grouped_depthwise(x, kernel, stride),
-        x,
-        kernel,
+FORMS = {
+    "shifted": (
+        lambda *args: convolutions.shifted_separable(*args)[0],
+        lambda x, depthwise, pointwise, dy, stride: convolutions.shifted_separable_gradient(
+            x, depthwise, pointwise, convolutions.shifted_depthwise(x, depthwise, stride), dy, stride
+        ),
+    ),
+    "dense": (
+        lambda *args: convolutions.dense_separable(*args)[0],
+        lambda x, depthwise, pointwise, dy, stride: convolutions.dense_separable_gradient(
+            x, depthwise, pointwise, None, dy, stride
+        ),
+    ),
+    "grouped": (
+        lambda x, depthwise, pointwise, stride: convolutions.pointwise(
+            convolutions.grouped_depthwise(x, depthwise, stride), pointwise
+        ),
+        None,
+    ),
+}
+
+
+def xlas_separable(x, depthwise, pointwise, stride):
+    """In float32, by XLA's convolutions and their own gradients."""
+    pad, channels = depthwise.shape[0] // 2, x.shape[3]
+    y = lax.conv_general_dilated(
+        x.astype(jnp.float32),
+        depthwise[:, :, None],
+        (stride, stride),
+        [(pad, pad), (pad, pad)],
+        dimension_numbers=("NHWC", "HWIO", "NHWC"),
+        feature_group_count=channels,
     )
+    return y @ pointwise
 
 
-def windowed_maximum(x, stride):
-    padding = [(0, 0), (1, 1), (1, 1), (0, 0)]
-    return lax.reduce_window(x, -jnp.inf, lax.max, (1, 3, 3, 1), (1, stride, stride, 1), padding)
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+@pytest.mark.parametrize(
+    ("size", "stride", "height", "width"), [(3, 1, 5, 7), (3, 2, 8, 8), (5, 1, 8, 8), (5, 2, 5, 7)]
+)
+@pytest.mark.parametrize("cached", [convolutions.CACHED, 0], ids=["at once", "a few images at a time"])
+def test_the_forms_of_a_separable_convolution(size, stride, height, width, dtype, cached, monkeypatch):
+    """Values and gradients of all three, of standardised kernels; kernels and their gradients are float32.
+
+    Bfloat16 has 8 bits: the forms round kernels and results at other places, each rounding by up to 1 in 256.
+    """
+    monkeypatch.setattr(convolutions, "CACHED", cached)
+    tolerance = 1e-5 if dtype == jnp.float32 else 0.02
+    x, depthwise, pointwise = normal(0, 6, height, width, 3).astype(dtype), normal(1, size, size, 3), normal(3, 3, 4)
+
+    @jax.jit
+    def all_forms(x, depthwise, pointwise):
+        def standardised(form):
+            return lambda x, depthwise, pointwise: form(x, depthwise, layers.standardise(pointwise), stride)
+
+        expected, pullback = jax.vjp(standardised(xlas_separable), x.astype(jnp.float32), depthwise, pointwise)
+        dy = normal(2, *expected.shape).astype(dtype)
+        found = {}
+        standard, through = jax.vjp(layers.standardise, pointwise)
+        for name, (form, gradient) in FORMS.items():
+            if gradient is None:
+                y, its_pullback = jax.vjp(standardised(form), x, depthwise, pointwise)
+                found[name] = y, its_pullback(dy)
+            else:
+                *rest, dstandard = gradient(x, depthwise, standard, dy, stride)
+                found[name] = form(x, depthwise, standard, stride), (*rest, *through(dstandard))
+        return (expected, pullback(dy.astype(jnp.float32))), found
+
+    expected, found = all_forms(x, depthwise, pointwise)
+    for name, (y, gradients) in found.items():
+        assert [leaf.dtype for leaf in (y, *gradients)] == [dtype, dtype, jnp.float32, jnp.float32], name
+        for ours, theirs in zip((y, *gradients), (expected[0], *expected[1]), strict=True):
+            assert jnp.linalg.norm(ours.astype(jnp.float32) - theirs) <= tolerance * jnp.linalg.norm(theirs), name
 
 
+@pytest.mark.parametrize("channels", [3, convolutions.DENSE_CHANNELS + 1])
+def test_a_separable_convolution_is_a_depthwise_and_a_pointwise_one(channels):
+    """On the platform that runs the tests, by the public functions."""
+    inputs = normal(0, 2, 5, 5, channels), normal(1, 3, 3, channels), normal(3, channels, 4)
+    assert_same_function(partial(layers.separable, stride=2), partial(xlas_separable, stride=2), *inputs)
+
+
+@pytest.mark.parametrize("operation", ["pointwise", "convolution", "depthwise"])
+def test_the_gradient_of_a_kernel_is_not_rounded(operation):
+    """In bfloat16, a sum of 1 and 256 times 1/512 is 1 if it is rounded at each addition, or else 1.5."""
+    x = jnp.concatenate([jnp.ones((1, 1, 1, 1)), jnp.full((256, 1, 1, 1), 1 / 512)]).astype(jnp.bfloat16)
+    shape = {"pointwise": (1, 1), "convolution": (3, 3, 1, 1), "depthwise": (3, 3, 1)}[operation]
+    gradient = jax.jit(jax.grad(lambda kernel: getattr(layers, operation)(x, kernel).astype(jnp.float32).sum()))
+    found = gradient(jnp.ones(shape))
+    assert found.dtype == jnp.float32
+    assert found.reshape(-1)[found.size // 2] == 1.5
+    exact = jnp.float32(1 + 257 / 512)  # needs more bits than bfloat16 has
+    more = jnp.concatenate([x, x[1:2]])
+    again = jax.jit(jax.grad(lambda kernel: getattr(layers, operation)(more, kernel).astype(jnp.float32).sum()))
+    assert again(jnp.ones(shape)).reshape(-1)[found.size // 2] == exact
+
+
+POOLS = {
+    "shifted": (
+        pools.shifted_maximum,
+        lambda x, dy, stride: pools.shifted_maximum_gradient(x, pools.places_of_maxima(x, stride), dy, stride),
+    ),
+    "windowed": (
+        pools.windowed_maximum,
+        lambda x, dy, stride: pools.windowed_maximum_gradient(x, None, dy, stride),
+    ),
+}
+
+
+def first_of_maxima(x, dy, stride):
+    """Maxima over 3x3 pixels and their gradient, as loops."""
+    x, dy = np.asarray(x, np.float32), np.asarray(dy, np.float32)
+    y, dx = np.zeros(dy.shape, np.float32), np.zeros(x.shape, np.float32)
+    for n, i, j, c in np.ndindex(dy.shape):
+        rows, columns = (
+            range(max(stride * k - 1, 0), min(stride * k + 2, size)) for k, size in ((i, x.shape[1]), (j, x.shape[2]))
+        )
+        at = max(((r, s) for r in rows for s in columns), key=lambda at: (x[n, *at, c], -at[0], -at[1]))
+        y[n, i, j, c] = x[n, *at, c]
+        dx[n, *at, c] += dy[n, i, j, c]
+    return y, dx
+
+
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
 @pytest.mark.parametrize("stride", [1, 2])
 @pytest.mark.parametrize(("height", "width"), [(8, 8), (5, 7)])
-def test_max_pool_is_the_windowed_maximum(stride, height, width):
-    x = normal(0, 6, height, width, 3)
-    assert_same_function(lambda x: layers.max_pool(x, stride), partial(windowed_maximum, stride=stride), x, exact=True)
+def test_the_first_of_equal_pixels_has_the_gradient_of_a_maximum(stride, height, width, dtype):
+    """Both forms, and the public function; small integers have many ties, and exact sums."""
+    x = jax.random.randint(jax.random.key(0), (2, height, width, 3), 0, 3).astype(dtype)
+    dy = jax.random.randint(jax.random.key(1), (2, -(-height // stride), -(-width // stride), 3), -8, 9).astype(dtype)
 
+    @jax.jit
+    def all_forms(x, dy):
+        found = {name: (form(x, stride), gradient(x, dy, stride)) for name, (form, gradient) in POOLS.items()}
+        y, pullback = jax.vjp(partial(layers.max_pool, stride=stride), x)
+        return found | {"public": (y, *pullback(dy))}
 
-@pytest.mark.parametrize("stride", [1, 2])
-def test_the_first_of_equal_pixels_has_the_gradient_of_a_maximum(stride):
-    x = jax.random.randint(jax.random.key(0), (4, 8, 8, 3), 0, 3).astype(jnp.float32)
-    assert_same_function(lambda x: layers.max_pool(x, stride), partial(windowed_maximum, stride=stride), x, exact=True)
+    expected = first_of_maxima(x, dy, stride)
+    for name, found in all_forms(x, dy).items():
+        for ours, theirs in zip(found, expected, strict=True):
+            np.testing.assert_array_equal(ours.astype(jnp.float32), theirs, err_msg=name)
 
 
 def test_the_gradient_of_a_maximum_of_what_is_computed_twice():
@@ -99,7 +209,7 @@ def test_the_gradient_of_a_maximum_of_what_is_computed_twice():
         jax.jit(jax.grad(partial(after_norm, pool), (1, 2)), compiler_options=options)(
             normal(0, 6, 8, 8, 4), normal(1, 4, 4), scale, shift
         )
-        for pool in (layers.max_pool, partial(windowed_maximum, stride=1))
+        for pool in (layers.max_pool, partial(pools.windowed_maximum, stride=1))
     )
     jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-3, atol=1e-4), ours, theirs)
 
@@ -113,6 +223,11 @@ def test_average_pool_is_a_mean_over_what_there_is(height, width):
         return window_sum(x) / window_sum(jnp.ones_like(x))
 
     assert_same_function(layers.average_pool, windowed, normal(0, 6, height, width, 3))
+
+
+def test_both_forms_of_a_window_sum():
+    x = normal(0, 2, 5, 7, 3)
+    np.testing.assert_allclose(pools.shifted_sum(x), pools.windowed_sum(x), **CLOSE)
 
 
 def test_average_of_four():
