@@ -163,7 +163,9 @@ def parse_settings(
         return tyro.cli(both, prog=f"lanas {command}", args=list(arguments), registry=PATHS, **how)
     except PathError:
         raise
-    except Exception as error:  # from a ``__post_init__``, or a type tyro cannot parse; tyro's own errors exit
+    except STOPS as error:  # from a ``__post_init__``, or a type tyro cannot parse
+        if isinstance(error, SystemExit) and _raised_by_tyro(error):  # after it has printed help or an error
+            raise
         raise _invalid(error) from error
 
 
@@ -186,6 +188,11 @@ def default_settings(kind: type) -> Any:
         return kind()
     except STOPS as error:
         raise _invalid(error) from error
+
+
+def _raised_by_tyro(error: BaseException) -> bool:
+    *_, (frame, _) = traceback.walk_tb(error.__traceback__)
+    return bool(frame.f_globals["__name__"].partition(".")[0] == tyro.__name__)
 
 
 def _invalid(error: BaseException) -> RefusedError:

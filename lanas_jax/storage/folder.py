@@ -78,7 +78,7 @@ class FolderKind:
         """Locks a folder against a second writing process; the lock of a killed process is released.
 
         Raises:
-          RunError: another process holds the lock.
+          RunError: another process holds the lock, or the folder is not writable.
         """
         try:
             import fcntl
@@ -86,7 +86,11 @@ class FolderKind:
             yield
             return
         path = directory / self.record
-        with path.open("r+b") as file:
+        try:
+            file = path.open("r+b")
+        except OSError as error:
+            raise RunError(f"cannot write to {directory}: {error.strerror}") from error
+        with file:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 if os.fstat(file.fileno()).st_ino != path.stat().st_ino:

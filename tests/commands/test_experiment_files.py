@@ -250,6 +250,7 @@ def test_a_setting_of_a_training_named_like_an_option_is_refused(tmp_path, capsy
         ('ValueError("seed is odd")', "invalid settings: ValueError: seed is odd (mine.py, line "),
         ('KeyError("x")', "invalid settings: KeyError: 'x' (mine.py, line "),
         ("AssertionError", "invalid settings: AssertionError"),
+        ("SystemExit(3)", "invalid settings: sys.exit(3) (mine.py, line "),
     ],
 )
 def test_settings_that_refuse_themselves(error, message, tmp_path, capsys):
