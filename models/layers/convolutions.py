@@ -295,7 +295,7 @@ def dense_separable_gradient(
     x: Images,
     depthwise_kernel: DepthwiseKernel,
     pointwise_kernel: PointwiseKernel,
-    middle: Images,
+    middle: Images | None,
     dy: Array,
     stride: int,
 ) -> tuple[Images, DepthwiseKernel, PointwiseKernel]:

@@ -10,9 +10,9 @@ from functools import reduce
 
 import jax.numpy as jnp
 from jax import lax
-from jaxtyping import Array, Float
+from jaxtyping import Array, Num
 
-Images = Float[Array, "n h w c"]
+Images = Num[Array, "n h w c"]
 
 LANE = 16  # smallest number of channels for an efficient innermost loop
 
@@ -58,7 +58,7 @@ def output_size(x: Images, stride: int) -> tuple[int, int]:
     return -(-x.shape[1] // stride), -(-x.shape[2] // stride)
 
 
-def spread(y: Images, x: Float[Array, "n h2 w2 d"], stride: int) -> Float[Array, "n h2 w2 c"]:
+def spread(y: Images, x: Num[Array, "m h2 w2 d"], stride: int) -> Num[Array, "n h2 w2 c"]:
     """Places the pixels of `y`, a result of stride `stride`, at their positions in `x`; zeros elsewhere."""
     if stride == 1:
         return y
