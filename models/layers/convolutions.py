@@ -99,7 +99,9 @@ def _product_gradient(x: Array, kernel: Array, dy: Array, stride: int) -> tuple[
     return dx, dkernel.reshape(kernel.shape).astype(kernel.dtype)
 
 
-def _xla_convolution(x: Images, kernel: Kernel, stride: int, groups: int = 1) -> Float[Array, "n h2 w2 d"]:
+def _xla_convolution(
+    x: Images, kernel: Float[Array, "k k g d"], stride: int, groups: int = 1
+) -> Float[Array, "n h2 w2 d"]:
     pad = kernel.shape[0] // 2
     return lax.conv_general_dilated(
         x,
@@ -274,7 +276,7 @@ def shifted_separable_gradient(
     x: Images,
     depthwise_kernel: DepthwiseKernel,
     pointwise_kernel: PointwiseKernel,
-    middle: Images,
+    middle: Float[Array, "n h2 w2 c"],
     dy: Array,
     stride: int,
 ) -> tuple[Images, DepthwiseKernel, PointwiseKernel]:
@@ -295,7 +297,7 @@ def dense_separable_gradient(
     x: Images,
     depthwise_kernel: DepthwiseKernel,
     pointwise_kernel: PointwiseKernel,
-    middle: Images | None,
+    middle: Float[Array, "n h2 w2 c"] | None,
     dy: Array,
     stride: int,
 ) -> tuple[Images, DepthwiseKernel, PointwiseKernel]:

@@ -57,7 +57,7 @@ def shifted_maximum_gradient(x: Images, place: Int[Array, "n h2 w2 c"], dy: Arra
     return materialised(dx).reshape(x.shape)
 
 
-def windowed_maximum_gradient(x: Images, place: Array, dy: Array, stride: int) -> Images:
+def windowed_maximum_gradient(x: Images, place: Array | None, dy: Array, stride: int) -> Images:
     """Returns the gradient of `max_pool` by XLA's `select_and_scatter`; ignores the positions."""
     del place
     return jax.vjp(partial(windowed_maximum, stride=stride), x)[1](dy)[0]
