@@ -21,7 +21,7 @@ from lanas_jax.candidates.step import Network
 from lanas_jax.candidates.strategies import OUT_OF_MEMORY, Strategies
 from lanas_jax.data.splits import SearchData
 from lanas_jax.evaluators.base import Outcome, with_costs
-from lanas_jax.runtime.arithmetic import in_32_bits
+from lanas_jax.runtime.arithmetic import in_32_bits, nan_is_data
 from lanas_jax.training.sgd import TrainConfig
 
 
@@ -91,6 +91,7 @@ class FromScratch:
         return self.strategies.vmapped if vmapped else self.strategies.sequential
 
     @in_32_bits
+    @nan_is_data
     def evaluate(self, codes: Int[np.ndarray, "n dims"], keys: Key[Array, " n"]) -> Sequence[Outcome]:
         """Trains the candidates of `codes` and returns their search-validation accuracies.
 

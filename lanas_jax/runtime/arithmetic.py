@@ -30,7 +30,8 @@ def in_32_bits(function: Callable[Arguments, Returned]) -> Callable[Arguments, R
 def nan_is_data(function: Callable[Arguments, Returned]) -> Callable[Arguments, Returned]:
     """Returns a function in which ``JAX_DEBUG_NANS`` and ``JAX_DEBUG_INFS`` have no effect.
 
-    Searchers represent failed trials by NaN, and bounds that do not apply by infinity.
+    Searchers represent failed trials by NaN, and bounds that do not apply by infinity. Trainings check their losses and
+    weights themselves, and report the step.
     """
 
     @functools.wraps(function)

@@ -22,7 +22,7 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray
 from lanas_jax.data.splits import SearchData
 from lanas_jax.data.streams import StreamedDataset
 from lanas_jax.runtime import distributed
-from lanas_jax.runtime.arithmetic import in_32_bits
+from lanas_jax.runtime.arithmetic import in_32_bits, nan_is_data
 from lanas_jax.runtime.devices import sharing_devices
 from lanas_jax.runtime.distributed import Preemption
 from lanas_jax.runtime.durations import duration
@@ -155,6 +155,7 @@ class Trained(NamedTuple):
 
 
 @in_32_bits
+@nan_is_data
 def train_supernet(
     training: SupernetTraining,
     data: SearchData | StreamedDataset,

@@ -23,7 +23,7 @@ from jaxtyping import Array, Float, Int
 from lanas_jax.data.splits import Dataset, SearchData
 from lanas_jax.data.streams import StreamedDataset
 from lanas_jax.runtime import distributed
-from lanas_jax.runtime.arithmetic import in_32_bits
+from lanas_jax.runtime.arithmetic import in_32_bits, nan_is_data
 from lanas_jax.runtime.distributed import Preemption
 from lanas_jax.storage.checkpoints import Checkpoints, Restored
 from lanas_jax.trainer import step as training
@@ -106,6 +106,7 @@ class SilentTraining:
 
 
 @in_32_bits
+@nan_is_data
 def run_training(
     programs: Programs,
     data: SearchData | StreamedDataset,

@@ -20,7 +20,7 @@ from jaxtyping import Int
 from lanas_jax.data.splits import Dataset
 from lanas_jax.data.streams import StreamedDataset
 from lanas_jax.runtime import distributed
-from lanas_jax.runtime.arithmetic import in_32_bits
+from lanas_jax.runtime.arithmetic import in_32_bits, nan_is_data
 from lanas_jax.runtime.distributed import Preemption
 from lanas_jax.runtime.paths import local_path
 from lanas_jax.spaces.definition import choices_of
@@ -76,6 +76,7 @@ def check_training(final: FinalTraining, data: Dataset | StreamedDataset, device
 
 
 @in_32_bits
+@nan_is_data
 def train_network(
     final: FinalTraining,
     code: Int[np.ndarray, " dims"],

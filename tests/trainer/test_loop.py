@@ -142,7 +142,7 @@ def test_training_that_breaks_names_the_step_and_keeps_the_last_good_checkpoint(
     kept = loop.restored(folder, shapes(network(2), recipe))
     assert int(kept.state.step) == 3
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(kept.state))
-    with pytest.raises(loop.NotFiniteError, match=message):  # again, from the checkpoint
+    with jax.debug_nans(True), pytest.raises(loop.NotFiniteError, match=message):  # again, from the checkpoint
         loop.run_training(made, data.search, folder, Stop())
 
 
