@@ -66,6 +66,18 @@ def test_published_parameters_of_all_cells(name):
     np.testing.assert_array_equal(space.cost(file["ops"]).parameters, file[f"params_{name}"])
 
 
+def test_published_parameters_of_all_sizes():
+    file = data("natsbench_size.npz")
+    np.testing.assert_array_equal(SIZES.cost(file["channels"] // 8 - 1).parameters, file["params_c10"])
+
+
+def test_multiply_adds_of_a_size_by_hand():
+    """Widths of 8: stem, cell at 32 x 32, block and cell at 16 x 16, block and cell at 8 x 8, head."""
+    cell, block = 5 * 9 * 64, (2 * 9 + 1) * 64
+    expected = (27 * 8 + cell) * 1024 + (block + cell) * 256 + (block + cell) * 64 + 80
+    assert SIZES.cost(np.zeros((1, 5), np.int32)).multiply_adds.tolist() == [expected]
+
+
 def test_spaces_of_the_same_sizes_are_one():
     assert len({CELLS, NASBench201Space(), NASBench201Space(classes=100), NASBench201Space(classes=100)}) == 2
 
