@@ -83,13 +83,14 @@ def test_wheel_installs_one_package_with_its_licence(wheel):
         str(file.relative_to(ROOT))
         for package in ("lanas_jax", "lanas_jax/models", "lanas_jax/experiments")
         for file in (ROOT / package).rglob("*")
-        if file.suffix == ".py" or file.name == "py.typed"
+        if file.suffix == ".py" or file.name == "py.typed" or file.parent.name == "shipped"
     }
     assert expected <= names
     assert {"lanas_jax/py.typed", "lanas_jax/models/py.typed", "lanas_jax/experiments/digits.py"} <= expected
     assert {name.partition("/")[0] for name in names if ".dist-info/" not in name} == {"lanas_jax"}
-    assert any(name.endswith("/LICENSE") for name in names)
-    for line in ("Name: lanas-jax", "License-Expression: Apache-2.0", "Requires-Python: >=3.11"):
+    licenses = ("/LICENSE", "/shipped/LICENSE-NAS-Bench-201", "/shipped/LICENSE-NATS-Bench")
+    assert all(any(".dist-info/" in name and name.endswith(end) for name in names) for end in licenses)
+    for line in ("Name: lanas-jax", "License-Expression: Apache-2.0 AND MIT", "Requires-Python: >=3.11"):
         assert line in about.splitlines()
 
 

@@ -19,7 +19,8 @@ TABLES_HELP = """\
 usage: lanas tables
        lanas tables convert SOURCE OUT.npz [--dataset NAME]
 
-Lists the benchmark tables and whether their files are in the folder LANAS_DATA, or converts official files to a table.
+Lists the benchmark tables and their files, in the folder LANAS_DATA or in this package, or converts official files to a
+table.
 """
 
 
@@ -31,7 +32,8 @@ def listing() -> Listing:
     table.add_column("file", overflow="fold")
     for entry in catalogue.ENTRIES:
         path = catalogue.path_of(entry)
-        table.add_row(entry.name, entry.summary, str(path) if path else f"not found; {entry.command}")
+        where = "in this package" if path and path == entry.shipped else str(path or f"not found; {entry.command}")
+        table.add_row(entry.name, entry.summary, where)
     return table
 
 
@@ -58,7 +60,8 @@ def write_converted(console: Console, source: Path, out: Path, dataset: str | No
 
 def _caption() -> str:
     folder = os.environ.get("LANAS_DATA")
-    return f"Files are searched in {folder} (LANAS_DATA)." if folder else "LANAS_DATA is not set to a folder of files."
+    where = f"in {folder} (LANAS_DATA)" if folder else "in no folder (LANAS_DATA is not set)"
+    return f"Files are searched {where}, then in this package."
 
 
 def tables(arguments: Sequence[str]) -> int:

@@ -8,6 +8,7 @@ earlier choices. `base.py` builds spaces, codes and features from choices.
 import dataclasses
 import math
 from collections.abc import Iterable, Iterator, Mapping, Reversible
+from typing import Any
 
 import numpy as np
 
@@ -136,6 +137,15 @@ class Choice:
                 raise ValueError(f"choice {self.name!r}: the condition on {name!r} lists no options: give at least one")
             conditions.append((str(name), listed))
         return tuple(conditions)
+
+
+def choice_from_definition(about: Mapping[str, Any]) -> Choice:
+    """Returns the choice of a definition, as `lanas_jax.spaces.definition.define_fields` writes it.
+
+    Raises:
+      KeyError, TypeError, ValueError: the definition is not that of a choice.
+    """
+    return Choice(about["name"], about["options"], about["ordered"], dict(about["when"]))
 
 
 def Range(  # noqa: N802 - used in place of a Choice

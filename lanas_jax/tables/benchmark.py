@@ -18,7 +18,7 @@ from lanas_jax.formats.errors import FileError
 from lanas_jax.formats.npz import read_npz, write_npz
 from lanas_jax.runtime.paths import local_path
 from lanas_jax.spaces.base import Codes, SearchSpace
-from lanas_jax.spaces.choices import Choice
+from lanas_jax.spaces.choices import Choice, choice_from_definition
 from lanas_jax.spaces.nasbench101 import NASBench101Space
 from lanas_jax.spaces.nasbench201 import NASBench201Space
 from lanas_jax.spaces.natsbench_size import NATSBenchSizeSpace
@@ -162,6 +162,6 @@ def _space_of(text: str) -> SearchSpace:
 def _choice_of(about: Any) -> Choice:
     """Returns a choice from its definition, or from a name and options in files of the older format."""
     if isinstance(about, dict):
-        return Choice(about["name"], about["options"], about["ordered"], dict(about["when"]))
+        return choice_from_definition(about)
     name, options = about
     return Choice(name, options)

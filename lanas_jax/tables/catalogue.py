@@ -1,4 +1,8 @@
-"""The named benchmarks: lookup of their files, and conversion of official files to our format."""
+"""The named benchmarks: lookup of their files, and conversion of official files to our format.
+
+NAS-Bench-201 and the NATS-Bench sizes are part of the package (`lanas_jax/tables/shipped`). Files in the folder
+LANAS_DATA are read instead where they exist.
+"""
 
 import os
 from collections.abc import Callable
@@ -10,7 +14,7 @@ from lanas_jax.formats.npz import fields_of
 from lanas_jax.runtime.paths import local_path
 from lanas_jax.tables import nasbench101, nats_bench
 from lanas_jax.tables.benchmark import Benchmark
-from lanas_jax.tables.nats_bench import DATASETS
+from lanas_jax.tables.nats_bench import DATASETS, SHIPPED
 
 _CONVERT = "lanas tables convert"
 
@@ -28,6 +32,12 @@ class Entry(NamedTuple):
     def files(self) -> tuple[str, ...]:
         """File names to look for, in this order."""
         return (f"{self.name}.npz", *([self.compact] if self.compact and self.compact != f"{self.name}.npz" else []))
+
+    @property
+    def shipped(self) -> Path | None:
+        """The file of the package, which `path_of` returns if the folder has none; None if no such file is shipped."""
+        path = SHIPPED / (self.compact or "")
+        return path if path.is_file() else None
 
 
 def _nats(name: str, compact: str, folder: str, summary: str) -> list[Entry]:
@@ -69,7 +79,7 @@ def find_benchmark(name: str | Path, data_dir: Path | str | None = None) -> Benc
     Args:
       name: name of one of `ENTRIES`, or path of an ``.npz`` file: a saved `Benchmark`, or a compact file, with the
         data set after a colon if it has several (``nasbench201.npz:cifar10``).
-      data_dir: folder in which names are looked up; default: the environment variable LANAS_DATA.
+      data_dir: folder in which names are looked up first; default: the environment variable LANAS_DATA.
 
     Raises:
       FileError: if the name is unknown, or the file is missing or unusable; says where it looked, what it expected, and
@@ -87,10 +97,10 @@ def find_benchmark(name: str | Path, data_dir: Path | str | None = None) -> Benc
 
 
 def path_of(entry: Entry, data_dir: Path | str | None = None) -> Path | None:
-    """Returns the file of a benchmark in a folder; None if it is missing."""
+    """Returns the file of a benchmark in a folder, or else in the package; None if it is in neither."""
     folder = data_dir or os.environ.get("LANAS_DATA")
     paths = [local_path(folder) / file for file in entry.files] if folder else []
-    return next((path for path in paths if path.is_file()), None)
+    return next((path for path in paths if path.is_file()), entry.shipped)
 
 
 def read_benchmark(path: Path, dataset: str | None = None) -> Benchmark:
@@ -104,7 +114,11 @@ def read_benchmark(path: Path, dataset: str | None = None) -> Benchmark:
         return Benchmark.load(path)
     if set(nasbench101.ECNAS_FIELDS) <= fields:
         return nasbench101.from_ecnas(path)
-    readers = {"op_names": nats_bench.from_nasbench201, "channels": nats_bench.from_natsbench_size}
+    readers = {
+        "op_names": nats_bench.from_nasbench201,
+        "channels": nats_bench.from_natsbench_size,
+        "shipped": nats_bench.from_shipped,
+    }
     reader = next((reader for field, reader in readers.items() if field in fields), None)
     if reader is None:
         raise FileError(f"{path}: not a table of results; found the fields {', '.join(sorted(fields))}")

@@ -1,25 +1,27 @@
 """NAS-Bench-201 and NATS-Bench: all cells and all widths, on three data sets.
 
 Compact ``.npz`` files hold mean accuracies in percent: `from_nasbench201` reads the topology space (arXiv 2001.00326;
-200 epochs) and `from_natsbench_size` the size space (arXiv 2009.00437; 90 epochs). `read_official` reads the official
-folders ``NATS-tss-v1_0-3ffb9-simple`` and ``NATS-sss-v1_0-50262-simple`` through the `nats_bench` package, with the
-accuracy of every training.
+200 epochs) and `from_natsbench_size` the size space (arXiv 2009.00437; 90 epochs). The folder ``shipped`` has the same
+accuracies in a smaller form, which `from_shipped` reads. `read_official` reads the official folders
+``NATS-tss-v1_0-3ffb9-simple`` and ``NATS-sss-v1_0-50262-simple`` through the `nats_bench` package, with the accuracy of
+every training.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from lanas_jax.formats.errors import FileError
-from lanas_jax.formats.npz import read_npz
+from lanas_jax.formats.npz import fields_of, read_npz, write_npz
 from lanas_jax.spaces.nasbench201 import NASBench201Space
 from lanas_jax.spaces.natsbench_size import WIDTHS, NATSBenchSizeSpace
 from lanas_jax.tables.benchmark import Benchmark
 
 DATASETS = {"cifar10": "c10", "cifar100": "c100", "imagenet16": "in16"}
+SHIPPED = Path(__file__).with_name("shipped")  # tables that are part of the package, with their licenses
 SIZE_NOTES = "the file has no validation accuracies: test accuracies are searched"
 _OFFICIAL = {"cifar10": "cifar10", "cifar100": "cifar100", "imagenet16": "ImageNet16-120"}
 
@@ -72,6 +74,58 @@ def from_natsbench_size(path: Path, dataset: str) -> Benchmark:
     test = fields[field][:, None] / 100
     notes = f"90 epochs; {SIZE_NOTES}"
     return _benchmark(path, f"natsbench-size-{dataset}", NATSBenchSizeSpace(), codes, test, test, notes)
+
+
+def from_shipped(path: Path, dataset: str) -> Benchmark:
+    """Reads a table that `save_shipped` wrote.
+
+    Args:
+      path: ``.npz`` file.
+      dataset: cifar10, cifar100 or imagenet16.
+
+    Raises:
+      FileError: if the file is damaged, or `Benchmark` rejects its rows.
+      ValueError: if the dataset is unknown.
+    """
+    _short_name(dataset)
+    test = f"test_{dataset}"
+    validation = f"validation_{dataset}" if f"validation_{dataset}" in fields_of(path) else test
+    fields = read_npz(path, ("shipped", "notes", "codes", validation, test))
+    space = NASBench201Space() if str(fields["shipped"]) == "nasbench201" else NATSBenchSizeSpace()
+    name, notes, codes = f"{fields['shipped']}-{dataset}", str(fields["notes"]), fields["codes"].T
+    return _benchmark(path, name, space, codes, fields[validation][:, None], fields[test][:, None], notes)
+
+
+def save_shipped(path: Path, name: str, benchmarks: Mapping[str, Benchmark]) -> None:
+    """Writes the accuracies of a space on several datasets to one file: ``float32`` in [0, 1], to the last bit.
+
+    Test accuracies that stand for validation accuracies are written once.
+
+    Args:
+      path: output file.
+      name: nasbench201 or natsbench-size.
+      benchmarks: benchmarks with the same codes and one training each, by dataset.
+
+    Raises:
+      ValueError: if the codes or notes differ, or there are several trainings.
+      OSError: if the file cannot be written.
+    """
+    first, *others = benchmarks.values()
+    if any(other.notes != first.notes or not np.array_equal(other.codes, first.codes) for other in others):
+        raise ValueError(f"the tables of {name} have different codes or notes: give tables of one file")
+    codes = np.ascontiguousarray(first.codes.T, np.int8)  # a row per choice compresses better
+    arrays = {"shipped": np.array(name), "notes": np.array(first.notes), "codes": codes}
+    for dataset, benchmark in benchmarks.items():
+        columns = {f"validation_{dataset}": benchmark.validation, f"test_{dataset}": benchmark.test}
+        if np.array_equal(benchmark.validation, benchmark.test):
+            columns = {f"test_{dataset}": benchmark.test}
+        for field, values in columns.items():
+            if values.shape[1] != 1:
+                raise ValueError(
+                    f"{benchmark.name} has {values.shape[1]} trainings of each network; expected their mean"
+                )
+            arrays[field] = values[:, 0]
+    write_npz(path, arrays)
 
 
 def read_official(path: Path, dataset: str, progress: Callable[[int], object] | None = None) -> Benchmark:

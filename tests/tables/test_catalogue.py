@@ -1,5 +1,6 @@
 """Benchmarks by name and by path, and the command line around them."""
 
+import dataclasses
 import os
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import lanas_jax as lx
 from lanas_jax.cli import main
 from lanas_jax.formats.errors import FileError
 from lanas_jax.tables import catalogue
+from lanas_jax.tables.nats_bench import save_shipped
 
 SHORT = {"cifar10": "c10", "cifar100": "c100", "imagenet16": "in16"}
 
@@ -63,6 +65,48 @@ def test_official_results_are_those_of_the_data():
     assert sizes == pytest.approx([0.9365, 0.7134, 0.4740])
 
 
+@pytest.mark.parametrize("name", ["nasbench201", "natsbench-size"])
+def test_shipped_tables_are_the_files_they_were_made_from(name, tmp_path, monkeypatch):
+    """Made again, they have every code, accuracy and note of the files, in the same order and to the last bit."""
+    if "LANAS_DATA" not in os.environ:
+        pytest.skip("LANAS_DATA does not name the folder of nasbench201.npz and natsbench_size.npz")
+    for dataset in SHORT:
+        given = catalogue.find_benchmark(f"{name}-{dataset}")
+        with monkeypatch.context() as unset:
+            unset.delenv("LANAS_DATA")
+            shipped = catalogue.find_benchmark(f"{name}-{dataset}")
+        assert (shipped.name, shipped.notes, shipped.space) == (given.name, given.notes, given.space)
+        for part in ("codes", "validation", "test"):
+            np.testing.assert_array_equal(getattr(shipped, part), getattr(given, part))
+
+
+def test_shipped_tables_need_no_folder(monkeypatch):
+    monkeypatch.delenv("LANAS_DATA", raising=False)
+    found = catalogue.find_benchmark("nasbench201-cifar10")
+    best = found.codes[[int(np.argmax(found.table().values))]]
+    assert (len(found), float(found.test_of(best)[0])) == (15_625, pytest.approx(0.94373, abs=5e-6))
+    assert [catalogue.find_benchmark(f"natsbench-size-{dataset}").table().best for dataset in SHORT] == pytest.approx(
+        [0.9365, 0.7134, 0.4740]
+    )
+    assert {entry.name for entry in catalogue.ENTRIES if catalogue.path_of(entry) is None} == {"ecnas", "nasbench101"}
+
+
+def test_tables_of_several_trainings_are_not_shipped(compact, tmp_path):
+    name, path = compact
+    found = [catalogue.find_benchmark(f"{path}:{dataset}") for dataset in SHORT]
+    save_shipped(tmp_path / "some.npz", name, dict(zip(SHORT, found, strict=True)))
+    again = catalogue.find_benchmark(f"{tmp_path / 'some.npz'}:cifar100")
+    np.testing.assert_array_equal(again.validation, found[1].validation)
+    np.testing.assert_array_equal(again.test, found[1].test)
+    twice = dataclasses.replace(found[0], validation=np.tile(found[0].validation, 2))
+    with pytest.raises(ValueError, match="has 2 trainings of each network; expected their mean"):
+        save_shipped(tmp_path / "some.npz", name, {"cifar10": twice})
+    with pytest.raises(ValueError, match="have different codes or notes"):
+        save_shipped(
+            tmp_path / "some.npz", name, {"cifar10": found[0], "cifar100": dataclasses.replace(found[1], notes="other")}
+        )
+
+
 def test_a_saved_benchmark_of_the_name_is_taken_first(compact):
     name, path = compact
     catalogue.find_benchmark(f"{path}:cifar100").save(path.parent / f"{name}-cifar10.npz")
@@ -77,7 +121,7 @@ def test_a_saved_benchmark_of_the_name_is_taken_first(compact):
             "nasbench101",
             "looked for nasbench101.npz in .*: lanas tables convert nasbench_only108.tfrecord nasbench101.npz",
         ),
-        ("natsbench-size-cifar10", "natsbench-size-cifar10.npz and natsbench_size.npz in .* --dataset cifar10"),
+        ("ecnas", "ecnas.npz and ecnas_5V9E_4epochs.npz in .*: lanas tables convert ecnas_5V9E_4epochs.npz"),
         ("none/x.npz", "none/x.npz: No such file or directory"),
     ],
 )
@@ -122,7 +166,8 @@ def test_the_command_lists_what_is_there(compact, monkeypatch, capsys):
     assert main(["tables"]) == 0
     rows = "".join(capsys.readouterr().out.split())  # long paths are folded
     assert rows.count(str(path)) == 3
-    assert rows.count("notfound;lanastablesconvert") == 5
+    assert rows.count("inthispackage") == 3 + 1  # and in the caption
+    assert rows.count("notfound;lanastablesconvert") == 2
     assert name in rows
 
 

@@ -1,0 +1,41 @@
+"""The benchmark tables that are part of the package: writes ``lanas_jax/tables/shipped/*.npz``.
+
+    LANAS_DATA=FOLDER python -m lanas_jax.experiments.ship_tables [--out DIR]
+
+FOLDER contains ``nasbench201.npz`` and ``natsbench_size.npz``, which hold the mean accuracies of NAS-Bench-201 and of
+NATS-Bench's size space in percent. It takes 10 seconds. Running it again writes the same bytes with the same zlib.
+"""
+
+import dataclasses
+import os
+from pathlib import Path
+
+import tyro
+
+from lanas_jax.tables.catalogue import read_benchmark
+from lanas_jax.tables.nats_bench import DATASETS, SHIPPED, save_shipped
+
+FILES = {"nasbench201": "nasbench201.npz", "natsbench-size": "natsbench_size.npz"}
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """Settings.
+
+    Attributes:
+      out: output folder; default: the folder of the package.
+    """
+
+    out: Path = SHIPPED
+
+
+def main(config: Config) -> None:
+    """Writes the tables and prints their sizes."""
+    for name, file in FILES.items():
+        source = Path(os.environ["LANAS_DATA"]) / file
+        save_shipped(config.out / file, name, {dataset: read_benchmark(source, dataset) for dataset in DATASETS})
+        print(f"{config.out / file}: {(config.out / file).stat().st_size:,} bytes")
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Config))
