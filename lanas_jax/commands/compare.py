@@ -1,14 +1,16 @@
 """``lanas compare``: parses its arguments, runs searchers on a benchmark table, prints and writes the results."""
 
+import contextlib
 import dataclasses
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
 import tyro
 from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
 from lanas_jax.commands.base import PATHS, RefusedError, terminal
 from lanas_jax.comparison import output, parallel, peers
@@ -18,6 +20,7 @@ from lanas_jax.comparison.peers import MissingPeerError as MissingPeerError
 from lanas_jax.tables import catalogue
 from lanas_jax.tables.benchmark import Benchmark
 
+PICTURE = "comparison.png"
 DEFAULT = ",".join(SEARCHERS)
 CHOICE = f"names of searchers, from {', '.join(NAMES)}; the last two need the extra peers"
 AT_ONCE = "numbers of asynchronous workers to simulate, such as 1,8,64; default: synchronous batches"
@@ -109,9 +112,9 @@ def carry_out(console: Console, settings: CompareArguments) -> None:
     def note(done: Comparison) -> None:
         results.append(done)
         _write(folder, benchmark, settings, results)
-        console.print(f"{output.label(done)}: {time.monotonic() - began:.0f} s")
+        console.print(f"{output.label_of(done.name, done.workers)}: {time.monotonic() - began:.0f} s")
 
-    with console.status("searching") as status:
+    with _bars(console, settings) as advance:
         carry_through(
             benchmark.table(),
             settings.searchers,
@@ -121,10 +124,33 @@ def carry_out(console: Console, settings: CompareArguments) -> None:
             first_seed=settings.first_seed,
             workers=settings.workers,
             note=note,
-            progress=lambda name, done: status.update(f"{output.LABELS[name]}: {done} of {settings.seeds} searches"),
+            progress=advance,
         )
     console.print((parallel if settings.workers else output).table(results, _tests(benchmark, results)))
-    console.print(f"files: {folder}", soft_wrap=True)
+    console.print(f"plot and samples: {folder / PICTURE}, comparison.csv, traces.npz", soft_wrap=True)
+
+
+@contextlib.contextmanager
+def _bars(console: Console, settings: CompareArguments) -> Iterator[Callable[[str, int | None, int], object]]:
+    """Shows a progress bar per searcher and number of workers on a terminal; yields the function that advances them.
+
+    A bar moves back and forth while the searcher is compiled.
+    """
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("searches"))
+    with Progress(
+        *columns, TimeRemainingColumn(), console=console, transient=True, disable=not console.is_terminal
+    ) as bars:
+        tasks: dict[tuple[str, int | None], TaskID] = {}
+
+        def advance(name: str, workers: int | None, searches: int) -> None:
+            if not searches:
+                label = output.label_of(name, workers)
+                tasks[name, workers] = bars.add_task(label, start=False, total=settings.seeds)
+                return
+            bars.start_task(tasks[name, workers])
+            bars.update(tasks[name, workers], completed=searches)
+
+        yield advance
 
 
 def _tests(benchmark: Benchmark, results: list[Comparison]) -> list[float]:
@@ -139,7 +165,7 @@ def _write(folder: Path, benchmark: Benchmark, settings: CompareArguments, resul
     output.write_traces(folder / "traces.npz", results)
     title = f"{benchmark.name}, {settings.seeds} searches each"
     if settings.workers:
-        parallel.write_picture(folder / "comparison.png", results, title)
+        parallel.write_picture(folder / PICTURE, results, title)
     else:
         title += f", batch {settings.batch}"
-        output.write_picture(folder / "comparison.png", results, benchmark.table().best, title)
+        output.write_picture(folder / PICTURE, results, benchmark.table().best, title)

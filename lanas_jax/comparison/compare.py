@@ -8,6 +8,7 @@ one seed per process.
 import concurrent.futures
 import contextlib
 import dataclasses
+import functools
 import multiprocessing
 import os
 import time
@@ -20,7 +21,7 @@ from jaxtyping import Float, Int
 
 from lanas_jax.comparison import peers
 from lanas_jax.comparison.simulated_workers import WorkersTrace, simulate_workers
-from lanas_jax.comparison.simulation import Trace, refuse_below_one, simulate
+from lanas_jax.comparison.simulation import Progress, Trace, refuse_below_one, simulate
 from lanas_jax.comparison.statistics import (
     REGRET_AT,
     Interval,
@@ -105,7 +106,7 @@ def compare_searchers(
     first_seed: int = 0,
     workers: Sequence[int] = (),
     note: Callable[[Comparison], object] = lambda done: None,
-    progress: Callable[[str, int], object] = lambda name, searches: None,
+    progress: Callable[[str, int | None, int], object] = lambda name, workers, searches: None,
 ) -> list[Comparison]:
     """Runs each searcher `seeds` times on a table. The budget is reduced to the size of the table.
 
@@ -118,7 +119,8 @@ def compare_searchers(
       first_seed: seed of all searches.
       workers: numbers of asynchronous workers; each searcher runs with each number. Empty for synchronous batches.
       note: function called with the result of each searcher as soon as it is available.
-      progress: function called with the name of a peer and the number of its finished searches.
+      progress: function called with the name of a searcher, its number of workers (None for synchronous batches), and
+        the number of its finished searches; with 0 when it starts, and possibly from another thread.
 
     Raises:
       ValueError: a name is unknown; or budget, seeds, batch or workers is below 1; or workers are combined with batches
@@ -137,11 +139,13 @@ def compare_searchers(
     results = []
     for name in names:
         for at_once in workers or (None,):
+            advance = functools.partial(progress, name, at_once)
+            advance(0)
             if name in peers.NAMES:
-                traces = _by_peer(name, table, budget, seeds, first_seed, progress)
+                traces = _by_peer(name, table, budget, seeds, first_seed, advance)
             else:
                 searcher = SEARCHERS[name](table.space, pool=table.codes)
-                traces = _by_program(_simulation(searcher, table, budget, seeds, batch, first_seed, at_once))
+                traces = _by_program(_simulation(searcher, table, budget, seeds, batch, first_seed, at_once, advance))
             results.append(judge(name, traces, np.asarray(table.values), at_once))
             note(results[-1])
     return results
@@ -180,11 +184,19 @@ def judge(name: str, traces: Traces, table: Float[np.ndarray, " m"], workers: in
 
 
 def _simulation(
-    searcher: Any, table: Table, budget: int, seeds: int, batch: int, first_seed: int, workers: int | None
+    searcher: Any,
+    table: Table,
+    budget: int,
+    seeds: int,
+    batch: int,
+    first_seed: int,
+    workers: int | None,
+    progress: Progress,
 ) -> Callable[[], Trace | WorkersTrace]:
+    how: dict[str, Any] = {"first_seed": first_seed, "progress": progress}
     if workers is None:
-        return lambda: simulate(searcher, table, budget, seeds, batch=batch, first_seed=first_seed)
-    return lambda: simulate_workers(searcher, table, workers, budget, seeds, first_seed=first_seed)
+        return lambda: simulate(searcher, table, budget, seeds, batch=batch, **how)
+    return lambda: simulate_workers(searcher, table, workers, budget, seeds, **how)
 
 
 def _by_program(simulation: Callable[[], Trace | WorkersTrace]) -> Traces:
@@ -209,9 +221,7 @@ def _by_program(simulation: Callable[[], Trace | WorkersTrace]) -> Traces:
     return Traces(values, winners, running * busy / values.size, times)
 
 
-def _by_peer(
-    name: str, table: Table, budget: int, seeds: int, first_seed: int, progress: Callable[[str, int], object]
-) -> Traces:
+def _by_peer(name: str, table: Table, budget: int, seeds: int, first_seed: int, progress: Progress) -> Traces:
     """Runs one search per process, with as many processes as cores."""
     context = multiprocessing.get_context("spawn")
     answers = peers.Answers.of(table, budget)
@@ -221,7 +231,7 @@ def _by_peer(
         try:
             for done, future in enumerate(futures, start=1):
                 searches.append(future.result())
-                progress(name, done)
+                progress(done)
         except BaseException:
             pool.shutdown(cancel_futures=True)
             raise

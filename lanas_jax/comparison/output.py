@@ -27,11 +27,9 @@ LABELS = {
 }
 
 
-def label(result: Comparison) -> str:
+def label_of(name: str, workers: int | None = None) -> str:
     """Returns the display name of a searcher and its number of workers."""
-    if result.workers is None:
-        return LABELS[result.name]
-    return f"{LABELS[result.name]}, {result.workers} worker{'s' * (result.workers > 1)}"
+    return LABELS[name] if workers is None else f"{LABELS[name]}, {workers} worker{'s' * (workers > 1)}"
 
 
 def table(results: Sequence[Comparison], tests: Sequence[float] | None = None) -> Table:

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Key
 
-from lanas_jax.comparison.simulation import many_searches, refuse_below_one
+from lanas_jax.comparison.simulation import Progress, many_searches, refuse_below_one
 from lanas_jax.searchers.history import NOTHING
 from lanas_jax.tables.base import Table
 
@@ -37,6 +37,7 @@ def simulate_workers(
     seeds: int = 200,
     *,
     first_seed: int = 0,
+    progress: Progress | None = None,
 ) -> WorkersTrace:
     """Runs a searcher on a table once per seed, with `workers` concurrent trials, as one jitted program.
 
@@ -51,13 +52,14 @@ def simulate_workers(
       budget: number of finished trials per search.
       seeds: number of searches; the key of search i is ``fold_in(key(first_seed), i)``.
       first_seed: seed of all searches.
+      progress: function called with the number of finished searches, as in `simulate`.
 
     Raises:
       ValueError: workers, budget or seeds is below 1, or the searchers differ in more than numbers.
     """
     refuse_below_one(workers=workers, budget=budget, seeds=seeds)
     search = _ByWorkers(budget, workers)
-    return many_searches(search, searcher, table, search.asks, seeds, first_seed)
+    return many_searches(search, searcher, table, search.asks, seeds, first_seed, progress)
 
 
 class _Workers(NamedTuple):

@@ -2,6 +2,7 @@
 
 import concurrent.futures
 import dataclasses
+import itertools
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, TypeVar
 
@@ -19,6 +20,9 @@ from lanas_jax.tables.base import Table
 
 Result = TypeVar("Result")
 Search = Callable[[Any, Table, Key[Array, ""]], Result]  # one search: searcher, table, key, which is consumed
+Progress = Callable[[int], object]
+
+PARTS = 20  # calls of the program per device or core, between which a simulation reports its progress
 
 
 class Trace(NamedTuple):
@@ -36,6 +40,7 @@ def simulate(
     *,
     batch: int = 1,
     first_seed: int = 0,
+    progress: Progress | None = None,
 ) -> Trace:
     """Runs a searcher on a table once per seed, tree refits included, as one jitted program.
 
@@ -56,6 +61,8 @@ def simulate(
       seeds: number of searches; the key of search i is ``fold_in(key(first_seed), i)``.
       batch: number of codes per ask.
       first_seed: seed of all searches.
+      progress: function called with the number of finished searches, from any thread; with it, the program runs for a
+        few seeds at a time.
 
     Returns:
       ``trace.codes`` int32[seeds, budget, dims] and ``trace.values`` float32[seeds, budget]; for several searchers,
@@ -65,7 +72,7 @@ def simulate(
       ValueError: budget, seeds or batch is below 1; there is no searcher; or the searchers differ in more than numbers.
     """
     refuse_below_one(budget=budget, seeds=seeds, batch=batch)
-    return many_searches(_InBatches(budget, batch), searcher, table, budget, seeds, first_seed)
+    return many_searches(_InBatches(budget, batch), searcher, table, budget, seeds, first_seed, progress)
 
 
 def refuse_below_one(**settings: int) -> None:
@@ -81,7 +88,13 @@ def refuse_below_one(**settings: int) -> None:
 @in_32_bits
 @nan_is_data
 def many_searches(
-    search: Search[Result], searcher: Any | Sequence[Any], table: Table, capacity: int, seeds: int, first_seed: int
+    search: Search[Result],
+    searcher: Any | Sequence[Any],
+    table: Table,
+    capacity: int,
+    seeds: int,
+    first_seed: int,
+    progress: Progress | None = None,
 ) -> Result:
     """Runs one search per seed, as one jitted program on all devices or cores; see `simulate`.
 
@@ -92,6 +105,7 @@ def many_searches(
       capacity: maximum number of codes that a search asks for.
       seeds: number of searches.
       first_seed: seed of all searches.
+      progress: function called with the number of finished searches, from any thread.
     """
     first_seed = whole_number("first_seed", first_seed, 0)
     several = isinstance(searcher, Sequence)
@@ -104,20 +118,29 @@ def many_searches(
     lanes = min(cores(), total) if _can_run_side_by_side(searchers[0], devices) else 1
     mesh = mesh_of(devices, "search")
 
-    share = -(-total // (lanes * len(devices))) * len(devices)
-    each = np.arange(share * lanes) % total  # all searches of the first searcher, then all of the next
+    share = -(-total // (lanes * len(devices)))
+    if progress is not None:
+        share = -(-share // PARTS)
+    share *= len(devices)
+    parts = -(-total // share)
+    each = np.arange(share * parts) % total  # all searches of the first searcher, then all of the next
     keys = jax.vmap(lambda i: jax.random.fold_in(jax.random.key(first_seed), i))(jnp.asarray(each % seeds))
+    finished = itertools.count(1)
 
     @in_32_bits  # also in separate threads
     @nan_is_data
-    def run(lane: int) -> Result:
-        here = slice(lane * share, (lane + 1) * share)
+    def run(part: int) -> Result:
+        here = slice(part * share, (part + 1) * share)
         own = jax.tree.map(lambda number: number[each[here] // seeds], numbers)
-        return _run(arrays, own, table, keys[here], structure=structure, mesh=mesh, search=search)
+        found = _run(arrays, own, table, keys[here], structure=structure, mesh=mesh, search=search)
+        if progress is not None:
+            jax.block_until_ready(found)
+            progress(min(next(finished) * share, total))
+        return found
 
     with concurrent.futures.ThreadPoolExecutor(lanes) as threads:
         first = run(0)  # compiles the program, which the other threads then reuse
-        rest = threads.map(lambda lane: jax.block_until_ready(run(lane)), range(1, lanes))
+        rest = threads.map(lambda part: jax.block_until_ready(run(part)), range(1, parts))
         traces = [first, *rest]
     found = jax.tree.map(lambda *parts: jnp.concatenate(parts)[:total], *traces)
     if not several:

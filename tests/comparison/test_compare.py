@@ -59,6 +59,15 @@ def test_a_budget_beyond_the_table_ends_with_it(table):
     np.testing.assert_array_equal(np.sort(result.values, axis=1), np.sort(VALUES)[None].repeat(3, axis=0))
 
 
+def test_progress_counts_the_searches_of_each_searcher_and_changes_no_sample(table):
+    calls = []
+    (result,) = compare_searchers(table, ["random"], budget=5, seeds=3, progress=lambda *call: calls.append(call))
+    assert calls[0] == ("random", None, 0)
+    assert sorted(calls)[-1] == ("random", None, 3)
+    trace = lx.simulate(lx.RandomSearch(SPACE), table, budget=5, seeds=3)
+    np.testing.assert_array_equal(result.values, trace.values)
+
+
 def test_unknown_searchers_are_refused_before_anything_runs(table):
     with pytest.raises(ValueError, match=r"no searcher 'lanax'; choose from lanas, paper"):
         compare_searchers(table, ["random", "lanax"], budget=5, seeds=2)
@@ -126,7 +135,7 @@ def test_the_command_prints_and_writes_what_it_found(tmp_path, capsys):
     bench = Benchmark("small [/$x_{]", SPACE, CODES, VALUES[:, None], 1 - VALUES[:, None], "made up")
     bench.save(tmp_path / "small.npz")
     settings = command.CompareArguments(str(tmp_path / "small.npz"), ("random", "local"), 4, 60, 1, 0, tmp_path / "out")
-    command.carry_out(terminal(width=200), settings)
+    command.carry_out(terminal(), settings)
     said = capsys.readouterr().out
     assert "small [/$x_{]: 48 networks. made up" in said
     assert "budget 60 exceeds the table: every search tries all 48 networks" in said
