@@ -158,7 +158,8 @@ def _carry_out(experiment: "Experiment", here: Run, where: "Where", **how: bool)
     with handle_signals(display.note) as interruption:
         try:
             with display, where.workers(experiment, here, display) as workers:
-                result = study.run(experiment, here.directory, display, workers=workers, **how)
+                progress = report.LiveReport(display, here.directory, experiment)
+                result = study.run(experiment, here.directory, progress, workers=workers, **how)
             report.write_report(here.directory, experiment)
         except KeyboardInterrupt:
             return _stopped(here, "stopped", interruption.exit_code)

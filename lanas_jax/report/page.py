@@ -36,6 +36,7 @@ class ReportData:
       tree: nodes of the searcher's tree; None if there is no tree to show.
       tree_note: reason why there is no tree.
       ranking: rank correlations of estimates with training from scratch; None if not measured.
+      refresh: number of seconds after which a browser reads the page again; None for a search that is not running.
     """
 
     name: str
@@ -48,6 +49,7 @@ class ReportData:
     tree: Sequence[NodeSummary] | None = None
     tree_note: str = ""
     ranking: Ranked | None = None
+    refresh: int | None = None
 
     @property
     def show(self) -> ValueFormat:
@@ -66,9 +68,11 @@ def render(run: ReportData) -> str:
     body = [_headline(run), *_winner(run), *_plots(run), *limits.section(run.space, run.trials, run.show)]
     ranked = [] if run.ranking is None else ranking.section(run.ranking)
     body += [*_tree(run), *ranked, *_trials(run), *_settings(run)]
+    refresh = [] if run.refresh is None else [element("meta", http_equiv="refresh", content=run.refresh)]
     head = element(
         "head",
         element("meta", charset="utf-8"),
+        *refresh,
         element("meta", name="viewport", content="width=device-width, initial-scale=1"),
         element("title", f"{run.name}: architecture search"),
         element("style", CSS),
@@ -100,7 +104,12 @@ def _headline(run: ReportData) -> Element:
 def _notices(run: ReportData) -> list[Element]:
     through = sum(trial.status != Status.PENDING for trial in run.trials)
     notices = []
-    if through < run.budget and _exhausted(run):
+    if run.refresh is not None:
+        notices.append(
+            f"The search is running: {through:,} of {run.budget:,} trials are finished. "
+            f"This page reloads itself every {run.refresh} seconds."
+        )
+    elif through < run.budget and _exhausted(run):
         notices.append(f"The space has no more codes: {through:,} trials of a budget of {run.budget:,}.")
     elif through < run.budget and run.final is None:
         notices.append(f"The budget is not used up: {through:,} of {run.budget:,} trials are finished.")

@@ -1,5 +1,6 @@
 """From a real run directory to its report."""
 
+import dataclasses
 from pathlib import Path
 
 import jax
@@ -13,6 +14,7 @@ from lanas_jax.searchers import partition
 from lanas_jax.storage.folder import RunError
 from lanas_jax.storage.trials import Status, TrialStore
 from lanas_jax.study import discovery, replay, run_folder
+from lanas_jax.study.experiment import Silence
 from tests.report.page_parser import Page
 
 SOURCE = '''
@@ -87,6 +89,60 @@ def test_writing_again_replaces_the_report(finished: run_folder.Run) -> None:
     first = report.write_report(finished.directory).read_text(encoding="utf-8")
     assert report.write_report(finished.directory).read_text(encoding="utf-8") == first
     assert not list(finished.directory.glob("*.partial"))
+
+
+class Seconds:
+    """A clock on which every look takes a second, so that a report takes one."""
+
+    now = 0.0
+
+    def __call__(self) -> float:
+        self.now += 1.0
+        return self.now
+
+
+def test_a_running_search_is_reported_now_and_then(finished: run_folder.Run, tmp_path: Path) -> None:
+    """The first report when it is expected to take 2 %, here after 50 s, and the next one after as long again."""
+    here, experiment = begin(tmp_path, searcher="random")
+    with TrialStore.open(finished.trials, read_only=True) as store:
+        trials = store.trials()
+    clock = Seconds()
+    live = report.LiveReport(Silence(), here.directory, experiment, clock)
+    live.began(32, [])
+    versions = []
+    for i, trial in enumerate(trials[:20]):
+        live.asked([dataclasses.replace(trial, status=Status.PENDING, value=None, reason=None)])
+        clock.now += 6.0
+        live.finished([trial])
+        text = here.report.read_text(encoding="utf-8") if here.report.exists() else ""
+        if text != (versions[-1][1] if versions else ""):
+            versions.append((i, text))
+    assert [i for i, _ in versions] == [7, 14]
+    for i, text in versions:
+        assert f"The search is running: {i + 1} of 32 trials are finished." in text
+        assert '<meta http-equiv="refresh" content="20">' in text
+        assert "The tree is drawn when the search has ended." in text
+    ended = report.write_report(here.directory, experiment).read_text(encoding="utf-8")
+    assert "http-equiv" not in ended
+    assert "The search is running" not in ended
+
+
+def test_a_report_that_cannot_be_written_stops_no_search(tmp_path: Path) -> None:
+    here, experiment = begin(tmp_path, searcher="random", budget=2)
+    here.report.mkdir()
+
+    class Notes(Silence):
+        def note(self, text: str) -> None:
+            noted.append(text)
+
+    noted: list[str] = []
+    clock = Seconds()
+    live = report.LiveReport(Notes(), here.directory, experiment, clock)
+    live.began(2, [])
+    clock.now += 60.0
+    live.finished([])
+    (line,) = noted
+    assert line.startswith("the report cannot be written: ")
 
 
 def test_the_tree_shown_is_the_one_the_search_had(finished: run_folder.Run) -> None:
