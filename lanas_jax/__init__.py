@@ -13,6 +13,9 @@ if TYPE_CHECKING:
     from lanas_jax.comparison.simulation import simulate as simulate
     from lanas_jax.evaluators.base import Evaluator as Evaluator
     from lanas_jax.evaluators.base import Outcome as Outcome
+    from lanas_jax.one_call.result import Study as Study
+    from lanas_jax.one_call.search import load as load
+    from lanas_jax.one_call.search import search as search
     from lanas_jax.searchers.action_mcts import ActionMCTS as ActionMCTS
     from lanas_jax.searchers.bayesian_optimization import BayesianOptimization as BayesianOptimization
     from lanas_jax.searchers.evolution import RegularizedEvolution as RegularizedEvolution
@@ -44,9 +47,12 @@ _HOMES = {
     "Range": "spaces.choices",
     "RegularizedEvolution": "searchers.evolution",
     "SearchSpace": "spaces.base",
+    "Study": "one_call.result",
     "Table": "tables.base",
     "Trace": "comparison.simulation",
     "WorkersTrace": "comparison.simulated_workers",
+    "load": "one_call.search",
+    "search": "one_call.search",
     "simulate": "comparison.simulation",
     "simulate_workers": "comparison.simulated_workers",
 }

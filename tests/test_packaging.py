@@ -19,8 +19,8 @@ ROOT = Path(__file__).parents[1]
 LANET = "2,2,0,2,1,2,0,2,2,3,2,1,2,0,0,1,1,1,2,1,1,0,3,4,3,0,3,1"
 
 
-def readme_blocks():
-    return re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+def python_blocks(page="README.md"):
+    return re.findall(r"```python\n(.*?)```", (ROOT / page).read_text(), re.DOTALL)
 
 
 def test_readme_fits_on_two_screens():
@@ -33,14 +33,24 @@ def test_readme_fits_on_two_screens():
 
 
 def test_readme_example_of_ask_and_tell_runs(capsys):
-    (example,) = (block for block in readme_blocks() if "searcher.ask" in block)
+    (example,) = (block for block in python_blocks() if "searcher.ask" in block)
     exec(compile(example, "README.md", "exec"), {})
     assert {line.split()[0] for line in capsys.readouterr().out.splitlines()} == {"width", "depth", "norm"}
 
 
 @pytest.mark.slow
-def test_readme_example_of_own_images_runs(tmp_path, monkeypatch, capsys):
-    (example,) = (block for block in readme_blocks() if "def build" in block)
+def test_readme_example_of_one_call_runs(tmp_path, monkeypatch, capsys):
+    (example,) = (block for block in python_blocks() if "lx.search(" in block)
+    monkeypatch.chdir(tmp_path)
+    exec(compile(example, "README.md", "exec"), {})
+    value = float(capsys.readouterr().out.splitlines()[-1].split()[0])
+    assert value > 0.97  # of a default SVC: 0.969
+    assert Path("runs/svm/report.html").exists()
+
+
+@pytest.mark.slow
+def test_example_of_own_images_runs(tmp_path, monkeypatch, capsys):
+    (example,) = (block for block in python_blocks("docs/runs.md") if "def build" in block)
     monkeypatch.chdir(tmp_path)
     Path("mine.py").write_text(example)
     random = np.random.default_rng(0)

@@ -18,7 +18,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
 from lanas_jax.report import curves
-from lanas_jax.report.elements import Element
+from lanas_jax.report.elements import Element, element
 from lanas_jax.report.formatting import ValueFormat
 from lanas_jax.storage.trials import Status, Trial
 
@@ -43,6 +43,14 @@ STYLE: dict[Any, Any] = {
     "svg.fonttype": "none",
 }
 SVG, XLINK = "{http://www.w3.org/2000/svg}", "{http://www.w3.org/1999/xlink}"
+
+
+def svg_document(plot: Element) -> str:
+    """Returns a plot of this module as the text of an SVG file, in the colours of a light page."""
+    text = ElementTree.tostring(element("svg", *plot, **plot.attrib, xmlns=SVG.strip("{}")), encoding="unicode")
+    for colour, variable in VARIABLES.items():
+        text = text.replace(variable, colour)
+    return text
 
 
 def best_against_trials(trials: Sequence[Trial], show: ValueFormat) -> Element:

@@ -1,0 +1,1 @@
+"""A search of a Python function in one call, and its result."""
