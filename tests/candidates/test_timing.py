@@ -32,6 +32,7 @@ def _seconds(monkeypatch):
     monkeypatch.setattr(time, "perf_counter", lambda: float(next(ticks)))
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("_seconds")
 @pytest.mark.parametrize("steps", [None, 2])
 def test_steps_are_timed_over_full_programs(programs, steps):

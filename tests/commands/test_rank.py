@@ -159,6 +159,7 @@ def test_once_more_nothing_is_trained_again(ranked, tmp_path):
     assert (run / "supernet.txt").read_text() == "trained\n"
 
 
+@pytest.mark.slow
 def test_another_seed_gives_another_sample(run, ranked):
     assert main(["rank", str(run), *SETTINGS, "--seed", "1"]) == 0
     assert [row["code"] for row in rows(run)] != [row["code"] for row in rows(ranked)]

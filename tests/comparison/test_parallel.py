@@ -21,6 +21,7 @@ def result(workers, median, top=10.0, time=5.0, name="lanas"):
     return Comparison(name, values, np.zeros((2, 3), np.int32), around, sooner, None, {}, 1e-3, workers, values, when)
 
 
+@pytest.mark.slow
 def test_each_searcher_is_run_with_each_number_of_workers(table):
     results = compare_searchers(table, ["local"], budget=30, seeds=3, workers=[2, 1])
     assert [(r.name, r.workers) for r in results] == [("local", 2), ("local", 1)]

@@ -28,7 +28,9 @@ def test_one_worker_tries_the_codes_of_the_simulation_in_batches_of_one(table, m
     np.testing.assert_array_less(np.zeros((2, 19)), np.diff(alone.times))
 
 
-@pytest.mark.parametrize("make", [lx.RandomSearch, lx.RegularizedEvolution, lx.LocalSearch, lx.LaNAS])
+@pytest.mark.parametrize(
+    "make", [lx.RandomSearch, lx.RegularizedEvolution, lx.LocalSearch, pytest.param(lx.LaNAS, marks=pytest.mark.slow)]
+)
 def test_no_code_is_tried_twice_until_the_table_is_exhausted(table, make):
     trace = lx.simulate_workers(make(SPACE), table, 5, budget=27, seeds=2)
     assert (trace.codes.shape, trace.values.shape, trace.times.shape) == ((2, 27, 3), (2, 27), (2, 27))

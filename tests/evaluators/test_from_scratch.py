@@ -125,6 +125,7 @@ def test_out_of_memory_is_a_failure(data):
     assert outcomes[0].reason.startswith("out of memory: RESOURCE_EXHAUSTED")
 
 
+@pytest.mark.slow
 def test_candidates_that_fit_alone_are_trained_alone(data, first):
     outcomes = Crowded(SmallNetwork(), data, CONFIG, per_device=1).evaluate(CODES[:2], KEYS[:2])
     assert [outcome.value for outcome in outcomes] == [outcome.value for outcome in first[:2]]
@@ -135,6 +136,7 @@ def test_a_wrong_code_is_caught_at_the_door(evaluator):
         evaluator.evaluate(np.array([[9, 0]], np.int32), KEYS[:1])
 
 
+@pytest.mark.slow
 def test_a_program_for_each_gives_the_values_of_one_program(data, first):
     evaluator = FromScratch(BuildableNetwork(), data, CONFIG, jax.devices()[:2], strategy="specialised")
     each = evaluator.evaluate(CODES, KEYS)

@@ -87,6 +87,7 @@ def _layers(space, resolution):
         yield from (layer.name for layer in mobilenet_layers.layers(network))
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("unread")
 @pytest.mark.parametrize("experiment", EXPERIMENTS[1:], ids=["240m", "dry_run"])
 def test_extracted_weights_fit_the_winner_and_its_teacher(experiment, tmp_path, monkeypatch):

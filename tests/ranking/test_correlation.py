@@ -93,6 +93,7 @@ def test_resamples_without_an_order_are_left_out():
     assert -1 <= found.kendall.low <= found.kendall.value <= found.kendall.high <= 1
 
 
+@pytest.mark.slow
 def test_intervals_cover_what_normal_numbers_have():
     """For normal columns tau is 2/pi asin(rho), and the correlation of ranks 6/pi asin(rho/2).
 

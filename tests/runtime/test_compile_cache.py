@@ -79,6 +79,7 @@ def test_programs_are_kept_and_found_again(folder, told):
         assert folder.stat().st_mode & 0o077 == 0  # what is in there is run
 
 
+@pytest.mark.slow
 def test_a_population_from_the_cache_trains_to_the_same_bits(folder, told):
     data = SearchData(Split(*stripes(24)), Split(*stripes(12, seed=1)), 3)
     codes, keys = np.array([[0, 0], [1, 1]], np.int32), jax.random.split(jax.random.key(0), 2)

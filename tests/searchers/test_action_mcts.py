@@ -77,6 +77,7 @@ def test_every_child_is_visited_before_any_is_visited_twice(dims):
     assert len(np.unique(codes[:, :2], axis=0)) == 9
 
 
+@pytest.mark.slow
 @SPACES
 def test_without_exploration_the_better_option_is_followed_down(dims):
     """Option 0 is better everywhere: once its child leads, every draw decides the first choices that way.

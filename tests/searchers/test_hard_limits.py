@@ -34,6 +34,7 @@ def check(space, codes):
     assert len(np.unique(codes, axis=0)) == len(codes)
 
 
+@pytest.mark.slow
 def test_chains_find_every_network_within_a_limit_and_then_say_so():
     space = limited(SMALL, 0.005)
     allowed = space.enumerate()

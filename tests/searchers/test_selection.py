@@ -125,7 +125,9 @@ def draws(known):
     return jax.jit(lambda cp: jax.vmap(draw, (0, None))(jax.random.split(jax.random.key(1), n), cp))
 
 
-@pytest.mark.parametrize("cp", [0.0, 0.5, 3.0])
+@pytest.mark.parametrize(
+    "cp", [0.0, pytest.param(0.5, marks=pytest.mark.slow), pytest.param(3.0, marks=pytest.mark.slow)]
+)
 def test_a_draw_is_uniform_over_the_unseen_valid_codes_of_its_leaf(known, draws, cp):
     drawn = draws(jnp.float32(cp))
     every = SPACE.enumerate()

@@ -104,6 +104,7 @@ def test_an_exhausted_table_ends_a_search(table):
         assert np.isnan(values[size:]).all()
 
 
+@pytest.mark.slow
 def test_learning_needs_fewer_samples_than_chance(table):
     values = {
         make: np.asarray(lx.simulate(make(table.space), table, budget=24, seeds=16, batch=2).values)

@@ -80,7 +80,9 @@ def by_constants(recipe):
     return steps(*jax.random.split(jax.random.key(0)))
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize(
+    "family", ["sgd", *(pytest.param(family, marks=pytest.mark.slow) for family in FAMILIES if family != "sgd")]
+)
 def test_recipes_that_differ_in_numbers_share_programs_and_act_as_constants_would(family):
     forget_programs()
     first, *changes = FAMILIES[family]

@@ -23,6 +23,7 @@ def table():
     return measure_latencies(MobileNetSpace(STAGES, **SETTINGS), batch=2, seconds=1e-4)
 
 
+@pytest.mark.slow
 def test_all_layers_are_measured(table):
     space = MobileNetSpace(STAGES, **SETTINGS, latency=table)  # raises where one is missing
     assert 0 < space.smallest.nanoseconds < space.largest.nanoseconds

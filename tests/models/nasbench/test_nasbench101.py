@@ -148,6 +148,7 @@ def test_running_statistics_move_by_three_thousandths():
     np.testing.assert_allclose(layer.norm.var[...], 0.997 + 0.003 * convolved.var((0, 1, 2)), rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_a_fixed_network_is_the_module_built_from_the_same_key():
     graph, key = CODES["chain"], jax.random.key(1)
     network = NASBench101(SPACE).for_code(graph)

@@ -69,6 +69,7 @@ def _gradient():
     return quick_jit(outputs)
 
 
+@pytest.mark.slow
 @every_code
 def test_both_forms_train_alike(init, gradient, code):
     """Outputs, running statistics and gradients; what a code does not use is zero and has zero gradient."""
@@ -100,6 +101,7 @@ def test_both_forms_infer_alike(init):
     np.testing.assert_allclose(logits, network(images()), **TOLERANCE)
 
 
+@pytest.mark.slow
 def test_codes_can_be_vmapped(init):
     keys = jax.random.split(jax.random.key(0), len(CODES))
     params, stats = jax.vmap(NET.init)(keys, CODES)

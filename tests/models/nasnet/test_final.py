@@ -64,7 +64,7 @@ def count(tree):
 
 @pytest.mark.parametrize(
     ("channels", "cells", "alone", "with_head"),
-    [(128, 24, 44_591_498, 45_256_340), (36, 20, 3_222_982, 3_699_408)],
+    [pytest.param(128, 24, 44_591_498, 45_256_340, marks=pytest.mark.slow), (36, 20, 3_222_982, 3_699_408)],
 )
 def test_parameters_are_those_published(channels, cells, alone, with_head):
     final = FinalNASNet(NASNet(NASNetSpace(7, channels=channels, cells=cells)), LANET)
@@ -94,6 +94,7 @@ def test_all_but_the_head_is_the_network_for_the_code(final, weights, step):
     np.testing.assert_allclose(tested, apply(their_params, their_stats, CODE, IMAGES, train=False)[0], **CLOSE)
 
 
+@pytest.mark.slow
 def test_the_head_reads_the_second_reduction(weights, step):
     (logits, auxiliary, _), gradient = step[0](*weights, jax.random.key(1), jnp.float32(0))
     assert auxiliary.shape == logits.shape == (6, 5)

@@ -92,6 +92,7 @@ def unused(net, tree, code):
     return np.setdiff1d(np.arange(offsets[-1]), used)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", NUMBERS)
 def test_both_forms_train_alike(net, init, gradient, number):
     """Outputs, running statistics and gradients; what a code does not use is zero and has zero gradient."""
@@ -162,6 +163,7 @@ def test_initial_variance_follows_what_the_code_uses():
         np.testing.assert_allclose(np.var(weights) * fan_in / 2, 1, rtol=0.1)
 
 
+@pytest.mark.slow
 def test_codes_can_be_vmapped():
     net = NASNet(NASNetSpace(2, cells=1, **SMALL))
     init, apply = quick_jit(net.init), quick_jit(net.apply, static_argnames="train")
@@ -233,7 +235,7 @@ def test_both_forms_train_alike_in_bfloat16(number):
     assert_near(only(nnx.Param, network_state(net.space, gradient, stats, code)), theirs, ALIKE["gradient"])
 
 
-@pytest.mark.parametrize("train", [False, True])
+@pytest.mark.parametrize("train", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_bfloat16_gives_what_float32_gives_but_for_roundings(train):
     exact, code = NASNet(BFLOAT16.space), some_codes(BFLOAT16.space, 1)[0]
     params, stats = quick_jit(exact.init)(jax.random.key(3), code)

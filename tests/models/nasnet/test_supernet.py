@@ -132,6 +132,7 @@ def test_extracted_networks_infer_as_the_supernet(case):
     assert case.traces.count("infer") == 1
 
 
+@pytest.mark.slow
 def test_extracted_networks_train_as_the_supernet(case):
     """Logits, statistics and gradient; nothing else moves, and nothing else has a gradient."""
     code = case.codes[0]
