@@ -21,6 +21,7 @@ from lanas_jax.tables import catalogue
 from lanas_jax.tables.benchmark import Benchmark
 
 PICTURE = "comparison.png"
+WIDE = 120  # columns of a terminal in which the whole table is readable
 DEFAULT = ",".join(SEARCHERS)
 CHOICE = f"names of searchers, from {', '.join(NAMES)}; the last two need the extra peers"
 AT_ONCE = "numbers of asynchronous workers to simulate, such as 1,8,64; default: synchronous batches"
@@ -126,8 +127,14 @@ def carry_out(console: Console, settings: CompareArguments) -> None:
             note=note,
             progress=advance,
         )
-    console.print((parallel if settings.workers else output).table(results, _tests(benchmark, results)))
+    tests = _tests(benchmark, results)
+    if settings.workers:
+        console.print(parallel.table(results, tests))
+    else:
+        console.print(output.table(results, tests, narrow=console.width < WIDE))
     console.print(f"plot and samples: {folder / PICTURE}, comparison.csv, traces.npz", soft_wrap=True)
+    if not settings.workers:
+        console.print(output.medians(results), soft_wrap=True)
 
 
 @contextlib.contextmanager

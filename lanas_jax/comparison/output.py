@@ -27,12 +27,25 @@ LABELS = {
 }
 
 
+NARROW_AT = 100  # number of samples whose regret a narrow table shows
+
+
 def label_of(name: str, workers: int | None = None) -> str:
     """Returns the display name of a searcher and its number of workers."""
     return LABELS[name] if workers is None else f"{LABELS[name]}, {workers} worker{'s' * (workers > 1)}"
 
 
-def table(results: Sequence[Comparison], tests: Sequence[float] | None = None) -> Table:
+def medians(results: Sequence[Comparison]) -> str:
+    """Returns the median numbers of samples to the optimum in one line; the exact one of random search."""
+    words = []
+    for result in results:
+        median, budget = result.to_optimum.median, result.values.shape[1]
+        shown = f"{median:,g}" if math.isfinite(median) else f">{budget}"
+        words.append(f"{LABELS[result.name]} {shown if result.expected is None else f'{result.expected:,} (exact)'}")
+    return f"samples to the best network, median: {', '.join(words)}"
+
+
+def table(results: Sequence[Comparison], tests: Sequence[float] | None = None, *, narrow: bool = False) -> Table:
     """Returns a table with one row per searcher.
 
     Regret is in units of 1e-4; for accuracies, that is hundredths of a percentage point.
@@ -40,14 +53,18 @@ def table(results: Sequence[Comparison], tests: Sequence[float] | None = None) -
     Args:
       results: results of all searchers on one benchmark table.
       tests: mean test accuracy of the winners of each searcher.
+      narrow: True to leave out the time per sample and all regrets but one, so that the table fits 80 columns.
     """
+    points = list(results[0].regrets)
+    if narrow:
+        points = [n for n in points if n == NARROW_AT] or points[:1]
     exact = [result.expected for result in results if result.expected is not None]
     caption = f"Random search needs {exact[0]:,} samples to the optimum (exact median). " if exact else ""
     shown = Table(box=SIMPLE, caption=f"{caption}Regret is in 1e-4.", caption_justify="left")
     shown.add_column("searcher")
     columns = ["samples to the optimum, median (quartiles)", "samples to the top 0.1 %"]
-    columns += [f"regret at {n}, mean (95 %)" if i == 0 else f"at {n}" for i, n in enumerate(results[0].regrets)]
-    columns += ["winner's test accuracy"] * (tests is not None) + ["ms per sample"]
+    columns += [f"regret at {n}, mean (95 %)" if i == 0 else f"at {n}" for i, n in enumerate(points)]
+    columns += ["winner's test accuracy"] * (tests is not None) + ["ms per sample"] * (not narrow)
     for column in columns:
         shown.add_column(column, justify="right")
     for i, result in enumerate(results):
@@ -56,9 +73,9 @@ def table(results: Sequence[Comparison], tests: Sequence[float] | None = None) -
             LABELS[result.name],
             samples(result.to_optimum, budget),
             samples(result.to_top, budget),
-            *(_interval(interval) for interval in result.regrets.values()),
+            *(_interval(result.regrets[n]) for n in points),
             *([] if tests is None else [f"{tests[i]:.4f}"]),
-            f"{1e3 * result.seconds_per_sample:.3g}",
+            *([] if narrow else [f"{1e3 * result.seconds_per_sample:.3g}"]),
         )
     return shown
 

@@ -1,10 +1,12 @@
 """Comparisons on a small table: what is counted, what is written, and how peers are run."""
 
 import csv
+import io
 
 import jax
 import numpy as np
 import pytest
+from rich.console import Console
 
 import lanas_jax as lx
 from lanas_jax.commands import compare as command
@@ -140,6 +142,9 @@ def test_the_command_prints_and_writes_what_it_found(tmp_path, capsys):
     assert "small [/$x_{]: 48 networks. made up" in said
     assert "budget 60 exceeds the table: every search tries all 48 networks" in said
     assert "Random search needs 24 samples to the optimum (exact median)" in said
+    assert said.splitlines()[-1].startswith(
+        "samples to the best network, median: random search 24 (exact), local search "
+    )
     with (tmp_path / "out" / "comparison.csv").open() as file:
         rows = list(csv.DictReader(file))
     assert [(row["searcher"], row["seeds"], row["budget"]) for row in rows] == [
@@ -156,6 +161,22 @@ def test_the_command_prints_and_writes_what_it_found(tmp_path, capsys):
 def test_samples_beyond_the_budget_are_shown_as_such():
     assert output.samples(statistics.Quartiles(12, 40.5, np.inf), 50) == "40 (12->50)"
     assert output.samples(statistics.Quartiles(np.inf, np.inf, np.inf), 50) == ">50"
+
+
+def test_a_table_fits_a_narrow_terminal_and_the_medians_one_line():
+    values = np.full((6, 300), VALUES.max() - 0.01, np.float32)
+    values[:, 175:] = VALUES.max()
+    values[:3, 176:] = 0.2
+    traces = comparison.Traces(values, np.zeros((6, 3), np.int32), 1e-3)
+    results = [comparison.judge(name, traces, VALUES) for name in ("lanas", "evolution", "random")]
+    console = Console(width=80, file=io.StringIO())
+    console.print(output.table(results, [0.9] * 3, narrow=True))
+    text = console.file.getvalue()
+    assert "…" not in text
+    assert "regret at" in text
+    assert "ms per" not in text
+    expected = "median: LaNAS 176, regularized evolution 176, random search 24 (exact)"
+    assert output.medians(results).endswith(expected)
 
 
 def test_a_missing_peer_names_the_extra(monkeypatch, table):
