@@ -13,6 +13,9 @@ import sys
 from collections.abc import Callable, Sequence
 
 from lanas_jax.commands.base import REFUSALS, is_about_path, reason_of
+from lanas_jax.runtime.one_host import confine_to_host
+
+ONE_HOST = "--one-host"  # option of every command, which must take effect before JAX is imported
 
 HELP = """\
 lanas finds good neural networks after training few of them (LaNAS, arXiv 1906.06832).
@@ -34,7 +37,8 @@ usage: lanas COMMAND ...
   tables              list the benchmark tables, or convert one from its official files
   compare TABLE       count the samples that searchers need on a benchmark table
 
-A RUN is the folder that a search wrote. For the options of a command: lanas COMMAND --help. To start:
+A RUN is the folder that a search wrote. For the options of a command: lanas COMMAND --help. With --one-host, any
+command uses the TPU chips of its own host alone, of a slice of several hosts. To start:
 
   lanas search digits
 """
@@ -79,7 +83,14 @@ def _run(command: str, arguments: Sequence[str]) -> int:
     if command not in COMMANDS:
         print(f"lanas: there is no command {command!r}; choose from {', '.join(COMMANDS)}", file=sys.stderr)
         return 2
-    return _function(command)(arguments)
+    if ONE_HOST in arguments:
+        if any(word.startswith("--hosts.") for word in arguments):
+            return _failed(command, f"{ONE_HOST} and --hosts exclude each other", 2)
+        try:
+            confine_to_host(os.environ)
+        except ValueError as error:
+            return _failed(command, f"{ONE_HOST}: {error}", 2)
+    return _function(command)([word for word in arguments if word != ONE_HOST])
 
 
 def _failed(command: str, why: object, exit_code: int) -> int:

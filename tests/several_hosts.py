@@ -12,21 +12,28 @@ HEARTBEAT = 10  # seconds of silence after which a process is given up
 PATIENCE = 6 * HEARTBEAT  # in which the one that is left has ended, be the machine as slow as it may
 
 
-def start(*arguments, devices=1):
-    environment = os.environ | {
-        "PYTHONPATH": str(ROOT),
-        "JAX_PLATFORMS": "cpu",
-        "XLA_FLAGS": f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count={devices}",
-    }
-    command = [*LANAS, *map(str, arguments)]
-    return subprocess.Popen(
-        command, env=environment, cwd=ROOT, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+def start(*arguments, devices=1, before="", more=(), **how):
+    """Starts a command in a process of its own.
+
+    `before` is Python code that it runs first, `more` are variables of its environment.
+    """
+    environment = (
+        os.environ
+        | dict(more)
+        | {
+            "PYTHONPATH": str(ROOT),
+            "JAX_PLATFORMS": "cpu",
+            "XLA_FLAGS": f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count={devices}",
+        }
     )
+    command = [*LANAS[:2], f"{before}\n{LANAS[2]}", *map(str, arguments)]
+    how = {"env": environment, "cwd": ROOT, "text": True, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE} | how
+    return subprocess.Popen(command, **how)
 
 
-def start_two(*arguments):
+def start_two(*arguments, devices=1):
     hosts = two_hosts()
-    return [start(*arguments, *hosts, "--hosts.index", i) for i in range(2)]
+    return [start(*arguments, *hosts, "--hosts.index", i, devices=devices) for i in range(2)]
 
 
 def two_hosts():
@@ -37,7 +44,7 @@ def two_hosts():
     return ("--hosts.coordinator", coordinator, "--hosts.count", 2, "--hosts.heartbeat-seconds", HEARTBEAT)
 
 
-def ends(processes):
+def ends(processes, seconds=240):
     """Exit codes and what was printed."""
-    found = [process.communicate(timeout=240) for process in processes]
+    found = [process.communicate(timeout=seconds) for process in processes]
     return [process.returncode for process in processes], [out for out, _ in found], [err for _, err in found]

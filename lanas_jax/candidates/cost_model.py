@@ -27,6 +27,9 @@ import numpy as np
 from jaxtyping import Array, Int, Key
 
 from lanas_jax.candidates.population import CompiledPopulation
+from lanas_jax.candidates.step import TrainState
+from lanas_jax.runtime import distributed
+from lanas_jax.runtime.global_arrays import fetch_global, put_global
 
 ENDLESS = 2**30  # length of a training of which only the first steps are timed
 
@@ -82,10 +85,11 @@ class StrategyCost:
 def measure_cost(
     programs: CompiledPopulation, codes: Int[np.ndarray, "n dims"], keys: Key[Array, " n"], steps: int = TIMED_STEPS
 ) -> StrategyCost:
-    """Measures the costs of compiled programs."""
+    """Measures the costs of compiled programs; of several processes, all return the measurement of process 0."""
     share, _ = time_steps(programs, codes, keys, min(steps, programs.population.steps_per_dispatch))
     step_seconds = share * programs.population.mesh.size
-    return StrategyCost(programs.trace_seconds, programs.compile_seconds, step_seconds, programs.saved_seconds)
+    measured = (programs.trace_seconds, programs.compile_seconds, step_seconds, programs.saved_seconds)
+    return StrategyCost(*distributed.broadcast(measured))
 
 
 def shared_seconds(cost: StrategyCost, work: Workload) -> float:
@@ -207,17 +211,22 @@ def time_steps(
     """
     width, steps = programs.population.width, steps or programs.population.steps_per_dispatch
     rows = np.arange(-(-len(codes) // width) * width) % len(codes)
-    totals, one, untils = (jax.device_put(np.full(width, n, np.int32), programs.sharding) for n in (ENDLESS, 1, steps))
+    totals, one, untils = (put_global(np.full(width, n, np.int32), programs.sharding) for n in (ENDLESS, 1, steps))
     data, seconds = (programs.numbers, *programs.placed.train), 0.0
     for first in range(0, len(rows), width):
         here = rows[first : first + width]
-        placed, placed_keys = (jax.device_put(x[here], programs.sharding) for x in (codes, keys))
-        if not first:
-            programs.advance(programs.start(placed, placed_keys), placed, totals, one, *data)
-        state = jax.block_until_ready(programs.start(placed, placed_keys))
-        began = time.perf_counter()
-        state = jax.block_until_ready(programs.advance(state, placed, totals, untils, *data))
-        seconds += time.perf_counter() - began
-        if not np.all(np.asarray(state.step) == steps):
-            raise FloatingPointError(f"a loss became NaN or infinite: expected {steps} steps, got {state.step}")
+
+        def batch(here: np.ndarray = here, first: int = first) -> tuple[TrainState, float]:
+            placed, placed_keys = (put_global(x[here], programs.sharding) for x in (codes, keys))
+            if not first:
+                programs.advance(programs.start(placed, placed_keys), placed, totals, one, *data)
+            state = jax.block_until_ready(programs.start(placed, placed_keys))
+            began = time.perf_counter()
+            state = jax.block_until_ready(programs.advance(state, placed, totals, untils, *data))
+            return state, time.perf_counter() - began
+
+        state, took = distributed.together(batch, jax.errors.JaxRuntimeError)
+        seconds += took
+        if not np.all((taken := fetch_global(state.step)) == steps):
+            raise FloatingPointError(f"a loss became NaN or infinite: expected {steps} steps, got {taken}")
     return seconds / (steps * len(rows)), codes[rows]

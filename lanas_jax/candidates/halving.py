@@ -10,13 +10,12 @@ and trials of different batches are compared at different steps. Halving is off 
 import dataclasses
 import math
 from collections.abc import Sequence
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Array, Int, Key
 
 from lanas_jax.candidates.population import Results
-from lanas_jax.candidates.step import TrainState
 
 
 @runtime_checkable
@@ -28,9 +27,13 @@ class CandidateTrainer(Protocol):
         codes: Int[np.ndarray, "n dims"],
         keys: Key[Array, " n"],
         until: int | None = None,
-        states: Sequence[TrainState] | None = None,
-    ) -> tuple[Results, Sequence[TrainState]]:
-        """Trains as `lanas_jax.candidates.population.CompiledPopulation.train`."""
+        states: Sequence[Any] | None = None,
+    ) -> tuple[Results, Sequence[Any]]:
+        """Trains as `lanas_jax.candidates.population.CompiledPopulation.train`; only it reads the states."""
+        ...
+
+    def run(self, codes: Int[np.ndarray, "n dims"], keys: Key[Array, " n"]) -> Results:
+        """Trains to the end and returns the results alone: the states of all devices would be copied to the host."""
         ...
 
 
@@ -68,7 +71,7 @@ def train_with_halving(
     `Results.steps` holds the number of steps of each candidate.
     """
     if halving is None:
-        return trainer.train(codes, keys)[0]
+        return trainer.run(codes, keys)
     rungs = [math.ceil(share * total) for share in halving.rungs]
     going = np.arange(len(codes))
     whole, states = trainer.train(codes, keys, rungs[0])

@@ -28,9 +28,10 @@ from jaxtyping import Array, Float, Int, Key
 from lanas_jax.candidates import step as training
 from lanas_jax.candidates.step import CandidateTask, Network, TrainState
 from lanas_jax.data.splits import SearchData
-from lanas_jax.runtime import compile_cache
+from lanas_jax.runtime import compile_cache, distributed
 from lanas_jax.runtime.arithmetic import in_32_bits
 from lanas_jax.runtime.devices import mesh_of
+from lanas_jax.runtime.global_arrays import fetch_global, put_global
 from lanas_jax.runtime.program_memo import MEMO
 from lanas_jax.training.sgd import TrainConfig
 
@@ -76,7 +77,7 @@ def place(data: SearchData, devices: Sequence[jax.Device]) -> Placed:
     """Copies images and labels to each of the devices."""
     everywhere = NamedSharding(mesh_of(devices, AXIS), PartitionSpec())
     train, held_out = (
-        tuple(jax.device_put((split.images, split.labels), everywhere)) for split in (data.train, data.validation)
+        tuple(put_global((split.images, split.labels), everywhere)) for split in (data.train, data.validation)
     )
     return Placed(train, held_out, data)
 
@@ -88,7 +89,7 @@ class Population:
     Args:
       network: network that takes any code as data.
       config: training configuration of each candidate.
-      devices: devices to train on; default: all devices of this process.
+      devices: devices to train on; default: all devices of all processes.
       per_device: candidates per device in one program.
       vmapped: True to train a device's candidates vmapped, False to train them sequentially.
       steps_per_dispatch: number of training steps per dispatch; Ctrl-C takes effect between dispatches.
@@ -112,7 +113,7 @@ class Population:
     @property
     def mesh(self) -> Mesh:
         """The devices along the axis ``candidate``."""
-        return mesh_of(self.devices if self.devices is not None else jax.local_devices(), AXIS)
+        return mesh_of(self.devices if self.devices is not None else jax.devices(), AXIS)
 
     @property
     def width(self) -> int:
@@ -150,7 +151,7 @@ class Population:
             MEMO.shared(self._key(placed), lambda: self._made(placed)) if share else (self._made(placed), False)
         )
         own = NamedSharding(self.mesh, PartitionSpec(AXIS))
-        numbers = jax.device_put(self.config, NamedSharding(self.mesh, PartitionSpec()))
+        numbers = put_global(self.config, NamedSharding(self.mesh, PartitionSpec()))
         waited, saved = made.compile_seconds, made.saved_seconds
         if found:
             waited, saved = 0.0, waited + saved
@@ -256,23 +257,24 @@ class CompiledPopulation:
           The states and codes of all `width` slots. The first n slots hold the candidates, the others copies.
         """
         rows = np.arange(self.population.width) % len(codes)
-        placed_codes = jax.device_put(np.asarray(codes, np.int32)[rows], self.sharding)
+        placed_codes = put_global(np.asarray(codes, np.int32)[rows], self.sharding)
         if states is not None:
             placed = together([states[row] for row in rows.tolist()], str(jax.random.key_impl(keys)))
-            return jax.device_put(placed, self.sharding), placed_codes
+            return put_global(placed, self.sharding), placed_codes
         data = jnp.asarray(np.asarray(jax.random.key_data(keys))[rows])
-        placed_keys = jax.device_put(jax.random.wrap_key_data(data, impl=jax.random.key_impl(keys)), self.sharding)
+        placed_keys = put_global(jax.random.wrap_key_data(data, impl=jax.random.key_impl(keys)), self.sharding)
         return self.start(placed_codes, placed_keys), placed_codes
 
-    def advances(self, state: TrainState, codes: Array, places: int, total: int, until: int) -> Iterator[TrainState]:
-        """Trains up to step `until` of `total`, and yields the states after each dispatch.
+    def advances(
+        self, state: TrainState, codes: Array, places: int, total: int, until: int, first: int = 0
+    ) -> Iterator[TrainState]:
+        """Trains from step `first` up to step `until` of `total`, and yields the states after each dispatch.
 
         The first `places` slots train; the others take no steps, which costs nothing.
         """
-        first = int(np.max(np.asarray(state.step)[:places]))  # max: one with a non-finite loss stopped earlier
         taken = np.arange(self.population.width) < places
         totals, untils = (np.where(taken, steps, 0).astype(np.int32) for steps in (total, until))
-        totals, untils = jax.device_put((totals, untils), self.sharding)
+        totals, untils = put_global((totals, untils), self.sharding)
         for _ in range(first, until, self.population.steps_per_dispatch):
             state = self.advance(state, codes, totals, untils, self.numbers, *self.placed.train)
             yield state
@@ -293,7 +295,7 @@ class CompiledPopulation:
         """
         total = self.total(epochs)
         state, placed = self.begin(codes, keys)
-        return self._advanced(state, placed, len(codes), total, total), placed
+        return self._advanced(state, placed, len(codes), total, total, 0), placed
 
     @in_32_bits
     def train(
@@ -314,27 +316,47 @@ class CompiledPopulation:
         Returns:
           The results and the states, on the host.
         """
-        began, total, width = time.perf_counter(), self.total(), self.population.width
-        parts: list[tuple[np.ndarray, ...]] = []
         ends: list[TrainState] = []
-        for first in range(0, len(codes), width):
-            here = slice(first, first + width)
-            n = len(codes[here])
-            state, placed = self.begin(codes[here], keys[here], None if states is None else states[here])
-            state = self._advanced(state, placed, n, total, until or total)
-            parts.append(columns(state, self.evaluate(state, placed, *self.placed.held_out), n))
-            ends.extend(unstack_states(state, n))
-        accuracy, loss, steps, train_loss = (np.concatenate(column) for column in zip(*parts, strict=True))
-        compiled = np.zeros(len(codes), np.float32)
-        return Results(accuracy, loss, steps, train_loss, compiled, time.perf_counter() - began), ends
+        results = self._train(codes, keys, until, states, lambda state, n: ends.extend(unstack_states(state, n)))
+        return results, ends
 
+    @in_32_bits
     def run(self, codes: Int[np.ndarray, "n dims"], keys: Key[Array, " n"]) -> Results:
         """Trains any number of candidates to the end and returns their results."""
-        return self.train(codes, keys)[0]
+        return self._train(codes, keys, None, None, lambda state, n: None)
 
-    def _advanced(self, state: TrainState, codes: Array, places: int, total: int, until: int) -> TrainState:
+    def _train(
+        self,
+        codes: Int[np.ndarray, "n dims"],
+        keys: Key[Array, " n"],
+        until: int | None,
+        states: Sequence[TrainState] | None,
+        take: Callable[[TrainState, int], None],
+    ) -> Results:
+        """Trains as `train`, and passes the states of each batch and the number of its candidates to `take`."""
+        began, total, width = time.perf_counter(), self.total(), self.population.width
+        parts: list[tuple[np.ndarray, ...]] = []
+        for start in range(0, len(codes), width):
+            here = slice(start, start + width)
+            begins, n = None if states is None else states[here], len(codes[here])
+
+            def batch(here: slice = here, begins: Any = begins, n: int = n) -> tuple[TrainState, training.Evaluation]:
+                state, placed = self.begin(codes[here], keys[here], begins)
+                first = max((int(one.step) for one in begins or ()), default=0)  # one with a non-finite loss stopped
+                state = self._advanced(state, placed, n, total, until or total, first)
+                return jax.block_until_ready((state, self.evaluate(state, placed, *self.placed.held_out)))
+
+            # The devices exchange nothing, so a process that runs out of memory leaves no other one waiting here.
+            state, scores = distributed.together(batch, jax.errors.JaxRuntimeError)
+            parts.append(columns(state, scores, n))
+            take(state, n)
+        accuracy, loss, steps, train_loss = (np.concatenate(column) for column in zip(*parts, strict=True))
+        compiled = np.zeros(len(codes), np.float32)
+        return Results(accuracy, loss, steps, train_loss, compiled, time.perf_counter() - began)
+
+    def _advanced(self, state: TrainState, codes: Array, places: int, total: int, until: int, first: int) -> TrainState:
         latest = state
-        for latest in self.advances(state, codes, places, total, until):
+        for latest in self.advances(state, codes, places, total, until, first):
             latest.step.block_until_ready()  # Ctrl-C takes effect here, not while programs queue up
         return latest
 
@@ -342,12 +364,12 @@ class CompiledPopulation:
 def columns(state: TrainState, scores: training.Evaluation, n: int) -> tuple[np.ndarray, ...]:
     """Returns accuracies, losses, steps and training losses of the first n slots."""
     rows = (scores.accuracy, scores.loss, state.step, state.loss)
-    return tuple(np.asarray(row)[:n] for row in rows)
+    return tuple(row[:n] for row in fetch_global(rows))
 
 
 def unstack_states(states: TrainState, n: int) -> Sequence[TrainState]:
     """Splits the states of the first n slots into one state per candidate, on the host, with keys as raw words."""
-    host = jax.device_get(states._replace(key=jax.random.key_data(states.key)))
+    host = fetch_global(states._replace(key=jax.random.key_data(states.key)))
     return [jax.tree.map(lambda leaf, i=i: leaf[i], host) for i in range(n)]
 
 

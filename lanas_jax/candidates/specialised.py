@@ -5,7 +5,8 @@ XLA optimizes across its layers. This costs seconds to minutes of compilation pe
 `population.py` compiles once, so it pays for long trainings. `cost_model.py` compares the two.
 
 Candidate ``i`` trains on device ``i`` modulo the number of devices. One thread drives all devices: dispatched programs
-run asynchronously, so the thread only dispatches the next steps to devices that have finished their last ones.
+run asynchronously, so the thread only dispatches the next steps to devices that have finished their last ones. Of
+several processes, each compiles and trains the candidates of its own devices, and then all exchange the results.
 """
 
 import dataclasses
@@ -31,6 +32,7 @@ from lanas_jax.candidates.population import (
 )
 from lanas_jax.candidates.step import Buildable, TrainState
 from lanas_jax.data.splits import SearchData
+from lanas_jax.runtime import distributed
 from lanas_jax.runtime.arithmetic import in_32_bits
 from lanas_jax.runtime.devices import cores
 from lanas_jax.training.sgd import TrainConfig
@@ -45,7 +47,7 @@ class PendingPrograms(NamedTuple):
     """The programs of one code, possibly still compiling."""
 
     place: int  # index of the device
-    compiled: Future[CompiledPopulation]
+    compiled: Future[CompiledPopulation] | None  # None for a device of another process
 
 
 @dataclasses.dataclass(eq=False)
@@ -77,7 +79,7 @@ class Specialised:
       network: builder of the network of a code.
       config: training configuration of each candidate.
       data: training and search-validation splits.
-      devices: devices to train on; default: all devices of this process.
+      devices: devices to train on; default: all devices of all processes.
       threads: number of programs compiled concurrently; default: one per core.
       steps_per_dispatch: number of training steps per dispatch; Ctrl-C takes effect between dispatches.
     """
@@ -91,19 +93,22 @@ class Specialised:
     _programs: dict[bytes, PendingPrograms] = dataclasses.field(default_factory=dict, init=False)
 
     @functools.cached_property
-    def places(self) -> Sequence[Placed]:
-        """The data on each device."""
-        devices = list(self.devices) if self.devices is not None else jax.local_devices()
-        return [place(self.data, [device]) for device in devices]
+    def places(self) -> Sequence[Placed | None]:
+        """The data on each device; None for a device of another process."""
+        devices = list(self.devices) if self.devices is not None else jax.devices()
+        here = jax.process_index()
+        return [place(self.data, [device]) if device.process_index == here else None for device in devices]
 
     @property
     def total(self) -> int:
         """Number of steps of a whole training."""
         return self.config.steps(len(self.data.train))
 
-    def compile(self, code: Int[np.ndarray, " dims"], place: int = 0) -> CompiledPopulation:
-        """Compiles the programs of one candidate for one of the devices."""
-        placed = self.places[place]
+    def compile(self, code: Int[np.ndarray, " dims"], place: int | None = None) -> CompiledPopulation:
+        """Compiles the programs of one candidate for one of this process's devices; default: the first one."""
+        placed = next(data for data in self.places if data is not None) if place is None else self.places[place]
+        if placed is None:
+            raise ValueError(f"device {place} belongs to another process")
         network = self.network.for_code(code)
         devices = list(placed.train[0].devices())
         population = Population(network, self.config, devices, 1, steps_per_dispatch=self.steps_per_dispatch)
@@ -115,10 +120,36 @@ class Specialised:
         codes: Int[np.ndarray, "n dims"],
         keys: Key[Array, " n"],
         until: int | None = None,
-        states: Sequence[TrainState] | None = None,
-    ) -> tuple[Results, Sequence[TrainState]]:
-        """Trains as `CompiledPopulation.train`. Programs are held in memory until the next batch with other codes."""
+        states: Sequence[TrainState | None] | None = None,
+    ) -> tuple[Results, Sequence[TrainState | None]]:
+        """Trains as `CompiledPopulation.train`. Programs are held in memory until the next batch with other codes.
+
+        The state of a candidate on a device of another process is None. It continues there.
+        """
         began = time.perf_counter()
+        batch = distributed.together(lambda: self._trained(codes, keys, until or self.total, states), Exception)
+        mine = {i: [one.waited, *(column.item() for column in one.row)] for i, one in enumerate(batch) if one.row}
+        rows = {int(i): row for part in distributed.exchange(mine) for i, row in part.items()}
+        columns = zip(*(rows[i] for i in range(len(codes))), strict=True)
+        kinds = (np.float32, np.float32, np.float32, np.int32, np.float32)
+        waited, accuracy, loss, steps, train_loss = map(np.array, columns, kinds)
+        waited = waited / len(self.places)
+        seconds = time.perf_counter() - began - float(waited.sum())
+        results = Results(accuracy, loss, steps, train_loss, waited, seconds)
+        return results, [one.state for one in batch]
+
+    def run(self, codes: Int[np.ndarray, "n dims"], keys: Key[Array, " n"]) -> Results:
+        """Trains any number of candidates to the end and returns their results."""
+        return self.train(codes, keys)[0]
+
+    def _trained(
+        self,
+        codes: Int[np.ndarray, "n dims"],
+        keys: Key[Array, " n"],
+        until: int,
+        states: Sequence[TrainState | None] | None,
+    ) -> Sequence[Candidate]:
+        """Returns all candidates, of which those on this process's devices are trained and evaluated."""
         pool = ThreadPoolExecutor(self.threads or cores())
         try:
             programs = self._submit(pool, codes)
@@ -127,17 +158,15 @@ class Specialised:
                 Candidate(code, keys[i : i + 1], program, start)
                 for i, (code, program, start) in enumerate(zip(codes, programs, starts, strict=True))
             ]
-            lanes = [[one for one in batch if one.program.place == place] for place in range(len(self.places))]
-            take_turns([self._lane(lane, until or self.total) for lane in lanes])
+            places = [place for place, data in enumerate(self.places) if data is not None]
+            lanes = [[one for one in batch if one.program.place == place] for place in places]
+            take_turns([self._lane(lane, until) for lane in lanes])
         except BaseException:
             self._programs.clear()
             raise
         finally:
             pool.shutdown(cancel_futures=True)
-        waited = np.array([one.waited for one in batch], np.float32) / len(self.places)
-        accuracy, loss, steps, train_loss = (np.concatenate(c) for c in zip(*(one.row for one in batch), strict=True))
-        results = Results(accuracy, loss, steps, train_loss, waited, time.perf_counter() - began - float(waited.sum()))
-        return results, [one.state for one in batch if one.state is not None]
+        return batch
 
     def _submit(self, pool: ThreadPoolExecutor, codes: Int[np.ndarray, "n dims"]) -> Sequence[PendingPrograms]:
         """Returns the programs of all codes; reuses those of the last batch and submits the others."""
@@ -147,20 +176,25 @@ class Specialised:
         for i, (name, code) in enumerate(zip(names, codes, strict=True)):
             if name not in self._programs:
                 place = i % len(self.places)
-                self._programs[name] = PendingPrograms(place, pool.submit(self.compile, code, place))
+                here = self.places[place] is not None
+                compiled = pool.submit(self.compile, code, place) if here else None
+                self._programs[name] = PendingPrograms(place, compiled)
         return [self._programs[name] for name in names]
 
     def _lane(self, candidates: Sequence[Candidate], until: int) -> Lane:
         """Trains and evaluates candidates sequentially on one device."""
         for candidate in candidates:
             began = time.perf_counter()
-            yield candidate.program.compiled.done
-            programs = candidate.program.compiled.result()
+            compiled = candidate.program.compiled
+            assert compiled is not None, "lanes have candidates of this process alone"
+            yield compiled.done
+            programs = compiled.result()
             candidate.waited = time.perf_counter() - began
             starts = None if candidate.state is None else [candidate.state]
             state, placed = programs.begin(candidate.code[None], candidate.key, starts)
             latest = state
-            for latest in programs.advances(state, placed, 1, self.total, until):
+            first = 0 if candidate.state is None else int(candidate.state.step)
+            for latest in programs.advances(state, placed, 1, self.total, until, first):
                 yield partial(is_done, latest.step)
             state = latest
             scores = programs.evaluate(state, placed, *programs.placed.held_out)

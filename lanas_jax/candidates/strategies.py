@@ -14,7 +14,9 @@ from lanas_jax.candidates.population import CompiledPopulation, Placed, Populati
 from lanas_jax.candidates.specialised import Specialised
 from lanas_jax.candidates.step import Buildable, Network
 from lanas_jax.data.splits import SearchData
+from lanas_jax.runtime import distributed
 from lanas_jax.runtime.devices import cores
+from lanas_jax.runtime.distributed import DistributedError
 from lanas_jax.training.sgd import TrainConfig
 
 OUT_OF_MEMORY = "RESOURCE_EXHAUSTED"  # XLA's status code, the only way to distinguish its runtime errors
@@ -29,7 +31,7 @@ class Strategies:
       network: network that takes any code as data; with a method `for_code`, also the builder of specialised networks.
       config: training configuration of each candidate.
       data: training and search-validation splits.
-      devices: devices to train on; None: all devices of this process.
+      devices: devices to train on; None: all devices of all processes.
       per_device: candidates per device in one program.
     """
 
@@ -51,8 +53,12 @@ class Strategies:
 
     @functools.cached_property
     def alone(self) -> CompiledPopulation:
-        """One program for all codes that trains a single candidate, which has the memory of a device to itself."""
-        return Population(self.network, self.config, self._devices[:1], per_device=1).compile(self.data)
+        """One program for all codes whose candidates have the memory of a device to themselves.
+
+        It trains a single candidate. Of several processes each must take part, so it trains one on each device.
+        """
+        devices = self._devices if jax.process_count() > 1 else self._devices[:1]
+        return Population(self.network, self.config, devices, per_device=1).compile(self.data)
 
     @functools.cached_property
     def specialised(self) -> Specialised:
@@ -93,7 +99,7 @@ class Strategies:
             candidates=candidates,
             steps=self.config.steps(len(self.data.train)),
             devices=len(self._devices),
-            threads=cores(),
+            threads=distributed.broadcast(cores()),
             on_cores=self._devices[0].platform == "cpu",
         )
         buildable = isinstance(self.network, Buildable)
@@ -122,7 +128,7 @@ class Strategies:
             return costs
         try:
             return dataclasses.replace(costs, vmapped=cost_model.measure_cost(self.vmapped, codes, keys))
-        except jax.errors.JaxRuntimeError as error:
+        except (jax.errors.JaxRuntimeError, DistributedError) as error:
             if OUT_OF_MEMORY not in str(error):
                 raise
             return costs
@@ -134,4 +140,4 @@ class Strategies:
 
     @property
     def _devices(self) -> Sequence[jax.Device]:
-        return list(self.devices) if self.devices is not None else jax.local_devices()
+        return list(self.devices) if self.devices is not None else jax.devices()

@@ -1,8 +1,9 @@
 """The worker process: builds the experiment once, then evaluates trials until it is stopped.
 
-Data and compiled programs stay in memory between trials. JAX is imported only here, when a worker introduces itself,
-because a TPU belongs to the first process that opens it. Every answer to the driver carries the fingerprint of the code
-that produced it.
+Data and compiled programs stay in memory between trials. JAX opens devices only here, when a worker introduces itself,
+because a TPU belongs to the first process that opens it. Before that, a worker confines itself to the TPU chips of its
+host: a host of a slice would otherwise wait for all others, and a lost worker could not come back alone. Every answer
+to the driver carries the fingerprint of the code that produced it.
 """
 
 import os
@@ -17,6 +18,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from lanas_jax.cluster import task as tasks
 from lanas_jax.cluster.task import ClusterTask
 from lanas_jax.evaluators.base import Outcome
+from lanas_jax.runtime.one_host import confine_to_host
 from lanas_jax.storage import software
 
 if TYPE_CHECKING:
@@ -72,7 +74,12 @@ class Worker:
         self._building, self._preparing = threading.Lock(), threading.Lock()
 
     def introduce(self) -> Hello:
-        """Returns the worker's description, before it builds the experiment."""
+        """Returns the worker's description, before it builds the experiment.
+
+        Raises:
+          ValueError: the TPU chips of this host are of an unknown arrangement.
+        """
+        confine_to_host(os.environ)
         import jax
 
         config: Any = jax.config

@@ -11,13 +11,17 @@ import tyro
 from jaxtyping import Int
 from rich.console import Console
 
-from lanas_jax.commands.base import PATHS, RefusedError, terminal
+from lanas_jax.commands import hosts
+from lanas_jax.commands.base import PATHS, REFUSALS, RefusedError, terminal
 from lanas_jax.commands.codes import CodeError, read_code
+from lanas_jax.commands.hosts import Party
 from lanas_jax.evaluators.base import NotPreparedError, Prepared
 from lanas_jax.evaluators.faults import prepare_evaluator
 from lanas_jax.export import write
 from lanas_jax.export.load import MissingPackageError
 from lanas_jax.export.recorded import EXTRACTED
+from lanas_jax.runtime import distributed
+from lanas_jax.runtime.distributed import Hosts
 from lanas_jax.runtime.files import inside_folder
 from lanas_jax.storage import config_json, software
 from lanas_jax.storage.folder import RunError
@@ -31,12 +35,13 @@ from lanas_jax.trainer.task import Weights, costs
 def extract(arguments: Sequence[str]) -> int:
     """Extracts a network from a supernet."""
     try:
-        return _extract(terminal(), arguments)
+        with hosts.joined("extract", arguments) as party:
+            return _extract(terminal(quiet=not distributed.is_first_process()), party, arguments)
     except (MissingPackageError, NotPreparedError, CodeError) as error:
         raise RefusedError(str(error)) from error
 
 
-def _extract(console: Console, arguments: Sequence[str]) -> int:
+def _extract(console: Console, party: Party, arguments: Sequence[str]) -> int:
     """Extracts the best network of a run, or the network of a given code.
 
     Raises:
@@ -57,34 +62,58 @@ def _extract(console: Console, arguments: Sequence[str]) -> int:
         format: Annotated[
             Literal["safetensors", "orbax"], tyro.conf.arg(help="file format of the weights")
         ] = "safetensors",
+        hosts: Hosts = Hosts(),  # noqa: B008
     ) -> Any:
         """Extract a network from a supernet: its weights, its architecture as JSON, and a load.py that runs it.
 
         Its logits are those that the search evaluated. To train further from them: lanas train RUN --weights DIR.
         """
+        del hosts  # parsed before
         return run, code, out, format
 
     directory, text, out, kind = tyro.cli(parse, prog="lanas extract", args=list(arguments), registry=PATHS)
+    directory, party_words = directory.absolute(), ["lanas", "extract", *hosts.without_hosts(arguments)]
+    distributed.agree("the run folder or the arguments", [str(directory), text, str(out), kind])
+    distributed.by_first(lambda: _check_run(directory), *REFUSALS)
+    distributed.check_shared(directory)
     here = run_folder.open_run(directory)
+    hosts.check_same(None, {"the run": here.record})
+    party.again(party_words)
     target = (here.directory / "extracted" if out is None else out).absolute()
     with inside_folder(here.working_folder):
         return _extract_network(console, here, text, target, kind)
 
 
 def _extract_network(console: Console, here: Run, text: str | None, target: Path, kind: str) -> int:
-    evaluator = here.experiment().evaluator
+    def note(line: str) -> None:
+        if distributed.is_first_process():
+            print(line, file=sys.stderr)
+
+    def write_all() -> None:
+        write.write_exported(target, weights, here.source, about)
+
+    evaluator = distributed.together(here.experiment, *REFUSALS).evaluator
     if not isinstance(evaluator, Extracting):
         raise RunError(f"{here.directory} did not use a supernet, so there is nothing to extract")
-    code = _best(here) if text is None else read_code(text, evaluator.supernet.space)
-    write.refuse_used(target)
+    space = evaluator.supernet.space
+
+    def code_of() -> Int[np.ndarray, " dims"]:
+        return _best(here) if text is None else read_code(text, space)
+
+    code = distributed.together(code_of, *REFUSALS, CodeError)
+    distributed.by_first(lambda: write.refuse_used(target), *REFUSALS)
     if isinstance(evaluator, Prepared):
-        prepare_evaluator(evaluator, here.directory, lambda line: print(line, file=sys.stderr))
+        prepare_evaluator(evaluator, here.directory, note)
     weights = Weights(*evaluator.extract(code))
     (outcome,) = evaluator.evaluate(code[None], jax.random.split(jax.random.key(0), 1))
     about = architecture(here, evaluator, code, weights) | {"validation_accuracy": outcome.value, "format": kind}
-    write.write_exported(target, weights, here.source, about)
+    distributed.by_first(write_all, *REFUSALS, MissingPackageError, OSError)
     console.print(f"{target}: python load.py IMAGES.npy LOGITS.npy", soft_wrap=True)
     return 0
+
+
+def _check_run(directory: Path) -> None:
+    run_folder.open_run(directory)
 
 
 def architecture(here: Run, evaluator: Extracting, code: Int[np.ndarray, " dims"], weights: Weights) -> dict[str, Any]:

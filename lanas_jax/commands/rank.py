@@ -4,17 +4,21 @@ import dataclasses
 import functools
 import sys
 from collections.abc import Sequence
+from pathlib import Path
+from types import ModuleType
 from typing import Annotated, Any
 
+import jax
 import tyro
 from rich.box import SIMPLE
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from lanas_jax import report
+from lanas_jax import report, study
+from lanas_jax.commands import hosts
 from lanas_jax.commands.base import (
     ACCEPT_VERSIONS,
+    REFUSALS,
     RefusedError,
     keep_programs,
     parse_settings,
@@ -23,23 +27,29 @@ from lanas_jax.commands.base import (
     use_every_core,
     with_traceback,
 )
+from lanas_jax.commands.hosts import Party
 from lanas_jax.ranking import rank as ranking
-from lanas_jax.ranking.base import TRUTH, RankingError, check_offered, ranking_of
+from lanas_jax.ranking.base import TRUTH, Ranking, RankingError, check_offered, ranking_of
 from lanas_jax.ranking.rank import RankingDesign, Valuing
 from lanas_jax.ranking.result import Ranked
+from lanas_jax.runtime import distributed
+from lanas_jax.runtime.distributed import DistributedError, Hosts
 from lanas_jax.runtime.files import inside_folder
 from lanas_jax.runtime.interruption import handle_signals
 from lanas_jax.runtime.paths import local_path
+from lanas_jax.storage import config_json
 from lanas_jax.study import StudyError, run_folder
+from lanas_jax.study.all_hosts import Lead, LedEvaluator, evaluating
 from lanas_jax.study.display import StudyDisplay
 from lanas_jax.study.run_folder import Run
 
-HELP = """\
+HELP = f"""\
 usage: lanas rank RUN [--networks N] [settings of its ranking]
 
 Trains a sample of architectures from scratch and measures how well cheaper estimates rank them, above all the
 supernet of a one-shot search. Writes the results to RUN/ranking and to the report of the run.
 Ctrl-C stops. The same command continues.
+{hosts.HELP}
 
 For the settings: lanas rank RUN --help
 """
@@ -50,12 +60,13 @@ def rank(arguments: Sequence[str]) -> int:
     keep_programs()
     use_every_core()
     try:
-        return _rank(terminal(), arguments)
+        with hosts.joined("rank", arguments[1:]) as party:
+            return _rank(party, arguments)
     except RankingError as error:
         raise RefusedError(str(error)) from error
 
 
-def _rank(console: Console, arguments: Sequence[str]) -> int:
+def _rank(party: Party, arguments: Sequence[str]) -> int:
     """Computes the rank correlations, with live progress.
 
     Returns:
@@ -66,14 +77,50 @@ def _rank(console: Console, arguments: Sequence[str]) -> int:
     """
     if (exit_code := usage(HELP, arguments)) is not None:
         return exit_code
-    here = run_folder.open_run(local_path(arguments[0]))
-    module, config = here.load()
-    check_offered(module)
-    plan, settings, accept_versions = _parse(module, here, arguments)
-    experiment = here.build(module, config)
+    directory = local_path(arguments[0]).absolute()
+    distributed.agree("the run folder", str(directory))
+    distributed.by_first(lambda: _check_run(directory), *REFUSALS)
+    distributed.check_shared(directory)
+
+    def load() -> tuple[Run, ModuleType, Any, RankingDesign, Any, bool]:
+        here = run_folder.open_run(directory)
+        module, config = here.load()
+        check_offered(module)
+        return here, module, config, *_parse(module, here, arguments)
+
+    expected = (*REFUSALS, RankingError)
+    here, module, config, plan, settings, accept = distributed.together(load, *expected, SystemExit)
+    hosts.check_same(module, {"settings": [dataclasses.asdict(plan), config_json.encode_value(settings), accept]})
+    with inside_folder(here.working_folder):
+        experiment = distributed.together(lambda: here.build(module, config), *expected)
+        wanted = distributed.together(lambda: ranking_of(module, config, settings, here.directory), *expected)
+        again = party.again(["lanas", "rank", *hosts.without_hosts(arguments)])
+        evaluators = {**wanted.estimates, TRUTH: wanted.truth}
+
+        def run(lead: Lead) -> int:
+            every = {name: LedEvaluator(lead, name, evaluator) for name, evaluator in evaluators.items()}
+            led = wanted if not party.several else Ranking({n: every[n] for n in wanted.estimates}, every[TRUTH])
+            return _rank_here(party, here, experiment, led, plan, settings, accept)
+
+        return hosts.led(party, again, evaluating(evaluators), run)
+
+
+def _check_run(directory: Path) -> None:
+    run_folder.open_run(directory)
+
+
+def _rank_here(
+    party: Party,
+    here: Run,
+    experiment: study.Experiment,
+    wanted: Ranking,
+    plan: RankingDesign,
+    settings: Any,
+    accept_versions: bool,
+) -> int:
+    console = terminal()
     note = functools.partial(console.print, soft_wrap=True)
-    with inside_folder(here.working_folder), handle_signals(note) as interruption:
-        wanted = ranking_of(module, config, settings, here.directory)
+    with handle_signals(note) as interruption:
         try:
             valuing = Valuing(
                 experiment.space, here, plan.seed, note, lambda: StudyDisplay(console), accept_versions=accept_versions
@@ -83,6 +130,12 @@ def _rank(console: Console, arguments: Sequence[str]) -> int:
             return _stopped(here, "stopped", interruption.exit_code)
         except StudyError as error:
             return _stopped(here, with_traceback(error, ranking.folder_of(here)), 1)
+        except DistributedError as error:
+            return _stopped(here, f"lanas rank: {error}", 1)
+        except (jax.errors.JaxRuntimeError, ValueError) as error:
+            if not (party.several and hosts.of_runtime(error)):
+                raise
+            return _stopped(here, f"lanas rank: a process was lost ({str(error).splitlines()[0]})", 1)
     console.print(table(ranked))
     note(f"report: {report.write_report(here.directory, experiment)}")
     return 0
@@ -113,6 +166,7 @@ def _parse(module: Any, here: Run, arguments: Sequence[str]) -> tuple[RankingDes
         ),
         ("seed", Annotated[int, number("random seed of sample, trainings and intervals")], 0),
         ("accept_versions", ACCEPT_VERSIONS, False),
+        ("hosts", Hosts, dataclasses.field(default_factory=Hosts)),
     ]
     settings = {"settings": (module.Rank, dataclasses.field(default_factory=module.Rank))}
     about = f"{module.Rank.__doc__ or ''}"

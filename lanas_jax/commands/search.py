@@ -2,16 +2,18 @@
 
 import contextlib
 import dataclasses
-import datetime
 import shlex
 import sqlite3
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from types import ModuleType
 from typing import TYPE_CHECKING, Annotated, Any
 
+import jax
 import tyro
 
+from lanas_jax.commands import hosts
 from lanas_jax.commands.base import (
     ACCEPT_VERSIONS,
     REFUSALS,
@@ -24,10 +26,15 @@ from lanas_jax.commands.base import (
     use_every_core,
     with_traceback,
 )
+from lanas_jax.commands.hosts import Party
+from lanas_jax.runtime import distributed
+from lanas_jax.runtime.distributed import DistributedError, Hosts
 from lanas_jax.runtime.files import inside_folder
-from lanas_jax.storage.folder import RunError, new_directory
+from lanas_jax.storage import config_json
+from lanas_jax.storage.folder import RunError
 from lanas_jax.storage.trials import TrialStore
 from lanas_jax.study import discovery, run_folder
+from lanas_jax.study.all_hosts import AllHosts, Lead, studying
 from lanas_jax.study.run_folder import Run
 from lanas_jax.study.winner import same_network
 
@@ -43,6 +50,7 @@ Searches, trains the winner if the experiment says how, and writes a report, all
 under runs/. lanas train RUN trains the winner of an experiment whose search does not.
 Ctrl-C stops; lanas resume continues.
 Compiled programs are cached for later runs in ~/.cache/lanas_jax; LANAS_COMPILE_CACHE=off disables the cache.
+{hosts}
 
 EXPERIMENT is one of
 
@@ -57,24 +65,49 @@ def search(arguments: Sequence[str]) -> int:
     if not arguments or arguments[0] in ("-h", "--help"):
         found = discovery.experiments()
         lines = [f"  {name:<12}{discovery.summary(path)}" for name, path in found.items()] or ["  (none installed)"]
-        print(SEARCH_HELP.format(experiments="\n".join(lines)), end="")
+        print(SEARCH_HELP.format(experiments="\n".join(lines), hosts=hosts.HELP), end="")
         return 0 if arguments else 2
     if arguments[0].startswith("-"):
         raise RefusedError("the experiment must come first: lanas search EXPERIMENT [--out DIR] [settings]")
     keep_programs()
     use_every_core()
-    source = discovery.find_experiment(arguments[0])
-    module = discovery.load_experiment(source)
-    out, where, config = _search_arguments(arguments[0], module, arguments[1:])
-    if out is not None and run_folder.run_exists(out):  # checked before the experiment loads its data
-        raise RunError(f"{out} already contains a run. To continue it: lanas resume {shlex.quote(str(out))}")
-    with where.connected(), contextlib.ExitStack() as stack:
+    with hosts.joined("search", arguments[1:]) as party:
+        return _search(party, arguments)
+
+
+def _search(party: Party, arguments: Sequence[str]) -> int:
+    def load() -> tuple[Path, ModuleType, Path | None, "Where", Any]:
+        source = discovery.find_experiment(arguments[0])
+        module = discovery.load_experiment(source)
+        return source, module, *_search_arguments(arguments[0], module, arguments[1:])
+
+    source, module, out, where, config = distributed.together(load, *REFUSALS, SystemExit)
+    _check_place(party, where)
+    settings = None if not party.several else distributed.together(lambda: config_json.encode_value(config), *REFUSALS)
+    place = None if out is None else str(out.absolute())
+    hosts.check_same(module, {"the command": arguments[0], "settings": settings, "the run folder": place})
+
+    def check_new() -> None:
+        if out is not None and run_folder.run_exists(out):  # checked before the experiment loads its data
+            raise RunError(f"{out} already contains a run. To continue it: lanas resume {shlex.quote(str(out))}")
+
+    def build() -> "Experiment":
         experiment = run_folder.build_experiment(module, config)
         _check_winner(experiment)
-        new = new_directory(experiment.name, datetime.datetime.now())
-        directory = stack.enter_context(new) if out is None else out
-        here = run_folder.create(directory, experiment, source, config, discovery.text_of(module))
-        return _carry_out(experiment, here, where)
+        return experiment
+
+    distributed.by_first(check_new, *REFUSALS)
+    with where.connected(), contextlib.ExitStack() as stack:
+        experiment = distributed.together(build, *REFUSALS)
+        directory = stack.enter_context(hosts.new_directory(experiment.name)) if out is None else out.absolute()
+        directory = Path(distributed.broadcast(str(directory.absolute())))
+        distributed.check_shared(directory)
+
+        def create() -> None:
+            run_folder.create(directory, experiment, source, config, discovery.text_of(module))
+
+        distributed.by_first(create, *REFUSALS)
+        return _carry_out(party, experiment, run_folder.open_run(directory), where)
 
 
 def resume(arguments: Sequence[str]) -> int:
@@ -85,25 +118,51 @@ def resume(arguments: Sequence[str]) -> int:
         run: Folder,
         /,
         where: Annotated[Where, tyro.conf.arg(name="")] = Where(),  # noqa: B008
+        hosts: Hosts = Hosts(),  # noqa: B008
         budget: Annotated[int | None, tyro.conf.arg(metavar="N", help=BUDGET)] = None,
         accept_versions: ACCEPT_VERSIONS = False,
     ) -> Any:
         """Continue an interrupted search, or extend a finished one.
 
-        The remaining trials are those it would have had without the interruption.
+        The remaining trials are those it would have had without the interruption. The number of hosts may change.
         """
+        del hosts  # parsed before
         return run, where, budget, accept_versions
 
     directory, where, budget, accept = parsed(parse, "resume", arguments)
-    here = run_folder.open_run(directory)
-    TrialStore.open(here.trials).close()
+    if not any(word.startswith("--hosts.") for word in arguments):  # refused without JAX
+        TrialStore.open(run_folder.open_run(directory).trials).close()
     keep_programs()
     use_every_core()
+    with hosts.joined("resume", arguments) as party:
+        return _resume(party, directory, where, budget, accept)
+
+
+def _resume(party: Party, directory: Path, where: "Where", budget: int | None, accept_versions: bool) -> int:
+    def check_run() -> None:
+        TrialStore.open(run_folder.open_run(directory).trials).close()
+
+    _check_place(party, where)
+    hosts.check_same(None, {"the run folder": str(directory.absolute()), "settings": [budget, accept_versions]})
+    distributed.by_first(check_run, *REFUSALS)
+    distributed.check_shared(directory.absolute())
+    here = distributed.together(lambda: run_folder.open_run(directory), *REFUSALS)
     with where.connected(), inside_folder(here.working_folder):
-        experiment = here.experiment()
+        experiment = distributed.together(here.experiment, *REFUSALS)
         if budget is not None:
             experiment = with_budget(experiment, budget)
-        return _carry_out(experiment, here, where, extend=budget is not None, accept_versions=accept)
+        extend = budget is not None
+        return _carry_out(party, experiment, here, where, extend=extend, accept_versions=accept_versions)
+
+
+def _check_place(party: Party, where: "Where") -> None:
+    """Checks that at most one of a cluster and several hosts is asked for.
+
+    Raises:
+      RefusedError: both are.
+    """
+    if party.several and where.cluster != "local":
+        raise RefusedError("--cluster and --hosts exclude each other: the workers of a cluster are its hosts")
 
 
 def with_budget(experiment: "Experiment", budget: int) -> "Experiment":
@@ -126,6 +185,7 @@ def _search_arguments(name: str, module: Any, arguments: Sequence[str]) -> tuple
     options = [
         ("out", Annotated[Path | None, out], dataclasses.field(default=None, kw_only=True)),
         ("where", Annotated[Where, tyro.conf.arg(name="")], dataclasses.field(default_factory=Where, kw_only=True)),
+        ("hosts", Hosts, dataclasses.field(default_factory=Hosts, kw_only=True)),
     ]
     about = f"{module.__doc__ or ''}"
     given = parse_settings(f"search {name}", arguments, {"config": (module.Config,)}, options, description=about)
@@ -144,8 +204,19 @@ def _check_winner(experiment: "Experiment") -> None:
         raise RefusedError(f"the winner training of {experiment.name}: {error}") from error
 
 
-def _carry_out(experiment: "Experiment", here: Run, where: "Where", **how: bool) -> int:
+def _carry_out(party: Party, experiment: "Experiment", here: Run, where: "Where", **how: bool) -> int:
     """Runs a study with live progress; if it is stopped, prints how to continue."""
+    again = party.again(["lanas", "resume", str(here.directory)])
+
+    def run(lead: Lead) -> int:
+        return _lead(party, lead, experiment, here, where, again, **how)
+
+    return hosts.led(party, again, studying(experiment, here), run)
+
+
+def _lead(
+    party: Party, lead: Lead, experiment: "Experiment", here: Run, where: "Where", again: str, **how: bool
+) -> int:
     from lanas_jax import report, study
     from lanas_jax.commands import summary
     from lanas_jax.evaluators.faults import describe_error
@@ -153,23 +224,30 @@ def _carry_out(experiment: "Experiment", here: Run, where: "Where", **how: bool)
     from lanas_jax.study.display import StudyDisplay
 
     console = terminal()
-    console.print(f"{experiment.name}: {experiment.budget} trials, in {here.directory}", soft_wrap=True)
+    on = f", on {jax.device_count()} devices of {jax.process_count()} hosts" if party.several else ""
+    console.print(f"{experiment.name}: {experiment.budget} trials, in {here.directory}{on}", soft_wrap=True)
     display = StudyDisplay(console)
     with handle_signals(display.note) as interruption:
         try:
             with display, where.workers(experiment, here, display) as workers:
+                workers = AllHosts(experiment, lead) if party.several else workers
                 progress = report.LiveReport(display, here.directory, experiment)
                 result = study.run(experiment, here.directory, progress, workers=workers, **how)
             report.write_report(here.directory, experiment)
         except KeyboardInterrupt:
-            return _stopped(here, "stopped", interruption.exit_code)
+            return _stopped(here, "stopped", again, interruption.exit_code)
         except (*REFUSALS, sqlite3.OperationalError, BrokenPipeError):
             raise
         except SystemExit as error:
             code = error.code if isinstance(error.code, int) and error.code else 1
-            return _stopped(here, f"the experiment ended the process: {describe_error(error)}", code)
+            return _stopped(here, f"the experiment ended the process: {describe_error(error)}", again, code)
+        except DistributedError as error:
+            return _stopped(here, f"lanas {party.command}: {error}", again, 1)
         except Exception as error:
-            return _stopped(here, with_traceback(error, here.directory), 1)
+            if party.several and hosts.of_runtime(error):
+                lost = f"a process was lost ({str(error).splitlines()[0]})"
+                return _stopped(here, f"lanas {party.command}: {lost}", again, 1)
+            return _stopped(here, with_traceback(error, here.directory), again, 1)
     summary.show_result(console, experiment.space, result.trials, result.final)
     winner, earlier = result.best, _trained_code(here)
     if winner is not None and earlier is not None and not same_network(experiment.space, winner.code, earlier):
@@ -190,9 +268,8 @@ def _trained_code(here: Run) -> tuple[int, ...] | None:
     return tuple(folders.open_folder(trained).record["code"]) if folders.training_exists(trained) else None
 
 
-def _stopped(here: Run, why: str, exit_code: int) -> int:
+def _stopped(here: Run, why: str, again: str, exit_code: int) -> int:
     with TrialStore.open(here.trials, read_only=True) as store:
         finished = sum(trial.finished is not None for trial in store.trials())
-    again = f"lanas resume {shlex.quote(str(here.directory))}"
-    print(f"{why}\n{finished} finished trials are saved. To continue: {again}", file=sys.stderr)
+    print(f"{why}\n{finished} finished trials are saved. {again}", file=sys.stderr)
     return exit_code

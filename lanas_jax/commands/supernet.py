@@ -1,7 +1,6 @@
 """``lanas supernet``: trains the supernet of an experiment before the search."""
 
 import dataclasses
-import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from types import ModuleType
@@ -12,6 +11,7 @@ from rich.console import Console
 
 from lanas_jax.commands import hosts
 from lanas_jax.commands.base import RefusedError, keep_programs, parse_settings, terminal, usage
+from lanas_jax.commands.hosts import Party
 from lanas_jax.runtime import distributed
 from lanas_jax.runtime.distributed import DistributedError, Hosts, Preemption
 from lanas_jax.runtime.durations import duration
@@ -55,21 +55,25 @@ def _supernet(console: Console, arguments: Sequence[str]) -> int:
     if (exit_code := usage(HELP, arguments)) is not None:
         return exit_code
     source = discovery.find_experiment(arguments[0])
-    hosts.join_from_arguments("supernet", arguments[1:])
+    with hosts.joined("supernet", arguments[1:]) as party:
+        return _train_found(console, party, source, arguments)
+
+
+def _train_found(console: Console, party: Party, source: Path, arguments: Sequence[str]) -> int:
     given = _parse(module := discovery.load_experiment(source), arguments)
     experiment = run_folder.build_experiment(module, given.config)
     evaluator = experiment.evaluator
     if not isinstance(evaluator, TrainedAhead):
         raise RunError(f"{experiment.name} does not use a supernet, so there is none to train")
-    directory, again = given.out or evaluator.supernet_directory, f"lanas supernet {shlex.join(arguments)}"
+    directory, words = given.out or evaluator.supernet_directory, ["lanas", "supernet", *hosts.without_hosts(arguments)]
     if directory is not None:
-        return _train(console, experiment, directory, again)
+        return _train(console, party, experiment, directory, words)
     with hosts.new_directory(f"{experiment.name}-supernet") as directory:
-        return _train(console, experiment, directory, f"{again} --out {shlex.quote(str(directory))}")
+        return _train(console, party, experiment, directory, [*words, "--out", str(directory)])
 
 
-def _train(console: Console, experiment: Any, directory: Path, again: str) -> int:
-    """Trains the supernet of an experiment in a folder; `again` is the command that continues."""
+def _train(console: Console, party: Party, experiment: Any, directory: Path, words: Sequence[str]) -> int:
+    """Trains the supernet of an experiment in a folder; `words` are the command that continues."""
 
     def note(text: str) -> None:
         if distributed.is_first_process():
@@ -80,7 +84,7 @@ def _train(console: Console, experiment: Any, directory: Path, again: str) -> in
         return 0
 
     note(f"supernet of {experiment.name}, in {directory}")
-    if exit_code := hosts.run_preemptible("supernet", again, note, run):
+    if exit_code := hosts.run_preemptible(party, words, note, run):
         return exit_code
     note(_report(directory))
     note(f"folder: {directory}")

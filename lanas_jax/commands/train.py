@@ -5,7 +5,6 @@ The network is the winner of a run, a given code of an experiment, or the networ
 
 import contextlib
 import dataclasses
-import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
@@ -19,6 +18,7 @@ from rich.console import Console
 from lanas_jax.commands import hosts, summary
 from lanas_jax.commands.base import RefusedError, keep_programs, parse_settings, terminal, usage
 from lanas_jax.commands.codes import CodeError, read_code
+from lanas_jax.commands.hosts import Party
 from lanas_jax.export.load import read_weights
 from lanas_jax.export.recorded import (
     final_training,
@@ -79,7 +79,11 @@ def _train(console: Console, arguments: Sequence[str]) -> int:
     """
     if (exit_code := usage(HELP, arguments)) is not None:
         return exit_code
-    hosts.join_from_arguments("train", arguments[1:])
+    with hosts.joined("train", arguments[1:]) as party:
+        return _train_found(console, party, arguments)
+
+
+def _train_found(console: Console, party: Party, arguments: Sequence[str]) -> int:
     if not distributed.is_first_process():
         console = terminal(quiet=True)
     wanted = find_target(arguments[0])
@@ -88,10 +92,10 @@ def _train(console: Console, arguments: Sequence[str]) -> int:
         if (path := getattr(given, name)) is not None:
             setattr(given, name, path.absolute())
     with inside_folder(wanted.origin.working_folder):
-        return _train_target(console, wanted, given)
+        return _train_target(console, party, wanted, given)
 
 
-def _train_target(console: Console, wanted: "Target", given: Any) -> int:
+def _train_target(console: Console, party: Party, wanted: "Target", given: Any) -> int:
     code = _code_of(wanted, given.config, given.code)
     final = final_training(wanted.module, given.config, given.final, code)
     if wanted.run is not None:
@@ -101,11 +105,16 @@ def _train_target(console: Console, wanted: "Target", given: Any) -> int:
     origin = dataclasses.replace(wanted.origin, config=given.config, settings=given.final)
     with contextlib.ExitStack() as stack:
         directory = given.out or wanted.directory or stack.enter_context(hosts.new_directory(f"{origin.name}-final"))
-        return _train_in(directory, console, final, code, origin)
+        return _train_in(directory, console, party, final, code, origin)
 
 
 def _train_in(
-    directory: Path, console: Console, final: FinalTraining, code: Int[np.ndarray, " dims"], origin: Origin
+    directory: Path,
+    console: Console,
+    party: Party,
+    final: FinalTraining,
+    code: Int[np.ndarray, " dims"],
+    origin: Origin,
 ) -> int:
     """Trains in a folder, with live progress; returns the exit code."""
     console.print(f"{origin.name}: {final.recipe.epochs:,} epochs, in {directory}", soft_wrap=True)
@@ -115,7 +124,7 @@ def _train_in(
         with display:
             return train_network(final, code, directory, origin, display, preemption=preemption)
 
-    found = hosts.run_preemptible("train", f"lanas train {shlex.quote(str(directory))}", display.note, run)
+    found = hosts.run_preemptible(party, ["lanas", "train", str(directory)], display.note, run)
     if isinstance(found, int):
         return found
     summary.show_accuracies(console, found)

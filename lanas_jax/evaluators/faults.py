@@ -14,6 +14,7 @@ import numpy as np
 from jaxtyping import Array, Int, Key
 
 from lanas_jax.evaluators.base import Evaluator, NotPreparedError, Outcome, Prepared
+from lanas_jax.runtime.distributed import DistributedError
 from lanas_jax.runtime.errors import STOPS, explain_error, place_of
 from lanas_jax.storage.plain import plain_count, plain_float, plain_text, shown
 
@@ -72,12 +73,15 @@ def outcomes_or_errors(
     Raises:
       BrokenEvaluatorError: the evaluator did not return one object per code.
       EvaluatorExitError: the evaluator called ``sys.exit``.
+      DistributedError: the evaluation failed in some of several processes, which ends the search.
     """
     try:
         returned = evaluator.evaluate(codes, keys)
         found = list(returned) if isinstance(returned, Iterable) else None
     except SystemExit as error:
         raise EvaluatorExitError(f"the evaluator called {describe_error(error)}; its trials stay pending") from error
+    except DistributedError:
+        raise
     except Exception as error:
         if len(codes) == 1:
             return [error]
@@ -119,7 +123,7 @@ def prepare_evaluator(
     """
     try:
         evaluator.prepare(directory, note)
-    except NotPreparedError:
+    except (NotPreparedError, DistributedError):
         raise
     except STOPS as error:
         raise NotPreparedError(f"the preparation of {name} failed: {describe_error(error)}") from error

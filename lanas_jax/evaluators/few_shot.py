@@ -14,10 +14,12 @@ from jaxtyping import Array, Int, Key
 
 from lanas_jax.data.splits import SearchData
 from lanas_jax.evaluators.base import NotPreparedError, Outcome
-from lanas_jax.evaluators.one_shot import POOL, OneShot, outcomes_of, train_or_refuse
+from lanas_jax.evaluators.one_shot import POOL, OneShot, extract_weights, outcomes_of, train_or_refuse
 from lanas_jax.formats.npz import read_npz, write_npz
+from lanas_jax.runtime import distributed
 from lanas_jax.runtime.arithmetic import in_32_bits
 from lanas_jax.runtime.distributed import Preemption
+from lanas_jax.runtime.global_arrays import addressable
 from lanas_jax.runtime.paths import local_path
 from lanas_jax.spaces.base import SearchSpace
 from lanas_jax.storage.weights import names
@@ -164,8 +166,7 @@ class FewShot:
     def extract(self, code: Int[np.ndarray, " dims"]) -> tuple[Params, BatchStats]:
         """Extracts weights as `OneShot.extract` does, from the sub-supernet of the code's region."""
         weights = self.weights[int(self._region(code[None])[0])]
-        statistics = self.one_shot.valuation.statistics(weights, code)
-        return self.supernet.extract(weights.params, statistics, code)
+        return extract_weights(self.one_shot.valuation, weights, code)
 
     def _region(self, codes: Int[np.ndarray, "n dims"]) -> Int[np.ndarray, " n"]:
         space = self._space
@@ -174,10 +175,14 @@ class FewShot:
     def _divide(self, home: Path) -> Regions:
         """Returns the regions; saves the samples they are learned from, since values differ between devices."""
         kept = home / "split.npz"
-        if not kept.exists():
+        if not distributed.broadcast(kept.exists()):
             codes, values = regions.sample(self.split, self._space, self._values, self.seed)
-            home.mkdir(parents=True, exist_ok=True)
-            write_npz(kept, {"codes": codes, "values": values})
+
+            def write() -> None:
+                home.mkdir(parents=True, exist_ok=True)
+                write_npz(kept, {"codes": codes, "values": values})
+
+            distributed.by_first(write, OSError)
         try:
             found = read_npz(kept, ("codes", "values"))
             return self.split.regions(self._space, found["codes"], found["values"])
@@ -203,7 +208,7 @@ class FewShot:
             self.recipe,
             self.one_shot.augmentation,
             self.seed,
-            names(self.one_shot.trained.weights),
+            names(addressable(self.one_shot.trained.weights)),
         )
         devices = self.one_shot.devices
         folder = self._home(directory) / f"region-{i}"

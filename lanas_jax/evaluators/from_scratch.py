@@ -3,6 +3,10 @@
 The value is the accuracy on the search-validation split after the last step; the test split is never read. A failure
 of a candidate is an outcome: a non-finite loss is reported with its step. If a program does not fit into memory, its
 candidates are retried one by one, so that only candidates that do not fit alone fail. Ctrl-C is not caught.
+
+With several processes, all of them call `evaluate` with the same codes and keys, and get the same outcomes: candidates
+train on the devices of all processes, and what one process measures is broadcast. Candidates that are retried train one
+on each device.
 """
 
 import dataclasses
@@ -21,7 +25,9 @@ from lanas_jax.candidates.step import Network
 from lanas_jax.candidates.strategies import OUT_OF_MEMORY, Strategies
 from lanas_jax.data.splits import SearchData
 from lanas_jax.evaluators.base import Outcome, with_costs
+from lanas_jax.runtime import distributed
 from lanas_jax.runtime.arithmetic import in_32_bits, nan_is_data
+from lanas_jax.runtime.distributed import DistributedError
 from lanas_jax.training.sgd import TrainConfig
 
 
@@ -38,13 +44,13 @@ class MeasuredStrategy:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class FromScratch:
-    """Trains candidates on the devices of this process.
+    """Trains candidates on the devices of all processes.
 
     Args:
       network: network that takes any code as data; with a method `for_code`, also the builder of specialised networks.
       data: training and search-validation splits.
       config: training configuration of each candidate.
-      devices: devices to train on; default: all devices of this process.
+      devices: devices to train on; default: all devices of all processes.
       per_device: candidates per device in one program; a batch of ``devices * per_device`` candidates fills it.
       vmapped: True to train a device's candidates vmapped, False to train them sequentially, in one shared program;
         ``auto``: the faster layout by measurement, if `strategy` is ``auto`` too and the devices are accelerators.
@@ -53,7 +59,7 @@ class FromScratch:
       candidates: number of candidates in the whole search, used by ``auto``; default: the size of the first batch.
       halving: early stopping of the worse candidates of a batch, which makes outcomes depend on the batch; None: all
         candidates are trained to the end.
-      report: callback that receives the chosen strategy and the reason.
+      report: callback that receives the chosen strategy and the reason; called in process 0.
 
     Raises:
       ValueError: the space counts the costs of networks for images of another shape, or the strategy is specialised and
@@ -112,10 +118,12 @@ class FromScratch:
             outcomes = self._train(
                 self.strategies.specialised if self._specialised(codes, keys) else self.compiled, codes, keys
             )
-        except jax.errors.JaxRuntimeError as error:
+        except (jax.errors.JaxRuntimeError, DistributedError) as error:
             if OUT_OF_MEMORY not in str(error):
                 raise
-            outcomes = [self._train_alone(codes[i : i + 1], keys[i : i + 1]) for i in range(len(codes))]
+            at_once = len(codes) if jax.process_count() > 1 else 1
+            parts = [slice(i, i + at_once) for i in range(0, len(codes), at_once)]
+            outcomes = [one for part in parts for one in self._train_alone(codes[part], keys[part])]
         seconds = (self.strategies.compile_seconds - compiled_before) / len(codes)
         outcomes = [dataclasses.replace(one, compile_seconds=one.compile_seconds + seconds) for one in outcomes]
         return with_costs(self.network.space, codes, outcomes)
@@ -128,10 +136,10 @@ class FromScratch:
             try:
                 choice = self.strategies.choose(self.candidates or len(codes), codes, keys, self.vmapped)
             except FloatingPointError as error:  # a candidate diverged immediately; the next batch is measured
-                self.report(f"one program for this batch: the strategies could not be measured ({error})")
+                self._report(f"one program for this batch: the strategies could not be measured ({error})")
                 return False
             shared = "one program, vmapped candidates" if choice.vmapped else "one program"
-            self.report(f"{'one program per candidate' if choice.specialised else shared}: {choice.reason}")
+            self._report(f"{'one program per candidate' if choice.specialised else shared}: {choice.reason}")
             self.measured.choice = choice
         return self.measured.choice.specialised
 
@@ -153,16 +161,19 @@ class FromScratch:
             for accuracy, compile_seconds, steps, reason in rows
         ]
 
-    def _train_alone(self, code: np.ndarray, key: Key[Array, " 1"]) -> Outcome:
-        """Trains one candidate that has a device to itself and returns its outcome."""
+    def _train_alone(self, codes: np.ndarray, keys: Key[Array, " n"]) -> list[Outcome]:
+        """Trains candidates that have a device to themselves and returns their outcomes."""
         try:
-            return self._train(
-                self.strategies.specialised if self._specialised(code, key) else self.strategies.alone, code, key
-            )[0]
-        except jax.errors.JaxRuntimeError as error:
+            trainer = self.strategies.specialised if self._specialised(codes, keys) else self.strategies.alone
+            return self._train(trainer, codes, keys)
+        except (jax.errors.JaxRuntimeError, DistributedError) as error:
             if OUT_OF_MEMORY not in str(error):
                 raise
-            return Outcome(None, f"out of memory: {str(error).splitlines()[0]}")
+            return [Outcome(None, f"out of memory: {str(error).splitlines()[0]}") for _ in codes]
+
+    def _report(self, text: str) -> None:
+        if distributed.is_first_process():
+            self.report(text)
 
 
 def failure_reasons(results: Results) -> list[str | None]:

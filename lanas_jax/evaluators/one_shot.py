@@ -20,7 +20,9 @@ from lanas_jax.data.splits import SearchData
 from lanas_jax.data.streams import StreamedDataset, hold_in_memory
 from lanas_jax.evaluators.base import NotPreparedError, Outcome, with_costs
 from lanas_jax.runtime.arithmetic import in_32_bits
+from lanas_jax.runtime.devices import one_core_per_process
 from lanas_jax.runtime.distributed import Preemption
+from lanas_jax.runtime.global_arrays import addressable
 from lanas_jax.storage.folder import RunError
 from lanas_jax.storage.saving import CheckpointError
 from lanas_jax.supernet import code_pool
@@ -65,8 +67,8 @@ class OneShot:
         run's folder.
       recalibration: number of training images for measuring batch statistics of each code; 0: running statistics.
       batch_size: images per forward pass of a valuation.
-      devices: devices to use; default: all devices of this process. If they are CPU cores, a single core trains, since
-        the exchange at each normalisation would take longer than the computation.
+      devices: devices to use; default: all devices of all processes. If they are CPU cores, one core of
+        each process trains, since the exchange at each normalisation would take longer than the computation.
       per_device: codes valued per device in one call.
       seed: random seed of the training and of all draws, separate from the seed of the search, so that searches with
         different seeds share a supernet.
@@ -171,7 +173,7 @@ class OneShot:
           NotPreparedError: `prepare` has not been called.
         """
         weights = self.trained.weights
-        return self.supernet.extract(weights.params, self.valuation.statistics(weights, code), code)
+        return extract_weights(self.valuation, weights, code)
 
     @property
     def _training(self) -> SupernetTraining:
@@ -196,14 +198,12 @@ class OneShot:
 
 
 def training_devices(devices: Sequence[jax.Device] | None) -> Sequence[jax.Device] | None:
-    """Returns the devices that train a supernet, given those of its valuation: of a CPU, the first core only.
+    """Returns the devices that train a supernet, given those of its valuation: of CPUs, one core of each process.
 
     None stands for all devices of several processes, or for as many devices of this process as can share a batch.
     """
-    if jax.process_count() > 1:
-        return None
-    there = jax.local_devices() if devices is None else devices
-    return there[:1] if there[0].platform == "cpu" else devices
+    there = jax.devices() if devices is None or jax.process_count() > 1 else devices
+    return one_core_per_process(there) if there[0].platform == "cpu" else devices
 
 
 def train_or_refuse(
@@ -223,6 +223,14 @@ def train_or_refuse(
         return train_supernet(training, data, directory, note, devices=training_devices(devices), programs=programs)
     except (ValueError, RunError, NotFiniteError, DamagedError, CheckpointError) as error:
         raise NotPreparedError(str(error)) from error
+
+
+def extract_weights(
+    valuation: Valuation, weights: Weights, code: Int[np.ndarray, " dims"]
+) -> tuple[Params, BatchStats]:
+    """Returns the weights and batch statistics of the subnetwork of a code, in every process."""
+    statistics = addressable(valuation.statistics(weights, code))
+    return valuation.supernet.extract(addressable(weights.params), statistics, code)
 
 
 def outcomes_of(valuation: Valuation, weights: Weights, codes: Int[np.ndarray, "n dims"]) -> list[Outcome]:

@@ -1,25 +1,46 @@
-"""Multi-host training, with one process per host: connecting, comparing settings, broadcasting, and stopping together.
+"""Several hosts, one process each: connecting, comparing settings, broadcasting, failing and stopping together.
 
-Every process runs the same program on the same arrays, sharded over the devices of all processes
-(`lanas_jax.trainer.programs`). Only process 0 writes and prints. Decisions that depend on its clock or its disk are
-broadcast to the other processes, since a process that takes another branch would leave the others waiting. With a
+Every process runs the same programs in the same order, on arrays sharded over the devices of all processes
+(`lanas_jax.runtime.global_arrays`). Only process 0 writes and prints. Decisions that depend on its clock or its disk
+are broadcast to the other processes, since a process that takes another branch would leave the others waiting. With a
 single process, all functions return immediately.
+
+Messages go through the key-value store of JAX's coordination service, which process 0 runs. They need no program on the
+devices, whose collectives wait for a lost process without end. A process that waits for a message polls, so that Ctrl-C
+takes effect.
 """
 
+import contextlib
 import dataclasses
+import functools
 import hashlib
+import itertools
 import json
 import os
-from collections.abc import Callable
-from typing import Any
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
 
 import jax
-import numpy as np
 from jax.experimental import multihost_utils
+
+from lanas_jax.runtime.errors import explain_error
+
+POLL_SECONDS = 1.0  # maximum duration of one wait for a message
+TIMED_OUT = "DEADLINE_EXCEEDED"  # status code of a wait without a message
+PATIENCE_SECONDS = 20.0  # time in which the other processes follow when one of them fails
+FAILED = "lanas/failed"  # folder of the announcements of failure
+APPEAR_SECONDS = 5.0  # time in which a new file appears on a shared file system
+KEPT = 512  # messages after which old ones are deleted from the coordination service
+
+Found = TypeVar("Found")
 
 
 class DistributedError(Exception):
-    """Processes could not connect, or were started with different settings."""
+    """Processes could not connect, were started with different settings, or did not do the same."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,6 +53,7 @@ class Hosts:
       index: index of this process, from 0.
       automatic: automatic detection of the other settings, on TPU pods and under Slurm and Open MPI.
       heartbeat_seconds: seconds without a heartbeat until a process counts as lost and the others stop.
+      join_seconds: seconds to wait at the start until all processes have connected.
 
     Raises:
       ValueError: the settings contradict each other or are out of range.
@@ -41,7 +63,8 @@ class Hosts:
     count: int | None = None
     index: int | None = None
     automatic: bool = False
-    heartbeat_seconds: int = 100
+    heartbeat_seconds: int = 50
+    join_seconds: int = 50
 
     def __post_init__(self) -> None:
         given = [name for name in ("coordinator", "count", "index") if getattr(self, name) is not None]
@@ -54,29 +77,90 @@ class Hosts:
             raise ValueError(f"hosts: coordinator must be HOST:PORT; got {self.coordinator!r}")
         if self.count is not None and self.index is not None and not 0 <= self.index < self.count:
             raise ValueError(f"hosts: index must be 0 to count - 1, {self.count - 1}; got {self.index}")
-        if self.heartbeat_seconds < 1:
-            raise ValueError(f"hosts: heartbeat_seconds must be at least 1; got {self.heartbeat_seconds}")
+        for name in ("heartbeat_seconds", "join_seconds"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"hosts: {name} must be at least 1; got {getattr(self, name)}")
 
     @property
     def alone(self) -> bool:
         """True if this is the only process."""
         return not self.automatic and self.coordinator is None
 
+    @property
+    def options(self) -> Sequence[str]:
+        """The words of a command line that give these settings."""
+        words = ["--hosts.automatic"] if self.automatic else []
+        for field in dataclasses.fields(self):
+            value = getattr(self, field.name)
+            if field.name != "automatic" and value != field.default:
+                words += [f"--hosts.{field.name.replace('_', '-')}", str(value)]
+        return words
 
-def join_hosts(hosts: Hosts) -> None:
+
+def join_hosts(hosts: Hosts, give_up: Callable[[str], None]) -> None:
     """Connects to the other processes. Must be called before the first array is created.
+
+    Args:
+      hosts: settings of this process.
+      give_up: function that reports why the processes did not connect in time and ends this process at once; called
+        from another thread, since JAX itself would abort the process with a stack trace.
 
     Raises:
       DistributedError: the processes cannot connect.
     """
     if hosts.alone:
         return
+    if hosts.coordinator is not None and hosts.index:
+        _wait_for_coordinator(hosts.coordinator, hosts.join_seconds)
+    others = "all processes" if hosts.count is None else f"all {hosts.count} processes"
+    late = threading.Timer(
+        hosts.join_seconds,
+        lambda: give_up(
+            f"{others} did not connect within {hosts.join_seconds} s: start the same command on every host, or wait "
+            f"longer with --hosts.join-seconds"
+        ),
+    )
+    late.daemon = True
+    late.start()
     try:
         jax.distributed.initialize(
-            hosts.coordinator, hosts.count, hosts.index, heartbeat_timeout_seconds=hosts.heartbeat_seconds
+            hosts.coordinator,
+            hosts.count,
+            hosts.index,
+            initialization_timeout=2 * hosts.join_seconds + 60,  # `late` comes first
+            heartbeat_timeout_seconds=hosts.heartbeat_seconds,
+            shutdown_timeout_seconds=hosts.heartbeat_seconds,
         )
     except (RuntimeError, ValueError) as error:
-        raise DistributedError(f"the processes of this training could not connect: {error}") from error
+        raise DistributedError(f"the processes could not connect: {error}") from error
+    finally:
+        late.cancel()
+
+
+def _wait_for_coordinator(address: str, seconds: float) -> None:
+    """Waits until process 0 listens at its address.
+
+    Raises:
+      DistributedError: nothing listens there in time.
+    """
+    host, _, port = address.rpartition(":")
+    until = time.monotonic() + seconds
+    while True:
+        try:
+            with socket.create_connection((host.strip("[]"), int(port)), timeout=POLL_SECONDS):
+                return
+        except OSError as error:
+            if time.monotonic() > until:
+                raise DistributedError(
+                    f"process 0 does not answer at {address} ({error}): start it with the same command, and check "
+                    f"address and firewall"
+                ) from error
+        time.sleep(0.1)
+
+
+def is_alone() -> bool:
+    """Returns whether there are no other processes, without opening devices unless this process has joined others."""
+    return not jax.distributed.is_initialized() or jax.process_count() == 1
 
 
 def is_first_process() -> bool:
@@ -95,13 +179,101 @@ def abandon(exit_code: int) -> None:
 
 def broadcast(value: Any) -> Any:
     """Returns process 0's value, which must be JSON-serializable. All processes must call it at the same point."""
-    if jax.process_count() == 1:
+    if is_alone():
         return value
-    text = json.dumps(value).encode() if is_first_process() else b""
-    size = int(multihost_utils.broadcast_one_to_all(np.int32(len(text))))
-    buffer = np.zeros(size, np.uint8)
-    buffer[: len(text)] = np.frombuffer(text, np.uint8)
-    return json.loads(bytes(np.asarray(multihost_utils.broadcast_one_to_all(buffer))))
+    number = _number()
+    if not is_first_process():
+        return json.loads(receive_message(_key("broadcast", number)))
+    send_message(_key("broadcast", number), json.dumps(value))
+    return value
+
+
+def exchange(value: Any) -> list[Any]:
+    """Returns the values of all processes in order. All processes must call it at the same point.
+
+    Args:
+      value: value of this process; must be JSON-serializable.
+    """
+    if is_alone():
+        return [value]
+    return _exchange(_number(), value)
+
+
+def send_message(key: str, text: str) -> None:
+    """Publishes a message under a key that was not used before; any process can receive it."""
+    _client().key_value_set_bytes(key, text.encode())
+
+
+def receive_message(key: str, seconds: float | None = None) -> str:
+    """Returns the message of a key; waits until there is one.
+
+    Args:
+      key: key of the message.
+      seconds: maximum time to wait; None: no limit.
+
+    Raises:
+      TimeoutError: there is no message in that time.
+      DistributedError: there is no message, and another process has announced its failure.
+    """
+    until = None if seconds is None else time.monotonic() + seconds
+    while True:
+        try:
+            found: bytes = _client().blocking_key_value_get_bytes(key, int(1000 * POLL_SECONDS))
+            return found.decode()
+        except jax.errors.JaxRuntimeError as error:
+            if TIMED_OUT not in str(error):
+                raise
+        if until is not None and time.monotonic() > until:
+            raise TimeoutError(f"no message {key} within {seconds:g} s")
+        for other, text in _client().key_value_dir_get(FAILED):
+            raise DistributedError(f"process {other.rpartition('/')[2]} of {jax.process_count()}: {text}")
+
+
+def announce_failure(text: str) -> None:
+    """Tells the other processes that this one ends with an error, so that none waits for its messages."""
+    if not is_alone():
+        _client().key_value_set(f"{FAILED}/{jax.process_index()}", text, allow_overwrite=True)
+
+
+def delete_messages(keys: Sequence[str]) -> None:
+    """Deletes messages that all processes have received."""
+    for key in keys:
+        _client().key_value_delete(key)
+
+
+def _client() -> Any:
+    from orbax.checkpoint import multihost  # where JAX has no public name; imported late, since it takes a second
+
+    return multihost.get_jax_distributed_client()
+
+
+def _key(*parts: object) -> str:
+    return "/".join(map(str, ("lanas", *parts)))
+
+
+def _exchange(number: int, value: Any) -> list[Any]:
+    send_message(_key("exchange", number, jax.process_index()), json.dumps(value))
+    return [json.loads(receive_message(_key("exchange", number, i))) for i in range(jax.process_count())]
+
+
+def _number() -> int:
+    """Returns the number of the next message, and sometimes deletes old messages, which all processes have read.
+
+    All processes call the same functions in the same order, so their numbers are the same.
+    """
+    if (number := next(_numbers())) % KEPT == KEPT - 1:
+        _exchange(number, None)
+        if is_first_process():
+            delete_messages(
+                [_key(kind, old) for kind in ("broadcast", "exchange") for old in range(number - KEPT, number)]
+            )
+        number = next(_numbers())
+    return number
+
+
+@functools.cache
+def _numbers() -> Iterator[int]:
+    return itertools.count()
 
 
 def by_first(do: Callable[[], None], *expected: type[Exception]) -> None:
@@ -111,6 +283,8 @@ def by_first(do: Callable[[], None], *expected: type[Exception]) -> None:
       do: function to call, only in process 0.
       expected: types of the errors to raise in all processes; their constructors take one message.
     """
+    if is_alone():
+        return do()
     raised: Exception | None = None
     if is_first_process():
         try:
@@ -124,6 +298,70 @@ def by_first(do: Callable[[], None], *expected: type[Exception]) -> None:
     if found is not None:
         number, text = found
         raise expected[number](text)
+    return None
+
+
+def together(do: Callable[[], Found], *expected: type[BaseException]) -> Found:
+    """Calls a function in every process. If it raises an expected error in one of them, all raise an error.
+
+    Raises:
+      DistributedError: the function raised only in other processes; the message names the first one.
+    """
+    raised: BaseException | None = None
+    try:
+        found = do()
+    except expected as error:
+        if is_alone():
+            raise
+        raised = error
+    said = explain_error(raised) if isinstance(raised, SystemExit) else str(raised) or type(raised).__name__
+    texts = exchange(None if raised is None else said)
+    if raised is not None:
+        raise raised
+    for i, text in enumerate(texts):
+        if text is not None:
+            raise DistributedError(f"process {i} of {len(texts)}: {text}")
+    return found
+
+
+def check_shared(directory: Path) -> None:
+    """Checks that all processes see the folder of process 0, which is created for the check if it is missing.
+
+    Raises:
+      DistributedError: some processes do not see it; the message names them.
+      OSError: process 0 cannot write to it; raised in all processes.
+    """
+    if is_alone():
+        return
+    mark = directory / broadcast(f".lanas-{os.urandom(8).hex()}")
+    missing = [folder for folder in (directory, *directory.parents) if not folder.exists()]
+
+    def write() -> None:
+        directory.mkdir(parents=True, exist_ok=True)
+        mark.touch()
+
+    by_first(write, OSError)
+    blind = [str(i) for i, seen in enumerate(exchange(_appears(mark))) if not seen]
+    if is_first_process():
+        mark.unlink()
+        with contextlib.suppress(OSError):  # not empty, as another search created it too
+            for folder in missing:
+                folder.rmdir()
+    if blind:
+        raise DistributedError(
+            f"process {', '.join(blind)} of {jax.process_count()} does not see the files of process 0 in {directory}: "
+            f"choose a folder on a file system that all hosts share, at the same path"
+        )
+
+
+def _appears(path: Path) -> bool:
+    """Returns whether a file is there within `APPEAR_SECONDS`: a network file system may show it late."""
+    until = time.monotonic() + APPEAR_SECONDS
+    while not path.exists():
+        if time.monotonic() > until:
+            return False
+        time.sleep(0.1)
+    return True
 
 
 def agree(what: str, value: Any) -> None:
@@ -136,13 +374,23 @@ def agree(what: str, value: Any) -> None:
     Raises:
       DistributedError: some values differ; the message names the processes that differ from process 0.
     """
-    if jax.process_count() == 1:
+    agree_on({what: value})
+
+
+def agree_on(values: Mapping[str, Any]) -> None:
+    """Checks that all processes have the same values, given by their descriptions; as `agree`, in one exchange."""
+    if is_alone():
         return
-    digest = hashlib.sha256(json.dumps(value, sort_keys=True).encode()).digest()
-    words = multihost_utils.process_allgather(np.frombuffer(digest, np.uint32))
-    if others := [str(i) for i, row in enumerate(np.asarray(words)) if (row != words[0]).any()]:
+    digests = {
+        what: hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest() for what, value in values.items()
+    }
+    found = exchange(digests)
+    others = [str(i) for i, one in enumerate(found) if one != found[0]]
+    if others:
+        differing = [what for what in digests if any(one.get(what) != found[0].get(what) for one in found)]
+        where = " and in ".join(differing) or "its command"
         raise DistributedError(
-            f"process {', '.join(others)} of {jax.process_count()} differs from process 0 in {what}: "
+            f"process {', '.join(others)} of {len(found)} differs from process 0 in {where}: "
             f"start all processes with the same command, on the same files"
         )
 

@@ -7,7 +7,8 @@ trial store. Orbax writes a checkpoint under a temporary name, renames it, and r
 read back once it is written, so that a training cannot end with weights that nobody can read.
 
 With several processes, each holds the same state on its own devices, and all must call every method together. Process 0
-writes and all processes read, so the folder must be shared.
+writes and all processes read, so the folder must be shared. The state of a searcher belongs to process 0 alone, which
+then waits for no other (`alone`).
 """
 
 import contextlib
@@ -25,7 +26,7 @@ import orbax.checkpoint as ocp
 
 from lanas_jax.runtime.interruption import uninterrupted
 from lanas_jax.storage.folder import RunError
-from lanas_jax.storage.saving import digest, load_tree, not_read_back, not_written, plain_path
+from lanas_jax.storage.saving import digest, load_tree, not_read_back, not_written, plain_path, this_process
 
 State = TypeVar("State")
 KEPT = 2
@@ -59,22 +60,29 @@ class Checkpoints:
       directory: folder of the checkpoints, created if missing.
       behind: asynchronous writing. If True, `save` returns before the checkpoint is written; the next `save` and the
         end of the context wait for it.
+      alone: True if only this process has the state, even if there are several.
 
     Raises:
       RunError: orbax would misread the folder's path, and no other path can be given to it.
     """
 
-    def __init__(self, directory: Path, behind: bool = False):
+    def __init__(self, directory: Path, behind: bool = False, alone: bool = False):
+        alone = alone and jax.process_count() > 1
+        self._several = not alone and jax.process_count() > 1
         options = ocp.CheckpointManagerOptions(
-            max_to_keep=KEPT, enable_async_checkpointing=behind, cleanup_tmp_directories=True
+            max_to_keep=KEPT,
+            enable_async_checkpointing=behind,
+            cleanup_tmp_directories=True,
+            create=not alone,  # orbax creates no folder for some of several processes
+            multiprocessing_options=this_process() if alone else ocp.options.MultiprocessingOptions(),
         )
         self._directory, self._behind = directory.absolute(), behind
         self._unread: tuple[int, dict[str, Any]] | None = None  # a checkpoint that has not been read back yet
         self._link = contextlib.ExitStack()
         path = self._link.enter_context(plain_path(self._directory))
-        if path != self._directory:
-            if jax.process_count() > 1:  # each process would create a different link
-                raise RunError(f"several processes cannot save to {directory}: choose a path of letters and digits")
+        if path != self._directory and self._several:  # each process would create a different link
+            raise RunError(f"several processes cannot save to {directory}: choose a path of letters and digits")
+        if path != self._directory or alone:
             self._directory.mkdir(parents=True, exist_ok=True)
         self._manager = _Manager(path, options=options)
 
@@ -90,12 +98,13 @@ class Checkpoints:
                 if kind is None:
                     self._read_back()
             finally:
-                if kind is None or jax.process_count() == 1:  # with an error, waiting for others could hang
+                if kind is None or not self._several:  # with an error, waiting for others could hang
                     self._close(kind is None)
 
     def _close(self, strict: bool) -> None:
         """Closes the manager; raises errors of background writes only if `strict`, else another one is propagating."""
-        with contextlib.nullcontext() if strict else contextlib.suppress(Exception), _writing(self._directory):
+        lenient = contextlib.nullcontext() if strict else contextlib.suppress(Exception)
+        with lenient, _writing(self._directory, self._several):
             self._manager.close()
 
     @property
@@ -142,7 +151,7 @@ class Checkpoints:
         if number in self._manager.all_steps():  # a checkpoint that was skipped
             self._manager.delete(number)
         items = ocp.args.Composite(state=ocp.args.StandardSave(arrays), about=ocp.args.JsonSave(about))
-        with _writing(self._directory / str(number)):
+        with _writing(self._directory / str(number), self._several):
             self._manager.save(number, args=items, force=True)
         self._unread = number, about
         if not self._behind:
@@ -150,7 +159,7 @@ class Checkpoints:
 
     def _settle(self) -> None:
         """Waits for a write in progress."""
-        with _writing(self._directory):
+        with _writing(self._directory, self._several):
             self._manager.wait_until_finished()
 
     def _read_back(self) -> None:
@@ -163,10 +172,10 @@ class Checkpoints:
             return
         (number, about), self._unread = self._unread, None
         self._settle()
-        if jax.process_index():
+        if self._several and jax.process_index():
             return  # the first process reads, alone: orbax's manager would exchange messages during a training
         try:
-            if jax.process_count() > 1:
+            if self._several:
                 leaves = _in_order(about, load_tree(self._directory / str(number) / "state"))
             else:
                 leaves = self._load(number)[1]
@@ -206,7 +215,7 @@ class Checkpoints:
 
 
 @contextlib.contextmanager
-def _writing(path: Path) -> Iterator[None]:
+def _writing(path: Path, several: bool) -> Iterator[None]:
     """Context in which an error, of whatever type orbax raises, becomes a `CheckpointError`.
 
     With several processes it stays as it is: it may be the loss of one of them, which callers recognize.
@@ -214,7 +223,7 @@ def _writing(path: Path) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        if jax.process_count() > 1:
+        if several:
             raise
         raise not_written(path, error) from error
 

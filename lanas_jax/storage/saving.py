@@ -89,11 +89,15 @@ def load_tree(directory: Path) -> Any:
 
 def _checkpointer() -> ocp.StandardCheckpointer:
     """Returns a checkpointer that waits for no other process."""
+    return ocp.StandardCheckpointer(multiprocessing_options=this_process())
+
+
+def this_process() -> ocp.options.MultiprocessingOptions:
+    """Returns orbax's options for this process alone, of however many."""
     here = jax.process_index()
-    alone = ocp.options.MultiprocessingOptions(
+    return ocp.options.MultiprocessingOptions(
         primary_host=here, active_processes={here}, barrier_sync_key_prefix=f"process{here}"
     )
-    return ocp.StandardCheckpointer(multiprocessing_options=alone)
 
 
 def not_written(directory: Path, error: Exception) -> CheckpointError:

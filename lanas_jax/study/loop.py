@@ -127,7 +127,7 @@ def run(
     with (
         run_folder.RUN.lock(here.directory),
         TrialStore.open(here.trials) as store,
-        Checkpoints(here.states) as checkpoints,
+        Checkpoints(here.states, alone=True) as checkpoints,
     ):
         if prepare:
             workers.prepare(here.directory, progress)

@@ -11,7 +11,7 @@ import jax
 import numpy as np
 from jaxtyping import Int
 
-from lanas_jax.runtime.devices import sharing_devices
+from lanas_jax.runtime.devices import one_core_per_process, sharing_devices
 from lanas_jax.spaces.base import SearchSpace
 from lanas_jax.storage import config_json
 from lanas_jax.study.experiment import Experiment, WinnerTraining
@@ -46,7 +46,7 @@ def origin_of(
 def train_winner(
     experiment: Experiment, code: Int[np.ndarray, " dims"], directory: Path, origin: Origin, progress: TrainingProgress
 ) -> dict[str, Any]:
-    """Trains the winner in a folder, on devices of this process.
+    """Trains the winner in a folder. With several processes, all of them call it.
 
     Returns:
       The content of final.json.
@@ -66,12 +66,8 @@ def same_network(space: SearchSpace, one: Sequence[int], other: Sequence[int]) -
 
 
 def _devices(final: FinalTraining) -> Sequence[jax.Device]:
-    """Returns the devices to train on, as `lanas train` would use them: of CPU devices one, which uses all cores.
-
-    Sharing each batch between devices that are cores takes several times as long as one device does.
-    """
-    devices = sharing_devices(final.recipe.batch_size)
-    return devices[:1] if devices[0].platform == "cpu" else devices
+    """Returns the devices to train on, as `lanas train` would use them, except for CPU cores."""
+    return one_core_per_process(sharing_devices(final.recipe.batch_size))
 
 
 def _winner(experiment: Experiment) -> WinnerTraining:

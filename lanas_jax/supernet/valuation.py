@@ -24,6 +24,7 @@ from lanas_jax.data.scaling import Scaling
 from lanas_jax.data.splits import SearchData
 from lanas_jax.runtime.arithmetic import in_32_bits
 from lanas_jax.runtime.devices import mesh_of
+from lanas_jax.runtime.global_arrays import fetch_global, put_global
 from lanas_jax.runtime.program_memo import MEMO
 from lanas_jax.supernet.base import Supernet
 from lanas_jax.trainer.task import BatchStats, Weights
@@ -49,7 +50,7 @@ class Valuation:
       recalibration: number of training images for measuring the batch statistics of each code, identical for all codes;
         0: running statistics of the supernet training.
       batch_size: images per forward pass.
-      devices: devices to use; default: all devices of this process.
+      devices: devices to use; default: all devices of all processes, each of which calls the same methods in order.
       per_device: codes per device in one call of the program; shorter batches are padded.
       seed: random seed of the draw of training images.
 
@@ -81,14 +82,16 @@ class Valuation:
         """Values the subnetworks of `codes`; the program is compiled at the first call."""
         width, weights = self._mesh.size * self.per_device, self.place(weights)
         padded = np.resize(codes, (-(-len(codes) // width) * width, codes.shape[1]))
-        rows = [self._program(weights, part, *self._placed) for part in padded.reshape(-1, width, codes.shape[1])]
-        accuracy, loss = (np.concatenate([np.asarray(row[i]) for row in rows])[: len(codes)] for i in range(2))
+        parts = padded.reshape(-1, width, codes.shape[1]).astype(np.int32)
+        own = NamedSharding(self._mesh, PartitionSpec(AXIS))
+        rows = fetch_global([self._program(weights, put_global(part, own), *self._placed) for part in parts])
+        accuracy, loss = (np.concatenate([row[i] for row in rows])[: len(codes)] for i in range(2))
         return PartValues(accuracy, loss)
 
     @in_32_bits
     def statistics(self, weights: Weights, code: Int[np.ndarray | Array, " dims"]) -> BatchStats:
         """Returns the batch statistics used to value the subnetwork of `code`."""
-        return self._statistics(self.place(weights), jnp.asarray(code), self._placed[0])
+        return self._statistics(self.place(weights), put_global(np.asarray(code), self._everywhere), self._placed[0])
 
     @in_32_bits
     def lower(self) -> jax.stages.Lowered:
@@ -117,11 +120,12 @@ class Valuation:
 
     def place(self, weights: Weights) -> Weights:
         """Copies the weights to every device, unless they are there already."""
-        return jax.device_put(weights, self._everywhere)
+        placed: Weights = put_global(weights, self._everywhere)
+        return placed
 
     @functools.cached_property
     def _mesh(self) -> jax.sharding.Mesh:
-        return mesh_of(self.devices if self.devices is not None else jax.local_devices(), AXIS)
+        return mesh_of(self.devices if self.devices is not None else jax.devices(), AXIS)
 
     @property
     def _everywhere(self) -> NamedSharding:
@@ -138,7 +142,7 @@ class Valuation:
         padding = -len(held_out) % size
         images = np.pad(held_out.images, ((0, padding), (0, 0), (0, 0), (0, 0))).reshape(-1, size, *train.shape[1:])
         labels = np.pad(held_out.labels, (0, padding), constant_values=-1).reshape(-1, size)
-        placed: tuple[Array, Array, Array] = jax.device_put((calibration, images, labels), self._everywhere)
+        placed: tuple[Array, Array, Array] = put_global((calibration, images, labels), self._everywhere)
         return placed
 
     @functools.cached_property

@@ -45,6 +45,32 @@ def worker(task):
     return worker
 
 
+def test_a_worker_confines_itself_to_its_chips_before_jax_opens_them(task, monkeypatch):
+    """As Ray starts a worker with two chips of a host of a slice."""
+    slice_of_hosts = {
+        "TPU_VISIBLE_CHIPS": "2,3",
+        "TPU_WORKER_ID": "1",
+        "TPU_WORKER_HOSTNAMES": "a,b",
+        "TPU_PROCESS_BOUNDS": "1,2,1",
+    }
+    others = ("HOST_BOUNDS", "CHIPS_PER_PROCESS_BOUNDS", "CHIPS_PER_HOST_BOUNDS", "VISIBLE_DEVICES")
+    addresses = ("TPU_PROCESS_ADDRESSES", "TPU_PROCESS_PORT", "CLOUD_TPU_TASK_ID")
+    for name in (*(f"TPU_{other}" for other in others), *addresses):
+        monkeypatch.setenv(name, "of the slice")  # restored at the end
+    for name, value in slice_of_hosts.items():
+        monkeypatch.setenv(name, value)
+    opened = []
+
+    def local_device_count():
+        names = ("TPU_PROCESS_BOUNDS", "TPU_CHIPS_PER_PROCESS_BOUNDS", "TPU_VISIBLE_CHIPS", "TPU_WORKER_HOSTNAMES")
+        opened.append([os.environ[name] for name in (*names, "TPU_PROCESS_ADDRESSES")])
+        return 2
+
+    monkeypatch.setattr("jax.local_device_count", local_device_count)
+    assert Worker(task, cores=1.0).introduce().devices == 2
+    assert opened == [["1,1,1", "1,2,1", "2,3", "localhost", "localhost:8478"]]
+
+
 def order(n=3):
     codes = tuple((i, i, 0, 3) for i in range(n))
     return Order(tuple(range(n)), codes, tuple(hexadecimal(trial_keys(3, range(n)))))

@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from lanas_jax import cli
 from lanas_jax.cli import main
 from lanas_jax.spaces.nasnet import NASNetSpace
 from lanas_jax.storage.folder import RunError
@@ -407,3 +408,19 @@ def test_listing_trials_starts_no_jax(search):
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
     printed = subprocess.run([sys.executable, "-c", code], env=environment, text=True, capture_output=True, check=True)
     assert printed.stdout.splitlines()[-1] == "[]"
+
+
+def test_one_host_confines_jax_before_the_command_starts(monkeypatch, capsys):
+    confined = []
+
+    def run(arguments):
+        assert confined == [os.environ]
+        print(arguments)
+        return 0
+
+    monkeypatch.setattr(cli, "confine_to_host", confined.append)
+    monkeypatch.setattr(cli, "_function", lambda command: run)
+    assert main(["rank", "RUN", "--one-host", "--networks", "8"]) == 0
+    assert capsys.readouterr().out == "['RUN', '--networks', '8']\n"
+    assert main(["rank", "RUN", "--one-host", "--hosts.automatic"]) == 2
+    assert capsys.readouterr().err == "lanas rank: --one-host and --hosts exclude each other\n"

@@ -3,11 +3,13 @@
 import jax
 import pytest
 
-from lanas_jax.commands.hosts import run_preemptible
+from lanas_jax.commands.hosts import Party, run_preemptible, without_hosts
 from lanas_jax.runtime import distributed
+from lanas_jax.runtime.distributed import Hosts
 from lanas_jax.trainer.loop import DamagedError, NotFiniteError, PreemptedError
 
 AGAIN = "To continue from the last checkpoint: lanas train DIR"
+PARTY = Party("train", Hosts("a:1", 2, 1))
 
 
 def ended(error):
@@ -17,7 +19,7 @@ def ended(error):
         assert not preemption.reached()
         raise error
 
-    return run_preemptible("train", "lanas train DIR", print, run)
+    return run_preemptible(PARTY, ["lanas", "train", "DIR"], print, run)
 
 
 @pytest.fixture
@@ -31,7 +33,7 @@ def two_processes(monkeypatch):
 
 
 def test_a_training_gives_what_it_came_to():
-    assert run_preemptible("train", "", print, lambda preemption: {"accuracy": 0.5}) == {"accuracy": 0.5}
+    assert run_preemptible(PARTY, [], print, lambda preemption: {"accuracy": 0.5}) == {"accuracy": 0.5}
 
 
 @pytest.mark.parametrize(
@@ -59,7 +61,8 @@ def test_a_lost_process_is_told_from_bad_settings(two_processes, capsys, kind):
     expected = (
         "lanas train: a process of this training was lost (UNKNOWN: Gloo all-reduce failed: Connection reset by peer)"
     )
-    assert capsys.readouterr().err == f"{expected}. {AGAIN}\n"
+    hosts = "--hosts.coordinator a:1 --hosts.count 2 --hosts.index 1 (on every host)"
+    assert capsys.readouterr().err == f"{expected}. {AGAIN} {hosts}\n"
     assert two_processes == [1]
 
 
@@ -73,3 +76,16 @@ def test_bad_settings_are_not_taken_for_a_lost_process(two_processes):
 def test_alone_what_the_runtime_raises_is_an_error_like_any(kind):
     with pytest.raises(kind, match="INTERNAL"):
         ended(kind("INTERNAL: something"))
+
+
+@pytest.mark.parametrize(
+    ("words", "rest"),
+    [
+        ("--out DIR --hosts.automatic", "--out DIR"),
+        ("--hosts.automatic RUN --out DIR", "RUN --out DIR"),
+        ("--hosts.count 2 --hosts.index=1 RUN --hosts.coordinator a:1", "RUN"),
+        ("RUN", "RUN"),
+    ],
+)
+def test_the_command_that_continues_leaves_out_the_hosts(words, rest):
+    assert without_hosts(words.split()) == rest.split()

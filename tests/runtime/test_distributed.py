@@ -1,9 +1,13 @@
 """Settings of several processes, and what a single one makes of the rest; real ones: `tests.trainer.test_hosts`."""
 
+import socket
+import threading
+import time
+
 import pytest
 
 from lanas_jax.runtime import distributed
-from lanas_jax.runtime.distributed import Hosts, Preemption
+from lanas_jax.runtime.distributed import DistributedError, Hosts, Preemption
 
 
 @pytest.mark.parametrize(
@@ -14,6 +18,7 @@ from lanas_jax.runtime.distributed import Hosts, Preemption
         ({"coordinator": "10.0.0.1", "count": 2, "index": 0}, "must be HOST:PORT; got '10.0.0.1'"),
         ({"coordinator": "a:1", "count": 2, "index": 2}, "index must be 0 to count - 1, 1; got 2"),
         ({"heartbeat_seconds": 0}, "heartbeat_seconds must be at least 1; got 0"),
+        ({"join_seconds": 0}, "join_seconds must be at least 1; got 0"),
     ],
 )
 def test_settings_that_do_not_go_together_are_refused(settings, message):
@@ -34,6 +39,31 @@ def test_one_process_is_alone_first_and_tells_itself():
 
 def _fails():
     raise OSError("the disk is full")
+
+
+@pytest.mark.parametrize(
+    ("hosts", "words"),
+    [
+        (Hosts(), ""),
+        (Hosts(automatic=True, join_seconds=600), "--hosts.automatic --hosts.join-seconds 600"),
+        (Hosts("a:1", 2, 0), "--hosts.coordinator a:1 --hosts.count 2 --hosts.index 0"),
+    ],
+)
+def test_settings_are_the_words_of_a_command_line(hosts, words):
+    assert " ".join(hosts.options) == words
+
+
+def test_a_process_waits_for_process_0_but_not_for_ever():
+    with socket.socket() as late:
+        late.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{late.getsockname()[1]}"
+        with pytest.raises(DistributedError, match=f"process 0 does not answer at {address}"):
+            distributed._wait_for_coordinator(address, 0.1)
+        started = threading.Timer(0.3, late.listen)
+        started.start()
+        began = time.monotonic()
+        distributed._wait_for_coordinator(address, 30)
+        assert 0.2 < time.monotonic() - began < 20
 
 
 def test_preemption_stays_once_it_is_there():

@@ -1,0 +1,280 @@
+"""`lanas search` by two real processes: the search that one process would make, through the loss of either of them."""
+
+import json
+import os
+import shutil
+import signal
+import time
+
+import pytest
+
+from lanas_jax.storage.trial_file import TrialStoreError
+from lanas_jax.storage.trials import TrialStore
+from tests.several_hosts import PATIENCE, ROOT, ends, start, start_two, two_hosts
+
+LINEAR, TOY = ROOT / "tests" / "supernet" / "linear_experiment.py", ROOT / "tests" / "toy_experiment.py"
+DIGITS, QUICK = ROOT / "tests" / "commands" / "digits_search.py", ROOT / "tests" / "quick_experiment.py"
+DEVICES = 4  # of each of two processes
+
+
+def search(out, *words):
+    return ("search", *words, "--out", out)
+
+
+def trials(run):
+    """All of the trials that does not depend on the clock."""
+    with TrialStore.open(run / "trials.sqlite", read_only=True) as store:
+        found = store.trials()
+    return [(t.id, t.batch, t.code, t.key, t.status, t.value, t.reason, t.multiply_adds, t.parameters) for t in found]
+
+
+def wait_for(run, number, processes):
+    """Waits until as many trials are finished, or a process ends."""
+
+    def finished():
+        try:
+            return sum(trial[5] is not None for trial in trials(run))
+        except (OSError, TrialStoreError):
+            return 0
+
+    while finished() < number and all(process.poll() is None for process in processes):
+        time.sleep(0.02)
+
+
+def succeeded(processes):
+    codes, outs, errors = ends(processes, 600)
+    assert set(codes) == {0}, errors
+    return outs
+
+
+def lost(processes, killed):
+    """What the process says that is left."""
+    processes[killed].kill()
+    left = processes[1 - killed]
+    assert left.wait(timeout=PATIENCE) != 0
+    _, _, errors = ends(processes)
+    return errors[1 - killed]
+
+
+@pytest.fixture(scope="module")
+def two(tmp_path_factory):
+    """A search of digits by two processes of four devices, and what they printed."""
+    run = tmp_path_factory.mktemp("digits") / "run"
+    return run, succeeded(start_two(*search(run, DIGITS), devices=DEVICES))
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_two_processes_find_the_trials_of_one(two, tmp_path):
+    run, outs = two
+    assert f"digits: 24 trials, in {run}, on 8 devices of 2 hosts" in outs[0]
+    assert (run / "report.html").exists()
+    assert not [line for line in outs[1].splitlines() if not line.startswith("[Gloo]")]
+    succeeded([start(*search(tmp_path / "one", DIGITS), devices=2 * DEVICES)])
+    assert len(trials(run)) == 24
+    assert trials(run) == trials(tmp_path / "one")
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("killed", [0, 1])
+def test_a_search_goes_on_to_the_same_trials_after_a_process_was_lost(two, tmp_path, killed):
+    processes = start_two(*search(run := tmp_path / "run", DIGITS), devices=DEVICES)
+    wait_for(run, 8, processes)
+    said = lost(processes, killed)
+    assert "a process was lost" in said
+    assert f"To continue: lanas resume {run} --hosts.coordinator" in said.splitlines()[-1]
+    assert said.endswith(" (on every host)\n")
+    assert 8 <= len(trials(run)) < 24
+    succeeded(start_two("resume", run, devices=DEVICES))
+    assert trials(run) == trials(two[0])
+
+
+@pytest.mark.slow
+def test_the_winner_is_trained_by_both(tmp_path):
+    outs = succeeded(start_two(*search(run := tmp_path / "run", QUICK, "--budget", 6, "--winner-epochs", 2)))
+    assert "training the winner" in outs[0]
+    found = json.loads((run / "final" / "final.json").read_text())
+    assert found["devices"] == "2 x cpu"
+    assert found["code"] == list(max(trials(run), key=lambda trial: trial[5])[2])
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("kind", ["one_shot", "few_shot"])
+def test_supernets_are_trained_by_both_and_value_codes_on_both(tmp_path, kind):
+    """The values are those of one process with the same supernet; a search that was killed is resumed to them."""
+    run, one, cut = tmp_path / "two", tmp_path / "one", tmp_path / "cut"
+    succeeded(start_two(*search(run, LINEAR, "--values", kind), devices=DEVICES))
+    assert len(trials(run)) == 6
+    processes = start_two(*search(cut, LINEAR, "--values", kind), devices=DEVICES)
+    while not (cut / "supernet" / "metrics.csv").exists() and processes[1].poll() is None:
+        time.sleep(0.01)
+    lost(processes, 1)
+    succeeded(start_two("resume", cut, devices=DEVICES))
+    assert trials(cut) == trials(run)
+    assert (cut / "supernet" / "metrics.csv").read_bytes() == (run / "supernet" / "metrics.csv").read_bytes()
+    one.mkdir()
+    if kind == "one_shot":
+        succeeded(
+            [start(*search(one / "run", LINEAR, "--values", kind, "--supernet", run / "supernet"), devices=2 * DEVICES)]
+        )
+        assert trials(one / "run") == trials(run)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_the_commands_after_a_search_run_on_both_or_on_one(tmp_path):
+    """What they write is what one process writes from the same run."""
+    run, copy = tmp_path / "run", tmp_path / "copy"
+    succeeded(start_two(*search(run, LINEAR), devices=DEVICES))
+    shutil.copytree(run, copy)
+    for command in (("extract",), ("rank", "--networks", 6), ("train", "--code", "1,0")):
+        outs = succeeded(start_two(command[0], run, *command[1:], devices=DEVICES))
+        assert not [line for line in outs[1].splitlines() if not line.startswith("[Gloo]")]
+        words = (command[0], copy, *command[1:], *(["--one-host"] if command[0] != "train" else []))
+        succeeded([start(*words, devices=2 * DEVICES if command[0] == "rank" else 1)])
+    succeeded([start("export", folder, "--one-host") for folder in (run, copy)])
+    for name in ("ranking/ranking.csv",):
+        ours, theirs = (
+            [row.rsplit(",", 1)[0] for row in (folder / name).read_text().splitlines()] for folder in (run, copy)
+        )
+        assert ours == theirs  # but for the seconds
+    for name in ("extracted/architecture.json", "final/export/architecture.json"):
+        ours, theirs = (json.loads((folder / name).read_text()) for folder in (run, copy))
+        assert ours["code"] == theirs["code"]
+        assert ours["test_accuracy"] == theirs["test_accuracy"]
+    ours, theirs = ((folder / "extracted" / "weights.safetensors").read_bytes() for folder in (run, copy))
+    assert ours == theirs
+
+
+def refused(processes, seconds=60):
+    """The messages of processes that all end with code 2, in time."""
+    began = time.monotonic()
+    codes, _, errors = ends(processes)
+    assert time.monotonic() - began < seconds
+    assert codes == [2] * len(processes), errors
+    return errors
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("words", "differs"),
+    [
+        ([(TOY, "--budget", "4"), (TOY, "--budget", "6")], "settings"),
+        ([(TOY,), ("COPY",)], "the command and in the experiment's file"),
+        ([(TOY, "--out", "a"), (TOY, "--out", "b")], "the run folder"),
+    ],
+)
+def test_a_process_with_another_command_is_refused(tmp_path, words, differs):
+    copy = tmp_path / "toy_experiment.py"
+    copy.write_text(TOY.read_text() + "\n# changed\n")
+    hosts = two_hosts()
+    processes = [
+        start("search", *[copy if word == "COPY" else word for word in own], *hosts, "--hosts.index", i, cwd=tmp_path)
+        for i, own in enumerate(words)
+    ]
+    for error in refused(processes):
+        assert f"process 1 of 2 differs from process 0 in {differs}" in error
+    assert [path.name for path in tmp_path.iterdir()] == ["toy_experiment.py"]
+
+
+@pytest.mark.slow
+def test_an_error_of_one_process_at_the_door_is_said_by_all(tmp_path):
+    """Process 1 does not see the folder; then it cannot load the experiment."""
+    hosts, out = two_hosts(), tmp_path / "new" / "run"
+    blind = "import lanas_jax.runtime.distributed as d; d._appears = lambda path: False"
+    processes = [start(*search(out, TOY), *hosts, "--hosts.index", i, before=blind if i else "") for i in range(2)]
+    for error in refused(processes):
+        assert f"process 1 of 2 does not see the files of process 0 in {out}" in error
+    assert not (tmp_path / "new").exists()
+    hosts = two_hosts()
+    broken = "import os; os.environ['BROKEN'] = '1'"
+    source = tmp_path / "experiment.py"
+    source.write_text(
+        "import os\nif 'BROKEN' in os.environ:\n    raise ImportError('no images here')\n" + TOY.read_text()
+    )
+    processes = [start(*search(out, source), *hosts, "--hosts.index", i, before=broken if i else "") for i in range(2)]
+    errors = refused(processes)
+    assert "ImportError: no images here" in errors[1]
+    assert "process 1 of 2: " in errors[0]
+    assert "ImportError: no images here" in errors[0]
+    assert not out.exists()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("index", [0, 1])
+def test_a_process_whose_partner_was_not_started_says_so(tmp_path, index):
+    hosts = two_hosts()
+    (error,) = refused(
+        [start(*search(tmp_path / "run", TOY), *hosts, "--hosts.index", index, "--hosts.join-seconds", 3)], 30
+    )
+    expected = ["all 2 processes did not connect within 3 s", "process 0 does not answer at 127.0.0.1:"][index]
+    assert error.startswith(f"lanas search: {expected}")
+    assert len(error.splitlines()) == 1
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.slow
+def test_slurm_says_who_is_who(tmp_path):
+    """With the variables that srun sets for one process on each of two nodes, both of which are this machine."""
+    job = {"SLURM_JOB_ID": str(os.getpid()), "SLURM_STEP_NODELIST": "localhost,localhost", "SLURM_NTASKS": "2"}
+    processes = [
+        start(
+            *search(tmp_path / "run", TOY),
+            "--hosts.automatic",
+            more=job | {"SLURM_PROCID": str(i), "SLURM_LOCALID": "0", "JAX_LOCAL_DEVICE_IDS": "0"},
+        )
+        for i in range(2)
+    ]
+    outs = succeeded(processes)
+    assert "toy: 4 trials" in outs[0]
+    assert "on 2 devices of 2 hosts" in outs[0]
+    assert len(trials(tmp_path / "run")) == 4
+
+
+@pytest.mark.slow
+def test_several_hosts_on_a_machine_alone_are_refused(tmp_path):
+    (error,) = refused([start(*search(tmp_path / "run", TOY), "--hosts.automatic")])
+    assert error.startswith("lanas search: the processes could not connect: ")
+    assert len(error.splitlines()) == 1
+
+
+@pytest.mark.slow
+def test_a_run_that_exists_or_is_in_use_is_refused_by_all(tmp_path):
+    succeeded(start_two(*search(run := tmp_path / "run", TOY)))
+    for error in refused(start_two(*search(run, TOY))):
+        assert f"{run} already contains a run. To continue it: lanas resume" in error
+    for error in refused(start_two("resume", tmp_path / "none")):
+        assert f"there is no folder {tmp_path / 'none'}" in error
+    outs = succeeded(start_two("resume", run, "--budget", 6))
+    assert "budget 4, now 6" in outs[0]
+    assert len(trials(run)) == 6
+
+
+@pytest.mark.slow
+def test_ctrl_c_stops_all_and_says_how_to_go_on(tmp_path):
+    processes = start_two(*search(run := tmp_path / "run", LINEAR, "--epochs", 400))
+    while not (run / "supernet" / "metrics.csv").exists() and processes[1].poll() is None:
+        time.sleep(0.01)
+    processes[0].send_signal(signal.SIGINT)
+    codes, _, errors = ends(processes)
+    assert codes[0] == 130
+    assert codes[1] != 0
+    for error in errors:
+        assert f"lanas resume {run} --hosts.coordinator" in error.splitlines()[-1]
+
+
+@pytest.mark.slow
+def test_train_names_the_process_that_cannot_begin(tmp_path):
+    hosts = two_hosts()
+    waits = "lambda name: d.agree('anything', name)"
+    fails = "lambda name: (_ for _ in ()).throw(ValueError('no such run here'))"
+    before = "import lanas_jax.commands.train as t; import lanas_jax.runtime.distributed as d; t.find_target = "
+    processes = [
+        start("train", tmp_path / "run", *hosts, "--hosts.index", i, before=before + do)
+        for i, do in enumerate((waits, fails))
+    ]
+    errors = refused(processes)
+    assert "no such run here" in errors[1]
+    assert "process 1 of 2: no such run here" in errors[0]
