@@ -1,12 +1,17 @@
 """Layers shared by the networks of several spaces, as functions of arrays and as Flax modules."""
 
-from lanas_jax.models.layers.convolutions import convolution, depthwise, pointwise, separable
+from lanas_jax.models.layers.convolutions import (
+    alternate_pixels,
+    convolution,
+    depthwise,
+    factorised_reduce,
+    pointwise,
+    separable,
+)
 from lanas_jax.models.layers.functions import (
     MOMENTUM,
-    alternate_pixels,
     batch_norm,
     check_compute_dtype,
-    factorised_reduce,
     path_scales,
     resized,
     scale_images,

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import jax.numpy as jnp
 from flax import nnx
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
@@ -30,7 +31,7 @@ class Conv(nnx.Conv):
     def __call__(self, inputs: Float[Array, "n h w c"], out_sharding: Any = None) -> Float[Array, "n h2 w2 d"]:
         """Convolves the images."""
         del out_sharding
-        return convolutions.convolution(inputs.astype(self.dtype), self.kernel[...], self.stride)
+        return convolutions.convolution(inputs.astype(self.dtype), jnp.asarray(self.kernel[...]), self.stride)
 
 
 class DepthwiseConv(nnx.Conv):
@@ -53,7 +54,7 @@ class DepthwiseConv(nnx.Conv):
     def __call__(self, inputs: Float[Array, "n h w c"], out_sharding: Any = None) -> Float[Array, "n h2 w2 c"]:
         """Convolves the images."""
         del out_sharding
-        return convolutions.depthwise(inputs.astype(self.dtype), self.kernel[:, :, 0], self.stride)
+        return convolutions.depthwise(inputs.astype(self.dtype), jnp.asarray(self.kernel[:, :, 0]), self.stride)
 
 
 class MaxPool(nnx.Module):

@@ -20,6 +20,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float
 
+from lanas_jax.models.layers.platforms import by_platform
 from lanas_jax.models.layers.shifted import (
     Images,
     lane,
@@ -83,9 +84,7 @@ def _convolution_forward(x: Array, kernel: Array, stride: int) -> tuple[Array, t
 
 def _convolution_backward(stride: int, saved: tuple[Array, Array], dy: Array) -> tuple[Array, Array]:
     """On CPUs, uses a gradient that is tens of times faster than XLA's inside loops and conditionals."""
-    return lax.platform_dependent(
-        *saved, dy, cpu=partial(_product_gradient, stride=stride), default=partial(_xla_gradient, stride=stride)
-    )
+    return by_platform(*saved, dy, cpu=_product_gradient, default=_xla_gradient, stride=stride)
 
 
 _convolution.defvjp(_convolution_forward, _convolution_backward)
@@ -102,12 +101,11 @@ def _product_gradient(x: Array, kernel: Array, dy: Array, stride: int) -> tuple[
 def _xla_convolution(
     x: Images, kernel: Float[Array, "k k g d"], stride: int, groups: int = 1
 ) -> Float[Array, "n h2 w2 d"]:
-    pad = kernel.shape[0] // 2
     return lax.conv_general_dilated(
         x,
         kernel.astype(x.dtype),
         (stride, stride),
-        [(pad, pad), (pad, pad)],
+        _padding(x, kernel.shape[0], stride),
         dimension_numbers=("NHWC", "HWIO", "NHWC"),
         feature_group_count=groups,
     )
@@ -119,13 +117,11 @@ def _xla_gradient(x: Array, kernel: Array, dy: Array, stride: int, groups: int =
     The gradient of a kernel is a convolution of the images, channels and images exchanged, by the result's gradient.
     """
     (dx,) = jax.vjp(lambda x: _xla_convolution(x, kernel, stride, groups), x)[1](dy)
-    pad, size = kernel.shape[0] // 2, kernel.shape[0]
-    ends = [size - 1 - pad + stride * (dy.shape[axis] - 1) + 1 - x.shape[axis] for axis in (1, 2)]
     dkernel = lax.conv_general_dilated(
         x,
         dy,
         (1, 1),
-        [(pad, end) for end in ends],
+        _padding(x, kernel.shape[0], stride),
         rhs_dilation=(stride, stride),
         dimension_numbers=("CHWN", "IHWO", "HWNC"),
         batch_group_count=groups,
@@ -134,15 +130,20 @@ def _xla_gradient(x: Array, kernel: Array, dy: Array, stride: int, groups: int =
     return dx, dkernel.astype(kernel.dtype)
 
 
+def _padding(x: Images, size: int, stride: int) -> list[tuple[int, int]]:
+    """Returns the padding of both axes; the end of an axis is cropped where no window reaches it."""
+    pad = (size - 1) // 2
+    lengths = zip(x.shape[1:3], output_size(x, stride), strict=True)
+    return [(pad, stride * (outputs - 1) + size - length - pad) for length, outputs in lengths]
+
+
 @partial(jax.custom_vjp, nondiff_argnums=(2,))
 def depthwise(x: Images, kernel: DepthwiseKernel, stride: int = 1) -> Float[Array, "n h2 w2 c"]:
     """Convolves each channel with its own kernel, rounded to the dtype of the images.
 
     On CPUs, this uses shifted multiply-adds, which are tens of times faster than XLA's grouped convolution.
     """
-    return lax.platform_dependent(
-        x, kernel, cpu=partial(shifted_depthwise, stride=stride), default=partial(grouped_depthwise, stride=stride)
-    )
+    return by_platform(x, kernel, cpu=shifted_depthwise, default=grouped_depthwise, stride=stride)
 
 
 def _depthwise_forward(x: Array, kernel: Array, stride: int) -> tuple[Array, tuple[Array, Array]]:
@@ -151,7 +152,7 @@ def _depthwise_forward(x: Array, kernel: Array, stride: int) -> tuple[Array, tup
 
 def _depthwise_backward(stride: int, saved: tuple[Array, Array], dy: Array) -> tuple[Array, Array]:
     forms = {"cpu": shifted_depthwise_gradient, "default": grouped_depthwise_gradient}
-    return lax.platform_dependent(*saved, dy, **{name: partial(form, stride=stride) for name, form in forms.items()})
+    return by_platform(*saved, dy, **forms, stride=stride)
 
 
 depthwise.defvjp(_depthwise_forward, _depthwise_backward)
@@ -250,15 +251,14 @@ def _narrow_separable(x: Array, depthwise_kernel: Array, pointwise_kernel: Array
 def _narrow_separable_forward(
     x: Array, depthwise_kernel: Array, pointwise_kernel: Array, stride: int
 ) -> tuple[Array, tuple[Array, ...]]:
-    forms = {"cpu": shifted_separable, "default": dense_separable}
-    forms = {name: partial(form, stride=stride) for name, form in forms.items()}
-    y, middle = lax.platform_dependent(x, depthwise_kernel, pointwise_kernel, **forms)
+    operands = x, depthwise_kernel, pointwise_kernel
+    y, middle = by_platform(*operands, cpu=shifted_separable, default=dense_separable, stride=stride)
     return y, (x, depthwise_kernel, pointwise_kernel, middle)
 
 
 def _narrow_separable_backward(stride: int, saved: tuple[Array, ...], dy: Array) -> tuple[Array, Array, Array]:
     forms = {"cpu": shifted_separable_gradient, "default": dense_separable_gradient}
-    return lax.platform_dependent(*saved, dy, **{name: partial(form, stride=stride) for name, form in forms.items()})
+    return by_platform(*saved, dy, **forms, stride=stride)
 
 
 _narrow_separable.defvjp(_narrow_separable_forward, _narrow_separable_backward)
@@ -310,6 +310,68 @@ def dense_separable_gradient(
 
 def _dense_kernel(depthwise_kernel: DepthwiseKernel, pointwise_kernel: PointwiseKernel) -> Kernel:
     return depthwise_kernel[..., None] * pointwise_kernel[None, None]
+
+
+@jax.custom_vjp
+def factorised_reduce(x: Images, kernel: PointwiseKernel) -> Float[Array, "n h2 w2 d"]:
+    """Halves the resolution by two 1x1 convolutions of stride 2, one on each of the `alternate_pixels`.
+
+    Each computes half of the channels. On accelerators, they are one 2x2 convolution, half of whose kernel is zero.
+    """
+    return by_platform(x, kernel, cpu=_two_products, default=_one_convolution, stride=2)
+
+
+def _factorised_reduce_forward(x: Array, kernel: Array) -> tuple[Array, tuple[Array, Array]]:
+    return factorised_reduce(x, kernel), (x, kernel)
+
+
+def _factorised_reduce_backward(saved: tuple[Array, Array], dy: Array) -> tuple[Array, Array]:
+    forms = {"cpu": _two_products_gradient, "default": _one_convolution_gradient}
+    return by_platform(*saved, dy, **forms, stride=2)
+
+
+factorised_reduce.defvjp(_factorised_reduce_forward, _factorised_reduce_backward)
+
+
+def _two_products(x: Images, kernel: PointwiseKernel, stride: int) -> Float[Array, "n h2 w2 d"]:
+    del stride
+    half = kernel.shape[1] // 2
+    even, odd = alternate_pixels(x)
+    return jnp.concatenate([pointwise(even, kernel[:, :half]), pointwise(odd, kernel[:, half:])], axis=-1)
+
+
+def _two_products_gradient(
+    x: Images, kernel: PointwiseKernel, dy: Float[Array, "n h2 w2 d"], stride: int
+) -> tuple[Images, PointwiseKernel]:
+    return jax.vjp(partial(_two_products, stride=stride), x, kernel)[1](dy)
+
+
+def _one_convolution(x: Images, kernel: PointwiseKernel, stride: int) -> Float[Array, "n h2 w2 d"]:
+    return _xla_convolution(x, _two_by_two(kernel), stride)
+
+
+def _one_convolution_gradient(
+    x: Images, kernel: PointwiseKernel, dy: Float[Array, "n h2 w2 d"], stride: int
+) -> tuple[Images, PointwiseKernel]:
+    square, pullback = jax.vjp(_two_by_two, kernel)
+    dx, dsquare = _xla_gradient(x, square, dy, stride)
+    return dx, *pullback(dsquare)
+
+
+def _two_by_two(kernel: PointwiseKernel) -> Kernel:
+    """Returns the kernel that maps pixel (0, 0) to the first half of the channels, and pixel (1, 1) to the second."""
+    first = jnp.arange(kernel.shape[1]) < kernel.shape[1] // 2
+    even, odd = jnp.where(first[None], kernel, 0), jnp.where(first[None], 0, kernel)
+    nothing = jnp.zeros_like(kernel)
+    return jnp.stack([jnp.stack([even, nothing]), jnp.stack([nothing, odd])])
+
+
+def alternate_pixels(x: Images) -> tuple[Float[Array, "n h2 w2 c"], Float[Array, "n h2 w2 c"]]:
+    """Returns the pixels at ``(2 i, 2 j)`` and those at ``(2 i + 1, 2 j + 1)``, zero beyond the edge."""
+    n, height, width, channels = x.shape
+    x = jnp.pad(x, [(0, 0), (0, height % 2), (0, width % 2), (0, 0)])
+    x = x.reshape(n, -(-height // 2), 2, -(-width // 2), 2, channels)
+    return x[:, :, 0, :, 0], x[:, :, 1, :, 1]
 
 
 def _accumulated(a: Float[Array, "m n"], b: Float[Array, "n p"]) -> Float[Array, "m p"]:

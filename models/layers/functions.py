@@ -6,8 +6,6 @@ from jax import lax
 from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, PRNGKeyArray
 
-from lanas_jax.models.layers.convolutions import pointwise
-
 MOMENTUM = 0.9  # momentum of running batch statistics
 EPSILON = 1e-5  # added to variances
 DEVIATION_EPSILON = 1e-5  # added to standard deviations in weight standardisation
@@ -24,21 +22,6 @@ def check_compute_dtype(dtype: DTypeLike) -> None:
     """
     if jnp.dtype(dtype) not in (jnp.float32, jnp.bfloat16):
         raise ValueError(f"compute_dtype must be float32 or bfloat16; got {jnp.dtype(dtype)}")
-
-
-def alternate_pixels(x: Images) -> tuple[Float[Array, "n h2 w2 c"], Float[Array, "n h2 w2 c"]]:
-    """Returns the pixels at ``(2 i, 2 j)`` and those at ``(2 i + 1, 2 j + 1)``, zero beyond the edge."""
-    n, height, width, channels = x.shape
-    x = jnp.pad(x, [(0, 0), (0, height % 2), (0, width % 2), (0, 0)])
-    x = x.reshape(n, -(-height // 2), 2, -(-width // 2), 2, channels)
-    return x[:, :, 0, :, 0], x[:, :, 1, :, 1]
-
-
-def factorised_reduce(x: Images, kernel: Float[Array, "c d"]) -> Float[Array, "n h2 w2 d"]:
-    """Halves the resolution by two 1x1 convolutions of stride 2, one on each of the `alternate_pixels`."""
-    half = kernel.shape[1] // 2
-    even, odd = alternate_pixels(x)
-    return jnp.concatenate([pointwise(even, kernel[:, :half]), pointwise(odd, kernel[:, half:])], axis=-1)
 
 
 def standardise(kernel: Float[Array, "c d"], used: Bool[Array, " c"] | None = None) -> Float[Array, "c d"]:
@@ -86,24 +69,69 @@ def resized(images: Images, size: int) -> Float[Array, "n size size c"]:
 
 
 def batch_norm(
-    x: Images, scale: Channels, bias: Channels, mean: Channels, variance: Channels, *, train: bool
+    x: Images,
+    scale: Channels,
+    bias: Channels,
+    mean: Channels,
+    variance: Channels,
+    *,
+    train: bool,
+    momentum: float = MOMENTUM,
 ) -> tuple[Images, Channels, Channels]:
     """Normalises each channel: by the statistics of the batch in training, otherwise by running statistics.
 
     Statistics and arithmetic are float32 for any image dtype; bfloat16 would not resolve the updates of a running mean.
+    The gradient saves the images in their own dtype, and the statistics of the batch.
 
     Returns:
       The normalised images, and the updated running mean and variance.
     """
-    dtype, x = x.dtype, x.astype(jnp.float32)
     if not train:
         factor = scale * lax.rsqrt(variance + EPSILON)
-        y = x * factor[None, None, None] + (bias - mean * factor)[None, None, None]
-        return y.astype(dtype), mean, variance
-    batch_mean = jnp.mean(x, axis=(0, 1, 2))
-    batch_variance = jnp.maximum(jnp.mean(jnp.square(x), axis=(0, 1, 2)) - jnp.square(batch_mean), 0.0)
-    factor = scale * lax.rsqrt(batch_variance + EPSILON)
-    y = x * factor[None, None, None] + (bias - batch_mean * factor)[None, None, None]
-    mean = MOMENTUM * mean + (1 - MOMENTUM) * lax.stop_gradient(batch_mean)
-    variance = MOMENTUM * variance + (1 - MOMENTUM) * lax.stop_gradient(batch_variance)
-    return y.astype(dtype), mean, variance
+        y = x.astype(jnp.float32) * factor[None, None, None] + (bias - mean * factor)[None, None, None]
+        return y.astype(x.dtype), mean, variance
+    y, batch_mean, batch_variance = _normalise(x, scale, bias)
+    mean = momentum * mean + (1 - momentum) * lax.stop_gradient(batch_mean)
+    variance = momentum * variance + (1 - momentum) * lax.stop_gradient(batch_variance)
+    return y, mean, variance
+
+
+@jax.custom_vjp
+def _normalise(x: Images, scale: Channels, bias: Channels) -> tuple[Images, Channels, Channels]:
+    """Normalises by the statistics of the batch; also returns the mean and the variance, which have no gradient."""
+    return _normalised(x, scale, bias)
+
+
+def _normalise_forward(x: Array, scale: Array, bias: Array) -> tuple[tuple[Array, Array, Array], tuple[Array, ...]]:
+    y, mean, variance = _normalised(x, scale, bias)
+    return (y, mean, variance), (x, scale, mean, variance)
+
+
+def _normalise_backward(saved: tuple[Array, ...], cotangents: tuple[Array, ...]) -> tuple[Array, Array, Array]:
+    return _normalisation_gradient(*saved, cotangents[0])
+
+
+_normalise.defvjp(_normalise_forward, _normalise_backward)
+
+
+@jax.jit  # traced once for all layers of equal shapes
+def _normalised(x: Images, scale: Channels, bias: Channels) -> tuple[Images, Channels, Channels]:
+    exact = x.astype(jnp.float32)
+    mean = jnp.mean(exact, axis=(0, 1, 2))
+    variance = jnp.maximum(jnp.mean(jnp.square(exact), axis=(0, 1, 2)) - jnp.square(mean), 0.0)
+    factor = scale * lax.rsqrt(variance + EPSILON)
+    y = exact * factor[None, None, None] + (bias - mean * factor)[None, None, None]
+    return y.astype(x.dtype), mean, variance
+
+
+@jax.jit
+def _normalisation_gradient(
+    x: Images, scale: Channels, mean: Channels, variance: Channels, dy: Images
+) -> tuple[Images, Channels, Channels]:
+    """Computes ``scale / deviation * (dy - mean(dy) - z * mean(dy * z))``, with z the images before scale and bias."""
+    dy, rate = dy.astype(jnp.float32), lax.rsqrt(variance + EPSILON)
+    z = (x.astype(jnp.float32) - mean[None, None, None]) * rate[None, None, None]
+    dbias, dscale = jnp.sum(dy, axis=(0, 1, 2)), jnp.sum(dy * z, axis=(0, 1, 2))
+    count = x.size // x.shape[-1]
+    centred = dy - (dbias / count)[None, None, None] - z * (dscale / count)[None, None, None]
+    return ((scale * rate)[None, None, None] * centred).astype(x.dtype), dscale, dbias

@@ -22,14 +22,30 @@ AnyArray = Array | np.ndarray  # weights restored from a file are NumPy arrays
 class Norm(nnx.BatchNorm):
     """Batch normalisation with the constants of `models/layers/functions.py`, in float32 for any image dtype."""
 
+    scale: nnx.Param
+    bias: nnx.Param
+
     def __init__(self, channels: int, *, momentum: float = functions.MOMENTUM, rngs: nnx.Rngs):
         super().__init__(channels, momentum=momentum, epsilon=functions.EPSILON, rngs=rngs)
 
     def __call__(
         self, x: Float[Array, "n h w c"], use_running_average: bool | None = None, *, mask: Array | None = None
     ) -> Float[Array, "n h w c"]:
-        """Normalises; the output has the dtype of the input."""
-        return super().__call__(x.astype(jnp.float32), use_running_average, mask=mask).astype(x.dtype)
+        """Normalises; the output has the dtype of the input. Running statistics are updated after `train()`.
+
+        Args:
+          x: images.
+          use_running_average: True to normalise by running statistics; default: the module's mode.
+          mask: not supported; None.
+        """
+        if mask is not None:
+            raise ValueError("mask must be None: all pixels of a batch are normalised")
+        infer = self.use_running_average if use_running_average is None else use_running_average
+        state = (jnp.asarray(variable[...]) for variable in (self.scale, self.bias, self.mean, self.var))
+        y, mean, variance = functions.batch_norm(x, *state, train=not infer, momentum=self.momentum)
+        if not infer:
+            self.mean[...], self.var[...] = mean, variance
+        return y
 
 
 def norm(x: Array, weights: Tree, stats: Tree, train: bool) -> tuple[Array, Tree]:

@@ -8,6 +8,7 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Float, Float32, Int
 
+from lanas_jax.models.layers.platforms import by_platform
 from lanas_jax.models.layers.shifted import Images, materialised, output_size, spread, total, windows
 
 
@@ -18,8 +19,7 @@ def max_pool(x: Images, stride: int = 1) -> Float[Array, "n h2 w2 c"]:
     The gradient goes to the first pixel, row by row, that attains the maximum, on every platform, as in PyTorch.
     CPUs compare shifted images; the gradient of XLA's windowed maximum is slow there.
     """
-    forms = {"cpu": shifted_maximum, "default": windowed_maximum}
-    return lax.platform_dependent(x, **{name: partial(form, stride=stride) for name, form in forms.items()})
+    return by_platform(x, cpu=shifted_maximum, default=windowed_maximum, stride=stride)
 
 
 def shifted_maximum(x: Images, stride: int) -> Float[Array, "n h2 w2 c"]:
@@ -65,17 +65,16 @@ def windowed_maximum_gradient(x: Images, place: Array | None, dy: Array, stride:
 
 def _max_pool_forward(x: Array, stride: int) -> tuple[Array, tuple[Array, Array]]:
     """Also returns the images and the positions of the maxima, of which the gradient of each platform reads one."""
-    shape = (x.shape[0], *output_size(x, stride), x.shape[3])
-    place = lax.platform_dependent(
-        x, cpu=partial(places_of_maxima, stride=stride), default=lambda _: jnp.zeros(shape, jnp.int32)
-    )
-    return max_pool(x, stride), (x, place)
+    return max_pool(x, stride), (x, by_platform(x, cpu=places_of_maxima, default=_no_places, stride=stride))
 
 
 def _max_pool_backward(stride: int, saved: tuple[Array, Array], dy: Array) -> tuple[Array]:
     forms = {"cpu": shifted_maximum_gradient, "default": windowed_maximum_gradient}
-    forms = {name: partial(form, stride=stride) for name, form in forms.items()}
-    return (lax.platform_dependent(*saved, dy, **forms),)
+    return (by_platform(*saved, dy, **forms, stride=stride),)
+
+
+def _no_places(x: Images, stride: int) -> Int[Array, "n h2 w2 c"]:
+    return jnp.zeros((x.shape[0], *output_size(x, stride), x.shape[3]), jnp.int32)
 
 
 max_pool.defvjp(_max_pool_forward, _max_pool_backward)
@@ -114,18 +113,18 @@ def average_pool_within(x: Float32[Array, "n h w c"], size: int, stride: int) ->
     return summed / size**2
 
 
-def shifted_sum(x: Images) -> Images:
+def shifted_sum(x: Images, stride: int = 1) -> Images:
     """Sums over 3x3 pixels of shifted images."""
-    return total(windows(x, 3, 1)).reshape(x.shape)
+    return total(windows(x, 3, stride)).reshape(x.shape)
 
 
-def windowed_sum(x: Images) -> Images:
+def windowed_sum(x: Images, stride: int = 1) -> Images:
     """Sums over 3x3 pixels by XLA's `reduce_window`."""
-    return lax.reduce_window(x, np.zeros((), x.dtype), lax.add, (1, 3, 3, 1), (1, 1, 1, 1), "SAME")
+    return lax.reduce_window(x, np.zeros((), x.dtype), lax.add, (1, 3, 3, 1), (1, stride, stride, 1), "SAME")
 
 
 def _window_sum(x: Images) -> Images:
-    return lax.platform_dependent(x, cpu=shifted_sum, default=windowed_sum)
+    return by_platform(x, cpu=shifted_sum, default=windowed_sum, stride=1)
 
 
 def _pixels_in_window(x: Images) -> Float[np.ndarray, "1 h w 1"]:

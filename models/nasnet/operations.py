@@ -45,7 +45,8 @@ class Pointwise(nnx.Linear):
     @property
     def matrix(self) -> Float32[Array, "c d"]:
         """The kernel, standardised if the arithmetic says so."""
-        return layers.standardise(self.kernel[...]) if self.standardise else self.kernel[...]
+        kernel = jnp.asarray(self.kernel[...])
+        return layers.standardise(kernel) if self.standardise else kernel
 
 
 class SeparableConv(nnx.Module):
@@ -61,7 +62,8 @@ class SeparableConv(nnx.Module):
     def __call__(self, x: Float[Array, "n h w c"]) -> Float[Array, "n h2 w2 c"]:
         """Applies both halves."""
         for depthwise, pointwise, norm in zip(self.depthwise, self.pointwise, self.norm, strict=True):
-            x = layers.separable(jax.nn.relu(x), depthwise.kernel[:, :, 0], pointwise.matrix, depthwise.stride)
+            kernel = jnp.asarray(depthwise.kernel[:, :, 0])
+            x = layers.separable(jax.nn.relu(x), kernel, pointwise.matrix, depthwise.stride)
             x = norm(x)
         return x
 
@@ -88,5 +90,5 @@ class FactorisedReduce(nnx.Module):
 
     def __call__(self, x: Float[Array, "n h w c"]) -> Float[Array, "n h2 w2 d"]:
         """Halves the resolution."""
-        even, odd = layers.alternate_pixels(jax.nn.relu(x))
-        return self.norm(jnp.concatenate([self.even(even), self.odd(odd)], axis=-1))
+        kernel = jnp.concatenate([self.even.matrix, self.odd.matrix], axis=1)
+        return self.norm(layers.factorised_reduce(jax.nn.relu(x), kernel))

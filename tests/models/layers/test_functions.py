@@ -10,6 +10,7 @@ from jax import lax
 
 from lanas_jax.models import layers
 from lanas_jax.models.layers import convolutions, pools
+from tests.models.built import quick_jit
 
 CLOSE = {"rtol": 1e-4, "atol": 1e-4}
 
@@ -84,9 +85,9 @@ def xlas_separable(x, depthwise, pointwise, stride):
 
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
 @pytest.mark.parametrize(
-    ("size", "stride", "height", "width"), [(3, 1, 5, 7), (3, 2, 8, 8), (5, 1, 8, 8), (5, 2, 5, 7)]
+    ("size", "stride", "height", "width", "cached"),
+    [(3, 1, 5, 7, 0), (3, 2, 8, 8, convolutions.CACHED), (5, 1, 8, 8, convolutions.CACHED), (5, 2, 5, 7, 0)],
 )
-@pytest.mark.parametrize("cached", [convolutions.CACHED, 0], ids=["at once", "a few images at a time"])
 def test_the_forms_of_a_separable_convolution(size, stride, height, width, dtype, cached, monkeypatch):
     """Values and gradients of all three, of standardised kernels; kernels and their gradients are float32.
 
@@ -96,7 +97,7 @@ def test_the_forms_of_a_separable_convolution(size, stride, height, width, dtype
     tolerance = 1e-5 if dtype == jnp.float32 else 0.02
     x, depthwise, pointwise = normal(0, 6, height, width, 3).astype(dtype), normal(1, size, size, 3), normal(3, 3, 4)
 
-    @jax.jit
+    @quick_jit
     def all_forms(x, depthwise, pointwise):
         def standardised(form):
             return lambda x, depthwise, pointwise: form(x, depthwise, layers.standardise(pointwise), stride)
@@ -143,6 +144,17 @@ def test_the_gradient_of_a_kernel_is_not_rounded(operation):
     assert again(jnp.ones(shape)).reshape(-1)[found.size // 2] == exact
 
 
+@pytest.mark.parametrize(("height", "width"), [(8, 8), (5, 7)])
+def test_a_factorised_reduction_is_one_convolution(height, width):
+    inputs = normal(0, 6, height, width, 3), normal(1, 3, 5)
+    one = jax.custom_vjp(partial(convolutions._one_convolution, stride=2))
+    one.defvjp(
+        lambda *inputs: (one(*inputs), inputs),
+        lambda inputs, dy: convolutions._one_convolution_gradient(*inputs, dy, 2),
+    )
+    assert_same_function(layers.factorised_reduce, one, *inputs)
+
+
 POOLS = {
     "shifted": (
         pools.shifted_maximum,
@@ -177,7 +189,7 @@ def test_the_first_of_equal_pixels_has_the_gradient_of_a_maximum(stride, height,
     x = jax.random.randint(jax.random.key(0), (2, height, width, 3), 0, 3).astype(dtype)
     dy = jax.random.randint(jax.random.key(1), (2, -(-height // stride), -(-width // stride), 3), -8, 9).astype(dtype)
 
-    @jax.jit
+    @quick_jit
     def all_forms(x, dy):
         found = {name: (form(x, stride), gradient(x, dy, stride)) for name, (form, gradient) in POOLS.items()}
         y, pullback = jax.vjp(partial(layers.max_pool, stride=stride), x)
@@ -292,3 +304,28 @@ def test_batch_norm_normalises_and_follows_the_statistics():
     y, same_mean, _ = layers.batch_norm(x, 2 * ones, ones, 3 * ones, 4 * ones, train=False)
     np.testing.assert_allclose(y, (x - 3) / jnp.sqrt(4 + 1e-5) * 2 + 1, **CLOSE)
     np.testing.assert_array_equal(same_mean, 3 * ones)
+
+
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+def test_the_gradient_of_batch_norm(dtype):
+    """JAX's own gradient of the formula; the images that it saves have their own dtype."""
+
+    def plain(x, scale, bias):
+        scale, bias = scale[None, None, None], bias[None, None, None]
+        z = x.astype(jnp.float32)
+        deviation = jnp.sqrt(jnp.var(z, axis=(0, 1, 2), keepdims=True) + 1e-5)
+        return ((z - jnp.mean(z, axis=(0, 1, 2), keepdims=True)) / deviation * scale + bias).astype(dtype)
+
+    def ours(x, scale, bias):
+        return layers.batch_norm(x, scale, bias, jnp.zeros(5), jnp.ones(5), train=True)[0]
+
+    x, scale, bias = (3 + 2 * normal(0, 6, 5, 7, 5)).astype(dtype), 1 + normal(1, 5), normal(3, 5)
+    dy = normal(2, *x.shape).astype(dtype)
+    found, expected = ([y, *pullback(dy)] for y, pullback in (jax.vjp(form, x, scale, bias) for form in (ours, plain)))
+    tolerance = 1e-4 if dtype == jnp.float32 else 0.01  # of bfloat16, both round results alike
+    for a, b in zip(found, expected, strict=True):
+        assert a.dtype == b.dtype
+        difference = np.linalg.norm(a.astype(jnp.float32) - b.astype(jnp.float32))
+        assert difference <= tolerance * np.linalg.norm(b.astype(jnp.float32))
+    saved = jax.tree.leaves(jax.eval_shape(lambda *inputs: jax.vjp(ours, *inputs)[1], x, scale, bias))
+    assert [leaf.dtype for leaf in saved if leaf.shape == x.shape] == [dtype]

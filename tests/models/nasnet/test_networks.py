@@ -123,8 +123,13 @@ def test_both_forms_infer_alike(net, init, apply, number):
 
 
 def test_parameters_and_multiply_adds_are_those_of_the_space(net, monkeypatch):
-    """As the space counts them: a depthwise and a pointwise convolution, not the dense one that accelerators run."""
+    """As the space counts them: depthwise and 1x1 convolutions, not the dense ones that accelerators run."""
+
+    def counted_form(*operands, cpu, default, stride):
+        return (cpu if default is convolutions._one_convolution else default)(*operands, stride=stride)
+
     monkeypatch.setattr(convolutions, "DENSE_CHANNELS", 0)
+    monkeypatch.setattr(convolutions, "by_platform", counted_form)
     for code in some_codes(net.space, 4):
         network = nnx.eval_shape(lambda code=code: net.build(code, nnx.Rngs(0)))
         assert counted(network, images(net.space, 1)) == tuple(column[0] for column in net.space.cost(code[None]))
@@ -262,6 +267,24 @@ def test_all_products_but_the_head_are_of_bfloat16():
         assert dtypes.count("bfloat16") > 2 * net.space.cells
         assert set(dtypes) == {"bfloat16", "float32"}
         assert dtypes.count("float32") == 2  # the operands of the head
+
+
+def test_no_image_is_saved_in_float32():
+    """By the gradient of a network in bfloat16, of a code with each operation."""
+    net = NASNet(NASNetSpace(2, cells=1, **SMALL), jnp.bfloat16, weight_standardisation=True)
+    code = np.array([0, 1, 3, 2, 0, 1, 2, 0], np.int32)
+    fixed = net.for_code(code)
+    params, stats = jax.eval_shape(fixed.init, jax.random.key(0), code)
+
+    def saved(params, stats):
+        return jax.vjp(lambda params: fixed.apply(params, stats, code, images(net.space), train=True)[0], params)[1]
+
+    leaves = jax.tree.leaves(jax.eval_shape(saved, params, stats))
+    assert {leaf.dtype.name for leaf in leaves if leaf.ndim == 4 and leaf.shape[0] == 6} == {
+        "bfloat16",
+        "bool",
+        "int32",
+    }
 
 
 def operand_dtypes(jaxpr):
