@@ -72,6 +72,7 @@ SUPERNET = Recipe(
     label_smoothing=0.1,
     train_on="train",
     validate_every=None,
+    normalize_over="device",
 )
 
 

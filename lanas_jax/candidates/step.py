@@ -26,6 +26,7 @@ from lanas_jax.training.sgd import (
     batch_order,
     cross_entropy,
     learning_rate,
+    matmul_precision,
     one_hot,
     optimizer,
     score_split,
@@ -125,7 +126,8 @@ def candidate_train_step(
         logits, batch_stats = task.network.apply(params, state.batch_stats, code, inputs, train=True)
         return cross_entropy(logits, targets, config.label_smoothing).mean(), batch_stats
 
-    (loss, batch_stats), gradient = jax.value_and_grad(objective, has_aux=True)(state.params)
+    with matmul_precision(config.matmul_precision):
+        (loss, batch_stats), gradient = jax.value_and_grad(objective, has_aux=True)(state.params)
     direction, momentum = optimizer(config).update(gradient, state.optimizer, state.params)
     rate = learning_rate(config, state.step, total)
     params = jax.tree.map(lambda p, d: p - rate.astype(d.dtype) * d, state.params, direction)

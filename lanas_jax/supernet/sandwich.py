@@ -99,6 +99,11 @@ class SandwichSupernet:
         """The space of the codes."""
         return self.supernet.space
 
+    @property
+    def draws_codes(self) -> bool:
+        """True: all devices must have the same key."""
+        return True
+
     def with_data(self, data: SandwichCodes) -> "SandwichSupernet":
         """Returns the same network with other codes."""
         return SandwichSupernet(self.supernet, data, self.random)

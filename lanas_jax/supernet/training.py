@@ -74,6 +74,11 @@ class SampledSupernet:
         """The space of the codes."""
         return self.supernet.space
 
+    @property
+    def draws_codes(self) -> bool:
+        """True: all devices must have the same key."""
+        return True
+
     def with_data(self, data: Int[Array | np.ndarray, "m dims"]) -> "SampledSupernet":
         """Returns the same network with another pool."""
         return SampledSupernet(self.supernet, data)

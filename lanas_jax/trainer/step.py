@@ -1,8 +1,12 @@
 """The steps of a long training, as pure functions of pytrees.
 
 Compared with `lanas_jax.candidates.step`, this adds other optimizers, an auxiliary head, dropped paths, a teacher
-(arXiv 1503.02531), a moving average of the weights, and a batch sharded over devices. Batch normalization uses the
-statistics of the whole batch, since the program is written for the global batch and XLA partitions it.
+(arXiv 1503.02531), a moving average of the weights, and a batch sharded over devices.
+
+The program is written for the global batch, and XLA partitions it. So batch normalization uses the statistics of the
+whole batch, which takes two collectives per layer and pass. With ``normalize_over="device"``, each device computes the
+gradient of its own images with statistics of its own, and the only collectives are the means of loss, gradient and
+running statistics over devices.
 """
 
 import dataclasses
@@ -13,7 +17,7 @@ import jax
 import jax.numpy as jnp
 import optax
 from jax import lax
-from jax.sharding import NamedSharding
+from jax.sharding import NamedSharding, PartitionSpec
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, PyTree
 
 from lanas_jax.data.scaling import Scaling
@@ -22,6 +26,7 @@ from lanas_jax.trainer.recipe import Recipe, average_decay, drop_path, optimizer
 from lanas_jax.trainer.task import (
     AuxiliaryInputs,
     BatchStats,
+    DrawsCodes,
     FinalNetwork,
     Params,
     SelfTaught,
@@ -30,7 +35,7 @@ from lanas_jax.trainer.task import (
     with_data,
 )
 from lanas_jax.training.augmentation import Augmentation, augment
-from lanas_jax.training.sgd import batch_order, cross_entropy, learning_rate, one_hot, score_split
+from lanas_jax.training.sgd import batch_order, cross_entropy, learning_rate, matmul_precision, one_hot, score_split
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -182,6 +187,33 @@ def descent(
     task: TrainerTask, weights: Weights, batch: TrainingBatch, key: PRNGKeyArray, dropped: Float[Array, ""]
 ) -> tuple[Float[Array, ""], BatchStats, Params]:
     """Returns the loss, the updated batch statistics, and the gradient of a step. The key is consumed."""
+    recipe, mesh = task.recipe, task.batch.mesh
+    with matmul_precision(recipe.matmul_precision):
+        if recipe.normalize_over == "all" or mesh.size == 1:
+            return descent_over(task, weights, batch, key, dropped)
+        (axis,) = mesh.axis_names
+
+        def on_device(
+            weights: Weights, batch: TrainingBatch, key: PRNGKeyArray, dropped: Float[Array, ""]
+        ) -> tuple[Float[Array, ""], BatchStats, Params]:
+            if not isinstance(task.network, DrawsCodes):
+                key = jax.random.fold_in(key, lax.axis_index(axis))  # each device drops other paths
+            loss, batch_stats, gradient = descent_over(task, weights, batch, key, dropped)
+            summed = lax.pmean(jax.tree.map(lambda x: x.astype(recipe.gradient_sum), gradient), axis)
+            gradient = jax.tree.map(lambda x, own: x.astype(own.dtype), summed, gradient)
+            return *lax.pmean((loss, batch_stats), axis), gradient
+
+        whole, share = PartitionSpec(), PartitionSpec(axis)
+        per_device = jax.shard_map(
+            on_device, mesh=mesh, in_specs=(whole, share, whole, whole), out_specs=whole, check_vma=False
+        )
+        return per_device(weights, batch, key, dropped)
+
+
+def descent_over(
+    task: TrainerTask, weights: Weights, batch: TrainingBatch, key: PRNGKeyArray, dropped: Float[Array, ""]
+) -> tuple[Float[Array, ""], BatchStats, Params]:
+    """Returns what `descent` does, with batch normalization over the given images."""
     if isinstance(task.network, SelfTaught):
         smoothed = optax.smooth_labels(batch.targets, task.recipe.label_smoothing)
         return task.network.gradient(weights, batch.images, smoothed, key)

@@ -98,6 +98,16 @@ def with_data(network: FinalNetwork, data: PyTree[AnyArray]) -> FinalNetwork:
 
 
 @runtime_checkable
+class DrawsCodes(Protocol):
+    """A `FinalNetwork` whose key draws the subnetworks to run, so that all devices must have the same key."""
+
+    @property
+    def draws_codes(self) -> bool:
+        """True."""
+        ...
+
+
+@runtime_checkable
 class SelfTaught(Protocol):
     """A `FinalNetwork` of several networks that teach each other; it computes its own loss and gradient."""
 

@@ -4,9 +4,10 @@ Candidates are trained as in section 4 of arXiv 1906.06832: SGD with momentum, w
 trainings share the schedule, the loss, the batch order and the evaluation; supernets share the evaluation.
 """
 
+import contextlib
 import dataclasses
 from collections.abc import Callable
-from typing import Protocol, TypeAlias, runtime_checkable
+from typing import Any, Literal, Protocol, TypeAlias, get_args, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -20,6 +21,7 @@ from lanas_jax.training.augmentation import Augmentation
 
 Params: TypeAlias = PyTree[Array]
 BatchStats: TypeAlias = PyTree[Array]
+MatmulPrecision: TypeAlias = Literal["default", "high", "highest"]
 Real: TypeAlias = float | Float[Array, ""] | np.float32  # a Python number, or an input of a compiled program
 Images: TypeAlias = UInt8[Array, "n height width channels"] | Float[Array, "n height width channels"]
 
@@ -57,6 +59,9 @@ class TrainConfig:
       clip: largest global norm of the gradient; None disables clipping.
       label_smoothing: probability mass moved from the true class to the uniform distribution over all classes.
       augmentation: random transformations of the training images at each step.
+      matmul_precision: precision of products of float32 numbers on accelerators: ``default`` is JAX's setting, which
+        rounds factors to bfloat16 on TPUs and to TensorFloat-32 on GPUs; ``high`` and ``highest`` are slower. Products
+        of bfloat16 numbers, and CPUs, do not depend on it.
 
     Raises:
       ValueError: a setting is out of its range.
@@ -73,6 +78,7 @@ class TrainConfig:
     clip: float | None = 5.0
     label_smoothing: float = 0.0
     augmentation: Augmentation = dataclasses.field(default_factory=Augmentation)
+    matmul_precision: MatmulPrecision = "default"
 
     def __post_init__(self) -> None:
         for name in ("epochs", "batch_size", "learning_rate"):
@@ -92,10 +98,17 @@ class TrainConfig:
             raise ValueError(f"weight_decay must not be negative; got {self.weight_decay}")
         if self.clip is not None and not self.clip > 0:
             raise ValueError(f"clip must be positive, or None not to clip; got {self.clip}")
+        if self.matmul_precision not in (known := get_args(MatmulPrecision)):
+            raise ValueError(f"matmul_precision must be one of {', '.join(known)}; got {self.matmul_precision!r}")
 
     def steps(self, images: int, epochs: int | None = None) -> int:
         """Returns the number of steps in `epochs` passes (default: the setting) over `images` images, rounded up."""
         return -(-(epochs or self.epochs) * images // self.batch_size)
+
+
+def matmul_precision(precision: MatmulPrecision) -> contextlib.AbstractContextManager[Any]:
+    """Returns a context in which products are traced with a precision; ``default`` leaves JAX's setting as it is."""
+    return contextlib.nullcontext() if precision == "default" else jax.default_matmul_precision(precision)
 
 
 @runtime_checkable

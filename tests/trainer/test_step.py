@@ -1,15 +1,20 @@
 """Steps of the winner's training: against NumPy, on one device and on four."""
 
 import dataclasses
+from functools import partial
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.sharding import NamedSharding, PartitionSpec
 
+from lanas_jax.runtime.devices import mesh_of
 from lanas_jax.trainer import compilation
+from lanas_jax.trainer import step as training
 from lanas_jax.trainer.recipe import Recipe
 from lanas_jax.trainer.task import FinalTraining, Weights
+from lanas_jax.training.augmentation import Augmentation
 from lanas_jax.training.sgd import batch_order
 from tests.trainer.linear_network import CLASSES, LinearNetwork
 from tests.trainer.tiny_experiment import MIRRORED, RECIPE, Config, TinyNetwork, TinySpace, dataset
@@ -128,6 +133,50 @@ def test_batch_is_spread_and_gradients_are_added_up(trained):
     assert "f32[3,6,6,8]" in text
     assert "f32[12,6,6,8]" not in text
     assert "all-reduce" in text
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_each_device_normalises_its_own_images(dtype):
+    """Loss, statistics and gradient are means over halves of a batch; gradients are summed in the recipe's dtype."""
+    recipe = dataclasses.replace(RECIPE, normalize_over="device", gradient_sum=dtype)
+    mesh, network = mesh_of(jax.devices()[:2], "data"), TinyNetwork(TinySpace(), (0, 1))
+    task = training.TrainerTask(
+        network, recipe, Augmentation(), CLASSES, None, NamedSharding(mesh, PartitionSpec("data"))
+    )
+    images = jnp.asarray(ALL.search.train.images[:12], jnp.float32) / 255
+    batch = training.TrainingBatch(
+        images, jax.nn.one_hot(ALL.search.train.labels[:12], CLASSES, dtype=jnp.float32), None
+    )
+    weights, key, dropped = Weights(*network.init(jax.random.key(0))), jax.random.key(1), jnp.float32(0.5)
+    run = jax.jit(partial(training.descent, task))
+    text = run.lower(weights, batch, key, dropped).as_text()
+    assert ("bf16" in text) == (dtype == "bfloat16")
+    halves = [
+        jax.jit(partial(training.descent_over, task))(
+            weights, jax.tree.map(lambda x, i=i: x[6 * i : 6 * i + 6], batch), jax.random.fold_in(key, i), dropped
+        )
+        for i in range(2)
+    ]
+    expected = jax.tree.map(lambda a, b: (a + b) / 2, *halves)
+    tolerance = 1e-5 if dtype == "float32" else 2**-7
+    for ours, theirs in zip(jax.tree.leaves(run(weights, batch, key, dropped)), jax.tree.leaves(expected), strict=True):
+        assert ours.dtype == theirs.dtype
+        np.testing.assert_allclose(ours, theirs, rtol=tolerance, atol=tolerance * jnp.abs(theirs).max())
+
+
+@pytest.mark.parametrize("precision", ["default", "high", "highest"])
+def test_products_have_the_precision_of_the_recipe(precision):
+    recipe = dataclasses.replace(RECIPE, matmul_precision=precision)
+    sharding = NamedSharding(mesh_of(jax.devices()[:1], "data"), PartitionSpec("data"))
+    task = training.TrainerTask(LinearNetwork(), recipe, Augmentation(), CLASSES, None, sharding)
+    batch = training.TrainingBatch(
+        jnp.asarray(ALL.search.train.images[:12], jnp.float32), jnp.ones((12, CLASSES)), None
+    )
+    weights = Weights(*task.network.init(jax.random.key(0)))
+    program = jax.make_jaxpr(partial(training.descent, task))(weights, batch, jax.random.key(1), jnp.float32(0))
+    expected = None if precision == "default" else 2 * (jax.lax.Precision(precision),)
+    found = [equation.params["precision"] for equation in program.eqns if equation.primitive.name == "dot_general"]
+    assert set(found) == {expected}
 
 
 @pytest.mark.parametrize("devices", [1, 4])
