@@ -42,20 +42,24 @@ class Chip:
       memory: memory available to programs, in bytes.
       bandwidth: memory bandwidth in bytes per second.
       flops: peak bfloat16 operations per second, two per multiply-add.
+      clock: cycles per second, which the compiler's estimates are divided by; None: it makes none.
     """
 
     memory: float
     bandwidth: float
     flops: float
+    clock: float | None = None
 
 
 # Bandwidth and operations: cloud.google.com/tpu/docs/v4, /v5e, /v5p and /v6e, tables of chip specifications. Memory:
-# as available to programs according to errors of libtpu 0.0.52; published are 32 GiB, 16 GB, 95 GB and 32 GB.
+# as available to programs according to errors of libtpu 0.0.52; published are 32 GiB, 16 GB, 95 GB and 32 GB. Clock:
+# the operations divided by those of a chip's matrix units per cycle (v4 and v5p: 8 units of 128 x 128; v5e: 4; v6e: 4
+# of 256 x 256), two per multiply-add.
 CHIPS = {
-    "v4": Chip(30.75 * GIB, 1200e9, 275e12),
-    "v5e": Chip(15.75 * GIB, 819e9, 197e12),
-    "v5p": Chip(95.73 * GIB, 2765e9, 459e12),
-    "v6e": Chip(31.24 * GIB, 1640e9, 918e12),
+    "v4": Chip(30.75 * GIB, 1200e9, 275e12, 1.05e9),
+    "v5e": Chip(15.75 * GIB, 819e9, 197e12, 1.5e9),
+    "v5p": Chip(95.73 * GIB, 2765e9, 459e12, 1.75e9),
+    "v6e": Chip(31.24 * GIB, 1640e9, 918e12, 1.75e9),
 }
 FLAT = ("1x1", "2x2", "2x4", "4x4", "4x8", "8x8", "8x16", "16x16")
 CUBES = ("2x2x1", "2x2x2", "2x2x4", "2x4x4", "4x4x4", "4x4x8", "4x8x8")
@@ -129,7 +133,9 @@ def find_topology(name: str) -> Topology:
 
     kind = name.partition(":")[0]
     # A v4 chip has two cores. Real machines show them as one device by default; a compile-only topology does not.
-    settings = {"chip_config_name": "megacore"} if kind == "v4" else {}
+    settings: dict[str, Any] = {"chip_config_name": "megacore"} if kind == "v4" else {}
+    if name.endswith(":1x1"):
+        settings["chips_per_host_bounds"] = [1, 1, 1]  # the default, 2x2x1, does not divide a slice of one chip
     found = topologies.get_topology_desc(platform="tpu", topology_name=name, **settings)
     return Topology(name, tuple(found.devices), CHIPS[kind])
 
