@@ -167,6 +167,8 @@ def stages(config: Config) -> tuple[Stage, ...]:
             budget=config.budget,
             batch=config.batch,
             setting="--batch-size of lanas search",
+            # two branches per block, of one operation or two half convolutions
+            rounds=3 * config.blocks,
         ),
         final_training("final", winner, data, cost, setting="--recipe.batch-size of lanas train"),
     )

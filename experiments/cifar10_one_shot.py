@@ -225,6 +225,8 @@ def stages(config: Config) -> tuple[Stage, ...]:
             data,
             mean_multiply_adds(measured.supernet.space, pool),
             setting="--batch-size of lanas search",
+            # two branches per block, of one operation or two half convolutions
+            rounds=3 * measured.supernet.space.blocks,
         ),
         valuation("search", valuing, budget=config.budget, batch=config.batch, setting="batch_size of its OneShot"),
         final_training("final", winner, data, cost, setting="--recipe.batch-size of lanas train"),

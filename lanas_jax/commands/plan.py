@@ -25,9 +25,9 @@ HELP = """\
 usage: lanas plan EXPERIMENT --topology v5e:4x4 [--only STAGE] [--json] [settings of the experiment]
 
 Compiles each stage of an experiment for a TPU slice on this machine's CPU. Reports whether the stage fits into the
-chips' memory, the minimum time of a step, and the minimum chip-hours of the stage. Needs neither the TPU nor the
-dataset, but libtpu: pip install 'lanas-jax[tpu-plan]'. --topology local compiles for the devices of this process.
-Large networks take minutes to compile.
+chips' memory, the minimum time of a step, the compiler's estimate of that time, what the chips exchange, and the
+minimum chip-hours of the stage. Needs neither the TPU nor the dataset, but libtpu: pip install 'lanas-jax[tpu-plan]'.
+--topology local compiles for the devices of this process. Large networks take minutes to compile.
 
 For the settings: lanas plan EXPERIMENT --help
 """
@@ -109,7 +109,7 @@ def chosen(stages: "Sequence[Stage]", only: str | None) -> "Sequence[Stage]":
 
 
 def show_estimates(console: Console, name: str, machine: topologies.Topology, found: "Sequence[Estimate]") -> None:
-    """Prints a row per stage and, below the table, advice for each stage that does not fit."""
+    """Prints a row per stage. Below the table, prints what is in no column, and advice for stages that do not fit."""
     chip = machine.chip
     console.print(
         f"{name}: {len(machine.devices)} chips, each {chip.memory / GIB:.4g} GiB of memory for programs, "
@@ -117,16 +117,18 @@ def show_estimates(console: Console, name: str, machine: topologies.Topology, fo
     )
     console.print(table(found))
     for one in found:
+        for text in remarks(one):
+            console.print(f"{one.stage}: {text}", soft_wrap=True)
         if not one.fits:
             console.print(advice(one), soft_wrap=True)
 
 
 def table(found: "Sequence[Estimate]") -> Table:
     """Returns a table with one row per stage."""
-    shown = Table(box=SIMPLE)
+    shown = Table(box=SIMPLE, collapse_padding=True, pad_edge=False)
     shown.add_column("stage")
-    columns = ("chips", "batch", "GiB per chip", "fits", "GFLOP/step", "counted", "GB/step", "ms/step >=", "bound")
-    for column in (*columns, "steps", "chip-hours >=", "compile s"):
+    columns = ("chips", "batch", "GiB/chip", "fits", "GFLOP/step", "counted", "GB/step", "ms/step >=", "bound")
+    for column in (*columns, "est-ms/step", "steps", "chip-hours >=", "compile s"):
         shown.add_column(column, justify="right")
     for one in found:
         shown.add_row(
@@ -140,11 +142,34 @@ def table(found: "Sequence[Estimate]") -> Table:
             _scaled(one.moved, 1e9),
             _scaled(one.step_seconds, 1e-3),
             one.bound or "-",
+            _estimated(one),
             f"{one.steps:,}",
             _scaled(one.chip_hours, 1),
             f"{one.compile_seconds:.0f}",
         )
     return shown
+
+
+def remarks(one: "Estimate") -> list[str]:
+    """Returns the costs of a step that are in no column: collectives, gathers, and loops whose length is unknown."""
+    if one.costs is None:
+        return []
+    found = [
+        f"{kind.count:,.4g} {name} of {kind.bytes / 1e6:,.3g} MB in all per step"
+        for name, kind in sorted(one.costs.collectives.items())
+    ]
+    if one.costs.gathers:
+        share = one.costs.uncounted_gathers / one.costs.gathers
+        found.append(
+            f"{one.costs.gathers:,.3g} gathers of {one.costs.rows:,.3g} rows in all per step; est-ms/step omits "
+            f"{share:.0%} of them"
+        )
+    if one.costs.unknown_loops:
+        found.append(
+            f"{one.costs.unknown_loops:,.3g} loops per step have a length that depends on data; each counts "
+            f"{', then '.join(f'{rounds:.3g}' for rounds in one.rounds)} iterations"
+        )
+    return found
 
 
 def advice(one: "Estimate") -> str:
@@ -159,6 +184,12 @@ def advice(one: "Estimate") -> str:
 def as_json(one: "Estimate") -> dict[str, Any]:
     """Returns an estimate as a dictionary, with its derived quantities."""
     return {**dataclasses.asdict(one), "fits": one.fits, "chip_hours": one.chip_hours}
+
+
+def _estimated(one: "Estimate") -> str:
+    """Returns the estimated milliseconds per step: for mean and most expensive branches, if they differ."""
+    mean, dearest = (_scaled(seconds, 1e-3) for seconds in (one.estimated_seconds, one.dearest_seconds))
+    return mean if mean == dearest else f"{mean}-{dearest}"
 
 
 def _scaled(number: float | int | None, unit: float | int) -> str:

@@ -1,10 +1,11 @@
-"""Resource estimates of a compiled program: memory per chip, minimum step time, chip-hours of a stage.
+"""Resource estimates of a compiled program: memory per chip, time of a step, chip-hours of a stage.
 
 Memory is the allocation planned by the compiler: arguments, outputs and temporaries, minus outputs that alias
 arguments. The minimum step time is the roofline: the larger of the operations divided by the chip's peak and the bytes
 moved by the compiled program divided by the memory bandwidth. Operations are two per multiply-add of the networks if
-these are known, otherwise the compiler's count. Communication between chips, waiting for images, and utilization below
-the peak are not included.
+these are known, otherwise the compiler's count. Bytes are read from the program's text (`lanas_jax.planning.hlo`), with
+loops as often as they run. On TPUs, a second figure is no bound: the sum of the cycles that the compiler estimates for
+each instruction. Neither includes communication between chips or waiting for images.
 """
 
 import dataclasses
@@ -15,12 +16,14 @@ from typing import Any
 
 import jax
 
-from lanas_jax.planning.stage import Stage, TracedProgram
+from lanas_jax.planning.hlo import Branches, CostAnalysis, ProgramCosts, parse_module
+from lanas_jax.planning.stage import Stage
 from lanas_jax.planning.topology import Chip, Topology
 
 OUT_OF_MEMORY = "RESOURCE_EXHAUSTED"  # status code in compiler errors
 NEEDED = re.compile(r"\(([0-9.]+)([KMGT])\) exceeds|Used ([0-9.]+)([KMGT]) of")
 UNITS = {"K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
+BRANCHES: tuple[Branches, Branches] = ("mean", "dearest")
 CLOSE = 8  # precision of the largest batch, an eighth of itself, since each try compiles
 
 
@@ -65,10 +68,16 @@ class Estimate:
       needed: required bytes per chip, or None if the compiler does not report them.
       available: available bytes per chip.
       flops: operations of the networks' multiply-adds, or None if these are unknown.
-      counted_flops: operations counted by the compiler; a conditional counts as its most expensive branch.
-      moved: bytes moved to and from memory, counted by the compiler.
+      counted_flops: operations counted by the compiler; a conditional counts as its most expensive branch, the body of
+        a loop once.
+      moved: bytes moved to and from memory; a conditional counts as the mean of its branches.
       step_seconds: minimum seconds per step, by the roofline.
       bound: limiting resource, ``compute`` or ``memory``.
+      estimated_seconds: the compiler's estimated cycles per step, in seconds; a conditional counts as the mean of its
+        branches. None if the compiler makes no estimates.
+      dearest_seconds: estimated seconds per step with the most expensive branch of each conditional.
+      costs: all costs of the compiled program, with the mean of the branches; None if the compiler ran out of memory.
+      rounds: number of iterations that loops count whose length depends on data, from the outermost loops inwards.
       compile_seconds: compilation time of this estimate in seconds.
       setting: name of the setting for the batch size.
       largest_batch: largest batch size found to fit, if `batch_size` does not fit; 0: none fits.
@@ -86,6 +95,10 @@ class Estimate:
     moved: float | None
     step_seconds: float | None
     bound: str | None
+    estimated_seconds: float | None
+    dearest_seconds: float | None
+    costs: ProgramCosts | None
+    rounds: tuple[float, ...]
     compile_seconds: float
     setting: str
     largest_batch: int | None = None
@@ -146,14 +159,24 @@ def at_batch(stage: Stage, topology: Topology, batch_size: int) -> Estimate:
     except jax.errors.JaxRuntimeError as error:
         if OUT_OF_MEMORY not in str(error):
             raise
-        memory, costs, needed = None, {}, needed_bytes(str(error))
+        memory, needed, counted, mean, dearest = None, needed_bytes(str(error)), None, None, None
     else:
-        memory, costs = Memory.of(compiled.memory_analysis()), first_costs(compiled.cost_analysis())
+        memory = Memory.of(compiled.memory_analysis())
         needed = float(memory.total)
+        counted = first_costs(compiled.cost_analysis()).get("flops", -1.0)
+        counted = counted / program.counted if counted >= 0 else None
+        module = parse_module(compiled.as_text() or "")
+        mean, dearest = (
+            CostAnalysis(module, branches, program.rounds).total().times(1 / program.steps_per_call)
+            for branches in BRANCHES
+        )
     seconds = time.perf_counter() - began
     flops = None if program.multiply_adds is None else 2 * program.multiply_adds
-    counted, moved = (_per_step(costs, name, program) for name in ("flops", "bytes accessed"))
+    moved, clock = None if mean is None else mean.moved, topology.chip.clock
     step_seconds, bound = roofline(topology.chip, counted if flops is None else flops, moved)
+    estimated, estimated_dearest = (
+        costs.cycles / clock if costs and costs.cycles and clock else None for costs in (mean, dearest)
+    )
     return Estimate(
         stage.name,
         program.devices,
@@ -167,6 +190,10 @@ def at_batch(stage: Stage, topology: Topology, batch_size: int) -> Estimate:
         moved,
         step_seconds,
         bound,
+        estimated,
+        estimated_dearest,
+        mean,
+        program.rounds,
         seconds,
         stage.setting,
     )
@@ -195,7 +222,3 @@ def needed_bytes(error: str) -> float | None:
 def first_costs(costs: Any) -> dict[str, float]:
     """Returns the `cost_analysis` of the program of one chip; {} if the analysis is empty."""
     return dict(costs[0] if isinstance(costs, Sequence) and costs else costs or {})
-
-
-def _per_step(costs: dict[str, float], name: str, program: TracedProgram) -> float | None:
-    return costs[name] / program.counted if costs.get(name, -1) >= 0 else None

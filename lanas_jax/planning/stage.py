@@ -18,15 +18,17 @@ from lanas_jax.data.splits import SearchData, Split
 class TracedProgram(NamedTuple):
     """The program of a stage, traced for given devices.
 
-    The compiler counts a loop's body once, whatever its number of iterations, and a conditional as its most expensive
-    branch. So all numbers are per step. A step is one iteration of the innermost loop that reads a batch.
+    A step is one iteration of the innermost loop that reads a batch. The compiler counts the operations of a loop once,
+    whatever its number of iterations; the costs of `lanas_jax.planning.hlo` are those of a whole call.
     """
 
     lowered: jax.stages.Lowered
     devices: int  # number of devices
     steps: int  # sequential steps of the whole stage
     multiply_adds: float | None  # per step on one device; None: unknown
-    counted: float = 1.0  # number of steps that the compiler's count covers
+    counted: float = 1.0  # number of steps that the compiler's count of operations covers
+    steps_per_call: int = 1  # number of steps of one call of the program
+    rounds: tuple[float, ...] = (1.0,)  # iterations of loops whose length depends on data, from the outermost inwards
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

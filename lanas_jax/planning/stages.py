@@ -50,6 +50,7 @@ def final_training(
     setting: str,
     streamed: bool = False,
     teacher_multiply_adds: float | int = 0,
+    rounds: float = 1.0,
 ) -> Stage:
     """Returns the stage of a training by `lanas_jax.trainer`: of a winner or of a supernet.
 
@@ -62,6 +63,7 @@ def final_training(
       setting: name of the setting for the recipe's batch size.
       streamed: True if each step receives its batch, False if every device holds all images.
       teacher_multiply_adds: multiply-adds of a teacher's forward pass on one image.
+      rounds: mean number of iterations of loops whose length depends on data, such as those over a cell's operations.
     """
     training.network.space.check_images(data.image_shape, data.classes)
     recipe, passes = training.recipe, _passes(training)
@@ -75,7 +77,8 @@ def final_training(
         images = batch_size / len(devices)
         work = _times(multiply_adds, TRAINING * passes * images)
         work = None if work is None else work + teacher_multiply_adds * images
-        return TracedProgram(lowered, len(devices), changed.sgd.steps(split), work, counted=1 / passes)
+        steps, per_call = changed.sgd.steps(split), 1 if streamed else changed.steps_per_dispatch
+        return TracedProgram(lowered, len(devices), steps, work, 1 / passes, per_call, (rounds,))
 
     return Stage(name, recipe.batch_size, setting, program)
 
@@ -105,6 +108,7 @@ def candidates(
     batch: int,
     setting: str,
     vmapped: bool = False,
+    rounds: float = 1.0,
 ) -> Stage:
     """Returns the stage of training candidates from scratch with one shared program.
 
@@ -117,6 +121,7 @@ def candidates(
       batch: number of candidates trained together.
       setting: name of the setting for the batch size.
       vmapped: True if the candidates of a device train vmapped, False if sequentially.
+      rounds: mean number of iterations of loops whose length depends on data, such as those over a cell's operations.
     """
     network.space.check_images(data.image_shape, data.classes)
     cost = mean_multiply_adds(network.space)
@@ -125,16 +130,17 @@ def candidates(
         changed = dataclasses.replace(config, batch_size=batch_size)
         per_device = -(-batch // len(devices))
         layout = Population(network, changed, devices, per_device, vmapped)
-        _, advance, _ = layout.lower(_shapes_of(data, layout))
+        _, advance, _ = layout.lower(shapes_of(data, layout))
         sequential = 1 if vmapped else per_device
         steps = -(-budget // batch) * sequential * changed.steps(len(data.train))
         work = _times(cost, TRAINING * batch_size * (per_device if vmapped else 1))
-        return TracedProgram(advance, len(devices), steps, work)
+        per_call = sequential * layout.steps_per_dispatch
+        return TracedProgram(advance, len(devices), steps, work, steps_per_call=per_call, rounds=(rounds,))
 
     return Stage(name, config.batch_size, setting, program, shared=False)
 
 
-def valuation(name: str, valuing: Valuation, *, budget: int, batch: int, setting: str) -> Stage:
+def valuation(name: str, valuing: Valuation, *, budget: int, batch: int, setting: str, rounds: float = 1.0) -> Stage:
     """Returns the stage of valuing subnetworks of a supernet.
 
     Args:
@@ -143,6 +149,7 @@ def valuation(name: str, valuing: Valuation, *, budget: int, batch: int, setting
       budget: number of codes in the search.
       batch: number of codes valued together.
       setting: name of the setting for the batch size.
+      rounds: mean number of iterations of loops whose length depends on data, such as those over a cell's operations.
     """
     valuing.supernet.space.check_images(valuing.data.image_shape, valuing.data.classes)
     cost = mean_multiply_adds(valuing.supernet.space)
@@ -151,15 +158,17 @@ def valuation(name: str, valuing: Valuation, *, budget: int, batch: int, setting
         per_device = -(-batch // len(devices))
         changed = dataclasses.replace(valuing, batch_size=batch_size, devices=devices, per_device=per_device)
         calibrating = changed.recalibration // min(batch_size, changed.recalibration or 1)
-        rounds = calibrating + math.ceil(len(changed.data.validation) / batch_size)
-        steps = math.ceil(budget / batch) * per_device * rounds
+        batches = calibrating + math.ceil(len(changed.data.validation) / batch_size)
+        steps = math.ceil(budget / batch) * per_device * batches
         loops = 2.0 if calibrating else 1.0  # one loop measures statistics, one values; both read a batch per iteration
-        return TracedProgram(changed.lower(), len(devices), steps, _times(cost, batch_size), counted=loops)
+        work = _times(cost, batch_size)
+        return TracedProgram(changed.lower(), len(devices), steps, work, loops, per_device * batches, (rounds,))
 
     return Stage(name, valuing.batch_size, setting, program, shared=False)
 
 
-def _shapes_of(data: SearchData, layout: Population) -> Placed:
+def shapes_of(data: SearchData, layout: Population) -> Placed:
+    """Returns the shapes of a search's data on the devices of a layout."""
     everywhere = NamedSharding(layout.mesh, PartitionSpec())
     train, held_out = (
         jax.tree.map(

@@ -1,5 +1,7 @@
 """Estimates of programs whose operations and bytes are counted by hand."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import pytest
@@ -22,9 +24,9 @@ def product(batch_size, rounds=1):
     return jax.jit(run).lower(x, y)
 
 
-def stage(multiply_adds=None, rounds=1, batch_size=16, counted=1.0):
+def stage(multiply_adds=None, rounds=1, batch_size=16, counted=1.0, steps_per_call=1):
     def program(devices, batch):
-        return TracedProgram(product(batch, rounds), 2, 7200, multiply_adds, counted)
+        return TracedProgram(product(batch, rounds), 2, 7200, multiply_adds, counted, steps_per_call)
 
     return Stage("products", batch_size, "--batch-size", program)
 
@@ -54,8 +56,25 @@ def test_known_multiply_adds_come_before_those_counted():
 
 def test_what_is_counted_may_stand_for_several_steps():
     once, twice = (estimate(stage(counted=counted), on(CHIP)) for counted in (1.0, 2.0))
-    assert twice.moved == once.moved / 2
+    assert twice.moved == once.moved
     assert twice.counted_flops == once.counted_flops / 2
+
+
+def test_bytes_are_those_of_all_iterations():
+    """The operations of a loop count once, its bytes as often as it runs: a product, and a copy of its result."""
+    ten, twenty, of_ten = (
+        estimate(stage(rounds=rounds, steps_per_call=steps), on(CHIP)).moved
+        for rounds, steps in ((10, 1), (20, 1), (10, 10))
+    )
+    least = 4 * (16 + WIDTH + 16) * WIDTH  # factors and product
+    assert 10 * least <= twenty - ten <= 20 * least
+    assert of_ten == pytest.approx(ten / 10)
+
+
+def test_cpus_estimate_no_cycles():
+    found = estimate(stage(), on(dataclasses.replace(CHIP, clock=1e9)))
+    assert (found.estimated_seconds, found.dearest_seconds) == (None, None)
+    assert (found.costs.collectives, found.costs.gathers, found.costs.unknown_loops) == ({}, 0, 0)
 
 
 @pytest.mark.parametrize(("flops", "moved", "expected"), [

@@ -43,6 +43,14 @@ def test_stages_are_compiled_for_all_chips(plans, name):
         assert stage["fits"]
         assert 0 < stage["flops"] < 3 * stage["counted_flops"]
         assert stage["moved"] > 0
+        assert 0 < stage["estimated_seconds"] <= stage["dearest_seconds"]
+
+
+@pytest.mark.parametrize("name", CHIPS)
+def test_chips_exchange_gradients_and_no_candidates(plans, name):
+    for stage in ("supernet", "final"):
+        assert plans[name][stage]["costs"]["collectives"]["all-reduce"]["bytes"] > 0
+    assert plans[name]["search"]["costs"]["collectives"] == {}
 
 
 def test_chips_share_a_batch(plans):
