@@ -2,19 +2,24 @@
 
 import dataclasses
 import json
+from functools import partial
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.sharding import NamedSharding, PartitionSpec
 
 from lanas_jax.evaluators.base import NotPreparedError
 from lanas_jax.evaluators.one_shot import OneShot
+from lanas_jax.runtime.devices import mesh_of
 from lanas_jax.storage.folder import RunError
 from lanas_jax.supernet.sandwich import Sandwich
-from lanas_jax.supernet.training import SupernetTraining, train_supernet
+from lanas_jax.supernet.training import SampledSupernet, SupernetTraining, train_supernet
 from lanas_jax.trainer import compilation
+from lanas_jax.trainer import step as training
 from lanas_jax.trainer.task import Weights
+from lanas_jax.training.augmentation import Augmentation
 from tests.supernet.linear_supernet import CLASSES, RECIPE, SCALING, SPACE, LinearSupernet, dataset, stripes
 from tests.supernet.notes import Note
 from tests.trees import same
@@ -92,6 +97,25 @@ def test_statistics_follow_from_pass_to_pass():
     for name, found in stats.items():
         np.testing.assert_allclose(found, expected[name], rtol=1e-5, atol=1e-6)
         assert (np.asarray(found[:, 1]) == np.asarray(weights.batch_stats[name][:, 1])).all()
+
+
+@pytest.mark.parametrize("network", [TRAINING.network, SampledSupernet(LinearSupernet(), CODES)], ids=["all", "one"])
+def test_devices_train_the_same_parts_on_their_own_images(network):
+    """With statistics of each device: the mean of two halves of a batch, with the same key."""
+    recipe = dataclasses.replace(OFTEN, normalize_over="device", label_smoothing=0.0)
+    sharding = NamedSharding(mesh_of(jax.devices()[:2], "data"), PartitionSpec("data"))
+    task = training.TrainerTask(network, recipe, Augmentation(), CLASSES, None, sharding)
+    (images, targets), weights, key, dropped = batch(), started(), jax.random.key(2), jnp.float32(0)
+    found = jax.jit(partial(training.descent, task))(
+        weights, training.TrainingBatch(images, targets, None), key, dropped
+    )
+    half = jax.jit(partial(training.descent_over, task))
+    halves = [
+        half(weights, training.TrainingBatch(images[rows], targets[rows], None), key, dropped)
+        for rows in (slice(6), slice(6, 12))
+    ]
+    expected = jax.tree.map(lambda a, b: (a + b) / 2, *halves)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6), found, expected)
 
 
 def test_random_parts_come_from_the_pool_and_all_of_it():
