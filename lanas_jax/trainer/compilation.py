@@ -43,9 +43,14 @@ def check_recipe(recipe: Recipe, data: SearchData | StreamedDataset, devices: Se
     """Checks a recipe against the images and the devices, before anything is compiled.
 
     Raises:
-      ValueError: the batch is not divisible among the devices or is larger than the training split, the number of
-        epochs overflows an int32 counter, or ``train_on`` is ``all`` with streamed data.
+      ValueError: the batch is not divisible among the devices or is larger than the training split, the devices are not
+        divisible into groups of ``normalize_over``, the number of epochs overflows an int32 counter, or ``train_on`` is
+        ``all`` with streamed data.
     """
+    if isinstance(recipe.normalize_over, int) and len(devices) % recipe.normalize_over:
+        raise ValueError(
+            f"normalize_over must be a divisor of the number of devices, {len(devices)}; got {recipe.normalize_over}"
+        )
     if recipe.batch_size % len(devices):
         raise ValueError(
             f"batch_size must be a multiple of the number of devices, {len(devices)}; got {recipe.batch_size}"

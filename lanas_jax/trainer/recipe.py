@@ -107,10 +107,11 @@ class Recipe:
         None disables the evaluations.
       passes: number of forward and backward passes per step. All passes use the same images; each drops different paths
         (or samples a different part of a supernet). Their gradients are averaged.
-      normalize_over: images whose statistics batch normalization shares in training: those of the whole batch, ``all``,
-        or those of each ``device``. On one device, both are equal.
-      gradient_sum: dtype in which the gradients of devices are summed. Each device accumulates its own in float32. With
-        ``normalize_over="all"``, the sum is part of this accumulation, so it must be float32.
+      normalize_over: images whose statistics batch normalization uses in training: those of the whole batch, ``all``;
+        those of each ``device``; or those of each group of this number of neighbouring devices, a divisor of their
+        number. On one device, there is no difference.
+      gradient_sum: dtype in which the gradients of devices are summed; each device accumulates its own in float32. It
+        must be float32 unless ``normalize_over`` is ``device``, since XLA otherwise makes it part of this accumulation.
       matmul_precision: precision of products of float32 numbers on accelerators (`TrainConfig`).
       steps_per_dispatch: number of steps in one call of the program. Progress and Ctrl-C are handled between calls.
       checkpoint_seconds: seconds between two checkpoints, about the most time that a crash can lose; 0 saves one after
@@ -143,7 +144,7 @@ class Recipe:
     train_on: Literal["all", "train"] = "all"
     validate_every: int | None = 10
     passes: int = 1
-    normalize_over: Literal["all", "device"] = "all"
+    normalize_over: Literal["all", "device"] | int = "all"
     gradient_sum: Literal["float32", "bfloat16"] = "float32"
     matmul_precision: MatmulPrecision = "default"
     steps_per_dispatch: int = 100
@@ -165,12 +166,15 @@ class Recipe:
             raise ValueError(f"ema must be in [0, 1), or None to keep no average; got {self.ema}")
         if self.train_on not in ("all", "train"):
             raise ValueError(f"train_on must be 'all' or 'train'; got {self.train_on!r}")
-        if self.normalize_over not in ("all", "device"):
-            raise ValueError(f"normalize_over must be 'all' or 'device'; got {self.normalize_over!r}")
+        over = self.normalize_over
+        if over not in ("all", "device") and not (type(over) is int and over > 0):
+            raise ValueError(f"normalize_over must be 'all', 'device' or a positive number of devices; got {over!r}")
         if self.gradient_sum not in ("float32", "bfloat16"):
             raise ValueError(f"gradient_sum must be 'float32' or 'bfloat16'; got {self.gradient_sum!r}")
-        if self.normalize_over == "all" and self.gradient_sum != "float32":
-            raise ValueError(f"gradient_sum must be 'float32' with normalize_over='all'; got {self.gradient_sum!r}")
+        if over != "device" and self.gradient_sum != "float32":
+            raise ValueError(
+                f"gradient_sum must be 'float32' unless normalize_over is 'device'; got {self.gradient_sum!r}"
+            )
 
     def _check_optimizer(self) -> None:
         if self.optimizer not in (known := ("sgd", "rmsprop", "adamw", "lamb")):

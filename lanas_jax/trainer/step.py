@@ -4,9 +4,9 @@ Compared with `lanas_jax.candidates.step`, this adds other optimizers, an auxili
 (arXiv 1503.02531), a moving average of the weights, and a batch sharded over devices.
 
 The program is written for the global batch, and XLA partitions it. So batch normalization uses the statistics of the
-whole batch, which takes two collectives per layer and pass. With ``normalize_over="device"``, each device computes the
+whole batch, which takes collectives in each layer and pass. With ``normalize_over="device"``, each device computes the
 gradient of its own images with statistics of its own, and the only collectives are the means of loss, gradient and
-running statistics over devices.
+running statistics over devices. With a number, groups of so many devices do.
 """
 
 import dataclasses
@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 import optax
 from jax import lax
-from jax.sharding import NamedSharding, PartitionSpec
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, PyTree
 
 from lanas_jax.data.scaling import Scaling
@@ -187,27 +187,35 @@ def descent(
     task: TrainerTask, weights: Weights, batch: TrainingBatch, key: PRNGKeyArray, dropped: Float[Array, ""]
 ) -> tuple[Float[Array, ""], BatchStats, Params]:
     """Returns the loss, the updated batch statistics, and the gradient of a step. The key is consumed."""
-    recipe, mesh = task.recipe, task.batch.mesh
+    recipe, devices = task.recipe, task.batch.mesh.devices.reshape(-1)
+    over = recipe.normalize_over
+    group = over if isinstance(over, int) else {"all": devices.size, "device": 1}[over]
     with matmul_precision(recipe.matmul_precision):
-        if recipe.normalize_over == "all" or mesh.size == 1:
+        if group == devices.size:
             return descent_over(task, weights, batch, key, dropped)
-        (axis,) = mesh.axis_names
 
-        def on_device(
+        def in_group(
             weights: Weights, batch: TrainingBatch, key: PRNGKeyArray, dropped: Float[Array, ""]
         ) -> tuple[Float[Array, ""], BatchStats, Params]:
             if not isinstance(task.network, DrawsCodes):
-                key = jax.random.fold_in(key, lax.axis_index(axis))  # each device drops other paths
+                key = jax.random.fold_in(key, lax.axis_index("group"))  # each group drops other paths
             loss, batch_stats, gradient = descent_over(task, weights, batch, key, dropped)
-            summed = lax.pmean(jax.tree.map(lambda x: x.astype(recipe.gradient_sum), gradient), axis)
+            summed = lax.pmean(jax.tree.map(lambda x: x.astype(recipe.gradient_sum), gradient), "group")
             gradient = jax.tree.map(lambda x, own: x.astype(own.dtype), summed, gradient)
-            return *lax.pmean((loss, batch_stats), axis), gradient
+            return *lax.pmean((loss, batch_stats), "group"), gradient
 
-        whole, share = PartitionSpec(), PartitionSpec(axis)
-        per_device = jax.shard_map(
-            on_device, mesh=mesh, in_specs=(whole, share, whole, whole), out_specs=whole, check_vma=False
+        # XLA partitions the work of a group among its devices.
+        mesh = Mesh(devices.reshape(-1, group), ("group", "member"))
+        whole, share = PartitionSpec(), PartitionSpec("group")
+        in_groups = jax.shard_map(
+            in_group,
+            mesh=mesh,
+            in_specs=(whole, share, whole, whole),
+            out_specs=whole,
+            axis_names={"group"} if group > 1 else {"group", "member"},
+            check_vma=False,
         )
-        return per_device(weights, batch, key, dropped)
+        return in_groups(weights, batch, key, dropped)
 
 
 def descent_over(

@@ -244,6 +244,7 @@ def test_second_process_is_kept_out(finished, tmp_path):
     ("recipe", "devices", "message"),
     [
         ({"batch_size": 10}, 4, "batch_size must be a multiple of the number of devices, 4; got 10"),
+        ({"normalize_over": 3}, 4, "normalize_over must be a divisor of the number of devices, 4; got 3"),
         ({"batch_size": 91}, 1, "batch_size must be at most the number of training images, 90; got 91"),
         ({"batch_size": 124, "train_on": "all"}, 4, "at most the number of training images, 123; got 124"),
         ({"epochs": 2**25}, 1, "epochs must be below 23860928 with 90 images"),

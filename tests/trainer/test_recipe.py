@@ -118,6 +118,22 @@ def test_unknown_optimizer():
         recipe.__post_init__()
 
 
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ({"normalize_over": "host"}, "'all', 'device' or a positive number of devices; got 'host'"),
+        ({"normalize_over": 0}, "a positive number of devices; got 0"),
+        ({"normalize_over": True}, "a positive number of devices; got True"),
+        ({"gradient_sum": "bfloat16"}, "'float32' unless normalize_over is 'device'; got 'bfloat16'"),
+        ({"normalize_over": "device", "gradient_sum": "float16"}, "'float32' or 'bfloat16'; got 'float16'"),
+        ({"matmul_precision": "exact"}, "one of default, high, highest; got 'exact'"),
+    ],
+)
+def test_settings_of_arithmetic(setting, message):
+    with pytest.raises(ValueError, match=message):
+        Recipe(**setting)
+
+
 def test_unknown_images_to_train_on():
     """Said by the recipe itself, which the type check of the test run would otherwise forestall."""
     recipe = Recipe()

@@ -135,11 +135,13 @@ def test_batch_is_spread_and_gradients_are_added_up(trained):
     assert "all-reduce" in text
 
 
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-def test_each_device_normalises_its_own_images(dtype):
+@pytest.mark.parametrize(
+    ("over", "devices", "dtype"), [("device", 2, "float32"), ("device", 2, "bfloat16"), (2, 4, "float32")]
+)
+def test_devices_or_groups_of_them_normalise_their_own_images(over, devices, dtype):
     """Loss, statistics and gradient are means over halves of a batch; gradients are summed in the recipe's dtype."""
-    recipe = dataclasses.replace(RECIPE, normalize_over="device", gradient_sum=dtype)
-    mesh, network = mesh_of(jax.devices()[:2], "data"), TinyNetwork(TinySpace(), (0, 1))
+    recipe = dataclasses.replace(RECIPE, normalize_over=over, gradient_sum=dtype)
+    mesh, network = mesh_of(jax.devices()[:devices], "data"), TinyNetwork(TinySpace(), (0, 1))
     task = training.TrainerTask(
         network, recipe, Augmentation(), CLASSES, None, NamedSharding(mesh, PartitionSpec("data"))
     )
