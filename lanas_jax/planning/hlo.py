@@ -167,7 +167,7 @@ def trip_count(module: Module, caller: Computation, loop: Instruction) -> int | 
 
     The compiler states it for some loops. Otherwise it is the constant that the loop's condition compares the counter
     with, which starts at 0 and grows by 1 in every loop that JAX makes. The constant may come into the loop from
-    outside, as an element of the tuple that the loop carries.
+    outside, as an element of the tuple that the loop carries and does not change.
     """
     if known := KNOWN_TRIPS.search(loop.attributes):
         return int(known[1])
@@ -185,16 +185,32 @@ def trip_count(module: Module, caller: Computation, loop: Instruction) -> int | 
         if found.opcode in ("copy", "bitcast"):
             return constant(found.reads[0], within)
         if found.opcode == "get-tuple-element" and within is condition:
-            index = re.search(r"index=(\d+)", found.attributes)
-            element = int(index[1]) if index else len(elements)
-            return constant(elements[element], caller) if element < len(elements) else None
+            index = _index(found)
+            if index < len(elements) and _is_unchanged(module.computations.get(loop.called("body") or "", {}), index):
+                return constant(elements[index], caller)
         return None
 
     result = next((one for one in condition.values() if one.root), None)
-    if result is None or not result.shape.startswith("pred"):
+    if result is None or result.opcode != "compare" or "direction=LT" not in result.attributes:
         return None
-    limits = [limit for limit in (constant(name, condition) for name in result.reads) if limit]
-    return max(limits, default=None)
+    return constant(result.reads[1], condition)
+
+
+def _index(element: Instruction) -> int:
+    """Returns the position of an element in its tuple."""
+    found = re.search(r"index=(\d+)", element.attributes)
+    return int(found[1]) if found else 0
+
+
+def _is_unchanged(body: Computation, index: int) -> bool:
+    """Returns True if the body of a loop passes on an element of its tuple."""
+    result = next((one for one in body.values() if one.root), None)
+    if result is None or result.opcode != "tuple":
+        return False
+    element = body.get(result.reads[index])
+    while element is not None and element.opcode == "copy":
+        element = body.get(element.reads[0])
+    return element is not None and element.opcode == "get-tuple-element" and _index(element) == index
 
 
 @dataclasses.dataclass(frozen=True)

@@ -134,16 +134,19 @@ def test_the_dearest_instructions_come_first():
 
 LOOP = """HloModule loop
 
-%body (x: (s32[], f32[1024])) -> (s32[], f32[1024]) {
-  %x = (s32[], f32[1024]{0}) parameter(0)
+%body (x: (s32[], f32[1024], s32[])) -> (s32[], f32[1024], s32[]) {
+  %x = (s32[], f32[1024]{0}, s32[]) parameter(0)
   %i = s32[] get-tuple-element(%x), index=0
   %y = f32[1024]{0} get-tuple-element(%x), index=1
+  %n = s32[] get-tuple-element(%x), index=2
+  %one = s32[] constant(1)
+  %next = s32[] add(%i, %one)
   %z = f32[1024]{0} negate(%y)
-  ROOT %t = (s32[], f32[1024]{0}) tuple(%i, %z)
+  ROOT %t = (s32[], f32[1024]{0}, s32[]) tuple(%next, %z, %n)
 }
 
-%condition (x: (s32[], f32[1024])) -> pred[] {
-  %x = (s32[], f32[1024]{0}) parameter(0)
+%condition (x: (s32[], f32[1024], s32[])) -> pred[] {
+  %x = (s32[], f32[1024]{0}, s32[]) parameter(0)
   %i = s32[] get-tuple-element(%x), index=0
   %end = s32[] LIMIT
   ROOT %less = pred[] compare(%i, %end), direction=LT
@@ -151,33 +154,54 @@ LOOP = """HloModule loop
 
 ENTRY %main (y: f32[1024], n: s32[]) -> f32[1024] {
   %y = f32[1024]{0} parameter(0)
-  %n = s32[] parameter(1)
+  %n = s32[] PASSED
   %zero = s32[] constant(0)
-  %t = (s32[], f32[1024]{0}) tuple(%zero, %y)
-  %while = (s32[], f32[1024]{0}) while(%t), condition=%condition, body=%bodyKNOWN
+  %t = (s32[], f32[1024]{0}, s32[]) tuple(%zero, %y, %n)
+  %while = (s32[], f32[1024]{0}, s32[]) while(%t), condition=%condition, body=%bodyKNOWN
   ROOT %result = f32[1024]{0} get-tuple-element(%while), index=1
 }
 """
+CARRIED = "get-tuple-element(%x), index=2"
 
 
-@pytest.mark.parametrize(("limit", "known", "rounds"), [
-    ("constant(6)", "", 6),
-    ("get-tuple-element(%x), index=0", ', backend_config={"known_trip_count":{"n":"4"}}', 4),
-])  # fmt: skip
-def test_lengths_are_stated_or_compared_with(limit, known, rounds):
-    found = CostAnalysis(parse_module(LOOP.replace("LIMIT", limit).replace("KNOWN", known))).total()
-    assert found.moved == rounds * 2 * 4096
+def loop(limit, passed="parameter(1)", known=""):
+    return LOOP.replace("LIMIT", limit).replace("PASSED", passed).replace("KNOWN", known)
+
+
+def negations(text, **settings):
+    """The number of negations of arrays; other instructions move a few bytes."""
+    return CostAnalysis(parse_module(text), **settings).total().moved // (2 * 4096)
+
+
+def test_lengths_are_stated_or_compared_with():
+    assert negations(loop("constant(6)")) == 6
+    assert negations(loop(CARRIED, passed="constant(7)")) == 7
+    assert negations(loop(CARRIED, known=', backend_config={"known_trip_count":{"n":"4"}}')) == 4
+
+
+def test_a_limit_that_changes_is_no_length():
+    changing = loop(CARRIED, passed="constant(7)").replace("tuple(%next, %z, %n)", "tuple(%next, %z, %next)")
+    assert negations(changing, rounds=(3,)) == 3
+    assert negations(loop(CARRIED), rounds=(3,)) == 3
+
+
+def test_a_loop_that_may_end_early_has_no_length():
+    less, sound = "  %less = pred[] compare(%i, %end), direction=LT\n", "  %sound = pred[] is-finite(%i)\n"
+    both = less + sound + "  ROOT %going = pred[] and(%less, %sound)"
+    text = loop("constant(6)").replace("  ROOT" + less[1:-1], both)
+    assert "ROOT %going" in text
+    assert negations(text, rounds=(3,)) == 3
 
 
 def test_the_rounds_of_loops_within_loops_of_unknown_length():
-    """Two loops whose length is data, one within the other: the outer negates once in a round, the inner once more."""
-    inner = LOOP.replace("LIMIT", "get-tuple-element(%x), index=0").replace("KNOWN", "")
-    body, condition, entry = (part.strip() + "\n}\n" for part in inner.split("HloModule loop")[1].split("\n}\n")[:3])
-    deep = body.replace("%body", "%deep").replace("negate(%y)", "get-tuple-element(%twice), index=1")
-    deep = deep.replace("  %z", "  %twice = (s32[], f32[1024]{0}) while(%x), condition=%condition, body=%body\n  %z")
+    body, condition, entry = (part.strip() + "\n}\n" for part in loop(CARRIED).split("loop\n")[1].split("\n}\n")[:3])
+    deep = body.replace("%body", "%deep").replace("negate(%y)", "get-tuple-element(%all), index=1")
+    deep = deep.replace(
+        "  %z", "  %all = (s32[], f32[1024]{0}, s32[]) while(%x), condition=%condition, body=%body\n  %z"
+    )
     text = "\n".join([body, condition, deep, entry.replace("body=%body", "body=%deep")])
-    for rounds, negated in {(1,): 1, (5,): 25, (5, 3): 15}.items():
-        assert CostAnalysis(parse_module(text), rounds=rounds).total().moved == negated * 2 * 4096
+    for rounds, expected in {(1,): 1, (5,): 25, (5, 3): 15}.items():
+        assert negations(text, rounds=rounds) == expected
 
 
 def test_choices_are_also_named_by_their_truth():
