@@ -126,7 +126,7 @@ class Run:
         if not self.source.exists():
             raise RunError(
                 f"{self.directory} was started from Python, so it has no experiment file to build from: "
-                f"to continue, call lanas_jax.study.loop.run with the same experiment and folder"
+                f"to continue, repeat the call of lanas_jax.search or lanas_jax.study.run that started it"
             )
         with inside_folder(self.working_folder):
             module = discovery.load_experiment(self.source, original=self.original)

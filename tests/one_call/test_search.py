@@ -7,10 +7,12 @@ import sys
 import threading
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 
 import lanas_jax as lx
+from lanas_jax.evaluators.from_function import FromFunction
 from lanas_jax.storage.folder import RunError
 from lanas_jax.storage.trials import Status
 from lanas_jax.study import StudyError
@@ -18,6 +20,9 @@ from lanas_jax.study import StudyError
 ROOT = Path(__file__).parents[2]
 SPACE = lx.SearchSpace([lx.Choice(f"op{i}", "abcd") for i in range(4)])
 HOW = {"searcher": lx.RandomSearch(SPACE), "seed": 3, "verbose": False}
+
+
+CHECKED = pytest.mark.skipif(os.environ.get("LANAS_CHECK_SHAPES") == "1", reason="beartype refuses it first")
 
 
 def distance(**options):
@@ -172,11 +177,13 @@ def test_costs_are_recorded(tmp_path):
     assert [(t.value, t.multiply_adds, t.parameters, t.steps) for t in study.trials] == [(0.5, 7, 3, 2)] * 2
 
 
-def test_costs_that_the_space_knows_are_recorded(tmp_path):
-    cells = lx.NASBench201Space()
-    searcher = lx.RandomSearch(cells, pool=np.array([[0, 1, 4, 0, 1, 4]], np.int32))
-    study = lx.search(lambda **options: 1, cells, 5, tmp_path, searcher=searcher, verbose=False)
-    assert [(trial.value, trial.parameters) for trial in study.trials] == [(1.0, 73_306)]
+def test_costs_that_the_space_knows_are_recorded_unless_the_objective_returns_them():
+    cells, code = lx.NASBench201Space(), np.array([[0, 1, 4, 0, 1, 4]], np.int32)
+    keys = jax.random.split(jax.random.key(0), 1)
+    for returned, parameters in ((1, 73_306), ({"value": 1, "parameters": 5}, 5)):
+        (outcome,) = FromFunction(cells, lambda returned=returned, **options: returned).evaluate(code, keys)
+        assert (outcome.value, outcome.parameters) == (1.0, parameters)
+        assert outcome.multiply_adds == cells.cost(code).multiply_adds[0]
 
 
 @pytest.mark.parametrize(
@@ -192,12 +199,12 @@ def test_other_dictionaries_stop_the_search_at_the_first_trial(tmp_path, returne
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"objective": 3}, "the objective must be a function; got 3"),
+        pytest.param({"objective": 3}, "the objective must be a function; got 3", marks=CHECKED),
         ({"objective": lambda op0, op1, op2: 0}, "got an unexpected keyword argument 'op3'"),
         ({"objective": lambda op0, op1, op2, op3, width: 0}, "missing a required argument: 'width'"),
-        ({"space": SPACE.choices}, "space must be a SearchSpace"),
+        pytest.param({"space": SPACE.choices}, "space must be a SearchSpace", marks=CHECKED),
         ({"budget": 0}, "budget must be at least 1; got 0"),
-        ({"budget": 2.5}, "budget must be an integer"),
+        pytest.param({"budget": 2.5}, "budget must be an integer", marks=CHECKED),
         ({"workers": 0}, "workers must be at least 1"),
         ({"searcher": lx.RandomSearch(lx.SearchSpace([lx.Choice("op", "ab")]))}, "the searcher's space is not"),
     ],
