@@ -147,9 +147,13 @@ class Population:
             programs in memory for later populations.
         """
         placed = data if isinstance(data, Placed) else place(data, list(self.mesh.devices.flat))
-        made, found = (
-            MEMO.shared(self._key(placed), lambda: self._made(placed)) if share else (self._made(placed), False)
-        )
+
+        def make() -> tuple[Made, bool]:
+            return MEMO.shared(self._key(placed), lambda: self._made(placed)) if share else (self._made(placed), False)
+
+        # Programs on devices of several processes are compiled in all of them, or in none.
+        several = self.mesh.is_multi_process
+        made, found = distributed.together(make, jax.errors.JaxRuntimeError) if several else make()
         own = NamedSharding(self.mesh, PartitionSpec(AXIS))
         numbers = put_global(self.config, NamedSharding(self.mesh, PartitionSpec()))
         waited, saved = made.compile_seconds, made.saved_seconds

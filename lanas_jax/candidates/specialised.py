@@ -133,9 +133,9 @@ class Specialised:
         columns = zip(*(rows[i] for i in range(len(codes))), strict=True)
         kinds = (np.float32, np.float32, np.float32, np.int32, np.float32)
         waited, accuracy, loss, steps, train_loss = map(np.array, columns, kinds)
-        waited = waited / len(self.places)
-        seconds = time.perf_counter() - began - float(waited.sum())
-        results = Results(accuracy, loss, steps, train_loss, waited, seconds)
+        shares = (waited / len(self.places)).astype(np.float32)
+        seconds = time.perf_counter() - began - float(shares.sum())
+        results = Results(accuracy, loss, steps, train_loss, shares, seconds)
         return results, [one.state for one in batch]
 
     def run(self, codes: Int[np.ndarray, "n dims"], keys: Key[Array, " n"]) -> Results:

@@ -125,27 +125,55 @@ def test_supernets_are_trained_by_both_and_value_codes_on_both(tmp_path, kind):
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_the_commands_after_a_search_run_on_both_or_on_one(tmp_path):
-    """What they write is what one process writes from the same run."""
-    run, copy = tmp_path / "run", tmp_path / "copy"
-    succeeded(start_two(*search(run, LINEAR), devices=DEVICES))
-    shutil.copytree(run, copy)
+    """What two processes write is what one writes from the same run."""
+    both, one = tmp_path / "both", tmp_path / "one"
+    succeeded(start_two(*search(both, LINEAR), devices=DEVICES))
+    shutil.copytree(both, one)
     for command in (("extract",), ("rank", "--networks", 6), ("train", "--code", "1,0")):
-        outs = succeeded(start_two(command[0], run, *command[1:], devices=DEVICES))
+        devices = 1 if command[0] == "train" else DEVICES  # of which each batch of 12 images is a multiple
+        outs = succeeded(start_two(command[0], both, *command[1:], devices=devices))
         assert not [line for line in outs[1].splitlines() if not line.startswith("[Gloo]")]
-        words = (command[0], copy, *command[1:], *(["--one-host"] if command[0] != "train" else []))
-        succeeded([start(*words, devices=2 * DEVICES if command[0] == "rank" else 1)])
-    succeeded([start("export", folder, "--one-host") for folder in (run, copy)])
-    for name in ("ranking/ranking.csv",):
-        ours, theirs = (
-            [row.rsplit(",", 1)[0] for row in (folder / name).read_text().splitlines()] for folder in (run, copy)
-        )
-        assert ours == theirs  # but for the seconds
+        alone = ("--one-host",) if command[0] != "train" else ()
+        succeeded([start(command[0], one, *command[1:], *alone, devices=2 * DEVICES if command[0] == "rank" else 1)])
+    succeeded([start("export", run, "--one-host") for run in (both, one)])
+    assert ranked(both) == ranked(one)
     for name in ("extracted/architecture.json", "final/export/architecture.json"):
-        ours, theirs = (json.loads((folder / name).read_text()) for folder in (run, copy))
-        assert ours["code"] == theirs["code"]
-        assert ours["test_accuracy"] == theirs["test_accuracy"]
-    ours, theirs = ((folder / "extracted" / "weights.safetensors").read_bytes() for folder in (run, copy))
+        ours, theirs = (json.loads((run / name).read_text()) for run in (both, one))
+        assert [ours[key] for key in ("code", "test_accuracy", "validation_accuracy")] == [
+            theirs[key] for key in ("code", "test_accuracy", "validation_accuracy")
+        ]
+    ours, theirs = ((run / "extracted" / "weights.safetensors").read_bytes() for run in (both, one))
     assert ours == theirs
+
+
+def ranked(run):
+    """The rows of a ranking but for their seconds."""
+    return [row.rsplit(",", 1)[0] for row in (run / "ranking" / "ranking.csv").read_text().splitlines()]
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_candidates_that_do_not_fit_on_one_host_train_one_per_device_on_all(tmp_path):
+    """The second process has no memory for four candidates on a device."""
+    roomy, tight, hosts = tmp_path / "roomy", tmp_path / "tight", two_hosts()
+    succeeded([start(*search(roomy, LINEAR), devices=1)])
+    shutil.copytree(roomy, tight)
+    succeeded([start("rank", roomy, "--networks", 6, devices=1)])
+    before = """
+import jax, lanas_jax.candidates.population as p
+begin = p.CompiledPopulation.begin
+def tight(self, *arguments):
+    if self.population.per_device > 1:
+        raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: too small")
+    return begin(self, *arguments)
+p.CompiledPopulation.begin = tight
+"""
+    processes = [
+        start("rank", tight, "--networks", 6, *hosts, "--hosts.index", i, devices=2, before=before if i else "")
+        for i in range(2)
+    ]
+    succeeded(processes)
+    assert ranked(tight) == ranked(roomy)
 
 
 def refused(processes, seconds=60):
