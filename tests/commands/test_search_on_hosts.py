@@ -13,6 +13,7 @@ from lanas_jax.storage.trials import TrialStore
 from tests.several_hosts import PATIENCE, ROOT, ends, start, start_two, two_hosts
 
 LINEAR, TOY = ROOT / "tests" / "supernet" / "linear_experiment.py", ROOT / "tests" / "toy_experiment.py"
+SMALL = ROOT / "tests" / "candidates" / "small_experiment.py"
 DIGITS, QUICK = ROOT / "tests" / "commands" / "digits_search.py", ROOT / "tests" / "quick_experiment.py"
 DEVICES = 4  # of each of two processes
 
@@ -88,6 +89,19 @@ def test_a_search_goes_on_to_the_same_trials_after_a_process_was_lost(two, tmp_p
     assert 8 <= len(trials(run)) < 24
     succeeded(start_two("resume", run, devices=DEVICES))
     assert trials(run) == trials(two[0])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("strategy", ["shared", "specialised", "auto"])
+@pytest.mark.parametrize("halving", ["--halving", "--no-halving"])
+def test_each_strategy_finds_the_trials_of_one_process(tmp_path, strategy, halving):
+    """With specialised programs each process trains the candidates of its own devices, and tells the other."""
+    words = (SMALL, "--strategy", strategy, halving)
+    outs = succeeded(start_two(*search(tmp_path / "two", *words)))
+    assert outs[0].count("one program") == (strategy == "auto")  # said once, by process 0
+    assert "one program" not in outs[1]
+    succeeded([start(*search(tmp_path / "one", *words), devices=2)])
+    assert trials(tmp_path / "two") == trials(tmp_path / "one")
 
 
 @pytest.mark.slow
