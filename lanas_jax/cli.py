@@ -13,9 +13,10 @@ import sys
 from collections.abc import Callable, Sequence
 
 from lanas_jax.commands.base import REFUSALS, is_about_path, reason_of
-from lanas_jax.runtime.one_host import confine_to_host
+from lanas_jax.runtime.one_host import confine_to_host, slice_hosts
 
 ONE_HOST = "--one-host"  # option of every command, which must take effect before JAX is imported
+JOINING = ("search", "resume", "train", "supernet", "extract", "rank")  # commands with the options --hosts.*
 
 HELP = """\
 lanas finds good neural networks after training few of them (LaNAS, arXiv 1906.06832).
@@ -83,14 +84,25 @@ def _run(command: str, arguments: Sequence[str]) -> int:
     if command not in COMMANDS:
         print(f"lanas: there is no command {command!r}; choose from {', '.join(COMMANDS)}", file=sys.stderr)
         return 2
+    if (exit_code := _choose_hosts(command, arguments)) is not None:
+        return exit_code
+    return _function(command)([word for word in arguments if word != ONE_HOST])
+
+
+def _choose_hosts(command: str, arguments: Sequence[str]) -> int | None:
+    """Confines JAX to this host if the arguments say so, or warns that it would wait; returns an exit code, or None."""
+    joins = any(word.startswith(("--hosts.", "--cluster")) for word in arguments)
+    if ONE_HOST in arguments and joins:
+        return _failed(command, f"{ONE_HOST} excludes --hosts and --cluster", 2)
     if ONE_HOST in arguments:
-        if any(word.startswith("--hosts.") for word in arguments):
-            return _failed(command, f"{ONE_HOST} and --hosts exclude each other", 2)
         try:
             confine_to_host(os.environ)
         except ValueError as error:
             return _failed(command, f"{ONE_HOST}: {error}", 2)
-    return _function(command)([word for word in arguments if word != ONE_HOST])
+    elif command in JOINING and not joins and (count := slice_hosts(os.environ)) > 1:
+        waits = f"this is one of {count} hosts of a TPU slice, and JAX waits until it has started on all of them"
+        _failed(command, f"{waits}. Give --hosts.automatic on every host, or {ONE_HOST}", 0)
+    return None
 
 
 def _failed(command: str, why: object, exit_code: int) -> int:

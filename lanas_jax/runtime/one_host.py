@@ -6,7 +6,7 @@ The driver reads environment variables when JAX opens the TPU. On a machine with
 joins other processes there only if it is told to.
 """
 
-from collections.abc import MutableMapping
+from collections.abc import Mapping, MutableMapping
 from pathlib import Path
 
 BOUNDS = {1: "1,1,1", 2: "1,2,1", 4: "2,2,1", 8: "2,4,1"}  # chips of a host -> their arrangement
@@ -24,6 +24,16 @@ def local_chips(devices: Path = Path("/dev")) -> list[int]:
     names = [path.name.removeprefix("accel") for path in devices.glob("accel*")]
     names = names or [path.name for path in devices.glob("vfio/*")]
     return list(range(sum(name.isdigit() for name in names)))
+
+
+def slice_hosts(environment: Mapping[str, str]) -> int:
+    """Returns the number of hosts that JAX would wait for, as far as the environment says; 1 if it does not.
+
+    Google Kubernetes Engine names the hosts of a slice in the environment. On other TPU machines the driver asks a
+    metadata server.
+    """
+    confined = environment.get("TPU_PROCESS_BOUNDS") == "1,1,1"
+    return 1 if confined else environment.get("TPU_WORKER_HOSTNAMES", "").count(",") + 1
 
 
 def confine_to_host(environment: MutableMapping[str, str], devices: Path = Path("/dev")) -> bool:

@@ -423,4 +423,24 @@ def test_one_host_confines_jax_before_the_command_starts(monkeypatch, capsys):
     assert main(["rank", "RUN", "--one-host", "--networks", "8"]) == 0
     assert capsys.readouterr().out == "['RUN', '--networks', '8']\n"
     assert main(["rank", "RUN", "--one-host", "--hosts.automatic"]) == 2
-    assert capsys.readouterr().err == "lanas rank: --one-host and --hosts exclude each other\n"
+    assert capsys.readouterr().err == "lanas rank: --one-host excludes --hosts and --cluster\n"
+
+
+@pytest.mark.parametrize(
+    ("words", "hinted"),
+    [
+        ("rank RUN", True),
+        ("rank RUN --one-host", False),
+        ("rank RUN --hosts.automatic", False),
+        ("search digits --cluster ray", False),
+        ("trials RUN", False),
+    ],
+)
+def test_a_host_of_a_slice_is_told_what_jax_would_wait_for(monkeypatch, capsys, words, hinted):
+    monkeypatch.setattr(cli, "confine_to_host", lambda environment: True)
+    monkeypatch.setattr(cli, "_function", lambda command: lambda arguments: 0)
+    monkeypatch.setenv("TPU_WORKER_HOSTNAMES", "a,b,c")
+    monkeypatch.delenv("TPU_PROCESS_BOUNDS", raising=False)
+    assert main(words.split()) == 0
+    said = capsys.readouterr().err
+    assert said.startswith("lanas rank: this is one of 3 hosts of a TPU slice") == bool(said) == hinted

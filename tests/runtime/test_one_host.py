@@ -2,7 +2,7 @@
 
 import pytest
 
-from lanas_jax.runtime.one_host import BOUNDS, confine_to_host, local_chips
+from lanas_jax.runtime.one_host import BOUNDS, confine_to_host, local_chips, slice_hosts
 
 SLICE = {  # of one of four hosts, as Google Kubernetes Engine sets them
     "TPU_WORKER_ID": "2",
@@ -27,7 +27,9 @@ def test_a_host_of_a_slice_becomes_a_slice_of_its_own(tmp_path, kind, chips):
     devices, environment = host(tmp_path / "dev", chips, kind), dict(SLICE, HOME="/root")
     (devices / "vfio").mkdir(exist_ok=True)
     (devices / "vfio" / "vfio").touch()
+    assert slice_hosts(environment) == 4
     assert confine_to_host(environment, devices)
+    assert slice_hosts(environment) == 1
     shape = BOUNDS[chips]
     assert len(local_chips(devices)) == chips == eval(shape.replace(",", "*"))
     assert environment == {
