@@ -1,4 +1,4 @@
-"""Training one candidate: its network, a step, and the scan over steps, as pure functions of pytrees.
+"""Training one candidate: its network, a step, and the loop over steps, as pure functions of pytrees.
 
 A network is given as two functions of its parameters and its code (`Network`), so that one traced program serves every
 code; Flax modules are split into graph and state by the caller. `population.py` trains many candidates at once on many
@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from jax import lax
-from jaxtyping import Array, Float, Int, PRNGKeyArray
+from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
 from lanas_jax.data.scaling import Scaling
 from lanas_jax.spaces.base import SearchSpace
@@ -65,6 +65,15 @@ class Buildable(Protocol):
 
     def for_code(self, code: Int[np.ndarray, " dims"]) -> Network:
         """Returns the network of one code: the same initial weights, without the parts that the code does not use."""
+        ...
+
+
+@runtime_checkable
+class Selectable(Protocol):
+    """A network that also has a form without control flow, which computes all operations and selects."""
+
+    def as_branchless(self) -> Network:
+        """Returns the network without control flow: the same layout of weights, the same outputs and gradients."""
         ...
 
 
@@ -155,18 +164,21 @@ def train_candidate(
       until: last training step, at most `total`.
       images: all training images.
       labels: classes of the training images.
-      steps: length of the scan.
+      steps: largest number of steps.
     """
-    order = batch_order(state.key, len(labels), task.config.batch_size, state.step, steps)
+    first = state.step
+    order = batch_order(state.key, len(labels), task.config.batch_size, first, steps)
 
-    def body(state: TrainState, rows: Int[Array, " batch"]) -> tuple[TrainState, None]:
-        def advance(state: TrainState) -> TrainState:
-            return candidate_train_step(task, state, code, total, images[rows], labels[rows])
+    def going(state: TrainState) -> Bool[Array, ""]:
+        return (state.step < jnp.minimum(until, first + steps)) & jnp.isfinite(state.loss)
 
-        going = (state.step < until) & jnp.isfinite(state.loss)
-        return lax.cond(going, advance, lambda state: state, state), None
+    def advance(state: TrainState) -> TrainState:
+        rows = order[state.step - first]
+        return candidate_train_step(task, state, code, total, images[rows], labels[rows])
 
-    return lax.scan(body, state, order)[0]
+    # XLA compiles the branch of a conditional by itself, so a step gives the same bits in every layout on CPU devices.
+    # `vmap` makes it a selection.
+    return lax.while_loop(going, lambda state: lax.cond(going(state), advance, lambda state: state, state), state)
 
 
 def evaluate(

@@ -1,8 +1,9 @@
 """Conditionals and loops of a traced program, counted in its StableHLO as lowered for a platform.
 
 On a GPU the host waits at each conditional and at each iteration of a loop whose length depends on data; a TPU stays on
-the chip but does not fuse across them. Conditionals whose index is a constant, such as those that choose an
-implementation for a platform, are resolved by the compiler and do not count.
+the chip but does not fuse across them. Conditionals with a single branch or whose index is a constant, such as those
+that choose an implementation for a platform, are resolved by the compiler and do not count. In a loop, JAX computes the
+index of such a single branch by a conditional of constants, which does not count either.
 """
 
 import dataclasses
@@ -11,6 +12,7 @@ from typing import Any
 import jax
 
 CASES = ("stablehlo.case", "stablehlo.if")
+CONSTANT = ["stablehlo.constant", "stablehlo.return"]  # operations of a branch that returns a constant
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,15 +66,20 @@ def count_control_flow(lowered: jax.stages.Lowered) -> ControlFlow:
             return ControlFlow().plus(within(body), length)
         total = ControlFlow()
         if op.name in CASES:
-            index = _known_integer(op.operands[0])
+            index = 0 if len(op.regions) == 1 else _known_integer(op.operands[0])
             if index is not None:
                 return within(op.regions[_branch(op, index)])
-            total = ControlFlow(conditionals=1)
+            total = ControlFlow(conditionals=int(not all(_is_constant(region) for region in op.regions)))
         for region in op.regions:
             total = total.plus(within(region))
         return total
 
     return within(functions["main"].regions[0])
+
+
+def _is_constant(region: Any) -> bool:
+    """Returns True if a branch returns a constant."""
+    return [operation.operation.name for operation in region.blocks[0].operations] == CONSTANT
 
 
 def _length(loop: Any) -> int | None:

@@ -135,7 +135,8 @@ def candidates(
         steps = -(-budget // batch) * sequential * changed.steps(len(data.train))
         work = _times(cost, TRAINING * batch_size * (per_device if vmapped else 1))
         per_call = sequential * layout.steps_per_dispatch
-        return TracedProgram(advance, len(devices), steps, work, steps_per_call=per_call, rounds=(rounds,))
+        loops = layout.steps_per_dispatch, rounds  # the loop over steps ends early at the end of the training
+        return TracedProgram(advance, len(devices), steps, work, steps_per_call=per_call, rounds=loops)
 
     return Stage(name, config.batch_size, setting, program, shared=False)
 

@@ -42,6 +42,8 @@ class NASBench201:
     Args:
       space: search space, which defines the sizes of the networks.
       compute_dtype: float32, or bfloat16 for activations and convolutions; parameters are always float32.
+      branchless: True for `apply` without control flow: it computes all operations and selects, as GPUs prefer. False
+        to run the selected operations only.
 
     Raises:
       ValueError: the dtype is neither float32 nor bfloat16.
@@ -49,6 +51,7 @@ class NASBench201:
 
     space: NASBench201Space
     compute_dtype: DTypeLike = jnp.float32
+    branchless: bool = False
 
     def __post_init__(self) -> None:
         layers.check_compute_dtype(self.compute_dtype)
@@ -105,12 +108,16 @@ class NASBench201:
             if i:
                 x, new = _reduce(x, params["reductions"][i - 1], batch_stats["reductions"][i - 1], train)
                 reductions.append(new)
-            x, new = run_stage(x, weights, stats, code, train=train)
+            x, new = run_stage(x, weights, stats, code, train=train, branchless=self.branchless)
             stages.append(new)
         x, last = norm(x, params["last_norm"], batch_stats["last_norm"], train)
         pooled = jnp.mean(jax.nn.relu(x).astype(jnp.float32), axis=(1, 2))
         logits = pooled @ params["head"]["kernel"] + params["head"]["bias"][None]
         return logits, {"stem": stem, "stages": stages, "reductions": reductions, "last_norm": last}
+
+    def as_branchless(self) -> "NASBench201":
+        """Returns the same networks with `apply` without control flow."""
+        return dataclasses.replace(self, branchless=True)
 
     def specialise(self, params: Tree, batch_stats: Tree, code: Code) -> NASBench201Network:
         """Returns the network of one code as a module, with the weights that the code uses.

@@ -10,6 +10,9 @@ zero. Weights and statistics are float32; a cell computes in the dtype of its im
 
 Loops over cells and edges contain the only switch, so that each operation is compiled once per stage and only the
 selected ones run. Its gradient is that of `models/layers/switch.py`, which recomputes the selected operation.
+
+In the branchless form, which GPUs prefer, there is no switch: each edge computes one 3x3 convolution, whose kernel is
+masked for 1x1, and one average pooling, and `where` selects. Gradients of unselected operations are exactly zero.
 """
 
 import jax
@@ -21,14 +24,16 @@ from jaxtyping import Array, Float, Int
 from lanas_jax.models import layers
 from lanas_jax.models.layers.norm import norm
 from lanas_jax.models.layers.switch import Branch, switch
-from lanas_jax.spaces.nasbench201 import EDGES
+from lanas_jax.spaces.nasbench201 import AVERAGE_POOL, CONV_1X1, CONV_3X3, EDGES, NONE
 
 Tree = dict[str, Array]
 Images = Float[Array, "n h w c"]
 
+CENTRE = np.pad(np.ones((1, 1, 1, 1), bool), ((1, 1), (1, 1), (0, 0), (0, 0)))  # pixel of a 1x1 kernel in a 3x3 kernel
+
 
 def run_stage(
-    x: Images, params: Tree, batch_stats: Tree, code: Int[Array, " 6"], *, train: bool
+    x: Images, params: Tree, batch_stats: Tree, code: Int[Array, " 6"], *, train: bool, branchless: bool = False
 ) -> tuple[Images, Tree]:
     """Runs the cells of a stage; returns the output of the last cell and updated batch statistics.
 
@@ -38,10 +43,12 @@ def run_stage(
       batch_stats: running statistics of all cells and edges.
       code: operation of each edge.
       train: True to normalise by the statistics of the batch.
+      branchless: True to compute all operations and select; False to run the selected ones only.
     """
+    run = _run_branchless_cell if branchless else _run_cell
 
     def cell(x: Images, own: tuple[Tree, Tree]) -> tuple[Images, Tree]:
-        return _run_cell(x, *own, code, train)
+        return run(x, *own, code, train)
 
     return lax.scan(cell, x, (params, batch_stats))
 
@@ -58,6 +65,22 @@ def _run_cell(x: Images, params: Tree, batch_stats: Tree, code: Int[Array, " 6"]
     start = jnp.concatenate([x[None], jnp.zeros((3, *x.shape), x.dtype)])
     nodes, new_stats = lax.scan(edge, start, (ends, code, params, batch_stats))
     return nodes[-1], new_stats
+
+
+def _run_branchless_cell(
+    x: Images, params: Tree, batch_stats: Tree, code: Int[Array, " 6"], train: bool
+) -> tuple[Images, Tree]:
+    nodes, rows = [x, *(3 * [jnp.zeros_like(x)])], []
+    for i, (source, target) in enumerate(EDGES):
+        operation, x = code[i], nodes[source]
+        weights, stats = ({name: value[i] for name, value in tree.items()} for tree in (params, batch_stats))
+        kernel = jnp.where((operation == CONV_3X3) | CENTRE, weights["kernel"], 0)
+        y, new_stats = relu_conv_norm(x, weights | {"kernel": kernel}, stats, train)
+        convolves = (operation == CONV_1X1) | (operation == CONV_3X3)
+        rows.append({name: jnp.where(convolves, new_stats[name], old) for name, old in stats.items()})
+        others = jnp.where(operation == AVERAGE_POOL, layers.average_pool(x), jnp.where(operation == NONE, 0, x))
+        nodes[target] += jnp.where(convolves, y, others)
+    return nodes[-1], jax.tree.map(lambda *leaves: jnp.stack(leaves), *rows)
 
 
 def _node(nodes: Float[Array, "nodes n h w c"], i: Int[Array, ""]) -> Images:

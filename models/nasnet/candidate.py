@@ -44,6 +44,8 @@ class NASNet:
       compute_dtype: float32, or bfloat16 for activations and convolutions; parameters are always float32.
       weight_standardisation: True to standardise the kernels of 1x1 convolutions (`models.layers.standardise`) over the
         inputs that the code uses: in separable convolutions, skips of stride 2, and on a cell's inputs.
+      branchless: True for `apply` without control flow: it computes all operations and selects, as GPUs prefer
+        (`models/nasnet/branchless_cell.py`). False to run the selected operations only.
 
     Raises:
       ValueError: the dtype is neither float32 nor bfloat16.
@@ -52,6 +54,7 @@ class NASNet:
     space: NASNetSpace
     compute_dtype: DTypeLike = jnp.float32
     weight_standardisation: bool = False
+    branchless: bool = False
 
     def __post_init__(self) -> None:
         layers.check_compute_dtype(self.compute_dtype)
@@ -86,6 +89,10 @@ class NASNet:
         params, batch_stats = (map_branches(_by_row, tree) for tree in (params, batch_stats))
         logits, new_stats = self._stack.apply(params, batch_stats, code, lambda _: rows, images, train=train)
         return logits, map_branches(_by_branch, new_stats)
+
+    def as_branchless(self) -> "NASNet":
+        """Returns the same networks with `apply` without control flow."""
+        return dataclasses.replace(self, branchless=True)
 
     def specialise(
         self, params: Tree, batch_stats: Tree, code: Code, auxiliary: AuxiliaryHead | None = None
@@ -128,7 +135,7 @@ class NASNet:
 
     @property
     def _stack(self) -> Stack:
-        return Stack(self.space, self.compute_dtype, self.weight_standardisation)
+        return Stack(self.space, self.compute_dtype, self.weight_standardisation, self.branchless)
 
     def _uses(
         self, code: Code, shape: NASNetCellShape

@@ -20,7 +20,8 @@ from jaxtyping import Array, Bool, Float, Float32, Int, PRNGKeyArray
 from lanas_jax.models import layers
 from lanas_jax.models.layers.initial import draw_weights
 from lanas_jax.models.layers.norm import identity_norm, initial_stats, norm
-from lanas_jax.models.nasnet.cell import Branches, Mode, run_cell
+from lanas_jax.models.nasnet import branchless_cell, cell
+from lanas_jax.models.nasnet.cell import Branches, Mode
 from lanas_jax.spaces.nasnet import (
     OPERATIONS,
     SEP_CONV_3X3,
@@ -47,11 +48,13 @@ class Stack:
       space: search space, which defines the sizes.
       compute_dtype: dtype of activations and convolutions; parameters are always float32.
       weight_standardisation: True to standardise the kernels of 1x1 convolutions.
+      branchless: True to compute all operations and select, without control flow; False to run the selected ones only.
     """
 
     space: NASNetSpace
     compute_dtype: DTypeLike
     weight_standardisation: bool
+    branchless: bool = False
 
     def init(
         self, key: PRNGKeyArray, code: Code | None, branches: Callable[[NASNetCellShape], tuple[AnyBool, AnyBool]]
@@ -121,13 +124,14 @@ class Stack:
         x = layers.convolution(images.astype(self.compute_dtype), params["stem"]["kernel"])
         x, stem_stats = norm(x, params["stem"], batch_stats["stem"], train)
         outputs, new_stats = {-1: x[None]}, []
+        run_cell, skip = (branchless_cell.run_cell, False) if self.branchless else (cell.run_cell, not train)
         for i, shape in enumerate(space.shapes):
             weights, stats = params["cells"][i], batch_stats["cells"][i]
             inputs, input_stats = [], []
             for j, source in enumerate(shape.sources):
                 own, halve = weights["inputs"][j], j == 0 and shape.after_reduction
                 kernel, (mask, _) = self._input_kernel(own["kernel"], code, source), self._parts(code, source)
-                y, y_stats = _preprocess(outputs[source], kernel, mask, own, stats["inputs"][j], halve, train)
+                y, y_stats = _preprocess(outputs[source], kernel, mask, own, stats["inputs"][j], halve, train, skip)
                 inputs.append(y)
                 input_stats.append(y_stats)
             blocks, branch_stats = run_cell(
@@ -233,10 +237,14 @@ def _preprocess(
     stats: Tree,
     halve: bool,
     train: bool,
+    skip_unused: bool,
 ) -> tuple[Float[Array, "n h2 w2 d"], Tree]:
-    """Applies ReLU, 1x1 convolution (with `halve`, at half the resolution) and normalisation to the last slots."""
+    """Applies ReLU, 1x1 convolution (with `halve`, at half the resolution) and normalisation to the last slots.
+
+    With `skip_unused`, a loop computes the products of the blocks in the mask only; it cannot be differentiated.
+    """
     product = layers.factorised_reduce if halve else layers.pointwise
-    if train or len(kernel) == 1:
+    if not skip_unused or len(kernel) == 1:
         x = _concatenated(jax.nn.relu(x[-len(kernel) :]))
         return norm(product(x, kernel.reshape(-1, kernel.shape[2])), weights, stats, train)
     return norm(_sum_of_products(product, x, kernel, mask), weights, stats, train)
