@@ -50,7 +50,7 @@ class Config:
       budget: number of candidates to train.
       batch: number of candidates asked for and trained together.
       searcher: search algorithm.
-      plan: one program for all candidates (shared), one per candidate (specialised), or the measured faster one (auto).
+      plan: form in which candidates train (`FromScratch.strategy`); auto measures the forms and takes the fastest.
       halving: early stopping of the worst candidates of a batch by successive halving.
       data_dir: folder of CIFAR-10; default: TFDS_DATA_DIR, ~/tensorflow_datasets, LANAS_DATA.
       train: number of training images of candidates; default: all except the validation images.
@@ -68,7 +68,7 @@ class Config:
     budget: int = 800
     batch: int = 8
     searcher: Literal["lanas", "random", "evolution"] = "lanas"
-    plan: Literal["auto", "shared", "specialised"] = "auto"
+    plan: Literal["auto", "shared", "branchless", "specialised"] = "auto"
     halving: bool = False
     data_dir: Path | None = None
     train: int | None = None

@@ -55,7 +55,7 @@ class Config:
       budget: number of candidates to train.
       batch: number of candidates asked for and trained together.
       searcher: search algorithm.
-      plan: one program for all candidates (shared), one per candidate (specialised), or the measured faster one (auto).
+      plan: form in which candidates train (`FromScratch.strategy`); auto measures the forms and takes the fastest.
       data_dir: folder of CIFAR-10; default: TFDS_DATA_DIR, ~/tensorflow_datasets, LANAS_DATA.
       train: number of training images of candidates.
       validation: number of search-validation images, on which candidates are compared.
@@ -71,7 +71,7 @@ class Config:
     budget: int = 48
     batch: int = 8
     searcher: Literal["lanas", "random", "evolution"] = "lanas"
-    plan: Literal["auto", "shared", "specialised"] = "auto"
+    plan: Literal["auto", "shared", "branchless", "specialised"] = "auto"
     data_dir: Path | None = None
     train: int = 2000
     validation: int = 2000

@@ -10,7 +10,8 @@ Random codes, at two sizes (``--setting``):
 Four methods, in float32 or bfloat16 (``--dtype``):
 
 - *one program*: `lanas_jax.candidates.population`, the code is data, devices in parallel; on each device candidates
-  run sequentially, or vmapped: ``--vmapped 1 4 16`` has a row for each of these numbers of candidates at a time
+  run sequentially, or vmapped without control flow: ``--vmapped 1 4 16`` has a row for each of these numbers of
+  candidates at a time; a single one runs with control flow
 - *specialised*: one program per candidate, built for its code and compiled in threads while others train
   (`lanas_jax.candidates.specialised`); measured on a sample, only if candidates are trained to the end
 - *program per candidate*: the same programs run sequentially on one device, as with plain ``jit``; on a sample
@@ -58,8 +59,8 @@ PyTorch eager, 2 processes, 1 thread          -     1479    9.03%     -
 On an NVIDIA H100 80GB with jax 0.11.2 (bfloat16 products of 8192 rows: 778 TFLOP/s), the second command with
 ``--sample 1`` took 96 s to compile and 47 ms per step for sequential candidates, 0.14 % of the peak. With 4 vmapped
 candidates it took 70 s to compile and 105 ms per step and candidate, 0.06 %, because vmapped candidates compute every
-branch. 16 vmapped and the other rows did not fit into 5.5 minutes. The small setting in float32, 32 candidates: 46 s to
-compile, 9.2 ms per step, 132 candidates per minute.
+branch; the form without control flow did not exist yet. 16 vmapped and the other rows did not fit into 5.5 minutes. The
+small setting in float32, 32 candidates: 46 s to compile, 9.2 ms per step, 132 candidates per minute.
 """
 
 import dataclasses
@@ -234,7 +235,7 @@ class CandidateBenchmark:
         """Measures all candidates with one program."""
         setting, devices = self.setting, jax.local_devices()
         population = Population(
-            setting.network,
+            setting.network.as_branchless() if vmapped else setting.network,
             setting.training,
             per_device=per_device,
             vmapped=vmapped,

@@ -1,26 +1,41 @@
-"""Cost model that chooses the faster strategy for a search: one shared program, in two layouts, or one per candidate.
+"""Cost model that chooses the form in which the candidates of a search finish first.
 
-The duration of a strategy follows from two measurements: the seconds to trace and compile its programs, and the
-seconds of one training step. With `n` candidates of `s` steps on `d` devices, and `c` seconds per compilation,
+There are three forms, which give the same results (`strategies.py`):
 
-    shared:       c + n s step / d
+- *shared*: one program for all codes, which runs the selected operations only, by conditionals and loops; candidates of
+  a device train sequentially.
+- *branchless*: one program for all codes without control flow, which computes all operations and selects; K candidates
+  of a device train vmapped.
+- *specialised*: one program per candidate.
+
+The duration of each follows from two measurements: the seconds to trace and compile its programs, and the seconds of
+one training step. With `n` candidates of `s` steps on `d` devices, and `c` seconds per compilation,
+
+    one program:  c + n s step / d
     specialised:  c + max((n - 1) c / t, n s step / d)    if the devices train while `t` threads compile,
                   n c / t + n s step                      if the devices are the cores that compile: a program
                                                           that is measured alone uses all of them.
 
-Tracing is part of `c`. It runs in Python, one program at a time. The shared program trains a device's candidates
-sequentially, or vmapped if that takes less time per step. A measurement costs compilations, so it is skipped if it
-cannot pay. Specialised programs are not measured if the shared program would finish before any compilation. The
-vmapped layout is not measured on CPUs, where it would compute every branch of a code's choices on busy cores, or if the
-sequential layout would finish before a second compilation.
+Tracing is part of `c`. It runs in Python, one program at a time. A measurement costs compilations, so it is skipped if
+it cannot pay, by the kind of device:
+
+- CPUs: the branchless form is not measured. It computes every operation on busy cores.
+- GPUs: the branchless form is measured first, and the shared form only if that does not fit into memory. A GPU waits
+  for its host at every conditional and in every round of a loop whose length is data.
+- Other accelerators: both are measured, the branchless form only if the shared one would train for longer than its
+  compilation took.
+
+More candidates vmapped are measured as long as the last increase saved time and the next may save more than it takes to
+compile. Specialised programs are not measured if one program would finish before any compilation.
 
 A program found in a cache of compiled programs, on disk or in this process, took less time to make. Its strategy counts
 the actual time. The programs of other candidates may be in no cache, so they count at the full compilation time.
 """
 
 import dataclasses
-import math
 import time
+from collections.abc import Mapping
+from typing import Literal
 
 import jax
 import numpy as np
@@ -35,7 +50,15 @@ ENDLESS = 2**30  # length of a training of which only the first steps are timed
 
 LEAST_COMPILE_SECONDS = 1.0  # lower bound for compiling a candidate's program, for any network
 TIMED_STEPS = 4  # steps per measurement
+LEAST_GAIN = 0.9  # largest ratio of the step times of two widths at which a larger one is measured
 REPORTED_SECONDS = 0.05  # smallest reported compilation time saved by a cache
+
+Form = Literal["shared", "branchless", "specialised"]
+TITLES: dict[Form, str] = {
+    "shared": "one program with control flow",
+    "branchless": "one program without control flow, {} at a time on a device",
+    "specialised": "one program per candidate",
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,14 +70,19 @@ class Workload:
       steps: number of training steps per candidate.
       devices: number of devices that train.
       threads: number of threads that compile.
-      on_cores: True if the devices are the CPU cores that also compile.
+      platform: platform of the devices: ``cpu``, ``gpu`` or ``tpu``.
     """
 
     candidates: int
     steps: int
     devices: int
     threads: int
-    on_cores: bool
+    platform: str
+
+    @property
+    def on_cores(self) -> bool:
+        """True if the devices are the CPU cores that also compile."""
+        return self.platform == "cpu"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -92,8 +120,8 @@ def measure_cost(
     return StrategyCost(*distributed.broadcast(measured))
 
 
-def shared_seconds(cost: StrategyCost, work: Workload) -> float:
-    """Seconds of a search with one shared program for all candidates."""
+def one_program_seconds(cost: StrategyCost, work: Workload) -> float:
+    """Seconds of a search with one program for all candidates."""
     return cost.compile_seconds + cost.training(work)
 
 
@@ -105,80 +133,114 @@ def specialised_seconds(cost: StrategyCost, work: Workload) -> float:
     return cost.compile_seconds + max(ahead, cost.training(work))
 
 
-def never_sooner(shared: StrategyCost, work: Workload) -> bool:
-    """True if specialised programs cannot finish earlier, however fast their steps are."""
+def never_sooner(one: StrategyCost, work: Workload) -> bool:
+    """True if specialised programs cannot finish before one program, however fast their steps are."""
     least = StrategyCost(0.0, LEAST_COMPILE_SECONDS, 0.0)
-    return shared.training(work) <= specialised_seconds(least, work)
+    return one.training(work) <= specialised_seconds(least, work)
 
 
-def vmap_may_pay(sequential: StrategyCost, work: Workload) -> bool:
-    """True if vmapped candidates may save more time than compiling their program takes without a cache."""
-    return not work.on_cores and sequential.training(work) > sequential.compile_seconds + sequential.saved_seconds
+def widths(per_device: int, least: int) -> tuple[int, ...]:
+    """Returns numbers of vmapped candidates to measure: from `least`, all that divide a device's candidates."""
+    return tuple(k for k in range(least, per_device + 1) if per_device % k == 0)
+
+
+def another_may_pay(costs: "Costs", work: Workload) -> bool:
+    """True if one more program without control flow may save more time than compiling it takes without a cache.
+
+    The last program that was measured must have saved time itself.
+    """
+    measured = [*([costs.shared] if costs.shared else []), *costs.branchless.values()]
+    if work.on_cores or not measured:
+        return not work.on_cores
+    last = measured[-1]
+    if len(measured) > 1 and last.step_seconds > LEAST_GAIN * measured[-2].step_seconds:
+        return False
+    return last.training(work) > last.compile_seconds + last.saved_seconds
 
 
 @dataclasses.dataclass(frozen=True)
 class Costs:
-    """The measured costs of all strategies; None if not measured. At least one shared program is measured.
+    """The measured costs of the forms.
 
     Attributes:
-      sequential: costs of the shared program with sequential candidates on each device.
-      vmapped: costs of the shared program with vmapped candidates on each device.
-      specialised: costs of one program per candidate.
+      shared: costs of the program with control flow; None if not measured.
+      branchless: costs of the programs without control flow by the number of candidates vmapped on each device, in the
+        order of measurement.
+      specialised: costs of one program per candidate; None if not measured.
     """
 
-    sequential: StrategyCost | None = None
-    vmapped: StrategyCost | None = None
+    shared: StrategyCost | None = None
+    branchless: Mapping[int, StrategyCost] = dataclasses.field(default_factory=dict)
     specialised: StrategyCost | None = None
 
     @property
-    def uses_vmap(self) -> bool:
-        """True if the vmapped layout is faster. Both programs are compiled already, so the step time decides."""
-        if self.sequential is None or self.vmapped is None:
-            return self.vmapped is not None
-        return self.vmapped.step_seconds < self.sequential.step_seconds
+    def vmapped(self) -> int | None:
+        """Number of candidates vmapped in the fastest program for all codes; None if that is the shared form.
+
+        All measured programs are compiled already, so the step time decides.
+        """
+        if not self.branchless:
+            return None
+        fastest = min(self.branchless, key=lambda k: self.branchless[k].step_seconds)
+        if self.shared and self.shared.step_seconds <= self.branchless[fastest].step_seconds:
+            return None
+        return fastest
 
     @property
-    def shared(self) -> StrategyCost:
-        """Costs of the shared program in the faster layout.
+    def one_program(self) -> StrategyCost:
+        """Costs of the fastest program for all codes.
 
         Raises:
-          ValueError: neither layout was measured.
+          ValueError: no program for all codes was measured.
         """
-        found = self.vmapped if self.uses_vmap else self.sequential
+        found = self.shared if self.vmapped is None else self.branchless[self.vmapped]
         if found is None:
-            raise ValueError("no shared program was measured")
+            raise ValueError("no program for all codes was measured")
         return found
 
 
 @dataclasses.dataclass(frozen=True)
 class StrategyChoice:
-    """The chosen strategy.
+    """The chosen form.
 
     Attributes:
-      specialised: True for one program per candidate, False for a shared program.
-      vmapped: True if the shared program trains a device's candidates vmapped, False if sequentially.
+      strategy: ``shared``, ``branchless`` or ``specialised``.
+      vmapped: number of candidates vmapped on each device in the branchless form, otherwise 1.
       reason: explanation in words, with the measured figures.
     """
 
-    specialised: bool
-    vmapped: bool
+    strategy: Form
+    vmapped: int
     reason: str
+
+    @property
+    def title(self) -> str:
+        """The form in words."""
+        return TITLES[self.strategy].format(self.vmapped)
 
 
 def choose(costs: Costs, work: Workload) -> StrategyChoice:
-    """Returns the strategy with the shorter estimated time."""
-    one = shared_seconds(costs.shared, work)
-    layouts = {"": costs.sequential, ", vmapped candidates": costs.vmapped}
-    parts = [
-        f"one program for all{layout} {_words(cost)}: {shared_seconds(cost, work):,.0f} s"
-        for layout, cost in layouts.items()
-        if cost is not None
-    ]
-    each = math.inf if costs.specialised is None else specialised_seconds(costs.specialised, work)
-    if costs.specialised is not None:
-        parts.append(f"one program per candidate {_words(costs.specialised)}: {each:,.0f} s")
+    """Returns the form with the shortest estimated time.
+
+    Raises:
+      ValueError: no program for all codes was measured.
+    """
+    vmapped, one = costs.vmapped, one_program_seconds(costs.one_program, work)
+    programs = {TITLES["branchless"].format(k): cost for k, cost in costs.branchless.items()}
+    if costs.shared:
+        programs = {TITLES["shared"]: costs.shared} | programs
+    parts = [f"{title} {_words(cost)}: {one_program_seconds(cost, work):,.0f} s" for title, cost in programs.items()]
+    strategy: Form = "shared" if vmapped is None else "branchless"
+    if costs.specialised:
+        each = specialised_seconds(costs.specialised, work)
+        parts.append(f"{TITLES['specialised']} {_words(costs.specialised)}: {each:,.0f} s")
+        strategy = "specialised" if each < one else strategy
+    if not costs.branchless and work.on_cores:
+        parts.append("without control flow, cores would compute every operation")
+    if not costs.shared:
+        parts.append("with control flow, the devices would wait for their host")
     text = f"{work.candidates} candidates of {work.steps} steps on {work.devices} device(s): {'; '.join(parts)}"
-    return StrategyChoice(each < one, costs.uses_vmap, text)
+    return StrategyChoice(strategy, vmapped or 1 if strategy == "branchless" else 1, text)
 
 
 def _words(cost: StrategyCost) -> str:

@@ -4,8 +4,8 @@ The code of a candidate is data, so three programs (`start`, `advance`, `evaluat
 compiled ahead of time, once, and compilation is timed separately from training. The numbers of a `TrainConfig` are data
 as well: populations that differ only in numbers share the programs of this process. The devices form a mesh axis
 ``candidate`` under `jax.shard_map` and exchange nothing. On one device, candidates run sequentially (`lax.map`:
-`lax.switch` then runs only the selected branch) or vmapped (`vmap`: every branch is computed, which pays if one small
-candidate leaves an accelerator idle).
+`lax.switch` then runs only the selected branch) or vmapped (`vmap`: every branch is computed, without control flow,
+which pays on accelerators that wait for their host at conditionals, or that one small candidate leaves idle).
 
 Candidates are independent: the result of a candidate depends on its code and key, not on the other candidates, its
 position or the number of devices.

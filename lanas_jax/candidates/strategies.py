@@ -1,9 +1,16 @@
-"""The strategies for training the candidates of a search, compiled on demand, and the choice between them."""
+"""The forms in which the candidates of a search train, compiled on demand, and the choice between them.
+
+All forms give the same results, to rounding:
+
+- *shared*: one program for all codes, whose conditionals and loops run the selected operations only
+- *branchless*: one program for all codes without control flow, which trains K candidates vmapped on each device. A
+  network with `as_branchless` has a form of its own; `vmap` turns the conditionals of any other network into selections
+- *specialised*: one program per candidate
+"""
 
 import dataclasses
 import functools
 from collections.abc import Sequence
-from typing import Literal
 
 import jax
 import numpy as np
@@ -12,7 +19,7 @@ from jaxtyping import Int, Key
 from lanas_jax.candidates import cost_model
 from lanas_jax.candidates.population import CompiledPopulation, Placed, Population, place
 from lanas_jax.candidates.specialised import Specialised
-from lanas_jax.candidates.step import Buildable, Network
+from lanas_jax.candidates.step import Buildable, Network, Selectable
 from lanas_jax.data.splits import SearchData
 from lanas_jax.runtime import distributed
 from lanas_jax.runtime.devices import cores
@@ -41,15 +48,24 @@ class Strategies:
     devices: Sequence[jax.Device] | None
     per_device: int
 
-    @functools.cached_property
-    def sequential(self) -> CompiledPopulation:
-        """One program for all candidates; the candidates of a device train sequentially."""
-        return Population(self.network, self.config, self.devices, self.per_device).compile(self._placed)
+    _branchless: dict[int, CompiledPopulation] = dataclasses.field(default_factory=dict, init=False, repr=False)
 
     @functools.cached_property
-    def vmapped(self) -> CompiledPopulation:
-        """One program for all candidates; the candidates of a device train vmapped."""
-        return Population(self.network, self.config, self.devices, self.per_device, vmapped=True).compile(self._placed)
+    def shared(self) -> CompiledPopulation:
+        """One program for all codes with control flow; the candidates of a device train sequentially."""
+        return Population(self.network, self.config, self.devices, self.per_device).compile(self._placed)
+
+    def branchless(self, vmapped: int) -> CompiledPopulation:
+        """One program for all codes without control flow; trains `vmapped` candidates of a device at a time."""
+        if vmapped not in self._branchless:
+            layout = Population(self._flat_network, self.config, self.devices, vmapped, vmapped=True)
+            self._branchless[vmapped] = layout.compile(self._placed)
+        return self._branchless[vmapped]
+
+    @property
+    def unmeasured(self) -> CompiledPopulation:
+        """The programs that are measured first."""
+        return self.branchless(1) if self._avoids_control_flow else self.shared
 
     @functools.cached_property
     def alone(self) -> CompiledPopulation:
@@ -58,7 +74,9 @@ class Strategies:
         It trains a single candidate. Of several processes each must take part, so it trains one on each device.
         """
         devices = self._devices if jax.process_count() > 1 else self._devices[:1]
-        return Population(self.network, self.config, devices, per_device=1).compile(self.data)
+        flat = self._avoids_control_flow
+        network = self._flat_network if flat else self.network
+        return Population(network, self.config, devices, per_device=1, vmapped=flat).compile(self.data)
 
     @functools.cached_property
     def specialised(self) -> Specialised:
@@ -77,61 +95,66 @@ class Strategies:
     @property
     def compile_seconds(self) -> float:
         """Seconds of compiling shared programs so far."""
-        made = (self.__dict__.get(name) for name in ("sequential", "vmapped", "alone"))
+        made = [*self._branchless.values(), *(self.__dict__.get(name) for name in ("shared", "alone"))]
         return float(sum(programs.compile_seconds for programs in made if programs is not None))
 
     def choose(
-        self,
-        candidates: int,
-        codes: Int[np.ndarray, "n dims"],
-        keys: Key[jax.Array, " n"],
-        vmapped: bool | Literal["auto"] = "auto",
+        self, candidates: int, codes: Int[np.ndarray, "n dims"], keys: Key[jax.Array, " n"]
     ) -> cost_model.StrategyChoice:
-        """Measures each strategy on some candidates and returns the one that trains all candidates in less time.
+        """Measures the forms that may pay on some candidates and returns the one that trains all in the least time.
 
         Args:
           candidates: number of candidates in the whole search.
           codes: architectures of the measured candidates.
           keys: PRNG keys of their trainings.
-          vmapped: layout of the shared program: True for vmapped, False for sequential; ``auto``: the faster one.
         """
         work = cost_model.Workload(
             candidates=candidates,
             steps=self.config.steps(len(self.data.train)),
             devices=len(self._devices),
             threads=distributed.broadcast(cores()),
-            on_cores=self._devices[0].platform == "cpu",
+            platform=self._devices[0].platform,
         )
-        buildable = isinstance(self.network, Buildable)
-        if not buildable and (work.on_cores or vmapped != "auto"):
-            return cost_model.StrategyChoice(False, vmapped is True, NOT_BUILDABLE)
-        costs = self._shared_costs(work, codes, keys, vmapped)
-        if not buildable or cost_model.never_sooner(costs.shared, work):
+        if not isinstance(self.network, Buildable) and work.on_cores:
+            return cost_model.StrategyChoice("shared", 1, f"{NOT_BUILDABLE}, and the devices are CPU cores")
+        costs = self._costs_of_one_program(work, codes, keys)
+        if not isinstance(self.network, Buildable) or cost_model.never_sooner(costs.one_program, work):
             choice = cost_model.choose(costs, work)
+            buildable = isinstance(self.network, Buildable)
             why = "one program per candidate could not be faster" if buildable else NOT_BUILDABLE
             return dataclasses.replace(choice, reason=f"{choice.reason}; {why}")
         each = cost_model.measure_cost(self.specialised.compile(codes[0]), codes[:1], keys[:1])
         return cost_model.choose(dataclasses.replace(costs, specialised=each), work)
 
-    def _shared_costs(
-        self,
-        work: cost_model.Workload,
-        codes: Int[np.ndarray, "n dims"],
-        keys: Key[jax.Array, " n"],
-        vmapped: bool | Literal["auto"],
+    def _costs_of_one_program(
+        self, work: cost_model.Workload, codes: Int[np.ndarray, "n dims"], keys: Key[jax.Array, " n"]
     ) -> cost_model.Costs:
-        """Measures the shared program in the eligible layouts; one that does not fit into memory is not eligible."""
-        if vmapped is True:
-            return cost_model.Costs(vmapped=cost_model.measure_cost(self.vmapped, codes, keys))
-        costs = cost_model.Costs(cost_model.measure_cost(self.sequential, codes, keys))
-        if not vmapped or self.per_device == 1 or not cost_model.vmap_may_pay(costs.shared, work):
+        """Measures the programs for all codes that may pay; a branchless one that does not fit into memory does not."""
+        shared = None if self._avoids_control_flow else cost_model.measure_cost(self.shared, codes, keys)
+        costs = cost_model.Costs(shared)
+        least = 1 if shared is None or isinstance(self.network, Selectable) else 2  # others have one form, vmapped
+        for vmapped in cost_model.widths(self.per_device, least):
+            if not cost_model.another_may_pay(costs, work):
+                break
+            try:
+                cost = cost_model.measure_cost(self.branchless(vmapped), codes, keys)
+            except (jax.errors.JaxRuntimeError, DistributedError) as error:
+                if OUT_OF_MEMORY not in str(error):
+                    raise
+                break
+            costs = dataclasses.replace(costs, branchless={**costs.branchless, vmapped: cost})
+        if costs.branchless or shared:
             return costs
-        try:
-            return dataclasses.replace(costs, vmapped=cost_model.measure_cost(self.vmapped, codes, keys))
-        except (jax.errors.JaxRuntimeError, DistributedError) as error:
-            if OUT_OF_MEMORY not in str(error):
-                raise
-            return costs
+        return cost_model.Costs(cost_model.measure_cost(self.shared, codes, keys))
+
+    @property
+    def _avoids_control_flow(self) -> bool:
+        """True if the devices are GPUs, which wait for their host at conditionals."""
+        return self._devices[0].platform == "gpu"
+
+    @property
+    def _flat_network(self) -> Network:
+        return self.network.as_branchless() if isinstance(self.network, Selectable) else self.network
 
     @functools.cached_property
     def _placed(self) -> Placed:

@@ -52,10 +52,10 @@ class FromScratch:
       config: training configuration of each candidate.
       devices: devices to train on; default: all devices of all processes.
       per_device: candidates per device in one program; a batch of ``devices * per_device`` candidates fills it.
-      vmapped: True to train a device's candidates vmapped, False to train them sequentially, in one shared program;
-        ``auto``: the faster layout by measurement, if `strategy` is ``auto`` too and the devices are accelerators.
-      strategy: ``shared``: one program for all candidates, compiled once; ``specialised``: one program per candidate;
-        ``auto``: the strategy with the shorter estimated search time, measured at the first batch.
+      strategy: form in which candidates train (`lanas_jax.candidates.strategies`). ``shared``: one program with control
+        flow; ``branchless``: one program without control flow, which trains `per_device` candidates vmapped;
+        ``specialised``: one program per candidate; ``auto``: the form with the shortest estimated search time, measured
+        at the first batch on the devices (`lanas_jax.candidates.cost_model`).
       candidates: number of candidates in the whole search, used by ``auto``; default: the size of the first batch.
       halving: early stopping of the worse candidates of a batch, which makes outcomes depend on the batch; None: all
         candidates are trained to the end.
@@ -71,8 +71,7 @@ class FromScratch:
     config: TrainConfig
     devices: Sequence[jax.Device] | None = None
     per_device: int = 4
-    vmapped: bool | Literal["auto"] = "auto"
-    strategy: Literal["auto", "shared", "specialised"] = "auto"
+    strategy: Literal["auto", "shared", "branchless", "specialised"] = "auto"
     candidates: int | None = None
     halving: Halving | None = None
     report: Callable[[str], None] = print
@@ -91,10 +90,13 @@ class FromScratch:
 
     @property
     def compiled(self) -> CompiledPopulation:
-        """The shared programs, which train a batch of any codes."""
+        """The programs that train a batch of any codes."""
         choice = self.measured.choice
-        vmapped = self.vmapped is True if choice is None else choice.vmapped
-        return self.strategies.vmapped if vmapped else self.strategies.sequential
+        if choice is not None and choice.strategy == "branchless":
+            return self.strategies.branchless(choice.vmapped)
+        if self.strategy == "branchless":
+            return self.strategies.branchless(self.per_device)
+        return self.strategies.unmeasured if choice is None and self.strategy == "auto" else self.strategies.shared
 
     @in_32_bits
     @nan_is_data
@@ -134,14 +136,13 @@ class FromScratch:
             return self.strategy == "specialised"
         if self.measured.choice is None:
             try:
-                choice = self.strategies.choose(self.candidates or len(codes), codes, keys, self.vmapped)
+                choice = self.strategies.choose(self.candidates or len(codes), codes, keys)
             except FloatingPointError as error:  # a candidate diverged immediately; the next batch is measured
                 self._report(f"one program for this batch: the strategies could not be measured ({error})")
                 return False
-            shared = "one program, vmapped candidates" if choice.vmapped else "one program"
-            self._report(f"{'one program per candidate' if choice.specialised else shared}: {choice.reason}")
+            self._report(f"{choice.title}: {choice.reason}")
             self.measured.choice = choice
-        return self.measured.choice.specialised
+        return self.measured.choice.strategy == "specialised"
 
     def _train(self, trainer: CandidateTrainer, codes: np.ndarray, keys: Key[Array, " n"]) -> list[Outcome]:
         """Trains a batch and returns outcomes without costs."""

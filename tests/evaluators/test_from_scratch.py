@@ -116,7 +116,7 @@ def test_a_batch_by_which_no_plan_can_be_measured_is_trained_all_the_same(data):
     assert said == ["one program for this batch: the strategies could not be measured"]
     (outcome,) = evaluator.evaluate(CODES[:1], KEYS[:1])
     assert not outcome.failed
-    assert told[1].startswith("one program: 1 candidates")
+    assert told[1].startswith("one program with control flow: 1 candidates")
 
 
 def test_out_of_memory_is_a_failure(data):
@@ -156,12 +156,12 @@ def test_the_plan_is_measured_once_and_told(data, first):
     for _ in range(2):
         assert [one.value for one in evaluator.evaluate(CODES, KEYS)] == [one.value for one in first]
     (line,) = told
-    assert line.startswith("one program: 1000 candidates of 30 steps on 4 device(s)")
+    assert line.startswith("one program with control flow: 1000 candidates of 30 steps on 4 device(s)")
 
 
-def test_candidates_abreast_are_measured_and_told_where_they_may_pay(data, first, monkeypatch):
+def test_vmapped_candidates_are_measured_and_told_where_they_may_pay(data, first, monkeypatch):
     """On CPUs they never may, so it is said here that they do; which layout is quicker is the machine's business."""
-    monkeypatch.setattr(cost_model, "vmap_may_pay", lambda sequential, work: True)
+    monkeypatch.setattr(cost_model, "another_may_pay", lambda costs, work: True)
     told = []
     evaluator = FromScratch(
         BuildableNetwork(), data, CONFIG, jax.devices()[:1], per_device=2, candidates=3, report=told.append
@@ -169,36 +169,56 @@ def test_candidates_abreast_are_measured_and_told_where_they_may_pay(data, first
     outcomes = evaluator.evaluate(CODES, KEYS)
     np.testing.assert_allclose([one.value for one in outcomes], [one.value for one in first], atol=1.01 / 21)
     (line,) = told
-    assert "one program for all (" in line
-    assert "one program for all, vmapped candidates (" in line
-    assert evaluator.compiled.population.vmapped == line.startswith("one program, vmapped candidates: ")
-    made = evaluator.strategies.sequential.compile_seconds + evaluator.strategies.vmapped.compile_seconds
+    assert "one program with control flow (" in line
+    assert "one program without control flow, 2 at a time on a device (" in line
+    assert evaluator.compiled.population.vmapped == line.startswith("one program without control flow")
+    made = evaluator.strategies.shared.compile_seconds + evaluator.strategies.branchless(2).compile_seconds
     assert sum(one.compile_seconds for one in outcomes) == pytest.approx(made, rel=1e-4)
 
 
 def test_a_layout_that_does_not_fit_into_memory_is_not_chosen(data, first, monkeypatch):
-    def too_much(self):
+    def too_much(self, vmapped):
         raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: out of memory")
 
-    monkeypatch.setattr(cost_model, "vmap_may_pay", lambda sequential, work: True)
-    monkeypatch.setattr(Strategies, "vmapped", property(too_much))
+    monkeypatch.setattr(cost_model, "another_may_pay", lambda costs, work: True)
+    monkeypatch.setattr(Strategies, "branchless", too_much)
     told = []
     evaluator = FromScratch(BuildableNetwork(), data, CONFIG, per_device=2, candidates=3, report=told.append)
     assert [one.value for one in evaluator.evaluate(CODES, KEYS)] == [one.value for one in first]
-    assert "vmapped" not in told[0]
+    assert "without control flow, 2" not in told[0]
 
 
-@pytest.mark.parametrize("strategy", ["auto", "shared"])
-@pytest.mark.parametrize("vmapped", [True, False, "auto"])
-def test_the_layout_is_as_asked_for_and_on_cpus_one_after_the_other_by_itself(
-    data, evaluator, monkeypatch, strategy, vmapped
-):
-    made = {name: dataclasses.replace(evaluator.compiled) for name in ("sequential", "vmapped")}
-    for name, programs in made.items():
-        monkeypatch.setattr(Strategies, name, programs)
-    wanted = FromScratch(SmallNetwork(), data, CONFIG, strategy=strategy, vmapped=vmapped, report=lambda line: None)
+@pytest.mark.parametrize(("strategy", "name"), [("auto", "shared"), ("shared", "shared"), ("branchless", "branchless")])
+def test_the_form_is_as_asked_for_and_on_cpus_has_control_flow_by_itself(data, evaluator, monkeypatch, strategy, name):
+    made = {name: dataclasses.replace(evaluator.compiled) for name in ("shared", "branchless")}
+    monkeypatch.setattr(Strategies, "shared", made["shared"])
+    monkeypatch.setattr(Strategies, "branchless", lambda self, vmapped: made["branchless"])
+    wanted = FromScratch(SmallNetwork(), data, CONFIG, strategy=strategy, report=lambda line: None)
     assert not wanted._specialised(CODES, KEYS)
-    assert wanted.compiled is made["vmapped" if vmapped is True else "sequential"]
+    assert wanted.compiled is made[name]
+
+
+@dataclasses.dataclass(frozen=True)
+class FlatNetwork(BuildableNetwork):
+    """Has a form of its own without control flow, here the same."""
+
+    def as_branchless(self):
+        return self
+
+
+def test_gpus_measure_the_form_without_control_flow_alone(data, monkeypatch):
+    """The devices are CPUs that say that they are GPUs; what is measured here is what a GPU would run."""
+    measured = {1: 0.005, 2: 0.002, 4: 0.003}
+    monkeypatch.setattr(Strategies, "_avoids_control_flow", True)
+    monkeypatch.setattr(Strategies, "branchless", lambda self, vmapped: vmapped)
+    monkeypatch.setattr(cost_model, "another_may_pay", lambda costs, work: True)
+    monkeypatch.setattr(
+        cost_model, "measure_cost", lambda program, *_: cost_model.StrategyCost(0.1, 0.2, measured[program])
+    )
+    strategies = FromScratch(FlatNetwork(), data, CONFIG, per_device=4, candidates=3).strategies
+    choice = strategies.choose(1, CODES, KEYS)
+    assert (choice.strategy, choice.vmapped) == ("branchless", 2)
+    assert strategies.unmeasured == 1
 
 
 def test_hopeless_candidates_are_stopped_only_where_asked(data, first):
