@@ -222,7 +222,7 @@ def parse_early(name: str, kind: type[Setting], default: Setting, command: str, 
       kind: type of the setting, which may be a dataclass.
       default: value if the arguments do not contain the setting, or ask for help.
       command: name of the command, for error messages.
-      arguments: all arguments of the command after its first positional one; the unknown ones are ignored.
+      arguments: all arguments of the command; the unknown ones are ignored.
     """
     if {"-h", "--help"} & {*arguments}:
         return default

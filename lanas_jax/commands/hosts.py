@@ -81,6 +81,7 @@ def joined(command: str, arguments: Sequence[str]) -> Iterator[Party]:
 
     Raises:
       RefusedError: the processes cannot connect, or one of them reported an error and ended.
+      SystemExit: the settings contradict each other.
     """
     hosts = parse_early("hosts", Hosts, Hosts(), command, arguments)
     if hosts.alone:

@@ -60,7 +60,7 @@ def rank(arguments: Sequence[str]) -> int:
     keep_programs()
     use_every_core()
     try:
-        with hosts.joined("rank", arguments[1:]) as party:
+        with hosts.joined("rank", arguments) as party:
             return _rank(party, arguments)
     except RankingError as error:
         raise RefusedError(str(error)) from error

@@ -71,7 +71,7 @@ def search(arguments: Sequence[str]) -> int:
         raise RefusedError("the experiment must come first: lanas search EXPERIMENT [--out DIR] [settings]")
     keep_programs()
     use_every_core()
-    with hosts.joined("search", arguments[1:]) as party:
+    with hosts.joined("search", arguments) as party:
         return _search(party, arguments)
 
 

@@ -55,7 +55,7 @@ def _supernet(console: Console, arguments: Sequence[str]) -> int:
     if (exit_code := usage(HELP, arguments)) is not None:
         return exit_code
     source = discovery.find_experiment(arguments[0])
-    with hosts.joined("supernet", arguments[1:]) as party:
+    with hosts.joined("supernet", arguments) as party:
         return _train_found(console, party, source, arguments)
 
 

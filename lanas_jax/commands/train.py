@@ -79,7 +79,7 @@ def _train(console: Console, arguments: Sequence[str]) -> int:
     """
     if (exit_code := usage(HELP, arguments)) is not None:
         return exit_code
-    with hosts.joined("train", arguments[1:]) as party:
+    with hosts.joined("train", arguments) as party:
         return _train_found(console, party, arguments)
 
 

@@ -7,6 +7,7 @@ from lanas_jax.commands.hosts import Party, run_preemptible, without_hosts
 from lanas_jax.runtime import distributed
 from lanas_jax.runtime.distributed import Hosts
 from lanas_jax.trainer.loop import DamagedError, NotFiniteError, PreemptedError
+from tests.refusals import refused
 
 AGAIN = "To continue from the last checkpoint: lanas train DIR"
 PARTY = Party("train", Hosts("a:1", 2, 1))
@@ -89,3 +90,10 @@ def test_alone_what_the_runtime_raises_is_an_error_like_any(kind):
 )
 def test_the_command_that_continues_leaves_out_the_hosts(words, rest):
     assert without_hosts(words.split()) == rest.split()
+
+
+@pytest.mark.parametrize("command", ["search", "resume", "train", "supernet", "extract", "rank"])
+def test_settings_of_hosts_that_contradict_each_other_are_refused(capsys, tmp_path, command):
+    name = "tests/toy_experiment.py" if command in ("search", "supernet") else tmp_path
+    message = refused(capsys, command, name, "--hosts.count", 2)
+    assert "give coordinator, count and index together, or automatic alone" in " ".join(message.split())
