@@ -46,6 +46,7 @@ class Party:
 
     def __init__(self, command: str, hosts: Hosts, line: LastLine | None = None):
         self.command, self.hosts, self._line = command, hosts, line
+        self.continuing = ""  # the last result of `again`
 
     @property
     def several(self) -> bool:
@@ -64,6 +65,7 @@ class Party:
         text = f"To continue{start and f' {start}'}: {shlex.join([*words, *options])}{where}"
         if self._line is not None:
             self._line.change(f"lanas {self.command}: a process was lost. {text}")
+        self.continuing = text
         return text
 
     def abandon(self, exit_code: int) -> None:
@@ -105,7 +107,8 @@ def joined(command: str, arguments: Sequence[str]) -> Iterator[Party]:
         except (jax.errors.JaxRuntimeError, ValueError) as error:
             if not (party.several and of_runtime(error)):
                 raise
-            print(f"lanas {command}: a process was lost ({str(error).splitlines()[0]})", file=sys.stderr)
+            lost = f"a process was lost ({str(error).splitlines()[0]})"
+            print(f"lanas {command}: {lost}. {party.continuing}", file=sys.stderr)
             party.abandon(1)
 
 
