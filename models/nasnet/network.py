@@ -2,6 +2,12 @@
 
 `models/nasnet/candidate.py` runs the same networks with the code as data; its `specialise` transfers the weights. The
 operations in the cells are in `models/nasnet/operations.py`.
+
+Cells run one after the other, although those of a stage are equal but for their weights. A scan over them takes about
+twice as long on a TPU, because it moves to memory whatever the gradient needs, and saves little compile time, because
+XLA compiles equal operations once. Estimates for a TPU v5e, forward and backward, cells of 3 blocks, 32x32 pixels, 16
+channels, batch 128, optimization level 1: two cells take 3.9 ms and 54 CPU-seconds to compile, by a scan 7.0 ms and 46;
+three cells 5.7 ms and 49, by a scan 11.9 ms and 42 (jax 0.10.2, libtpu 0.0.52, 28 November 2026).
 """
 
 from typing import Any
