@@ -112,7 +112,9 @@ def _xla_convolution(
 
 
 def _xla_gradient(x: Array, kernel: Array, dy: Array, stride: int, groups: int = 1) -> tuple[Array, Array]:
-    """Computes XLA's gradient, except that the kernel's is accumulated in float32.
+    """Computes XLA's gradient, except that the kernel's is float32, as it is accumulated.
+
+    Matrix units of TPUs do so at no cost. XLA for GPUs first widens the factors of such a convolution to float32.
 
     The gradient of a kernel is a convolution of the images, channels and images exchanged, by the result's gradient.
     """
