@@ -14,7 +14,7 @@ position or the number of devices.
 import dataclasses
 import functools
 import time
-from collections.abc import Callable, Hashable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
 
@@ -138,18 +138,23 @@ class Population:
         return on_all
 
     @in_32_bits
-    def compile(self, data: SearchData | Placed, *, share: bool = True) -> "CompiledPopulation":
+    def compile(
+        self, data: SearchData | Placed, *, share: bool = True, options: Mapping[str, int] | None = None
+    ) -> "CompiledPopulation":
         """Places the data on the devices and compiles the programs, concurrently if there are enough cores.
 
         Args:
           data: training and search-validation splits.
           share: True to reuse the programs of an earlier population that differs only in numbers, and to hold the
             programs in memory for later populations.
+          options: XLA's options for programs that are not shared; default: none.
         """
         placed = data if isinstance(data, Placed) else place(data, list(self.mesh.devices.flat))
 
         def make() -> tuple[Made, bool]:
-            return MEMO.shared(self._key(placed), lambda: self._made(placed)) if share else (self._made(placed), False)
+            if share:
+                return MEMO.shared(self._key(placed), lambda: self._made(placed, {}))
+            return self._made(placed, options or {}), False
 
         # Programs on devices of several processes are compiled in all of them, or in none.
         several = self.mesh.is_multi_process
@@ -169,7 +174,7 @@ class Population:
         images = (placed.data.classes, placed.data.scaling, *((x.shape, x.dtype) for x in data))
         return "population", self.network, jax.tree.structure(self.config), layout, images
 
-    def _made(self, placed: Placed) -> Made:
+    def _made(self, placed: Placed, options: Mapping[str, int]) -> Made:
         began = time.perf_counter()
         lowered = self.lower(placed)
         traced = time.perf_counter()
@@ -177,7 +182,7 @@ class Population:
         on_cpu = self.mesh.devices.flat[0].platform == "cpu"
         quick = {"xla_backend_optimization_level": 1} if on_cpu else {}
         with ThreadPoolExecutor(len(lowered)) as pool:
-            made = pool.map(compile_cache.compile_cached, lowered, (quick, {}, {}))
+            made = pool.map(compile_cache.compile_cached, lowered, (quick, options, options))
             (start, advance, evaluate), saved = zip(*made, strict=True)
         return Made(start, advance, evaluate, traced - began, time.perf_counter() - began, max(saved))
 

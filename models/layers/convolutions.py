@@ -67,7 +67,8 @@ def _pointwise_backward(saved: tuple[Array, Array], dy: Array) -> tuple[Array, A
     x, kernel = saved
     flat_x, flat_dy = (images.reshape(-1, images.shape[-1]) for images in (x, dy))
     dx = flat_dy @ kernel.astype(x.dtype).T
-    return dx.reshape(x.shape), _accumulated(flat_x.T, flat_dy).astype(kernel.dtype)
+    dkernel = _sum_of_products(flat_dy, flat_x).T  # in the order of JAX's own gradient, which is faster on CPUs
+    return dx.reshape(x.shape), dkernel.astype(kernel.dtype)
 
 
 pointwise.defvjp(_pointwise_forward, _pointwise_backward)
@@ -94,7 +95,7 @@ def _product_gradient(x: Array, kernel: Array, dy: Array, stride: int) -> tuple[
     """Computes the gradient by a forward convolution and a matrix product with the pixels under the kernel."""
     dx = _xla_convolution(spread(dy, x, stride), kernel[::-1, ::-1].swapaxes(2, 3), 1)
     shifted = [window.reshape(-1, x.shape[3]) for window in windows(x, kernel.shape[0], stride)]
-    dkernel = _accumulated(jnp.concatenate(shifted, axis=1).T, dy.reshape(-1, dy.shape[3]))
+    dkernel = _sum_of_products(jnp.concatenate(shifted, axis=1), dy.reshape(-1, dy.shape[3]))
     return dx, dkernel.reshape(kernel.shape).astype(kernel.dtype)
 
 
@@ -376,6 +377,6 @@ def alternate_pixels(x: Images) -> tuple[Float[Array, "n h2 w2 c"], Float[Array,
     return x[:, :, 0, :, 0], x[:, :, 1, :, 1]
 
 
-def _accumulated(a: Float[Array, "m n"], b: Float[Array, "n p"]) -> Float[Array, "m p"]:
-    """Returns a matrix product in float32, whatever the dtype of its factors."""
-    return jnp.matmul(a, b, preferred_element_type=jnp.float32)
+def _sum_of_products(a: Float[Array, "n p"], b: Float[Array, "n q"]) -> Float[Array, "p q"]:
+    """Sums the outer products of rows in float32, whatever the dtype of the arrays."""
+    return lax.dot_general(a, b, (((0,), (0,)), ((), ())), preferred_element_type=jnp.float32)

@@ -129,9 +129,13 @@ def _normalisation_gradient(
     x: Images, scale: Channels, mean: Channels, variance: Channels, dy: Images
 ) -> tuple[Images, Channels, Channels]:
     """Computes ``scale / deviation * (dy - mean(dy) - z * mean(dy * z))``, with z the images before scale and bias."""
-    dy, rate = dy.astype(jnp.float32), lax.rsqrt(variance + EPSILON)
-    z = (x.astype(jnp.float32) - mean[None, None, None]) * rate[None, None, None]
-    dbias, dscale = jnp.sum(dy, axis=(0, 1, 2)), jnp.sum(dy * z, axis=(0, 1, 2))
+    dy, exact, rate = dy.astype(jnp.float32), x.astype(jnp.float32), lax.rsqrt(variance + EPSILON)
     count = x.size // x.shape[-1]
-    centred = dy - (dbias / count)[None, None, None] - z * (dscale / count)[None, None, None]
-    return ((scale * rate)[None, None, None] * centred).astype(x.dtype), dscale, dbias
+    dbias = jnp.sum(dy, axis=(0, 1, 2))
+    dscale = (jnp.sum(dy * exact, axis=(0, 1, 2)) - mean * dbias) * rate
+    # As a linear function of `dy` and `x`, so that each pixel takes two multiply-adds.
+    a = scale * rate
+    b = -a * rate * dscale / count
+    c = -a * dbias / count - b * mean
+    dx = dy * a[None, None, None] + exact * b[None, None, None] + c[None, None, None]
+    return dx.astype(x.dtype), dscale, dbias

@@ -4,7 +4,7 @@ import pytest
 
 from lanas_jax.candidates.halving import Halving, train_with_halving
 from lanas_jax.candidates.population import Population
-from lanas_jax.candidates.specialised import Specialised, take_turns
+from lanas_jax.candidates.specialised import QUICK_STEPS, Specialised, compile_options, take_turns
 from lanas_jax.data.splits import SearchData, Split
 from lanas_jax.training.sgd import TrainConfig
 from tests.candidates.small_network import BuildableNetwork, SmallNetwork, stripes
@@ -44,6 +44,15 @@ def test_the_number_of_devices_and_neighbours_do_not_matter(results):
     one = Specialised(BuildableNetwork(), CONFIG, DATA, jax.devices()[:1], steps_per_dispatch=5)
     alone, _ = one.train(CODES[2:3], KEYS[2:3])
     np.testing.assert_array_equal(alone.loss, results.loss[2:3])
+
+
+def test_short_trainings_on_tpus_are_optimized_less(results):
+    """An option that XLA knows: the results are the same."""
+    quick = compile_options("tpu", QUICK_STEPS - 1)
+    assert quick != compile_options("tpu", QUICK_STEPS) == compile_options("cpu", 1) == {}
+    population = Population(BuildableNetwork().for_code(CODES[2]), CONFIG, jax.devices()[:1], 1, steps_per_dispatch=5)
+    found = population.compile(DATA, share=False, options=quick).run(CODES[2:3], KEYS[2:3])
+    np.testing.assert_allclose(found.loss, results.loss[2:3], rtol=1e-3)
 
 
 def test_programs_are_kept_until_other_codes_come():
