@@ -17,7 +17,7 @@ from jaxtyping import Array, Int, Key
 
 from lanas_jax.evaluators.base import NotPreparedError, Outcome, with_costs
 from lanas_jax.spaces.base import SearchSpace
-from lanas_jax.storage.plain import plain_float
+from lanas_jax.storage.plain import plain_count, plain_float
 
 COSTS = ("multiply_adds", "parameters", "steps")  # what a dictionary may have besides the value
 
@@ -72,7 +72,9 @@ class FromFunction:
         results = _results(returned) if isinstance(returned, Mapping) else {"value": returned}
         if results["value"] is None:
             raise ValueError("the objective returned None; expected a number")
-        results["value"] = plain_float("the objective's value", results["value"])  # waits for an array on a device
+        for name, number in results.items():  # waits for arrays on a device
+            plain = plain_float if name == "value" else plain_count
+            results[name] = plain(f"the objective's {name}", number)
         seconds = time.perf_counter() - began
         (outcome,) = with_costs(self.space, code[None], [Outcome(None, train_seconds=seconds)])
         return dataclasses.replace(outcome, **results)
