@@ -241,7 +241,8 @@ for name, (*_, chips) in toy_programs.PROGRAMS.items():
     text = toy_programs.compile_program(name, machines[chips])
     both = [CostAnalysis(parse_module(one)).total() for one in (text, toy_programs.excerpt(text))]
     assert both[0] == both[1], (name, both)
-    print(name, both[0].cycles > 0, *sorted(both[0].collectives), both[0].gathers, both[0].unknown_loops, both[0].conditionals)
+    one = both[0]
+    print(name, one.cycles > 0, *sorted(one.collectives), one.gathers, one.unknown_loops, one.conditionals)
 """
 
 
