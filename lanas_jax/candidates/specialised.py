@@ -39,9 +39,9 @@ from lanas_jax.training.sgd import TrainConfig
 
 POLL_SECONDS = 0.002  # polling interval while all devices are busy
 # Programs for TPUs of trainings with fewer steps are compiled at XLA's optimization level 1. For a CIFAR-10 candidate
-# of 16 channels and 8 cells on a TPU v5e, this takes 294 instead of 684 CPU-seconds, and a step an estimated 27.8 ms
-# instead of 17.8: equal in total after 39,000 steps (jax 0.10.2, libtpu 0.0.52, 28 November 2026; not run on a chip).
-QUICK_STEPS = 40_000
+# of 16 channels and 8 cells on a TPU v5e, this takes 256 instead of 684 CPU-seconds, and a step an estimated 42 ms
+# instead of 17.8: equal in total after 18,000 steps (jax 0.10.2, libtpu 0.0.52, 28 November 2026; not run on a chip).
+QUICK_STEPS = 18_000
 
 Row = tuple[np.ndarray, ...]  # accuracy, loss, steps and training loss of one candidate, each of shape [1]
 Lane = Generator[Callable[[], bool], None, None]  # yields functions that return True once the lane can continue
