@@ -23,9 +23,9 @@ from rich.console import Console
 from rich.table import Table
 
 from lanas_jax import study
-from lanas_jax.commands.base import terminal
 from lanas_jax.evaluators.base import NotPreparedError, Prepared
 from lanas_jax.evaluators.faults import prepare_evaluator
+from lanas_jax.runtime.console import terminal
 from lanas_jax.runtime.devices import one_device_per_core
 from lanas_jax.storage.trials import best
 from lanas_jax.study import Experiment, Result, discovery, run_folder

@@ -16,11 +16,11 @@ import jax
 import numpy as np
 import tyro
 
-from lanas_jax.commands.base import terminal
 from lanas_jax.evaluators.faults import prepare_evaluator
 from lanas_jax.evaluators.one_shot import OneShot
 from lanas_jax.experiments.benchmarks.table import machine, table
 from lanas_jax.ranking.correlation import rank_correlation
+from lanas_jax.runtime.console import terminal
 from lanas_jax.runtime.devices import one_device_per_core
 from lanas_jax.study import run_folder
 from lanas_jax.supernet import code_pool

@@ -37,11 +37,12 @@ import dataclasses
 import datetime
 import importlib.metadata
 import importlib.util
+import itertools
 import json
 import os
 import threading
 import time
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
@@ -54,7 +55,6 @@ import tyro
 from rich.console import Console
 
 from lanas_jax.candidates.cost_model import time_steps
-from lanas_jax.commands.base import terminal
 from lanas_jax.data.splits import SearchData, Split
 from lanas_jax.experiments.benchmarks.forms import (
     Form,
@@ -73,6 +73,7 @@ from lanas_jax.planning.estimate import Memory
 from lanas_jax.planning.hlo import CostAnalysis, Share, parse_module
 from lanas_jax.planning.stage import stand_in
 from lanas_jax.planning.topology import Topology, find_topology
+from lanas_jax.runtime.console import terminal
 from lanas_jax.spaces.nasnet import NASNetSpace
 from lanas_jax.training.peak import measure_peak, step_flops
 from lanas_jax.training.sgd import TrainConfig
@@ -178,16 +179,16 @@ class Row:
 
 def share_of_peak(multiply_adds: float, batch_size: int, step_seconds: float, peak: float) -> float:
     """Returns the share of the peak rate, in operations per second, that a candidate's training step reaches."""
-    return float(step_flops(np.array([multiply_adds]), batch_size)[0]) / (step_seconds * peak)
+    return float(step_flops(np.array([round(multiply_adds)]), batch_size)[0]) / (step_seconds * peak)
 
 
-def cycles_by_operation(shares: Sequence[Share]) -> Counter[str]:
-    """Sums estimated cycles by operation: that of the program as traced, or that which the compiler added."""
-    total: Counter[str] = Counter()
+def cycles_by_operation(shares: Sequence[Share]) -> dict[str, float]:
+    """Sums estimated cycles by operation, of the program as traced or as the compiler added it, most cycles first."""
+    total: dict[str, float] = defaultdict(float)
     for one in shares:
         traced = one.op_name.rpartition("/")[2]
         total[traced if one.opcode == "fusion" and traced else one.opcode] += one.cycles
-    return total
+    return dict(sorted(total.items(), key=lambda item: -item[1]))
 
 
 class AcceleratorBenchmark:
@@ -237,7 +238,7 @@ class AcceleratorBenchmark:
         rounds = (run.count,) if part == "cell" else (steps, run.count)
         analysis = CostAnalysis(parse_module(compiled.as_text()), rounds=rounds, weights=weights)
         costs, each = analysis.total(), steps * vmapped
-        clock = self.machine.chip.clock
+        clock, dearest = self.machine.chip.clock, cycles_by_operation(analysis.dearest_instructions())
         return dataclasses.replace(
             row,
             compile_seconds=seconds,
@@ -248,7 +249,7 @@ class AcceleratorBenchmark:
             estimated_ms=1000 * costs.cycles / each / clock,
             dearest={
                 name: 1000 * cycles / each / clock
-                for name, cycles in cycles_by_operation(analysis.dearest_instructions()).most_common(self.config.top)
+                for name, cycles in itertools.islice(dearest.items(), self.config.top)
             },
             uncounted={opcode: count / each for opcode, count in costs.uncounted.items()},
             **self.control_flow(part, form, vmapped),

@@ -83,13 +83,13 @@ import tyro
 from lanas_jax.candidates.cost_model import time_steps
 from lanas_jax.candidates.population import Population
 from lanas_jax.candidates.specialised import Specialised
-from lanas_jax.commands.base import terminal
 from lanas_jax.data import digits as digits_data
 from lanas_jax.data.splits import SearchData, Split
 from lanas_jax.experiments import digits
 from lanas_jax.experiments.benchmarks.step_timing import planned_bytes
 from lanas_jax.experiments.benchmarks.table import Timing, line, show_timings, timings_report
 from lanas_jax.models.nasnet import NASNet
+from lanas_jax.runtime.console import terminal
 from lanas_jax.runtime.devices import one_device_per_core
 from lanas_jax.spaces.nasnet import NASNetSpace
 from lanas_jax.training.peak import measure_peak, step_flops

@@ -34,10 +34,10 @@ import numpy as np
 import tyro
 
 import lanas_jax as lx
-from lanas_jax.commands.base import terminal
 from lanas_jax.comparison import peers
 from lanas_jax.comparison.compare import compare_searchers
 from lanas_jax.formats.errors import FileError
+from lanas_jax.runtime.console import terminal
 from lanas_jax.runtime.devices import cores
 from lanas_jax.tables import catalogue
 

@@ -44,9 +44,9 @@ import numpy as np
 import tyro
 from jaxtyping import Array, Int
 
-from lanas_jax.commands.base import terminal
 from lanas_jax.experiments.benchmarks.table import machine, table
 from lanas_jax.models.nasnet import NASNetSupernet
+from lanas_jax.runtime.console import terminal
 from lanas_jax.spaces.nasnet_masks import NASNetMasks
 
 Pass = Literal["forward", "training"]

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
 import tyro
-from rich.console import Console
 from tyro.constructors import ConstructorRegistry, PrimitiveConstructorSpec, PrimitiveTypeInfo
 
 from lanas_jax.cluster.connection import ClusterError
@@ -105,22 +104,6 @@ def usage(text: str, arguments: Sequence[str]) -> int | None:
     asked = bool(arguments) and arguments[0] in ("-h", "--help")
     print(text, end="", file=sys.stdout if asked else sys.stderr)
     return 0 if asked else 2
-
-
-def terminal(*, width: int = 140, quiet: bool = False, stderr: bool = False) -> Console:
-    """Returns a console that prints text as it is: no markup, no emoji codes, no highlighting.
-
-    Paths, failure reasons and experiment names may contain brackets that rich would interpret as markup.
-
-    Args:
-      width: number of columns if the output is not a terminal, so that tables fit.
-      quiet: if True, nothing is printed.
-      stderr: output to standard error instead of standard output.
-    """
-    console = Console(markup=False, emoji=False, highlight=False, quiet=quiet, stderr=stderr)
-    if not console.is_terminal:
-        console.width = width
-    return console
 
 
 def parsed(function: Callable[..., Any], command: str, arguments: Sequence[str]) -> Any:

@@ -12,11 +12,12 @@ import tyro
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
-from lanas_jax.commands.base import PATHS, RefusedError, terminal
+from lanas_jax.commands.base import PATHS, RefusedError
 from lanas_jax.comparison import output, parallel, peers
 from lanas_jax.comparison.compare import NAMES, SEARCHERS, Comparison
 from lanas_jax.comparison.compare import compare_searchers as carry_through
 from lanas_jax.comparison.peers import MissingPeerError as MissingPeerError
+from lanas_jax.runtime.console import terminal
 from lanas_jax.tables import catalogue
 from lanas_jax.tables.benchmark import Benchmark
 

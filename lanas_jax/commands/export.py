@@ -7,9 +7,10 @@ from typing import Annotated, Any, Literal
 import tyro
 from rich.console import Console
 
-from lanas_jax.commands.base import PATHS, RefusedError, terminal
+from lanas_jax.commands.base import PATHS, RefusedError
 from lanas_jax.export import write as exporting
 from lanas_jax.export.load import MissingPackageError
+from lanas_jax.runtime.console import terminal
 from lanas_jax.runtime.paths import local_path
 from lanas_jax.study import run_folder
 from lanas_jax.trainer import folder as folders

@@ -12,7 +12,7 @@ from jaxtyping import Int
 from rich.console import Console
 
 from lanas_jax.commands import hosts
-from lanas_jax.commands.base import PATHS, REFUSALS, RefusedError, terminal
+from lanas_jax.commands.base import PATHS, REFUSALS, RefusedError
 from lanas_jax.commands.codes import CodeError, read_code
 from lanas_jax.commands.hosts import Party
 from lanas_jax.evaluators.base import NotPreparedError, Prepared
@@ -21,6 +21,7 @@ from lanas_jax.export import write
 from lanas_jax.export.load import MissingPackageError
 from lanas_jax.export.recorded import EXTRACTED
 from lanas_jax.runtime import distributed
+from lanas_jax.runtime.console import terminal
 from lanas_jax.runtime.distributed import Hosts
 from lanas_jax.runtime.files import inside_folder
 from lanas_jax.storage import config_json, software

@@ -11,9 +11,10 @@ from rich.box import SIMPLE
 from rich.console import Console
 from rich.table import Table
 
-from lanas_jax.commands.base import RefusedError, parse_early, parse_settings, terminal, usage
+from lanas_jax.commands.base import RefusedError, parse_early, parse_settings, usage
 from lanas_jax.planning import topology as topologies
 from lanas_jax.planning.topology import MissingLibtpuError
+from lanas_jax.runtime.console import terminal
 from lanas_jax.study import discovery
 from lanas_jax.study.discovery import ExperimentError
 

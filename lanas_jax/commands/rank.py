@@ -22,7 +22,6 @@ from lanas_jax.commands.base import (
     RefusedError,
     keep_programs,
     parse_settings,
-    terminal,
     usage,
     use_every_core,
     with_traceback,
@@ -33,6 +32,7 @@ from lanas_jax.ranking.base import TRUTH, Ranking, RankingError, check_offered, 
 from lanas_jax.ranking.rank import RankingDesign, Valuing
 from lanas_jax.ranking.result import Ranked
 from lanas_jax.runtime import distributed
+from lanas_jax.runtime.console import terminal
 from lanas_jax.runtime.distributed import DistributedError, Hosts
 from lanas_jax.runtime.files import inside_folder
 from lanas_jax.runtime.interruption import handle_signals

@@ -10,7 +10,8 @@ from typing import Annotated, Any
 
 import tyro
 
-from lanas_jax.commands.base import Folder, parsed, terminal
+from lanas_jax.commands.base import Folder, parsed
+from lanas_jax.runtime.console import terminal
 from lanas_jax.storage import software
 from lanas_jax.storage.trials import TrialStore
 from lanas_jax.study import run_folder

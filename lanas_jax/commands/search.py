@@ -22,12 +22,12 @@ from lanas_jax.commands.base import (
     keep_programs,
     parse_settings,
     parsed,
-    terminal,
     use_every_core,
     with_traceback,
 )
 from lanas_jax.commands.hosts import Party
 from lanas_jax.runtime import distributed
+from lanas_jax.runtime.console import terminal
 from lanas_jax.runtime.distributed import DistributedError, Hosts
 from lanas_jax.runtime.files import inside_folder
 from lanas_jax.storage import config_json

@@ -10,9 +10,10 @@ import tyro
 from rich.console import Console
 
 from lanas_jax.commands import hosts
-from lanas_jax.commands.base import RefusedError, keep_programs, parse_settings, terminal, usage
+from lanas_jax.commands.base import RefusedError, keep_programs, parse_settings, usage
 from lanas_jax.commands.hosts import Party
 from lanas_jax.runtime import distributed
+from lanas_jax.runtime.console import terminal
 from lanas_jax.runtime.distributed import DistributedError, Hosts, Preemption
 from lanas_jax.runtime.durations import duration
 from lanas_jax.storage.folder import RunError

@@ -11,8 +11,9 @@ from rich.console import Console
 from rich.table import Table as Listing
 from rich.text import Text
 
-from lanas_jax.commands.base import RefusedError, parsed, terminal
+from lanas_jax.commands.base import RefusedError, parsed
 from lanas_jax.formats.errors import FileError
+from lanas_jax.runtime.console import terminal
 from lanas_jax.tables import catalogue
 
 TABLES_HELP = """\

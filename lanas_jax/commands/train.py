@@ -16,7 +16,7 @@ from jaxtyping import Int
 from rich.console import Console
 
 from lanas_jax.commands import hosts, summary
-from lanas_jax.commands.base import RefusedError, keep_programs, parse_settings, terminal, usage
+from lanas_jax.commands.base import RefusedError, keep_programs, parse_settings, usage
 from lanas_jax.commands.codes import CodeError, read_code
 from lanas_jax.commands.hosts import Party
 from lanas_jax.export.load import read_weights
@@ -28,6 +28,7 @@ from lanas_jax.export.recorded import (
     recorded_settings,
 )
 from lanas_jax.runtime import distributed
+from lanas_jax.runtime.console import terminal
 from lanas_jax.runtime.distributed import DistributedError, Hosts, Preemption
 from lanas_jax.runtime.files import inside_folder
 from lanas_jax.runtime.paths import local_path

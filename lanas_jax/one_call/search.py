@@ -6,12 +6,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-
 from lanas_jax.evaluators.from_function import FromFunction
 from lanas_jax.one_call.notebook import NotebookDisplay
 from lanas_jax.one_call.result import Study
 from lanas_jax.report import LiveReport, write_report
+from lanas_jax.runtime.console import terminal
 from lanas_jax.runtime.paths import local_path
 from lanas_jax.searchers.base import Searcher
 from lanas_jax.searchers.lanas import LaNAS
@@ -87,7 +86,7 @@ def search(
         raise ValueError("the searcher's space is not the space to search: build the searcher with that space")
     experiment = Experiment(_name_of(objective), space, searcher, evaluator, budget, batch, seed)
     local = LocalWorkers(experiment, workers)
-    console = Console(markup=False, emoji=False, highlight=False, quiet=not verbose)
+    console = terminal(quiet=not verbose)
     display = NotebookDisplay(console) if console.is_jupyter else StudyDisplay(console)
     with contextlib.ExitStack() as stack:
         new = new_directory(experiment.name, datetime.datetime.now())

@@ -131,8 +131,13 @@ def _sum_of_reads(dreads: Float[Array, "branches n h w c"], reads: Array) -> Ima
 
 
 def _run_branch(
-    mode: Mode, operation: Int[Array, ""], source: Int[Array, ""], read: tuple[Images, ...], weights: Tree, stats: Tree
-) -> tuple[Float[Array, "n h2 w2 c"], Tree]:
+    mode: Mode,
+    operation: Int[Array, ""],
+    source: Int[Array, ""],
+    read: tuple[Float[Array, "..."], ...],
+    weights: Tree,
+    stats: Tree,
+) -> tuple[Images, Tree]:
     """Runs one branch with the weights and statistics of its two halves; returns its output and new statistics."""
     is_separable = (operation == SEP_CONV_3X3) | (operation == SEP_CONV_5X5)
     first, second = (jax.tree.map(lambda x, i=i: x[i], (weights, stats)) for i in range(2))

@@ -4,7 +4,6 @@ from functools import partial
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import pytest
 
 from lanas_jax.candidates import step as training
@@ -26,7 +25,7 @@ NETWORKS = {
     "NAS-Bench-201": NASBench201(NASBench201Space(cells=1, **SIZES), jnp.bfloat16),
 }
 CONFIG = TrainConfig(batch_size=4, augmentation=Augmentation(crop=2, flip=True, cutout=2))
-TASK = partial(CandidateTask, config=CONFIG, classes=3, scaling=Scaling(np.zeros(3), np.ones(3)))
+TASK = partial(CandidateTask, config=CONFIG, classes=3, scaling=Scaling((0.0, 0.0, 0.0), (1.0, 1.0, 1.0)))
 
 
 def arguments(task, images=4):

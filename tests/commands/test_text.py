@@ -11,8 +11,8 @@ from rich.text import Text
 
 from lanas_jax.cli import main
 from lanas_jax.commands import summary, tables
-from lanas_jax.commands.base import terminal
 from lanas_jax.report.learned_tree import drawing
+from lanas_jax.runtime.console import terminal
 from lanas_jax.searchers.partition import NodeSummary
 from lanas_jax.study.display import StudyDisplay
 from lanas_jax.trainer.display import TrainingDisplay
@@ -156,12 +156,12 @@ def test_reading_official_files_shows_their_path_as_it_is(tmp_path, monkeypatch)
     assert isinstance(shown[0], Text)  # a status takes a string for markup, whatever the console's settings are
 
 
-def test_only_the_terminal_of_commands_makes_consoles():
-    """A console of rich takes brackets for markup unless told otherwise."""
+def test_only_one_function_makes_consoles():
+    """A console of rich takes brackets for markup unless told otherwise; so do the bars of `lanas compare`."""
     makers = {
         str(file.relative_to(ROOT))
         for folder in ("lanas_jax", "models", "experiments")
         for file in (ROOT / folder).rglob("*.py")
         if re.search(r"\bConsole\(|from rich import|import rich|from_markup|\bProgress\(", file.read_text())
     }
-    assert makers == {"lanas_jax/commands/base.py"}
+    assert makers == {"lanas_jax/runtime/console.py", "lanas_jax/commands/compare.py"}

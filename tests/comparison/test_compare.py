@@ -10,10 +10,10 @@ from rich.console import Console
 
 import lanas_jax as lx
 from lanas_jax.commands import compare as command
-from lanas_jax.commands.base import terminal
 from lanas_jax.comparison import compare as comparison
 from lanas_jax.comparison import output, peers, statistics
 from lanas_jax.comparison.compare import compare_searchers
+from lanas_jax.runtime.console import terminal
 from lanas_jax.tables.benchmark import Benchmark
 from tests.comparison.small_table import CODES, SPACE, VALUES
 

@@ -206,6 +206,7 @@ class FlatNetwork(BuildableNetwork):
         return self
 
 
+@pytest.mark.usefixtures("unchecked")
 def test_gpus_measure_the_form_without_control_flow_alone(data, monkeypatch):
     """The devices are CPUs that say that they are GPUs; what is measured here is what a GPU would run."""
     measured = {1: 0.005, 2: 0.002, 4: 0.003}

@@ -129,6 +129,7 @@ def test_unknown_optimizer():
         ({"matmul_precision": "exact"}, "one of default, high, highest; got 'exact'"),
     ],
 )
+@pytest.mark.usefixtures("unchecked")
 def test_settings_of_arithmetic(setting, message):
     with pytest.raises(ValueError, match=message):
         Recipe(**setting)
