@@ -5,11 +5,16 @@ Most of the suite's time is compilation. So XLA's optimizations are off, and com
 ``LANAS_CHECK_SHAPES=1``, as in continuous integration, beartype checks shapes and dtypes at every call.
 """
 
+import importlib.metadata
 import os
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
 PROGRAMS = ROOT / ".pytest_cache" / "programs"
+# The older code generator for fused operations compiles a network or a searcher in about half the time. jax 0.12 has
+# only the newer one, and refuses the flag.
+_RELEASE = tuple(map(int, importlib.metadata.version("jaxlib").split(".")[:2]))
+OLDER_GENERATOR = "--xla_cpu_use_fusion_emitters=false" if _RELEASE < (0, 11) else ""
 # In the environment, so that processes which tests start share them; before JAX is imported, which reads them.
 os.environ |= {
     "JAX_PLATFORMS": "cpu",
@@ -17,8 +22,7 @@ os.environ |= {
     "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
     "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
     "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
-    # The older code generator for fused operations compiles a network or a searcher in about half the time.
-    "XLA_FLAGS": f"{os.environ.get('XLA_FLAGS', '')} --xla_cpu_use_fusion_emitters=false".strip(),
+    "XLA_FLAGS": f"{os.environ.get('XLA_FLAGS', '')} {OLDER_GENERATOR}".strip(),
     "OPENBLAS_NUM_THREADS": "1",  # its threads wait for one another by spinning: 15 s in place of 0.5 on a busy machine
 }
 
