@@ -102,7 +102,7 @@ def test_sigterm_to_one_stops_both_after_the_same_step(whole, tmp_path):
 
 @pytest.mark.slow
 def test_killed_process_ends_the_other(whole, tmp_path):
-    processes = start_two(*command(STREAM, out := tmp_path / "ki[ll]ed \\1", *LONG))
+    processes = start_two(*command(STREAM, out := tmp_path / "part", *LONG))
     wait_for(out, 10, processes)
     processes[1].kill()
     assert processes[0].wait(timeout=PATIENCE) == 1
