@@ -5,6 +5,9 @@ Most of the suite's time is compilation. So XLA's optimizations are off, and com
 ``LANAS_CHECK_SHAPES=1``, as in continuous integration, beartype checks shapes and dtypes at every call.
 """
 
+import contextlib
+import ctypes
+import gc
 import importlib.metadata
 import os
 from pathlib import Path
@@ -45,6 +48,7 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 MAPPINGS = (
     20_000  # of memory, a third of what Linux allows a process; beyond its limit LLVM ends in a segmentation fault
 )
+RESIDENT = 3 << 30  # bytes of memory of a process
 SLOW_TIMEOUT = 1800  # seconds; of other tests see pyproject.toml
 LONGEST = (  # families that take longest, which workers begin with
     "tests/models/nasnet/test_networks.py",
@@ -96,9 +100,17 @@ def unchecked():
 
 @pytest.fixture(scope="module", autouse=True)
 def _few_programs():
-    """Lets go of compiled programs where many are held: each takes several mappings of memory."""
+    """Lets go of compiled programs where many are held: each takes several mappings of memory, and megabytes."""
     yield
     maps = Path("/proc/self/maps")
-    if maps.exists() and maps.read_bytes().count(b"\n") > MAPPINGS:
+    if maps.exists() and (maps.read_bytes().count(b"\n") > MAPPINGS or _resident() > RESIDENT):
         jax.clear_caches()
         forget_programs()
+        gc.collect()
+        with contextlib.suppress(AttributeError):  # of other C libraries than glibc, which keeps what was freed
+            ctypes.CDLL(None).malloc_trim(0)
+
+
+def _resident() -> int:
+    """Returns the memory of this process, in bytes."""
+    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
