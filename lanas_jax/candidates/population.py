@@ -139,7 +139,7 @@ class Population:
 
     @in_32_bits
     def compile(
-        self, data: SearchData | Placed, *, share: bool = True, options: Mapping[str, int] | None = None
+        self, data: SearchData | Placed, *, share: bool = True, options: Mapping[str, int | str] | None = None
     ) -> "CompiledPopulation":
         """Places the data on the devices and compiles the programs, concurrently if there are enough cores.
 
@@ -174,7 +174,7 @@ class Population:
         images = (placed.data.classes, placed.data.scaling, *((x.shape, x.dtype) for x in data))
         return "population", self.network, jax.tree.structure(self.config), layout, images
 
-    def _made(self, placed: Placed, options: Mapping[str, int]) -> Made:
+    def _made(self, placed: Placed, options: Mapping[str, int | str]) -> Made:
         began = time.perf_counter()
         lowered = self.lower(placed)
         traced = time.perf_counter()

@@ -209,9 +209,11 @@ class Specialised:
             (candidate.state,) = unstack_states(state, 1)
 
 
-def compile_options(platform: str, steps: int) -> dict[str, int]:
+def compile_options(platform: str, steps: int) -> dict[str, int | str]:
     """Returns XLA's options for a program that takes a number of training steps."""
-    return {"optimization_level": 1} if platform == "tpu" and steps < QUICK_STEPS else {}
+    if platform != "tpu" or steps >= QUICK_STEPS:
+        return {}
+    return {"optimization_level": 1 if jax.__version_info__ < (0, 11) else "O1"}
 
 
 def is_done(array: Array) -> bool:
