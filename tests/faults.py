@@ -115,8 +115,8 @@ FAULTS = (
         "extraction",
         "an extracted network gives the logits by which its code was valued",
         "lanas_jax/evaluators/one_shot.py",
-        "self.supernet.extract(weights.params, self.valuation.statistics(weights, code), code)",
-        "self.supernet.extract(weights.params, weights.batch_stats, code)",
+        "valuation.supernet.extract(addressable(weights.params), statistics, code)",
+        "valuation.supernet.extract(addressable(weights.params), addressable(weights.batch_stats), code)",
         ("tests/evaluators/test_one_shot.py::test_extracted_weights_give_the_logits_by_which_a_code_is_valued",),
     ),
     Fault(
