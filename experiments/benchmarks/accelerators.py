@@ -69,8 +69,9 @@ from lanas_jax.experiments.benchmarks.step_timing import planned_bytes
 from lanas_jax.experiments.benchmarks.table import machine, table
 from lanas_jax.models.nasnet import NASNet
 from lanas_jax.planning.control_flow import count_control_flow
+from lanas_jax.planning.costs import CostAnalysis, Share
 from lanas_jax.planning.estimate import Memory
-from lanas_jax.planning.hlo import CostAnalysis, Share, parse_module
+from lanas_jax.planning.hlo import parse_module
 from lanas_jax.planning.stage import stand_in
 from lanas_jax.planning.topology import Topology, find_topology
 from lanas_jax.runtime.console import terminal

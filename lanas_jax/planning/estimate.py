@@ -3,9 +3,10 @@
 Memory is the allocation planned by the compiler: arguments, outputs and temporaries, minus outputs that alias
 arguments. The minimum step time is the roofline: the larger of the operations divided by the chip's peak and the bytes
 moved by the compiled program divided by the memory bandwidth. Operations are two per multiply-add of the networks if
-these are known, otherwise the compiler's count. Bytes are read from the program's text (`lanas_jax.planning.hlo`), with
-loops as often as they run. On TPUs, a second figure is no bound: the sum of the cycles that the compiler estimates for
-each instruction. Neither includes communication between chips or waiting for images.
+these are known, otherwise the compiler's count. Bytes are summed over the instructions of the program
+(`lanas_jax.planning.costs`), with loops as often as they run. On TPUs, a second figure is no bound: the sum of the
+cycles that the compiler estimates for each instruction. Neither includes communication between chips or waiting for
+images.
 """
 
 import dataclasses
@@ -16,7 +17,8 @@ from typing import Any
 
 import jax
 
-from lanas_jax.planning.hlo import Branches, CostAnalysis, ProgramCosts, parse_module
+from lanas_jax.planning.costs import Branches, CostAnalysis, ProgramCosts
+from lanas_jax.planning.hlo import parse_module
 from lanas_jax.planning.stage import Stage
 from lanas_jax.planning.topology import Chip, Topology
 

@@ -19,7 +19,7 @@ class TracedProgram(NamedTuple):
     """The program of a stage, traced for given devices.
 
     A step is one iteration of the innermost loop that reads a batch. The compiler counts the operations of a loop once,
-    whatever its number of iterations; the costs of `lanas_jax.planning.hlo` are those of a whole call.
+    whatever its number of iterations; the costs of `lanas_jax.planning.costs` are those of a whole call.
     """
 
     lowered: jax.stages.Lowered

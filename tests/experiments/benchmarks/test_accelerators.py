@@ -18,7 +18,7 @@ from lanas_jax.experiments.benchmarks.accelerators import (
     share_of_peak,
 )
 from lanas_jax.experiments.benchmarks.forms import cell_steps
-from lanas_jax.planning.hlo import Share
+from lanas_jax.planning.costs import Share
 from lanas_jax.runtime.console import terminal
 
 TINY = Config(mode="measure", blocks=1, channels=2, cells=1, image_size=4, batch_size=4, steps=2, dtype="float32")
