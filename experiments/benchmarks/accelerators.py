@@ -55,7 +55,7 @@ import tyro
 from rich.console import Console
 
 from lanas_jax.candidates.cost_model import time_steps
-from lanas_jax.data.splits import SearchData, Split
+from lanas_jax.data.splits import SearchData
 from lanas_jax.experiments.benchmarks.forms import (
     Form,
     Part,
@@ -65,7 +65,7 @@ from lanas_jax.experiments.benchmarks.forms import (
     population,
     step_program,
 )
-from lanas_jax.experiments.benchmarks.step_timing import planned_bytes
+from lanas_jax.experiments.benchmarks.step_timing import planned_bytes, random_data, share_of_peak
 from lanas_jax.experiments.benchmarks.table import machine, table
 from lanas_jax.models.nasnet import NASNet
 from lanas_jax.planning.control_flow import count_control_flow
@@ -76,7 +76,7 @@ from lanas_jax.planning.stage import stand_in
 from lanas_jax.planning.topology import Topology, find_topology
 from lanas_jax.runtime.console import terminal
 from lanas_jax.spaces.nasnet import NASNetSpace
-from lanas_jax.training.peak import measure_peak, step_flops
+from lanas_jax.training.peak import measure_peak
 from lanas_jax.training.sgd import TrainConfig
 
 PLATFORMS = ("cuda", "tpu")
@@ -178,11 +178,6 @@ class Row:
         return self.part, self.form, self.vmapped, self.target
 
 
-def share_of_peak(multiply_adds: float, batch_size: int, step_seconds: float, peak: float) -> float:
-    """Returns the share of the peak rate, in operations per second, that a candidate's training step reaches."""
-    return float(step_flops(np.array([round(multiply_adds)]), batch_size)[0]) / (step_seconds * peak)
-
-
 def cycles_by_operation(shares: Sequence[Share]) -> dict[str, float]:
     """Sums estimated cycles by operation, of the program as traced or as the compiler added it, most cycles first."""
     total: dict[str, float] = defaultdict(float)
@@ -202,7 +197,7 @@ class AcceleratorBenchmark:
         space = NASNetSpace(config.blocks, channels=config.channels, cells=config.cells, image_size=config.image_size)
         self.network = NASNet(space, jnp.dtype(config.dtype))
         self.code = np.asarray(space.canonical(space.random(jax.random.key(config.seed), 1)))[0]
-        self.multiply_adds = float(space.cost(self.code[None]).multiply_adds[0])
+        self.multiply_adds = int(space.cost(self.code[None]).multiply_adds[0])
         self.training = TrainConfig(1, config.batch_size, learning_rate=0.025)
         self.peak: float | None = None
 
@@ -271,13 +266,14 @@ class AcceleratorBenchmark:
             planned, share = Memory.of(compiled.memory_analysis()).total, None
         else:
             layout = self._population(form, vmapped, devices, self.config.steps)
-            programs = layout.compile(self._noise())
-            cpu_seconds, trace_seconds = time.process_time() - cpu, programs.trace_seconds
+            programs = layout.compile(self._data())
+            trace_seconds = programs.trace_seconds
+            cpu_seconds = time.process_time() - cpu - trace_seconds  # one thread traces
             seconds = programs.compile_seconds - trace_seconds
             codes, keys = np.repeat(self.code[None], vmapped, axis=0), jax.random.split(jax.random.key(1), vmapped)
             step_seconds, _ = time_steps(programs, codes, keys)
             planned = planned_bytes(programs) or 0
-            share = share_of_peak(self.multiply_adds, self.config.batch_size, step_seconds, self._peak())
+            share = self._share(step_seconds)
         return dataclasses.replace(
             row,
             compile_seconds=seconds,
@@ -294,10 +290,9 @@ class AcceleratorBenchmark:
 
         config = self.config
         seconds = torch_nasnet.step_seconds(
-            self.network.space, self.code, self._noise(), self.training, 0, config.steps, "cuda", config.dtype
+            self.network.space, self.code, self._data(), self.training, 0, config.steps, "cuda", config.dtype
         )
-        share = share_of_peak(self.multiply_adds, config.batch_size, seconds, self._peak())
-        return dataclasses.replace(row, step_ms=1000 * seconds, share_of_peak=share)
+        return dataclasses.replace(row, step_ms=1000 * seconds, share_of_peak=self._share(seconds))
 
     def _population(self, form: Form, vmapped: int, devices: Any, steps: int) -> Any:
         return population(self.network, form, self.code, self.training, devices, vmapped, steps)
@@ -342,25 +337,21 @@ class AcceleratorBenchmark:
         jax.block_until_ready(result)
         return (time.perf_counter() - began) / self.config.steps
 
-    def _noise(self) -> SearchData:
+    def _data(self) -> SearchData:
         """Returns random images, as many as a few batches."""
-        random, images = np.random.default_rng(self.config.seed), 8 * self.config.batch_size
+        size = self.config.batch_size
+        return random_data(self.network.space, 8 * size, size, self.config.seed)
 
-        def noise(count: int) -> Split:
-            pixels = random.standard_normal((count, *self._image_shape), np.float32)
-            return Split(pixels, random.integers(0, self.network.space.classes, count, np.int32))
-
-        return SearchData(noise(images), noise(self.config.batch_size), self.network.space.classes)
+    def _share(self, step_seconds: float) -> float:
+        """Returns the share of the peak rate that a training step reaches."""
+        if self.peak is None:
+            self.peak = measure_peak(jnp.dtype(self.config.dtype), jax.local_devices()[:1])
+        return share_of_peak(np.array([self.multiply_adds]), self.config.batch_size, step_seconds, self.peak)
 
     @property
     def _image_shape(self) -> tuple[int, int, int]:
         space = self.network.space
         return space.image_size, space.image_size, space.image_channels
-
-    def _peak(self) -> float:
-        if self.peak is None:
-            self.peak = measure_peak(jnp.dtype(self.config.dtype), jax.local_devices()[:1])
-        return self.peak
 
 
 def software() -> str:

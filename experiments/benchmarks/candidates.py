@@ -84,15 +84,15 @@ from lanas_jax.candidates.cost_model import time_steps
 from lanas_jax.candidates.population import Population
 from lanas_jax.candidates.specialised import Specialised
 from lanas_jax.data import digits as digits_data
-from lanas_jax.data.splits import SearchData, Split
+from lanas_jax.data.splits import SearchData
 from lanas_jax.experiments import digits
-from lanas_jax.experiments.benchmarks.step_timing import planned_bytes
+from lanas_jax.experiments.benchmarks.step_timing import planned_bytes, random_data, share_of_peak
 from lanas_jax.experiments.benchmarks.table import Timing, line, show_timings, timings_report
 from lanas_jax.models.nasnet import NASNet
 from lanas_jax.runtime.console import terminal
 from lanas_jax.runtime.devices import one_device_per_core
 from lanas_jax.spaces.nasnet import NASNetSpace
-from lanas_jax.training.peak import measure_peak, step_flops
+from lanas_jax.training.peak import measure_peak
 from lanas_jax.training.sgd import TrainConfig
 
 WIDTH = 118  # width of the table in characters, without a terminal
@@ -190,15 +190,9 @@ def small(config: Config) -> Setting:
 
 def cifar10(config: Config) -> Setting:
     """Returns the cifar10 setting, on noise in the shape of CIFAR-10."""
-    size, classes = config.cifar10, 10
+    size = config.cifar10
     space = NASNetSpace(size.blocks, channels=size.channels, cells=size.cells, image_size=size.image_size)
-    random = np.random.default_rng(config.seed)
-
-    def noise(images: int) -> Split:
-        pixels = random.standard_normal((images, size.image_size, size.image_size, 3), np.float32)
-        return Split(pixels, random.integers(0, classes, images, np.int32))
-
-    data = SearchData(noise(size.images), noise(size.batch_size), classes)
+    data = random_data(space, size.images, size.batch_size, config.seed)
     training = TrainConfig(1, size.batch_size, learning_rate=0.025)
     proxy_steps = training.steps(size.proxy_images)
     return Setting(NASNet(space, jnp.dtype(config.dtype)), data, training, False, size.steps, proxy_steps, 1)
@@ -227,9 +221,7 @@ class CandidateBenchmark:
     def share(self, codes: np.ndarray, step_seconds: float, devices: Sequence[jax.Device]) -> float:
         """Returns the share of the peak rate reached by a training step."""
         multiply_adds = self.setting.network.space.cost(codes).multiply_adds
-        return float(step_flops(multiply_adds, self.setting.training.batch_size).mean()) / (
-            step_seconds * self.peak(devices)
-        )
+        return share_of_peak(multiply_adds, self.setting.training.batch_size, step_seconds, self.peak(devices))
 
     def one_program(self, per_device: int, vmapped: bool) -> Timing:
         """Measures all candidates with one program."""

@@ -15,9 +15,9 @@ from lanas_jax.experiments.benchmarks.accelerators import (
     Row,
     cells,
     cycles_by_operation,
-    share_of_peak,
 )
 from lanas_jax.experiments.benchmarks.forms import cell_steps
+from lanas_jax.experiments.benchmarks.step_timing import share_of_peak
 from lanas_jax.planning.costs import Share
 from lanas_jax.runtime.console import terminal
 
@@ -29,7 +29,7 @@ ROW = Row(
 
 
 def test_the_share_of_the_peak():
-    assert share_of_peak(100e6, 128, 0.5, 1e12) == pytest.approx(6 * 100e6 * 128 / 0.5e12)
+    assert share_of_peak(np.array([50_000_000, 150_000_000]), 128, 0.5, 1e12) == pytest.approx(6 * 100e6 * 128 / 0.5e12)
 
 
 def test_the_code_is_of_the_stated_size():
@@ -75,7 +75,7 @@ class Counting(accelerators.AcceleratorBenchmark):
 
     def __init__(self, config):
         self.config, self.completed = config, []
-        self.code, self.multiply_adds = np.array([0, 1]), 3.0
+        self.code, self.multiply_adds = np.array([0, 1]), 3
 
     def rows(self):
         for form in ("specialised", "branchless"):
