@@ -42,7 +42,7 @@ from lanas_jax.study.experiment import Silence
 class Config:
     """Settings of the benchmark.
 
-    Args:
+    Attributes:
       processes: number of processes.
       batch: number of trials per batch.
       batches: number of timed batches; one more comes before, which compiles the searcher.
