@@ -152,7 +152,7 @@ def table(found: "Sequence[Estimate]") -> Table:
 
 
 def remarks(one: "Estimate") -> list[str]:
-    """Returns the costs of a step that are in no column: collectives, gathers, and loops whose length is unknown."""
+    """Returns what is in no column: collectives, gathers, what has no estimate, and loops whose length is unknown."""
     if one.costs is None:
         return []
     found = [
@@ -165,6 +165,11 @@ def remarks(one: "Estimate") -> list[str]:
             f"{one.costs.gathers:,.3g} gathers of {one.costs.rows:,.3g} rows in all per step; est-ms/step omits "
             f"{share:.0%} of them"
         )
+    named = {*one.costs.collectives, "gather"}  # by the lines above
+    omitted = {name: count for name, count in one.costs.uncounted.items() if name.removesuffix("-start") not in named}
+    if omitted and one.estimated_seconds is not None:
+        listed = ", ".join(f"{count:,.3g} {name}" for name, count in sorted(omitted.items()))
+        found.append(f"est-ms/step omits other instructions that have no estimate, per step: {listed}")
     if one.costs.unknown_loops:
         found.append(
             f"{one.costs.unknown_loops:,.3g} loops per step have a length that depends on data; each counts "

@@ -1,12 +1,16 @@
 """The command, on the devices of this process."""
 
+import dataclasses
 import json
 from pathlib import Path
 
 import pytest
 
 from lanas_jax.cli import main
+from lanas_jax.commands import plan
 from lanas_jax.planning import topology
+from lanas_jax.planning.costs import Collective, ProgramCosts
+from lanas_jax.planning.estimate import Estimate
 from lanas_jax.planning.topology import Chip
 from tests.refusals import refused
 
@@ -55,6 +59,22 @@ def test_json_says_everything(chip, capsys):
     assert found["flops"] == 2 * 3 * 1000 * 3
     assert found["memory"]["arguments"] > 90 * 36  # all the pixels
     assert found["chip_hours"] == pytest.approx(found["step_seconds"] * found["steps"] * 2 / 3600)
+
+
+def test_lines_below_the_table_say_what_is_in_no_column():
+    costs = ProgramCosts(
+        collectives={"all-reduce": Collective(3, 5e6)}, gathers=2, rows=96, uncounted_gathers=1, unknown_loops=4,
+        uncounted={"all-reduce-start": 3, "gather": 1, "select-and-scatter": 14, "sort": 0.5},
+    )  # fmt: skip
+    one = Estimate("search", 1, 8, 9, *[None] * 8, 0.02, 0.03, costs, (64, 24), 1.0, "--batch-size")
+    expected = [
+        "3 all-reduce of 5 MB in all per step", "2 gathers of 96 rows in all per step; est-ms/step omits 50% of them",
+        "est-ms/step omits other instructions that have no estimate, per step: 14 select-and-scatter, 0.5 sort",
+        "4 loops per step have a length that depends on data; each counts 64, then 24 iterations",
+    ]  # fmt: skip
+    assert plan.remarks(one) == expected
+    assert plan.remarks(dataclasses.replace(one, estimated_seconds=None)) == [*expected[:2], expected[3]]
+    assert plan.remarks(dataclasses.replace(one, costs=None)) == []
 
 
 def test_refusals(chip, capsys, tmp_path):
