@@ -321,7 +321,7 @@ def factorised_reduce(x: Images, kernel: PointwiseKernel) -> Float[Array, "n h2 
 
     Each computes half of the channels. On accelerators, they are one 2x2 convolution, half of whose kernel is zero.
     """
-    return by_platform(x, kernel, cpu=_two_products, default=_one_convolution, stride=2)
+    return by_platform(x, kernel, cpu=_two_products, default=_one_convolution)
 
 
 def _factorised_reduce_forward(x: Array, kernel: Array) -> tuple[Array, tuple[Array, Array]]:
@@ -330,34 +330,33 @@ def _factorised_reduce_forward(x: Array, kernel: Array) -> tuple[Array, tuple[Ar
 
 def _factorised_reduce_backward(saved: tuple[Array, Array], dy: Array) -> tuple[Array, Array]:
     forms = {"cpu": _two_products_gradient, "default": _one_convolution_gradient}
-    return by_platform(*saved, dy, **forms, stride=2)
+    return by_platform(*saved, dy, **forms)
 
 
 factorised_reduce.defvjp(_factorised_reduce_forward, _factorised_reduce_backward)
 
 
-def _two_products(x: Images, kernel: PointwiseKernel, stride: int) -> Float[Array, "n h2 w2 d"]:
-    del stride
+def _two_products(x: Images, kernel: PointwiseKernel) -> Float[Array, "n h2 w2 d"]:
     half = kernel.shape[1] // 2
     even, odd = alternate_pixels(x)
     return jnp.concatenate([pointwise(even, kernel[:, :half]), pointwise(odd, kernel[:, half:])], axis=-1)
 
 
 def _two_products_gradient(
-    x: Images, kernel: PointwiseKernel, dy: Float[Array, "n h2 w2 d"], stride: int
+    x: Images, kernel: PointwiseKernel, dy: Float[Array, "n h2 w2 d"]
 ) -> tuple[Images, PointwiseKernel]:
-    return jax.vjp(partial(_two_products, stride=stride), x, kernel)[1](dy)
+    return jax.vjp(_two_products, x, kernel)[1](dy)
 
 
-def _one_convolution(x: Images, kernel: PointwiseKernel, stride: int) -> Float[Array, "n h2 w2 d"]:
-    return _xla_convolution(x, _two_by_two(kernel), stride)
+def _one_convolution(x: Images, kernel: PointwiseKernel) -> Float[Array, "n h2 w2 d"]:
+    return _xla_convolution(x, _two_by_two(kernel), 2)
 
 
 def _one_convolution_gradient(
-    x: Images, kernel: PointwiseKernel, dy: Float[Array, "n h2 w2 d"], stride: int
+    x: Images, kernel: PointwiseKernel, dy: Float[Array, "n h2 w2 d"]
 ) -> tuple[Images, PointwiseKernel]:
     square, pullback = jax.vjp(_two_by_two, kernel)
-    dx, dsquare = _xla_gradient(x, square, dy, stride)
+    dx, dsquare = _xla_gradient(x, square, dy, 2)
     return dx, *pullback(dsquare)
 
 

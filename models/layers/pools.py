@@ -113,18 +113,18 @@ def average_pool_within(x: Float32[Array, "n h w c"], size: int, stride: int) ->
     return summed / size**2
 
 
-def shifted_sum(x: Images, stride: int = 1) -> Images:
+def shifted_sum(x: Images) -> Images:
     """Sums over 3x3 pixels of shifted images."""
-    return total(windows(x, 3, stride)).reshape(x.shape)
+    return total(windows(x, 3, 1)).reshape(x.shape)
 
 
-def windowed_sum(x: Images, stride: int = 1) -> Images:
+def windowed_sum(x: Images) -> Images:
     """Sums over 3x3 pixels by XLA's `reduce_window`."""
-    return lax.reduce_window(x, np.zeros((), x.dtype), lax.add, (1, 3, 3, 1), (1, stride, stride, 1), "SAME")
+    return lax.reduce_window(x, np.zeros((), x.dtype), lax.add, (1, 3, 3, 1), (1, 1, 1, 1), "SAME")
 
 
 def _window_sum(x: Images) -> Images:
-    return by_platform(x, cpu=shifted_sum, default=windowed_sum, stride=1)
+    return by_platform(x, cpu=shifted_sum, default=windowed_sum)
 
 
 def _pixels_in_window(x: Images) -> Float[np.ndarray, "1 h w 1"]:

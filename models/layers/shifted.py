@@ -1,4 +1,4 @@
-"""Windows of images as shifted copies, from which CPUs compute pools and convolutions of few channels.
+"""Windows of images as shifted copies, from which CPUs compute pools, depthwise convolutions and gradients of kernels.
 
 XLA for CPUs vectorises sums and products of shifted images, but neither its grouped convolution nor the gradient of its
 windowed maximum. The copies are in *lane layout*: the innermost axis holds the channels, or width and channels together
@@ -24,7 +24,8 @@ def lane(channels: int, width: int) -> int:
 
 def materialised(x: Array) -> Array:
     """Materialises an array: XLA for CPUs would recompute a sum over windows in each loop that reads it."""
-    return lax.platform_dependent(x, cpu=lax.optimization_barrier, default=lambda x: x)
+    y: Array = lax.optimization_barrier(x)
+    return y
 
 
 def windows(x: Images, size: int, stride: int, fill: float = 0.0) -> list[Array]:

@@ -125,8 +125,8 @@ def test_both_forms_infer_alike(net, init, apply, number):
 def test_parameters_and_multiply_adds_are_those_of_the_space(net, monkeypatch):
     """As the space counts them: depthwise and 1x1 convolutions, not the dense ones that accelerators run."""
 
-    def counted_form(*operands, cpu, default, stride):
-        return (cpu if default is convolutions._one_convolution else default)(*operands, stride=stride)
+    def counted_form(*operands, cpu, default, **settings):
+        return (cpu if default is convolutions._one_convolution else default)(*operands, **settings)
 
     monkeypatch.setattr(convolutions, "DENSE_CHANNELS", 0)
     monkeypatch.setattr(convolutions, "by_platform", counted_form)
