@@ -28,8 +28,8 @@ from jaxtyping import Array, Float, Int
 from lanas_jax.models import layers
 from lanas_jax.models.layers.norm import norm
 from lanas_jax.models.layers.shifted import total
-from lanas_jax.models.nasnet.cell import Branches, Mode, Tree
-from lanas_jax.spaces.nasnet import MAX_POOL_3X3, SEP_CONV_3X3, SEP_CONV_5X5, SKIP_CONNECT
+from lanas_jax.models.nasnet.cell import Branches, Mode, Tree, halves_with_weights, pointwise_kernel
+from lanas_jax.spaces.nasnet import MAX_POOL_3X3, SEP_CONV_5X5, SKIP_CONNECT
 
 CENTRE = np.pad(np.ones((3, 3, 1), bool), ((1, 1), (1, 1), (0, 0)))  # pixels of a 3x3 kernel in a 5x5 kernel
 SAVED = jax.checkpoint_policies.save_only_these_names("product")
@@ -139,20 +139,20 @@ def _run_branch(
     stats: Tree,
 ) -> tuple[Images, Tree]:
     """Runs one branch with the weights and statistics of its two halves; returns its output and new statistics."""
-    is_separable = (operation == SEP_CONV_3X3) | (operation == SEP_CONV_5X5)
+    uses = halves_with_weights(operation, source, mode.reduction)
+    is_separable = uses[1]
     first, second = (jax.tree.map(lambda x, i=i: x[i], (weights, stats)) for i in range(2))
     half = partial(_separable_product, mode, operation)
     if mode.reduction:
         wide, x = read
         on_input, skips = source < 2, operation == SKIP_CONNECT
-        halved = layers.factorised_reduce(jax.nn.relu(wide), _pointwise(first[0], mode))
+        halved = layers.factorised_reduce(jax.nn.relu(wide), pointwise_kernel(first[0], mode))
         product = jnp.where(on_input, jnp.where(skips, halved, half(wide, first[0], 2)), half(x, first[0], 1))
         pooled = jnp.where(on_input, layers.max_pool(wide, 2), layers.max_pool(x))
-        uses = is_separable | (skips & on_input), is_separable
     else:
         (x,) = read
         product = half(x, first[0], 1)
-        pooled, uses = layers.max_pool(x), (is_separable, is_separable)
+        pooled = layers.max_pool(x)
     middle, first_stats = norm(checkpoint_name(product, "product"), first[0], first[1], mode.train)
     product = checkpoint_name(half(middle, second[0], 1), "product")
     y, second_stats = norm(product, second[0], second[1], mode.train)
@@ -167,8 +167,4 @@ def _separable_product(
 ) -> Float[Array, "n h2 w2 c"]:
     """Applies ReLU, depthwise and 1x1 convolution: half a separable convolution before its normalisation."""
     kernel = jnp.where((operation == SEP_CONV_5X5) | CENTRE, weights["depthwise"], 0)
-    return layers.separable(jax.nn.relu(x), kernel, _pointwise(weights, mode), stride)
-
-
-def _pointwise(weights: Tree, mode: Mode) -> Float[Array, "c c"]:
-    return layers.standardise(weights["pointwise"]) if mode.standardise else weights["pointwise"]
+    return layers.separable(jax.nn.relu(x), kernel, pointwise_kernel(weights, mode), stride)

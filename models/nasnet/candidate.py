@@ -30,8 +30,9 @@ from jaxtyping import Array, Bool, Float, Float32, Int, PRNGKeyArray
 from lanas_jax.models import layers
 from lanas_jax.models.fixed import FixedNetwork, fixed_network
 from lanas_jax.models.nasnet.auxiliary import AuxiliaryHead
+from lanas_jax.models.nasnet.cell import halves_with_weights
 from lanas_jax.models.nasnet.network import NASNetNetwork, network_state
-from lanas_jax.models.nasnet.stack import PIXELS, Code, Stack, Tree, halves_with_weights, map_branches
+from lanas_jax.models.nasnet.stack import PIXELS, Code, Stack, Tree, map_branches
 from lanas_jax.spaces.nasnet import NASNetCellShape, NASNetSpace
 
 

@@ -32,7 +32,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from lanas_jax.models import layers
 from lanas_jax.models.layers.norm import norm
-from lanas_jax.spaces.nasnet import OPERATIONS, SEP_CONV_3X3, SEP_CONV_5X5
+from lanas_jax.spaces.nasnet import OPERATIONS, SEP_CONV_3X3, SEP_CONV_5X5, SKIP_CONNECT
 
 Tree = dict[str, Array]
 Buffers = tuple[Array, ...]
@@ -133,6 +133,17 @@ def run_cell(
     if not mode.train:
         return _read_blocks(mode, inputs, params, batch_stats, branches), batch_stats
     return _run(mode, inputs, params, batch_stats, _plan_steps(branches, mode.reduction))
+
+
+def halves_with_weights(
+    operation: Int[Array | np.ndarray, "..."], source: Int[Array | np.ndarray, "..."], reduction: bool
+) -> tuple[Bool[Array | np.ndarray, "..."], Bool[Array | np.ndarray, "..."]]:
+    """Returns whether the first and the second half of each branch has weights.
+
+    Both halves of a separable convolution have weights, and so does the first half of a skip of stride 2.
+    """
+    separable = (operation == SEP_CONV_3X3) | (operation == SEP_CONV_5X5)
+    return separable | ((operation == SKIP_CONNECT) & (source < 2) & reduction), separable
 
 
 def _places(branches: Branches, reduction: bool, middles: int) -> tuple[Array, Array, Array]:
@@ -316,14 +327,15 @@ def _branch_operations(stride: int, mode: Mode) -> Sequence[Operation]:
 def _separable_half(size: int, stride: int, mode: Mode, x: Array, weights: Tree, stats: Tree) -> tuple[Array, Tree]:
     margin = (5 - size) // 2
     kernel = weights["depthwise"][margin : margin + size, margin : margin + size]
-    y = layers.separable(jax.nn.relu(x), kernel, _pointwise(weights, mode), stride)
+    y = layers.separable(jax.nn.relu(x), kernel, pointwise_kernel(weights, mode), stride)
     return norm(y, weights, stats, mode.train)
 
 
 def _skip_reduce(mode: Mode, x: Array, weights: Tree, stats: Tree) -> tuple[Array, Tree]:
-    y = layers.factorised_reduce(jax.nn.relu(x), _pointwise(weights, mode))
+    y = layers.factorised_reduce(jax.nn.relu(x), pointwise_kernel(weights, mode))
     return norm(y, weights, stats, mode.train)
 
 
-def _pointwise(weights: Tree, mode: Mode) -> Array:
+def pointwise_kernel(weights: Tree, mode: Mode) -> Float[Array, "c c"]:
+    """Returns the kernel of a 1x1 convolution, standardised if the mode says so."""
     return layers.standardise(weights["pointwise"]) if mode.standardise else weights["pointwise"]

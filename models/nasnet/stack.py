@@ -22,14 +22,7 @@ from lanas_jax.models.layers.initial import draw_weights
 from lanas_jax.models.layers.norm import identity_norm, initial_stats, norm
 from lanas_jax.models.nasnet import branchless_cell, cell
 from lanas_jax.models.nasnet.cell import Branches, Mode
-from lanas_jax.spaces.nasnet import (
-    OPERATIONS,
-    SEP_CONV_3X3,
-    SEP_CONV_5X5,
-    SKIP_CONNECT,
-    NASNetCellShape,
-    NASNetSpace,
-)
+from lanas_jax.spaces.nasnet import OPERATIONS, SEP_CONV_3X3, SEP_CONV_5X5, NASNetCellShape, NASNetSpace
 
 Tree = dict[str, Any]
 Code = Int[Array | np.ndarray, " dims"]
@@ -201,17 +194,6 @@ class Stack:
         weights = identity_norm((*rows.shape, shape.channels))
         branches |= {name: _keep(value, rows) for name, value in weights.items()}
         return {"inputs": inputs, "branches": branches}
-
-
-def halves_with_weights(
-    operation: Int[Array | np.ndarray, "..."], source: Int[Array | np.ndarray, "..."], reduction: bool
-) -> tuple[AnyBool, AnyBool]:
-    """Returns whether the first and the second half of each branch has weights.
-
-    Both halves of a separable convolution have weights, and so does the first half of a skip of stride 2.
-    """
-    separable = (operation == SEP_CONV_3X3) | (operation == SEP_CONV_5X5)
-    return separable | ((operation == SKIP_CONNECT) & (source < 2) & reduction), separable
 
 
 def map_branches(change: Callable[[Any, int], Any], tree: Tree) -> Tree:

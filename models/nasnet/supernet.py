@@ -21,8 +21,9 @@ from lanas_jax.models import layers
 from lanas_jax.models.functional import arrays
 from lanas_jax.models.layers.norm import batch_statistics
 from lanas_jax.models.nasnet.candidate import NASNet
+from lanas_jax.models.nasnet.cell import halves_with_weights
 from lanas_jax.models.nasnet.final import FinalNASNet
-from lanas_jax.models.nasnet.stack import PIXELS, Code, Stack, Tree, halves_with_weights, map_branches
+from lanas_jax.models.nasnet.stack import PIXELS, Code, Stack, Tree, map_branches
 from lanas_jax.spaces.nasnet import OPERATIONS, NASNetCellShape
 from lanas_jax.spaces.nasnet_masks import NASNetMasks
 
