@@ -147,14 +147,15 @@ class Population:
           data: training and search-validation splits.
           share: True to reuse the programs of an earlier population that differs only in numbers, and to hold the
             programs in memory for later populations.
-          options: XLA's options for programs that are not shared; default: none.
+          options: XLA's options for training and evaluation; default: none.
         """
         placed = data if isinstance(data, Placed) else place(data, list(self.mesh.devices.flat))
+        own_options = options or {}
 
         def make() -> tuple[Made, bool]:
             if share:
-                return MEMO.shared(self._key(placed), lambda: self._made(placed, {}))
-            return self._made(placed, options or {}), False
+                return MEMO.shared(self._key(placed, own_options), lambda: self._made(placed, own_options))
+            return self._made(placed, own_options), False
 
         # Programs on devices of several processes are compiled in all of them, or in none.
         several = self.mesh.is_multi_process
@@ -167,10 +168,10 @@ class Population:
         programs = made.start, made.advance, made.evaluate
         return CompiledPopulation(self, *programs, placed, own, numbers, made.trace_seconds, waited, saved)
 
-    def _key(self, placed: Placed) -> Hashable:
+    def _key(self, placed: Placed, options: Mapping[str, int | str]) -> Hashable:
         """Returns everything the programs depend on: no numbers of the configuration, and only shapes of the data."""
         data = (*placed.train, *placed.held_out)
-        layout = (self.mesh, self.per_device, self.vmapped, self.steps_per_dispatch)
+        layout = (self.mesh, self.per_device, self.vmapped, self.steps_per_dispatch, *sorted(options.items()))
         images = (placed.data.classes, placed.data.scaling, *((x.shape, x.dtype) for x in data))
         return "population", self.network, jax.tree.structure(self.config), layout, images
 
