@@ -91,8 +91,8 @@ def batch_norm(
         y = x.astype(jnp.float32) * factor[None, None, None] + (bias - mean * factor)[None, None, None]
         return y.astype(x.dtype), mean, variance
     y, batch_mean, batch_variance = _normalise(x, scale, bias)
-    mean = momentum * mean + (1 - momentum) * lax.stop_gradient(batch_mean)
-    variance = momentum * variance + (1 - momentum) * lax.stop_gradient(batch_variance)
+    mean = momentum * mean + (1 - momentum) * batch_mean
+    variance = momentum * variance + (1 - momentum) * batch_variance
     return y, mean, variance
 
 
