@@ -112,7 +112,7 @@ class Recipe:
         number. On one device, there is no difference.
       gradient_sum: dtype in which the gradients of devices are summed; each device accumulates its own in float32. It
         must be float32 unless ``normalize_over`` is ``device``, since XLA otherwise makes it part of this accumulation.
-      matmul_precision: precision of products of float32 numbers on accelerators (`TrainConfig`).
+      matmul_precision: precision of products of float32 numbers in training steps on accelerators (`TrainConfig`).
       steps_per_dispatch: number of steps in one call of the program. Progress and Ctrl-C are handled between calls.
       checkpoint_seconds: seconds between two checkpoints, about the most time that a crash can lose; 0 saves one after
         each dispatch.

@@ -59,9 +59,9 @@ class TrainConfig:
       clip: largest global norm of the gradient; None disables clipping.
       label_smoothing: probability mass moved from the true class to the uniform distribution over all classes.
       augmentation: random transformations of the training images at each step.
-      matmul_precision: precision of products of float32 numbers on accelerators: ``default`` is JAX's setting, which
-        rounds factors to bfloat16 on TPUs and to TensorFloat-32 on GPUs; ``high`` and ``highest`` are slower. Products
-        of bfloat16 numbers, and CPUs, do not depend on it.
+      matmul_precision: precision of products of float32 numbers in training steps on accelerators: ``default`` is JAX's
+        setting, which rounds factors to bfloat16 on TPUs and to TensorFloat-32 on GPUs; ``high`` and ``highest`` are
+        slower. Products of bfloat16 numbers, evaluations and CPUs do not depend on it.
 
     Raises:
       ValueError: a setting is out of its range.
