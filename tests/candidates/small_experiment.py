@@ -1,4 +1,4 @@
-"""A search of seconds that trains small networks from scratch, by either strategy, in whole or by halving.
+"""A search of seconds that trains small networks from scratch, by any strategy, in whole or by halving.
 
 On any machine: lanas search tests/candidates/small_experiment.py
 """
@@ -24,7 +24,7 @@ class Config:
       halving: whether the worse half of a batch stops early.
     """
 
-    strategy: Literal["auto", "shared", "specialised"] = "auto"
+    strategy: Literal["auto", "shared", "branchless", "specialised"] = "auto"
     halving: bool = False
 
 
