@@ -149,9 +149,11 @@ def another_may_pay(costs: "Costs", work: Workload) -> bool:
 
     The last program that was measured must have saved time itself.
     """
-    measured = [*([costs.shared] if costs.shared else []), *costs.branchless.values()]
-    if work.on_cores or not measured:
-        return not work.on_cores
+    if work.on_cores:
+        return False
+    measured = [cost for cost in (costs.shared, *costs.branchless.values()) if cost]
+    if not measured:
+        return True
     last = measured[-1]
     if len(measured) > 1 and last.step_seconds > LEAST_GAIN * measured[-2].step_seconds:
         return False

@@ -33,7 +33,7 @@ class CandidateTrainer(Protocol):
         ...
 
     def run(self, codes: Int[np.ndarray, "n dims"], keys: Key[Array, " n"]) -> Results:
-        """Trains to the end and returns the results alone: the states of all devices would be copied to the host."""
+        """Trains to the end and returns the results; states need not be copied to the host."""
         ...
 
 

@@ -64,7 +64,7 @@ class Strategies:
 
     @property
     def unmeasured(self) -> CompiledPopulation:
-        """The programs that are measured first."""
+        """The programs for all codes that are measured first, and train as long as nothing could be measured."""
         return self.branchless(1) if self._avoids_control_flow else self.shared
 
     @functools.cached_property
@@ -115,12 +115,12 @@ class Strategies:
             threads=distributed.broadcast(cores()),
             platform=self._devices[0].platform,
         )
-        if not isinstance(self.network, Buildable) and work.on_cores:
+        buildable = isinstance(self.network, Buildable)
+        if not buildable and work.on_cores:
             return cost_model.StrategyChoice("shared", 1, f"{NOT_BUILDABLE}, and the devices are CPU cores")
         costs = self._costs_of_one_program(work, codes, keys)
-        if not isinstance(self.network, Buildable) or cost_model.never_sooner(costs.one_program, work):
+        if not buildable or cost_model.never_sooner(costs.one_program, work):
             choice = cost_model.choose(costs, work)
-            buildable = isinstance(self.network, Buildable)
             why = "one program per candidate could not be faster" if buildable else NOT_BUILDABLE
             return dataclasses.replace(choice, reason=f"{choice.reason}; {why}")
         each = cost_model.measure_cost(self.specialised.compile(codes[0]), codes[:1], keys[:1])

@@ -6,7 +6,7 @@ candidates are retried one by one, so that only candidates that do not fit alone
 
 With several processes, all of them call `evaluate` with the same codes and keys, and get the same outcomes: candidates
 train on the devices of all processes, and what one process measures is broadcast. Candidates that are retried train one
-on each device.
+on each device; if one of them does not fit alone, all of the batch fail.
 """
 
 import dataclasses
