@@ -66,7 +66,7 @@ def test_lines_below_the_table_say_what_is_in_no_column():
         collectives={"all-reduce": Collective(3, 5e6)}, gathers=2, rows=96, uncounted_gathers=1, unknown_loops=4,
         uncounted={"all-reduce-start": 3, "gather": 1, "select-and-scatter": 14, "sort": 0.5},
     )  # fmt: skip
-    one = Estimate("search", 1, 8, 9, *[None] * 8, 0.02, 0.03, costs, (64, 24), 1.0, "--batch-size")
+    one = Estimate("search", 1, 8, 9, None, None, 1e9, *[None] * 5, 0.02, 0.03, costs, (64, 24), 1.0, "--batch-size")
     expected = [
         "3 all-reduce of 5 MB in all per step", "2 gathers of 96 rows in all per step; est-ms/step omits 50% of them",
         "est-ms/step omits other instructions that have no estimate, per step: 14 select-and-scatter, 0.5 sort",
