@@ -14,7 +14,6 @@ from rich.console import Console
 from lanas_jax.commands import hosts
 from lanas_jax.commands.base import PATHS, REFUSALS, RefusedError
 from lanas_jax.commands.codes import CodeError, read_code
-from lanas_jax.commands.hosts import Party
 from lanas_jax.evaluators.base import NotPreparedError, Prepared
 from lanas_jax.evaluators.faults import prepare_evaluator
 from lanas_jax.export import write
@@ -27,7 +26,6 @@ from lanas_jax.runtime.files import inside_folder
 from lanas_jax.storage import config_json, software
 from lanas_jax.storage.folder import RunError
 from lanas_jax.storage.trials import TrialStore, best
-from lanas_jax.study import run_folder
 from lanas_jax.study.run_folder import Run
 from lanas_jax.supernet.base import Extracting
 from lanas_jax.trainer.task import Weights, costs
@@ -36,13 +34,13 @@ from lanas_jax.trainer.task import Weights, costs
 def extract(arguments: Sequence[str]) -> int:
     """Extracts a network from a supernet."""
     try:
-        with hosts.joined("extract", arguments) as party:
-            return _extract(terminal(quiet=not distributed.is_first_process()), party, arguments)
+        with hosts.joined("extract", arguments):
+            return _extract(terminal(quiet=not distributed.is_first_process()), arguments)
     except (MissingPackageError, NotPreparedError, CodeError) as error:
         raise RefusedError(str(error)) from error
 
 
-def _extract(console: Console, party: Party, arguments: Sequence[str]) -> int:
+def _extract(console: Console, arguments: Sequence[str]) -> int:
     """Extracts the best network of a run, or the network of a given code.
 
     Raises:
@@ -73,13 +71,8 @@ def _extract(console: Console, party: Party, arguments: Sequence[str]) -> int:
         return run, code, out, format
 
     directory, text, out, kind = tyro.cli(parse, prog="lanas extract", args=list(arguments), registry=PATHS)
-    directory, party_words = directory.absolute(), ["lanas", "extract", *hosts.without_hosts(arguments)]
-    distributed.agree("the run folder or the arguments", [str(directory), text, str(out), kind])
-    distributed.by_first(lambda: _check_run(directory), *REFUSALS)
-    distributed.check_shared(directory)
-    here = run_folder.open_run(directory)
-    hosts.check_same(None, {"the run": here.record})
-    party.again(party_words)
+    here = hosts.open_run(directory.absolute())
+    hosts.check_same(None, {"settings": [text, str(out), kind]})
     target = (here.directory / "extracted" if out is None else out).absolute()
     with inside_folder(here.working_folder):
         return _extract_network(console, here, text, target, kind)
@@ -111,10 +104,6 @@ def _extract_network(console: Console, here: Run, text: str | None, target: Path
     distributed.by_first(write_all, *REFUSALS, MissingPackageError, OSError)
     console.print(f"{target}: python load.py IMAGES.npy LOGITS.npy", soft_wrap=True)
     return 0
-
-
-def _check_run(directory: Path) -> None:
-    run_folder.open_run(directory)
 
 
 def architecture(here: Run, evaluator: Extracting, code: Int[np.ndarray, " dims"], weights: Weights) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 import jax
 
 from lanas_jax.cluster.task import code_digest
-from lanas_jax.commands.base import RefusedError, is_about_path, parse_early, reason_of
+from lanas_jax.commands.base import REFUSALS, RefusedError, is_about_path, parse_early, reason_of
 from lanas_jax.runtime import distributed
 from lanas_jax.runtime.distributed import DistributedError, Hosts, Preemption
 from lanas_jax.runtime.errors import STOPS, explain_error
@@ -24,8 +24,9 @@ from lanas_jax.runtime.interruption import SIGNALS, handle_signals
 from lanas_jax.runtime.last_line import LastLine
 from lanas_jax.storage import folder, software
 from lanas_jax.storage.folder import RunError
-from lanas_jax.study import discovery
+from lanas_jax.study import discovery, run_folder
 from lanas_jax.study.all_hosts import Lead, Orders, Stop, follow
+from lanas_jax.study.run_folder import Run
 from lanas_jax.trainer import loop
 
 Found = TypeVar("Found")
@@ -68,6 +69,12 @@ class Party:
         self.continuing = text
         return text
 
+    def loss_of(self, error: BaseException) -> str:
+        """Returns an error as the loss of another process, if JAX's runtime says that; otherwise an empty text."""
+        if not (self.several and of_runtime(error)):
+            return ""
+        return f"lanas {self.command}: a process was lost ({str(error).splitlines()[0]})"
+
     def abandon(self, exit_code: int) -> None:
         """Ends this process at once if there are others, which may be lost; a single process returns."""
         if self.several:
@@ -105,10 +112,9 @@ def joined(command: str, arguments: Sequence[str]) -> Iterator[Party]:
         except DistributedError as error:
             raise RefusedError(str(error)) from error
         except (jax.errors.JaxRuntimeError, ValueError) as error:
-            if not (party.several and of_runtime(error)):
+            if not (lost := party.loss_of(error)):
                 raise
-            lost = f"a process was lost ({str(error).splitlines()[0]})"
-            print(f"lanas {command}: {lost}. {party.continuing}", file=sys.stderr)
+            print(f"{lost}. {party.continuing}", file=sys.stderr)
             party.abandon(1)
 
 
@@ -157,17 +163,29 @@ def check_same(module: ModuleType | None, what: Mapping[str, Any]) -> None:
     )
 
 
-def led(party: Party, again: str, orders: Orders, run: Callable[[Lead], int]) -> int:
+def open_run(directory: Path) -> Run:
+    """Opens the run in a folder in all processes.
+
+    Raises:
+      DistributedError: the processes name different folders, or do not share the folder.
+      RunError: there is no run in the folder.
+    """
+    distributed.agree("the run folder", str(directory))
+    distributed.by_first(lambda: run_folder.open_run(directory), *REFUSALS)
+    distributed.check_shared(directory)
+    return distributed.together(lambda: run_folder.open_run(directory), *REFUSALS)
+
+
+def led(party: Party, orders: Orders, run: Callable[[Lead], int]) -> int:
     """Runs a command in process 0, while the other processes follow its orders; returns the exit code.
 
     Args:
       party: this process among those of the command.
-      again: sentence that says how to continue.
       orders: functions that carry out the orders in the other processes.
       run: the command; returns its exit code.
     """
     if not distributed.is_first_process():
-        return _follow(party, again, orders)
+        return _follow(party, orders)
     lead = Lead()
     try:
         exit_code = run(lead)
@@ -180,18 +198,19 @@ def led(party: Party, again: str, orders: Orders, run: Callable[[Lead], int]) ->
     return exit_code
 
 
-def _follow(party: Party, again: str, orders: Orders) -> int:
+def _follow(party: Party, orders: Orders) -> int:
     with handle_signals(lambda text: print(text, file=sys.stderr)) as interruption:
         try:
             stop = follow(orders)
         except KeyboardInterrupt:
-            print(f"stopped. {again}", file=sys.stderr)
+            print(f"stopped. {party.continuing}", file=sys.stderr)
             party.abandon(interruption.exit_code)
         except DistributedError as error:
-            print(f"lanas {party.command}: {error}. {again}", file=sys.stderr)
+            print(f"lanas {party.command}: {error}. {party.continuing}", file=sys.stderr)
             party.abandon(1)
     if stop.reason:
-        print(f"lanas {party.command}: {stop.reason}{f'. {again}' if stop.abandon else ''}", file=sys.stderr)
+        advice = f". {party.continuing}" if stop.abandon else ""
+        print(f"lanas {party.command}: {stop.reason}{advice}", file=sys.stderr)
     if stop.abandon:
         party.abandon(stop.exit_code)
     return stop.exit_code
@@ -199,7 +218,9 @@ def _follow(party: Party, again: str, orders: Orders) -> int:
 
 @contextlib.contextmanager
 def new_directory(name: str) -> Iterator[Path]:
-    """Creates a new folder for a training, as `folder.new_directory` does, and yields its path in all processes.
+    """Creates a new folder, as `folder.new_directory` does, and yields its path in all processes.
+
+    With several processes, whose working folders may differ, the path is absolute.
 
     Raises:
       RunError: the folder cannot be created.
@@ -211,7 +232,10 @@ def new_directory(name: str) -> Iterator[Path]:
             made.append(stack.enter_context(folder.new_directory(name, datetime.datetime.now())))
 
         distributed.by_first(make, RunError)
-        yield Path(distributed.broadcast(str(made[0]) if made else ""))
+        if distributed.is_alone():
+            yield made[0]
+        else:
+            yield Path(distributed.broadcast(str(made[0].absolute()) if made else ""))
 
 
 def run_preemptible(
@@ -252,10 +276,9 @@ def run_preemptible(
             stopped(f"lanas {command}: {reason_of(error)}", 1)  # such as a full disk
             party.abandon(1)
         except (jax.errors.JaxRuntimeError, ValueError) as error:
-            if jax.process_count() == 1 or not of_runtime(error):
+            if not (lost := party.loss_of(error)):
                 raise
-            reason = str(error).splitlines()[0]
-            stopped(f"lanas {command}: a process of this training was lost ({reason})", 1)
+            stopped(lost, 1)
             party.abandon(1)
     return 1
 

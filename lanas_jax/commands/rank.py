@@ -4,7 +4,6 @@ import dataclasses
 import functools
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 from types import ModuleType
 from typing import Annotated, Any
 
@@ -38,7 +37,7 @@ from lanas_jax.runtime.files import inside_folder
 from lanas_jax.runtime.interruption import handle_signals
 from lanas_jax.runtime.paths import local_path
 from lanas_jax.storage import config_json
-from lanas_jax.study import StudyError, run_folder
+from lanas_jax.study import StudyError
 from lanas_jax.study.all_hosts import Lead, LedEvaluator, evaluating
 from lanas_jax.study.display import StudyDisplay
 from lanas_jax.study.run_folder import Run
@@ -77,24 +76,19 @@ def _rank(party: Party, arguments: Sequence[str]) -> int:
     """
     if (exit_code := usage(HELP, arguments)) is not None:
         return exit_code
-    directory = local_path(arguments[0]).absolute()
-    distributed.agree("the run folder", str(directory))
-    distributed.by_first(lambda: _check_run(directory), *REFUSALS)
-    distributed.check_shared(directory)
+    here = hosts.open_run(local_path(arguments[0]).absolute())
 
-    def load() -> tuple[Run, ModuleType, Any, RankingDesign, Any, bool]:
-        here = run_folder.open_run(directory)
+    def load() -> tuple[ModuleType, Any, RankingDesign, Any, bool]:
         module, config = here.load()
         check_offered(module)
-        return here, module, config, *_parse(module, here, arguments)
+        return module, config, *_parse(module, here, arguments)
 
     expected = (*REFUSALS, RankingError)
-    here, module, config, plan, settings, accept = distributed.together(load, *expected, SystemExit)
+    module, config, plan, settings, accept = distributed.together(load, *expected, SystemExit)
     hosts.check_same(module, {"settings": [dataclasses.asdict(plan), config_json.encode_value(settings), accept]})
     with inside_folder(here.working_folder):
         experiment = distributed.together(lambda: here.build(module, config), *expected)
         wanted = distributed.together(lambda: ranking_of(module, config, settings, here.directory), *expected)
-        again = party.again(["lanas", "rank", *hosts.without_hosts(arguments)])
         evaluators = {**wanted.estimates, TRUTH: wanted.truth}
 
         def run(lead: Lead) -> int:
@@ -102,11 +96,7 @@ def _rank(party: Party, arguments: Sequence[str]) -> int:
             led = wanted if not party.several else Ranking({n: every[n] for n in wanted.estimates}, every[TRUTH])
             return _rank_here(party, here, experiment, led, plan, settings, accept)
 
-        return hosts.led(party, again, evaluating(evaluators), run)
-
-
-def _check_run(directory: Path) -> None:
-    run_folder.open_run(directory)
+        return hosts.led(party, evaluating(evaluators), run)
 
 
 def _rank_here(
@@ -133,9 +123,9 @@ def _rank_here(
         except DistributedError as error:
             return _stopped(here, f"lanas rank: {error}", 1)
         except (jax.errors.JaxRuntimeError, ValueError) as error:
-            if not (party.several and hosts.of_runtime(error)):
+            if not (lost := party.loss_of(error)):
                 raise
-            return _stopped(here, f"lanas rank: a process was lost ({str(error).splitlines()[0]})", 1)
+            return _stopped(here, lost, 1)
     console.print(table(ranked))
     note(f"report: {report.write_report(here.directory, experiment)}")
     return 0

@@ -99,8 +99,8 @@ def _search(party: Party, arguments: Sequence[str]) -> int:
     distributed.by_first(check_new, *REFUSALS)
     with where.connected(), contextlib.ExitStack() as stack:
         experiment = distributed.together(build, *REFUSALS)
-        directory = stack.enter_context(hosts.new_directory(experiment.name)) if out is None else out.absolute()
-        directory = Path(distributed.broadcast(str(directory.absolute())))
+        directory = stack.enter_context(hosts.new_directory(experiment.name)) if out is None else out
+        directory = directory.absolute()
         distributed.check_shared(directory)
 
         def create() -> None:
@@ -139,14 +139,10 @@ def resume(arguments: Sequence[str]) -> int:
 
 
 def _resume(party: Party, directory: Path, where: "Where", budget: int | None, accept_versions: bool) -> int:
-    def check_run() -> None:
-        TrialStore.open(run_folder.open_run(directory).trials).close()
-
     _check_place(party, where)
-    hosts.check_same(None, {"the run folder": str(directory.absolute()), "settings": [budget, accept_versions]})
-    distributed.by_first(check_run, *REFUSALS)
-    distributed.check_shared(directory.absolute())
-    here = distributed.together(lambda: run_folder.open_run(directory), *REFUSALS)
+    hosts.check_same(None, {"settings": [budget, accept_versions]})
+    here = hosts.open_run(directory.absolute())
+    distributed.by_first(lambda: TrialStore.open(here.trials).close(), *REFUSALS)
     with where.connected(), inside_folder(here.working_folder):
         experiment = distributed.together(here.experiment, *REFUSALS)
         if budget is not None:
@@ -206,17 +202,15 @@ def _check_winner(experiment: "Experiment") -> None:
 
 def _carry_out(party: Party, experiment: "Experiment", here: Run, where: "Where", **how: bool) -> int:
     """Runs a study with live progress; if it is stopped, prints how to continue."""
-    again = party.again(["lanas", "resume", str(here.directory)])
+    party.again(["lanas", "resume", str(here.directory)])
 
     def run(lead: Lead) -> int:
-        return _lead(party, lead, experiment, here, where, again, **how)
+        return _lead(party, lead, experiment, here, where, **how)
 
-    return hosts.led(party, again, studying(experiment, here), run)
+    return hosts.led(party, studying(experiment, here), run)
 
 
-def _lead(
-    party: Party, lead: Lead, experiment: "Experiment", here: Run, where: "Where", again: str, **how: bool
-) -> int:
+def _lead(party: Party, lead: Lead, experiment: "Experiment", here: Run, where: "Where", **how: bool) -> int:
     from lanas_jax import report, study
     from lanas_jax.commands import summary
     from lanas_jax.evaluators.faults import describe_error
@@ -235,19 +229,18 @@ def _lead(
                 result = study.run(experiment, here.directory, progress, workers=workers, **how)
             report.write_report(here.directory, experiment)
         except KeyboardInterrupt:
-            return _stopped(here, "stopped", again, interruption.exit_code)
+            return _stopped(here, "stopped", party.continuing, interruption.exit_code)
         except (*REFUSALS, sqlite3.OperationalError, BrokenPipeError):
             raise
         except SystemExit as error:
             code = error.code if isinstance(error.code, int) and error.code else 1
-            return _stopped(here, f"the experiment ended the process: {describe_error(error)}", again, code)
+            why = f"the experiment ended the process: {describe_error(error)}"
+            return _stopped(here, why, party.continuing, code)
         except DistributedError as error:
-            return _stopped(here, f"lanas {party.command}: {error}", again, 1)
+            return _stopped(here, f"lanas {party.command}: {error}", party.continuing, 1)
         except Exception as error:
-            if party.several and hosts.of_runtime(error):
-                lost = f"a process was lost ({str(error).splitlines()[0]})"
-                return _stopped(here, f"lanas {party.command}: {lost}", again, 1)
-            return _stopped(here, with_traceback(error, here.directory), again, 1)
+            why = party.loss_of(error) or with_traceback(error, here.directory)
+            return _stopped(here, why, party.continuing, 1)
     summary.show_result(console, experiment.space, result.trials, result.final)
     winner, earlier = result.best, _trained_code(here)
     if winner is not None and earlier is not None and not same_network(experiment.space, winner.code, earlier):

@@ -276,7 +276,7 @@ def _numbers() -> Iterator[int]:
     return itertools.count()
 
 
-def by_first(do: Callable[[], None], *expected: type[Exception]) -> None:
+def by_first(do: Callable[[], object], *expected: type[Exception]) -> None:
     """Calls a function in process 0 while the others wait. If it raises an expected error, all processes raise it.
 
     Args:
@@ -284,7 +284,8 @@ def by_first(do: Callable[[], None], *expected: type[Exception]) -> None:
       expected: types of the errors to raise in all processes; their constructors take one message.
     """
     if is_alone():
-        return do()
+        do()
+        return
     raised: Exception | None = None
     if is_first_process():
         try:
@@ -298,7 +299,6 @@ def by_first(do: Callable[[], None], *expected: type[Exception]) -> None:
     if found is not None:
         number, text = found
         raise expected[number](text)
-    return None
 
 
 def together(do: Callable[[], Found], *expected: type[BaseException]) -> Found:

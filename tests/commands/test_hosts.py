@@ -59,9 +59,7 @@ def test_one_that_ends_early_says_why(capsys, error, exit_code, said):
 def test_a_lost_process_is_told_from_bad_settings(two_processes, capsys, kind):
     """JAX raises either, by when it notices."""
     assert ended(kind("UNKNOWN: Gloo all-reduce failed: Connection reset by peer\nmore")) == 1
-    expected = (
-        "lanas train: a process of this training was lost (UNKNOWN: Gloo all-reduce failed: Connection reset by peer)"
-    )
+    expected = "lanas train: a process was lost (UNKNOWN: Gloo all-reduce failed: Connection reset by peer)"
     hosts = "--hosts.coordinator a:1 --hosts.count 2 --hosts.index 1 (on every host)"
     assert capsys.readouterr().err == f"{expected}. {AGAIN} {hosts}\n"
     assert two_processes == [1]
