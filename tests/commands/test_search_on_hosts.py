@@ -285,7 +285,7 @@ def test_several_hosts_on_a_machine_alone_are_refused(tmp_path):
 
 
 @pytest.mark.slow
-def test_a_run_that_exists_or_is_in_use_is_refused_by_all(tmp_path):
+def test_a_run_that_exists_is_refused_by_all_and_extended_by_both_or_by_one(tmp_path):
     succeeded(start_two(*search(run := tmp_path / "run", TOY)))
     for error in refused(start_two(*search(run, TOY))):
         assert f"{run} already contains a run. To continue it: lanas resume" in error
@@ -294,17 +294,21 @@ def test_a_run_that_exists_or_is_in_use_is_refused_by_all(tmp_path):
     outs = succeeded(start_two("resume", run, "--budget", 6))
     assert "budget 4, now 6" in outs[0]
     assert len(trials(run)) == 6
+    (out,) = succeeded([start("resume", run, "--budget", 8)])
+    assert "budget 6, now 8" in out
+    assert len(trials(run)) == 8
 
 
 @pytest.mark.slow
-def test_ctrl_c_stops_all_and_says_how_to_go_on(tmp_path):
+@pytest.mark.parametrize(("stopped", "by"), [(0, signal.SIGINT), (1, signal.SIGTERM)])
+def test_a_signal_to_one_stops_all_and_both_say_how_to_go_on(tmp_path, stopped, by):
     processes = start_two(*search(run := tmp_path / "run", LINEAR, "--epochs", 400))
     while not (run / "supernet" / "metrics.csv").exists() and processes[1].poll() is None:
         time.sleep(0.01)
-    processes[0].send_signal(signal.SIGINT)
+    processes[stopped].send_signal(by)
     codes, _, errors = ends(processes)
-    assert codes[0] == 130
-    assert codes[1] != 0
+    assert codes[stopped] == 128 + by
+    assert codes[1 - stopped] != 0
     for error in errors:
         assert f"lanas resume {run} --hosts.coordinator" in error.splitlines()[-1]
 
