@@ -31,7 +31,7 @@ import lanas_jax as lx
 from lanas_jax import study
 from lanas_jax.evaluators.base import Outcome
 from lanas_jax.runtime import distributed
-from lanas_jax.runtime.distributed import Hosts
+from lanas_jax.runtime.joining import Hosts, join_hosts
 from lanas_jax.spaces.nasnet import NASNetSpace
 from lanas_jax.study import Experiment, run_folder
 from lanas_jax.study.all_hosts import AllHosts, Lead, Stop, follow, studying
@@ -120,7 +120,7 @@ def milliseconds_per_batch(config: Config, folder: Path, workers=None) -> np.nda
 
 def one_of_several(config: Config, folder: Path) -> None:
     """Runs the search as one of several processes; process 0 prints."""
-    distributed.join_hosts(config.hosts, sys.exit)
+    join_hosts(config.hosts, sys.exit)
     experiment = build(config)
     if not distributed.is_first_process():
         follow(studying(experiment, run_folder.Run(folder, {})))

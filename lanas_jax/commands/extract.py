@@ -21,8 +21,8 @@ from lanas_jax.export.load import MissingPackageError
 from lanas_jax.export.recorded import EXTRACTED
 from lanas_jax.runtime import distributed
 from lanas_jax.runtime.console import terminal
-from lanas_jax.runtime.distributed import Hosts
 from lanas_jax.runtime.files import inside_folder
+from lanas_jax.runtime.joining import Hosts
 from lanas_jax.storage import config_json, software
 from lanas_jax.storage.folder import RunError
 from lanas_jax.storage.trials import TrialStore, best

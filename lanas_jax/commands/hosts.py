@@ -18,9 +18,10 @@ import jax
 from lanas_jax.cluster.task import code_digest
 from lanas_jax.commands.base import REFUSALS, RefusedError, is_about_path, parse_early, reason_of
 from lanas_jax.runtime import distributed
-from lanas_jax.runtime.distributed import DistributedError, Hosts, Preemption
+from lanas_jax.runtime.distributed import DistributedError, Preemption
 from lanas_jax.runtime.errors import STOPS, explain_error
 from lanas_jax.runtime.interruption import SIGNALS, handle_signals
+from lanas_jax.runtime.joining import Hosts, join_hosts
 from lanas_jax.runtime.last_line import LastLine
 from lanas_jax.storage import folder, software
 from lanas_jax.storage.folder import RunError
@@ -105,7 +106,7 @@ def joined(command: str, arguments: Sequence[str]) -> Iterator[Party]:
 
         party = Party(command, hosts, line)
         try:
-            distributed.join_hosts(hosts, give_up)
+            join_hosts(hosts, give_up)
             party.again(["lanas", command, *without_hosts(arguments)])
             with _announced():
                 yield party

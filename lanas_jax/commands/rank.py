@@ -32,9 +32,10 @@ from lanas_jax.ranking.rank import RankingDesign, Valuing
 from lanas_jax.ranking.result import Ranked
 from lanas_jax.runtime import distributed
 from lanas_jax.runtime.console import terminal
-from lanas_jax.runtime.distributed import DistributedError, Hosts
+from lanas_jax.runtime.distributed import DistributedError
 from lanas_jax.runtime.files import inside_folder
 from lanas_jax.runtime.interruption import handle_signals
+from lanas_jax.runtime.joining import Hosts
 from lanas_jax.runtime.paths import local_path
 from lanas_jax.storage import config_json
 from lanas_jax.study import StudyError

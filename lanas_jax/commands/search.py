@@ -28,8 +28,9 @@ from lanas_jax.commands.base import (
 from lanas_jax.commands.hosts import Party
 from lanas_jax.runtime import distributed
 from lanas_jax.runtime.console import terminal
-from lanas_jax.runtime.distributed import DistributedError, Hosts
+from lanas_jax.runtime.distributed import DistributedError
 from lanas_jax.runtime.files import inside_folder
+from lanas_jax.runtime.joining import Hosts
 from lanas_jax.storage import config_json
 from lanas_jax.storage.folder import RunError
 from lanas_jax.storage.trials import TrialStore

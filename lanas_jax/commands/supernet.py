@@ -14,8 +14,9 @@ from lanas_jax.commands.base import RefusedError, keep_programs, parse_settings,
 from lanas_jax.commands.hosts import Party
 from lanas_jax.runtime import distributed
 from lanas_jax.runtime.console import terminal
-from lanas_jax.runtime.distributed import DistributedError, Hosts, Preemption
+from lanas_jax.runtime.distributed import DistributedError, Preemption
 from lanas_jax.runtime.durations import duration
+from lanas_jax.runtime.joining import Hosts
 from lanas_jax.storage.folder import RunError
 from lanas_jax.study import discovery, run_folder
 from lanas_jax.supernet.base import TrainedAhead

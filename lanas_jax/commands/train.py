@@ -29,8 +29,9 @@ from lanas_jax.export.recorded import (
 )
 from lanas_jax.runtime import distributed
 from lanas_jax.runtime.console import terminal
-from lanas_jax.runtime.distributed import DistributedError, Hosts, Preemption
+from lanas_jax.runtime.distributed import DistributedError, Preemption
 from lanas_jax.runtime.files import inside_folder
+from lanas_jax.runtime.joining import Hosts
 from lanas_jax.runtime.paths import local_path
 from lanas_jax.storage.folder import RunError
 from lanas_jax.storage.trials import TrialStore, best

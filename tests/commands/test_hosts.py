@@ -5,7 +5,7 @@ import pytest
 
 from lanas_jax.commands.hosts import Party, run_preemptible, without_hosts
 from lanas_jax.runtime import distributed
-from lanas_jax.runtime.distributed import Hosts
+from lanas_jax.runtime.joining import Hosts
 from lanas_jax.trainer.loop import DamagedError, NotFiniteError, PreemptedError
 from tests.refusals import refused
 

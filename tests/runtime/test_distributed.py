@@ -7,7 +7,8 @@ import time
 import pytest
 
 from lanas_jax.runtime import distributed
-from lanas_jax.runtime.distributed import DistributedError, Hosts, Preemption
+from lanas_jax.runtime.distributed import DistributedError, Preemption
+from lanas_jax.runtime.joining import Hosts, _wait_for_coordinator
 
 
 @pytest.mark.parametrize(
@@ -58,11 +59,11 @@ def test_a_process_waits_for_process_0_but_not_for_ever():
         late.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{late.getsockname()[1]}"
         with pytest.raises(DistributedError, match=f"process 0 does not answer at {address}"):
-            distributed._wait_for_coordinator(address, 0.1)
+            _wait_for_coordinator(address, 0.1)
         started = threading.Timer(0.3, late.listen)
         started.start()
         began = time.monotonic()
-        distributed._wait_for_coordinator(address, 30)
+        _wait_for_coordinator(address, 30)
         assert 0.2 < time.monotonic() - began < 20
 
 
