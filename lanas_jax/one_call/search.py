@@ -87,7 +87,7 @@ def search(
     experiment = Experiment(_name_of(objective), space, searcher, evaluator, budget, batch, seed)
     local = LocalWorkers(experiment, workers)
     console = terminal(quiet=not verbose)
-    display = NotebookDisplay(console) if console.is_jupyter else StudyDisplay(console)
+    display = NotebookDisplay(console) if verbose and console.is_jupyter else StudyDisplay(console)
     with contextlib.ExitStack() as stack:
         new = new_directory(experiment.name, datetime.datetime.now())
         folder = stack.enter_context(new) if directory is None else local_path(directory)

@@ -54,7 +54,8 @@ def test_a_notebook_shows_one_line_of_progress_and_the_result(tmp_path, monkeypa
         "space = lx.SearchSpace([lx.Choice('op', 'ab'), lx.Choice('n', range(3))])\n"
         "lx.search(lambda op, n: n / 3, space, 6, 'run', searcher=lx.RandomSearch(space))"
     )
-    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(source)])
+    quiet = "study = " + source.splitlines()[-1].replace("'run'", "'quiet', verbose=False")
+    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(cell) for cell in (source, quiet)])
     nbclient.NotebookClient(notebook, timeout=300, resources={"metadata": {"path": str(tmp_path)}}).execute()
     outputs = notebook.cells[0].outputs
     pages = [output["data"]["text/html"] for output in outputs if "text/html" in output.get("data", {})]
@@ -62,4 +63,5 @@ def test_a_notebook_shows_one_line_of_progress_and_the_result(tmp_path, monkeypa
     assert not any("trials 1/6" in page for page in pages)
     assert "6 of 6 trials" in pages[-1]
     assert "data:image/svg+xml" in pages[-1]
+    assert notebook.cells[1].outputs == []
     assert np.isclose(lx.load(tmp_path / "run").best_value, 2 / 3)
