@@ -4,6 +4,7 @@ Errors that the user can fix become one message and exit code 2. A command's mod
 imported only when the command runs, so that help and listings start fast.
 """
 
+import atexit
 import contextlib
 import importlib
 import io
@@ -43,6 +44,30 @@ command uses the TPU chips of its own host alone, of a slice of several hosts. T
 
   lanas search digits
 """
+
+
+def run() -> None:
+    """Entry point of the command ``lanas``: runs it and ends the process with its exit code.
+
+    The process ends after the functions that were registered with `atexit`. The interpreter is not finalized: Python
+    older than 3.14 then ends other threads that need it, and a thread in C++ code of XLA or TensorStore aborts the
+    process (https://github.com/python/cpython/issues/87135), although everything has been written.
+    """
+    exit_code = 1  # of an exception that nothing caught: Python prints it before it calls `leave`
+
+    def leave() -> None:
+        for stream in (sys.stdout, sys.stderr):
+            with contextlib.suppress(OSError, ValueError):  # full, or closed
+                stream.flush()
+        os._exit(exit_code)
+
+    atexit.register(leave)  # before all others, so that it is called last
+    try:
+        exit_code = main()
+    except SystemExit as error:  # --help, or options that cannot be parsed
+        if error.code is not None and not isinstance(error.code, int):
+            raise  # Python prints the code and exits with 1
+        exit_code = error.code or 0
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -143,4 +168,4 @@ def _function(command: str) -> Callable[[Sequence[str]], int]:
 
 
 if __name__ == "__main__":  # python -m lanas_jax.cli
-    sys.exit(main())
+    run()

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-LANAS = [sys.executable, "-c", "import sys; from lanas_jax.cli import main; sys.exit(main())"]
+LANAS = [sys.executable, "-c", "from lanas_jax.cli import run; run()"]
 
 
 class Nodes:

@@ -17,7 +17,7 @@ from tests.ctrl_c import ctrl_c
 
 ROOT = Path(__file__).parents[2]
 EXPERIMENT = ROOT / "tests" / "quick_experiment.py"
-LANAS = [sys.executable, "-c", "import sys; from lanas_jax.cli import main; sys.exit(main())"]
+LANAS = [sys.executable, "-c", "from lanas_jax.cli import run; run()"]
 
 
 def start(*arguments, kill=""):

@@ -1,0 +1,55 @@
+"""How a process of the command `lanas` ends."""
+
+import subprocess
+import sys
+
+import pytest
+
+IN_JAX = """
+import threading, time, jax
+step = jax.jit(lambda x: x @ x)
+x = jax.numpy.ones((300, 300))
+step(x).block_until_ready()
+def forever():
+    while True:
+        step(x).block_until_ready()
+threading.Thread(target=forever, daemon=True).start()
+time.sleep(0.2)
+"""
+REGISTERING = """
+import atexit
+from lanas_jax import cli
+def choose(*words):
+    atexit.register(print, "at exit")
+    return chosen(*words)
+chosen, cli._run = cli._run, choose
+"""
+
+
+def ended(*arguments, before=""):
+    command = [sys.executable, "-c", f"{before}\nfrom lanas_jax.cli import run\nrun()", *arguments]
+    found = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    return found.returncode, found.stdout, found.stderr
+
+
+def test_a_thread_that_is_still_in_jax_does_not_abort_the_process():
+    """Before Python 3.14, finalization ends such a thread, and its C++ frames abort the process (exit code -6)."""
+    code, out, errors = ended("--help", before=IN_JAX)
+    assert (code, errors) == (0, "")
+    assert out.startswith("lanas finds good neural networks")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"), [(("tables",), 0), (("tables", "--help"), 0), (("tables", "--unknown"), 2), (("x",), 2)]
+)
+def test_exit_codes_and_output_are_complete(arguments, expected):
+    """What a command registers is called, and what is buffered at the end is written."""
+    code, out, errors = ended(*arguments, before=REGISTERING)
+    assert code == expected, errors
+    assert out.endswith("at exit\n")
+
+
+def test_an_exception_that_nothing_caught_is_printed():
+    code, _, errors = ended(before="import lanas_jax.cli\nlanas_jax.cli._run = None")
+    assert code == 1
+    assert "Traceback" in errors
