@@ -46,7 +46,7 @@ command uses the TPU chips of its own host alone, of a slice of several hosts. T
 """
 
 
-def run() -> None:
+def run_and_exit() -> None:
     """Entry point of the command ``lanas``: runs it and ends the process with its exit code.
 
     The process ends after the functions that were registered with `atexit`. The interpreter is not finalized: Python
@@ -168,4 +168,4 @@ def _function(command: str) -> Callable[[Sequence[str]], int]:
 
 
 if __name__ == "__main__":  # python -m lanas_jax.cli
-    run()
+    run_and_exit()

@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
-LANAS = [sys.executable, "-c", "from lanas_jax.cli import run; run()"]
+LANAS = [sys.executable, "-c", "from lanas_jax.cli import run_and_exit; run_and_exit()"]
 HEARTBEAT = 10  # seconds of silence after which a process is given up
 PATIENCE = 6 * HEARTBEAT  # in which the one that is left has ended, be the machine as slow as it may
 

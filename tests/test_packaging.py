@@ -179,7 +179,7 @@ def project(tmp_path):
 
 def installed_lanas(site, *arguments, cwd, path=()):
     """Runs a command of an installed package, which finds nothing of this repository."""
-    command = [sys.executable, "-c", "from lanas_jax.cli import run; run()"]
+    command = [sys.executable, "-c", "from lanas_jax.cli import run_and_exit; run_and_exit()"]
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(map(str, (*path, site)))}
     done = subprocess.run(
         [*command, *map(str, arguments)], cwd=cwd, env=environment, capture_output=True, text=True, check=False

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-LANAS = [sys.executable, "-c", "from lanas_jax.cli import run; run()"]
+LANAS = [sys.executable, "-c", "from lanas_jax.cli import run_and_exit; run_and_exit()"]
 
 
 class Nodes:

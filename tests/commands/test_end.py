@@ -27,7 +27,7 @@ chosen, cli._run = cli._run, choose
 
 
 def ended(*arguments, before=""):
-    command = [sys.executable, "-c", f"{before}\nfrom lanas_jax.cli import run\nrun()", *arguments]
+    command = [sys.executable, "-c", f"{before}\nfrom lanas_jax.cli import run_and_exit\nrun_and_exit()", *arguments]
     found = subprocess.run(command, capture_output=True, text=True, timeout=120)
     return found.returncode, found.stdout, found.stderr
 

@@ -107,7 +107,7 @@ def test_a_run_left_at_any_moment_in_any_way_goes_on(whole, tmp_path, capsys, mo
 @pytest.mark.parametrize("moment", MOMENTS)
 @pytest.mark.parametrize("oddly", KILLS)
 def test_a_process_that_is_gone_at_once_leaves_a_run_that_goes_on(whole, tmp_path, capsys, moment, oddly):
-    command = "from lanas_jax.cli import run; run()"
+    command = "from lanas_jax.cli import run_and_exit; run_and_exit()"
     environment = os.environ | {"MOMENT": moment, "ODDLY": KILLS[oddly], "PYTHONPATH": str(ROOT)}
     run = tmp_path / "run"
     for arguments in (["search", str(EXPERIMENT), "--out", str(run)], ["resume", str(run)]):

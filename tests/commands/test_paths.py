@@ -134,7 +134,7 @@ def test_runs_that_is_no_folder_is_refused(make, tmp_path, monkeypatch):
 
 
 def lanas(arguments, stdout=subprocess.PIPE, **environment):
-    command = "from lanas_jax.cli import run; run()"
+    command = "from lanas_jax.cli import run_and_exit; run_and_exit()"
     there = os.environ | {"PYTHONPATH": str(ROOT)} | environment
     return subprocess.run(
         [sys.executable, "-c", command, *arguments], stdout=stdout, stderr=subprocess.PIPE, env=there, check=False

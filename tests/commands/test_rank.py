@@ -166,7 +166,7 @@ def test_another_seed_gives_another_sample(run, ranked):
 
 
 def start(run, *settings, kill=""):
-    command = [sys.executable, "-c", "from lanas_jax.cli import run; run()"]
+    command = [sys.executable, "-c", "from lanas_jax.cli import run_and_exit; run_and_exit()"]
     environment = os.environ | {"KILL": kill, "PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu"}
     return subprocess.run(
         [*command, "rank", str(run), *SETTINGS, *settings], env=environment, text=True, capture_output=True, timeout=300

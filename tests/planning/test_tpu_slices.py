@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 EXPERIMENT = Path(__file__).with_name("planned_imagenet.py")
-PLAN = "from lanas_jax.cli import run; run()"
+PLAN = "from lanas_jax.cli import run_and_exit; run_and_exit()"
 CHIPS = {"v5e:2x4": 8, "v5e:16x16": 256, "v4:2x2x2": 8, "v4:4x8x8": 256, "v6e:2x4": 8, "v6e:16x16": 256}
 STAGES = {"supernet", "search", "final"}
 

@@ -102,7 +102,7 @@ def test_a_search_with_failed_trials_and_its_resume_run_under_other_settings(set
     experiment, run = ROOT / "tests" / "quick_experiment.py", tmp_path / "run"
 
     def lanas(*arguments, **more):
-        command = [sys.executable, "-c", "from lanas_jax.cli import run; run()"]
+        command = [sys.executable, "-c", "from lanas_jax.cli import run_and_exit; run_and_exit()"]
         environment = os.environ | {"PYTHONPATH": str(ROOT), **setting, **more}
         return subprocess.run(
             [*command, *map(str, arguments)], env=environment, capture_output=True, text=True, check=False

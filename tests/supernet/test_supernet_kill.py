@@ -14,7 +14,7 @@ from tests.ctrl_c import ctrl_c
 
 ROOT = Path(__file__).parents[2]
 EXPERIMENT = ROOT / "tests" / "supernet" / "linear_experiment.py"
-LANAS = [sys.executable, "-c", "from lanas_jax.cli import run; run()"]
+LANAS = [sys.executable, "-c", "from lanas_jax.cli import run_and_exit; run_and_exit()"]
 EPOCHS = 60  # 600 steps, a checkpoint after every 7
 
 

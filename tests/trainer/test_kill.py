@@ -20,7 +20,7 @@ from tests.trainer.tiny_experiment import Config, Final, final
 
 ROOT = Path(__file__).parents[2]
 EXPERIMENT = ROOT / "tests" / "trainer" / "tiny_experiment.py"
-LANAS = [sys.executable, "-c", "from lanas_jax.cli import run; run()"]
+LANAS = [sys.executable, "-c", "from lanas_jax.cli import run_and_exit; run_and_exit()"]
 # An epoch is 10.25 steps, and a checkpoint is written every 7.
 SETTINGS = ("--recipe.epochs", "40", "--recipe.steps-per-dispatch", "7", "--recipe.checkpoint-seconds", "0")
 TOTAL = 410
