@@ -21,7 +21,7 @@ from tests.experiments.chosen import chosen, offered
 
 NAMES = ("lanas", "random", "evolution", "tpe")
 DIGITS = fashion_one_shot.Config(images="digits", channels=2, cells=3)
-CELL = [0, 1, 2, 2, 2, 2, 2, 2, 2, 2] + [0, 1, 0, 2, 0, 3, 0, 4, 0, 5]  # operations and inputs of five blocks
+CELL = [0, 1, *8 * [2], 0, 1, 0, 2, 0, 3, 0, 4, 0, 5]  # operations, then inputs, of five blocks
 FEW_CONVOLUTIONS = ",".join(map(str, 2 * CELL))  # compiled in a fraction of a random network's time
 
 
