@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 PARALLEL := -n auto --dist loadscope --no-loadscope-reorder
 RUN ?= runs/digits-$(shell date +%Y%m%d-%H%M%S)
 
-.PHONY: search test slow lint clean
+.PHONY: search test slow lint docs pictures clean
 .DEFAULT_GOAL := help
 
 .PHONY: help
@@ -16,6 +16,8 @@ help:
 	@echo "make test     run the tests"
 	@echo "make slow     run the slow tests (minutes)"
 	@echo "make lint     check style, types, imports and words"
+	@echo "make docs     build the documentation site in site/; open site/index.html"
+	@echo "make pictures draw the pictures of the documentation again (many minutes)"
 	@echo "make clean    remove the virtual environment and build products"
 
 search: $(VENV)/.installed
@@ -35,8 +37,18 @@ lint: $(VENV)/.installed-dev
 	@$(BIN)/python .ci/check_words.py
 	@$(BIN)/deptry .
 
+docs: $(VENV)/.installed-docs
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+	@echo "site/index.html; with search: $(BIN)/python -m http.server --directory site"
+
+pictures: $(VENV)/.installed-peers
+	@for table in cifar10 imagenet16; do \
+	  $(BIN)/lanas compare nasbench201-$$table --searchers lanas,tpe,evolution,random || exit 1; done
+	@$(BIN)/lanas search digits --out $(RUN)
+	@$(BIN)/python -m lanas_jax.experiments.pictures $(RUN)
+
 clean:
-	rm -rf $(VENV) build dist *.egg-info .pytest_cache .ruff_cache .mypy_cache .import_linter_cache .hypothesis
+	rm -rf $(VENV) build dist site *.egg-info .pytest_cache .ruff_cache .mypy_cache .import_linter_cache .hypothesis
 
 $(BIN)/python:
 	@command -v $(PYTHON) >/dev/null || { echo "$(PYTHON) was not found: install Python >= 3.11, or select another: make PYTHON=python3.12 ..."; exit 1; }
@@ -52,6 +64,16 @@ $(VENV)/.installed: $(BIN)/python pyproject.toml
 $(VENV)/.installed-test: $(BIN)/python pyproject.toml
 	@echo "installing into $(VENV), once"
 	@$(BIN)/python -m pip install --quiet --editable ".[test]"
+	@touch $@ $(VENV)/.installed
+
+$(VENV)/.installed-docs: $(BIN)/python pyproject.toml
+	@echo "installing into $(VENV), once"
+	@$(BIN)/python -m pip install --quiet --editable ".[docs]"
+	@touch $@ $(VENV)/.installed
+
+$(VENV)/.installed-peers: $(BIN)/python pyproject.toml
+	@echo "installing into $(VENV), once"
+	@$(BIN)/python -m pip install --quiet --editable . "optuna>=4"
 	@touch $@ $(VENV)/.installed
 
 $(VENV)/.installed-dev: $(BIN)/python pyproject.toml
