@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 PARALLEL := -n auto --dist loadscope --no-loadscope-reorder
 RUN ?= runs/digits-$(shell date +%Y%m%d-%H%M%S)
 
-.PHONY: search test slow lint docs pictures clean
+.PHONY: search test slow lint docs pictures package clean
 .DEFAULT_GOAL := help
 
 .PHONY: help
@@ -18,6 +18,7 @@ help:
 	@echo "make lint     check style, types, imports and words"
 	@echo "make docs     build the documentation site in site/; open site/index.html"
 	@echo "make pictures draw the pictures of the documentation again (many minutes)"
+	@echo "make package  build the source distribution and the wheel of the last commit in dist/"
 	@echo "make clean    remove the virtual environment and build products"
 
 search: $(VENV)/.installed
@@ -46,6 +47,11 @@ pictures: $(VENV)/.installed-peers
 	  $(BIN)/lanas compare nasbench201-$$table --searchers lanas,tpe,evolution,random || exit 1; done
 	@$(BIN)/lanas search digits --out $(RUN)
 	@$(BIN)/python -m lanas_jax.experiments.pictures $(RUN)
+
+package: $(VENV)/.installed-test
+	@rm -rf build dist && mkdir -p build/tree && git archive HEAD | tar -x -C build/tree
+	@$(BIN)/python -m build --outdir dist build/tree
+	@$(BIN)/python -m twine check --strict dist/*
 
 clean:
 	rm -rf $(VENV) build dist site *.egg-info .pytest_cache .ruff_cache .mypy_cache .import_linter_cache .hypothesis

@@ -31,6 +31,8 @@ if TYPE_CHECKING:
     from lanas_jax.tables.base import Table as Table
     from lanas_jax.tables.benchmark import Benchmark as Benchmark
 
+__version__ = "0.1.0"  # pyproject.toml reads it
+
 _HOMES = {
     "ActionMCTS": "searchers.action_mcts",
     "BayesianOptimization": "searchers.bayesian_optimization",

@@ -13,6 +13,7 @@ import sqlite3
 import sys
 from collections.abc import Callable, Sequence
 
+from lanas_jax import __version__
 from lanas_jax.commands.base import REFUSALS, is_about_path, reason_of
 from lanas_jax.runtime.one_host import confine_to_host, slice_hosts
 
@@ -105,6 +106,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _run(command: str, arguments: Sequence[str]) -> int:
     if command in ("-h", "--help", "help"):
         print(HELP, end="")
+        return 0
+    if command == "--version":
+        print(f"lanas {__version__}")
         return 0
     if command not in COMMANDS:
         print(f"lanas: there is no command {command!r}; choose from {', '.join(COMMANDS)}", file=sys.stderr)

@@ -7,15 +7,19 @@ import re
 import shutil
 import subprocess
 import sys
+import tarfile
 import zipfile
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+import lanas_jax
 from lanas_jax.cli import main
 
 ROOT = Path(__file__).parents[1]
+TINY_DIGITS = ("--budget=1", "--batch=1", "--epochs=1", "--blocks=1", "--cells=1")
+TINY_DIGITS += ("--winner.recipe.epochs=1", "--winner.channels=2", "--winner.cells=1")
 LANET = "2,2,0,2,1,2,0,2,2,3,2,1,2,0,0,1,1,1,2,1,1,0,3,4,3,0,3,1"
 
 
@@ -30,6 +34,13 @@ def test_readme_fits_on_two_screens():
         "make search    # searches convolutional cells for the handwritten digits that scikit-learn ships",
         "make test      # runs the tests",
     ]
+
+
+def test_the_version_is_written_once(capsys):
+    assert re.fullmatch(r"\d+\.\d+\.\d+", lanas_jax.__version__)
+    assert main(["--version"]) == 0
+    assert capsys.readouterr().out == f"lanas {lanas_jax.__version__}\n"
+    assert lanas_jax.__version__ not in (ROOT / "pyproject.toml").read_text()
 
 
 def test_readme_example_of_ask_and_tell_runs(capsys):
@@ -64,21 +75,43 @@ def test_example_of_own_images_runs(tmp_path, monkeypatch, capsys):
 
 
 @pytest.fixture(scope="module")
-def wheel(tmp_path_factory):
-    """The wheel, built from a copy of the tree so that no build products are left behind."""
-    folder = tmp_path_factory.mktemp("wheel")
+def distributions(tmp_path_factory):
+    """The source distribution, and the wheel built from it; from a copy of the tree, so that no products remain."""
+    folder = tmp_path_factory.mktemp("distributions")
     skip = shutil.ignore_patterns("__pycache__", "*.egg-info", "build")
-    for name in ("lanas_jax", "models", "experiments"):
+    for name in ("lanas_jax", "models", "experiments", "tests"):
         shutil.copytree(ROOT / name, folder / "tree" / name, symlinks=True, ignore=skip)
-    for name in ("pyproject.toml", "README.md", "LICENSE"):
+    for name in ("pyproject.toml", "MANIFEST.in", "README.md", "CHANGELOG.md", "CITATION.cff", "LICENSE"):
         shutil.copy(ROOT / name, folder / "tree")
-    command = [sys.executable, "-m", "pip", "wheel", "--no-deps", "--wheel-dir", folder / "out", folder / "tree"]
+    command = [sys.executable, "-m", "build", "--outdir", folder / "dist", folder / "tree"]
     built = subprocess.run(command, capture_output=True, text=True, check=False)
-    if built.returncode and "setuptools" in built.stderr and "No matching distribution" in built.stderr:
-        pytest.skip("building a wheel needs setuptools >= 77 from a package index, and none can be reached")
-    assert built.returncode == 0, built.stderr
-    (wheel,) = (folder / "out").glob("*.whl")
+    said = built.stdout + built.stderr
+    if built.returncode and "setuptools" in said and "No matching distribution" in said:
+        pytest.skip("building needs setuptools >= 77 from a package index, and none can be reached")
+    assert built.returncode == 0, said
+    return folder / "dist"
+
+
+@pytest.fixture(scope="module")
+def wheel(distributions):
+    (wheel,) = distributions.glob("*.whl")
     return wheel
+
+
+@pytest.mark.slow
+def test_distributions_pass_the_checks_of_twine(distributions):
+    files = sorted(distributions.iterdir())
+    assert [file.name for file in files] == [
+        f"lanas_jax-{lanas_jax.__version__}-py3-none-any.whl",
+        f"lanas_jax-{lanas_jax.__version__}.tar.gz",
+    ]
+    command = [sys.executable, "-m", "twine", "check", "--strict", *files]
+    checked = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert checked.returncode == 0, checked.stdout
+    with tarfile.open(files[1]) as archive:
+        names = {name.partition("/")[2] for name in archive.getnames()}
+    assert {"LICENSE", "CHANGELOG.md", "CITATION.cff", "lanas_jax/tables/shipped/LICENSE-NATS-Bench"} <= names
+    assert not any(name.startswith("tests") for name in names)
 
 
 @pytest.mark.slow
@@ -100,7 +133,8 @@ def test_wheel_installs_one_package_with_its_licence(wheel):
     assert {name.partition("/")[0] for name in names if ".dist-info/" not in name} == {"lanas_jax"}
     licenses = ("/LICENSE", "/shipped/LICENSE-NAS-Bench-201", "/shipped/LICENSE-NATS-Bench")
     assert all(any(".dist-info/" in name and name.endswith(end) for name in names) for end in licenses)
-    for line in ("Name: lanas-jax", "License-Expression: Apache-2.0 AND MIT", "Requires-Python: >=3.11"):
+    version = f"Version: {lanas_jax.__version__}"
+    for line in ("Name: lanas-jax", version, "License-Expression: Apache-2.0 AND MIT", "Requires-Python: >=3.11"):
         assert line in about.splitlines()
 
 
@@ -215,30 +249,39 @@ def test_a_users_own_models_and_experiments_stay_theirs(wheel, project, tmp_path
 @pytest.mark.slow
 def test_experiments_of_the_package_run_from_a_users_project(wheel, project, tmp_path):
     zipfile.ZipFile(wheel).extractall(tmp_path / "site")
-    settings = (
-        "--budget",
-        "1",
-        "--batch",
-        "1",
-        "--epochs",
-        "1",
-        "--winner.recipe.epochs",
-        "1",
-        "--winner.channels",
-        "2",
-        "--winner.cells",
-        "1",
-        "--blocks",
-        "1",
-        "--cells",
-        "1",
-    )
     for path in ((), (project,)):
         run = tmp_path / f"run-{len(path)}"
-        installed_lanas(tmp_path / "site", "search", "digits", *settings, "--out", run, cwd=project, path=path)
+        installed_lanas(tmp_path / "site", "search", "digits", *TINY_DIGITS, "--out", run, cwd=project, path=path)
         installed_lanas(tmp_path / "site", "resume", run, cwd=project, path=path)
         about = installed_lanas(tmp_path / "site", "describe", "nasnet", "--code", LANET, cwd=project, path=path)
         assert "multiply_adds" in about
+
+
+@pytest.mark.slow
+def test_wheel_works_in_an_empty_environment(wheel, project, tmp_path):
+    """All that the two commands of the README need is declared, and a user's own packages are not in the way."""
+    venv = tmp_path / "venv"
+    subprocess.run([sys.executable, "-m", "venv", venv], check=True)
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+
+    def run(command, *arguments):
+        command = [venv / "bin" / command, *map(str, arguments)]
+        return subprocess.run(command, cwd=project, env=environment, capture_output=True, text=True, check=False)
+
+    installed = run("python", "-m", "pip", "install", "--quiet", "--no-compile", wheel)
+    if "No matching distribution" in installed.stderr:
+        pytest.skip("the dependencies come from a package index, and none can be reached")
+    assert installed.returncode == 0, installed.stderr
+    assert run("lanas", "--version").stdout == f"lanas {lanas_jax.__version__}\n"
+    searched = run("lanas", "search", "digits", *TINY_DIGITS, "--out", tmp_path / "run")
+    assert searched.returncode == 0, searched.stderr
+    assert "test accuracy" in searched.stdout
+    assert (tmp_path / "run" / "report.html").exists()
+    few = ("--searchers", "lanas,random", "--seeds", 2, "--budget", 20, "--out", tmp_path / "comparison")
+    compared = run("lanas", "compare", "nasbench201-cifar10", *few)
+    assert compared.returncode == 0, compared.stderr
+    assert "samples to the best network, median: LaNAS" in compared.stdout
+    assert (tmp_path / "comparison" / "comparison.png").exists()
 
 
 def fake_python(folder, body):
