@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 import tyro
 
-from lanas_jax.commands.base import Folder, parsed
+from lanas_jax.commands.base import Folder, RefusedError, parsed
 from lanas_jax.runtime.console import terminal
 from lanas_jax.storage import software
 from lanas_jax.storage.trials import TrialStore
@@ -18,16 +18,34 @@ from lanas_jax.study import run_folder
 
 
 def report(arguments: Sequence[str]) -> int:
-    """Writes the report of a run again."""
+    """Writes the report of a run again, or one of several runs."""
 
-    def parse(run: Folder, /) -> Path:
-        """Write the report of a run again, finished or not: RUN/report.html, one self-contained file."""
-        return run
+    def parse(
+        run: Folder,
+        others: Annotated[
+            tuple[Path, ...], tyro.conf.arg(metavar="[RUN ...]", help="more runs, to show all of them side by side")
+        ] = (),
+        /,
+        out: Annotated[
+            Path | None, tyro.conf.arg(metavar="FILE", help="output file; default: RUN/report.html, or runs.html")
+        ] = None,
+    ) -> Any:
+        """Write the report of a run again, finished or not: RUN/report.html, one self-contained file.
 
-    here = run_folder.open_run(parsed(parse, "report", arguments))
+        Given several runs, write one report of all of them: best values with bands per searcher, costs, winners.
+        """
+        return [run, *others], out
+
+    directories, out = parsed(parse, "report", arguments)
+    here = [run_folder.open_run(directory) for directory in directories]
+    if len(here) == 1 and out is not None:
+        raise RefusedError("--out is the file of a report of several runs; the report of one is RUN/report.html")
     from lanas_jax import report as reports
 
-    print(reports.write_report(here.directory))
+    if len(here) == 1:
+        print(reports.write_report(here[0].directory))
+    else:
+        print(reports.write_runs_report([run.directory for run in here], out or Path("runs.html")))
     return 0
 
 

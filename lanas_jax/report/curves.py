@@ -1,10 +1,11 @@
-"""The data behind the plots: the running best of a search, its elapsed seconds, the Pareto front.
+"""The data behind the plots: running best, bands of several runs, elapsed seconds, Pareto front.
 
 Plain functions of arrays and trials; `plots` draws them.
 """
 
 import itertools
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -55,6 +56,46 @@ def pareto_front(
     sorted_values = values[order]
     before = np.concatenate([[-np.inf], np.maximum.accumulate(sorted_values)[:-1]])
     return order[sorted_values > before]
+
+
+class Band(NamedTuple):
+    """The best values of several runs as step functions: mean, lowest and highest value from each place on."""
+
+    x: Float[np.ndarray, " n"]
+    mean: Float[np.ndarray, " n"]
+    low: Float[np.ndarray, " n"]
+    high: Float[np.ndarray, " n"]
+
+
+def band_by_trial(runs: Sequence[Float[np.ndarray, " _"]]) -> Band:
+    """Returns the band against the number of finished trials, as long as the shortest run.
+
+    Args:
+      runs: best value after each finished trial of each run; NaN before its first value.
+    """
+    length = min(map(len, runs), default=0)
+    return _band(np.arange(1.0, length + 1), np.array([run[:length] for run in runs]).reshape(len(runs), length))
+
+
+def band_by_time(runs: Sequence[tuple[Float[np.ndarray, " n"], Float[np.ndarray, " n"]]]) -> Band:
+    """Returns the band against time, as long as the shortest run.
+
+    Args:
+      runs: end of each finished trial of each run, ascending, and the best value at that time.
+    """
+    if not all(len(times) for times, _ in runs):
+        return _band(np.zeros(0), np.zeros((len(runs), 0)))
+    first, last = max(times[0] for times, _ in runs), min(times[-1] for times, _ in runs)
+    ends = np.unique(np.concatenate([times for times, _ in runs]))
+    x = ends[(ends >= first) & (ends <= last)]
+    return _band(x, np.array([best[np.searchsorted(times, x, side="right") - 1] for times, best in runs]))
+
+
+def _band(x: Float[np.ndarray, " n"], best: Float[np.ndarray, "runs n"]) -> Band:
+    """Returns the band of the places at which all runs have a value."""
+    known = ~np.isnan(best).any(axis=0)
+    best = best[:, known]
+    return Band(x[known], best.mean(axis=0), best.min(axis=0, initial=np.inf), best.max(axis=0, initial=-np.inf))
 
 
 def axis_floor(values: Sequence[float]) -> float:

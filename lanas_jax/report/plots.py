@@ -6,8 +6,8 @@ are replaced by CSS variables in the output, so that a plot is readable on a lig
 
 import io
 import re
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
 from xml.etree import ElementTree
 
 import matplotlib
@@ -22,8 +22,10 @@ from lanas_jax.report.elements import Element, element
 from lanas_jax.report.formatting import ValueFormat
 from lanas_jax.storage.trials import Status, Trial
 
+SERIES = ("#2f6fb5", "#b3541e", "#2c7d55", "#8a3f9e", "#a88a00", "#0f7f8c", "#b0306a", "#5a5f66")  # of searchers
 DOT, BEST, FAILED, INK, FAINT = "#3b7dc4", "#d9730d", "#c0392f", "#202124", "#c9ccd1"
 VARIABLES = {DOT: "var(--dot)", BEST: "var(--best)", FAILED: "var(--failed)", INK: "var(--ink)", FAINT: "var(--faint)"}
+VARIABLES |= {colour: f"var(--op{i})" for i, colour in enumerate(SERIES)}
 MOST_VECTORS = 2000  # more dots are rasterized, or the page would take megabytes
 STYLE: dict[Any, Any] = {
     "font.size": 10.0,
@@ -62,10 +64,40 @@ def best_against_trials(trials: Sequence[Trial], show: ValueFormat) -> Element:
 def best_against_seconds(trials: Sequence[Trial], show: ValueFormat) -> Element:
     """Plots each trial's value and the best so far against the time spent on candidates, compilation included."""
     places = curves.seconds_after(trials)
-    longest = max(places.values(), default=0.0)
-    scale, unit = (1.0, "seconds") if longest < 180 else (60.0, "minutes") if longest < 3 * 3600 else (3600.0, "hours")
+    scale, label = _time_axis(max(places.values(), default=0.0))
     scaled = {trial: seconds / scale for trial, seconds in places.items()}
-    return _progress(trials, scaled, show, name="seconds", label=f"{unit} spent on candidates, compilation included")
+    return _progress(trials, scaled, show, name="seconds", label=label)
+
+
+def bands(searchers: Mapping[str, curves.Band], show: ValueFormat, name: Literal["trials", "seconds"]) -> Element:
+    """Plots the best value so far of several searchers, each as a line in a band.
+
+    Args:
+      searchers: band of each searcher, against trials or seconds.
+      show: format of the values.
+      name: quantity on the horizontal axis.
+    """
+    longest = max((float(band.x[-1]) for band in searchers.values() if len(band.x)), default=0.0)
+    scale, label = (1.0, "trials") if name == "trials" else _time_axis(longest)
+    with matplotlib.rc_context(STYLE):
+        figure, axes = _axes(label, show)
+        for i, (searcher, band) in enumerate(searchers.items()):
+            colour, dash = SERIES[i % len(SERIES)], ("-", "--", ":", "-.")[i // len(SERIES) % 4]
+            x = band.x / scale
+            axes.fill_between(x, band.low, band.high, step="post", color=colour, alpha=0.16, linewidth=0)
+            # A single place has no line.
+            mark = "o" if len(x) == 1 else ""
+            axes.step(x, band.mean, dash + mark, where="post", color=colour, linewidth=1.8, label=searcher)
+        lows = [low for band in searchers.values() for low in band.low]
+        if lows:
+            highs = [high for band in searchers.values() for high in band.high]
+            floor, top = curves.axis_floor(lows), max(highs)
+            axes.set_ylim(bottom=floor - 0.04 * (top - floor) if top > floor else None)
+        if name == "trials":
+            axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1, nbins=7))
+            axes.xaxis.set_major_formatter(FuncFormatter(lambda number, _: f"{number:,.0f}"))
+        _legend(axes)
+        return _svg(figure, name)
 
 
 def value_against_cost(trials: Sequence[Trial], show: ValueFormat) -> Element:
@@ -169,6 +201,12 @@ def _axes(label: str, show: ValueFormat) -> tuple[Figure, Axes]:
     if show.percent:
         axes.yaxis.set_major_formatter(_percent())
     return figure, axes
+
+
+def _time_axis(longest: float) -> tuple[float, str]:
+    """Returns the seconds in a unit of an axis up to `longest` seconds, and the axis's label."""
+    scale, unit = (1.0, "seconds") if longest < 180 else (60.0, "minutes") if longest < 3 * 3600 else (3600.0, "hours")
+    return scale, f"{unit} spent on candidates, compilation included"
 
 
 def _cost_axis(axes: Axes, costs: np.ndarray) -> None:

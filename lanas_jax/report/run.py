@@ -1,5 +1,6 @@
-"""Writes the report of a run directory: reads the trials and the ranking, replays the tree, renders the page."""
+"""Writes the report of a run directory, or of several: reads trials and ranking, replays the tree, renders the page."""
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -9,7 +10,12 @@ import jax
 from lanas_jax.ranking import result
 from lanas_jax.report.learned_tree import learned_tree
 from lanas_jax.report.page import ReportData, render
+from lanas_jax.report.several import RunData, render_runs
 from lanas_jax.runtime.files import replace_text
+from lanas_jax.runtime.paths import local_path
+from lanas_jax.spaces.base import SearchSpace
+from lanas_jax.spaces.choices import choice_from_definition
+from lanas_jax.storage.folder import RunError
 from lanas_jax.storage.results import network_results
 from lanas_jax.storage.trials import Trial, TrialStore
 from lanas_jax.study import run_folder
@@ -18,6 +24,65 @@ if TYPE_CHECKING:
     from lanas_jax.study import Experiment
 
 REFRESH = 20  # seconds between two versions of the report of a running search
+
+
+def write_runs_report(directories: Sequence[Path], out: Path) -> Path:
+    """Writes one report of several runs side by side, finished or not.
+
+    Args:
+      directories: at least one run directory.
+      out: file to write.
+
+    Returns:
+      The absolute path of the report, one self-contained HTML file.
+
+    Raises:
+      PathError: a path is remote, or its name cannot be used.
+      RunError, ExperimentError, TrialStoreError: as in `write_report`; a run that was started from Python is shown
+        without its experiment.
+      OSError: the file cannot be written.
+    """
+    opened = [run_folder.open_run(directory) for directory in directories]
+    here = list({run.directory: run for run in opened}.values())
+    places = _short_names([run.directory for run in here])
+    page = render_runs([_run_data(run, place) for run, place in zip(here, places, strict=True)])
+    out = local_path(out).absolute()
+    replace_text(out, page)
+    return out
+
+
+def _run_data(here: run_folder.Run, place: str) -> RunData:
+    with TrialStore.open(here.trials, read_only=True) as store:
+        trials = store.trials()
+    record, config = here.record, here.record["config"] or {}
+    recorded = config.get("searcher")  # names a variant, such as one with published constants
+    searcher = recorded if isinstance(recorded, str) else record.get("searcher", "unknown searcher")
+    return RunData(
+        place=place,
+        name=record["experiment"],
+        searcher=searcher,
+        seed=record["seed"],
+        budget=record["budget"],
+        trials=trials,
+        space=_space_of(here),
+        settings=here.settings,
+        final=here.result,
+    )
+
+
+def _space_of(here: run_folder.Run) -> SearchSpace:
+    """Returns the space of a run; that of a run from Python has choices alone, without costs and graphs."""
+    if here.source.exists():
+        return here.experiment().space
+    if (definition := here.record.get("space")) is None:
+        raise RunError(f"{here.directory} does not record its space")
+    return SearchSpace(map(choice_from_definition, definition["choices"]))
+
+
+def _short_names(directories: Sequence[Path]) -> list[str]:
+    """Returns the paths of the runs without the folders that they share."""
+    shared = os.path.commonpath([directory.parent for directory in directories])
+    return [directory.relative_to(shared).as_posix() for directory in directories]
 
 
 def write_report(

@@ -62,6 +62,7 @@ tr.pending td { color: var(--quiet); }
 .sorts th::after { content: "\\2195"; opacity: .35; padding-left: 4px; }
 .sorts th[aria-sort=ascending]::after { content: "\\2191"; opacity: 1; }
 .sorts th[aria-sort=descending]::after { content: "\\2193"; opacity: 1; }
+.panel { min-width: 0; } .panel code { overflow-wrap: anywhere; }
 summary { cursor: pointer; }
 @media (max-width: 600px) { body { padding: 16px 14px 40px; } h1 { font-size: 23px; }
   .cards { grid-template-columns: repeat(2, 1fr); gap: 8px; } .card b { font-size: 19px; } }

@@ -57,10 +57,10 @@ def front_table(trials: Sequence[Trial], show: ValueFormat) -> Element | None:
     rows = [
         element(
             "tr",
-            _number(show(trial.value, 2)),
-            _number(formatting.count(trial.multiply_adds)),
-            _number(formatting.count(trial.parameters)),
-            _number(str(trial.id)),
+            number(show(trial.value, 2)),
+            number(formatting.count(trial.multiply_adds)),
+            number(formatting.count(trial.parameters)),
+            number(str(trial.id)),
             element("td", formatting.code(trial.code), class_="code"),
         )
         for trial in front[:MOST_FRONT_ROWS]
@@ -76,8 +76,8 @@ def ranking_table(correlations: Mapping[str, RankCorrelation]) -> Element:
         element(
             "tr",
             element("td", name, class_="words"),
-            *(_number(text) for text in (found.spearman.text, found.kendall.text)),
-            *(_number(str(count)) for count in (found.networks, found.missing)),
+            *(number(text) for text in (found.spearman.text, found.kendall.text)),
+            *(number(str(count)) for count in (found.networks, found.missing)),
         )
         for name, found in correlations.items()
     ]
@@ -114,31 +114,44 @@ def software(trials: Iterable[Trial]) -> str:
     return ", ".join([*parts, *([changed] if (changed := versions_by_trial(recorded)) else [])])
 
 
+def number(text: str, key: int | float | None = None) -> Element:
+    """Returns a right-aligned cell, sorted by `key`, or by its text if that is equal."""
+    sort = "" if text == formatting.MISSING else None if key is None or str(key) == text else f"{key:.10g}"
+    return element("td", text, class_="number", data_sort=sort)
+
+
+def sortable(words: Sequence[str], numbers: Sequence[str], rows: Sequence[Element]) -> Element:
+    """Returns a table that the page's script sorts by a click on a heading.
+
+    Args:
+      words: headings of the first columns, which contain text.
+      numbers: headings of the other columns, made by `number`.
+      rows: rows of the table.
+    """
+    heads = [element("th", name) for name in words] + [element("th", name, class_="number") for name in numbers]
+    head = element("thead", element("tr", *heads))
+    return _wide(element("table", head, element("tbody", *rows), class_="trials"))
+
+
 def _trial_row(trial: Trial, show: ValueFormat, *, is_best: bool, with_steps: bool) -> Element:
     code: list[str | Element] = [formatting.code(trial.code)]
     if trial.reason:
         code.append(element("div", _clipped(trial.reason)))
-    steps = [_number(formatting.count(trial.steps), trial.steps)] if with_steps else []
+    steps = [number(formatting.count(trial.steps), trial.steps)] if with_steps else []
     return element(
         "tr",
-        _number(str(trial.id)),
-        _number(str(trial.batch)),
+        number(str(trial.id)),
+        number(str(trial.batch)),
         element("td", "best" if is_best else trial.status.value),
-        _number(show(trial.value, 2), trial.value),
-        _number(formatting.count(trial.multiply_adds), trial.multiply_adds),
-        _number(formatting.count(trial.parameters), trial.parameters),
+        number(show(trial.value, 2), trial.value),
+        number(formatting.count(trial.multiply_adds), trial.multiply_adds),
+        number(formatting.count(trial.parameters), trial.parameters),
         *steps,
-        _number(formatting.seconds(trial.compile_seconds), trial.compile_seconds),
-        _number(formatting.seconds(trial.train_seconds), trial.train_seconds),
+        number(formatting.seconds(trial.compile_seconds), trial.compile_seconds),
+        number(formatting.seconds(trial.train_seconds), trial.train_seconds),
         element("td", *code, class_="code"),
         class_="best" if is_best else None if trial.status == Status.DONE else trial.status.value,
     )
-
-
-def _number(text: str, key: int | float | None = None) -> Element:
-    """Returns a right-aligned cell, sorted by `key`, or by its text if that is equal."""
-    sort = "" if text == formatting.MISSING else None if key is None or str(key) == text else f"{key:.10g}"
-    return element("td", text, class_="number", data_sort=sort)
 
 
 def _clipped(reason: str | None) -> str:

@@ -318,6 +318,7 @@ def _record(experiment: "Experiment", source: Path | None, config: Any) -> dict[
     return {
         "format": FORMAT,
         "experiment": experiment.name,
+        "searcher": type(experiment.searcher).__name__,
         "source": None if source is None else str(source.absolute()),
         "working_folder": os.getcwd(),
         "seed": experiment.seed,

@@ -1,0 +1,238 @@
+"""The page of several runs side by side: best values with bands, runs and their costs, winners, differing settings.
+
+`render_runs` is a pure function of the data that `run` collects from the run directories. Runs of one searcher form a
+group, usually with different seeds.
+"""
+
+import dataclasses
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float
+
+from lanas_jax.report import curves, formatting, graph, plots, tables
+from lanas_jax.report.elements import Element, element, html
+from lanas_jax.report.formatting import ValueFormat
+from lanas_jax.report.style import CSS, SCRIPT
+from lanas_jax.spaces.base import SearchSpace
+from lanas_jax.storage.trials import Status, Trial, best
+
+ELSEWHERE = ("seed", "created")  # settings that are not in the table of those that differ
+MOST_WINNERS = 12  # maximum number of winners drawn
+
+
+@dataclasses.dataclass(frozen=True)
+class RunData:
+    """One of the runs.
+
+    Attributes:
+      place: name of the run, unique on the page.
+      name: name of the experiment.
+      searcher: name of the searcher.
+      seed: random seed of the search.
+      budget: number of trials of the search.
+      trials: all trials, including pending and failed ones.
+      space: search space.
+      settings: recorded settings as text, by name.
+      final: result of the winner's training, the content of its final.json; None if there is none.
+    """
+
+    place: str
+    name: str
+    searcher: str
+    seed: int
+    budget: int
+    trials: Sequence[Trial]
+    space: SearchSpace
+    settings: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    final: Mapping[str, Any] | None = None
+
+    @property
+    def finished(self) -> list[Trial]:
+        """The trials that are done or failed, in order of trial number."""
+        return sorted((t for t in self.trials if t.status != Status.PENDING), key=lambda trial: trial.id)
+
+    @property
+    def best_so_far(self) -> Float[np.ndarray, " n"]:
+        """The best value after each finished trial; NaN before the first value."""
+        values = [np.nan if t.value is None else t.value for t in self.finished]
+        return np.fmax.accumulate(np.array(values, float))
+
+    @property
+    def seconds(self) -> Float[np.ndarray, " n"]:
+        """The seconds spent on candidates up to the end of each finished trial."""
+        after = curves.seconds_after(self.trials)
+        return np.array([after[trial.id] for trial in self.finished], float)
+
+
+Groups = Mapping[str, Sequence[RunData]]
+
+
+def render_runs(runs: Sequence[RunData]) -> str:
+    """Renders the page of several runs as the text of an HTML document."""
+    show = ValueFormat.of(t.value for run in runs for t in curves.done(run.trials) if t.value is not None)
+    groups = _groups(runs)
+    names = sorted({run.name for run in runs})
+    title = f"{', '.join(names)}: {formatting.plural(len(runs), 'run')}"
+    body = [
+        element("header", element("h1", title), *_notices(runs, groups)),
+        *_progress(groups, show),
+        *_searchers(groups, show),
+        *_runs(groups, show),
+        *_winners(groups, show),
+        *_settings(runs),
+    ]
+    head = element(
+        "head",
+        element("meta", charset="utf-8"),
+        element("meta", name="viewport", content="width=device-width, initial-scale=1"),
+        element("title", title),
+        element("style", CSS),
+    )
+    page = element("html", head, element("body", *body, element("script", SCRIPT)), lang="en")
+    return f"<!DOCTYPE html>\n{html(page)}\n"
+
+
+def _groups(runs: Sequence[RunData]) -> dict[str, list[RunData]]:
+    """Returns the runs by searcher, or by experiment and searcher if there are several experiments."""
+    several = len({run.name for run in runs}) > 1
+    groups: dict[str, list[RunData]] = {}
+    for run in runs:
+        groups.setdefault(f"{run.name}, {run.searcher}" if several else run.searcher, []).append(run)
+    return groups
+
+
+def _notices(runs: Sequence[RunData], groups: Groups) -> list[Element]:
+    notices = []
+    if len({run.name for run in runs}) > 1:
+        notices.append("The runs are of different experiments, so their values may not be comparable.")
+    elif any(run.space.definition() != runs[0].space.definition() for run in runs):
+        notices.append("The runs search different spaces.")
+    for name, members in groups.items():
+        if len(seeds := {run.seed for run in members}) < len(members):
+            notices.append(f"{name}: {len(members)} runs have {formatting.plural(len(seeds), 'seed')}.")
+    unfinished = [run.place for run in runs if len(run.finished) < run.budget]
+    if unfinished:
+        notices.append(f"The budget is not used up by {', '.join(unfinished)}.")
+    return [element("p", text, class_="notice") for text in notices]
+
+
+def _progress(groups: Groups, show: ValueFormat) -> list[Element]:
+    against_trials = {name: curves.band_by_trial([run.best_so_far for run in runs]) for name, runs in groups.items()}
+    against_seconds = {
+        name: curves.band_by_time([(run.seconds, run.best_so_far) for run in runs]) for name, runs in groups.items()
+    }
+    if not any(len(band.x) for band in against_trials.values()):
+        return []
+    meaning = "Lines are means over the runs of a searcher, bands reach from the worst to the best run"
+    figures = [
+        _figure(plots.bands(against_trials, show, "trials"), f"{meaning}, and curves end where the shortest run ends.")
+    ]
+    if any(band.x.any() for band in against_seconds.values()):
+        caption = "The same against the time spent on candidates; pauses of a search are not counted."
+        figures.append(_figure(plots.bands(against_seconds, show, "seconds"), caption))
+    return [element("h2", "Best value so far"), element("div", *figures, class_="plots")]
+
+
+def _searchers(groups: Groups, show: ValueFormat) -> list[Element]:
+    names = ("runs", "best value, mean", "worst to best run", "trials", "failed", "time, mean")
+    rows = []
+    for name, runs in groups.items():
+        leaders = [leader.value for run in runs if (leader := best(run.trials)) and leader.value is not None]
+        spent = [run.seconds[-1] if len(run.seconds) else 0.0 for run in runs]
+        failed = sum(trial.status == Status.FAILED for run in runs for trial in run.trials)
+        mean = float(np.mean(leaders)) if leaders else None
+        span = f"{show(min(leaders), 2)} to {show(max(leaders), 2)}" if leaders else formatting.MISSING
+        cells = [
+            tables.number(str(len(runs))),
+            tables.number(show(mean, 2), mean),
+            tables.number(span, None if mean is None else min(leaders)),
+            tables.number(f"{sum(len(run.finished) for run in runs):,}"),
+            tables.number(str(failed)),
+            tables.number(formatting.seconds(float(np.mean(spent))), float(np.mean(spent))),
+        ]
+        rows.append(element("tr", element("td", name), *cells))
+    return [element("h2", "Searchers"), tables.sortable(["searcher"], names, rows)]
+
+
+def _runs(groups: Groups, show: ValueFormat) -> list[Element]:
+    names = ("seed", "best value", "at trial", "trials", "failed", "time", "multiply-adds", "parameters")
+    tested = any(run.final for runs in groups.values() for run in runs)
+    rows = []
+    for name, runs in groups.items():
+        for run in runs:
+            leader, status = best(run.trials), Counter(trial.status for trial in run.trials)
+            spent = float(run.seconds[-1]) if len(run.seconds) else 0.0
+            value, at, costs = (
+                (leader.value, str(leader.id), (leader.multiply_adds, leader.parameters))
+                if leader
+                else (None, formatting.MISSING, (None, None))
+            )
+            cells = [
+                tables.number(str(run.seed)),
+                tables.number(show(value, 2), value),
+                tables.number(at),
+                tables.number(f"{len(run.finished):,} of {run.budget:,}", len(run.finished)),
+                tables.number(str(status[Status.FAILED])),
+                tables.number(formatting.seconds(spent), spent),
+                *(tables.number(formatting.count(cost), cost) for cost in costs),
+            ]
+            if tested:
+                accuracy = run.final["test_accuracy"] if run.final else None
+                cells.append(tables.number(ValueFormat(percent=True)(accuracy, 2), accuracy))
+            rows.append(element("tr", element("td", run.place, class_="words"), element("td", name), *cells))
+    columns = (*names, *(("winner, test",) if tested else ()))
+    return [element("h2", "Runs"), tables.sortable(["run", "searcher"], columns, rows)]
+
+
+def _winners(groups: Groups, show: ValueFormat) -> list[Element]:
+    """Draws the best network of each run, or describes it if it has no graph; the best `MOST_WINNERS` runs."""
+    found = [
+        (leader.value, run, name, leader)
+        for name, runs in groups.items()
+        for run in runs
+        if (leader := best(run.trials)) is not None and leader.value is not None
+    ]
+    if not found:
+        return []
+    found.sort(key=lambda one: -one[0])
+    cells = {run.place: run.space.graphs(np.array(leader.code, np.int32)) for _, run, _, leader in found[:MOST_WINNERS]}
+    colours = graph.operations([cell for graphs in cells.values() for cell in graphs])
+    parts = [element("h2", "Winners")]
+    if len(found) > MOST_WINNERS:
+        parts.append(element("p", f"The best {MOST_WINNERS} of {len(found)} runs.", class_="quiet"))
+    panels = []
+    for value, run, name, leader in found[:MOST_WINNERS]:
+        panel = [element("h3", f"{run.place}: {show(value, 2)}"), element("p", name, class_="quiet")]
+        drawings = (graph.draw_graph(cell, colours) for cell in cells[run.place])
+        panel += [element("figure", element("div", drawing, class_="wide")) for drawing in drawings]
+        if not cells[run.place]:
+            panel.append(element("pre", run.space.describe(np.array(leader.code, np.int32))))
+        panel.append(element("p", "Code ", element("code", formatting.code(leader.code)), class_="quiet"))
+        panels.append(element("div", *panel, class_="panel"))
+    return [*parts, element("div", *panels, class_="plots")]
+
+
+def _settings(runs: Sequence[RunData]) -> list[Element]:
+    """Returns a table of the settings that differ between the runs, one column per run."""
+    names = [name for name in dict.fromkeys(name for run in runs for name in run.settings) if name not in ELSEWHERE]
+    differing = [name for name in names if len({run.settings.get(name) for run in runs}) > 1]
+    if not differing:
+        return []
+    head = element("tr", element("th", "setting"), *(element("th", run.place) for run in runs))
+    rows = [
+        element(
+            "tr",
+            element("th", name),
+            *(element("td", run.settings.get(name, formatting.MISSING), class_="words") for run in runs),
+        )
+        for name in differing
+    ]
+    table = element("table", element("thead", head), element("tbody", *rows))
+    return [element("h2", "Settings that differ"), element("div", table, class_="wide")]
+
+
+def _figure(drawing: Element, caption: str) -> Element:
+    return element("figure", drawing, element("figcaption", caption))
