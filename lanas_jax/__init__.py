@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from lanas_jax.spaces.base import SearchSpace as SearchSpace
     from lanas_jax.spaces.choices import Choice as Choice
     from lanas_jax.spaces.choices import Range as Range
+    from lanas_jax.spaces.mnasnet import MnasNetSpace as MnasNetSpace
     from lanas_jax.spaces.nasbench101 import NASBench101Space as NASBench101Space
     from lanas_jax.spaces.nasbench201 import NASBench201Space as NASBench201Space
     from lanas_jax.spaces.natsbench_size import NATSBenchSizeSpace as NATSBenchSizeSpace
@@ -41,6 +42,7 @@ _HOMES = {
     "Evaluator": "evaluators.base",
     "LaNAS": "searchers.lanas",
     "LocalSearch": "searchers.local_search",
+    "MnasNetSpace": "spaces.mnasnet",
     "NASBench101Space": "spaces.nasbench101",
     "NASBench201Space": "spaces.nasbench201",
     "NATSBenchSizeSpace": "spaces.natsbench_size",

@@ -16,6 +16,7 @@ from lanas_jax.commands.codes import CodeError
 from lanas_jax.runtime.paths import local_path
 from lanas_jax.spaces.base import SearchSpace
 from lanas_jax.spaces.inverted_residuals import PUBLISHED
+from lanas_jax.spaces.mnasnet import MnasNetSpace
 from lanas_jax.spaces.mobilenet import MobileNetSpace
 from lanas_jax.spaces.mobilenet_layers import layers
 from lanas_jax.spaces.nasnet import NASNetSpace
@@ -26,7 +27,7 @@ SETTINGS = {
     "mobilenet": ("width", "resolution", "image_channels", "classes"),
 } | dict.fromkeys(PUBLISHED, ("resolution", "classes"))
 
-NAMES = f"nasnet, mobilenet, {', '.join(PUBLISHED)}, an experiment, or a run folder"
+NAMES = f"nasnet, mobilenet, mnasnet, {', '.join(PUBLISHED)}, an experiment, or a run folder"
 
 
 def describe(arguments: Sequence[str]) -> int:
@@ -118,7 +119,7 @@ def find_space(name: str, settings: dict[str, Any]) -> SearchSpace:
     """Returns the space of that name.
 
     Args:
-      name: ``nasnet``, ``mobilenet``, an experiment, or a run directory.
+      name: ``nasnet``, ``mobilenet``, ``mnasnet``, an experiment, or a run directory.
       settings: arguments of `NASNetSpace` or `MobileNetSpace`; for the latter one ``resolution`` and one ``width``.
 
     Raises:
@@ -129,6 +130,8 @@ def find_space(name: str, settings: dict[str, Any]) -> SearchSpace:
     try:
         if name == "nasnet":
             return NASNetSpace(**settings)
+        if name == "mnasnet":
+            return MnasNetSpace()
         if name == "mobilenet":
             one = {"width": "widths", "resolution": "resolutions"}
             many: dict[str, Any] = {one[key]: (value,) for key, value in settings.items() if key in one}
@@ -141,7 +144,7 @@ def find_space(name: str, settings: dict[str, Any]) -> SearchSpace:
         module = discovery.load_experiment(discovery.find_experiment(name))
     except discovery.ExperimentError as error:
         raise discovery.ExperimentError(
-            f"{error}. Names of spaces and networks: nasnet, mobilenet, {', '.join(PUBLISHED)}"
+            f"{error}. Names of spaces and networks: nasnet, mobilenet, mnasnet, {', '.join(PUBLISHED)}"
         ) from error
     return run_folder.build_experiment(module, default_settings(module.Config)).space
 

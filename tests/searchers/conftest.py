@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import pytest
 
 import lanas_jax as lx
+from lanas_jax.spaces.mnasnet import MnasNetSpace
 from lanas_jax.spaces.mobilenet import MobileNetSpace
 from lanas_jax.spaces.mobilenet_settings import STAGES
 from lanas_jax.spaces.nasbench101 import NASBench101Space
@@ -59,6 +60,7 @@ SPACES = {
     "NAS-Bench-101": NASBench101Space(),
     "NAS-Bench-201": NASBench201Space(),
     "NATS-Bench sizes": NATSBenchSizeSpace(),
+    "MnasNets, 1e11": MnasNetSpace(),
     "NASNet cells, 4e6": NASNetSpace(blocks=3, two_cells=False, channels=8, cells=3, image_size=8, image_channels=1),
     "NASNet masks, 1e20": NASNetMasks(channels=8, cells=3, image_size=8, image_channels=1),
     "MobileNets": MobileNetSpace(stages=STAGES[:2], depths=(1, 2), widths=(0.5, 1.0), resolutions=(32, 48, 64)),

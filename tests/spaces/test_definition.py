@@ -9,6 +9,7 @@ import pytest
 import lanas_jax as lx
 from lanas_jax.spaces.definition import choices_of, definition_difference
 from lanas_jax.spaces.latency import LatencyTable
+from lanas_jax.spaces.mnasnet import MnasNetSpace
 from lanas_jax.spaces.mobilenet import MobileNetSpace
 from lanas_jax.spaces.nasbench101 import NASBench101Space
 from lanas_jax.spaces.nasbench201 import NASBench201Space
@@ -53,6 +54,7 @@ def recorded(space):
         NASBench201Space(),
         NATSBenchSizeSpace(),
         MobileNetSpace(),
+        MnasNetSpace(),
         PublishedMobileNets(),
         Own(np.arange(3)),
         Own({"x": (1, float("nan"), None)}),
