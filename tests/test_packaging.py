@@ -131,7 +131,7 @@ def test_wheel_installs_one_package_with_its_licence(wheel):
     assert expected <= names
     assert {"lanas_jax/py.typed", "lanas_jax/models/py.typed", "lanas_jax/experiments/digits.py"} <= expected
     assert {name.partition("/")[0] for name in names if ".dist-info/" not in name} == {"lanas_jax"}
-    licenses = ("/LICENSE", "/shipped/LICENSE-NAS-Bench-201", "/shipped/LICENSE-NATS-Bench")
+    licenses = ("/LICENSE", *(f"/shipped/LICENSE-{name}" for name in ("NAS-Bench-201", "NATS-Bench", "Accel-NASBench")))
     assert all(any(".dist-info/" in name and name.endswith(end) for name in names) for end in licenses)
     version = f"Version: {lanas_jax.__version__}"
     for line in ("Name: lanas-jax", version, "License-Expression: Apache-2.0 AND MIT", "Requires-Python: >=3.11"):

@@ -7,18 +7,21 @@ Benchmarks are saved as compact ``.npz`` files, which contain only arrays and lo
 import dataclasses
 import functools
 import json
+import math
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
-from jaxtyping import Array, Float, Int, PRNGKeyArray
+from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
 from lanas_jax.formats.errors import FileError
-from lanas_jax.formats.npz import read_npz, write_npz
+from lanas_jax.formats.npz import fields_of, read_npz, write_npz
 from lanas_jax.runtime.paths import local_path
 from lanas_jax.spaces.base import Codes, SearchSpace
 from lanas_jax.spaces.choices import Choice, choice_from_definition
+from lanas_jax.spaces.mnasnet import MnasNetSpace
 from lanas_jax.spaces.nasbench101 import NASBench101Space
 from lanas_jax.spaces.nasbench201 import NASBench201Space
 from lanas_jax.spaces.natsbench_size import NATSBenchSizeSpace
@@ -26,7 +29,8 @@ from lanas_jax.tables.base import Table
 
 FORMAT = "lanas benchmark 2"
 OLDER = "lanas benchmark 1"  # in this format, options are text and therefore labels
-_SPACES = {space.__name__: space for space in (NASBench101Space, NASBench201Space, NATSBenchSizeSpace)}
+THROUGHPUT = "throughput_"  # prefix of the fields with throughputs
+_SPACES = {cls.__name__: cls for cls in (MnasNetSpace, NASBench101Space, NASBench201Space, NATSBenchSizeSpace)}
 _FIELDS = ("format", "name", "notes", "space", "codes", "validation", "test")
 
 
@@ -41,6 +45,7 @@ class Benchmark:
       validation: validation accuracies in [0, 1], one column per repeat; the values a search sees.
       test: test accuracies in [0, 1], one column per repeat; only reported.
       notes: remarks for readers of the results.
+      throughputs: measured images per second of each network by device, NaN where not measured.
 
     Raises:
       ValueError: if codes are invalid or equivalent, accuracies are not in [0, 1], or shapes do not match; names the
@@ -53,6 +58,7 @@ class Benchmark:
     validation: Float[np.ndarray, "validated repeats"]
     test: Float[np.ndarray, "tested repeats_of_test"]
     notes: str = ""
+    throughputs: Mapping[str, Float[np.ndarray, " m"]] = dataclasses.field(default_factory=dict)
 
     def __post_init__(self) -> None:
         for part in ("validation", "test"):
@@ -68,6 +74,12 @@ class Benchmark:
                     f"{values[rows[0]].tolist()}"
                 )
             object.__setattr__(self, part, values)
+        for device, column in self.throughputs.items():
+            if np.shape(column) != (len(self.codes),):
+                raise ValueError(
+                    f"{len(self.codes)} codes need throughputs of {device} of shape ({len(self.codes)},); "
+                    f"got {np.shape(column)}"
+                )
         object.__setattr__(self, "codes", np.asarray(self._tests.codes))
 
     def __len__(self) -> int:
@@ -95,6 +107,42 @@ class Benchmark:
             self.space, self.codes, self.validation.mean(axis=1) if repeat is None else self.validation[:, repeat]
         )
 
+    def within(
+        self, max_multiply_adds: float | None = None, min_throughputs: Mapping[str, float] | None = None
+    ) -> "Benchmark":
+        """Returns the benchmark of the networks within hard limits; the name tells the limits.
+
+        Networks whose throughput was not measured do not meet a limit on it.
+
+        Args:
+          max_multiply_adds: largest number of multiply-adds, in millions; None for no limit.
+          min_throughputs: smallest number of images per second by device.
+
+        Raises:
+          ValueError: if a limit is not a positive number or no network meets it, or the benchmark does not have the
+            costs or the device; names what there is.
+        """
+        allowed, name = np.ones(len(self), bool), self.name
+        if max_multiply_adds is not None:
+            try:
+                millions = self.space.cost(self.codes).multiply_adds / 1e6
+            except NotImplementedError as error:
+                raise ValueError(f"{self.name} has no limit on multiply-adds: {error}") from error
+            allowed &= _meets(self.name, millions, "M multiply-adds", max_multiply_adds, is_least=False)
+            name += f", at most {max_multiply_adds:g} M multiply-adds"
+        for device, least in (min_throughputs or {}).items():
+            if device not in self.throughputs:
+                there = ", ".join(self.throughputs) or "no device at all"
+                raise ValueError(f"{self.name} has no throughput of {device!r}; it has {there}")
+            speeds = np.asarray(self.throughputs[device])
+            allowed &= _meets(self.name, speeds, f"images/s on {device}", least, is_least=True)
+            name += f", at least {least:g} images/s on {device}"
+        if not allowed.any():
+            raise ValueError(f"no network of {self.name} meets all limits, although some meet each: relax one")
+        rows = {part: getattr(self, part)[allowed] for part in ("codes", "validation", "test")}
+        speeds_left = {device: np.asarray(column)[allowed] for device, column in self.throughputs.items()}
+        return dataclasses.replace(self, name=name, throughputs=speeds_left, **rows)
+
     def test_of(self, codes: Codes) -> Float[Array, " n"]:
         """Returns the mean test accuracy of codes over repeats; NaN for codes that are not in the benchmark."""
         return self._tests.lookup(codes)
@@ -117,6 +165,7 @@ class Benchmark:
         codes = self.codes.astype(np.uint8) if self.space.cardinalities.max() <= 256 else self.codes
         texts = {"format": FORMAT, "name": self.name, "notes": self.notes, "space": _space_text(self.space)}
         arrays = {"codes": codes, "validation": self.validation, "test": self.test}
+        arrays |= {THROUGHPUT + device: np.asarray(column) for device, column in self.throughputs.items()}
         write_npz(path, {**{field: np.array(text) for field, text in texts.items()}, **arrays})
 
     @classmethod
@@ -129,16 +178,36 @@ class Benchmark:
           FileError: if the file is missing, of another kind or damaged, or `Benchmark` rejects its rows.
         """
         path = local_path(path)
-        arrays = read_npz(path, _FIELDS)
+        devices = [field for field in fields_of(path) if field.startswith(THROUGHPUT)]
+        arrays = read_npz(path, (*_FIELDS, *devices))
         if arrays["format"] not in (FORMAT, OLDER):
             raise FileError(f"{path}: expected the format {FORMAT!r}; found {str(arrays['format'])!r}")
         try:
             space = _space_of(str(arrays["space"]))
             name, notes = str(arrays["name"]), str(arrays["notes"])
             codes = space.check(arrays["codes"])
-            return cls(name, space, codes, arrays["validation"], arrays["test"], notes)
+            speeds = {field.removeprefix(THROUGHPUT): arrays[field] for field in devices}
+            return cls(name, space, codes, arrays["validation"], arrays["test"], notes, speeds)
         except (ValueError, TypeError, KeyError) as error:
             raise FileError(f"{path}: {error}") from error
+
+
+def _meets(
+    name: str, numbers: Float[np.ndarray, " m"], unit: str, limit: float, *, is_least: bool
+) -> Bool[np.ndarray, " m"]:
+    """Returns which numbers meet a limit.
+
+    Raises:
+      ValueError: if the limit is not a positive finite number, or no number meets it; names the smallest and largest.
+    """
+    if not (math.isfinite(limit) and limit > 0):
+        raise ValueError(f"a limit must be a positive number of {unit}; got {limit}")
+    met = numbers >= limit if is_least else numbers <= limit
+    if not met.any():
+        bound = "at least" if is_least else "at most"
+        least, most = np.nanmin(numbers), np.nanmax(numbers)
+        raise ValueError(f"no network of {name} has {bound} {limit:g} {unit}: they have {least:,.1f} to {most:,.1f}")
+    return met
 
 
 def _space_text(space: SearchSpace) -> str:

@@ -1,7 +1,7 @@
 """The named benchmarks: lookup of their files, and conversion of official files to our format.
 
-NAS-Bench-201 and the NATS-Bench sizes are part of the package (`lanas_jax/tables/shipped`). Files in the folder
-LANAS_DATA are read instead where they exist.
+NAS-Bench-201, the NATS-Bench sizes and Accel-NASBench are part of the package (`lanas_jax/tables/shipped`). Files in
+the folder LANAS_DATA are read instead where they exist.
 """
 
 import os
@@ -12,7 +12,7 @@ from typing import NamedTuple
 from lanas_jax.formats.errors import FileError
 from lanas_jax.formats.npz import fields_of
 from lanas_jax.runtime.paths import local_path
-from lanas_jax.tables import nasbench101, nats_bench
+from lanas_jax.tables import accel_nasbench, nasbench101, nats_bench
 from lanas_jax.tables.benchmark import Benchmark
 from lanas_jax.tables.nats_bench import DATASETS, SHIPPED
 
@@ -56,6 +56,13 @@ def _nats(name: str, compact: str, folder: str, summary: str) -> list[Entry]:
 ENTRIES = (
     *_nats("nasbench201", "nasbench201.npz", "NATS-tss-v1_0-3ffb9-simple", "15,625 cells of six edges"),
     *_nats("natsbench-size", "natsbench_size.npz", "NATS-sss-v1_0-50262-simple", "32,768 networks of five widths"),
+    Entry(
+        accel_nasbench.NAME,
+        accel_nasbench.FILE,
+        None,
+        "5,125 networks of EfficientNet-B0's stages",
+        f"{_CONVERT} {accel_nasbench.FILE} {accel_nasbench.NAME}.npz",
+    ),
     Entry(
         "ecnas",
         "ecnas_5V9E_4epochs.npz",
@@ -114,6 +121,8 @@ def read_benchmark(path: Path, dataset: str | None = None) -> Benchmark:
         return Benchmark.load(path)
     if set(nasbench101.ECNAS_FIELDS) <= fields:
         return nasbench101.from_ecnas(path)
+    if set(accel_nasbench.FIELDS) <= fields:
+        return accel_nasbench.from_accel_nasbench(path)
     readers = {
         "op_names": nats_bench.from_nasbench201,
         "channels": nats_bench.from_natsbench_size,

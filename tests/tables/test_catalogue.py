@@ -65,16 +65,19 @@ def test_official_results_are_those_of_the_data():
     assert sizes == pytest.approx([0.9365, 0.7134, 0.4740])
 
 
-@pytest.mark.parametrize("name", ["nasbench201", "natsbench-size"])
-def test_shipped_tables_are_the_files_they_were_made_from(name, tmp_path, monkeypatch):
-    """Made again, they have every code, accuracy and note of the files, in the same order and to the last bit."""
+@pytest.mark.parametrize("name", ["nasbench201", "natsbench-size", "mnasnet"])
+def test_shipped_tables_are_the_files_they_were_made_from(name, monkeypatch):
+    """They have every code, accuracy, throughput and note of the files, in the same order and to the last bit."""
     if "LANAS_DATA" not in os.environ:
-        pytest.skip("LANAS_DATA does not name the folder of nasbench201.npz and natsbench_size.npz")
-    for dataset in SHORT:
+        pytest.skip("LANAS_DATA does not name the folder of the files")
+    for dataset in ("imagenet",) if name == "mnasnet" else SHORT:
         given = catalogue.find_benchmark(f"{name}-{dataset}")
         with monkeypatch.context() as unset:
             unset.delenv("LANAS_DATA")
             shipped = catalogue.find_benchmark(f"{name}-{dataset}")
+        assert list(shipped.throughputs) == list(given.throughputs)
+        for device, column in given.throughputs.items():
+            np.testing.assert_array_equal(shipped.throughputs[device], column)
         assert (shipped.name, shipped.notes, shipped.space) == (given.name, given.notes, given.space)
         for part in ("codes", "validation", "test"):
             np.testing.assert_array_equal(getattr(shipped, part), getattr(given, part))
@@ -88,6 +91,7 @@ def test_shipped_tables_need_no_folder(monkeypatch):
     assert [catalogue.find_benchmark(f"natsbench-size-{dataset}").table().best for dataset in SHORT] == pytest.approx(
         [0.9365, 0.7134, 0.4740]
     )
+    assert catalogue.find_benchmark("mnasnet-imagenet").table().best == pytest.approx(0.67052)
     assert {entry.name for entry in catalogue.ENTRIES if catalogue.path_of(entry) is None} == {"ecnas", "nasbench101"}
 
 
@@ -166,7 +170,7 @@ def test_the_command_lists_what_is_there(compact, monkeypatch, capsys):
     assert main(["tables"]) == 0
     rows = "".join(capsys.readouterr().out.split())  # long paths are folded
     assert rows.count(str(path)) == 3
-    assert rows.count("inthispackage") == 3 + 1  # and in the caption
+    assert rows.count("inthispackage") == 3 + 1 + 1  # mnasnet-imagenet, and in the caption
     assert rows.count("notfound;lanastablesconvert") == 2
     assert name in rows
 
