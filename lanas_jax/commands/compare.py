@@ -17,6 +17,7 @@ from lanas_jax.comparison import output, parallel, peers
 from lanas_jax.comparison.compare import NAMES, SEARCHERS, Comparison
 from lanas_jax.comparison.compare import compare_searchers as carry_through
 from lanas_jax.comparison.peers import MissingPeerError as MissingPeerError
+from lanas_jax.comparison.statistics import TOP_SHARE
 from lanas_jax.runtime.console import terminal
 from lanas_jax.tables import catalogue
 from lanas_jax.tables.benchmark import Benchmark
@@ -25,6 +26,7 @@ PICTURE = "comparison.png"
 WIDE = 120  # columns of a terminal in which the whole table is readable
 DEFAULT = ",".join(SEARCHERS)
 CHOICE = f"names of searchers, from {', '.join(NAMES)}; the last two need the extra peers"
+THROUGHPUTS = "hard limits on measured throughput, in images per second by device, such as tpuv3=1500,a100=8000"
 AT_ONCE = "numbers of asynchronous workers to simulate, such as 1,8,64; default: synchronous batches"
 
 
@@ -40,11 +42,18 @@ class CompareArguments:
     first_seed: int
     out: Path | None
     workers: tuple[int, ...] = ()
+    top: float = 100 * TOP_SHARE
+    max_multiply_adds: float | None = None
+    min_throughput: tuple[tuple[str, float], ...] = ()
 
     @property
     def folder(self) -> Path:
         """The output folder."""
-        return Path("comparisons") / Path(self.table).name.replace(":", "-") if self.out is None else self.out
+        if self.out is not None:
+            return self.out
+        limits = [] if self.max_multiply_adds is None else [f"{self.max_multiply_adds:g}M"]
+        limits += [f"{device}-{least:g}" for device, least in self.min_throughput]
+        return Path("comparisons") / "-".join([Path(self.table).name.replace(":", "-"), *limits])
 
 
 def compare(arguments: Sequence[str]) -> int:
@@ -74,13 +83,32 @@ def _compare(console: Console, arguments: Sequence[str]) -> int:
             Path | None, tyro.conf.arg(metavar="DIR", help="output folder; default: comparisons/TABLE")
         ] = None,
         workers: Annotated[str, tyro.conf.arg(metavar="A,B,...", help=AT_ONCE)] = "",
+        top: Annotated[float, tyro.conf.arg(metavar="PERCENT", help="share of the table that counts as its top")] = 100
+        * TOP_SHARE,
+        max_multiply_adds: Annotated[
+            float | None, tyro.conf.arg(metavar="MILLIONS", help="hard limit on the multiply-adds of a network")
+        ] = None,
+        min_throughput: Annotated[str, tyro.conf.arg(metavar="DEVICE=N,...", help=THROUGHPUTS)] = "",
     ) -> Any:
         """Run searchers on a benchmark table with equal budgets, counting distinct architectures.
 
-        Prints a table and writes comparison.csv, comparison.png and traces.npz.
+        With hard limits, searches are among the networks that meet them. Prints a table and writes comparison.csv,
+        comparison.png and traces.npz.
         """
         names = tuple(searchers.split(","))
-        return CompareArguments(table, names, seeds, budget, batch, first_seed, out, _numbers(workers))
+        return CompareArguments(
+            table,
+            names,
+            seeds,
+            budget,
+            batch,
+            first_seed,
+            out,
+            _numbers(workers),
+            top,
+            max_multiply_adds,
+            _throughputs(min_throughput),
+        )
 
     carry_out(console, tyro.cli(parse, prog="lanas compare", args=list(arguments), registry=PATHS))
     return 0
@@ -93,6 +121,17 @@ def _numbers(workers: str) -> tuple[int, ...]:
         raise ValueError(f"workers must be integers separated by commas; got {workers!r}") from None
 
 
+def _throughputs(text: str) -> tuple[tuple[str, float], ...]:
+    limits = []
+    for part in text.split(",") if text else ():
+        device, _, least = part.partition("=")
+        try:
+            limits.append((device, float(least)))
+        except ValueError:
+            raise ValueError(f"min-throughput must be such as tpuv3=1500,a100=8000; got {text!r}") from None
+    return tuple(limits)
+
+
 def carry_out(console: Console, settings: CompareArguments) -> None:
     """Runs the comparison and prints it. Rewrites the files after each searcher, so an interruption loses only one.
 
@@ -101,7 +140,10 @@ def carry_out(console: Console, settings: CompareArguments) -> None:
       MissingPeerError: the package of a peer is not installed.
       OSError: the folder cannot be written.
     """
+    if not 0 < settings.top <= 100:
+        raise ValueError(f"top must be a percentage above 0 and at most 100; got {settings.top}")
     benchmark = catalogue.find_benchmark(settings.table)
+    benchmark = benchmark.within(settings.max_multiply_adds, dict(settings.min_throughput))
     folder = settings.folder
     console.print(f"{benchmark.name}: {len(benchmark):,} networks. {benchmark.notes}")
     if settings.budget > len(benchmark):
@@ -125,6 +167,7 @@ def carry_out(console: Console, settings: CompareArguments) -> None:
             batch=settings.batch,
             first_seed=settings.first_seed,
             workers=settings.workers,
+            top_share=settings.top / 100,
             note=note,
             progress=advance,
         )

@@ -24,6 +24,7 @@ from lanas_jax.comparison.simulated_workers import WorkersTrace, simulate_worker
 from lanas_jax.comparison.simulation import Progress, Trace, refuse_below_one, simulate
 from lanas_jax.comparison.statistics import (
     REGRET_AT,
+    TOP_SHARE,
     Interval,
     Quartiles,
     Values,
@@ -74,13 +75,14 @@ class Comparison:
       values: value of each distinct valid architecture tried, NaN after a search ended; float32[seeds, budget].
       winners: best architecture of each search; int32[seeds, dims].
       to_optimum: number of samples to the table's optimum.
-      to_top: number of samples to the best 0.1 % of the table.
+      to_top: number of samples to the best `top_share` of the table.
       expected: exact median of `to_optimum` for random search, which exceeds most budgets; None for other searchers.
       regrets: mean regret with its bootstrap interval, after each number of samples in `REGRET_AT` within the budget.
       seconds_per_sample: seconds of one CPU core, or of the accelerator, per sample, without compilation.
       workers: number of asynchronous workers; None for synchronous batches.
       times: completion time of each of `values` with workers, in mean training times; float32[seeds, budget].
       time_to_optimum: time to the table's optimum with workers, in mean training times.
+      top_share: share of the table's architectures that count as its top.
     """
 
     name: str
@@ -94,6 +96,7 @@ class Comparison:
     workers: int | None = None
     times: Values | None = None
     time_to_optimum: Quartiles | None = None
+    top_share: float = TOP_SHARE
 
 
 def compare_searchers(
@@ -105,6 +108,7 @@ def compare_searchers(
     batch: int = 1,
     first_seed: int = 0,
     workers: Sequence[int] = (),
+    top_share: float = TOP_SHARE,
     note: Callable[[Comparison], object] = lambda done: None,
     progress: Callable[[str, int | None, int], object] = lambda name, workers, searches: None,
 ) -> list[Comparison]:
@@ -118,23 +122,27 @@ def compare_searchers(
       batch: number of architectures per ask; always one for peers.
       first_seed: seed of all searches.
       workers: numbers of asynchronous workers; each searcher runs with each number. Empty for synchronous batches.
+      top_share: share of the table's architectures that count as its top, in (0, 1].
       note: function called with the result of each searcher as soon as it is available.
       progress: function called with the name of a searcher, its number of workers (None for synchronous batches), and
         the number of its finished searches; with 0 when it starts, and possibly from another thread.
 
     Raises:
-      ValueError: a name is unknown; or budget, seeds, batch or workers is below 1; or workers are combined with batches
-        or peers.
+      ValueError: a name is unknown; or budget, seeds, batch or workers is below 1; or `top_share` is not in (0, 1]; or
+        workers are combined with batches or peers; or a peer cannot search the table.
       MissingPeerError: the package of a peer is not installed.
     """
     refuse_below_one(budget=budget, seeds=seeds, batch=batch)
     _check_workers(workers, names, batch)
+    if not 0 < top_share <= 1:
+        raise ValueError(f"top_share must be above 0 and at most 1; got {top_share}")
     unknown = [name for name in names if name not in NAMES]
     if unknown:
         raise ValueError(f"there is no searcher {unknown[0]!r}; choose from {', '.join(NAMES)}")
     for name in names:
         if name in peers.NAMES:
             peers.require(name)
+            peers.refuse_sample(name, table)
     budget = min(budget, len(table))
     results = []
     for name in names:
@@ -146,7 +154,7 @@ def compare_searchers(
             else:
                 searcher = SEARCHERS[name](table.space, pool=table.codes)
                 traces = _by_program(_simulation(searcher, table, budget, seeds, batch, first_seed, at_once, advance))
-            results.append(judge(name, traces, np.asarray(table.values), at_once))
+            results.append(judge(name, traces, np.asarray(table.values), at_once, top_share))
             note(results[-1])
     return results
 
@@ -163,7 +171,13 @@ def _check_workers(workers: Sequence[int], names: Sequence[str], batch: int) -> 
         raise ValueError(f"{alone[0]} runs one trial at a time, without workers: leave it out, or leave out workers")
 
 
-def judge(name: str, traces: Traces, table: Float[np.ndarray, " m"], workers: int | None = None) -> Comparison:
+def judge(
+    name: str,
+    traces: Traces,
+    table: Float[np.ndarray, " m"],
+    workers: int | None = None,
+    top_share: float = TOP_SHARE,
+) -> Comparison:
     """Computes the results of one searcher from its traces and all values of the table."""
     values, times = traces.values, traces.times
     best, budget = float(table.max()), values.shape[1]
@@ -173,13 +187,14 @@ def judge(name: str, traces: Traces, table: Float[np.ndarray, " m"], workers: in
         values,
         traces.winners,
         quartiles(samples_to(values, best)),
-        quartiles(samples_to(values, top_value(table))),
+        quartiles(samples_to(values, top_value(table, top_share))),
         random_samples(len(table), int((table == table.max()).sum())) if name == "random" else None,
         {n: bootstrap(shortfall[:, n - 1]) for n in REGRET_AT if n <= budget},
         traces.seconds,
         workers,
         times,
         None if times is None else quartiles(times_to(values, times, best)),
+        top_share,
     )
 
 
@@ -224,7 +239,7 @@ def _by_program(simulation: Callable[[], Trace | WorkersTrace]) -> Traces:
 def _by_peer(name: str, table: Table, budget: int, seeds: int, first_seed: int, progress: Progress) -> Traces:
     """Runs one search per process, with as many processes as cores."""
     context = multiprocessing.get_context("spawn")
-    answers = peers.Answers.of(table, budget)
+    answers = peers.Answers.of(table, budget, is_sample=peers.lacks_codes(table))
     searches = []
     with _one_thread_each(), concurrent.futures.ProcessPoolExecutor(min(cores(), seeds), context) as pool:
         futures = [pool.submit(peers.search_by_peer, name, answers, first_seed * seeds + i) for i in range(seeds)]

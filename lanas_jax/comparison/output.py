@@ -62,7 +62,7 @@ def table(results: Sequence[Comparison], tests: Sequence[float] | None = None, *
     caption = f"Random search needs {exact[0]:,} samples to the optimum (exact median). " if exact else ""
     shown = Table(box=SIMPLE, caption=f"{caption}Regret is in 1e-4.", caption_justify="left")
     shown.add_column("searcher")
-    columns = ["samples to the optimum, median (quartiles)", "samples to the top 0.1 %"]
+    columns = ["samples to the optimum, median (quartiles)", f"samples to the top {100 * results[0].top_share:g} %"]
     columns += [f"regret at {n}, mean (95 %)" if i == 0 else f"at {n}" for i, n in enumerate(points)]
     columns += ["winner's test accuracy"] * (tests is not None) + ["ms per sample"] * (not narrow)
     for column in columns:

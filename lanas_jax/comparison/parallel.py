@@ -66,7 +66,7 @@ def table(results: Sequence[Comparison], tests: Sequence[float]) -> Table:
         "samples to the optimum, median (quartiles)",
         "ratio",
         "time to the optimum",
-        "samples to the top 0.1 %",
+        f"samples to the top {100 * results[0].top_share:g} %",
         "ratio",
         "winner's test accuracy",
         "ms per sample",

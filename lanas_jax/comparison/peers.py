@@ -3,6 +3,9 @@
 A peer receives each choice as categories, or as a range of integers if its options are a scale; all other settings are
 the peer's own. A repeated architecture is answered from the table and not counted again. An invalid architecture is
 reported as failed and not counted. Both packages are in the extra `peers`.
+
+A table that is a sample of its space, or what a hard limit leaves of it, has hardly any architecture that a peer would
+propose. There, TPE's candidates are untried codes of the table (`_pool_sampler`), and SMAC3 is refused.
 """
 
 import contextlib
@@ -13,18 +16,22 @@ import logging
 import tempfile
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import jax
 import numpy as np
 from jaxtyping import Float
 
+from lanas_jax.runtime.arithmetic import in_32_bits
 from lanas_jax.spaces.base import SearchSpace
 from lanas_jax.spaces.choices import Choice
 from lanas_jax.tables.base import Table
 
 NAMES = ("tpe", "smac")
+CHECKED = 4096  # number of random codes that tell whether a table lacks codes of its space
+STARTUP = 10  # number of uniform draws before TPE has a model, its default
 PROPOSALS = 20  # maximum proposals per counted sample; a searcher that repeats itself more often has stopped searching
 
 
@@ -51,6 +58,26 @@ def require(name: str) -> None:
         raise MissingPeerError(f"{name} needs {package}, which is not installed: pip install 'lanas-jax[peers]'")
 
 
+@in_32_bits
+def lacks_codes(table: Table) -> bool:
+    """Returns whether a table lacks valid codes of its space, judged by `CHECKED` random ones."""
+    codes = table.space.random(jax.random.key(0), CHECKED)
+    return bool(np.any(np.asarray(table.space.valid(codes)) & np.isnan(np.asarray(table.lookup(codes)))))
+
+
+def refuse_sample(name: str, table: Table) -> None:
+    """Checks that a peer can search a table.
+
+    Raises:
+      ValueError: the peer proposes codes of the whole space, of which the table holds few.
+    """
+    if name == "smac" and lacks_codes(table):
+        raise ValueError(
+            f"smac proposes codes of the whole space, but the table has only {len(table):,} of {table.space.size:,}: "
+            "leave smac out"
+        )
+
+
 @dataclasses.dataclass
 class Answers:
     """A benchmark for a peer: returns the value of an architecture and counts the distinct ones.
@@ -59,6 +86,7 @@ class Answers:
       space: search space.
       known: value of each canonical code.
       budget: maximum number of distinct architectures.
+      is_sample: True if the table lacks valid codes of the space.
       values: values of the distinct architectures so far.
       winner: best architecture so far.
       asked: number of queries so far, including repetitions.
@@ -67,16 +95,17 @@ class Answers:
     space: SearchSpace
     known: dict[tuple[int, ...], float]
     budget: int
+    is_sample: bool = False
     values: list[float] = dataclasses.field(default_factory=list)
     winner: tuple[int, ...] = ()
     asked: int = 0
     _seen: set[tuple[int, ...]] = dataclasses.field(default_factory=set)
 
     @classmethod
-    def of(cls, table: Table, budget: int) -> "Answers":
-        """Returns the answers of a table."""
+    def of(cls, table: Table, budget: int, *, is_sample: bool = False) -> "Answers":
+        """Returns the answers of a table; `is_sample` as returned by `lacks_codes`."""
         codes, values = np.asarray(table.codes).tolist(), np.asarray(table.values).tolist()
-        return cls(table.space, dict(zip(map(tuple, codes), values, strict=True)), budget)
+        return cls(table.space, dict(zip(map(tuple, codes), values, strict=True)), budget, is_sample)
 
     @functools.cached_property
     def optimum(self) -> float:
@@ -131,15 +160,56 @@ def _tpe(answers: Answers, seed: int) -> None:
     import optuna
 
     optuna.logging.set_verbosity(optuna.logging.ERROR)
-    study = optuna.create_study(direction="maximize", sampler=optuna.samplers.TPESampler(multivariate=True, seed=seed))
+    names = [choice.name for choice in answers.space.choices]
+    untried = dict.fromkeys(answers.known)
+    sampler = optuna.samplers.TPESampler(multivariate=True, seed=seed)
+    if answers.is_sample:
+        sampler = _pool_sampler(optuna, names, untried, seed)
+    study = optuna.create_study(direction="maximize", sampler=sampler)
+    if answers.is_sample:
+        for code in np.random.default_rng(seed).permutation(list(untried))[:STARTUP].tolist():
+            study.enqueue_trial(dict(zip(names, code, strict=True)))
     distributions = {choice.name: optuna_distribution(choice, optuna) for choice in answers.space.choices}
     while not answers.over:
         trial = study.ask(distributions)
-        value = answers.value([trial.params[choice.name] for choice in answers.space.choices])
+        code = [trial.params[name] for name in names]
+        value = answers.value(code)
+        untried.pop(tuple(code), None)
         if value is None:
             study.tell(trial, state=optuna.trial.TrialState.FAIL)
         else:
             study.tell(trial, value)
+
+
+def _pool_sampler(optuna: Any, names: list[str], untried: Collection[tuple[int, ...]], seed: int) -> Any:
+    """Returns a TPE sampler that proposes only untried codes of a pool.
+
+    TPE draws candidates from the density of the good trials and proposes the one with the greatest ratio of this
+    density to that of the other trials. Here the candidates are drawn from the same density, restricted to the untried
+    codes, so a hard limit that the pool meets is a constraint without any infeasible trial.
+
+    Args:
+      optuna: the package.
+      names: names of the choices.
+      untried: codes that may be proposed, which the caller updates.
+      seed: random seed.
+    """
+
+    class PoolTPE(optuna.samplers.TPESampler):
+        def _build_parzen_estimator(self, *arguments: Any, handle_below: bool) -> Any:
+            estimator = super()._build_parzen_estimator(*arguments, handle_below=handle_below)
+
+            def candidates(rng: np.random.RandomState, size: int) -> dict[str, np.ndarray]:
+                columns = np.array(list(untried), float).T
+                density = estimator.log_pdf(dict(zip(names, columns, strict=True)))
+                drawn = np.argsort(-density - rng.gumbel(size=len(density)))[:size]
+                return dict(zip(names, columns[:, drawn], strict=True))
+
+            if handle_below:
+                estimator.sample = candidates
+            return estimator
+
+    return PoolTPE(multivariate=True, n_startup_trials=STARTUP, seed=seed)
 
 
 def optuna_distribution(choice: Choice, optuna: Any) -> Any:

@@ -9,6 +9,7 @@ import pytest
 from rich.console import Console
 
 import lanas_jax as lx
+from lanas_jax.cli import main
 from lanas_jax.commands import compare as command
 from lanas_jax.comparison import compare as comparison
 from lanas_jax.comparison import output, peers, statistics
@@ -121,6 +122,26 @@ def test_answers_take_equivalent_codes_for_one():
 
 
 @pytest.mark.slow
+def test_tpe_proposes_codes_of_a_table_that_is_a_sample():
+    pytest.importorskip("optuna", reason="the extra peers is not installed")
+    space = lx.SearchSpace([lx.Choice(f"c{i}", range(4)) for i in range(12)])  # 2e7 codes
+    codes = np.unique(np.random.default_rng(0).integers(0, 4, (300, 12)), axis=0)
+    table = lx.Table(space, codes, codes.sum(axis=1) / 36)
+    tpe, random = compare_searchers(table, ["tpe", "random"], budget=60, seeds=10)
+    assert np.isin(tpe.values, np.asarray(table.values)).all()  # without NaN: every proposal counts
+    # The best of 60 uniform draws misses the optimum of 300 in 80 % of the searches.
+    assert tpe.values.max(axis=1).mean() > random.values.max(axis=1).mean()
+
+
+def test_smac_is_refused_where_a_table_is_a_sample(table, monkeypatch):
+    monkeypatch.setattr(peers.importlib.util, "find_spec", lambda name: object())
+    part = lx.Table(SPACE, CODES[::2], VALUES[::2])
+    assert (peers.lacks_codes(table), peers.lacks_codes(part)) == (False, True)
+    with pytest.raises(ValueError, match="smac proposes codes of the whole space, but the table has only 24 of 48"):
+        compare_searchers(part, ["random", "smac"], budget=5, seeds=2)
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("name", peers.NAMES)
 def test_peers_find_the_optimum_among_values_of_the_table(table, name):
     pytest.importorskip({"tpe": "optuna", "smac": "smac"}[name], reason="the extra peers is not installed")
@@ -156,6 +177,39 @@ def test_the_command_prints_and_writes_what_it_found(tmp_path, capsys):
         assert traces["local"].shape == (4, 48)
         assert float(rows[1]["optimum_median"]) == np.median((traces["local"] == VALUES.max()).argmax(axis=1) + 1)
     assert (tmp_path / "out" / "comparison.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_the_command_searches_within_hard_limits(tmp_path, capsys):
+    speeds = np.arange(48, dtype=np.float32)
+    bench = Benchmark("small", SPACE, CODES, VALUES[:, None], VALUES[:, None], "made up", {"chip": speeds})
+    bench.save(tmp_path / "small.npz")
+    arguments = ["compare", str(tmp_path / "small.npz"), "--searchers", "random", "--seeds", "4", "--budget", "3"]
+    arguments += ["--min-throughput", "chip=45", "--top", "50", "--out", str(tmp_path / "out")]
+    assert main(arguments) == 0
+    said = " ".join(capsys.readouterr().out.split())
+    assert "small, at least 45 images/s on chip: 3 networks. made up" in said
+    assert "top 50 %" in said
+    with np.load(tmp_path / "out" / "traces.npz") as traces:
+        np.testing.assert_array_equal(np.sort(traces["random"], axis=1), np.sort(VALUES[45:])[None].repeat(4, axis=0))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["mnasnet-imagenet", "--max-multiply-adds", "50"], "50 M multiply-adds: they have 84.1 to 719.0"),
+        (["mnasnet-imagenet", "--max-multiply-adds", "nan"], "a positive number of M multiply-adds; got nan"),
+        (["mnasnet-imagenet", "--min-throughput", "tpuv3"], "must be such as tpuv3=1500,a100=8000; got 'tpuv3'"),
+        (["mnasnet-imagenet", "--min-throughput", "tpuv5=9"], "no throughput of 'tpuv5'; it has tpuv2, tpuv3, a100"),
+        (["natsbench-size-cifar10", "--min-throughput", "tpuv3=9"], "it has no device at all"),
+        (["mnasnet-imagenet", "--top", "0"], "top must be a percentage above 0 and at most 100; got 0"),
+    ],
+)
+def test_limits_are_checked_before_any_search(monkeypatch, tmp_path, capsys, arguments, message):
+    monkeypatch.delenv("LANAS_DATA", raising=False)
+    monkeypatch.chdir(tmp_path)
+    assert main(["compare", *arguments]) == 2
+    assert message in " ".join(capsys.readouterr().err.split())
+    assert not list(tmp_path.iterdir())
 
 
 def test_samples_beyond_the_budget_are_shown_as_such():
