@@ -121,7 +121,7 @@ def test_wheel_installs_one_package_with_its_licence(wheel):
         (metadata,) = (name for name in names if name.endswith(".dist-info/METADATA"))
         about = archive.read(metadata).decode()
         (scripts,) = (name for name in names if name.endswith("/entry_points.txt"))
-        assert "lanas = lanas_jax.cli:main" in archive.read(scripts).decode()
+        assert "lanas = lanas_jax.cli:run_and_exit" in archive.read(scripts).decode()
     expected = {
         str(file.relative_to(ROOT))
         for package in ("lanas_jax", "lanas_jax/models", "lanas_jax/experiments")
