@@ -39,33 +39,35 @@ class Strategies:
       config: training configuration of each candidate.
       data: training and search-validation splits.
       devices: devices to train on; None: all devices of all processes.
-      per_device: candidates per device in one program.
     """
 
     network: Network
     config: TrainConfig
     data: SearchData
     devices: Sequence[jax.Device] | None
-    per_device: int
 
-    _branchless: dict[int, CompiledPopulation] = dataclasses.field(default_factory=dict, init=False, repr=False)
+    _compiled: dict[tuple[int, bool], CompiledPopulation] = dataclasses.field(
+        default_factory=dict, init=False, repr=False
+    )
 
-    @functools.cached_property
-    def shared(self) -> CompiledPopulation:
+    def shared(self, per_device: int) -> CompiledPopulation:
         """One program for all codes with control flow; the candidates of a device train sequentially."""
-        return Population(self.network, self.config, self.devices, self.per_device).compile(self._placed)
+        return self._compile(per_device, vmapped=False)
 
     def branchless(self, vmapped: int) -> CompiledPopulation:
         """One program for all codes without control flow; trains `vmapped` candidates of a device at a time."""
-        if vmapped not in self._branchless:
-            layout = Population(self._flat_network, self.config, self.devices, vmapped, vmapped=True)
-            self._branchless[vmapped] = layout.compile(self._placed)
-        return self._branchless[vmapped]
+        return self._compile(vmapped, vmapped=True)
 
-    @property
-    def unmeasured(self) -> CompiledPopulation:
+    def _compile(self, per_device: int, vmapped: bool) -> CompiledPopulation:
+        if (made := self._compiled.get((per_device, vmapped))) is None:
+            network = self._flat_network if vmapped else self.network
+            made = Population(network, self.config, self.devices, per_device, vmapped).compile(self._placed)
+            self._compiled[per_device, vmapped] = made
+        return made
+
+    def unmeasured(self, per_device: int) -> CompiledPopulation:
         """The programs for all codes that are measured first, and train as long as nothing could be measured."""
-        return self.branchless(1) if self._avoids_control_flow else self.shared
+        return self.branchless(1) if self._avoids_control_flow else self.shared(per_device)
 
     @functools.cached_property
     def alone(self) -> CompiledPopulation:
@@ -95,16 +97,17 @@ class Strategies:
     @property
     def compile_seconds(self) -> float:
         """Seconds of compiling shared programs so far."""
-        made = [*self._branchless.values(), *(self.__dict__.get(name) for name in ("shared", "alone"))]
-        return float(sum(programs.compile_seconds for programs in made if programs is not None))
+        made = [*self._compiled.values(), *([self.alone] if "alone" in self.__dict__ else [])]
+        return float(sum(programs.compile_seconds for programs in made))
 
     def choose(
-        self, candidates: int, codes: Int[np.ndarray, "n dims"], keys: Key[jax.Array, " n"]
+        self, candidates: int, per_device: int, codes: Int[np.ndarray, "n dims"], keys: Key[jax.Array, " n"]
     ) -> cost_model.StrategyChoice:
         """Measures the forms that may pay on some candidates and returns the one that trains all in the least time.
 
         Args:
           candidates: number of candidates in the whole search.
+          per_device: largest number of candidates per device in one program.
           codes: architectures of the measured candidates.
           keys: PRNG keys of their trainings.
         """
@@ -118,7 +121,7 @@ class Strategies:
         buildable = isinstance(self.network, Buildable)
         if not buildable and work.on_cores:
             return cost_model.StrategyChoice("shared", 1, f"{NOT_BUILDABLE}, and the devices are CPU cores")
-        costs = self._costs_of_one_program(work, codes, keys)
+        costs = self._costs_of_one_program(work, per_device, codes, keys)
         if not buildable or cost_model.never_sooner(costs.one_program, work):
             choice = cost_model.choose(costs, work)
             why = "one program per candidate could not be faster" if buildable else NOT_BUILDABLE
@@ -127,13 +130,13 @@ class Strategies:
         return cost_model.choose(dataclasses.replace(costs, specialised=each), work)
 
     def _costs_of_one_program(
-        self, work: cost_model.Workload, codes: Int[np.ndarray, "n dims"], keys: Key[jax.Array, " n"]
+        self, work: cost_model.Workload, per_device: int, codes: Int[np.ndarray, "n dims"], keys: Key[jax.Array, " n"]
     ) -> cost_model.Costs:
         """Measures the programs for all codes that may pay; a branchless one that does not fit into memory does not."""
-        shared = None if self._avoids_control_flow else cost_model.measure_cost(self.shared, codes, keys)
+        shared = None if self._avoids_control_flow else cost_model.measure_cost(self.shared(per_device), codes, keys)
         costs = cost_model.Costs(shared)
         least = 1 if shared is None or isinstance(self.network, Selectable) else 2  # others have one form, vmapped
-        for vmapped in cost_model.widths(self.per_device, least):
+        for vmapped in cost_model.widths(per_device, least):
             if not cost_model.another_may_pay(costs, work):
                 break
             try:
@@ -145,7 +148,7 @@ class Strategies:
             costs = dataclasses.replace(costs, branchless={**costs.branchless, vmapped: cost})
         if costs.branchless or shared:
             return costs
-        return cost_model.Costs(cost_model.measure_cost(self.shared, codes, keys))
+        return cost_model.Costs(cost_model.measure_cost(self.shared(per_device), codes, keys))
 
     @property
     def _avoids_control_flow(self) -> bool:

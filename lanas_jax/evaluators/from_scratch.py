@@ -1,8 +1,9 @@
 """Values by training every candidate from scratch, the evaluation of section 4.1 of arXiv 1906.06832.
 
 The value is the accuracy on the search-validation split after the last step; the test split is never read. A failure
-of a candidate is an outcome: a non-finite loss is reported with its step. If a program does not fit into memory, its
-candidates are retried one by one, so that only candidates that do not fit alone fail. Ctrl-C is not caught.
+of a candidate is an outcome: a non-finite loss is reported with its step. If a program does not fit into memory, the
+search goes on with half as many candidates per device. If one per device does not fit either, candidates are retried
+one by one, so that only candidates that do not fit alone fail. Ctrl-C is not caught.
 
 With several processes, all of them call `evaluate` with the same codes and keys, and get the same outcomes: candidates
 train on the devices of all processes, and what one process measures is broadcast. Candidates that are retried train one
@@ -33,13 +34,15 @@ from lanas_jax.training.sgd import TrainConfig
 
 @dataclasses.dataclass
 class MeasuredStrategy:
-    """Result of measuring the strategies with the first batch of a search.
+    """What the first batches of a search have shown.
 
     Attributes:
       choice: the strategy expected to finish first; None before a batch was measured.
+      per_device: number of candidates per device that may fit into memory; None: as the evaluator asks for.
     """
 
     choice: cost_model.StrategyChoice | None = None
+    per_device: int | None = None
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -51,7 +54,8 @@ class FromScratch:
       data: training and search-validation splits.
       config: training configuration of each candidate.
       devices: devices to train on; default: all devices of all processes.
-      per_device: candidates per device in one program; a batch of ``devices * per_device`` candidates fills it.
+      per_device: candidates per device in one program, halved until they fit into memory; a batch of ``devices *
+        per_device`` candidates fills it.
       strategy: form in which candidates train (`lanas_jax.candidates.strategies`). ``shared``: one program with control
         flow; ``branchless``: one program without control flow, which trains `per_device` candidates vmapped;
         ``specialised``: one program per candidate; ``auto``: the form with the shortest estimated search time, measured
@@ -59,7 +63,8 @@ class FromScratch:
       candidates: number of candidates in the whole search, used by ``auto``; default: the size of the first batch.
       halving: early stopping of the worse candidates of a batch, which makes outcomes depend on the batch; None: all
         candidates are trained to the end.
-      report: callback that receives the chosen strategy and the reason; called in process 0.
+      report: callback that receives the chosen strategy and the reason, and a smaller `per_device`; called in process
+        0.
 
     Raises:
       ValueError: the space counts the costs of networks for images of another shape, or the strategy is specialised and
@@ -86,17 +91,23 @@ class FromScratch:
     @functools.cached_property
     def strategies(self) -> Strategies:
         """The available training strategies."""
-        return Strategies(self.network, self.config, self.data, self.devices, self.per_device)
+        return Strategies(self.network, self.config, self.data, self.devices)
 
     @property
     def compiled(self) -> CompiledPopulation:
         """The programs that train a batch of any codes."""
-        choice = self.measured.choice
-        if choice is not None and choice.strategy == "branchless":
-            return self.strategies.branchless(choice.vmapped)
-        if self.strategy == "branchless":
-            return self.strategies.branchless(self.per_device)
-        return self.strategies.unmeasured if choice is None and self.strategy == "auto" else self.strategies.shared
+        choice, count = self.measured.choice, self._count
+        if self.strategy == "branchless" or (choice is not None and choice.strategy == "branchless"):
+            return self.strategies.branchless(count)
+        if choice is None and self.strategy == "auto":
+            return self.strategies.unmeasured(count)
+        return self.strategies.shared(count)
+
+    @property
+    def _count(self) -> int:
+        """The number of candidates per device in the next program."""
+        choice, count = self.measured.choice, self.measured.per_device or self.per_device
+        return min(count, choice.vmapped) if choice is not None and choice.strategy == "branchless" else count
 
     @in_32_bits
     @nan_is_data
@@ -116,16 +127,7 @@ class FromScratch:
         """
         codes = self.network.space.check(codes)
         compiled_before = self.strategies.compile_seconds
-        try:
-            outcomes = self._train(
-                self.strategies.specialised if self._specialised(codes, keys) else self.compiled, codes, keys
-            )
-        except (jax.errors.JaxRuntimeError, DistributedError) as error:
-            if OUT_OF_MEMORY not in str(error):
-                raise
-            at_once = len(codes) if jax.process_count() > 1 else 1
-            parts = [slice(i, i + at_once) for i in range(0, len(codes), at_once)]
-            outcomes = [one for part in parts for one in self._train_alone(codes[part], keys[part])]
+        outcomes = self._train_fitting(codes, keys)
         seconds = (self.strategies.compile_seconds - compiled_before) / len(codes)
         outcomes = [dataclasses.replace(one, compile_seconds=one.compile_seconds + seconds) for one in outcomes]
         return with_costs(self.network.space, codes, outcomes)
@@ -136,13 +138,35 @@ class FromScratch:
             return self.strategy == "specialised"
         if self.measured.choice is None:
             try:
-                choice = self.strategies.choose(self.candidates or len(codes), codes, keys)
+                choice = self.strategies.choose(self.candidates or len(codes), self._count, codes, keys)
             except FloatingPointError as error:  # a candidate diverged immediately; the next batch is measured
                 self._report(f"one program for this batch: the strategies could not be measured ({error})")
                 return False
             self._report(f"{choice.title}: {choice.reason}")
             self.measured.choice = choice
         return self.measured.choice.strategy == "specialised"
+
+    def _train_fitting(self, codes: np.ndarray, keys: Key[Array, " n"]) -> list[Outcome]:
+        """Trains a batch, with fewer candidates per device if they do not fit into memory, and alone if need be."""
+        first = self._count
+        while True:
+            specialised = False
+            try:
+                specialised = self._specialised(codes, keys)
+                found = self._train(self.strategies.specialised if specialised else self.compiled, codes, keys)
+            except (jax.errors.JaxRuntimeError, DistributedError) as error:
+                if OUT_OF_MEMORY not in str(error):
+                    raise
+                if specialised or self._count == 1:
+                    break
+                self.measured.per_device = self._count // 2
+            else:
+                if self._count < first and not specialised:
+                    self._report(f"{first} candidates per device do not fit into memory; training {self._count}")
+                return found
+        at_once = len(codes) if jax.process_count() > 1 else 1
+        parts = [slice(i, i + at_once) for i in range(0, len(codes), at_once)]
+        return [one for part in parts for one in self._train_alone(codes[part], keys[part])]
 
     def _train(self, trainer: CandidateTrainer, codes: np.ndarray, keys: Key[Array, " n"]) -> list[Outcome]:
         """Trains a batch and returns outcomes without costs."""

@@ -170,7 +170,7 @@ def ranked(run):
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_candidates_that_do_not_fit_on_one_host_train_one_per_device_on_all(tmp_path):
-    """The second process has no memory for four candidates on a device."""
+    """The second process has no memory for several candidates on a device."""
     roomy, tight, hosts = tmp_path / "roomy", tmp_path / "tight", two_hosts()
     succeeded([start(*search(roomy, LINEAR), devices=1)])
     shutil.copytree(roomy, tight)

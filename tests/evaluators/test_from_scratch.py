@@ -125,6 +125,29 @@ def test_out_of_memory_is_a_failure(data):
     assert outcomes[0].reason.startswith("out of memory: RESOURCE_EXHAUSTED")
 
 
+@pytest.mark.parametrize("strategy", ["shared", "branchless", "auto"])
+def test_candidates_that_do_not_fit_beside_each_other_are_halved_and_told_once(evaluator, first, monkeypatch, strategy):
+    """Nine candidates on a device do not fit, nor do four; the programs that fit are those of another test."""
+    asked, told, small = [], [], evaluator.compiled
+
+    def program(self, per_device):
+        asked.append(per_device)
+        if per_device > 2:
+            raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: too large")
+        return small
+
+    monkeypatch.setattr(Strategies, "shared", program)
+    monkeypatch.setattr(Strategies, "branchless", program)
+    crowded = FromScratch(
+        evaluator.network, evaluator.data, CONFIG, per_device=9, strategy=strategy, report=told.append
+    )
+    for _ in range(2):
+        assert [one.value for one in crowded.evaluate(CODES, KEYS)] == [one.value for one in first]
+    assert [*dict.fromkeys(asked)] == [9, 4, 2]
+    assert asked[-1] == 2
+    assert [line for line in told if "memory" in line] == ["9 candidates per device do not fit into memory; training 2"]
+
+
 @pytest.mark.slow
 def test_candidates_that_fit_alone_are_trained_alone(data, first):
     outcomes = Crowded(SmallNetwork(), data, CONFIG, per_device=1).evaluate(CODES[:2], KEYS[:2])
@@ -172,7 +195,7 @@ def test_vmapped_candidates_are_measured_and_told_where_they_may_pay(data, first
     assert "one program with control flow (" in line
     assert "one program without control flow, 2 at a time on a device (" in line
     assert evaluator.compiled.population.vmapped == line.startswith("one program without control flow")
-    made = evaluator.strategies.shared.compile_seconds + evaluator.strategies.branchless(2).compile_seconds
+    made = evaluator.strategies.shared(2).compile_seconds + evaluator.strategies.branchless(2).compile_seconds
     assert sum(one.compile_seconds for one in outcomes) == pytest.approx(made, rel=1e-4)
 
 
@@ -191,7 +214,7 @@ def test_a_layout_that_does_not_fit_into_memory_is_not_chosen(data, first, monke
 @pytest.mark.parametrize(("strategy", "name"), [("auto", "shared"), ("shared", "shared"), ("branchless", "branchless")])
 def test_the_form_is_as_asked_for_and_on_cpus_has_control_flow_by_itself(data, evaluator, monkeypatch, strategy, name):
     made = {name: dataclasses.replace(evaluator.compiled) for name in ("shared", "branchless")}
-    monkeypatch.setattr(Strategies, "shared", made["shared"])
+    monkeypatch.setattr(Strategies, "shared", lambda self, per_device: made["shared"])
     monkeypatch.setattr(Strategies, "branchless", lambda self, vmapped: made["branchless"])
     wanted = FromScratch(SmallNetwork(), data, CONFIG, strategy=strategy, report=lambda line: None)
     assert not wanted._specialised(CODES, KEYS)
@@ -217,9 +240,9 @@ def test_gpus_measure_the_form_without_control_flow_alone(data, monkeypatch):
         cost_model, "measure_cost", lambda program, *_: cost_model.StrategyCost(0.1, 0.2, measured[program])
     )
     strategies = FromScratch(FlatNetwork(), data, CONFIG, per_device=4, candidates=3).strategies
-    choice = strategies.choose(1, CODES, KEYS)
+    choice = strategies.choose(1, 4, CODES, KEYS)
     assert (choice.strategy, choice.vmapped) == ("branchless", 2)
-    assert strategies.unmeasured == 1
+    assert strategies.unmeasured(4) == 1
 
 
 def test_hopeless_candidates_are_stopped_only_where_asked(data, first):
