@@ -17,7 +17,7 @@ from lanas_jax import __version__
 from lanas_jax.commands.base import REFUSALS, is_about_path, reason_of
 from lanas_jax.runtime.one_host import confine_to_host, slice_hosts
 
-ONE_HOST = "--one-host"  # option of every command, which must take effect before JAX is imported
+ONE_HOST = "--one-host"  # option of every command, which must take effect before JAX opens the TPU
 JOINING = ("search", "resume", "train", "supernet", "extract", "rank")  # commands with the options --hosts.*
 
 HELP = """\
@@ -40,8 +40,9 @@ usage: lanas COMMAND ...
   tables              list the benchmark tables, or convert one from its official files
   compare TABLE       count the samples that searchers need on a benchmark table
 
-A RUN is the folder that a search wrote. For the options of a command: lanas COMMAND --help. With --one-host, any
-command uses the TPU chips of its own host alone, of a slice of several hosts. To start:
+A RUN is the folder that a search wrote. For the options of a command: lanas COMMAND --help. On a TPU slice of several
+hosts, search, resume, train, supernet, extract and rank take --hosts.automatic on all hosts, or --one-host on one of
+them. To start:
 
   lanas search digits
 """
@@ -119,18 +120,25 @@ def _run(command: str, arguments: Sequence[str]) -> int:
 
 
 def _choose_hosts(command: str, arguments: Sequence[str]) -> int | None:
-    """Confines JAX to this host if the arguments say so, or warns that it would wait; returns an exit code, or None."""
+    """Confines JAX to this host unless the command runs on several; returns the exit code of a refusal, or None.
+
+    JAX would wait until it has started on all hosts of a TPU slice.
+    """
     joins = any(word.startswith(("--hosts.", "--cluster")) for word in arguments)
     if ONE_HOST in arguments and joins:
         return _failed(command, f"{ONE_HOST} excludes --hosts and --cluster", 2)
-    if ONE_HOST in arguments:
-        try:
-            confine_to_host(os.environ)
-        except ValueError as error:
-            return _failed(command, f"{ONE_HOST}: {error}", 2)
-    elif command in JOINING and not joins and (count := slice_hosts(os.environ)) > 1:
-        waits = f"this is one of {count} hosts of a TPU slice, and JAX waits until it has started on all of them"
-        _failed(command, f"{waits}. Give --hosts.automatic on every host, or {ONE_HOST}", 0)
+    if joins or {"-h", "--help"} & {*arguments}:
+        return None
+    if ONE_HOST not in arguments:
+        if (count := slice_hosts(os.environ)) == 1:
+            return None
+        if command in JOINING:
+            waits = f"this is one of {count} hosts of a TPU slice, and JAX would wait for the others"
+            return _failed(command, f"{waits}: give --hosts.automatic on every host, or {ONE_HOST} on one", 2)
+    try:
+        confine_to_host(os.environ)
+    except ValueError as error:
+        return _failed(command, f"{ONE_HOST}: {error}", 2)
     return None
 
 

@@ -17,11 +17,11 @@ import jax
 
 from lanas_jax.cluster.task import code_digest
 from lanas_jax.commands.base import REFUSALS, RefusedError, is_about_path, parse_early, reason_of
-from lanas_jax.runtime import distributed
+from lanas_jax.runtime import distributed, joining, one_host
 from lanas_jax.runtime.distributed import DistributedError, Preemption
 from lanas_jax.runtime.errors import STOPS, explain_error
 from lanas_jax.runtime.interruption import SIGNALS, handle_signals
-from lanas_jax.runtime.joining import Hosts, join_hosts
+from lanas_jax.runtime.joining import Hosts
 from lanas_jax.runtime.last_line import LastLine
 from lanas_jax.storage import folder, software
 from lanas_jax.storage.folder import RunError
@@ -94,19 +94,22 @@ def joined(command: str, arguments: Sequence[str]) -> Iterator[Party]:
       SystemExit: the settings contradict each other.
     """
     hosts = parse_early("hosts", Hosts, Hosts(), command, arguments)
+
+    def give_up(text: str, line: LastLine | None = None) -> None:
+        if line is not None:
+            line.cancel()
+        print(f"lanas {command}: {text}", file=sys.stderr, flush=True)
+        os._exit(2)
+
     if hosts.alone:
+        if one_host.local_chips():
+            joining.open_devices(hosts.join_seconds, give_up)
         yield Party(command, hosts)
         return
     with LastLine(f"lanas {command}: the processes did not connect") as line:
-
-        def give_up(text: str) -> None:
-            line.cancel()
-            print(f"lanas {command}: {text}", file=sys.stderr, flush=True)
-            os._exit(2)
-
         party = Party(command, hosts, line)
         try:
-            join_hosts(hosts, give_up)
+            joining.join_hosts(hosts, lambda text: give_up(text, line))
             party.again(["lanas", command, *without_hosts(arguments)])
             with _announced():
                 yield party

@@ -3,11 +3,12 @@
 What connected processes say to each other is in `lanas_jax.runtime.distributed`.
 """
 
+import contextlib
 import dataclasses
 import socket
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import jax
 
@@ -84,28 +85,52 @@ def join_hosts(hosts: Hosts, give_up: Callable[[str], None]) -> None:
     if hosts.coordinator is not None and hosts.index:
         _wait_for_coordinator(hosts.coordinator, hosts.join_seconds)
     others = "all processes" if hosts.count is None else f"all {hosts.count} processes"
-    late = threading.Timer(
-        hosts.join_seconds,
-        lambda: give_up(
-            f"{others} did not connect within {hosts.join_seconds} s: start the same command on every host, or wait "
-            f"longer with --hosts.join-seconds"
-        ),
+    late = (
+        f"{others} did not connect within {hosts.join_seconds} s: start the same command on every host, or wait "
+        f"longer with --hosts.join-seconds"
     )
-    late.daemon = True
-    late.start()
     try:
-        jax.distributed.initialize(
-            hosts.coordinator,
-            hosts.count,
-            hosts.index,
-            initialization_timeout=2 * hosts.join_seconds + 60,  # `late` comes first
-            heartbeat_timeout_seconds=hosts.heartbeat_seconds,
-            shutdown_timeout_seconds=hosts.heartbeat_seconds,
-        )
+        with _limited(hosts.join_seconds, lambda: give_up(late)):
+            jax.distributed.initialize(
+                hosts.coordinator,
+                hosts.count,
+                hosts.index,
+                initialization_timeout=2 * hosts.join_seconds + 60,  # `late` comes first
+                heartbeat_timeout_seconds=hosts.heartbeat_seconds,
+                shutdown_timeout_seconds=hosts.heartbeat_seconds,
+            )
     except (RuntimeError, ValueError) as error:
         raise DistributedError(f"the processes could not connect: {error}") from error
+
+
+def open_devices(seconds: int, give_up: Callable[[str], None]) -> None:
+    """Opens the devices of a process that joins no other; must be called before the first array is created.
+
+    On a TPU slice of several hosts, JAX waits until it has started on all of them.
+
+    Args:
+      seconds: maximum time to wait.
+      give_up: function that reports why the devices did not open in time and ends this process at once; called from
+        another thread.
+    """
+    late = (
+        f"JAX did not open its devices within {seconds} s: on a TPU slice of several hosts, give --hosts.automatic on "
+        f"every host, or --one-host on one; otherwise, wait longer with --hosts.join-seconds"
+    )
+    with _limited(seconds, lambda: give_up(late)):
+        jax.devices()
+
+
+@contextlib.contextmanager
+def _limited(seconds: float, late: Callable[[], None]) -> Iterator[None]:
+    """Calls a function in another thread if the block takes longer than some seconds."""
+    timer = threading.Timer(seconds, late)
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
     finally:
-        late.cancel()
+        timer.cancel()
 
 
 def _wait_for_coordinator(address: str, seconds: float) -> None:

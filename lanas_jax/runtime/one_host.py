@@ -6,11 +6,14 @@ The driver reads environment variables when JAX opens the TPU. On a machine with
 joins other processes there only if it is told to.
 """
 
+import http.client
+import urllib.request
 from collections.abc import Mapping, MutableMapping
 from pathlib import Path
 
 BOUNDS = {1: "1,1,1", 2: "1,2,1", 4: "2,2,1", 8: "2,4,1"}  # chips of a host -> their arrangement
 FIRST_PORT = 8476  # of the driver; a process uses the port of its first chip
+METADATA_SECONDS = 5.0  # maximum time to wait for the metadata server
 _VISIBLE = ("TPU_VISIBLE_CHIPS", "TPU_VISIBLE_DEVICES")  # the present name and the former one
 _OTHER_SLICES = ("MEGASCALE_COORDINATOR_ADDRESS", "MEGASCALE_NUM_SLICES", "MEGASCALE_SLICE_ID", "MEGASCALE_PORT")
 
@@ -26,14 +29,38 @@ def local_chips(devices: Path = Path("/dev")) -> list[int]:
     return list(range(sum(name.isdigit() for name in names)))
 
 
-def slice_hosts(environment: Mapping[str, str]) -> int:
-    """Returns the number of hosts that JAX would wait for, as far as the environment says; 1 if it does not.
+def slice_hosts(environment: Mapping[str, str], devices: Path = Path("/dev")) -> int:
+    """Returns the number of hosts that JAX would wait for; 1 if that is unknown.
 
-    Google Kubernetes Engine names the hosts of a slice in the environment. On other TPU machines the driver asks a
-    metadata server.
+    Google Kubernetes Engine names the hosts of a slice in the environment. On other TPU machines of Google Cloud, this
+    function asks the metadata server, as the TPU's driver does.
+
+    Args:
+      environment: environment of this process.
+      devices: folder of the device files.
     """
-    confined = environment.get("TPU_PROCESS_BOUNDS") == "1,1,1"
-    return 1 if confined else environment.get("TPU_WORKER_HOSTNAMES", "").count(",") + 1
+    platforms = environment.get("JAX_PLATFORMS")
+    if environment.get("TPU_PROCESS_BOUNDS") == "1,1,1" or (platforms and "tpu" not in platforms):
+        return 1
+    names = environment.get("TPU_WORKER_HOSTNAMES")
+    if names is None and "TPU_SKIP_MDS_QUERY" not in environment and local_chips(devices):
+        names = _machine_attribute("worker-network-endpoints", environment)
+    return (names or "").count(",") + 1
+
+
+def _machine_attribute(name: str, environment: Mapping[str, str]) -> str | None:
+    """Returns an attribute of this machine from the metadata server of Google Cloud; None if there is none."""
+    server = environment.get("GCE_METADATA_IP", "metadata.google.internal")  # the variable is JAX's
+    request = urllib.request.Request(
+        f"http://{server}/computeMetadata/v1/instance/attributes/{name}", headers={"Metadata-Flavor": "Google"}
+    )
+    direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    try:
+        with direct.open(request, timeout=METADATA_SECONDS) as answer:
+            found: bytes = answer.read()
+    except (OSError, http.client.HTTPException):
+        return None
+    return found.decode(errors="replace")
 
 
 def confine_to_host(environment: MutableMapping[str, str], devices: Path = Path("/dev")) -> bool:

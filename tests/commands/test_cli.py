@@ -427,20 +427,26 @@ def test_one_host_confines_jax_before_the_command_starts(monkeypatch, capsys):
 
 
 @pytest.mark.parametrize(
-    ("words", "hinted"),
+    ("words", "exit_code", "confines"),
     [
-        ("rank RUN", True),
-        ("rank RUN --one-host", False),
-        ("rank RUN --hosts.automatic", False),
-        ("search digits --cluster ray", False),
-        ("trials RUN", False),
+        ("rank RUN", 2, False),
+        ("rank RUN --help", 0, False),
+        ("rank RUN --one-host", 0, True),
+        ("rank RUN --hosts.automatic", 0, False),
+        ("search digits --cluster ray", 0, False),
+        ("export RUN", 0, True),
     ],
 )
-def test_a_host_of_a_slice_is_told_what_jax_would_wait_for(monkeypatch, capsys, words, hinted):
-    monkeypatch.setattr(cli, "confine_to_host", lambda environment: True)
+def test_on_a_host_of_a_slice_a_command_is_confined_or_says_what_jax_would_wait_for(
+    monkeypatch, capsys, words, exit_code, confines
+):
+    confined = []
+    monkeypatch.setattr(cli, "confine_to_host", confined.append)
     monkeypatch.setattr(cli, "_function", lambda command: lambda arguments: 0)
     monkeypatch.setenv("TPU_WORKER_HOSTNAMES", "a,b,c")
-    monkeypatch.delenv("TPU_PROCESS_BOUNDS", raising=False)
-    assert main(words.split()) == 0
+    for name in ("TPU_PROCESS_BOUNDS", "JAX_PLATFORMS"):
+        monkeypatch.delenv(name, raising=False)
+    assert main(words.split()) == exit_code
     said = capsys.readouterr().err
-    assert said.startswith("lanas rank: this is one of 3 hosts of a TPU slice") == bool(said) == hinted
+    assert said.startswith("lanas rank: this is one of 3 hosts of a TPU slice") == bool(said) == (exit_code == 2)
+    assert bool(confined) == confines

@@ -3,8 +3,8 @@
 import jax
 import pytest
 
-from lanas_jax.commands.hosts import Party, run_preemptible, without_hosts
-from lanas_jax.runtime import distributed
+from lanas_jax.commands.hosts import Party, joined, run_preemptible, without_hosts
+from lanas_jax.runtime import distributed, joining, one_host
 from lanas_jax.runtime.joining import Hosts
 from lanas_jax.trainer.loop import DamagedError, NotFiniteError, PreemptedError
 from tests.refusals import refused
@@ -95,3 +95,15 @@ def test_settings_of_hosts_that_contradict_each_other_are_refused(capsys, tmp_pa
     name = "tests/toy_experiment.py" if command in ("search", "supernet") else tmp_path
     message = refused(capsys, command, name, "--hosts.count", 2)
     assert "give coordinator, count and index together, or automatic alone" in " ".join(message.split())
+
+
+@pytest.mark.parametrize(("chips", "limits"), [(range(4), [50, 9]), ([], [])])
+def test_a_process_alone_opens_tpus_before_it_does_anything(monkeypatch, chips, limits):
+    found = []
+    monkeypatch.setattr(one_host, "local_chips", lambda: chips)
+    monkeypatch.setattr(joining, "open_devices", lambda seconds, give_up: found.append(seconds))
+    for words in ([], ["--hosts.join-seconds", "9"]):
+        with joined("search", words) as party:
+            assert found == limits[: len(found)]
+            assert not party.several
+    assert found == limits

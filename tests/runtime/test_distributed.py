@@ -4,11 +4,12 @@ import socket
 import threading
 import time
 
+import jax
 import pytest
 
 from lanas_jax.runtime import distributed
 from lanas_jax.runtime.distributed import DistributedError, Preemption
-from lanas_jax.runtime.joining import Hosts, _wait_for_coordinator
+from lanas_jax.runtime.joining import Hosts, _wait_for_coordinator, open_devices
 
 
 @pytest.mark.parametrize(
@@ -72,3 +73,19 @@ def test_preemption_stays_once_it_is_there():
     preemption = Preemption(lambda: next(heard))
     assert [preemption.reached() for _ in range(3)] == [False, True, True]
     assert preemption.here
+
+
+def test_devices_that_do_not_open_in_time_are_given_up(monkeypatch):
+    given_up = threading.Event()
+    said = []
+
+    def give_up(text):
+        said.append(text)
+        given_up.set()
+
+    open_devices(60, give_up)
+    assert not said
+    monkeypatch.setattr(jax, "devices", lambda: given_up.wait(60))
+    open_devices(0, give_up)
+    (text,) = said
+    assert text.startswith("JAX did not open its devices within 0 s: on a TPU slice of several hosts, give --hosts.")

@@ -1,5 +1,8 @@
 """What confines JAX to the TPU chips of a host: the variables by the chips, the devices' files and what others set."""
 
+import http.server
+import threading
+
 import pytest
 
 from lanas_jax.runtime.one_host import BOUNDS, confine_to_host, local_chips, slice_hosts
@@ -63,3 +66,34 @@ def test_without_chips_nothing_changes_and_odd_numbers_are_refused(tmp_path):
     with pytest.raises(ValueError, match="one of 1, 2, 4, 8; got 3"):
         confine_to_host(environment, host(tmp_path / "dev", 3))
     assert environment == SLICE
+
+
+class Metadata(http.server.BaseHTTPRequestHandler):
+    """A metadata server that knows four hosts, each as name, number and address."""
+
+    def do_GET(self):
+        known = self.path == "/computeMetadata/v1/instance/attributes/worker-network-endpoints"
+        known &= self.headers["Metadata-Flavor"] == "Google"
+        self.send_response(200 if known else 404)
+        self.end_headers()
+        self.wfile.write(b"a:0:10.0.0.1,b:1:10.0.0.2,c:2:10.0.0.3,d:3:10.0.0.4" if known else b"no, not, here")
+
+    def log_message(self, *arguments):
+        pass
+
+
+def test_where_the_environment_names_no_hosts_the_metadata_server_does(tmp_path, monkeypatch):
+    """Only for a process that would open TPU chips, and through no proxy."""
+    monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")
+    devices = host(tmp_path / "dev", 4)
+    with http.server.HTTPServer(("127.0.0.1", 0), Metadata) as server:
+        threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
+        machine = {"GCE_METADATA_IP": f"127.0.0.1:{server.server_port}"}
+        assert slice_hosts(machine, devices) == 4
+        assert slice_hosts(machine | {"JAX_PLATFORMS": "tpu,cpu"}, devices) == 4
+        for others in ({"JAX_PLATFORMS": "cpu"}, {"TPU_SKIP_MDS_QUERY": "1"}, {"TPU_WORKER_HOSTNAMES": "localhost"}):
+            assert slice_hosts(machine | others, devices) == 1
+        assert slice_hosts(machine, host(tmp_path / "none", 0)) == 1
+        assert slice_hosts(machine | {"TPU_WORKER_HOSTNAMES": "a,b"}, devices) == 2
+        server.shutdown()
+    assert slice_hosts(machine, devices) == 1  # nobody answers
