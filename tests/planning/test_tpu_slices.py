@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-EXPERIMENT = Path(__file__).with_name("planned_imagenet.py")
+EXPERIMENT, SEARCH = (Path(__file__).with_name(f"planned_{name}.py") for name in ("imagenet", "search"))
 PLAN = "from lanas_jax.cli import run_and_exit; run_and_exit()"
 CHIPS = {"v5e:2x4": 8, "v5e:16x16": 256, "v4:2x2x2": 8, "v4:4x8x8": 256, "v6e:2x4": 8, "v6e:16x16": 256}
 STAGES = {"supernet", "search", "final"}
@@ -20,9 +20,9 @@ pytestmark = [
 ]
 
 
-def start(*arguments):
+def start(*arguments, experiment=EXPERIMENT):
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(EXPERIMENT.parents[2]), *sys.path])}
-    command = [sys.executable, "-c", PLAN, "plan", str(EXPERIMENT), *arguments]
+    command = [sys.executable, "-c", PLAN, "plan", str(experiment), *arguments]
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
 
 
@@ -58,3 +58,18 @@ def test_chips_share_a_batch(plans):
     assert small["flops"] == 32 * large["flops"]
     assert small["counted_flops"] > 8 * large["counted_flops"]
     assert small["memory"]["temporaries"] > 2 * large["memory"]["temporaries"]
+
+
+def test_candidates_train_in_one_program_over_all_chips():
+    """One candidate for each of 256 chips, or 16 for each of 16; no chip waits for another."""
+    chips = {"v5e:4x4": 16, "v5e:16x16": 256}
+    started = {name: start("--topology", name, "--json", experiment=SEARCH) for name in chips}
+    finished = {name: process.communicate() for name, process in started.items()}
+    assert {name: process.returncode for name, process in started.items()} == dict.fromkeys(chips, 0), finished
+    few, many = ({one["stage"]: one for one in json.loads(out)}["candidates"] for out, _ in finished.values())
+    assert [few["chips"], many["chips"]] == [16, 256]
+    assert few["fits"]
+    assert many["fits"]
+    assert few["costs"]["collectives"] == many["costs"]["collectives"] == {}
+    assert few["steps"] == 16 * many["steps"]
+    assert few["memory"]["outputs"] > 8 * many["memory"]["outputs"]  # states of 16 candidates, and of one
