@@ -32,6 +32,7 @@ from lanas_jax.runtime import compile_cache, distributed
 from lanas_jax.runtime.arithmetic import in_32_bits
 from lanas_jax.runtime.devices import mesh_of
 from lanas_jax.runtime.global_arrays import fetch_global, put_global
+from lanas_jax.runtime.profiling import marked_step
 from lanas_jax.runtime.program_memo import MEMO
 from lanas_jax.training.sgd import TrainConfig
 
@@ -365,10 +366,12 @@ class CompiledPopulation:
         return Results(accuracy, loss, steps, train_loss, compiled, time.perf_counter() - began)
 
     def _advanced(self, state: TrainState, codes: Array, places: int, total: int, until: int, first: int) -> TrainState:
-        latest = state
-        for latest in self.advances(state, codes, places, total, until, first):
-            latest.step.block_until_ready()  # Ctrl-C takes effect here, not while programs queue up
-        return latest
+        advances = self.advances(state, codes, places, total, until, first)
+        for _ in range(first, until, self.population.steps_per_dispatch):
+            with marked_step("candidates"):
+                state = next(advances)
+                state.step.block_until_ready()  # Ctrl-C takes effect here, not while programs queue up
+        return state
 
 
 def columns(state: TrainState, scores: training.Evaluation, n: int) -> tuple[np.ndarray, ...]:

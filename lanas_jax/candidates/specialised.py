@@ -35,6 +35,7 @@ from lanas_jax.data.splits import SearchData
 from lanas_jax.runtime import distributed
 from lanas_jax.runtime.arithmetic import in_32_bits
 from lanas_jax.runtime.devices import cores
+from lanas_jax.runtime.profiling import marked_step
 from lanas_jax.training.sgd import TrainConfig
 
 POLL_SECONDS = 0.002  # polling interval while all devices are busy
@@ -198,11 +199,12 @@ class Specialised:
             candidate.waited = time.perf_counter() - began
             starts = None if candidate.state is None else [candidate.state]
             state, placed = programs.begin(candidate.code[None], candidate.key, starts)
-            latest = state
             first = 0 if candidate.state is None else int(candidate.state.step)
-            for latest in programs.advances(state, placed, 1, self.total, until, first):
-                yield partial(is_done, latest.step)
-            state = latest
+            advances = programs.advances(state, placed, 1, self.total, until, first)
+            for _ in range(first, until, self.steps_per_dispatch):
+                with marked_step("candidates"):
+                    state = next(advances)
+                yield partial(is_done, state.step)
             scores = programs.evaluate(state, placed, *programs.placed.held_out)
             yield partial(is_done, scores.loss)
             candidate.row = columns(state, scores, 1)

@@ -26,6 +26,7 @@ from lanas_jax.commands.base import (
     with_traceback,
 )
 from lanas_jax.commands.hosts import Party
+from lanas_jax.commands.observation import OBSERVATION, Observation
 from lanas_jax.runtime import distributed
 from lanas_jax.runtime.console import terminal
 from lanas_jax.runtime.distributed import DistributedError
@@ -77,12 +78,13 @@ def search(arguments: Sequence[str]) -> int:
 
 
 def _search(party: Party, arguments: Sequence[str]) -> int:
-    def load() -> tuple[Path, ModuleType, Path | None, "Where", Any]:
+    def load() -> tuple[Path, ModuleType, Any]:
         source = discovery.find_experiment(arguments[0])
         module = discovery.load_experiment(source)
-        return source, module, *_search_arguments(arguments[0], module, arguments[1:])
+        return source, module, _search_arguments(arguments[0], module, arguments[1:])
 
-    source, module, out, where, config = distributed.together(load, *REFUSALS, SystemExit)
+    source, module, given = distributed.together(load, *REFUSALS, SystemExit)
+    out, where, config = given.out, given.where, given.config
     _check_place(party, where)
     settings = None if not party.several else distributed.together(lambda: config_json.encode_value(config), *REFUSALS)
     place = None if out is None else str(out.absolute())
@@ -98,7 +100,7 @@ def _search(party: Party, arguments: Sequence[str]) -> int:
         return experiment
 
     distributed.by_first(check_new, *REFUSALS)
-    with where.connected(), contextlib.ExitStack() as stack:
+    with given.observation.active(), where.connected(), contextlib.ExitStack() as stack:
         experiment = distributed.together(build, *REFUSALS)
         directory = stack.enter_context(hosts.new_directory(experiment.name)) if out is None else out
         directory = directory.absolute()
@@ -120,6 +122,7 @@ def resume(arguments: Sequence[str]) -> int:
         /,
         where: Annotated[Where, tyro.conf.arg(name="")] = Where(),  # noqa: B008
         hosts: Hosts = Hosts(),  # noqa: B008
+        observation: OBSERVATION = Observation(),  # noqa: B008
         budget: Annotated[int | None, tyro.conf.arg(metavar="N", help=BUDGET)] = None,
         accept_versions: ACCEPT_VERSIONS = False,
     ) -> Any:
@@ -128,14 +131,14 @@ def resume(arguments: Sequence[str]) -> int:
         The remaining trials are those it would have had without the interruption. The number of hosts may change.
         """
         del hosts  # parsed before
-        return run, where, budget, accept_versions
+        return run, where, observation, budget, accept_versions
 
-    directory, where, budget, accept = parsed(parse, "resume", arguments)
+    directory, where, observation, budget, accept = parsed(parse, "resume", arguments)
     if not any(word.startswith("--hosts.") for word in arguments):  # refused without JAX
         TrialStore.open(run_folder.open_run(directory).trials).close()
     keep_programs()
     use_every_core()
-    with hosts.joined("resume", arguments) as party:
+    with hosts.joined("resume", arguments) as party, observation.active():
         return _resume(party, directory, where, budget, accept)
 
 
@@ -174,8 +177,8 @@ def with_budget(experiment: "Experiment", budget: int) -> "Experiment":
         raise RefusedError(str(error)) from error
 
 
-def _search_arguments(name: str, module: Any, arguments: Sequence[str]) -> tuple[Path | None, "Where", Any]:
-    """Parses the run directory (or None), the place where trials run, and the experiment's `Config`."""
+def _search_arguments(name: str, module: Any, arguments: Sequence[str]) -> Any:
+    """Parses `config`, `out`, `where`, `hosts` and `observation` from the command line."""
     from lanas_jax.commands.cluster_options import Where
 
     out = tyro.conf.arg(metavar="DIR", help="new or empty run folder; default: a new folder under runs/")
@@ -183,10 +186,10 @@ def _search_arguments(name: str, module: Any, arguments: Sequence[str]) -> tuple
         ("out", Annotated[Path | None, out], dataclasses.field(default=None, kw_only=True)),
         ("where", Annotated[Where, tyro.conf.arg(name="")], dataclasses.field(default_factory=Where, kw_only=True)),
         ("hosts", Hosts, dataclasses.field(default_factory=Hosts, kw_only=True)),
+        ("observation", OBSERVATION, dataclasses.field(default_factory=Observation, kw_only=True)),
     ]
     about = f"{module.__doc__ or ''}"
-    given = parse_settings(f"search {name}", arguments, {"config": (module.Config,)}, options, description=about)
-    return given.out, given.where, given.config
+    return parse_settings(f"search {name}", arguments, {"config": (module.Config,)}, options, description=about)
 
 
 def _check_winner(experiment: "Experiment") -> None:

@@ -12,6 +12,7 @@ from rich.console import Console
 from lanas_jax.commands import hosts
 from lanas_jax.commands.base import RefusedError, keep_programs, parse_settings, usage
 from lanas_jax.commands.hosts import Party
+from lanas_jax.commands.observation import OBSERVATION, Observation
 from lanas_jax.runtime import distributed
 from lanas_jax.runtime.console import terminal
 from lanas_jax.runtime.distributed import DistributedError, Preemption
@@ -68,10 +69,11 @@ def _train_found(console: Console, party: Party, source: Path, arguments: Sequen
     if not isinstance(evaluator, TrainedAhead):
         raise RunError(f"{experiment.name} does not use a supernet, so there is none to train")
     directory, words = given.out or evaluator.supernet_directory, ["lanas", "supernet", *hosts.without_hosts(arguments)]
-    if directory is not None:
-        return _train(console, party, experiment, directory, words)
-    with hosts.new_directory(f"{experiment.name}-supernet") as directory:
-        return _train(console, party, experiment, directory, [*words, "--out", str(directory)])
+    with given.observation.active():
+        if directory is not None:
+            return _train(console, party, experiment, directory, words)
+        with hosts.new_directory(f"{experiment.name}-supernet") as directory:
+            return _train(console, party, experiment, directory, [*words, "--out", str(directory)])
 
 
 def _train(console: Console, party: Party, experiment: Any, directory: Path, words: Sequence[str]) -> int:
@@ -101,11 +103,12 @@ def _report(directory: Path) -> str:
 
 
 def _parse(module: ModuleType, arguments: Sequence[str]) -> Any:
-    """Parses `config`, `out` and `hosts`."""
+    """Parses `config`, `out`, `hosts` and `observation`."""
     about = tyro.conf.arg(metavar="DIR", help="new or empty folder, or the folder of the training to continue")
     options = [
         ("out", Annotated[Path | None, about], dataclasses.field(default=None, kw_only=True)),
         ("hosts", Hosts, dataclasses.field(default_factory=Hosts, kw_only=True)),
+        ("observation", OBSERVATION, dataclasses.field(default_factory=Observation, kw_only=True)),
     ]
     described = f"{module.__doc__ or ''}"
     settings = {"config": (module.Config,)}

@@ -19,6 +19,7 @@ from lanas_jax.commands import hosts, summary
 from lanas_jax.commands.base import RefusedError, keep_programs, parse_settings, usage
 from lanas_jax.commands.codes import CodeError, read_code
 from lanas_jax.commands.hosts import Party
+from lanas_jax.commands.observation import OBSERVATION, Observation
 from lanas_jax.export.load import read_weights
 from lanas_jax.export.recorded import (
     final_training,
@@ -93,7 +94,7 @@ def _train_found(console: Console, party: Party, arguments: Sequence[str]) -> in
     for name in ("weights", "out"):
         if (path := getattr(given, name)) is not None:
             setattr(given, name, path.absolute())
-    with inside_folder(wanted.origin.working_folder):
+    with given.observation.active(), inside_folder(wanted.origin.working_folder):
         return _train_target(console, party, wanted, given)
 
 
@@ -225,7 +226,7 @@ def _of_run(run: Run) -> Target:
 
 
 def _parse(wanted: Target, arguments: Sequence[str]) -> Any:
-    """Parses `final`, `config`, `code`, `weights`, `out` and `hosts` from the command line."""
+    """Parses `final`, `config`, `code`, `weights`, `out`, `hosts` and `observation` from the command line."""
     module, recorded = wanted.module, wanted.origin
     out = tyro.conf.arg(metavar="DIR", help="new or empty folder, or the folder of the training to continue")
     code = tyro.conf.arg(metavar="0,1,...", help="code of the network, integers with commas; default: the best trial's")
@@ -236,6 +237,7 @@ def _parse(wanted: Target, arguments: Sequence[str]) -> Any:
         ("weights", Annotated[Path | None, weights], dataclasses.field(default=None)),
         ("out", Annotated[Path | None, out], dataclasses.field(default=None)),
         ("hosts", Hosts, dataclasses.field(default_factory=Hosts)),
+        ("observation", OBSERVATION, dataclasses.field(default_factory=Observation)),
     ]
     if recorded.config is None:
         options.append(("config", module.Config, dataclasses.field(default_factory=module.Config)))

@@ -4,6 +4,7 @@ A reader of a replaced file sees either the old or the new content, even after a
 """
 
 import contextlib
+import errno
 import json
 import os
 from collections.abc import Iterator, Mapping
@@ -19,6 +20,19 @@ def inside_folder(path: Path | str | None) -> Iterator[None]:
         return
     with contextlib.chdir(path):
         yield
+
+
+def check_creatable(directory: Path) -> None:
+    """Checks that a folder exists and can be written, or can be created; creates nothing.
+
+    Raises:
+      OSError: it cannot; names the file or folder that is in the way.
+    """
+    nearest = next(path for path in (directory, *directory.absolute().parents) if path.exists())
+    if not nearest.is_dir():
+        raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(nearest))
+    if not os.access(nearest, os.W_OK | os.X_OK):
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(nearest))
 
 
 @contextlib.contextmanager

@@ -31,6 +31,7 @@ from lanas_jax.storage.folder import RunError
 from lanas_jax.storage.trials import Trial, TrialStore, best
 from lanas_jax.study import run_folder
 from lanas_jax.study.experiment import Experiment, Silence, StudyProgress
+from lanas_jax.study.metrics import SearchMetrics
 from lanas_jax.study.replay import SearchLog, StudyError, keys_of
 from lanas_jax.study.run_folder import Run
 from lanas_jax.study.winner import check_winner, origin_of, same_network, train_winner
@@ -128,6 +129,7 @@ def run(
         run_folder.RUN.lock(here.directory),
         TrialStore.open(here.trials) as store,
         Checkpoints(here.states, alone=True) as checkpoints,
+        SearchMetrics(here.metrics, progress) as progress,
     ):
         if prepare:
             workers.prepare(here.directory, progress)

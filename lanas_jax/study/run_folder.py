@@ -5,6 +5,7 @@
 ``experiment.py``  a copy of the experiment's file, so that later edits do not change a run
 ``trials.sqlite``  every trial (`lanas_jax.storage.trials`)
 ``checkpoint/``    ``searcher``: the searcher's last states
+``metrics.csv``    the values in the order in which the searcher learned them (`lanas_jax.study.metrics`)
 ``final/``         the training of the winner (`lanas_jax.trainer.folder`); ``final-1``, ...: of earlier winners
 ``results.jsonl``  results of the run's trained networks (`lanas_jax.storage.results`)
 ``report.html``    the report
@@ -80,6 +81,11 @@ class Run:
     def trials(self) -> Path:
         """The trial store."""
         return self.directory / _TRIALS
+
+    @property
+    def metrics(self) -> Path:
+        """The metrics of the search."""
+        return self.directory / "metrics.csv"
 
     @property
     def states(self) -> Path:

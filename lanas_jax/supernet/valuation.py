@@ -25,6 +25,7 @@ from lanas_jax.data.splits import SearchData
 from lanas_jax.runtime.arithmetic import in_32_bits
 from lanas_jax.runtime.devices import mesh_of
 from lanas_jax.runtime.global_arrays import fetch_global, put_global
+from lanas_jax.runtime.profiling import marked_step
 from lanas_jax.runtime.program_memo import MEMO
 from lanas_jax.supernet.base import Supernet
 from lanas_jax.trainer.task import BatchStats, Weights
@@ -84,7 +85,8 @@ class Valuation:
         padded = np.resize(codes, (-(-len(codes) // width) * width, codes.shape[1]))
         parts = padded.reshape(-1, width, codes.shape[1]).astype(np.int32)
         own = NamedSharding(self._mesh, PartitionSpec(AXIS))
-        rows = fetch_global([self._program(weights, put_global(part, own), *self._placed) for part in parts])
+        with marked_step("values"):
+            rows = fetch_global([self._program(weights, put_global(part, own), *self._placed) for part in parts])
         accuracy, loss = (np.concatenate([row[i] for row in rows])[: len(codes)] for i in range(2))
         return PartValues(accuracy, loss)
 

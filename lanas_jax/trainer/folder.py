@@ -6,20 +6,19 @@
 ``initial/``       initial weights; absent if they were initialized at random
 ``checkpoint/``    the last two checkpoints
 ``metrics.csv``    loss, schedules and accuracies of each step
+``tensorboard/``   the same numbers as TensorBoard events, on request
 ``final.json``     accuracies, costs and seconds; written once, at the end
 =================  ===========================================================================================
 """
 
 import contextlib
-import csv
 import dataclasses
 import hashlib
 import json
 import shlex
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 import jax
@@ -27,7 +26,7 @@ import numpy as np
 
 from lanas_jax.runtime import distributed
 from lanas_jax.runtime.distributed import DistributedError
-from lanas_jax.runtime.files import replace_json, replace_text
+from lanas_jax.runtime.files import replace_json
 from lanas_jax.runtime.paths import local_path
 from lanas_jax.spaces.definition import definition_difference
 from lanas_jax.storage import software
@@ -56,7 +55,6 @@ DECISIVE = {
 PERHAPS = {"space", "teacher"}  # optional keys; older records have no space
 TRAINING = FolderKind("training", _RECORD, FORMAT, frozenset(DECISIVE.keys() - PERHAPS))
 COLUMNS = ("step", "epoch", "loss", "learning_rate", "drop_path", "validation_accuracy", "ema_validation_accuracy")
-HEAD = ",".join(COLUMNS) + "\n"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -250,57 +248,3 @@ def _flat(value: Any, name: str = "") -> dict[str, Any]:
         return {name: value}
     parts = [_flat(item, f"{name}.{key}" if name else key) for key, item in value.items()]
     return {key: item for part in parts for key, item in part.items()}
-
-
-class Metrics:
-    """The open metrics.csv, to which lines are appended; a context manager.
-
-    The file holds no times, so a training that was killed and resumed writes the same file as an uninterrupted one.
-
-    Args:
-      path: path of the file; created if missing.
-      step: number of steps taken. Lines of later steps are removed, since these steps will be repeated.
-    """
-
-    def __init__(self, path: Path, step: int):
-        kept = _lines_up_to(path, step)
-        replace_text(path, "".join(kept or [HEAD]))
-        self._file = path.open("a", encoding="utf-8", newline="")
-        self._writer = csv.DictWriter(self._file, COLUMNS, lineterminator="\n")
-
-    def __enter__(self) -> "Metrics":
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._file.close()
-
-    def write(self, rows: Sequence[dict[str, Any]]) -> None:
-        """Appends one line per step and flushes the file, so that the lines survive if the process is killed."""
-        texts = [{k: f"{x:.7g}" if isinstance(x, float) else str(x) for k, x in row.items()} for row in rows]
-        self._writer.writerows(texts)
-        self._file.flush()
-
-
-class Unwritten:
-    """A replacement for `Metrics` in processes that write nothing; a context manager."""
-
-    def __enter__(self) -> "Unwritten":
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        pass
-
-    def write(self, rows: Sequence[dict[str, Any]]) -> None:
-        """Does nothing."""
-
-
-def _lines_up_to(path: Path, step: int) -> list[str]:
-    """Returns the header and the complete lines of the steps up to `step`."""
-    if not path.exists():
-        return []
-    head, *lines = path.read_text(encoding="utf-8").splitlines(keepends=True) or [""]
-    if head != HEAD:
-        return []
-    return [head, *(line for line in lines if line.endswith("\n") and int(line.partition(",")[0]) <= step)]

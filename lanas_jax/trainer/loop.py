@@ -25,9 +25,11 @@ from lanas_jax.data.streams import StreamedDataset
 from lanas_jax.runtime import distributed
 from lanas_jax.runtime.arithmetic import in_32_bits, nan_is_data
 from lanas_jax.runtime.distributed import Preemption
+from lanas_jax.runtime.profiling import marked_step
 from lanas_jax.storage.checkpoints import Checkpoints, Restored
+from lanas_jax.storage.metrics import Metrics, Unwritten
 from lanas_jax.trainer import step as training
-from lanas_jax.trainer.folder import FinalFolder, Metrics, Unwritten
+from lanas_jax.trainer.folder import COLUMNS, FinalFolder
 from lanas_jax.trainer.programs import Programs, placed
 from lanas_jax.trainer.recipe import Recipe, drop_path
 from lanas_jax.trainer.step import FinalState
@@ -138,12 +140,14 @@ def run_training(
         began = saved_at = time.monotonic()
         step = first = int(state.step)
         progress.began(programs, step)
-        metrics = Metrics(folder.metrics, step) if distributed.is_first_process() else Unwritten()
+        metrics = Metrics(folder.metrics, COLUMNS, step) if distributed.is_first_process() else Unwritten()
         with metrics, programs.session(step) as advance:
             while step < programs.total:
                 until = min(step + programs.task.recipe.steps_per_dispatch, _next_reading(programs, step))
-                state, losses = advance(state, until, preemption)
-                rows = _rows(programs, step, np.asarray(losses)[: int(state.step) - step])
+                with marked_step("train"):
+                    state, taken = advance(state, until, preemption)
+                    losses = np.asarray(taken)
+                rows = _rows(programs, step, losses[: int(state.step) - step])
                 step = int(state.step)
                 if not state.is_finite:
                     metrics.write(rows)

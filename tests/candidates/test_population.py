@@ -11,6 +11,7 @@ import pytest
 from lanas_jax.candidates.population import Population
 from lanas_jax.data.splits import SearchData, Split
 from lanas_jax.runtime.devices import one_device_per_core
+from lanas_jax.runtime.profiling import recording
 from lanas_jax.training.sgd import TrainConfig
 from tests.candidates.small_network import SmallNetwork, stripes
 
@@ -41,9 +42,11 @@ def test_four_devices_give_the_values_of_one(results):
     assert len(set(results.loss)) == len(CODES)
 
 
-def test_place_and_neighbours_do_not_matter(four, results):
+def test_place_and_neighbours_do_not_matter(four, results, tmp_path):
     order = np.array([4, 0, 5, 2, 1, 3])
-    shuffled = four.run(CODES[order], KEYS[order])
+    with recording(tmp_path) as traced:
+        shuffled = four.run(CODES[order], KEYS[order])
+    assert traced == ["candidates"]
     np.testing.assert_array_equal(shuffled.loss, results.loss[order])
     alone = four.run(CODES[2:3], KEYS[2:3])
     np.testing.assert_array_equal(alone.loss, results.loss[2:3])

@@ -150,6 +150,9 @@ def test_interrupted_run_resumes_to_the_same_trials(searcher, uninterrupted, tmp
     assert essence(resumed.trials) == essence(uninterrupted.trials)
     assert resumed.trials[: 4 * stop] == before[: 4 * stop]  # kept as they were, down to the clock
     assert rest.codes_seen == [trial.code for trial in uninterrupted.trials[4 * stop :]]  # nothing is trained twice
+    metrics, whole = ((run.directory / "metrics.csv").read_bytes() for run in (resumed, uninterrupted))
+    assert metrics == whole
+    assert metrics.count(b"\n") == 1 + 22
 
 
 def test_finished_run_stays_as_it_is(uninterrupted, searcher):

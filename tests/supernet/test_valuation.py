@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from lanas_jax.runtime.profiling import recording
 from lanas_jax.supernet.valuation import Valuation
 from lanas_jax.trainer.task import Weights
 from tests.candidates.compilations import counted
@@ -64,15 +65,17 @@ def one():
     return valuation()
 
 
-def test_valuations_of_other_images_share_programs(one, values):
+def test_valuations_of_other_images_share_programs(one, values, tmp_path):
     """Their own values, by what the first one compiled."""
     images = dataclasses.replace(DATA.validation, labels=np.roll(DATA.validation.labels, 1))
     other = Valuation(
         LinearSupernet(), dataclasses.replace(DATA, validation=images), devices=jax.devices()[:1], **SETTINGS
     )
-    with counted() as compilations:
-        found = other(WEIGHTS, CODES)
+    with counted() as compilations, recording(tmp_path) as traced:
+        for _ in range(2):
+            found = other(WEIGHTS, CODES)
     assert not compilations
+    assert traced == ["values"]
     assert (found.loss != values.loss).all()
 
 

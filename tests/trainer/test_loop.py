@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from lanas_jax.data.splits import Dataset, Split
+from lanas_jax.runtime.profiling import recording
 from lanas_jax.storage import software
 from lanas_jax.storage.checkpoints import Checkpoints
 from lanas_jax.storage.folder import RunError
@@ -67,7 +68,9 @@ def test_resumed_training_is_the_same_to_the_bit(whole, made, tmp_path, stop):
     kept = loop.restored(folder, shapes(network(), RECIPE))
     assert (0 if kept is None else int(kept.state.step)) == {1: 0, 10: 7, 25: 22}[stop]
     progress = Stop()
-    again = loop.run_training(made, DATA.search, folder, progress)
+    with recording(tmp_path / "trace") as traced:
+        again = loop.run_training(made, DATA.search, folder, progress)
+    assert traced == ["train"]
     assert progress.first == {1: 0, 10: 7, 25: 22}[stop]
     assert same(again.state, whole[1])
     assert folder.metrics.read_bytes() == whole[0].metrics.read_bytes()
