@@ -107,8 +107,8 @@ FAULTS = (
         "batch-norm",
         "running statistics move by the published momentum",
         "models/nasbench/nasbench101.py",
-        "Norm(channels, momentum=MOMENTUM, rngs=rngs)",
-        "Norm(channels, momentum=1 - MOMENTUM, rngs=rngs)",  # as PyTorch counts it
+        "Norm(channels, NormConstants(MOMENTUM), rngs=rngs)",
+        "Norm(channels, NormConstants(1 - MOMENTUM), rngs=rngs)",  # as PyTorch counts it
         ("tests/models/nasbench/test_nasbench101.py::test_running_statistics_move_by_three_thousandths",),
     ),
     Fault(

@@ -60,6 +60,15 @@ class Supernet(Protocol):
 
 
 @runtime_checkable
+class HasLargest(Protocol):
+    """A supernet whose weights are those of its largest subnetwork, that of all last options, in the same layout."""
+
+    def largest(self, dropout: float) -> FinalNetwork:
+        """Returns this subnetwork as a separate network, which drops inputs of its classifier in training."""
+        ...
+
+
+@runtime_checkable
 class Extracting(Protocol):
     """An evaluator that values subnetworks of a supernet and can extract their weights."""
 

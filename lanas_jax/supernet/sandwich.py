@@ -3,16 +3,17 @@
 A step trains the largest subnetwork on the labels, then the smallest one and some random ones on the probabilities
 predicted by the largest one, all on the same augmented images. The accuracies of all subnetworks lie between those of
 the largest and the smallest, so training these two bounds all others. The predictions of the largest subnetwork are
-constants to the others: no gradient flows back through them. The gradient is the mean over all passes, as for a
-recipe's `passes`. The published code uses the sum, which is equivalent at a learning rate divided by the number of
-passes.
+constants to the others: no gradient flows back through them. The gradient is the sum over all passes, as published, or
+their mean, as for a recipe's `passes`: a sum is a mean at a learning rate multiplied by the number of passes, but for
+clipping and weight decay. Only the largest subnetwork, which learns from the labels, has dropout and drop-path
+(BigNAS, section 3; AttentiveNAS, arXiv 2011.09011).
 
 Each pass normalises by the statistics of the batch in its own subnetwork. The running statistics mix all passes, as in
 any supernet, and fit no subnetwork, not even the largest. `lanas_jax.supernet.valuation` measures them for each code.
 """
 
 import dataclasses
-from typing import TypedDict
+from typing import Literal, TypedDict
 
 import jax
 import jax.numpy as jnp
@@ -21,9 +22,9 @@ from jax import lax
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from lanas_jax.spaces.base import SearchSpace
-from lanas_jax.supernet.base import Supernet
+from lanas_jax.supernet.base import HasLargest, Supernet
 from lanas_jax.trainer.recipe import Recipe
-from lanas_jax.trainer.task import BatchStats, Params, Weights
+from lanas_jax.trainer.task import BatchStats, FinalNetwork, Params, Weights
 from lanas_jax.training.sgd import cross_entropy
 
 
@@ -35,25 +36,37 @@ class Sandwich:
       largest: code of the subnetwork that learns from the labels and teaches the others.
       smallest: code of the smallest subnetwork, trained in each step.
       random: number of additional subnetworks per step, drawn from the pool.
+      gradient: combination of the gradients of a step's passes, their sum or their mean.
+      dropout: probability with which the largest subnetwork drops inputs of its classifier.
+      drop_path: probability with which it drops its last residual block, lower for earlier blocks.
 
     Raises:
-      ValueError: `random` is negative.
+      ValueError: `random` is negative, or a probability is out of range.
     """
 
     largest: tuple[int, ...]
     smallest: tuple[int, ...]
     random: int = 2
+    gradient: Literal["mean", "sum"] = "mean"
+    dropout: float = 0.0
+    drop_path: float = 0.0
 
     def __post_init__(self) -> None:
         if self.random < 0:
             raise ValueError(f"random must not be negative; got {self.random}")
+        if self.gradient not in ("mean", "sum"):
+            raise ValueError(f"gradient must be 'mean' or 'sum'; got {self.gradient!r}")
+        for name in ("dropout", "drop_path"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ValueError(f"{name} must be in [0, 1); got {getattr(self, name)}")
 
-    def check(self, space: SearchSpace, recipe: Recipe) -> None:
+    def check(self, supernet: Supernet, recipe: Recipe) -> None:
         """Checks that the codes are in the space and that the recipe has one pass per step.
 
         Raises:
-          ValueError: the sandwich does not fit the space or the recipe; the message states the cause.
+          ValueError: the sandwich does not fit the supernet or the recipe; the message states the cause.
         """
+        space = supernet.space
         if recipe.passes != 1:
             raise ValueError(f"passes must be 1 with a sandwich, which defines its own passes; got {recipe.passes}")
         for name, code in (("largest", self.largest), ("smallest", self.smallest)):
@@ -63,11 +76,27 @@ class Sandwich:
                 raise ValueError(f"the sandwich's {name} subnetwork: {error}") from error
             if not np.asarray(space.valid(checked))[0]:
                 raise ValueError(f"the sandwich's {name} subnetwork: {code} is not valid in the space")
+        if self._regularizes:
+            if not isinstance(supernet, HasLargest):
+                raise ValueError(
+                    f"dropout and drop_path of a sandwich must be 0 with a {type(supernet).__name__}, which has no "
+                    "largest subnetwork of its own"
+                )
+            if (largest := tuple((space.cardinalities - 1).tolist())) != self.largest:
+                raise ValueError(
+                    f"dropout and drop_path need the supernet's largest subnetwork, {largest}; got {self.largest}"
+                )
+
+    @property
+    def _regularizes(self) -> bool:
+        return bool(self.dropout or self.drop_path)
 
     def network(self, supernet: Supernet, pool: Int[np.ndarray, "m dims"]) -> "SandwichSupernet":
         """Returns the supernet in the form that the trainer trains."""
         ends = np.asarray(supernet.space.canonical(np.array([self.largest, self.smallest], np.int32)))
-        return SandwichSupernet(supernet, {"pool": pool, "largest": ends[0], "smallest": ends[1]}, self.random)
+        codes: SandwichCodes = {"pool": pool, "largest": ends[0], "smallest": ends[1]}
+        plain = supernet.largest(self.dropout) if self._regularizes and isinstance(supernet, HasLargest) else None
+        return SandwichSupernet(supernet, codes, self.random, self.gradient == "sum", plain, self.drop_path)
 
 
 class SandwichCodes(TypedDict):
@@ -82,17 +111,23 @@ class SandwichCodes(TypedDict):
 class SandwichSupernet:
     """A supernet in the form that `lanas_jax.trainer` trains, with a gradient of its own.
 
-    Two instances with the same supernet and the same `random` are equal, whatever their codes, and share programs.
+    Two instances that differ only in their codes are equal and share programs.
 
     Args:
       supernet: supernet to train.
       data: codes of the sandwich.
       random: number of subnetworks drawn from the pool in each step.
+      sums: True for the sum of the gradients of all passes, False for their mean.
+      plain: largest subnetwork as a network of its own, which drops units and paths; None if it drops nothing.
+      drop_path: drop-path probability of `plain`.
     """
 
     supernet: Supernet
     data: SandwichCodes = dataclasses.field(compare=False)
     random: int
+    sums: bool = False
+    plain: FinalNetwork | None = None
+    drop_path: float = 0.0
 
     @property
     def space(self) -> SearchSpace:
@@ -106,7 +141,7 @@ class SandwichSupernet:
 
     def with_data(self, data: SandwichCodes) -> "SandwichSupernet":
         """Returns the same network with other codes."""
-        return SandwichSupernet(self.supernet, data, self.random)
+        return dataclasses.replace(self, data=data)
 
     def init(self, key: PRNGKeyArray) -> tuple[Params, BatchStats]:
         """Returns initial weights and batch statistics of all subnetworks. The key is consumed."""
@@ -134,10 +169,12 @@ class SandwichSupernet:
         images: Float[Array, "n height width channels"],
         targets: Float[Array, "n classes"],
         key: PRNGKeyArray,
+        noise: PRNGKeyArray,
     ) -> tuple[Float[Array, ""], BatchStats, Params]:
-        """Returns mean loss, batch statistics after the last pass, and mean gradient. The key is consumed.
+        """Returns mean loss, batch statistics after the last pass, and sum or mean of the gradients.
 
-        The targets of the first pass are the labels; those of the other passes are its predicted probabilities.
+        The targets of the first pass are the labels; those of the other passes are its predicted probabilities. `key`
+        draws the codes, and `noise` what the largest subnetwork drops; both are consumed.
         """
         codes = self.drawn(key)
 
@@ -145,8 +182,7 @@ class SandwichSupernet:
             params: Params, batch_stats: BatchStats, code: Array, targets: Array
         ) -> tuple[Array, tuple[Array, BatchStats]]:
             logits, batch_stats = self.supernet.apply(params, batch_stats, code, images, train=True)
-            logits = logits.astype(jnp.float32)
-            return cross_entropy(logits, targets).mean(), (jax.nn.softmax(logits), batch_stats)
+            return _loss(logits, targets), (jax.nn.softmax(logits.astype(jnp.float32)), batch_stats)
 
         def add(carry: tuple[Array, BatchStats, Params, Array], one: tuple[Array, Array]) -> tuple[tuple, None]:
             loss, batch_stats, total, targets = carry
@@ -156,12 +192,44 @@ class SandwichSupernet:
             total = jax.tree.map(jnp.add, total, gradient)
             return (loss + more, batch_stats, total, jnp.where(first, said, targets)), None
 
-        nothing = (jnp.float32(0), weights.batch_stats, jax.tree.map(jnp.zeros_like, weights.params), targets)
-        (loss, batch_stats, total, _), _ = lax.scan(add, nothing, (codes, jnp.arange(len(codes)) == 0))
-        return loss / len(codes), batch_stats, jax.tree.map(lambda total: total / len(codes), total)
+        first = jnp.arange(len(codes)) == 0
+        if self.plain is None:
+            nothing = jax.tree.map(jnp.zeros_like, weights.params)
+            carry = (jnp.float32(0), weights.batch_stats, nothing, targets)
+        else:
+            carry = self._largest(self.plain, weights, images, targets, noise)
+            codes, first = codes[1:], first[1:]
+        (loss, batch_stats, total, _), _ = lax.scan(add, carry, (codes, first))
+        passes = 2 + self.random
+        if not self.sums:
+            total = jax.tree.map(lambda total: total / passes, total)
+        return loss / passes, batch_stats, total
+
+    def _largest(
+        self, network: FinalNetwork, weights: Weights, images: Array, targets: Array, noise: PRNGKeyArray
+    ) -> tuple[Array, BatchStats, Params, Array]:
+        """Returns the loss, statistics, gradient and predicted probabilities of the largest subnetwork's pass."""
+
+        def objective(params: Params) -> tuple[Array, tuple[Array, BatchStats]]:
+            logits, _, batch_stats = network.apply(
+                params,
+                weights.batch_stats,
+                images,
+                train=True,
+                key=noise,
+                drop_path=jnp.float32(self.drop_path),
+            )
+            return _loss(logits, targets), (jax.nn.softmax(logits.astype(jnp.float32)), batch_stats)
+
+        (loss, (said, batch_stats)), gradient = jax.value_and_grad(objective, has_aux=True)(weights.params)
+        return loss, batch_stats, gradient, said
 
     def drawn(self, key: PRNGKeyArray) -> Int[Array, "passes dims"]:
         """Draws the codes of a step, in the order of its passes. The key is consumed."""
         pool = jnp.asarray(self.data["pool"])
         rows = jax.random.randint(key, (self.random,), 0, len(pool))
         return jnp.concatenate([jnp.stack([self.data["largest"], self.data["smallest"]]), pool[rows]])
+
+
+def _loss(logits: Float[Array, "n classes"], targets: Float[Array, "n classes"]) -> Float[Array, ""]:
+    return cross_entropy(logits.astype(jnp.float32), targets).mean()

@@ -137,7 +137,7 @@ class SupernetTraining:
                 f"distillation must be 0 for a supernet, which has no teacher; got {self.recipe.distillation}"
             )
         if self.sandwich is not None:
-            self.sandwich.check(self.supernet.space, self.recipe)
+            self.sandwich.check(self.supernet, self.recipe)
 
     @property
     def network(self) -> SampledSupernet | SandwichSupernet:

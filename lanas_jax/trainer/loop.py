@@ -282,7 +282,7 @@ def _schedules(recipe: Recipe, step: Int[Array, ""], total: Int[Array, ""]) -> t
 
     Steps are computed one at a time, because XLA's cosine of a vector depends on the vector's length.
     """
-    return learning_rate(recipe, step, total), drop_path(recipe, step, total)
+    return learning_rate(recipe, step, total, recipe.constant_epochs), drop_path(recipe, step, total)
 
 
 def _why(programs: Programs, state: FinalState, checkpoints: Checkpoints) -> str:

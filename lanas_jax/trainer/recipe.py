@@ -57,6 +57,7 @@ WARM_UP = 10  # after n steps the decay of the moving average is at most (1 + n)
         "learning_rate",
         "final_learning_rate",
         "warm_up",
+        "constant_epochs",
         "momentum",
         "rmsprop_decay",
         "betas",
@@ -85,6 +86,8 @@ class Recipe:
       learning_rate: peak learning rate, decayed along half a cosine.
       final_learning_rate: learning rate at the end of training.
       warm_up: number of epochs, possibly fractional, of linear warm-up from 0 to the peak learning rate.
+      constant_epochs: number of epochs, possibly fractional, at the end of training with the constant rate
+        `final_learning_rate`; the cosine ends where they begin.
       optimizer: optimizer of the weights; the formulas are at the top of this file.
       momentum: decay of the momentum buffer; read by sgd and rmsprop.
       nesterov: use of Nesterov momentum; read by sgd and rmsprop.
@@ -95,9 +98,11 @@ class Recipe:
       weight_decay: weight decay. sgd and rmsprop add ``weight_decay * parameter`` to the gradient after clipping (L2);
         adamw and lamb add it to the direction (decoupled).
       decay_all: weight decay on biases and normalization parameters too, as published for CIFAR-10.
-      clip: largest global norm of the gradient; None disables clipping.
+      clip: largest global norm of the gradient, or its largest absolute value (`clip_by`); None disables clipping.
+      clip_by: what `clip` limits: the ``norm`` of the whole gradient, or the ``value`` of each of its numbers.
       auxiliary_weight: weight of the auxiliary head's loss, if the network has an auxiliary head.
-      drop_path: probability of dropping a path at the end of training; it grows linearly from 0.
+      drop_path: probability of dropping a path at the end of training.
+      drop_path_schedule: growth of this probability during training: ``linear`` from 0, or ``constant``.
       ema: decay of the moving average of weights and batch statistics; None disables the average.
       label_smoothing: probability mass moved from the true class to the uniform distribution over all classes.
       distillation: weight of the teacher's loss, in [0, 1]; the labels have the remaining weight. 0 means no teacher.
@@ -126,6 +131,7 @@ class Recipe:
     learning_rate: float = 0.025
     final_learning_rate: float = 0.0
     warm_up: float = 0.0
+    constant_epochs: float = 0.0
     optimizer: Literal["sgd", "rmsprop", "adamw", "lamb"] = "sgd"
     momentum: float = 0.9
     nesterov: bool = False
@@ -135,8 +141,10 @@ class Recipe:
     weight_decay: float = 3e-4
     decay_all: bool = True
     clip: float | None = 5.0
+    clip_by: Literal["norm", "value"] = "norm"
     auxiliary_weight: float = 0.4
     drop_path: float = 0.2
+    drop_path_schedule: Literal["linear", "constant"] = "linear"
     ema: float | None = 0.9999
     label_smoothing: float = 0.0
     distillation: float = 0.0
@@ -157,6 +165,14 @@ class Recipe:
         for name in ("validate_every", "passes", "steps_per_dispatch"):
             if getattr(self, name) is not None and getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1; got {getattr(self, name)}")
+        for name, known in (("clip_by", ("norm", "value")), ("drop_path_schedule", ("linear", "constant"))):
+            if getattr(self, name) not in known:
+                raise ValueError(f"{name} must be {known[0]!r} or {known[1]!r}; got {getattr(self, name)!r}")
+        if not 0 <= self.constant_epochs < self.epochs - self.warm_up:
+            raise ValueError(
+                f"constant_epochs must be from 0 to less than epochs - warm_up, {self.epochs - self.warm_up}; "
+                f"got {self.constant_epochs}"
+            )
         for name in ("auxiliary_weight", "checkpoint_seconds"):
             if not getattr(self, name) >= 0:
                 raise ValueError(f"{name} must not be negative; got {getattr(self, name)}")
@@ -232,7 +248,12 @@ class Recipe:
 
 
 def drop_path(recipe: Recipe, step: Int[Array, ""], total: Int[Array, ""]) -> Float[Array, ""]:
-    """Returns the drop-path probability of step number `step`, counted from 0: ``drop_path * step / total``."""
+    """Returns the drop-path probability of step number `step`, counted from 0.
+
+    It is ``drop_path * step / total``, or always `drop_path`, as the recipe's `drop_path_schedule` says.
+    """
+    if recipe.drop_path_schedule == "constant":
+        return jnp.asarray(recipe.drop_path, jnp.float32)
     return recipe.drop_path * step.astype(jnp.float32) / total.astype(jnp.float32)
 
 
@@ -248,7 +269,8 @@ def average_decay(decay: Real, step: Int[Array, ""]) -> Float[Array, ""]:
 
 def optimizer(recipe: Recipe) -> optax.GradientTransformation:
     """Returns the optax transformation from gradients to a direction, without the learning rate."""
-    clip = optax.identity() if recipe.clip is None else optax.clip_by_global_norm(recipe.clip)
+    clipping = {"norm": optax.clip_by_global_norm, "value": optax.clip}[recipe.clip_by]
+    clip = optax.identity() if recipe.clip is None else clipping(recipe.clip)
     decay = optax.add_decayed_weights(recipe.weight_decay, None if recipe.decay_all else decaying)
     momentum = optax.trace(recipe.momentum, recipe.nesterov)
     epsilon = EPSILON.get(recipe.optimizer, 0.0) if recipe.epsilon is None else recipe.epsilon

@@ -153,7 +153,7 @@ def train_step(
     dropped = drop_path(task.recipe, state.step, total)
     loss, batch_stats, gradient = descent(task, state.weights, batch, dropping, dropped)
     direction, momentum = optimizer(task.recipe).update(gradient, state.optimizer, state.weights.params)
-    rate = learning_rate(task.recipe, state.step, total)
+    rate = learning_rate(task.recipe, state.step, total, task.recipe.constant_epochs)
     params = jax.tree.map(lambda p, d: p - rate.astype(d.dtype) * d, state.weights.params, direction)
     weights = Weights(params, batch_stats)
     average = update_average(task.recipe, state.average, weights, state.step)
@@ -192,14 +192,14 @@ def descent(
     group = over if isinstance(over, int) else {"all": devices.size, "device": 1}[over]
     with matmul_precision(recipe.matmul_precision):
         if group == devices.size:
-            return descent_over(task, weights, batch, key, dropped)
+            return descent_over(task, weights, batch, key, jax.random.fold_in(key, 0), dropped)
 
         def in_group(
             weights: Weights, batch: TrainingBatch, key: PRNGKeyArray, dropped: Float[Array, ""]
         ) -> tuple[Float[Array, ""], BatchStats, Params]:
-            if not isinstance(task.network, DrawsCodes):
-                key = jax.random.fold_in(key, lax.axis_index("group"))  # each group drops other paths
-            loss, batch_stats, gradient = descent_over(task, weights, batch, key, dropped)
+            noise = jax.random.fold_in(key, lax.axis_index("group"))  # each group drops other paths
+            shared = key if isinstance(task.network, DrawsCodes) else noise
+            loss, batch_stats, gradient = descent_over(task, weights, batch, shared, noise, dropped)
             summed = lax.pmean(jax.tree.map(lambda x: x.astype(recipe.gradient_sum), gradient), "group")
             gradient = jax.tree.map(lambda x, own: x.astype(own.dtype), summed, gradient)
             return *lax.pmean((loss, batch_stats), "group"), gradient
@@ -219,12 +219,17 @@ def descent(
 
 
 def descent_over(
-    task: TrainerTask, weights: Weights, batch: TrainingBatch, key: PRNGKeyArray, dropped: Float[Array, ""]
+    task: TrainerTask,
+    weights: Weights,
+    batch: TrainingBatch,
+    key: PRNGKeyArray,
+    noise: PRNGKeyArray,
+    dropped: Float[Array, ""],
 ) -> tuple[Float[Array, ""], BatchStats, Params]:
-    """Returns what `descent` does, with batch normalization over the given images."""
+    """Returns what `descent` does, with batch normalization over the given images; for `noise` see `SelfTaught`."""
     if isinstance(task.network, SelfTaught):
         smoothed = optax.smooth_labels(batch.targets, task.recipe.label_smoothing)
-        return task.network.gradient(weights, batch.images, smoothed, key)
+        return task.network.gradient(weights, batch.images, smoothed, key, noise)
 
     def objective(params: Params, batch_stats: BatchStats, key: PRNGKeyArray) -> tuple[Float[Array, ""], BatchStats]:
         logits, auxiliary, batch_stats = task.network.apply(

@@ -117,6 +117,7 @@ class SelfTaught(Protocol):
         images: Float[Array, "n height width channels"],
         targets: Float[Array, "n classes"],
         key: PRNGKeyArray,
+        noise: PRNGKeyArray,
     ) -> tuple[Float[Array, ""], BatchStats, Params]:
         """Returns the loss, the updated batch statistics, and the gradient with respect to the parameters.
 
@@ -124,7 +125,8 @@ class SelfTaught(Protocol):
           weights: current parameters and batch statistics.
           images: batch of images, shared by all networks.
           targets: label-smoothed target distributions.
-          key: PRNG key; consumed.
+          key: PRNG key of what all devices share, such as the codes of the step; consumed.
+          noise: PRNG key of what each group of devices draws for its own images, such as dropped units; consumed.
         """
         ...
 

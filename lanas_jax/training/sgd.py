@@ -137,21 +137,23 @@ def optimizer(config: TrainConfig) -> optax.GradientTransformation:
     )
 
 
-def learning_rate(config: Schedule, step: Int[Array, ""], total: Int[Array, ""]) -> Float[Array, ""]:
-    """Returns the learning rate of a step: a linear warm-up, then half a cosine. All arguments may be traced.
+def learning_rate(
+    config: Schedule, step: Int[Array, ""], total: Int[Array, ""], constant: Real = 0.0
+) -> Float[Array, ""]:
+    """Returns the learning rate of a step: linear warm-up, half a cosine, constant end. All arguments may be traced.
 
-    After the warm-up it is ``final + (peak - final) * (1 + cos(pi * f)) / 2``, with f going from 0 to 1. During the
-    warm-up, the first ``warm_up / epochs`` of all steps, it grows linearly from 0 to ``peak``. optax's schedules need
-    their horizon as a Python number. This function passes them fractions of the training, so the horizon may be traced
-    and short and long trainings share one program.
+    After the warm-up it is ``final + (peak - final) * (1 + cos(pi * f)) / 2``, with f going from 0 to 1, and `final` in
+    the last `constant` epochs. During the warm-up, the first ``warm_up / epochs`` of all steps, it grows linearly from
+    0 to ``peak``. optax's schedules need their horizon as a Python number. This function passes them fractions of the
+    training, so the horizon may be traced and short and long trainings share one program.
     """
     fraction = step.astype(jnp.float32) / total.astype(jnp.float32)
-    settings = (config.learning_rate, config.final_learning_rate, config.warm_up, config.epochs)
-    peak, final, warm_up, epochs = (jnp.asarray(number, jnp.float32) for number in settings)
+    settings = (config.learning_rate, config.final_learning_rate, config.warm_up, config.epochs, constant)
+    peak, final, warm_up, epochs, constant = (jnp.asarray(number, jnp.float32) for number in settings)
     falling = optax.cosine_decay_schedule(peak, decay_steps=1, alpha=final / peak)
-    rise = warm_up / epochs
+    rise, fallen = warm_up / epochs, 1 - constant / epochs
     rising = peak * fraction / jnp.where(rise > 0, rise, 1.0)  # unused without a warm-up, but must not be NaN
-    return jnp.where(fraction < rise, rising, falling((fraction - rise) / (1 - rise)))
+    return jnp.where(fraction < rise, rising, falling((fraction - rise) / (fallen - rise)))
 
 
 def one_hot(labels: Int[Array, " n"], classes: int) -> Float[Array, "n classes"]:

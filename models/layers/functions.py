@@ -1,5 +1,7 @@
 """Normalisation and other operations of networks as pure functions of images ``[n, height, width, channels]``."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 from jax import lax
@@ -77,59 +79,65 @@ def batch_norm(
     *,
     train: bool,
     momentum: float = MOMENTUM,
+    epsilon: float = EPSILON,
 ) -> tuple[Images, Channels, Channels]:
     """Normalises each channel: by the statistics of the batch in training, otherwise by running statistics.
 
     Statistics and arithmetic are float32 for any image dtype; bfloat16 would not resolve the updates of a running mean.
-    The gradient saves the images in their own dtype, and the statistics of the batch.
+    The gradient saves the images in their own dtype, and the statistics of the batch. `epsilon` is added to variances;
+    `momentum` is the weight of the running statistics in their update.
 
     Returns:
       The normalised images, and the updated running mean and variance.
     """
     if not train:
-        factor = scale * lax.rsqrt(variance + EPSILON)
+        factor = scale * lax.rsqrt(variance + epsilon)
         y = x.astype(jnp.float32) * factor[None, None, None] + (bias - mean * factor)[None, None, None]
         return y.astype(x.dtype), mean, variance
-    y, batch_mean, batch_variance = _normalise(x, scale, bias)
+    y, batch_mean, batch_variance = _normalise(x, scale, bias, epsilon)
     mean = momentum * mean + (1 - momentum) * batch_mean
     variance = momentum * variance + (1 - momentum) * batch_variance
     return y, mean, variance
 
 
-@jax.custom_vjp
-def _normalise(x: Images, scale: Channels, bias: Channels) -> tuple[Images, Channels, Channels]:
+@functools.partial(jax.custom_vjp, nondiff_argnums=(3,))
+def _normalise(x: Images, scale: Channels, bias: Channels, epsilon: float) -> tuple[Images, Channels, Channels]:
     """Normalises by the statistics of the batch; also returns the mean and the variance, which have no gradient."""
-    return _normalised(x, scale, bias)
+    return _normalised(x, scale, bias, epsilon)
 
 
-def _normalise_forward(x: Array, scale: Array, bias: Array) -> tuple[tuple[Array, Array, Array], tuple[Array, ...]]:
-    y, mean, variance = _normalised(x, scale, bias)
+def _normalise_forward(
+    x: Array, scale: Array, bias: Array, epsilon: float
+) -> tuple[tuple[Array, Array, Array], tuple[Array, ...]]:
+    y, mean, variance = _normalised(x, scale, bias, epsilon)
     return (y, mean, variance), (x, scale, mean, variance)
 
 
-def _normalise_backward(saved: tuple[Array, ...], cotangents: tuple[Array, ...]) -> tuple[Array, Array, Array]:
-    return _normalisation_gradient(*saved, cotangents[0])
+def _normalise_backward(
+    epsilon: float, saved: tuple[Array, ...], cotangents: tuple[Array, ...]
+) -> tuple[Array, Array, Array]:
+    return _normalisation_gradient(*saved, cotangents[0], epsilon)
 
 
 _normalise.defvjp(_normalise_forward, _normalise_backward)
 
 
-@jax.jit  # traced once for all layers of equal shapes
-def _normalised(x: Images, scale: Channels, bias: Channels) -> tuple[Images, Channels, Channels]:
+@functools.partial(jax.jit, static_argnames="epsilon")  # traced once for all layers of equal shapes
+def _normalised(x: Images, scale: Channels, bias: Channels, epsilon: float) -> tuple[Images, Channels, Channels]:
     exact = x.astype(jnp.float32)
     mean = jnp.mean(exact, axis=(0, 1, 2))
     variance = jnp.maximum(jnp.mean(jnp.square(exact), axis=(0, 1, 2)) - jnp.square(mean), 0.0)
-    factor = scale * lax.rsqrt(variance + EPSILON)
+    factor = scale * lax.rsqrt(variance + epsilon)
     y = exact * factor[None, None, None] + (bias - mean * factor)[None, None, None]
     return y.astype(x.dtype), mean, variance
 
 
-@jax.jit
+@functools.partial(jax.jit, static_argnames="epsilon")
 def _normalisation_gradient(
-    x: Images, scale: Channels, mean: Channels, variance: Channels, dy: Images
+    x: Images, scale: Channels, mean: Channels, variance: Channels, dy: Images, epsilon: float
 ) -> tuple[Images, Channels, Channels]:
     """Computes ``scale / deviation * (dy - mean(dy) - z * mean(dy * z))``, with z the images before scale and bias."""
-    dy, exact, rate = dy.astype(jnp.float32), x.astype(jnp.float32), lax.rsqrt(variance + EPSILON)
+    dy, exact, rate = dy.astype(jnp.float32), x.astype(jnp.float32), lax.rsqrt(variance + epsilon)
     count = x.size // x.shape[-1]
     dbias = jnp.sum(dy, axis=(0, 1, 2))
     dscale = (jnp.sum(dy * exact, axis=(0, 1, 2)) - mean * dbias) * rate

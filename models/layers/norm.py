@@ -5,7 +5,7 @@ statistics are ``{"mean", "variance"}``. A `Norm` module holds both under Flax's
 """
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -19,14 +19,31 @@ Tree = dict[str, Array]
 AnyArray = Array | np.ndarray  # weights restored from a file are NumPy arrays
 
 
+class NormConstants(NamedTuple):
+    """The constants of batch normalisation; the defaults are those of `models/layers/functions.py`."""
+
+    momentum: float = functions.MOMENTUM  # weight of the running statistics in their update
+    epsilon: float = functions.EPSILON  # added to variances
+
+    def check(self) -> None:
+        """Raises ValueError if a constant is out of its range."""
+        if not 0 <= self.momentum < 1:
+            raise ValueError(f"the momentum of batch normalization must be in [0, 1); got {self.momentum}")
+        if not self.epsilon > 0:
+            raise ValueError(f"the epsilon of batch normalization must be positive; got {self.epsilon}")
+
+
+NORM = NormConstants()
+
+
 class Norm(nnx.BatchNorm):
-    """Batch normalisation with the constants of `models/layers/functions.py`, in float32 for any image dtype."""
+    """Batch normalisation in float32 for any image dtype."""
 
     scale: nnx.Param
     bias: nnx.Param
 
-    def __init__(self, channels: int, *, momentum: float = functions.MOMENTUM, rngs: nnx.Rngs):
-        super().__init__(channels, momentum=momentum, epsilon=functions.EPSILON, rngs=rngs)
+    def __init__(self, channels: int, constants: NormConstants = NORM, *, rngs: nnx.Rngs):
+        super().__init__(channels, momentum=constants.momentum, epsilon=constants.epsilon, rngs=rngs)
 
     def __call__(
         self, x: Float[Array, "n h w c"], use_running_average: bool | None = None, *, mask: Array | None = None
@@ -42,7 +59,9 @@ class Norm(nnx.BatchNorm):
             raise ValueError("mask must be None: all pixels of a batch are normalised")
         infer = self.use_running_average if use_running_average is None else use_running_average
         state = (jnp.asarray(variable[...]) for variable in (self.scale, self.bias, self.mean, self.var))
-        y, mean, variance = functions.batch_norm(x, *state, train=not infer, momentum=self.momentum)
+        y, mean, variance = functions.batch_norm(
+            x, *state, train=not infer, momentum=self.momentum, epsilon=self.epsilon
+        )
         if not infer:
             self.mean[...], self.var[...] = mean, variance
         return y
@@ -71,7 +90,7 @@ def initial_stats(shape: tuple[int, ...]) -> Tree:
     return {"mean": jnp.zeros(shape), "variance": jnp.ones(shape)}
 
 
-def batch_statistics(update: Callable[[Any], Any], stats: Any) -> Any:
+def batch_statistics(update: Callable[[Any], Any], stats: Any, momentum: float = functions.MOMENTUM) -> Any:
     """Returns the means and variances of one batch; zero for those that the batch does not update.
 
     Running statistics of a supernet mix all trained subnetworks. Averages of these statistics over batches fit a
@@ -80,6 +99,7 @@ def batch_statistics(update: Callable[[Any], Any], stats: Any) -> Any:
     Args:
       update: function that returns the running statistics after one training step on the batch.
       stats: tree of the shapes and dtypes of running statistics.
+      momentum: momentum of that step's batch normalisation.
     """
     moved = update(jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), stats))
-    return jax.tree.map(lambda x: x / (1 - functions.MOMENTUM), moved)
+    return jax.tree.map(lambda x: x / (1 - momentum), moved)

@@ -19,6 +19,7 @@ from jaxtyping import Array, Float, Float32, Int, PRNGKeyArray
 from lanas_jax.models import layers
 from lanas_jax.models.functional import Functional, Tree
 from lanas_jax.models.layers.initial import draw_weights
+from lanas_jax.models.layers.norm import NORM, NormConstants
 from lanas_jax.models.mobilenet.network import MobileNetNetwork
 from lanas_jax.spaces.inverted_residuals import MobileNet
 from lanas_jax.spaces.mobilenet import MobileNetSpace
@@ -34,6 +35,9 @@ class FinalMobileNet:
       code: architecture, NumPy integers ``[dims]``.
       compute_dtype: float32, or bfloat16 for activations and convolutions; parameters are always float32.
       dropout: dropout probability before the classifier in training, in [0, 1).
+      norm: constants of batch normalisation.
+      zero_residuals: scale 0 in the last normalisation of each residual block at the start of a training, so that the
+        block begins as the identity (arXiv 1706.02677, section 5.1; BigNAS, arXiv 2003.11142).
 
     Raises:
       ValueError: the code is invalid, the dtype is neither float32 nor bfloat16, or the probability is out of range.
@@ -43,6 +47,8 @@ class FinalMobileNet:
     code: Int[np.ndarray, " dims"] = dataclasses.field(compare=False)
     compute_dtype: DTypeLike = jnp.float32
     dropout: float = 0.2
+    norm: NormConstants = NORM
+    zero_residuals: bool = False
     integers: tuple[int, ...] = dataclasses.field(init=False, repr=False)  # the code as a tuple, for comparison
 
     def __post_init__(self) -> None:
@@ -51,6 +57,7 @@ class FinalMobileNet:
         layers.check_compute_dtype(self.compute_dtype)
         if not 0 <= self.dropout < 1:
             raise ValueError(f"dropout must be in [0, 1); got {self.dropout}")
+        self.norm.check()
 
     @functools.cached_property
     def spec(self) -> MobileNet:
@@ -59,7 +66,13 @@ class FinalMobileNet:
 
     def init(self, key: PRNGKeyArray) -> tuple[Tree, Tree]:
         """Returns initial weights and batch statistics (`initial_weights`) as pure dicts. The key is consumed."""
-        return initial_weights(key, self.module)
+        params, batch_stats = initial_weights(key, self.module)
+        if self.zero_residuals:
+            for i, block in enumerate(self.spec.blocks):
+                if block.residual:
+                    norm = params["blocks"][i]["projection"]["norm"]
+                    norm["scale"] = jnp.zeros_like(norm["scale"])
+        return params, batch_stats
 
     def apply(
         self,
@@ -108,7 +121,9 @@ class FinalMobileNet:
     @functools.cached_property
     def module(self) -> Functional:
         """The network as a module without arrays."""
-        return Functional(lambda: MobileNetNetwork(self.spec, dtype=self.compute_dtype, rngs=nnx.Rngs(0)))
+        return Functional(
+            lambda: MobileNetNetwork(self.spec, dtype=self.compute_dtype, norm=self.norm, rngs=nnx.Rngs(0))
+        )
 
 
 def initial_weights(key: PRNGKeyArray, module: Functional) -> tuple[Tree, Tree]:

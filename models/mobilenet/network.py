@@ -2,9 +2,8 @@
 
 `lanas_jax/spaces/inverted_residuals.py` specifies a network; this file has its layers and parameters. The
 gate of squeeze-and-excitation has a ReLU before the hard sigmoid of MobileNetV3 (arXiv 1905.02244), and a swish before
-EfficientNet's sigmoid (arXiv 1905.11946). Batch normalisation has the constants of `models/layers/functions.py`, which
-are those of once-for-all (arXiv 1908.09791); the three papers average statistics over longer periods and add 1e-3 to
-variances.
+EfficientNet's sigmoid (arXiv 1905.11946). The default constants of batch normalisation are those of once-for-all (arXiv
+1908.09791); the three papers average statistics over longer periods and add 1e-3 to variances (`PUBLISHED_NORM`).
 
 A network may compute in bfloat16: images, activations between layers, and the operands of convolutions are rounded to
 it. Parameters, statistics and all layers with one product per image (squeeze-and-excitation, hidden layer, classifier)
@@ -21,7 +20,7 @@ from jaxtyping import Array, Float, Float32
 
 from lanas_jax.models import layers
 from lanas_jax.models.layers.conv import Conv, DepthwiseConv
-from lanas_jax.models.layers.norm import Norm
+from lanas_jax.models.layers.norm import NORM, Norm, NormConstants
 from lanas_jax.spaces.inverted_residuals import Activation, Block, Gate, MobileNet
 
 ACTIVATIONS: dict[Activation, Callable[[Array], Array]] = {
@@ -31,6 +30,7 @@ ACTIVATIONS: dict[Activation, Callable[[Array], Array]] = {
     "swish": jax.nn.swish,
 }
 GATES: dict[Gate, Callable[[Array], Array]] = {"hard_sigmoid": jax.nn.hard_sigmoid, "sigmoid": jax.nn.sigmoid}
+PUBLISHED_NORM = NormConstants(momentum=0.99, epsilon=1e-3)  # of EfficientNet's code
 BEFORE_GATES: dict[Gate, Activation] = {"hard_sigmoid": "relu", "sigmoid": "swish"}
 
 
@@ -40,13 +40,16 @@ class MobileNetNetwork(nnx.Module):
     Args:
       spec: specification of the network.
       dtype: dtype of activations and operands of convolutions; parameters are float32.
+      norm: constants of batch normalisation.
       rngs: keys for Flax's default initial weights; `models/mobilenet/final.py` draws others.
     """
 
-    def __init__(self, spec: MobileNet, *, dtype: DTypeLike, rngs: nnx.Rngs):
-        self.stem = stem(spec, dtype=dtype, rngs=rngs)
-        self.blocks = nnx.List([InvertedResidual(block, spec.gate, dtype=dtype, rngs=rngs) for block in spec.blocks])
-        self.head = Head(spec, dtype=dtype, rngs=rngs)
+    def __init__(self, spec: MobileNet, *, dtype: DTypeLike, norm: NormConstants = NORM, rngs: nnx.Rngs):
+        self.stem = stem(spec, dtype=dtype, norm=norm, rngs=rngs)
+        self.blocks = nnx.List(
+            [InvertedResidual(block, spec.gate, dtype=dtype, norm=norm, rngs=rngs) for block in spec.blocks]
+        )
+        self.head = Head(spec, dtype=dtype, norm=norm, rngs=rngs)
 
     def __call__(
         self,
@@ -70,9 +73,11 @@ class MobileNetNetwork(nnx.Module):
 class Normalised(nnx.Module):
     """A convolution, batch normalisation, and an optional activation."""
 
-    def __init__(self, convolution: Conv | DepthwiseConv, activation: Activation | None, *, rngs: nnx.Rngs):
+    def __init__(
+        self, convolution: Conv | DepthwiseConv, activation: Activation | None, norm: NormConstants, *, rngs: nnx.Rngs
+    ):
         self.convolution = convolution
-        self.norm = Norm(convolution.out_features, rngs=rngs)
+        self.norm = Norm(convolution.out_features, norm, rngs=rngs)
         self.activation = activation
 
     def __call__(self, x: Float[Array, "n h w c"]) -> Float[Array, "n h2 w2 d"]:
@@ -99,14 +104,14 @@ class SqueezeExcitation(nnx.Module):
 class InvertedResidual(nnx.Module):
     """An inverted residual block; `gate` is the gate of its squeeze-and-excitation."""
 
-    def __init__(self, block: Block, gate: Gate, *, dtype: DTypeLike, rngs: nnx.Rngs):
+    def __init__(self, block: Block, gate: Gate, *, dtype: DTypeLike, norm: NormConstants = NORM, rngs: nnx.Rngs):
         expansion = Conv(block.inputs, block.expanded, 1, dtype=dtype, rngs=rngs) if block.expands else None
         depthwise = DepthwiseConv(block.expanded, block.kernel, block.stride, dtype=dtype, rngs=rngs)
         projection = Conv(block.expanded, block.outputs, 1, dtype=dtype, rngs=rngs)
-        self.expansion = None if expansion is None else Normalised(expansion, block.activation, rngs=rngs)
-        self.depthwise = Normalised(depthwise, block.activation, rngs=rngs)
+        self.expansion = None if expansion is None else Normalised(expansion, block.activation, norm, rngs=rngs)
+        self.depthwise = Normalised(depthwise, block.activation, norm, rngs=rngs)
         self.excitation = SqueezeExcitation(block.expanded, block.squeezed, gate, rngs=rngs) if block.squeezed else None
-        self.projection = Normalised(projection, None, rngs=rngs)
+        self.projection = Normalised(projection, None, norm, rngs=rngs)
         self.residual = block.residual
 
     def __call__(self, x: Float[Array, "n h w c"], scales: Float[Array, " n"] | None = None) -> Array:
@@ -123,10 +128,10 @@ class InvertedResidual(nnx.Module):
 class Head(nnx.Module):
     """The layers after the blocks of a network."""
 
-    def __init__(self, spec: MobileNet, *, dtype: DTypeLike, rngs: nnx.Rngs):
+    def __init__(self, spec: MobileNet, *, dtype: DTypeLike, norm: NormConstants = NORM, rngs: nnx.Rngs):
         inputs = spec.blocks[-1].outputs if spec.blocks else spec.stem
         last = Conv(inputs, spec.last, 1, dtype=dtype, rngs=rngs)
-        self.last = Normalised(last, spec.activation, rngs=rngs)
+        self.last = Normalised(last, spec.activation, norm, rngs=rngs)
         self.hidden = nnx.Linear(spec.last, spec.hidden, use_bias=spec.hidden_bias, rngs=rngs) if spec.hidden else None
         self.classifier = nnx.Linear(spec.hidden or spec.last, spec.classes, rngs=rngs)
         self.activation = spec.activation
@@ -141,7 +146,7 @@ class Head(nnx.Module):
         return self.classifier(features if units is None else features * units)
 
 
-def stem(spec: MobileNet, *, dtype: DTypeLike, rngs: nnx.Rngs) -> Normalised:
+def stem(spec: MobileNet, *, dtype: DTypeLike, norm: NormConstants = NORM, rngs: nnx.Rngs) -> Normalised:
     """Returns the first convolution of a network."""
     first = Conv(spec.image_channels, spec.stem, 3, spec.stem_stride, dtype=dtype, rngs=rngs)
-    return Normalised(first, spec.activation, rngs=rngs)
+    return Normalised(first, spec.activation, norm, rngs=rngs)

@@ -29,7 +29,7 @@ from jaxtyping import Array, Float, Float32, Int, PRNGKeyArray
 from lanas_jax.models import layers
 from lanas_jax.models.functional import Functional, Tree
 from lanas_jax.models.layers import slices
-from lanas_jax.models.layers.norm import batch_statistics
+from lanas_jax.models.layers.norm import NORM, NormConstants, batch_statistics
 from lanas_jax.models.layers.switch import Branch, switch
 from lanas_jax.models.mobilenet.final import FinalMobileNet
 from lanas_jax.models.mobilenet.network import Head, InvertedResidual, stem
@@ -46,6 +46,8 @@ class MobileNetSupernet:
     Args:
       space: search space, which defines the networks.
       compute_dtype: float32, or bfloat16 for activations and convolutions; parameters are always float32.
+      norm: constants of batch normalisation.
+      zero_residuals: scale 0 in the last normalisation of each residual block at the start (`FinalMobileNet`).
 
     Raises:
       ValueError: the dtype is neither float32 nor bfloat16, or an expansion is less than 2.
@@ -53,9 +55,12 @@ class MobileNetSupernet:
 
     space: MobileNetSpace
     compute_dtype: DTypeLike = jnp.float32
+    norm: NormConstants = NORM
+    zero_residuals: bool = False
 
     def __post_init__(self) -> None:
         layers.check_compute_dtype(self.compute_dtype)
+        self.norm.check()
         if min(self.space.expansions) < 2:
             raise ValueError(
                 f"expansions must be at least 2, so that every layer has an expanding convolution to slice; "
@@ -67,7 +72,7 @@ class MobileNetSupernet:
 
         The key is consumed.
         """
-        return self.standalone(self.space.cardinalities - 1).init(key)
+        return self.largest(0.0).init(key)
 
     def apply(
         self, params: Tree, batch_stats: Tree, code: Code, images: Float[Array, "n h w c"], *, train: bool
@@ -96,8 +101,10 @@ class MobileNetSupernet:
 
     def statistics(self, params: Tree, code: Code, images: Float[Array, "n h w c"]) -> Tree:
         """Returns `batch_statistics` of one code, which may be traced."""
-        stats = self.standalone(self.space.cardinalities - 1).module.batch_stats
-        return batch_statistics(lambda stats: self.apply(params, stats, code, images, train=True)[1], stats)
+        stats = self.largest(0.0).module.batch_stats
+        return batch_statistics(
+            lambda stats: self.apply(params, stats, code, images, train=True)[1], stats, self.norm.momentum
+        )
 
     def extract(self, params: Tree, batch_stats: Tree, code: Code) -> tuple[Tree, Tree]:
         """Returns the weights and batch statistics that a code uses, in the layout of its `standalone` network.
@@ -121,7 +128,18 @@ class MobileNetSupernet:
         Raises:
           ValueError: see `extract`.
         """
-        return FinalMobileNet(self.space, np.asarray(code), self.compute_dtype, dropout=0.0)
+        return FinalMobileNet(
+            self.space,
+            np.asarray(code),
+            self.compute_dtype,
+            dropout=0.0,
+            norm=self.norm,
+            zero_residuals=self.zero_residuals,
+        )
+
+    def largest(self, dropout: float) -> FinalMobileNet:
+        """Returns the network of all last options; its weights have the layout of `init`."""
+        return dataclasses.replace(self.standalone(self.space.cardinalities - 1), dropout=dropout)
 
     def _run(
         self,
@@ -137,16 +155,16 @@ class MobileNetSupernet:
         spec = self._spec(width)
         x = layers.resized(images, self.space.resolutions[resolution])
         new_stats: dict[str, Any] = {"blocks": {}}
-        start = Functional(lambda: stem(spec, dtype=self.compute_dtype, rngs=nnx.Rngs(0)))
+        start = Functional(lambda: stem(spec, dtype=self.compute_dtype, norm=self.norm, rngs=nnx.Rngs(0)))
         x, new_stats["stem"] = _layer(start, train, (x, params["stem"]), batch_stats["stem"])
-        first = _block(spec.blocks[0], spec.gate, self._dtype)
+        first = _block(spec.blocks[0], spec.gate, self._dtype, self.norm)
         x, new_stats["blocks"][0] = _layer(first, train, (x, params["blocks"][0]), batch_stats["blocks"][0])
         for s in range(len(self.space.stages)):
             rows = range(1 + s * self.space.layers, 1 + (s + 1) * self.space.layers)
             weights, stats = ([tree["blocks"][row] for row in rows] for tree in (params, batch_stats))
             x, moved = self._stage(spec.gate, width, s, train, x, weights, stats, cases[s])
             new_stats["blocks"] |= dict(zip(rows, moved, strict=True))
-        head = Functional(lambda: Head(spec, dtype=self.compute_dtype, rngs=nnx.Rngs(0)))
+        head = Functional(lambda: Head(spec, dtype=self.compute_dtype, norm=self.norm, rngs=nnx.Rngs(0)))
         logits, new_stats["head"] = _layer(head, train, (x, params["head"]), batch_stats["head"])
         return logits, new_stats
 
@@ -180,7 +198,7 @@ class MobileNetSupernet:
             space.block(space.widths[width], stage, layer, *choice)
             for choice in itertools.product(space.kernels, space.expansions)
         ]
-        return tuple(functools.partial(_layer, _block(block, gate, self._dtype), train) for block in blocks)
+        return tuple(functools.partial(_layer, _block(block, gate, self._dtype, self.norm), train) for block in blocks)
 
     def _spec(self, width: int) -> MobileNet:
         """Returns the specification of a network of that width, used for its stem, first block and head."""
@@ -194,8 +212,8 @@ class MobileNetSupernet:
 
 
 @functools.cache
-def _block(block: Block, gate: Gate, dtype: np.dtype) -> Functional:
-    return Functional(lambda: InvertedResidual(block, gate, dtype=dtype, rngs=nnx.Rngs(0)))
+def _block(block: Block, gate: Gate, dtype: np.dtype, norm: NormConstants) -> Functional:
+    return Functional(lambda: InvertedResidual(block, gate, dtype=dtype, norm=norm, rngs=nnx.Rngs(0)))
 
 
 def _layer(module: Functional, train: bool, operands: tuple[Array, Tree], stats: Tree) -> tuple[Array, Tree]:

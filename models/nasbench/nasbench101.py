@@ -20,7 +20,7 @@ from jaxtyping import Array, Float, Float32, Int, PRNGKeyArray
 from lanas_jax.models import layers
 from lanas_jax.models.fixed import FixedNetwork
 from lanas_jax.models.layers.conv import Conv, MaxPool
-from lanas_jax.models.layers.norm import Norm
+from lanas_jax.models.layers.norm import Norm, NormConstants
 from lanas_jax.spaces.nasbench101 import OPERATIONS, NASBench101Space
 from lanas_jax.spaces.nasbench101_network import NASBench101CellShape, vertex_channels
 
@@ -88,7 +88,7 @@ class ConvNormRelu(nnx.Module):
 
     def __init__(self, inputs: int, channels: int, size: int, *, dtype: DTypeLike, rngs: nnx.Rngs):
         self.conv = Conv(inputs, channels, size, dtype=dtype, rngs=rngs)
-        self.norm = Norm(channels, momentum=MOMENTUM, rngs=rngs)
+        self.norm = Norm(channels, NormConstants(MOMENTUM), rngs=rngs)
 
     def __call__(self, x: Float[Array, "n h w c"]) -> Float[Array, "n h w d"]:
         """Applies the three layers."""

@@ -55,7 +55,7 @@ def cross(logits, targets):
 def test_gradient_is_that_of_the_definition():
     """The mean of four gradients: of the largest part on the labels, of others on what it said, held as numbers."""
     key, (images, targets), weights = jax.random.key(2), batch(), started()
-    loss, _, gradient = jax.jit(TRAINING.network.gradient)(weights, images, targets, key)
+    loss, _, gradient = jax.jit(TRAINING.network.gradient)(weights, images, targets, key, key)
     codes = list(map(tuple, TRAINING.network.drawn(key).tolist()))
     assert codes[:2] == [LARGEST, SMALLEST]
     said = np.asarray(jax.nn.softmax(logits_of(weights.params, LARGEST, images)))
@@ -65,6 +65,10 @@ def test_gradient_is_that_of_the_definition():
     np.testing.assert_allclose(loss, np.mean([each[0] for each in found]), rtol=1e-5)
     expected = np.mean([each[1]["kernel"] for each in found], axis=0)
     np.testing.assert_allclose(gradient["kernel"], expected, rtol=1e-4, atol=1e-6)
+    summing = dataclasses.replace(RULE, gradient="sum").network(LinearSupernet(), CODES)
+    same_loss, _, total = jax.jit(summing.gradient)(weights, images, targets, key, key)
+    np.testing.assert_allclose(total["kernel"], 4 * gradient["kernel"], rtol=1e-5, atol=1e-7)
+    np.testing.assert_array_equal(same_loss, loss)
 
 
 def test_what_the_largest_part_said_carries_no_gradient():
@@ -73,7 +77,7 @@ def test_what_the_largest_part_said_carries_no_gradient():
     The middle option of each choice is in neither of the two parts.
     """
     (images, targets), weights = batch(), started()
-    gradient = jax.jit(TWO.gradient)(weights, images, targets, jax.random.key(0))[2]["kernel"]
+    gradient = jax.jit(TWO.gradient)(weights, images, targets, *jax.random.split(jax.random.key(0)))[2]["kernel"]
 
     def learning_from_the_others(params):
         largest = logits_of(params, LARGEST, images)
@@ -90,7 +94,7 @@ def test_what_the_largest_part_said_carries_no_gradient():
 def test_statistics_follow_from_pass_to_pass():
     """Those of the options of either part move once, those of the others stay."""
     (images, targets), weights = batch(), started()
-    _, stats, _ = jax.jit(TWO.gradient)(weights, images, targets, jax.random.key(0))
+    _, stats, _ = jax.jit(TWO.gradient)(weights, images, targets, *jax.random.split(jax.random.key(0)))
     expected = weights.batch_stats
     for code in (LARGEST, SMALLEST):
         _, expected = LinearSupernet().apply(weights.params, expected, jnp.array(code), images, train=True)
@@ -111,7 +115,7 @@ def test_devices_train_the_same_parts_on_their_own_images(network):
     )
     half = jax.jit(partial(training.descent_over, task))
     halves = [
-        half(weights, training.TrainingBatch(images[rows], targets[rows], None), key, dropped)
+        half(weights, training.TrainingBatch(images[rows], targets[rows], None), key, key, dropped)
         for rows in (slice(6), slice(6, 12))
     ]
     expected = jax.tree.map(lambda a, b: (a + b) / 2, *halves)
@@ -188,7 +192,7 @@ def test_its_codes_are_data_to_the_program(made):
 @pytest.mark.parametrize(
     ("rule", "message"),
     [
-        (None, r"the settings: sandwich\.largest \[0, 0\], now absent; "),
+        (None, r"the settings: sandwich\.drop_path 0\.0, now absent; .*sandwich\.largest \[0, 0\], now absent; "),
         (Sandwich((0, 1), SMALLEST), r"the settings: sandwich\.largest \[0, 0\], now \[0, 1\]"),
         (Sandwich(LARGEST, SMALLEST, 1), r"the settings: sandwich\.random 2, now 1"),
     ],
@@ -203,6 +207,11 @@ def test_another_way_to_train_is_refused_and_named(whole, rule, message):
     [
         (Sandwich((0, 3), SMALLEST), {}, r"the sandwich's largest subnetwork: code 0: position 1 \(second\) holds 3"),
         (Sandwich(LARGEST, (2,)), {}, r"the sandwich's smallest subnetwork: codes must have shape \[n, 2\]"),
+        (
+            dataclasses.replace(RULE, dropout=0.2),
+            {},
+            "dropout and drop_path of a sandwich must be 0 with a LinearSupernet, which has no largest subnetwork",
+        ),
         (RULE, {"passes": 2}, "passes must be 1 with a sandwich, which defines its own passes; got 2"),
         (RULE, {"distillation": 0.5}, "distillation must be 0 for a supernet, which has no teacher; got 0.5"),
         (None, {"distillation": 0.5}, "distillation must be 0 for a supernet, which has no teacher; got 0.5"),
@@ -219,9 +228,19 @@ def test_an_evaluator_refuses_as_evaluators_do(tmp_path):
         evaluator.prepare(tmp_path, print)
 
 
-def test_fewer_random_parts_than_none():
-    with pytest.raises(ValueError, match="random must not be negative; got -1"):
-        Sandwich(LARGEST, SMALLEST, -1)
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ({"random": -1}, "random must not be negative; got -1"),
+        ({"gradient": "product"}, "gradient must be 'mean' or 'sum'; got 'product'"),
+        ({"dropout": 1.0}, r"dropout must be in \[0, 1\); got 1.0"),
+        ({"drop_path": -0.1}, r"drop_path must be in \[0, 1\); got -0.1"),
+    ],
+)
+@pytest.mark.usefixtures("unchecked")
+def test_settings_out_of_range(setting, message):
+    with pytest.raises(ValueError, match=message):
+        Sandwich(LARGEST, SMALLEST, **setting)
 
 
 @pytest.mark.slow
@@ -230,6 +249,8 @@ def test_one_shot_values_are_of_a_supernet_trained_so(tmp_path):
     evaluator = OneShot(LinearSupernet(), lambda: DATA, OFTEN, recalibration=48, batch_size=16, sandwich=RULE)
     evaluator.prepare(tmp_path, lambda line: None)
     record = json.loads((tmp_path / "supernet" / "training.json").read_text())
-    assert record["settings"]["sandwich"] == {"largest": [0, 0], "smallest": [2, 2], "random": 2}
+    assert record["settings"]["sandwich"] == {
+        "largest": [0, 0], "smallest": [2, 2], "random": 2, "gradient": "mean", "dropout": 0.0, "drop_path": 0.0,
+    }  # fmt: skip
     large, small = evaluator.evaluate(np.array([LARGEST, SMALLEST]), jax.random.split(jax.random.key(0), 2))
     assert large.value > small.value

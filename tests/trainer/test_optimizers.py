@@ -116,14 +116,15 @@ def test_epsilon_is_a_setting():
     np.testing.assert_allclose(direction["kernel"], 2 / np.sqrt(0.9 + 0.1 * 4 + 3), rtol=1e-6)
 
 
+@pytest.mark.parametrize("by", ["norm", "value"])
 @pytest.mark.parametrize("name", CASES)
-def test_gradients_are_clipped_before_all_else(name):
-    """One that is scaled to the norm by hand, and not clipped, gives the same direction."""
-    recipe = Recipe(optimizer=name, weight_decay=DECAY, clip=0.5)
+def test_gradients_are_clipped_before_all_else(name, by):
+    """One that is scaled to the norm, or cut, by hand and not clipped gives the same direction."""
+    recipe = Recipe(optimizer=name, weight_decay=DECAY, clip=0.5, clip_by=by)
     made, params = optimizer(recipe), jax.tree.map(jnp.float32, PARAMS)
     gradient = jax.tree.map(jnp.float32, GRADIENTS[0])
     norm = np.sqrt(sum(float((leaf**2).sum()) for leaf in jax.tree.leaves(gradient)))
-    clipped = jax.tree.map(lambda leaf: leaf * (0.5 / norm), gradient)
+    clipped = jax.tree.map(lambda leaf: leaf * (0.5 / norm) if by == "norm" else jnp.clip(leaf, -0.5, 0.5), gradient)
     unclipped = optimizer(Recipe(optimizer=name, weight_decay=DECAY, clip=None))
     agree(
         made.update(gradient, made.init(params), params)[0],

@@ -66,6 +66,20 @@ def test_settings_that_do_not_go_with_the_optimizer(optimizer, setting, message)
         Recipe(optimizer=optimizer, **setting)
 
 
+def test_the_end_is_constant():
+    """10 of 100 epochs: the cosine, from 5 to 90 epochs, reaches the last rate where they begin."""
+    recipe = Recipe(epochs=100, learning_rate=0.4, final_learning_rate=0.02, warm_up=5.0, constant_epochs=10.0)
+    falling = optax.warmup_cosine_decay_schedule(0.0, 0.4, 50, 900, 0.02)
+    for step in (0, 25, 50, 475, 899, 900, 901, 999):
+        rate = learning_rate(recipe.sgd, jnp.int32(step), jnp.int32(1000), recipe.constant_epochs)
+        np.testing.assert_allclose(rate, falling(step) if step < 900 else 0.02, rtol=1e-4, atol=1e-8)
+
+
+def test_drop_path_may_be_constant():
+    recipe = Recipe(drop_path=0.3, drop_path_schedule="constant")
+    assert [float(drop_path(recipe, jnp.int32(step), jnp.int32(10))) for step in (0, 9)] == pytest.approx([0.3, 0.3])
+
+
 def test_validation_is_read_where_it_is_not_trained_on_and_only_if_wanted():
     assert Recipe(train_on="train", validate_every=7).reading_period == 7
     assert Recipe(train_on="train", validate_every=None).reading_period is None
@@ -95,6 +109,8 @@ def test_average_gives_up_its_beginnings():
         ("drop_path", 1.0, r"drop_path must be in \[0, 1\); got 1.0"),
         ("ema", 1.0, r"ema must be in \[0, 1\), or None to keep no average; got 1.0"),
         ("warm_up", 600.0, "warm_up must be from 0 to less than epochs, 600; got 600.0"),
+        ("constant_epochs", 600.0, "constant_epochs must be from 0 to less than epochs - warm_up, 600.0; got 600.0"),
+        ("constant_epochs", -1.0, "constant_epochs must be from 0 to less than epochs - warm_up, 600.0; got -1.0"),
         ("warm_up", -1.0, "warm_up must be from 0 to less than epochs, 600; got -1.0"),
         ("distillation", 1.5, r"distillation must be in \[0, 1\]; got 1.5"),
         ("temperature", 0.0, "temperature must be positive and finite; got 0.0"),
@@ -126,6 +142,8 @@ def test_unknown_optimizer():
         ({"normalize_over": True}, "a positive number of devices; got True"),
         ({"gradient_sum": "bfloat16"}, "'float32' unless normalize_over is 'device'; got 'bfloat16'"),
         ({"normalize_over": "device", "gradient_sum": "float16"}, "'float32' or 'bfloat16'; got 'float16'"),
+        ({"clip_by": "layer"}, "clip_by must be 'norm' or 'value'; got 'layer'"),
+        ({"drop_path_schedule": "cosine"}, "drop_path_schedule must be 'linear' or 'constant'; got 'cosine'"),
         ({"matmul_precision": "exact"}, "one of default, high, highest; got 'exact'"),
     ],
 )

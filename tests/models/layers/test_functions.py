@@ -303,20 +303,26 @@ def test_batch_norm_normalises_and_follows_the_statistics():
     y, same_mean, _ = layers.batch_norm(x, 2 * ones, ones, 3 * ones, 4 * ones, train=False)
     np.testing.assert_allclose(y, (x - 3) / jnp.sqrt(4 + 1e-5) * 2 + 1, **CLOSE)
     np.testing.assert_array_equal(same_mean, 3 * ones)
+    constants = {"momentum": 0.75, "epsilon": 5.0}
+    y, mean, _ = layers.batch_norm(x, ones, zeros, zeros, ones, train=True, **constants)
+    np.testing.assert_allclose(mean, 0.25 * jnp.mean(x, (0, 1, 2)), rtol=1e-5)
+    np.testing.assert_allclose(jnp.var(y, (0, 1, 2)), jnp.var(x, (0, 1, 2)) / (jnp.var(x, (0, 1, 2)) + 5), rtol=1e-3)
+    y, _, _ = layers.batch_norm(x, ones, zeros, zeros, 4 * ones, train=False, **constants)
+    np.testing.assert_allclose(y, x / 3, **CLOSE)
 
 
-@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
-def test_the_gradient_of_batch_norm(dtype):
+@pytest.mark.parametrize(("dtype", "epsilon"), [(jnp.float32, 1e-5), (jnp.bfloat16, 1e-5), (jnp.float32, 1.0)])
+def test_the_gradient_of_batch_norm(dtype, epsilon):
     """JAX's own gradient of the formula; the images that it saves have their own dtype."""
 
     def plain(x, scale, bias):
         scale, bias = scale[None, None, None], bias[None, None, None]
         z = x.astype(jnp.float32)
-        deviation = jnp.sqrt(jnp.var(z, axis=(0, 1, 2), keepdims=True) + 1e-5)
+        deviation = jnp.sqrt(jnp.var(z, axis=(0, 1, 2), keepdims=True) + epsilon)
         return ((z - jnp.mean(z, axis=(0, 1, 2), keepdims=True)) / deviation * scale + bias).astype(dtype)
 
     def ours(x, scale, bias):
-        return layers.batch_norm(x, scale, bias, jnp.zeros(5), jnp.ones(5), train=True)[0]
+        return layers.batch_norm(x, scale, bias, jnp.zeros(5), jnp.ones(5), train=True, epsilon=epsilon)[0]
 
     x, scale, bias = (3 + 2 * normal(0, 6, 5, 7, 5)).astype(dtype), 1 + normal(1, 5), normal(3, 5)
     dy = normal(2, *x.shape).astype(dtype)

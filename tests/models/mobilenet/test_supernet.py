@@ -1,5 +1,6 @@
 """The supernet: every code is the network that its weights make on their own, and one program serves all codes."""
 
+import dataclasses
 import functools
 from functools import partial
 
@@ -8,10 +9,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from lanas_jax.models.layers.norm import NormConstants
 from lanas_jax.models.mobilenet import MobileNetSupernet
 from lanas_jax.spaces.mobilenet import MobileNetSpace
 from lanas_jax.spaces.mobilenet_settings import MobileNetStage
 from lanas_jax.supernet.base import Supernet
+from lanas_jax.supernet.sandwich import Sandwich
+from lanas_jax.trainer.recipe import Recipe
+from lanas_jax.trainer.task import Weights
 from tests.models.built import assert_near, flat, quick_jit
 
 SMALL = {"stem": 8, "last": 16, "hidden": 16, "stem_stride": 1, "classes": 5, "depths": (1, 2)}
@@ -185,6 +190,40 @@ def test_statistics_are_those_of_the_batch(plain):
         assert np.mean(flat(stats)[own] != 0) > 0.9
 
 
+@pytest.mark.slow
+def test_the_largest_subnetwork_of_a_sandwich_may_be_a_plain_network(plain):
+    """Without dropped units and paths, the gradient is the same; with them, it follows the key of the noise."""
+    largest, smallest = ((plain.net.space.cardinalities - 1), 0 * plain.net.space.cardinalities)
+    rule = Sandwich(tuple(largest.tolist()), tuple(smallest.tolist()), random=0, drop_path=0.5)
+    pool = np.stack([largest, smallest]).astype(np.int32)
+    inside, regularized = (dataclasses.replace(rule, drop_path=p).network(plain.net, pool) for p in (0.0, 0.5))
+    assert (inside.plain, regularized.plain) == (None, plain.net.largest(0.0))
+    weights, targets = Weights(plain.params, plain.stats), jax.nn.softmax(WEIGHTS)
+    key, noise = jax.random.split(jax.random.key(3))
+    gradient = quick_jit(
+        lambda network, noise: network.gradient(weights, IMAGES, targets, key, noise), static_argnums=0
+    )
+    undropped = gradient(dataclasses.replace(regularized, drop_path=0.0), noise)
+    assert_near(undropped, gradient(inside, noise), 1e-4)
+    first, again, other = (gradient(regularized, k) for k in (noise, noise, key))
+    np.testing.assert_array_equal(flat(first), flat(again))
+    assert np.abs(flat(first) - flat(other)).max() > 0.01
+    with pytest.raises(ValueError, match="need the supernet's largest subnetwork"):
+        dataclasses.replace(rule, largest=tuple(smallest.tolist())).check(plain.net, Recipe())
+
+
+def test_residual_blocks_begin_as_the_identity(plain):
+    """In the networks of all codes, whose last scales of residual blocks are slices of the largest one's."""
+    net = dataclasses.replace(plain.net, zero_residuals=True)
+    params, stats = quick_jit(net.init)(jax.random.key(0))
+    scales = [params["blocks"][i]["projection"]["norm"]["scale"] for i in sorted(params["blocks"])]
+    assert [block.residual for block in net.largest(0.0).spec.blocks] == [not np.any(scale) for scale in scales]
+    deep, shallow = net.space.cardinalities - 1, net.space.cardinalities - 1
+    shallow[2] = 0
+    logits = [plain.infer(params, stats, np.asarray(code, np.int32))[0] for code in (deep, shallow)]
+    np.testing.assert_allclose(*logits, rtol=1e-5, atol=1e-6)
+
+
 def test_bad_codes_are_refused(plain):
     code = plain.codes[0].copy()
     code[2] = 2
@@ -196,5 +235,9 @@ def test_bad_codes_are_refused(plain):
 def test_bad_settings_are_refused():
     with pytest.raises(ValueError, match="float32 or bfloat16; got float16"):
         MobileNetSupernet(PLAIN, jnp.float16)
+    with pytest.raises(ValueError, match=r"momentum of batch normalization must be in \[0, 1\); got 1.0"):
+        MobileNetSupernet(PLAIN, norm=NormConstants(1.0))
+    with pytest.raises(ValueError, match=r"epsilon of batch normalization must be positive; got 0\.0"):
+        MobileNetSupernet(PLAIN, norm=NormConstants(epsilon=0.0))
     with pytest.raises(ValueError, match=r"expansions must be at least 2.* got \(1, 3\)"):
         MobileNetSupernet(MobileNetSpace(expansions=(1, 3)))
