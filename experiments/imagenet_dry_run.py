@@ -229,7 +229,7 @@ def build(config: Config) -> Experiment:
 def final(config: Config, settings: Final, code: np.ndarray) -> FinalTraining:
     """Returns the winner training, from scratch or from extracted weights, with or without a teacher."""
     network = FinalMobileNet(space(), code, dropout=settings.dropout)
-    augmentation = Augmentation(policy="randaugment", magnitude=5)
+    augmentation = Augmentation(policy="randaugment", magnitude=5 / 3)
     alone = FinalTraining(network, functools.partial(load_images, config), settings.recipe, augmentation, settings.seed)
     if settings.teacher is None:
         return alone

@@ -1,11 +1,12 @@
 """Random augmentation of a batch, on the device.
 
-The order is: crop, flip and a policy (`policies.py`) on the stored pixels; scaling; cutout; then mixup or cutmix, which
-mix images and targets. All functions are pure functions of a key. A training step calls `augment` inside its own
-program, under ``vmap``, ``lax.map`` or ``shard_map``. A disabled transformation adds nothing to the program.
+The order is: crop, flip and a policy (`policies.py`) on the stored pixels; scaling; cutout; random erasing; then mixup
+or cutmix, which mix images and targets. All functions are pure functions of a key. A training step calls `augment`
+inside its own program, under ``vmap``, ``lax.map`` or ``shard_map``. A disabled transformation adds nothing to the
+program.
 
-Sources: crop, flip and cutout as DARTS trains (arXiv 1806.09055; cutout is arXiv 1708.04552), mixup arXiv 1710.09412,
-cutmix arXiv 1905.04899.
+Sources: crop, flip and cutout as DARTS trains (arXiv 1806.09055; cutout is arXiv 1708.04552), random erasing arXiv
+1708.04896, mixup arXiv 1710.09412, cutmix arXiv 1905.04899.
 """
 
 import dataclasses
@@ -27,10 +28,14 @@ class Augmentation:
     Args:
       crop: width of the zero padding, in pixels, before a random crop to the original size; 0 disables the crop.
       flip: random horizontal flip, with probability one half.
-      policy: augmentation policy: AutoAugment's policy for CIFAR-10, or RandAugment; both need 8-bit color images.
+      policy: augmentation policy: AutoAugment's policies for CIFAR-10 (``autoaugment``) or ImageNet
+        (``autoaugment_imagenet``), or RandAugment; all need 8-bit color images.
       operations: number of RandAugment operations per image.
-      magnitude: RandAugment magnitude, 0 to 30, in thirtieths of each operation's range; the paper's M counts tenths.
+      magnitude: RandAugment magnitude, 0 to 10, in tenths of each operation's range, as in the paper.
+      magnitude_deviation: standard deviation of the magnitude of each operation on each image, in tenths; 0 for equal
+        magnitudes.
       cutout: side of the square set to zero, in pixels; 0 disables cutout.
+      erasing: probability of filling a random box of an image with noise.
       mixup: alpha of the Beta(alpha, alpha) distribution of mixup weights; 0 disables mixup.
       cutmix: alpha of the Beta(alpha, alpha) distribution of cutmix box sizes; 0 disables cutmix.
       mix_probability: probability of mixing a batch. If mixup and cutmix are both on, a mixed batch uses either with
@@ -42,26 +47,29 @@ class Augmentation:
 
     crop: int = 0
     flip: bool = False
-    policy: Literal["autoaugment", "randaugment"] | None = None
+    policy: Literal["autoaugment", "autoaugment_imagenet", "randaugment"] | None = None
     operations: int = 2
-    magnitude: int = 9
+    magnitude: float = 3.0
+    magnitude_deviation: float = 0.0
     cutout: int = 0
+    erasing: float = 0.0
     mixup: float = 0.0
     cutmix: float = 0.0
     mix_probability: float = 1.0
 
     def __post_init__(self) -> None:
-        for name in ("crop", "cutout", "mixup", "cutmix"):
+        for name in ("crop", "cutout", "mixup", "cutmix", "magnitude_deviation"):
             if not 0 <= getattr(self, name) < math.inf:
                 raise ValueError(f"{name} must be 0 (off) or positive, and finite; got {getattr(self, name)}")
-        if self.policy not in (None, "autoaugment", "randaugment"):
-            raise ValueError(f"policy must be 'autoaugment', 'randaugment' or None; got {self.policy!r}")
+        if self.policy not in (None, *(known := (*policies.POLICIES, "randaugment"))):
+            raise ValueError(f"policy must be one of {', '.join(known)}, or None; got {self.policy!r}")
         if self.operations < 1:
             raise ValueError(f"operations must be at least 1; got {self.operations}")
         if not 0 <= self.magnitude <= policies.LARGEST_MAGNITUDE:
             raise ValueError(f"magnitude must be in [0, {policies.LARGEST_MAGNITUDE}]; got {self.magnitude}")
-        if not 0 <= self.mix_probability <= 1:
-            raise ValueError(f"mix_probability must be in [0, 1]; got {self.mix_probability}")
+        for name in ("mix_probability", "erasing"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"{name} must be in [0, 1]; got {getattr(self, name)}")
 
 
 def augment(
@@ -93,14 +101,17 @@ def augment(
         images = random_crop(crop_key, images, config.crop)
     if config.flip:
         images = random_flip(flip_key, images)
-    if config.policy == "autoaugment":
-        images = policies.autoaugment(policy_key, images)
     if config.policy == "randaugment":
-        images = policies.randaugment(policy_key, images, config.operations, config.magnitude)
+        settings = (config.operations, config.magnitude, config.magnitude_deviation)
+        images = policies.randaugment(policy_key, images, *settings)
+    elif config.policy:
+        images = policies.autoaugment(policy_key, images, config.policy)
     if scaling is not None:
         images = scaling(images)
     if config.cutout:
         images = cutout(cutout_key, images, config.cutout)
+    if config.erasing:
+        images = erase(jax.random.fold_in(key, 5), images, config.erasing)
     if config.mixup or config.cutmix:
         images, targets = mix(config, mix_key, images, targets)
     return images, targets
@@ -145,6 +156,26 @@ def cutout(key: PRNGKeyArray, images: Float32[Array, "n h w c"], side: int) -> F
     sides = jnp.full(2, side)
     cut = jax.vmap(lambda centre: box(centre, sides, height, width))(centres)
     return jnp.where(cut[..., None], 0.0, images)
+
+
+def erase(key: PRNGKeyArray, images: Float32[Array, "n h w c"], probability: float) -> Float32[Array, "n h w c"]:
+    """Fills a random box of each image with standard normal noise, with the given probability.
+
+    The box has 2 % to a third of the image's area and an aspect ratio of 0.3 to 3.3, uniform on a logarithmic scale,
+    and lies inside the image; a side that is longer than the image is cut to it.
+    """
+    count, height, width, _ = images.shape
+    which_key, area_key, ratio_key, corner_key, noise_key = jax.random.split(key, 5)
+    area = jax.random.uniform(area_key, (count,), minval=0.02, maxval=1 / 3) * height * width
+    ratio = jnp.exp(jax.random.uniform(ratio_key, (count,), minval=math.log(0.3), maxval=math.log(3.3)))
+    sides = jnp.stack([jnp.sqrt(area * ratio), jnp.sqrt(area / ratio)], axis=1)
+    size = jnp.array([[height, width]], jnp.float32)
+    sides = jnp.clip(jnp.round(sides), 1, size)
+    first = jnp.floor(jax.random.uniform(corner_key, (count, 2)) * (size - sides + 1)).astype(jnp.int32)
+    sides = sides.astype(jnp.int32)
+    inside = jax.vmap(lambda corner, side: box(corner + side // 2, side, height, width))(first, sides)
+    inside &= (jax.random.uniform(which_key, (count,)) < probability)[:, None, None]
+    return jnp.where(inside[..., None], jax.random.normal(noise_key, images.shape), images)
 
 
 def box(centre: Int[Array, "2"], sides: Int[Array, "2"], height: int, width: int) -> Bool[Array, "{height} {width}"]:

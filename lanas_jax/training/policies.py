@@ -1,12 +1,14 @@
-"""Augmentation policies: AutoAugment's policy for CIFAR-10, and RandAugment.
+"""Augmentation policies: AutoAugment's policies for CIFAR-10 and ImageNet, and RandAugment.
 
-The policy of AutoAugment (arXiv 1805.09501) was found by search. Each image draws one of the 25 sub-policies of the
-paper's table 7, and each of the sub-policy's two operations is applied with its own probability. RandAugment (arXiv
-1909.13719) needs no search: each image draws some of 14 operations, all of the same magnitude.
+The policies of AutoAugment (arXiv 1805.09501) were found by search. Each image draws one of the 25 sub-policies of the
+paper's table 7 (CIFAR-10) or table 9 (ImageNet), and each of the sub-policy's two operations is applied with its own
+probability. RandAugment (arXiv 1909.13719) needs no search: each image draws some of 14 operations, all of the same
+magnitude, or of random magnitudes around it.
 
-The papers do not fully specify the strength of an operation at a given level. AutoAugment's levels here follow the
-authors' code for CIFAR-10 (``research/autoaugment`` of the TensorFlow models), which differs from table 6 in two
-ranges: images move by at most 10 of 32 pixels, and posterized images keep 4 bits or fewer, down to none. RandAugment's
+The papers do not fully specify the strength of an operation at a given level. AutoAugment's levels here follow table 6
+for ImageNet, and for CIFAR-10 the authors' code (``research/autoaugment`` of the TensorFlow models), which differs from
+table 6 in two ranges: images move by at most 10 of 32 pixels, and posterized images keep 4 bits or fewer, down to none,
+where table 6 keeps 4 to 8. RandAugment's
 operations grow stronger with the magnitude, and factors move away from 1 in either direction. Pixels from outside the
 image are gray, about the mean of the images, as in the authors' code.
 """
@@ -52,6 +54,35 @@ CIFAR10: tuple[tuple[Step, Step], ...] = (
     (("TranslateY", 0.7, 9), ("AutoContrast", 0.9, 0)),
 )
 
+IMAGENET: tuple[tuple[Step, Step], ...] = (
+    (("Posterize", 0.4, 8), ("Rotate", 0.6, 9)),
+    (("Solarize", 0.6, 5), ("AutoContrast", 0.6, 0)),
+    (("Equalize", 0.8, 0), ("Equalize", 0.6, 0)),
+    (("Posterize", 0.6, 7), ("Posterize", 0.6, 6)),
+    (("Equalize", 0.4, 0), ("Solarize", 0.2, 4)),
+    (("Equalize", 0.4, 0), ("Rotate", 0.8, 8)),
+    (("Solarize", 0.6, 3), ("Equalize", 0.6, 0)),
+    (("Posterize", 0.8, 5), ("Equalize", 1.0, 0)),
+    (("Rotate", 0.2, 3), ("Solarize", 0.6, 8)),
+    (("Equalize", 0.6, 0), ("Posterize", 0.4, 6)),
+    (("Rotate", 0.8, 8), ("Color", 0.4, 0)),
+    (("Rotate", 0.4, 9), ("Equalize", 0.6, 0)),
+    (("Equalize", 0.0, 0), ("Equalize", 0.8, 0)),
+    (("Invert", 0.6, 0), ("Equalize", 1.0, 0)),
+    (("Color", 0.6, 4), ("Contrast", 1.0, 8)),
+    (("Rotate", 0.8, 8), ("Color", 1.0, 2)),
+    (("Color", 0.8, 8), ("Solarize", 0.8, 7)),
+    (("Sharpness", 0.4, 7), ("Invert", 0.6, 0)),
+    (("ShearX", 0.6, 5), ("Equalize", 1.0, 0)),
+    (("Color", 0.4, 0), ("Equalize", 0.6, 0)),
+    (("Equalize", 0.4, 0), ("Solarize", 0.2, 4)),
+    (("Solarize", 0.6, 5), ("AutoContrast", 0.6, 0)),
+    (("Invert", 0.6, 0), ("Equalize", 1.0, 0)),
+    (("Color", 0.6, 4), ("Contrast", 1.0, 8)),
+    (("Equalize", 0.8, 0), ("Equalize", 0.6, 0)),
+)
+POLICIES = {"autoaugment": CIFAR10, "autoaugment_imagenet": IMAGENET}
+
 RANDAUGMENT = (
     "Identity",
     "AutoContrast",
@@ -68,35 +99,51 @@ RANDAUGMENT = (
     "TranslateX",
     "TranslateY",
 )
-LARGEST_MAGNITUDE = 30  # largest magnitude of RandAugment
+LARGEST_MAGNITUDE = 10  # largest magnitude of RandAugment
+MAGNITUDES = np.linspace(0, LARGEST_MAGNITUDE, 41)  # that random magnitudes are rounded to
 
 
-def autoaugment(key: PRNGKeyArray, images: UInt8[Array, "n h w 3"]) -> UInt8[Array, "n h w 3"]:
-    """Applies a random sub-policy to each image. The key is consumed."""
+def autoaugment(
+    key: PRNGKeyArray, images: UInt8[Array, "n h w 3"], policy: str = "autoaugment"
+) -> UInt8[Array, "n h w 3"]:
+    """Applies a random sub-policy of a policy of `POLICIES` to each image. The key is consumed."""
     count, height, width, _ = images.shape
-    operations = autoaugment_operations(height, width)
-    subpolicy, variant = draw_subpolicies(key, count)
+    operations = autoaugment_operations(height, width, policy)
+    subpolicy, variant = draw_subpolicies(key, count, policy)
     position = jnp.arange(2)[:, None]
     return apply_in_turn(pick(operations, subpolicy[None], position, variant), images)
 
 
 def randaugment(
-    key: PRNGKeyArray, images: UInt8[Array, "n h w 3"], rounds: int, magnitude: int
+    key: PRNGKeyArray, images: UInt8[Array, "n h w 3"], rounds: int, magnitude: float, deviation: float = 0.0
 ) -> UInt8[Array, "n h w 3"]:
     """Applies `rounds` random operations, drawn with replacement, to each image. The key is consumed.
 
     Args:
-      key: PRNG key of the operations and their directions.
+      key: PRNG key of the operations, their directions and magnitudes.
       images: 8-bit images.
       rounds: number of operations per image (the paper's N).
-      magnitude: magnitude of all operations, in thirtieths of their ranges; 30 equals the paper's M = 10.
+      magnitude: magnitude of all operations, in tenths of their ranges (the paper's M).
+      deviation: standard deviation of each operation's magnitude, drawn from a normal distribution around `magnitude`
+        and cut to [0, 10]; 0 for equal magnitudes.
     """
     count, height, width, _ = images.shape
-    operations = randaugment_operations(magnitude, height, width)
     which_key, direction_key = jax.random.split(key)
     which = jax.random.randint(which_key, (rounds, count), 0, len(RANDAUGMENT))
     direction = jax.random.randint(direction_key, (rounds, count), 0, 2)
-    return apply_in_turn(pick(operations, which, direction), images)
+    if not deviation:
+        operations = randaugment_operations(magnitude, height, width)
+        return apply_in_turn(pick(operations, which, direction), images)
+    operations = stack([randaugment_operations(float(each), height, width) for each in MAGNITUDES])
+    level = draw_magnitudes(jax.random.fold_in(key, 2), (rounds, count), magnitude, deviation)
+    return apply_in_turn(pick(operations, level, which, direction), images)
+
+
+def draw_magnitudes(key: PRNGKeyArray, shape: tuple[int, ...], magnitude: float, deviation: float) -> Int[Array, "..."]:
+    """Draws magnitudes and returns the indices of the nearest ones of `MAGNITUDES`. The key is consumed."""
+    drawn = magnitude + deviation * jax.random.normal(key, shape)
+    steps = len(MAGNITUDES) - 1
+    return jnp.round(jnp.clip(drawn / LARGEST_MAGNITUDE, 0, 1) * steps).astype(jnp.int32)
 
 
 def apply_in_turn(operations: Operation, images: UInt8[Array, "n h w 3"]) -> UInt8[Array, "n h w 3"]:
@@ -106,35 +153,40 @@ def apply_in_turn(operations: Operation, images: UInt8[Array, "n h w 3"]) -> UIn
     return images
 
 
-def draw_subpolicies(key: PRNGKeyArray, count: int) -> tuple[Int[Array, " n"], Int[Array, "2 n"]]:
+def draw_subpolicies(
+    key: PRNGKeyArray, count: int, policy: str = "autoaugment"
+) -> tuple[Int[Array, " n"], Int[Array, "2 n"]]:
     """Draws the sub-policies of `count` images and the variants of their two operations. The key is consumed.
 
     Returns:
-      A uniformly drawn row of `CIFAR10` for each image; and for each operation 0 if it is skipped, else 1 or 2, its
+      A uniformly drawn row of the policy for each image; and for each operation 0 if it is skipped, else 1 or 2, its
       direction.
     """
+    table = POLICIES[policy]
     row_key, chance_key, direction_key = jax.random.split(key, 3)
-    subpolicy = jax.random.randint(row_key, (count,), 0, len(CIFAR10))
-    probability = jnp.array([[chance for _, chance, _ in steps] for steps in CIFAR10])[subpolicy].T
+    subpolicy = jax.random.randint(row_key, (count,), 0, len(table))
+    probability = jnp.array([[chance for _, chance, _ in steps] for steps in table])[subpolicy].T
     happens = jax.random.uniform(chance_key, (2, count)) < probability
     direction = jax.random.randint(direction_key, (2, count), 0, 2)
     return subpolicy, jnp.where(happens, 1 + direction, 0)
 
 
-def autoaugment_operations(height: int, width: int) -> Operation:
-    """Returns the operations of `CIFAR10` with axes ``[sub-policy, first or second, variant of draw_subpolicies]``."""
+def autoaugment_operations(height: int, width: int, policy: str = "autoaugment") -> Operation:
+    """Returns the operations of a policy with axes ``[sub-policy, first or second, variant of draw_subpolicies]``."""
+    table = POLICIES[policy]
 
     def variant(name: str, level: int, direction: int) -> Operation:
-        factor, bits = 0.1 + 1.8 * level / 10, 4 - int(4 * level / 10)
+        factor = 0.1 + 1.8 * level / 10
+        bits = 4 - int(4 * level / 10) if policy == "autoaugment" else 8 - round(4 * level / 10)
         return named(name, direction * level / 10, factor, bits, height, width)
 
-    steps = [(name, level) for steps in CIFAR10 for name, _, level in steps]
+    steps = [(name, level) for steps in table for name, _, level in steps]
     variants = [(image_operations.identity(), variant(*step, 1), variant(*step, -1)) for step in steps]
     stacked = stack([stack(three) for three in variants])
-    return jax.tree.map(lambda rows: rows.reshape(len(CIFAR10), 2, *rows.shape[1:]), stacked)
+    return jax.tree.map(lambda rows: rows.reshape(len(table), 2, *rows.shape[1:]), stacked)
 
 
-def randaugment_operations(magnitude: int, height: int, width: int) -> Operation:
+def randaugment_operations(magnitude: float, height: int, width: int) -> Operation:
     """Returns the operations of `RANDAUGMENT` with axes ``[operation, direction]``."""
     strength = magnitude / LARGEST_MAGNITUDE
 

@@ -79,9 +79,10 @@ def test_the_levels_of_autoaugment_are_those_of_the_authors_program(pictures):
 
 
 @pytest.mark.parametrize("magnitude", [0, 1, 9, 17, 30])
-def test_the_operations_of_randaugment_grow_in_thirtieths(magnitude):
+def test_the_operations_of_randaugment_grow_in_tenths(magnitude):
+    """Here in thirtieths, as of the authors' code."""
     images = made_up(32, 32)
-    operations = policies.randaugment_operations(magnitude, 32, 32)
+    operations = policies.randaugment_operations(magnitude / 3, 32, 32)
     for row, name in enumerate(policies.RANDAUGMENT):
         for direction, sign in enumerate((1, -1)):
             operation = policies.pick(operations, row, direction)
@@ -155,14 +156,14 @@ def test_randaugment_draws_operations_and_directions_alike_for_every_image():
     """Fails for one seed in 10^6, were the draws right. Each operation is told by what it makes of one image."""
     image, count = made_up(20, 20)[0], 2_800
     image = image // 2 + 40  # no full range, so that autocontrast is seen
-    operations = policies.randaugment_operations(30, 20, 20)
+    operations = policies.randaugment_operations(10.0, 20, 20)
     results = {}
     for row in range(len(policies.RANDAUGMENT)):
         for direction in range(2):
             operation = policies.pick(operations, row, direction)
             results.setdefault(np.asarray(apply(operation, image[None])).tobytes(), []).append((row, direction))
     images = jnp.asarray(np.broadcast_to(image, (count, 20, 20, 3)))
-    augmented = jax.jit(policies.randaugment, static_argnums=(2, 3))(jax.random.key(1), images, 1, 30)
+    augmented = jax.jit(policies.randaugment, static_argnums=(2, 3))(jax.random.key(1), images, 1, 10.0)
     outcomes = list(results)
     seen = np.bincount([outcomes.index(np.asarray(a).tobytes()) for a in augmented], minlength=len(outcomes))
     ways = np.array([len(results[outcome]) for outcome in outcomes])
@@ -173,9 +174,9 @@ def test_randaugment_draws_operations_and_directions_alike_for_every_image():
 def test_randaugment_goes_as_many_rounds_as_it_is_told():
     images = jnp.asarray(made_up(20, 20))
     randaugment = jax.jit(policies.randaugment, static_argnums=(2, 3))
-    one, two = (np.asarray(randaugment(jax.random.key(7), images, rounds, 15)) for rounds in (1, 2))
+    one, two = (np.asarray(randaugment(jax.random.key(7), images, rounds, 5.0)) for rounds in (1, 2))
     assert (one != two).any()
-    operations = policies.randaugment_operations(15, 20, 20)
+    operations = policies.randaugment_operations(5.0, 20, 20)
     which = jnp.array([[0, 1, 2, 3, 4], [5, 6, 7, 8, 9]])
     rounds = policies.pick(operations, which, 1)
     expected = np.asarray(images)
@@ -183,6 +184,65 @@ def test_randaugment_goes_as_many_rounds_as_it_is_told():
         each = [policies.pick(rounds, r, i) for i in range(5)]
         expected = np.concatenate([apply(op, jnp.asarray(expected[i : i + 1])) for i, op in enumerate(each)])
     np.testing.assert_array_equal(jax.jit(policies.apply_in_turn)(rounds, images), expected)
+
+
+def test_magnitudes_are_drawn_around_theirs():
+    """20,000 draws of mean 9 and deviation 0.5: those above 10 are cut; the mean's own error is 0.004."""
+    levels = policies.draw_magnitudes(jax.random.key(0), (20_000,), 9.0, 0.5)
+    drawn = policies.MAGNITUDES[np.asarray(levels)]
+    expected = np.clip(9 + 0.5 * np.random.default_rng(0).normal(size=200_000), 0, 10)
+    assert drawn.mean() == pytest.approx(expected.mean(), abs=0.02)
+    assert drawn.std() == pytest.approx(expected.std(), abs=0.02)
+    assert drawn.max() == 10
+
+
+def test_operations_of_random_magnitudes_are_those_of_the_magnitudes_drawn():
+    images, key = jnp.asarray(made_up(20, 20)), jax.random.key(7)
+    found = jax.jit(policies.randaugment, static_argnums=(2, 3, 4))(key, images, 1, 5.0, 2.0)
+    which_key, direction_key = jax.random.split(key)
+    which = jax.random.randint(which_key, (1, 5), 0, len(policies.RANDAUGMENT))[0]
+    direction = jax.random.randint(direction_key, (1, 5), 0, 2)[0]
+    levels = policies.draw_magnitudes(jax.random.fold_in(key, 2), (1, 5), 5.0, 2.0)[0]
+    assert len(set(levels.tolist())) > 1
+    for i, level in enumerate(levels.tolist()):
+        operations = policies.randaugment_operations(float(policies.MAGNITUDES[level]), 20, 20)
+        expected = apply(policies.pick(operations, which[i], direction[i]), images[i : i + 1])
+        np.testing.assert_array_equal(found[i], expected[0])
+
+
+def test_the_table_of_imagenet_adds_up_to_the_published_one():
+    """Steps, probabilities and levels of each operation, added up from the table as torchvision 0.28 has it."""
+    sums = {}
+    for name, probability, level in (step for steps in policies.IMAGENET for step in steps):
+        count, probabilities, levels = sums.get(name, (0, 0.0, 0))
+        sums[name] = count + 1, probabilities + probability, levels + level
+    assert sums == {
+        "AutoContrast": (2, pytest.approx(1.2), 0),
+        "Color": (6, pytest.approx(3.8), 18),
+        "Contrast": (2, pytest.approx(2.0), 16),
+        "Equalize": (17, pytest.approx(11.2), 0),
+        "Invert": (3, pytest.approx(1.8), 0),
+        "Posterize": (5, pytest.approx(2.8), 32),
+        "Rotate": (6, pytest.approx(3.6), 45),
+        "Sharpness": (1, pytest.approx(0.4), 7),
+        "ShearX": (1, pytest.approx(0.6), 5),
+        "Solarize": (7, pytest.approx(3.6), 36),
+    }
+
+
+def test_the_levels_of_imagenets_policy_are_those_of_the_paper():
+    """Table 6: posterized images keep 4 to 8 bits; all else is as in the policy for CIFAR-10."""
+    images = made_up(32, 32)
+    operations = policies.autoaugment_operations(32, 32, "autoaugment_imagenet")
+    for row, steps in enumerate(policies.IMAGENET):
+        for position, (name, _, level) in enumerate(steps):
+            for variant, sign in ((1, 1), (2, -1)):
+                operation = policies.pick(operations, row, position, variant)
+                if name == "Posterize":
+                    theirs = by_pillow(lambda image: ImageOps.posterize(image, 8 - round(0.4 * level)), images)  # noqa: B023
+                else:
+                    theirs = by_pillow(lambda image: as_published(image, name, level, sign), images)  # noqa: B023
+                np.testing.assert_array_equal(apply(operation, jnp.asarray(images)), theirs, err_msg=name)
 
 
 def test_an_unknown_operation_is_refused():
