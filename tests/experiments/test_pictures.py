@@ -1,0 +1,65 @@
+"""Pictures of the documentation: complete SVG files, alike on light and dark pages except for their colours."""
+
+import re
+from xml.etree import ElementTree
+
+import numpy as np
+import pytest
+
+import lanas_jax as lx
+from lanas_jax.experiments import pictures
+from lanas_jax.report import graph, tree
+from lanas_jax.report.formatting import ValueFormat
+from lanas_jax.searchers.partition import NodeSummary
+
+
+def checked(draw):
+    """The light picture, after checks of both."""
+    light, dark = (draw(scheme) for scheme in pictures.SCHEMES)
+    trees = [ElementTree.fromstring(text) for text in (light, dark)]
+    assert trees[0].tag == "{http://www.w3.org/2000/svg}svg"
+    assert [node.tag for node in trees[0].iter()] == [node.tag for node in trees[1].iter()]
+    colours = [set(re.findall(r"#[0-9a-f]{6}\b", text)) for text in (light, dark)]
+    assert colours[0]
+    assert not colours[0] & colours[1]
+    assert "var(" not in light + dark
+    return light
+
+
+def test_regrets_are_drawn():
+    values = np.random.default_rng(0).uniform(0.8, 0.9, (5, 2)).astype(np.float32)
+    panel = pictures.Panel("a table, 5 searches", 0.91, {"lanas": values, "random": values - 0.1})
+    picture = checked(lambda scheme: pictures.regret_picture([panel], scheme))
+    for text in ("LaNAS", "random search", "trained networks", "a table, 5 searches"):
+        assert text in picture
+
+
+@pytest.mark.slow
+def test_comparisons_are_read(tmp_path):
+    np.savez(tmp_path / "traces.npz", **{name: np.zeros((5, 8), np.float32) for name in ("random", "lanas", "local")})
+    panel = pictures.panel_of("nasbench201-cifar10", tmp_path, 6)
+    assert (panel.title, list(panel.values)) == ("nasbench201-cifar10, 5 searches", ["lanas", "random"])
+    assert panel.optimum == pytest.approx(0.91607, abs=5e-6)
+    assert {traces.shape for traces in panel.values.values()} == {(5, 6)}
+
+
+def test_drawings_of_a_report_are_arranged():
+    space = lx.NASBench201Space()
+    cells = space.graphs(np.array([3, 1, 4, 0, 1, 4], np.int32))
+    drawn = [(cell.name, graph.draw_graph(cell, graph.operations(cells))) for cell in cells]
+    nodes = [NodeSummary(0, 0, 20, 0.5, False, (("op0=none", -0.25),))]
+    nodes += [NodeSummary(i, 1, 10, value, True, ()) for i, value in ((1, 0.7), (2, 0.3))]
+    drawn_tree = tree.draw_tree(nodes, ValueFormat(percent=True))
+    picture = checked(lambda scheme: pictures.arranged([drawn, [("learned tree", drawn_tree)]], scheme))
+    for text in (
+        "nor_conv_3x3",
+        "20 trials, mean 50.0\N{NO-BREAK SPACE}%",
+        "region 1: 10 trials",
+        "op0=none",
+        "learned tree",
+    ):
+        assert text in picture
+    width, height = (int(number) for number in re.search(r'viewBox="0 0 (\d+) (\d+)"', picture).groups())
+    inner = ElementTree.fromstring(picture).findall("{http://www.w3.org/2000/svg}svg")
+    assert max(int(part.get("x")) + int(part.get("width")) for part in inner) == width
+    assert max(int(part.get("y")) + int(part.get("height")) for part in inner) < height
