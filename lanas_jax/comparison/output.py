@@ -48,11 +48,12 @@ def medians(results: Sequence[Comparison]) -> str:
 def table(results: Sequence[Comparison], tests: Sequence[float] | None = None, *, narrow: bool = False) -> Table:
     """Returns a table with one row per searcher.
 
-    Regret is in units of 1e-4; for accuracies, that is hundredths of a percentage point.
+    Regret is in units of 1e-4; for accuracies, that is hundredths of a percentage point. For losses, which are negated
+    values, it is in units of the loss.
 
     Args:
       results: results of all searchers on one benchmark table.
-      tests: mean test accuracy of the winners of each searcher.
+      tests: mean test accuracy, or negated loss, of the winners of each searcher.
       narrow: True to leave out the time per sample and all regrets but one, so that the table fits 80 columns.
     """
     points = list(results[0].regrets)
@@ -60,11 +61,14 @@ def table(results: Sequence[Comparison], tests: Sequence[float] | None = None, *
         points = [n for n in points if n == NARROW_AT] or points[:1]
     exact = [result.expected for result in results if result.expected is not None]
     caption = f"Random search needs {exact[0]:,} samples to the optimum (exact median). " if exact else ""
-    shown = Table(box=SIMPLE, caption=f"{caption}Regret is in 1e-4.", caption_justify="left")
+    losses = has_losses(results)
+    units = "Regret is in units of the loss." if losses else "Regret is in 1e-4."
+    shown = Table(box=SIMPLE, caption=f"{caption}{units}", caption_justify="left")
     shown.add_column("searcher")
     columns = ["samples to the optimum, median (quartiles)", f"samples to the top {100 * results[0].top_share:g} %"]
     columns += [f"regret at {n}, mean (95 %)" if i == 0 else f"at {n}" for i, n in enumerate(points)]
-    columns += ["winner's test accuracy"] * (tests is not None) + ["ms per sample"] * (not narrow)
+    columns += [winner_label(losses)] * (tests is not None)
+    columns += ["ms per sample"] * (not narrow)
     for column in columns:
         shown.add_column(column, justify="right")
     for i, result in enumerate(results):
@@ -73,11 +77,26 @@ def table(results: Sequence[Comparison], tests: Sequence[float] | None = None, *
             LABELS[result.name],
             samples(result.to_optimum, budget),
             samples(result.to_top, budget),
-            *(_interval(result.regrets[n]) for n in points),
-            *([] if tests is None else [f"{tests[i]:.4f}"]),
+            *(_interval(result.regrets[n], losses) for n in points),
+            *([] if tests is None else [winner_value(tests[i], losses)]),
             *([] if narrow else [f"{1e3 * result.seconds_per_sample:.3g}"]),
         )
     return shown
+
+
+def has_losses(results: Sequence[Comparison]) -> bool:
+    """Returns whether the values are negated losses instead of accuracies."""
+    return any(bool(np.nanmin(result.values) < 0) for result in results)
+
+
+def winner_label(losses: bool) -> str:
+    """Returns the heading of the column of the winners' values."""
+    return "winner's loss" if losses else "winner's test accuracy"
+
+
+def winner_value(test: float, losses: bool) -> str:
+    """Formats the mean test accuracy, or negated loss, of winners."""
+    return f"{-test:.4g}" if losses else f"{test:.4f}"
 
 
 def samples(quartiles: Quartiles, budget: int) -> str:
@@ -86,8 +105,8 @@ def samples(quartiles: Quartiles, budget: int) -> str:
     return median if lower == upper else f"{median} ({lower}-{upper})"
 
 
-def _interval(interval: Interval) -> str:
-    mean, low, high = (f"{1e4 * number:.1f}" for number in interval)
+def _interval(interval: Interval, losses: bool) -> str:
+    mean, low, high = (f"{number:.3g}" if losses else f"{1e4 * number:.1f}" for number in interval)
     return f"{mean} ({low}-{high})"
 
 
@@ -159,7 +178,7 @@ def write_picture(path: Path, results: Sequence[Comparison], optimum: float, tit
         right.plot(samples, [(found <= n).mean() for n in samples], **style)
     lowest = min(float(np.mean(regret(r.values, optimum)[:, min(99, r.values.shape[1] - 1)])) for r in results)
     left.set_yscale("log")
-    left.set_ylim(bottom=max(lowest / 3, 1e-6))
+    left.set_ylim(bottom=max(lowest / 3, 1e-7))
     left.set(xlabel="samples", ylabel="mean regret")
     right.set(xlabel="samples", ylabel="share of searches at the optimum", ylim=(0, 1))
     figure.legend(*right.get_legend_handles_labels(), fontsize=8, loc="outside right upper", frameon=False)

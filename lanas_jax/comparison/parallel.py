@@ -14,7 +14,7 @@ from rich.box import SIMPLE
 from rich.table import Table
 
 from lanas_jax.comparison.compare import Comparison
-from lanas_jax.comparison.output import LABELS, samples
+from lanas_jax.comparison.output import LABELS, has_losses, samples, winner_label, winner_value
 from lanas_jax.comparison.statistics import Quartiles
 
 ASIDE = 1.06  # horizontal offset between neighbouring searchers in the plot, as a ratio
@@ -56,8 +56,9 @@ def table(results: Sequence[Comparison], tests: Sequence[float]) -> Table:
 
     Args:
       results: results on one benchmark table, with workers.
-      tests: mean test accuracy of the winners of each result.
+      tests: mean test accuracy, or negated loss, of the winners of each result.
     """
+    losses = has_losses(results)
     caption = "Time is in mean training times. Ratios are medians divided by one worker's median."
     shown = Table(box=SIMPLE, caption=caption, caption_justify="left")
     shown.add_column("searcher")
@@ -68,7 +69,7 @@ def table(results: Sequence[Comparison], tests: Sequence[float]) -> Table:
         "time to the optimum",
         f"samples to the top {100 * results[0].top_share:g} %",
         "ratio",
-        "winner's test accuracy",
+        winner_label(losses),
         "ms per sample",
     ):
         shown.add_column(column, justify="right")
@@ -83,7 +84,7 @@ def table(results: Sequence[Comparison], tests: Sequence[float]) -> Table:
             _times(result.time_to_optimum),
             samples(result.to_top, budget),
             _ratio(ratio(results, result, "to_top")),
-            f"{test:.4f}",
+            winner_value(test, losses),
             f"{1e3 * result.seconds_per_sample:.3g}",
         )
     return shown

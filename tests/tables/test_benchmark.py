@@ -30,6 +30,15 @@ def test_searches_see_validation_and_never_test():
     assert np.isnan(made.test_of(CODES[:1] + 3)).all()
 
 
+def test_losses_are_negated_values():
+    made = benchmark(validation=-100 * VALIDATION, test=-TEST)
+    assert made.has_losses
+    assert made.table().best == pytest.approx(-15)
+    for wrong in (-np.inf, np.nan, 0.5):  # a loss and an accuracy do not mix
+        with pytest.raises(ValueError, match=r"rows hold validation .*; losses must be finite and negated"):
+            benchmark(validation=np.array([[-2.0], [-1.0], [wrong]]))
+
+
 def test_a_drawn_repeat_is_one_of_each_code():
     codes = SPACE.enumerate()[:4000]
     values = np.stack([np.full(4000, 0.25), np.full(4000, 0.75)], axis=1)
