@@ -34,7 +34,7 @@ usage: lanas COMMAND ...
   plan EXPERIMENT     compile an experiment for a TPU slice, without the TPU: memory and chip-hours
   rank RUN            train a sample of networks from scratch: does the supernet rank them correctly?
   report RUN ...      write the report of a run again, or one of several runs side by side
-  trials RUN          list the trials of a run, as a table or as CSV
+  trials RUN          list the trials of a run, as a table or as CSV, or write them as a study of Optuna
   tree RUN            show what the search has learned: which choices are good, region by region
   describe SPACE      draw the network of a code, or a published network, and count its cost
   tables              list the benchmark tables, or convert one from its official files

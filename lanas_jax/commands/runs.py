@@ -50,15 +50,24 @@ def report(arguments: Sequence[str]) -> int:
 
 
 def trials(arguments: Sequence[str]) -> int:
-    """Lists the trials of a run."""
+    """Lists the trials of a run, or writes them to a storage of Optuna."""
 
     def parse(
-        run: Folder, /, csv: Annotated[bool, tyro.conf.arg(help="CSV output with every recorded field")] = False
+        run: Folder,
+        /,
+        csv: Annotated[bool, tyro.conf.arg(help="CSV output with every recorded field")] = False,
+        optuna: Annotated[
+            str | None,
+            tyro.conf.arg(metavar="URL", help="Optuna storage to write a study to, such as sqlite:///run.db"),
+        ] = None,
     ) -> Any:
-        """List the trials of a run."""
-        return run, csv
+        """List the trials of a run, or write them as a study of Optuna, for its dashboard."""
+        return run, csv, optuna
 
-    directory, as_csv = parsed(parse, "trials", arguments)
+    directory, as_csv, url = parsed(parse, "trials", arguments)
+    if url is not None:
+        _write_study(directory, url)
+        return 0
     from lanas_jax.commands import summary
 
     with TrialStore.open(run_folder.open_run(directory).trials, read_only=True) as store:
@@ -72,6 +81,20 @@ def trials(arguments: Sequence[str]) -> int:
     if changed := software.versions_by_trial({trial.id: trial.software for trial in found}):
         console.print(f"versions: {changed}", soft_wrap=True)
     return 0
+
+
+def _write_study(directory: Path, url: str) -> None:
+    """Writes a run to a storage of Optuna and prints where it is."""
+    from lanas_jax.one_call.search import load
+
+    run = load(directory)
+    try:
+        from lanas_jax.integrations.optuna_study import write_study
+
+        name = write_study(run, url)
+    except (ValueError, ImportError) as error:
+        raise RefusedError(str(error)) from error
+    terminal().print(f"{len(run.trials)} trials: study {name!r} in {url}", soft_wrap=True)
 
 
 def tree(arguments: Sequence[str]) -> int:

@@ -16,8 +16,10 @@ import dataclasses
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
+from lanas_jax.runtime.arithmetic import in_32_bits, nan_is_data
 from lanas_jax.runtime.numbers import set_whole_numbers
 from lanas_jax.searchers import history as hist
 from lanas_jax.searchers import partition, surrogate
@@ -143,6 +145,16 @@ class LaNAS:
         history = hist.reserve(state.history, n)
         return _ask(self, _with_history(state, history), n) if n else (state, hist.no_codes(self.space))
 
+    @in_32_bits
+    @nan_is_data
+    def add_pending(self, state: LaNASState, codes: Codes) -> LaNASState:
+        """Records codes as pending that were not asked for: trials that another process or person started.
+
+        Codes that are already known, and rows of -1, are skipped.
+        """
+        history, codes, _ = hist.receive(state.history, self.space, codes, np.zeros(len(codes), np.float32))
+        return _add_pending(self, _with_history(state, history), codes)
+
     def tell(self, state: LaNASState, codes: Codes, values: Values) -> LaNASState:
         """Records values (NaN marks a failed trial) and relearns the regions when due."""
         history, codes, values = hist.receive(state.history, self.space, codes, values)
@@ -186,6 +198,20 @@ def _ask(searcher: LaNAS, state: LaNASState, n: int) -> tuple[LaNASState, Array]
     warming_up = jnp.sum(history.done | (history.status == hist.PENDING)) < searcher.initial
     history, tree, acceptance, codes = jax.lax.cond(warming_up, uniform, learned)
     return dataclasses.replace(state, key=key, history=history, tree=tree, acceptance=acceptance), codes
+
+
+@jax.jit
+def _add_pending(searcher: LaNAS, state: LaNASState, codes: Codes) -> LaNASState:
+    def add(history: History, code: Array) -> tuple[History, Array]:
+        new = (code[0] >= 0) & (hist.find_row(history, code) == history.capacity)
+        code = jnp.where(new, code, hist.NOTHING)
+        return hist.add_code(history, searcher.space, searcher.pool, code), new
+
+    codes = searcher.space.canonical(codes)
+    history, new = jax.lax.scan(add, state.history, codes)
+    leaves = partition.route(state.tree, searcher.space.features(codes))
+    visits = state.tree.visits + partition.subtotals(state.tree, leaves, new)
+    return dataclasses.replace(state, history=history, tree=dataclasses.replace(state.tree, visits=visits))
 
 
 def _with_outstanding(searcher: LaNAS, state: LaNASState) -> GaussianProcess:

@@ -52,6 +52,16 @@ def test_the_tree_of_the_state_is_the_fit_of_its_history():
         assert int(state.tree.visits[leaf]) == int((leaves == leaf).sum())
 
 
+def test_codes_that_others_try_are_pending_as_if_asked_for():
+    searcher = on_pool()
+    state, asked, _ = run(searcher, 6)
+    after, codes = searcher.ask(state, BATCH)
+    added = searcher.add_pending(state, codes)
+    jax.tree.map(np.testing.assert_array_equal, (added.history, added.tree), (after.history, after.tree))
+    again = searcher.add_pending(added, np.stack([codes[0], asked[0], [-1] * POOL_SPACE.dims, codes[1]]))  # all known
+    jax.tree.map(np.testing.assert_array_equal, (again.history, again.tree), (after.history, after.tree))
+
+
 def test_a_batch_counts_its_pending_trials_as_visits():
     state, _, _ = run(on_pool(), 6)
     after, _ = on_pool().ask(state, BATCH)

@@ -1,0 +1,1 @@
+"""LaNAS inside other packages, and runs in their formats."""
