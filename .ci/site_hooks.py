@@ -4,10 +4,12 @@
 - A link from one of the repository's files to another becomes a link between their pages.
 - A picture with a dark and a light version follows the color scheme of the site.
 - A page of docs/ that mkdocs.yml does not list is added to the section "Guides".
+- The help text of the command `lanas` is a page.
 - A notebook of examples/ becomes a page: its text and its code, without outputs.
 - A page that loads scripts, styles or pictures from another place is an error.
 """
 
+import ast
 import json
 import os
 import posixpath
@@ -69,9 +71,21 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
     """Adds the pages that are made from files outside of docs/."""
     for source, page in PAGES.items():
         files.append(File.generated(config, page, content=(ROOT / source).read_text(encoding="utf-8")))
+    files.append(File.generated(config, "reference/commands.md", content=commands_text()))
     for page, notebook in notebook_pages().items():
         files.append(File.generated(config, page, content=notebook_text(notebook)))
     return files
+
+
+def commands_text() -> str:
+    """Returns the page of the commands: the help text in lanas_jax/cli.py."""
+    tree = ast.parse((ROOT / "lanas_jax" / "cli.py").read_text(encoding="utf-8"))
+    (text,) = (
+        node.value.value
+        for node in tree.body
+        if isinstance(node, ast.Assign) and isinstance(node.value, ast.Constant) and node.targets[0].id == "HELP"
+    )
+    return f"# Commands\n\nThe output of `lanas --help`:\n\n```text\n{text}```\n"
 
 
 def notebook_text(notebook: Path) -> str:
