@@ -32,7 +32,7 @@ from lanas_jax.tables import catalogue
 from lanas_jax.tables.benchmark import Benchmark
 from lanas_jax.tables.fcnet import DATASETS
 
-AFTER = (50, 100, 200)  # numbers of trials at which the regret is printed
+AFTER = (50, 100)  # numbers of trials after which the regret is printed, besides all
 SAMPLERS = {"lanas": "LaNASSampler", "tpe": "TPESampler"}
 
 
@@ -138,7 +138,7 @@ def _read(config: Config) -> dict[tuple[str, str, int], list[float]]:
 
 
 def _rows(config: Config, found: dict[tuple[str, str, int], list[float]], optima: dict[str, float]) -> Iterator[str]:
-    after = [n for n in AFTER if n <= config.trials]
+    after = [*(n for n in AFTER if n < config.trials), config.trials]
     yield f"| table (least loss) | sampler | {' | '.join(f'mean regret after {n}' for n in after)} |"
     yield f"|---|---|{'---|' * len(after)}"
     for name in config.tables:

@@ -3,7 +3,9 @@
 import importlib
 import os
 import pickle
+import re
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -251,3 +253,13 @@ def test_a_missing_package_names_the_extra(monkeypatch):
     monkeypatch.delitem(sys.modules, "lanas_jax.integrations.optuna")
     with pytest.raises(ImportError, match=r"LaNASSampler needs optuna.*pip install 'lanas-jax\[optuna\]'"):
         importlib.import_module("lanas_jax.integrations.optuna")
+
+
+@pytest.mark.slow
+def test_the_code_of_the_page_runs(capsys):
+    page = Path(__file__).parents[2] / "docs" / "optuna.md"
+    blocks = re.findall(r"```python\n(.*?)```", page.read_text(), re.DOTALL)
+    exec(compile("\n".join(blocks), "docs/optuna.md", "exec"), {"__name__": "page"})
+    best, allowed = capsys.readouterr().out.splitlines()
+    assert float(best.split()[0]) < 0.1
+    assert allowed == "True"
