@@ -17,6 +17,7 @@ help:
 	@echo "make slow     run the slow tests (minutes)"
 	@echo "make lint     check style, types, imports and words"
 	@echo "make docs     build the documentation site in site/; open site/index.html"
+	@echo "make notebooks run the notebooks of examples/, so that make docs shows their outputs (minutes)"
 	@echo "make pictures draw the pictures of the documentation again (many minutes)"
 	@echo "make package  build the source distribution and the wheel of the last commit in dist/"
 	@echo "make clean    remove the virtual environment and build products"
@@ -41,6 +42,11 @@ lint: $(VENV)/.installed-dev
 docs: $(VENV)/.installed-docs
 	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 	@echo "site/index.html; with search: $(BIN)/python -m http.server --directory site"
+
+notebooks: $(VENV)/.installed-test
+	@mkdir -p build/notebooks && cp examples/*.ipynb build/notebooks/
+	@cd build/notebooks && for notebook in *.ipynb; do \
+	  $(abspath $(BIN))/jupyter-execute --inplace $$notebook || exit 1; done
 
 pictures: $(VENV)/.installed-peers
 	@for table in cifar10 imagenet16; do \

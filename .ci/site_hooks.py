@@ -5,11 +5,12 @@
 - A picture with a dark and a light version follows the color scheme of the site.
 - A page of docs/ that mkdocs.yml does not list is added to the section "Guides".
 - The help text of the command `lanas` is a page.
-- A notebook of examples/ becomes a page: its text and its code, without outputs.
+- A notebook of examples/ becomes a page: its text, its code, and its outputs if `make notebooks` has run it.
 - A page that loads scripts, styles or pictures from another place is an error.
 """
 
 import ast
+import base64
 import json
 import os
 import posixpath
@@ -23,6 +24,7 @@ from mkdocs.structure.files import File, Files
 from mkdocs.structure.pages import Page
 
 ROOT = Path(__file__).resolve().parent.parent
+EXECUTED = ROOT / "build" / "notebooks"
 PAGES = {
     "README.md": "index.md",
     "CHANGELOG.md": "changelog.md",
@@ -89,13 +91,38 @@ def commands_text() -> str:
 
 
 def notebook_text(notebook: Path) -> str:
-    """Returns the text and the code of a notebook as Markdown."""
+    """Returns the text, the code and the outputs of a notebook as Markdown."""
+    executed = EXECUTED / notebook.name
+    path = executed if executed.exists() else notebook
     parts = []
-    for cell in json.loads(notebook.read_text(encoding="utf-8"))["cells"]:
+    for cell in json.loads(path.read_text(encoding="utf-8"))["cells"]:
         text = "".join(cell["source"])
         parts.append(f"```python\n{text}\n```" if cell["cell_type"] == "code" else text)
+        parts += [shown for output in cell.get("outputs", ()) if (shown := output_text(output))]
     parts.append(f"The notebook is `examples/{notebook.name}`.")
     return "\n\n".join(parts)
+
+
+def output_text(output: dict[str, Any]) -> str:
+    """Returns one output of a cell as Markdown: a picture, HTML or text."""
+    data = output.get("data", {})
+    for kind in ("image/png", "image/jpeg"):
+        if kind in data:
+            return f'<img class="output" alt="output of the cell" src="data:{kind};base64,{joined(data[kind])}">'
+    if "image/svg+xml" in data:
+        source = base64.b64encode(joined(data["image/svg+xml"]).encode()).decode()
+        return f'<img class="output" alt="output of the cell" src="data:image/svg+xml;base64,{source}">'
+    if "text/html" in data:
+        lines = [line for line in joined(data["text/html"]).splitlines() if line.strip()]
+        return f'<div class="output">{" ".join(lines)}</div>'
+    text = joined(output.get("text", data.get("text/plain", ""))).rstrip()
+    text = re.sub(r"\x1b\[[0-9;]*m", "", text)
+    return f"```text\n{text}\n```" if text else ""
+
+
+def joined(lines: str | list[str]) -> str:
+    """Returns text that a notebook stores in one piece or line by line."""
+    return lines if isinstance(lines, str) else "".join(lines)
 
 
 def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:
