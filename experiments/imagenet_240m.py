@@ -10,17 +10,17 @@ size. On 64 TPU v5e chips, `lanas plan` gives lower bounds of 146 chip-hours for
     lanas search imagenet_240m --supernet runs/240m_supernet --out runs/240m
     lanas extract runs/240m --code largest --out runs/240m_teacher
     lanas extract runs/240m --out runs/240m_winner
-    lanas train runs/240m --weights runs/240m_winner --teacher runs/240m_teacher --hosts.automatic
+    lanas train runs/240m --preset finetune --weights runs/240m_winner --teacher runs/240m_teacher --hosts.automatic
     lanas export runs/240m
 """
 
 import dataclasses
 
 from lanas_jax.experiments import imagenet_600m
-from lanas_jax.experiments.imagenet_600m import Final, final, stages
+from lanas_jax.experiments.imagenet_600m import PRESETS, Final, final, stages
 from lanas_jax.study import Experiment
 
-__all__ = ["Config", "Final", "build", "final", "stages"]
+__all__ = ["PRESETS", "Config", "Final", "build", "final", "stages"]
 
 
 @dataclasses.dataclass(frozen=True)

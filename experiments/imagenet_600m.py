@@ -2,7 +2,8 @@
 
 Source: section 5.2 of arXiv 1906.06832, which reports a top-1 accuracy of 80.8 % at 600 million multiply-adds for a
 network from the space of once-for-all (arXiv 1908.09791). The settings of that space and its training were not
-released: the recipes below are this project's, based on BigNAS (arXiv 2003.11142) and EfficientNet (arXiv 1905.11946).
+released: the recipes below are those of AlphaNet (arXiv 2102.07954), BigNAS (arXiv 2003.11142), once-for-all and
+EfficientNet (arXiv 1905.11946); docs/imagenet.md names the source of each line.
 This code has not been run at this size. On 64 TPU v5e chips, `lanas plan` gives lower bounds of 212, 0.7 and 68.3
 chip-hours for the three stages (the commands are in docs/planning.md; the first at 256 pixels only).
 `experiments/imagenet_dry_run.py` runs all stages on two CPU cores.
@@ -15,8 +16,11 @@ chip-hours for the three stages (the commands are in docs/planning.md; the first
     lanas search imagenet_600m --supernet runs/600m_supernet --out runs/600m   # evaluates 1,000 networks
     lanas extract runs/600m --code largest --out runs/600m_teacher   # the supernet's largest network
     lanas extract runs/600m --out runs/600m_winner
-    lanas train runs/600m --weights runs/600m_winner --teacher runs/600m_teacher --hosts.automatic
+    lanas train runs/600m --preset finetune --weights runs/600m_winner --teacher runs/600m_teacher --hosts.automatic
     lanas export runs/600m
+
+The winner is either finetuned from the supernet's weights or trained from scratch (``--preset from_scratch``, the
+default, without ``--weights``), with any teacher.
 """
 
 import dataclasses
@@ -34,8 +38,10 @@ from lanas_jax.data.image_streams import DecoderWorkers
 from lanas_jax.data.imagenet import Pictures
 from lanas_jax.data.streams import StreamedDataset
 from lanas_jax.evaluators.one_shot import POOL, OneShot
-from lanas_jax.export.load import read_weights
+from lanas_jax.export.teachers import read_teacher
+from lanas_jax.models.layers.norm import NORM, NormConstants
 from lanas_jax.models.mobilenet import FinalMobileNet, MobileNetSupernet
+from lanas_jax.models.mobilenet.network import PUBLISHED_NORM
 from lanas_jax.planning.stage import Stage, stand_in
 from lanas_jax.planning.stages import final_training, mean_multiply_adds, valuation
 from lanas_jax.runtime.devices import per_device_share
@@ -49,7 +55,6 @@ from lanas_jax.supernet.valuation import Valuation
 from lanas_jax.trainer import teacher as teachers
 from lanas_jax.trainer.recipe import Recipe
 from lanas_jax.trainer.task import FinalTraining, costs
-from lanas_jax.trainer.teacher import NetworkTeacher
 from lanas_jax.training.augmentation import Augmentation
 
 SEARCHERS = {
@@ -57,15 +62,19 @@ SEARCHERS = {
     "random": lx.RandomSearch,
     "evolution": lx.RegularizedEvolution,
 }
+# The sources of each line of the three recipes are in docs/imagenet.md.
 SUPERNET = Recipe(
-    epochs=180,
+    epochs=360,
     batch_size=2048,
     nesterov=True,
     learning_rate=0.8,
+    final_learning_rate=0.04,
     warm_up=5.0,
+    constant_epochs=18.0,
     weight_decay=1e-5,
     decay_all=False,
     clip=1.0,
+    clip_by="value",
     auxiliary_weight=0.0,
     drop_path=0.0,
     ema=0.9999,
@@ -74,6 +83,7 @@ SUPERNET = Recipe(
     validate_every=None,
     normalize_over="device",
 )
+SUPERNET_AUGMENTATION = Augmentation(policy="autoaugment_imagenet")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -115,8 +125,8 @@ class Config:
     workers: int = 0
 
 
-RECIPE = Recipe(
-    epochs=150,
+FROM_SCRATCH = Recipe(
+    epochs=350,
     batch_size=1024,
     optimizer="rmsprop",
     learning_rate=0.064,
@@ -126,6 +136,23 @@ RECIPE = Recipe(
     clip=None,
     auxiliary_weight=0.0,
     drop_path=0.2,
+    drop_path_schedule="constant",
+    ema=0.9999,
+    label_smoothing=0.1,
+    train_on="train",
+    validate_every=5,
+)
+FINETUNE = Recipe(
+    epochs=75,
+    batch_size=1024,
+    nesterov=True,
+    learning_rate=0.008,
+    weight_decay=1e-5,
+    decay_all=False,
+    clip=None,
+    auxiliary_weight=0.0,
+    drop_path=0.2,
+    drop_path_schedule="constant",
     ema=0.9999,
     label_smoothing=0.1,
     train_on="train",
@@ -140,17 +167,36 @@ class Final:
 
     Attributes:
       recipe: training recipe.
-      teacher: output folder of ``lanas extract`` for the supernet's largest network; None for no distillation.
+      teacher: teacher for distillation: a folder of lanas extract or lanas export, such as the supernet's largest
+        network, or MODULE:ATTRIBUTE of a Flax module; None for no distillation.
+      teacher_weights: folder with the weights of a Flax module; None for its own.
       dropout: dropout rate before the classifier.
-      magnitude: magnitude of RandAugment.
+      magnitude: mean magnitude of RandAugment, in tenths.
+      magnitude_deviation: standard deviation of the magnitude, in tenths.
+      erasing: probability of erasing a random box of an image.
+      mixup: alpha of mixup; 0 disables it.
+      norm_momentum: momentum of running batch statistics.
+      norm_epsilon: constant added to variances in batch normalization.
       seed: random seed.
     """
 
-    recipe: Recipe = RECIPE
-    teacher: Path | None = None
+    recipe: Recipe = FROM_SCRATCH
+    teacher: str | None = None
+    teacher_weights: Path | None = None
     dropout: float = 0.2
-    magnitude: int = 9
+    magnitude: float = 9.0
+    magnitude_deviation: float = 0.5
+    erasing: float = 0.2
+    mixup: float = 0.2
+    norm_momentum: float = PUBLISHED_NORM.momentum
+    norm_epsilon: float = PUBLISHED_NORM.epsilon
     seed: int = 0
+
+
+PRESETS = {
+    "from_scratch": Final(),
+    "finetune": Final(FINETUNE, mixup=0.0, norm_momentum=NORM.momentum, norm_epsilon=NORM.epsilon),
+}
 
 
 def space(config: Config) -> MobileNetSpace:
@@ -184,16 +230,17 @@ def ends(codes: MobileNetSpace) -> np.ndarray:
 
 def one_shot(config: Config) -> OneShot:
     """Returns the evaluator that values networks by one supernet."""
-    supernet = MobileNetSupernet(space(config), jnp.bfloat16)
+    supernet = MobileNetSupernet(space(config), jnp.bfloat16, zero_residuals=True)
     largest, smallest = ends(supernet.space).tolist()
     return OneShot(
         supernet,
         functools.partial(load_images, config),
         config.recipe,
+        SUPERNET_AUGMENTATION,
         directory=config.supernet,
         recalibration=config.recalibration,
         per_device=per_device_share(config.batch),
-        sandwich=Sandwich(tuple(largest), tuple(smallest)),
+        sandwich=Sandwich(tuple(largest), tuple(smallest), gradient="sum", dropout=0.2, drop_path=0.2),
     )
 
 
@@ -206,16 +253,23 @@ def build(config: Config, name: str = "imagenet_600m") -> Experiment:
 
 def final(config: Config, settings: Final, code: np.ndarray) -> FinalTraining:
     """Returns the winner training, from scratch or from extracted weights, with or without a teacher."""
-    network = FinalMobileNet(space(config), code, jnp.bfloat16, settings.dropout)
-    augmentation = Augmentation(policy="randaugment", magnitude=settings.magnitude)
+    norm = NormConstants(settings.norm_momentum, settings.norm_epsilon)
+    network = FinalMobileNet(space(config), code, jnp.bfloat16, settings.dropout, norm)
+    augmentation = Augmentation(
+        policy="randaugment",
+        magnitude=settings.magnitude,
+        magnitude_deviation=settings.magnitude_deviation,
+        erasing=settings.erasing,
+        mixup=settings.mixup,
+    )
     alone = FinalTraining(network, functools.partial(load_images, config), settings.recipe, augmentation, settings.seed)
     if settings.teacher is None:
         return alone
-    return alone.taught(NetworkTeacher(largest(config), read_weights(settings.teacher)), DISTILLATION)
+    return alone.taught(read_teacher(settings.teacher, settings.teacher_weights), DISTILLATION)
 
 
 def largest(config: Config) -> FinalMobileNet:
-    """Returns the teacher network."""
+    """Returns the supernet's largest network."""
     return FinalMobileNet(space(config), ends(space(config))[0], jnp.bfloat16)
 
 

@@ -58,7 +58,7 @@ from lanas_jax.data.sources import Contents, DatasetSource, Form
 from lanas_jax.data.streams import StreamedDataset
 from lanas_jax.evaluators.one_shot import POOL, OneShot
 from lanas_jax.experiments import prepared_pictures
-from lanas_jax.export.load import read_weights
+from lanas_jax.export.teachers import read_teacher
 from lanas_jax.models.mobilenet import FinalMobileNet, MobileNetSupernet
 from lanas_jax.planning.stage import Stage, stand_in
 from lanas_jax.planning.stages import final_training, mean_multiply_adds, valuation
@@ -74,7 +74,6 @@ from lanas_jax.supernet.valuation import Valuation
 from lanas_jax.trainer import teacher as teachers
 from lanas_jax.trainer.recipe import Recipe
 from lanas_jax.trainer.task import FinalTraining, costs
-from lanas_jax.trainer.teacher import NetworkTeacher
 from lanas_jax.training.augmentation import Augmentation
 
 SEARCHERS = {"lanas": lx.LaNAS, "random": lx.RandomSearch, "evolution": lx.RegularizedEvolution}
@@ -146,13 +145,14 @@ class Final:
 
     Attributes:
       recipe: training recipe.
-      teacher: output folder of ``lanas extract`` for the teacher network; None for no distillation.
+      teacher: teacher for distillation: a folder of lanas extract or lanas export, an .npz file of logits, or
+        MODULE:ATTRIBUTE of a Flax module; None for no distillation.
       dropout: dropout rate before the classifier.
       seed: random seed.
     """
 
     recipe: Recipe = RECIPE
-    teacher: Path | None = None
+    teacher: str | None = None
     dropout: float = 0.0
     seed: int = 0
 
@@ -233,7 +233,7 @@ def final(config: Config, settings: Final, code: np.ndarray) -> FinalTraining:
     alone = FinalTraining(network, functools.partial(load_images, config), settings.recipe, augmentation, settings.seed)
     if settings.teacher is None:
         return alone
-    return alone.taught(NetworkTeacher(largest(), read_weights(settings.teacher)), DISTILLATION)
+    return alone.taught(read_teacher(settings.teacher), DISTILLATION)
 
 
 def largest() -> FinalMobileNet:

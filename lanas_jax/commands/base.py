@@ -145,7 +145,7 @@ def parse_settings(
     both: Any = dataclasses.make_dataclass("Settings", [*fields, *options])
     try:
         return tyro.cli(both, prog=f"lanas {command}", args=list(arguments), registry=PATHS, **how)
-    except PathError:
+    except (PathError, BrokenPipeError):  # the latter of lanas train --help | head
         raise
     except STOPS as error:  # from a ``__post_init__``, or a type tyro cannot parse
         if isinstance(error, SystemExit) and _raised_by_tyro(error):  # after it has printed help or an error

@@ -5,7 +5,7 @@ The network is the winner of a run, a given code of an experiment, or the networ
 
 import contextlib
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Annotated, Any
@@ -46,7 +46,7 @@ from lanas_jax.trainer.task import FinalTraining
 from lanas_jax.trainer.train import Origin, train_network
 
 HELP = f"""\
-usage: lanas train RUN [--code 0,1,...] [--weights DIR] [--out DIR] [settings of its final training]
+usage: lanas train RUN [--code 0,1,...] [--weights DIR] [--out DIR] [--preset NAME] [settings of its final training]
        lanas train EXPERIMENT --code 0,1,... [--out DIR] [settings] [--config.NAME settings of the experiment]
        lanas train FOLDER
 
@@ -231,8 +231,12 @@ def _parse(wanted: Target, arguments: Sequence[str]) -> Any:
     out = tyro.conf.arg(metavar="DIR", help="new or empty folder, or the folder of the training to continue")
     code = tyro.conf.arg(metavar="0,1,...", help="code of the network, integers with commas; default: the best trial's")
     weights = tyro.conf.arg(metavar="DIR", help="folder of initial weights from lanas extract or lanas export")
-    settings = (lambda: recorded.settings) if recorded.settings is not None else module.Final
+    preset = tyro.conf.arg(
+        metavar="NAME", help=f"named settings to start from: {', '.join(_presets(module)) or 'none'}"
+    )
+    settings = _default_settings(wanted, arguments)
     options: list[Any] = [
+        ("preset", Annotated[str | None, preset], dataclasses.field(default=None)),
         ("code", Annotated[str | None, code], dataclasses.field(default=None)),
         ("weights", Annotated[Path | None, weights], dataclasses.field(default=None)),
         ("out", Annotated[Path | None, out], dataclasses.field(default=None)),
@@ -246,3 +250,34 @@ def _parse(wanted: Target, arguments: Sequence[str]) -> Any:
     parsed = parse_settings(f"train {arguments[0]}", arguments[1:], final, options, description=about)
     parsed.config = getattr(parsed, "config", recorded.config)
     return parsed
+
+
+def _presets(module: ModuleType) -> Mapping[str, Any]:
+    """Returns the named settings of an experiment's winner training: its `PRESETS`, or none."""
+    found: Mapping[str, Any] = getattr(module, "PRESETS", {})
+    return found
+
+
+def _default_settings(wanted: Target, arguments: Sequence[str]) -> Callable[[], Any]:
+    """Returns a function that returns the settings of the training that no option changes.
+
+    Raises:
+      ValueError: the experiment has no preset of the given name.
+    """
+    named = _value_of("--preset", arguments)
+    if named is None:
+        return wanted.module.Final if wanted.origin.settings is None else lambda: wanted.origin.settings
+    presets = _presets(wanted.module)
+    if named not in presets:
+        there = f"choose from {', '.join(presets)}" if presets else "it has none"
+        raise ValueError(f"{wanted.origin.name} has no preset {named!r}: {there}")
+    return lambda: presets[named]
+
+
+def _value_of(option: str, arguments: Sequence[str]) -> str | None:
+    """Returns the value of an option that decides the defaults of others, before they are parsed."""
+    for word, following in zip(arguments, [*arguments[1:], None], strict=True):
+        name, equals, value = word.partition("=")
+        if name == option:
+            return value if equals else following
+    return None

@@ -87,14 +87,23 @@ def load(directory: Path | str) -> Exported:
       MissingPackageError: the package that reads the weights is not installed.
     """
     directory = local_path(directory).absolute()
+    architecture, network = read_network(directory)
+    scaling = None if architecture["scaling"] is None else config_json.read_config(Scaling, architecture["scaling"])
+    like = jax.eval_shape(lambda key: Weights(*network.init(key)), jax.random.key(0))
+    return Exported(architecture, network, _filled(like, read_weights(directory), directory), scaling)
+
+
+def read_network(directory: Path) -> tuple[Mapping[str, Any], FinalNetwork]:
+    """Returns the content of architecture.json and the network, without its weights.
+
+    Raises:
+      RunError, ExperimentError, ConfigError: as in `load`.
+    """
     try:
         architecture = json.loads((directory / ARCHITECTURE).read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise RunError(f"{directory} holds no exported network: it has no {ARCHITECTURE}") from None
-    network = recorded_network(directory / SOURCE, architecture)
-    scaling = None if architecture["scaling"] is None else config_json.read_config(Scaling, architecture["scaling"])
-    like = jax.eval_shape(lambda key: Weights(*network.init(key)), jax.random.key(0))
-    return Exported(architecture, network, _filled(like, read_weights(directory), directory), scaling)
+    return architecture, recorded_network(directory / SOURCE, architecture)
 
 
 def write_weights(directory: Path, weights: Weights, kind: str) -> None:

@@ -106,7 +106,9 @@ class ModuleTeacher:
 
     @property
     def data(self) -> PyTree[AnyArray]:
-        """The variables of the module, without its random number generators."""
+        """The variables, without random number generators."""
+        if self.variables is not None:
+            return self.variables
         return nnx.to_pure_dict(nnx.state(self.module, nnx.Not(nnx.RngState)))
 
     def with_data(self, data: PyTree[AnyArray]) -> "ModuleTeacher":
@@ -120,7 +122,7 @@ class ModuleTeacher:
     def logits(self, images: Float[Array, "n height width channels"]) -> Float[Array, "n classes"]:
         """Returns the module's logits."""
         graph, random = nnx.graphdef(self.module), nnx.state(self.module, nnx.RngState)
-        copy: Any = nnx.merge(graph, random, self.data if self.variables is None else self.variables)
+        copy: Any = nnx.merge(graph, random, self.data)
         copy.eval()
         return copy(images)
 

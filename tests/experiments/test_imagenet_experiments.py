@@ -19,6 +19,7 @@ from tests.experiments.chosen import chosen, offered
 
 EXPERIMENTS = (imagenet_600m, imagenet_240m, imagenet_dry_run)
 NAMES = ("lanas", "random", "evolution")
+PRESETS = ("from_scratch", "finetune")
 LIMITS = (600_000_000, 240_000_000, 1_300_000)
 
 
@@ -100,15 +101,37 @@ def test_extracted_weights_fit_the_winner_and_its_teacher(experiment, tmp_path, 
     extracted = Weights(*jax.eval_shape(lambda weights: supernet.extract(*weights, code), weights))
     largest = Weights(*jax.eval_shape(supernet.standalone(supernet.space.cardinalities - 1).init, jax.random.key(0)))
     zeros = {name: np.zeros(leaf.shape, leaf.dtype) for name, leaf in names(largest).items()}
-    monkeypatch.setattr(
-        experiment if experiment is imagenet_dry_run else imagenet_600m, "read_weights", lambda _: zeros
-    )
-    training = experiment.final(config, experiment.Final(teacher=tmp_path), code)
+    teacher = NetworkTeacher(supernet.standalone(supernet.space.cardinalities - 1), zeros)
+    module = experiment if experiment is imagenet_dry_run else imagenet_600m
+    monkeypatch.setattr(module, "read_teacher", lambda *_: teacher)
+    training = experiment.final(config, experiment.Final(teacher=str(tmp_path)), code)
     expected = names(Weights(*jax.eval_shape(training.network.init, jax.random.key(0))))
     assert {name: leaf.shape for name, leaf in names(extracted).items()} == {n: x.shape for n, x in expected.items()}
     assert training.recipe.distillation == 0.5
     assert isinstance(training.teacher, NetworkTeacher)
     assert experiment.final(config, experiment.Final(), code).teacher is None
+
+
+@pytest.mark.usefixtures("unread")
+@pytest.mark.parametrize("experiment", EXPERIMENTS[:2], ids=["600m", "240m"])
+def test_the_recipes_are_those_of_their_sources(experiment):
+    """AlphaNet's supernet (configs/train_alphanet_models.yml of its code), and EfficientNet's networks."""
+    evaluator = experiment.build(experiment.Config()).evaluator
+    recipe, sandwich = evaluator.recipe, evaluator.sandwich
+    assert (recipe.epochs, recipe.warm_up, recipe.batch_size, recipe.learning_rate) == (360, 5, 64 * 32, 8 * 0.1)
+    assert (recipe.clip, recipe.clip_by, recipe.weight_decay, recipe.decay_all) == (1.0, "value", 1e-5, False)
+    assert (sandwich.gradient, sandwich.random, sandwich.dropout, sandwich.drop_path) == ("sum", 2, 0.2, 0.2)
+    assert recipe.final_learning_rate == pytest.approx(0.05 * recipe.learning_rate)  # BigNAS
+    assert recipe.constant_epochs == pytest.approx(0.05 * recipe.epochs)
+    assert evaluator.supernet.zero_residuals
+    assert evaluator.augmentation.policy == "autoaugment_imagenet"
+    code = np.zeros(evaluator.supernet.space.dims, np.int32)
+    scratch, tuned = (experiment.final(experiment.Config(), experiment.PRESETS[name], code) for name in PRESETS)
+    assert experiment.PRESETS["from_scratch"] == experiment.Final()
+    assert (scratch.recipe.optimizer, scratch.recipe.epochs, tuned.recipe.epochs) == ("rmsprop", 350, 75)
+    assert scratch.recipe.learning_rate == 0.256 * scratch.recipe.batch_size / 4096
+    assert (scratch.network.norm, tuned.network.norm) == ((0.99, 1e-3), evaluator.supernet.norm)
+    assert (scratch.augmentation.magnitude, scratch.augmentation.magnitude_deviation) == (9, 0.5)
 
 
 def _random_images(seed, n):

@@ -73,6 +73,9 @@ class Final:
     seed: int = 0
 
 
+PRESETS = {"short": Final(dataclasses.replace(RECIPE, epochs=1, batch_size=36), seed=5)}
+
+
 @dataclasses.dataclass(frozen=True)
 class TinyNetwork:
     """Stem, residual branch that may be dropped, pooling, head; an auxiliary head on the stem."""
