@@ -99,7 +99,7 @@ class Recipe:
         adamw and lamb add it to the direction (decoupled).
       decay_all: weight decay on biases and normalization parameters too, as published for CIFAR-10.
       clip: largest global norm of the gradient, or its largest absolute value (`clip_by`); None disables clipping.
-      clip_by: what `clip` limits: the ``norm`` of the whole gradient, or the ``value`` of each of its numbers.
+      clip_by: target of `clip`: the ``norm`` of the whole gradient, or the ``value`` of each of its numbers.
       auxiliary_weight: weight of the auxiliary head's loss, if the network has an auxiliary head.
       drop_path: probability of dropping a path at the end of training.
       drop_path_schedule: growth of this probability during training: ``linear`` from 0, or ``constant``.
