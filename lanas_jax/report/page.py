@@ -36,6 +36,7 @@ class ReportData:
       tree: nodes of the searcher's tree; None if there is no tree to show.
       tree_note: reason why there is no tree.
       ranking: rank correlations of estimates with training from scratch; None if not measured.
+      draws: number of first trials with a value that the searcher drew uniformly; 0 to show no level of random draws.
       refresh: number of seconds after which a browser reads the page again; None for a search that is not running.
     """
 
@@ -49,6 +50,7 @@ class ReportData:
     tree: Sequence[NodeSummary] | None = None
     tree_note: str = ""
     ranking: Ranked | None = None
+    draws: int = 0
     refresh: int | None = None
 
     @property
@@ -194,7 +196,10 @@ def _winner(run: ReportData) -> list[Element]:
 def _plots(run: ReportData) -> list[Element]:
     if not curves.done(run.trials):
         return []
-    figures = [_figure(plots.best_against_trials(run.trials, run.show), "Best value against trials.")]
+    caption = "Best value against trials."
+    if 0 < run.draws < len(curves.done(run.trials)):
+        caption += " The dashed line is the mean of the first trials, drawn uniformly: the level without a search."
+    figures = [_figure(plots.best_against_trials(run.trials, run.show, run.draws), caption)]
     if any(curves.seconds_after(run.trials).values()):
         caption = "Best value against time spent on candidates; pauses of the search are not counted."
         figures.append(_figure(plots.best_against_seconds(run.trials, run.show), caption))

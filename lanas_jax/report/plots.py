@@ -26,6 +26,7 @@ SERIES = ("#2f6fb5", "#b3541e", "#2c7d55", "#8a3f9e", "#a88a00", "#0f7f8c", "#b0
 DOT, BEST, FAILED, INK, FAINT = "#3b7dc4", "#d9730d", "#c0392f", "#202124", "#c9ccd1"
 VARIABLES = {DOT: "var(--dot)", BEST: "var(--best)", FAILED: "var(--failed)", INK: "var(--ink)", FAINT: "var(--faint)"}
 VARIABLES |= {colour: f"var(--op{i})" for i, colour in enumerate(SERIES)}
+LONG_LEGEND = 50  # letters of a legend's labels that need two lines
 MOST_VECTORS = 2000  # more dots are rasterized, or the page would take megabytes
 STYLE: dict[Any, Any] = {
     "font.size": 10.0,
@@ -55,10 +56,16 @@ def svg_document(plot: Element) -> str:
     return text
 
 
-def best_against_trials(trials: Sequence[Trial], show: ValueFormat) -> Element:
-    """Plots each trial's value and the best so far against the trial number."""
+def best_against_trials(trials: Sequence[Trial], show: ValueFormat, draws: int = 0) -> Element:
+    """Plots each trial's value and the best so far against the trial number.
+
+    Args:
+      trials: all trials.
+      show: format of the values.
+      draws: number of first trials with a value that are uniform draws; their mean is drawn as a line.
+    """
     places = {trial.id: float(trial.id) for trial in trials if trial.status != Status.PENDING}
-    return _progress(trials, places, show, name="trials", label="trial")
+    return _progress(trials, places, show, name="trials", label="trial", draws=draws)
 
 
 def best_against_seconds(trials: Sequence[Trial], show: ValueFormat) -> Element:
@@ -166,7 +173,7 @@ def truth_against_estimate(
 
 
 def _progress(
-    trials: Sequence[Trial], places: dict[int, float], show: ValueFormat, *, name: str, label: str
+    trials: Sequence[Trial], places: dict[int, float], show: ValueFormat, *, name: str, label: str, draws: int = 0
 ) -> Element:
     shown = curves.done(trials)
     x = np.array([places[trial.id] for trial in shown], float)
@@ -175,6 +182,9 @@ def _progress(
     with matplotlib.rc_context(STYLE):
         figure, axes = _axes(label, show)
         floor = _scatter(axes, x, values)
+        if 0 < draws < len(shown):
+            mean = float(np.maximum(values[:draws].mean(), floor))
+            axes.axhline(mean, color=INK, linewidth=1.2, linestyle=(0, (4, 3)), label=f"mean of {draws} random draws")
         if len(shown):
             end = max(places.values())
             steps = np.maximum(np.append(curves.running_best(values.tolist()), values.max()), floor)
@@ -243,9 +253,10 @@ def _on_edge(axes: Axes, x: np.ndarray, marker: str, **look: Any) -> None:
 
 
 def _legend(axes: Axes) -> None:
-    handles, _ = axes.get_legend_handles_labels()
+    handles, labels = axes.get_legend_handles_labels()
     if handles:
-        axes.legend(loc="lower left", bbox_to_anchor=(0.0, 1.0), ncols=4, handletextpad=0.4, columnspacing=1.4)
+        columns = 3 if sum(map(len, labels)) > LONG_LEGEND else 4
+        axes.legend(loc="lower left", bbox_to_anchor=(0.0, 1.0), ncols=columns, handletextpad=0.4, columnspacing=1.4)
 
 
 def _short(number: float) -> str:

@@ -13,6 +13,7 @@ from lanas_jax.report.page import ReportData, render
 from lanas_jax.report.several import RunData, render_runs
 from lanas_jax.runtime.files import replace_text
 from lanas_jax.runtime.paths import local_path
+from lanas_jax.searchers.lanas import LaNAS
 from lanas_jax.spaces.base import SearchSpace
 from lanas_jax.spaces.choices import choice_from_definition
 from lanas_jax.storage.folder import RunError
@@ -126,6 +127,7 @@ def write_report(
             tree=tree,
             tree_note=note,
             ranking=result.read_ranking(here.directory / result.FOLDER),
+            draws=experiment.searcher.initial if isinstance(experiment.searcher, LaNAS) else 0,
             refresh=None if running is None else REFRESH,
         )
     )
