@@ -33,6 +33,7 @@ usage: lanas COMMAND ...
   extract RUN         extract a network from the supernet of a one-shot or few-shot search
   plan EXPERIMENT     compile an experiment for a TPU slice, without the TPU: memory and chip-hours
   rank RUN            train a sample of networks from scratch: does the supernet rank them correctly?
+  copy FROM TO        copy the folder of a run to a bucket, or back
   report RUN ...      write the report of a run again, or one of several runs side by side
   trials RUN          list the trials of a run, as a table or as CSV, or write them as a study of Optuna
   tree RUN            show what the search has learned: which choices are good, region by region
@@ -163,6 +164,7 @@ COMMANDS = {  # command name -> module of `lanas_jax.commands` that defines the 
     "extract": "extract",
     "plan": "plan",
     "rank": "rank",
+    "copy": "copying",
     "report": "runs",
     "trials": "runs",
     "tree": "runs",

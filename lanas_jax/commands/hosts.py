@@ -102,7 +102,8 @@ def joined(command: str, arguments: Sequence[str]) -> Iterator[Party]:
         os._exit(2)
 
     if hosts.alone:
-        if one_host.local_chips():
+        on_cluster = any(word.startswith("--cluster") for word in arguments)  # whose workers open the chips
+        if one_host.local_chips() and not on_cluster:
             joining.open_devices(hosts.join_seconds, give_up)
         yield Party(command, hosts)
         return

@@ -34,7 +34,10 @@ def local_path(path: Path | str) -> Path:
     except FileNotFoundError:
         raise PathError(f"{given}: the current folder no longer exists; change to another one") from None
     if scheme := _SCHEME.search(whole):
-        raise PathError(f"{given} is a remote place ({scheme[1]}:), but only local folders and files are supported")
+        raise PathError(
+            f"{given} is a remote place ({scheme[1]}:), but only local folders and files are supported; lanas copy "
+            f"copies folders from and to buckets"
+        )
     try:
         whole.encode("utf-8")
     except UnicodeEncodeError:

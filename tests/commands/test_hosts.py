@@ -102,7 +102,7 @@ def test_a_process_alone_opens_tpus_before_it_does_anything(monkeypatch, chips, 
     found = []
     monkeypatch.setattr(one_host, "local_chips", lambda: chips)
     monkeypatch.setattr(joining, "open_devices", lambda seconds, give_up: found.append(seconds))
-    for words in ([], ["--hosts.join-seconds", "9"]):
+    for words in ([], ["--hosts.join-seconds", "9"], ["--cluster", "ray"]):
         with joined("search", words) as party:
             assert found == limits[: len(found)]
             assert not party.several

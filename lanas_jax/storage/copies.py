@@ -1,0 +1,144 @@
+"""Copies of folders to buckets and back: runs, trainings, supernets and exported networks.
+
+Everything is written to local disks, since locks, SQLite and the replacement of files need a file system. A bucket
+(``gs://``, ``s3://`` and other places of `etils.epath`) holds copies. A folder may be copied while a search or a
+training writes to it: checkpoints are copied first, then the trials as they are at one moment, then the records. So the
+copy is a state from which the run can be resumed, whenever the copying was interrupted.
+"""
+
+import contextlib
+import importlib.util
+import json
+import re
+import shutil
+import sqlite3
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from lanas_jax.runtime.paths import PathError, local_path
+from lanas_jax.storage.folder import RunError
+
+RECORDS = ("config.json", "training.json", "architecture.json")  # of a run, a training and exported weights
+EXTRAS = {"gs": "gcsfs", "s3": "s3fs", "az": "adlfs"}  # scheme -> package that reads and writes such places
+CHECKPOINT = "checkpoint"  # folders of numbered checkpoints, which never change once they are complete
+_REMOTE = re.compile(f"({'|'.join(EXTRAS)})://.")
+_UNFINISHED = re.compile(r"\.partial$|-journal$|-wal$|-shm$|\.orbax-checkpoint-tmp")
+
+
+def place_of(text: str) -> Any:
+    """Returns a local path, or an `etils.epath.Path` for a remote place.
+
+    Raises:
+      PathError: the place is neither, or the package for it is not installed.
+    """
+    if (found := _REMOTE.match(text)) is None:
+        return local_path(text)
+    if importlib.util.find_spec(package := EXTRAS[found[1]]) is None:
+        raise PathError(f"{text} needs the package {package}: pip install {package}")
+    from etils import epath
+
+    return epath.Path(text)
+
+
+def copy_folder(source: Any, target: Any) -> int:
+    """Copies a folder between places as `place_of` returns them.
+
+    Args:
+      source: folder of a run, a training or exported weights.
+      target: new or empty folder; a remote one may also hold an earlier copy of the same folder, which is brought up to
+        date.
+
+    Returns:
+      The number of files that were copied.
+
+    Raises:
+      RunError: the source holds nothing of these, or the target holds something else.
+      Exception: an error of the remote file system.
+    """
+    name, record = _record(source)
+    if name is None:
+        raise RunError(f"{source} contains no run, no training and no exported network")
+    there = dict(_files(target)) if target.is_dir() else {}
+    if there and isinstance(target, Path):
+        raise RunError(f"{target} is not empty: choose a new or an empty folder")
+    if there and (name not in there or _identity(_record(target)[1]) != _identity(record)):
+        raise RunError(f"{target} contains something other than an earlier copy of {source}: choose another place")
+    here, copied = dict(_files(source)), 0
+    for path in sorted(here, key=lambda path: (_rank(path), path)):
+        if not (CHECKPOINT in Path(path).parts and there.get(path) == here[path]):
+            copied += _copy_file(source / path, target / path)
+    for path in there.keys() - here.keys():
+        if CHECKPOINT in Path(path).parts:  # replaced by a newer one
+            (target / path).unlink()
+    return copied
+
+
+def _record(folder: Any) -> tuple[str | None, Any]:
+    """Returns the name and the content of the file that says what a folder holds."""
+    for name in RECORDS:
+        if (folder / name).exists():
+            return name, json.loads((folder / name).read_text())
+    return None, None
+
+
+def _identity(record: Any) -> Any:
+    """Returns what does not change in the record of a folder."""
+    return record.get("created", record)
+
+
+def _rank(path: str) -> float:
+    """Returns the place of a file in the order of copying."""
+    if Path(path).name in RECORDS:
+        return 2 - path.count("/") / 1000  # that of the whole folder last
+    return 1 if path.endswith(".sqlite") else 0
+
+
+def _files(folder: Any, inside: str = "") -> Iterator[tuple[str, int]]:
+    """Yields the paths of all complete files in a folder, relative to it and with ``/``, and their sizes in bytes."""
+    for path in folder.iterdir():
+        name = f"{inside}{path.name}"
+        with contextlib.suppress(FileNotFoundError):  # deleted meanwhile
+            if _UNFINISHED.search(name):
+                continue
+            if path.is_dir():
+                yield from _files(path, f"{name}/")
+            else:
+                status = path.stat()
+                yield name, status.st_size if isinstance(path, Path) else status.length
+
+
+def _copy_file(source: Any, target: Any) -> bool:
+    """Copies one file; returns False if it was deleted meanwhile."""
+    if isinstance(target, Path):
+        target.parent.mkdir(parents=True, exist_ok=True)
+    with contextlib.ExitStack() as stack:
+        if isinstance(source, Path) and source.suffix == ".sqlite":
+            source = stack.enter_context(_snapshot(source))
+        try:
+            reading = stack.enter_context(source.open("rb"))
+        except FileNotFoundError:
+            return False
+        shutil.copyfileobj(reading, stack.enter_context(target.open("wb")))
+    return True
+
+
+@contextlib.contextmanager
+def _snapshot(database: Path) -> Iterator[Path]:
+    """Yields a copy of a SQLite file as it is at one moment, whatever other processes write.
+
+    Raises:
+      RunError: SQLite cannot read the file.
+    """
+    with tempfile.TemporaryDirectory(prefix="lanas-") as folder:
+        copy = Path(folder) / database.name
+        try:
+            with (
+                contextlib.closing(sqlite3.connect(f"{database.absolute().as_uri()}?mode=rw", uri=True)) as reading,
+                contextlib.closing(sqlite3.connect(copy)) as writing,
+            ):
+                reading.backup(writing)
+        except sqlite3.Error as error:
+            raise RunError(f"{database} cannot be read: {error}") from error
+        yield copy
