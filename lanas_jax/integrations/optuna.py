@@ -101,7 +101,7 @@ class LaNASSampler(BaseSampler):
         warn_independent_sampling: bool = True,
     ):
         self._steps = whole_number("steps", steps, 2)
-        self._seed = _random_seed() if seed is None else whole_number("seed", seed, 0) % 2**32
+        self._seed = _random_seed() if seed is None else whole_number("seed", seed, 0) % 2**31
         self._startup = whole_number("n_startup_trials", n_startup_trials, 0)
         if allowed is not None and search_space is None:
             raise ValueError("allowed needs search_space: without it, the parameters are unknown before a trial")
@@ -379,8 +379,8 @@ def _searcher_of(space: SearchSpace, startup: int) -> LaNAS:
 
 
 def _params(trial: FrozenTrial) -> dict[str, Any]:
-    """Returns the parameters of a trial; while it runs, those it has been given but has not suggested are included."""
-    if trial.state.is_finished():
+    """Returns the parameters of a trial; if it runs or failed, also those that it was given but did not suggest."""
+    if trial.state in (TrialState.COMPLETE, TrialState.PRUNED):
         return dict(trial.params)
     proposed, fixed = (trial.system_attrs.get(name, {}) for name in (PROPOSED, "fixed_params"))
     return {**proposed, **fixed, **trial.params}
@@ -402,4 +402,4 @@ def _padded(codes: Sequence[Code], dims: int) -> Int[np.ndarray, "n dims"]:
 
 
 def _random_seed() -> int:
-    return int(np.random.SeedSequence().generate_state(1)[0])
+    return int(np.random.SeedSequence().generate_state(1)[0]) % 2**31

@@ -155,13 +155,16 @@ def test_what_finished_trials_teach():
         finished({**params[0], "rate": 1.5e-4}, float("inf")),  # counts as the nearest code
     ):
         study.add_trial(trial)
-    study.add_trial(create_trial(params={"depth": 1}, distributions={"depth": IntDistribution(1, 5)}, value=0.0))
+    part = {"params": {"depth": 1}, "distributions": {"depth": IntDistribution(1, 5)}}
+    study.add_trial(create_trial(**part, value=0.0))
+    proposed = {"lanas:params": GRID.params((2, 0, 1, 0))}  # it failed before it had suggested all
+    study.add_trial(create_trial(**part, state=TrialState.FAIL, system_attrs=proposed))
     search = Search(GRID, seed=0, startup=4, allowed=None)
     for _ in range(2):  # the second time, nothing is new
         search.observe(study.trials, minimize=True)
     found, values = zip(*search._results, strict=True)
-    assert list(found) == [*codes, codes[0]]
-    np.testing.assert_allclose(values[:5], [-1, -3, -2, -7, np.nan])
+    assert list(found) == [*codes, codes[0], (2, 0, 1, 0)]
+    np.testing.assert_allclose([*values[:5], values[8]], [-1, -3, -2, -7, np.nan, np.nan])
     assert values[6] < values[5] < INFEASIBLE < values[7] < -1e6
 
 
