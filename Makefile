@@ -49,8 +49,7 @@ notebooks: $(VENV)/.installed-test
 	  $(abspath $(BIN))/jupyter-execute --inplace $$notebook || exit 1; done
 
 pictures: $(VENV)/.installed-peers
-	@for table in cifar10 imagenet16; do \
-	  $(BIN)/lanas compare nasbench201-$$table --searchers lanas,tpe,evolution,random || exit 1; done
+	@$(BIN)/lanas compare nasbench201-imagenet16 --searchers lanas,tpe,evolution,random
 	@$(BIN)/lanas search digits --out $(RUN)
 	@$(BIN)/python -m lanas_jax.experiments.pictures $(RUN)
 

@@ -1,14 +1,13 @@
 """Pictures of the documentation, each for light and for dark pages, from the results of other commands.
 
-    lanas compare nasbench201-cifar10 --searchers lanas,tpe,evolution,random
     lanas compare nasbench201-imagenet16 --searchers lanas,tpe,evolution,random
     lanas search digits --out runs/pictures
     python -m lanas_jax.experiments.pictures runs/pictures
 
-``make pictures`` runs all four, with Optuna (extra ``peers``), and writes to docs/images:
+``make pictures`` runs all three, with Optuna (extra ``peers``), and writes to docs/images:
 
-- ``regret-light.svg`` and ``regret-dark.svg``: mean regret of each searcher on two tables against the number of
-  samples, with 95 % bootstrap intervals over the searches
+- ``regret-light.svg`` and ``regret-dark.svg``: mean regret of each searcher against the number of samples, with 95 %
+  bootstrap intervals over the searches; one plot per table of ``--tables``
 - ``report-light.svg`` and ``report-dark.svg``: the drawings of a run's report, the winning cells above the learned tree
 """
 
@@ -58,7 +57,7 @@ class Config:
     """
 
     run: Annotated[Path, tyro.conf.Positional]
-    tables: tuple[str, ...] = ("nasbench201-cifar10", "nasbench201-imagenet16")
+    tables: tuple[str, ...] = ("nasbench201-imagenet16",)
     comparisons: Path = Path("comparisons")
     samples: int = 300
     out: Path = Path("docs/images")
@@ -69,21 +68,22 @@ class Panel(NamedTuple):
 
     Attributes:
       title: name of the table and number of searches.
-      optimum: highest value of the table.
-      values: value of each sample, by the name of the searcher.
+      regrets: mean regret in percentage points, with its bootstrap interval, after each sample; by the name of the
+        searcher.
     """
 
     title: str
-    optimum: float
-    values: dict[str, Float[np.ndarray, "seeds samples"]]
+    regrets: dict[str, Float[np.ndarray, "samples 3"]]
 
 
 def panel_of(table: str, folder: Path, samples: int) -> Panel:
     """Reads the results of ``lanas compare`` on a table."""
+    optimum = catalogue.find_benchmark(table).table().best
     with np.load(folder / "traces.npz") as traces:
-        values = {name: traces[name][:, :samples] for name in LINES if name in traces}
-    searches = len(next(iter(values.values())))
-    return Panel(f"{table}, {searches} searches", catalogue.find_benchmark(table).table().best, values)
+        shortfalls = {name: 100 * regret(traces[name][:, :samples], optimum) for name in LINES if name in traces}
+    searches = len(next(iter(shortfalls.values())))
+    regrets = {name: np.array([bootstrap(column) for column in each.T]) for name, each in shortfalls.items()}
+    return Panel(f"{table}, {searches} searches", regrets)
 
 
 def colours(scheme: str) -> dict[str, str]:
@@ -107,14 +107,13 @@ def regret_picture(panels: Sequence[Panel], scheme: str) -> str:
         figure = Figure(figsize=(9.2, 3.3), layout="constrained")
         row = figure.subplots(1, len(panels), squeeze=False, sharey=True)[0]
         for axes, panel in zip(row, panels, strict=True):
-            for name, values in panel.values.items():
+            for name, intervals in panel.regrets.items():
                 color = palette[LINES[name]]
-                intervals = np.array([bootstrap(column) for column in 100 * regret(values, panel.optimum).T])
                 samples = np.arange(1, len(intervals) + 1)
                 axes.fill_between(samples, intervals[:, 1], intervals[:, 2], color=color, alpha=0.2, linewidth=0)
                 width = 2.6 if name == "lanas" else 1.6
                 axes.plot(samples, intervals[:, 0], color=color, linewidth=width, label=LABELS[name])
-            axes.set(xlabel="trained networks", yscale="log", xlim=(1, len(samples)), ylim=(0.008, 10.0))
+            axes.set(xlabel="trained networks", yscale="log", xlim=(1, len(samples)), ylim=(0.005, 10.0))
             axes.set_title(panel.title, loc="left", fontsize=10)
             axes.yaxis.set_major_formatter(lambda number, _: f"{number:g}")
         row[0].set_ylabel("mean regret, points of accuracy")
