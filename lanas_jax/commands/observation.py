@@ -38,16 +38,17 @@ class Observation:
         """
         if self.tensorboard and importlib.util.find_spec("tensorboardX") is None:
             raise RefusedError("--tensorboard needs tensorboardX: pip install 'lanas-jax[tensorboard]'")
-        traced: list[str] | None = None
-        with contextlib.ExitStack() as stack:
-            stack.enter_context(tensorboard_events(self.tensorboard))
-            if self.profile is not None and (distributed.is_alone() or distributed.is_first_process()):
-                folder = self.profile.absolute()
-                check_creatable(folder)
-                traced = stack.enter_context(profiling.recording(folder))
-                stack.callback(lambda: traced and print(f"traces of {' and '.join(traced)}: {folder}"))
-            yield
-        if traced == []:
+        folder = None
+        if self.profile is not None and (distributed.is_alone() or distributed.is_first_process()):
+            check_creatable(folder := self.profile.absolute())
+        traced: list[str] = []
+        try:
+            with tensorboard_events(self.tensorboard), profiling.recording(folder) as traced:
+                yield
+        finally:
+            if traced:
+                print(f"traces of {' and '.join(traced)}: {folder}")
+        if folder is not None and not traced:
             print(f"no trace: this process dispatched fewer than {profiling.FIRST} programs of a kind")
 
 
