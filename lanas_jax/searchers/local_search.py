@@ -4,6 +4,10 @@ A run draws a few codes uniformly and starts at the best of them. It evaluates t
 one choice changed) in random order and moves to the first better one, as den Ottelander et al. do choice by choice.
 White et al. evaluate all neighbours and move to the best. At a local optimum a new run starts.
 
+A pool that is a sample of its space may hold no code with one choice changed. The neighbours of such a centre are then
+the nearest pool codes: within the smallest number of changes that reaches as many codes as have one choice changed in
+the whole space.
+
 Neighbours that already have a value, from an earlier run or from a `tell` without an ask, are not evaluated again. They
 keep their place in the random order, so a run can leave the path of an earlier run. If all neighbours of the centre are
 pending and none is better so far, the batch is filled with uniform draws, which count as draws of the next run.
@@ -54,8 +58,9 @@ class LocalSearch:
 
     Attributes:
       space: search space.
-      pool: explicit codes to draw from; neighbours are pool codes that differ in one choice. Without a pool, a small
-        space is enumerated, and in a large space neighbours are built by changing one choice.
+      pool: explicit codes to draw from; neighbours are pool codes that differ in one choice, or the nearest ones if
+        there are none. Without a pool, a small space is enumerated, and in a large space neighbours are built by
+        changing one choice.
       initial: number of uniform draws per run, whose best is the start of the run; 10 as in White et al.
       first_improvement: move to the first better neighbour; otherwise, to the best of all neighbours, which takes more
         samples on NAS-Bench-201.
@@ -172,14 +177,29 @@ def _around(searcher: LocalSearch, history: History, row: Int[Array, ""]) -> Aro
     centre, real = history.codes[row], row != NOWHERE
     if isinstance(searcher.pool, Pool):
         codes = searcher.pool.codes
-        fresh = (searcher.space.count_changes(codes, centre[None]) == 1) & ~history.seen
-        tried = (searcher.space.count_changes(history.codes, centre[None]) == 1) & history.used
+        changes = searcher.space.count_changes(codes, centre[None])
+        radius = _radius(searcher.space, changes)
+        fresh = (changes > 0) & (changes <= radius) & ~history.seen
+        changes = searcher.space.count_changes(history.codes, centre[None])
+        tried = (changes > 0) & (changes <= radius) & history.used
     else:
         raw = neighbours(searcher.space, centre[None])[0]
         codes, valid = searcher.space.canonical(raw), searcher.space.valid(raw)
         same = jnp.all(codes[:, None] == history.codes[None], axis=2) & valid[:, None] & history.used[None]
         fresh, tried = valid & ~jnp.any(same, axis=1), jnp.any(same, axis=0) & (jnp.arange(history.capacity) != row)
     return Around(codes, fresh & real, tried & real)
+
+
+def _radius(space: SearchSpace, changes: Int[Array, " m"]) -> Int[Array, ""]:
+    """Returns the largest number of changes of a neighbour, given the number of changes of each pool code: 1 if any."""
+    moves = int((space.cardinalities - 1).sum())
+
+    def nearest() -> Int[Array, ""]:
+        radii = jnp.arange(1, space.dims + 1)
+        reached = jnp.sum((changes > 0)[None] & (changes[None] <= radii[:, None]), axis=1) >= moves
+        return jnp.where(jnp.any(reached), radii[jnp.argmax(reached)], space.dims).astype(jnp.int32)
+
+    return jax.lax.cond(jnp.any(changes == 1), lambda: jnp.int32(1), nearest)
 
 
 @jax.jit

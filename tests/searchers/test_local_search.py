@@ -70,6 +70,20 @@ def test_a_climb_on_additive_values_ends_at_the_optimum(first, dims):
         assert values[b] > values[a]
 
 
+def test_neighbours_in_a_sample_of_the_space_are_the_nearest_codes():
+    """As many changes as reach the 60 codes that have one choice changed in the whole space."""
+    space = product(20)
+    pool = np.unique(np.random.default_rng(0).integers(0, 4, (300, 20)), axis=0)
+    codes, _, states = climb(lx.LocalSearch(space, pool=pool, initial=5), 12)
+    centre = codes[int(states[-1].centre)]
+    changes = np.sort(distances(pool, centre))
+    assert changes[1] > 1
+    asked_from_it = [i for i, state in enumerate(states) if (codes[int(state.centre)] == centre).all()]
+    assert asked_from_it
+    assert (distances(codes[asked_from_it], centre) <= changes[60]).all()
+    assert changes[60] < np.median(distances(pool, centre))
+
+
 def test_the_best_of_all_neighbours_is_the_next_centre():
     searcher = lx.LocalSearch(product(5), initial=4, first_improvement=False)
     codes, values, _ = climb(searcher, 4 + 15 + 1)
