@@ -54,7 +54,7 @@ pictures: $(VENV)/.installed-peers
 	@$(BIN)/python -m lanas_jax.experiments.pictures $(RUN)
 
 package: $(VENV)/.installed-test
-	@rm -rf build dist && mkdir -p build/tree && git archive HEAD | tar -x -C build/tree
+	@rm -rf build/tree dist && mkdir -p build/tree && git archive HEAD | tar -x -C build/tree
 	@$(BIN)/python -m build --outdir dist build/tree
 	@$(BIN)/python -m twine check --strict dist/*
 

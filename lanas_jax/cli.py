@@ -28,7 +28,7 @@ usage: lanas COMMAND ...
   search EXPERIMENT   search, train the winner, write a report
   resume RUN          continue a search that was interrupted
   train RUN           train the best network of a search in full, as published results are trained
-  export RUN          write the weights of that network and a script that loads them
+  export RUN          write that network: its weights, or a program for JAX or ONNX, and a script that runs it
   supernet EXPERIMENT train the supernet of a one-shot search in advance, on one host or on many
   extract RUN         extract a network from the supernet of a one-shot or few-shot search
   plan EXPERIMENT     compile an experiment for a TPU slice, without the TPU: memory and chip-hours

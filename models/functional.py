@@ -2,10 +2,11 @@
 
 import dataclasses
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, TypeVar
 
 from flax import nnx
+from jaxtyping import Array, Float
 
 Tree = dict[str, Any]
 Output = TypeVar("Output")
@@ -49,6 +50,11 @@ class Functional:
         """Graph and shapes of the module, cached because building a module takes longer than tracing a step."""
         module = nnx.eval_shape(self.build)
         return nnx.graphdef(module), arrays(module, nnx.Param), arrays(module, nnx.BatchStat)
+
+
+def last_of_each_size(maps: Iterable[Float[Array, "n _ _ _"]]) -> tuple[Float[Array, "n _ _ _"], ...]:
+    """Returns the last feature map of each height and width, in the order in which the sizes first occur."""
+    return tuple({x.shape[1:3]: x for x in maps}.values())
 
 
 def arrays(module: nnx.Module, kind: type[nnx.Variable]) -> Tree:

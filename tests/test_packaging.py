@@ -257,31 +257,53 @@ def test_experiments_of_the_package_run_from_a_users_project(wheel, project, tmp
         assert "multiply_adds" in about
 
 
+@pytest.fixture(scope="module")
+def environment(wheel, tmp_path_factory):
+    """An environment with the wheel and its dependencies: a function that runs a command of it in a folder."""
+    folder = tmp_path_factory.mktemp("environment")
+    subprocess.run([sys.executable, "-m", "venv", folder / "venv"], check=True)
+    variables = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+
+    def run(command, *arguments, cwd):
+        command = [folder / "venv" / "bin" / command, *map(str, arguments)]
+        done = subprocess.run(command, cwd=cwd, env=variables, capture_output=True, text=True, check=False)
+        if "No matching distribution" in done.stderr:
+            pytest.skip("the dependencies come from a package index, and none can be reached")
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    run("python", "-m", "pip", "install", "--quiet", "--no-compile", wheel, cwd=folder)
+    return run
+
+
 @pytest.mark.slow
-def test_wheel_works_in_an_empty_environment(wheel, project, tmp_path):
+def test_wheel_works_in_an_empty_environment(environment, project, tmp_path):
     """All that the two commands of the README need is declared, and a user's own packages are not in the way."""
-    venv = tmp_path / "venv"
-    subprocess.run([sys.executable, "-m", "venv", venv], check=True)
-    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
-
-    def run(command, *arguments):
-        command = [venv / "bin" / command, *map(str, arguments)]
-        return subprocess.run(command, cwd=project, env=environment, capture_output=True, text=True, check=False)
-
-    installed = run("python", "-m", "pip", "install", "--quiet", "--no-compile", wheel)
-    if "No matching distribution" in installed.stderr:
-        pytest.skip("the dependencies come from a package index, and none can be reached")
-    assert installed.returncode == 0, installed.stderr
-    assert run("lanas", "--version").stdout == f"lanas {lanas_jax.__version__}\n"
-    searched = run("lanas", "search", "digits", *TINY_DIGITS, "--out", tmp_path / "run")
-    assert searched.returncode == 0, searched.stderr
-    assert "test accuracy" in searched.stdout
+    assert environment("lanas", "--version", cwd=project) == f"lanas {lanas_jax.__version__}\n"
+    searched = environment("lanas", "search", "digits", *TINY_DIGITS, "--out", tmp_path / "run", cwd=project)
+    assert "test accuracy" in searched
     assert (tmp_path / "run" / "report.html").exists()
     few = ("--searchers", "lanas,random", "--seeds", 2, "--budget", 20, "--out", tmp_path / "comparison")
-    compared = run("lanas", "compare", "nasbench201-cifar10", *few)
-    assert compared.returncode == 0, compared.stderr
-    assert "samples to the best network, median: LaNAS" in compared.stdout
+    compared = environment("lanas", "compare", "nasbench201-cifar10", *few, cwd=project)
+    assert "samples to the best network, median: LaNAS" in compared
     assert (tmp_path / "comparison" / "comparison.png").exists()
+
+
+@pytest.mark.slow
+def test_the_extra_onnx_converts_a_trained_network(environment, wheel, tmp_path):
+    """In this environment, since jax2onnx requires an older orbax than the one that the other tests have."""
+    environment("python", "-m", "pip", "install", "--quiet", "--no-compile", f"{wheel}[export,onnx]", cwd=tmp_path)
+    environment("lanas", "search", "digits", *TINY_DIGITS, "--winner.cells=3", "--out", "run", cwd=tmp_path)
+    images = np.random.default_rng(0).integers(0, 256, (5, 8, 8, 1)).astype(np.uint8)
+    np.save(tmp_path / "images.npy", images)
+    logits = {}
+    for kind in ("safetensors", "stablehlo", "onnx"):
+        environment("lanas", "export", "run", "--format", kind, "--out", kind, cwd=tmp_path)
+        environment("python", f"{kind}/load.py", "images.npy", f"{kind}.npy", cwd=tmp_path)
+        logits[kind] = np.load(tmp_path / f"{kind}.npy")
+    assert logits["onnx"].shape == (5, 10)
+    np.testing.assert_allclose(logits["onnx"], logits["safetensors"], rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(logits["stablehlo"], logits["safetensors"], rtol=1e-4, atol=1e-5)
 
 
 def fake_python(folder, body):

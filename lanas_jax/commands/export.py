@@ -1,4 +1,4 @@
-"""``lanas export``: writes the weights of a trained network."""
+"""``lanas export``: writes a trained network: its weights, or a program that contains them."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,7 +9,8 @@ from rich.console import Console
 
 from lanas_jax.commands.base import PATHS, RefusedError
 from lanas_jax.export import write as exporting
-from lanas_jax.export.load import MissingPackageError
+from lanas_jax.export.load import ARCHITECTURE, MissingPackageError, load
+from lanas_jax.export.program import write_program
 from lanas_jax.runtime.console import terminal
 from lanas_jax.runtime.paths import local_path
 from lanas_jax.study import run_folder
@@ -17,7 +18,7 @@ from lanas_jax.trainer import folder as folders
 
 
 def export(arguments: Sequence[str]) -> int:
-    """Writes the weights of a trained network."""
+    """Writes a trained network."""
     try:
         return _export(terminal(), arguments)
     except MissingPackageError as error:
@@ -34,7 +35,12 @@ def _export(console: Console, arguments: Sequence[str]) -> int:
 
     def parse(
         run: Annotated[
-            str, tyro.conf.arg(metavar="RUN|FOLDER", help="run given to lanas train, or the folder that it wrote")
+            str,
+            tyro.conf.arg(
+                metavar="RUN|FOLDER",
+                help="run given to lanas train, or the folder that it wrote; for a program also an exported or "
+                "extracted network",
+            ),
         ],
         /,
         out: Annotated[
@@ -44,17 +50,31 @@ def _export(console: Console, arguments: Sequence[str]) -> int:
             Literal["last", "ema"], tyro.conf.arg(help="last weights, or their exponential moving average")
         ] = "last",
         format: Annotated[
-            Literal["safetensors", "orbax"], tyro.conf.arg(help="file format of the weights")
+            Literal["safetensors", "orbax", "stablehlo", "onnx"],
+            tyro.conf.arg(help="file format of the weights, or of a program that contains them"),
         ] = "safetensors",
     ) -> Any:
-        """Write a trained network's weights, its architecture as JSON, and a load.py that runs it on images."""
+        """Write a trained network's weights, its architecture as JSON, and a load.py that runs it on images.
+
+        The formats stablehlo and onnx are programs for any number of images, which run without this package: with JAX
+        alone, and with onnxruntime.
+        """
         return run, out, weights, format
 
     name, out, which, kind = tyro.cli(parse, prog="lanas export", args=list(arguments), registry=PATHS)
     # The folder of a training, or a run, whose best trial was trained.
     path = local_path(name)
-    of_run = run_folder.run_exists(path) and not folders.training_exists(path)
-    folder = folders.open_folder(path / run_folder.FINAL if of_run else path)
-    written = exporting.export_weights(folder, folder.directory / "export" if out is None else out, which, kind)
+    if kind in ("stablehlo", "onnx") and (path / ARCHITECTURE).exists():
+        target = path / kind if out is None else out
+        exporting.refuse_used(target)
+        written = write_program(load(path), target, kind)
+    else:
+        of_run = run_folder.run_exists(path) and not folders.training_exists(path)
+        folder = folders.open_folder(path / run_folder.FINAL if of_run else path)
+        target = folder.directory / "export" if out is None else out
+        if kind in ("stablehlo", "onnx"):
+            written = write_program(exporting.trained_network(folder, which), target, kind)
+        else:
+            written = exporting.export_weights(folder, target, which, kind)
     console.print(f"{written}: python load.py IMAGES.npy LOGITS.npy", soft_wrap=True)
     return 0

@@ -1,1 +1,1 @@
-"""Export of trained weights, and their loading."""
+"""Export of trained networks, and their loading."""

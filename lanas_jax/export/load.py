@@ -29,7 +29,7 @@ from lanas_jax.storage.folder import RunError
 from lanas_jax.storage.saving import not_read_back, not_written
 from lanas_jax.storage.weights import filled, names
 from lanas_jax.trainer.step import compute_logits
-from lanas_jax.trainer.task import FinalNetwork, Weights
+from lanas_jax.trainer.task import FinalNetwork, ReturnsFeatures, Weights
 
 ARCHITECTURE = "architecture.json"
 SOURCE = "experiment.py"
@@ -64,17 +64,52 @@ class Exported:
         Raises:
           ValueError: the images have another dtype or shape than the training images.
         """
-        shape, dtype = tuple(self.architecture["image_shape"]), np.float32 if self.scaling is None else np.uint8
-        if images.dtype != dtype or images.shape[1:] != shape:
+        shape = tuple(self.architecture["image_shape"])
+        if images.dtype != self.dtype or images.shape[1:] != shape:
             raise ValueError(
-                f"images must be {np.dtype(dtype)} of shape [n, {', '.join(map(str, shape))}]; "
+                f"images must be {self.dtype} of shape [n, {', '.join(map(str, shape))}]; "
                 f"got {images.dtype} of shape {list(images.shape)}"
             )
         return self._read(self.weights, images)
 
+    @in_32_bits
+    def features(
+        self, images: UInt8[np.ndarray, "n h w c"] | Float32[np.ndarray, "n h w c"]
+    ) -> tuple[Float[Array, "n rows columns features"], ...]:
+        """Returns the last feature map of each resolution, from fine to coarse, for detection and segmentation.
+
+        To train the network as well, differentiate ``network.features(params, batch_stats, scaling(images))``.
+
+        Args:
+          images: images as for a call, but of any height and width.
+
+        Raises:
+          ValueError: the images have another dtype or number of channels than the training images, or the network
+            returns no features.
+        """
+        channels = self.architecture["image_shape"][-1]
+        if images.dtype != self.dtype or images.ndim != 4 or images.shape[-1] != channels:
+            raise ValueError(
+                f"images must be {self.dtype} of shape [n, height, width, {channels}]; "
+                f"got {images.dtype} of shape {list(images.shape)}"
+            )
+        return self._read_features(self.weights, images)
+
+    @property
+    def dtype(self) -> np.dtype:
+        """The dtype of images: uint8 if the network has a scaling, else float32."""
+        return np.dtype(np.float32 if self.scaling is None else np.uint8)
+
     @functools.cached_property
     def _read(self) -> Any:
         return jax.jit(lambda weights, images: compute_logits(self.network, weights, images, self.scaling))
+
+    @functools.cached_property
+    def _read_features(self) -> Any:
+        network, scale = self.network, self.scaling or (lambda images: images)
+        if not isinstance(network, ReturnsFeatures):
+            raise ValueError(f"{type(network).__name__} returns no features: it has no method features")
+        return jax.jit(lambda weights, images: network.features(weights.params, weights.batch_stats, scale(images)))
 
 
 @in_32_bits
@@ -88,9 +123,8 @@ def load(directory: Path | str) -> Exported:
     """
     directory = local_path(directory).absolute()
     architecture, network = read_network(directory)
-    scaling = None if architecture["scaling"] is None else config_json.read_config(Scaling, architecture["scaling"])
     like = jax.eval_shape(lambda key: Weights(*network.init(key)), jax.random.key(0))
-    return Exported(architecture, network, _filled(like, read_weights(directory), directory), scaling)
+    return Exported(architecture, network, _filled(like, read_weights(directory), directory), scaling_of(architecture))
 
 
 def read_network(directory: Path) -> tuple[Mapping[str, Any], FinalNetwork]:
@@ -103,7 +137,15 @@ def read_network(directory: Path) -> tuple[Mapping[str, Any], FinalNetwork]:
         architecture = json.loads((directory / ARCHITECTURE).read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise RunError(f"{directory} holds no exported network: it has no {ARCHITECTURE}") from None
+    if architecture["format"] not in ("safetensors", "orbax"):
+        raise RunError(f"{directory} holds a program of format {architecture['format']}: run its load.py")
     return architecture, recorded_network(directory / SOURCE, architecture)
+
+
+def scaling_of(architecture: Mapping[str, Any]) -> Scaling | None:
+    """Returns the scaling of 8-bit images in the content of architecture.json."""
+    recorded = architecture["scaling"]
+    return None if recorded is None else config_json.read_config(Scaling, recorded)
 
 
 def write_weights(directory: Path, weights: Weights, kind: str) -> None:

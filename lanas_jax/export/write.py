@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Int
 
-from lanas_jax.export.load import ARCHITECTURE, SOURCE, write_weights
+from lanas_jax.export.load import ARCHITECTURE, SOURCE, Exported, scaling_of, write_weights
 from lanas_jax.export.recorded import recorded_training
 from lanas_jax.runtime.paths import local_path
 from lanas_jax.spaces.base import SearchSpace
@@ -26,8 +26,10 @@ from lanas_jax.trainer.task import FinalTraining, Weights
 LOAD = '''\
 """Runs the network of this folder on images: python load.py IMAGES.npy LOGITS.npy
 
-IMAGES.npy holds {dtype}[n, {shape}], LOGITS.npy will hold float32[n, {classes}]. The script needs lanas_jax and the
-packages of the experiment, but not the dataset.
+IMAGES.npy holds {dtype}[n, {shape}], LOGITS.npy will hold float32[n, {classes}]. With a name that ends in .npz in place
+of LOGITS.npy, the script writes the last feature map of each resolution, from fine to coarse, as stage0, stage1, ...;
+the images may then have any height and width. The script needs lanas_jax and the packages of the experiment, but not
+the dataset.
 """
 
 import sys
@@ -38,8 +40,30 @@ import numpy as np
 from lanas_jax.export.load import load
 
 network = load(Path(__file__).parent)
-np.save(sys.argv[2], np.asarray(network(np.load(sys.argv[1]))))
+images, output = np.load(sys.argv[1]), sys.argv[2]
+if output.endswith(".npz"):
+    np.savez(output, **{{f"stage{{i}}": stage for i, stage in enumerate(network.features(images))}})
+else:
+    np.save(output, np.asarray(network(images)))
 '''
+
+
+def trained_network(folder: FinalFolder, which: str) -> Exported:
+    """Returns the network of a complete training.
+
+    Args:
+      folder: folder of a complete training.
+      which: weights of the network: ``last``, or ``ema``, their moving average.
+
+    Raises:
+      RunError, ExperimentError, ConfigError: as in `export_weights`.
+    """
+    if folder.final is None:
+        again = f"lanas train {shlex.quote(str(folder.directory))}"
+        raise RunError(f"{folder.directory} holds an incomplete training: run {again} first")
+    final = recorded_training(folder.source, folder.record)
+    about, weights = architecture(folder, final.network.space, which), _weights(folder, final, which)
+    return Exported(about, final.network, weights, scaling_of(about))
 
 
 def export_weights(folder: FinalFolder, directory: Path, which: str, kind: str) -> Path:
@@ -61,13 +85,9 @@ def export_weights(folder: FinalFolder, directory: Path, which: str, kind: str) 
       MissingPackageError: the package that writes this format is not installed.
     """
     directory = local_path(directory).absolute()
-    if folder.final is None:
-        again = f"lanas train {shlex.quote(str(folder.directory))}"
-        raise RunError(f"{folder.directory} holds an incomplete training: run {again} first")
     refuse_used(directory)
-    final = recorded_training(folder.source, folder.record)
-    weights = _weights(folder, final, which)
-    write_exported(directory, weights, folder.source, architecture(folder, final.network.space, which, kind))
+    network = trained_network(folder, which)
+    write_exported(directory, network.weights, folder.source, {**network.architecture, "format": kind})
     return directory
 
 
@@ -103,8 +123,8 @@ def write_exported(directory: Path, weights: Weights, source: Path, about: Mappi
     (directory / ARCHITECTURE).write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")
 
 
-def architecture(folder: FinalFolder, space: SearchSpace, which: str, kind: str) -> dict[str, Any]:
-    """Returns the content of architecture.json."""
+def architecture(folder: FinalFolder, space: SearchSpace, which: str) -> dict[str, Any]:
+    """Returns the content of architecture.json without the format of the weights."""
     record, final = folder.record, folder.final or {}
     prefix = "" if which == "last" else "ema_"
     return {
@@ -114,7 +134,6 @@ def architecture(folder: FinalFolder, space: SearchSpace, which: str, kind: str)
         **{name: final[name] for name in ("multiply_adds", "parameters", "trained_parameters")},
         **{name: final[f"{prefix}{name}"] for name in ("validation_accuracy", "test_accuracy")},
         "weights": which,
-        "format": kind,
         **{name: record["data"][name] for name in ("image_shape", "classes", "scaling")},
         **{name: record[name] for name in ("source", "home", "config", "settings", "recipe", "software")},
         "working_folder": record.get("working_folder"),

@@ -71,6 +71,25 @@ class FinalNetwork(Protocol):
 
 
 @runtime_checkable
+class ReturnsFeatures(Protocol):
+    """A `FinalNetwork` that returns feature maps, as a backbone of detection or segmentation."""
+
+    def features(
+        self, params: Params, batch_stats: BatchStats, images: Float[Array, "n height width channels"]
+    ) -> tuple[Float[Array, "n rows columns features"], ...]:
+        """Returns the last feature map of each resolution, from fine to coarse, in evaluation mode.
+
+        The result can be differentiated with respect to the parameters. No training image needs to have this size.
+
+        Args:
+          params: parameters of the network.
+          batch_stats: batch statistics of the network.
+          images: batch of images of any height and width, scaled as for `apply`.
+        """
+        ...
+
+
+@runtime_checkable
 class ReadsAuxiliaryInputs(Protocol):
     """A `FinalNetwork` with auxiliary inputs: arrays that are arguments of its compiled program, not constants.
 

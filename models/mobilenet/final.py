@@ -105,6 +105,19 @@ class FinalMobileNet:
         )
         return logits, None, batch_stats
 
+    def features(
+        self, params: Tree, batch_stats: Tree, images: Float[Array, "n h w c"]
+    ) -> tuple[Float[Array, "n h2 w2 d"], ...]:
+        """Returns the output of the last block of each resolution, from fine to coarse, in evaluation mode.
+
+        Args:
+          params: weights in the layout of `init`.
+          batch_stats: running means and variances in the layout of `init`.
+          images: batch of images of any height and width, which are not resized.
+        """
+        maps, _ = self.module.run(params, batch_stats, lambda network: network.features(images), train=False)
+        return maps
+
     def _scales(
         self, key: PRNGKeyArray, drop_path: Float[Array, ""], images: int
     ) -> tuple[Float[Array, "blocks n"], Float[Array, "n d"] | None]:

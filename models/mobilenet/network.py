@@ -19,6 +19,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Float32
 
 from lanas_jax.models import layers
+from lanas_jax.models.functional import last_of_each_size
 from lanas_jax.models.layers.conv import Conv, DepthwiseConv
 from lanas_jax.models.layers.norm import NORM, Norm, NormConstants
 from lanas_jax.spaces.inverted_residuals import Activation, Block, Gate, MobileNet
@@ -64,10 +65,18 @@ class MobileNetNetwork(nnx.Module):
           paths: factors of the residual blocks, for drop-path.
           units: factors of the classifier's inputs, for dropout.
         """
-        x = self.stem(images)
+        return self.head(self._outputs(images, paths)[-1], units)
+
+    def features(self, images: Float[Array, "n h w c"]) -> tuple[Float[Array, "n h2 w2 d"], ...]:
+        """Returns the output of the last block of each resolution."""
+        return last_of_each_size(self._outputs(images, None))
+
+    def _outputs(self, images: Array, paths: Array | None) -> list[Array]:
+        """Returns the outputs of the stem and of all blocks."""
+        outputs = [self.stem(images)]
         for i, block in enumerate(self.blocks):
-            x = block(x, None if paths is None else paths[i])
-        return self.head(x, units)
+            outputs.append(block(outputs[-1], None if paths is None else paths[i]))
+        return outputs
 
 
 class Normalised(nnx.Module):

@@ -96,6 +96,19 @@ class FinalNASNet:
         (logits, auxiliary_logits), batch_stats = self._fixed.run(params, batch_stats, call, train=True)
         return logits, auxiliary_logits, batch_stats
 
+    def features(
+        self, params: Tree, batch_stats: Tree, images: Float[Array, "n h w c"]
+    ) -> tuple[Float[Array, "n h2 w2 d"], ...]:
+        """Returns the output of the last cell of each resolution, from fine to coarse, in evaluation mode.
+
+        Args:
+          params: weights in the layout of `init`.
+          batch_stats: running means and variances in the layout of `init`.
+          images: batch of images of any height and width.
+        """
+        maps, _ = self._fixed.run(params, batch_stats, lambda network: network.features(images), train=False)
+        return maps
+
     @functools.cached_property
     def _fixed(self) -> FixedNetwork:
         return FixedNetwork(self.space, self._build)

@@ -19,6 +19,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Float32, Int
 
 from lanas_jax.models import layers
+from lanas_jax.models.functional import last_of_each_size
 from lanas_jax.models.layers.conv import Conv, Identity, MaxPool
 from lanas_jax.models.layers.norm import AnyArray, Norm, norm_state
 from lanas_jax.models.nasnet.auxiliary import AuxiliaryHead
@@ -141,6 +142,10 @@ class NASNetNetwork(nnx.Module):
             raise ValueError("the network has no auxiliary head; build it with auxiliary=True")
         outputs = self._outputs(images, scales)
         return self._classify(outputs), self.auxiliary(outputs[self.auxiliary_cell])
+
+    def features(self, images: Float[Array, "n h w c"]) -> tuple[Float[Array, "n h2 w2 d"], ...]:
+        """Returns the output of the last cell of each resolution, before the ReLU of the cells that read it."""
+        return last_of_each_size(self._outputs(images, None).values())
 
     def _outputs(self, images: Array, scales: Array | None) -> dict[int, Array]:
         """Returns the outputs of all cells; -1 is the stem."""

@@ -3,6 +3,7 @@
 import io
 import json
 import os
+import runpy
 import shutil
 import subprocess
 import sys
@@ -269,6 +270,13 @@ def last_state(run):
     return {int(number): np.asarray(leaf) for number, leaf in saved.items()}
 
 
+def weights_of(run, average=False):
+    """The weights of a run's network: 7 parameters and 2 statistics, followed in its state by their average."""
+    shapes = jax.eval_shape(TinyNetwork(TinySpace(), (0, 1)).init, jax.random.key(0))
+    saved = last_state(run)
+    return jax.tree.unflatten(jax.tree.structure(shapes), [saved[i + 9 * average] for i in range(9)])
+
+
 @pytest.mark.parametrize(
     ("weights", "kind"), [("last", "safetensors"), ("ema", "safetensors"), ("last", "orbax"), ("ema", "orbax")]
 )
@@ -277,9 +285,7 @@ def test_exported_weights_give_the_logits_of_the_trained_network(trained, tmp_pa
     out = tmp_path / "out"
     assert main(["export", str(run), "--out", str(out), "--weights", weights, "--format", kind]) == 0
     network = load.load(out)
-    saved = last_state(run)  # leaves in order: 7 parameters and 2 statistics, then their average
-    leaves = [saved[i + (9 if weights == "ema" else 0)] for i in range(9)]
-    expected = jax.tree.unflatten(jax.tree.structure(network.weights), leaves)
+    expected = weights_of(run, average=weights == "ema")
     np.testing.assert_allclose(network(IMAGES), logits(IMAGES, expected), rtol=1e-5, atol=1e-6)
     final = json.loads((run / "final" / "final.json").read_text())
     about = json.loads((out / "architecture.json").read_text())
@@ -299,6 +305,54 @@ def test_load_runs_in_a_process_of_its_own(trained, tmp_path, capsys):
     subprocess.run(command, cwd=tmp_path, env=environment, check=True, capture_output=True)
     expected = logits(IMAGES, load.load(tmp_path / "out").weights)
     np.testing.assert_allclose(np.load(tmp_path / "logits.npy"), expected, rtol=1e-5, atol=1e-6)
+
+
+def test_a_program_runs_without_this_package_for_any_number_of_images(trained, tmp_path, monkeypatch, capsys):
+    run, _ = trained
+    expected = logits(IMAGES, weights_of(run))
+    assert main(["export", str(run), "--out", str(tmp_path / "out"), "--format", "stablehlo"]) == 0
+    assert capsys.readouterr().out == f"{tmp_path / 'out'}: python load.py IMAGES.npy LOGITS.npy\n"
+    program = jax.export.deserialize(bytearray((tmp_path / "out" / "network.stablehlo").read_bytes()))
+    assert program.platforms == ("cpu", "cuda", "rocm", "tpu")
+    assert str(program.in_avals) == "(ShapedArray(uint8[batch,6,6,1]),)"
+    for n in (1, 45):
+        np.testing.assert_allclose(program.call(IMAGES[:n]), expected[:n], rtol=1e-5, atol=1e-6)
+    script = tmp_path / "out" / "load.py"
+    assert "lanas_jax" not in script.read_text()
+    monkeypatch.chdir(tmp_path)
+    np.save("images.npy", IMAGES)
+    monkeypatch.setattr(sys, "argv", [str(script), "images.npy", "logits.npy"])
+    runpy.run_path(str(script), run_name="__main__")
+    np.testing.assert_allclose(np.load("logits.npy"), expected, rtol=1e-5, atol=1e-6)
+    with pytest.raises(RunError, match="holds a program of format stablehlo: run its load"):
+        load.load(tmp_path / "out")
+
+
+def test_weights_become_a_program_later(trained, tmp_path, capsys):
+    weights, program = tmp_path / "weights", tmp_path / "program"
+    assert main(["export", str(trained[0]), "--out", str(weights), "--weights", "ema"]) == 0
+    assert main(["export", str(weights), "--format", "stablehlo", "--out", str(program)]) == 0
+    about = json.loads((program / "architecture.json").read_text())
+    assert about == json.loads((weights / "architecture.json").read_text()) | {"format": "stablehlo"}
+    assert "is not empty" in refused(capsys, "export", weights, "--format", "stablehlo", "--out", program)
+    found = jax.export.deserialize(bytearray((program / "network.stablehlo").read_bytes())).call(IMAGES)
+    np.testing.assert_allclose(found, load.load(weights)(IMAGES), rtol=1e-5, atol=1e-6)
+
+
+def test_the_script_writes_features_of_images_of_any_size(trained, tmp_path, monkeypatch, capsys):
+    assert main(["export", str(trained[0]), "--out", str(tmp_path / "out")]) == 0
+    monkeypatch.chdir(tmp_path)
+    images = np.random.default_rng(0).integers(0, 200, (3, 12, 8, 1)).astype(np.uint8)
+    np.save("images.npy", images)
+    monkeypatch.setattr(sys, "argv", ["load.py", "images.npy", "features.npz"])
+    runpy.run_path(str(tmp_path / "out" / "load.py"), run_name="__main__")
+    found = np.load("features.npz")
+    assert found.files == ["stage0"]
+    assert found["stage0"].shape == (3, 12, 8, 8)
+    network = load.load(tmp_path / "out")
+    head = jax.tree.map(np.asarray, network.weights.params["head"])
+    pooled = np.asarray(network.features(IMAGES)[0]).mean((1, 2))
+    np.testing.assert_allclose(pooled @ head["kernel"] + head["bias"], network(IMAGES), rtol=1e-4, atol=1e-5)
 
 
 def test_weights_have_names_that_say_where_they_belong(trained, tmp_path, capsys):
@@ -328,6 +382,9 @@ def test_export_that_cannot_be(trained, tmp_path, capsys, monkeypatch):
         capsys, "export", run, "--out", tmp_path / "used"
     )
     monkeypatch.setitem(sys.modules, "safetensors.numpy", None)
+    monkeypatch.setitem(sys.modules, "jax2onnx", None)
+    message = refused(capsys, "export", run, "--out", tmp_path / "out", "--format", "onnx")
+    assert "jax2onnx is not installed: pip install 'lanas-jax[onnx]', or use --format stablehlo" in message
     message = refused(capsys, "export", run, "--out", tmp_path / "out")
     assert "safetensors is not installed: pip install 'lanas-jax[export]', or use --format orbax" in message
 

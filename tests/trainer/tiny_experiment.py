@@ -107,6 +107,11 @@ class TinyNetwork:
         auxiliary = stem.mean((1, 2)) @ params["auxiliary"]["kernel"] if train else None
         return logits, auxiliary, {"norm": stats}
 
+    def features(self, params, batch_stats, images):
+        stem = self._activated(_convolved(images, params["stem"]), images)
+        x, _ = _normalised(stem, params["norm"], batch_stats["norm"], train=False)
+        return (jax.nn.relu(x + _convolved(x, params["branch"])),)
+
     def _activated(self, x, images):
         activation = self.space.choices[0].options[self.code[0]]
         if activation == "root":
