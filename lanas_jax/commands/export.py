@@ -56,8 +56,8 @@ def _export(console: Console, arguments: Sequence[str]) -> int:
     ) -> Any:
         """Write a trained network's weights, its architecture as JSON, and a load.py that runs it on images.
 
-        The formats stablehlo and onnx are programs for any number of images, which run without this package: with JAX
-        alone, and with onnxruntime.
+        The formats stablehlo and onnx are programs for any number of images, which run without this package: the first
+        with JAX and flatbuffers, the second with onnxruntime.
         """
         return run, out, weights, format
 
