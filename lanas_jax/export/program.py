@@ -209,7 +209,8 @@ def _evaluate(jaxpr: core.Jaxpr, consts: Sequence[Any], arguments: Sequence[Any]
             form = forms.get(("cpu",), forms[None]) if "reduce_window" in str(forms[None].jaxpr) else forms[None]
             outputs = _evaluate(form.jaxpr, form.consts, inputs[1:])
         elif name == "pad" and all(min(low, high) >= 0 == gap for low, high, gap in equation.params["padding_config"]):
-            outputs = [_padded(*inputs, [(int(low), int(high)) for low, high, _ in equation.params["padding_config"]])]
+            widths = [(int(low), int(high)) for low, high, _ in equation.params["padding_config"]]
+            outputs = [_padded(inputs[0], inputs[1], widths)]
         else:
             output = equation.primitive.bind(*inputs, **equation.params)
             outputs = output if equation.primitive.multiple_results else [output]
