@@ -81,6 +81,7 @@ def test_run_directory_is_complete_and_readable(search):
         "trials.sqlite",
         "checkpoint",
         "final",
+        "metrics.csv",
         "results.jsonl",
         "report.html",
     }
