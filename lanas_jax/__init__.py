@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from lanas_jax.searchers.evolution import RegularizedEvolution as RegularizedEvolution
     from lanas_jax.searchers.lanas import LaNAS as LaNAS
     from lanas_jax.searchers.local_search import LocalSearch as LocalSearch
+    from lanas_jax.searchers.nsga2 import NSGA2 as NSGA2
+    from lanas_jax.searchers.pareto_lanas import ParetoLaNAS as ParetoLaNAS
     from lanas_jax.searchers.random_search import RandomSearch as RandomSearch
     from lanas_jax.spaces.base import SearchSpace as SearchSpace
     from lanas_jax.spaces.choices import Choice as Choice
@@ -46,7 +48,9 @@ _HOMES = {
     "NASBench101Space": "spaces.nasbench101",
     "NASBench201Space": "spaces.nasbench201",
     "NATSBenchSizeSpace": "spaces.natsbench_size",
+    "NSGA2": "searchers.nsga2",
     "Outcome": "evaluators.base",
+    "ParetoLaNAS": "searchers.pareto_lanas",
     "RandomSearch": "searchers.random_search",
     "Range": "spaces.choices",
     "RegularizedEvolution": "searchers.evolution",

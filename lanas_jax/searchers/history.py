@@ -18,6 +18,8 @@ from lanas_jax.spaces.base import Codes, SearchSpace, Values
 EMPTY, PENDING, DONE, FAILED, PAST = 0, 1, 2, 3, 4
 NOTHING = -1  # padding in the rows of an answer if no code is left
 
+Objectives = Float[Array | np.ndarray, "values k"]  # several values per code, all of which are maximised
+
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
@@ -26,7 +28,7 @@ class History:
 
     Attributes:
       codes: canonical codes, -1 in empty rows.
-      values: values of the trials; 0 for a trial without a value.
+      values: values of the trials, with a column per objective if there are several; 0 for a trial without a value.
       status: status per row: EMPTY, PENDING, DONE, FAILED, or PAST for a result of an earlier round from which the
         current round does not learn (`lanas.LaNAS.patience`).
       count: number of rows in use.
@@ -34,7 +36,7 @@ class History:
     """
 
     codes: Int[Array, "capacity dims"]
-    values: Float[Array, " capacity"]
+    values: Float[Array, "capacity ..."]
     status: Int[Array, " capacity"]
     count: Int[Array, ""]
     seen: Bool[Array, " m"]
@@ -55,11 +57,11 @@ class History:
         return self.status != EMPTY
 
 
-def empty(space: SearchSpace, pool: Pool | Codes | None, capacity: int) -> History:
+def empty(space: SearchSpace, pool: Pool | Codes | None, capacity: int, objectives: int = 1) -> History:
     """Returns a history without trials."""
     return History(
         codes=jnp.full((capacity, space.dims), NOTHING, jnp.int32),
-        values=jnp.zeros(capacity),
+        values=jnp.zeros(capacity if objectives == 1 else (capacity, objectives)),
         status=jnp.full(capacity, EMPTY, jnp.int32),
         count=jnp.zeros((), jnp.int32),
         seen=jnp.zeros(pool.codes.shape[0] if isinstance(pool, Pool) else 0, bool),
@@ -84,14 +86,14 @@ def reserve(history: History, n: int) -> History:
     return dataclasses.replace(
         history,
         codes=jnp.pad(history.codes, ((0, more), (0, 0)), constant_values=NOTHING),
-        values=jnp.pad(history.values, (0, more)),
+        values=jnp.pad(history.values, ((0, more), (0, 0))[: history.values.ndim]),
         status=jnp.pad(history.status, (0, more), constant_values=EMPTY),
     )
 
 
 def receive(
-    history: History, space: SearchSpace, codes: Codes, values: Values
-) -> tuple[History, Int[Array, "n dims"], Float[Array, " n"]]:
+    history: History, space: SearchSpace, codes: Codes, values: Values | Objectives
+) -> tuple[History, Int[Array, "n dims"], Float[Array, "n ..."]]:
     """Returns the codes and values of a `tell` as arrays, and a history with room for them. Checks codes unless traced.
 
     Rows of -1 are accepted.
@@ -105,8 +107,9 @@ def receive(
             codes = array = np.asarray(no_codes(space))
         space.check(array[array[:, 0] != NOTHING] if array.ndim == 2 else array)
     codes, values = jnp.asarray(codes, jnp.int32), jnp.asarray(values, jnp.float32)
-    if values.shape != codes.shape[:1]:
-        raise ValueError(f"values has shape {values.shape}; {codes.shape[0]} codes need shape ({codes.shape[0]},)")
+    expected = (codes.shape[0], *history.values.shape[1:])
+    if values.shape != expected:
+        raise ValueError(f"values has shape {values.shape}; {codes.shape[0]} codes need shape {expected}")
     if not isinstance(history.count, jax.core.Tracer) and int(history.count) + len(codes) > history.capacity:
         new = ~contains(history, space.canonical(codes)) & (codes[:, 0] != NOTHING)
         history = reserve(history, int(new.sum()))
@@ -162,11 +165,12 @@ def with_rows(seen: Bool[Array, " m"], rows: Int[Array, " n"]) -> Bool[Array, " 
 
 
 def record(
-    history: History, space: SearchSpace, pool: Pool | Codes | None, codes: Codes, values: Values
+    history: History, space: SearchSpace, pool: Pool | Codes | None, codes: Codes, values: Values | Objectives
 ) -> tuple[History, Int[Array, " n"]]:
     """Records trial results: a finite value is a result, any other value a failure. Appends codes never asked for.
 
-    Rows of -1 are skipped. If a code is told twice, the last value is used.
+    With several objectives, a trial that lacks one is a failure. Rows of -1 are skipped. If a code is told twice, the
+    last value is used.
 
     Returns:
       The history, and the row of each code; `capacity` for skipped rows.
@@ -178,7 +182,7 @@ def record(
         row = find_row(history, code)
         new = row == history.capacity
         row = jnp.where(code[0] < 0, history.capacity, jnp.where(new, history.count, row))
-        good = jnp.isfinite(value)
+        good = jnp.all(jnp.isfinite(value))
         return dataclasses.replace(
             history,
             codes=history.codes.at[row].set(code, mode="drop"),

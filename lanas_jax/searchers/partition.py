@@ -165,15 +165,20 @@ def count_trials(
     used: Bool[Array, " n"],
 ) -> PartitionTree:
     """Returns the tree with unchanged splits and recomputed statistics. Arguments as in `fit_tree`."""
-    leaf = route(tree, features)
-    on_path = jnp.stack([ancestor == jnp.arange(tree.visits.shape[0])[:, None] for ancestor in _ancestors(tree, leaf)])
-    member = jnp.any(on_path, axis=0)
+    member = members(tree, features)
     return dataclasses.replace(
         tree,
         visits=jnp.sum(member & used[None], axis=1, dtype=jnp.int32),
         results=jnp.sum(member & done[None], axis=1, dtype=jnp.int32),
         sums=jnp.sum(jnp.where(member & done[None], targets[None], 0.0), axis=1),
     )
+
+
+def members(tree: PartitionTree, features: Float[Array, "n d"]) -> Bool[Array, "nodes n"]:
+    """Returns which rows lie in the region of each node."""
+    leaf = route(tree, features)
+    on_path = [ancestor == jnp.arange(tree.visits.shape[0])[:, None] for ancestor in _ancestors(tree, leaf)]
+    return jnp.any(jnp.stack(on_path), axis=0)
 
 
 class _Regression:

@@ -50,25 +50,27 @@ class RandomSearch:
       space: search space.
       pool: explicit codes to draw from; without a pool, a small space is enumerated and a large one sampled.
       capacity: number of trials the initial state can hold; the state grows as needed.
+      objectives: number of values per trial; with several, `tell` takes a column for each.
     """
 
     space: SearchSpace
     pool: Pool | Codes | None = None
     capacity: int = 256
+    objectives: int = 1
 
     def __post_init__(self) -> None:
-        set_whole_numbers(self, capacity=1)
+        set_whole_numbers(self, capacity=1, objectives=1)
         object.__setattr__(self, "pool", listed(self.space, self.pool))
 
     def init(self, key: PRNGKeyArray) -> RandomState:
         """Returns the state before the first trial. Consumes the key."""
-        return RandomState(key, hist.empty(self.space, self.pool, self.capacity))
+        return RandomState(key, hist.empty(self.space, self.pool, self.capacity, self.objectives))
 
     def ask(self, state: RandomState, n: int) -> tuple[RandomState, Int[Array, "n dims"]]:
         """Returns `n` unseen codes; rows of -1 when none are left."""
         return _ask(self, dataclasses.replace(state, history=hist.reserve(state.history, n)), n)
 
-    def tell(self, state: RandomState, codes: Codes, values: Values) -> RandomState:
+    def tell(self, state: RandomState, codes: Codes, values: Values | hist.Objectives) -> RandomState:
         """Records values; NaN marks a failed trial."""
         history, codes, values = hist.receive(state.history, self.space, codes, values)
         return _tell(self, dataclasses.replace(state, history=history), codes, values)

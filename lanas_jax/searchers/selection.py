@@ -34,6 +34,7 @@ from lanas_jax.searchers.history import History
 from lanas_jax.searchers.partition import PartitionTree
 from lanas_jax.searchers.sampling import (
     DRAWS,
+    Inside,
     Pool,
     Score,
     best_of,
@@ -53,6 +54,9 @@ RANDOM = 33  # number of shortlisted random codes
 PARENTS = 16  # number of chain end points, and of best trials, that start the local search of a lattice
 MOVES = 8  # moves per code and round of the local search
 ROUNDS = 3  # rounds of the local search
+
+
+FromRegion = Callable[[PRNGKeyArray, Inside, Int[Array, ""]], tuple[Array, Array, Array]]
 
 
 class Known(NamedTuple):
@@ -226,18 +230,21 @@ def _shortlist(
     """Returns the pool rows that the Gaussian process scores, and which of them may be drawn."""
     near_key, random_key = jax.random.split(key)
     by_effects, real = best_per_bucket(liked, free, LIKED)
-    near = _near_the_best(near_key, space, pool, history)
+    worth = jnp.where(history.done, history.values, -jnp.inf)
+    near = near_the_best(near_key, space, pool, history, worth)
     m = free.shape[0]
     anywhere = jnp.minimum((jax.random.uniform(random_key, (RANDOM,)) * m).astype(jnp.int32), m - 1)
     others = jnp.concatenate([near, anywhere])
     return jnp.concatenate([by_effects, jnp.maximum(others, 0)]), jnp.concatenate([real, (others >= 0) & free[others]])
 
 
-def _near_the_best(key: PRNGKeyArray, space: SearchSpace, pool: Pool, history: History) -> Int[Array, " near"]:
-    """Returns the pool rows of the neighbours of the best trials; -1 for a neighbour that is not in the pool."""
+def near_the_best(
+    key: PRNGKeyArray, space: SearchSpace, pool: Pool, history: History, worth: Float[Array, " capacity"]
+) -> Int[Array, " near"]:
+    """Returns the pool rows of the neighbours of the trials of highest worth; -1 for a neighbour outside the pool."""
     moves = int(np.sum(space.cardinalities - 1))
     best = min(BEST, max(NEAR // max(moves, 1), 1), history.capacity)
-    _, rows = jax.lax.top_k(jnp.where(history.done, history.values, -jnp.inf), best)
+    _, rows = jax.lax.top_k(worth, best)
     codes = neighbours(space, jnp.maximum(history.codes[rows], 0))
     if moves > NEAR:
         codes = codes[:, jax.random.permutation(key, moves)[:NEAR]]
@@ -277,8 +284,11 @@ def draw_from_lattice(
     """
 
     def one(known: Known, key: Array) -> tuple[Known, tuple[Array, Array]]:
-        code, rate = _draw_one(key, space, known, cp, walks)
+        def from_region(key: Array, unseen: Inside, leaf: Array) -> tuple[Array, Array, Array]:
+            return _from_region(key, space, known, unseen, walks, leaf)
+
         history, tree, model = known
+        code, rate = draw_from_leaves(key, space, history, tree, cp, from_region)
         real = code[0] >= 0
         visited = partition.backup(tree, partition.route(tree, space.features(code[None]))[0])
         tree = dataclasses.replace(tree, visits=jnp.where(real, visited.visits, tree.visits))
@@ -301,19 +311,29 @@ def code_fingerprints(codes: Int[Array, "n dims"]) -> Int[Array, " n"]:
     return jax.lax.bitcast_convert_type(number, jnp.int32)
 
 
-def _draw_one(
+def draw_from_leaves(
     key: PRNGKeyArray,
     space: SearchSpace,
-    known: Known,
+    history: History,
+    tree: PartitionTree,
     cp: Float[Array, ""],
-    walks: Walks,
+    from_region: FromRegion,
 ) -> tuple[Int[Array, " dims"], Float[Array, ""]]:
     """Returns a code, and the share of moves accepted by the chains of the last region.
 
     Leaves without unseen codes are closed, one after another, until a code is found.
+
+    Args:
+      key: PRNG key; consumed.
+      space: search space.
+      history: trials, whose codes are not drawn again.
+      tree: partition tree.
+      cp: exploration weight of the upper confidence bound.
+      from_region: function of a key, of a function that returns which codes are unseen, and of a leaf; returns a code
+        of the leaf's region, whether one was found, and the share of moves accepted.
     """
     uniform_key, region_key = jax.random.split(key)
-    fingerprints = jnp.where(known.history.used, code_fingerprints(known.history.codes), 0)
+    fingerprints = jnp.where(history.used, code_fingerprints(history.codes), 0)
 
     def unseen(codes: Array) -> Array:
         prints = code_fingerprints(space.canonical(codes))
@@ -321,11 +341,11 @@ def _draw_one(
 
     def try_leaf(carry: tuple[Array, Array, Array, Array]) -> tuple[Array, Array, Array, Array]:
         is_open, *_ = carry
-        leaf = descend(known.tree, is_open, cp)
-        code, found, rate = _from_region(region_key, space, known, unseen, walks, leaf)
-        return jnp.where(found, is_open, close(known.tree, is_open, leaf)), code, found, rate
+        leaf = descend(tree, is_open, cp)
+        code, found, rate = from_region(region_key, unseen, leaf)
+        return jnp.where(found, is_open, close(tree, is_open, leaf)), code, found, rate
 
-    all_open = jnp.ones(known.tree.visits.shape[0], bool)
+    all_open = jnp.ones(tree.visits.shape[0], bool)
     start = (all_open, jnp.zeros(space.dims, jnp.int32), jnp.bool_(False), jnp.float32(0.0))
     _, code, found, rate = jax.lax.while_loop(lambda carry: ~carry[2] & carry[0][0], try_leaf, start)
     # Chains may miss unseen codes: fall back to the whole space.
@@ -336,7 +356,7 @@ def _from_region(
     key: PRNGKeyArray,
     space: SearchSpace,
     known: Known,
-    unseen: Callable[[Array], Array],
+    unseen: Inside,
     walks: Walks,
     leaf: Int[Array, ""],
 ) -> tuple[Int[Array, " dims"], Bool[Array, ""], Float[Array, ""]]:

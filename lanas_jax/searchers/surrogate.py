@@ -214,8 +214,8 @@ def deviation(variance: Float[Array, "..."], scale: Float[Array, ""] | float = 1
 
 
 def log_expected_improvement(
-    mean: Float[Array, " n"], deviation: Float[Array, " n"], incumbent: Float[Array, ""]
-) -> Float[Array, " n"]:
+    mean: Float[Array, "..."], deviation: Float[Array, "..."], incumbent: Float[Array, "..."]
+) -> Float[Array, "..."]:
     """Returns ``log E[max(value - incumbent, 0)]`` for normal values of given means and standard deviations."""
     u = (mean - incumbent) / deviation
     density = -0.5 * u * u - 0.5 * np.log(2 * np.pi)

@@ -222,6 +222,14 @@ class SearchSpace:
         """
         raise NotImplementedError(f"{type(self).__name__} does not define the cost of its networks; override `cost`")
 
+    def traced_cost(self, codes: Codes) -> Float[Array, "n 2"] | None:
+        """Returns multiply-adds and parameters of valid codes, rounded to float32, inside a compiled program.
+
+        None if this space computes costs on the host alone.
+        """
+        del codes
+        return None
+
     def limited(self, codes: Codes) -> tuple[LimitedCost, ...]:
         """Returns the costs of each network that have a hard limit; empty in most spaces."""
         del codes

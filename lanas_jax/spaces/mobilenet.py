@@ -20,7 +20,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from lanas_jax.spaces import mobilenet_costs, mobilenet_features
 from lanas_jax.spaces.base import Codes, Cost, LimitedCost
-from lanas_jax.spaces.exact import exceeds
+from lanas_jax.spaces.exact import exceeds, nearest_floats
 from lanas_jax.spaces.latency import LatencyTable
 from lanas_jax.spaces.mobilenet_costs import COLUMNS, Totals
 from lanas_jax.spaces.mobilenet_settings import STAGES, MobileNetSettings, MobileNetStage
@@ -132,6 +132,11 @@ class MobileNetSpace(MobileNetSettings):
         """Returns exact multiply-adds of one image's forward pass and trainable parameters."""
         totals = mobilenet_costs.totals(self, codes)
         return Cost(totals[:, 0], totals[:, 1])
+
+    def traced_cost(self, codes: Codes) -> Float[Array, "n 2"]:
+        """Returns multiply-adds and parameters of valid codes, rounded to float32, inside a compiled program."""
+        codes = jnp.asarray(codes, jnp.int32)
+        return nearest_floats(jnp.stack([mobilenet_costs.limbs(self, codes, column) for column in range(2)], axis=1))
 
     def nanoseconds(self, codes: Codes) -> Int[np.ndarray, " n"]:
         """Returns the exact nanoseconds per batch according to the latency table.

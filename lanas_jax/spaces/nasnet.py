@@ -22,7 +22,7 @@ from jaxtyping import Array, Bool, Float, Int
 from lanas_jax.runtime.numbers import whole_number
 from lanas_jax.spaces.base import CellGraph, Codes, Cost, LimitedCost, SearchSpace
 from lanas_jax.spaces.choices import Choice
-from lanas_jax.spaces.exact import carry_digits, digits, exceeds
+from lanas_jax.spaces.exact import carry_digits, digits, exceeds, nearest_floats
 from lanas_jax.spaces.feature_scale import feature_scale
 
 OPERATIONS = ("sep_conv_3x3", "max_pool_3x3", "skip_connect", "sep_conv_5x5")
@@ -213,6 +213,12 @@ class NASNetSpace(SearchSpace):
         constant, weights = self._cost_weights()
         totals = np.asarray(self._cost_counts(np.asarray(codes)), np.int64) @ weights + constant
         return Cost(totals[:, 0], totals[:, 1])
+
+    def traced_cost(self, codes: Codes) -> Float[Array, "n 2"]:
+        """Returns multiply-adds and parameters of valid codes, rounded to float32, inside a compiled program."""
+        codes, (constant, weights) = jnp.asarray(codes, jnp.int32), self._cost_weights()
+        totals = [self._limbs(codes, constant[column], weights[:, column]) for column in range(2)]
+        return nearest_floats(jnp.stack(totals, axis=1))
 
     def limited(self, codes: Codes) -> tuple[LimitedCost, ...]:
         """Returns each limited cost with its limit."""

@@ -5,6 +5,7 @@ share programs; numbers such as `cp` are inputs of a program and may differ from
 """
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 import lanas_jax as lx
@@ -39,9 +40,17 @@ def additive(codes):
     return EFFECTS[np.arange(codes.shape[1]), codes].sum(axis=1)
 
 
+def told(searcher, values):
+    """The values of a trial, as many as the searcher has objectives: the second is another function of the first."""
+    if isinstance(getattr(searcher, "objectives", 1), int):
+        return values
+    arrays = jnp if isinstance(values, jax.core.Tracer) else np
+    return arrays.stack([values, arrays.cos(9 * values)], axis=1)
+
+
 def run(searcher, batches, seed=0, value=additive, n=BATCH):
     """The state after so many batches, the codes asked for, and their values."""
-    state, asked, told = searcher.init(jax.random.key(seed)), [], []
+    state, asked, answers = searcher.init(jax.random.key(seed)), [], []
     for _ in range(batches):
         state, codes = searcher.ask(state, n)
         codes = np.asarray(codes)
@@ -49,7 +58,7 @@ def run(searcher, batches, seed=0, value=additive, n=BATCH):
         if not real.any():
             break
         values = np.where(real, value(np.maximum(codes, 0)), np.nan).astype(np.float32)
-        state = searcher.tell(state, codes, values)
+        state = searcher.tell(state, codes, told(searcher, values))
         asked.append(codes[real])
-        told.append(values[real])
-    return state, np.concatenate(asked), np.concatenate(told)
+        answers.append(values[real])
+    return state, np.concatenate(asked), np.concatenate(answers)

@@ -71,6 +71,8 @@ SEARCHERS = {
     "BayesianOptimization": lambda space, pool=None: lx.BayesianOptimization(space, pool=pool, capacity=64),
     "LaNAS": lx.LaNAS,
     "LaNAS.paper": lx.LaNAS.paper,
+    "NSGA2": lambda space, pool=None: lx.NSGA2(space, ("first", "second"), pool=pool, population=6),
+    "ParetoLaNAS": lambda space, pool=None: lx.ParetoLaNAS(space, ("first", "second"), pool=pool, initial=10),
     "LocalSearch": lambda space, pool=None: lx.LocalSearch(space, pool=pool, initial=3),
     "RandomSearch": lx.RandomSearch,
     "RegularizedEvolution": lambda space, pool=None: lx.RegularizedEvolution(space, pool=pool, population=12),

@@ -1,0 +1,529 @@
+"""ParetoLaNAS: search for a front of several objectives by learning regions of the space (arXiv 2110.03173).
+
+Learning phase (`tell`): the trees of `lanas.LaNAS` with other targets. A trial's target is the normal score of its
+dominance number, the number of trials that dominate it, so trials on the front are above all others. The value of a
+node is the hypervolume of its trials, as a share of the hypervolume of all.
+
+Search phase (`ask`): the upper confidence bound over these values selects a leaf. In its region, the code of greatest
+expected improvement of the hypervolume is chosen (`hypervolume_improvement`): one Gaussian process per objective, over
+the same trials, and none for an exact objective. A pending trial counts as a visit, and as a trial that has its
+predicted objectives, so that a batch spreads out along the front. A failed trial counts as a visit and reduces the
+uncertainty around it.
+
+Objectives are compared in units of the model: normal scores of ranks, and negative costs for exact objectives, both
+divided by the distance of the best from the reference.
+"""
+
+import dataclasses
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
+
+from lanas_jax.runtime.numbers import set_whole_numbers
+from lanas_jax.searchers import history as hist
+from lanas_jax.searchers import partition, surrogate
+from lanas_jax.searchers.base import register
+from lanas_jax.searchers.dominance import dominance_scores, on_front
+from lanas_jax.searchers.history import History, Objectives
+from lanas_jax.searchers.hypervolume import hypervolume
+from lanas_jax.searchers.hypervolume_improvement import Front, Reach, expected_improvement, front_of, improvement
+from lanas_jax.searchers.objectives import COSTS, check_objectives, exact_objectives
+from lanas_jax.searchers.partition import PartitionTree
+from lanas_jax.searchers.random_search import uniform_unseen
+from lanas_jax.searchers.sampling import Inside, Pool, best_of, best_per_bucket, climb, listed
+from lanas_jax.searchers.selection import LIKED, PARENTS, RANDOM, descend, draw_from_leaves, look_around, near_the_best
+from lanas_jax.searchers.surrogate import GaussianProcess
+from lanas_jax.spaces.base import Codes, SearchSpace
+
+MODEL_TRIALS = 512  # maximum number of trials in the Gaussian processes: the latest
+MARGIN = 0.25  # distance of the reference below the worst values, as a share of the range of values
+LEAST = 1e-30  # expected improvement below which codes are ordered by their distance from the front
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class ParetoLaNASState:
+    """PRNG key, trials, partition tree and the model of trials with values.
+
+    Attributes:
+      key: PRNG key for future draws.
+      history: trials from all asks and tells; `values` has a column per objective.
+      tree: partition tree; its visits include pending trials, and its means are shares of the hypervolume.
+      model: Gaussian process of the trials' embeddings; targets are given when it is used, one objective at a time.
+      modelled: history row of each model row.
+      learned: number of results the tree was last learned from.
+      acceptance: share of moves accepted by the lattice chains in the last ask; 1 if no chains were run.
+    """
+
+    key: PRNGKeyArray
+    history: History
+    tree: PartitionTree
+    model: GaussianProcess
+    modelled: Int[Array, " rows"]
+    learned: Int[Array, ""]
+    acceptance: Float[Array, ""]
+
+
+@register("costs", "reference", "min_samples", "ridge", "cp", "initial", "relearn_every")
+@dataclasses.dataclass(frozen=True)
+class ParetoLaNAS:
+    """Sample-efficient search for the front of two to four objectives, all of which are maximised.
+
+    `tell` takes a column of values per objective; NaN in one of them marks a failed trial.
+
+    Attributes:
+      space: search space.
+      objectives: names of the objectives. Those that are called ``multiply_adds`` or ``parameters`` are negative costs
+        of `SearchSpace.cost`. In a listed space or pool, and in a space that has `traced_cost`, they are exact: known
+        for every code, without a model. In other spaces they are learned like any other.
+      pool: explicit codes to draw from; without a pool, a small space is enumerated and a large one sampled by chains.
+      reference: values of the objectives below which a trial is of no use; None for a quarter of
+        the range of the trials' values below their worst.
+      height: number of tree levels that may split.
+      min_samples: minimum number of results in a node that is split.
+      ridge: ridge penalty of the tree's regressions.
+      cp: exploration weight of the upper confidence bound, in units of the hypervolume of all trials.
+      initial: number of initial trials drawn uniformly, not counting failed ones.
+      relearn_every: number of new results between two learning phases.
+      chains: number of parallel random walks per draw in a space without a pool.
+      steps: number of moves per walk.
+      capacity: number of trials the initial state can hold; the state grows as needed.
+
+    Raises:
+      ValueError: fewer than two or more than four objectives, the same objective twice, a cost of a space that defines
+        none, a reference of another length, or a number out of range.
+    """
+
+    space: SearchSpace
+    objectives: tuple[str, ...]
+    pool: Pool | Codes | None = None
+    reference: tuple[float, ...] | None = None
+    height: int = 3
+    min_samples: int = 10
+    ridge: float = 20.0
+    cp: float = 0.1
+    initial: int = 15
+    relearn_every: int = 1
+    chains: int = 64
+    steps: int = 64
+    capacity: int = 256
+    costs: Float[Array, "m exact"] = dataclasses.field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        least = {"height": 1, "min_samples": 1, "initial": 1, "relearn_every": 1}
+        set_whole_numbers(self, **least, chains=1, steps=1, capacity=1)
+        object.__setattr__(self, "objectives", check_objectives(self.objectives))
+        if set(self.objectives) <= set(COSTS):
+            raise ValueError(f"{', '.join(self.objectives)} are known before training; give an objective to learn too")
+        if self.reference is not None and len(self.reference) != len(self.objectives):
+            raise ValueError(
+                f"reference needs a value per objective ({', '.join(self.objectives)}); got {len(self.reference)}"
+            )
+        pool = listed(self.space, self.pool)
+        object.__setattr__(self, "pool", pool)
+        known = pool.codes if pool is not None else hist.no_codes(self.space)
+        object.__setattr__(self, "costs", jnp.asarray(exact_objectives(self.space, known, self.objectives)))
+
+    @property
+    def is_exact(self) -> tuple[bool, ...]:
+        """Whether each objective is known before training."""
+        traced = type(self.space).traced_cost is not SearchSpace.traced_cost
+        return tuple(name in COSTS and (traced or isinstance(self.pool, Pool)) for name in self.objectives)
+
+    def init(self, key: PRNGKeyArray) -> ParetoLaNASState:
+        """Returns the state before the first trial. Consumes the key."""
+        model = surrogate.prior(min(self.capacity, MODEL_TRIALS), self.space.embedding_size)
+        return ParetoLaNASState(
+            key=key,
+            history=hist.empty(self.space, self.pool, self.capacity, len(self.objectives)),
+            tree=partition.lone_root(self.height, len(self.space.feature_names)),
+            model=model,
+            modelled=jnp.zeros(model.rows, jnp.int32),
+            learned=jnp.zeros((), jnp.int32),
+            acceptance=jnp.ones(()),
+        )
+
+    def ask(self, state: ParetoLaNASState, n: int) -> tuple[ParetoLaNASState, Int[Array, "n dims"]]:
+        """Returns `n` unseen codes, each drawn from the region the tree selects; rows of -1 when none are left."""
+        history = hist.reserve(state.history, n)
+        return _ask(self, _with_history(state, history), n) if n else (state, hist.no_codes(self.space))
+
+    def tell(self, state: ParetoLaNASState, codes: Codes, values: Objectives) -> ParetoLaNASState:
+        """Records values, a column per objective (NaN marks a failed trial), and relearns the regions when due."""
+        history, codes, values = hist.receive(state.history, self.space, codes, values)
+        return _tell(self, _with_history(state, history), codes, values)
+
+
+def _with_history(state: ParetoLaNASState, history: History) -> ParetoLaNASState:
+    """Returns the state with a history that may have grown; the model grows with it."""
+    if history.capacity == state.history.capacity:
+        return dataclasses.replace(state, history=history)
+    model = surrogate.grow(state.model, min(history.capacity, MODEL_TRIALS))
+    modelled = jnp.pad(state.modelled, (0, model.rows - state.modelled.shape[0]))
+    return dataclasses.replace(state, history=history, model=model, modelled=modelled)
+
+
+class _Units(NamedTuple):
+    """The units in which objectives are compared."""
+
+    scores: Float[Array, "capacity k"]  # normal scores of learned objectives, negative costs of exact ones
+    reference: Float[Array, " k"]
+    scale: Float[Array, " k"]
+
+    def of(self, scores: Float[Array, "n k"]) -> Float[Array, "n k"]:
+        """Returns scores minus the reference, divided by the scale."""
+        return (scores - self.reference[None]) / self.scale[None]
+
+
+class _Beliefs(NamedTuple):
+    """What is known of tried and untried codes while a batch is drawn."""
+
+    history: History
+    tree: PartitionTree
+    model: GaussianProcess  # extended by trials without values
+    points: Float[Array, "capacity k"]  # scores; of pending trials, predicted ones
+    counted: Bool[Array, " capacity"]  # rows that have points
+
+
+def _units(searcher: ParetoLaNAS, history: History) -> _Units:
+    values, done = history.values, history.done
+    learned = [surrogate.normal_scores(column, done) for column in values.T]
+    scores = jnp.stack([values[:, i] if exact else learned[i] for i, exact in enumerate(searcher.is_exact)], axis=1)
+    best = jnp.max(jnp.where(done[:, None], scores, -jnp.inf), axis=0)
+    worst = jnp.min(jnp.where(done[:, None], scores, jnp.inf), axis=0)
+    some = jnp.any(done)
+    extent = jnp.where(some & (best > worst), best - worst, 1.0)
+    reference = jnp.where(some, worst, 0.0) - MARGIN * extent
+    if searcher.reference is not None:
+        given = jnp.stack([jnp.asarray(value, jnp.float32) for value in searcher.reference])
+        below = jnp.sum((values < given[None]) & done[:, None], axis=0) / jnp.maximum(jnp.sum(done), 1)
+        as_scores = jax.scipy.special.ndtri(jnp.clip(below.astype(jnp.float32), 1e-3, 1 - 1e-3))
+        reference = jnp.where(jnp.array(searcher.is_exact), given, as_scores)
+    return _Units(scores, reference, jnp.where(some & (best > reference), best - reference, 1.0))
+
+
+def _posteriors(searcher: ParetoLaNAS, state: ParetoLaNASState, units: _Units) -> tuple[GaussianProcess, ...]:
+    """Returns the Gaussian process of each learned objective, without trials that have no values."""
+    columns = [column for column, exact in zip(units.scores.T, searcher.is_exact, strict=True) if not exact]
+    return tuple(surrogate.learn(state.model, column[state.modelled]) for column in columns)
+
+
+def _predict(
+    searcher: ParetoLaNAS,
+    beliefs: _Beliefs,
+    posteriors: tuple[GaussianProcess, ...],
+    embedded: Float[Array, "n e"],
+    costs: Float[Array, "n exact"],
+) -> tuple[Float[Array, "n k"], Float[Array, "n k"]]:
+    """Returns means and standard deviations of scores; an exact objective has no deviation."""
+    whitened = surrogate.whiten(beliefs.model, embedded, searcher.space.dims)
+    variance = surrogate.prior_variance(embedded) - jnp.sum(jnp.square(whitened), axis=0)
+    learned, known = iter(posteriors), iter(costs.T)
+    means, deviations = [], []
+    for exact in searcher.is_exact:
+        if exact:
+            means.append(next(known))
+            deviations.append(jnp.zeros(embedded.shape[0]))
+        else:
+            posterior = next(learned)
+            means.append(posterior.innovations @ whitened)
+            deviations.append(surrogate.deviation(variance, posterior.scale))
+    return jnp.stack(means, axis=1), jnp.stack(deviations, axis=1)
+
+
+def _costs_of(searcher: ParetoLaNAS, codes: Int[Array, "n dims"]) -> Float[Array, "n exact"]:
+    """Returns the exact objectives of codes; those of codes outside a pool are unknown and count as lowest."""
+    if not any(searcher.is_exact):
+        return jnp.zeros((codes.shape[0], 0))
+    if not isinstance(searcher.pool, Pool):
+        costs = searcher.space.traced_cost(codes)
+        assert costs is not None
+        return -costs[:, np.array([COSTS.index(name) for name in searcher.objectives if name in COSTS])]
+    rows = searcher.pool.find(searcher.space, codes)
+    return jnp.where(rows[:, None] >= 0, searcher.costs[rows], jnp.min(searcher.costs, axis=0)[None])
+
+
+def _with_pending(
+    searcher: ParetoLaNAS,
+    beliefs: _Beliefs,
+    posteriors: tuple[GaussianProcess, ...],
+    row: Int[Array, ""],
+    pending: Bool[Array, ""],
+) -> _Beliefs:
+    """Returns the beliefs with the trial of a row without values: a point if it is pending, and less uncertainty."""
+    code = jnp.maximum(beliefs.history.codes[row], 0)[None]
+    embedded = searcher.space.embed(code)
+    point, _ = _predict(searcher, beliefs, posteriors, embedded, _costs_of(searcher, code))
+    return beliefs._replace(
+        model=surrogate.extend(beliefs.model, embedded[0], jnp.bool_(True), searcher.space.dims),
+        points=beliefs.points.at[row].set(jnp.where(pending, point[0], beliefs.points[row])),
+        counted=beliefs.counted.at[row].set(beliefs.counted[row] | pending),
+    )
+
+
+@jax.jit(static_argnames="n")
+def _ask(searcher: ParetoLaNAS, state: ParetoLaNASState, n: int) -> tuple[ParetoLaNASState, Array]:
+    key, subkey = jax.random.split(state.key)
+    space, history, tree = searcher.space, state.history, state.tree
+
+    def uniform() -> tuple[History, PartitionTree, Array, Array]:
+        drawn, codes = uniform_unseen(subkey, space, searcher.pool, history, n)
+        leaves = partition.route(tree, space.features(codes))
+        visits = tree.visits + partition.subtotals(tree, leaves, codes[:, 0] >= 0)
+        return drawn, dataclasses.replace(tree, visits=visits), jnp.float32(1.0), codes
+
+    def learned() -> tuple[History, PartitionTree, Array, Array]:
+        units = _units(searcher, history)
+        posteriors = _posteriors(searcher, state, units)
+        beliefs = _Beliefs(history, tree, state.model, units.scores, history.done)
+        beliefs = _with_outstanding(searcher, beliefs, posteriors)
+        draw = _from_pool if isinstance(searcher.pool, Pool) else _from_lattice
+        after, codes, acceptance = draw(subkey, searcher, beliefs, posteriors, units, n)
+        return after.history, after.tree, acceptance, codes
+
+    warming_up = jnp.sum(history.done | (history.status == hist.PENDING)) < searcher.initial
+    none_done = ~jnp.any(history.done)
+    history, tree, acceptance, codes = jax.lax.cond(warming_up | none_done, uniform, learned)
+    return dataclasses.replace(state, key=key, history=history, tree=tree, acceptance=acceptance), codes
+
+
+def _with_outstanding(searcher: ParetoLaNAS, beliefs: _Beliefs, posteriors: tuple[GaussianProcess, ...]) -> _Beliefs:
+    """Returns the beliefs with trials without values (pending or failed): the latest, if not all fit."""
+    history = beliefs.history
+    pending = history.status == hist.PENDING
+    outstanding = pending | (history.status == hist.FAILED)
+    latest = jnp.argsort(jnp.where(outstanding, -jnp.arange(history.capacity), 1))
+
+    def add(i: Array, beliefs: _Beliefs) -> _Beliefs:
+        return _with_pending(searcher, beliefs, posteriors, latest[i], pending[latest[i]])
+
+    room = beliefs.model.rows - beliefs.model.count
+    return jax.lax.fori_loop(0, jnp.minimum(jnp.sum(outstanding), room), add, beliefs)
+
+
+def _drawn(
+    searcher: ParetoLaNAS,
+    beliefs: _Beliefs,
+    posteriors: tuple[GaussianProcess, ...],
+    code: Int[Array, " dims"],
+    leaf: Int[Array, ""],
+) -> _Beliefs:
+    """Returns the beliefs with one more pending trial; unchanged for a row of -1."""
+    real = code[0] >= 0
+
+    def add() -> _Beliefs:
+        history = hist.add_pending(beliefs.history, code[None])
+        after = beliefs._replace(history=history, tree=partition.backup(beliefs.tree, leaf))
+        return _with_pending(searcher, after, posteriors, beliefs.history.count, jnp.bool_(True))
+
+    return jax.lax.cond(real, add, lambda: beliefs)
+
+
+def _gain(
+    searcher: ParetoLaNAS,
+    beliefs: _Beliefs,
+    posteriors: tuple[GaussianProcess, ...],
+    units: _Units,
+    front: Front,
+    embedded: Float[Array, "n e"],
+    costs: Float[Array, "n exact"],
+) -> Float[Array, " n"]:
+    """Returns the log of the expected improvement; codes without any come below, the nearest to the front first."""
+    mean, deviation = _predict(searcher, beliefs, posteriors, embedded, costs)
+    mean, deviation = units.of(mean), deviation / units.scale[None]
+    gain = expected_improvement(front, mean, deviation)
+    near = jnp.log(LEAST) + jnp.minimum(jnp.min(mean, axis=1) - 10.0, 0.0)
+    return jnp.where(gain > LEAST, jnp.log(jnp.maximum(gain, LEAST)), near)
+
+
+def _from_pool(
+    key: PRNGKeyArray,
+    searcher: ParetoLaNAS,
+    beliefs: _Beliefs,
+    posteriors: tuple[GaussianProcess, ...],
+    units: _Units,
+    n: int,
+) -> tuple[_Beliefs, Int[Array, "n dims"], Float[Array, ""]]:
+    """Draws `n` unseen codes of the pool, each the best of a shortlist of the leaf that the tree selects."""
+    pool, space = searcher.pool, searcher.space
+    assert isinstance(pool, Pool)
+    leaf_of = partition.route(beliefs.tree, pool.features)
+    hopes = units.of(_hopes(searcher, posteriors))
+
+    def one(carry: tuple[_Beliefs, Array], key: Array) -> tuple[tuple[_Beliefs, Array], Array]:
+        beliefs, unseen = carry
+        history = beliefs.history
+        near_key, random_key, worth_key = jax.random.split(key, 3)
+        leaf = descend(beliefs.tree, unseen > 0, jnp.float32(searcher.cp))
+        free = ~history.seen & (leaf_of == leaf)
+        front = front_of(units.of(beliefs.points), beliefs.counted)
+        by_hope, _ = best_per_bucket(improvement(front, hopes) + 1e-6 * jnp.min(hopes, axis=1), free, LIKED)
+        is_best = on_front(beliefs.points, history.done)
+        worth = jnp.where(is_best, jax.random.uniform(worth_key, is_best.shape), -jnp.inf)
+        near = near_the_best(near_key, space, pool, history, worth)
+        m = free.shape[0]
+        anywhere = jnp.minimum((jax.random.uniform(random_key, (RANDOM,)) * m).astype(jnp.int32), m - 1)
+        rows = jnp.concatenate([by_hope, near, anywhere])
+        allowed = (rows >= 0) & free[rows]
+        gain = _gain(searcher, beliefs, posteriors, units, front, pool.embedded[rows], searcher.costs[rows])
+        place, found = best_of(gain, allowed)
+        row = jnp.where(found, rows[place], -1)
+        code = jnp.where(found, pool.codes[row], hist.NOTHING)
+        beliefs = _drawn(searcher, beliefs, posteriors, code, leaf)
+        history = dataclasses.replace(beliefs.history, seen=hist.with_rows(history.seen, row[None]))
+        visits = partition.backup(beliefs.tree, leaf).visits - beliefs.tree.visits
+        return (beliefs._replace(history=history), unseen - jnp.where(found, visits, 0)), code
+
+    unseen = partition.subtotals(beliefs.tree, leaf_of, ~beliefs.history.seen)
+    (beliefs, _), codes = jax.lax.scan(one, (beliefs, unseen), jax.random.split(key, n))
+    return beliefs, codes, jnp.float32(1.0)
+
+
+def _hopes(searcher: ParetoLaNAS, posteriors: tuple[GaussianProcess, ...]) -> Float[Array, "m k"]:
+    """Returns optimistic scores of all pool codes: those of the additive effects, and one deviation more."""
+    assert isinstance(searcher.pool, Pool)
+    learned, known = iter(posteriors), iter(searcher.costs.T)
+    columns = []
+    for exact in searcher.is_exact:
+        if exact:
+            columns.append(next(known))
+        else:
+            posterior = next(learned)
+            residual = surrogate.deviation(jnp.float32(0.0), posterior.scale)
+            columns.append(searcher.pool.embedded @ posterior.weights + residual)
+    return jnp.stack(columns, axis=1)
+
+
+def _from_lattice(
+    key: PRNGKeyArray,
+    searcher: ParetoLaNAS,
+    beliefs: _Beliefs,
+    posteriors: tuple[GaussianProcess, ...],
+    units: _Units,
+    n: int,
+) -> tuple[_Beliefs, Int[Array, "n dims"], Float[Array, ""]]:
+    """Draws `n` unseen codes of a lattice, each from chains in the leaf that the tree selects.
+
+    Each chain climbs on exact objectives and on effects sampled from their posterior, added up with random weights.
+    """
+    space, is_exact = searcher.space, np.array(searcher.is_exact)
+
+    def one(beliefs: _Beliefs, key: Array) -> tuple[_Beliefs, tuple[Array, Array]]:
+        history, tree = beliefs.history, beliefs.tree
+        front = front_of(units.of(beliefs.points), beliefs.counted)
+        is_best = on_front(beliefs.points, history.done)
+
+        def from_region(key: Array, unseen: Inside, leaf: Array) -> tuple[Array, Array, Array]:
+            start_key, effect_key, weight_key, climb_key, local_key, best_key = jax.random.split(key, 6)
+
+            def inside(codes: Array) -> Array:
+                return space.valid(codes) & partition.inside(tree, leaf, space.features(codes))
+
+            members = history.used & partition.inside(tree, leaf, space.features(history.codes))
+            logits = jnp.where(members, 0.0, -jnp.inf)
+            starts = history.codes[jax.random.categorical(start_key, logits, shape=(searcher.chains,))]
+            weights = jax.random.dirichlet(weight_key, jnp.ones(len(searcher.objectives)), (searcher.chains,))
+            weights = weights / units.scale[None]
+            keys = jax.random.split(effect_key, len(posteriors))
+            drawn = [
+                posterior.sample_weights(key, searcher.chains) for posterior, key in zip(posteriors, keys, strict=True)
+            ]
+            effects = jnp.einsum("cl,lce->ce", weights[:, ~is_exact], jnp.stack(drawn)) @ space.term_embedding.T
+
+            def liked(codes: Array) -> Array:
+                worth = jnp.sum(space.terms(codes) * effects, axis=1)
+                worth = worth + jnp.sum(weights[:, is_exact] * _costs_of(searcher, codes), axis=1)
+                return jnp.where(unseen(codes), worth, -jnp.inf)
+
+            def gain(codes: Array) -> Array:
+                gain = _gain(
+                    searcher, beliefs, posteriors, units, front, space.embed(codes), _costs_of(searcher, codes)
+                )
+                return jnp.where(unseen(codes) & inside(codes), gain, -jnp.inf)
+
+            codes, rate = climb(climb_key, space, starts, inside, liked, searcher.steps, searcher.steps)
+            worth = jnp.where(members & is_best, jax.random.uniform(best_key, is_best.shape), -jnp.inf)
+            best = history.codes[jax.lax.top_k(worth, min(PARENTS, history.capacity))[1]]
+            code, score = look_around(local_key, space, gain, codes, best)
+            return space.canonical(code[None])[0], score > -jnp.inf, rate
+
+        code, rate = draw_from_leaves(key, space, history, tree, jnp.float32(searcher.cp), from_region)
+        leaf = partition.route(tree, space.features(code[None]))[0]
+        return _drawn(searcher, beliefs, posteriors, code, leaf), (code, rate)
+
+    beliefs, (codes, rates) = jax.lax.scan(one, beliefs, jax.random.split(key, n))
+    return beliefs, codes, jnp.mean(rates)
+
+
+@jax.jit
+def _tell(searcher: ParetoLaNAS, state: ParetoLaNASState, codes: Codes, values: Array) -> ParetoLaNASState:
+    history, told = hist.record(state.history, searcher.space, searcher.pool, codes, values)
+    done, features = history.done, searcher.space.features(history.codes)
+    targets = dominance_scores(history.values, done)
+    results = jnp.sum(done, dtype=jnp.int32)
+
+    def learn() -> PartitionTree:
+        ridge, least = searcher.ridge, searcher.min_samples
+        return partition.learn_splits(features, targets, done, height=searcher.height, min_samples=least, ridge=ridge)
+
+    due = results - state.learned >= jnp.where(state.learned == 0, searcher.initial, searcher.relearn_every)
+    tree = jax.lax.cond(due, learn, lambda: state.tree)
+    tree = _with_hypervolumes(searcher, partition.count_trials(tree, features, targets, done, history.used), history)
+    state = dataclasses.replace(state, history=history, tree=tree, learned=jnp.where(due, results, state.learned))
+    return _with_model(searcher, state, told)
+
+
+def _with_hypervolumes(searcher: ParetoLaNAS, tree: PartitionTree, history: History) -> PartitionTree:
+    """Returns the tree with shares of the hypervolume in place of mean targets."""
+    units = _units(searcher, history)
+    points = units.of(units.scores)
+    inside = partition.members(tree, searcher.space.features(history.codes)) & history.done[None]
+    volumes = jax.vmap(lambda members: _volume(points, members))(inside)
+    shares = jnp.where(volumes[0] > 0, volumes / volumes[0], 0.0)
+    return dataclasses.replace(tree, sums=shares * tree.results.astype(jnp.float32))
+
+
+def _volume(points: Float[Array, "n k"], counted: Bool[Array, " n"]) -> Float[Array, ""]:
+    """Returns the hypervolume of points above 0: exact for two objectives, by directions for more."""
+    if points.shape[1] == 2:
+        return hypervolume(points, counted, jnp.zeros(2))
+    front = front_of(points, counted)
+    assert isinstance(front, Reach)
+    return jnp.mean(front.length ** points.shape[1])
+
+
+def _with_model(searcher: ParetoLaNAS, state: ParetoLaNASState, told: Int[Array, " n"]) -> ParetoLaNASState:
+    """Returns the state with its model updated to its history; `told` holds the rows that changed.
+
+    New trials are appended to the model. The model is rebuilt from the latest trials if it is full, or if one of its
+    trials no longer has values.
+    """
+    history, model, space = state.history, state.model, searcher.space
+    inside = jnp.zeros(history.capacity, bool).at[state.modelled].max(jnp.arange(model.rows) < model.count)
+    first = ~jnp.any((told[:, None] == told[None]) & jnp.tri(told.shape[0], k=-1, dtype=bool), axis=1)
+    new = first & (told < history.capacity) & history.done[told] & ~inside[told]
+    limit = model.rows if history.capacity <= model.rows else model.rows - model.rows // 8
+    anew = (model.count + jnp.sum(new) > limit) | jnp.any(inside & ~history.done)
+    kept = history.capacity if history.capacity <= model.rows else model.rows * 3 // 4
+    length, nothing = max(kept, told.shape[0]), history.capacity
+    latest = jax.lax.top_k(jnp.where(history.done, jnp.arange(history.capacity), -1), kept)[1]
+    latest, added = (
+        jnp.pad(rows, (0, length - len(rows)), constant_values=nothing)
+        for rows in (latest, jnp.where(new, told, nothing))
+    )
+    rows = jnp.where(anew, latest, added)
+
+    def add(i: Array, carry: tuple[GaussianProcess, Array]) -> tuple[GaussianProcess, Array]:
+        model, modelled = carry
+        done = history.done.at[rows[i]].get(mode="fill", fill_value=False)
+        modelled = modelled.at[jnp.where(done, model.count, model.rows)].set(rows[i], mode="drop")
+        embedded = space.embed(jnp.maximum(history.codes[rows[i]], 0)[None])[0]
+        return surrogate.extend(model, embedded, done, space.dims), modelled
+
+    start = dataclasses.replace(model, count=jnp.where(anew, 0, model.count))
+    more = jnp.where(anew, kept, told.shape[0])
+    model, modelled = jax.lax.fori_loop(0, more, add, (start, state.modelled))
+    return dataclasses.replace(state, model=model, modelled=modelled)
