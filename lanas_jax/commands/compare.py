@@ -5,7 +5,7 @@ import dataclasses
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 import numpy as np
 import tyro
@@ -13,20 +13,27 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
 from lanas_jax.commands.base import PATHS, RefusedError
-from lanas_jax.comparison import output, parallel, peers
+from lanas_jax.comparison import front_output, fronts, output, parallel, peers
 from lanas_jax.comparison.compare import NAMES, SEARCHERS, Comparison
 from lanas_jax.comparison.compare import compare_searchers as carry_through
 from lanas_jax.comparison.peers import MissingPeerError as MissingPeerError
 from lanas_jax.comparison.statistics import TOP_SHARE
 from lanas_jax.runtime.console import terminal
+from lanas_jax.searchers.objectives import COSTS, check_objectives
 from lanas_jax.tables import catalogue
+from lanas_jax.tables.base import Table
 from lanas_jax.tables.benchmark import Benchmark
+from lanas_jax.tables.objectives import objective_values
 
+Number = TypeVar("Number", int, float)
 PICTURE = "comparison.png"
 WIDE = 120  # columns of a terminal in which the whole table is readable
 DEFAULT = ",".join(SEARCHERS)
 CHOICE = f"names of searchers, from {', '.join(NAMES)}; the last two need the extra peers"
 THROUGHPUTS = "hard limits on measured throughput, in images per second by device, such as tpuv3=1500,a100=8000"
+CHOICE_OF_FRONTS = f"with --objectives, from {', '.join(fronts.NAMES)}"
+SEVERAL = "objectives to search a front of, such as accuracy,parameters; costs are minimised, all others maximised"
+LEAST = "with --objectives: values below which a network is of no use, such as 0.6,1.5e6; also told to ParetoLaNAS"
 AT_ONCE = "numbers of asynchronous workers to simulate, such as 1,8,64; default: synchronous batches"
 
 
@@ -45,6 +52,8 @@ class CompareArguments:
     top: float = 100 * TOP_SHARE
     max_multiply_adds: float | None = None
     min_throughput: tuple[tuple[str, float], ...] = ()
+    objectives: tuple[str, ...] = ()
+    reference: tuple[float, ...] = ()
 
     @property
     def folder(self) -> Path:
@@ -74,7 +83,7 @@ def _compare(console: Console, arguments: Sequence[str]) -> int:
     def parse(
         table: Annotated[str, tyro.conf.arg(metavar="TABLE", help="name from lanas tables, or an .npz file")],
         /,
-        searchers: Annotated[str, tyro.conf.arg(metavar="A,B,...", help=CHOICE)] = DEFAULT,
+        searchers: Annotated[str | None, tyro.conf.arg(metavar="A,B,...", help=f"{CHOICE}; {CHOICE_OF_FRONTS}")] = None,
         seeds: Annotated[int, tyro.conf.arg(metavar="N", help="number of searches per searcher")] = 200,
         budget: Annotated[int, tyro.conf.arg(metavar="N", help="number of samples per search")] = 400,
         batch: Annotated[int, tyro.conf.arg(metavar="N", help="number of samples per ask")] = 1,
@@ -89,36 +98,46 @@ def _compare(console: Console, arguments: Sequence[str]) -> int:
             float | None, tyro.conf.arg(metavar="MILLIONS", help="hard limit on the multiply-adds of a network")
         ] = None,
         min_throughput: Annotated[str, tyro.conf.arg(metavar="DEVICE=N,...", help=THROUGHPUTS)] = "",
+        objectives: Annotated[str, tyro.conf.arg(metavar="A,B,...", help=SEVERAL)] = "",
+        reference: Annotated[str, tyro.conf.arg(metavar="A,B,...", help=LEAST)] = "",
     ) -> Any:
         """Run searchers on a benchmark table with equal budgets, counting distinct architectures.
 
         With hard limits, searches are among the networks that meet them. Prints a table and writes comparison.csv,
         comparison.png and traces.npz.
         """
-        names = tuple(searchers.split(","))
+        several = tuple(name.replace("-", "_") for name in objectives.split(",")) if objectives else ()
+        default = ",".join(fronts.SEARCHERS) if several else DEFAULT
         return CompareArguments(
             table,
-            names,
+            tuple((searchers or default).split(",")),
             seeds,
             budget,
             batch,
             first_seed,
             out,
-            _numbers(workers),
+            _numbers("workers", workers, int),
             top,
             max_multiply_adds,
             _throughputs(min_throughput),
+            several,
+            _numbers("reference", reference, float),
         )
 
-    carry_out(console, tyro.cli(parse, prog="lanas compare", args=list(arguments), registry=PATHS))
+    settings = tyro.cli(parse, prog="lanas compare", args=list(arguments), registry=PATHS)
+    if settings.objectives:
+        carry_out_fronts(console, settings)
+    else:
+        carry_out(console, settings)
     return 0
 
 
-def _numbers(workers: str) -> tuple[int, ...]:
+def _numbers(name: str, text: str, kind: Callable[[str], Number]) -> tuple[Number, ...]:
     try:
-        return tuple(int(number) for number in workers.split(",")) if workers else ()
+        return tuple(kind(number) for number in text.split(",")) if text else ()
     except ValueError:
-        raise ValueError(f"workers must be integers separated by commas; got {workers!r}") from None
+        what = "integers" if kind is int else "numbers"
+        raise ValueError(f"{name} must be {what} separated by commas; got {text!r}") from None
 
 
 def _throughputs(text: str) -> tuple[tuple[str, float], ...]:
@@ -140,16 +159,12 @@ def carry_out(console: Console, settings: CompareArguments) -> None:
       MissingPeerError: the package of a peer is not installed.
       OSError: the folder cannot be written.
     """
+    if settings.reference:
+        raise ValueError("a reference needs --objectives, such as accuracy,parameters")
     if not 0 < settings.top <= 100:
         raise ValueError(f"top must be a percentage above 0 and at most 100; got {settings.top}")
-    benchmark = catalogue.find_benchmark(settings.table)
-    benchmark = benchmark.within(settings.max_multiply_adds, dict(settings.min_throughput))
+    benchmark = _opened(console, settings)
     folder = settings.folder
-    console.print(f"{benchmark.name}: {len(benchmark):,} networks. {benchmark.notes}")
-    if settings.budget > len(benchmark):
-        console.print(
-            f"budget {settings.budget:,} exceeds the table: every search tries all {len(benchmark):,} networks"
-        )
     results: list[Comparison] = []
     began = time.monotonic()
 
@@ -181,6 +196,70 @@ def carry_out(console: Console, settings: CompareArguments) -> None:
         console.print(output.medians(results), soft_wrap=True)
 
 
+def carry_out_fronts(console: Console, settings: CompareArguments) -> None:
+    """Compares searchers for a front, and prints the result. Rewrites the files after each searcher.
+
+    Raises:
+      ValueError: the benchmark, a searcher, an objective or a number is invalid.
+      MissingPeerError: the package of a peer is not installed.
+      OSError: the folder cannot be written.
+    """
+    if settings.workers:
+        raise ValueError("workers are simulated for a single objective: leave out workers, or leave out objectives")
+    objectives = check_objectives(settings.objectives)
+    benchmark = _opened(console, settings)
+    values = objective_values(benchmark, objectives)
+    measured = np.isfinite(values).all(axis=1)
+    if not measured.all():
+        console.print(f"{len(measured) - int(measured.sum()):,} networks are left out: an objective was not measured")
+    table = Table(benchmark.space, benchmark.codes[measured], values[measured])
+    costs = [name in COSTS for name in objectives]
+    given = [-value if cost else value for value, cost in zip(settings.reference, costs, strict=False)]
+    if settings.reference and len(settings.reference) != len(objectives):
+        raise ValueError(f"the reference needs a value for each of {', '.join(objectives)}; got {len(given)}")
+    problem = fronts.FrontProblem.of(table, objectives, given or None)
+    console.print(front_output.describe_problem(problem), soft_wrap=True)
+    folder = Path(f"{settings.folder}-{'-'.join(objectives)}") if settings.out is None else settings.out
+    results: list[fronts.FrontComparison] = []
+    began = time.monotonic()
+
+    def note(done: fronts.FrontComparison) -> None:
+        results.append(done)
+        folder.mkdir(parents=True, exist_ok=True)
+        front_output.write_front_csv(folder / "comparison.csv", results)
+        front_output.write_front_traces(folder / "traces.npz", results)
+        title = f"{benchmark.name}, {settings.seeds} searches each, batch {settings.batch}"
+        front_output.write_front_picture(folder / PICTURE, results, problem, title)
+        console.print(f"{fronts.LABELS[done.name]}: {time.monotonic() - began:.0f} s")
+
+    with _bars(console, settings) as advance:
+        fronts.compare_fronts(
+            problem,
+            settings.searchers,
+            budget=settings.budget,
+            seeds=settings.seeds,
+            batch=settings.batch,
+            first_seed=settings.first_seed,
+            inform=bool(given),
+            note=note,
+            progress=advance,
+        )
+    console.print(front_output.front_table(results))
+    console.print(f"plot and samples: {folder / PICTURE}, comparison.csv, traces.npz", soft_wrap=True)
+
+
+def _opened(console: Console, settings: CompareArguments) -> Benchmark:
+    """Returns the networks of the benchmark that meet the hard limits, and prints what they are."""
+    benchmark = catalogue.find_benchmark(settings.table)
+    benchmark = benchmark.within(settings.max_multiply_adds, dict(settings.min_throughput))
+    console.print(f"{benchmark.name}: {len(benchmark):,} networks. {benchmark.notes}")
+    if settings.budget > len(benchmark):
+        console.print(
+            f"budget {settings.budget:,} exceeds the table: every search tries all {len(benchmark):,} networks"
+        )
+    return benchmark
+
+
 @contextlib.contextmanager
 def _bars(console: Console, settings: CompareArguments) -> Iterator[Callable[[str, int | None, int], object]]:
     """Shows a progress bar per searcher and number of workers on a terminal; yields the function that advances them.
@@ -195,7 +274,7 @@ def _bars(console: Console, settings: CompareArguments) -> Iterator[Callable[[st
 
         def advance(name: str, workers: int | None, searches: int) -> None:
             if not searches:
-                label = output.label_of(name, workers)
+                label = fronts.LABELS[name] if settings.objectives else output.label_of(name, workers)
                 tasks[name, workers] = bars.add_task(label, start=False, total=settings.seeds)
                 return
             bars.start_task(tasks[name, workers])

@@ -241,7 +241,7 @@ def _by_peer(name: str, table: Table, budget: int, seeds: int, first_seed: int, 
     context = multiprocessing.get_context("spawn")
     answers = peers.Answers.of(table, budget, is_sample=peers.lacks_codes(table))
     searches = []
-    with _one_thread_each(), concurrent.futures.ProcessPoolExecutor(min(cores(), seeds), context) as pool:
+    with one_thread_each(), concurrent.futures.ProcessPoolExecutor(min(cores(), seeds), context) as pool:
         futures = [pool.submit(peers.search_by_peer, name, answers, first_seed * seeds + i) for i in range(seeds)]
         try:
             for done, future in enumerate(futures, start=1):
@@ -255,7 +255,7 @@ def _by_peer(name: str, table: Table, budget: int, seeds: int, first_seed: int, 
 
 
 @contextlib.contextmanager
-def _one_thread_each() -> Iterator[None]:
+def one_thread_each() -> Iterator[None]:
     """Limits processes started inside this context to one thread, so that each uses one core."""
     names = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
     before = {name: os.environ.get(name) for name in names}

@@ -62,7 +62,8 @@ def require(name: str) -> None:
 def lacks_codes(table: Table) -> bool:
     """Returns whether a table lacks valid codes of its space, judged by `CHECKED` random ones."""
     codes = table.space.random(jax.random.key(0), CHECKED)
-    return bool(np.any(np.asarray(table.space.valid(codes)) & np.isnan(np.asarray(table.lookup(codes)))))
+    missing = np.isnan(np.asarray(table.lookup(codes))).reshape(CHECKED, -1).any(axis=1)
+    return bool(np.any(np.asarray(table.space.valid(codes)) & missing))
 
 
 def refuse_sample(name: str, table: Table) -> None:

@@ -29,7 +29,7 @@ class Trace(NamedTuple):
     """The samples of each search in order; codes of -1 and values of NaN once the table is exhausted."""
 
     codes: Int[Array, "seeds budget dims"]
-    values: Float[Array, "seeds budget"]
+    values: Float[Array, "seeds budget ..."]
 
 
 def simulate(
@@ -65,8 +65,9 @@ def simulate(
         few seeds at a time.
 
     Returns:
-      ``trace.codes`` int32[seeds, budget, dims] and ``trace.values`` float32[seeds, budget]; for several searchers,
-      their traces stacked along a leading axis, with the same seeds for each.
+      ``trace.codes`` int32[seeds, budget, dims] and ``trace.values`` float32[seeds, budget], or float32[seeds, budget,
+      k] on a table of k objectives; for several searchers, their traces stacked along a leading axis, with the same
+      seeds for each.
 
     Raises:
       ValueError: budget, seeds or batch is below 1; there is no searcher; or the searchers differ in more than numbers.
@@ -223,7 +224,7 @@ class _InBatches:
             return step(state, self.batch)
 
         state, trace = jax.lax.scan(steps, searcher.init(key), None, length=self.budget // self.batch)
-        whole = Trace(trace.codes.reshape(-1, table.space.dims), trace.values.reshape(-1))
+        whole = Trace(jax.lax.collapse(trace.codes, 0, 2), jax.lax.collapse(trace.values, 0, 2))
         if self.budget % self.batch:
             rest = step(state, self.budget % self.batch)[1]
             whole = Trace(jnp.concatenate([whole.codes, rest.codes]), jnp.concatenate([whole.values, rest.values]))

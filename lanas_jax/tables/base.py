@@ -17,21 +17,25 @@ class Table:
     Args:
       space: search space of the codes.
       codes: distinct valid codes, ``int32[m, dims]``.
-      values: values to maximise, ``float[m]``.
+      values: values to maximise, ``float[m]``, or several objectives, all to maximise, ``float[m, k]``.
 
     Raises:
       ValueError: if a code is outside the space, not valid or repeated, or a value is not finite; names the rows.
     """
 
     @in_32_bits
-    def __init__(self, space: SearchSpace, codes: Codes, values: Values):
+    def __init__(self, space: SearchSpace, codes: Codes, values: Values | Float[Array | np.ndarray, "m k"]):
         checked = space.check(codes)
         array = np.asarray(values)
-        if array.shape != (len(checked),):
-            raise ValueError(f"values has shape {array.shape}; {len(checked)} codes need shape ({len(checked)},)")
+        if array.ndim not in (1, 2) or len(array) != len(checked) or array.shape[1:] == (0,):
+            m = len(checked)
+            raise ValueError(
+                f"values has shape {array.shape}; {m} codes need shape ({m},), or ({m}, k) for k objectives"
+            )
         _refuse("are not valid in the space", ~np.asarray(space.valid(checked)))
         with np.errstate(over="ignore"):
-            _refuse("hold a value that is not finite in float32", ~np.isfinite(array.astype(np.float32)))
+            finite = np.isfinite(array.astype(np.float32)).reshape(len(array), -1)
+            _refuse("hold a value that is not finite in float32", np.asarray((~finite).any(axis=1)))
         self.space = space
         self.codes = space.canonical(checked)
         self.values = jnp.asarray(array, jnp.float32)
@@ -43,15 +47,22 @@ class Table:
 
     @property
     def best(self) -> float:
-        """The highest value."""
+        """The highest value.
+
+        Raises:
+          ValueError: the table has several objectives.
+        """
+        if self.values.ndim > 1:
+            raise ValueError(f"a table of {self.values.shape[1]} objectives has a front, not one highest value")
         return float(self.values.max())
 
     @in_32_bits
     @nan_is_data
-    def lookup(self, codes: Codes) -> Float[Array, " n"]:
-        """Returns the value of each code; NaN for codes that are not in the table. Traceable."""
+    def lookup(self, codes: Codes) -> Float[Array, "n ..."]:
+        """Returns the value or the objectives of each code; NaN for codes that are not in the table. Traceable."""
         rows = self._index.find(self.space, self.space.canonical(codes))
-        return jnp.where(rows >= 0, self.values[rows], jnp.nan)
+        found = (rows >= 0).reshape(-1, *[1] * (self.values.ndim - 1))
+        return jnp.where(found, self.values[rows], jnp.nan)
 
     def tree_flatten(self) -> tuple[tuple[Array, Array, CodeIndex], SearchSpace]:
         """Returns codes, values and index as pytree leaves; the space is static under `jax.jit`."""
