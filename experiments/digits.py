@@ -6,6 +6,7 @@ testing.
 
     lanas search digits --out runs/digits
     lanas export runs/digits
+    lanas search digits --objectives accuracy,multiply-adds --out runs/front    # a front: docs/objectives.md
 
 Measured with jax 0.10.2 on 29 November 2026:
 
@@ -45,6 +46,11 @@ from lanas_jax.training.augmentation import Augmentation
 from lanas_jax.training.sgd import TrainConfig
 
 SEARCHERS = {"lanas": lx.LaNAS, "random": lx.RandomSearch, "evolution": lx.RegularizedEvolution}
+FRONT_SEARCHERS = {  # of several objectives
+    "lanas": lx.ParetoLaNAS,
+    "random": lambda space, names: lx.RandomSearch(space, objectives=len(names)),
+    "evolution": lx.NSGA2,
+}
 
 
 RECIPE = Recipe(epochs=45, batch_size=64, learning_rate=0.05, drop_path=0.1, ema=0.99, auxiliary_weight=0.0)
@@ -77,7 +83,9 @@ class Config:
       seed: random seed of everything except the data split.
       budget: number of candidates to train.
       batch: number of candidates asked for and trained together.
-      searcher: search algorithm.
+      searcher: search algorithm; with several objectives ParetoLaNAS, random search or NSGA-II.
+      objectives: names of the objectives, from accuracy, multiply-adds and parameters, with commas. With several, the
+        winner is the knee of their front.
       blocks: number of blocks per cell.
       channels: channels of the first cell's blocks.
       cells: number of cells in the stack.
@@ -91,6 +99,7 @@ class Config:
     budget: int = 64
     batch: int = 8
     searcher: Literal["lanas", "random", "evolution"] = "lanas"
+    objectives: str = "accuracy"
     blocks: int = 4
     channels: int = 8
     cells: int = 3
@@ -123,7 +132,10 @@ def build(config: Config) -> Experiment:
     network = NASNet(space(config))
     per_device = per_device_share(config.batch)
     evaluator = FromScratch(network, digits.load_digits().search, training(config), per_device=per_device)
-    searcher: Searcher = SEARCHERS[config.searcher](network.space)
+    names = tuple(config.objectives.replace("-", "_").split(","))
+    several = names if names != ("accuracy",) else ()
+    by_front = FRONT_SEARCHERS[config.searcher]
+    searcher: Searcher = by_front(network.space, names) if several else SEARCHERS[config.searcher](network.space)
     return Experiment(
         name="digits",
         space=network.space,
@@ -133,6 +145,7 @@ def build(config: Config) -> Experiment:
         batch=config.batch,
         seed=config.seed,
         winner=WinnerTraining(final, config, config.winner),
+        objectives=several,
     )
 
 

@@ -36,6 +36,7 @@ usage: lanas COMMAND ...
   copy FROM TO        copy the folder of a run to a bucket, or back
   report RUN ...      write the report of a run again, or one of several runs side by side
   trials RUN          list the trials of a run, as a table or as CSV, or write them as a study of Optuna
+  front RUN           list the trials that no other beats in every objective
   tree RUN            show what the search has learned: which choices are good, region by region
   describe SPACE      draw the network of a code, or a published network, and count its cost
   tables              list the benchmark tables, or convert one from its official files
@@ -167,6 +168,7 @@ COMMANDS = {  # command name -> module of `lanas_jax.commands` that defines the 
     "copy": "copying",
     "report": "runs",
     "trials": "runs",
+    "front": "front",
     "tree": "runs",
     "describe": "describe",
     "tables": "tables",

@@ -25,7 +25,8 @@ from lanas_jax.runtime.files import inside_folder
 from lanas_jax.runtime.joining import Hosts
 from lanas_jax.storage import config_json, software
 from lanas_jax.storage.folder import RunError
-from lanas_jax.storage.trials import TrialStore, best
+from lanas_jax.storage.trials import TrialStore
+from lanas_jax.study.objectives import winner_among
 from lanas_jax.study.run_folder import Run
 from lanas_jax.supernet.base import Extracting
 from lanas_jax.trainer.task import Weights, costs
@@ -132,7 +133,7 @@ def architecture(here: Run, evaluator: Extracting, code: Int[np.ndarray, " dims"
 
 def _best(here: Run) -> Int[np.ndarray, " dims"]:
     with TrialStore.open(here.trials, read_only=True) as store:
-        winner = best(store.trials())
+        winner = winner_among(store.trials(), here.objectives)
     if winner is None:
         raise RunError(f"no trial of {here.directory} has succeeded yet: choose a network with --code")
     return np.array(winner.code, np.int32)

@@ -127,5 +127,5 @@ def tree(arguments: Sequence[str]) -> int:
     elif nodes is None:
         print(why)
     else:
-        terminal().print(learned_tree.drawing(nodes))
+        terminal().print(learned_tree.drawing(nodes, "hypervolume" if experiment.objectives else "mean"))
     return 0

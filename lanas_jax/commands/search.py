@@ -245,7 +245,8 @@ def _lead(party: Party, lead: Lead, experiment: "Experiment", here: Run, where: 
         except Exception as error:
             why = party.loss_of(error) or with_traceback(error, here.directory)
             return _stopped(here, why, party.continuing, 1)
-    summary.show_result(console, experiment.space, result.trials, result.final)
+    front, knee = (result.front, result.best) if result.objectives else ([], None)
+    summary.show_result(console, experiment.space, result.trials, result.final, front, knee)
     winner, earlier = result.best, _trained_code(here)
     if winner is not None and earlier is not None and not same_network(experiment.space, winner.code, earlier):
         console.print(

@@ -43,6 +43,19 @@ def best_table(trials: Sequence[Trial]) -> Table:
     return table
 
 
+def front_table(members: Sequence[Trial], knee: Trial | None) -> Table:
+    """Returns a table of a front, one row per trial, the knee marked."""
+    table = Table()
+    for name in ("trial", "value", "multiply-adds", "parameters"):
+        table.add_column(name, justify="right", no_wrap=True)
+    table.add_column("code", overflow="fold")
+    for trial in members:
+        mark = " knee" if trial is knee else ""
+        counts = map(grouped_count, (trial.multiply_adds, trial.parameters))
+        table.add_row(f"{trial.id}{mark}", value(trial), *counts, code(trial))
+    return table
+
+
 def trials_table(trials: Sequence[Trial]) -> Table:
     """Returns a table of all trials, one row per trial, with training steps if these differ."""
     table, with_steps = Table(), differ_in_steps(trials)
@@ -77,18 +90,33 @@ def counts(trials: Sequence[Trial]) -> str:
 
 
 def show_result(
-    console: Console, space: "SearchSpace", trials: Sequence[Trial], final: Mapping[str, Any] | None
+    console: Console,
+    space: "SearchSpace",
+    trials: Sequence[Trial],
+    final: Mapping[str, Any] | None,
+    front: Sequence[Trial] = (),
+    knee: Trial | None = None,
 ) -> None:
-    """Prints the result of a search: the best cell, the five best trials, and the accuracies of the trained winner."""
+    """Prints the result of a search: the best cell, the five best trials, and the accuracies of the trained winner.
+
+    Args:
+      console: console to print to.
+      space: search space.
+      trials: trials of the search.
+      final: result of the winner training; None if there is none.
+      front: front of a search with several objectives, shown instead of the five best trials.
+      knee: trial on that front that is shown instead of the best one.
+    """
     import numpy as np
 
     leaders = top(trials)
     console.print()
     if leaders:
-        console.print(f"best of {len(trials)} trials ({counts(trials)}): trial {leaders[0].id}")
-        console.print(space.describe(np.array(leaders[0].code, np.int32)))
+        leader, what = (leaders[0], "best") if knee is None else (knee, "knee of the front")
+        console.print(f"{what} of {len(trials)} trials ({counts(trials)}): trial {leader.id}")
+        console.print(space.describe(np.array(leader.code, np.int32)))
         console.print()
-        console.print(best_table(leaders))
+        console.print(best_table(leaders) if knee is None else front_table(front, knee))
     else:
         reasons = [trial.reason for trial in trials if trial.reason]
         last = reasons[-1] if reasons else "unknown"

@@ -35,8 +35,9 @@ from lanas_jax.runtime.files import inside_folder
 from lanas_jax.runtime.joining import Hosts
 from lanas_jax.runtime.paths import local_path
 from lanas_jax.storage.folder import RunError
-from lanas_jax.storage.trials import TrialStore, best
+from lanas_jax.storage.trials import TrialStore
 from lanas_jax.study import discovery, run_folder
+from lanas_jax.study.objectives import pick_trial, winner_among
 from lanas_jax.study.run_folder import Run
 from lanas_jax.study.winner import same_network
 from lanas_jax.trainer import folder as folders
@@ -99,6 +100,8 @@ def _train_found(console: Console, party: Party, arguments: Sequence[str]) -> in
 
 
 def _train_target(console: Console, party: Party, wanted: "Target", given: Any) -> int:
+    if given.pick is not None:
+        wanted = _picked(wanted, given.pick, given.code)
     code = _code_of(wanted, given.config, given.code)
     final = final_training(wanted.module, given.config, given.final, code)
     if wanted.run is not None:
@@ -193,6 +196,28 @@ def _code_of(target: Target, config: Any, text: str | None) -> Int[np.ndarray, "
     return np.array(target.code, np.int32)
 
 
+def _picked(target: Target, pick: str, code: str | None) -> Target:
+    """Returns the target with the code of a trial of its run; another network than the winner has its own folder.
+
+    Raises:
+      CodeError: a code was given too, the target is no run, or no trial is meant by the text.
+    """
+    if code is not None:
+        raise CodeError("give --code or --pick, not both")
+    if target.run is None:
+        raise CodeError(f"--pick needs the folder of a search; {target.origin.name} is none")
+    with TrialStore.open(target.run.trials, read_only=True) as store:
+        trials = store.trials()
+    try:
+        trial = pick_trial(trials, target.run.objectives, pick)
+    except ValueError as error:
+        raise CodeError(str(error)) from error
+    if trial.code == target.code:
+        return target
+    folder = target.run.directory / f"trial-{trial.id}"
+    return dataclasses.replace(target, code=trial.code, directory=folder, initial=None)
+
+
 def _of_folder(folder: FinalFolder) -> Target:
     record = folder.record
     module = recorded_module(folder.source, record)
@@ -211,7 +236,7 @@ def _of_run(run: Run) -> Target:
             f"{run.directory} was started from Python, so there is no experiment file to build its network from"
         )
     with TrialStore.open(run.trials, read_only=True) as store:
-        winner = best(store.trials())
+        winner = winner_among(store.trials(), run.objectives)
     if winner is None:
         raise RunError(f"no trial of {run.directory} has succeeded yet, so there is no winner to train")
     module, config = run.load()
@@ -230,6 +255,7 @@ def _parse(wanted: Target, arguments: Sequence[str]) -> Any:
     module, recorded = wanted.module, wanted.origin
     out = tyro.conf.arg(metavar="DIR", help="new or empty folder, or the folder of the training to continue")
     code = tyro.conf.arg(metavar="0,1,...", help="code of the network, integers with commas; default: the best trial's")
+    pick = tyro.conf.arg(metavar="PICK", help="trial of a run: knee, 'trial 17' or 'multiply_adds<=3e8'")
     weights = tyro.conf.arg(metavar="DIR", help="folder of initial weights from lanas extract or lanas export")
     preset = tyro.conf.arg(
         metavar="NAME", help=f"named settings to start from: {', '.join(_presets(module)) or 'none'}"
@@ -238,6 +264,7 @@ def _parse(wanted: Target, arguments: Sequence[str]) -> Any:
     options: list[Any] = [
         ("preset", Annotated[str | None, preset], dataclasses.field(default=None)),
         ("code", Annotated[str | None, code], dataclasses.field(default=None)),
+        ("pick", Annotated[str | None, pick], dataclasses.field(default=None)),
         ("weights", Annotated[Path | None, weights], dataclasses.field(default=None)),
         ("out", Annotated[Path | None, out], dataclasses.field(default=None)),
         ("hosts", Hosts, dataclasses.field(default_factory=Hosts)),

@@ -18,6 +18,7 @@ from lanas_jax.searchers.lanas import LaNAS
 from lanas_jax.searchers.partition import NodeSummary, PartitionTree
 from lanas_jax.spaces.base import SearchSpace
 from lanas_jax.storage.trials import Status, Trial, by_tell
+from lanas_jax.study.objectives import values_to_tell
 
 TOP = 3  # number of features named per split
 
@@ -38,9 +39,11 @@ def learned_tree(
       top: number of features named per split.
 
     Returns:
-      The nodes, with means in the units of the values, and an empty string; or None and the reason why there is no
-      tree.
+      The nodes, with means in the units of the values, or with several objectives shares of the hypervolume, and an
+      empty string; or None and the reason why there is no tree.
     """
+    names = getattr(searcher, "objectives", ())
+    names = names if isinstance(names, tuple) else ()
     finished = [trial for trial in trials if trial.status != Status.PENDING]
     if isinstance(searcher, LaNAS):
         searcher = dataclasses.replace(searcher, patience=0)  # the tree of all trials, not only of the current round
@@ -50,18 +53,18 @@ def learned_tree(
     if not any(trial.status == Status.DONE for trial in finished):
         return None, "No trial has a value yet, so there is no tree to show."
     for told in by_tell(finished):
-        state = searcher.tell(state, _codes(told), _values(told))
+        state = searcher.tell(state, _codes(told), jnp.asarray(values_to_tell(told, names)))
     nodes = partition.explain(state.tree, searcher.space.feature_names, top)
     if len(nodes) == 1:
         return None, f"After {len(finished)} trial{'s' * (len(finished) != 1)} the tree has not split the space yet."
-    return _in_values(nodes, state.tree, searcher.space, finished), ""
+    return nodes if names else _in_values(nodes, state.tree, searcher.space, finished), ""
 
 
 def _in_values(
     nodes: Sequence[NodeSummary], tree: PartitionTree, space: SearchSpace, trials: Sequence[Trial]
 ) -> list[NodeSummary]:
     """Replaces the means of nodes by means of trial values, since a searcher may learn from ranks or scores."""
-    values = np.asarray(_values(trials))
+    values = values_to_tell(trials)
     node = np.asarray(partition.route(tree, space.features(space.canonical(_codes(trials)))))
     members: dict[int, list[float]] = {}
     for leaf, value in zip(node.tolist(), values.tolist(), strict=True):
@@ -83,18 +86,18 @@ def _codes(trials: Sequence[Trial]) -> jax.Array:
     return jnp.asarray([trial.code for trial in trials], jnp.int32)
 
 
-def _values(trials: Sequence[Trial]) -> jax.Array:
-    """Returns the values that a searcher receives: NaN for a failed trial."""
-    return jnp.asarray([jnp.nan if trial.value is None else trial.value for trial in trials], jnp.float32)
+def drawing(nodes: Sequence[NodeSummary], measure: str = "mean") -> Tree:
+    """Draws the tree as text; each split lists the features that push to its good side and to its bad side.
 
-
-def drawing(nodes: Sequence[NodeSummary]) -> Tree:
-    """Draws the tree as text; each split lists the features that push to its good side and to its bad side."""
+    Args:
+      nodes: nodes of the tree.
+      measure: name of the numbers of the nodes.
+    """
     by_index = {node.node: node for node in nodes}
 
     def grow(i: int, side: str, parent: Tree | None) -> Tree:
         node = by_index[i]
-        mean = "no result" if node.mean_value is None else f"mean {node.mean_value:.4f}"
+        mean = "no result" if node.mean_value is None else f"{measure} {node.mean_value:.4f}"
         label = Text(f"{side}{node.samples} trial{'s' * (node.samples != 1)}, {mean}")
         for names, style in ((_pushing(node, 1), "green"), (_pushing(node, -1), "red")):
             if names:

@@ -19,6 +19,7 @@ from lanas_jax.searchers.partition import NodeSummary
 from lanas_jax.searchers.sampling import LISTED
 from lanas_jax.spaces.base import SearchSpace
 from lanas_jax.storage.trials import Status, Trial, best
+from lanas_jax.study.objectives import winner_among
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,6 +39,7 @@ class ReportData:
       ranking: rank correlations of estimates with training from scratch; None if not measured.
       draws: number of first trials with a value that the searcher drew uniformly; 0 to show no level of random draws.
       refresh: number of seconds after which a browser reads the page again; None for a search that is not running.
+      objectives: names of the objectives of a search with several, whose winner is the knee of their front.
     """
 
     name: str
@@ -52,6 +54,7 @@ class ReportData:
     ranking: Ranked | None = None
     draws: int = 0
     refresh: int | None = None
+    objectives: tuple[str, ...] = ()
 
     @property
     def show(self) -> ValueFormat:
@@ -61,7 +64,7 @@ class ReportData:
     @property
     def winner(self) -> tuple[int, ...] | None:
         """The code that was trained as the winner, otherwise the best code so far."""
-        leader = best(self.trials)
+        leader = winner_among(self.trials, self.objectives)
         return tuple(self.final["code"]) if self.final else leader.code if leader else None
 
 

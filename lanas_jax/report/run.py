@@ -129,6 +129,7 @@ def write_report(
             ranking=result.read_ranking(here.directory / result.FOLDER),
             draws=experiment.searcher.initial if isinstance(experiment.searcher, LaNAS) else 0,
             refresh=None if running is None else REFRESH,
+            objectives=here.objectives,
         )
     )
     replace_text(here.report, page)

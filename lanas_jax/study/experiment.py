@@ -14,6 +14,7 @@ from lanas_jax.searchers.base import Searcher
 from lanas_jax.spaces.base import SearchSpace
 from lanas_jax.storage.trials import Trial
 from lanas_jax.study.discovery import ExperimentError
+from lanas_jax.study.objectives import check_study_objectives
 from lanas_jax.trainer.loop import SilentTraining, TrainingProgress
 from lanas_jax.trainer.task import FinalTraining
 
@@ -60,6 +61,8 @@ class Experiment:
       batch: number of trials per ask.
       seed: random seed of the search.
       winner: winner training, run after the last trial; None for a search that ends with its last trial.
+      objectives: names of two to four objectives; empty for the evaluator's value alone. The searcher searches the
+        same, and the winner is the knee of their front (`lanas_jax.study.objectives`).
     """
 
     name: str
@@ -70,11 +73,13 @@ class Experiment:
     batch: int
     seed: int
     winner: WinnerTraining | None = None
+    objectives: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         set_whole_numbers(self, budget=1, batch=1, seed=0)
         if self.seed >= 2**32:
             raise ValueError(f"seed must be below 2**32; got {self.seed}")
+        object.__setattr__(self, "objectives", check_study_objectives(self.objectives, self.searcher))
 
 
 @runtime_checkable

@@ -28,10 +28,11 @@ from lanas_jax.runtime.paths import local_path
 from lanas_jax.storage import software
 from lanas_jax.storage.checkpoints import Checkpoints
 from lanas_jax.storage.folder import RunError
-from lanas_jax.storage.trials import Trial, TrialStore, best
+from lanas_jax.storage.trials import Trial, TrialStore
 from lanas_jax.study import run_folder
 from lanas_jax.study.experiment import Experiment, Silence, StudyProgress
 from lanas_jax.study.metrics import SearchMetrics
+from lanas_jax.study.objectives import VALUES, front, winner_among
 from lanas_jax.study.replay import SearchLog, StudyError, keys_of
 from lanas_jax.study.run_folder import Run
 from lanas_jax.study.winner import check_winner, origin_of, same_network, train_winner
@@ -48,17 +49,24 @@ class Result:
       trials: all trials, in the order asked.
       final: result of the winner training, the content of its final.json; None if there is none.
       exhausted: True if the space ran out of codes before the budget was used.
+      objectives: names of the objectives; empty for the evaluator's value alone.
     """
 
     directory: Path
     trials: Sequence[Trial]
     final: Mapping[str, Any] | None
     exhausted: bool
+    objectives: tuple[str, ...] = ()
 
     @property
     def best(self) -> Trial | None:
-        """The trial with the highest value."""
-        return best(self.trials)
+        """The trial with the highest value, or with several objectives the knee of their front."""
+        return winner_among(self.trials, self.objectives)
+
+    @property
+    def front(self) -> list[Trial]:
+        """The trials that no other beats in every objective; with one objective, the best trial."""
+        return front(self.trials, self.objectives or VALUES[:1])
 
 
 @runtime_checkable
@@ -140,7 +148,7 @@ def run(
         if search_log.exhausted:
             progress.note(f"the space has no more codes: the search ends after {search_log.asked} trials")
         _train_winner(experiment, workers, here, store, progress)
-        return Result(directory, store.trials(), here.result, search_log.exhausted)
+        return Result(directory, store.trials(), here.result, search_log.exhausted, experiment.objectives)
 
 
 def _continued(experiment: Experiment, here: Run, extend: bool, accept_versions: bool, progress: StudyProgress) -> Run:
@@ -231,7 +239,7 @@ def _train_winner(
     """
     if experiment.winner is None:
         return
-    if (winner := best(store.trials())) is None:
+    if (winner := winner_among(store.trials(), experiment.objectives)) is None:
         progress.note("no trial succeeded, so there is no winner to train")
         return
     code = winner.code

@@ -21,13 +21,14 @@ from typing import TYPE_CHECKING, Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int, Key, PRNGKeyArray
+from jaxtyping import Array, Int, Key, PRNGKeyArray
 
 from lanas_jax.evaluators.base import Outcome
 from lanas_jax.runtime.arithmetic import nan_is_data
 from lanas_jax.storage import software
 from lanas_jax.storage.checkpoints import Checkpoints
 from lanas_jax.storage.trials import Trial, TrialStore
+from lanas_jax.study.objectives import values_to_tell, with_all_objectives
 
 if TYPE_CHECKING:
     from lanas_jax.study.experiment import Experiment
@@ -117,6 +118,7 @@ class SearchLog:
           ValueError: as in `TrialStore.finish`.
         """
         how = {"software": software.versions()} | how
+        outcomes = [with_all_objectives(outcome, self._experiment.objectives) for outcome in outcomes]
         finished = self._store.finish([trial.id for trial in trials], outcomes, started=started, **how)
         self._tell(finished)
         self._count(("tell", finished))
@@ -145,7 +147,8 @@ class SearchLog:
     @nan_is_data
     def _tell(self, trials: Sequence[Trial]) -> None:
         codes = jnp.asarray([trial.code for trial in trials], jnp.int32)
-        self._state = self._experiment.searcher.tell(self._state, codes, jnp.asarray(values_to_tell(trials)))
+        values = jnp.asarray(values_to_tell(trials, self._experiment.objectives))
+        self._state = self._experiment.searcher.tell(self._state, codes, values)
 
     def _count(self, event: Event) -> None:
         """Updates the counters and `pending` for an event that is already part of the searcher's state."""
@@ -224,11 +227,6 @@ def keys_of_words(texts: Sequence[str]) -> Keys:
 def hexadecimal(keys: Keys) -> list[str]:
     """Returns the raw words of each key as hexadecimal text."""
     return ["".join(f"{word:08x}" for word in words) for words in np.asarray(jax.random.key_data(keys)).tolist()]
-
-
-def values_to_tell(trials: Sequence[Trial]) -> Float[np.ndarray, " n"]:
-    """Returns the values of finished trials for the searcher's `tell`, NaN for failed ones; float32[n]."""
-    return np.array([np.nan if trial.value is None else trial.value for trial in trials], np.float32)
 
 
 def _events(trials: Iterable[Trial]) -> list[Event]:

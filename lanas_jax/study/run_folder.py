@@ -161,6 +161,11 @@ class Run:
                 f"{self.directory} is a run of the experiment {recorded!r}, not of {experiment.name!r}: "
                 f"choose another folder"
             )
+        if self.objectives != experiment.objectives:
+            names = [", ".join(names) or "none" for names in (self.objectives, experiment.objectives)]
+            raise RunError(
+                f"{self.directory} was started with the objectives {names[0]}, not {names[1]}: choose another folder"
+            )
         self.check_space(experiment.space.definition())
 
     def check_space(self, definition: dict[str, Any], *, choices_only: bool = False) -> None:
@@ -180,6 +185,11 @@ class Run:
             )
 
     @property
+    def objectives(self) -> tuple[str, ...]:
+        """The names of the run's objectives; empty for the evaluator's value alone."""
+        return tuple(self.record.get("objectives", ()))
+
+    @property
     def extensions(self) -> list[dict[str, Any]]:
         """The changes of the budget: ``from``, ``to``, the number of ``trials`` at that time, and the ``time``."""
         return list(self.record.get("extensions", ()))
@@ -194,6 +204,7 @@ class Run:
         """The recorded settings as text: the experiment, its origin and history, and every field of its `Config`."""
         names = ("experiment", "source", "working_folder", "created", "seed", "budget", "batch")
         found = {name: self.record.get(name) for name in names}
+        found["objectives"] = ", ".join(self.objectives)
         found["extended"] = "; ".join(
             f"{one['time']}: budget {one['from']}, now {one['to']}, after {one['trials']} trials"
             for one in self.extensions
@@ -330,6 +341,7 @@ def _record(experiment: "Experiment", source: Path | None, config: Any) -> dict[
         "seed": experiment.seed,
         "budget": experiment.budget,
         "batch": experiment.batch,
+        "objectives": list(experiment.objectives),
         "config": None if config is None else config_json.encode_value(config),
         "space": experiment.space.definition(),
         "software": software.versions(),

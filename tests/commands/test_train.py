@@ -109,6 +109,20 @@ def test_test_images_are_read_once_per_network_of_a_run(trained, tmp_path, capsy
     assert "test images read for 2 networks" in (run / "report.html").read_text()
 
 
+def test_a_trial_that_is_picked_is_trained_in_a_folder_of_its_own(trained, capsys):
+    run, _ = trained
+    with TrialStore.open(run / "trials.sqlite") as store:
+        other = min((trial for trial in store.trials() if trial.value is not None), key=lambda trial: trial.value)
+    options = ["--recipe.epochs", "1", "--recipe.train-on", "train"]
+    assert main(["train", str(run), "--pick", f"trial {other.id}", *options]) == 0
+    final = json.loads((run / f"trial-{other.id}" / "final.json").read_text())
+    assert tuple(final["code"]) == other.code != (0, 1)
+    assert "trial 999 does not exist" in refused(capsys, "train", run, "--pick", "trial 999")
+    assert "give --code or --pick, not both" in refused(capsys, "train", run, "--pick", "knee", "--code", "2,1")
+    assert "--pick needs the folder of a search" in refused(capsys, "train", run / "final", "--pick", "knee")
+    assert "has one objective, so its front is its best trial" in refused(capsys, "front", run)
+
+
 def test_other_settings_are_refused_and_named(trained, capsys):
     run, _ = trained
     message = refused(capsys, "train", run, "--recipe.epochs", "3", "--recipe.train-on", "train")

@@ -1,0 +1,172 @@
+"""The objectives of a study with several: their values of a trial, the front of all trials, and its knee.
+
+An objective is the value that the evaluator returns, called ``accuracy`` or ``value``, or a cost that is part of each
+outcome, ``multiply_adds`` or ``parameters``. All are maximised inside, so a cost is its negative there.
+"""
+
+import dataclasses
+import re
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float
+
+from lanas_jax.evaluators.base import Outcome
+from lanas_jax.searchers.objectives import COSTS, check_objectives
+from lanas_jax.storage.trials import Trial, best
+
+VALUES = ("accuracy", "value")  # names of the value that an evaluator returns
+NAMES = (*VALUES, *COSTS)
+
+
+def check_study_objectives(names: Sequence[str], searcher: Any) -> tuple[str, ...]:
+    """Returns the names of a study's objectives, checked against its searcher; empty for a study with one.
+
+    Raises:
+      ValueError: a name is unknown or given twice, there are more than four, or the searcher searches others.
+    """
+    expected = getattr(searcher, "objectives", None)
+    checked = check_objectives([name.replace("-", "_") for name in names]) if names else ()
+    unknown = [name for name in checked if name not in NAMES]
+    if unknown:
+        raise ValueError(f"there is no objective {unknown[0]!r}; choose from {', '.join(NAMES)}")
+    if set(VALUES) <= set(checked):
+        raise ValueError("accuracy and value are the same objective; give one of them")
+    kind = type(searcher).__name__
+    if isinstance(expected, tuple) and expected != checked:
+        raise ValueError(
+            f"{kind} searches the objectives {', '.join(expected)}, but the experiment has "
+            f"{', '.join(checked) or 'none'}: give both the same"
+        )
+    if isinstance(expected, int) and expected != max(len(checked), 1):
+        raise ValueError(f"{kind}(objectives={expected}) does not fit {len(checked)} objectives of the experiment")
+    if expected is None and checked:
+        raise ValueError(f"{kind} searches one objective; use ParetoLaNAS, NSGA2 or RandomSearch for {len(checked)}")
+    return checked
+
+
+def objectives_of(trial: Trial | Outcome, names: Sequence[str]) -> tuple[float | None, ...]:
+    """Returns the objectives of a trial, costs as their negatives; None for those that it lacks."""
+    found = [trial.value if name in VALUES else getattr(trial, name) for name in names]
+    return tuple(
+        None if number is None else -float(number) if name in COSTS else float(number)
+        for name, number in zip(names, found, strict=True)
+    )
+
+
+def with_all_objectives(outcome: Outcome, names: Sequence[str]) -> Outcome:
+    """Returns an outcome, as a failure with its reason if it lacks an objective."""
+    missing = [name for name, found in zip(names, objectives_of(outcome, names), strict=True) if found is None]
+    if outcome.failed or not missing:
+        return outcome
+    return dataclasses.replace(outcome, value=None, reason=f"the evaluator reports no {missing[0]}")
+
+
+def values_to_tell(trials: Sequence[Trial], names: Sequence[str] = ()) -> Float[np.ndarray, "n ..."]:
+    """Returns the values of finished trials for the searcher's `tell`, NaN for failed ones.
+
+    float32[n], or float32[n, k] for k objectives.
+    """
+    rows = [objectives_of(trial, names or VALUES[:1]) for trial in trials]
+    told = [
+        [np.nan if trial.value is None or x is None else x for x in row]
+        for trial, row in zip(trials, rows, strict=True)
+    ]
+    values = np.array(told, np.float32).reshape(len(trials), max(len(names), 1))
+    return values if names else values[:, 0]
+
+
+def front(trials: Iterable[Trial], names: Sequence[str]) -> list[Trial]:
+    """Returns the trials that no other beats in every objective, by falling first objective.
+
+    Of trials with equal objectives, the earliest is on the front.
+    """
+    done = [trial for trial in trials if trial.value is not None]
+    points: dict[tuple[float | None, ...], Trial] = {}
+    for trial in sorted(done, key=lambda trial: trial.id):
+        points.setdefault(objectives_of(trial, names), trial)
+    values = np.array(list(points), np.float64).reshape(len(points), len(names))
+    beaten = [bool(((values >= row).all(axis=1) & (values > row).any(axis=1)).any()) for row in values]
+    found = [trial for trial, dominated in zip(points.values(), beaten, strict=True) if not dominated]
+    return sorted(found, key=lambda trial: (-(objectives_of(trial, names)[0] or 0.0), trial.id))
+
+
+def knee(members: Sequence[Trial], names: Sequence[str]) -> Trial | None:
+    """Returns the trial of a front that is farthest beyond the plane through its extremes; None for an empty front.
+
+    It has the highest sum of objectives, each scaled to [0, 1] over the front.
+    """
+    if not members:
+        return None
+    values = np.array([objectives_of(trial, names) for trial in members], np.float64)
+    extent = values.max(axis=0) - values.min(axis=0)
+    scaled = (values - values.min(axis=0)) / np.where(extent > 0, extent, 1.0)
+    return members[int(np.argmax(scaled.sum(axis=1)))]
+
+
+def winner_among(trials: Iterable[Trial], names: Sequence[str]) -> Trial | None:
+    """Returns the winner of a study: the knee of its front, or with one objective the trial of the highest value."""
+    trials = list(trials)
+    return knee(front(trials, names), names) if names else best(trials)
+
+
+def pick_trial(trials: Sequence[Trial], names: Sequence[str], text: str) -> Trial:
+    """Returns the trial that a text such as ``knee``, ``trial 17`` or ``multiply_adds<=3e8`` means.
+
+    A condition picks, of the trials on the front that meet it, the one with the highest first objective.
+
+    Args:
+      trials: trials of a study.
+      names: its objectives; empty for the evaluator's value alone.
+      text: the pick, such as ``knee``, ``trial 17`` or ``multiply_adds<=3e8``.
+
+    Raises:
+      ValueError: the text is none of these, names another objective, or no trial meets it; names the nearest that does.
+    """
+    names = tuple(names) or VALUES[:1]
+    members = front(trials, names)
+    if not members:
+        raise ValueError("no trial has succeeded yet")
+    if text.strip() == "knee":
+        return knee(members, names) or members[0]
+    if found := re.fullmatch(r"\s*trial\s+(\d+)\s*", text):
+        trial = next((trial for trial in trials if trial.id == int(found[1])), None)
+        if trial is None or trial.value is None:
+            there = "has no value" if trial else f"does not exist: there are {len(trials)}"
+            raise ValueError(f"trial {found[1]} {there}; those on the front are {_listed(members)}")
+        return trial
+    found = re.fullmatch(r"\s*([\w-]+)\s*(<=|>=)\s*(\S+)\s*", text)
+    limit = _number(found[3]) if found else None
+    if found is None or limit is None:
+        raise ValueError(f"pick must be such as knee, 'trial 17' or 'multiply_adds<=3e8'; got {text!r}")
+    name = found[1].replace("-", "_")
+    if name not in NAMES:
+        raise ValueError(f"there is no objective {name!r} to pick by; choose from {', '.join(NAMES)}")
+    numbers = [_shown(trial, name) for trial in members]
+    sign = 1 if found[2] == ">=" else -1
+    meeting = [trial for trial, x in zip(members, numbers, strict=True) if x is not None and sign * (x - limit) >= 0]
+    if meeting:
+        return meeting[0]
+    known = [(sign * x, trial, x) for trial, x in zip(members, numbers, strict=True) if x is not None]
+    if not known:
+        raise ValueError(f"the trials of this run have no {name}")
+    _, nearest, number = max(known, key=lambda one: one[0])
+    raise ValueError(f"no trial on the front has {text.strip()}; the nearest is trial {nearest.id} with {number:,.6g}")
+
+
+def _shown(trial: Trial, name: str) -> float | None:
+    """Returns an objective as it is reported: costs are positive."""
+    (found,) = objectives_of(trial, (name,))
+    return found if found is None or name not in COSTS else -found
+
+
+def _listed(members: Sequence[Trial]) -> str:
+    return ", ".join(str(trial.id) for trial in members)
+
+
+def _number(text: str) -> float | None:
+    try:
+        return float(text)
+    except ValueError:
+        return None

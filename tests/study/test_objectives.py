@@ -1,0 +1,151 @@
+"""Studies with several objectives: what is told, stored and resumed, the front, its knee, and what is refused."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+
+import lanas_jax as lx
+from lanas_jax import study
+from lanas_jax.evaluators.base import Outcome
+from lanas_jax.storage.folder import RunError
+from lanas_jax.storage.trials import Status, Trial
+from lanas_jax.study import Experiment, objectives
+from tests.searchers.canonical import POOL_SPACE, additive
+
+TWO = ("accuracy", "parameters")
+
+
+class Evaluator:
+    """Values that follow from the codes, with parameters, which every fifth code lacks; may stop at a call."""
+
+    def __init__(self, stop=None):
+        self.calls, self.stop = 0, stop
+
+    def evaluate(self, codes, keys):
+        self.calls += 1
+        if self.calls == self.stop:
+            raise KeyboardInterrupt
+        return [outcome(code) for code in codes]
+
+
+def outcome(code):
+    total = int(code.sum())
+    return Outcome(float(additive(code[None])[0]), parameters=None if total % 5 == 0 else total)
+
+
+def experiment(evaluator, searcher=None, names=TWO, **more):
+    searcher = searcher or lx.NSGA2(POOL_SPACE, TWO, population=6)
+    return Experiment("pairs", POOL_SPACE, searcher, evaluator, 24, 4, 3, objectives=names, **more)
+
+
+def trial(number, value, parameters):
+    return Trial(number, 0, (number,), "", Status.DONE, value=value, parameters=parameters)
+
+
+# Trial 2 is beaten by 1, and 4 equals 0. The line through the extremes 3 and 5 is farthest from 1.
+TRIALS = [
+    trial(0, 0.5, 40),
+    trial(1, 0.9, 50),
+    trial(2, 0.8, 60),
+    trial(3, 1.0, 100),
+    trial(4, 0.5, 40),
+    trial(5, 0.1, 10),
+    Trial(6, 0, (6,), "", Status.FAILED, reason="it broke"),
+]
+
+
+def test_a_study_tells_all_objectives_and_fails_trials_that_lack_one(tmp_path):
+    result = study.run(experiment(Evaluator()), tmp_path / "run")
+    assert len(result.trials) == 24
+    lacking = [one for one in result.trials if sum(one.code) % 5 == 0]
+    assert lacking
+    assert {(one.status, one.reason) for one in lacking} == {("failed", "the evaluator reports no parameters")}
+    told = objectives.values_to_tell(result.trials, TWO)
+    for one, row in zip(result.trials, told, strict=True):
+        expected = [np.nan] * 2 if one in lacking else [np.float32(one.value), -sum(one.code)]
+        np.testing.assert_array_equal(row, np.float32(expected))
+    assert result.best in result.front
+    assert result.front == objectives.front(result.trials, TWO)
+
+
+def test_a_run_is_resumed_to_the_same_trials_but_not_with_other_objectives(tmp_path):
+    whole = study.run(experiment(Evaluator()), tmp_path / "whole").trials
+    with pytest.raises(KeyboardInterrupt):
+        study.run(experiment(Evaluator(stop=3)), tmp_path / "part")
+    rest = Evaluator()
+    part = study.run(experiment(rest), tmp_path / "part").trials
+    assert [(one.code, one.value, one.status) for one in part] == [(one.code, one.value, one.status) for one in whole]
+    assert rest.calls == 4
+    others = ("accuracy", "multiply_adds")
+    other = experiment(Evaluator(), lx.NSGA2(POOL_SPACE, others, population=6), others)
+    with pytest.raises(RunError, match="objectives accuracy, parameters, not accuracy, multiply_adds"):
+        study.run(other, tmp_path / "part")
+
+
+def test_the_front_and_its_knee_are_those_of_geometry():
+    members = objectives.front(TRIALS, TWO)
+    assert [one.id for one in members] == [3, 1, 0, 5]
+    assert objectives.knee(members, TWO) is TRIALS[1]
+    assert objectives.winner_among(TRIALS, TWO) is TRIALS[1]
+    assert objectives.winner_among(TRIALS, ()) is TRIALS[3]
+    assert objectives.winner_among(TRIALS[6:], TWO) is None
+
+
+@pytest.mark.parametrize(
+    ("text", "number"),
+    [("knee", 1), ("trial 2", 2), ("parameters<=45", 0), ("parameters <= 1e2", 3), ("accuracy>=0.6", 3)],
+)
+def test_a_trial_is_picked_by_name_number_or_condition(text, number):
+    assert objectives.pick_trial(TRIALS, TWO, text).id == number
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("parameters<=5", "no trial on the front has parameters<=5; the nearest is trial 5 with 10"),
+        ("accuracy>=2", "no trial on the front has accuracy>=2; the nearest is trial 3 with 1"),
+        ("trial 9", "trial 9 does not exist: there are 7; those on the front are 3, 1, 0, 5"),
+        ("trial 6", "trial 6 has no value; those on the front are 3, 1, 0, 5"),
+        (
+            "colour<=5",
+            "there is no objective 'colour' to pick by; choose from accuracy, value, multiply_adds, parameters",
+        ),
+        ("multiply_adds<=5", "the trials of this run have no multiply_adds"),
+        ("best", "pick must be such as knee, 'trial 17' or 'multiply_adds<=3e8'; got 'best'"),
+        ("parameters<=many", "pick must be such as"),
+    ],
+)
+def test_what_cannot_be_picked_is_refused_with_the_nearest_that_can(text, message):
+    with pytest.raises(ValueError, match=message):
+        objectives.pick_trial(TRIALS, TWO, text)
+
+
+@pytest.mark.parametrize(
+    ("searcher", "names", "message"),
+    [
+        (
+            None,
+            ("accuracy", "colour"),
+            "there is no objective 'colour'; choose from accuracy, value, multiply_adds, par",
+        ),
+        (None, ("parameters", "parameters"), "the objective 'parameters' is given twice"),
+        (None, ("value", "accuracy"), "accuracy and value are the same objective"),
+        (
+            None,
+            (),
+            "NSGA2 searches the objectives accuracy, parameters, but the experiment has none: give both the same",
+        ),
+        (lx.LocalSearch(POOL_SPACE), TWO, "LocalSearch searches one objective; use ParetoLaNAS, NSGA2 or RandomSearch"),
+        (lx.RandomSearch(POOL_SPACE), TWO, r"RandomSearch\(objectives=1\) does not fit 2 objectives"),
+    ],
+)
+def test_objectives_that_do_not_fit_are_refused_at_the_door(searcher, names, message):
+    with pytest.raises(ValueError, match=message):
+        experiment(Evaluator(), searcher, names)
+
+
+def test_names_on_a_command_line_may_have_hyphens():
+    one = experiment(Evaluator(), lx.NSGA2(POOL_SPACE, ("accuracy", "multiply_adds")), ("accuracy", "multiply-adds"))
+    assert one.objectives == ("accuracy", "multiply_adds")
+    assert dataclasses.replace(one, seed=4).objectives == one.objectives
