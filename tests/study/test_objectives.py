@@ -7,7 +7,10 @@ import pytest
 
 import lanas_jax as lx
 from lanas_jax import study
+from lanas_jax.cli import main
+from lanas_jax.commands import summary
 from lanas_jax.evaluators.base import Outcome
+from lanas_jax.runtime.console import terminal
 from lanas_jax.storage.folder import RunError
 from lanas_jax.storage.trials import Status, Trial
 from lanas_jax.study import Experiment, objectives
@@ -55,7 +58,7 @@ TRIALS = [
 ]
 
 
-def test_a_study_tells_all_objectives_and_fails_trials_that_lack_one(tmp_path):
+def test_a_study_tells_all_objectives_and_fails_trials_that_lack_one(tmp_path, capsys):
     result = study.run(experiment(Evaluator()), tmp_path / "run")
     assert len(result.trials) == 24
     lacking = [one for one in result.trials if sum(one.code) % 5 == 0]
@@ -67,6 +70,13 @@ def test_a_study_tells_all_objectives_and_fails_trials_that_lack_one(tmp_path):
         np.testing.assert_array_equal(row, np.float32(expected))
     assert result.best in result.front
     assert result.front == objectives.front(result.trials, TWO)
+    assert main(["front", str(tmp_path / "run")]) == 0
+    said = capsys.readouterr().out
+    done = sum(one.value is not None for one in result.trials)
+    assert f"objectives: accuracy, parameters. {len(result.front)} of {done} trials are on the front" in said
+    assert f"{result.best.id} knee" in said
+    summary.show_result(terminal(), POOL_SPACE, result.trials, None, result.front, result.best)
+    assert f"knee of the front of 24 trials ({done} done" in capsys.readouterr().out
 
 
 def test_a_run_is_resumed_to_the_same_trials_but_not_with_other_objectives(tmp_path):
