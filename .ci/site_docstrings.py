@@ -9,7 +9,11 @@ from typing import Any
 
 import griffe
 
-CODE = re.compile(r"^(?P<lead>(?P<indent> *).*?):: *\n\n?(?P<code>(?:(?P=indent) {2}.*(?:\n|$)| *\n)+)", re.MULTILINE)
+CODE = re.compile(  # code is indented as deep as its first line, or deeper
+    r"^(?P<lead>(?P<indent> *).*?):: *\n\n?"
+    r"(?P<code>(?P<deep>(?P=indent) {2,})\S.*(?:\n|$)(?:(?P=deep).*(?:\n|$)| *\n)*)",
+    re.MULTILINE,
+)
 TABLE = re.compile(r"^(?P<rule>=+(?: +=+)+)\n(?P<head>.+\n)(?P=rule)\n(?P<body>(?:.+\n)+?)(?P=rule)$", re.MULTILINE)
 SHELL = re.compile(r"(lanas|python|pip|make|export|[A-Z_]+=\S+ )")
 
