@@ -139,8 +139,9 @@ def _read(config: Config) -> dict[tuple[str, str, int], list[float]]:
 
 def _rows(config: Config, found: dict[tuple[str, str, int], list[float]], optima: dict[str, float]) -> Iterator[str]:
     after = [*(n for n in AFTER if n < config.trials), config.trials]
-    yield f"| table (least loss) | sampler | {' | '.join(f'mean regret after {n}' for n in after)} |"
-    yield f"|---|---|{'---|' * len(after)}"
+    regrets = " | ".join(f"mean regret after {n}" for n in after)
+    yield f"| table (least loss) | sampler | {regrets} | best setting found |"
+    yield f"|---|---|{'---|' * len(after)}---|"
     for name in config.tables:
         for sampler in config.samplers:
             losses: Float[np.ndarray, "seeds trials"] = np.array(
@@ -148,6 +149,7 @@ def _rows(config: Config, found: dict[tuple[str, str, int], list[float]], optima
             )
             shortfall = regret(-losses, -optima[name])
             cells = ["{:.3g} ({:.3g}-{:.3g})".format(*bootstrap(shortfall[:, n - 1])) for n in after]
+            cells.append(f"{int((shortfall[:, -1] <= 0).sum())} of {config.seeds}")
             yield f"| {name} ({optima[name]:.3g}) | {SAMPLERS[sampler]} | {' | '.join(cells)} |"
 
 

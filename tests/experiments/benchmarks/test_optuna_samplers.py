@@ -28,6 +28,7 @@ def test_studies_are_run_once(tmp_path):
     ]
     assert studies[4]["losses"][:6] == studies[0]["losses"]  # a seed determines a study
     rows = text.splitlines()
-    assert rows[0] == "| table (least loss) | sampler | mean regret after 7 |"
+    assert rows[0] == "| table (least loss) | sampler | mean regret after 7 | best setting found |"
     least = min(studies[4]["losses"]) - 0.2213788
     assert rows[2].startswith(f"| protein (0.221) | LaNASSampler | {least:.3g} (")
+    assert rows[2].endswith(") | 0 of 1 |")
