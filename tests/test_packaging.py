@@ -294,7 +294,7 @@ def test_the_extra_onnx_converts_a_trained_network(environment, wheel, tmp_path)
     """In this environment, since jax2onnx requires an older orbax than the one that the other tests have."""
     environment("python", "-m", "pip", "install", "--quiet", "--no-compile", f"{wheel}[export,onnx]", cwd=tmp_path)
     environment("lanas", "search", "digits", *TINY_DIGITS, "--winner.cells=3", "--out", "run", cwd=tmp_path)
-    images = np.random.default_rng(0).integers(0, 256, (5, 8, 8, 1)).astype(np.uint8)
+    images = np.random.default_rng(0).normal(size=(5, 8, 8, 1)).astype(np.float32)
     np.save(tmp_path / "images.npy", images)
     logits = {}
     for kind in ("safetensors", "stablehlo", "onnx"):
