@@ -63,7 +63,7 @@ class FrontProblem(NamedTuple):
           table: table with a column per objective.
           objectives: names of the objectives.
           reference: values below which a network is of no use; None for the worst values on the table's front, and a
-            tenth of the front's range below them.
+            tenth of the front's range below them, or of the table's range where the front has a single value.
 
         Raises:
           ValueError: the reference has another length, or no network of the table is above it.
@@ -71,7 +71,9 @@ class FrontProblem(NamedTuple):
         values = np.asarray(table.values)
         front = front_rows(values)
         best, worst = values[front].max(axis=0), values[front].min(axis=0)
-        given = tuple(map(float, worst - MARGIN * (best - worst) if reference is None else reference))
+        whole = values.max(axis=0) - values.min(axis=0)
+        extent = np.where(best > worst, best - worst, np.where(whole > 0, whole, 1.0))
+        given = tuple(map(float, worst - MARGIN * extent if reference is None else reference))
         if len(given) != len(objectives):
             raise ValueError(f"the reference needs a value for each of {', '.join(objectives)}; got {len(given)}")
         problem = cls(table, tuple(objectives), given, front, 1.0)
@@ -89,11 +91,21 @@ class FrontProblem(NamedTuple):
         table = np.asarray(self.table.values, np.float64)
         scale = np.maximum(table.std(axis=0), 1e-30)
         above = ((values - np.array(self.reference)) / scale).astype(np.float32)
-        return np.asarray(_volumes(np.nan_to_num(above, nan=-1.0), np.array(points, np.int32)))
+        above = np.nan_to_num(above, nan=-1.0)
+        if above.shape[2] < 3:
+            return np.asarray(_volumes(above, np.array(points, np.int32)))
+        # For three and more, the time grows steeply with the number of points: only fronts are measured.
+        useful = [[search[:n][(search[:n] > 0).all(axis=1)] for n in points] for search in above]
+        fronts = [rows[front_rows(rows)] for search in useful for rows in search]
+        longest = max(1, *map(len, fronts))
+        padded = np.full((len(fronts), longest, above.shape[2]), -1.0, np.float32)
+        for row, front in zip(padded, fronts, strict=True):
+            row[: len(front)] = front
+        return np.asarray(_volumes(padded, np.array([longest], np.int32))).reshape(len(above), len(points))
 
 
 def front_rows(values: Float[np.ndarray, "m k"]) -> Bool[np.ndarray, " m"]:
-    """Returns which rows of a table are on its front, in blocks that fit memory."""
+    """Returns which rows of a table are on its front."""
     left = np.ones(len(values), bool)
     for row in np.argsort(-values.sum(axis=1)):
         if left[row]:

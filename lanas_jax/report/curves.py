@@ -77,7 +77,7 @@ def band_by_trial(runs: Sequence[Float[np.ndarray, " _"]]) -> Band:
     return _band(np.arange(1.0, length + 1), np.array([run[:length] for run in runs]).reshape(len(runs), length))
 
 
-def band_by_time(runs: Sequence[tuple[Float[np.ndarray, " n"], Float[np.ndarray, " n"]]]) -> Band:
+def band_by_time(runs: Sequence[tuple[Float[np.ndarray, " _"], Float[np.ndarray, " _"]]]) -> Band:
     """Returns the band against time, as long as the shortest run.
 
     Args:

@@ -151,8 +151,8 @@ def _cards(run: ReportData) -> list[Element]:
     cards.append(_card("trials", f"{through:,} of {run.budget:,}", aside or "none failed"))
     cards.append(_time_card(run))
     sized = (final["multiply_adds"], final["parameters"]) if final else (None, None)
-    if sized[0] is None and leader:
-        sized = (leader.multiply_adds, leader.parameters)
+    if sized[0] is None and (chosen := winner_among(run.trials, run.objectives)):
+        sized = (chosen.multiply_adds, chosen.parameters)
     if sized[0] is not None:
         aside = f"{formatting.count(sized[1])} parameters"
         cards.append(_card("winner's multiply-adds", formatting.count(sized[0]), aside))
@@ -227,7 +227,8 @@ def _tree(run: ReportData) -> list[Element]:
         "others down. It lists the features with the largest weights; a positive weight pushes up. The regions on the "
         "right go from promising to poor; a stronger blue means a better mean value."
     )
-    drawing = element("div", tree.draw_tree(run.tree, run.show), class_="wide")
+    measure = "hypervolume" if run.objectives else "mean"
+    drawing = element("div", tree.draw_tree(run.tree, run.show, measure), class_="wide")
     return [heading, element("p", explanation, class_="quiet"), element("figure", drawing)]
 
 

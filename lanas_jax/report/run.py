@@ -68,6 +68,7 @@ def _run_data(here: run_folder.Run, place: str) -> RunData:
         space=_space_of(here),
         settings=here.settings,
         final=here.result,
+        objectives=here.objectives,
     )
 
 

@@ -18,6 +18,7 @@ from lanas_jax.report.formatting import ValueFormat
 from lanas_jax.report.style import CSS, SCRIPT
 from lanas_jax.spaces.base import SearchSpace
 from lanas_jax.storage.trials import Status, Trial, best
+from lanas_jax.study.objectives import winner_among
 
 ELSEWHERE = ("seed", "created")  # settings that are not in the table of those that differ
 MOST_WINNERS = 12  # maximum number of winners drawn
@@ -37,6 +38,7 @@ class RunData:
       space: search space.
       settings: recorded settings as text, by name.
       final: result of the winner's training, the content of its final.json; None if there is none.
+      objectives: names of the objectives of a search with several, whose winner is the knee of their front.
     """
 
     place: str
@@ -48,6 +50,7 @@ class RunData:
     space: SearchSpace
     settings: Mapping[str, str] = dataclasses.field(default_factory=dict)
     final: Mapping[str, Any] | None = None
+    objectives: tuple[str, ...] = ()
 
     @property
     def finished(self) -> list[Trial]:
@@ -163,7 +166,8 @@ def _runs(groups: Groups, show: ValueFormat) -> list[Element]:
     rows = []
     for name, runs in groups.items():
         for run in runs:
-            leader, status = best(run.trials), Counter(trial.status for trial in run.trials)
+            leader = winner_among(run.trials, run.objectives)
+            status = Counter(trial.status for trial in run.trials)
             spent = float(run.seconds[-1]) if len(run.seconds) else 0.0
             value, at, costs = (
                 (leader.value, str(leader.id), (leader.multiply_adds, leader.parameters))
@@ -193,7 +197,7 @@ def _winners(groups: Groups, show: ValueFormat) -> list[Element]:
         (leader.value, run, name, leader)
         for name, runs in groups.items()
         for run in runs
-        if (leader := best(run.trials)) is not None and leader.value is not None
+        if (leader := winner_among(run.trials, run.objectives)) is not None and leader.value is not None
     ]
     if not found:
         return []

@@ -30,12 +30,13 @@ class Place(NamedTuple):
         return self.top + self.height / 2
 
 
-def draw_tree(nodes: Sequence[NodeSummary], show: ValueFormat) -> Element:
+def draw_tree(nodes: Sequence[NodeSummary], show: ValueFormat, measure: str = "mean") -> Element:
     """Draws the tree as SVG: root on the left, the good side of each split above the bad side.
 
     Args:
       nodes: all nodes of one tree, in any order.
       show: format of the values.
+      measure: name of the nodes' numbers.
     """
     by_index = {node.node: node for node in nodes}
     names = [shorten(name, LONGEST) for node in nodes for name, _ in node.drivers]
@@ -47,7 +48,7 @@ def draw_tree(nodes: Sequence[NodeSummary], show: ValueFormat) -> Element:
         node = by_index[i]
         shade = _shade(node.mean_value, means)
         title = f"region {regions[i]}" if node.is_leaf else ""
-        shapes.append(_box(node, place, show, shade, title))
+        shapes.append(_box(node, place, show, shade, title, measure))
     right = max(place.left + place.width for place in places.values())
     bottom = max(place.top + place.height for place in places.values())
     return svg(
@@ -95,9 +96,9 @@ def _branch(parent: Place, child: Place, *, good: bool) -> Element:
     return element("path", d=path, class_="branch good" if good else "branch bad")
 
 
-def _box(node: NodeSummary, place: Place, show: ValueFormat, shade: float, title: str) -> Element:
+def _box(node: NodeSummary, place: Place, show: ValueFormat, shade: float, title: str, measure: str) -> Element:
     trials = formatting.plural(node.samples, "trial")
-    mean = "no value" if node.mean_value is None else f"mean {show(node.mean_value)}"
+    mean = "no value" if node.mean_value is None else f"{measure} {show(node.mean_value)}"
     lines = [f"{title}: {trials}", mean] if node.is_leaf else [f"{trials}, {mean}"]
     left, top = place.left + 8.0, place.top + LINE + 1.0
     texts = [element("text", line, class_="count", x=left, y=top + i * LINE) for i, line in enumerate(lines)]

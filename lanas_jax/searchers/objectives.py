@@ -15,14 +15,14 @@ COSTS = Cost._fields  # objectives that are exact: names of `SearchSpace.cost`
 
 
 def check_objectives(names: Sequence[str]) -> tuple[str, ...]:
-    """Returns the names of the objectives of a search.
+    """Returns the names of the objectives of a search, with underscores in place of hyphens.
 
     Raises:
       ValueError: there are fewer than two or more than four, or a name occurs twice.
     """
     if isinstance(names, str):
         raise ValueError(f"objectives must be several names; got the single text {names!r}")
-    checked = tuple(str(name) for name in names)
+    checked = tuple(str(name).replace("-", "_") for name in names)
     twice = [name for i, name in enumerate(checked) if name in checked[:i]]
     if twice:
         raise ValueError(f"the objective {twice[0]!r} is given twice; give each once")

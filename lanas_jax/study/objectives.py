@@ -5,6 +5,7 @@ outcome, ``multiply_adds`` or ``parameters``. All are maximised inside, so a cos
 """
 
 import dataclasses
+import math
 import re
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -27,7 +28,7 @@ def check_study_objectives(names: Sequence[str], searcher: Any) -> tuple[str, ..
       ValueError: a name is unknown or given twice, there are more than four, or the searcher searches others.
     """
     expected = getattr(searcher, "objectives", None)
-    checked = check_objectives([name.replace("-", "_") for name in names]) if names else ()
+    checked = check_objectives(names) if names else ()
     unknown = [name for name in checked if name not in NAMES]
     if unknown:
         raise ValueError(f"there is no objective {unknown[0]!r}; choose from {', '.join(NAMES)}")
@@ -114,7 +115,8 @@ def winner_among(trials: Iterable[Trial], names: Sequence[str]) -> Trial | None:
 def pick_trial(trials: Sequence[Trial], names: Sequence[str], text: str) -> Trial:
     """Returns the trial that a text such as ``knee``, ``trial 17`` or ``multiply_adds<=3e8`` means.
 
-    A condition picks, of the trials on the front that meet it, the one with the highest first objective.
+    A condition picks, of the trials on the front that meet it, the one with the highest value, or the highest first
+    objective if the value is none of them.
 
     Args:
       trials: trials of a study.
@@ -147,7 +149,9 @@ def pick_trial(trials: Sequence[Trial], names: Sequence[str], text: str) -> Tria
     sign = 1 if found[2] == ">=" else -1
     meeting = [trial for trial, x in zip(members, numbers, strict=True) if x is not None and sign * (x - limit) >= 0]
     if meeting:
-        return meeting[0]
+        if not set(names) & set(VALUES):
+            return meeting[0]
+        return max(meeting, key=lambda trial: -math.inf if trial.value is None else trial.value)
     known = [(sign * x, trial, x) for trial, x in zip(members, numbers, strict=True) if x is not None]
     if not known:
         raise ValueError(f"the trials of this run have no {name}")

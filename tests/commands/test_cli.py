@@ -24,7 +24,8 @@ from tests.refusals import refused
 ROOT = Path(__file__).parents[2]
 EXPERIMENT = str(ROOT / "tests" / "quick_experiment.py")
 COMMANDS = (
-    "search, resume, train, export, supernet, extract, plan, rank, report, trials, tree, describe, tables, compare"
+    "search, resume, train, export, supernet, extract, plan, rank, copy, report, trials, front, tree, describe, "
+    "tables, compare"
 )
 LANET = "2,2,0,2,1,2,0,2,2,3,2,1,2,0,0,1,1,1,2,1,1,0,3,4,3,0,3,1"
 

@@ -11,6 +11,7 @@ import lanas_jax as lx
 from lanas_jax.commands import compare as command
 from lanas_jax.comparison import fronts, peers
 from lanas_jax.runtime.console import terminal
+from lanas_jax.searchers.hypervolume import hypervolume
 from lanas_jax.tables.benchmark import Benchmark
 from lanas_jax.tables.objectives import objective_names, objective_values
 from tests.comparison.small_table import CODES, SPACE, VALUES
@@ -43,6 +44,26 @@ def test_the_front_of_a_table_is_that_of_the_definition():
     values = np.asarray(np.stack([VALUES, OTHER], axis=1))
     dominated = [((values >= row).all(axis=1) & (values > row).any(axis=1)).any() for row in values]
     np.testing.assert_array_equal(fronts.front_rows(values), ~np.array(dominated))
+
+
+def test_a_front_of_a_single_network_has_a_reference():
+    """A network that beats all others: the margin is a share of the table's range."""
+    table = lx.Table(SPACE, CODES[:3], np.float32([[0.1, 0.2], [0.3, 0.4], [0.9, 0.8]]))
+    problem = fronts.FrontProblem.of(table, TWO)
+    np.testing.assert_allclose(problem.reference, [0.9 - 0.08, 0.8 - 0.06], rtol=1e-5)
+    assert problem.largest > 0
+
+
+def test_volumes_of_three_objectives_are_those_of_the_front_alone():
+    """Trials that others beat, failed ones, and those below the reference do not count."""
+    values = np.asarray(np.stack([VALUES, OTHER, 1 - VALUES * OTHER], axis=1), np.float32)
+    problem = fronts.FrontProblem.of(lx.Table(SPACE, CODES, values), (*TWO, "parameters"))
+    trials = values[np.random.default_rng(0).permutation(len(values))][None, :30]
+    trials[0, 4] = np.nan
+    found = problem.volumes(trials, [1, 7, 30])
+    above = (np.nan_to_num(trials[0], nan=-9) - np.array(problem.reference)) / values.astype(float).std(axis=0)
+    expected = [hypervolume(jnp.float32(above), jnp.arange(30) < n, jnp.zeros(3)) for n in (1, 7, 30)]
+    np.testing.assert_allclose(found[0], expected, rtol=1e-4, atol=1e-6)
 
 
 def test_a_search_is_judged_by_shares_of_the_tables_hypervolume_and_front(problem):

@@ -37,6 +37,20 @@ def test_trials_wait_as_their_key_says():
     assert time.monotonic() - began >= 2 * sum(waited)
 
 
+def test_costs_are_those_of_the_tables_space():
+    space = lx.NASBench201Space()
+    codes = np.array([[0, 1, 2, 3, 4, 0], [3, 3, 3, 3, 3, 3]], np.int32)
+    outcomes = FromTable(lx.Table(space, codes, np.float32([0.5, 0.75]))).evaluate(
+        codes, jax.random.split(jax.random.key(0), 2)
+    )
+    assert [outcome.parameters for outcome in outcomes] == space.cost(codes).parameters.tolist()
+
+
+def test_a_table_of_several_objectives_is_refused():
+    with pytest.raises(ValueError, match="FromTable needs a table with one value per code"):
+        FromTable(lx.Table(SPACE, CODES, np.zeros((3, 2), np.float32)))
+
+
 def test_negative_seconds_are_refused():
     with pytest.raises(ValueError, match=r"seconds must be at least 0; got -1\.0"):
         FromTable(TABLE, seconds=-1.0)

@@ -11,6 +11,7 @@ import lanas_jax as lx
 from lanas_jax.searchers import history as hist
 from lanas_jax.searchers import partition, surrogate
 from tests.searchers.canonical import BATCH, LATTICE_SPACE, POOL, POOL_SPACE, additive, product, run
+from tests.trees import same
 
 
 def on_pool(**numbers):
@@ -57,9 +58,9 @@ def test_codes_that_others_try_are_pending_as_if_asked_for():
     state, asked, _ = run(searcher, 6)
     after, codes = searcher.ask(state, BATCH)
     added = searcher.add_pending(state, codes)
-    jax.tree.map(np.testing.assert_array_equal, (added.history, added.tree), (after.history, after.tree))
+    assert same((added.history, added.tree), (after.history, after.tree))
     again = searcher.add_pending(added, np.stack([codes[0], asked[0], [-1] * POOL_SPACE.dims, codes[1]]))  # all known
-    jax.tree.map(np.testing.assert_array_equal, (again.history, again.tree), (after.history, after.tree))
+    assert same((again.history, again.tree), (after.history, after.tree))
 
 
 def test_a_batch_counts_its_pending_trials_as_visits():

@@ -108,6 +108,7 @@ def test_the_front_and_its_knee_are_those_of_geometry():
 )
 def test_a_trial_is_picked_by_name_number_or_condition(text, number):
     assert objectives.pick_trial(TRIALS, TWO, text).id == number
+    assert objectives.pick_trial(TRIALS, TWO[::-1], text).id == number  # the order of the objectives does not matter
 
 
 @pytest.mark.parametrize(

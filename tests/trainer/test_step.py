@@ -155,7 +155,10 @@ def test_devices_or_groups_of_them_normalise_their_own_images(over, devices, dty
     assert ("bf16" in text) == (dtype == "bfloat16")
     halves = [
         jax.jit(partial(training.descent_over, task))(
-            weights, jax.tree.map(lambda x, i=i: x[6 * i : 6 * i + 6], batch), jax.random.fold_in(key, i), dropped
+            weights,
+            jax.tree.map(lambda x, i=i: x[6 * i : 6 * i + 6], batch),
+            *2 * [jax.random.fold_in(key, i)],
+            dropped,
         )
         for i in range(2)
     ]
