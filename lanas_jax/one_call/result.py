@@ -13,7 +13,8 @@ from lanas_jax.report.elements import Element, element, html
 from lanas_jax.report.formatting import ValueFormat
 from lanas_jax.spaces.base import SearchSpace
 from lanas_jax.spaces.choices import Option
-from lanas_jax.storage.trials import Status, Trial, best
+from lanas_jax.storage.trials import Status, Trial
+from lanas_jax.study.objectives import winner_among
 
 
 @dataclasses.dataclass(frozen=True, repr=False, eq=False)
@@ -26,6 +27,7 @@ class Study:
       space: search space; of a loaded run, the product of its choices, without costs and graphs.
       trials: trials in the order asked, pending and failed ones included.
       budget: total number of trials of the search.
+      objectives: names of the objectives of a loaded run with several; empty for one.
     """
 
     directory: Path
@@ -33,15 +35,16 @@ class Study:
     space: SearchSpace
     trials: Sequence[Trial]
     budget: int
+    objectives: tuple[str, ...] = ()
 
     @property
     def best(self) -> Trial | None:
-        """The trial with the highest value; None if no trial has one."""
-        return best(self.trials)
+        """The trial with the highest value, or the knee of the front of several objectives; None if there is none."""
+        return winner_among(self.trials, self.objectives)
 
     @property
     def best_value(self) -> float | None:
-        """The highest value."""
+        """The value of the best trial."""
         return None if self.best is None else self.best.value
 
     @property

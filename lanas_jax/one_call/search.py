@@ -121,7 +121,7 @@ def load(directory: Path | str) -> Study:
     with TrialStore.open(here.trials, read_only=True) as store:
         trials = store.trials()
     space = SearchSpace(map(choice_from_definition, definition["choices"]))
-    return Study(here.directory, here.record["experiment"], space, trials, here.record["budget"])
+    return Study(here.directory, here.record["experiment"], space, trials, here.record["budget"], here.objectives)
 
 
 def _name_of(objective: Any) -> str:
