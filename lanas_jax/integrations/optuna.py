@@ -74,7 +74,7 @@ class LaNASSampler(BaseSampler):
       search_space: distributions of the parameters to search, known before the first trial; default: those that all
         finished trials have.
       allowed: function that receives the parameters of `search_space` by name and returns whether a trial may have
-        them, such as ``lambda params: params["units"] * params["layers"] <= 1024``.
+        them, such as ``lambda params: params["units"] * params["layers"] <= 1024``. Enqueued trials are not checked.
       constraints_func: function from a finished trial to a list of numbers, of which positive ones are violated
         constraints, as in Optuna's samplers. Constraints that trials set themselves (Optuna 5) count in the same way.
       group: True to search each group of parameters that occur together by itself, for conditional spaces.
@@ -118,7 +118,8 @@ class LaNASSampler(BaseSampler):
         self._group = bool(group)
         self._independent = independent_sampler
         self._warns = bool(warn_independent_sampling)
-        self._forget("")
+        self._lock = threading.RLock()
+        self._forget()
 
     def __getstate__(self) -> dict[str, Any]:
         """Returns the settings; what was learned is rebuilt from the study."""
@@ -126,7 +127,8 @@ class LaNASSampler(BaseSampler):
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
-        self._forget("")
+        self._lock = threading.RLock()
+        self._forget()
 
     def reseed_rng(self) -> None:
         """Reseeds the independent sampler. Other draws need no reseeding: they depend on the number of the trial."""
@@ -135,9 +137,10 @@ class LaNASSampler(BaseSampler):
 
     def infer_relative_search_space(self, study: Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
         """Returns the parameters that LaNAS proposes for the next trial, without those that have a single value."""
-        del trial
         self._raise_error_if_multi_objective(study)
         with self._lock:
+            if trial.number == 0:  # of a new study, even if a database gives it the identity of a deleted one
+                self._forget()
             self._remember(study)
             groups = self._groups_of(study)
         return {name: distribution for group in groups for name, distribution in sorted(group.items())}
@@ -145,8 +148,18 @@ class LaNASSampler(BaseSampler):
     def sample_relative(
         self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
     ) -> dict[str, Any]:
-        """Returns parameters of a trial, and records them in its system attributes for other processes."""
+        """Returns parameters of a trial, and records them in its system attributes for other processes.
+
+        Raises:
+          ValueError: the study has several objectives, or `allowed` cannot be checked because another sampler fixes
+            parameters of `search_space`.
+        """
         self._raise_error_if_multi_objective(study)
+        if self._allowed is not None and (missing := sorted(set(self._declared or ()) - search_space.keys())):
+            raise ValueError(
+                f"allowed needs all parameters of search_space, but another sampler fixes {', '.join(missing)}: leave "
+                "what is fixed out of search_space, and state the condition for the others"
+            )
         if not search_space:
             return {}
         with self._lock:
@@ -160,8 +173,8 @@ class LaNASSampler(BaseSampler):
             for group in [*groups, others]:
                 if group and not group.keys() <= fixed.keys():
                     params |= self._propose(study, trial, group, rest)
-        if params:
-            study._storage.set_trial_system_attr(trial._trial_id, PROPOSED, params)
+            if params:
+                study._storage.set_trial_system_attr(trial._trial_id, PROPOSED, params)
         return params
 
     def sample_independent(
@@ -193,9 +206,8 @@ class LaNASSampler(BaseSampler):
         if self._independent is not None:
             self._independent.after_trial(study, trial, state, values)
 
-    def _forget(self, study_name: str) -> None:
-        self._lock = threading.RLock()
-        self._study_name = study_name
+    def _forget(self) -> None:
+        self._study: tuple[Any, int, str] | None = None  # storage, number and name
         self._intersection = IntersectionSearchSpace(include_pruned=True)
         self._decomposed = _GroupDecomposedSearchSpace(include_pruned=True)
         self._searches: dict[tuple[Any, int], Search] = {}  # by parameters and steps
@@ -203,10 +215,10 @@ class LaNASSampler(BaseSampler):
 
     def _remember(self, study: Study) -> None:
         """Forgets the trials of another study."""
-        if study.study_name != self._study_name:
-            lock = self._lock  # held by the caller
-            self._forget(study.study_name)
-            self._lock = lock
+        known, found = self._study, (study._storage, study._study_id, study.study_name)
+        if known is None or known[0] is not found[0] or known[1:] != found[1:]:
+            self._forget()
+            self._study = found
 
     def _groups_of(self, study: Study) -> list[dict[str, BaseDistribution]]:
         if self._declared is not None:
@@ -233,14 +245,14 @@ class LaNASSampler(BaseSampler):
                 return search.grid.params(search.repeat(trial.number))
 
     def _search(self, group: dict[str, BaseDistribution], steps: int) -> "Search":
-        key = (tuple(sorted(group.items())), steps)
+        key = (tuple((name, repr(group[name])) for name in sorted(group)), steps)  # categories may have no hash
         if key not in self._searches:
             allowed = self._allowed if self._declared is not None and group.keys() == self._declared.keys() else None
             self._searches[key] = Search(Grid.of(group, steps), self._seed, self._startup, allowed)
         return self._searches[key]
 
 
-_LEARNED = ("_lock", "_study_name", "_intersection", "_decomposed", "_searches", "_warned")
+_LEARNED = ("_lock", "_study", "_intersection", "_decomposed", "_searches", "_warned")
 
 
 class Search:
@@ -269,8 +281,11 @@ class Search:
     def observe(self, trials: list[FrozenTrial], minimize: bool) -> None:
         """Takes notice of the trials that have finished since the last call, in order of completion."""
         new = [trial for trial in trials if trial.state.is_finished() and trial.number not in self._told]
+        names = {parameter.name for parameter in self.grid.parameters}
         for trial in sorted(new, key=lambda trial: (trial.datetime_complete or datetime.datetime.min, trial.number)):
             self._told.add(trial.number)
+            if trial.params and names.isdisjoint(trial.params):
+                continue  # it took another branch, and was only proposed these parameters
             if (code := self.grid.code(_params(trial))) is not None:
                 self._results.append((code, self._value(trial, -1.0 if minimize else 1.0)))
 

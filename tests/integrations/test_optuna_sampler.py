@@ -5,6 +5,7 @@ import os
 import pickle
 import re
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -121,6 +122,33 @@ def test_threads():
     assert len(set(known)) == len(known) >= 12
 
 
+class SlowStorage(optuna.storages.InMemoryStorage):
+    def set_trial_system_attr(self, *arguments):
+        time.sleep(0.01)
+        super().set_trial_system_attr(*arguments)
+
+
+def test_threads_see_a_proposal_before_they_make_their_own():
+    space = {"x": IntDistribution(0, 15)}
+    slow = sampler(search_space=space, steps=16, n_startup_trials=99)
+    study = optuna.create_study(storage=SlowStorage(), sampler=slow)
+    study.optimize(lambda trial: time.sleep(0.005) or trial.suggest_int("x", 0, 15), n_trials=16, n_jobs=4)
+    assert sorted(trial.params["x"] for trial in study.trials) == list(range(16))
+
+
+@pytest.mark.parametrize("place", ["memory", "other memory", "sqlite"])
+def test_another_study_of_the_same_name_is_forgotten(tmp_path, place):
+    """A database numbers a study as a deleted one."""
+    same = optuna.storages.get_storage(f"sqlite:///{tmp_path}/study.db" if place == "sqlite" else None)
+    reused, proposed = sampler(n_startup_trials=99), []
+    for storage in (same, None if place == "other memory" else same):
+        study = optuna.create_study(study_name="a", storage=storage, sampler=reused)
+        study.optimize(objective, n_trials=4)
+        proposed.append(params_of(study))
+        optuna.delete_study(study_name="a", storage=study._storage)
+    assert proposed[0] == proposed[1]
+
+
 def test_enqueued_trials_are_run_and_learned_from():
     study = optuna.create_study(sampler=sampler())
     best = {"act": None, "depth": 4, "rate": 0.01, "width": 64}
@@ -159,6 +187,9 @@ def test_what_finished_trials_teach():
     study.add_trial(create_trial(**part, value=0.0))
     proposed = {"lanas:params": GRID.params((2, 0, 1, 0))}  # it failed before it had suggested all
     study.add_trial(create_trial(**part, state=TrialState.FAIL, system_attrs=proposed))
+    other = {"params": {"kind": 1}, "distributions": {"kind": IntDistribution(1, 5)}}
+    branch = {"lanas:params": GRID.params((2, 0, 1, 1))}  # it failed in a branch without these parameters
+    study.add_trial(create_trial(**other, state=TrialState.FAIL, system_attrs=branch))
     search = Search(GRID, seed=0, startup=4, allowed=None)
     for _ in range(2):  # the second time, nothing is new
         search.observe(study.trials, minimize=True)
@@ -196,6 +227,21 @@ def test_a_condition_that_allows_nothing_is_refused(startup):
     study = optuna.create_study(sampler=sampler(**settings))
     with pytest.raises(ValueError, match="allowed rejects all 300 combinations of act, depth, rate, width"):
         suggest(study.ask())
+
+
+@pytest.mark.filterwarnings("ignore::optuna.exceptions.ExperimentalWarning")
+def test_a_condition_on_fixed_parameters_is_refused():
+    base = sampler(search_space=SPACE, allowed=lambda params: params["depth"] * params["width"] <= 128)
+    study = optuna.create_study(sampler=optuna.samplers.PartialFixedSampler({"depth": 5, "width": 64}, base))
+    with pytest.raises(ValueError, match=r"allowed needs all parameters .*, but another sampler fixes depth, width:"):
+        suggest(study.ask())
+
+
+@pytest.mark.filterwarnings("ignore:Choices for a categorical distribution")
+def test_categories_without_a_hash():
+    study = optuna.create_study(sampler=sampler(n_startup_trials=99))
+    study.optimize(lambda trial: len(trial.suggest_categorical("layers", ([64], [64, 32]))), n_trials=4)
+    assert {len(trial.params["layers"]) for trial in study.trials[1:]} == {1, 2}
 
 
 def test_groups_of_a_conditional_space():
