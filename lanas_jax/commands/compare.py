@@ -30,6 +30,7 @@ PICTURE = "comparison.png"
 WIDE = 120  # columns of a terminal in which the whole table is readable
 DEFAULT = ",".join(SEARCHERS)
 CHOICE = f"names of searchers, from {', '.join(NAMES)}; the last two need the extra peers"
+WORK = "hard limit on the multiply-adds of a network; nasbench201 and natsbench-size count those of a CIFAR-10 image"
 THROUGHPUTS = "hard limits on measured throughput, in images per second by device, such as tpuv3=1500,a100=8000"
 CHOICE_OF_FRONTS = f"with --objectives, from {', '.join(fronts.NAMES)}"
 SEVERAL = "objectives to search a front of, such as accuracy,parameters; costs are minimised, all others maximised"
@@ -94,9 +95,7 @@ def _compare(console: Console, arguments: Sequence[str]) -> int:
         workers: Annotated[str, tyro.conf.arg(metavar="A,B,...", help=AT_ONCE)] = "",
         top: Annotated[float, tyro.conf.arg(metavar="PERCENT", help="share of the table that counts as its top")] = 100
         * TOP_SHARE,
-        max_multiply_adds: Annotated[
-            float | None, tyro.conf.arg(metavar="MILLIONS", help="hard limit on the multiply-adds of a network")
-        ] = None,
+        max_multiply_adds: Annotated[float | None, tyro.conf.arg(metavar="MILLIONS", help=WORK)] = None,
         min_throughput: Annotated[str, tyro.conf.arg(metavar="DEVICE=N,...", help=THROUGHPUTS)] = "",
         objectives: Annotated[str, tyro.conf.arg(metavar="A,B,...", help=SEVERAL)] = "",
         reference: Annotated[str, tyro.conf.arg(metavar="A,B,...", help=LEAST)] = "",

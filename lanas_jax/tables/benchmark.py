@@ -122,7 +122,8 @@ class Benchmark:
         Networks whose throughput was not measured do not meet a limit on it.
 
         Args:
-          max_multiply_adds: largest number of multiply-adds, in millions; None for no limit.
+          max_multiply_adds: largest number of multiply-adds, in millions; None for no limit. In NAS-Bench-201 and the
+            NATS-Bench sizes, it counts a CIFAR-10 image, whatever the dataset.
           min_throughputs: smallest number of images per second by device.
 
         Raises:
@@ -135,8 +136,11 @@ class Benchmark:
                 millions = self.space.cost(self.codes).multiply_adds / 1e6
             except NotImplementedError as error:
                 raise ValueError(f"{self.name} has no limit on multiply-adds: {error}") from error
-            allowed &= _meets(self.name, millions, "M multiply-adds", max_multiply_adds, is_least=False)
-            name += f", at most {max_multiply_adds:g} M multiply-adds"
+            unit = "M multiply-adds"
+            if any(self.space == known() for known in (NASBench201Space, NATSBenchSizeSpace)):
+                unit += " of a CIFAR-10 image"  # also in tables of other datasets
+            allowed &= _meets(self.name, millions, unit, max_multiply_adds, is_least=False)
+            name += f", at most {max_multiply_adds:g} {unit}"
         for device, least in (min_throughputs or {}).items():
             if device not in self.throughputs:
                 there = ", ".join(self.throughputs) or "no device at all"

@@ -39,6 +39,16 @@ def test_losses_are_negated_values():
             benchmark(validation=np.array([[-2.0], [-1.0], [wrong]]))
 
 
+def test_limits_on_multiply_adds_count_a_cifar10_image():
+    made = benchmark(name="of ImageNet16-120")
+    millions = sorted(SPACE.cost(CODES).multiply_adds / 1e6)
+    within = made.within(round(millions[1]) + 1)
+    assert within.name == f"of ImageNet16-120, at most {round(millions[1]) + 1} M multiply-adds of a CIFAR-10 image"
+    assert len(within) == 2
+    with pytest.raises(ValueError, match="has at most 1 M multiply-adds of a CIFAR-10 image: they have"):
+        made.within(1)
+
+
 def test_a_drawn_repeat_is_one_of_each_code():
     codes = SPACE.enumerate()[:4000]
     values = np.stack([np.full(4000, 0.25), np.full(4000, 0.75)], axis=1)
