@@ -7,7 +7,9 @@ it is, and writing the study again replaces it.
 
 import datetime
 import math
+import re
 import time
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -21,6 +23,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from lanas_jax.one_call.result import Study
 from lanas_jax.spaces.choices import Choice
+from lanas_jax.storage.trial_file import is_trial_file
 from lanas_jax.storage.trials import Status, Trial
 
 RUN = "lanas run"  # user attribute of a study: the folder of the run of which it is a copy
@@ -28,6 +31,7 @@ STATES = {Status.DONE: TrialState.COMPLETE, Status.FAILED: TrialState.FAIL, Stat
 ATTRIBUTES = (
     "reason", "batch", "multiply_adds", "parameters", "compile_seconds", "train_seconds", "steps", "worker", "tries",
 )  # fmt: skip
+_SQLITE = re.compile(r"sqlite(?:\+\w+)?:///(?:file:)?([^?]+)")
 
 
 def write_study(run: Study, url: str, name: str | None = None) -> str:
@@ -40,28 +44,22 @@ def write_study(run: Study, url: str, name: str | None = None) -> str:
         from the same run.
 
     Raises:
-      ValueError: the storage cannot be opened, or it has a study of the name that was not written from this run.
+      ValueError: the storage cannot be opened or written, it is the trials file of a run, or it has a study of the name
+        that was not written from this run.
     """
     name = run.directory.name if name is None else name
     if "://" not in url:
         raise ValueError(f"{url!r} is no URL of a storage: give one such as sqlite:///run.db")
+    if (file := _SQLITE.match(url)) is not None and is_trial_file(Path(file[1])):
+        raise ValueError(f"{file[1]} has the trials of a run, which a study would damage: give the URL of another file")
     try:
         storage = optuna.storages.get_storage(url)
     except Exception as error:  # of SQLAlchemy, of the driver of a database, or of Optuna
         raise ValueError(f"the storage {url} cannot be opened: {_first_line(error)}") from error
-    if name in optuna.get_all_study_names(storage):
-        written = optuna.load_study(study_name=name, storage=storage)
-        if written.user_attrs.get(RUN) != str(run.directory):
-            raise ValueError(
-                f"{url} has another study named {name!r}, which is not of {run.directory}: give another URL"
-            )
-        optuna.delete_study(study_name=name, storage=storage)
-    study = optuna.create_study(study_name=name, storage=storage, direction="maximize")
-    study.set_user_attr(RUN, str(run.directory))
-    study.set_user_attr("objective", run.name)
-    study.set_user_attr("budget", run.budget)
-    distributions = {choice.name: distribution_of(choice) for choice in run.space.choices}
-    study.add_trials([_frozen(run, trial, distributions) for trial in run.trials])
+    try:
+        _write(run, storage, url, name)
+    except (OSError, optuna.exceptions.StorageInternalError) as error:
+        raise ValueError(f"the storage {url} cannot be written: {_first_line(error.__cause__ or error)}") from error
     return name
 
 
@@ -76,6 +74,22 @@ def distribution_of(choice: Choice) -> BaseDistribution:
     if all(isinstance(number, int) for number in numbers):
         return IntDistribution(int(low), int(high), log=log)
     return FloatDistribution(low, high, log=log)
+
+
+def _write(run: Study, storage: optuna.storages.BaseStorage, url: str, name: str) -> None:
+    if name in optuna.get_all_study_names(storage):
+        written = optuna.load_study(study_name=name, storage=storage)
+        if written.user_attrs.get(RUN) != str(run.directory):
+            raise ValueError(
+                f"{url} has another study named {name!r}, which is not of {run.directory}: give another URL"
+            )
+        optuna.delete_study(study_name=name, storage=storage)
+    study = optuna.create_study(study_name=name, storage=storage, direction="maximize")
+    study.set_user_attr(RUN, str(run.directory))
+    study.set_user_attr("objective", run.name)
+    study.set_user_attr("budget", run.budget)
+    distributions = {choice.name: distribution_of(choice) for choice in run.space.choices}
+    study.add_trials([_frozen(run, trial, distributions) for trial in run.trials])
 
 
 def _frozen(run: Study, trial: Trial, distributions: dict[str, BaseDistribution]) -> FrozenTrial:
@@ -99,5 +113,5 @@ def _frozen(run: Study, trial: Trial, distributions: dict[str, BaseDistribution]
     )
 
 
-def _first_line(error: Exception) -> str:
+def _first_line(error: BaseException) -> str:
     return next(iter(str(error).splitlines()), type(error).__name__)

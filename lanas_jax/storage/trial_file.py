@@ -58,6 +58,16 @@ def check_trial_file(path: Path) -> bool:
         raise unreadable(path, error) from error
 
 
+def is_trial_file(path: Path) -> bool:
+    """Returns whether a file has the header of a trials file; False if there is no such file or it cannot be read."""
+    try:
+        with path.open("rb") as file:
+            header = file.read(100)
+    except OSError:
+        return False
+    return header.startswith(_MAGIC) and int.from_bytes(header[68:72]) == APPLICATION_ID
+
+
 def damaged(path: Path, why: str) -> TrialStoreError:
     """Returns the error for a damaged file."""
     return TrialStoreError(f"{path} is damaged ({why.strip()}). It was not changed")

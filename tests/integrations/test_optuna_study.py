@@ -1,6 +1,8 @@
 """A run as a study of Optuna: parameters, values, states, times and reasons, and what is refused."""
 
+import contextlib
 import datetime
+import sqlite3
 
 import pytest
 
@@ -76,6 +78,28 @@ def test_other_studies_and_storages_are_left_alone(run, tmp_path, capsys):
         assert main(["trials", str(run), "--optuna", given]) == 2
         assert message in capsys.readouterr().err
     assert not optuna.load_study(study_name="run", storage=url).trials
+
+
+@pytest.mark.parametrize("form", ["sqlite:///{}", "sqlite+pysqlite:///{}?timeout=5", "sqlite:///file:{}?uri=true"])
+def test_the_trials_of_a_run_are_left_alone(run, capsys, form):
+    file = run / "trials.sqlite"
+    before = file.read_bytes()
+    assert main(["trials", str(run), "--optuna", form.format(file)]) == 2
+    message = f"{file} has the trials of a run, which a study would damage: give the URL of another file"
+    assert message in " ".join(capsys.readouterr().err.split())
+    assert file.read_bytes() == before
+
+
+def test_a_storage_that_cannot_be_written_is_one_sentence(run, tmp_path, capsys):
+    file = tmp_path / "run.db"
+    url = f"sqlite:///{file}?timeout=0.1"
+    optuna.create_study(study_name="other", storage=url)
+    with contextlib.closing(sqlite3.connect(file, isolation_level=None)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        assert main(["trials", str(run), "--optuna", url]) == 2
+    message = f"the storage {url} cannot be written: (sqlite3.OperationalError) database is locked"
+    assert message in capsys.readouterr().err
+    assert optuna.get_all_study_names(url) == ["other"]
 
 
 @pytest.mark.parametrize(
