@@ -129,7 +129,11 @@ def _sampler(name: str, seed: int) -> Any:
 def _read(config: Config) -> dict[tuple[str, str, int], list[float]]:
     """Returns the losses of the studies that were run, cut to the number of trials; shorter studies are left out."""
     path = config.out / "studies.jsonl"
-    studies = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.exists() else []
+    text = path.read_bytes() if path.exists() else b""
+    whole = text[: text.rfind(b"\n") + 1]
+    if whole != text:  # the last line was written partly
+        path.write_bytes(whole)
+    studies = [json.loads(line) for line in whole.splitlines()]
     return {
         (study["table"], study["sampler"], study["seed"]): study["losses"][: config.trials]
         for study in studies

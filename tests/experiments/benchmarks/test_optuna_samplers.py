@@ -27,6 +27,12 @@ def test_studies_are_run_once(tmp_path):
         *[("lanas", 0), ("tpe", 0)],
     ]
     assert studies[4]["losses"][:6] == studies[0]["losses"]  # a seed determines a study
+    cut = lines[-1][-1][:30]  # of an interrupted process
+    (tmp_path / "studies.jsonl").write_text("\n".join([*lines[-1][:-1], cut]))
+    assert main(Config(**small, seeds=1, trials=7)) == text
+    again = (tmp_path / "studies.jsonl").read_text().splitlines()
+    assert again[:-1] == lines[-1][:-1]
+    assert json.loads(again[-1])["losses"] == studies[-1]["losses"]
     rows = text.splitlines()
     assert rows[0] == "| table (least loss) | sampler | mean regret after 7 | best setting found |"
     least = min(studies[4]["losses"]) - 0.2213788
