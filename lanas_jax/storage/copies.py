@@ -13,7 +13,7 @@ import re
 import shutil
 import sqlite3
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +22,8 @@ from lanas_jax.storage.folder import RunError
 
 RECORDS = ("config.json", "training.json", "architecture.json")  # of a run, a training and exported weights
 EXTRAS = {"gs": "gcsfs", "s3": "s3fs", "az": "adlfs"}  # scheme -> package that reads and writes such places
-CHECKPOINT = "checkpoint"  # folders of numbered checkpoints, which never change once they are complete
 _REMOTE = re.compile(f"({'|'.join(EXTRAS)})://.")
+_NUMBERED = re.compile(r"(?:.*/)?checkpoint/(?:[^/]+/)??\d+(?=/)")  # such as final/checkpoint/15
 _UNFINISHED = re.compile(r"\.partial$|-journal$|-wal$|-shm$|\.orbax-checkpoint-tmp")
 
 
@@ -48,7 +48,7 @@ def copy_folder(source: Any, target: Any) -> int:
     Args:
       source: folder of a run, a training or exported weights.
       target: new or empty folder; a remote one may also hold an earlier copy of the same folder, which is brought up to
-        date.
+        date, or the beginning of a copy that was interrupted.
 
     Returns:
       The number of files that were copied.
@@ -60,19 +60,50 @@ def copy_folder(source: Any, target: Any) -> int:
     name, record = _record(source)
     if name is None:
         raise RunError(f"{source} contains no run, no training and no exported network")
-    there = dict(_files(target)) if target.is_dir() else {}
+    here, there = dict(_files(source)), dict(_files(target)) if target.is_dir() else {}
+    names = {_top(path) for path in here}
     if there and isinstance(target, Path):
         raise RunError(f"{target} is not empty: choose a new or an empty folder")
-    if there and (name not in there or _identity(_record(target)[1]) != _identity(record)):
+    begun = name not in there and {_top(path) for path in there} <= names  # an interrupted first copy, or none
+    if not begun and (name not in there or _identity(_record(target)[1]) != _identity(record)):
         raise RunError(f"{target} contains something other than an earlier copy of {source}: choose another place")
-    here, copied = dict(_files(source)), 0
+    old, new, stale = _checkpoints(there), _checkpoints(here), there.keys() - here.keys()
+    for path in stale:
+        if not _checkpoint(path) and "/" in path and _top(path) in names:  # such as the result of an earlier winner
+            (target / path).unlink()
+    copied, vanished = 0, set()
     for path in sorted(here, key=lambda path: (_rank(path), path)):
-        if not (CHECKPOINT in Path(path).parts and there.get(path) == here[path]):
-            copied += _copy_file(source / path, target / path)
-    for path in there.keys() - here.keys():
-        if CHECKPOINT in Path(path).parts:  # replaced by a newer one
+        folder = _checkpoint(path)
+        if folder and not begun and old.get(folder) == new[folder]:
+            continue
+        if _copy_file(source / path, target / path):
+            copied += 1
+        else:
+            vanished.add(folder)
+    whole = {Path(folder).parent for folder in new.keys() - vanished}
+    for path in stale:
+        if (folder := _checkpoint(path)) and Path(folder).parent in whole:  # replaced by a newer one
             (target / path).unlink()
     return copied
+
+
+def _top(path: str) -> str:
+    """Returns the first part of a relative path."""
+    return path.split("/")[0]
+
+
+def _checkpoint(path: str) -> str:
+    """Returns the folder of the checkpoint that a file belongs to, or "" if it belongs to none."""
+    return found[0] if (found := _NUMBERED.match(path)) else ""
+
+
+def _checkpoints(files: Mapping[str, int]) -> dict[str, dict[str, int]]:
+    """Returns the files of each checkpoint: orbax gives the files of arrays random names, so they identify it."""
+    found: dict[str, dict[str, int]] = {}
+    for path, size in files.items():
+        if folder := _checkpoint(path):
+            found.setdefault(folder, {})[path] = size
+    return found
 
 
 def _record(folder: Any) -> tuple[str | None, Any]:
@@ -120,7 +151,10 @@ def _copy_file(source: Any, target: Any) -> bool:
             reading = stack.enter_context(source.open("rb"))
         except FileNotFoundError:
             return False
-        shutil.copyfileobj(reading, stack.enter_context(target.open("wb")))
+        partial = target.with_name(f"{target.name}.partial")  # closing a remote file completes it, even after an error
+        with partial.open("wb") as writing:
+            shutil.copyfileobj(reading, writing)
+        partial.replace(target)
     return True
 
 

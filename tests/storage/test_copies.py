@@ -54,6 +54,16 @@ def contents(folder):
     }
 
 
+def copied_back(bucket, folder):
+    copy_folder(place_of(bucket), folder)
+    return contents(folder)
+
+
+def checkpoints(folder):
+    """The folders of the searcher's checkpoints."""
+    return sorted(path for path in (folder / "checkpoint" / "searcher").iterdir() if path.name.isdigit())
+
+
 def resumed(folder, budget=8):
     """All of the trials after the run went on that does not depend on the clock."""
     result = study.run(toy_experiment.build(toy_experiment.Config(budget=budget)), folder, extend=True)
@@ -96,6 +106,64 @@ def test_records_are_copied_last(run, tmp_path, monkeypatch):
     shutil.copy(run / "trials.sqlite", tmp_path / "run")
     assert copy_folder(tmp_path / "run", tmp_path / "copy") == 5
     assert copied == ["metrics.csv", "report.html", "trials.sqlite", "training.json", "config.json"]
+
+
+def test_a_copy_that_was_interrupted_is_completed_and_leaves_no_half_of_a_file(run, bucket, tmp_path, monkeypatch):
+    def interrupt(file):
+        def copy(reading, writing):
+            if not str(reading.name).endswith(file):
+                return whole(reading, writing)
+            writing.write(reading.read()[:10])
+            raise KeyboardInterrupt
+
+        whole = copies.shutil.copyfileobj
+        monkeypatch.setattr(copies.shutil, "copyfileobj", copy)
+        with pytest.raises(KeyboardInterrupt):
+            copy_folder(run, place_of(bucket))
+        monkeypatch.setattr(copies.shutil, "copyfileobj", whole)
+
+    interrupt("trials.sqlite")
+    assert not (place_of(bucket) / "trials.sqlite").exists()
+    assert not (place_of(bucket) / "config.json").exists()
+    copy_folder(run, place_of(bucket))
+    interrupt("config.json")
+    assert copied_back(bucket, tmp_path / "back") == contents(run)
+
+
+def test_a_later_copy_has_what_the_folder_has(run, bucket, tmp_path):
+    """Without files that vanished, and with a checkpoint of a number, sizes and a manifest that were there before."""
+    original = shutil.copytree(run, tmp_path / "original")
+    (original / "final" / "initial").mkdir(parents=True)
+    for name in ("training.json", "final.json", "initial/manifest"):
+        (original / "final" / name).write_text("{}")
+    copy_folder(original, place_of(bucket))
+    (place_of(bucket) / "notes").mkdir()
+    (place_of(bucket) / "notes" / "mine.txt").write_text("not of the run")
+    shutil.rmtree(original / "final" / "initial")
+    (original / "final" / "final.json").unlink()
+    state = checkpoints(original)[-1] / "state"
+    manifest, array = state / "manifest.ocdbt", next((state / "d").iterdir())
+    manifest.write_bytes(manifest.read_bytes()[::-1])
+    array.rename(array.with_name("0" * 32))
+    copy_folder(original, place_of(bucket))
+    assert copied_back(bucket, tmp_path / "back") == contents(original) | {"notes/mine.txt": b"not of the run"}
+
+
+def test_checkpoints_stay_in_the_copy_until_newer_ones_are_whole(run, bucket, tmp_path, monkeypatch):
+    original = shutil.copytree(run, tmp_path / "original")
+    copy_folder(original, place_of(bucket))
+    for folder in checkpoints(original):
+        folder.rename(folder.with_name(f"1{folder.name}"))
+    listed, copy_file = checkpoints(original), copies._copy_file
+
+    def replaced(source, target):  # by a search that goes on
+        for folder in listed:
+            shutil.rmtree(folder, ignore_errors=True)
+        return copy_file(source, target)
+
+    monkeypatch.setattr(copies, "_copy_file", replaced)
+    copy_folder(original, place_of(bucket))
+    assert copied_back(bucket, tmp_path / "back") == contents(run)
 
 
 def test_another_folder_is_never_written_over(run, bucket, tmp_path, capsys):
