@@ -47,8 +47,9 @@ def _export(console: Console, arguments: Sequence[str]) -> int:
             Path | None, tyro.conf.arg(metavar="DIR", help="new output folder; default: FOLDER/export")
         ] = None,
         weights: Annotated[
-            Literal["last", "ema"], tyro.conf.arg(help="last weights, or their exponential moving average")
-        ] = "last",
+            Literal["last", "ema"] | None,
+            tyro.conf.arg(help="last weights, or their exponential moving average; default: last"),
+        ] = None,
         format: Annotated[
             Literal["safetensors", "orbax", "stablehlo", "onnx"],
             tyro.conf.arg(help="file format of the weights, or of a program that contains them"),
@@ -65,13 +66,15 @@ def _export(console: Console, arguments: Sequence[str]) -> int:
     # The folder of a training, or a run, whose best trial was trained.
     path = local_path(name)
     if kind in ("stablehlo", "onnx") and (path / ARCHITECTURE).exists():
-        target = path / kind if out is None else out
+        network, target = load(path), path / kind if out is None else out
+        if which not in (None, has := network.architecture["weights"]):
+            raise RefusedError(f"{path} contains the weights {has}, not {which}: leave out --weights")
         exporting.refuse_used(target)
-        written = write_program(load(path), target, kind)
+        written = write_program(network, target, kind)
     else:
         of_run = run_folder.run_exists(path) and not folders.training_exists(path)
         folder = folders.open_folder(path / run_folder.FINAL if of_run else path)
-        target = folder.directory / "export" if out is None else out
+        target, which = folder.directory / "export" if out is None else out, which or "last"
         if kind in ("stablehlo", "onnx"):
             written = write_program(exporting.trained_network(folder, which), target, kind)
         else:

@@ -1,5 +1,6 @@
 """Rebuilding of trainings and networks from a folder's record: the experiment's file, its settings and a code."""
 
+import dataclasses
 from collections.abc import Mapping
 from pathlib import Path
 from types import ModuleType
@@ -34,7 +35,9 @@ def final_training(module: ModuleType, config: Any, settings: Any, code: Int[np.
 
 
 def recorded_training(source: Path, record: Mapping[str, Any]) -> FinalTraining:
-    """Rebuilds a training as it was when it started.
+    """Rebuilds a training as it was when it started, without its teacher, which only a training reads.
+
+    If `final` needs the setting `teacher`, the training is built with it, and the teacher must be where it was.
 
     Args:
       source: path of the saved copy of the experiment's file.
@@ -47,10 +50,20 @@ def recorded_training(source: Path, record: Mapping[str, Any]) -> FinalTraining:
     """
     module = recorded_module(source, record)
     config, settings = recorded_settings(module, record)
+    code = np.array(record["code"], np.int32)
     with inside_folder(record.get("working_folder")):
-        training = final_training(module, config, settings, np.array(record["code"], np.int32))
+        try:
+            training = final_training(module, config, _without_teacher(settings), code)
+        except ExperimentError:
+            training = final_training(module, config, settings, code)
     _check_choices(source, record, training.network)
     return training
+
+
+def _without_teacher(settings: Any) -> Any:
+    """Returns the settings of a winner training with None as their `teacher`, if they have such a field."""
+    names = {field.name for field in dataclasses.fields(settings)} if dataclasses.is_dataclass(settings) else ()
+    return dataclasses.replace(settings, teacher=None) if "teacher" in names else settings
 
 
 def recorded_network(source: Path, record: Mapping[str, Any]) -> FinalNetwork:

@@ -21,6 +21,7 @@ from lanas_jax.export.teachers import read_teacher
 from lanas_jax.storage.folder import RunError
 from lanas_jax.storage.results import network_results
 from lanas_jax.storage.trials import TrialStore, best
+from lanas_jax.study.discovery import ExperimentError
 from tests.refusals import refused
 from tests.trainer.tiny_experiment import SCALING, Config, TinyNetwork, TinySpace, dataset
 
@@ -346,11 +347,34 @@ def test_weights_become_a_program_later(trained, tmp_path, capsys):
     weights, program = tmp_path / "weights", tmp_path / "program"
     assert main(["export", str(trained[0]), "--out", str(weights), "--weights", "ema"]) == 0
     assert main(["export", str(weights), "--format", "stablehlo", "--out", str(program)]) == 0
+    message = refused(capsys, "export", weights, "--format", "stablehlo", "--weights", "last", "--out", tmp_path / "no")
+    assert f"{weights} contains the weights ema, not last: leave out --weights" in message
     about = json.loads((program / "architecture.json").read_text())
     assert about == json.loads((weights / "architecture.json").read_text()) | {"format": "stablehlo"}
     assert "is not empty" in refused(capsys, "export", weights, "--format", "stablehlo", "--out", program)
     found = jax.export.deserialize(bytearray((program / "network.stablehlo").read_bytes())).call(IMAGES)
     np.testing.assert_allclose(found, load.load(weights)(IMAGES), rtol=1e-5, atol=1e-6)
+
+
+def test_a_network_is_loaded_without_the_teacher_that_it_had(trained, tmp_path, capsys):
+    out = tmp_path / "out"
+    assert main(["export", str(trained[0]), "--out", str(out)]) == 0
+    about, source = json.loads((out / "architecture.json").read_text()), (out / "experiment.py").read_text()
+    about["settings"]["teacher"] = str(tmp_path / "missing")
+    (out / "architecture.json").write_text(json.dumps(about))
+    body = """
+    from lanas_jax.export.teachers import read_teacher
+    teacher = None if settings.teacher is None else read_teacher(settings.teacher)
+    recipe = dataclasses.replace(settings.recipe, distillation=0.0 if teacher is None else 0.5)
+    settings = dataclasses.replace(settings, recipe=recipe)
+"""
+    source = source.replace(seed := "    seed: int = 0\n", f"{seed}    teacher: str | None = None\n")
+    source = source.replace(said := '    """The final training of one network."""\n', said + body)
+    (out / "experiment.py").write_text(source.replace("MIRRORED, settings.seed)", "MIRRORED, settings.seed, teacher)"))
+    assert load.load(out).architecture["settings"]["teacher"].endswith("missing")
+    (out / "experiment.py").write_text(source.replace(body, body + "    read_teacher(str(settings.teacher))\n"))
+    with pytest.raises(ExperimentError, match="the teacher must be a folder of lanas extract or lanas export"):
+        load.load(out)
 
 
 def test_the_script_writes_features_of_images_of_any_size(trained, tmp_path, monkeypatch, capsys):
