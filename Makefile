@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 PARALLEL := -n auto --dist loadscope --no-loadscope-reorder
 RUN ?= runs/digits-$(shell date +%Y%m%d-%H%M%S)
 
-.PHONY: search test slow lint docs pictures package clean
+.PHONY: search test slow lint docs notebooks pictures package clean
 .DEFAULT_GOAL := help
 
 .PHONY: help

@@ -27,7 +27,7 @@ def report(arguments: Sequence[str]) -> int:
         ] = (),
         /,
         out: Annotated[
-            Path | None, tyro.conf.arg(metavar="FILE", help="output file; default: RUN/report.html, or runs.html")
+            Path | None, tyro.conf.arg(metavar="FILE", help="output file, for several runs only; default: runs.html")
         ] = None,
     ) -> Any:
         """Write the report of a run again, finished or not: RUN/report.html, one self-contained file.
