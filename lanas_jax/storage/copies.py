@@ -24,6 +24,7 @@ RECORDS = ("config.json", "training.json", "architecture.json")  # of a run, a t
 EXTRAS = {"gs": "gcsfs", "s3": "s3fs", "az": "adlfs"}  # scheme -> package that reads and writes such places
 _REMOTE = re.compile(f"({'|'.join(EXTRAS)})://.")
 _NUMBERED = re.compile(r"(?:.*/)?checkpoint/(?:[^/]+/)??\d+(?=/)")  # such as final/checkpoint/15
+_PATTERN = re.compile(r"[*?\[]")  # fsspec would rename and delete the files that match such a path
 _UNFINISHED = re.compile(r"\.partial$|-journal$|-wal$|-shm$|\.orbax-checkpoint-tmp")
 
 
@@ -67,7 +68,8 @@ def copy_folder(source: Any, target: Any) -> int:
     begun = name not in there and {_top(path) for path in there} <= names  # an interrupted first copy, or none
     if not begun and (name not in there or _identity(_record(target)[1]) != _identity(record)):
         raise RunError(f"{target} contains something other than an earlier copy of {source}: choose another place")
-    old, new, stale = _checkpoints(there), _checkpoints(here), there.keys() - here.keys()
+    old, new = _checkpoints(there), _checkpoints(here)
+    stale = {path for path in there.keys() - here.keys() if not _PATTERN.search(str(target / path))}
     for path in stale:
         if not _checkpoint(path) and "/" in path and _top(path) in names:  # such as the result of an earlier winner
             (target / path).unlink()
@@ -152,9 +154,11 @@ def _copy_file(source: Any, target: Any) -> bool:
         except FileNotFoundError:
             return False
         partial = target.with_name(f"{target.name}.partial")  # closing a remote file completes it, even after an error
-        with partial.open("wb") as writing:
+        whole = isinstance(target, Path) or not _PATTERN.search(str(target))
+        with (partial if whole else target).open("wb") as writing:
             shutil.copyfileobj(reading, writing)
-        partial.replace(target)
+        if whole:
+            partial.replace(target)
     return True
 
 

@@ -134,7 +134,7 @@ def test_a_later_copy_has_what_the_folder_has(run, bucket, tmp_path):
     """Without files that vanished, and with a checkpoint of a number, sizes and a manifest that were there before."""
     original = shutil.copytree(run, tmp_path / "original")
     (original / "final" / "initial").mkdir(parents=True)
-    for name in ("training.json", "final.json", "initial/manifest"):
+    for name in ("training.json", "final.json", "initial/manifest", "mine[1].txt"):
         (original / "final" / name).write_text("{}")
     copy_folder(original, place_of(bucket))
     (place_of(bucket) / "notes").mkdir()
