@@ -49,6 +49,7 @@ MAPPINGS = (
     20_000  # of memory, a third of what Linux allows a process; beyond its limit LLVM ends in a segmentation fault
 )
 RESIDENT = 3 << 30  # bytes of memory of a process
+TESTS, EVERY = pytest.StashKey[int](), 10  # tests so far in this process, and tests between two counts of its mappings
 SLOW_TIMEOUT = 1800  # seconds; of other tests see pyproject.toml
 LONGEST = (  # families that take longest, which workers begin with
     "tests/models/nasnet/test_networks.py",
@@ -102,13 +103,32 @@ def unchecked():
 def _few_programs():
     """Lets go of compiled programs where many are held: each takes several mappings of memory, and megabytes."""
     yield
+    if _mappings() > MAPPINGS or _resident() > RESIDENT:
+        _forget_programs()
+
+
+@pytest.fixture(autouse=True)
+def _mappings_left(request):
+    """Lets go of compiled programs within a long file, too, before there are no mappings left."""
+    yield
+    counted = request.config.stash.get(TESTS, 0) + 1
+    request.config.stash[TESTS] = counted
+    if counted % EVERY == 0 and _mappings() > 2 * MAPPINGS:
+        _forget_programs()
+
+
+def _forget_programs():
+    jax.clear_caches()
+    forget_programs()
+    gc.collect()
+    with contextlib.suppress(AttributeError):  # of other C libraries than glibc, which keeps what was freed
+        ctypes.CDLL(None).malloc_trim(0)
+
+
+def _mappings():
+    """Returns the number of mappings of this process, or 0 where the system does not tell."""
     maps = Path("/proc/self/maps")
-    if maps.exists() and (maps.read_bytes().count(b"\n") > MAPPINGS or _resident() > RESIDENT):
-        jax.clear_caches()
-        forget_programs()
-        gc.collect()
-        with contextlib.suppress(AttributeError):  # of other C libraries than glibc, which keeps what was freed
-            ctypes.CDLL(None).malloc_trim(0)
+    return maps.read_bytes().count(b"\n") if maps.exists() else 0
 
 
 def _resident() -> int:
