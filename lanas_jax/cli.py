@@ -12,6 +12,7 @@ import os
 import sqlite3
 import sys
 from collections.abc import Callable, Sequence
+from typing import NoReturn
 
 from lanas_jax import __version__
 from lanas_jax.commands.base import REFUSALS, is_about_path, reason_of
@@ -50,12 +51,14 @@ them. To start:
 """
 
 
-def run_and_exit() -> None:
+def run_and_exit() -> NoReturn:
     """Entry point of the command ``lanas``: runs it and ends the process with its exit code.
 
     The process ends after the functions that were registered with `atexit`. The interpreter is not finalized: Python
     older than 3.14 then ends other threads that need it, and a thread in C++ code of XLA or TensorStore aborts the
-    process (https://github.com/python/cpython/issues/87135), although everything has been written.
+    process (https://github.com/python/cpython/issues/87135), although everything has been written. If something else
+    has imported JAX before, the process ends as usual: JAX's own functions at exit, which part from other processes,
+    would come too late.
     """
     exit_code = 1  # of an exception that nothing caught: Python prints it before it calls `leave`
 
@@ -65,13 +68,15 @@ def run_and_exit() -> None:
                 stream.flush()
         os._exit(exit_code)
 
-    atexit.register(leave)  # before all others, so that it is called last
+    if "jax" not in sys.modules:
+        atexit.register(leave)  # before all others, so that it is called last
     try:
         exit_code = main()
     except SystemExit as error:  # --help, or options that cannot be parsed
         if error.code is not None and not isinstance(error.code, int):
             raise  # Python prints the code and exits with 1
         exit_code = error.code or 0
+    sys.exit(exit_code)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -6,16 +6,22 @@ import sys
 import pytest
 
 IN_JAX = """
-import threading, time, jax
-step = jax.jit(lambda x: x @ x)
-x = jax.numpy.ones((300, 300))
-step(x).block_until_ready()
-def forever():
-    while True:
-        step(x).block_until_ready()
-threading.Thread(target=forever, daemon=True).start()
-time.sleep(0.2)
+import threading, time
+from lanas_jax import cli
+def choose(*words):
+    import jax
+    step = jax.jit(lambda x: x @ x)
+    x = jax.numpy.ones((300, 300))
+    step(x).block_until_ready()
+    def forever():
+        while True:
+            step(x).block_until_ready()
+    threading.Thread(target=forever, daemon=True).start()
+    time.sleep(0.2)
+    return chosen(*words)
+chosen, cli._run = cli._run, choose
 """
+IMPORTED_BEFORE = "import atexit; atexit.register(print, 'at exit'); import jax"
 REGISTERING = """
 import atexit
 from lanas_jax import cli
@@ -47,6 +53,14 @@ def test_exit_codes_and_output_are_complete(arguments, expected):
     code, out, errors = ended(*arguments, before=REGISTERING)
     assert code == expected, errors
     assert out.endswith("at exit\n")
+
+
+def test_functions_of_jax_at_exit_are_called_if_it_was_imported_before():
+    """They part from the other processes of a run."""
+    for arguments, expected in ((("tables",), 0), (("x",), 2)):
+        code, out, errors = ended(*arguments, before=IMPORTED_BEFORE)
+        assert code == expected, errors
+        assert out.endswith("at exit\n")
 
 
 def test_an_exception_that_nothing_caught_is_printed():
