@@ -4,6 +4,7 @@ import os
 import re
 from pathlib import Path
 
+import jax
 import pytest
 
 import lanas_jax as lx
@@ -18,7 +19,8 @@ def run_page(page, folder, monkeypatch):
     """Runs all Python code of a page from top to bottom in an empty folder; `py` marks code that does not run."""
     blocks = re.findall(r"```python\n(.*?)```", (DOCS / f"{page}.md").read_text(), re.DOTALL)
     monkeypatch.chdir(folder)
-    exec(compile("\n".join(blocks), f"docs/{page}.md", "exec"), {"__name__": "page"})
+    with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):  # as users have it
+        exec(compile("\n".join(blocks), f"docs/{page}.md", "exec"), {"__name__": "page"})
 
 
 @pytest.mark.parametrize("page", FAST)
