@@ -1,7 +1,8 @@
 """Every space and every searcher that the conformance suite runs.
 
 By default all searchers run on the two canonical spaces, all spaces with the searcher whose programs are small, and
-LaNAS on a small space of ranges and conditions; the other pairs, whose compilation takes minutes, are slow.
+LaNAS on a small space of ranges and conditions; the other pairs, whose compilation takes minutes, are slow. Searchers for
+a front, which draw codes as LaNAS does, run on a space of each kind.
 """
 
 import dataclasses
@@ -79,10 +80,14 @@ SEARCHERS = {
 }
 
 
+FRONTS = ("NSGA2", "ParetoLaNAS")
+SPACES_OF_FRONTS = ("mixed", "equivalent codes", "conditional", "NAS-Bench-201", "MobileNets")
+
+
 def pairs():
     """Searchers on spaces, as parameters of tests."""
     for searcher in SEARCHERS:
-        for space in (*CANONICAL, *SPACES):
+        for space in (*CANONICAL, *(SPACES_OF_FRONTS if searcher in FRONTS else SPACES)):
             slow = (
                 space not in CANONICAL and (searcher, space) != ("LaNAS", "conditional") and searcher != "RandomSearch"
             )
