@@ -1,8 +1,8 @@
 """Every space and every searcher that the conformance suite runs.
 
 By default all searchers run on the two canonical spaces, all spaces with the searcher whose programs are small, and
-LaNAS on a small space of ranges and conditions; the other pairs, whose compilation takes minutes, are slow. Searchers for
-a front, which draw codes as LaNAS does, run on a space of each kind.
+LaNAS on a small space of ranges and conditions; the other pairs, whose compilation takes minutes, are slow. Searchers
+for a front, which draw codes as LaNAS does, run on a space of each kind.
 """
 
 import dataclasses
