@@ -11,6 +11,7 @@ from lanas_jax.spaces.mobilenet import MobileNetSpace
 from lanas_jax.spaces.mobilenet_settings import STAGES
 from lanas_jax.spaces.nasnet import NASNetSpace
 from lanas_jax.spaces.nasnet_masks import NASNetMasks
+from tests.searchers.canonical import told
 
 SMALL = {"stages": STAGES[:2], "depths": (1, 2), "widths": (0.5, 1.0), "resolutions": (32, 48, 64)}
 RARE = SMALL | {"stages": STAGES[:4]}  # with a limit near the smallest network, one code of 1e5 is valid
@@ -96,7 +97,8 @@ def test_every_searcher_keeps_the_limit(make):
         asked.append(np.asarray(codes))
         values = np.cos(1.7 * asked[-1]).mean(axis=1)
         if batch % 3 != 2:  # or else they stay pending
-            state = searcher.tell(state, codes, jnp.asarray(np.where(values > 0.6, np.nan, values), jnp.float32))
+            values = jnp.asarray(np.where(values > 0.6, np.nan, values), jnp.float32)
+            state = searcher.tell(state, codes, jnp.asarray(told(searcher, values)))
     asked = np.concatenate(asked)
     assert (asked >= 0).all()
     check(space, asked)
@@ -107,9 +109,9 @@ def test_every_searcher_says_when_nothing_within_the_limit_is_left(make):
     space = limited(RARE, 0)
     searcher = make(space)
     state, codes = searcher.ask(searcher.init(jax.random.key(1)), 4)
-    state = searcher.tell(state, codes, jnp.zeros(4))
+    state = searcher.tell(state, codes, jnp.asarray(told(searcher, jnp.zeros(4))))
     for _ in range(2):
         state, more = searcher.ask(state, 4)
         codes = np.concatenate([codes, more])
-        state = searcher.tell(state, more, jnp.zeros(4))
+        state = searcher.tell(state, more, jnp.asarray(told(searcher, jnp.zeros(4))))
     assert (codes >= 0).all(axis=1).sum() == 1
