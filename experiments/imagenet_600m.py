@@ -143,21 +143,8 @@ FROM_SCRATCH = Recipe(
     train_on="train",
     validate_every=5,
 )
-FINETUNE = Recipe(
-    epochs=75,
-    batch_size=1024,
-    nesterov=True,
-    learning_rate=0.008,
-    weight_decay=1e-5,
-    decay_all=False,
-    clip=None,
-    auxiliary_weight=0.0,
-    drop_path=0.2,
-    drop_path_schedule="constant",
-    ema=0.9999,
-    label_smoothing=0.1,
-    train_on="train",
-    validate_every=5,
+FINETUNE = dataclasses.replace(
+    FROM_SCRATCH, epochs=75, optimizer="sgd", nesterov=True, learning_rate=0.008, warm_up=0.0
 )
 DISTILLATION = 0.5  # weight of the distillation loss, if there is a teacher
 

@@ -90,9 +90,9 @@ FAULTS = (
     Fault(
         "failed-trials",
         "a failed trial is told as failed, and a value of zero as a value",
-        "lanas_jax/study/replay.py",
-        "np.nan if trial.value is None else trial.value",
-        "trial.value or np.nan",
+        "lanas_jax/study/objectives.py",
+        "[np.nan if trial.value is None or x is None else x for x in row]",
+        "[x or np.nan for x in row]",
         ("tests/study/test_replay.py::test_a_value_of_zero_is_a_result_and_a_failure_is_none",),
     ),
     Fault(

@@ -25,14 +25,12 @@ from lanas_jax.searchers import history as hist
 from lanas_jax.searchers import partition, surrogate
 from lanas_jax.searchers.base import register
 from lanas_jax.searchers.history import History
+from lanas_jax.searchers.modelled import MODEL_TRIALS, extended, outstanding, with_history, with_results
 from lanas_jax.searchers.partition import PartitionTree
-from lanas_jax.searchers.random_search import uniform_unseen
 from lanas_jax.searchers.sampling import Pool, listed
-from lanas_jax.searchers.selection import Known, Walks, draw_from_lattice, draw_from_pool
+from lanas_jax.searchers.selection import Known, Walks, draw_from_lattice, draw_from_pool, draw_uniformly
 from lanas_jax.searchers.surrogate import GaussianProcess
 from lanas_jax.spaces.base import Codes, SearchSpace, Values
-
-MODEL_TRIALS = 512  # maximum number of trials in the Gaussian process: the best and the latest
 
 
 @jax.tree_util.register_dataclass
@@ -143,7 +141,7 @@ class LaNAS:
     def ask(self, state: LaNASState, n: int) -> tuple[LaNASState, Int[Array, "n dims"]]:
         """Returns `n` unseen codes, each drawn from the region the tree selects; rows of -1 when none are left."""
         history = hist.reserve(state.history, n)
-        return _ask(self, _with_history(state, history), n) if n else (state, hist.no_codes(self.space))
+        return _ask(self, with_history(state, history), n) if n else (state, hist.no_codes(self.space))
 
     @in_32_bits
     @nan_is_data
@@ -153,21 +151,12 @@ class LaNAS:
         Codes that are already known, and rows of -1, are skipped.
         """
         history, codes, _ = hist.receive(state.history, self.space, codes, np.zeros(len(codes), np.float32))
-        return _add_pending(self, _with_history(state, history), codes)
+        return _add_pending(self, with_history(state, history), codes)
 
     def tell(self, state: LaNASState, codes: Codes, values: Values) -> LaNASState:
         """Records values (NaN marks a failed trial) and relearns the regions when due."""
         history, codes, values = hist.receive(state.history, self.space, codes, values)
-        return _tell(self, _with_history(state, history), codes, values)
-
-
-def _with_history(state: LaNASState, history: History) -> LaNASState:
-    """Returns the state with a history that may have grown; the model grows with it."""
-    if history.capacity == state.history.capacity:
-        return dataclasses.replace(state, history=history)
-    model = surrogate.grow(state.model, min(history.capacity, MODEL_TRIALS))
-    modelled = jnp.pad(state.modelled, (0, model.rows - state.modelled.shape[0]))
-    return dataclasses.replace(state, history=history, model=model, modelled=modelled)
+        return _tell(self, with_history(state, history), codes, values)
 
 
 @jax.jit(static_argnames="n")
@@ -176,10 +165,7 @@ def _ask(searcher: LaNAS, state: LaNASState, n: int) -> tuple[LaNASState, Array]
     space, history, tree = searcher.space, state.history, state.tree
 
     def uniform() -> tuple[History, PartitionTree, Array, Array]:
-        drawn, codes = uniform_unseen(subkey, space, searcher.pool, history, n)
-        leaves = partition.route(tree, space.features(codes))
-        visits = tree.visits + partition.subtotals(tree, leaves, codes[:, 0] >= 0)
-        return drawn, dataclasses.replace(tree, visits=visits), jnp.float32(1.0), codes
+        return draw_uniformly(subkey, space, searcher.pool, history, tree, n)
 
     def learned() -> tuple[History, PartitionTree, Array, Array]:
         highest = jnp.max(jnp.where(history.done, history.values, -jnp.inf))
@@ -215,16 +201,13 @@ def _add_pending(searcher: LaNAS, state: LaNASState, codes: Codes) -> LaNASState
 
 
 def _with_outstanding(searcher: LaNAS, state: LaNASState) -> GaussianProcess:
-    """Returns the model extended by trials without a value (pending or failed): the latest, if not all fit."""
-    history = state.history
-    outstanding = (history.status == hist.PENDING) | (history.status == hist.FAILED)
-    latest = jnp.argsort(jnp.where(outstanding, -jnp.arange(history.capacity), 1))
+    """Returns the model extended by trials without a value: the latest, if not all fit."""
+    rows, number = outstanding(state.history, state.model)
 
     def add(i: Array, model: GaussianProcess) -> GaussianProcess:
-        return _extended(searcher.space, history, model, latest[i], jnp.bool_(True))
+        return extended(searcher.space, state.history, model, rows[i], jnp.bool_(True))
 
-    room = state.model.rows - state.model.count
-    return jax.lax.fori_loop(0, jnp.minimum(jnp.sum(outstanding), room), add, state.model)
+    return jax.lax.fori_loop(0, number, add, state.model)
 
 
 @jax.jit
@@ -251,7 +234,10 @@ def _tell(searcher: LaNAS, state: LaNASState, codes: Codes, values: Array) -> La
     tree = partition.count_trials(jax.lax.cond(due, learn, lambda: tree), features, means, done, current)
     learned = jnp.where(due, results, last)
     state = dataclasses.replace(state, history=history, tree=tree, learned=learned, start=start)
-    return _with_model(searcher, state, scores, told, ends) if searcher.expected_improvement else state
+    if not searcher.expected_improvement:
+        return state
+    state = with_results(state, searcher.space, told, ends, _most_telling)
+    return dataclasses.replace(state, model=surrogate.learn(state.model, scores[state.modelled]))
 
 
 def _round_ends(searcher: LaNAS, start: Int[Array, ""], history: History) -> Bool[Array, ""]:
@@ -261,52 +247,6 @@ def _round_ends(searcher: LaNAS, start: Int[Array, ""], history: History) -> Boo
     since = jnp.sum(history.done & (row >= start) & (row > best))
     taken = jnp.sum(history.done & (row >= start)) - since
     return (searcher.patience > 0) & (since >= jnp.maximum(searcher.patience, taken))
-
-
-def _with_model(
-    searcher: LaNAS,
-    state: LaNASState,
-    scores: Float[Array, " capacity"],
-    told: Int[Array, " n"],
-    begins: Bool[Array, ""],
-) -> LaNASState:
-    """Returns the state with its model updated to its history; `told` holds the rows that changed.
-
-    New trials are appended to the model. The model is rebuilt from the best and the latest trials if a round begins, if
-    one of its trials no longer has a value, or, in long searches, if it is full.
-    """
-    history, model, space = state.history, state.model, searcher.space
-    inside = jnp.zeros(history.capacity, bool).at[state.modelled].max(jnp.arange(model.rows) < model.count)
-    first = ~jnp.any((told[:, None] == told[None]) & jnp.tri(told.shape[0], k=-1, dtype=bool), axis=1)
-    new = first & (told < history.capacity) & history.done[told] & ~inside[told]
-    limit = model.rows if history.capacity <= model.rows else model.rows - model.rows // 8
-    full = model.count + jnp.sum(new) > limit
-
-    anew = full | begins | jnp.any(inside & ~history.done)
-    kept = history.capacity if history.capacity <= model.rows else model.rows * 3 // 4
-    length, nothing = max(kept, told.shape[0]), history.capacity
-    telling, latest = _most_telling(history, kept), jnp.where(new, told, nothing)
-    telling, latest = (jnp.pad(r, (0, length - len(r)), constant_values=nothing) for r in (telling, latest))
-    rows = jnp.where(anew, telling, latest)
-
-    def add(i: Array, carry: tuple[GaussianProcess, Array]) -> tuple[GaussianProcess, Array]:
-        model, modelled = carry
-        done = history.done.at[rows[i]].get(mode="fill", fill_value=False)
-        modelled = modelled.at[jnp.where(done, model.count, model.rows)].set(rows[i], mode="drop")
-        return _extended(space, history, model, rows[i], done), modelled
-
-    start = dataclasses.replace(model, count=jnp.where(anew, 0, model.count))
-    more = jnp.where(anew, kept, told.shape[0])
-    model, modelled = jax.lax.fori_loop(0, more, add, (start, state.modelled))
-    return dataclasses.replace(state, model=surrogate.learn(model, scores[modelled]), modelled=modelled)
-
-
-def _extended(
-    space: SearchSpace, history: History, model: GaussianProcess, row: Int[Array, ""], new: Bool[Array, ""]
-) -> GaussianProcess:
-    """Returns the model extended by the trial in a history row, if `new`."""
-    code = jnp.maximum(history.codes[row], 0)[None]
-    return surrogate.extend(model, space.embed(code)[0], new, space.dims)
 
 
 def _most_telling(history: History, n: int) -> Int[Array, " n"]:

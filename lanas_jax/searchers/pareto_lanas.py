@@ -30,15 +30,23 @@ from lanas_jax.searchers.dominance import dominance_scores, on_front
 from lanas_jax.searchers.history import History, Objectives
 from lanas_jax.searchers.hypervolume import hypervolume
 from lanas_jax.searchers.hypervolume_improvement import Front, Reach, expected_improvement, front_of, improvement
+from lanas_jax.searchers.modelled import MODEL_TRIALS, outstanding, with_history, with_results
 from lanas_jax.searchers.objectives import COSTS, check_objectives, exact_objectives
 from lanas_jax.searchers.partition import PartitionTree
-from lanas_jax.searchers.random_search import uniform_unseen
 from lanas_jax.searchers.sampling import Inside, Pool, best_of, best_per_bucket, climb, listed
-from lanas_jax.searchers.selection import LIKED, PARENTS, RANDOM, descend, draw_from_leaves, look_around, near_the_best
+from lanas_jax.searchers.selection import (
+    LIKED,
+    PARENTS,
+    RANDOM,
+    descend,
+    draw_from_leaves,
+    draw_uniformly,
+    look_around,
+    near_the_best,
+)
 from lanas_jax.searchers.surrogate import GaussianProcess
 from lanas_jax.spaces.base import Codes, SearchSpace
 
-MODEL_TRIALS = 512  # maximum number of trials in the Gaussian processes: the latest
 MARGIN = 0.25  # distance of the reference below the worst values, as a share of the range of values
 LEAST = 1e-30  # expected improvement below which codes are ordered by their distance from the front
 
@@ -149,21 +157,12 @@ class ParetoLaNAS:
     def ask(self, state: ParetoLaNASState, n: int) -> tuple[ParetoLaNASState, Int[Array, "n dims"]]:
         """Returns `n` unseen codes, each drawn from the region the tree selects; rows of -1 when none are left."""
         history = hist.reserve(state.history, n)
-        return _ask(self, _with_history(state, history), n) if n else (state, hist.no_codes(self.space))
+        return _ask(self, with_history(state, history), n) if n else (state, hist.no_codes(self.space))
 
     def tell(self, state: ParetoLaNASState, codes: Codes, values: Objectives) -> ParetoLaNASState:
         """Records values, a column per objective (NaN marks a failed trial), and relearns the regions when due."""
         history, codes, values = hist.receive(state.history, self.space, codes, values)
-        return _tell(self, _with_history(state, history), codes, values)
-
-
-def _with_history(state: ParetoLaNASState, history: History) -> ParetoLaNASState:
-    """Returns the state with a history that may have grown; the model grows with it."""
-    if history.capacity == state.history.capacity:
-        return dataclasses.replace(state, history=history)
-    model = surrogate.grow(state.model, min(history.capacity, MODEL_TRIALS))
-    modelled = jnp.pad(state.modelled, (0, model.rows - state.modelled.shape[0]))
-    return dataclasses.replace(state, history=history, model=model, modelled=modelled)
+        return _tell(self, with_history(state, history), codes, values)
 
 
 class _Units(NamedTuple):
@@ -270,10 +269,7 @@ def _ask(searcher: ParetoLaNAS, state: ParetoLaNASState, n: int) -> tuple[Pareto
     space, history, tree = searcher.space, state.history, state.tree
 
     def uniform() -> tuple[History, PartitionTree, Array, Array]:
-        drawn, codes = uniform_unseen(subkey, space, searcher.pool, history, n)
-        leaves = partition.route(tree, space.features(codes))
-        visits = tree.visits + partition.subtotals(tree, leaves, codes[:, 0] >= 0)
-        return drawn, dataclasses.replace(tree, visits=visits), jnp.float32(1.0), codes
+        return draw_uniformly(subkey, space, searcher.pool, history, tree, n)
 
     def learned() -> tuple[History, PartitionTree, Array, Array]:
         units = _units(searcher, history)
@@ -292,16 +288,13 @@ def _ask(searcher: ParetoLaNAS, state: ParetoLaNASState, n: int) -> tuple[Pareto
 
 def _with_outstanding(searcher: ParetoLaNAS, beliefs: _Beliefs, posteriors: tuple[GaussianProcess, ...]) -> _Beliefs:
     """Returns the beliefs with trials without values (pending or failed): the latest, if not all fit."""
-    history = beliefs.history
-    pending = history.status == hist.PENDING
-    outstanding = pending | (history.status == hist.FAILED)
-    latest = jnp.argsort(jnp.where(outstanding, -jnp.arange(history.capacity), 1))
+    rows, number = outstanding(beliefs.history, beliefs.model)
+    pending = beliefs.history.status == hist.PENDING
 
     def add(i: Array, beliefs: _Beliefs) -> _Beliefs:
-        return _with_pending(searcher, beliefs, posteriors, latest[i], pending[latest[i]])
+        return _with_pending(searcher, beliefs, posteriors, rows[i], pending[rows[i]])
 
-    room = beliefs.model.rows - beliefs.model.count
-    return jax.lax.fori_loop(0, jnp.minimum(jnp.sum(outstanding), room), add, beliefs)
+    return jax.lax.fori_loop(0, number, add, beliefs)
 
 
 def _drawn(
@@ -473,7 +466,7 @@ def _tell(searcher: ParetoLaNAS, state: ParetoLaNASState, codes: Codes, values: 
     tree = jax.lax.cond(due, learn, lambda: state.tree)
     tree = _with_hypervolumes(searcher, partition.count_trials(tree, features, targets, done, history.used), history)
     state = dataclasses.replace(state, history=history, tree=tree, learned=jnp.where(due, results, state.learned))
-    return _with_model(searcher, state, told)
+    return with_results(state, searcher.space, told, jnp.bool_(False), _latest)
 
 
 def _with_hypervolumes(searcher: ParetoLaNAS, tree: PartitionTree, history: History) -> PartitionTree:
@@ -495,35 +488,6 @@ def _volume(points: Float[Array, "n k"], counted: Bool[Array, " n"]) -> Float[Ar
     return jnp.mean(front.length ** points.shape[1])
 
 
-def _with_model(searcher: ParetoLaNAS, state: ParetoLaNASState, told: Int[Array, " n"]) -> ParetoLaNASState:
-    """Returns the state with its model updated to its history; `told` holds the rows that changed.
-
-    New trials are appended to the model. The model is rebuilt from the latest trials if it is full, or if one of its
-    trials no longer has values.
-    """
-    history, model, space = state.history, state.model, searcher.space
-    inside = jnp.zeros(history.capacity, bool).at[state.modelled].max(jnp.arange(model.rows) < model.count)
-    first = ~jnp.any((told[:, None] == told[None]) & jnp.tri(told.shape[0], k=-1, dtype=bool), axis=1)
-    new = first & (told < history.capacity) & history.done[told] & ~inside[told]
-    limit = model.rows if history.capacity <= model.rows else model.rows - model.rows // 8
-    anew = (model.count + jnp.sum(new) > limit) | jnp.any(inside & ~history.done)
-    kept = history.capacity if history.capacity <= model.rows else model.rows * 3 // 4
-    length, nothing = max(kept, told.shape[0]), history.capacity
-    latest = jax.lax.top_k(jnp.where(history.done, jnp.arange(history.capacity), -1), kept)[1]
-    latest, added = (
-        jnp.pad(rows, (0, length - len(rows)), constant_values=nothing)
-        for rows in (latest, jnp.where(new, told, nothing))
-    )
-    rows = jnp.where(anew, latest, added)
-
-    def add(i: Array, carry: tuple[GaussianProcess, Array]) -> tuple[GaussianProcess, Array]:
-        model, modelled = carry
-        done = history.done.at[rows[i]].get(mode="fill", fill_value=False)
-        modelled = modelled.at[jnp.where(done, model.count, model.rows)].set(rows[i], mode="drop")
-        embedded = space.embed(jnp.maximum(history.codes[rows[i]], 0)[None])[0]
-        return surrogate.extend(model, embedded, done, space.dims), modelled
-
-    start = dataclasses.replace(model, count=jnp.where(anew, 0, model.count))
-    more = jnp.where(anew, kept, told.shape[0])
-    model, modelled = jax.lax.fori_loop(0, more, add, (start, state.modelled))
-    return dataclasses.replace(state, model=model, modelled=modelled)
+def _latest(history: History, n: int) -> Int[Array, " n"]:
+    """Returns the rows of the latest `n` results."""
+    return jax.lax.top_k(jnp.where(history.done, jnp.arange(history.capacity), -1), n)[1]

@@ -15,6 +15,8 @@ def double(x):
 def steps_of(folder, kind):
     """The numbers of the steps of a kind in the trace of a folder."""
     (file,) = folder.rglob("*.xplane.pb")
+    if jax.__version_info__ >= (0, 12):
+        pytest.skip("this JAX aborts the process where the statistics of a trace's events are read")
     trace = jax.profiler.ProfileData.from_file(str(file))  # planes and events do not keep it alive
     events = (event for plane in trace.planes for line in plane.lines for event in line.events)
     return [dict(event.stats)["step_num"] for event in events if event.name == kind]
@@ -35,8 +37,6 @@ def test_the_second_to_fourth_steps_of_each_kind_are_traced(tmp_path):
     take("train", 1)
     assert traced == ["train", "values"]
     assert sorted(path.name for path in (tmp_path / "traces").iterdir()) == ["train", "values"]
-    if jax.__version_info__ >= (0, 12):
-        return  # its ProfileData aborts the process where the statistics of events are read
     first, *others = steps_of(tmp_path / "traces" / "train", "train")
     assert others == [first + 1, first + 2]
     assert steps_of(tmp_path / "traces" / "values", "values") == [first + 6, first + 7]
