@@ -90,13 +90,8 @@ def test_the_operations_of_randaugment_grow_in_tenths(magnitude):
             np.testing.assert_array_equal(apply(operation, jnp.asarray(images)), theirs, err_msg=name)
 
 
-def test_the_table_adds_up_to_the_published_one():
-    """Steps, probabilities and levels of each operation, added up from the table as torchvision 0.28 has it."""
-    sums = {}
-    for name, probability, level in (step for steps in policies.CIFAR10 for step in steps):
-        count, probabilities, levels = sums.get(name, (0, 0.0, 0))
-        sums[name] = count + 1, probabilities + probability, levels + level
-    assert sums == {
+PUBLISHED = {  # steps, and their probabilities and levels added up, of each operation, as torchvision 0.28 has them
+    "autoaugment": {
         "AutoContrast": (7, pytest.approx(5.0), 0),
         "Brightness": (4, pytest.approx(2.3), 25),
         "Color": (5, pytest.approx(2.9), 27),
@@ -110,7 +105,29 @@ def test_the_table_adds_up_to_the_published_one():
         "Solarize": (4, pytest.approx(1.9), 18),
         "TranslateX": (2, pytest.approx(0.8), 17),
         "TranslateY": (5, pytest.approx(3.4), 39),
-    }
+    },
+    "autoaugment_imagenet": {
+        "AutoContrast": (2, pytest.approx(1.2), 0),
+        "Color": (6, pytest.approx(3.8), 18),
+        "Contrast": (2, pytest.approx(2.0), 16),
+        "Equalize": (17, pytest.approx(11.2), 0),
+        "Invert": (3, pytest.approx(1.8), 0),
+        "Posterize": (5, pytest.approx(2.8), 32),
+        "Rotate": (6, pytest.approx(3.6), 45),
+        "Sharpness": (1, pytest.approx(0.4), 7),
+        "ShearX": (1, pytest.approx(0.6), 5),
+        "Solarize": (7, pytest.approx(3.6), 36),
+    },
+}
+
+
+@pytest.mark.parametrize("policy", policies.POLICIES)
+def test_the_tables_add_up_to_the_published_ones(policy):
+    sums = {}
+    for name, probability, level in (step for steps in policies.POLICIES[policy] for step in steps):
+        count, probabilities, levels = sums.get(name, (0, 0.0, 0))
+        sums[name] = count + 1, probabilities + probability, levels + level
+    assert sums == PUBLISHED[policy]
 
 
 def test_subpolicies_are_drawn_alike_and_their_operations_by_their_probabilities():
@@ -208,26 +225,6 @@ def test_operations_of_random_magnitudes_are_those_of_the_magnitudes_drawn():
         operations = policies.randaugment_operations(float(policies.MAGNITUDES[level]), 20, 20)
         expected = apply(policies.pick(operations, which[i], direction[i]), images[i : i + 1])
         np.testing.assert_array_equal(found[i], expected[0])
-
-
-def test_the_table_of_imagenet_adds_up_to_the_published_one():
-    """Steps, probabilities and levels of each operation, added up from the table as torchvision 0.28 has it."""
-    sums = {}
-    for name, probability, level in (step for steps in policies.IMAGENET for step in steps):
-        count, probabilities, levels = sums.get(name, (0, 0.0, 0))
-        sums[name] = count + 1, probabilities + probability, levels + level
-    assert sums == {
-        "AutoContrast": (2, pytest.approx(1.2), 0),
-        "Color": (6, pytest.approx(3.8), 18),
-        "Contrast": (2, pytest.approx(2.0), 16),
-        "Equalize": (17, pytest.approx(11.2), 0),
-        "Invert": (3, pytest.approx(1.8), 0),
-        "Posterize": (5, pytest.approx(2.8), 32),
-        "Rotate": (6, pytest.approx(3.6), 45),
-        "Sharpness": (1, pytest.approx(0.4), 7),
-        "ShearX": (1, pytest.approx(0.6), 5),
-        "Solarize": (7, pytest.approx(3.6), 36),
-    }
 
 
 def test_the_levels_of_imagenets_policy_are_those_of_the_paper():
