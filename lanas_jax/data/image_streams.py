@@ -21,7 +21,7 @@ from jaxtyping import Int64
 
 from lanas_jax.data.crops import Crop
 from lanas_jax.data.record_index import RecordIndex
-from lanas_jax.data.streams import Batch
+from lanas_jax.data.streams import Batch, Transform
 from lanas_jax.formats.errors import FileError
 
 _CHUNK = 16  # most images per task of a thread
@@ -119,8 +119,19 @@ class TrainingImages:
         """Hash of files, rows and crop settings."""
         return _fingerprint(self.index, self.rows, ("random", self.crop))
 
-    def batches(self, seed: int, batch_size: int, first_step: int, *, host: int = 0, hosts: int = 1) -> Iterator[Batch]:
+    def batches(
+        self,
+        seed: int,
+        batch_size: int,
+        first_step: int,
+        *,
+        host: int = 0,
+        hosts: int = 1,
+        transform: Transform | None = None,
+    ) -> Iterator[Batch]:
         """Yields this host's ``batch_size / hosts`` contiguous rows of the batches from step `first_step` on.
+
+        `transform` changes each crop at random, in the workers.
 
         Raises:
           ValueError: if the batch size is not a multiple of the number of hosts, or the host does not exist.
@@ -133,7 +144,8 @@ class TrainingImages:
         shuffled = grain.MapDataset.source(range(len(self.rows))).shuffle(int(order)).repeat()
         size = _chunk(each)
         first = first_step * batch_size + host * each
-        maker = _Crops(self, shuffled, int(drawing), _Places(first, batch_size, each, size))
+        places = _Places(first, batch_size, each, size)
+        maker = _Crops(self, shuffled, int(drawing), places, transform)
         return _read(grain, maker, self.workers, self.damage, each // size)
 
 
@@ -184,9 +196,11 @@ class _Places(NamedTuple):
 class _Crops:
     """Random-access source of chunks of random crops, indexed by grain in any process."""
 
-    def __init__(self, images: TrainingImages, shuffled: Any, seed: int, places: _Places) -> None:
+    def __init__(
+        self, images: TrainingImages, shuffled: Any, seed: int, places: _Places, transform: Transform | None
+    ) -> None:
         self._index, self._rows, self._crop = images.index, images.rows, images.crop
-        self._shuffled, self._seed, self._places = shuffled, seed, places
+        self._shuffled, self._seed, self._places, self._transform = shuffled, seed, places, transform
 
     def __len__(self) -> int:
         return _ENDLESS
@@ -202,9 +216,12 @@ class _Crops:
             record = int(self._rows[(row + tried) % len(self._rows)])
             try:
                 rng = np.random.default_rng((self._seed, place))
-                return self._crop.random(self._index.image(record), rng), int(self._index.labels[record])
+                image = self._crop.random(self._index.image(record), rng)
             except FileError:
                 damaged.append(record)
+                continue
+            image = image if self._transform is None else self._transform(image, rng)
+            return image, int(self._index.labels[record])
         raise FileError(f"{self._index.where(damaged[0])}: damaged, and so are the {_IN_A_ROW - 1} records after it")
 
 

@@ -5,14 +5,16 @@ its own share of each batch.
 """
 
 import dataclasses
-from collections.abc import Iterator
-from typing import NamedTuple, Protocol, runtime_checkable
+from collections.abc import Callable, Iterator
+from typing import NamedTuple, Protocol, TypeAlias, runtime_checkable
 
 import numpy as np
 from jaxtyping import Float32, Int32, UInt8
 
 from lanas_jax.data.scaling import Scaling
 from lanas_jax.data.splits import SearchData, Split
+
+Transform: TypeAlias = Callable[[np.ndarray, np.random.Generator], np.ndarray]  # of one image; can be pickled
 
 _BATCH = 256  # batch size for reading evaluation images
 
@@ -37,8 +39,26 @@ class TrainingStream(Protocol):
         """Identifier of the images and the way they are read; equal on all hosts."""
         ...
 
-    def batches(self, seed: int, batch_size: int, first_step: int, *, host: int, hosts: int) -> Iterator[Batch]:
-        """Yields this host's ``batch_size / hosts`` images of the batches from step `first_step` on; endless."""
+    def batches(
+        self,
+        seed: int,
+        batch_size: int,
+        first_step: int,
+        *,
+        host: int,
+        hosts: int,
+        transform: Transform | None = None,
+    ) -> Iterator[Batch]:
+        """Yields this host's ``batch_size / hosts`` images of the batches from step `first_step` on; endless.
+
+        Args:
+          seed: random seed of the order and of all draws.
+          batch_size: images per batch of all hosts.
+          first_step: number of the first batch.
+          host: index of this host.
+          hosts: number of hosts.
+          transform: random change of each image, with a generator of its own, where images are decoded; None for none.
+        """
         ...
 
 

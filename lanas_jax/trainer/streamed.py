@@ -1,6 +1,8 @@
 """Training on streamed batches, such as ImageNet's from disk (`lanas_jax.data.streams`).
 
-Each process reads its share of every batch. A thread places the next batches on the devices before they are needed.
+Each process reads its share of every batch. Crop and policy of the augmentation run where images are decoded, and the
+rest of it in the training step, which gathers no pixels (`lanas_jax.training.pixel_augmentation`). A thread places the
+next batches on the devices before they are needed.
 Steps are called one at a time, so a training can stop after any step; `steps_per_dispatch` is only the number of steps
 between two readings of the losses. Batches are a function of the seed and the step number, so a training resumes from a
 checkpoint to bit-identical results.
@@ -23,13 +25,15 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Float
 
 from lanas_jax.data.scaling import Scaling
-from lanas_jax.data.streams import Batch, EvaluationStream, StreamedDataset, TrainingStream
+from lanas_jax.data.streams import Batch, EvaluationStream, StreamedDataset, TrainingStream, Transform
 from lanas_jax.runtime.devices import mesh_of
 from lanas_jax.runtime.distributed import Preemption
 from lanas_jax.trainer import step as training
 from lanas_jax.trainer.programs import AXIS, Compiled, Programs, abstract, assembled, placed, shared_programs, task_of
 from lanas_jax.trainer.step import FinalState, TrainerTask
 from lanas_jax.trainer.task import AuxiliaryInputs, Training, Weights
+from lanas_jax.training.augmentation import check_images
+from lanas_jax.training.pixel_augmentation import PixelAugmentation, in_step
 
 DEPTH = 2  # number of prefetched batches on the devices
 IN_FLIGHT = 2  # number of steps dispatched to the devices without waiting for their results
@@ -46,15 +50,20 @@ def compile_streamed(final: Training, data: StreamedDataset, devices: Sequence[j
       final: training to compile for.
       data: streamed dataset to train on.
       devices: devices of all processes; each batch is divided equally among them (`check_recipe`).
+
+    Raises:
+      ValueError: the augmentation does not fit the images.
     """
     began = time.perf_counter()
     mesh = mesh_of(devices, AXIS)
-    task = task_of(final, mesh, data.classes, data.scaling)
+    task = _task(final, mesh, data.image_shape, data.classes, data.scaling)
     images = (data.image_shape, "streamed")
     made = shared_programs(
         task, images, lambda task: Compiled.of(task, _lowered(task, data.image_shape), training.right_in_batch)
     )
-    source = Streamed(data.train, made.right)
+    changed = final.augmentation != task.augmentation
+    transform = PixelAugmentation(final.augmentation) if changed else None
+    source = Streamed(data.train, made.right, transform)
     return assembled(final, task, mesh, source, made.begin, made.program, time.perf_counter() - began)
 
 
@@ -74,7 +83,16 @@ def lowered_step(
       classes: number of classes.
       scaling: scaling of 8-bit images; None for float32 images.
     """
-    return _lowered(task_of(final, mesh, classes, scaling), image_shape)
+    return _lowered(_task(final, mesh, image_shape, classes, scaling), image_shape)
+
+
+def _task(
+    final: Training, mesh: Mesh, image_shape: tuple[int, int, int], classes: int, scaling: Scaling | None
+) -> TrainerTask:
+    """Returns the task of a training whose images are already augmented as far as workers do it."""
+    dtype = jnp.float32 if scaling is None else jnp.uint8
+    check_images(final.augmentation, jax.ShapeDtypeStruct((1, *image_shape), dtype), scaling)
+    return dataclasses.replace(task_of(final, mesh, classes, scaling), augmentation=in_step(final.augmentation))
 
 
 def _lowered(task: TrainerTask, image_shape: tuple[int, int, int]) -> jax.stages.Lowered:
@@ -95,10 +113,12 @@ class Streamed:
       stream: stream of training batches.
       right: function that counts the correctly classified images of a batch, and all images of the batch; compiled at
         the first call.
+      transform: random change of each training image where it is decoded; None for none.
     """
 
     stream: TrainingStream
     right: Callable[[AuxiliaryInputs, Weights, Array, Array], tuple[Array, Array]]
+    transform: Transform | None = None
 
     @property
     def count(self) -> int:
@@ -109,9 +129,8 @@ class Streamed:
     def session(self, programs: Programs, step: int) -> Iterator["StreamedSteps"]:
         """Yields the steps after step `step`; a thread prefetches batches until the context is left."""
         hosts = _hosts(programs)
-        batches = self.stream.batches(
-            programs.seed, programs.task.recipe.batch_size, step, host=jax.process_index(), hosts=hosts
-        )
+        size, host = programs.task.recipe.batch_size, jax.process_index()
+        batches = self.stream.batches(programs.seed, size, step, host=host, hosts=hosts, transform=self.transform)
         with Ahead(batches, functools.partial(_placed, programs, hosts), DEPTH) as ready:
             yield StreamedSteps(programs, ready)
 

@@ -117,7 +117,7 @@ def augment(
     return images, targets
 
 
-def check_images(config: Augmentation, images: Array, scaling: Scaling | None) -> None:
+def check_images(config: Augmentation, images: Array | jax.ShapeDtypeStruct, scaling: Scaling | None) -> None:
     """Checks that `config` can be applied to the images.
 
     Raises:

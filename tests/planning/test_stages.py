@@ -8,23 +8,31 @@ import numpy as np
 import pytest
 
 from lanas_jax.candidates.population import Population
+from lanas_jax.data.scaling import Scaling
 from lanas_jax.data.splits import SearchData
 from lanas_jax.experiments import cifar10, cifar10_one_shot
 from lanas_jax.models import layers
 from lanas_jax.models.layers import convolutions
 from lanas_jax.planning.estimate import Memory
+from lanas_jax.planning.gathers import gathered_rows
 from lanas_jax.planning.stage import stand_in
 from lanas_jax.planning.stages import candidates, final_training, mean_multiply_adds
+from lanas_jax.runtime.devices import mesh_of
 from lanas_jax.storage.weights import names
 from lanas_jax.supernet import valuation
+from lanas_jax.trainer import programs as final_programs
 from lanas_jax.trainer import teacher as teachers
 from lanas_jax.trainer.compilation import compile_training
-from lanas_jax.trainer.task import Weights
+from lanas_jax.trainer.streamed import lowered_step
+from lanas_jax.trainer.task import FinalTraining, Weights
 from lanas_jax.trainer.teacher import NetworkTeacher
+from lanas_jax.training.augmentation import Augmentation, augment
 from lanas_jax.training.sgd import TrainConfig
 from tests.candidates.small_network import SmallNetwork
 from tests.planning import planned_experiment as planned
 from tests.supernet import linear_supernet as linear
+from tests.trainer import tiny_experiment as tiny
+from tests.trainer.linear_network import CLASSES, LinearNetwork
 
 DEVICES = jax.local_devices()[:2]
 CONFIG = planned.Config()
@@ -156,3 +164,19 @@ def test_accelerators_get_their_own_forms_of_operations(accelerator):
 def test_experiments_offer_their_stages_without_data(module, names):
     found = module.stages(module.Config(data_dir=None))
     assert [stage.name for stage in found] == names
+
+
+@pytest.mark.parametrize("policy", ["randaugment", "autoaugment_imagenet"])
+def test_a_step_of_pictures_gathers_none(policy):
+    """Neither on the platform of the test nor on others; a step on images in memory gathers pixels of each image."""
+    augmentation = Augmentation(crop=1, flip=True, policy=policy, cutout=2, erasing=0.5, mixup=0.2, cutmix=0.2)
+    recipe = dataclasses.replace(tiny.RECIPE, train_on="train")
+    training = FinalTraining(LinearNetwork(), lambda: None, recipe, augmentation)
+    mesh = mesh_of(jax.devices()[:1], final_programs.AXIS)
+    scaling = Scaling((0.5,) * 3, (0.25,) * 3)
+    assert not gathered_rows(lowered_step(training, mesh, (4, 3, 3), CLASSES, scaling))
+
+    def on_device(images):
+        return augment(augmentation, jax.random.key(0), images, jnp.zeros((4, CLASSES)), scaling)
+
+    assert max(gathered_rows(jax.jit(on_device).lower(jax.ShapeDtypeStruct((4, 4, 3, 3), jnp.uint8)))) >= 4 * 4 * 3

@@ -52,13 +52,17 @@ class Training:
     def fingerprint(self):
         return digest((self.split.images, self.split.labels))
 
-    def batches(self, seed, batch_size, first_step, *, host, hosts):
+    def batches(self, seed, batch_size, first_step, *, host, hosts, transform=None):
         ordering = jax.random.split(jax.random.split(jax.random.key(seed))[1])[0]
         share, order = batch_size // hosts, _order(len(self.split), batch_size)
         for step in itertools.count(first_step):
             mine = np.asarray(order(ordering, jnp.int32(step)))[0][host * share : (host + 1) * share]
             time.sleep(self.pause)
-            yield Batch(self.split.images[mine], self.split.labels[mine])
+            images = self.split.images[mine]
+            if transform is not None:
+                rng = np.random.default_rng((seed, step, host))
+                images = np.stack([transform(image, rng) for image in images])
+            yield Batch(images, self.split.labels[mine])
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
