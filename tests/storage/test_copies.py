@@ -1,5 +1,6 @@
 """Copies of run folders: complete and consistent, to other folders and through a remote file system."""
 
+import contextlib
 import shutil
 import sqlite3
 
@@ -87,7 +88,7 @@ def test_a_run_goes_through_a_bucket_and_on_as_if_it_had_stayed(run, bucket, tmp
 def test_a_run_that_is_being_written_is_copied_as_it_was_between_two_batches(run, tmp_path):
     original = shutil.copytree(run, tmp_path / "original")
     (original / "config.json.partial").touch()
-    with sqlite3.connect(original / "trials.sqlite", isolation_level=None) as writing:
+    with contextlib.closing(sqlite3.connect(original / "trials.sqlite", isolation_level=None)) as writing:
         writing.execute("begin immediate")
         writing.execute("delete from trials")
         copy_folder(original, tmp_path / "copy")
