@@ -24,7 +24,7 @@ NETWORKS = {
     "NASNet": NASNet(NASNetSpace(2, two_cells=True, cells=3, **SIZES), jnp.bfloat16, weight_standardisation=True),
     "NAS-Bench-201": NASBench201(NASBench201Space(cells=1, **SIZES), jnp.bfloat16),
 }
-CONFIG = TrainConfig(batch_size=4, augmentation=Augmentation(crop=2, flip=True, cutout=2))
+CONFIG = TrainConfig(batch_size=4, augmentation=Augmentation(crop=2, flip=True, cutout=2, mixup=0.2))
 TASK = partial(CandidateTask, config=CONFIG, classes=3, scaling=Scaling((0.0, 0.0, 0.0), (1.0, 1.0, 1.0)))
 
 

@@ -8,7 +8,7 @@ from jax.sharding import AxisType, PartitionSpec
 from scipy import stats
 
 from lanas_jax.data.scaling import Scaling
-from lanas_jax.training.augmentation import Augmentation, augment, erase
+from lanas_jax.training.augmentation import Augmentation, augment, draw_share, erase
 from tests.training.pictures import made_up
 
 KEY = jax.random.key(0)
@@ -97,6 +97,19 @@ def mixed_batches(config, count, side=6, images=3):
     keys = jax.random.split(jax.random.key(9), count)
     ours = jax.jit(jax.vmap(lambda key: augment(config, key, batch, targets, None)))(keys)
     return np.asarray(batch), np.asarray(ours[0]), np.asarray(ours[1])
+
+
+@pytest.mark.parametrize("alpha", [0.05, 1.0, 8.0])
+def test_shares_follow_the_beta_distribution(alpha):
+    """Kolmogorov-Smirnov fails for one seed in 10^6."""
+    keys = jax.random.split(jax.random.key(3), 20_000)
+    shares = np.asarray(jax.jit(jax.vmap(draw_share, (0, None)))(keys, jnp.float32(alpha)), np.float64)
+    inside = shares[(shares > 1e-6) & (shares < 1 - 1e-6)]  # where 32 bits resolve both sides
+    beta = stats.beta(alpha, alpha)
+    low, high = beta.cdf([1e-6, 1 - 1e-6])
+    assert stats.kstest(inside, lambda x: (beta.cdf(x) - low) / (high - low)).pvalue > 1e-6
+    expected = len(shares) * (high - low)
+    assert abs(len(inside) - expected) < 6 * np.sqrt(expected * (1 - high + low)) + 1
 
 
 def test_mixup_averages_an_image_and_the_one_before_it_by_the_beta_distribution():
