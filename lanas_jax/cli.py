@@ -98,7 +98,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             sys.stdout.flush()  # here, where errors become messages, and not at exit
     except REFUSALS as error:
         return _failed(command, error, 2)
-    except sqlite3.OperationalError as error:  # a full disk or an unmounted file system
+    except sqlite3.OperationalError as error:  # a full disk, an unmounted file system, a file without permission
+        if getattr(error, "sqlite_errorcode", 0) & 0xFF == sqlite3.SQLITE_READONLY:
+            return _failed(command, "the trials file cannot be written: permission denied", 2)
         return _failed(command, f"the trials file cannot be used: {error}", 1)
     except KeyboardInterrupt:
         print("stopped", file=sys.stderr)

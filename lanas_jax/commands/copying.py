@@ -5,7 +5,7 @@ from typing import Annotated, Any
 
 import tyro
 
-from lanas_jax.commands.base import REFUSALS, RefusedError, parsed
+from lanas_jax.commands.base import REFUSALS, RefusedError, parsed, reason_of
 from lanas_jax.storage.copies import copy_folder, place_of
 
 
@@ -30,6 +30,8 @@ def copy(arguments: Sequence[str]) -> int:
         copied = copy_folder(place_of(source), place_of(target))
     except REFUSALS:
         raise
+    except PermissionError as error:
+        raise RefusedError(f"cannot copy {source} to {target}: {reason_of(error)}") from error
     except Exception as error:  # each remote file system has errors of its own
         raise RefusedError(f"cannot copy {source} to {target}: {error or type(error).__name__}") from error
     print(f"{copied} files copied to {target}")

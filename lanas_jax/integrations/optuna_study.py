@@ -1,8 +1,8 @@
 """A run as a study of Optuna, for its dashboard and plots: ``lanas trials RUN --optuna sqlite:///run.db``.
 
-Each trial has its options as parameters, its value, its state and its times. User attributes have what Optuna has no
-place for: the reason of a failure, costs, seconds, the worker, and the code. A study is a copy: the run itself stays as
-it is, and writing the study again replaces it.
+Each trial has its options as parameters, its value or its values of several objectives, its state and its times. User
+attributes have what Optuna has no place for: the reason of a failure, costs, seconds, the worker, and the code. A study
+is a copy: the run itself stays as it is, and writing the study again replaces it.
 """
 
 import datetime
@@ -22,9 +22,11 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution, Floa
 from optuna.trial import FrozenTrial, TrialState
 
 from lanas_jax.one_call.result import Study
+from lanas_jax.searchers.objectives import COSTS
 from lanas_jax.spaces.choices import Choice
 from lanas_jax.storage.trial_file import is_trial_file
 from lanas_jax.storage.trials import Status, Trial
+from lanas_jax.study.objectives import VALUES
 
 RUN = "lanas run"  # user attribute of a study: the folder of the run of which it is a copy
 STATES = {Status.DONE: TrialState.COMPLETE, Status.FAILED: TrialState.FAIL, Status.PENDING: TrialState.RUNNING}
@@ -60,6 +62,8 @@ def write_study(run: Study, url: str, name: str | None = None) -> str:
         _write(run, storage, url, name)
     except (OSError, optuna.exceptions.StorageInternalError) as error:
         raise ValueError(f"the storage {url} cannot be written: {_first_line(error.__cause__ or error)}") from error
+    finally:
+        storage.remove_session()
     return name
 
 
@@ -84,10 +88,13 @@ def _write(run: Study, storage: optuna.storages.BaseStorage, url: str, name: str
                 f"{url} has another study named {name!r}, which is not of {run.directory}: give another URL"
             )
         optuna.delete_study(study_name=name, storage=storage)
-    study = optuna.create_study(study_name=name, storage=storage, direction="maximize")
+    directions = ["minimize" if objective in COSTS else "maximize" for objective in run.objectives or VALUES[:1]]
+    study = optuna.create_study(study_name=name, storage=storage, directions=directions)
     study.set_user_attr(RUN, str(run.directory))
     study.set_user_attr("objective", run.name)
     study.set_user_attr("budget", run.budget)
+    if run.objectives:
+        study.set_user_attr("objectives", list(run.objectives))
     distributions = {choice.name: distribution_of(choice) for choice in run.space.choices}
     study.add_trials([_frozen(run, trial, distributions) for trial in run.trials])
 
@@ -102,7 +109,8 @@ def _frozen(run: Study, trial: Trial, distributions: dict[str, BaseDistribution]
         number=-1,  # the storage numbers the trials, in the order in which they are added
         trial_id=-1,
         state=STATES[trial.status],
-        value=trial.value,
+        value=None,
+        values=None if trial.value is None else _values(run, trial),
         datetime_start=datetime.datetime.fromtimestamp(started),
         datetime_complete=None if finished is None else datetime.datetime.fromtimestamp(finished),
         params=params,
@@ -111,6 +119,13 @@ def _frozen(run: Study, trial: Trial, distributions: dict[str, BaseDistribution]
         system_attrs={},
         intermediate_values={},
     )
+
+
+def _values(run: Study, trial: Trial) -> list[float]:
+    """Returns the values of a finished trial; a cost as it is."""
+    names = run.objectives or VALUES[:1]
+    found: list[Any] = [trial.value if name in VALUES else getattr(trial, name) for name in names]
+    return [float(number) for number in found]
 
 
 def _first_line(error: BaseException) -> str:

@@ -10,7 +10,9 @@ from pathlib import Path
 import pytest
 
 from lanas_jax.cli import main
+from lanas_jax.storage import trials
 from lanas_jax.storage.folder import RunError, new_directory
+from lanas_jax.storage.trial_file import connect
 from tests.refusals import refused
 
 ROOT = Path(__file__).parents[2]
@@ -156,3 +158,13 @@ def test_an_ascii_terminal_gets_ascii(tmp_path):
     assert (done.returncode, done.stderr.count(b"\n")) == (2, 1)
     done = lanas(["describe", "mobilenet_v2"], PYTHONIOENCODING="ascii", COLUMNS="20")
     assert (done.returncode, done.stderr) == (0, b"")
+
+
+def test_trials_that_cannot_be_written_are_one_sentence(tmp_path, monkeypatch, capsys):
+    """SQLite itself refuses to write: its file is opened as one without write permission would be."""
+    run = tmp_path / "run"
+    assert main(["search", SEARCH, "--budget", "2", "--out", str(run)]) == 0
+    capsys.readouterr()
+    monkeypatch.setattr(trials, "connect", lambda path, mode: connect(path, "ro"))
+    assert main(["resume", str(run), "--budget", "3"]) == 2
+    assert capsys.readouterr().err == "lanas resume: the trials file cannot be written: permission denied\n"

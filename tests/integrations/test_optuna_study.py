@@ -67,6 +67,25 @@ def test_the_dashboard_sees_a_run(run, tmp_path, capsys):
     assert study.user_attrs == {"lanas run": str(run), "objective": "mine", "budget": 3}
 
 
+def test_a_run_with_objectives_is_a_study_with_directions(tmp_path):
+    names = ("accuracy", "parameters")
+    evaluator, searcher = FromFunction(SPACE, lambda **options: 0.0), lx.RandomSearch(SPACE, objectives=2)
+    experiment = Experiment("mine", SPACE, searcher, evaluator, 2, 2, 0, objectives=names)
+    made = run_folder.create(tmp_path / "run", experiment)
+    with TrialStore.open(made.trials) as store:
+        store.add_pending(0, [(0, 1, 2), (1, 2, 0)], ["00"] * 2, {"jax": "1"})
+        store.finish(
+            [0, 1], [Outcome(0.5, parameters=7), Outcome(None, "the evaluator reports no parameters")], {}, 1e9
+        )
+    url = f"sqlite:///{tmp_path}/run.db"
+    assert main(["trials", str(made.directory), "--optuna", url]) == 0
+    study = optuna.load_study(study_name="run", storage=url)
+    assert [direction.name for direction in study.directions] == ["MAXIMIZE", "MINIMIZE"]
+    assert [trial.values for trial in study.trials] == [[0.5, 7], None]
+    assert [trial.number for trial in study.best_trials] == [0]
+    assert study.user_attrs["objectives"] == ["accuracy", "parameters"]
+
+
 def test_other_studies_and_storages_are_left_alone(run, tmp_path, capsys):
     url = f"sqlite:///{tmp_path}/run.db"
     optuna.create_study(study_name="run", storage=url)
