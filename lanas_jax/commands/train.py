@@ -91,6 +91,8 @@ def _train_found(console: Console, party: Party, arguments: Sequence[str]) -> in
     if not distributed.is_first_process():
         console = terminal(quiet=True)
     wanted = find_target(arguments[0])
+    if (pick := _value_of("--pick", arguments)) is not None:
+        wanted = _picked(wanted, pick, _value_of("--code", arguments))
     given = _parse(wanted, arguments)
     for name in ("weights", "out"):
         if (path := getattr(given, name)) is not None:
@@ -100,8 +102,6 @@ def _train_found(console: Console, party: Party, arguments: Sequence[str]) -> in
 
 
 def _train_target(console: Console, party: Party, wanted: "Target", given: Any) -> int:
-    if given.pick is not None:
-        wanted = _picked(wanted, given.pick, given.code)
     code = _code_of(wanted, given.config, given.code)
     final = final_training(wanted.module, given.config, given.final, code)
     if wanted.run is not None:
@@ -199,6 +199,8 @@ def _code_of(target: Target, config: Any, text: str | None) -> Int[np.ndarray, "
 def _picked(target: Target, pick: str, code: str | None) -> Target:
     """Returns the target with the code of a trial of its run; another network than the winner has its own folder.
 
+    If that folder has a training, its settings are those of the target. A new one starts from the experiment's.
+
     Raises:
       CodeError: a code was given too, the target is no run, or no trial is meant by the text.
     """
@@ -214,8 +216,11 @@ def _picked(target: Target, pick: str, code: str | None) -> Target:
         raise CodeError(str(error)) from error
     if trial.code == target.code:
         return target
-    folder = target.run.directory / f"trial-{trial.id}"
-    return dataclasses.replace(target, code=trial.code, directory=folder, initial=None)
+    directory = target.run.directory / f"trial-{trial.id}"
+    if folders.training_exists(directory):
+        return dataclasses.replace(_of_folder(folders.open_folder(directory)), run=target.run)
+    origin = dataclasses.replace(target.origin, settings=None)
+    return dataclasses.replace(target, origin=origin, code=trial.code, directory=directory, initial=None)
 
 
 def _of_folder(folder: FinalFolder) -> Target:

@@ -107,6 +107,9 @@ def test_a_trial_that_is_picked_is_trained_in_a_folder_of_its_own(trained, capsy
     assert main(["train", str(run), "--pick", f"trial {other.id}", *options]) == 0
     final = json.loads((run / f"trial-{other.id}" / "final.json").read_text())
     assert tuple(final["code"]) == other.code != (0, 1)
+    capsys.readouterr()
+    assert main(["train", str(run), "--pick", f"trial {other.id}"]) == 0  # with the settings of that training
+    assert "1 epochs, in" in capsys.readouterr().out
     assert "trial 999 does not exist" in refused(capsys, "train", run, "--pick", "trial 999")
     assert "give --code or --pick, not both" in refused(capsys, "train", run, "--pick", "knee", "--code", "2,1")
     assert "--pick needs the folder of a search" in refused(capsys, "train", run / "final", "--pick", "knee")
