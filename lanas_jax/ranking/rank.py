@@ -136,11 +136,11 @@ def rank_networks(ranking: Ranking, design: RankingDesign, settings: Any, valuin
         "settings": config_json.encode_value(settings),
         "estimates": list(ranking.estimates),
     }
-    _enter(folder, asked)
+    claim_folder(folder, asked)
     with run_folder.RUN.lock(valuing.here.directory):
         codes, estimates = _estimated(ranking, design, valuing)
         trials = valuing.column("trained from scratch", ranking.truth, codes, folder / TRUTH, design.batch)
-        truth = _values(trials)
+        truth = trial_values(trials)
         ranked = Ranked(
             codes=[trial.code for trial in trials],
             estimates=estimates,
@@ -178,20 +178,25 @@ def _estimated(
     folder = folder_of(valuing.here)
     key = replay.stream_key(design.seed, replay.SEARCHER_STREAM)
     pool = pool_of(key, valuing.space, design.pool, design.networks)
-    values = _values(valuing.column(first, evaluator, pool, folder / "pool", AT_ONCE))
+    values = trial_values(valuing.column(first, evaluator, pool, folder / "pool", AT_ONCE))
     rows = stratified(values, design.networks, design.seed)
     estimates = {first: values[rows]}
     for i, (name, evaluator) in enumerate(others, start=1):
-        estimates[name] = _values(valuing.column(name, evaluator, pool[rows], folder / f"estimate-{i}", AT_ONCE))
+        estimates[name] = trial_values(valuing.column(name, evaluator, pool[rows], folder / f"estimate-{i}", AT_ONCE))
     return pool[rows], estimates
 
 
-def _values(trials: Sequence[Trial]) -> Float[np.ndarray, " n"]:
+def trial_values(trials: Sequence[Trial]) -> Float[np.ndarray, " n"]:
+    """Returns the values of trials; NaN for a failed trial."""
     return np.array([np.nan if trial.value is None else trial.value for trial in trials])
 
 
-def _enter(folder: Path, asked: dict[str, Any]) -> None:
-    """Saves the request, or checks that it equals the saved one."""
+def claim_folder(folder: Path, asked: dict[str, Any]) -> None:
+    """Saves the request for a ranking in its folder, or checks that it equals the saved one.
+
+    Raises:
+      RunError: the folder holds a ranking with other settings; the message names the differences.
+    """
     if not _RANKING.exists(folder):
         with _RANKING.created(folder, asked):
             pass

@@ -21,6 +21,7 @@ from lanas_jax.runtime.files import replace_json, replace_text
 from lanas_jax.storage.folder import RunError
 
 FOLDER = "ranking"  # within the run directory
+AGAINST = "against"  # within the run directory; one folder per table
 FORMAT = 1
 _TABLE, _RECORD = "ranking.csv", "ranking.json"
 
@@ -30,10 +31,10 @@ class Ranked:
     """Networks with their estimated and true values.
 
     Attributes:
-      codes: codes of the sampled networks, by ascending value of the first estimate.
+      codes: codes of the sampled networks, by ascending value of the first estimate or of the benchmark table.
       estimates: values per network, by name of the estimate; NaN: no value.
-      truth: value of each network after training from scratch; NaN: failed training.
-      seconds: training time of each network in seconds, including compilation.
+      truth: value of each network after training from scratch or in a benchmark table; NaN: no value.
+      seconds: training time of each network in seconds, including compilation; NaN: not trained here.
       correlations: rank correlation with the truth, by name of the estimate.
       about: requested settings, software versions and date, by name.
     """
@@ -80,6 +81,15 @@ def read_ranking(folder: Path) -> Ranked | None:
         return _with_table(folder / _TABLE, correlations, record)
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise RunError(f"the ranking in {folder} is damaged: {type(error).__name__}: {error}") from error
+
+
+def read_against(directory: Path) -> list[Ranked]:
+    """Reads the finished rankings against benchmark tables in a run directory, in order of their folders' names.
+
+    Raises:
+      RunError: a file is damaged or has another format.
+    """
+    return [found for folder in sorted((directory / AGAINST).glob("*")) if (found := read_ranking(folder)) is not None]
 
 
 def _with_table(path: Path, correlations: Mapping[str, RankCorrelation], about: Mapping[str, Any]) -> Ranked:

@@ -37,6 +37,7 @@ class ReportData:
       tree: nodes of the searcher's tree; None if there is no tree to show.
       tree_note: reason why there is no tree.
       ranking: rank correlations of estimates with training from scratch; None if not measured.
+      against: rank correlations of estimates with the values of benchmark tables.
       draws: number of first trials with a value that the searcher drew uniformly; 0 to show no level of random draws.
       refresh: number of seconds after which a browser reads the page again; None for a search that is not running.
       objectives: names of the objectives of a search with several, whose winner is the knee of their front.
@@ -52,6 +53,7 @@ class ReportData:
     tree: Sequence[NodeSummary] | None = None
     tree_note: str = ""
     ranking: Ranked | None = None
+    against: Sequence[Ranked] = ()
     draws: int = 0
     refresh: int | None = None
     objectives: tuple[str, ...] = ()
@@ -72,6 +74,7 @@ def render(run: ReportData) -> str:
     """Renders the report as the text of an HTML document."""
     body = [_headline(run), *_winner(run), *_plots(run), *limits.section(run.space, run.trials, run.show)]
     ranked = [] if run.ranking is None else ranking.section(run.ranking)
+    ranked += [part for i, found in enumerate(run.against) for part in ranking.section(found, f"against{i}-")]
     body += [*_tree(run), *ranked, *_trials(run), *_settings(run)]
     refresh = [] if run.refresh is None else [element("meta", http_equiv="refresh", content=run.refresh)]
     head = element(

@@ -147,22 +147,23 @@ def value_against_limit(
 
 
 def truth_against_estimate(
-    estimate: Float[np.ndarray, " n"], truth: Float[np.ndarray, " n"], name: str, place: str
+    estimate: Float[np.ndarray, " n"], truth: Float[np.ndarray, " n"], name: str, place: str, reference: str
 ) -> Element:
-    """Plots the values of networks trained from scratch against an estimate of them.
+    """Plots reference values of networks, such as those after training from scratch, against an estimate of them.
 
     Args:
       estimate: estimated values, one per network; networks with NaN are left out.
-      truth: values after training from scratch, one per network; networks with NaN are left out.
+      truth: reference values, one per network; networks with NaN are left out.
       name: name of the estimate.
       place: id of the plot, unique within the page.
+      reference: name of the reference, which labels its axis.
     """
     known = ~(np.isnan(estimate) | np.isnan(truth))
     x, values = estimate[known], truth[known]
     with matplotlib.rc_context(STYLE):
         figure, axes = _axes(f"value by {name}", ValueFormat.of(values.tolist()))
         axes.xaxis.label.set_parse_math(False)
-        axes.set_ylabel("trained from scratch")
+        axes.set_ylabel(reference, parse_math=False)
         _scatter(axes, x, values, "network")
         if len(x):
             axes.xaxis.set_major_locator(MaxNLocator(nbins=7, steps=[1, 2, 5, 10]))

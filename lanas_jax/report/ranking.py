@@ -6,18 +6,26 @@ from lanas_jax.report import formatting, plots, tables
 from lanas_jax.report.elements import Element, element
 
 
-def section(ranked: Ranked) -> list[Element]:
-    """Returns heading, explanation, table and plots."""
+def section(ranked: Ranked, place: str = "ranking") -> list[Element]:
+    """Returns heading, explanation, table and plots.
+
+    Args:
+      ranked: finished ranking, against training from scratch or against a benchmark table.
+      place: prefix of the ids of the plots, unique within the page.
+    """
+    benchmark = ranked.about.get("benchmark")
     figures = [
         element(
             "figure",
-            plots.truth_against_estimate(estimate, ranked.truth, name, f"ranking{i}"),
+            plots.truth_against_estimate(
+                estimate, ranked.truth, name, f"{place}{i}", benchmark or "trained from scratch"
+            ),
             element("figcaption", _caption(name, ranked.correlations[name])),
         )
         for i, (name, estimate) in enumerate(ranked.estimates.items())
     ]
     return [
-        element("h2", "Does the supernet rank?"),
+        element("h2", "Does the supernet rank?" if benchmark is None else f"Ranking against {benchmark}"),
         element("p", _explanation(ranked), class_="quiet"),
         tables.ranking_table(ranked.correlations),
         element("div", *figures, class_="plots"),
@@ -25,12 +33,16 @@ def section(ranked: Ranked) -> list[Element]:
 
 
 def _explanation(ranked: Ranked) -> str:
-    first, pool = next(iter(ranked.estimates)), ranked.about.get("pool")
+    pool, benchmark = ranked.about.get("pool"), ranked.about.get("benchmark")
     networks = formatting.plural(len(ranked.codes), "architecture") + ("" if pool is None else f" out of {pool:,}")
+    if benchmark is None:
+        first = next(iter(ranked.estimates))
+        what = f"{networks}, spread over the whole range of their values by {first}, were trained from scratch."
+    else:
+        what = f"{networks} are compared by their values in {benchmark}. Controls are costs, not estimates."
     return (
-        f"{networks}, spread over the whole range of their values by {first}, were trained from scratch. A rank "
-        f"correlation of 1 means that an estimate gives the same order, 0 that it gives no information about it. "
-        f"Intervals are 95 % bootstrap intervals over networks."
+        f"{what} A rank correlation of 1 means that an estimate gives the same order, 0 that it gives no information "
+        f"about it. Intervals are 95 % bootstrap intervals over networks."
     )
 
 

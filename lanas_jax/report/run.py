@@ -128,6 +128,7 @@ def write_report(
             tree=tree,
             tree_note=note,
             ranking=result.read_ranking(here.directory / result.FOLDER),
+            against=result.read_against(here.directory),
             draws=experiment.searcher.initial if isinstance(experiment.searcher, LaNAS) else 0,
             refresh=None if running is None else REFRESH,
             objectives=here.objectives,

@@ -69,7 +69,7 @@ def front_table(trials: Sequence[Trial], show: ValueFormat) -> Element | None:
 
 
 def ranking_table(correlations: Mapping[str, RankCorrelation]) -> Element:
-    """Returns one row per estimate: its rank correlations with training from scratch."""
+    """Returns one row per estimate: its rank correlations with the reference."""
     names = ("Spearman (95 %)", "Kendall (95 %)", "networks", "failed")
     head = element("tr", element("th", "estimate"), *(element("th", name, class_="number") for name in names))
     rows = [

@@ -3,6 +3,7 @@
 import contextlib
 import csv
 import dataclasses
+import functools
 import json
 import os
 import re
@@ -17,11 +18,15 @@ import numpy as np
 import pytest
 from scipy import stats
 
+import lanas_jax as lx
 from lanas_jax.cli import main
 from lanas_jax.evaluators.base import Evaluator, Prepared
-from lanas_jax.ranking import Ranking, result
+from lanas_jax.ranking import Ranking, against, result
+from lanas_jax.ranking.correlation import rank_correlation
 from lanas_jax.storage import trials
-from tests.ranking.tiny_experiment import Rank, Reverse, Supernet, number
+from lanas_jax.tables.benchmark import Benchmark
+from tests import quick_experiment
+from tests.ranking.tiny_experiment import CHOICES, Rank, Reverse, Supernet, number
 from tests.refusals import refused
 from tests.report.page_parser import Page
 
@@ -53,13 +58,37 @@ def run(searched, tmp_path):
     return shutil.copytree(searched, tmp_path / "run")
 
 
-def rows(run):
-    with (run / "ranking" / "ranking.csv").open(newline="") as file:
+@pytest.fixture(scope="module")
+def digits(tmp_path_factory):
+    """The table of all networks whose first digit is not 3; the mean of two repeats is 0.01 more than the number."""
+    space = lx.SearchSpace(CHOICES)
+    codes = space.enumerate()[:192]
+    values = np.array([[number(code), number(code) + 0.02] for code in codes])
+    path = tmp_path_factory.mktemp("tables") / "digits.npz"
+    Benchmark("all digits", space, codes, values, 1 - values).save(path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def compared(ranked, digits):
+    """A ranked run, compared with the table twice; not to be written to."""
+    run = shutil.copytree(ranked, ranked.parent / "compared")
+    (run / "trained.txt").unlink()
+    printed = (ranked.parent / "compared.txt").open("w")
+    with printed, contextlib.redirect_stdout(printed), pytest.MonkeyPatch.context() as patch:
+        patch.setattr(against, "rank_correlation", functools.partial(rank_correlation, resamples=100))  # in less time
+        assert main(["rank", str(run), "--against", str(digits), "--networks", "24"]) == 0
+        assert main(["rank", str(run), "--against", str(digits), "--ranked"]) == 0
+    return run
+
+
+def rows(run, ranking="ranking"):
+    with (run / ranking / "ranking.csv").open(newline="") as file:
         return list(csv.DictReader(file))
 
 
-def record(run):
-    return json.loads((run / "ranking" / "ranking.json").read_text())
+def record(run, ranking="ranking"):
+    return json.loads((run / ranking / "ranking.json").read_text())
 
 
 def trained(run):
@@ -239,6 +268,29 @@ def test_what_is_no_run_or_offers_no_ranking_is_refused(tmp_path, capsys):
     assert "has no dataclass Rank and no function rank(config, settings, directory)" in message
 
 
+def test_without_a_ranking_the_evaluator_of_the_search_is_compared_and_never_twice(tmp_path, capsys):
+    run, table, space = tmp_path / "run", tmp_path / "quick.npz", quick_experiment.SPACE
+    assert main(["search", str(ROOT / "tests" / "quick_experiment.py"), "--out", str(run), "--budget", "4"]) == 0
+    values = np.linspace(0, 1, 8)[:, None]
+    Benchmark("quick", space, space.enumerate()[::18], values, values).save(table)
+    found = []
+    for _ in range(2):
+        assert main(["rank", str(run), "--against", str(table)]) == 0
+        with trials.TrialStore.open(run / "against/quick.npz/estimate-0/trials.sqlite", read_only=True) as store:
+            valued = store.trials()
+        found.append((valued, rows(run, "against/quick.npz")))
+        (run / "against" / "quick.npz" / "ranking.csv").unlink()
+    assert found[0] == found[1]
+    valued, written = found[0]
+    assert len(valued) == len(written) == 8
+    assert [float(row["evaluator of the search"]) for row in written] == [trial.value for trial in valued]
+    np.testing.assert_allclose([float(row["truth"]) for row in written], values[:, 0], atol=1e-6)
+    assert list(record(run, "against/quick.npz")["correlations"]) == ["evaluator of the search"]
+    with pytest.raises(SystemExit, match="0"):
+        main(["rank", str(run), "--against", str(table), "--help"])
+    assert "1,000" in capsys.readouterr().out
+
+
 def test_damaged_files_are_named_by_the_report(ranked, tmp_path, capsys):
     run = shutil.copytree(ranked, tmp_path / "run")
     path = run / "ranking" / "ranking.json"
@@ -272,3 +324,97 @@ def test_what_an_experiment_may_offer():
     assert isinstance(supernet, Prepared)
     assert isinstance(supernet, Evaluator)
     assert not isinstance(Reverse(), Prepared)
+
+
+CONTROLS = ["parameters (control)", "multiply-adds (control)"]
+
+
+def test_a_sample_of_a_table_is_valued_by_the_estimates_and_nothing_is_trained(compared):
+    found, said = rows(compared, "against/digits.npz"), record(compared, "against/digits.npz")
+    assert list(found[0]) == ["code", "one-shot", "the reverse", *CONTROLS, "truth", "seconds"]
+    noisy = Supernet(Rank(), compared / "supernet.txt")
+    for place, row in enumerate(found):
+        code = np.array([int(word) for word in row["code"].split(",")], np.int32)
+        assert int(number(code) * 256) // 8 == place  # one of each 24th of the 192 networks
+        assert float(row["truth"]) == pytest.approx(number(code) + 0.01, abs=1e-6)
+        assert float(row["one-shot"]) == noisy.evaluate(code[None], None)[0].value
+        assert [float(row[name]) for name in CONTROLS] == [number(code) * 256, code.sum()]
+        assert row["seconds"] == ""
+    assert len(found) == 24
+    truth = [float(row["truth"]) for row in found]
+    for name, correlations in said["correlations"].items():
+        column = [float(row[name]) for row in found]
+        assert correlations["spearman"]["value"] == pytest.approx(stats.spearmanr(column, truth).statistic)
+        assert correlations["kendall"]["value"] == pytest.approx(stats.kendalltau(column, truth).statistic)
+        assert (correlations["networks"], correlations["missing"]) == (24, 0)
+    assert said["correlations"]["the reverse"]["spearman"]["value"] == pytest.approx(-1)
+    assert said["correlations"][CONTROLS[0]]["spearman"] == pytest.approx({"value": 1, "low": 1, "high": 1})
+    assert (
+        0
+        < said["correlations"][CONTROLS[1]]["spearman"]["low"]
+        < said["correlations"][CONTROLS[1]]["spearman"]["high"]
+        < 1
+    )
+    assert (said["benchmark"], said["pool"], said["networks"], said["seed"]) == ("all digits", 192, 24, 0)
+    assert not (compared / "trained.txt").exists()
+
+
+def test_a_finished_ranking_is_compared_with_a_table(compared):
+    """Networks of first digit 3 are not in the table; there the trainings give the order of the table."""
+    found, said = rows(compared, "against/digits.npz-ranked"), record(compared, "against/digits.npz-ranked")
+    before = rows(compared)
+    assert [row["code"] for row in found] == [row["code"] for row in before]
+    for row, earlier in zip(found, before, strict=True):
+        assert (row["one-shot"], row["the reverse"]) == (earlier["one-shot"], earlier["the reverse"])
+        assert row["trained from scratch"] == earlier["truth"]
+        assert (row["truth"] == "") == row["code"].startswith("3")
+    assert list(said["correlations"]) == ["one-shot", "the reverse", "trained from scratch", *CONTROLS]
+    assert said["correlations"]["trained from scratch"]["kendall"]["value"] == pytest.approx(1)
+
+
+def test_report_and_terminal_show_the_comparison_with_the_table(compared):
+    page = Page((compared / "report.html").read_text(encoding="utf-8"))
+    assert page.words.count("Ranking against all digits") == 2
+    assert page.words.count("Does the supernet rank?") == 1
+    assert "24 architectures out of 192 are compared by their values in all digits." in page.words
+    assert {"ranking0-figure_1", "against0-3-figure_1", "against1-4-figure_1"} <= set(page.ids)
+    assert len(page.ids) == len(set(page.ids))
+    printed = (compared.parent / "compared.txt").read_text()
+    for found in result.read_against(compared):
+        for name, correlation in found.correlations.items():
+            cells = [name, correlation.spearman.text, correlation.kendall.text, str(correlation.networks)]
+            assert [*cells, str(correlation.missing)] in page.rows
+            assert all(cell in printed for cell in cells)
+
+
+def test_another_sample_of_the_same_table_is_refused(compared, digits, capsys):
+    message = refused(capsys, "rank", compared, "--against", digits, "--networks", "25")
+    assert "holds a ranking with other settings: networks 24, now 25" in message
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (("--networks", "193"), "all digits has 192 networks that are valid in the run's space, but 193 are needed"),
+        (("--networks", "2"), "networks must be at least 3; got 2"),
+        (("--seed", "-1"), "seed must be 0 to 2**32 - 1; got -1"),
+        (("--pool", "64"), "--pool has no effect with --against"),
+        (("--ranked",), "has no finished ranking: omit --ranked"),
+        (("--ranked", "--networks", "8"), "--ranked compares all networks of the finished ranking: omit --networks"),
+        (("--against", "nasbench"), "'nasbench' is neither a benchmark nor the path of an .npz file; choose from nasb"),
+        (("--against", "nowhere.npz"), "nowhere.npz"),
+        (
+            ("--against", "natsbench-size-cifar10"),
+            "is a table of another space: the table has NATSBenchSizeSpace of 5 choices and 32,768 codes, the run has "
+            "CostedSpace of 4 choices and 256 codes",
+        ),
+    ],
+)
+def test_what_cannot_be_compared_with_a_table_is_refused(run, digits, capsys, settings, message):
+    assert message in refused(capsys, "rank", run, "--against", digits, *settings)
+    assert not (run / "supernet.txt").exists()
+    assert not (run / "against").exists()
+
+
+def test_ranked_needs_a_table(ranked, capsys):
+    assert "--ranked needs --against TABLE" in refused(capsys, "rank", ranked, "--ranked")

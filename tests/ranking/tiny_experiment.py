@@ -17,9 +17,22 @@ import numpy as np
 
 import lanas_jax as lx
 from lanas_jax.ranking import Ranking
+from lanas_jax.spaces.base import Cost
 from lanas_jax.study import Experiment
 
-SPACE = lx.SearchSpace([lx.Choice(f"digit{i}", "0123") for i in range(4)])
+CHOICES = [lx.Choice(f"digit{i}", "0123") for i in range(4)]
+
+
+class CostedSpace(lx.SearchSpace):
+    """A space whose parameters rank exactly as the values, and whose multiply-adds do not."""
+
+    def cost(self, codes):
+        """Returns the number that the digits write, and their sum."""
+        codes = np.asarray(codes, np.int64)
+        return Cost(codes.sum(axis=1), codes @ 4 ** np.arange(3, -1, -1))
+
+
+SPACE = CostedSpace(CHOICES)
 
 
 @dataclasses.dataclass(frozen=True)
