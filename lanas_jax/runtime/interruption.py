@@ -18,6 +18,7 @@ from types import FrameType
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 SOON = 0.05  # seconds until a lost `KeyboardInterrupt` is raised again
+LONGEST = 0.5  # seconds to wait for the listener's message, which may need a lock that the main thread holds
 
 
 @dataclasses.dataclass
@@ -59,8 +60,10 @@ def handle_signals(
             os._exit(128 + number)
         interruption.signal = number
         if number not in noted:
+            said.wait(LONGEST)  # or what the caller prints about the end would come first
             raise KeyboardInterrupt
 
+    said = threading.Event()
     repeated: list[int] = []  # signals that this process sends itself; the listener does not count them
 
     def raise_again(lost: "sys.UnraisableHookArgs") -> None:
@@ -77,7 +80,7 @@ def handle_signals(
     os.set_blocking(writing, False)
     before = {number: signal.signal(number, stop) for number in signals}
     wakeup = signal.set_wakeup_fd(writing, warn_on_full_buffer=False)
-    listener = threading.Thread(target=_listen, args=(reading, say, repeated), daemon=True)
+    listener = threading.Thread(target=_listen, args=(reading, say, said, repeated), daemon=True)
     listener.start()
     try:
         yield interruption
@@ -117,7 +120,7 @@ def uninterrupted() -> Iterator[None]:
             handlers[waiting[0]](waiting[0], None)
 
 
-def _listen(reading: int, say: Callable[[str], None], repeated: list[int]) -> None:
+def _listen(reading: int, say: Callable[[str], None], said: threading.Event, repeated: list[int]) -> None:
     count = 0
     while number := os.read(reading, 1):
         if number[0] not in SIGNALS:
@@ -129,4 +132,5 @@ def _listen(reading: int, say: Callable[[str], None], repeated: list[int]) -> No
         if count > 1:
             os._exit(128 + number[0])
         say("stopping; interrupt again to stop immediately")
+        said.set()
     os.close(reading)

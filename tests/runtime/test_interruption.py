@@ -4,12 +4,13 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from lanas_jax.runtime.interruption import uninterrupted
+from lanas_jax.runtime.interruption import handle_signals, uninterrupted
 from lanas_jax.storage.checkpoints import Checkpoints
 from tests.ctrl_c import ctrl_c
 
@@ -43,6 +44,22 @@ def test_second_ctrl_c_ends_at_once_what_does_not_listen():
         assert process.stdout.readline() == "stopping; interrupt again to stop immediately\n"
         process.send_signal(signal.SIGINT)
         assert process.wait(60) == 130
+
+
+def test_what_is_said_at_the_end_comes_last():
+    lines = []
+
+    def slowly(text):
+        time.sleep(0.1)
+        lines.append(text)
+
+    with handle_signals(slowly):
+        try:
+            signal.raise_signal(signal.SIGINT)
+            time.sleep(60)
+        except KeyboardInterrupt:
+            lines.append("stopped")
+    assert lines == ["stopping; interrupt again to stop immediately", "stopped"]
 
 
 LOST = """
@@ -82,9 +99,9 @@ def test_ctrl_c_waits_for_the_end_of_an_uninterrupted_block_but_the_second_does_
 
     @uninterrupted()
     def press(times):
-        for time in range(times):
+        for i in range(times):
             signal.raise_signal(signal.SIGINT)
-            reached.append(time)
+            reached.append(i)
 
     @uninterrupted()
     def nested():
