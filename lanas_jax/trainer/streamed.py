@@ -2,10 +2,9 @@
 
 Each process reads its share of every batch. Crop and policy of the augmentation run where images are decoded, and the
 rest of it in the training step, which gathers no pixels (`lanas_jax.training.pixel_augmentation`). A thread places the
-next batches on the devices before they are needed.
-Steps are called one at a time, so a training can stop after any step; `steps_per_dispatch` is only the number of steps
-between two readings of the losses. Batches are a function of the seed and the step number, so a training resumes from a
-checkpoint to bit-identical results.
+next batches on the devices before they are needed. Steps are called one at a time, so a training can stop after any
+step; `steps_per_dispatch` is only the number of steps between two readings of the losses. Batches are a function of the
+seed and the step number, so a training resumes from a checkpoint to bit-identical results.
 """
 
 import contextlib

@@ -17,6 +17,8 @@ from lanas_jax.data.imagenet import Pictures
 from lanas_jax.data.sources import MissingDatasetError
 from lanas_jax.data.streams import EvaluationStream, TrainingStream
 from lanas_jax.formats.errors import FileError
+from lanas_jax.training.augmentation import Augmentation
+from lanas_jax.training.pixel_augmentation import PixelAugmentation
 from tests.data import made_up_imagenet as made_up
 from tests.data.made_up_imagenet import CONTENTS, LABELS, PICTURES
 
@@ -45,9 +47,12 @@ def load(folder, notes=None, **settings):
     )
 
 
-def read(stream, n, batch_size=6, first_step=0, seed=3, host=0, hosts=1):
+AUGMENTED = PixelAugmentation(Augmentation(crop=2, flip=True, policy="randaugment", magnitude_deviation=0.5))
+
+
+def read(stream, n, batch_size=6, first_step=0, seed=3, host=0, hosts=1, transform=None):
     """The first batches of a training, as images and labels of all of them."""
-    batches = stream.batches(seed, batch_size, first_step, host=host, hosts=hosts)
+    batches = stream.batches(seed, batch_size, first_step, host=host, hosts=hosts, transform=transform)
     found = [next(batches) for _ in range(n)]
     batches.close()
     return tuple(np.stack(column) for column in zip(*found, strict=True))
@@ -73,17 +78,21 @@ def test_streams_are_what_training_asks_for(folder):
 @needs_grain
 def test_a_step_has_the_same_bits_resumed_as_reached_from_the_first(folder):
     train = load(folder).train
-    whole = read(train, 20)
+    whole, plain = read(train, 20, transform=AUGMENTED), read(train, 20)
     for first in (1, 8, 9, 17):  # an epoch has 8.5 batches
-        equal(read(train, 3, first_step=first), [column[first : first + 3] for column in whole])
-    assert (read(train, 1, seed=4)[0] != whole[0][:1]).any()
+        found = read(train, 3, first_step=first, transform=AUGMENTED)
+        equal(found, [column[first : first + 3] for column in whole])
+    np.testing.assert_array_equal(whole[1], plain[1])
+    assert (whole[0] != plain[0]).any(axis=(2, 3, 4)).mean() > 0.9
+    assert (read(train, 1, seed=4)[0] != plain[0][:1]).any()
 
 
 @needs_grain
 def test_hosts_read_pieces_of_the_batch_that_one_reads(folder):
     data = load(folder)
-    first, second = (read(data.train, 10, first_step=2, host=host, hosts=2) for host in (0, 1))
-    whole = read(data.train, 10, first_step=2)
+    where = {"first_step": 2, "transform": AUGMENTED}
+    first, second = (read(data.train, 10, host=host, hosts=2, **where) for host in (0, 1))
+    whole = read(data.train, 10, **where)
     equal([np.concatenate(pair, axis=1) for pair in zip(first, second, strict=True)], whole)
     pieces = [list(data.test.batches(4, host=host, hosts=2)) for host in (0, 1)]
     for a, b, both in zip(*pieces, data.test.batches(4), strict=True):
@@ -134,8 +143,8 @@ def test_array_record_gives_what_tfrecord_gives(folder, tmp_path):
 @pytest.mark.slow
 @needs_grain
 def test_worker_processes_change_nothing(folder):
-    expected = read(load(folder).train, 10)
-    equal(read(load(folder, workers=DecoderWorkers(2, threads=1)).train, 10), expected)
+    expected = read(load(folder).train, 10, transform=AUGMENTED)
+    equal(read(load(folder, workers=DecoderWorkers(2, threads=1)).train, 10, transform=AUGMENTED), expected)
 
 
 @needs_grain

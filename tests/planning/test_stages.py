@@ -1,6 +1,8 @@
 """The programs that are planned are those that run."""
 
 import dataclasses
+import math
+import re
 
 import jax
 import jax.numpy as jnp
@@ -14,7 +16,6 @@ from lanas_jax.experiments import cifar10, cifar10_one_shot
 from lanas_jax.models import layers
 from lanas_jax.models.layers import convolutions
 from lanas_jax.planning.estimate import Memory
-from lanas_jax.planning.gathers import gathered_rows
 from lanas_jax.planning.stage import stand_in
 from lanas_jax.planning.stages import candidates, final_training, mean_multiply_adds
 from lanas_jax.runtime.devices import mesh_of
@@ -166,9 +167,20 @@ def test_experiments_offer_their_stages_without_data(module, names):
     assert [stage.name for stage in found] == names
 
 
+GATHER = re.compile(r'"stablehlo\.gather".*slice_sizes = array<i64: ([\d, ]*)>.*-> tensor<([^>]*)>')
+
+
+def gathered_rows(lowered):
+    """The number of rows that each gather of a program reads, before a compiler replaces any."""
+    return [
+        math.prod(map(int, result.split("x")[:-1])) // math.prod(map(int, sizes.split(",")))
+        for sizes, result in GATHER.findall(lowered.as_text())
+    ]
+
+
 @pytest.mark.parametrize("policy", ["randaugment", "autoaugment_imagenet"])
 def test_a_step_of_pictures_gathers_none(policy):
-    """Neither on the platform of the test nor on others; a step on images in memory gathers pixels of each image."""
+    """A step on images in memory gathers the pixels of each image."""
     augmentation = Augmentation(crop=1, flip=True, policy=policy, cutout=2, erasing=0.5, mixup=0.2, cutmix=0.2)
     recipe = dataclasses.replace(tiny.RECIPE, train_on="train")
     training = FinalTraining(LinearNetwork(), lambda: None, recipe, augmentation)
