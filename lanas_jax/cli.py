@@ -99,8 +99,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except REFUSALS as error:
         return _failed(command, error, 2)
     except sqlite3.OperationalError as error:  # a full disk, an unmounted file system, a file without permission
-        if getattr(error, "sqlite_errorcode", 0) & 0xFF == sqlite3.SQLITE_READONLY:
-            return _failed(command, "the trials file cannot be written: permission denied", 2)
+        if getattr(error, "sqlite_errorcode", None) == sqlite3.SQLITE_READONLY:
+            return _failed(command, "the trials file cannot be written: it is read-only", 2)
         return _failed(command, f"the trials file cannot be used: {error}", 1)
     except KeyboardInterrupt:
         print("stopped", file=sys.stderr)

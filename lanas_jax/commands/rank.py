@@ -92,10 +92,7 @@ def _rank(party: Party, arguments: Sequence[str]) -> int:
 
     def load() -> tuple[ModuleType, Any, RankingDesign | AgainstDesign, Any, bool]:
         module, config = here.load()
-        plan, settings, accept = _parse(module, here, arguments)
-        if isinstance(plan, AgainstDesign):
-            plan.benchmark  # noqa: B018 -- read here, where errors are reported by all processes
-        return module, config, plan, settings, accept
+        return module, config, *_parse(module, here, arguments)
 
     expected = (*REFUSALS, RankingError)
     module, config, plan, settings, accept = distributed.together(load, *expected, SystemExit)
@@ -225,8 +222,8 @@ def _parse(module: Any, here: Run, arguments: Sequence[str]) -> tuple[RankingDes
         ("pool", Annotated[int | None, number("number of candidates to sample from", "8 x networks")], None),
         (
             "batch",
-            Annotated[int, number("number of networks trained together", "batch of the search")],
-            here.record["batch"],
+            Annotated[int | None, number("number of networks trained together", "batch of the search")],
+            None,
         ),
         ("seed", Annotated[int, number("random seed of sample, trainings and intervals")], 0),
         ("accept_versions", ACCEPT_VERSIONS, False),
@@ -237,14 +234,17 @@ def _parse(module: Any, here: Run, arguments: Sequence[str]) -> tuple[RankingDes
     parsed = parse_settings(f"rank {arguments[0]}", arguments[1:], settings, options, description=about)
     plan: RankingDesign | AgainstDesign
     if parsed.against is not None:
-        if parsed.pool is not None:
-            raise RankingError("--pool has no effect with --against, which samples from the whole table: omit it")
+        for name in ("pool", "batch"):
+            if getattr(parsed, name) is not None:
+                raise RankingError(f"--{name} has no effect with --against: omit it")
         plan = AgainstDesign(parsed.against, parsed.networks, parsed.seed, parsed.ranked)
     elif parsed.ranked:
         raise RankingError("--ranked needs --against TABLE")
     else:
         networks = NETWORKS_TRAINED if parsed.networks is None else parsed.networks
-        plan = RankingDesign(networks, 8 * networks if parsed.pool is None else parsed.pool, parsed.batch, parsed.seed)
+        pool = 8 * networks if parsed.pool is None else parsed.pool
+        batch = here.record["batch"] if parsed.batch is None else parsed.batch
+        plan = RankingDesign(networks, pool, batch, parsed.seed)
     return plan, None if kind is None else parsed.settings, parsed.accept_versions
 
 

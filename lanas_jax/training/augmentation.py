@@ -220,9 +220,9 @@ def mixing_weights(
 def draw_share(key: PRNGKeyArray, alpha: Float32[Array, ""]) -> Float32[Array, ""]:
     """Returns a draw of Beta(alpha, alpha), without a loop, for any ``alpha > 0``.
 
-    The quotient of a gamma draw and the sum of two. `jax.random.beta` rejects until a draw is accepted, in a loop of
-    unknown length, which keeps an accelerator waiting. Here the first accepted one of `TRIES` draws is taken: by the
-    method of Marsaglia and Tsang (doi:10.1145/358407.358414) each is accepted with a probability above 0.95.
+    The quotient of a gamma draw and the sum of two. `jax.random.beta` draws until one is accepted, in a loop whose
+    length depends on the draws. Here the first accepted one of `TRIES` draws is taken: by the method of Marsaglia and
+    Tsang (doi:10.1145/358407.358414) each is accepted with a probability above 0.95.
     """
     normal_key, uniform_key, boost_key = jax.random.split(key, 3)
     d = alpha + 2 / 3  # of Gamma(alpha + 1), which a power of a uniform draw turns into Gamma(alpha)

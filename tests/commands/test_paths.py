@@ -167,4 +167,4 @@ def test_trials_that_cannot_be_written_are_one_sentence(tmp_path, monkeypatch, c
     capsys.readouterr()
     monkeypatch.setattr(trials, "connect", lambda path, mode: connect(path, "ro"))
     assert main(["resume", str(run), "--budget", "3"]) == 2
-    assert capsys.readouterr().err == "lanas resume: the trials file cannot be written: permission denied\n"
+    assert capsys.readouterr().err == "lanas resume: the trials file cannot be written: it is read-only\n"

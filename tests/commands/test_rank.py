@@ -399,6 +399,7 @@ def test_another_sample_of_the_same_table_is_refused(compared, digits, capsys):
         (("--networks", "2"), "networks must be at least 3; got 2"),
         (("--seed", "-1"), "seed must be 0 to 2**32 - 1; got -1"),
         (("--pool", "64"), "--pool has no effect with --against"),
+        (("--batch", "4"), "--batch has no effect with --against"),
         (("--ranked",), "has no finished ranking: omit --ranked"),
         (("--ranked", "--networks", "8"), "--ranked compares all networks of the finished ranking: omit --networks"),
         (("--against", "nasbench"), "'nasbench' is neither a benchmark nor the path of an .npz file; choose from nasb"),
