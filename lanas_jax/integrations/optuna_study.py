@@ -19,6 +19,7 @@ try:
 except ImportError as error:
     raise ImportError("studies need optuna, which is not installed: pip install 'lanas-jax[optuna]'") from error
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
+from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
 from lanas_jax.one_call.result import Study
@@ -88,7 +89,10 @@ def _write(run: Study, storage: optuna.storages.BaseStorage, url: str, name: str
                 f"{url} has another study named {name!r}, which is not of {run.directory}: give another URL"
             )
         optuna.delete_study(study_name=name, storage=storage)
-    directions = ["minimize" if objective in COSTS else "maximize" for objective in run.objectives or VALUES[:1]]
+    directions = [
+        StudyDirection.MINIMIZE if objective in COSTS else StudyDirection.MAXIMIZE
+        for objective in run.objectives or VALUES[:1]
+    ]
     study = optuna.create_study(study_name=name, storage=storage, directions=directions)
     study.set_user_attr(RUN, str(run.directory))
     study.set_user_attr("objective", run.name)
