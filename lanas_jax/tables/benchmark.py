@@ -22,6 +22,7 @@ from lanas_jax.formats.npz import fields_of, read_npz, write_npz
 from lanas_jax.runtime.paths import local_path
 from lanas_jax.spaces.base import Codes, SearchSpace
 from lanas_jax.spaces.choices import Choice, choice_from_definition
+from lanas_jax.spaces.convnet import ConvNetSpace
 from lanas_jax.spaces.mnasnet import MnasNetSpace
 from lanas_jax.spaces.nasbench101 import NASBench101Space
 from lanas_jax.spaces.nasbench201 import NASBench201Space
@@ -31,7 +32,9 @@ from lanas_jax.tables.base import Table
 FORMAT = "lanas benchmark 2"
 OLDER = "lanas benchmark 1"  # in this format, options are text and therefore labels
 THROUGHPUT = "throughput_"  # prefix of the fields with throughputs
-_SPACES = {cls.__name__: cls for cls in (MnasNetSpace, NASBench101Space, NASBench201Space, NATSBenchSizeSpace)}
+_SPACES = {
+    cls.__name__: cls for cls in (ConvNetSpace, MnasNetSpace, NASBench101Space, NASBench201Space, NATSBenchSizeSpace)
+}
 _FIELDS = ("format", "name", "notes", "space", "codes", "validation", "test")
 
 

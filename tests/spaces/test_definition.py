@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 import lanas_jax as lx
+from lanas_jax.spaces.convnet import ConvNetSpace
 from lanas_jax.spaces.definition import choices_of, definition_difference
 from lanas_jax.spaces.latency import LatencyTable
 from lanas_jax.spaces.mnasnet import MnasNetSpace
@@ -50,6 +51,7 @@ def recorded(space):
         TOY,
         NASNetSpace(3, channels=8),
         NASNetMasks(2),
+        ConvNetSpace(),
         NASBench101Space(),
         NASBench201Space(),
         NATSBenchSizeSpace(),
