@@ -1,0 +1,251 @@
+"""ConvNets for handwritten digits: every candidate is trained from scratch; all of them are a benchmark table.
+
+Source: section 5.1 of arXiv 1906.06832, whose table of 65,643 ConvNets was never published. Here, the networks of
+`ConvNetSpace` learn scikit-learn's 1,797 digits: 297 for training, 750 for search validation, 750 for testing::
+
+    lanas search convnet_digits --out runs/convnets
+
+All 22,620 networks, trained with two seeds each, are the table `convnet-digits` for `lanas compare`::
+
+    taskset -c 0 python -m lanas_jax.experiments.convnet_digits OUT
+    taskset -c 1 python -m lanas_jax.experiments.convnet_digits OUT --part 1 --parts 2    # a second process helps
+
+OUT receives a file per 256 networks. A process skips the files that exist, so it may be stopped and started again at
+any time. Once all files exist, ``OUT/convnet-digits.npz`` holds the whole table, with the parameters, the multiply-adds
+and the seconds of the processor. The files hold random subsets of the space: statistics of a part are those of the
+whole but for sampling.
+
+Networks are trained in the code-as-data form, 16 side by side, in float32. A training takes 0.09 s of one core (jax
+0.10.2), whatever the code: the masked program computes the largest network. So the measured seconds say what the table
+cost, not how fast a network is.
+"""
+
+import dataclasses
+import json
+import time
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import jax
+import numpy as np
+import tyro
+from jaxtyping import Float, Int
+
+import lanas_jax as lx
+from lanas_jax.candidates.population import CompiledPopulation, Placed, Population, place
+from lanas_jax.data import digits
+from lanas_jax.data.splits import Dataset, SearchData
+from lanas_jax.evaluators.from_scratch import FromScratch
+from lanas_jax.formats.errors import FileError
+from lanas_jax.formats.npz import fields_of, read_npz, write_npz
+from lanas_jax.models.convnet import ConvNet
+from lanas_jax.runtime.devices import per_device_share
+from lanas_jax.spaces.convnet import ConvNetSpace
+from lanas_jax.study import Experiment
+from lanas_jax.tables.benchmark import Benchmark
+from lanas_jax.training.sgd import TrainConfig
+
+NAME = "convnet-digits"
+SEARCHERS = {"lanas": lx.LaNAS, "random": lx.RandomSearch, "evolution": lx.RegularizedEvolution}
+COLUMNS = ("validation", "test", "validation_loss", "test_loss", "steps", "seconds")  # of each training
+HELD_OUT = 750  # images for search validation, and as many for testing
+
+
+def load_few_digits() -> Dataset:
+    """Returns the digits, 297 of them for training."""
+    return digits.load_digits(validation=HELD_OUT, test=HELD_OUT)
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """Settings of the search.
+
+    Attributes:
+      seed: random seed of everything except the data split.
+      budget: number of candidates to train.
+      batch: number of candidates asked for and trained together.
+      searcher: search algorithm.
+      epochs: number of training epochs per candidate.
+      batch_size: number of images per step.
+      learning_rate: initial learning rate.
+    """
+
+    seed: int = 0
+    budget: int = 64
+    batch: int = 8
+    searcher: Literal["lanas", "random", "evolution"] = "lanas"
+    epochs: int = 20
+    batch_size: int = 32
+    learning_rate: float = 0.2
+
+
+def build(config: Config) -> Experiment:
+    """Returns the search experiment; its candidates train as those of the table."""
+    space = ConvNetSpace()
+    evaluator = FromScratch(
+        ConvNet(space),
+        load_few_digits().search,
+        TrainConfig(config.epochs, config.batch_size, config.learning_rate),
+        per_device=per_device_share(config.batch),
+        strategy="branchless",
+    )
+    searcher = SEARCHERS[config.searcher](space)
+    return Experiment("convnet_digits", space, searcher, evaluator, config.budget, config.batch, config.seed)
+
+
+@dataclasses.dataclass(frozen=True)
+class TableConfig:
+    """Settings of the table.
+
+    Attributes:
+      out: output folder, which is created, or continued if the settings are the same.
+      epochs: number of training epochs per network.
+      batch_size: number of images per step.
+      learning_rate: initial learning rate.
+      seeds: number of trainings of each network.
+      networks: number of networks per file.
+      vmapped: number of networks trained side by side.
+      part: index of this process among `parts`; it makes every file whose number has this remainder.
+      parts: number of processes that divide the files among them.
+    """
+
+    out: Annotated[Path, tyro.conf.Positional]
+    epochs: int = 20
+    batch_size: int = 32
+    learning_rate: float = 0.2
+    seeds: int = 2
+    networks: int = 256
+    vmapped: int = 16
+    part: int = 0
+    parts: int = 1
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.part < self.parts:
+            raise ValueError(f"part must be from 0 to parts - 1, {self.parts - 1}; got {self.part}")
+
+
+def files(config: TableConfig) -> dict[Path, Int[np.ndarray, " networks"]]:
+    """Returns the files of all processes, each with its rows of the enumerated space, drawn at random."""
+    rows = np.random.default_rng(0).permutation(ConvNetSpace().size)
+    starts = range(0, len(rows), config.networks)
+    return {config.out / f"{i:04}.npz": rows[start : start + config.networks] for i, start in enumerate(starts)}
+
+
+def programs(config: TableConfig) -> tuple[CompiledPopulation, Placed]:
+    """Compiles the training of networks side by side.
+
+    Returns:
+      The programs with the data of the search, and the same data with the test split in place of the validation split.
+    """
+    data = load_few_digits()
+    training = TrainConfig(config.epochs, config.batch_size, config.learning_rate)
+    devices = jax.devices()[:1]
+    population = Population(
+        ConvNet(ConvNetSpace()),
+        training,
+        devices,
+        per_device=config.vmapped,
+        vmapped=True,
+        steps_per_dispatch=training.steps(len(data.search.train)),
+    )
+    tested = place(SearchData(data.search.train, data.test, digits.CLASSES), devices)
+    return population.compile(data.search), tested
+
+
+def train_rows(
+    compiled: CompiledPopulation, tested: Placed, rows: Int[np.ndarray, " n"], seeds: int
+) -> dict[str, Float[np.ndarray, "n seeds"]]:
+    """Trains networks with every seed; the key of a training depends on its seed and its row of the space alone.
+
+    Returns:
+      The `COLUMNS`. Seconds are those of the processor, of training and evaluation, divided equally among the networks
+      side by side.
+    """
+    codes, width = np.asarray(compiled.population.network.space.enumerate())[rows], compiled.population.width
+    found: dict[str, Any] = {column: np.zeros((len(rows), seeds), np.float32) for column in COLUMNS}
+    for seed in range(seeds):
+        keys = jax.vmap(jax.random.fold_in, (None, 0))(jax.random.key(seed), rows)
+        for start in range(0, len(rows), width):
+            here, began = slice(start, start + width), time.process_time()
+            state, placed = compiled.fit(codes[here], keys[here])
+            n = len(codes[here])
+            for part, held_out in (("validation", compiled.placed.held_out), ("test", tested.held_out)):
+                scores = compiled.evaluate(state, placed, *held_out)
+                found[part][here, seed] = np.asarray(scores.accuracy)[:n]
+                found[f"{part}_loss"][here, seed] = np.asarray(scores.loss)[:n]
+            found["steps"][here, seed] = np.asarray(state.step)[:n]
+            found["seconds"][here, seed] = (time.process_time() - began) / n
+    return found
+
+
+def read_file(path: Path, config: TableConfig) -> dict[str, np.ndarray]:
+    """Reads the rows and columns of a file.
+
+    Raises:
+      FileError: the file is damaged, or was made with other settings.
+    """
+    arrays = read_npz(path, ("settings", "rows", *COLUMNS))
+    if str(arrays.pop("settings")) != settings_text(config):
+        raise FileError(f"{path} was made with other settings: choose another folder")
+    return arrays
+
+
+def write_table(config: TableConfig) -> Benchmark:
+    """Writes the whole table, in the order of the space, and returns it.
+
+    Beside the fields of a `Benchmark`, the file has ``parameters`` and ``multiply_adds``, ``[networks]``, and the
+    ``seconds`` of each training, ``[networks, seeds]``.
+
+    Raises:
+      FileError: a file is missing, damaged or was made with other settings.
+    """
+    parts, space, path = [read_file(path, config) for path in files(config)], ConvNetSpace(), config.out / f"{NAME}.npz"
+    order = np.argsort(np.concatenate([part["rows"] for part in parts]))
+    columns = {name: np.concatenate([part[name] for part in parts])[order] for name in COLUMNS}
+    notes = f"{config.epochs} epochs, every training"
+    table = Benchmark(NAME, space, space.enumerate(), columns["validation"], columns["test"], notes)
+    table.save(path)
+    cost = space.cost(table.codes)
+    more = {"parameters": cost.parameters, "multiply_adds": cost.multiply_adds, "seconds": columns["seconds"]}
+    write_npz(path, {**read_npz(path, fields_of(path)), **more})
+    return table
+
+
+def main(config: TableConfig) -> None:
+    """Makes the missing files of a process, and the table once all files exist."""
+    config.out.mkdir(parents=True, exist_ok=True)
+    space, every = ConvNetSpace(), files(config)
+    codes = np.asarray(space.enumerate())
+    compiled, tested = programs(config)
+    for i, (path, rows) in enumerate(every.items()):
+        if i % config.parts != config.part:
+            continue
+        if path.exists():
+            read_file(path, config)
+            continue
+        began, cost = time.perf_counter(), space.cost(codes[rows])
+        found = train_rows(compiled, tested, rows, config.seeds)
+        costs = {"parameters": cost.parameters, "multiply_adds": cost.multiply_adds}
+        write_npz(
+            path, {"settings": np.array(settings_text(config)), "rows": rows, "codes": codes[rows], **costs, **found}
+        )
+        each = (time.perf_counter() - began) / found["seconds"].size
+        print(
+            f"{time.strftime('%H:%M:%S')} {path.name} of {len(every)}: {each:.3f} s a training, "
+            f"{found['seconds'].mean():.3f} s of the processor; mean accuracy {found['validation'].mean():.3f}",
+            flush=True,
+        )
+    if all(path.exists() for path in every):
+        table = write_table(config)
+        print(f"{config.out / NAME}.npz: {len(table):,} networks, {config.seeds} trainings of each")
+
+
+def settings_text(config: TableConfig) -> str:
+    """Returns the settings on which the results depend."""
+    processes = ("out", "part", "parts")
+    numbers = {name: value for name, value in vars(config).items() if name not in processes}
+    return json.dumps({**numbers, "jax": jax.__version__})
+
+
+if __name__ == "__main__":
+    main(tyro.cli(TableConfig))

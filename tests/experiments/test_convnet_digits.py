@@ -1,0 +1,83 @@
+"""ConvNets on digits: the search, and a table of which no part is made twice."""
+
+import dataclasses
+
+import jax
+import numpy as np
+import pytest
+
+from lanas_jax import study
+from lanas_jax.experiments import convnet_digits
+from lanas_jax.formats.errors import FileError
+from lanas_jax.formats.npz import read_npz, write_npz
+from lanas_jax.spaces.convnet import ConvNetSpace
+from lanas_jax.storage.trials import Status
+from lanas_jax.tables.benchmark import Benchmark
+from tests.experiments.chosen import chosen, offered
+
+SIZE = ConvNetSpace().size
+
+
+@pytest.mark.slow
+def test_a_process_makes_its_missing_files(tmp_path):
+    config = convnet_digits.TableConfig(tmp_path, epochs=4, networks=4, vmapped=4, part=1, parts=SIZE // 4)
+    convnet_digits.main(config)
+    (path,) = tmp_path.iterdir()
+    assert path.name == "0001.npz"
+    arrays, written = convnet_digits.read_file(path, config), path.stat().st_mtime_ns
+    np.testing.assert_array_equal(arrays["rows"], convnet_digits.files(config)[path])
+    assert arrays["steps"].tolist() == [[38, 38]] * 4  # 4 x 297 images in batches of 32
+    for part in ("validation", "test"):
+        assert 750 * arrays[part] == pytest.approx(np.round(750 * arrays[part]), abs=1e-3)
+        assert (arrays[part][:, 0] != arrays[part][:, 1]).any()
+    compiled, tested = convnet_digits.programs(config)
+    again = convnet_digits.train_rows(compiled, tested, arrays["rows"][[2, 0]], 2)  # in other places
+    np.testing.assert_allclose(again["test_loss"], arrays["test_loss"][[2, 0]], rtol=1e-3)
+    convnet_digits.main(config)
+    assert path.stat().st_mtime_ns == written
+    with pytest.raises(FileError, match="made with other settings"):
+        convnet_digits.main(dataclasses.replace(config, learning_rate=0.1))
+
+
+def test_the_table_is_in_the_order_of_the_space(tmp_path):
+    config = convnet_digits.TableConfig(tmp_path, networks=SIZE // 3)
+    with pytest.raises(FileError):
+        convnet_digits.write_table(config)
+    values = np.stack([np.arange(SIZE), np.arange(SIZE)[::-1]], axis=1) / SIZE
+    for path, rows in convnet_digits.files(config).items():
+        columns = dict.fromkeys(convnet_digits.COLUMNS, values[rows]) | {"test": 1 - values[rows]}
+        write_npz(path, {"settings": np.array(convnet_digits.settings_text(config)), "rows": rows, **columns})
+    convnet_digits.write_table(config)
+    path = tmp_path / "convnet-digits.npz"
+    table = Benchmark.load(path)
+    np.testing.assert_array_equal(table.codes, ConvNetSpace().enumerate())
+    np.testing.assert_array_equal(table.validation, values.astype(np.float32))
+    np.testing.assert_array_equal(table.test, (1 - values).astype(np.float32))
+    more = read_npz(path, ("parameters", "multiply_adds", "seconds"))
+    np.testing.assert_array_equal(more["seconds"], values)
+    assert (more["parameters"].max(), more["multiply_adds"].max()) == (5_154, 80_080)
+
+
+def test_a_part_outside_the_parts_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="part must be from 0 to parts - 1, 1; got 2"):
+        convnet_digits.TableConfig(tmp_path, part=2, parts=2)
+
+
+def test_every_searcher_can_be_chosen():
+    config = convnet_digits.Config(budget=4, batch=4)
+    for name in offered(convnet_digits):
+        assert chosen(convnet_digits, config, name).space == ConvNetSpace()
+
+
+@pytest.mark.slow
+def test_a_search_values_networks_as_the_table_does(tmp_path):
+    """The values of trials are the validation accuracies of the table's program, from the same codes and keys."""
+    experiment = convnet_digits.build(convnet_digits.Config(budget=4, batch=4, searcher="random", epochs=4))
+    result = study.run(experiment, tmp_path / "run")
+    assert [(trial.status, trial.reason) for trial in result.trials] == [(Status.DONE, None)] * 4
+    codes = np.array([trial.code for trial in result.trials])
+    table = convnet_digits.TableConfig(tmp_path, epochs=4, vmapped=4)
+    compiled, _ = convnet_digits.programs(table)
+    keys = jax.vmap(jax.random.fold_in, (None, 0))(jax.random.key(experiment.seed), np.arange(4))
+    expected = compiled.run(codes, keys).accuracy
+    assert [trial.value for trial in result.trials] == pytest.approx(expected, abs=2 / 750)
