@@ -37,6 +37,7 @@ from lanas_jax.data import imagenet
 from lanas_jax.data.crops import Crop
 from lanas_jax.data.image_streams import DecoderWorkers
 from lanas_jax.data.imagenet import Pictures
+from lanas_jax.data.splits import SearchData
 from lanas_jax.data.streams import StreamedDataset
 from lanas_jax.evaluators.one_shot import POOL, OneShot
 from lanas_jax.export.teachers import read_teacher
@@ -203,9 +204,9 @@ def limited(config: Config) -> MobileNetSpace:
     )
 
 
-def load_images(config: Config) -> StreamedDataset:
-    """Loads the images at the highest resolution; networks resize them."""
-    crop = Crop(max(config.resolutions))
+def load_images(config: Config, resolution: int | None = None) -> StreamedDataset:
+    """Loads the images at a resolution, by default the highest one, from which a supernet's networks resize them."""
+    crop = Crop(resolution or max(config.resolutions))
     return imagenet.load_imagenet(
         config.data_dir, Pictures(crop, config.validation, workers=DecoderWorkers(config.workers))
     )
@@ -250,7 +251,8 @@ def final(config: Config, settings: Final, code: np.ndarray) -> FinalTraining:
         erasing=settings.erasing,
         mixup=settings.mixup,
     )
-    alone = FinalTraining(network, functools.partial(load_images, config), settings.recipe, augmentation, settings.seed)
+    dataset = functools.partial(load_images, config, network.spec.resolution)
+    alone = FinalTraining(network, dataset, settings.recipe, augmentation, settings.seed)
     if settings.teacher is None:
         return alone
     return alone.taught(read_teacher(settings.teacher, settings.teacher_weights), DISTILLATION)
@@ -264,8 +266,12 @@ def largest(config: Config) -> FinalMobileNet:
 def stages(config: Config) -> tuple[Stage, ...]:
     """Returns the stages `lanas plan` compiles: supernet training, network evaluation and winner training."""
     contents = imagenet.SOURCE.contents
-    shape = (max(config.resolutions),) * 2 + (3,)
-    data = stand_in(contents.train - config.validation, config.validation, shape, contents.classes)
+
+    def images(resolution: int) -> SearchData:
+        shape = (resolution, resolution, 3)
+        return stand_in(contents.train - config.validation, config.validation, shape, contents.classes)
+
+    data = images(max(config.resolutions))
     measured, codes = one_shot(config), space(config)
     pool = code_pool.draw_codes(codes, POOL, measured.seed)
     rule = measured.sandwich
@@ -273,7 +279,8 @@ def stages(config: Config) -> tuple[Stage, ...]:
         measured.supernet, pool, config.recipe, measured.augmentation, measured.seed, sandwich=rule
     )
     passes = np.concatenate([codes.cost(ends(codes)).multiply_adds, [mean_multiply_adds(codes, pool)] * rule.random])
-    calibration = dataclasses.replace(data, train=stand_in(config.recalibration, 1, shape, contents.classes).train)
+    calibrating = stand_in(config.recalibration, 1, data.image_shape, contents.classes).train
+    calibration = dataclasses.replace(data, train=calibrating)
     valuing = Valuation(measured.supernet, calibration, measured.recalibration, measured.batch_size)
     code = code_pool.draw_codes(limited(config), 1, config.seed)[0]
     teacher = teachers.stand_in(largest(config))
@@ -292,7 +299,7 @@ def stages(config: Config) -> tuple[Stage, ...]:
         final_training(
             "final",
             winner,
-            data,
+            images(space(config).network(code).resolution),
             cost,
             setting="--recipe.batch-size of lanas train",
             streamed=True,

@@ -134,6 +134,24 @@ def test_the_recipes_are_those_of_their_sources(experiment):
     assert (scratch.augmentation.magnitude, scratch.augmentation.magnitude_deviation) == (9, 0.5)
 
 
+def test_images_are_cropped_at_the_resolution_of_the_network_that_trains(monkeypatch):
+    """A supernet's networks have several, so its images have the highest."""
+
+    def load(folder, how):
+        raise FileNotFoundError(how.crop.resolution)
+
+    monkeypatch.setattr(imagenet, "load_imagenet", load)
+    config = imagenet_600m.Config()
+    codes = imagenet_600m.space(config).named_codes
+    trainings = [
+        imagenet_600m.final(config, imagenet_600m.Final(), np.array(codes[name], np.int32))
+        for name in ("smallest", "largest")
+    ]
+    for training, expected in zip([*trainings, imagenet_600m.one_shot(config)], (192, 256, 256), strict=True):
+        with pytest.raises(FileNotFoundError, match=str(expected)):
+            training.dataset()
+
+
 def _random_images(seed, n):
     rng = np.random.default_rng(seed)
     colours = rng.integers(0, 256, (n, 1, 1, 3))

@@ -192,3 +192,16 @@ def test_a_step_of_pictures_gathers_none(policy):
         return augment(augmentation, jax.random.key(0), images, jnp.zeros((4, CLASSES)), scaling)
 
     assert max(gathered_rows(jax.jit(on_device).lower(jax.ShapeDtypeStruct((4, 4, 3, 3), jnp.uint8)))) >= 4 * 4 * 3
+
+
+def test_a_network_that_resizes_images_gathers_none():
+    """Neither does its gradient."""
+    shapes = [jax.ShapeDtypeStruct((2, size, size, 3), jnp.float32) for size in (8, 6)]
+
+    def resized_and_back(images, gradient):
+        found, pullback = jax.vjp(lambda images: layers.resized(images, 6), images)
+        return found, pullback(gradient)
+
+    lowered = jax.jit(resized_and_back).lower(*shapes)
+    assert lowered.as_text().count("dot_general") == 4
+    assert not gathered_rows(lowered)
