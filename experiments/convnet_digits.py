@@ -212,29 +212,29 @@ def write_table(config: TableConfig) -> Benchmark:
 
 
 def main(config: TableConfig) -> None:
-    """Makes the missing files of a process, and the table once all files exist."""
+    """Makes the missing files of a process, and the table once all files exist.
+
+    Raises:
+      FileError: a file of the process is damaged or was made with other settings.
+    """
     config.out.mkdir(parents=True, exist_ok=True)
-    space, every = ConvNetSpace(), files(config)
-    codes = np.asarray(space.enumerate())
-    compiled, tested = programs(config)
-    for i, (path, rows) in enumerate(every.items()):
-        if i % config.parts != config.part:
-            continue
+    every = files(config)
+    mine = list(every)[config.part :: config.parts]
+    for path in mine:
         if path.exists():
             read_file(path, config)
-            continue
-        began, cost = time.perf_counter(), space.cost(codes[rows])
-        found = train_rows(compiled, tested, rows, config.seeds)
-        costs = {"parameters": cost.parameters, "multiply_adds": cost.multiply_adds}
-        write_npz(
-            path, {"settings": np.array(settings_text(config)), "rows": rows, "codes": codes[rows], **costs, **found}
-        )
-        each = (time.perf_counter() - began) / found["seconds"].size
-        print(
-            f"{time.strftime('%H:%M:%S')} {path.name} of {len(every)}: {each:.3f} s a training, "
-            f"{found['seconds'].mean():.3f} s of the processor; mean accuracy {found['validation'].mean():.3f}",
-            flush=True,
-        )
+    if missing := [path for path in mine if not path.exists()]:
+        compiled, tested = programs(config)
+        for path in missing:
+            began = time.perf_counter()
+            found = train_rows(compiled, tested, every[path], config.seeds)
+            write_npz(path, {"settings": np.array(settings_text(config)), "rows": every[path], **found})
+            each = (time.perf_counter() - began) / found["seconds"].size
+            print(
+                f"{time.strftime('%H:%M:%S')} {path.name} of {len(every)}: {each:.3f} s a training, "
+                f"{found['seconds'].mean():.3f} s of the processor; mean accuracy {found['validation'].mean():.3f}",
+                flush=True,
+            )
     if all(path.exists() for path in every):
         table = write_table(config)
         print(f"{config.out / NAME}.npz: {len(table):,} networks, {config.seeds} trainings of each")
