@@ -118,8 +118,14 @@ def regret_picture(panels: Sequence[Panel], scheme: str) -> str:
             axes.yaxis.set_major_formatter(lambda number, _: f"{number:g}")
         row[0].set_ylabel("mean regret, points of accuracy")
         figure.legend(*row[0].get_legend_handles_labels(), loc="outside upper left", ncols=len(LINES), fontsize=10)
-        buffer = io.StringIO()
-        figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
+        return page_svg(figure, scheme)
+
+
+def page_svg(figure: Figure, scheme: str) -> str:
+    """Returns a figure as the text of an SVG file, in the font and the ink of light or dark pages."""
+    buffer = io.StringIO()
+    figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
+    palette = colours(scheme)
     text = buffer.getvalue().replace("'DejaVu Sans'", FONT.replace('"', "'"))
     return text.replace(plots.INK, palette["--ink"]).replace(plots.FAINT, palette["--faint"])
 

@@ -11,19 +11,7 @@ from lanas_jax.experiments import pictures
 from lanas_jax.report import graph, tree
 from lanas_jax.report.formatting import ValueFormat
 from lanas_jax.searchers.partition import NodeSummary
-
-
-def checked(draw):
-    """The light picture, after checks of both."""
-    light, dark = (draw(scheme) for scheme in pictures.SCHEMES)
-    trees = [ElementTree.fromstring(text) for text in (light, dark)]
-    assert trees[0].tag == "{http://www.w3.org/2000/svg}svg"
-    assert [node.tag for node in trees[0].iter()] == [node.tag for node in trees[1].iter()]
-    colours = [set(re.findall(r"#[0-9a-f]{6}\b", text)) for text in (light, dark)]
-    assert colours[0]
-    assert not colours[0] & colours[1]
-    assert "var(" not in light + dark
-    return light
+from tests.experiments.schemes import checked
 
 
 def test_regrets_are_drawn():
