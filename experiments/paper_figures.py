@@ -71,7 +71,7 @@ class Config:
     out: Path = Path("docs/images")
 
 
-class Panel(NamedTuple):
+class TableSearches(NamedTuple):
     """All searches on one table.
 
     Attributes:
@@ -142,7 +142,7 @@ def searches(table: Table, name: str, config: Config, path: Path) -> Values:
     return done[0].values
 
 
-def panel_of(name: str, config: Config, note: Callable[[str], object]) -> Panel:
+def panel_of(name: str, config: Config, note: Callable[[str], object]) -> TableSearches:
     """Runs all searchers on a table, or reads their finished searches."""
     table = catalogue.find_benchmark(name).table()
     traces = {}
@@ -150,7 +150,7 @@ def panel_of(name: str, config: Config, note: Callable[[str], object]) -> Panel:
         note(f"{name}: {LABELS[searcher]}")
         traces[searcher] = searches(table, searcher, config, config.comparisons / name / f"{searcher}.npz")
     values = np.asarray(table.values)
-    return Panel(name, table.best, len(table), int((values == values.max()).sum()), traces)
+    return TableSearches(name, table.best, len(table), int((values == values.max()).sum()), traces)
 
 
 def ratio_of(samples: Float[np.ndarray, " n"], reference: Float[np.ndarray, " m"], budget: int) -> Ratio:
@@ -158,7 +158,7 @@ def ratio_of(samples: Float[np.ndarray, " n"], reference: Float[np.ndarray, " m"
 
     Args:
       samples: samples until each search of the one found the best network; infinite if it did not.
-      reference: the same of the other, by whose median the first is divided.
+      reference: samples until each search of the other found it; the first median is divided by this one.
       budget: the number of samples after which searches end, which bounds an infinite median from below.
     """
     rng = np.random.default_rng(0)
@@ -182,7 +182,7 @@ def _medians(drawn: Float[np.ndarray, "resamples n"]) -> Float[np.ndarray, " res
     return (ordered[:, (n - 1) // 2] + ordered[:, n // 2]) / 2
 
 
-def markdown(panel: Panel, final: int) -> str:
+def markdown(panel: TableSearches, final: int) -> str:
     """Returns the Markdown table of one benchmark table, one row per searcher."""
     first = next(iter(panel.traces))
     points = sorted({min(final, panel.traces[first].shape[1]), panel.traces[first].shape[1]})
@@ -220,7 +220,7 @@ def _times(ratio: Ratio, exact: int | None, under: float) -> str:
     return f"{shown} ({ratio.low:.1f}-{high})"
 
 
-def draw(panels: Sequence[Panel], final: int, scheme: str) -> str:
+def draw(panels: Sequence[TableSearches], final: int, scheme: str) -> str:
     """Draws one row of plots per table: mean regret against samples, and all regrets after some number of samples.
 
     Args:
@@ -243,7 +243,7 @@ def draw(panels: Sequence[Panel], final: int, scheme: str) -> str:
         return page_svg(figure, scheme)
 
 
-def _curves(axes: Axes, panel: Panel, palette: dict[str, str]) -> None:
+def _curves(axes: Axes, panel: TableSearches, palette: dict[str, str]) -> None:
     lowest = math.inf
     for name in panel.traces:
         intervals = np.array([bootstrap(column) for column in panel.regrets(name).T])
@@ -260,7 +260,7 @@ def _curves(axes: Axes, panel: Panel, palette: dict[str, str]) -> None:
     axes.yaxis.set_major_formatter(lambda number, _: f"{number:g}")
 
 
-def _dots(axes: Axes, panel: Panel, final: int, palette: dict[str, str]) -> None:
+def _dots(axes: Axes, panel: TableSearches, final: int, palette: dict[str, str]) -> None:
     """Plots the regret of every search after `final` samples as a dot, and the mean of each searcher as a line."""
     rng = np.random.default_rng(0)
     names = list(panel.traces)

@@ -14,7 +14,7 @@ INFINITE = math.inf
 
 def panel(**traces):
     arrays = {name: np.array(values, np.float32) for name, values in traces.items()}
-    return paper_figures.Panel("a table", 0.9, 1000, 1, arrays)
+    return paper_figures.TableSearches("a table", 0.9, 1000, 1, arrays)
 
 
 @pytest.mark.parametrize(
@@ -53,7 +53,7 @@ def test_a_searcher_that_never_arrives_has_an_open_ratio():
 
 
 def test_losses_are_not_percentages():
-    losses = paper_figures.Panel("a table", -2.0, 10, 1, {"lanas": np.array([[-3.0, -2.5]], np.float32)})
+    losses = paper_figures.TableSearches("a table", -2.0, 10, 1, {"lanas": np.array([[-3.0, -2.5]], np.float32)})
     assert "regret after 2, units of the loss" in paper_figures.markdown(losses, 2)
     assert losses.regrets("lanas").tolist() == [[1.0, 0.5]]
 
