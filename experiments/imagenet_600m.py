@@ -44,7 +44,8 @@ from lanas_jax.export.teachers import read_teacher
 from lanas_jax.models.layers.norm import NORM, NormConstants
 from lanas_jax.models.mobilenet import FinalMobileNet, MobileNetSupernet
 from lanas_jax.models.mobilenet.network import PUBLISHED_NORM
-from lanas_jax.planning.stage import Stage, stand_in
+from lanas_jax.planning.input_speed import PICTURES
+from lanas_jax.planning.stage import Stage, StreamedInput, stand_in
 from lanas_jax.planning.stages import final_training, mean_multiply_adds, valuation
 from lanas_jax.runtime.devices import per_device_share
 from lanas_jax.spaces.latency import LatencyTable
@@ -271,6 +272,10 @@ def stages(config: Config) -> tuple[Stage, ...]:
         shape = (resolution, resolution, 3)
         return stand_in(contents.train - config.validation, config.validation, shape, contents.classes)
 
+    def reading(resolution: int, augmentation: Augmentation) -> StreamedInput:
+        pictures = functools.partial(imagenet.sample_pictures, PICTURES, config.data_dir)
+        return StreamedInput(Crop(resolution), augmentation, pictures)
+
     data = images(max(config.resolutions))
     measured, codes = one_shot(config), space(config)
     pool = code_pool.draw_codes(codes, POOL, measured.seed)
@@ -294,6 +299,7 @@ def stages(config: Config) -> tuple[Stage, ...]:
             float(passes.mean()),
             setting="--recipe.batch-size of lanas search",
             streamed=True,
+            reading=reading(max(config.resolutions), measured.augmentation),
         ),
         valuation("search", valuing, budget=config.budget, batch=config.batch, setting="batch_size of its OneShot"),
         final_training(
@@ -303,6 +309,7 @@ def stages(config: Config) -> tuple[Stage, ...]:
             cost,
             setting="--recipe.batch-size of lanas train",
             streamed=True,
+            reading=reading(space(config).network(code).resolution, winner.augmentation),
             teacher_multiply_adds=said,
         ),
     )

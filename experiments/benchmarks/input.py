@@ -9,7 +9,6 @@ their queues is not counted.
 """
 
 import dataclasses
-import io
 import struct
 import tempfile
 import time
@@ -17,13 +16,13 @@ from pathlib import Path
 
 import numpy as np
 import tyro
-from PIL import Image
 
 from lanas_jax.data.crops import Crop
 from lanas_jax.data.image_streams import Damage, DecoderWorkers, TrainingImages
 from lanas_jax.data.record_index import RecordIndex
 from lanas_jax.data.tfds_folder import Shard
 from lanas_jax.formats.tfrecord import masked_crc32c
+from lanas_jax.planning.input_speed import synthetic_picture
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,15 +46,6 @@ class Config:
     pictures: int = 256
 
 
-def picture(rng: np.random.Generator) -> bytes:
-    """Returns a smooth JPEG image of 500 x 375 pixels with some noise, about as large as one of ImageNet."""
-    smooth = Image.fromarray(rng.integers(0, 256, (24, 32, 3), dtype=np.uint8)).resize((500, 375), 3)
-    noise = rng.normal(0, 12, (375, 500, 3))
-    content = io.BytesIO()
-    Image.fromarray((np.asarray(smooth) + noise).clip(0, 255).astype(np.uint8)).save(content, "JPEG", quality=90)
-    return content.getvalue()
-
-
 def prepared(folder: Path, pictures: int) -> RecordIndex:
     """Writes a file of records and returns its index."""
     import tensorflow_datasets as tfds
@@ -65,7 +55,7 @@ def prepared(folder: Path, pictures: int) -> RecordIndex:
     rng, places, path = np.random.default_rng(0), [0], folder / "pictures"
     with path.open("wb") as file:
         for _ in range(pictures):
-            data = features.serialize_example({"image": picture(rng), "label": 0})
+            data = features.serialize_example({"image": synthetic_picture(rng), "label": 0})
             length = struct.pack("<Q", len(data))
             crc = [struct.pack("<I", masked_crc32c(part)) for part in (length, data)]
             places.append(places[-1] + file.write(length + crc[0] + data + crc[1]))

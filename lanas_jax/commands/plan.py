@@ -1,8 +1,10 @@
 """``lanas plan``: parses its arguments and prints the table of estimates."""
 
 import dataclasses
+import datetime
 import json
-from collections.abc import Iterable, Sequence
+import math
+from collections.abc import Callable, Iterable, Sequence
 from types import ModuleType
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -20,14 +22,16 @@ from lanas_jax.study.discovery import ExperimentError
 
 if TYPE_CHECKING:
     from lanas_jax.planning.estimate import Estimate
+    from lanas_jax.planning.input_speed import InputSpeed
     from lanas_jax.planning.stage import Stage
 
 HELP = """\
 usage: lanas plan EXPERIMENT --topology v5e:4x4 [--only STAGE] [--json] [settings of the experiment]
 
 Compiles each stage of an experiment for a TPU slice on this machine's CPU. Reports whether the stage fits into the
-chips' memory, the minimum time of a step, the compiler's estimate of that time, what the chips exchange, and the
-minimum chip-hours of the stage. Needs neither the TPU nor the dataset, but libtpu: pip install 'lanas-jax[tpu-plan]'.
+chips' memory, the minimum time of a step, the compiler's estimate of that time, what the chips exchange, the minimum
+chip-hours of the stage, and how many cores must read images if these are streamed. Needs neither the TPU nor the
+dataset, but libtpu: pip install 'lanas-jax[tpu-plan]'.
 --topology local compiles for the devices of this process. Large networks take minutes to compile.
 
 For the settings: lanas plan EXPERIMENT --help
@@ -68,10 +72,12 @@ def _plan(console: Console, arguments: Sequence[str]) -> int:
     for stage in stages:
         note(f"compiling {stage.name} for {given.topology}")
         found.append(estimate(stage, machine, note))
+    speeds = input_speeds(stages, found, note)
     if given.json:
-        print(json.dumps([as_json(one) for one in found], indent=2))
+        print(json.dumps([as_json(one, speeds.get(one.stage)) for one in found], indent=2))
     else:
         show_estimates(console, given.topology, machine, found)
+        show_input(console, list(speeds.values()))
     return 0 if all(one.fits for one in found) else 1
 
 
@@ -122,6 +128,42 @@ def show_estimates(console: Console, name: str, machine: topologies.Topology, fo
             console.print(f"{one.stage}: {text}", soft_wrap=True)
         if not one.fits:
             console.print(advice(one), soft_wrap=True)
+
+
+def input_speeds(
+    stages: "Sequence[Stage]", found: "Sequence[Estimate]", note: Callable[[str], None]
+) -> "dict[str, InputSpeed]":
+    """Measures the input of the stages that say how their images are read; returns it by the name of the stage."""
+    from lanas_jax.planning.input_speed import measure_input
+
+    speeds = {}
+    for stage, one in zip(stages, found, strict=True):
+        if stage.reading is not None:
+            note(f"measuring how fast a core of this machine reads the images of {stage.name}")
+            speeds[stage.name] = measure_input(one, stage.reading)
+    return speeds
+
+
+def show_input(console: Console, speeds: "Sequence[InputSpeed]") -> None:
+    """Prints what stages need of their input beside what a core reads, and a sentence that says what was measured."""
+    if not speeds:
+        return
+    shown = Table(box=SIMPLE, collapse_padding=True, pad_edge=False)
+    shown.add_column("input of stage")
+    for column in ("images/s needed", "images/s per core", "cores needed"):
+        shown.add_column(column, justify="right")
+    for one in speeds:
+        numbers = (one.needed, one.per_core, None if one.cores is None else math.ceil(one.cores))
+        shown.add_row(one.stage, *("-" if number is None else f"{number:,.0f}" for number in numbers))
+    console.print(shown)
+    today = datetime.date.today()
+    samples = " and ".join(dict.fromkeys(one.sample for one in speeds))
+    console.print(
+        f"images/s per core was measured on {today.day} {today:%B %Y}, in one thread of this machine, without waiting "
+        f"for disks: {samples} were decoded, cropped and augmented for {speeds[0].seconds:.1f} s of processor time per "
+        f"stage. images/s needed is the batch divided by est-ms/step, or by ms/step >= where there is no estimate.",
+        soft_wrap=True,
+    )
 
 
 def table(found: "Sequence[Estimate]") -> Table:
@@ -187,9 +229,10 @@ def advice(one: "Estimate") -> str:
     return lacking + f"reduce {one.setting} from {one.batch_size} to {one.largest_batch}"
 
 
-def as_json(one: "Estimate") -> dict[str, Any]:
-    """Returns an estimate as a dictionary, with its derived quantities."""
-    return {**dataclasses.asdict(one), "fits": one.fits, "chip_hours": one.chip_hours}
+def as_json(one: "Estimate", speed: "InputSpeed | None" = None) -> dict[str, Any]:
+    """Returns an estimate as a dictionary, with its derived quantities and the measured speed of its input."""
+    measured = None if speed is None else {**dataclasses.asdict(speed), "cores": speed.cores}
+    return {**dataclasses.asdict(one), "fits": one.fits, "chip_hours": one.chip_hours, "input": measured}
 
 
 def _estimated(one: "Estimate") -> str:

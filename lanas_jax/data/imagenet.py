@@ -103,6 +103,23 @@ def load_imagenet(
     )
 
 
+def sample_pictures(count: int, data_dir: Path | str | None = None, source: DatasetSource | None = None) -> list[bytes]:
+    """Returns encoded images from the first training file, without scanning the others.
+
+    Args:
+      count: number of images; fewer if the file has fewer records.
+      data_dir: folder of the dataset, as in `load_imagenet`.
+      source: source of the images, as in `load_imagenet`.
+
+    Raises:
+      MissingDatasetError, FileError, ImportError: as in `load_imagenet`.
+    """
+    source = source or SOURCE
+    prepared = _checked(source.find(data_dir)[1], source.contents)
+    first = record_index.index(prepared.train[:1], prepared.features, source.contents.classes, lambda text: None)
+    return [first.image(record) for record in range(min(count, len(first)))]
+
+
 def held_out(
     labels: Int32[np.ndarray, " n"], part: int, classes: int, seed: int
 ) -> tuple[Int64[np.ndarray, " part"], Int64[np.ndarray, " rest"]]:

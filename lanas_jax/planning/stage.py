@@ -11,8 +11,10 @@ from typing import NamedTuple
 import jax
 import numpy as np
 
+from lanas_jax.data.crops import Crop
 from lanas_jax.data.scaling import Scaling
 from lanas_jax.data.splits import SearchData, Split
+from lanas_jax.training.augmentation import Augmentation
 
 
 class TracedProgram(NamedTuple):
@@ -31,6 +33,22 @@ class TracedProgram(NamedTuple):
     rounds: tuple[float, ...] = (1.0,)  # iterations of loops whose length depends on data, from the outermost inwards
 
 
+@dataclasses.dataclass(frozen=True)
+class StreamedInput:
+    """How the input workers of a stage read an image.
+
+    Args:
+      crop: crop settings.
+      augmentation: augmentation of the training; workers do the part that moves or looks up pixels.
+      pictures: function that returns some encoded images of the dataset, or raises an error if it is not there; None
+        for synthetic images.
+    """
+
+    crop: Crop
+    augmentation: Augmentation = dataclasses.field(default_factory=Augmentation)
+    pictures: Callable[[], Sequence[bytes]] | None = None
+
+
 @dataclasses.dataclass(frozen=True, eq=False)
 class Stage:
     """A part of an experiment that uses the devices.
@@ -42,6 +60,8 @@ class Stage:
       program: function that traces the stage for devices and a batch size; raises ValueError if the batch size is not
         divisible by the number of devices.
       shared: True if the devices share a batch, False if each device has its own.
+      reading: way in which input workers read the images of a streamed dataset; None if it is unknown, or if images are
+        in memory.
     """
 
     name: str
@@ -49,6 +69,7 @@ class Stage:
     setting: str
     program: Callable[[Sequence[jax.Device], int], TracedProgram]
     shared: bool = True
+    reading: StreamedInput | None = None
 
     def unit(self, devices: int) -> int:
         """Returns the number that divides every valid batch size."""

@@ -15,7 +15,7 @@ from jaxtyping import Int
 from lanas_jax.candidates.population import Placed, Population
 from lanas_jax.candidates.step import Network
 from lanas_jax.data.splits import SearchData
-from lanas_jax.planning.stage import Stage, TracedProgram
+from lanas_jax.planning.stage import Stage, StreamedInput, TracedProgram
 from lanas_jax.runtime.devices import mesh_of
 from lanas_jax.spaces.base import SearchSpace
 from lanas_jax.supernet import code_pool
@@ -51,6 +51,7 @@ def final_training(
     streamed: bool = False,
     teacher_multiply_adds: float | int = 0,
     rounds: float = 1.0,
+    reading: StreamedInput | None = None,
 ) -> Stage:
     """Returns the stage of a training by `lanas_jax.trainer`: of a winner or of a supernet.
 
@@ -64,6 +65,7 @@ def final_training(
       streamed: True if each step receives its batch, False if every device holds all images.
       teacher_multiply_adds: multiply-adds of a teacher's forward pass on one image.
       rounds: mean number of iterations of loops whose length depends on data, such as those over a cell's operations.
+      reading: way in which input workers read an image of a streamed dataset; None: unknown.
     """
     training.network.space.check_images(data.image_shape, data.classes)
     recipe, passes = training.recipe, _passes(training)
@@ -80,7 +82,7 @@ def final_training(
         steps, per_call = changed.sgd.steps(split), 1 if streamed else changed.steps_per_dispatch
         return TracedProgram(lowered, len(devices), steps, work, 1 / passes, per_call, (rounds,))
 
-    return Stage(name, recipe.batch_size, setting, program)
+    return Stage(name, recipe.batch_size, setting, program, reading=reading)
 
 
 def _lowered(

@@ -1,16 +1,19 @@
 """The command, on the devices of this process."""
 
 import dataclasses
+import datetime
 import json
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
 from lanas_jax.cli import main
 from lanas_jax.commands import plan
 from lanas_jax.planning import topology
 from lanas_jax.planning.costs import Collective, ProgramCosts
 from lanas_jax.planning.estimate import Estimate
+from lanas_jax.planning.input_speed import InputSpeed
 from lanas_jax.planning.topology import Chip
 from tests.refusals import refused
 
@@ -58,6 +61,7 @@ def test_json_says_everything(chip, capsys):
     assert (found["stage"], found["batch_size"], found["fits"]) == ("final", 6, True)
     assert found["flops"] == 2 * 3 * 1000 * 3
     assert found["memory"]["arguments"] > 90 * 36  # all the pixels
+    assert found["input"] is None  # its images are in memory
     assert found["chip_hours"] == pytest.approx(found["step_seconds"] * found["steps"] * 2 / 3600)
 
 
@@ -75,6 +79,21 @@ def test_lines_below_the_table_say_what_is_in_no_column():
     assert plan.remarks(one) == expected
     assert plan.remarks(dataclasses.replace(one, estimated_seconds=None)) == [*expected[:2], expected[3]]
     assert plan.remarks(dataclasses.replace(one, costs=None)) == []
+
+
+def test_the_input_that_a_stage_needs_is_beside_what_a_core_reads(capsys):
+    speeds = [InputSpeed("supernet", 10_800.0, 90.0, "16 images of the dataset", 1.04),
+              InputSpeed("final", None, 80.0, "16 images of the dataset", 1.0)]  # fmt: skip
+    console = Console(width=200)
+    plan.show_input(console, speeds)
+    printed = capsys.readouterr().out
+    rows = {line.split()[0]: line.split()[1:] for line in printed.splitlines() if line.strip()}
+    assert rows["supernet"] == ["10,800", "90", "120"]
+    assert rows["final"] == ["-", "80", "-"]
+    assert f"measured on {datetime.date.today().day} " in printed
+    assert "16 images of the dataset were decoded, cropped and augmented for 1.0 s of processor time" in printed
+    plan.show_input(console, [])
+    assert capsys.readouterr().out == ""
 
 
 def test_refusals(chip, capsys, tmp_path):

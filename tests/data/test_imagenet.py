@@ -75,6 +75,16 @@ def test_streams_are_what_training_asks_for(folder):
     assert (data.classes, data.image_shape) == (3, (40, 40, 3))
 
 
+def test_a_sample_is_of_the_first_file_alone(folder, tmp_path):
+    copied = shutil.copytree(folder, tmp_path / "copied")
+    for path in copied.glob("*train*-0000[12]-of-*"):
+        path.write_bytes(b"")
+    assert imagenet.sample_pictures(5, copied) == PICTURES[:5]
+    assert imagenet.sample_pictures(1000, copied) == PICTURES[:20]
+    with pytest.raises(MissingDatasetError):
+        imagenet.sample_pictures(5, tmp_path)
+
+
 @needs_grain
 def test_a_step_has_the_same_bits_resumed_as_reached_from_the_first(folder):
     train = load(folder).train
