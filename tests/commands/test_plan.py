@@ -10,10 +10,12 @@ from rich.console import Console
 
 from lanas_jax.cli import main
 from lanas_jax.commands import plan
-from lanas_jax.planning import topology
+from lanas_jax.data.crops import Crop
+from lanas_jax.planning import input_speed, topology
 from lanas_jax.planning.costs import Collective, ProgramCosts
 from lanas_jax.planning.estimate import Estimate
 from lanas_jax.planning.input_speed import InputSpeed
+from lanas_jax.planning.stage import Stage, StreamedInput
 from lanas_jax.planning.topology import Chip
 from tests.refusals import refused
 
@@ -94,6 +96,22 @@ def test_the_input_that_a_stage_needs_is_beside_what_a_core_reads(capsys):
     assert "16 images of the dataset were decoded, cropped and augmented for 1.0 s of processor time" in printed
     plan.show_input(console, [])
     assert capsys.readouterr().out == ""
+
+
+def test_the_input_is_measured_of_stages_that_stream(monkeypatch):
+    def measure(one, reading):
+        return InputSpeed(one.stage, None, 1.0, f"{reading.crop.resolution} pixels", 1.0)
+
+    monkeypatch.setattr(input_speed, "measure_input", measure)
+    readings = {"streamed": StreamedInput(Crop(8)), "in memory": None}
+    stages = [Stage(name, 8, "", lambda *_: None, reading=reading) for name, reading in readings.items()]
+    found = [Estimate(name, 1, 8, 9, None, None, 1e9, *[None] * 8, (1.0,), 1.0, "") for name in readings]
+    notes = []
+    speeds = plan.input_speeds(stages, found, notes.append)
+    assert list(speeds) == ["streamed"]
+    assert speeds["streamed"].sample == "8 pixels"
+    assert notes == ["measuring how fast a core of this machine reads the images of streamed"]
+    assert [plan.as_json(one, speeds.get(one.stage))["input"] is None for one in found] == [False, True]
 
 
 def test_refusals(chip, capsys, tmp_path):
