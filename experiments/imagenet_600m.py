@@ -86,6 +86,7 @@ SUPERNET = Recipe(
     validate_every=None,
     normalize_over="device",
 )
+WATCHED = 2_000  # search-validation images on which five networks are measured after each epoch of the supernet
 SUPERNET_AUGMENTATION = Augmentation(policy="autoaugment_imagenet")
 
 
@@ -231,6 +232,7 @@ def one_shot(config: Config) -> OneShot:
         recalibration=config.recalibration,
         per_device=per_device_share(config.batch),
         sandwich=Sandwich(tuple(largest), tuple(smallest), gradient="sum", dropout=0.2, drop_path=0.2),
+        watched=WATCHED,
     )
 
 

@@ -102,6 +102,7 @@ class Config:
       epochs: number of training epochs of the supernet.
       batch_size: number of images per step.
       learning_rate: peak learning rate, at the end of the warm-up.
+      watched: number of search-validation images on which five networks are measured after each epoch; 0: none.
     """
 
     seed: int = 0
@@ -119,6 +120,7 @@ class Config:
     epochs: int = 10
     batch_size: int = 64
     learning_rate: float = 0.1
+    watched: int = 500
 
 
 RECIPE = Recipe(
@@ -211,6 +213,7 @@ def one_shot(config: Config) -> OneShot:
         recalibration=config.recalibration,
         per_device=per_device_share(config.batch),
         sandwich=Sandwich(tuple(largest), tuple(smallest)),
+        watched=config.watched,
     )
 
 

@@ -5,6 +5,7 @@ its own share of each batch.
 """
 
 import dataclasses
+import itertools
 from collections.abc import Callable, Iterator
 from typing import NamedTuple, Protocol, TypeAlias, runtime_checkable
 
@@ -101,13 +102,14 @@ class StreamedDataset:
     scaling: Scaling | None = None
 
 
-def hold_in_memory(data: StreamedDataset, train: int, seed: int = 0) -> SearchData:
+def hold_in_memory(data: StreamedDataset, train: int, seed: int = 0, validation: int | None = None) -> SearchData:
     """Loads the search-validation split, and training images as seen by the first training step, into memory.
 
     Args:
       data: streamed dataset.
       train: number of training images, at most one epoch.
       seed: random seed of the training images.
+      validation: number of search-validation images to load, the first ones; None: all.
 
     Raises:
       ValueError: if the number of training images is out of range, or a split has no image.
@@ -115,16 +117,17 @@ def hold_in_memory(data: StreamedDataset, train: int, seed: int = 0) -> SearchDa
     if not 0 < train <= len(data.train):
         raise ValueError(f"train must be 1 to {len(data.train)}, the number of training images; got {train}")
     first = next(iter(data.train.batches(seed, train, 0, host=0, hosts=1)))
+    batches = None if validation is None else -(-validation // _BATCH)
     return SearchData(
         _split([first]),
-        _split(list(data.validation.batches(_BATCH, host=0, hosts=1))),
+        _split(list(itertools.islice(data.validation.batches(_BATCH, host=0, hosts=1), batches)), validation),
         data.classes,
         data.scaling,
     )
 
 
-def _split(batches: list[Batch]) -> Split:
-    """Returns all images except padding."""
+def _split(batches: list[Batch], most: int | None = None) -> Split:
+    """Returns all images except padding, or the first ones."""
     labels = np.concatenate([batch.labels for batch in batches])
     images = np.concatenate([batch.images for batch in batches])
-    return Split(images[labels >= 0], labels[labels >= 0])
+    return Split(images[labels >= 0][:most], labels[labels >= 0][:most])

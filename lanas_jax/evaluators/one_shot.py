@@ -74,6 +74,8 @@ class OneShot:
         different seeds share a supernet.
       sandwich: sandwich rule, which trains the largest and the smallest subnetwork at each step along with random
         ones; None: random subnetworks only.
+      watched: number of search-validation images on which the largest, the smallest and three random subnetworks are
+        measured after each epoch of the training; 0: none.
     """
 
     supernet: Supernet
@@ -87,6 +89,7 @@ class OneShot:
     per_device: int = 4
     seed: int = 0
     sandwich: Sandwich | None = None
+    watched: int = 0
     prepared: PreparedSupernet = dataclasses.field(default_factory=PreparedSupernet, init=False, repr=False)
 
     @functools.cached_property
@@ -179,7 +182,15 @@ class OneShot:
     def _training(self) -> SupernetTraining:
         """The training to run. Raises ValueError if the recipe or the sandwich does not fit."""
         pool = code_pool.draw_codes(self.supernet.space, POOL, self.seed)
-        return SupernetTraining(self.supernet, pool, self.recipe, self.augmentation, self.seed, sandwich=self.sandwich)
+        return SupernetTraining(
+            self.supernet,
+            pool,
+            self.recipe,
+            self.augmentation,
+            self.seed,
+            sandwich=self.sandwich,
+            watched=self.watched,
+        )
 
     def _refuse_chance(self, weights: Weights, codes: Int[np.ndarray, "n dims"]) -> None:
         valuation = self.valuation

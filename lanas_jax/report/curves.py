@@ -4,13 +4,20 @@ Plain functions of arrays and trials; `plots` draws them.
 """
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float, Int
 
 from lanas_jax.storage.trials import Status, Trial
+
+
+class EpochCurves(NamedTuple):
+    """Accuracies of a supernet's subnetworks after epochs of its training."""
+
+    epochs: Float[np.ndarray, " n"]
+    accuracies: Mapping[str, Float[np.ndarray, " n"]]  # by the name of the subnetwork, in [0, 1]
 
 
 def done(trials: Sequence[Trial]) -> list[Trial]:

@@ -40,6 +40,7 @@ class ReportData:
       against: rank correlations of estimates with the values of benchmark tables.
       draws: number of first trials with a value that the searcher drew uniformly; 0 to show no level of random draws.
       refresh: number of seconds after which a browser reads the page again; None for a search that is not running.
+      supernet: accuracies of subnetworks after the epochs of the supernet's training; None if not measured.
       objectives: names of the objectives of a search with several, whose winner is the knee of their front.
     """
 
@@ -56,6 +57,7 @@ class ReportData:
     against: Sequence[Ranked] = ()
     draws: int = 0
     refresh: int | None = None
+    supernet: curves.EpochCurves | None = None
     objectives: tuple[str, ...] = ()
 
     @property
@@ -75,7 +77,7 @@ def render(run: ReportData) -> str:
     body = [_headline(run), *_winner(run), *_plots(run), *limits.section(run.space, run.trials, run.show)]
     ranked = [] if run.ranking is None else ranking.section(run.ranking)
     ranked += [part for i, found in enumerate(run.against) for part in ranking.section(found, f"against{i}-")]
-    body += [*_tree(run), *ranked, *_trials(run), *_settings(run)]
+    body += [*_tree(run), *_supernet(run), *ranked, *_trials(run), *_settings(run)]
     refresh = [] if run.refresh is None else [element("meta", http_equiv="refresh", content=run.refresh)]
     head = element(
         "head",
@@ -233,6 +235,17 @@ def _tree(run: ReportData) -> list[Element]:
     measure = "hypervolume" if run.objectives else "mean"
     drawing = element("div", tree.draw_tree(run.tree, run.show, measure), class_="wide")
     return [heading, element("p", explanation, class_="quiet"), element("figure", drawing)]
+
+
+def _supernet(run: ReportData) -> list[Element]:
+    if run.supernet is None:
+        return []
+    caption = (
+        "Accuracy of subnetworks after each epoch, with batch statistics of their own, on a fixed part of the "
+        "search-validation split."
+    )
+    figure = _figure(plots.accuracy_against_epochs(run.supernet), caption)
+    return [element("h2", "The supernet"), element("div", figure, class_="plots")]
 
 
 def _trials(run: ReportData) -> list[Element]:

@@ -107,6 +107,19 @@ def bands(searchers: Mapping[str, curves.Band], show: ValueFormat, name: Literal
         return _svg(figure, name)
 
 
+def accuracy_against_epochs(found: curves.EpochCurves) -> Element:
+    """Plots the accuracies of a supernet's subnetworks against the epochs of its training."""
+    with matplotlib.rc_context(STYLE):
+        figure, axes = _axes("epoch of the supernet's training", ValueFormat(percent=True))
+        mark = "o" if len(found.epochs) == 1 else ""
+        for i, (name, accuracies) in enumerate(found.accuracies.items()):
+            colour = SERIES[i % len(SERIES)]
+            axes.plot(found.epochs, accuracies, f"-{mark}", color=colour, linewidth=1.6, label=name)
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1, nbins=7))
+        _legend(axes)
+        return _svg(figure, "supernet")
+
+
 def value_against_cost(trials: Sequence[Trial], show: ValueFormat) -> Element:
     """Plots values against multiply-adds with the Pareto front; trials without multiply-adds are left out."""
     shown = [trial for trial in curves.done(trials) if trial.multiply_adds is not None]

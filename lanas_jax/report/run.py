@@ -6,8 +6,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import jax
+import numpy as np
 
 from lanas_jax.ranking import result
+from lanas_jax.report.curves import EpochCurves
 from lanas_jax.report.learned_tree import learned_tree
 from lanas_jax.report.page import ReportData, render
 from lanas_jax.report.several import RunData, render_runs
@@ -17,9 +19,13 @@ from lanas_jax.searchers.lanas import LaNAS
 from lanas_jax.spaces.base import SearchSpace
 from lanas_jax.spaces.choices import choice_from_definition
 from lanas_jax.storage.folder import RunError
+from lanas_jax.storage.metrics import read_metrics
 from lanas_jax.storage.results import network_results
 from lanas_jax.storage.trials import Trial, TrialStore
 from lanas_jax.study import run_folder
+from lanas_jax.supernet.base import TrainedAhead
+from lanas_jax.supernet.watching import SUFFIX
+from lanas_jax.trainer.folder import COLUMNS
 
 if TYPE_CHECKING:
     from lanas_jax.study import Experiment
@@ -81,6 +87,22 @@ def _space_of(here: run_folder.Run) -> SearchSpace:
     return SearchSpace(map(choice_from_definition, definition["choices"]))
 
 
+def _supernet_curves(here: run_folder.Run, experiment: "Experiment") -> EpochCurves | None:
+    """Returns the accuracies in metrics.csv of the supernet's training; None if there are none."""
+    evaluator = experiment.evaluator
+    if not isinstance(evaluator, TrainedAhead):
+        return None
+    path = (evaluator.supernet_directory or here.directory / "supernet") / "metrics.csv"
+    if not path.is_file():
+        return None
+    columns = {name: np.array(column) for name, column in read_metrics(path).items()}
+    watched = {name.removesuffix(SUFFIX): column for name, column in columns.items() if name not in COLUMNS}
+    measured = ~np.isnan(next(iter(watched.values()), np.zeros(0)))
+    if not measured.any():
+        return None
+    return EpochCurves(columns["epoch"][measured], {name: column[measured] for name, column in watched.items()})
+
+
 def _short_names(directories: Sequence[Path]) -> list[str]:
     """Returns the paths of the runs without the folders that they share."""
     shared = os.path.commonpath([directory.parent for directory in directories])
@@ -131,6 +153,7 @@ def write_report(
             against=result.read_against(here.directory),
             draws=experiment.searcher.initial if isinstance(experiment.searcher, LaNAS) else 0,
             refresh=None if running is None else REFRESH,
+            supernet=_supernet_curves(here, experiment),
             objectives=here.objectives,
         )
     )

@@ -92,6 +92,18 @@ class Unwritten:
         """Does nothing."""
 
 
+def read_metrics(path: Path) -> dict[str, list[float]]:
+    """Returns the columns of a CSV file of metrics, NaN where a row has no number; an unfinished last line is left out.
+
+    Raises:
+      ValueError: a field is not a number.
+    """
+    with path.open(encoding="utf-8", newline="") as file:
+        lines = [line for line in file if line.endswith("\n")]
+    names, *rows = csv.reader(lines)
+    return {name: [float(row[i] or "nan") for row in rows] for i, name in enumerate(names)}
+
+
 def _event_writer(folder: Path) -> Any:
     """Returns tensorboardX's writer of events to a folder, from which earlier events are removed."""
     from tensorboardX import SummaryWriter

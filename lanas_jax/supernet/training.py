@@ -33,6 +33,7 @@ from lanas_jax.storage.saving import digest
 from lanas_jax.storage.weights import AnyArray, digest_by_name
 from lanas_jax.supernet.base import Supernet
 from lanas_jax.supernet.sandwich import Sandwich, SandwichSupernet
+from lanas_jax.supernet.watching import Watch, watched_codes, watched_images
 from lanas_jax.trainer import folder as folders
 from lanas_jax.trainer import loop
 from lanas_jax.trainer.compilation import check_recipe, compile_training
@@ -117,10 +118,12 @@ class SupernetTraining:
       initial: initial weights by name; None: random initial weights.
       sandwich: sandwich rule, which trains the largest and the smallest subnetwork in each step; None: only codes drawn
         from the pool.
+      watched: number of search-validation images on which a few subnetworks are measured after each epoch
+        (`lanas_jax.supernet.watching`); 0: none. The weights do not depend on it.
 
     Raises:
-      ValueError: the codes of the sandwich are not in the space, a recipe with a sandwich has several passes, or the
-        recipe has distillation, which needs a teacher.
+      ValueError: the codes of the sandwich are not in the space, a recipe with a sandwich has several passes, the
+        recipe has distillation, which needs a teacher, or `watched` is negative.
     """
 
     supernet: Supernet
@@ -130,8 +133,11 @@ class SupernetTraining:
     seed: int = 0
     initial: Mapping[str, AnyArray] | None = None
     sandwich: Sandwich | None = None
+    watched: int = 0
 
     def __post_init__(self) -> None:
+        if self.watched < 0:
+            raise ValueError(f"watched must not be negative; got {self.watched}")
         if self.recipe.distillation:
             raise ValueError(
                 f"distillation must be 0 for a supernet, which has no teacher; got {self.recipe.distillation}"
@@ -175,7 +181,7 @@ def train_supernet(
 
     Args:
       training: supernet training to run.
-      data: training images; validation images are not read.
+      data: training images; validation images are read only to watch subnetworks.
       directory: new or empty folder, or the folder of the same training; identical in all processes.
       note: callback that receives progress messages, one line each.
       devices: devices that share each batch; default: with one process, as many of its devices as divide the batch
@@ -200,7 +206,9 @@ def train_supernet(
     with folders.entered(directory, record, what="supernet") as folder:
         if folder.final is None:
             programs = compile_training(training, data, devices) if programs is None else programs.rebind(training)
-            saved = loop.run_training(programs, data, folder, Lines(note), preemption)
+            lines = Lines(note)
+            watch = _watch(training, data, devices, lines) if training.watched else None
+            saved = loop.run_training(programs, data, folder, lines, preemption, watch)
             report = {
                 "steps": programs.total,
                 "trained_parameters": sum(leaf.size for leaf in jax.tree.leaves(saved.state.weights.params)),
@@ -228,6 +236,7 @@ class Lines:
     def __init__(self, note: Callable[[str], None]):
         self.note = note
         self._total, self._first, self._began, self._told = 1, 0, time.monotonic(), 0
+        self._accuracies: Mapping[str, float] = {}
 
     def began(self, programs: Programs, step: int) -> None:
         """Reports that the training starts or resumes after `step` steps."""
@@ -243,10 +252,25 @@ class Lines:
             return
         self._told = step * NOTES // self._total
         left = (time.monotonic() - self._began) / (step - self._first) * (self._total - step)
-        self.note(f"supernet: {step:,} of {self._total:,} steps · loss {loss:.3f} · {duration(left)} left")
+        measured = [f"{name} {100 * accuracy:.1f} %" for name, accuracy in self._accuracies.items()]
+        parts = [f"loss {loss:.3f}", *([", ".join(measured)] if measured else []), f"{duration(left)} left"]
+        self.note(f"supernet: {step:,} of {self._total:,} steps · {' · '.join(parts)}")
+
+    def watched(self, accuracies: Mapping[str, float]) -> None:
+        """Receives the accuracies of the watched subnetworks, in [0, 1], for the next lines."""
+        self._accuracies = accuracies
 
     def validated(self, accuracies: loop.Accuracies) -> None:
-        """Does nothing: supernets are not validated during training."""
+        """Reports the accuracy that the recipe's `validate_every` asks for."""
+        self.note(f"supernet: search-validation accuracy {accuracies.last:.4f} with running statistics")
+
+
+def _watch(
+    training: SupernetTraining, data: SearchData | StreamedDataset, devices: Sequence[jax.Device], lines: Lines
+) -> Watch:
+    images = watched_images(data, training.watched, training.seed)
+    codes = watched_codes(training.sandwich, training.codes)
+    return Watch(training.supernet, codes, images, devices, lines.watched)
 
 
 def _weights(state: FinalState) -> Weights:

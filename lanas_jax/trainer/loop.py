@@ -14,6 +14,7 @@ result is recorded at once, so that a second call of the same training does not 
 
 import math
 import time
+from collections.abc import Mapping
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import jax
@@ -33,7 +34,7 @@ from lanas_jax.trainer.folder import COLUMNS, FinalFolder
 from lanas_jax.trainer.programs import Programs, placed
 from lanas_jax.trainer.recipe import Recipe, drop_path
 from lanas_jax.trainer.step import FinalState
-from lanas_jax.trainer.task import search_splits
+from lanas_jax.trainer.task import Weights, search_splits
 from lanas_jax.training.sgd import learning_rate
 
 
@@ -98,6 +99,20 @@ class TrainingProgress(Protocol):
         """Called with a message to print on a separate line."""
 
 
+@runtime_checkable
+class EpochWatch(Protocol):
+    """A measurement of the weights after each epoch, which changes no weight."""
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """The names of the measured numbers, which are columns of metrics.csv."""
+        ...
+
+    def __call__(self, weights: Weights) -> Mapping[str, float]:
+        """Measures weights, or their moving average if there is one; returns the numbers by column."""
+        ...
+
+
 class SilentTraining:
     """Ignores all progress messages."""
 
@@ -115,6 +130,7 @@ def run_training(
     folder: FinalFolder,
     progress: TrainingProgress,
     preemption: Preemption | None = None,
+    watch: EpochWatch | None = None,
 ) -> Fitted:
     """Trains from the newest intact checkpoint to the last step.
 
@@ -124,6 +140,7 @@ def run_training(
       folder: folder of the checkpoints and of metrics.csv.
       progress: receives progress messages.
       preemption: signal to stop early; None never stops early.
+      watch: measurement after each epoch; None for none.
 
     Returns:
       The state after the last step, which the newest checkpoint also holds, and the training time.
@@ -140,10 +157,13 @@ def run_training(
         began = saved_at = time.monotonic()
         step = first = int(state.step)
         progress.began(programs, step)
-        metrics = Metrics(folder.metrics, COLUMNS, step) if distributed.is_first_process() else Unwritten()
+        period, columns = programs.task.recipe.reading_period, (*COLUMNS, *(watch.columns if watch else ()))
+        metrics = Metrics(folder.metrics, columns, step) if distributed.is_first_process() else Unwritten()
         with metrics, programs.session(step) as advance:
             while step < programs.total:
-                until = min(step + programs.task.recipe.steps_per_dispatch, _next_reading(programs, step))
+                reading = _after_epochs(programs, step, period)
+                epoch = _after_epochs(programs, step, 1 if watch else None)
+                until = min(step + programs.task.recipe.steps_per_dispatch, reading, epoch)
                 with marked_step("train"):
                     state, taken = advance(state, until, preemption)
                     losses = np.asarray(taken)
@@ -152,8 +172,10 @@ def run_training(
                 if not state.is_finite:
                     metrics.write(rows)
                     raise NotFiniteError(_why(programs, state, checkpoints))
+                if watch and step == epoch:
+                    rows[-1] |= watch(state.weights if state.average is None else state.average)
                 progress.advanced(step, rows[-1]["loss"], rows[-1]["learning_rate"])
-                if programs.task.recipe.reading_period and step == _next_reading(programs, step - 1):
+                if period and step == reading:
                     accuracies = _accuracies(programs, state, data.validation)
                     progress.validated(accuracies)
                     rows[-1] |= _named("validation_accuracy", accuracies)
@@ -236,10 +258,9 @@ def _is_due(programs: Programs, step: int, age: float, preemption: Preemption) -
     return bool(distributed.broadcast(age >= programs.task.recipe.checkpoint_seconds))
 
 
-def _next_reading(programs: Programs, step: int) -> int:
-    """Returns the first step after `step` that is followed by a search-validation evaluation, or the last step."""
+def _after_epochs(programs: Programs, step: int, period: int | None) -> int:
+    """Returns the first step after `step` at which a multiple of `period` epochs ends, or the last step."""
     recipe = programs.task.recipe
-    period = recipe.reading_period
     if period is None:
         return programs.total
     epochs = step * recipe.batch_size // programs.count // period * period

@@ -26,6 +26,13 @@ def test_images_that_fill_the_last_batch_up_are_left_out():
     assert len(hold_in_memory(streams, 1).validation) == len(data.validation)
 
 
+def test_part_of_the_validation_split_is_its_first_images():
+    streams, data = tiny_stream.streamed(Config()), dataset(Config()).search
+    search = hold_in_memory(streams, 1, validation=7)
+    np.testing.assert_array_equal(search.validation.images, data.validation.images[:7])
+    assert len(hold_in_memory(streams, 1, validation=10_000).validation) == len(data.validation)
+
+
 @pytest.mark.parametrize("train", [0, 1_000_000])
 def test_a_number_of_images_that_there_is_not(train):
     with pytest.raises(ValueError, match=rf"train must be 1 to \d+, .*; got {train}"):

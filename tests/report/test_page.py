@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from lanas_jax.report import formatting, tables
+from lanas_jax.report.curves import EpochCurves
 from lanas_jax.report.page import render
 from lanas_jax.searchers.partition import NodeSummary
 from lanas_jax.spaces.base import CellGraph, Choice, SearchSpace
@@ -36,6 +37,9 @@ RUNS = {
     "finished": run(trials(60), final=final(trials(60)[3].code), tree=TREE, config={"epochs": 3}),
     "ranked": run(trials(8), ranking=ranked({"a": [0.1, 0.2, 0.4, NAN], "$b$": [-3, 1.0, 2, 2]}, [0.1, 0.3, 0.2, 0.2])),
     "ranked, all failed": run(trials(8), ranking=ranked({"a": [0.1, 0.2, 0.3]}, [NAN, NAN, NAN])),
+    "watched": run(
+        trials(8), supernet=EpochCurves(np.arange(1.0, 4), {"largest": np.full(3, 0.5), "<smallest>": np.zeros(3)})
+    ),
     "a few that hardly learned": run([*trials(40), trial(40, 0.1), trial(41, 0.0)]),
 }
 

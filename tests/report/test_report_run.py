@@ -243,3 +243,31 @@ def test_a_folder_without_a_run(tmp_path: Path) -> None:
     with pytest.raises(RunError, match="contains no run"):
         report.write_report(tmp_path)
     assert list(tmp_path.iterdir()) == []
+
+
+@dataclasses.dataclass(frozen=True)
+class Ahead:
+    """An evaluator whose supernet is in a folder."""
+
+    supernet_directory: Path
+
+    def evaluate(self, codes, keys):
+        raise AssertionError
+
+    def train(self, directory, note, preemption=None):
+        raise AssertionError
+
+
+def test_accuracies_of_a_supernet_are_shown_where_they_were_measured(tmp_path: Path) -> None:
+    here, experiment = begin(tmp_path)
+    shown = []
+    for text in (
+        None,
+        "step,epoch,loss\n1,1,0.5\n",
+        "step,epoch,loss,largest_accuracy\n1,1,0.5,\n2,1,0.4,0.25\n3,2,0.4",
+    ):
+        if text is not None:
+            (tmp_path / "metrics.csv").write_text(text)
+        path = report.write_report(here.directory, dataclasses.replace(experiment, evaluator=Ahead(tmp_path)), [])
+        shown.append("The supernet" in path.read_text())
+    assert shown == [False, False, True]

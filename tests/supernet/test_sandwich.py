@@ -14,10 +14,14 @@ from lanas_jax.evaluators.base import NotPreparedError
 from lanas_jax.evaluators.one_shot import OneShot
 from lanas_jax.runtime.devices import mesh_of
 from lanas_jax.storage.folder import RunError
+from lanas_jax.storage.metrics import read_metrics
 from lanas_jax.supernet.sandwich import Sandwich
 from lanas_jax.supernet.training import SampledSupernet, SupernetTraining, train_supernet
+from lanas_jax.supernet.valuation import Valuation
+from lanas_jax.supernet.watching import watched_images
 from lanas_jax.trainer import compilation
 from lanas_jax.trainer import step as training
+from lanas_jax.trainer.folder import COLUMNS
 from lanas_jax.trainer.task import Weights
 from lanas_jax.training.augmentation import Augmentation
 from tests.supernet.linear_supernet import CLASSES, RECIPE, SCALING, SPACE, LinearSupernet, dataset, stripes
@@ -176,6 +180,33 @@ def test_interrupted_it_goes_on_to_the_same_bits(whole, made, tmp_path, stop):
     found = carried_out(tmp_path / "part", made)
     assert same(found.weights, whole[1])
     assert (tmp_path / "part" / "metrics.csv").read_bytes() == (whole[0] / "metrics.csv").read_bytes()
+
+
+def test_watching_changes_no_weight_and_measures_as_a_search_does(whole, made, tmp_path):
+    """After each epoch, interrupted or not; 30 of the 50 search-validation images."""
+    watched, note = dataclasses.replace(TRAINING, watched=30), Note()
+    found = carried_out(tmp_path / "watched", made, note, watched).weights
+    assert same(found, whole[1])
+    columns = read_metrics(tmp_path / "watched" / "metrics.csv")
+    assert [name for name in columns if name not in COLUMNS] == [
+        "largest_accuracy", "smallest_accuracy", "random1_accuracy", "random2_accuracy", "random3_accuracy",
+    ]  # fmt: skip
+    measured = np.flatnonzero(~np.isnan(columns["largest_accuracy"]))
+    assert (1 + measured).tolist() == [10, 20, 30, 40]
+    images = watched_images(DATA, 30, watched.seed)
+    assert (len(images.train), len(images.validation)) == (len(DATA.train), 30)
+    codes = np.array([LARGEST, SMALLEST, *CODES[:3]])
+    expected = Valuation(LinearSupernet(), images, len(images.train), devices=DEVICES, per_device=5)(found, codes)
+    last = [columns[name][-1] for name in columns if name not in COLUMNS]
+    np.testing.assert_allclose(last, expected.accuracy, rtol=1e-6)
+    assert f"largest {100 * last[0]:.1f} %, smallest {100 * last[1]:.1f} %, random1" in note.lines[-1]
+    with pytest.raises(KeyboardInterrupt):
+        carried_out(tmp_path / "part", made, Note(5), watched)
+    carried_out(tmp_path / "part", made, training=watched)
+    assert (
+        read_metrics(tmp_path / "part" / "metrics.csv")["smallest_accuracy"][9::10]
+        == columns["smallest_accuracy"][9::10]
+    )
 
 
 def test_its_codes_are_data_to_the_program(made):
