@@ -56,7 +56,7 @@ class ClusterTask:
                 f"{run.directory} was started from Python, so it has no experiment file for workers to build from: "
                 f"create the run folder with a source to use a cluster"
             )
-        source, config = run.source.read_text(encoding="utf-8"), run.record["config"]
+        source, config = run.source.read_text(encoding="utf-8"), run.present_config
         original, started = run.record["source"], run.record.get("working_folder")
         return cls(source, original, started, config, str(run.directory), experiment_fingerprint(source, config))
 

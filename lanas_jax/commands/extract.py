@@ -1,5 +1,6 @@
 """``lanas extract``: extracts one network from the supernet of a run."""
 
+import dataclasses
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,6 +15,7 @@ from rich.console import Console
 from lanas_jax.commands import hosts
 from lanas_jax.commands.base import PATHS, REFUSALS, RefusedError
 from lanas_jax.commands.codes import CodeError, read_code
+from lanas_jax.commands.reading import READING, Reading
 from lanas_jax.evaluators.base import NotPreparedError, Prepared
 from lanas_jax.evaluators.faults import prepare_evaluator
 from lanas_jax.export import write
@@ -62,6 +64,7 @@ def _extract(console: Console, arguments: Sequence[str]) -> int:
         format: Annotated[
             Literal["safetensors", "orbax"], tyro.conf.arg(help="file format of the weights")
         ] = "safetensors",
+        reading: READING = Reading(),  # noqa: B008
         hosts: Hosts = Hosts(),  # noqa: B008
     ) -> Any:
         """Extract a network from a supernet: its weights, its architecture as JSON, and a load.py that runs it.
@@ -69,10 +72,10 @@ def _extract(console: Console, arguments: Sequence[str]) -> int:
         Its logits are those that the search evaluated. To train further from them: lanas train RUN --weights DIR.
         """
         del hosts  # parsed before
-        return run, code, out, format
+        return run, code, out, format, reading
 
-    directory, text, out, kind = tyro.cli(parse, prog="lanas extract", args=list(arguments), registry=PATHS)
-    here = hosts.open_run(directory.absolute())
+    directory, text, out, kind, reading = tyro.cli(parse, prog="lanas extract", args=list(arguments), registry=PATHS)
+    here = dataclasses.replace(hosts.open_run(directory.absolute()), changes=reading.changes)
     hosts.check_same(None, {"settings": [text, str(out), kind]})
     target = (here.directory / "extracted" if out is None else out).absolute()
     with inside_folder(here.working_folder):

@@ -28,6 +28,7 @@ from lanas_jax.commands.base import (
     with_traceback,
 )
 from lanas_jax.commands.hosts import Party
+from lanas_jax.commands.reading import Reading, reading_option
 from lanas_jax.evaluators.base import Evaluator
 from lanas_jax.ranking import rank as ranking
 from lanas_jax.ranking.against import NETWORKS, AgainstDesign, check_same_choices, rank_against
@@ -91,8 +92,11 @@ def _rank(party: Party, arguments: Sequence[str]) -> int:
     here = hosts.open_run(local_path(arguments[0]).absolute())
 
     def load() -> tuple[ModuleType, Any, RankingDesign | AgainstDesign, Any, bool]:
-        module, config = here.load()
-        return module, config, *_parse(module, here, arguments)
+        module, _ = here.load()
+        plan, settings, accept, reading = _parse(module, here, arguments)
+        present = dataclasses.replace(here, changes=reading.changes).present_config
+        config = config_json.read_config(module.Config, present)
+        return module, config, plan, settings, accept
 
     expected = (*REFUSALS, RankingError)
     module, config, plan, settings, accept = distributed.together(load, *expected, SystemExit)
@@ -172,8 +176,10 @@ def table(ranked: Ranked) -> Table:
     return shown
 
 
-def _parse(module: Any, here: Run, arguments: Sequence[str]) -> tuple[RankingDesign | AgainstDesign, Any, bool]:
-    """Returns the design, the experiment's `Rank` settings, None if it offers no ranking, and `accept_versions`."""
+def _parse(
+    module: Any, here: Run, arguments: Sequence[str]
+) -> tuple[RankingDesign | AgainstDesign, Any, bool, Reading]:
+    """Returns the design, the experiment's `Rank` settings or None, `accept_versions`, and how images are read."""
     kind = getattr(module, "Rank", None)
     try:
         check_offered(module)
@@ -228,6 +234,7 @@ def _parse(module: Any, here: Run, arguments: Sequence[str]) -> tuple[RankingDes
         ("seed", Annotated[int, number("random seed of sample, trainings and intervals")], 0),
         ("accept_versions", ACCEPT_VERSIONS, False),
         ("hosts", Hosts, dataclasses.field(default_factory=Hosts)),
+        *reading_option(kind),
     ]
     settings = {} if kind is None else {"settings": (kind, dataclasses.field(default_factory=kind))}
     about = f"{'' if kind is None else kind.__doc__ or ''}"
@@ -245,7 +252,8 @@ def _parse(module: Any, here: Run, arguments: Sequence[str]) -> tuple[RankingDes
         pool = 8 * networks if parsed.pool is None else parsed.pool
         batch = here.record["batch"] if parsed.batch is None else parsed.batch
         plan = RankingDesign(networks, pool, batch, parsed.seed)
-    return plan, None if kind is None else parsed.settings, parsed.accept_versions
+    reading = getattr(parsed, "reading", Reading())
+    return plan, None if kind is None else parsed.settings, parsed.accept_versions, reading
 
 
 def _stopped(folder: Path, why: str, exit_code: int) -> int:

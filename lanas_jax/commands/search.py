@@ -27,6 +27,7 @@ from lanas_jax.commands.base import (
 )
 from lanas_jax.commands.hosts import Party
 from lanas_jax.commands.observation import OBSERVATION, Observation
+from lanas_jax.commands.reading import READING, Reading, words_of
 from lanas_jax.runtime import distributed
 from lanas_jax.runtime.console import terminal
 from lanas_jax.runtime.distributed import DistributedError
@@ -123,6 +124,7 @@ def resume(arguments: Sequence[str]) -> int:
         where: Annotated[Where, tyro.conf.arg(name="")] = Where(),  # noqa: B008
         hosts: Hosts = Hosts(),  # noqa: B008
         observation: OBSERVATION = Observation(),  # noqa: B008
+        reading: READING = Reading(),  # noqa: B008
         budget: Annotated[int | None, tyro.conf.arg(metavar="N", help=BUDGET)] = None,
         accept_versions: ACCEPT_VERSIONS = False,
     ) -> Any:
@@ -131,21 +133,23 @@ def resume(arguments: Sequence[str]) -> int:
         The remaining trials are those it would have had without the interruption. The number of hosts may change.
         """
         del hosts  # parsed before
-        return run, where, observation, budget, accept_versions
+        return run, where, observation, reading, budget, accept_versions
 
-    directory, where, observation, budget, accept = parsed(parse, "resume", arguments)
+    directory, where, observation, reading, budget, accept = parsed(parse, "resume", arguments)
     if not any(word.startswith("--hosts.") for word in arguments):  # refused without JAX
         TrialStore.open(run_folder.open_run(directory).trials).close()
     keep_programs()
     use_every_core()
     with hosts.joined("resume", arguments) as party, observation.active():
-        return _resume(party, directory, where, budget, accept)
+        return _resume(party, directory, where, reading, budget, accept)
 
 
-def _resume(party: Party, directory: Path, where: "Where", budget: int | None, accept_versions: bool) -> int:
+def _resume(
+    party: Party, directory: Path, where: "Where", reading: Reading, budget: int | None, accept_versions: bool
+) -> int:
     _check_place(party, where)
     hosts.check_same(None, {"settings": [budget, accept_versions]})
-    here = hosts.open_run(directory.absolute())
+    here = dataclasses.replace(hosts.open_run(directory.absolute()), changes=reading.changes)
     distributed.by_first(lambda: TrialStore.open(here.trials).close(), *REFUSALS)
     with where.connected(), inside_folder(here.working_folder):
         experiment = distributed.together(here.experiment, *REFUSALS)
@@ -206,7 +210,7 @@ def _check_winner(experiment: "Experiment") -> None:
 
 def _carry_out(party: Party, experiment: "Experiment", here: Run, where: "Where", **how: bool) -> int:
     """Runs a study with live progress; if it is stopped, prints how to continue."""
-    party.again(["lanas", "resume", str(here.directory)])
+    party.again(["lanas", "resume", str(here.directory), *words_of(here.changes)])
 
     def run(lead: Lead) -> int:
         return _lead(party, lead, experiment, here, where, **how)

@@ -20,6 +20,7 @@ from lanas_jax.commands.base import RefusedError, keep_programs, parse_settings,
 from lanas_jax.commands.codes import CodeError, read_code
 from lanas_jax.commands.hosts import Party
 from lanas_jax.commands.observation import OBSERVATION, Observation
+from lanas_jax.commands.reading import Reading, reading_option, words_of
 from lanas_jax.export.load import read_weights
 from lanas_jax.export.recorded import (
     final_training,
@@ -34,6 +35,7 @@ from lanas_jax.runtime.distributed import DistributedError, Preemption
 from lanas_jax.runtime.files import inside_folder
 from lanas_jax.runtime.joining import Hosts
 from lanas_jax.runtime.paths import local_path
+from lanas_jax.storage import config_json
 from lanas_jax.storage.folder import RunError
 from lanas_jax.storage.trials import TrialStore
 from lanas_jax.study import discovery, run_folder
@@ -102,8 +104,9 @@ def _train_found(console: Console, party: Party, arguments: Sequence[str]) -> in
 
 
 def _train_target(console: Console, party: Party, wanted: "Target", given: Any) -> int:
-    code = _code_of(wanted, given.config, given.code)
-    final = final_training(wanted.module, given.config, given.final, code)
+    config = _present_config(wanted, given)
+    code = _code_of(wanted, config, given.code)
+    final = final_training(wanted.module, config, given.final, code)
     if wanted.run is not None:
         wanted.run.check_space(final.network.space.definition(), choices_only=True)
     initial = wanted.initial if given.weights is None else read_weights(given.weights)
@@ -111,7 +114,8 @@ def _train_target(console: Console, party: Party, wanted: "Target", given: Any) 
     origin = dataclasses.replace(wanted.origin, config=given.config, settings=given.final)
     with contextlib.ExitStack() as stack:
         directory = given.out or wanted.directory or stack.enter_context(hosts.new_directory(f"{origin.name}-final"))
-        return _train_in(directory, console, party, final, code, origin)
+        words = ["lanas", "train", str(directory), *words_of(getattr(given, "reading", Reading()).changes)]
+        return _train_in(directory, console, party, final, code, origin, words)
 
 
 def _train_in(
@@ -121,8 +125,9 @@ def _train_in(
     final: FinalTraining,
     code: Int[np.ndarray, " dims"],
     origin: Origin,
+    words: Sequence[str],
 ) -> int:
-    """Trains in a folder, with live progress; returns the exit code."""
+    """Trains in a folder, with live progress; returns the exit code. `words` are the command that continues."""
     console.print(f"{origin.name}: {final.recipe.epochs:,} epochs, in {directory}", soft_wrap=True)
     display = TrainingDisplay(console)
 
@@ -130,7 +135,7 @@ def _train_in(
         with display:
             return train_network(final, code, directory, origin, display, preemption=preemption)
 
-    found = hosts.run_preemptible(party, ["lanas", "train", str(directory)], display.note, run)
+    found = hosts.run_preemptible(party, words, display.note, run)
     if isinstance(found, int):
         return found
     summary.show_accuracies(console, found)
@@ -179,6 +184,14 @@ def find_target(name: str) -> Target:
     source = discovery.find_experiment(name)
     origin = Origin(source.stem, source, source, Path.cwd())
     return Target(origin, offering_training(discovery.load_experiment(source)))
+
+
+def _present_config(target: Target, given: Any) -> Any:
+    """Returns the settings of the experiment with those that the command line changes without recording them."""
+    changes = getattr(given, "reading", Reading()).changes
+    if not changes:
+        return given.config
+    return config_json.read_config(target.module.Config, config_json.encode_value(given.config) | changes)
 
 
 def _code_of(target: Target, config: Any, text: str | None) -> Int[np.ndarray, " dims"]:
@@ -256,7 +269,7 @@ def _of_run(run: Run) -> Target:
 
 
 def _parse(wanted: Target, arguments: Sequence[str]) -> Any:
-    """Parses `final`, `config`, `code`, `weights`, `out`, `hosts` and `observation` from the command line."""
+    """Parses `final`, `config`, `reading` and the other options from the command line."""
     module, recorded = wanted.module, wanted.origin
     out = tyro.conf.arg(metavar="DIR", help="new or empty folder, or the folder of the training to continue")
     code = tyro.conf.arg(metavar="0,1,...", help="code of the network, integers with commas; default: the best trial's")
@@ -277,6 +290,8 @@ def _parse(wanted: Target, arguments: Sequence[str]) -> Any:
     ]
     if recorded.config is None:
         options.append(("config", module.Config, dataclasses.field(default_factory=module.Config)))
+    else:
+        options += reading_option(module.Final)
     about = f"{module.Final.__doc__ or ''}"
     final = {"final": (module.Final, dataclasses.field(default_factory=settings))}
     parsed = parse_settings(f"train {arguments[0]}", arguments[1:], final, options, description=about)

@@ -52,10 +52,12 @@ class Run:
     Attributes:
       directory: absolute path of the folder.
       record: contents of config.json.
+      changes: settings that replace recorded ones without being recorded, as JSON: those that change no result.
     """
 
     directory: Path
     record: dict[str, Any]
+    changes: dict[str, Any] = dataclasses.field(default_factory=dict)
 
     @property
     def config(self) -> Path:
@@ -113,6 +115,12 @@ class Run:
         """The report."""
         return self.directory / "report.html"
 
+    @property
+    def present_config(self) -> Any:
+        """The recorded settings of the experiment with the `changes`, as JSON; None for a run started from Python."""
+        recorded = self.record["config"]
+        return recorded if recorded is None else recorded | self.changes
+
     def experiment(self) -> "Experiment":
         """Builds the experiment again from the run's copy of its file and the run's settings.
 
@@ -122,12 +130,12 @@ class Run:
         return self.build(*self.load())
 
     def load(self) -> tuple[ModuleType, Any]:
-        """Loads the run's copy of the experiment's file; returns the module and the run's `Config`.
+        """Loads the run's copy of the experiment's file; returns the module and the run's `Config` with its `changes`.
 
         Raises:
           RunError: the run was started from Python and has no experiment file.
           ExperimentError: the file cannot be run.
-          ConfigError: the recorded settings do not fit the file.
+          ConfigError: the recorded settings or the changes do not fit the file.
         """
         if not self.source.exists():
             raise RunError(
@@ -136,7 +144,7 @@ class Run:
             )
         with inside_folder(self.working_folder):
             module = discovery.load_experiment(self.source, original=self.original)
-            return module, config_json.read_config(module.Config, self.record["config"])
+            return module, config_json.read_config(module.Config, self.present_config)
 
     def build(self, module: ModuleType, config: Any) -> "Experiment":
         """Builds the experiment of the run from its loaded module, with the run's present budget.

@@ -52,6 +52,7 @@ DECISIVE = {
     "data": "the dataset",
     "software": "the software",
 }
+READING = ("data_dir", "workers")  # settings of an experiment that say how images are read, and change no result
 PERHAPS = {"space", "teacher"}  # optional keys; older records have no space
 TRAINING = FolderKind("training", _RECORD, FORMAT, frozenset(DECISIVE.keys() - PERHAPS))
 COLUMNS = ("step", "epoch", "loss", "learning_rate", "drop_path", "validation_accuracy", "ema_validation_accuracy")
@@ -217,6 +218,8 @@ def difference(folder: FinalFolder, record: Mapping[str, Any]) -> str:
     """
     for name, what in DECISIVE.items():
         before, now = folder.record.get(name), json.loads(json.dumps(record.get(name)))
+        if name == "config":
+            before, now = _without_reading(before), _without_reading(now)
         if before == now or (name == "software" and folder.final is not None):
             continue
         if name == "space" and before is None:  # an older training
@@ -229,6 +232,12 @@ def difference(folder: FinalFolder, record: Mapping[str, Any]) -> str:
             changed = _differences(before, now)
         return f"{what}: {changed}"
     return ""
+
+
+def _without_reading(config: Any) -> Any:
+    if not isinstance(config, dict):
+        return config
+    return {name: value for name, value in config.items() if name not in READING}
 
 
 def _differences(before: Any, now: Any) -> str:
