@@ -1,11 +1,14 @@
 """Shared parts of the ``lanas`` commands: argument parsing, terminal output, and process setup."""
 
+import contextlib
 import dataclasses
 import errno
+import os
+import shutil
 import sys
 import traceback
 import typing
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
@@ -56,7 +59,8 @@ def reason_of(error: OSError) -> str:
     return f"{error.filename} cannot be used: {error.strerror}" if error.filename else f"cannot write: {error.strerror}"
 
 
-PATHS = ConstructorRegistry()  # parsing rules for paths, used by every `tyro.cli` call
+HELP_COLUMNS = 40  # smallest width for which help is laid out; a narrower terminal wraps its lines
+PATHS = ConstructorRegistry()  # parsing rules for paths
 
 
 @PATHS.primitive_rule
@@ -106,15 +110,41 @@ def usage(text: str, arguments: Sequence[str]) -> int | None:
     return 0 if asked else 2
 
 
+def call_with_arguments(function: Callable[..., Any], command: str, arguments: Sequence[str], **how: Any) -> Any:
+    """Parses the command line into the arguments of a function or class, and returns the result of its call.
+
+    Args:
+      function: function or dataclass whose parameters are the options.
+      command: words of the command line before the options, without ``lanas``.
+      arguments: remaining words of the command line.
+      **how: further arguments of `tyro.cli`.
+    """
+    with _enough_columns():
+        return tyro.cli(function, prog=f"lanas {command}", args=list(arguments), registry=PATHS, **how)
+
+
+@contextlib.contextmanager
+def _enough_columns() -> Iterator[None]:
+    """Makes help at least `HELP_COLUMNS` wide. In a narrower terminal, tyro would print one letter per line."""
+    before = os.environ.get("COLUMNS")
+    os.environ["COLUMNS"] = str(max(shutil.get_terminal_size().columns, HELP_COLUMNS))
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ["COLUMNS"]
+        else:
+            os.environ["COLUMNS"] = before
+
+
 def parsed(function: Callable[..., Any], command: str, arguments: Sequence[str]) -> Any:
     """Parses the command line into the arguments of a function and returns the function's result.
 
     Raises:
       RefusedError: a value is out of range.
     """
-    marks = (tyro.conf.FlagCreatePairsOff,)
     try:
-        return tyro.cli(function, prog=f"lanas {command}", args=list(arguments), config=marks, registry=PATHS)
+        return call_with_arguments(function, command, arguments, config=(tyro.conf.FlagCreatePairsOff,))
     except ValueError as error:  # raised by a ``__post_init__``
         raise RefusedError(f"invalid options: {error}") from error
 
@@ -144,7 +174,7 @@ def parse_settings(
         fields.append((name, Annotated[kind, tyro.conf.arg(name="")], *default))
     both: Any = dataclasses.make_dataclass("Settings", [*fields, *options])
     try:
-        return tyro.cli(both, prog=f"lanas {command}", args=list(arguments), registry=PATHS, **how)
+        return call_with_arguments(both, command, arguments, **how)
     except (PathError, BrokenPipeError):  # the latter of lanas train --help | head
         raise
     except STOPS as error:  # from a ``__post_init__``, or a type tyro cannot parse
@@ -210,7 +240,7 @@ def parse_early(name: str, kind: type[Setting], default: Setting, command: str, 
     if {"-h", "--help"} & {*arguments}:
         return default
     settings: Any = dataclasses.make_dataclass("Settings", [(name, kind, dataclasses.field(default=default))])
-    found, _ = tyro.cli(settings, prog=f"lanas {command}", args=list(arguments), return_unknown_args=True)
+    found, _ = call_with_arguments(settings, command, arguments, return_unknown_args=True)
     setting: Setting = getattr(found, name)
     return setting
 

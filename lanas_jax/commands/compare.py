@@ -12,13 +12,13 @@ import tyro
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
-from lanas_jax.commands.base import PATHS, RefusedError
+from lanas_jax.commands.base import RefusedError, call_with_arguments
 from lanas_jax.comparison import front_output, fronts, output, parallel, peers
 from lanas_jax.comparison.compare import NAMES, SEARCHERS, Comparison
 from lanas_jax.comparison.compare import compare_searchers as carry_through
 from lanas_jax.comparison.peers import MissingPeerError as MissingPeerError
 from lanas_jax.comparison.statistics import TOP_SHARE
-from lanas_jax.runtime.console import terminal
+from lanas_jax.runtime.console import print_table, terminal
 from lanas_jax.searchers.objectives import COSTS, check_objectives
 from lanas_jax.tables import catalogue
 from lanas_jax.tables.base import Table
@@ -123,7 +123,7 @@ def _compare(console: Console, arguments: Sequence[str]) -> int:
             _numbers("reference", reference, float),
         )
 
-    settings = tyro.cli(parse, prog="lanas compare", args=list(arguments), registry=PATHS)
+    settings = call_with_arguments(parse, "compare", arguments)
     if settings.objectives:
         carry_out_fronts(console, settings)
     else:
@@ -187,9 +187,9 @@ def carry_out(console: Console, settings: CompareArguments) -> None:
         )
     tests = _tests(benchmark, results)
     if settings.workers:
-        console.print(parallel.table(results, tests))
+        print_table(console, parallel.table(results, tests))
     else:
-        console.print(output.table(results, tests, narrow=console.width < WIDE))
+        print_table(console, output.table(results, tests, narrow=console.width < WIDE))
     console.print(f"plot and samples: {folder / PICTURE}, comparison.csv, traces.npz", soft_wrap=True)
     if not settings.workers:
         console.print(output.medians(results), soft_wrap=True)
@@ -243,7 +243,7 @@ def carry_out_fronts(console: Console, settings: CompareArguments) -> None:
             note=note,
             progress=advance,
         )
-    console.print(front_output.front_table(results))
+    print_table(console, front_output.front_table(results))
     console.print(f"plot and samples: {folder / PICTURE}, comparison.csv, traces.npz", soft_wrap=True)
 
 

@@ -11,7 +11,7 @@ import numpy as np
 import tyro
 
 from lanas_jax.commands import codes
-from lanas_jax.commands.base import PATHS, RefusedError, default_settings
+from lanas_jax.commands.base import RefusedError, default_settings, parsed
 from lanas_jax.commands.codes import CodeError
 from lanas_jax.runtime.paths import local_path
 from lanas_jax.spaces.base import SearchSpace
@@ -102,8 +102,8 @@ def _parse(arguments: Sequence[str]) -> tuple[str, str | None, bool, dict[str, A
         settings |= {"resolution": resolution, "width": width, "classes": classes}
         return space, code, json, {name: value for name, value in settings.items() if value is not None}
 
-    marks = (tyro.conf.FlagCreatePairsOff,)
-    return tyro.cli(parse, prog="lanas describe", args=list(arguments), config=marks, registry=PATHS)
+    found: tuple[str, str | None, bool, dict[str, Any]] = parsed(parse, "describe", arguments)
+    return found
 
 
 def _text(about: dict[str, Any]) -> str:

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 import tyro
 from rich.console import Console
 
-from lanas_jax.commands.base import PATHS, RefusedError
+from lanas_jax.commands.base import RefusedError, parsed
 from lanas_jax.export import write as exporting
 from lanas_jax.export.load import ARCHITECTURE, MissingPackageError, load
 from lanas_jax.export.program import write_program
@@ -62,7 +62,7 @@ def _export(console: Console, arguments: Sequence[str]) -> int:
         """
         return run, out, weights, format
 
-    name, out, which, kind = tyro.cli(parse, prog="lanas export", args=list(arguments), registry=PATHS)
+    name, out, which, kind = parsed(parse, "export", arguments)
     # The folder of a training, or a run, whose best trial was trained.
     path = local_path(name)
     if kind in ("stablehlo", "onnx") and (path / ARCHITECTURE).exists():

@@ -13,7 +13,7 @@ from jaxtyping import Int
 from rich.console import Console
 
 from lanas_jax.commands import hosts
-from lanas_jax.commands.base import PATHS, REFUSALS, RefusedError
+from lanas_jax.commands.base import REFUSALS, RefusedError, parsed
 from lanas_jax.commands.codes import CodeError, read_code
 from lanas_jax.commands.reading import READING, Reading
 from lanas_jax.evaluators.base import NotPreparedError, Prepared
@@ -74,7 +74,7 @@ def _extract(console: Console, arguments: Sequence[str]) -> int:
         del hosts  # parsed before
         return run, code, out, format, reading
 
-    directory, text, out, kind, reading = tyro.cli(parse, prog="lanas extract", args=list(arguments), registry=PATHS)
+    directory, text, out, kind, reading = parsed(parse, "extract", arguments)
     here = dataclasses.replace(hosts.open_run(directory.absolute()), changes=reading.changes)
     hosts.check_same(None, {"settings": [text, str(out), kind]})
     target = (here.directory / "extracted" if out is None else out).absolute()

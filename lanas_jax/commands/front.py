@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from lanas_jax.commands.base import Folder, RefusedError, parsed
-from lanas_jax.runtime.console import terminal
+from lanas_jax.runtime.console import print_table, terminal
 from lanas_jax.storage.trials import TrialStore
 from lanas_jax.study import run_folder
 
@@ -32,5 +32,5 @@ def front(arguments: Sequence[str]) -> int:
     console = terminal()
     console.print(f"objectives: {', '.join(here.objectives)}. {len(members)} of {done} trials are on the front")
     if members:
-        console.print(summary.front_table(members, objectives.knee(members, here.objectives)))
+        print_table(console, summary.front_table(members, objectives.knee(members, here.objectives)))
     return 0

@@ -16,7 +16,7 @@ from rich.table import Table
 from lanas_jax.commands.base import RefusedError, parse_early, parse_settings, usage
 from lanas_jax.planning import topology as topologies
 from lanas_jax.planning.topology import MissingLibtpuError
-from lanas_jax.runtime.console import terminal
+from lanas_jax.runtime.console import print_table, terminal
 from lanas_jax.study import discovery
 from lanas_jax.study.discovery import ExperimentError
 
@@ -122,7 +122,7 @@ def show_estimates(console: Console, name: str, machine: topologies.Topology, fo
         f"{name}: {len(machine.devices)} chips, each {chip.memory / GIB:.4g} GiB of memory for programs, "
         f"{chip.bandwidth / 1e9:,.0f} GB/s, {chip.flops / 1e12:,.4g} TFLOP/s",
     )
-    console.print(table(found))
+    print_table(console, table(found))
     for one in found:
         for text in remarks(one):
             console.print(f"{one.stage}: {text}", soft_wrap=True)

@@ -36,7 +36,7 @@ from lanas_jax.ranking.base import TRUTH, Ranking, RankingError, check_offered, 
 from lanas_jax.ranking.rank import RankingDesign, Valuing
 from lanas_jax.ranking.result import FOLDER, Ranked
 from lanas_jax.runtime import distributed
-from lanas_jax.runtime.console import terminal
+from lanas_jax.runtime.console import print_table, terminal
 from lanas_jax.runtime.distributed import DistributedError
 from lanas_jax.runtime.files import inside_folder
 from lanas_jax.runtime.interruption import handle_signals
@@ -160,7 +160,7 @@ def _rank_here(
             if not (lost := party.loss_of(error)):
                 raise
             return _stopped(folder, lost, 1)
-    console.print(table(ranked))
+    print_table(console, table(ranked))
     note(f"report: {report.write_report(here.directory, experiment)}")
     return 0
 

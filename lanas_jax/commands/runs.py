@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import tyro
 
 from lanas_jax.commands.base import Folder, RefusedError, parsed
-from lanas_jax.runtime.console import terminal
+from lanas_jax.runtime.console import print_table, terminal
 from lanas_jax.storage import software
 from lanas_jax.storage.trials import TrialStore
 from lanas_jax.study import run_folder
@@ -76,7 +76,7 @@ def trials(arguments: Sequence[str]) -> int:
         print(summary.trials_csv(found), end="")
         return 0
     console = terminal()
-    console.print(summary.trials_table(found))
+    print_table(console, summary.trials_table(found))
     console.print(summary.counts(found))
     if changed := software.versions_by_trial({trial.id: trial.software for trial in found}):
         console.print(f"versions: {changed}", soft_wrap=True)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 from rich.table import Table
 
+from lanas_jax.runtime.console import print_table
 from lanas_jax.storage.trials import Status, Trial, differ_in_steps
 
 if TYPE_CHECKING:
@@ -116,7 +117,7 @@ def show_result(
         console.print(f"{what} of {len(trials)} trials ({counts(trials)}): trial {leader.id}")
         console.print(space.describe(np.array(leader.code, np.int32)))
         console.print()
-        console.print(best_table(leaders) if knee is None else front_table(front, knee))
+        print_table(console, best_table(leaders) if knee is None else front_table(front, knee))
     else:
         reasons = [trial.reason for trial in trials if trial.reason]
         last = reasons[-1] if reasons else "unknown"

@@ -13,7 +13,7 @@ from rich.text import Text
 
 from lanas_jax.commands.base import RefusedError, parsed
 from lanas_jax.formats.errors import FileError
-from lanas_jax.runtime.console import terminal
+from lanas_jax.runtime.console import print_table, terminal
 from lanas_jax.tables import catalogue, fcnet
 
 TABLES_HELP = """\
@@ -81,7 +81,7 @@ def tables(arguments: Sequence[str]) -> int:
         return source, out, dataset
 
     if not arguments:
-        terminal().print(listing())
+        print_table(terminal(), listing())
         return 0
     if arguments[0] != "convert":
         print(TABLES_HELP, end="")

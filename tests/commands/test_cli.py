@@ -301,7 +301,9 @@ def test_experiment_may_import_from_its_own_folder_and_later_edits_do_not_change
     assert trials(tmp_path / "run") == before
 
 
-def test_help_is_there_at_every_level(capsys):
+def test_help_is_there_at_every_level_and_width(monkeypatch, capsys):
+    monkeypatch.delenv("COLUMNS", raising=False)
+    monkeypatch.setattr(os, "get_terminal_size", lambda *_: os.terminal_size((20, 24)))
     assert main([]) == 0
     top = capsys.readouterr().out
     assert main(["--help"]) == 0
@@ -310,7 +312,11 @@ def test_help_is_there_at_every_level(capsys):
         assert f"\n  {command} " in top
         with contextlib.suppress(SystemExit):
             main([command, "--help"])
-        assert f"usage: lanas {command}" in capsys.readouterr().out
+        printed = capsys.readouterr().out
+        assert f"usage: lanas {command}" in printed
+        assert "COLUMNS" not in os.environ
+        if command in ("resume", "export", "report", "trials", "describe", "compare", "copy", "extract", "front"):
+            assert re.search("-h, --help +show this help", printed)  # and not one letter per line
 
 
 def test_help_of_an_experiment_shows_its_docstring_and_settings(capsys):
