@@ -16,6 +16,7 @@ from typing import NoReturn
 
 from lanas_jax import __version__
 from lanas_jax.commands.base import REFUSALS, is_about_path, reason_of
+from lanas_jax.runtime.errors import STOPS, is_from_user, what_it_did
 from lanas_jax.runtime.one_host import confine_to_host, slice_hosts
 
 ONE_HOST = "--one-host"  # option of every command, which must take effect before JAX opens the TPU
@@ -111,6 +112,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except OSError as error:  # a full disk, a folder without permission
         _discard_output()
         return _failed(command, reason_of(error), 2 if is_about_path(error) else 1)
+    except STOPS as error:  # of an experiment's file, outside of its search
+        if not is_from_user(error):
+            raise
+        return _failed(command, f"the experiment {what_it_did(error)}", 1)
 
 
 def _run(command: str, arguments: Sequence[str]) -> int:

@@ -16,7 +16,7 @@ import tyro
 from tyro.constructors import ConstructorRegistry, PrimitiveConstructorSpec, PrimitiveTypeInfo
 
 from lanas_jax.cluster.connection import ClusterError
-from lanas_jax.runtime.errors import STOPS
+from lanas_jax.runtime.errors import STOPS, is_from_user
 from lanas_jax.runtime.paths import PathError, local_path
 from lanas_jax.storage import config_json
 from lanas_jax.storage.folder import RunError
@@ -178,7 +178,7 @@ def parse_settings(
     except (PathError, BrokenPipeError):  # the latter of lanas train --help | head
         raise
     except STOPS as error:  # from a ``__post_init__``, or a type tyro cannot parse
-        if isinstance(error, SystemExit) and _raised_by_tyro(error):  # after it has printed help or an error
+        if isinstance(error, SystemExit) and not is_from_user(error):  # of tyro, after it has printed help or an error
             raise
         raise _invalid(error) from error
 
@@ -202,11 +202,6 @@ def default_settings(kind: type) -> Any:
         return kind()
     except STOPS as error:
         raise _invalid(error) from error
-
-
-def _raised_by_tyro(error: BaseException) -> bool:
-    *_, (frame, _) = traceback.walk_tb(error.__traceback__)
-    return bool(frame.f_globals["__name__"].partition(".")[0] == tyro.__name__)
 
 
 def _invalid(error: BaseException) -> RefusedError:

@@ -15,7 +15,7 @@ from jaxtyping import Array, Int, Key
 
 from lanas_jax.evaluators.base import Evaluator, NotPreparedError, Outcome, Prepared
 from lanas_jax.runtime.distributed import DistributedError
-from lanas_jax.runtime.errors import STOPS, explain_error, place_of
+from lanas_jax.runtime.errors import STOPS, explain_error, in_brackets
 from lanas_jax.storage.plain import plain_count, plain_float, plain_text, shown
 
 HOPELESS = 8  # consecutive trials without a valid outcome after which the evaluator counts as broken
@@ -133,8 +133,7 @@ def describe_error(error: BaseException) -> str:
     """Formats an error in one line, with the file and line that raised it."""
     if isinstance(error, RemoteError | MalformedOutcomeError):
         return str(error)
-    place = place_of(error)
-    return explain_error(error) + (f" ({place})" if place else "")
+    return explain_error(error) + in_brackets(error)
 
 
 def _failure(error: Exception) -> Outcome:

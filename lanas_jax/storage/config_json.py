@@ -11,7 +11,7 @@ import types
 import typing
 from typing import Any
 
-from lanas_jax.runtime.errors import STOPS, explain_error
+from lanas_jax.runtime.errors import STOPS, explain_error, in_brackets
 
 
 class ConfigError(Exception):
@@ -76,7 +76,9 @@ def read_config(kind: type, value: Any) -> Any:
     except ConfigError:
         raise
     except STOPS as error:  # a ``__post_init__`` may raise anything
-        raise ConfigError(f"the settings in config.json do not fit {kind.__name__}: {explain_error(error)}") from error
+        raise ConfigError(
+            f"the settings in config.json do not fit {kind.__name__}: {explain_error(error)}{in_brackets(error)}"
+        ) from error
 
 
 def check_config(config: Any) -> None:

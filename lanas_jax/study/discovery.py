@@ -22,7 +22,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from lanas_jax.runtime.errors import STOPS, explain_error, what_it_did
+from lanas_jax.runtime.errors import STOPS, explain_error, in_brackets, what_it_did
 from lanas_jax.runtime.paths import local_path
 
 SETTINGS = ("Config", "Final", "Rank")  # dataclasses of settings that an experiment's file may define
@@ -145,7 +145,7 @@ def run_file(text: bytes, path: Path, original: Path) -> ModuleType:
     try:
         loader.exec_module(module)
     except STOPS as error:
-        raise ExperimentError(f"{path} cannot be loaded: {explain_error(error)}") from error
+        raise ExperimentError(f"{path} cannot be loaded: {explain_error(error)}{in_brackets(error)}") from error
     return module
 
 

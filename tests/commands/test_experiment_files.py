@@ -315,8 +315,8 @@ def test_annotations_of_nested_settings_are_refused(tmp_path):
 @pytest.mark.parametrize(
     ("place", "message"),
     [
-        ("OPTIONS = {", "cannot be loaded: sys.exit(4)"),
-        ("space = space_of(OPTIONS)", "build(config) called sys.exit(4)"),
+        ("OPTIONS = {", "cannot be loaded: sys.exit(4) (mine.py, line "),
+        ("space = space_of(OPTIONS)", "build(config) called sys.exit(4) (mine.py, line "),
     ],
 )
 def test_an_experiment_that_exits_is_refused(place, message, tmp_path, capsys):
@@ -330,6 +330,41 @@ def test_a_search_that_the_evaluator_ends_says_so(tmp_path, capsys):
     message = refused(capsys, "search", path, "--out", tmp_path / "run", code=1)
     assert re.match(r"the evaluator called sys.exit\(\) \(mine.py, line \d+", message)
     assert f"0 finished trials are saved. To continue: lanas resume {tmp_path / 'run'}" in message
+
+
+@pytest.mark.parametrize(("odd", "did"), [("sys.exit(3)", "called sys.exit(3)"), ("{}['x']", "raised KeyError: 'x'")])
+def test_a_space_that_fails_outside_of_its_search_is_one_sentence(odd, did, tmp_path, monkeypatch, capsys):
+    text = (
+        TOY.replace("return lx.SearchSpace(", "return Odd(")
+        + f"""
+
+import os, sys
+
+class Odd(lx.SearchSpace):
+    def describe(self, code):
+        return {odd} if os.environ.get("ODD") == "describe" else super().describe(code)
+
+    def cost(self, codes):
+        return {odd} if os.environ.get("ODD") == "cost" else super().cost(codes)
+"""
+    )
+    path, run = write(tmp_path, text=text), tmp_path / "run"
+    assert main(["search", str(path), "--out", str(run)]) == 0
+    capsys.readouterr()
+    for method, command in (("describe", "report"), ("describe", "describe"), ("cost", "describe")):
+        monkeypatch.setenv("ODD", method)
+        more = ["--code", "0,0"] if command == "describe" else []
+        message = refused(capsys, command, run, *more, code=1)
+        assert re.fullmatch(rf"lanas {command}: the experiment {re.escape(did)} \(experiment.py, line \d+\)\n", message)
+
+
+def test_errors_of_libraries_name_the_line_that_called_them(tmp_path, capsys):
+    for line, message in (
+        ("np.load('none.npy')", r"raised FileNotFoundError: .*'none.npy' \(looked for in .*\) \(mine.py, line \d+\)\n"),
+        ("lx.Choice('a', [])", r"raised ValueError: .* \(mine.py, line \d+\)\n"),
+    ):
+        path = write(tmp_path, **{"space = space_of": f"import numpy as np; {line}\n    space = space_of"})
+        assert re.search(rf"build\(config\) {message}", refused(capsys, "search", path, "--out", tmp_path / "run"))
 
 
 def test_an_extended_run_shows_its_history(tmp_path, capsys):
