@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, Int
 
+from lanas_jax.runtime.arithmetic import nan_is_data
 from lanas_jax.searchers import partition
 from lanas_jax.searchers.partition import PartitionTree
 from lanas_jax.searchers.surrogate import normal_scores
@@ -131,6 +132,7 @@ class TreeRegions:
         """Paths from the root to the leaves."""
         return tuple(_path(leaf) for leaf in self.leaves.tolist())
 
+    @nan_is_data
     def of(self, codes: Codes) -> Int[np.ndarray, " n"]:
         """Returns the region of each code, by routing it to its leaf."""
         leaf = np.asarray(partition.route(self.tree, self.space.features(jnp.asarray(codes))))
@@ -161,6 +163,7 @@ class TreeSplit:
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1; got {getattr(self, name)}")
 
+    @nan_is_data
     def regions(self, space: SearchSpace, codes: Codes, values: Float[np.ndarray, " n"]) -> TreeRegions:
         """Learns the tree and returns its leaves as regions."""
         done = jnp.isfinite(values)

@@ -22,7 +22,7 @@ from jaxtyping import Array, Float, Int
 from lanas_jax.candidates.population import AXIS
 from lanas_jax.data.scaling import Scaling
 from lanas_jax.data.splits import SearchData
-from lanas_jax.runtime.arithmetic import in_32_bits
+from lanas_jax.runtime.arithmetic import in_32_bits, nan_is_data
 from lanas_jax.runtime.devices import mesh_of
 from lanas_jax.runtime.global_arrays import fetch_global, put_global
 from lanas_jax.runtime.profiling import marked_step
@@ -79,6 +79,7 @@ class Valuation:
                 raise ValueError(f"{name} must be at least 1; got {getattr(self, name)}")
 
     @in_32_bits
+    @nan_is_data
     def __call__(self, weights: Weights, codes: Int[np.ndarray, "n dims"]) -> PartValues:
         """Values the subnetworks of `codes`; the program is compiled at the first call."""
         width, weights = self._mesh.size * self.per_device, self.place(weights)
@@ -91,6 +92,7 @@ class Valuation:
         return PartValues(accuracy, loss)
 
     @in_32_bits
+    @nan_is_data
     def statistics(self, weights: Weights, code: Int[np.ndarray | Array, " dims"]) -> BatchStats:
         """Returns the batch statistics used to value the subnetwork of `code`."""
         return self._statistics(self.place(weights), put_global(np.asarray(code), self._everywhere), self._placed[0])

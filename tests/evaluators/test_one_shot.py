@@ -119,7 +119,8 @@ def test_logits_that_are_not_finite_are_a_failure_of_their_code_alone(prepared):
     evaluator, _, _ = prepared
     params, stats = evaluator.trained.weights
     broken = Weights({"kernel": params["kernel"].at[0, 1, 0, 0].set(jnp.nan)}, stats)
-    outcomes = outcomes_of(evaluator.valuation, broken, CODES)
+    with jax.debug_nans(True):  # for networks of users
+        outcomes = outcomes_of(evaluator.valuation, broken, CODES)
     for outcome, code, value in zip(outcomes, CODES, values(evaluator), strict=True):
         failed = code[0] == 1
         assert outcome.value == (None if failed else value)
@@ -156,7 +157,8 @@ def test_running_statistics_are_used_for_values_but_not_to_tell_whether_it_learn
 
 def test_a_training_that_breaks_names_the_step(tmp_path):
     evaluator = one_shot(recipe=dataclasses.replace(RECIPE, learning_rate=3e38, final_learning_rate=0.0, clip=None))
-    with pytest.raises(NotPreparedError, match=r"(loss is nan|not finite) at step \d+ \(epoch 1\); no checkpoint yet"):
+    said = r"(loss is nan|not finite) at step \d+ \(epoch 1\); no checkpoint yet"
+    with jax.debug_nans(True), pytest.raises(NotPreparedError, match=said):
         evaluator.prepare(tmp_path, ignore)
 
 
