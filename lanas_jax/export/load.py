@@ -10,7 +10,6 @@
 
 import dataclasses
 import functools
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -25,7 +24,7 @@ from lanas_jax.runtime.arithmetic import in_32_bits
 from lanas_jax.runtime.paths import local_path
 from lanas_jax.storage import config_json
 from lanas_jax.storage import weights as by_name
-from lanas_jax.storage.folder import RunError
+from lanas_jax.storage.folder import FolderKind, RunError
 from lanas_jax.storage.saving import not_read_back, not_written
 from lanas_jax.storage.weights import filled, names
 from lanas_jax.trainer.step import compute_logits
@@ -35,6 +34,19 @@ ARCHITECTURE = "architecture.json"
 SOURCE = "experiment.py"
 SAFETENSORS = "weights.safetensors"
 ORBAX = "weights"
+_TYPES = {
+    "format": str,
+    "code": list,
+    "image_shape": list,
+    "scaling": dict | None,
+    "weights": str,
+    "home": str | None,
+    "source": str | None,
+    "config": dict | None,
+    "settings": dict | None,
+    "working_folder": str | None,
+}
+_EXPORTED = FolderKind("exported network", ARCHITECTURE, None, frozenset(_TYPES.keys() - {"working_folder"}), _TYPES)
 
 
 class MissingPackageError(Exception):
@@ -133,10 +145,7 @@ def read_network(directory: Path) -> tuple[Mapping[str, Any], FinalNetwork]:
     Raises:
       RunError, ExperimentError, ConfigError: as in `load`.
     """
-    try:
-        architecture = json.loads((directory / ARCHITECTURE).read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise RunError(f"{directory} holds no exported network: it has no {ARCHITECTURE}") from None
+    architecture = _EXPORTED.read(directory)
     if architecture["format"] not in ("safetensors", "orbax"):
         raise RunError(f"{directory} holds a program of format {architecture['format']}: run its load.py")
     return architecture, recorded_network(directory / SOURCE, architecture)
@@ -173,12 +182,17 @@ def read_weights(directory: Path) -> dict[str, np.ndarray]:
     """Reads weights by name, in either format.
 
     Raises:
-      RunError: the folder holds no weights.
+      RunError: the folder holds no weights, or they are damaged.
       MissingPackageError: the package is not installed.
     """
     directory = local_path(directory)
     if (directory / SAFETENSORS).exists():
-        return dict(_safetensors().load_file(directory / SAFETENSORS))
+        try:
+            return dict(_safetensors().load_file(directory / SAFETENSORS))
+        except (MissingPackageError, OSError):
+            raise
+        except Exception as error:  # safetensors has its own exception type
+            raise RunError(f"{directory / SAFETENSORS} is damaged: {error}") from error
     if not (directory / ORBAX).exists():
         raise RunError(f"{directory} holds no weights: expected {SAFETENSORS} or {ORBAX}")
     return by_name.load_weights(directory / ORBAX)

@@ -27,12 +27,14 @@ class FolderKind:
       record: name of the JSON file.
       format: version of the record that this code reads; None for a record without a version.
       keys: keys that every record has.
+      types: types of the values of keys, also of optional ones, such as ``str | None``.
     """
 
     what: str
     record: str
     format: int | None = None
     keys: frozenset[str] = frozenset()
+    types: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
     def exists(self, directory: Path) -> bool:
         """Returns whether a folder holds content of this kind."""
@@ -57,6 +59,10 @@ class FolderKind:
             )
         if missing := self.keys - record.keys():
             raise RunError(f"{path} is incomplete: missing keys {', '.join(sorted(missing))}")
+        for name, kind in self.types.items():
+            if not isinstance(value := record.get(name), kind) and name in record:
+                expected = kind.__name__ if isinstance(kind, type) else kind
+                raise RunError(f"{path} is damaged: {name} is {value!r}, expected {expected}")
         return record
 
     @contextlib.contextmanager

@@ -42,7 +42,23 @@ _CONFIG = "config.json"
 _PARTIAL = "config.json.partial"
 _SOURCE = "experiment.py"
 _TRIALS = "trials.sqlite"
-RUN = FolderKind("run", _CONFIG, FORMAT, frozenset({"experiment", "source", "seed", "budget", "batch", "config"}))
+_REQUIRED = {
+    "experiment": str,
+    "source": str | None,
+    "seed": int,
+    "budget": int,
+    "batch": int,
+    "config": dict | None,
+}
+_OPTIONAL = {
+    "working_folder": str | None,
+    "objectives": list,
+    "space": dict,
+    "software": dict,
+    "extensions": list,
+    "accepted": list,
+}
+RUN = FolderKind("run", _CONFIG, FORMAT, frozenset(_REQUIRED), _REQUIRED | _OPTIONAL)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -195,7 +211,7 @@ class Run:
     @property
     def objectives(self) -> tuple[str, ...]:
         """The names of the run's objectives; empty for the evaluator's value alone."""
-        return tuple(self.record.get("objectives", ()))
+        return tuple(map(str, self.record.get("objectives", ())))
 
     @property
     def extensions(self) -> list[dict[str, Any]]:

@@ -54,7 +54,20 @@ DECISIVE = {
 }
 READING = ("data_dir", "workers")  # settings of an experiment that say how images are read, and change no result
 PERHAPS = {"space", "teacher"}  # optional keys; older records have no space
-TRAINING = FolderKind("training", _RECORD, FORMAT, frozenset(DECISIVE.keys() - PERHAPS))
+_TYPES = {
+    "name": str,
+    "home": str | None,
+    "source": str | None,
+    "working_folder": str | None,
+    "run": str | None,
+    "code": list | None,
+    "config": dict | None,
+    "settings": dict | None,
+    "recipe": dict,
+    "space": dict,
+    "data": dict,
+}
+TRAINING = FolderKind("training", _RECORD, FORMAT, frozenset(DECISIVE.keys() - PERHAPS), _TYPES)
 COLUMNS = ("step", "epoch", "loss", "learning_rate", "drop_path", "validation_accuracy", "ema_validation_accuracy")
 
 

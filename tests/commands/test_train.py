@@ -383,8 +383,14 @@ def test_exported_network_refuses_other_images_and_other_weights(trained, tmp_pa
     save_file(load_file(file) | {"params/stem": np.zeros((3, 3, 1, 4), np.float32)}, file)
     with pytest.raises(RunError, match=r"params/stem is float32\[3, 3, 1, 4\], expected float32\[3, 3, 1, 8\]"):
         load.load(tmp_path / "out")
-    with pytest.raises(RunError, match="holds no exported network"):
+    with pytest.raises(RunError, match="contains no exported network"):
         load.load(tmp_path)
+    file.write_bytes(file.read_bytes()[:50])
+    with pytest.raises(RunError, match=r"weights.safetensors is damaged"):
+        load.load(tmp_path / "out")
+    for text, message in (("[1", "is damaged"), ("{}", "is incomplete: missing keys code"), ("[]", "found list")):
+        (tmp_path / "out" / "architecture.json").write_text(text)
+        assert message in refused(capsys, "export", tmp_path / "out", "--format", "stablehlo")
 
 
 def test_a_network_whose_options_moved_is_refused(trained, tmp_path, capsys):

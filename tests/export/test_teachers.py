@@ -69,5 +69,5 @@ def test_a_teacher_from_outside(tmp_path, monkeypatch):
     ):
         with pytest.raises(ValueError, match=message):
             read_teacher(source, given)
-    with pytest.raises(RunError, match=r"holds no exported network: it has no architecture\.json"):
+    with pytest.raises(RunError, match=r"contains no exported network: it has no architecture\.json"):
         read_teacher(str(tmp_path / "weights"))

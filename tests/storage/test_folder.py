@@ -5,6 +5,8 @@ import os
 import pytest
 
 from lanas_jax.storage.folder import FolderKind, RunError
+from lanas_jax.study.run_folder import RUN
+from lanas_jax.trainer.folder import TRAINING
 
 KIND = FolderKind("run", "config.json")
 
@@ -29,3 +31,18 @@ def test_a_record_that_cannot_be_written_is_named(unwritable, tmp_path):
             pytest.skip("permissions do not hold for this user")
     with pytest.raises(RunError, match=rf"cannot write to {tmp_path}: "), KIND.lock(tmp_path):
         pass
+
+
+@pytest.mark.parametrize("kind", [RUN, TRAINING], ids=["run", "training"])
+def test_a_value_of_another_type_is_named(kind, tmp_path):
+    good = {str: "x", int: 1, dict: {}, list: []}
+    values = {name: good.get(types) for name, types in kind.types.items()}  # None for those that may be None
+    record = {"format": kind.format} | dict.fromkeys(kind.keys) | values
+    with kind.created(tmp_path, record):
+        pass
+    assert kind.read(tmp_path) == record
+    for name in kind.types:
+        with kind.created(tmp_path, record | {name: 1.5}):
+            pass
+        with pytest.raises(RunError, match=rf"{kind.record} is damaged: {name} is 1.5, expected (str|int|dict|list)"):
+            kind.read(tmp_path)
