@@ -15,8 +15,8 @@ from collections.abc import Callable, Sequence
 from typing import NoReturn
 
 from lanas_jax import __version__
-from lanas_jax.commands.base import REFUSALS, is_about_path, reason_of
-from lanas_jax.runtime.errors import STOPS, is_from_user, what_it_did
+from lanas_jax.commands.base import REFUSALS, RefusedError, is_about_path, reason_of
+from lanas_jax.runtime.errors import STOPS, failed_start, is_from_user, what_it_did
 from lanas_jax.runtime.one_host import confine_to_host, slice_hosts
 
 ONE_HOST = "--one-host"  # option of every command, which must take effect before JAX opens the TPU
@@ -114,6 +114,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _failed(command, reason_of(error), 2 if is_about_path(error) else 1)
     except STOPS as error:  # of an experiment's file, outside of its search
         if not is_from_user(error):
+            if failed := failed_start(error):
+                return _failed(command, failed, 2)
             raise
         return _failed(command, f"the experiment {what_it_did(error)}", 1)
 
@@ -190,7 +192,10 @@ COMMANDS = {  # command name -> module of `lanas_jax.commands` that defines the 
 
 def _function(command: str) -> Callable[[Sequence[str]], int]:
     """Returns the function of a command. Imports its module here, since most of them import JAX."""
-    module = importlib.import_module(f"lanas_jax.commands.{COMMANDS[command]}")
+    try:
+        module = importlib.import_module(f"lanas_jax.commands.{COMMANDS[command]}")
+    except ValueError as error:  # JAX checks the variables that it reads when it is imported
+        raise RefusedError(f"JAX cannot be imported with this environment: {error}") from error
     function: Callable[[Sequence[str]], int] = getattr(module, command)
     return function
 

@@ -1,13 +1,14 @@
 """One-line descriptions of errors of the user's code."""
 
 import os
+import sys
 import sysconfig
 import traceback
 from pathlib import Path
 
 _PACKAGE = Path(__file__).parents[1]
-_LIBRARIES = (_PACKAGE, *map(sysconfig.get_path, ("stdlib", "platstdlib", "purelib", "platlib")))
-
+_INSTALLED = ("stdlib", "platstdlib", "purelib", "platlib")
+_LIBRARIES: tuple[str | Path, ...] = (_PACKAGE, *map(sysconfig.get_path, _INSTALLED))
 STOPS = (Exception, SystemExit)  # what the user's code may raise; KeyboardInterrupt stops the command
 
 
@@ -22,7 +23,31 @@ def explain_error(error: BaseException) -> str:
 
 def what_it_did(error: BaseException) -> str:
     """Returns the end of a sentence that describes what the user's code did: raised an error or called ``sys.exit``."""
-    return f"{'called' if isinstance(error, SystemExit) else 'raised'} {explain_error(error)}{in_brackets(error)}"
+    did = "called" if isinstance(error, SystemExit) else "raised"
+    return failed_start(error) or f"{did} {explain_error(error)}{in_brackets(error)}"
+
+
+def failed_start(error: BaseException) -> str:
+    """Returns the end of a sentence about JAX, if the error means that JAX has no device to run on; otherwise nothing.
+
+    For a platform whose plugin is not installed, JAX raises an `AssertionError` without a text.
+    """
+    if "Unable to initialize backend" in str(error):
+        why = str(error)
+    elif isinstance(error, AssertionError) and not str(error) and not _has_devices():
+        why = "there is no such device, or its plugin is not installed"
+    else:
+        return ""
+    platforms = os.environ.get("JAX_PLATFORMS")
+    return f"could not start JAX{f' with JAX_PLATFORMS={platforms}' if platforms else ''}: {why}"
+
+
+def _has_devices() -> bool:
+    """Returns False if JAX has been imported and cannot start."""
+    try:
+        return "jax" not in sys.modules or bool(sys.modules["jax"].devices())
+    except (AssertionError, RuntimeError):
+        return False
 
 
 def in_brackets(error: BaseException) -> str:

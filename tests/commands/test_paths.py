@@ -160,6 +160,19 @@ def test_an_ascii_terminal_gets_ascii(tmp_path):
     assert (done.returncode, done.stderr) == (0, b"")
 
 
+@pytest.mark.parametrize(
+    ("variable", "value", "message"),
+    [
+        ("JAX_ENABLE_X64", "maybe", "JAX cannot be imported with this environment: invalid truth value 'maybe'"),
+        ("JAX_PLATFORMS", "rocm", "could not start JAX with JAX_PLATFORMS=rocm: "),
+    ],
+)
+def test_an_environment_in_which_jax_cannot_start_is_one_sentence(variable, value, message):
+    done = lanas(["describe", "nasnet", "--blocks", "1", "--code", "1,2,0,1"], **{variable: value})
+    assert (done.returncode, done.stderr.decode().count("\n")) == (2, 1)
+    assert done.stderr.decode().startswith(f"lanas describe: {message}")
+
+
 def test_trials_that_cannot_be_written_are_one_sentence(tmp_path, monkeypatch, capsys):
     """SQLite itself refuses to write: its file is opened as one without write permission would be."""
     run = tmp_path / "run"
