@@ -27,13 +27,15 @@ from lanas_jax.spaces.mnasnet import MnasNetSpace
 from lanas_jax.spaces.nasbench101 import NASBench101Space
 from lanas_jax.spaces.nasbench201 import NASBench201Space
 from lanas_jax.spaces.natsbench_size import NATSBenchSizeSpace
+from lanas_jax.spaces.recurrent import RecurrentSpace
 from lanas_jax.tables.base import Table
 
 FORMAT = "lanas benchmark 2"
 OLDER = "lanas benchmark 1"  # in this format, options are text and therefore labels
 THROUGHPUT = "throughput_"  # prefix of the fields with throughputs
 _SPACES = {
-    cls.__name__: cls for cls in (ConvNetSpace, MnasNetSpace, NASBench101Space, NASBench201Space, NATSBenchSizeSpace)
+    cls.__name__: cls
+    for cls in (ConvNetSpace, MnasNetSpace, NASBench101Space, NASBench201Space, NATSBenchSizeSpace, RecurrentSpace)
 }
 _FIELDS = ("format", "name", "notes", "space", "codes", "validation", "test")
 

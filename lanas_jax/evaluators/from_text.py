@@ -1,0 +1,262 @@
+"""Values by training every candidate as a language model: the third task of arXiv 1906.06832.
+
+The value is the negative number of bits per symbol on the validation part of a text; the test part is never read. A
+model that is worse than guessing, with all symbols alike, is valued as guessing: ``-log2(symbols)``. A model whose loss
+is not finite has failed.
+
+Candidates train vmapped, with the code as data. A step reads consecutive symbols at several places of the text; the
+states of the cells are carried from step to step, gradients are not. Initial weights and the places where reading
+begins are drawn from the key of the trial.
+"""
+
+import dataclasses
+import functools
+import math
+import time
+from collections.abc import Sequence
+from typing import Any, NamedTuple, Protocol, TypeVar
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax import lax
+from jaxtyping import Array, Float, Int, Key, PRNGKeyArray, PyTree
+
+from lanas_jax.data.text import SYMBOLS, Text, side_by_side
+from lanas_jax.evaluators.base import Outcome, with_costs
+from lanas_jax.runtime import compile_cache
+from lanas_jax.runtime.arithmetic import in_32_bits, nan_is_data
+from lanas_jax.runtime.numbers import set_whole_numbers
+from lanas_jax.spaces.base import SearchSpace
+
+State = TypeVar("State")
+GUESSING = math.log2(SYMBOLS)  # bits per symbol of a model for which all symbols are alike
+HELD_OUT = (257, 64)  # rows and columns of a text's part that bits are computed from, at most
+CLIP = 1.0  # largest norm of a candidate's gradient
+STEPS_PER_DISPATCH = 100  # Ctrl-C takes effect between dispatches
+
+
+class LanguageModels(Protocol[State]):
+    """A family of language models that takes the code as data (`lanas_jax.models.recurrent` has one)."""
+
+    @property
+    def space(self) -> SearchSpace:
+        """The space of the codes."""
+        ...
+
+    def init(self, key: PRNGKeyArray) -> PyTree[Array]:
+        """Returns initial weights for any code. The key is consumed."""
+        ...
+
+    def state(self, n: int) -> State:
+        """Returns the state before the first symbols of `n` sequences."""
+        ...
+
+    def apply(
+        self, params: PyTree[Array], code: Int[Array, " dims"], symbols: Int[Array, "length n"], state: State
+    ) -> tuple[Float[Array, "length n symbols"], State]:
+        """Returns logits of the symbols that follow, and the state after the last symbols."""
+        ...
+
+
+@dataclasses.dataclass(frozen=True)
+class TextTraining:
+    """The training of a language model with Adam, a cosine schedule and clipped gradients.
+
+    Attributes:
+      steps: number of optimizer steps.
+      streams: number of places of the text that a step reads.
+      length: number of symbols per place and step, through which gradients flow.
+      learning_rate: initial learning rate.
+
+    Raises:
+      ValueError: a number is below one, or the learning rate is not positive.
+    """
+
+    steps: int = 500
+    streams: int = 16
+    length: int = 16
+    learning_rate: float = 0.02
+
+    def __post_init__(self) -> None:
+        set_whole_numbers(self, steps=1, streams=1, length=1)
+        if not self.learning_rate > 0:
+            raise ValueError(f"learning_rate must be above 0; got {self.learning_rate}")
+
+    @property
+    def optimizer(self) -> optax.GradientTransformation:
+        """The optimizer of one candidate."""
+        rate = optax.cosine_decay_schedule(self.learning_rate, self.steps)
+        return optax.chain(optax.clip_by_global_norm(CLIP), optax.adam(rate))
+
+
+class LanguageState(NamedTuple):
+    """A candidate in training."""
+
+    params: PyTree[Array]
+    optimizer: PyTree[Array]
+    cell: Any  # the state before the next symbols
+    place: Int[Array, ""]  # row of the text that is read next
+
+
+class LanguagePrograms(NamedTuple):
+    """Compiled programs for `vmapped` candidates."""
+
+    start: jax.stages.Compiled
+    advance: jax.stages.Compiled
+    bits: jax.stages.Compiled
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class FromText:
+    """Trains candidates as language models on one device.
+
+    Args:
+      models: family of language models that takes the code as data.
+      text: text to model.
+      training: training of each candidate.
+      vmapped: number of candidates in one program; smaller batches are padded.
+
+    Raises:
+      ValueError: `vmapped` is below one, or the text is too short for the streams.
+    """
+
+    models: LanguageModels[Any]
+    text: Text
+    training: TextTraining = TextTraining()
+    vmapped: int = 32
+
+    def __post_init__(self) -> None:
+        set_whole_numbers(self, vmapped=1)
+        _ = self._lines  # rejects a text that is too short
+
+    @functools.cached_property
+    def compiled(self) -> tuple[LanguagePrograms, float]:
+        """The programs that train and value candidates, and the seconds to compile them."""
+        with jax.enable_x64(False):
+            began = time.perf_counter()
+            codes = jax.ShapeDtypeStruct((self.vmapped, self.models.space.dims), jnp.int32)
+            keys = jax.ShapeDtypeStruct((self.vmapped,), jax.random.key(0).dtype)
+            start = jax.jit(jax.vmap(self._start)).lower(keys)
+            number = jax.ShapeDtypeStruct((), jnp.int32)
+            lines = jax.ShapeDtypeStruct(self._lines.shape, jnp.int32)
+            states = start.out_info
+            advance = jax.jit(self._advance, donate_argnums=0).lower(states, codes, number, lines)
+            held_out = jax.ShapeDtypeStruct(self._held_out(self.text.validation).shape, jnp.int32)
+            bits = jax.jit(jax.vmap(self._bits, (0, 0, None))).lower(states.params, codes, held_out)
+            # LLVM spends most of the compilation on random numbers, which are drawn once per candidate.
+            quick = {"xla_backend_optimization_level": 1} if jax.devices()[0].platform == "cpu" else {}
+            lowered: Any = ((start, quick), (advance, {}), (bits, {}))
+            programs = LanguagePrograms(*(compile_cache.compile_cached(*one)[0] for one in lowered))
+            return programs, time.perf_counter() - began
+
+    @in_32_bits
+    @nan_is_data
+    def evaluate(self, codes: Int[np.ndarray, "n dims"], keys: Key[Array, " n"]) -> Sequence[Outcome]:
+        """Trains the candidates of `codes` and returns their negative validation bits per symbol.
+
+        Args:
+          codes: architectures, ``int32[n, dims]``, any number of them.
+          keys: PRNG keys, ``key[n]``, one per trial; consumed.
+
+        Returns:
+          One outcome per code, in order. Seconds are divided equally within the batch; compilation counts for the first
+          batch.
+
+        Raises:
+          ValueError: a code is not in the space.
+        """
+        codes = self.models.space.check(codes)
+        waited = 0.0 if "compiled" in self.__dict__ else self.compiled[1]
+        began = time.perf_counter()
+        bits = self.train(codes, keys, (self.text.validation,))[:, 0]
+        n, ended = max(len(codes), 1), time.perf_counter()
+        known: dict[str, Any] = {"compile_seconds": waited / n, "train_seconds": (ended - began) / n}
+        known["steps"] = self.training.steps
+        outcomes = [
+            Outcome(-min(float(one), GUESSING), **known)
+            if np.isfinite(one)
+            else Outcome(None, "the loss on the validation part is not finite", **known)
+            for one in bits
+        ]
+        return with_costs(self.models.space, codes, outcomes)
+
+    @in_32_bits
+    @nan_is_data
+    def train(
+        self, codes: Int[np.ndarray, "n dims"], keys: Key[Array, " n"], parts: Sequence[Int[np.ndarray, " symbols"]]
+    ) -> Float[np.ndarray, "n parts"]:
+        """Trains candidates and returns their bits per symbol on parts of a text, which may be infinite or NaN.
+
+        Args:
+          codes: architectures, ``int32[n, dims]``, any number of them.
+          keys: PRNG keys, ``key[n]``; consumed.
+          parts: parts of the length of the validation part; bits are computed from their beginning.
+        """
+        programs, lines = self.compiled[0], jnp.asarray(self._lines)
+        held_out = [jnp.asarray(self._held_out(part)) for part in parts]
+        found = np.zeros((len(codes), len(parts)), np.float32)
+        for first in range(0, len(codes), self.vmapped):
+            rows = first + np.arange(self.vmapped) % len(codes[first : first + self.vmapped])
+            here, n = jnp.asarray(codes[rows], jnp.int32), min(self.vmapped, len(codes) - first)
+            states = programs.start(keys[rows])
+            for step in range(0, self.training.steps, STEPS_PER_DISPATCH):
+                states = programs.advance(states, here, jnp.asarray(step, jnp.int32), lines)
+            for i, part in enumerate(held_out):
+                found[first : first + n, i] = np.asarray(programs.bits(states.params, here, part))[:n]
+        return found
+
+    @functools.cached_property
+    def _lines(self) -> Int[np.ndarray, "rows streams"]:
+        """The training text in columns; rows from its beginning follow the last one."""
+        lines = side_by_side(self.text.train, self.training.streams)
+        if len(lines) <= self.training.length:
+            raise ValueError(f"{self.training.streams} streams of {len(lines)} symbols are too short: choose fewer")
+        return np.concatenate([lines, lines[: self.training.length]])
+
+    def _held_out(self, part: Int[np.ndarray, " symbols"]) -> Int[np.ndarray, "rows columns"]:
+        lines = side_by_side(part, HELD_OUT[1])
+        return lines[: HELD_OUT[0]]
+
+    def _start(self, key: PRNGKeyArray) -> LanguageState:
+        key, place_key = jax.random.split(key)
+        params = self.models.init(key)
+        rows = len(self._lines) - self.training.length
+        place = jax.random.randint(place_key, (), 0, rows, jnp.int32)
+        cell = self.models.state(self.training.streams)
+        return LanguageState(params, self.training.optimizer.init(params), cell, place)
+
+    def _advance(
+        self,
+        states: LanguageState,
+        codes: Int[Array, "n dims"],
+        first: Int[Array, ""],
+        lines: Int[Array, "rows streams"],
+    ) -> LanguageState:
+        """Trains all candidates from step `first` to the end of the dispatch or of the training."""
+        length = self.training.length
+        rows = len(lines) - length
+
+        def step(state: LanguageState, code: Int[Array, " dims"]) -> LanguageState:
+            window = lax.dynamic_slice_in_dim(lines, state.place, length + 1)
+            (_, cell), gradients = jax.value_and_grad(self._loss, has_aux=True)(state.params, code, window, state.cell)
+            with jax.numpy_dtype_promotion("standard"):  # Adam raises a number to an integer power
+                updates, optimizer = self.training.optimizer.update(gradients, state.optimizer, state.params)
+            params = optax.apply_updates(state.params, updates)
+            return LanguageState(params, optimizer, cell, (state.place + length) % rows)
+
+        last = jnp.minimum(first + STEPS_PER_DISPATCH, self.training.steps)
+        return lax.fori_loop(first, last, lambda _, states: jax.vmap(step)(states, codes), states)
+
+    def _loss(
+        self, params: PyTree[Array], code: Int[Array, " dims"], window: Int[Array, "rows n"], cell: Any
+    ) -> tuple[Float[Array, ""], Any]:
+        """Returns the mean loss of all symbols but the first of each column, in nats, and the cells' state after."""
+        logits, cell = self.models.apply(params, code, window[:-1], cell)
+        # A product with one-hot symbols: its gradient is a product too, and no scattered sum.
+        scores = jnp.sum(logits * jax.nn.one_hot(window[1:], logits.shape[-1], dtype=logits.dtype), axis=-1)
+        return jnp.mean(jax.nn.logsumexp(logits, axis=-1) - scores), cell
+
+    def _bits(self, params: PyTree[Array], code: Int[Array, " dims"], window: Int[Array, "rows n"]) -> Float[Array, ""]:
+        return self._loss(params, code, window, self.models.state(window.shape[1]))[0] / math.log(2)
