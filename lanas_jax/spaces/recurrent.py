@@ -75,8 +75,8 @@ class RecurrentSpace(SearchSpace):
         - Without an input gate, f = 1 - i is 0.
         - The memory of a ReLU is nonnegative, so that ReLU as the output function is the identity.
         - If f is 0 and no gate has a peephole, the memory serves the output alone. Then ReLU after the input gate is
-          ReLU before it, and without an input gate tanh is tanh before it; ReLU and tanh commute. Unless the output function is tanh
-          or the output is mixed, input gate and output gate can change places: they multiply the same numbers.
+          ReLU before it. Without an input gate, so is tanh, and ReLU and tanh commute. Unless the output function is
+          tanh or the output is mixed, input gate and output gate can change places: they multiply the same numbers.
         - A mixed output of such a memory without an input gate, ``o * y + (1 - o) * h``, is a memory with f = 1 - i.
         """
         codes = jnp.asarray(codes, jnp.int32)
