@@ -14,7 +14,7 @@ import functools
 import math
 import time
 from collections.abc import Sequence
-from typing import Any, NamedTuple, Protocol, TypeVar
+from typing import Any, NamedTuple, Protocol, TypeVar, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -37,6 +37,7 @@ CLIP = 1.0  # largest norm of a candidate's gradient
 STEPS_PER_DISPATCH = 100  # Ctrl-C takes effect between dispatches
 
 
+@runtime_checkable
 class LanguageModels(Protocol[State]):
     """A family of language models that takes the code as data (`lanas_jax.models.recurrent` has one)."""
 

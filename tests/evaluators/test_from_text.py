@@ -12,6 +12,7 @@ from lanas_jax.experiments import recurrent_text
 from lanas_jax.models.recurrent import RecurrentModels
 from lanas_jax.spaces.recurrent import RecurrentSpace
 from lanas_jax.tables.benchmark import Benchmark
+from tests.experiments.chosen import chosen, offered
 
 SPACE = RecurrentSpace(units=4, symbols=SYMBOLS)
 TRAINING = TextTraining(steps=30, streams=4, length=8, learning_rate=0.05)
@@ -79,3 +80,11 @@ def test_a_table_is_made_in_parts_and_resumed(tmp_path, monkeypatch, capsys):
     assert table.validation.min() == -GUESSING
     recurrent_text.main(config)
     assert sum(calls) == made
+
+
+@pytest.mark.parametrize("name", ["lanas", "random", "evolution"])
+def test_the_experiment_searches_the_space_of_its_models(name):
+    assert offered(recurrent_text) == ("lanas", "random", "evolution")
+    experiment = chosen(recurrent_text, recurrent_text.Config(units=8, batch=4), name)
+    assert experiment.space == experiment.evaluator.models.space
+    assert (experiment.space.units, experiment.evaluator.vmapped) == (8, 4)

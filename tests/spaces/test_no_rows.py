@@ -10,9 +10,18 @@ from lanas_jax.spaces.nasbench101 import NASBench101Space
 from lanas_jax.spaces.nasbench201 import NASBench201Space
 from lanas_jax.spaces.nasnet import NASNetSpace
 from lanas_jax.spaces.nasnet_masks import NASNetMasks
+from lanas_jax.spaces.recurrent import RecurrentSpace
 
 PRODUCT = lx.SearchSpace([lx.Choice(name, "abc") for name in "wxyz"])
-SPACES = (PRODUCT, NASNetSpace(), NASNetMasks(), MobileNetSpace(), NASBench101Space(), NASBench201Space())
+SPACES = (
+    PRODUCT,
+    NASNetSpace(),
+    NASNetMasks(),
+    MobileNetSpace(),
+    NASBench101Space(),
+    NASBench201Space(),
+    RecurrentSpace(),
+)
 MANY = lx.SearchSpace([lx.Choice(f"choice {i}", "ab"[: 1 + (i % 30 == 0)]) for i in range(80)])
 
 
