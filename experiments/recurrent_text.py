@@ -8,19 +8,25 @@ Source: section 5.1 of arXiv 1906.06832, whose table of 10,000 LSTMs was never p
 
 The value is the negative number of bits per symbol after 500 steps with 24 units; a training takes 0.3 s of one core.
 
+The winner is trained with more units and for longer; the export prints a text that it writes::
+
+    lanas train runs/text
+    lanas export runs/text --sample.prompt "the class " --sample.temperature 0.5
+
 The whole space, with two seeds, is a table for `lanas compare`::
 
     python -m lanas_jax.experiments.recurrent_text OUT
     python -m lanas_jax.experiments.recurrent_text OUT --part 1 --parts 2    # a second process helps
 
 OUT receives a file per 128 cells. A process skips the files that exist, so it may be stopped and started again at any
-time. Once all files exist, ``OUT/recurrent-text.npz`` holds the table. In the table, a training that diverged, or that
-ended worse than guessing, has the bits of guessing: 5, for 32 symbols. The files hold what was measured. They hold
-random subsets of the space, so that statistics of a part are those of the whole but for sampling. Every cell takes the
-same time, because one program trains all cells.
+time. Once all files exist, ``OUT/recurrent-text.npz`` holds the table, with the parameters, the multiply-adds and the
+seconds of the processor. In the table, a training that diverged, or that ended worse than guessing, has the bits of
+guessing: 5, for 32 symbols. The files hold what was measured. They hold random subsets of the space, so that statistics
+of a part are those of the whole but for sampling. Every cell takes the same time, because one program trains all cells.
 """
 
 import dataclasses
+import functools
 import json
 import time
 from pathlib import Path
@@ -33,17 +39,20 @@ from jaxtyping import Float, Int
 
 import lanas_jax as lx
 from lanas_jax.data.text import SYMBOLS, load_text
-from lanas_jax.evaluators.from_text import GUESSING, FromText, TextTraining
+from lanas_jax.evaluators.from_text import FromText
 from lanas_jax.formats.errors import FileError
-from lanas_jax.formats.npz import read_npz, write_npz
-from lanas_jax.models.recurrent import RecurrentModels
+from lanas_jax.formats.npz import fields_of, read_npz, write_npz
+from lanas_jax.models.recurrent import FinalRecurrent, RecurrentModels
 from lanas_jax.spaces.recurrent import RecurrentSpace
 from lanas_jax.study import Experiment
 from lanas_jax.tables.benchmark import Benchmark
+from lanas_jax.trainer.language import LanguageTraining
+from lanas_jax.training.language import GUESSING, TextTraining
 
 NAME = "recurrent-text"
 SEARCHERS = {"lanas": lx.LaNAS, "random": lx.RandomSearch, "evolution": lx.RegularizedEvolution}
 TRAINING = TextTraining()
+LONG = TextTraining(steps=5000, streams=32, length=64, learning_rate=0.005)
 COLUMNS = ("validation", "test", "seconds")  # of each training: bits per symbol, and seconds of the processor
 
 
@@ -79,7 +88,29 @@ def build(config: Config) -> Experiment:
 
 
 @dataclasses.dataclass(frozen=True)
-class TableConfig:
+class Final:
+    """Settings of the winner training.
+
+    Attributes:
+      recipe: training of the winner.
+      units: size of the memory, of the output and of each gate.
+      seed: random seed.
+    """
+
+    recipe: TextTraining = LONG
+    units: int = 128
+    seed: int = 0
+
+
+def final(config: Config, settings: Final, code: Int[np.ndarray, " dims"]) -> LanguageTraining:
+    """Returns the winner training on the text of the search."""
+    space = RecurrentSpace(units=settings.units, symbols=SYMBOLS)
+    network = FinalRecurrent(space, tuple(map(int, code)))
+    return LanguageTraining(network, functools.partial(load_text, config.file), settings.recipe, settings.seed)
+
+
+@dataclasses.dataclass(frozen=True)
+class TextTableConfig:
     """Settings of the table.
 
     Attributes:
@@ -117,7 +148,7 @@ class TableConfig:
         return RecurrentSpace(units=self.units, symbols=SYMBOLS)
 
 
-def files(config: TableConfig) -> dict[Path, Int[np.ndarray, " cells"]]:
+def files(config: TextTableConfig) -> dict[Path, Int[np.ndarray, " cells"]]:
     """Returns the files of all processes, each with its rows of the enumerated space, drawn at random."""
     rows = np.random.default_rng(0).permutation(len(config.space.enumerate()))
     starts = range(0, len(rows), config.cells)
@@ -153,21 +184,32 @@ def read_file(path: Path, settings: str) -> dict[str, np.ndarray]:
     return arrays
 
 
-def benchmark(config: TableConfig, settings: str) -> Benchmark:
-    """Returns the whole table, in the order of the space. No training is worse than guessing.
+def write_table(config: TextTableConfig, settings: str) -> Benchmark:
+    """Writes the whole table, in the order of the space, and returns it. No training is worse than guessing.
+
+    Beside the fields of a `Benchmark`, the file has ``parameters`` and ``multiply_adds``, ``[cells]``; the ``seconds``
+    of each training and whether it ``diverged``, so that its bits were not finite, ``[cells, seeds]``; and the
+    ``settings``.
 
     Raises:
       FileError: a file is missing, damaged or was made with other settings.
     """
-    parts = [read_file(path, settings) for path in files(config)]
+    parts, path = [read_file(path, settings) for path in files(config)], config.out / f"{NAME}.npz"
     order = np.argsort(np.concatenate([part["rows"] for part in parts]))
-    measured = (np.concatenate([part[name] for part in parts])[order] for name in ("validation", "test"))
+    columns = {name: np.concatenate([part[name] for part in parts])[order] for name in COLUMNS}
+    measured = [columns[name] for name in ("validation", "test")]
     validation, test = (-np.minimum(np.nan_to_num(bits, nan=GUESSING), GUESSING) for bits in measured)
     notes = f"negative bits per symbol after {config.training.steps} steps, every training"
-    return Benchmark(NAME, config.space, config.space.enumerate(), validation, test, notes)
+    table = Benchmark(NAME, config.space, config.space.enumerate(), validation, test, notes)
+    table.save(path)
+    cost, more = config.space.cost(table.codes), {"seconds": columns["seconds"], "settings": np.array(settings)}
+    more |= {"parameters": cost.parameters, "multiply_adds": cost.multiply_adds}
+    more["diverged"] = ~np.isfinite(measured).all(axis=0)
+    write_npz(path, {**read_npz(path, fields_of(path)), **more})
+    return table
 
 
-def main(config: TableConfig) -> None:
+def main(config: TextTableConfig) -> None:
     """Makes the missing files of a process, and the table once all files exist."""
     config.out.mkdir(parents=True, exist_ok=True)
     text, space = load_text(config.file), config.space
@@ -184,22 +226,22 @@ def main(config: TableConfig) -> None:
         costs = {"parameters": cost.parameters, "multiply_adds": cost.multiply_adds}
         write_npz(path, {"settings": np.array(settings), "rows": rows, "codes": codes[rows], **costs, **found})
         each = (time.perf_counter() - began) / found["seconds"].size
+        median = np.median(np.fmin(found["validation"], GUESSING))
         print(
             f"{time.strftime('%H:%M:%S')} {path.name} of {len(every)}: {each:.3f} s a training, "
-            f"{found['seconds'].mean():.3f} s of the processor; median bits {np.median(found['validation']):.3f}",
+            f"{found['seconds'].mean():.3f} s of the processor; median bits {median:.3f}",
             flush=True,
         )
     if all(path.exists() for path in every):
-        table = benchmark(config, settings)
-        table.save(config.out / f"{NAME}.npz")
+        table = write_table(config, settings)
         print(f"{config.out / NAME}.npz: {len(table):,} cells, {config.seeds} trainings of each")
 
 
-def _settings(config: TableConfig, digest: str) -> str:
+def _settings(config: TextTableConfig, digest: str) -> str:
     """Returns the settings on which the results depend."""
     numbers = {name: getattr(config, name) for name in ("units", "seeds", "cells", "vmapped")}
     return json.dumps({**numbers, **dataclasses.asdict(config.training), "text": digest, "jax": jax.__version__})
 
 
 if __name__ == "__main__":
-    main(tyro.cli(TableConfig))
+    main(tyro.cli(TextTableConfig))

@@ -192,6 +192,45 @@ class RecurrentNetwork(nnx.Module):
         return jax.nn.sigmoid(total)
 
 
+@dataclasses.dataclass(frozen=True)
+class FinalRecurrent:
+    """The language model of one code for long trainings, with the parameters of `RecurrentNetwork` alone.
+
+    Args:
+      space: search space, which defines the size of the model.
+      code: architecture.
+    """
+
+    space: RecurrentSpace
+    code: tuple[int, ...]
+
+    def init(self, key: PRNGKeyArray) -> Tree:
+        """Returns initial parameters, distributed as those of `RecurrentModels`. The key is consumed."""
+        params: Tree = nnx.to_pure_dict(nnx.state(self._network(RecurrentModels(self.space).init(key))))
+        return params
+
+    def state(self, n: int) -> CellState:
+        """Returns the state of `n` sequences before their first symbol: zeros."""
+        return RecurrentModels(self.space).state(n)
+
+    def apply(
+        self, params: Tree, symbols: Int[Array, "length n"], state: CellState
+    ) -> tuple[Float[Array, "length n symbols"], CellState]:
+        """Returns logits of the symbols that follow, and the state after the last one.
+
+        Args:
+          params: parameters from `init` or from a later step.
+          symbols: sequences of symbols, one per column.
+          state: state before the first symbols.
+        """
+        network = self._network(RecurrentModels(self.space).init(jax.random.key(0)))
+        nnx.update(network, params)
+        return network(symbols, state)
+
+    def _network(self, params: Tree) -> RecurrentNetwork:
+        return RecurrentModels(self.space).specialise(params, np.array(self.code, np.int32))
+
+
 def _function(kind: int, x: Float[Array, "n units"]) -> Float[Array, "n units"]:
     return x if kind == IDENTITY else jnp.maximum(x, 0.0) if kind == RELU else jnp.tanh(x)
 

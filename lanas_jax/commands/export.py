@@ -6,15 +6,20 @@ from typing import Annotated, Any, Literal
 
 import tyro
 from rich.console import Console
+from rich.text import Text
 
 from lanas_jax.commands.base import RefusedError, parsed
 from lanas_jax.export import write as exporting
+from lanas_jax.export.language import Sample, export_language, is_language
 from lanas_jax.export.load import ARCHITECTURE, MissingPackageError, load
 from lanas_jax.export.program import write_program
 from lanas_jax.runtime.console import terminal
 from lanas_jax.runtime.paths import local_path
 from lanas_jax.study import run_folder
 from lanas_jax.trainer import folder as folders
+from lanas_jax.trainer.folder import FinalFolder
+
+SAMPLE = Sample()
 
 
 def export(arguments: Sequence[str]) -> int:
@@ -23,6 +28,21 @@ def export(arguments: Sequence[str]) -> int:
         return _export(terminal(), arguments)
     except MissingPackageError as error:
         raise RefusedError(str(error)) from error
+
+
+def _export_language(
+    console: Console, folder: FinalFolder, out: Path | None, which: str | None, kind: str, sample: Sample
+) -> int:
+    if which == "ema" or kind in ("stablehlo", "onnx"):
+        wrong = "--weights ema" if which == "ema" else f"--format {kind}"
+        raise RefusedError(f"{folder.directory} holds a language model, which has no {wrong}: leave it out")
+    try:
+        written, text = export_language(folder, folder.directory / "export" if out is None else out, kind, sample)
+    except ValueError as error:
+        raise RefusedError(str(error)) from error
+    console.print(Text(text), soft_wrap=True)
+    console.print(f"{written}: python load.py --prompt TEXT", soft_wrap=True)
+    return 0
 
 
 def _export(console: Console, arguments: Sequence[str]) -> int:
@@ -54,15 +74,18 @@ def _export(console: Console, arguments: Sequence[str]) -> int:
             Literal["safetensors", "orbax", "stablehlo", "onnx"],
             tyro.conf.arg(help="file format of the weights, or of a program that contains them"),
         ] = "safetensors",
+        sample: Annotated[Sample, tyro.conf.arg(help="text that a language model writes")] = SAMPLE,
     ) -> Any:
         """Write a trained network's weights, its architecture as JSON, and a load.py that runs it on images.
 
         The formats stablehlo and onnx are programs for any number of images, which run without this package: the first
         with JAX and flatbuffers, the second with onnxruntime.
-        """
-        return run, out, weights, format
 
-    name, out, which, kind = parsed(parse, "export", arguments)
+        A language model writes a text, which is printed and saved; its load.py writes more.
+        """
+        return run, out, weights, format, sample
+
+    name, out, which, kind, sample = parsed(parse, "export", arguments)
     # The folder of a training, or a run, whose best trial was trained.
     path = local_path(name)
     if kind in ("stablehlo", "onnx") and (path / ARCHITECTURE).exists():
@@ -74,6 +97,12 @@ def _export(console: Console, arguments: Sequence[str]) -> int:
     else:
         of_run = run_folder.run_exists(path) and not folders.training_exists(path)
         folder = folders.open_folder(path / run_folder.FINAL if of_run else path)
+        if is_language(folder):
+            return _export_language(console, folder, out, which, kind, sample)
+        if sample != SAMPLE:
+            raise RefusedError(
+                f"{folder.directory} holds a network of images, which writes no text: leave --sample out"
+            )
         target, which = folder.directory / "export" if out is None else out, which or "last"
         if kind in ("stablehlo", "onnx"):
             written = write_program(exporting.trained_network(folder, which), target, kind)

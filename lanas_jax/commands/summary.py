@@ -123,18 +123,30 @@ def show_result(
         last = reasons[-1] if reasons else "unknown"
         console.print(f"no trial succeeded; reason of the last failure: {last}", soft_wrap=True)
     if final is not None:
-        console.print(f"\nthe winner, trained for {final['recipe']['epochs']:,} epochs:")
+        console.print(f"\nthe winner, trained for {length(final['recipe'])}:")
         show_accuracies(console, final)
 
 
 def show_accuracies(console: Console, final: Mapping[str, Any]) -> None:
-    """Prints the accuracies of a training's last weights and of their moving average, from its final.json."""
+    """Prints the accuracies of a training's last weights and of their moving average, from its final.json.
+
+    A language model has bits per character instead.
+    """
+    if "test_bits" in final:
+        for name, label in (("validation_bits", "search-validation"), ("test_bits", "test")):
+            console.print(f"{label} {final[name]:.4f} bits per character", soft_wrap=True)
+        return
     for name, label in (("validation_accuracy", "search-validation accuracy"), ("test_accuracy", "test accuracy")):
         if (last := final[name]) is None:
             continue
         average = final[f"ema_{name}"]
         text = f"{label} {last:.4f}" + ("" if average is None else f", average of weights {average:.4f}")
         console.print(text, soft_wrap=True)
+
+
+def length(recipe: Mapping[str, Any]) -> str:
+    """Returns the length of a winner training in words, from its recipe: epochs, or steps of a language model."""
+    return next(f"{recipe[unit]:,} {unit}" for unit in ("epochs", "steps") if unit in recipe)
 
 
 def value(trial: Trial) -> str:

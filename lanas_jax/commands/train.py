@@ -5,6 +5,7 @@ The network is the winner of a run, a given code of an experiment, or the networ
 
 import contextlib
 import dataclasses
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
@@ -34,6 +35,7 @@ from lanas_jax.runtime.console import terminal
 from lanas_jax.runtime.distributed import DistributedError, Preemption
 from lanas_jax.runtime.files import inside_folder
 from lanas_jax.runtime.joining import Hosts
+from lanas_jax.runtime.live_display import LiveDisplay
 from lanas_jax.runtime.paths import local_path
 from lanas_jax.storage import config_json
 from lanas_jax.storage.folder import RunError
@@ -43,10 +45,11 @@ from lanas_jax.study.objectives import pick_trial, winner_among
 from lanas_jax.study.run_folder import Run
 from lanas_jax.study.winner import same_network
 from lanas_jax.trainer import folder as folders
-from lanas_jax.trainer.display import TrainingDisplay
+from lanas_jax.trainer.display import LanguageDisplay, TrainingDisplay
 from lanas_jax.trainer.folder import FinalFolder
+from lanas_jax.trainer.language import LanguageTraining
 from lanas_jax.trainer.task import FinalTraining
-from lanas_jax.trainer.train import Origin, train_network
+from lanas_jax.trainer.train import Origin, train_language_model, train_network
 
 HELP = f"""\
 usage: lanas train RUN [--code 0,1,...] [--weights DIR] [--out DIR] [--preset NAME] [settings of its final training]
@@ -122,18 +125,25 @@ def _train_in(
     directory: Path,
     console: Console,
     party: Party,
-    final: FinalTraining,
+    final: FinalTraining | LanguageTraining,
     code: Int[np.ndarray, " dims"],
     origin: Origin,
     words: Sequence[str],
 ) -> int:
     """Trains in a folder, with live progress; returns the exit code. `words` are the command that continues."""
-    console.print(f"{origin.name}: {final.recipe.epochs:,} epochs, in {directory}", soft_wrap=True)
-    display = TrainingDisplay(console)
+    length = summary.length(vars(final.recipe))
+    console.print(f"{origin.name}: {length}, in {directory}", soft_wrap=True)
+    if isinstance(final, LanguageTraining):
+        writer = LanguageDisplay(console)
+        display: LiveDisplay = writer
+        train = functools.partial(train_language_model, final, code, directory, origin, writer)
+    else:
+        shown = TrainingDisplay(console)
+        display, train = shown, functools.partial(train_network, final, code, directory, origin, shown)
 
     def run(preemption: Preemption) -> dict[str, Any]:
         with display:
-            return train_network(final, code, directory, origin, display, preemption=preemption)
+            return train(preemption=preemption)
 
     found = hosts.run_preemptible(party, words, display.note, run)
     if isinstance(found, int):

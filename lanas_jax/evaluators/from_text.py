@@ -23,17 +23,17 @@ import optax
 from jax import lax
 from jaxtyping import Array, Float, Int, Key, PRNGKeyArray, PyTree
 
-from lanas_jax.data.text import SYMBOLS, Text, side_by_side
+from lanas_jax.data.text import Text, side_by_side
 from lanas_jax.evaluators.base import Outcome, with_costs
 from lanas_jax.runtime import compile_cache
 from lanas_jax.runtime.arithmetic import in_32_bits, nan_is_data
 from lanas_jax.runtime.numbers import set_whole_numbers
 from lanas_jax.spaces.base import SearchSpace
+from lanas_jax.training.language import COLUMNS, GUESSING, TextTraining, next_symbol_loss
 
 State = TypeVar("State")
-GUESSING = math.log2(SYMBOLS)  # bits per symbol of a model for which all symbols are alike
-HELD_OUT = (257, 64)  # rows and columns of a text's part that bits are computed from, at most
-CLIP = 1.0  # largest norm of a candidate's gradient
+TRAINING = TextTraining()
+HELD_OUT = 257  # rows of a text's part that bits are computed from, at most
 STEPS_PER_DISPATCH = 100  # Ctrl-C takes effect between dispatches
 
 
@@ -59,37 +59,6 @@ class LanguageModels(Protocol[State]):
     ) -> tuple[Float[Array, "length n symbols"], State]:
         """Returns logits of the symbols that follow, and the state after the last symbols."""
         ...
-
-
-@dataclasses.dataclass(frozen=True)
-class TextTraining:
-    """The training of a language model with Adam, a cosine schedule and clipped gradients.
-
-    Attributes:
-      steps: number of optimizer steps.
-      streams: number of places of the text that a step reads.
-      length: number of symbols per place and step, through which gradients flow.
-      learning_rate: initial learning rate.
-
-    Raises:
-      ValueError: a number is below one, or the learning rate is not positive.
-    """
-
-    steps: int = 500
-    streams: int = 16
-    length: int = 16
-    learning_rate: float = 0.02
-
-    def __post_init__(self) -> None:
-        set_whole_numbers(self, steps=1, streams=1, length=1)
-        if not self.learning_rate > 0:
-            raise ValueError(f"learning_rate must be above 0; got {self.learning_rate}")
-
-    @property
-    def optimizer(self) -> optax.GradientTransformation:
-        """The optimizer of one candidate."""
-        rate = optax.cosine_decay_schedule(self.learning_rate, self.steps)
-        return optax.chain(optax.clip_by_global_norm(CLIP), optax.adam(rate))
 
 
 class LanguageState(NamedTuple):
@@ -125,7 +94,7 @@ class FromText:
 
     models: LanguageModels[Any]
     text: Text
-    training: TextTraining = TextTraining()
+    training: TextTraining = TRAINING
     vmapped: int = 32
 
     def __post_init__(self) -> None:
@@ -211,14 +180,10 @@ class FromText:
     @functools.cached_property
     def _lines(self) -> Int[np.ndarray, "rows streams"]:
         """The training text in columns; rows from its beginning follow the last one."""
-        lines = side_by_side(self.text.train, self.training.streams)
-        if len(lines) <= self.training.length:
-            raise ValueError(f"{self.training.streams} streams of {len(lines)} symbols are too short: choose fewer")
-        return np.concatenate([lines, lines[: self.training.length]])
+        return self.training.lines(self.text.train)
 
     def _held_out(self, part: Int[np.ndarray, " symbols"]) -> Int[np.ndarray, "rows columns"]:
-        lines = side_by_side(part, HELD_OUT[1])
-        return lines[: HELD_OUT[0]]
+        return side_by_side(part, COLUMNS)[:HELD_OUT]
 
     def _start(self, key: PRNGKeyArray) -> LanguageState:
         key, place_key = jax.random.split(key)
@@ -255,9 +220,7 @@ class FromText:
     ) -> tuple[Float[Array, ""], Any]:
         """Returns the mean loss of all symbols but the first of each column, in nats, and the cells' state after."""
         logits, cell = self.models.apply(params, code, window[:-1], cell)
-        # A product with one-hot symbols: its gradient is a product too, and no scattered sum.
-        scores = jnp.sum(logits * jax.nn.one_hot(window[1:], logits.shape[-1], dtype=logits.dtype), axis=-1)
-        return jnp.mean(jax.nn.logsumexp(logits, axis=-1) - scores), cell
+        return next_symbol_loss(logits, window[1:]), cell
 
     def _bits(self, params: PyTree[Array], code: Int[Array, " dims"], window: Int[Array, "rows n"]) -> Float[Array, ""]:
         return self._loss(params, code, window, self.models.state(window.shape[1]))[0] / math.log(2)

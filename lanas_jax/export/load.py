@@ -16,7 +16,7 @@ from typing import Any
 
 import jax
 import numpy as np
-from jaxtyping import Array, Float, Float32, UInt8
+from jaxtyping import Array, Float, Float32, PyTree, UInt8
 
 from lanas_jax.data.scaling import Scaling
 from lanas_jax.export.recorded import recorded_network
@@ -26,7 +26,7 @@ from lanas_jax.storage import config_json
 from lanas_jax.storage import weights as by_name
 from lanas_jax.storage.folder import FolderKind, RunError
 from lanas_jax.storage.saving import not_read_back, not_written
-from lanas_jax.storage.weights import filled, names
+from lanas_jax.storage.weights import AnyArray, filled, names
 from lanas_jax.trainer.step import compute_logits
 from lanas_jax.trainer.task import FinalNetwork, ReturnsFeatures, Weights
 
@@ -157,7 +157,7 @@ def scaling_of(architecture: Mapping[str, Any]) -> Scaling | None:
     return None if recorded is None else config_json.read_config(Scaling, recorded)
 
 
-def write_weights(directory: Path, weights: Weights, kind: str) -> None:
+def write_weights(directory: Path, weights: PyTree[AnyArray], kind: str) -> None:
     """Writes weights by name, in the format ``safetensors`` or ``orbax``.
 
     Raises:

@@ -17,24 +17,27 @@ from lanas_jax.study import discovery, run_folder
 from lanas_jax.study.discovery import ExperimentError
 from lanas_jax.study.experiment import WinnerTraining
 from lanas_jax.supernet.base import Extracting
-from lanas_jax.trainer.task import FinalNetwork, FinalTraining
+from lanas_jax.trainer.language import LanguageTraining
+from lanas_jax.trainer.task import FinalNetwork, FinalTraining, InSpace
 
 EXTRACTED = "extracted"  # value of "weights" in architecture.json for weights from a supernet
 
 
-def final_training(module: ModuleType, config: Any, settings: Any, code: Int[np.ndarray, " dims"]) -> FinalTraining:
+def final_training(
+    module: ModuleType, config: Any, settings: Any, code: Int[np.ndarray, " dims"]
+) -> FinalTraining | LanguageTraining:
     """Calls an experiment's `final` and returns its training.
 
     Raises:
-      ExperimentError: `final` raised an error, or did not return a `FinalTraining`.
+      ExperimentError: `final` raised an error, or did not return a training.
     """
     try:
-        return WinnerTraining(module.final, config, settings).of(code)
+        return WinnerTraining(module.final, config, settings).of_any(code)
     except ExperimentError as error:
         raise ExperimentError(f"{discovery.file_of(module)}: {error}") from error
 
 
-def recorded_training(source: Path, record: Mapping[str, Any]) -> FinalTraining:
+def recorded_training(source: Path, record: Mapping[str, Any]) -> FinalTraining | LanguageTraining:
     """Rebuilds a training as it was when it started, without its teacher, which only a training reads.
 
     If `final` needs the setting `teacher`, the training is built with it, and the teacher must be where it was.
@@ -77,7 +80,7 @@ def recorded_network(source: Path, record: Mapping[str, Any]) -> FinalNetwork:
       RunError, ExperimentError, ConfigError: the file no longer builds the network.
     """
     if record["weights"] != EXTRACTED:
-        return recorded_training(source, record).network
+        return of_images(source.parent, recorded_training(source, record)).network
     with inside_folder(record.get("working_folder")):
         module = discovery.load_experiment(source, original=recorded_original(record))
         config = config_json.read_config(module.Config, record["config"])
@@ -87,6 +90,17 @@ def recorded_network(source: Path, record: Mapping[str, Any]) -> FinalNetwork:
     network = evaluator.supernet.standalone(np.array(record["code"], np.int32))
     _check_choices(source, record, network)
     return network
+
+
+def of_images(directory: Path, training: FinalTraining | LanguageTraining) -> FinalTraining:
+    """Returns a training if its network is one of images.
+
+    Raises:
+      RunError: it trains a language model.
+    """
+    if isinstance(training, LanguageTraining):
+        raise RunError(f"{directory} holds a language model; expected a network of images")
+    return training
 
 
 def recorded_module(source: Path, record: Mapping[str, Any]) -> ModuleType:
@@ -114,7 +128,7 @@ def recorded_original(record: Mapping[str, Any]) -> Path:
     return Path(record["home"]) / Path(record.get("source") or "experiment.py").name
 
 
-def _check_choices(source: Path, record: Mapping[str, Any], network: FinalNetwork) -> None:
+def _check_choices(source: Path, record: Mapping[str, Any], network: InSpace) -> None:
     """Raises `RunError` if the choices of a network's space differ from those of the recorded code."""
     if "choices" not in (recorded := record.get("space") or {}):
         return

@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import Int
 
 from lanas_jax.export.load import ARCHITECTURE, SOURCE, Exported, scaling_of, write_weights
-from lanas_jax.export.recorded import recorded_training
+from lanas_jax.export.recorded import of_images, recorded_training
 from lanas_jax.runtime.paths import local_path
 from lanas_jax.spaces.base import SearchSpace
 from lanas_jax.spaces.definition import choices_of
@@ -58,10 +58,8 @@ def trained_network(folder: FinalFolder, which: str) -> Exported:
     Raises:
       RunError, ExperimentError, ConfigError: as in `export_weights`.
     """
-    if folder.final is None:
-        again = f"lanas train {shlex.quote(str(folder.directory))}"
-        raise RunError(f"{folder.directory} holds an incomplete training: run {again} first")
-    final = recorded_training(folder.source, folder.record)
+    refuse_incomplete(folder)
+    final = of_images(folder.directory, recorded_training(folder.source, folder.record))
     about, weights = architecture(folder, final.network.space, which), _weights(folder, final, which)
     return Exported(about, final.network, weights, scaling_of(about))
 
@@ -89,6 +87,13 @@ def export_weights(folder: FinalFolder, directory: Path, which: str, kind: str) 
     network = trained_network(folder, which)
     write_exported(directory, network.weights, folder.source, {**network.architecture, "format": kind})
     return directory
+
+
+def refuse_incomplete(folder: FinalFolder) -> None:
+    """Raises RunError if a training is not complete."""
+    if folder.final is None:
+        again = f"lanas train {shlex.quote(str(folder.directory))}"
+        raise RunError(f"{folder.directory} holds an incomplete training: run {again} first")
 
 
 def refuse_used(directory: Path) -> None:

@@ -140,18 +140,7 @@ def _cards(run: ReportData) -> list[Element]:
     through = status[Status.DONE] + status[Status.FAILED]
     cards = [_card("best value in the search", show(leader.value), f"trial {leader.id}")] if leader else []
     if final:
-        percent = ValueFormat(percent=True)
-        if (accuracy := final["validation_accuracy"]) is not None:
-            cards.append(_card("winner, search-validation", percent(accuracy), _average(final, "validation_accuracy")))
-        cards.append(_card("winner, test", percent(final["test_accuracy"]), _average(final, "test_accuracy")))
-        networks = formatting.plural(run.networks_tested, "network")
-        cards.append(
-            _card(
-                "winner, trained for",
-                formatting.plural(final["recipe"]["epochs"], "epoch"),
-                f"test images read for {networks}",
-            )
-        )
+        cards += _winner_cards(run, final)
     aside = ", ".join(f"{status[s]:,} {s.value}" for s in (Status.FAILED, Status.PENDING) if status[s])
     cards.append(_card("trials", f"{through:,} of {run.budget:,}", aside or "none failed"))
     cards.append(_time_card(run))
@@ -162,6 +151,23 @@ def _cards(run: ReportData) -> list[Element]:
         aside = f"{formatting.count(sized[1])} parameters"
         cards.append(_card("winner's multiply-adds", formatting.count(sized[0]), aside))
     return cards
+
+
+def _winner_cards(run: ReportData, final: Mapping[str, Any]) -> list[Element]:
+    """Returns the results of the winner training: accuracies, or bits per character of a language model."""
+    networks = formatting.plural(run.networks_tested, "network")
+    if "test_bits" in final:
+        return [
+            _card("winner, search-validation", f"{final['validation_bits']:.4f}", "bits per character"),
+            _card("winner, test", f"{final['test_bits']:.4f}", "bits per character"),
+            _card("winner, trained for", f"{final['steps']:,} steps", f"test text read for {networks}"),
+        ]
+    percent, cards = ValueFormat(percent=True), []
+    if (accuracy := final["validation_accuracy"]) is not None:
+        cards.append(_card("winner, search-validation", percent(accuracy), _average(final, "validation_accuracy")))
+    cards.append(_card("winner, test", percent(final["test_accuracy"]), _average(final, "test_accuracy")))
+    epochs = formatting.plural(final["recipe"]["epochs"], "epoch")
+    return [*cards, _card("winner, trained for", epochs, f"test images read for {networks}")]
 
 
 def _average(final: Mapping[str, Any], name: str) -> str:

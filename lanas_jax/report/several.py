@@ -184,8 +184,12 @@ def _runs(groups: Groups, show: ValueFormat) -> list[Element]:
                 *(tables.number(formatting.count(cost), cost) for cost in costs),
             ]
             if tested:
-                accuracy = run.final["test_accuracy"] if run.final else None
-                cells.append(tables.number(ValueFormat(percent=True)(accuracy, 2), accuracy))
+                tested_value, form = None, ValueFormat(percent=True)
+                if run.final and (bits := run.final.get("test_bits")) is not None:
+                    tested_value, form = -bits, show  # negative bits per character, as the values of the search
+                elif run.final:
+                    tested_value = run.final["test_accuracy"]
+                cells.append(tables.number(form(tested_value, 2), tested_value))
             rows.append(element("tr", element("td", run.place, class_="words"), element("td", name), *cells))
     columns = (*names, *(("winner, test",) if tested else ()))
     return [element("h2", "Runs"), tables.sortable(["run", "searcher"], columns, rows)]

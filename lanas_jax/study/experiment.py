@@ -15,6 +15,7 @@ from lanas_jax.spaces.base import SearchSpace
 from lanas_jax.storage.trials import Trial
 from lanas_jax.study.discovery import ExperimentError
 from lanas_jax.study.objectives import check_study_objectives
+from lanas_jax.trainer.language import LanguageTraining
 from lanas_jax.trainer.loop import SilentTraining, TrainingProgress
 from lanas_jax.trainer.task import FinalTraining
 
@@ -29,21 +30,31 @@ class WinnerTraining:
       settings: settings of the winner training.
     """
 
-    final: Callable[[Any, Any, Int[np.ndarray, " dims"]], FinalTraining]
+    final: Callable[[Any, Any, Int[np.ndarray, " dims"]], FinalTraining | LanguageTraining]
     config: Any = None
     settings: Any = None
 
     def of(self, code: Int[np.ndarray, " dims"]) -> FinalTraining:
-        """Returns the training of one code.
+        """Returns the training of one code, whose network must be one of images.
 
         Raises:
           ExperimentError: `final` raised an error, or did not return a `FinalTraining`.
+        """
+        if not isinstance(found := self.of_any(code), FinalTraining):
+            raise ExperimentError("final(...) trains a language model; expected a FinalTraining of a network of images")
+        return found
+
+    def of_any(self, code: Int[np.ndarray, " dims"]) -> FinalTraining | LanguageTraining:
+        """Returns the training of one code, a network of images or a language model.
+
+        Raises:
+          ExperimentError: `final` raised an error, or did not return a training.
         """
         try:
             found = self.final(self.config, self.settings, code)
         except STOPS as error:
             raise ExperimentError(f"final(...) {what_it_did(error)}") from error
-        if not isinstance(found, FinalTraining):
+        if not isinstance(found, FinalTraining | LanguageTraining):
             raise ExperimentError(f"final(...) returned {found!r}; expected a FinalTraining")
         return found
 

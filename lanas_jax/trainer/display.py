@@ -72,3 +72,47 @@ class TrainingDisplay(LiveDisplay):
             return []
         last, average = self._accuracies
         return [f"search-validation {last:.4f}" + ("" if average is None else f" (EMA weights {average:.4f})")]
+
+
+class LanguageDisplay(LiveDisplay):
+    """Shows the progress of a language model's training; a `lanas_jax.trainer.language.LanguageProgress`.
+
+    Args:
+      console: console to print to.
+      clock: function that returns monotonic time in seconds.
+    """
+
+    def __init__(self, console: Console, clock: Callable[[], float] = time.perf_counter) -> None:
+        super().__init__(console, clock)
+        self._total = self._first = self._step = 0  # number of steps in all, taken when this process started, and now
+        self._bits = self._rate = float("nan")
+        self._validation: float | None = None
+
+    def began(self, total: int, step: int) -> None:
+        """Shows that the loop starts."""
+        self._total, self._first, self._step = total, step, step
+        self.start()
+        if step:
+            self.note(f"resuming after step {step:,} of {total:,}")
+
+    def advanced(self, step: int, bits: float, learning_rate: float) -> None:
+        """Shows the step, the loss and the learning rate."""
+        first = self._step == self._first
+        self._step, self._bits, self._rate = step, bits, learning_rate
+        self.print_plain(always=first or step == self._total)
+
+    def validated(self, bits: float) -> None:
+        """Shows the bits per symbol of the validation part."""
+        self._validation = bits
+
+    def line(self) -> Text:
+        """Returns the progress line."""
+        if not self._total:
+            return Text(f"loading and compiling: {duration(self.elapsed())}")
+        parts = [f"step {self._step:,}/{self._total:,}"]
+        if taken := self._step - self._first:
+            parts += [f"{self._bits:.4f} bits per character", f"learning rate {self._rate:.5f}"]
+            if self._validation is not None:
+                parts.append(f"search-validation {self._validation:.4f}")
+            parts.append(f"{duration(self.elapsed() / taken * (self._total - self._step))} left")
+        return Text(" · ".join(parts))

@@ -264,7 +264,15 @@ def data_fingerprint(split: Split | TrainingStream | EvaluationStream) -> str:
     return digest((split.images, split.labels)) if isinstance(split, Split) else split.fingerprint
 
 
-def costs(network: FinalNetwork, code: np.ndarray) -> dict[str, Any]:
+@runtime_checkable
+class InSpace(Protocol):
+    """A network of a search space, of whatever kind."""
+
+    @property
+    def space(self) -> SearchSpace: ...  # noqa: D102
+
+
+def costs(network: InSpace, code: np.ndarray) -> dict[str, Any]:
     """Returns the numbers of multiply-adds and parameters; both are None if the space has no cost model."""
     try:
         cost = network.space.cost(code[None])

@@ -8,7 +8,7 @@ multi-host training every process calls it with the same folder, and process 0 w
 import dataclasses
 import datetime
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +31,7 @@ from lanas_jax.storage.weights import digest_by_name
 from lanas_jax.trainer import compilation, loop
 from lanas_jax.trainer import folder as folders
 from lanas_jax.trainer.folder import FinalFolder
+from lanas_jax.trainer.language import LanguageProgress, LanguageTraining, check_language, train_language
 from lanas_jax.trainer.loop import TrainingProgress
 from lanas_jax.trainer.step import shapes
 from lanas_jax.trainer.task import FinalTraining, costs, data_fingerprint, search_splits
@@ -111,31 +112,89 @@ def train_network(
       DistributedError: the processes were not started with the same settings, images and software.
       NotFiniteError, DamagedError, PreemptedError: as in `loop.run_training`.
     """
-    directory = local_path(directory)
     devices = jax.devices() if devices is None else devices
     data = final.dataset()
     check_training(final, data, devices)
-    record = _record(final, code, data, origin, devices)
+    record = _record(final, code, _images(data), origin, devices)
+
+    def fit(folder: FinalFolder) -> dict[str, Any]:
+        made = compilation.compile_training(final, search_splits(data), devices)
+        made = dataclasses.replace(made, at_peak=_seconds_at_peak(final, code, devices))
+        fitted = loop.run_training(made, search_splits(data), folder, progress, preemption)
+        return {
+            "trained_parameters": sum(leaf.size for leaf in jax.tree.leaves(fitted.state.weights.params)),
+            "steps": made.total,
+            **loop.measure_accuracies(made, fitted.state, data),
+            "seconds": fitted.seconds,
+            **loop.measured_throughput(fitted, made),
+            "compile_seconds": made.compile_seconds,
+        }
+
+    return _fit_once(final, code, local_path(directory), origin, record, progress.note, fit)
+
+
+def train_language_model(
+    final: LanguageTraining,
+    code: Int[np.ndarray, " dims"],
+    directory: Path,
+    origin: Origin,
+    progress: LanguageProgress,
+    preemption: Preemption | None = None,
+) -> dict[str, Any]:
+    """Trains a language model to the last step, resuming if possible, and reads the test part of its text once.
+
+    Arguments, result and errors are those of `train_network`, but for one device.
+    """
+    text = final.dataset()
+    check_language(final, text)
+    parts = {"text": text.digest, "symbols": len(text.train) + len(text.validation) + len(text.test)}
+    record = _record(final, code, parts, origin, jax.devices()[:1])
+    preemption = Preemption() if preemption is None else preemption
+
+    def fit(folder: FinalFolder) -> dict[str, Any]:
+        return train_language(final, text, folder, progress, preemption)
+
+    return _fit_once(final, code, local_path(directory), origin, record, progress.note, fit)
+
+
+def _fit_once(
+    final: FinalTraining | LanguageTraining,
+    code: Int[np.ndarray, " dims"],
+    directory: Path,
+    origin: Origin,
+    record: Mapping[str, Any],
+    note: Callable[[str], object],
+    fit: Callable[[FinalFolder], dict[str, Any]],
+) -> dict[str, Any]:
+    """Trains in a folder, unless the folder or the run has the result of this training; returns and records it.
+
+    Args:
+      final: training to run.
+      code: code of the network.
+      directory: folder of the training.
+      origin: experiment that the training belongs to.
+      record: content of training.json.
+      note: receives messages.
+      fit: function that trains and returns what it measured.
+    """
     distributed.agree("settings, images or software", folders.decisive(record))
     results = [] if origin.run is None else network_results(origin.run)
     same = next((result.final for result in results if result.digest == folders.digest(record)), None)
     if same is not None and not folders.training_exists(directory):
-        progress.note("the run already has the result of this training; showing it")
+        note("the run already has the result of this training; showing it")
         return dict(same)
     with folders.entered(directory, record, origin.source, final.initial) as folder:
         if (recorded := folder.final or same) is not None:
-            progress.note("this training is already complete; showing its recorded result")
+            note("this training is already complete; showing its recorded result")
             distributed.by_first(lambda: _finish(folder, origin.run, recorded), OSError, RunError)
             return dict(recorded)
         if results:
             networks = "another network" if len(results) == 1 else f"{len(results)} other networks"
             places = ", ".join(result.directory for result in results)
-            progress.note(f"the test images have been read before, for {networks} of this run: {places}")
-        if (before := folder.record["devices"]) != (now := _described(devices)):
-            progress.note(f"started on {before}, resumed on {now}: the result will differ in its last digits")
-        made = compilation.compile_training(final, search_splits(data), devices)
-        made = dataclasses.replace(made, at_peak=_seconds_at_peak(final, code, devices))
-        fitted = loop.run_training(made, search_splits(data), folder, progress, preemption)
+            read = "images have" if isinstance(final, FinalTraining) else "text has"
+            note(f"the test {read} been read before, for {networks} of this run: {places}")
+        if (before := folder.record["devices"]) != (now := record["devices"]):
+            note(f"started on {before}, resumed on {now}: the result will differ in its last digits")
         found = {
             "name": origin.name,
             "code": code.tolist(),
@@ -143,14 +202,9 @@ def train_network(
             "recipe": folder.record["recipe"],
             "seed": final.seed,
             **costs(final.network, code),
-            "trained_parameters": sum(leaf.size for leaf in jax.tree.leaves(fitted.state.weights.params)),
-            "steps": made.total,
-            **loop.measure_accuracies(made, fitted.state, data),
+            **fit(folder),
             "networks_tested_before": len(results),
-            "seconds": fitted.seconds,
-            **loop.measured_throughput(fitted, made),
-            "compile_seconds": made.compile_seconds,
-            "devices": _described(devices),
+            "devices": now,
             "software": software.versions(),
         }
         distributed.by_first(lambda: _finish(folder, origin.run, found), OSError, RunError)
@@ -182,9 +236,9 @@ def _seconds_at_peak(
 
 
 def _record(
-    final: FinalTraining,
+    final: FinalTraining | LanguageTraining,
     code: Int[np.ndarray, " dims"],
-    data: Dataset | StreamedDataset,
+    data: Mapping[str, Any],
     origin: Origin,
     devices: Sequence[jax.Device],
 ) -> dict[str, Any]:
@@ -192,6 +246,7 @@ def _record(
     for settings in (origin.config, origin.settings, final.recipe):
         if settings is not None:
             config_json.check_config(settings)
+    teacher = None if isinstance(final, LanguageTraining) else final.teacher
     return {
         "name": origin.name,
         "source": None if origin.original is None else str(origin.original),
@@ -203,12 +258,12 @@ def _record(
         "config": None if origin.config is None else config_json.encode_value(origin.config),
         "settings": None if origin.settings is None else config_json.encode_value(origin.settings),
         "recipe": config_json.encode_value(final.recipe),
-        "augmentation": config_json.encode_value(final.augmentation),
+        "augmentation": None if isinstance(final, LanguageTraining) else config_json.encode_value(final.augmentation),
         "space": choices_of(final.network.space.definition()),
         "seed": final.seed,
         "initial": None if final.initial is None else digest_by_name(final.initial),
-        **({} if final.teacher is None else {"teacher": final.teacher.identity()}),
-        "data": _images(data),
+        **({} if teacher is None else {"teacher": teacher.identity()}),
+        "data": data,
         "software": software.versions(),
         "devices": _described(devices),
         "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),

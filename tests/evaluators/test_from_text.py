@@ -7,11 +7,12 @@ import numpy as np
 import pytest
 
 from lanas_jax.data.text import SYMBOLS, Text, load_text, symbols_of, text_of
-from lanas_jax.evaluators.from_text import GUESSING, FromText, TextTraining
+from lanas_jax.evaluators.from_text import FromText
 from lanas_jax.experiments import recurrent_text
 from lanas_jax.models.recurrent import RecurrentModels
 from lanas_jax.spaces.recurrent import RecurrentSpace
 from lanas_jax.tables.benchmark import Benchmark
+from lanas_jax.training.language import GUESSING, TextTraining
 from tests.experiments.chosen import chosen, offered
 
 SPACE = RecurrentSpace(units=4, symbols=SYMBOLS)
@@ -68,7 +69,7 @@ def test_a_table_is_made_in_parts_and_resumed(tmp_path, monkeypatch, capsys):
         return np.stack([np.where(bits > 8, np.nan, bits), bits], axis=1)
 
     monkeypatch.setattr(FromText, "train", train)
-    config = recurrent_text.TableConfig(tmp_path, cells=3, parts=2)
+    config = recurrent_text.TextTableConfig(tmp_path, cells=3, parts=2)
     recurrent_text.main(config)
     assert not (tmp_path / "recurrent-text.npz").exists()
     recurrent_text.main(dataclasses.replace(config, part=1))
@@ -78,6 +79,11 @@ def test_a_table_is_made_in_parts_and_resumed(tmp_path, monkeypatch, capsys):
     np.testing.assert_array_equal(table.codes, few)
     np.testing.assert_allclose(table.test, -np.minimum(few.sum(axis=1), GUESSING)[:, None].repeat(2, axis=1))
     assert table.validation.min() == -GUESSING
+    arrays = np.load(tmp_path / "recurrent-text.npz")
+    np.testing.assert_array_equal(arrays["diverged"][:, 0], few.sum(axis=1) > 8)
+    np.testing.assert_array_equal(
+        arrays["parameters"], recurrent_text.TextTableConfig(tmp_path).space.cost(few).parameters
+    )
     recurrent_text.main(config)
     assert sum(calls) == made
 
