@@ -8,6 +8,10 @@ there::
     python -m lanas_jax.experiments.compare_searches cifar10_small --seeds 3 --out runs/cifar10_small
 
 The experiment must define a `Config` with `searcher` and `seed`, and a dictionary `SEARCHERS`.
+
+Printed are the best values so far, how much the mean of the last quarter of the trials exceeds that of the first, and
+how much the best value of the first searcher exceeds those of the others with the same seed; the last two with 95 %
+bootstrap intervals over the seeds.
 """
 
 import dataclasses
@@ -18,13 +22,17 @@ from pathlib import Path
 from types import ModuleType
 from typing import Annotated, Any
 
+import numpy as np
 import tyro
+from jaxtyping import Float
 from rich.console import Console
 from rich.table import Table
 
 from lanas_jax import study
+from lanas_jax.comparison.statistics import bootstrap
 from lanas_jax.evaluators.base import NotPreparedError, Prepared
 from lanas_jax.evaluators.faults import prepare_evaluator
+from lanas_jax.report.formatting import ValueFormat
 from lanas_jax.runtime.console import terminal
 from lanas_jax.runtime.devices import one_device_per_core
 from lanas_jax.storage.trials import best
@@ -73,14 +81,29 @@ def best_after(result: Result, trials: int) -> float:
     return float("nan") if found is None or found.value is None else found.value
 
 
+def last_over_first_quarter(result: Result) -> float:
+    """Returns the mean value of the last quarter of a search's trials minus that of the first; NaN if all failed."""
+    quarter = max(len(result.trials) // 4, 1)
+    first, last = (
+        [trial.value for trial in part if trial.value is not None]
+        for part in (result.trials[:quarter], result.trials[-quarter:])
+    )
+    return statistics.mean(last) - statistics.mean(first) if first and last else float("nan")
+
+
 def rows(results: dict[str, list[Result]], budget: int) -> list[dict[str, Any]]:
-    """Returns, for each searcher and seed, the best value after a third, two thirds and all of the trials."""
+    """Returns the results of each searcher, with a number per seed.
+
+    They are the best values after a third, two thirds and all of the trials, the gain of the last quarter of the trials
+    over the first, and the winners.
+    """
     return [
         {
             "searcher": name,
             "best": {
                 str(n): [best_after(result, n) for result in found] for n in (budget // 3, 2 * budget // 3, budget)
             },
+            "last_over_first_quarter": [last_over_first_quarter(result) for result in found],
             "winners": [list(result.best.code) if result.best else None for result in found],
             "seconds": sum(
                 (trial.compile_seconds or 0) + (trial.train_seconds or 0) for r in found for trial in r.trials
@@ -91,17 +114,30 @@ def rows(results: dict[str, list[Result]], budget: int) -> list[dict[str, Any]]:
 
 
 def show_table(table: list[dict[str, Any]], console: Console) -> None:
-    """Prints means and ranges over seeds, in percent."""
-    shown = Table(title="best value so far: mean (lowest to highest) over the searches, in percent")
-    for title in ("searcher", *(f"after {n}" for n in table[0]["best"]), "minutes"):
+    """Prints means and ranges over seeds, and intervals of differences."""
+    show = ValueFormat.of(value for row in table for values in row["best"].values() for value in values)
+    shown = Table(title="best value so far: mean (lowest to highest) over the searches")
+    for title in ("searcher", *(f"after {n}" for n in table[0]["best"]), "last over first quarter", "minutes"):
         shown.add_column(title, justify="left" if title == "searcher" else "right")
     for row in table:
         cells = [
-            f"{100 * statistics.mean(values):.1f} ({100 * min(values):.1f} to {100 * max(values):.1f})"
+            f"{show(statistics.mean(values))} ({show(min(values))} to {show(max(values))})"
             for values in row["best"].values()
         ]
-        shown.add_row(row["searcher"], *cells, f"{row['seconds'] / 60:.1f}")
+        gain = interval(np.array(row["last_over_first_quarter"]), show)
+        shown.add_row(row["searcher"], *cells, gain, f"{row['seconds'] / 60:.1f}")
     console.print(shown)
+    first, *others = [(row["searcher"], np.array([*row["best"].values()][-1])) for row in table]
+    for name, values in others:
+        console.print(f"best value, {first[0]} over {name}, paired by seed: {interval(first[1] - values, show)}")
+
+
+def interval(differences: Float[np.ndarray, " seeds"], show: ValueFormat) -> str:
+    """Formats the mean of differences of values and its bootstrap interval; NaN is left out."""
+    if not (found := differences[np.isfinite(differences)]).size:
+        return show(None)
+    mean, low, high = (show(number, 2) for number in bootstrap(found))
+    return f"{mean} ({low} to {high})"
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

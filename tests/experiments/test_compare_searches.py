@@ -1,6 +1,7 @@
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from lanas_jax import study
@@ -36,6 +37,8 @@ def test_best_values_are_those_of_the_runs(out, table):
     for row in table:
         found = [values(out / f"{row['searcher']}-{seed}") for seed in range(2)]
         assert row["best"] == {str(n): [max(run[:n]) for run in found] for n in (8, 16, 24)}
+        gains = [np.mean(run[-6:]) - np.mean(run[:6]) for run in found]
+        assert row["last_over_first_quarter"] == pytest.approx(gains)
 
 
 def test_a_search_is_what_it_is_alone(out, table, tmp_path):
@@ -45,8 +48,12 @@ def test_a_search_is_what_it_is_alone(out, table, tmp_path):
     assert values(tmp_path / "alone") == values(out / "lanas-1")
 
 
-def test_started_again_it_only_reads(out, table):
+def test_started_again_it_only_reads(out, table, capsys):
     before = {path: path.stat().st_mtime_ns for path in out.glob("*/trials.sqlite")}
     compare(out)
     assert {path: path.stat().st_mtime_ns for path in out.glob("*/trials.sqlite")} == before
     assert json.loads((out / "comparison.json").read_text()) == table
+    by_random, by_lanas = (np.array(row["best"]["24"]) for row in table)
+    difference = 100 * (by_random - by_lanas).mean()
+    printed = capsys.readouterr().out.replace("\N{NO-BREAK SPACE}", " ")
+    assert f"best value, random over lanas, paired by seed: {difference:.2f} % (" in printed
