@@ -13,7 +13,6 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Bool, Float
 
@@ -21,9 +20,9 @@ from lanas_jax.comparison import optuna_searcher, peers
 from lanas_jax.comparison.compare import one_thread_each
 from lanas_jax.comparison.simulation import refuse_below_one, simulate
 from lanas_jax.comparison.statistics import REGRET_AT, Interval, bootstrap
-from lanas_jax.runtime.arithmetic import in_32_bits
 from lanas_jax.runtime.devices import cores
-from lanas_jax.searchers.hypervolume import hypervolume
+from lanas_jax.searchers.dominance import front_rows
+from lanas_jax.searchers.hypervolume import reference_below, volumes_after
 from lanas_jax.searchers.nsga2 import NSGA2
 from lanas_jax.searchers.pareto_lanas import ParetoLaNAS
 from lanas_jax.searchers.random_search import RandomSearch
@@ -39,7 +38,6 @@ LABELS = {
     "optuna-nsga2": "Optuna NSGA-II",
     "optuna-tpe": "Optuna TPE, several objectives",
 }
-MARGIN = 0.1  # distance of the reference from the worst values on a table's front, as a share of the front's range
 POINTS = 40  # numbers of samples at which the hypervolume is computed, besides those of REGRET_AT
 
 Shares = Float[np.ndarray, "seeds points"]
@@ -55,7 +53,6 @@ class FrontProblem(NamedTuple):
     largest: float  # hypervolume of the table
 
     @classmethod
-    @in_32_bits
     def of(cls, table: Table, objectives: Sequence[str], reference: Sequence[float] | None = None) -> "FrontProblem":
         """Returns the problem of a table.
 
@@ -70,10 +67,7 @@ class FrontProblem(NamedTuple):
         """
         values = np.asarray(table.values)
         front = front_rows(values)
-        best, worst = values[front].max(axis=0), values[front].min(axis=0)
-        whole = values.max(axis=0) - values.min(axis=0)
-        extent = np.where(best > worst, best - worst, np.where(whole > 0, whole, 1.0))
-        given = tuple(map(float, worst - MARGIN * extent if reference is None else reference))
+        given = tuple(map(float, reference_below(values, front) if reference is None else reference))
         if len(given) != len(objectives):
             raise ValueError(f"the reference needs a value for each of {', '.join(objectives)}; got {len(given)}")
         problem = cls(table, tuple(objectives), given, front, 1.0)
@@ -82,7 +76,6 @@ class FrontProblem(NamedTuple):
             raise ValueError("the reference is too good: no network of the table is better in every objective")
         return problem._replace(largest=largest)
 
-    @in_32_bits
     def volumes(self, values: Float[np.ndarray, "seeds n k"], points: Sequence[int]) -> Shares:
         """Returns the hypervolume of the first trials of each search, for each number of trials in `points`.
 
@@ -92,35 +85,7 @@ class FrontProblem(NamedTuple):
         scale = np.maximum(table.std(axis=0), 1e-30)
         above = ((values - np.array(self.reference)) / scale).astype(np.float32)
         above = np.nan_to_num(above, nan=-1.0)
-        if above.shape[2] < 3:
-            return np.asarray(_volumes(above, np.array(points, np.int32)))
-        # For three and more, the time grows steeply with the number of points: only fronts are measured.
-        useful = [[search[:n][(search[:n] > 0).all(axis=1)] for n in points] for search in above]
-        fronts = [rows[front_rows(rows)] for search in useful for rows in search]
-        longest = max(1, *map(len, fronts))
-        padded = np.full((len(fronts), longest, above.shape[2]), -1.0, np.float32)
-        for row, front in zip(padded, fronts, strict=True):
-            row[: len(front)] = front
-        return np.asarray(_volumes(padded, np.array([longest], np.int32))).reshape(len(above), len(points))
-
-
-def front_rows(values: Float[np.ndarray, "m k"]) -> Bool[np.ndarray, " m"]:
-    """Returns which rows of a table are on its front."""
-    left = np.ones(len(values), bool)
-    for row in np.argsort(-values.sum(axis=1)):
-        if left[row]:
-            worse = (values <= values[row]).all(axis=1) & (values < values[row]).any(axis=1)
-            left &= ~worse
-    return left
-
-
-@jax.jit
-def _volumes(above: Float[jax.Array, "seeds n k"], points: jax.Array) -> Float[jax.Array, "seeds points"]:
-    def search(above: jax.Array) -> jax.Array:
-        rows, zero = jnp.arange(above.shape[0]), jnp.zeros(above.shape[1])
-        return jax.lax.map(lambda n: hypervolume(above, rows < n, zero), points)
-
-    return jax.lax.map(search, above)
+        return volumes_after(above, points)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -6,6 +6,7 @@ dominates are the front.
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 from lanas_jax.searchers.surrogate import normal_scores
@@ -25,6 +26,16 @@ def dominance_numbers(values: Float[Array, "n k"], counted: Bool[Array, " n"]) -
 def on_front(values: Float[Array, "n k"], counted: Bool[Array, " n"]) -> Bool[Array, " n"]:
     """Returns which counted rows no counted row dominates. Equal rows are all on the front, or none is."""
     return counted & (dominance_numbers(values, counted) == 0)
+
+
+def front_rows(values: Float[np.ndarray, "m k"]) -> Bool[np.ndarray, " m"]:
+    """Returns which rows no other dominates, on the host, in time that grows with the length of the front."""
+    left = np.ones(len(values), bool)
+    for row in np.argsort(-values.sum(axis=1)):
+        if left[row]:
+            worse = (values <= values[row]).all(axis=1) & (values < values[row]).any(axis=1)
+            left &= ~worse
+    return left
 
 
 def dominance_scores(values: Float[Array, "n k"], done: Bool[Array, " n"]) -> Float[Array, " n"]:

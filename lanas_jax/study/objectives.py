@@ -14,6 +14,7 @@ import numpy as np
 from jaxtyping import Float
 
 from lanas_jax.evaluators.base import Outcome
+from lanas_jax.searchers.dominance import front_rows
 from lanas_jax.searchers.objectives import COSTS, check_objectives
 from lanas_jax.storage.trials import Trial, best
 
@@ -56,6 +57,12 @@ def objectives_of(trial: Trial | Outcome, names: Sequence[str]) -> tuple[float |
     )
 
 
+def reported(trial: Trial, name: str) -> float | None:
+    """Returns an objective of a trial as it is shown: costs are positive. None if the trial lacks it."""
+    (found,) = objectives_of(trial, (name,))
+    return found if found is None or name not in COSTS else -found
+
+
 def with_all_objectives(outcome: Outcome, names: Sequence[str]) -> Outcome:
     """Returns an outcome, as a failure with its reason if it lacks an objective."""
     missing = [name for name, found in zip(names, objectives_of(outcome, names), strict=True) if found is None]
@@ -88,8 +95,7 @@ def front(trials: Iterable[Trial], names: Sequence[str]) -> list[Trial]:
     for trial in sorted(done, key=lambda trial: trial.id):
         points.setdefault(objectives_of(trial, names), trial)
     values = np.array(list(points), np.float64).reshape(len(points), len(names))
-    beaten = [bool(((values >= row).all(axis=1) & (values > row).any(axis=1)).any()) for row in values]
-    found = [trial for trial, dominated in zip(points.values(), beaten, strict=True) if not dominated]
+    found = [trial for trial, best in zip(points.values(), front_rows(values), strict=True) if best]
     return sorted(found, key=lambda trial: (-(objectives_of(trial, names)[0] or 0.0), trial.id))
 
 
@@ -145,7 +151,7 @@ def pick_trial(trials: Sequence[Trial], names: Sequence[str], text: str) -> Tria
     name = found[1].replace("-", "_")
     if name not in NAMES:
         raise ValueError(f"there is no objective {name!r} to pick by; choose from {', '.join(NAMES)}")
-    numbers = [_shown(trial, name) for trial in members]
+    numbers = [reported(trial, name) for trial in members]
     sign = 1 if found[2] == ">=" else -1
     meeting = [trial for trial, x in zip(members, numbers, strict=True) if x is not None and sign * (x - limit) >= 0]
     if meeting:
@@ -157,12 +163,6 @@ def pick_trial(trials: Sequence[Trial], names: Sequence[str], text: str) -> Tria
         raise ValueError(f"the trials of this run have no {name}")
     _, nearest, number = max(known, key=lambda one: one[0])
     raise ValueError(f"no trial on the front has {text.strip()}; the nearest is trial {nearest.id} with {number:,.6g}")
-
-
-def _shown(trial: Trial, name: str) -> float | None:
-    """Returns an objective as it is reported: costs are positive."""
-    (found,) = objectives_of(trial, (name,))
-    return found if found is None or name not in COSTS else -found
 
 
 def _listed(members: Sequence[Trial]) -> str:

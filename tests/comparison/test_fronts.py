@@ -40,12 +40,6 @@ def test_a_table_of_several_objectives_answers_with_all_of_them(problem):
     np.testing.assert_array_equal(trace.values[1], problem.table.lookup(trace.codes[1]))
 
 
-def test_the_front_of_a_table_is_that_of_the_definition():
-    values = np.asarray(np.stack([VALUES, OTHER], axis=1))
-    dominated = [((values >= row).all(axis=1) & (values > row).any(axis=1)).any() for row in values]
-    np.testing.assert_array_equal(fronts.front_rows(values), ~np.array(dominated))
-
-
 def test_a_front_of_a_single_network_has_a_reference():
     """A network that beats all others: the margin is a share of the table's range."""
     table = lx.Table(SPACE, CODES[:3], np.float32([[0.1, 0.2], [0.3, 0.4], [0.9, 0.8]]))
@@ -138,6 +132,10 @@ def test_the_command_prints_and_writes_what_it_found(tmp_path, capsys):
     [
         ({"objectives": ("accuracy", "accuracy")}, "the objective 'accuracy' is given twice"),
         ({"objectives": TWO, "workers": (3,)}, "workers are simulated for a single objective"),
+        (
+            {"objectives": ("accuracy", "throughput")},
+            "small has no objective 'throughput'; choose from accuracy, test_acc",
+        ),
         ({"objectives": TWO, "reference": (0.1,)}, "the reference needs a value for each of accuracy, test_accuracy"),
     ],
 )

@@ -26,6 +26,7 @@ def test_numbers_fronts_and_ranks_are_those_of_the_definition(k):
     np.testing.assert_array_equal(numbers_of(values, COUNTED), numbers)
     front = np.array(front_of(values, COUNTED))
     np.testing.assert_array_equal(front, COUNTED & (np.array(numbers) == 0))
+    np.testing.assert_array_equal(dominance.front_rows(values[COUNTED]), front[COUNTED])
     ranks, left, rank = np.full(N, N), COUNTED.copy(), 0
     while left.any():
         now = [i for i in np.flatnonzero(left) if not any(above(values[j], values[i]) for j in np.flatnonzero(left))]

@@ -2,8 +2,10 @@
 
 import dataclasses
 
+import hypothesis
 import numpy as np
 import pytest
+from hypothesis import strategies as st
 
 import lanas_jax as lx
 from lanas_jax import study
@@ -91,6 +93,14 @@ def test_a_run_is_resumed_to_the_same_trials_but_not_with_other_objectives(tmp_p
     other = experiment(Evaluator(), lx.NSGA2(POOL_SPACE, others, population=6), others)
     with pytest.raises(RunError, match="objectives accuracy, parameters, not accuracy, multiply_adds"):
         study.run(other, tmp_path / "part")
+
+
+@hypothesis.given(st.lists(st.tuples(st.integers(0, 8), st.integers(1, 8)), max_size=24))
+def test_the_front_is_what_nothing_beats(given):
+    trials = [trial(number, value / 8, parameters) for number, (value, parameters) in enumerate(given)]
+    beaten = [any((v >= value and c <= cost) and (v > value or c < cost) for v, c in given) for value, cost in given]
+    expected = sorted({point for point, is_beaten in zip(given, beaten, strict=True) if not is_beaten}, reverse=True)
+    assert [one.id for one in objectives.front(trials, TWO)] == [given.index(point) for point in expected]
 
 
 def test_the_front_and_its_knee_are_those_of_geometry():
