@@ -1,4 +1,4 @@
-"""The data behind the plots: running best, bands of several runs, elapsed seconds, Pareto front.
+"""The data behind the plots: running best, bands of several runs, elapsed seconds.
 
 Plain functions of arrays and trials; `plots` draws them.
 """
@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Float
 
 from lanas_jax.storage.trials import Status, Trial
 
@@ -43,26 +43,6 @@ def seconds_after(trials: Sequence[Trial]) -> dict[int, float]:
             total += (trial.compile_seconds or 0.0) + (trial.train_seconds or 0.0)
             after[trial.id] = total
     return after
-
-
-def pareto_front(
-    costs: Float[np.ndarray, " n"] | Int[np.ndarray, " n"], values: Float[np.ndarray, " n"]
-) -> Int[np.ndarray, " front"]:
-    """Returns the Pareto front: the points that no other point dominates in cost and value.
-
-    Args:
-      costs: costs to minimise, such as multiply-adds.
-      values: values to maximise.
-
-    Returns:
-      Indices of the front in ascending order of cost; the first of equal points.
-    """
-    order = np.lexsort((np.arange(len(costs)), -values, costs))
-    if not len(order):
-        return order
-    sorted_values = values[order]
-    before = np.concatenate([[-np.inf], np.maximum.accumulate(sorted_values)[:-1]])
-    return order[sorted_values > before]
 
 
 class Band(NamedTuple):
@@ -105,7 +85,7 @@ def _band(x: Float[np.ndarray, " n"], best: Float[np.ndarray, "runs n"]) -> Band
     return Band(x[known], best.mean(axis=0), best.min(axis=0, initial=np.inf), best.max(axis=0, initial=-np.inf))
 
 
-def axis_floor(values: Sequence[float]) -> float:
+def axis_floor(values: Sequence[float] | Float[np.ndarray, " n"]) -> float:
     """Returns the lowest value to show on an axis.
 
     A few candidates that hardly learned would compress all others into a line. Values are left out if they are below

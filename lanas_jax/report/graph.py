@@ -1,11 +1,14 @@
 """Drawings of cells as graphs: boxes for nodes, arrows for edges, coloured and labelled by their operations."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
+import numpy as np
+
+from lanas_jax.report import formatting
 from lanas_jax.report.elements import Element, element, svg
 from lanas_jax.report.layout import Rectangle, lay_out
-from lanas_jax.spaces.base import CellGraph
+from lanas_jax.spaces.base import CellGraph, SearchSpace
 
 COLOURS = 8  # the style sheet's --op0 to --op7
 MARGIN = 6.0
@@ -13,10 +16,34 @@ NODE_HEIGHT, LABEL_HEIGHT = 34.0, 20.0
 LONGEST = 28  # maximum characters of a name
 
 
-def operations(graphs: Sequence[CellGraph]) -> dict[str, str]:
+def operations(graphs: Iterable[CellGraph]) -> dict[str, str]:
     """Returns one colour per operation, the same in all cells."""
     names = sorted({label for graph in graphs for _, _, label in graph.edges if label})
     return {name: f"var(--op{i % COLOURS})" for i, name in enumerate(names)}
+
+
+def network_colours(networks: Iterable[tuple[SearchSpace, Sequence[int]]]) -> dict[str, str]:
+    """Returns one colour per operation for the drawings of networks, each given by its space and its code."""
+    return operations(cell for space, code in networks for cell in space.graphs(np.array(code, np.int32)))
+
+
+def draw_network(space: SearchSpace, code: Sequence[int], colours: dict[str, str]) -> list[Element]:
+    """Returns the cells of a network, or its description if it has no graph, and its code.
+
+    Args:
+      space: search space.
+      code: code of the network.
+      colours: colours of operations.
+    """
+    parts, graphs = [], space.graphs(np.array(code, np.int32))
+    for cell in graphs:
+        if len(graphs) > 1:
+            parts.append(element("h3", cell.name))
+        parts.append(element("figure", element("div", draw_graph(cell, colours), class_="wide")))
+    if not graphs:
+        parts.append(element("pre", space.describe(np.array(code, np.int32))))
+    parts.append(element("p", "Code ", element("code", formatting.code(code)), class_="quiet"))
+    return parts
 
 
 def draw_graph(graph: CellGraph, colours: dict[str, str]) -> Element:

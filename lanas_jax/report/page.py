@@ -14,11 +14,13 @@ from lanas_jax.ranking.result import Ranked
 from lanas_jax.report import curves, formatting, graph, limits, plots, ranking, tables, tree
 from lanas_jax.report.elements import Content, Element, element, html
 from lanas_jax.report.formatting import ValueFormat
+from lanas_jax.report.front import SearchedFront, front_sections, knee_section, label, shown
 from lanas_jax.report.style import CSS, SCRIPT
 from lanas_jax.searchers.partition import NodeSummary
 from lanas_jax.searchers.sampling import LISTED
 from lanas_jax.spaces.base import SearchSpace
 from lanas_jax.storage.trials import Status, Trial, best
+from lanas_jax.study import objectives
 from lanas_jax.study.objectives import winner_among
 
 
@@ -42,6 +44,7 @@ class ReportData:
       refresh: number of seconds after which a browser reads the page again; None for a search that is not running.
       supernet: accuracies of subnetworks after the epochs of the supernet's training; None if not measured.
       objectives: names of the objectives of a search with several, whose winner is the knee of their front.
+      reference: reference of the hypervolume that the searcher was given; None if it was given none.
     """
 
     name: str
@@ -59,6 +62,7 @@ class ReportData:
     refresh: int | None = None
     supernet: curves.EpochCurves | None = None
     objectives: tuple[str, ...] = ()
+    reference: tuple[float, ...] | None = None
 
     @property
     def show(self) -> ValueFormat:
@@ -74,10 +78,15 @@ class ReportData:
 
 def render(run: ReportData) -> str:
     """Renders the report as the text of an HTML document."""
-    body = [_headline(run), *_winner(run), *_plots(run), *limits.section(run.space, run.trials, run.show)]
+    front = SearchedFront.of(run.trials, run.objectives, run.reference) if run.objectives else None
+    drawn = [*([] if run.winner is None else [run.winner]), *(trial.code for trial in (front.listed if front else []))]
+    colours = graph.network_colours((run.space, code) for code in drawn)
+    body = [_headline(run, front), *_winner(run, front, colours)]
+    body += _plots(run) if front is None else front_sections(front, run.space, run.show, colours)
+    body += limits.section(run.space, run.trials, run.show)
     ranked = [] if run.ranking is None else ranking.section(run.ranking)
     ranked += [part for i, found in enumerate(run.against) for part in ranking.section(found, f"against{i}-")]
-    body += [*_tree(run), *_supernet(run), *ranked, *_trials(run), *_settings(run)]
+    body += [*_tree(run), *_supernet(run), *ranked, *_trials(run, front), *_settings(run)]
     refresh = [] if run.refresh is None else [element("meta", http_equiv="refresh", content=run.refresh)]
     head = element(
         "head",
@@ -91,7 +100,7 @@ def render(run: ReportData) -> str:
     return f"<!DOCTYPE html>\n{html(page)}\n"
 
 
-def _headline(run: ReportData) -> Element:
+def _headline(run: ReportData, front: SearchedFront | None) -> Element:
     finished = [trial.finished for trial in run.trials if trial.finished is not None]
     budget = formatting.plural(run.budget, "trial")
     date = f"{formatting.date(max(finished))}, " if finished else ""
@@ -103,7 +112,7 @@ def _headline(run: ReportData) -> Element:
             class_="quiet",
         ),
         *_notices(run),
-        element("div", *_cards(run), class_="cards"),
+        element("div", *_cards(run, front), class_="cards"),
     ]
     software = tables.software(run.trials)
     if software:
@@ -134,11 +143,17 @@ def _exhausted(run: ReportData) -> bool:
     return run.space.size <= LISTED and len(tried) >= len(run.space.enumerate())
 
 
-def _cards(run: ReportData) -> list[Element]:
+def _cards(run: ReportData, front: SearchedFront | None) -> list[Element]:
     leader, final, show = best(run.trials), run.final, run.show
     status = Counter(trial.status for trial in run.trials)
     through = status[Status.DONE] + status[Status.FAILED]
     cards = [_card("best value in the search", show(leader.value), f"trial {leader.id}")] if leader else []
+    if front is not None and front.knee is not None:
+        aside = f"of {formatting.plural(len(front.trials), 'trial')} with a value"
+        cards.append(_card("on the front", formatting.plural(len(front.members), "network"), aside))
+        name, *others = front.objectives
+        aside = ", ".join([f"trial {front.knee.id}", *(f"{shown(front.knee, o, show)} {label(o)}" for o in others)])
+        cards.append(_card(f"knee of the front, {label(name)}", shown(front.knee, name, show), aside))
     if final:
         cards += _winner_cards(run, final)
     aside = ", ".join(f"{status[s]:,} {s.value}" for s in (Status.FAILED, Status.PENDING) if status[s])
@@ -189,58 +204,58 @@ def _card(name: str, figure: str, aside: str) -> Element:
     return element("div", element("span", name), element("b", figure), element("small", aside), class_="card")
 
 
-def _winner(run: ReportData) -> list[Element]:
+def _winner(run: ReportData, front: SearchedFront | None, colours: dict[str, str]) -> list[Element]:
     if run.winner is None:
         return []
-    code = np.asarray(run.winner, np.int32)
-    graphs = run.space.graphs(code)
+    graphs = run.space.graphs(np.asarray(run.winner, np.int32))
     title = "The winning cell" if len(graphs) == 1 else "The winning cells" if graphs else "The winner"
-    parts = [element("h2", title)]
-    colours = graph.operations(graphs)
-    for cell in graphs:
-        if len(graphs) > 1:
-            parts.append(element("h3", cell.name))
-        parts.append(element("figure", element("div", graph.draw_graph(cell, colours), class_="wide")))
-    if not graphs:
-        parts.append(element("pre", run.space.describe(code)))
-    parts.append(element("p", "Code ", element("code", formatting.code(run.winner)), class_="quiet"))
-    return parts
+    parts = [element("h2", title), *graph.draw_network(run.space, run.winner, colours)]
+    return parts if front is None else [*parts, *knee_section(front, run.show)]
 
 
 def _plots(run: ReportData) -> list[Element]:
-    if not curves.done(run.trials):
+    done = curves.done(run.trials)
+    if not done:
         return []
     caption = "Best value against trials."
-    if 0 < run.draws < len(curves.done(run.trials)):
+    if 0 < run.draws < len(done):
         caption += " The dashed line is the mean of the first trials, drawn uniformly: the level without a search."
     figures = [_figure(plots.best_against_trials(run.trials, run.show, run.draws), caption)]
     if any(curves.seconds_after(run.trials).values()):
         caption = "Best value against time spent on candidates; pauses of the search are not counted."
         figures.append(_figure(plots.best_against_seconds(run.trials, run.show), caption))
-    front = tables.front_table(run.trials, run.show)
-    if front is not None:
+    if known := [trial for trial in done if trial.multiply_adds is not None]:
+        names = ("value", "multiply_adds")
+        members = objectives.front(known, names)
         caption = "Value against multiply-adds. No other trial is both cheaper and better than one of the Pareto front."
-        figures.append(_figure(plots.value_against_cost(run.trials, run.show), caption))
-        figures.append(element("div", element("h3", "Pareto front"), front))
+        figures.append(_figure(plots.front(known, members, None, names, run.show), caption))
+        figures.append(element("div", element("h3", "Pareto front"), tables.front_table(members, run.show)))
     return [element("h2", "Progress and cost"), element("div", *figures, class_="plots")]
 
 
-def _figure(drawing: Element, caption: str) -> Element:
-    return element("figure", drawing, element("figcaption", caption))
+def _figure(plot: Element, caption: str) -> Element:
+    return element("figure", plot, element("figcaption", caption))
 
 
 def _tree(run: ReportData) -> list[Element]:
     heading = element("h2", "The learned tree")
     if not run.tree:
         return [heading, element("p", run.tree_note, class_="quiet")] if run.tree_note else []
+    several = bool(run.objectives)
+    predicted = "how few trials dominate a code" if several else "the value of a code"
+    better = "larger hypervolume of its trials, a share of that of all" if several else "better mean value"
     explanation = (
-        "Each split predicts the value of a code from its features and sends codes above its threshold up (green), the "
-        "others down. It lists the features with the largest weights; a positive weight pushes up. The regions on the "
-        "right go from promising to poor; a stronger blue means a better mean value."
+        f"Each split predicts {predicted} from its features and sends codes above its threshold up (green), the "
+        "others down. It lists the features with the largest weights; a positive weight pushes up"
+        f"{', towards the front' if several else ''}. The regions on the right go from promising to poor; a stronger "
+        f"blue means a {better}."
     )
-    measure = "hypervolume" if run.objectives else "mean"
-    drawing = element("div", tree.draw_tree(run.tree, run.show, measure), class_="wide")
-    return [heading, element("p", explanation, class_="quiet"), element("figure", drawing)]
+    measure, show = ("hypervolume", ValueFormat(percent=True)) if several else ("mean", run.show)
+    return [
+        heading,
+        element("p", explanation, class_="quiet"),
+        element("figure", element("div", tree.draw_tree(run.tree, show, measure), class_="wide")),
+    ]
 
 
 def _supernet(run: ReportData) -> list[Element]:
@@ -254,7 +269,7 @@ def _supernet(run: ReportData) -> list[Element]:
     return [element("h2", "The supernet"), element("div", figure, class_="plots")]
 
 
-def _trials(run: ReportData) -> list[Element]:
+def _trials(run: ReportData, front: SearchedFront | None) -> list[Element]:
     parts = [element("h2", "Trials")]
     if not run.trials:
         return [*parts, element("p", "None yet.", class_="quiet")]
@@ -264,7 +279,12 @@ def _trials(run: ReportData) -> list[Element]:
     failures = tables.failures_table(run.trials)
     if failures is not None:
         parts.append(failures)
-    return [*parts, tables.trials_table(run.trials, run.show)]
+    if front is None:
+        leader = best(run.trials)
+        marks = {} if leader is None else {leader.id: "best"}
+    else:
+        marks = {trial.id: "knee" if trial is front.knee else "front" for trial in front.members}
+    return [*parts, tables.trials_table(run.trials, run.show, marks)]
 
 
 def _settings(run: ReportData) -> list[Element]:

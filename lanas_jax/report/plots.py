@@ -14,6 +14,7 @@ import matplotlib
 import numpy as np
 from jaxtyping import Float, Int
 from matplotlib.axes import Axes
+from matplotlib.axis import Axis
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
@@ -21,6 +22,7 @@ from lanas_jax.report import curves
 from lanas_jax.report.elements import Element, element
 from lanas_jax.report.formatting import ValueFormat
 from lanas_jax.storage.trials import Status, Trial
+from lanas_jax.study.objectives import VALUES, reported
 
 SERIES = ("#2f6fb5", "#b3541e", "#2c7d55", "#8a3f9e", "#a88a00", "#0f7f8c", "#b0306a", "#5a5f66")  # of searchers
 DOT, BEST, FAILED, INK, FAINT = "#3b7dc4", "#d9730d", "#c0392f", "#202124", "#c9ccd1"
@@ -76,18 +78,26 @@ def best_against_seconds(trials: Sequence[Trial], show: ValueFormat) -> Element:
     return _progress(trials, scaled, show, name="seconds", label=label)
 
 
-def bands(searchers: Mapping[str, curves.Band], show: ValueFormat, name: Literal["trials", "seconds"]) -> Element:
+def bands(
+    searchers: Mapping[str, curves.Band],
+    show: ValueFormat,
+    name: Literal["trials", "seconds"],
+    value: str | None = None,
+) -> Element:
     """Plots the best value so far of several searchers, each as a line in a band.
 
     Args:
       searchers: band of each searcher, against trials or seconds.
       show: format of the values.
       name: quantity on the horizontal axis.
+      value: name of the values; None for the value of trials.
     """
     longest = max((float(band.x[-1]) for band in searchers.values() if len(band.x)), default=0.0)
     scale, label = (1.0, "trials") if name == "trials" else _time_axis(longest)
     with matplotlib.rc_context(STYLE):
         figure, axes = _axes(label, show)
+        if value is not None:
+            axes.set_ylabel(value)
         for i, (searcher, band) in enumerate(searchers.items()):
             colour, dash = SERIES[i % len(SERIES)], ("-", "--", ":", "-.")[i // len(SERIES) % 4]
             x = band.x / scale
@@ -101,8 +111,7 @@ def bands(searchers: Mapping[str, curves.Band], show: ValueFormat, name: Literal
             floor, top = curves.axis_floor(lows), max(highs)
             axes.set_ylim(bottom=floor - 0.04 * (top - floor) if top > floor else None)
         if name == "trials":
-            axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1, nbins=7))
-            axes.xaxis.set_major_formatter(FuncFormatter(lambda number, _: f"{number:,.0f}"))
+            _count_axis(axes)
         _legend(axes)
         return _svg(figure, name)
 
@@ -115,26 +124,80 @@ def accuracy_against_epochs(found: curves.EpochCurves) -> Element:
         for i, (name, accuracies) in enumerate(found.accuracies.items()):
             colour = SERIES[i % len(SERIES)]
             axes.plot(found.epochs, accuracies, f"-{mark}", color=colour, linewidth=1.6, label=name)
-        axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1, nbins=7))
+        _count_axis(axes)
         _legend(axes)
         return _svg(figure, "supernet")
 
 
-def value_against_cost(trials: Sequence[Trial], show: ValueFormat) -> Element:
-    """Plots values against multiply-adds with the Pareto front; trials without multiply-adds are left out."""
-    shown = [trial for trial in curves.done(trials) if trial.multiply_adds is not None]
-    costs = np.array([trial.multiply_adds for trial in shown], float)
-    values = np.array([trial.value for trial in shown], float)
-    front = curves.pareto_front(costs, values)
+def front(
+    trials: Sequence[Trial],
+    members: Sequence[Trial],
+    knee: Trial | None,
+    names: tuple[str, str],
+    show: ValueFormat,
+    *,
+    whole: bool = True,
+) -> Element:
+    """Plots trials by two objectives, those on the front large, all others pale.
+
+    Args:
+      trials: trials with a value and both objectives.
+      members: trials on the front.
+      knee: trial on the front to mark as the winner; None for none.
+      names: names of the objectives on the upright axis and on the other one.
+      show: format of the values.
+      whole: True if these two objectives define the front, which is then drawn as a line too.
+    """
+    upright, across = names
+    x, y = (np.array([reported(trial, name) for trial in trials], float) for name in (across, upright))
+    on_front = np.isin([trial.id for trial in trials], [trial.id for trial in members])
     with matplotlib.rc_context(STYLE):
-        figure, axes = _axes("multiply-adds", show)
-        floor = _scatter(axes, costs, values)
-        visible = front[values[front] >= floor]
-        axes.plot(costs[visible], values[visible], color=BEST, drawstyle="steps-post", linewidth=1.6, zorder=3)
-        axes.plot(costs[visible], values[visible], "o", color=BEST, markersize=5, zorder=4, label="Pareto front")
-        _cost_axis(axes, costs)
+        figure, axes = _axes(across.replace("_", "-"), show)
+        if across in VALUES:
+            _value_axis(axes.xaxis, show)
+        if upright not in VALUES:
+            axes.set_ylabel(upright.replace("_", "-"))
+            _cost_axis(axes.yaxis, y)
+        floor = min(map(curves.axis_floor, (y, y[on_front]))) if upright in VALUES and len(y) else -np.inf
+        _scatter(axes, x, y, floor=floor, pale=~on_front)
+        order = np.flatnonzero(on_front)[np.argsort(x[on_front], kind="stable")]
+        order = order[y[order] >= floor]
+        if whole:
+            axes.plot(x[order], y[order], color=BEST, drawstyle="steps-post", linewidth=1.6, zorder=3)
+        axes.plot(x[order], y[order], "o", color=BEST, markersize=5, zorder=4, label="Pareto front")
+        if below := (on_front & (y < floor)).sum():
+            _on_edge(axes, x[on_front & (y < floor)], "v", color=BEST, label=f"{below} of it below the axis")
+        if knee is not None:
+            at = [trial is knee for trial in trials].index(True)
+            style: dict[str, Any] = {"color": BEST, "markersize": 9, "markeredgecolor": INK, "markeredgewidth": 1.2}
+            axes.plot(x[[at]], np.maximum(y[[at]], floor), "D", zorder=5, label="knee", **style)
+        if across not in VALUES:
+            _cost_axis(axes.xaxis, x)
         _legend(axes)
-        return _svg(figure, "cost")
+        return _svg(figure, f"front-{upright}-{across}")
+
+
+def hypervolume_against(
+    x: Sequence[float], shares: Float[np.ndarray, " n"], name: Literal["trials", "seconds"]
+) -> Element:
+    """Plots the hypervolume of a search, a share of a box, against trials or seconds.
+
+    Args:
+      x: trial numbers or seconds, ascending.
+      shares: hypervolume up to each.
+      name: quantity on the horizontal axis.
+    """
+    scale, label = (1.0, "trial") if name == "trials" else _time_axis(max(x, default=0.0))
+    with matplotlib.rc_context(STYLE):
+        figure, axes = _axes(label, ValueFormat(percent=True))
+        axes.set_ylabel("hypervolume")
+        steps = np.append(np.diff(shares[:-1], prepend=-1.0) > 0, True)  # trials that add nothing are left out
+        mark = "o" if len(x) == 1 else ""
+        axes.step(np.array(x)[steps] / scale, shares[steps], f"-{mark}", where="post", color=BEST, linewidth=1.8)
+        axes.set_ylim(bottom=0.0)
+        if name == "trials":
+            _count_axis(axes)
+        return _svg(figure, f"hypervolume-{name}")
 
 
 def value_against_limit(
@@ -154,7 +217,7 @@ def value_against_limit(
         figure, axes = _axes(name, show)
         _scatter(axes, x, values)
         axes.axvline(limit, color=FAILED, linewidth=1.6, linestyle=(0, (5, 3)), label=f"limit, {_short(float(limit))}")
-        _cost_axis(axes, np.append(x, limit))
+        _cost_axis(axes.xaxis, np.append(x, limit))
         _legend(axes)
         return _svg(figure, f"limit-{name}")
 
@@ -208,8 +271,7 @@ def _progress(
         if name == "trials":
             last = max(places.values(), default=0.0)
             axes.set_xlim(-0.5 - 0.02 * last, last + 0.5 + 0.02 * last)
-            axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1, nbins=7))
-            axes.xaxis.set_major_formatter(FuncFormatter(lambda number, _: f"{number:,.0f}"))
+            _count_axis(axes)
         _legend(axes)
         return _svg(figure, name)
 
@@ -220,11 +282,22 @@ def _axes(label: str, show: ValueFormat) -> tuple[Figure, Axes]:
     axes = figure.add_subplot()
     axes.patch.set_alpha(0.0)
     axes.set_xlabel(label)
-    axes.set_ylabel("search-validation accuracy" if show.percent else "value")
-    axes.yaxis.set_major_locator(MaxNLocator(nbins=7, steps=[1, 2, 5, 10]))
-    if show.percent:
-        axes.yaxis.set_major_formatter(_percent())
+    _value_axis(axes.yaxis, show)
     return figure, axes
+
+
+def _value_axis(axis: Axis, show: ValueFormat) -> None:
+    """Labels an axis of values, and formats them."""
+    axis.set_label_text("search-validation accuracy" if show.percent else "value")
+    axis.set_major_locator(MaxNLocator(nbins=7, steps=[1, 2, 5, 10]))
+    if show.percent:
+        axis.set_major_formatter(_percent())
+
+
+def _count_axis(axes: Axes) -> None:
+    """Formats the horizontal axis of trial numbers as whole numbers."""
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1, nbins=7))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda number, _: f"{number:,.0f}"))
 
 
 def _time_axis(longest: float) -> tuple[float, str]:
@@ -233,31 +306,49 @@ def _time_axis(longest: float) -> tuple[float, str]:
     return scale, f"{unit} spent on candidates, compilation included"
 
 
-def _cost_axis(axes: Axes, costs: np.ndarray) -> None:
-    """Formats the cost axis with short numbers; logarithmic if the costs span more than a factor of 8."""
+def _cost_axis(axis: Axis, costs: np.ndarray) -> None:
+    """Formats an axis of costs with short numbers; logarithmic if the costs span more than a factor of 8."""
     if len(costs) and costs.min() > 0 and costs.max() > 8 * costs.min():
-        axes.set_xscale("log")
-        axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
-        axes.xaxis.set_minor_locator(NullLocator())
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda number, _: _short(number)))
+        (axis.axes.set_xscale if axis is axis.axes.xaxis else axis.axes.set_yscale)("log")
+        axis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+        axis.set_minor_locator(NullLocator())
+    axis.set_major_formatter(FuncFormatter(lambda number, _: _short(number)))
 
 
 def _percent() -> FuncFormatter:
     return FuncFormatter(lambda value, _: f"{100 * value:.4g} %")
 
 
-def _scatter(axes: Axes, x: np.ndarray, values: np.ndarray, what: str = "trial") -> float:
-    """Draws a dot per trial, and triangles on the lower edge for outliers below; returns the start of the axis."""
+def _scatter(
+    axes: Axes,
+    x: np.ndarray,
+    values: np.ndarray,
+    what: str = "trial",
+    floor: float | None = None,
+    pale: np.ndarray | None = None,
+) -> float:
+    """Draws a dot per trial, and triangles on the lower edge for outliers below; returns the start of the axis.
+
+    Args:
+      axes: axes to draw on.
+      x: place of each trial.
+      values: value of each trial.
+      what: noun for a dot.
+      floor: start of the axis; None for one that leaves out outliers.
+      pale: trials to draw, in pale dots; None for all, in the usual ones.
+    """
     if not len(values):
         axes.set(xticks=[], yticks=[])
         axes.text(0.5, 0.5, f"no {what} has a value yet", ha="center", va="center", transform=axes.transAxes)
         return -np.inf
-    floor = curves.axis_floor(values.tolist())
-    inside = values >= floor
-    look: dict[str, Any] = {"color": DOT, "alpha": 0.55, "mew": 0, "rasterized": len(values) > MOST_VECTORS}
+    floor = curves.axis_floor(values.tolist()) if floor is None else floor
+    drawn = np.ones(len(values), bool) if pale is None else pale
+    inside, below = drawn & (values >= floor), drawn & (values < floor)
+    look: dict[str, Any] = {"color": DOT, "mew": 0, "rasterized": len(values) > MOST_VECTORS}
+    look["alpha"] = 0.55 if pale is None else 0.4
     axes.plot(x[inside], values[inside], "o", markersize=4 if len(values) < 500 else 2.5, label=what, **look)
-    if not inside.all():
-        _on_edge(axes, x[~inside], "v", label=f"{(~inside).sum()} below the axis", **look)
+    if below.any():
+        _on_edge(axes, x[below], "v", label=f"{below.sum()} below the axis", **look)
     return floor
 
 

@@ -155,6 +155,7 @@ def write_report(
             refresh=None if running is None else REFRESH,
             supernet=_supernet_curves(here, experiment),
             objectives=here.objectives,
+            reference=getattr(experiment.searcher, "reference", None),
         )
     )
     replace_text(here.report, page)

@@ -7,17 +7,20 @@ group, usually with different seeds.
 import dataclasses
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Float
 
-from lanas_jax.report import curves, formatting, graph, plots, tables
+from lanas_jax.report import curves, formatting, front, graph, plots, tables
 from lanas_jax.report.elements import Element, element, html
 from lanas_jax.report.formatting import ValueFormat
 from lanas_jax.report.style import CSS, SCRIPT
+from lanas_jax.searchers.dominance import front_rows
+from lanas_jax.searchers.hypervolume import reference_below
 from lanas_jax.spaces.base import SearchSpace
-from lanas_jax.storage.trials import Status, Trial, best
+from lanas_jax.storage.trials import Status, Trial
+from lanas_jax.study import objectives
 from lanas_jax.study.objectives import winner_among
 
 ELSEWHERE = ("seed", "created")  # settings that are not in the table of those that differ
@@ -58,12 +61,6 @@ class RunData:
         return sorted((t for t in self.trials if t.status != Status.PENDING), key=lambda trial: trial.id)
 
     @property
-    def best_so_far(self) -> Float[np.ndarray, " n"]:
-        """The best value after each finished trial; NaN before the first value."""
-        values = [np.nan if t.value is None else t.value for t in self.finished]
-        return np.fmax.accumulate(np.array(values, float))
-
-    @property
     def seconds(self) -> Float[np.ndarray, " n"]:
         """The seconds spent on candidates up to the end of each finished trial."""
         after = curves.seconds_after(self.trials)
@@ -77,12 +74,13 @@ def render_runs(runs: Sequence[RunData]) -> str:
     """Renders the page of several runs as the text of an HTML document."""
     show = ValueFormat.of(t.value for run in runs for t in curves.done(run.trials) if t.value is not None)
     groups = _groups(runs)
+    so_far = _so_far(runs, show)
     names = sorted({run.name for run in runs})
     title = f"{', '.join(names)}: {formatting.plural(len(runs), 'run')}"
     body = [
         element("header", element("h1", title), *_notices(runs, groups)),
-        *_progress(groups, show),
-        *_searchers(groups, show),
+        *_progress(groups, so_far),
+        *_searchers(groups, so_far),
         *_runs(groups, show),
         *_winners(groups, show),
         *_settings(runs),
@@ -109,6 +107,8 @@ def _groups(runs: Sequence[RunData]) -> dict[str, list[RunData]]:
 
 def _notices(runs: Sequence[RunData], groups: Groups) -> list[Element]:
     notices = []
+    if len({run.objectives for run in runs}) > 1:
+        notices.append("The runs have different objectives, so only the values of their trials are compared.")
     if len({run.name for run in runs}) > 1:
         notices.append("The runs are of different experiments, so their values may not be comparable.")
     elif any(run.space.definition() != runs[0].space.definition() for run in runs):
@@ -122,36 +122,76 @@ def _notices(runs: Sequence[RunData], groups: Groups) -> list[Element]:
     return [element("p", text, class_="notice") for text in notices]
 
 
-def _progress(groups: Groups, show: ValueFormat) -> list[Element]:
-    against_trials = {name: curves.band_by_trial([run.best_so_far for run in runs]) for name, runs in groups.items()}
+class _SoFar(NamedTuple):
+    """What runs are compared by: a number after each finished trial."""
+
+    runs: dict[str, Float[np.ndarray, " n"]]  # by place of the run
+    show: ValueFormat
+    is_hypervolume: bool  # a share of a box, else the best value so far, NaN before the first one
+
+
+def _so_far(runs: Sequence[RunData], show: ValueFormat) -> _SoFar:
+    """Returns the best values so far, or the hypervolumes so far if all runs have the same several objectives.
+
+    These are shares of the box from the reference of all trials to the best value of each objective.
+    """
+    names = runs[0].objectives
+    done = [trial for run in runs for trial in curves.done(run.trials)]
+    if not names or not done or any(run.objectives != names for run in runs):
+        values = {run.place: [np.nan if t.value is None else t.value for t in run.finished] for run in runs}
+        best = {place: np.fmax.accumulate(np.array(found, float)) for place, found in values.items()}
+        return _SoFar(best, show, is_hypervolume=False)
+    points = objectives.values_to_tell(done, names).astype(np.float64)
+    reference, top = reference_below(points, front_rows(points)), points.max(axis=0)
+    told = {run.place: objectives.values_to_tell(run.finished, names) for run in runs}
+    volumes = {place: front.hypervolumes(values, reference, top) for place, values in told.items()}
+    return _SoFar(volumes, ValueFormat(percent=True), is_hypervolume=True)
+
+
+def _progress(groups: Groups, so_far: _SoFar) -> list[Element]:
+    numbers, show = so_far.runs, so_far.show
+    against_trials = {name: curves.band_by_trial([numbers[run.place] for run in runs]) for name, runs in groups.items()}
     against_seconds = {
-        name: curves.band_by_time([(run.seconds, run.best_so_far) for run in runs]) for name, runs in groups.items()
+        name: curves.band_by_time([(run.seconds, numbers[run.place]) for run in runs]) for name, runs in groups.items()
     }
     if not any(len(band.x) for band in against_trials.values()):
         return []
     meaning = "Lines are means over the runs of a searcher, bands reach from the worst to the best run"
+    label = "hypervolume" if so_far.is_hypervolume else None
     figures = [
-        _figure(plots.bands(against_trials, show, "trials"), f"{meaning}, and curves end where the shortest run ends.")
+        _figure(
+            plots.bands(against_trials, show, "trials", label),
+            f"{meaning}, and curves end where the shortest run ends.",
+        )
     ]
     if any(band.x.any() for band in against_seconds.values()):
         caption = "The same against the time spent on candidates; pauses of a search are not counted."
-        figures.append(_figure(plots.bands(against_seconds, show, "seconds"), caption))
-    return [element("h2", "Best value so far"), element("div", *figures, class_="plots")]
+        figures.append(_figure(plots.bands(against_seconds, show, "seconds", label), caption))
+    if not so_far.is_hypervolume:
+        return [element("h2", "Best value so far"), element("div", *figures, class_="plots")]
+    text = (
+        "The volume between the trials and a reference, as a share of the box from there to the best value of each "
+        "objective. The reference lies below the front of all runs."
+    )
+    heading = element("h2", "Hypervolume so far"), element("p", text, class_="quiet")
+    return [*heading, element("div", *figures, class_="plots")]
 
 
-def _searchers(groups: Groups, show: ValueFormat) -> list[Element]:
-    names = ("runs", "best value, mean", "worst to best run", "trials", "failed", "time, mean")
+def _searchers(groups: Groups, so_far: _SoFar) -> list[Element]:
+    show, number = so_far.show, "hypervolume" if so_far.is_hypervolume else "best value"
+    names = ("runs", f"{number}, mean", "worst to best run", "trials", "failed", "time, mean")
     rows = []
     for name, runs in groups.items():
-        leaders = [leader.value for run in runs if (leader := best(run.trials)) and leader.value is not None]
+        last = [so_far.runs[run.place][-1:] for run in runs]
+        ends = [float(end[0]) for end in last if len(end) and not np.isnan(end[0])]
         spent = [run.seconds[-1] if len(run.seconds) else 0.0 for run in runs]
         failed = sum(trial.status == Status.FAILED for run in runs for trial in run.trials)
-        mean = float(np.mean(leaders)) if leaders else None
-        span = f"{show(min(leaders), 2)} to {show(max(leaders), 2)}" if leaders else formatting.MISSING
+        mean = float(np.mean(ends)) if ends else None
+        span = f"{show(min(ends), 2)} to {show(max(ends), 2)}" if ends else formatting.MISSING
         cells = [
             tables.number(str(len(runs))),
             tables.number(show(mean, 2), mean),
-            tables.number(span, None if mean is None else min(leaders)),
+            tables.number(span, None if mean is None else min(ends)),
             tables.number(f"{sum(len(run.finished) for run in runs):,}"),
             tables.number(str(failed)),
             tables.number(formatting.seconds(float(np.mean(spent))), float(np.mean(spent))),
@@ -161,7 +201,10 @@ def _searchers(groups: Groups, show: ValueFormat) -> list[Element]:
 
 
 def _runs(groups: Groups, show: ValueFormat) -> list[Element]:
-    names = ("seed", "best value", "at trial", "trials", "failed", "time", "multiply-adds", "parameters")
+    value_name = (
+        "value of the knee" if any(run.objectives for runs in groups.values() for run in runs) else "best value"
+    )
+    names = ("seed", value_name, "at trial", "trials", "failed", "time", "multiply-adds", "parameters")
     tested = any(run.final for runs in groups.values() for run in runs)
     rows = []
     for name, runs in groups.items():
@@ -206,19 +249,14 @@ def _winners(groups: Groups, show: ValueFormat) -> list[Element]:
     if not found:
         return []
     found.sort(key=lambda one: -one[0])
-    cells = {run.place: run.space.graphs(np.array(leader.code, np.int32)) for _, run, _, leader in found[:MOST_WINNERS]}
-    colours = graph.operations([cell for graphs in cells.values() for cell in graphs])
+    colours = graph.network_colours((run.space, leader.code) for _, run, _, leader in found[:MOST_WINNERS])
     parts = [element("h2", "Winners")]
     if len(found) > MOST_WINNERS:
         parts.append(element("p", f"The best {MOST_WINNERS} of {len(found)} runs.", class_="quiet"))
     panels = []
     for value, run, name, leader in found[:MOST_WINNERS]:
         panel = [element("h3", f"{run.place}: {show(value, 2)}"), element("p", name, class_="quiet")]
-        drawings = (graph.draw_graph(cell, colours) for cell in cells[run.place])
-        panel += [element("figure", element("div", drawing, class_="wide")) for drawing in drawings]
-        if not cells[run.place]:
-            panel.append(element("pre", run.space.describe(np.array(leader.code, np.int32))))
-        panel.append(element("p", "Code ", element("code", formatting.code(leader.code)), class_="quiet"))
+        panel += graph.draw_network(run.space, leader.code, colours)
         panels.append(element("div", *panel, class_="panel"))
     return [*parts, element("div", *panels, class_="plots")]
 

@@ -64,6 +64,8 @@ tr.pending td { color: var(--quiet); }
 .sorts th[aria-sort=descending]::after { content: "\\2193"; opacity: 1; }
 .panel { min-width: 0; } .panel code { overflow-wrap: anywhere; }
 summary { cursor: pointer; }
+.network { border-bottom: 1px solid var(--line); padding: 4px 0; font-variant-numeric: tabular-nums; }
+.network > figure, .network > pre { margin: 8px 0; } .network > summary:hover { color: var(--dot); }
 @media (max-width: 600px) { body { padding: 16px 14px 40px; } h1 { font-size: 23px; }
   .cards { grid-template-columns: repeat(2, 1fr); gap: 8px; } .card b { font-size: 19px; } }
 @media print { :root { color-scheme: light; --page: #fff; --panel: #f6f7f9; --ink: #000; --quiet: #444; --faint: #bbb;

@@ -3,14 +3,12 @@
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 
-import numpy as np
-
 from lanas_jax.ranking.correlation import RankCorrelation
-from lanas_jax.report import curves, formatting
+from lanas_jax.report import formatting
 from lanas_jax.report.elements import Element, element
 from lanas_jax.report.formatting import ValueFormat
 from lanas_jax.storage.software import versions_by_trial, versions_in_common
-from lanas_jax.storage.trials import Status, Trial, best, differ_in_steps
+from lanas_jax.storage.trials import Status, Trial, differ_in_steps
 
 MOST_ROWS = 1000  # maximum rows of the table of trials
 MOST_FRONT_ROWS = 40
@@ -18,16 +16,21 @@ MOST_REASONS = 8
 REASON_LENGTH = 300  # maximum characters of a failure's reason
 
 
-def trials_table(trials: Sequence[Trial], show: ValueFormat) -> Element:
+def trials_table(trials: Sequence[Trial], show: ValueFormat, marks: Mapping[int, str]) -> Element:
     """Returns a table of trials from best to worst, then pending and failed ones; at most `MOST_ROWS` rows.
 
     It has a column of training steps if these differ.
+
+    Args:
+      trials: trials.
+      show: format of the values.
+      marks: text in place of the status, by trial number: ``best`` or ``knee`` of the winner, ``front``.
     """
-    winner, with_steps = best(trials), differ_in_steps(trials)
+    with_steps = differ_in_steps(trials)
     steps = ["steps"] if with_steps else []
     headers = ("trial", "batch", "status", "value", "multiply-adds", "parameters", *steps, "compile", "train")
     rows = [
-        _trial_row(trial, show, is_best=winner is not None and trial.id == winner.id, with_steps=with_steps)
+        _trial_row(trial, show, marks.get(trial.id, trial.status.value), with_steps=with_steps)
         for trial in ranked(trials)[:MOST_ROWS]
     ]
     head = element(
@@ -44,14 +47,8 @@ def ranked(trials: Sequence[Trial]) -> list[Trial]:
     return sorted(trials, key=lambda t: (places[t.status], -(t.value or 0.0), t.id))
 
 
-def front_table(trials: Sequence[Trial], show: ValueFormat) -> Element | None:
-    """Returns a table of the Pareto front, best value first; None if no trial has multiply-adds."""
-    known = [trial for trial in curves.done(trials) if trial.multiply_adds is not None]
-    costs = np.array([trial.multiply_adds for trial in known], float)
-    values = np.array([trial.value for trial in known], float)
-    front = [known[i] for i in curves.pareto_front(costs, values)[::-1]]
-    if not front:
-        return None
+def front_table(members: Sequence[Trial], show: ValueFormat, knee: Trial | None = None) -> Element:
+    """Returns a table of a front in its order, the knee marked."""
     names = ("value", "multiply-adds", "parameters", "trial")
     head = element("tr", *(element("th", name, class_="number") for name in names), element("th", "code"))
     rows = [
@@ -62,8 +59,9 @@ def front_table(trials: Sequence[Trial], show: ValueFormat) -> Element | None:
             number(formatting.count(trial.parameters)),
             number(str(trial.id)),
             element("td", formatting.code(trial.code), class_="code"),
+            class_="best" if trial is knee else None,
         )
-        for trial in front[:MOST_FRONT_ROWS]
+        for trial in members[:MOST_FRONT_ROWS]
     ]
     return _wide(element("table", element("thead", head), element("tbody", *rows)))
 
@@ -133,7 +131,7 @@ def sortable(words: Sequence[str], numbers: Sequence[str], rows: Sequence[Elemen
     return _wide(element("table", head, element("tbody", *rows), class_="trials"))
 
 
-def _trial_row(trial: Trial, show: ValueFormat, *, is_best: bool, with_steps: bool) -> Element:
+def _trial_row(trial: Trial, show: ValueFormat, mark: str, *, with_steps: bool) -> Element:
     code: list[str | Element] = [formatting.code(trial.code)]
     if trial.reason:
         code.append(element("div", _clipped(trial.reason)))
@@ -142,7 +140,7 @@ def _trial_row(trial: Trial, show: ValueFormat, *, is_best: bool, with_steps: bo
         "tr",
         number(str(trial.id)),
         number(str(trial.batch)),
-        element("td", "best" if is_best else trial.status.value),
+        element("td", mark),
         number(show(trial.value, 2), trial.value),
         number(formatting.count(trial.multiply_adds), trial.multiply_adds),
         number(formatting.count(trial.parameters), trial.parameters),
@@ -150,7 +148,7 @@ def _trial_row(trial: Trial, show: ValueFormat, *, is_best: bool, with_steps: bo
         number(formatting.seconds(trial.compile_seconds), trial.compile_seconds),
         number(formatting.seconds(trial.train_seconds), trial.train_seconds),
         element("td", *code, class_="code"),
-        class_="best" if is_best else None if trial.status == Status.DONE else trial.status.value,
+        class_="best" if mark in ("best", "knee") else None if trial.status == Status.DONE else trial.status.value,
     )
 
 

@@ -40,15 +40,19 @@ def draw_tree(nodes: Sequence[NodeSummary], show: ValueFormat, measure: str = "m
     """
     by_index = {node.node: node for node in nodes}
     names = [shorten(name, LONGEST) for node in nodes for name, _ in node.drivers]
-    places = _places(by_index, max([170.0, *(62.0 + 6.3 * len(name) for name in names)]))
+    heads = [_lines(node, show, measure)[0] for node in nodes if not node.is_leaf]
+    widths = [62.0 + 6.9 * len(name) for name in names] + [16.0 + 7.4 * len(head) for head in heads]
+    places = _places(by_index, max([170.0, *widths]))
     means = [node.mean_value for node in nodes if node.mean_value is not None]
     regions = {node: number for number, node in enumerate((i for i in places if by_index[i].is_leaf), start=1)}
     shapes = [_branch(places[(i - 1) // 2], places[i], good=i % 2 == 1) for i in places if i]
     for i, place in places.items():
         node = by_index[i]
         shade = _shade(node.mean_value, means)
-        title = f"region {regions[i]}" if node.is_leaf else ""
-        shapes.append(_box(node, place, show, shade, title, measure))
+        lines = _lines(node, show, measure)
+        shapes.append(
+            _box(node, place, shade, [f"region {regions[i]}: {lines[0]}", *lines[1:]] if node.is_leaf else lines)
+        )
     right = max(place.left + place.width for place in places.values())
     bottom = max(place.top + place.height for place in places.values())
     return svg(
@@ -96,10 +100,14 @@ def _branch(parent: Place, child: Place, *, good: bool) -> Element:
     return element("path", d=path, class_="branch good" if good else "branch bad")
 
 
-def _box(node: NodeSummary, place: Place, show: ValueFormat, shade: float, title: str, measure: str) -> Element:
+def _lines(node: NodeSummary, show: ValueFormat, measure: str) -> list[str]:
+    """Returns the text at the top of a node's box: two lines for a region, one for a split."""
     trials = formatting.plural(node.samples, "trial")
     mean = "no value" if node.mean_value is None else f"{measure} {show(node.mean_value)}"
-    lines = [f"{title}: {trials}", mean] if node.is_leaf else [f"{trials}, {mean}"]
+    return [trials, mean] if node.is_leaf else [f"{trials}, {mean}"]
+
+
+def _box(node: NodeSummary, place: Place, shade: float, lines: Sequence[str]) -> Element:
     left, top = place.left + 8.0, place.top + LINE + 1.0
     texts = [element("text", line, class_="count", x=left, y=top + i * LINE) for i, line in enumerate(lines)]
     weights = _signed([weight for _, weight in node.drivers])

@@ -26,6 +26,7 @@ TREE = [
     NodeSummary(6, 2, 8, None, True, ()),
 ]
 
+TWO = ("accuracy", "parameters")
 RUNS = {
     "nothing": run([], budget=8),
     "only pending": run([trial(i) for i in range(4)], budget=8),
@@ -40,6 +41,10 @@ RUNS = {
     "watched": run(
         trials(8), supernet=EpochCurves(np.arange(1.0, 4), {"largest": np.full(3, 0.5), "<smallest>": np.zeros(3)})
     ),
+    "two objectives": run(trials(60), objectives=TWO, tree=TREE),
+    "three objectives": run(trials(60), objectives=(*TWO, "multiply_adds"), reference=(0.5, -(10**5), -(10**6))),
+    "objectives of nothing": run([], budget=8, objectives=TWO),
+    "objectives of one": run([trial(0, 0.5, parameters=10), trial(1, reason="lost")], objectives=TWO),
     "a few that hardly learned": run([*trials(40), trial(40, 0.1), trial(41, 0.0)]),
 }
 
@@ -217,6 +222,12 @@ def test_tree_section() -> None:
         assert expected in page.words
     for expected in ("+0.50 op0=skip", "−0.25 op1=none", "−1.0 op3=pool"):  # noqa: RUF001
         assert expected in page.words
+
+
+def test_the_tree_of_several_objectives_has_shares_of_the_hypervolume() -> None:
+    page = Page(render(RUNS["two objectives"]))
+    assert "region 1: 22 trials hypervolume 93.8 %" in page.words
+    assert "a positive weight pushes up, towards the front" in page.words
 
 
 def test_ranking_section() -> None:

@@ -66,6 +66,25 @@ def test_runs_are_grouped_by_searcher():
     assert np.argsort(places).tolist() == np.argsort(best)[::-1].tolist()  # winners from best to worst
 
 
+def test_runs_with_the_same_objectives_are_compared_by_hypervolume():
+    """The box reaches from (0.46, 5400) to (0.9, 1000)."""
+    names = ("accuracy", "parameters")
+    one = [made_up_run.trial(0, reason="lost"), made_up_run.trial(1, 0.9, parameters=5000)]
+    other = [made_up_run.trial(0, 0.5, parameters=1000), *one[1:]]
+    runs = [made_up(f"r{i}", f"s{i}", i, trials=given, objectives=names) for i, given in enumerate((one, other, []))]
+    page = Page(render_runs(runs))
+    assert "Hypervolume so far" in page.words
+    rows = {row[0]: row[1:] for row in page.rows}
+    width, height = 0.4 + 0.04, 4000 + 400  # of the front, and a tenth of it
+    first, both = 400 / height, (0.44 * 400 + 0.04 * 4000) / (width * height)
+    assert rows["s0"][1] == f"{100 * first:.2f}\xa0%"
+    assert rows["s1"][1] == f"{100 * both:.2f}\xa0%"
+    assert "value of the knee" in page.words
+    page = Page(render_runs([runs[0], made_up("r2", "s2", 2)]))
+    assert "The runs have different objectives, so only the values of their trials are compared." in page.words
+    assert "Best value so far" in page.words
+
+
 def test_what_else_differs_is_said():
     other = made_up("b", "lanas", 0, name="other", budget=20, trials=[])
     page = Page(render_runs([RUNS[0], other]))
