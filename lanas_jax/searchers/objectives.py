@@ -5,13 +5,15 @@ Every objective is maximised inside a search. A cost of `SearchSpace.cost` is it
 
 from collections.abc import Sequence
 
+import jax
+import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Array, Float
 
 from lanas_jax.searchers.hypervolume import MOST_OBJECTIVES
 from lanas_jax.spaces.base import Codes, Cost, SearchSpace
 
-COSTS = Cost._fields  # objectives that are exact: names of `SearchSpace.cost`
+COSTS = Cost._fields  # objectives that may be exact: names of `SearchSpace.cost`
 
 
 def check_objectives(names: Sequence[str]) -> tuple[str, ...]:
@@ -33,17 +35,44 @@ def check_objectives(names: Sequence[str]) -> tuple[str, ...]:
     return checked
 
 
-def exact_objectives(space: SearchSpace, codes: Codes, names: Sequence[str]) -> Float[np.ndarray, "n exact"]:
-    """Returns the negative costs of codes, a column for each of the names in `COSTS`, in order.
+def exact_costs(
+    space: SearchSpace, names: Sequence[str], codes: Codes | None
+) -> tuple[tuple[bool, ...], Float[np.ndarray, "m exact"]]:
+    """Returns which objectives are known before training, and their values of listed codes.
 
-    Raises:
-      ValueError: a name is in `COSTS`, and the space does not define costs.
+    Costs are: those of listed codes if the space defines `SearchSpace.cost`, and of all codes if it defines
+    `SearchSpace.traced_cost`. In other spaces, they are learned from the trials.
+
+    Args:
+      space: search space.
+      names: names of the objectives.
+      codes: all codes that a search may try; None for codes that are not listed.
+
+    Returns:
+      Whether each objective is exact, and a column of negative costs for each that is; no rows without listed codes.
     """
+    costs: np.ndarray | None = None
     wanted = [name for name in names if name in COSTS]
-    if not wanted:
-        return np.zeros((len(codes), 0), np.float32)
-    try:
-        costs = space.cost(np.asarray(codes))
-    except NotImplementedError as error:
-        raise ValueError(f"the objective {wanted[0]!r} is a cost, but {error}") from error
-    return -np.stack([np.asarray(getattr(costs, name)) for name in wanted], axis=1).astype(np.float32)
+    if codes is not None and wanted:
+        try:
+            found = space.cost(np.asarray(codes))
+        except NotImplementedError:
+            pass
+        else:
+            costs = -np.stack([np.asarray(getattr(found, name)) for name in wanted], axis=1).astype(np.float32)
+    elif wanted:
+        one = jax.ShapeDtypeStruct((1, space.dims), jnp.int32)
+        if jax.eval_shape(lambda codes: traced_costs(space, names, codes), one) is not None:
+            costs = np.zeros((0, len(wanted)), np.float32)
+    if costs is None:
+        return (False,) * len(names), np.zeros((0 if codes is None else len(codes), 0), np.float32)
+    return tuple(name in COSTS for name in names), costs
+
+
+def traced_costs(space: SearchSpace, names: Sequence[str], codes: Codes) -> Float[Array, "n exact"] | None:
+    """Returns negative costs of codes inside a compiled program, a column for each of the names in `COSTS`, in order.
+
+    None if the space computes costs on the host alone.
+    """
+    costs = space.traced_cost(codes)
+    return None if costs is None else -costs[:, np.array([COSTS.index(name) for name in names if name in COSTS])]

@@ -31,7 +31,7 @@ from lanas_jax.searchers.history import History, Objectives
 from lanas_jax.searchers.hypervolume import hypervolume
 from lanas_jax.searchers.hypervolume_improvement import Front, Reach, expected_improvement, front_of, improvement
 from lanas_jax.searchers.modelled import MODEL_TRIALS, outstanding, with_history, with_results
-from lanas_jax.searchers.objectives import COSTS, check_objectives, exact_objectives
+from lanas_jax.searchers.objectives import check_objectives, exact_costs, traced_costs
 from lanas_jax.searchers.partition import PartitionTree
 from lanas_jax.searchers.sampling import Inside, Pool, best_of, best_per_bucket, climb, listed
 from lanas_jax.searchers.selection import (
@@ -85,8 +85,8 @@ class ParetoLaNAS:
     Attributes:
       space: search space.
       objectives: names of the objectives. Those that are called ``multiply_adds`` or ``parameters`` are negative costs
-        of `SearchSpace.cost`. In a listed space or pool, and in a space that has `traced_cost`, they are exact: known
-        for every code, without a model. In other spaces they are learned like any other.
+        of `SearchSpace.cost`. In a listed space or pool that defines them, and in a space that has `traced_cost`, they
+        are exact: known for every code, without a model. In other spaces they are learned like any other.
       pool: explicit codes to draw from; without a pool, a small space is enumerated and a large one sampled by chains.
       reference: values of the objectives below which a trial is of no use; None for a quarter of
         the range of the trials' values below their worst.
@@ -99,10 +99,12 @@ class ParetoLaNAS:
       chains: number of parallel random walks per draw in a space without a pool.
       steps: number of moves per walk.
       capacity: number of trials the initial state can hold; the state grows as needed.
+      is_exact: whether each objective is known before training.
+      costs: exact objectives of each code of a pool or listed space.
 
     Raises:
-      ValueError: fewer than two or more than four objectives, the same objective twice, a cost of a space that defines
-        none, a reference of another length, or a number out of range.
+      ValueError: fewer than two or more than four objectives, the same objective twice, no objective that is not known
+        before training, a reference of another length, or a number out of range.
     """
 
     space: SearchSpace
@@ -118,28 +120,24 @@ class ParetoLaNAS:
     chains: int = 64
     steps: int = 64
     capacity: int = 256
+    is_exact: tuple[bool, ...] = dataclasses.field(init=False, repr=False, compare=False)
     costs: Float[Array, "m exact"] = dataclasses.field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         least = {"height": 1, "min_samples": 1, "initial": 1, "relearn_every": 1}
         set_whole_numbers(self, **least, chains=1, steps=1, capacity=1)
         object.__setattr__(self, "objectives", check_objectives(self.objectives))
-        if set(self.objectives) <= set(COSTS):
-            raise ValueError(f"{', '.join(self.objectives)} are known before training; give an objective to learn too")
         if self.reference is not None and len(self.reference) != len(self.objectives):
             raise ValueError(
                 f"reference needs a value per objective ({', '.join(self.objectives)}); got {len(self.reference)}"
             )
         pool = listed(self.space, self.pool)
         object.__setattr__(self, "pool", pool)
-        known = pool.codes if pool is not None else hist.no_codes(self.space)
-        object.__setattr__(self, "costs", jnp.asarray(exact_objectives(self.space, known, self.objectives)))
-
-    @property
-    def is_exact(self) -> tuple[bool, ...]:
-        """Whether each objective is known before training."""
-        traced = type(self.space).traced_cost is not SearchSpace.traced_cost
-        return tuple(name in COSTS and (traced or isinstance(self.pool, Pool)) for name in self.objectives)
+        exact, costs = exact_costs(self.space, self.objectives, None if pool is None else pool.codes)
+        if all(exact):
+            raise ValueError(f"{', '.join(self.objectives)} are known before training; give an objective to learn too")
+        object.__setattr__(self, "is_exact", exact)
+        object.__setattr__(self, "costs", jnp.asarray(costs))
 
     def init(self, key: PRNGKeyArray) -> ParetoLaNASState:
         """Returns the state before the first trial. Consumes the key."""
@@ -238,9 +236,9 @@ def _costs_of(searcher: ParetoLaNAS, codes: Int[Array, "n dims"]) -> Float[Array
     if not any(searcher.is_exact):
         return jnp.zeros((codes.shape[0], 0))
     if not isinstance(searcher.pool, Pool):
-        costs = searcher.space.traced_cost(codes)
+        costs = traced_costs(searcher.space, searcher.objectives, codes)
         assert costs is not None
-        return -costs[:, np.array([COSTS.index(name) for name in searcher.objectives if name in COSTS])]
+        return costs
     rows = searcher.pool.find(searcher.space, codes)
     return jnp.where(rows[:, None] >= 0, searcher.costs[rows], jnp.min(searcher.costs, axis=0)[None])
 

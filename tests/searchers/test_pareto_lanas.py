@@ -13,9 +13,9 @@ from lanas_jax.searchers.hypervolume import hypervolume
 from lanas_jax.searchers.objectives import check_objectives
 from lanas_jax.spaces.base import Cost
 from lanas_jax.spaces.nasnet import NASNetSpace
-from tests.searchers.canonical import BATCH, POOL, POOL_SPACE, additive, run, told
+from tests.searchers.canonical import BATCH, LATTICE_SPACE, POOL, POOL_SPACE, additive, run, told
 
-TWO = ("first", "second")
+TWO = ("accuracy", "parameters")  # both are learned in the canonical spaces, which define no costs
 VALUES = additive(POOL)
 
 
@@ -148,14 +148,32 @@ def test_three_objectives_in_batches():
         (("a", "a"), {}, "the objective 'a' is given twice; give each once"),
         (("a",), {}, "a search for a front has 2 to 4 objectives; got 1: a"),
         (tuple("abcde"), {}, "a search for a front has 2 to 4 objectives; got 5: a, b, c, d, e"),
-        (("multiply_adds", "parameters"), {}, "are known before training; give an objective to learn too"),
-        (("a", "parameters"), {}, "the objective 'parameters' is a cost, but SearchSpace does not define the cost"),
         (("a", "b"), {"reference": (1.0,)}, r"reference needs a value per objective \(a, b\); got 1"),
     ],
 )
 def test_bad_objectives_are_refused_at_the_door(objectives, more, message):
     with pytest.raises(ValueError, match=message):
         lx.ParetoLaNAS(POOL_SPACE, objectives, pool=POOL, **more)
+
+
+def test_costs_are_exact_where_they_can_be_known_and_learned_elsewhere():
+    lattice = Priced(LATTICE_SPACE.choices)  # costs on the host alone
+    traced = NASNetSpace(blocks=3, two_cells=False, channels=8, cells=3, image_size=8, image_channels=1)
+    pool = np.asarray(traced.random(jax.random.key(0), 64))
+    pool = pool[np.asarray(traced.valid(pool))]
+    for space, codes, exact in (
+        (POOL_SPACE, POOL, False),
+        (LATTICE_SPACE, None, False),
+        (lattice, None, False),
+        (PRICED, POOL, True),
+        (traced, None, True),
+        (traced, pool, True),
+    ):
+        searcher = lx.ParetoLaNAS(space, ("parameters", "accuracy", "multiply_adds"), pool=codes)
+        assert searcher.is_exact == (exact, False, exact)
+        assert searcher.costs.shape == (0 if codes is None else len(searcher.pool.codes), 2 * exact)
+    with pytest.raises(ValueError, match="are known before training; give an objective to learn too"):
+        lx.ParetoLaNAS(PRICED, ("multiply_adds", "parameters"), pool=POOL)
 
 
 def test_one_text_is_not_several_names():
