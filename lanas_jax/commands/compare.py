@@ -19,11 +19,11 @@ from lanas_jax.comparison.compare import compare_searchers as carry_through
 from lanas_jax.comparison.peers import MissingPeerError as MissingPeerError
 from lanas_jax.comparison.statistics import TOP_SHARE
 from lanas_jax.runtime.console import print_table, terminal
-from lanas_jax.searchers.objectives import COSTS, check_objectives
+from lanas_jax.searchers.objectives import check_objectives
 from lanas_jax.tables import catalogue
 from lanas_jax.tables.base import Table
 from lanas_jax.tables.benchmark import Benchmark
-from lanas_jax.tables.objectives import objective_values
+from lanas_jax.tables.objectives import cost_names, objective_values
 
 Number = TypeVar("Number", int, float)
 PICTURE = "comparison.png"
@@ -212,12 +212,12 @@ def carry_out_fronts(console: Console, settings: CompareArguments) -> None:
     if not measured.all():
         console.print(f"{len(measured) - int(measured.sum()):,} networks are left out: an objective was not measured")
     table = Table(benchmark.space, benchmark.codes[measured], values[measured])
-    costs = [name in COSTS for name in objectives]
-    given = [-value if cost else value for value, cost in zip(settings.reference, costs, strict=False)]
+    costs = cost_names(benchmark)
+    given = [-value if name in costs else value for value, name in zip(settings.reference, objectives, strict=False)]
     if settings.reference and len(settings.reference) != len(objectives):
         raise ValueError(f"the reference needs a value for each of {', '.join(objectives)}; got {len(given)}")
     problem = fronts.FrontProblem.of(table, objectives, given or None)
-    console.print(front_output.describe_problem(problem), soft_wrap=True)
+    console.print(front_output.describe_problem(problem, costs), soft_wrap=True)
     folder = Path(f"{settings.folder}-{'-'.join(objectives)}") if settings.out is None else settings.out
     results: list[fronts.FrontComparison] = []
     began = time.monotonic()

