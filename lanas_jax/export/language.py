@@ -20,7 +20,7 @@ import jax
 import numpy as np
 from jaxtyping import Array, PyTree
 
-from lanas_jax.export.load import ARCHITECTURE, SOURCE, read_weights, write_weights
+from lanas_jax.export.load import ARCHITECTURE, EITHER, SOURCE, read_weights, write_weights
 from lanas_jax.export.recorded import recorded_training
 from lanas_jax.export.write import describe_network, refuse_incomplete, refuse_used
 from lanas_jax.runtime.arithmetic import in_32_bits
@@ -148,10 +148,7 @@ def load_language(directory: Path | str) -> TrainedLanguageModel:
       MissingPackageError: the package that reads the weights is not installed.
     """
     directory = local_path(directory).absolute()
-    try:
-        architecture = json.loads((directory / ARCHITECTURE).read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise RunError(f"{directory} holds no exported network: it has no {ARCHITECTURE}") from None
+    architecture = EITHER.read(directory)
     network = _language(directory / SOURCE, architecture).network
     like = jax.eval_shape(network.init, jax.random.key(0))
     try:

