@@ -6,6 +6,7 @@ dataclasses of these. The declared types determine how a value is decoded.
 
 import dataclasses
 import enum
+import math
 import pathlib
 import types
 import typing
@@ -19,7 +20,11 @@ class ConfigError(Exception):
 
 
 def encode_value(value: Any) -> Any:
-    """Converts a value to human-readable JSON types that `json.dumps` accepts."""
+    """Converts a value to human-readable JSON types that `json.dumps` accepts.
+
+    Raises:
+      ConfigError: JSON has no such value.
+    """
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return {
             field.name: encode_value(getattr(value, field.name)) for field in dataclasses.fields(value) if field.init
@@ -32,6 +37,8 @@ def encode_value(value: Any) -> Any:
         return [encode_value(item) for item in value]
     if isinstance(value, dict):
         return {str(key): encode_value(item) for key, item in value.items()}
+    if isinstance(value, float) and not math.isfinite(value):
+        raise ConfigError(f"{value!r} cannot be written to config.json: use None, or a finite number")
     if value is None or isinstance(value, bool | int | float | str):
         return value
     raise ConfigError(
@@ -94,6 +101,8 @@ def check_config(config: Any) -> None:
             same = decode_value(hints[field.name], encode_value(value)) == value
         except ConfigError as error:
             raise ConfigError(f"Config.{field.name}: {error}") from error
+        except STOPS as error:
+            raise ConfigError(f"Config.{field.name} = {value!r} cannot be restored: {explain_error(error)}") from error
         if not same:
             raise ConfigError(f"Config.{field.name} = {value!r} changes when it is written to JSON and read back")
 
@@ -115,6 +124,8 @@ def _decode_sequence(kind: Any, arguments: tuple[Any, ...], value: list[Any]) ->
 
 def _decode_scalar(kind: type, value: Any) -> Any:
     if issubclass(kind, enum.Enum):
+        if not isinstance(value, str) or value not in kind.__members__:
+            raise ConfigError(f"{value!r} is no member of {kind.__name__}; choose from {', '.join(kind.__members__)}")
         return kind[value]
     if issubclass(kind, pathlib.PurePath) or (kind is float and type(value) is int):
         return kind(value)

@@ -12,6 +12,8 @@ from lanas_jax.runtime.errors import STOPS, what_it_did
 from lanas_jax.runtime.numbers import set_whole_numbers
 from lanas_jax.searchers.base import Searcher
 from lanas_jax.spaces.base import SearchSpace
+from lanas_jax.spaces.definition import definition_difference
+from lanas_jax.storage.plain import shown
 from lanas_jax.storage.trials import Trial
 from lanas_jax.study.discovery import ExperimentError
 from lanas_jax.study.objectives import check_study_objectives
@@ -87,6 +89,12 @@ class Experiment:
     objectives: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
+        for name, kind in (("name", str), ("space", SearchSpace), ("searcher", Searcher), ("evaluator", Evaluator)):
+            found = getattr(self, name)
+            if not isinstance(found, kind) or isinstance(found, type):
+                raise ValueError(f"{name} must be of type {kind.__name__}; got {shown(found)}")
+        if changed := definition_difference(self.space.definition(), self.searcher.space.definition()):
+            raise ValueError(f"the searcher must search the space of the experiment; {changed} in the searcher's")
         set_whole_numbers(self, budget=1, batch=1, seed=0)
         if self.seed >= 2**32:
             raise ValueError(f"seed must be below 2**32; got {self.seed}")

@@ -7,6 +7,7 @@ import lanas_jax as lx
 from lanas_jax.runtime.numbers import whole_number
 from lanas_jax.spaces.nasnet import NASNetSpace
 from lanas_jax.study import Experiment
+from tests.toy_experiment import Sum
 
 SPACE = lx.SearchSpace([lx.Choice(name, "abc") for name in "xyz"])
 TABLE = lx.Table(SPACE, SPACE.enumerate(), np.arange(27, dtype=np.float32))
@@ -32,7 +33,7 @@ def test_what_is_no_integer_is_refused_wherever_one_is_wanted(value):
             lx.simulate_workers(lx.RandomSearch(SPACE), TABLE, **{"workers": 1, "budget": 2, "seeds": 1, name: value})
     for name in ("budget", "batch", "seed"):
         with pytest.raises(ValueError, match=f"{name} must be an integer"):
-            Experiment("x", SPACE, lx.RandomSearch(SPACE), None, **{"budget": 1, "batch": 1, "seed": 0, name: value})
+            Experiment("x", SPACE, lx.RandomSearch(SPACE), Sum(), **{"budget": 1, "batch": 1, "seed": 0, name: value})
     for searcher, names in (
         (lx.LaNAS, ("height", "min_samples", "initial", "relearn_every", "patience", "chains", "steps", "capacity")),
         (lx.RegularizedEvolution, ("population", "tournament", "capacity")),
@@ -55,5 +56,5 @@ def test_sizes_below_the_smallest_are_refused(name, value):
 
 
 def test_integers_of_numpy_are_those_of_python_in_an_experiment():
-    given = Experiment("x", SPACE, lx.RandomSearch(SPACE), None, np.int64(8), np.int32(2), np.uint32(1))
+    given = Experiment("x", SPACE, lx.RandomSearch(SPACE), Sum(), np.int64(8), np.int32(2), np.uint32(1))
     assert [type(number) for number in (given.budget, given.batch, given.seed)] == [int] * 3

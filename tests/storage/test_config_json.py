@@ -46,9 +46,17 @@ def test_config_that_does_not_survive_is_refused():
 
     with pytest.raises(config_json.ConfigError, match=r"Config.thing: .* cannot be written to config.json"):
         config_json.check_config(Odd())
+    for changes, message in (
+        ({"colour": None}, "Config.colour: None is no member of Colour; choose from RED"),
+        ({"rate": float("inf")}, "Config.rate: inf cannot be written to config.json: use None, or a finite number"),
+        ({"inner": Inner((float("nan"),))}, "Config.inner: nan cannot be written"),
+        ({"sizes": (1, 2, 3)}, r"Config.sizes = \(1, 2, 3\) cannot be restored: ValueError"),
+    ):
+        with pytest.raises(config_json.ConfigError, match=message):
+            config_json.check_config(Settings(**changes))
     with pytest.raises(config_json.ConfigError, match="has no field gone"):
         config_json.decode_value(Settings, {"gone": 1})
     with pytest.raises(config_json.ConfigError, match="'1' is not int"):
         config_json.decode_value(Settings, {"seed": "1"})
-    with pytest.raises(config_json.ConfigError, match="do not fit Settings: KeyError: 'BLUE'"):
+    with pytest.raises(config_json.ConfigError, match=r"^'BLUE' is no member of Colour; choose from RED"):
         config_json.read_config(Settings, {"colour": "BLUE"})

@@ -388,6 +388,26 @@ def test_bad_settings_are_refused_at_the_door(changes, message):
         experiment(**changes)
 
 
+@pytest.mark.usefixtures("unchecked")
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"name": 7}, "name must be of type str; got 7 of type int"),
+        ({"space": None}, "space must be of type SearchSpace; got None"),
+        ({"searcher": lx.RandomSearch}, "searcher must be of type Searcher; got <class .* of type type"),
+        ({"evaluator": Distance}, "evaluator must be of type Evaluator; got <class "),
+        (
+            {"space": lx.SearchSpace([lx.Choice("op0", "ab")])},
+            "the searcher must search the space .*op1",
+        ),
+    ],
+)
+def test_an_experiment_of_other_parts_is_refused(changes, message):
+    given = {"name": "x", "space": SPACE, "searcher": lx.RandomSearch(SPACE), "evaluator": Distance()}
+    with pytest.raises(ValueError, match=message):
+        Experiment(**given | {"budget": 1, "batch": 1, "seed": 0} | changes)
+
+
 class Preparing(Distance):
     """An evaluator that has to be prepared first, and may refuse."""
 
