@@ -65,6 +65,8 @@ def copy_folder(source: Any, target: Any) -> int:
     names = {_top(path) for path in here}
     if there and isinstance(target, Path):
         raise RunError(f"{target} is not empty: choose a new or an empty folder")
+    if isinstance(source, Path) and isinstance(target, Path) and target.resolve().is_relative_to(source.resolve()):
+        raise RunError(f"{target} is inside {source}: choose a folder outside of it")
     begun = name not in there and {_top(path) for path in there} <= names  # an interrupted first copy, or none
     if not begun and (name not in there or _identity(_record(target)[1]) != _identity(record)):
         raise RunError(f"{target} contains something other than an earlier copy of {source}: choose another place")

