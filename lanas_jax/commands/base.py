@@ -83,12 +83,16 @@ Folder = Annotated[Path, tyro.conf.arg(metavar="RUN", help="run folder that a se
 def with_traceback(error: BaseException, folder: Path) -> str:
     """Writes the traceback of an error to a file in a folder, and returns the error and a sentence that names the file.
 
-    An error other than `StudyError` is described with its type and the line that raised it.
+    An error of the file system names the file. Another error than `StudyError` is described with its type and the line
+    that raised it.
     """
     from lanas_jax.evaluators.faults import describe_error
     from lanas_jax.study import StudyError
 
-    text = str(error) if isinstance(error, StudyError) else describe_error(error)
+    if isinstance(error, OSError) and not is_from_user(error):
+        text = reason_of(error)
+    else:
+        text = str(error) if isinstance(error, StudyError) else describe_error(error)
     path = folder / "traceback.txt"
     try:
         path.write_text("".join(traceback.format_exception(error)), encoding="utf-8", errors="backslashreplace")

@@ -114,10 +114,11 @@ def _event_writer(folder: Path) -> Any:
 
 
 def _lines_up_to(path: Path, head: str, step: int) -> list[str]:
-    """Returns the header and the complete lines of the steps up to `step`."""
+    """Returns the header and the complete lines of the steps up to `step`; damaged lines are left out."""
     if not path.exists():
         return [head]
-    found, *lines = path.read_text(encoding="utf-8").splitlines(keepends=True) or [""]
+    found, *lines = path.read_text(encoding="utf-8", errors="replace").splitlines(keepends=True) or [""]
     if found != head:
         return [head]
-    return [head, *(line for line in lines if line.endswith("\n") and int(line.partition(",")[0]) <= step)]
+    whole = ((line.partition(",")[0], line) for line in lines if line.endswith("\n"))
+    return [head, *(line for number, line in whole if number.isdecimal() and int(number) <= step)]

@@ -148,10 +148,16 @@ def remove(path):
     shutil.rmtree(path) if path.is_dir() else path.unlink()
 
 
+def garble(path):
+    path.write_bytes(b"\xff\xfe,1\n" + path.read_bytes())
+
+
 STATES = {  # what is done to a finished run, and whether it can be resumed then
     "no checkpoints": (remove, "checkpoint", True),
     "half a report": (half, "report.html", True),
     "no report": (remove, "report.html", True),
+    "no metrics": (remove, "metrics.csv", True),
+    "garbled metrics": (garble, "metrics.csv", True),
     "no experiment": (remove, "experiment.py", False),
     "empty experiment": (empty, "experiment.py", False),
     "half an experiment": (half, "experiment.py", False),
@@ -162,6 +168,17 @@ STATES = {  # what is done to a finished run, and whether it can be resumed then
     "empty configuration": (empty, "config.json", False),
     "half a configuration": (half, "config.json", False),
 }
+
+
+@pytest.mark.parametrize("name", ["metrics.csv", "report.html"])
+def test_a_folder_in_the_place_of_a_file_is_named(whole, tmp_path, capsys, name):
+    run = Path(shutil.copytree(whole, tmp_path / "run"))
+    (run / name).unlink()
+    (run / name).mkdir()
+    code, said = lanas(capsys, "resume", run)
+    assert code == 1
+    assert said.startswith(str(run / name))
+    assert "cannot be used: Is a directory\nThe full traceback is in" in said
 
 
 @pytest.mark.parametrize("state", STATES)
