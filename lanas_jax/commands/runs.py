@@ -3,6 +3,7 @@
 JAX is imported where it is used, so that help and listings start fast.
 """
 
+import dataclasses
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import Annotated, Any
 import tyro
 
 from lanas_jax.commands.base import Folder, RefusedError, parsed
+from lanas_jax.commands.reading import READING, Reading
 from lanas_jax.runtime.console import print_table, terminal
 from lanas_jax.storage import software
 from lanas_jax.storage.trials import TrialStore
@@ -29,21 +31,25 @@ def report(arguments: Sequence[str]) -> int:
         out: Annotated[
             Path | None, tyro.conf.arg(metavar="FILE", help="output file, for several runs only; default: runs.html")
         ] = None,
+        reading: READING = Reading(),  # noqa: B008
     ) -> Any:
         """Write the report of a run again, finished or not: RUN/report.html, one self-contained file.
 
         Given several runs, write one report of all of them: best values with bands per searcher, costs, winners.
         """
-        return [run, *others], out
+        return [run, *others], out, reading
 
-    directories, out = parsed(parse, "report", arguments)
+    directories, out, reading = parsed(parse, "report", arguments)
     here = [run_folder.open_run(directory) for directory in directories]
     if len(here) == 1 and out is not None:
         raise RefusedError("--out is the file of a report of several runs; the report of one is RUN/report.html")
+    if len(here) > 1 and reading.changes:
+        raise RefusedError("--data-dir and --workers are for the report of one run")
     from lanas_jax import report as reports
 
     if len(here) == 1:
-        print(reports.write_report(here[0].directory))
+        experiment = dataclasses.replace(here[0], changes=reading.changes).experiment() if reading.changes else None
+        print(reports.write_report(here[0].directory, experiment))
     else:
         print(reports.write_runs_report([run.directory for run in here], out or Path("runs.html")))
     return 0
@@ -105,15 +111,16 @@ def tree(arguments: Sequence[str]) -> int:
         /,
         features: Annotated[int, tyro.conf.arg(metavar="N", help="number of features named per split")] = 6,
         json: Annotated[bool, tyro.conf.arg(help="JSON output instead of a drawing")] = False,
+        reading: READING = Reading(),  # noqa: B008
     ) -> Any:
         """Draw the tree that a search has learned and name the features that decide each split.
 
         A weight is per unit of its feature, in the units of the tree's targets: normal scores of ranks by default.
         """
-        return run, features, json
+        return run, features, json, reading
 
-    directory, features, as_json = parsed(parse, "tree", arguments)
-    here = run_folder.open_run(directory)
+    directory, features, as_json, reading = parsed(parse, "tree", arguments)
+    here = dataclasses.replace(run_folder.open_run(directory), changes=reading.changes)
     import jax
 
     from lanas_jax.report import learned_tree

@@ -85,6 +85,10 @@ def test_other_folders_and_workers_hold_for_one_command(found, capsys, monkeypat
     assert since() == {f"build {there} 5"}
     assert main(["resume", "run", "--budget", "3", "--workers", "0"]) == 0
     assert since() == {"build here 0"}
+    for command in ("report", "tree"):
+        assert main([command, "run", "--workers", "4"]) == 0
+        assert since() == {"build here 4"}
+    assert "the report of one run" in refused(capsys, "report", "run", "run/../run", "--workers", "4")
     assert "did not use a supernet" in refused(capsys, "extract", "run", "--data-dir", there)
     assert since() == {f"build {there} 2"}
     assert f"{there} 7" in refused(capsys, "rank", "run", "--data-dir", there, "--workers", 7)
