@@ -88,14 +88,17 @@ def _space_of(here: run_folder.Run) -> SearchSpace:
 
 
 def _supernet_curves(here: run_folder.Run, experiment: "Experiment") -> EpochCurves | None:
-    """Returns the accuracies in metrics.csv of the supernet's training; None if there are none."""
+    """Returns the accuracies in metrics.csv of the supernet's training; None without any, or if it is damaged."""
     evaluator = experiment.evaluator
     if not isinstance(evaluator, TrainedAhead):
         return None
     path = (evaluator.supernet_directory or here.directory / "supernet") / "metrics.csv"
     if not path.is_file():
         return None
-    columns = {name: np.array(column) for name, column in read_metrics(path).items()}
+    try:
+        columns = {name: np.array(column) for name, column in read_metrics(path).items()}
+    except ValueError:  # a damaged file stops no report
+        return None
     watched = {name.removesuffix(SUFFIX): column for name, column in columns.items() if name not in COLUMNS}
     measured = ~np.isnan(next(iter(watched.values()), np.zeros(0)))
     if not measured.any():

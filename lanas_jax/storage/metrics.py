@@ -96,12 +96,13 @@ def read_metrics(path: Path) -> dict[str, list[float]]:
     """Returns the columns of a CSV file of metrics, NaN where a row has no number; an unfinished last line is left out.
 
     Raises:
-      ValueError: a field is not a number.
+      ValueError: the file is damaged: a field is not a number, or a row has another number of fields.
     """
     with path.open(encoding="utf-8", newline="") as file:
         lines = [line for line in file if line.endswith("\n")]
     names, *rows = csv.reader(lines)
-    return {name: [float(row[i] or "nan") for row in rows] for i, name in enumerate(names)}
+    columns = zip(*rows, strict=True) if rows else [()] * len(names)
+    return {name: [float(field or "nan") for field in column] for name, column in zip(names, columns, strict=True)}
 
 
 def _event_writer(folder: Path) -> Any:

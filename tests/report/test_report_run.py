@@ -265,9 +265,12 @@ def test_accuracies_of_a_supernet_are_shown_where_they_were_measured(tmp_path: P
         None,
         "step,epoch,loss\n1,1,0.5\n",
         "step,epoch,loss,largest_accuracy\n1,1,0.5,\n2,1,0.4,0.25\n3,2,0.4",
+        "step,epoch,loss,largest_accuracy\n1,1,0.5\n2,1,0.4,0.25\n",  # damaged
+        "step,epoch,loss,largest_accuracy\n1,1,x,0.25\n",
+        "",
     ):
         if text is not None:
             (tmp_path / "metrics.csv").write_text(text)
         path = report.write_report(here.directory, dataclasses.replace(experiment, evaluator=Ahead(tmp_path)), [])
         shown.append("The supernet" in path.read_text())
-    assert shown == [False, False, True]
+    assert shown == [False, False, True, False, False, False]
