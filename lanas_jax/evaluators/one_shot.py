@@ -76,6 +76,7 @@ class OneShot:
         ones; None: random subnetworks only.
       watched: number of search-validation images on which the largest, the smallest and three random subnetworks are
         measured after each epoch of the training; 0: none.
+      fair: True for fair sampling, which trains every option of every choice at each step (`lanas_jax.supernet.fair`).
     """
 
     supernet: Supernet
@@ -90,6 +91,7 @@ class OneShot:
     seed: int = 0
     sandwich: Sandwich | None = None
     watched: int = 0
+    fair: bool = False
     prepared: PreparedSupernet = dataclasses.field(default_factory=PreparedSupernet, init=False, repr=False)
 
     @functools.cached_property
@@ -180,7 +182,7 @@ class OneShot:
 
     @property
     def _training(self) -> SupernetTraining:
-        """The training to run. Raises ValueError if the recipe or the sandwich does not fit."""
+        """The training to run. Raises ValueError if the recipe, the sandwich or fair sampling does not fit."""
         pool = code_pool.draw_codes(self.supernet.space, POOL, self.seed)
         return SupernetTraining(
             self.supernet,
@@ -190,6 +192,7 @@ class OneShot:
             self.seed,
             sandwich=self.sandwich,
             watched=self.watched,
+            fair=self.fair,
         )
 
     def _refuse_chance(self, weights: Weights, codes: Int[np.ndarray, "n dims"]) -> None:

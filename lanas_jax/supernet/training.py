@@ -1,10 +1,11 @@
-"""Supernet training: each step trains one random subnetwork, several, or a sandwich of them.
+"""Supernet training: each step trains one random subnetwork, several, a sandwich of them, or a fair set.
 
 The loop, checkpoints, exact resume, moving average and data parallelism are those of `lanas_jax.trainer`, which sees a
-supernet as a network that draws the subnetwork to run. `lanas_jax.supernet.sandwich` implements the sandwich rule. The
-default recipe is that of the published one-shot search (arXiv 1906.06832): 300 epochs of SGD, a cosine learning rate
-from 0.025 to 0.001, momentum 0.9, weight decay 3e-4, gradient clipping at 5. Weights that no code of a step uses have a
-zero gradient in that step, which the mean over codes requires. Momentum and weight decay still apply to them.
+supernet as a network that draws the subnetwork to run. `lanas_jax.supernet.sandwich` implements the sandwich rule, and
+`lanas_jax.supernet.fair` fair sampling. The default recipe is that of the published one-shot search (arXiv 1906.06832):
+300 epochs of SGD, a cosine learning rate from 0.025 to 0.001, momentum 0.9, weight decay 3e-4, gradient clipping at 5.
+Weights that no code of a step uses have a zero gradient in that step, which the mean over codes requires. Momentum and
+weight decay still apply to them.
 """
 
 import dataclasses
@@ -32,6 +33,7 @@ from lanas_jax.storage import config_json, software
 from lanas_jax.storage.saving import digest
 from lanas_jax.storage.weights import AnyArray, digest_by_name
 from lanas_jax.supernet.base import Supernet
+from lanas_jax.supernet.fair import FairSupernet, check_fair
 from lanas_jax.supernet.sandwich import Sandwich, SandwichSupernet
 from lanas_jax.supernet.watching import Watch, watched_codes, watched_images
 from lanas_jax.trainer import folder as folders
@@ -120,10 +122,12 @@ class SupernetTraining:
         from the pool.
       watched: number of search-validation images on which a few subnetworks are measured after each epoch
         (`lanas_jax.supernet.watching`); 0: none. The weights do not depend on it.
+      fair: True for fair sampling, which trains every option of every choice in each step; ignores the pool.
 
     Raises:
-      ValueError: the codes of the sandwich are not in the space, a recipe with a sandwich has several passes, the
-        recipe has distillation, which needs a teacher, or `watched` is negative.
+      ValueError: the codes of the sandwich are not in the space, fair sampling does not fit the space, a recipe with
+        either has several passes, both are given, the recipe has distillation, which needs a teacher, or `watched` is
+        negative.
     """
 
     supernet: Supernet
@@ -134,6 +138,7 @@ class SupernetTraining:
     initial: Mapping[str, AnyArray] | None = None
     sandwich: Sandwich | None = None
     watched: int = 0
+    fair: bool = False
 
     def __post_init__(self) -> None:
         if self.watched < 0:
@@ -144,10 +149,16 @@ class SupernetTraining:
             )
         if self.sandwich is not None:
             self.sandwich.check(self.supernet, self.recipe)
+        if self.fair:
+            if self.sandwich is not None:
+                raise ValueError("fair sampling and a sandwich exclude each other: omit one of them")
+            check_fair(self.supernet, self.recipe)
 
     @property
-    def network(self) -> SampledSupernet | SandwichSupernet:
+    def network(self) -> SampledSupernet | SandwichSupernet | FairSupernet:
         """The supernet in the form that the trainer trains."""
+        if self.fair:
+            return FairSupernet(self.supernet)
         if self.sandwich is None:
             return SampledSupernet(self.supernet, self.codes)
         return self.sandwich.network(self.supernet, self.codes)
@@ -286,7 +297,8 @@ def _record(
         **dict.fromkeys(("experiment", "code", "config")),
         "space": training.supernet.space.definition(),
         "settings": {**_settings(training.supernet), "codes": digest([training.codes])}
-        | ({} if training.sandwich is None else {"sandwich": config_json.encode_value(training.sandwich)}),
+        | ({} if training.sandwich is None else {"sandwich": config_json.encode_value(training.sandwich)})
+        | ({"fair": True} if training.fair else {}),
         "recipe": config_json.encode_value(training.recipe),
         "augmentation": config_json.encode_value(training.augmentation),
         "seed": training.seed,
