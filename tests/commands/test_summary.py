@@ -38,7 +38,7 @@ def test_the_table_has_steps_where_they_differ():
 
 
 def test_the_report_has_steps_where_they_differ():
-    halved, equal = (Page(html(tables.trials_table(given, ValueFormat(True)))).rows for given in (HALVED, EQUAL))
+    halved, equal = (Page(html(tables.trials_table(given, ValueFormat(True), {}))).rows for given in (HALVED, EQUAL))
     assert halved[0][5:8] == ["parameters", "steps", "compile"]
     assert [row[6] for row in halved[1:]] == ["1,200", "50", "50", "\N{EN DASH}"]
     assert "steps" not in equal[0]
