@@ -179,7 +179,7 @@ def test_the_teacher_decides_the_weights(tmp_path):
 
 
 def test_folders_without_a_teacher_need_not_say_so(tmp_path):
-    record = dict.fromkeys(folders.DECISIVE.keys() - {"teacher"})
+    record = dict.fromkeys(folders.DECISIVE.keys() - {"teacher"}) | {"name": "x", "recipe": {}, "data": {}, "space": {}}
     folder = folders.enter(tmp_path / "plain", record, None)
     assert folders.open_folder(tmp_path / "plain").digest == folder.digest
     assert folders.difference(folder, record) == ""
