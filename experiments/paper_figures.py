@@ -56,6 +56,8 @@ class Config:
       tables: names of the benchmark tables.
       searchers: names of the searchers; the first one is the one that the others are compared with.
       seeds: number of searches per searcher and table.
+      slow: names of the searchers whose proposals take longest, which run fewer searches.
+      slow_seeds: number of searches of each of these.
       budget: number of distinct networks per search.
       final: number of networks after which the regrets of all searches are shown.
       comparisons: folder of the finished searches.
@@ -65,6 +67,8 @@ class Config:
     tables: tuple[str, ...] = ("convnet-digits", "recurrent-text", "nasbench201-cifar10")
     searchers: tuple[str, ...] = SEARCHERS
     seeds: int = 50
+    slow: tuple[str, ...] = ("bo", "tpe")
+    slow_seeds: int = 20
     budget: int = 400
     final: int = 100
     comparisons: Path = Path("comparisons/paper")
@@ -103,6 +107,12 @@ class TableSearches(NamedTuple):
         """The unit of shown regrets."""
         return "units of the loss" if self.has_losses else "points of accuracy"
 
+    @property
+    def searches(self) -> str:
+        """The numbers of searches of its searchers, such as ``20-50``."""
+        numbers = sorted({len(values) for values in self.traces.values()})
+        return "-".join(str(number) for number in dict.fromkeys((numbers[0], numbers[-1])))
+
     def regrets(self, name: str) -> Values:
         """Returns the regrets of all searches of a searcher in the shown unit."""
         return self.scale * regret(self.traces[name], self.optimum)
@@ -131,12 +141,13 @@ def searches(table: Table, name: str, config: Config, path: Path) -> Values:
       float32[seeds, budget], NaN after a search ended; the budget is at most the size of the table.
     """
     budget = min(config.budget, len(table))
+    seeds = config.slow_seeds if name in config.slow else config.seeds
     if path.is_file():
         values: Values = read_npz(path, ("values",))["values"]
-        if len(values) >= config.seeds and values.shape[1] >= budget:
-            return values[: config.seeds, :budget]
+        if len(values) >= seeds and values.shape[1] >= budget:
+            return values[:seeds, :budget]
     done: list[Comparison] = []
-    compare_searchers(table, [name], budget=config.budget, seeds=config.seeds, note=done.append)
+    compare_searchers(table, [name], budget=config.budget, seeds=seeds, note=done.append)
     path.parent.mkdir(parents=True, exist_ok=True)
     write_npz(path, {"values": done[0].values})
     return done[0].values
@@ -256,7 +267,7 @@ def _curves(axes: Axes, panel: TableSearches, palette: dict[str, str]) -> None:
     axes.set(yscale="log", xlim=(1, len(samples)))
     axes.set_ylim(bottom=lowest / 2)
     axes.set_ylabel(f"mean regret, {panel.unit}")
-    axes.set_title(f"{panel.table}, {len(panel.regrets(name))} searches each", loc="left", fontsize=10)
+    axes.set_title(f"{panel.table}, {panel.searches} searches", loc="left", fontsize=10)
     axes.yaxis.set_major_formatter(lambda number, _: f"{number:g}")
 
 
@@ -287,9 +298,7 @@ def main(config: Config) -> None:
         path.write_text(f"{draw(panels, config.final, scheme).rstrip()}\n", encoding="utf-8")
         print(path)
     for panel in panels:
-        print(
-            f"\n{panel.table}: {panel.size:,} networks, {config.seeds} searches each\n\n{markdown(panel, config.final)}"
-        )
+        print(f"\n{panel.table}: {panel.size:,} networks, {panel.searches} searches\n\n{markdown(panel, config.final)}")
 
 
 if __name__ == "__main__":
