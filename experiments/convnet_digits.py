@@ -10,10 +10,9 @@ All 22,620 networks, trained with two seeds each, are the table `convnet-digits`
     taskset -c 0 python -m lanas_jax.experiments.convnet_digits OUT
     taskset -c 1 python -m lanas_jax.experiments.convnet_digits OUT --part 1 --parts 2    # a second process helps
 
-OUT receives a file per 256 networks. A process skips the files that exist, so it may be stopped and started again at
+OUT receives a file per 256 networks (`lanas_jax/tables/complete.py`), so a process may be stopped and started again at
 any time. Once all files exist, ``OUT/convnet-digits.npz`` holds the whole table, with the parameters, the multiply-adds
-and the seconds of the processor. The files hold random subsets of the space: statistics of a part are those of the
-whole but for sampling.
+and the seconds of the processor.
 
 Networks are trained in the code-as-data form, 16 side by side, in float32. A training takes 0.09 s of one core (jax
 0.10.2), whatever the code: the masked program computes the largest network. So the measured seconds say what the table
@@ -25,6 +24,7 @@ machine, 29 November 2026).
 """
 
 import dataclasses
+import functools
 import json
 import time
 from pathlib import Path
@@ -40,13 +40,12 @@ from lanas_jax.candidates.population import CompiledPopulation, Placed, Populati
 from lanas_jax.data import digits
 from lanas_jax.data.splits import Dataset, SearchData
 from lanas_jax.evaluators.from_scratch import FromScratch
-from lanas_jax.formats.errors import FileError
-from lanas_jax.formats.npz import fields_of, read_npz, write_npz
 from lanas_jax.models.convnet import ConvNet
 from lanas_jax.runtime.devices import per_device_share
 from lanas_jax.spaces.convnet import ConvNetSpace
 from lanas_jax.study import Experiment
 from lanas_jax.tables.benchmark import Benchmark
+from lanas_jax.tables.complete import CompleteTable, refuse_part
 from lanas_jax.training.sgd import TrainConfig
 
 NAME = "convnet-digits"
@@ -124,17 +123,17 @@ class TableConfig:
     parts: int = 1
 
     def __post_init__(self) -> None:
-        if not 0 <= self.part < self.parts:
-            raise ValueError(f"part must be from 0 to parts - 1, {self.parts - 1}; got {self.part}")
+        refuse_part(self.part, self.parts)
+
+    @property
+    def table(self) -> CompleteTable:
+        """The files of the table."""
+        numbers = {name: value for name, value in vars(self).items() if name not in ("out", "part", "parts")}
+        settings = json.dumps({**numbers, "jax": jax.__version__})
+        return CompleteTable(self.out, NAME, ConvNetSpace(), self.networks, COLUMNS, settings)
 
 
-def files(config: TableConfig) -> dict[Path, Int[np.ndarray, " networks"]]:
-    """Returns the files of all processes, each with its rows of the enumerated space, drawn at random."""
-    rows = np.random.default_rng(0).permutation(ConvNetSpace().size)
-    starts = range(0, len(rows), config.networks)
-    return {config.out / f"{i:04}.npz": rows[start : start + config.networks] for i, start in enumerate(starts)}
-
-
+@functools.cache
 def programs(config: TableConfig) -> tuple[CompiledPopulation, Placed]:
     """Compiles the training of networks side by side.
 
@@ -182,18 +181,6 @@ def train_rows(
     return found
 
 
-def read_file(path: Path, config: TableConfig) -> dict[str, np.ndarray]:
-    """Reads the rows and columns of a file.
-
-    Raises:
-      FileError: the file is damaged, or was made with other settings.
-    """
-    arrays = read_npz(path, ("settings", "rows", *COLUMNS))
-    if str(arrays.pop("settings")) != settings_text(config):
-        raise FileError(f"{path} was made with other settings: choose another folder")
-    return arrays
-
-
 def write_table(config: TableConfig) -> Benchmark:
     """Writes the whole table, in the order of the space, and returns it.
 
@@ -203,16 +190,8 @@ def write_table(config: TableConfig) -> Benchmark:
     Raises:
       FileError: a file is missing, damaged or was made with other settings.
     """
-    parts, space, path = [read_file(path, config) for path in files(config)], ConvNetSpace(), config.out / f"{NAME}.npz"
-    order = np.argsort(np.concatenate([part["rows"] for part in parts]))
-    columns = {name: np.concatenate([part[name] for part in parts])[order] for name in COLUMNS}
-    notes = f"{config.epochs} epochs, every training"
-    table = Benchmark(NAME, space, space.enumerate(), columns["validation"], columns["test"], notes)
-    table.save(path)
-    cost = space.cost(table.codes)
-    more = {"parameters": cost.parameters, "multiply_adds": cost.multiply_adds, "seconds": columns["seconds"]}
-    write_npz(path, {**read_npz(path, fields_of(path)), **more})
-    return table
+    found, notes = config.table.joined(), f"{config.epochs} epochs, every training"
+    return config.table.save(found["validation"], found["test"], notes, {"seconds": found["seconds"]})
 
 
 def main(config: TableConfig) -> None:
@@ -221,34 +200,14 @@ def main(config: TableConfig) -> None:
     Raises:
       FileError: a file of the process is damaged or was made with other settings.
     """
-    config.out.mkdir(parents=True, exist_ok=True)
-    every = files(config)
-    mine = list(every)[config.part :: config.parts]
-    for path in mine:
-        if path.exists():
-            read_file(path, config)
-    if missing := [path for path in mine if not path.exists()]:
-        compiled, tested = programs(config)
-        for path in missing:
-            began = time.perf_counter()
-            found = train_rows(compiled, tested, every[path], config.seeds)
-            write_npz(path, {"settings": np.array(settings_text(config)), "rows": every[path], **found})
-            each = (time.perf_counter() - began) / found["seconds"].size
-            print(
-                f"{time.strftime('%H:%M:%S')} {path.name} of {len(every)}: {each:.3f} s a training, "
-                f"{found['seconds'].mean():.3f} s of the processor; mean accuracy {found['validation'].mean():.3f}",
-                flush=True,
-            )
-    if all(path.exists() for path in every):
-        table = write_table(config)
-        print(f"{config.out / NAME}.npz: {len(table):,} networks, {config.seeds} trainings of each")
 
+    def train(rows: Int[np.ndarray, " n"]) -> dict[str, Float[np.ndarray, "n seeds"]]:
+        return train_rows(*programs(config), rows, config.seeds)  # compiled only if a file is missing
 
-def settings_text(config: TableConfig) -> str:
-    """Returns the settings on which the results depend."""
-    processes = ("out", "part", "parts")
-    numbers = {name: value for name, value in vars(config).items() if name not in processes}
-    return json.dumps({**numbers, "jax": jax.__version__})
+    table = config.table
+    table.make(train, config.part, config.parts, lambda found: f"mean accuracy {found['validation'].mean():.3f}")
+    if table.is_complete:
+        print(f"{table.path}: {len(write_table(config)):,} networks, {config.seeds} trainings of each")
 
 
 if __name__ == "__main__":

@@ -18,11 +18,11 @@ The whole space, with two seeds, is a table for `lanas compare`::
     python -m lanas_jax.experiments.recurrent_text OUT
     python -m lanas_jax.experiments.recurrent_text OUT --part 1 --parts 2    # a second process helps
 
-OUT receives a file per 128 cells. A process skips the files that exist, so it may be stopped and started again at any
+OUT receives a file per 128 cells (`lanas_jax/tables/complete.py`), so a process may be stopped and started again at any
 time. Once all files exist, ``OUT/recurrent-text.npz`` holds the table, with the parameters, the multiply-adds and the
 seconds of the processor. In the table, a training that diverged, or that ended worse than guessing, has the bits of
-guessing: 5, for 32 symbols. The files hold what was measured. They hold random subsets of the space, so that statistics
-of a part are those of the whole but for sampling. Every cell takes the same time, because one program trains all cells.
+guessing: 5, for 32 symbols. The files hold what was measured. Every cell takes the same time, because one program
+trains all cells.
 """
 
 import dataclasses
@@ -38,14 +38,13 @@ import tyro
 from jaxtyping import Float, Int
 
 import lanas_jax as lx
-from lanas_jax.data.text import SYMBOLS, load_text
+from lanas_jax.data.text import SYMBOLS, Text, load_text
 from lanas_jax.evaluators.from_text import FromText
-from lanas_jax.formats.errors import FileError
-from lanas_jax.formats.npz import fields_of, read_npz, write_npz
 from lanas_jax.models.recurrent import FinalRecurrent, RecurrentModels
 from lanas_jax.spaces.recurrent import RecurrentSpace
 from lanas_jax.study import Experiment
 from lanas_jax.tables.benchmark import Benchmark
+from lanas_jax.tables.complete import CompleteTable, refuse_part
 from lanas_jax.trainer.language import LanguageTraining
 from lanas_jax.training.language import GUESSING, TextTraining
 
@@ -139,20 +138,18 @@ class TextTableConfig:
     parts: int = 1
 
     def __post_init__(self) -> None:
-        if not 0 <= self.part < self.parts:
-            raise ValueError(f"part must be from 0 to parts - 1, {self.parts - 1}; got {self.part}")
+        refuse_part(self.part, self.parts)
 
     @property
     def space(self) -> RecurrentSpace:
         """The space of the cells."""
         return RecurrentSpace(units=self.units, symbols=SYMBOLS)
 
-
-def files(config: TextTableConfig) -> dict[Path, Int[np.ndarray, " cells"]]:
-    """Returns the files of all processes, each with its rows of the enumerated space, drawn at random."""
-    rows = np.random.default_rng(0).permutation(len(config.space.enumerate()))
-    starts = range(0, len(rows), config.cells)
-    return {config.out / f"{i:04}.npz": rows[start : start + config.cells] for i, start in enumerate(starts)}
+    def table(self, text: Text) -> CompleteTable:
+        """Returns the files of the table of a text."""
+        numbers = {name: getattr(self, name) for name in ("units", "seeds", "cells", "vmapped")}
+        more = {**dataclasses.asdict(self.training), "text": text.digest, "jax": jax.__version__}
+        return CompleteTable(self.out, NAME, self.space, self.cells, COLUMNS, json.dumps(numbers | more))
 
 
 def train_rows(evaluator: FromText, rows: Int[np.ndarray, " n"], seeds: int) -> dict[str, Float[np.ndarray, "n seeds"]]:
@@ -172,19 +169,7 @@ def train_rows(evaluator: FromText, rows: Int[np.ndarray, " n"], seeds: int) -> 
     return found
 
 
-def read_file(path: Path, settings: str) -> dict[str, np.ndarray]:
-    """Reads the rows and columns of a file.
-
-    Raises:
-      FileError: the file is damaged, or was made with other settings or from another text.
-    """
-    arrays = read_npz(path, ("settings", "rows", *COLUMNS))
-    if str(arrays.pop("settings")) != settings:
-        raise FileError(f"{path} was made with other settings or from another text: choose another folder")
-    return arrays
-
-
-def write_table(config: TextTableConfig, settings: str) -> Benchmark:
+def write_table(config: TextTableConfig, table: CompleteTable) -> Benchmark:
     """Writes the whole table, in the order of the space, and returns it. No training is worse than guessing.
 
     Beside the fields of a `Benchmark`, the file has ``parameters`` and ``multiply_adds``, ``[cells]``; the ``seconds``
@@ -194,53 +179,33 @@ def write_table(config: TextTableConfig, settings: str) -> Benchmark:
     Raises:
       FileError: a file is missing, damaged or was made with other settings.
     """
-    parts, path = [read_file(path, settings) for path in files(config)], config.out / f"{NAME}.npz"
-    order = np.argsort(np.concatenate([part["rows"] for part in parts]))
-    columns = {name: np.concatenate([part[name] for part in parts])[order] for name in COLUMNS}
-    measured = [columns[name] for name in ("validation", "test")]
+    found = table.joined()
+    measured = [found[name] for name in ("validation", "test")]
     validation, test = (-np.minimum(np.nan_to_num(bits, nan=GUESSING), GUESSING) for bits in measured)
     notes = f"negative bits per symbol after {config.training.steps} steps, every training"
-    table = Benchmark(NAME, config.space, config.space.enumerate(), validation, test, notes)
-    table.save(path)
-    cost, more = config.space.cost(table.codes), {"seconds": columns["seconds"], "settings": np.array(settings)}
-    more |= {"parameters": cost.parameters, "multiply_adds": cost.multiply_adds}
-    more["diverged"] = ~np.isfinite(measured).all(axis=0)
-    write_npz(path, {**read_npz(path, fields_of(path)), **more})
-    return table
+    diverged = ~np.isfinite(measured).all(axis=0)
+    more = {"seconds": found["seconds"], "settings": np.array(table.settings), "diverged": diverged}
+    return table.save(validation, test, notes, more)
 
 
 def main(config: TextTableConfig) -> None:
-    """Makes the missing files of a process, and the table once all files exist."""
-    config.out.mkdir(parents=True, exist_ok=True)
-    text, space = load_text(config.file), config.space
-    settings, every, codes = _settings(config, text.digest), files(config), np.asarray(space.enumerate())
-    evaluator = FromText(RecurrentModels(space), text, config.training, config.vmapped)
-    for i, (path, rows) in enumerate(every.items()):
-        if i % config.parts != config.part:
-            continue
-        if path.exists():
-            read_file(path, settings)
-            continue
-        began, cost = time.perf_counter(), space.cost(codes[rows])
-        found = train_rows(evaluator, rows, config.seeds)
-        costs = {"parameters": cost.parameters, "multiply_adds": cost.multiply_adds}
-        write_npz(path, {"settings": np.array(settings), "rows": rows, "codes": codes[rows], **costs, **found})
-        each = (time.perf_counter() - began) / found["seconds"].size
-        median = np.median(np.fmin(found["validation"], GUESSING))
-        print(
-            f"{time.strftime('%H:%M:%S')} {path.name} of {len(every)}: {each:.3f} s a training, "
-            f"{found['seconds'].mean():.3f} s of the processor; median bits {median:.3f}",
-            flush=True,
-        )
-    if all(path.exists() for path in every):
-        table = write_table(config, settings)
-        print(f"{config.out / NAME}.npz: {len(table):,} cells, {config.seeds} trainings of each")
+    """Makes the missing files of a process, and the table once all files exist.
 
+    Raises:
+      FileError: a file of the process is damaged, or was made with other settings or from another text.
+    """
+    text = load_text(config.file)
+    evaluator, table = (
+        FromText(RecurrentModels(config.space), text, config.training, config.vmapped),
+        config.table(text),
+    )
 
-def _settings(config: TextTableConfig, digest: str) -> str:
-    """Returns the settings on which the results depend."""
-    numbers = {name: getattr(config, name) for name in ("units", "seeds", "cells", "vmapped")}
-    return json.dumps({**numbers, **dataclasses.asdict(config.training), "text": digest, "jax": jax.__version__})
+    def describe(found: dict[str, Float[np.ndarray, "n seeds"]]) -> str:
+        return f"median bits {np.median(np.fmin(found['validation'], GUESSING)):.3f}"
+
+    table.make(lambda rows: train_rows(evaluator, rows, config.seeds), config.part, config.parts, describe)
+    if table.is_complete:
+        print(f"{table.path}: {len(write_table(config, table)):,} cells, {config.seeds} trainings of each")
 
 
 if __name__ == "__main__":

@@ -24,8 +24,8 @@ def test_a_process_makes_its_missing_files(tmp_path, monkeypatch):
     convnet_digits.main(config)
     (path,) = tmp_path.iterdir()
     assert path.name == "0001.npz"
-    arrays, written = convnet_digits.read_file(path, config), path.stat().st_mtime_ns
-    np.testing.assert_array_equal(arrays["rows"], convnet_digits.files(config)[path])
+    arrays, written = config.table.read(path), path.stat().st_mtime_ns
+    np.testing.assert_array_equal(arrays["rows"], config.table.files[path])
     assert arrays["steps"].tolist() == [[38, 38]] * 4  # 4 x 297 images in batches of 32
     for part in ("validation", "test"):
         assert 750 * arrays[part] == pytest.approx(np.round(750 * arrays[part]), abs=1e-3)
@@ -45,9 +45,9 @@ def test_the_table_is_in_the_order_of_the_space(tmp_path):
     with pytest.raises(FileError):
         convnet_digits.write_table(config)
     values = np.stack([np.arange(SIZE), np.arange(SIZE)[::-1]], axis=1) / SIZE
-    for path, rows in convnet_digits.files(config).items():
+    for path, rows in config.table.files.items():
         columns = dict.fromkeys(convnet_digits.COLUMNS, values[rows]) | {"test": 1 - values[rows]}
-        write_npz(path, {"settings": np.array(convnet_digits.settings_text(config)), "rows": rows, **columns})
+        write_npz(path, {"settings": np.array(config.table.settings), "rows": rows, **columns})
     convnet_digits.write_table(config)
     path = tmp_path / "convnet-digits.npz"
     table = Benchmark.load(path)
