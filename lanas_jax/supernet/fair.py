@@ -17,8 +17,8 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
-from lanas_jax.spaces.base import SearchSpace
 from lanas_jax.supernet.base import Supernet
+from lanas_jax.supernet.drawing import DrawingSupernet
 from lanas_jax.trainer.recipe import Recipe
 from lanas_jax.trainer.task import BatchStats, Params, Weights
 from lanas_jax.training.sgd import cross_entropy
@@ -27,43 +27,16 @@ DRAWN = 4096  # random codes that must be valid
 
 
 @dataclasses.dataclass(frozen=True)
-class FairSupernet:
+class FairSupernet(DrawingSupernet):
     """A supernet in the form that `lanas_jax.trainer` trains, with a gradient of its own.
 
     Args:
       supernet: supernet to train; all choices of its space have equally many options, and all codes are valid.
     """
 
-    supernet: Supernet
-
-    @property
-    def space(self) -> SearchSpace:
-        """The space of the codes."""
-        return self.supernet.space
-
-    @property
-    def draws_codes(self) -> bool:
-        """True: all devices must have the same key."""
-        return True
-
-    def init(self, key: PRNGKeyArray) -> tuple[Params, BatchStats]:
-        """Returns initial weights and batch statistics of all subnetworks. The key is consumed."""
-        return self.supernet.init(key)
-
-    def apply(
-        self,
-        params: Params,
-        batch_stats: BatchStats,
-        images: Float[Array, "n height width channels"],
-        *,
-        train: bool,
-        key: PRNGKeyArray,
-        drop_path: Float[Array, ""],
-    ) -> tuple[Float[Array, "n classes"], None, BatchStats]:
-        """Returns logits of the first subnetwork that `key` draws; `drop_path` is ignored."""
-        del drop_path
-        logits, batch_stats = self.supernet.apply(params, batch_stats, self.drawn(key)[0], images, train=train)
-        return logits, None, batch_stats
+    def code(self, key: PRNGKeyArray) -> Int[Array, " dims"]:
+        """Returns the first code of a step. The key is consumed."""
+        return self.drawn(key)[0]
 
     def gradient(
         self,

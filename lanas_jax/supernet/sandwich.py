@@ -21,8 +21,8 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
-from lanas_jax.spaces.base import SearchSpace
 from lanas_jax.supernet.base import HasLargest, Supernet
+from lanas_jax.supernet.drawing import DrawingSupernet
 from lanas_jax.trainer.recipe import Recipe
 from lanas_jax.trainer.task import BatchStats, FinalNetwork, Params, Weights
 from lanas_jax.training.sgd import cross_entropy
@@ -108,7 +108,7 @@ class SandwichCodes(TypedDict):
 
 
 @dataclasses.dataclass(frozen=True)
-class SandwichSupernet:
+class SandwichSupernet(DrawingSupernet):
     """A supernet in the form that `lanas_jax.trainer` trains, with a gradient of its own.
 
     Two instances that differ only in their codes are equal and share programs.
@@ -122,46 +122,20 @@ class SandwichSupernet:
       drop_path: drop-path probability of `plain`.
     """
 
-    supernet: Supernet
     data: SandwichCodes = dataclasses.field(compare=False)
     random: int
     sums: bool = False
     plain: FinalNetwork | None = None
     drop_path: float = 0.0
 
-    @property
-    def space(self) -> SearchSpace:
-        """The space of the codes."""
-        return self.supernet.space
-
-    @property
-    def draws_codes(self) -> bool:
-        """True: all devices must have the same key."""
-        return True
-
     def with_data(self, data: SandwichCodes) -> "SandwichSupernet":
         """Returns the same network with other codes."""
         return dataclasses.replace(self, data=data)
 
-    def init(self, key: PRNGKeyArray) -> tuple[Params, BatchStats]:
-        """Returns initial weights and batch statistics of all subnetworks. The key is consumed."""
-        return self.supernet.init(key)
-
-    def apply(
-        self,
-        params: Params,
-        batch_stats: BatchStats,
-        images: Float[Array, "n height width channels"],
-        *,
-        train: bool,
-        key: PRNGKeyArray,
-        drop_path: Float[Array, ""],
-    ) -> tuple[Float[Array, "n classes"], None, BatchStats]:
-        """Returns logits of the largest subnetwork; `key` and `drop_path` are ignored."""
-        del key, drop_path
-        largest = jnp.asarray(self.data["largest"])
-        logits, batch_stats = self.supernet.apply(params, batch_stats, largest, images, train=train)
-        return logits, None, batch_stats
+    def code(self, key: PRNGKeyArray) -> Int[Array, " dims"]:
+        """Returns the code of the largest subnetwork; `key` is ignored."""
+        del key
+        return jnp.asarray(self.data["largest"])
 
     def gradient(
         self,

@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int, PRNGKeyArray
+from jaxtyping import Array, Int, PRNGKeyArray
 
 from lanas_jax.data.splits import SearchData
 from lanas_jax.data.streams import StreamedDataset
@@ -28,11 +28,11 @@ from lanas_jax.runtime.devices import sharing_devices
 from lanas_jax.runtime.distributed import Preemption
 from lanas_jax.runtime.durations import duration
 from lanas_jax.runtime.paths import local_path
-from lanas_jax.spaces.base import SearchSpace
 from lanas_jax.storage import config_json, software
 from lanas_jax.storage.saving import digest
 from lanas_jax.storage.weights import AnyArray, digest_by_name
 from lanas_jax.supernet.base import Supernet
+from lanas_jax.supernet.drawing import DrawingSupernet
 from lanas_jax.supernet.fair import FairSupernet, check_fair
 from lanas_jax.supernet.sandwich import Sandwich, SandwichSupernet
 from lanas_jax.supernet.watching import Watch, watched_codes, watched_images
@@ -42,7 +42,7 @@ from lanas_jax.trainer.compilation import check_recipe, compile_training
 from lanas_jax.trainer.programs import Programs
 from lanas_jax.trainer.recipe import Recipe
 from lanas_jax.trainer.step import FinalState, shapes
-from lanas_jax.trainer.task import BatchStats, Params, Weights, data_fingerprint
+from lanas_jax.trainer.task import Weights, data_fingerprint
 from lanas_jax.training.augmentation import Augmentation
 
 ONE_SHOT = Recipe(
@@ -59,7 +59,7 @@ NOTES = 10  # progress messages per training
 
 
 @dataclasses.dataclass(frozen=True)
-class SampledSupernet:
+class SampledSupernet(DrawingSupernet):
     """A supernet in the form that `lanas_jax.trainer` trains: each pass draws a code from a pool.
 
     Instances with the same supernet are equal regardless of their pools, and share programs.
@@ -69,42 +69,15 @@ class SampledSupernet:
       data: pool of codes, ``int32[m, dims]``.
     """
 
-    supernet: Supernet
     data: Int[Array | np.ndarray, "m dims"] = dataclasses.field(compare=False)
-
-    @property
-    def space(self) -> SearchSpace:
-        """The space of the codes."""
-        return self.supernet.space
-
-    @property
-    def draws_codes(self) -> bool:
-        """True: all devices must have the same key."""
-        return True
 
     def with_data(self, data: Int[Array | np.ndarray, "m dims"]) -> "SampledSupernet":
         """Returns the same network with another pool."""
         return SampledSupernet(self.supernet, data)
 
-    def init(self, key: PRNGKeyArray) -> tuple[Params, BatchStats]:
-        """Returns initial weights and batch statistics of all subnetworks. The key is consumed."""
-        return self.supernet.init(key)
-
-    def apply(
-        self,
-        params: Params,
-        batch_stats: BatchStats,
-        images: Float[Array, "n height width channels"],
-        *,
-        train: bool,
-        key: PRNGKeyArray,
-        drop_path: Float[Array, ""],
-    ) -> tuple[Float[Array, "n classes"], None, BatchStats]:
-        """Returns logits of the subnetwork of a code that `key` draws from the pool; `drop_path` is ignored."""
-        del drop_path
-        code = jnp.asarray(self.data)[jax.random.randint(key, (), 0, len(self.data))]
-        logits, batch_stats = self.supernet.apply(params, batch_stats, code, images, train=train)
-        return logits, None, batch_stats
+    def code(self, key: PRNGKeyArray) -> Int[Array, " dims"]:
+        """Returns a code that `key` draws from the pool. The key is consumed."""
+        return jnp.asarray(self.data)[jax.random.randint(key, (), 0, len(self.data))]
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
