@@ -11,7 +11,6 @@ begins are drawn from the key of the trial.
 
 import dataclasses
 import functools
-import math
 import time
 from collections.abc import Sequence
 from typing import Any, NamedTuple, Protocol, TypeVar, runtime_checkable
@@ -19,7 +18,6 @@ from typing import Any, NamedTuple, Protocol, TypeVar, runtime_checkable
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 from jax import lax
 from jaxtyping import Array, Float, Int, Key, PRNGKeyArray, PyTree
 
@@ -29,7 +27,15 @@ from lanas_jax.runtime import compile_cache
 from lanas_jax.runtime.arithmetic import in_32_bits, nan_is_data
 from lanas_jax.runtime.numbers import set_whole_numbers
 from lanas_jax.spaces.base import SearchSpace
-from lanas_jax.training.language import COLUMNS, GUESSING, TextTraining, next_symbol_loss
+from lanas_jax.training.language import (
+    COLUMNS,
+    GUESSING,
+    Apply,
+    LanguageState,
+    TextTraining,
+    bits_per_symbol,
+    take_step,
+)
 
 State = TypeVar("State")
 TRAINING = TextTraining()
@@ -59,15 +65,6 @@ class LanguageModels(Protocol[State]):
     ) -> tuple[Float[Array, "length n symbols"], State]:
         """Returns logits of the symbols that follow, and the state after the last symbols."""
         ...
-
-
-class LanguageState(NamedTuple):
-    """A candidate in training."""
-
-    params: PyTree[Array]
-    optimizer: PyTree[Array]
-    cell: Any  # the state before the next symbols
-    place: Int[Array, ""]  # row of the text that is read next
 
 
 class LanguagePrograms(NamedTuple):
@@ -201,26 +198,15 @@ class FromText:
         lines: Int[Array, "rows streams"],
     ) -> LanguageState:
         """Trains all candidates from step `first` to the end of the dispatch or of the training."""
-        length = self.training.length
-        rows = len(lines) - length
 
         def step(state: LanguageState, code: Int[Array, " dims"]) -> LanguageState:
-            window = lax.dynamic_slice_in_dim(lines, state.place, length + 1)
-            (_, cell), gradients = jax.value_and_grad(self._loss, has_aux=True)(state.params, code, window, state.cell)
-            with jax.numpy_dtype_promotion("standard"):  # Adam raises a number to an integer power
-                updates, optimizer = self.training.optimizer.update(gradients, state.optimizer, state.params)
-            params = optax.apply_updates(state.params, updates)
-            return LanguageState(params, optimizer, cell, (state.place + length) % rows)
+            return take_step(self.training, self._applied(code), state, lines)[0]
 
         last = jnp.minimum(first + STEPS_PER_DISPATCH, self.training.steps)
         return lax.fori_loop(first, last, lambda _, states: jax.vmap(step)(states, codes), states)
 
-    def _loss(
-        self, params: PyTree[Array], code: Int[Array, " dims"], window: Int[Array, "rows n"], cell: Any
-    ) -> tuple[Float[Array, ""], Any]:
-        """Returns the mean loss of all symbols but the first of each column, in nats, and the cells' state after."""
-        logits, cell = self.models.apply(params, code, window[:-1], cell)
-        return next_symbol_loss(logits, window[1:]), cell
+    def _bits(self, params: PyTree[Array], code: Int[Array, " dims"], lines: Int[Array, "rows n"]) -> Float[Array, ""]:
+        return bits_per_symbol(self._applied(code), params, self.models.state(lines.shape[1]), lines)
 
-    def _bits(self, params: PyTree[Array], code: Int[Array, " dims"], window: Int[Array, "rows n"]) -> Float[Array, ""]:
-        return self._loss(params, code, window, self.models.state(window.shape[1]))[0] / math.log(2)
+    def _applied(self, code: Int[Array, " dims"]) -> Apply:
+        return lambda params, symbols, cell: self.models.apply(params, code, symbols, cell)

@@ -26,7 +26,7 @@ from lanas_jax.storage.checkpoints import Checkpoints, Restored
 from lanas_jax.storage.metrics import Metrics
 from lanas_jax.trainer.folder import FinalFolder
 from lanas_jax.trainer.loop import DamagedError, NotFiniteError, PreemptedError
-from lanas_jax.training.language import COLUMNS, TextTraining, next_symbol_loss
+from lanas_jax.training.language import COLUMNS, LanguageState, TextTraining, bits_per_symbol, take_step
 
 Cell = TypeVar("Cell")
 METRICS = ("step", "bits", "learning_rate", "validation_bits")  # columns of metrics.csv
@@ -295,21 +295,12 @@ def _advance(
     final: LanguageTraining, state: LanguageTrainingState, lines: Int[Array, "rows streams"], until: Int[Array, ""]
 ) -> tuple[LanguageTrainingState, Float[Array, " steps"]]:
     """Takes up to `STEPS_PER_DISPATCH` steps, stopping at step `until` or when loss or weights are not finite."""
-    recipe = final.recipe
-
-    def loss_of(params: PyTree[Array], window: Int[Array, "rows streams"], cell: Any) -> tuple[Float[Array, ""], Any]:
-        logits, cell = final.network.apply(params, window[:-1], cell)
-        return next_symbol_loss(logits, window[1:]), cell
 
     def advance(state: LanguageTrainingState) -> tuple[LanguageTrainingState, Float[Array, ""]]:
-        window = jax.lax.dynamic_slice_in_dim(lines, state.place, recipe.length + 1)
-        (loss, cell), gradients = jax.value_and_grad(loss_of, has_aux=True)(state.params, window, state.cell)
-        with jax.numpy_dtype_promotion("standard"):  # Adam raises a number to an integer power
-            updates, optimizer = recipe.optimizer.update(gradients, state.optimizer, state.params)
-        params = optax.apply_updates(state.params, updates)
-        place = (state.place + recipe.length) % (len(lines) - recipe.length)
-        is_finite = jnp.isfinite(loss) & jnp.stack([jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(params)]).all()
-        return LanguageTrainingState(params, optimizer, cell, place, state.step + 1, is_finite), loss / math.log(2)
+        model, loss = take_step(final.recipe, final.network.apply, LanguageState(*state[:4]), lines)
+        weights = jnp.stack([jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(model.params)])
+        is_finite = jnp.isfinite(loss) & weights.all()
+        return LanguageTrainingState(*model, state.step + 1, is_finite), loss / math.log(2)
 
     def body(state: LanguageTrainingState, _: None) -> tuple[LanguageTrainingState, Float[Array, ""]]:
         going = (state.step < until) & state.is_finite
@@ -319,8 +310,7 @@ def _advance(
 
 
 def _bits(network: LanguageNetwork[Any], params: PyTree[Array], lines: Int[Array, "rows columns"]) -> Float[Array, ""]:
-    logits, _ = network.apply(params, lines[:-1], network.state(lines.shape[1]))
-    return next_symbol_loss(logits, lines[1:]) / math.log(2)
+    return bits_per_symbol(network.apply, params, network.state(lines.shape[1]), lines)
 
 
 def _measured(measure: Callable[..., Array], state: LanguageTrainingState, part: Int[np.ndarray, " symbols"]) -> float:

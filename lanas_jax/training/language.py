@@ -1,13 +1,16 @@
-"""Training of language models: settings, the lines of a text that a step reads, and the loss of the next symbol."""
+"""Training of language models: settings, the lines of a text that a step reads, the step, and bits per symbol."""
 
 import dataclasses
 import math
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jaxtyping import Array, Float, Int
+from jax import lax
+from jaxtyping import Array, Float, Int, PyTree
 
 from lanas_jax.data.text import SYMBOLS, side_by_side
 from lanas_jax.runtime.numbers import set_whole_numbers
@@ -61,6 +64,54 @@ class TextTraining:
         if len(lines) <= self.length:
             raise ValueError(f"{self.streams} streams of {len(lines)} symbols are too short: choose fewer")
         return np.concatenate([lines, lines[: self.length]])
+
+
+class LanguageState(NamedTuple):
+    """A model in training."""
+
+    params: PyTree[Array]
+    optimizer: PyTree[Array]
+    cell: Any  # the model's state before the next symbols
+    place: Int[Array, ""]  # row of the text that is read next
+
+
+Apply = Callable[[Any, Int[Array, "length n"], Any], tuple[Float[Array, "length n symbols"], Any]]
+
+
+def take_step(
+    training: TextTraining, apply: Apply, state: LanguageState, lines: Int[Array, "rows streams"]
+) -> tuple[LanguageState, Float[Array, ""]]:
+    """Takes one step of a training.
+
+    Args:
+      training: settings.
+      apply: function of parameters, symbols and the model's state, which returns logits of the symbols that follow and
+        the state after them.
+      state: model before the step.
+      lines: training text, as returned by `TextTraining.lines`.
+
+    Returns:
+      The model after the step, and the mean loss of the symbols read, in nats.
+    """
+    length = training.length
+    window = lax.dynamic_slice_in_dim(lines, state.place, length + 1)
+
+    def loss_of(params: PyTree[Array]) -> tuple[Float[Array, ""], Any]:
+        logits, cell = apply(params, window[:-1], state.cell)
+        return next_symbol_loss(logits, window[1:]), cell
+
+    (loss, cell), gradients = jax.value_and_grad(loss_of, has_aux=True)(state.params)
+    with jax.numpy_dtype_promotion("standard"):  # Adam raises a number to an integer power
+        updates, optimizer = training.optimizer.update(gradients, state.optimizer, state.params)
+    params = optax.apply_updates(state.params, updates)
+    return LanguageState(params, optimizer, cell, (state.place + length) % (len(lines) - length)), loss
+
+
+def bits_per_symbol(
+    apply: Apply, params: PyTree[Array], cell: Any, lines: Int[Array, "rows columns"]
+) -> Float[Array, ""]:
+    """Returns the mean bits of all symbols but the first of each column; `cell` is the model's state before these."""
+    return next_symbol_loss(apply(params, lines[:-1], cell)[0], lines[1:]) / math.log(2)
 
 
 def next_symbol_loss(logits: Float[Array, "length n symbols"], following: Int[Array, "length n"]) -> Float[Array, ""]:
