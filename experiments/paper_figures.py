@@ -26,7 +26,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from lanas_jax.comparison.compare import Comparison, compare_searchers
-from lanas_jax.comparison.output import LABELS
+from lanas_jax.comparison.output import LABELS, samples
 from lanas_jax.comparison.statistics import (
     RESAMPLES,
     Values,
@@ -42,8 +42,7 @@ from lanas_jax.report import plots
 from lanas_jax.tables import catalogue
 from lanas_jax.tables.base import Table
 
-REFERENCE = "lanas"  # the searcher whose samples those of the others are divided by
-SEARCHERS = (REFERENCE, "local", "bo", "tpe", "evolution", "mcts", "paper", "random")
+SEARCHERS = ("lanas", "local", "bo", "tpe", "evolution", "mcts", "paper", "random")
 COLOURS = dict(zip(SEARCHERS, ("--best", *(f"--op{i}" for i in (5, 2, 0, 3, 4, 6, 7))), strict=True))
 DOTS = 0.3  # half the height of a row of dots, in rows
 FINE, COARSE = 40, 10  # curves have every sample up to the first, then every so many: smaller files
@@ -165,21 +164,21 @@ def panel_of(name: str, config: Config, note: Callable[[str], object]) -> TableS
     return TableSearches(name, table.best, len(table), int((values == values.max()).sum()), traces)
 
 
-def ratio_of(samples: Float[np.ndarray, " n"], reference: Float[np.ndarray, " m"], budget: int) -> Ratio:
+def ratio_of(numbers: Float[np.ndarray, " n"], reference: Float[np.ndarray, " m"], budget: int) -> Ratio:
     """Compares the median number of samples of two searchers.
 
     Args:
-      samples: samples until each search of the one found the best network; infinite if it did not.
+      numbers: samples until each search of the one found the best network; infinite if it did not.
       reference: samples until each search of the other found it; the first median is divided by this one.
       budget: the number of samples after which searches end, which bounds an infinite median from below.
     """
     rng = np.random.default_rng(0)
 
-    def drawn(numbers: Float[np.ndarray, " n"]) -> Float[np.ndarray, " resamples"]:
-        return _medians(numbers[rng.integers(len(numbers), size=(RESAMPLES, len(numbers)))])
+    def drawn(found: Float[np.ndarray, " n"]) -> Float[np.ndarray, " resamples"]:
+        return _medians(found[rng.integers(len(found), size=(RESAMPLES, len(found)))])
 
-    over, under = quartiles(samples).median, quartiles(reference).median
-    above, below = drawn(samples), drawn(reference)
+    over, under = quartiles(numbers).median, quartiles(reference).median
+    above, below = drawn(numbers), drawn(reference)
     ratios = np.where(np.isfinite(above), above, budget) / np.where(np.isfinite(below), below, math.inf)
     low = float(np.quantile(ratios, 0.025))
     # an infinite median of a resample makes the upper end unknown
@@ -208,18 +207,12 @@ def markdown(panel: TableSearches, final: int) -> str:
         regrets = [bootstrap(panel.regrets(name)[:, n - 1]) for n in points]
         ratio = ratio_of(found, reference, budget)
         exact = random_samples(panel.size, panel.ties) if name == "random" else None
-        row = [LABELS[name], _quartiles(found, budget, exact), f"{100 * np.isinf(found).mean():.0f} %"]
+        needed = samples(quartiles(found), budget) if exact is None else f"{exact:,} (exact median)"
+        row = [LABELS[name], needed, f"{100 * np.isinf(found).mean():.0f} %"]
         row += [f"{each.mean:.3g} ({each.low:.3g}-{each.high:.3g})" for each in regrets]
         row += ["1" if name == first else _times(ratio, exact, quartiles(reference).median)]
         rows.append(row)
     return "\n".join(f"| {' | '.join(row)} |" for row in rows)
-
-
-def _quartiles(found: Float[np.ndarray, " seeds"], budget: int, exact: int | None) -> str:
-    if exact is not None:
-        return f"{exact:,} (exact median)"
-    lower, median, upper = (f"{n:g}" if math.isfinite(n) else f">{budget}" for n in quartiles(found))
-    return median if lower == upper else f"{median} ({lower}-{upper})"
 
 
 def _times(ratio: Ratio, exact: int | None, under: float) -> str:
@@ -257,13 +250,14 @@ def draw(panels: Sequence[TableSearches], final: int, scheme: str) -> str:
 
 def _curves(axes: Axes, panel: TableSearches, palette: dict[str, str]) -> None:
     lowest = math.inf
-    budget = next(iter(panel.traces.values())).shape[1]
-    samples = np.unique([*range(1, min(FINE, budget) + 1), *range(FINE, budget, COARSE), budget])
+    first = next(iter(panel.traces))
+    budget = panel.traces[first].shape[1]
+    points = np.unique([*range(1, min(FINE, budget) + 1), *range(FINE, budget, COARSE), budget])
     for name in panel.traces:
-        intervals = np.array([bootstrap(column) for column in panel.regrets(name).T[samples - 1]])
-        width, order = (2.6, 3) if name == REFERENCE else (1.5, 2)
-        axes.fill_between(samples, intervals[:, 1], intervals[:, 2], color=palette[name], alpha=0.15, linewidth=0)
-        axes.plot(samples, intervals[:, 0], color=palette[name], linewidth=width, zorder=order, label=LABELS[name])
+        intervals = np.array([bootstrap(column) for column in panel.regrets(name).T[points - 1]])
+        width, order = (2.6, 3) if name == first else (1.5, 2)
+        axes.fill_between(points, intervals[:, 1], intervals[:, 2], color=palette[name], alpha=0.15, linewidth=0)
+        axes.plot(points, intervals[:, 0], color=palette[name], linewidth=width, zorder=order, label=LABELS[name])
         positive = intervals[intervals[:, 0] > 0, 0]
         lowest = min(lowest, positive.min(initial=math.inf))
     axes.set(yscale="log", xlim=(1, budget))

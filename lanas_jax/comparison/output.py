@@ -101,7 +101,7 @@ def winner_value(test: float, losses: bool) -> str:
 
 def samples(quartiles: Quartiles, budget: int) -> str:
     """Formats a median with its quartiles; a number beyond the budget is shown as ">budget"."""
-    lower, median, upper = (f"{n:.0f}" if math.isfinite(n) else f">{budget}" for n in quartiles)
+    lower, median, upper = (f"{n:g}" if math.isfinite(n) else f">{budget}" for n in quartiles)
     return median if lower == upper else f"{median} ({lower}-{upper})"
 
 

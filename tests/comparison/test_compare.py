@@ -214,7 +214,7 @@ def test_limits_are_checked_before_any_search(monkeypatch, tmp_path, capsys, arg
 
 
 def test_samples_beyond_the_budget_are_shown_as_such():
-    assert output.samples(statistics.Quartiles(12, 40.5, np.inf), 50) == "40 (12->50)"
+    assert output.samples(statistics.Quartiles(12, 40.5, np.inf), 50) == "40.5 (12->50)"
     assert output.samples(statistics.Quartiles(np.inf, np.inf, np.inf), 50) == ">50"
 
 
