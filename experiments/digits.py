@@ -85,8 +85,9 @@ class Config:
       budget: number of candidates to train.
       batch: number of candidates asked for and trained together.
       searcher: search algorithm; with several objectives ParetoLaNAS, random search or NSGA-II.
-      objectives: names of the objectives, from accuracy, multiply-adds and parameters, with commas. With several, the
-        winner is the knee of their front.
+      objectives: names of the objectives, with commas: loss or accuracy on the search-validation images, multiply-adds,
+        parameters. With several, the winner is the knee of their front.
+      repeats: number of trainings per candidate, whose mean counts.
       blocks: number of blocks per cell.
       channels: channels of the first cell's blocks.
       cells: number of cells in the stack.
@@ -101,6 +102,7 @@ class Config:
     batch: int = 8
     searcher: Literal["lanas", "random", "evolution"] = "lanas"
     objectives: str = "accuracy"
+    repeats: int = 1
     blocks: int = 4
     channels: int = 8
     cells: int = 3
@@ -131,12 +133,20 @@ def training(config: Config) -> TrainConfig:
 def build(config: Config) -> Experiment:
     """Returns the search experiment."""
     network = NASNet(space(config))
-    per_device = per_device_share(config.batch)
-    evaluator = FromScratch(network, digits.load_digits().search, training(config), per_device=per_device)
     names = tuple(config.objectives.replace("-", "_").split(","))
-    several = names if names != ("accuracy",) else ()
+    # The value that is maximised is the negative loss, or the accuracy.
+    objectives = tuple("value" if name == "loss" else name for name in names)
+    several = objectives if objectives not in (("value",), ("accuracy",)) else ()
+    evaluator = FromScratch(
+        network,
+        digits.load_digits().search,
+        training(config),
+        per_device=per_device_share(config.batch * config.repeats),
+        measure="accuracy" if "accuracy" in names else "loss",
+        repeats=config.repeats,
+    )
     by_front = FRONT_SEARCHERS[config.searcher]
-    searcher: Searcher = by_front(network.space, names) if several else SEARCHERS[config.searcher](network.space)
+    searcher: Searcher = by_front(network.space, several) if several else SEARCHERS[config.searcher](network.space)
     return Experiment(
         name="digits",
         space=network.space,

@@ -9,7 +9,8 @@ There are three forms, which give the same results (`strategies.py`):
 - *specialised*: one program per candidate.
 
 The duration of each follows from two measurements: the seconds to trace and compile its programs, and the seconds of
-one training step. With `n` candidates of `s` steps on `d` devices, and `c` seconds per compilation,
+one training step. With `n` candidates of `s` steps in all their trainings on `d` devices, and `c` seconds per
+compilation,
 
     one program:  c + n s step / d
     specialised:  c + max((n - 1) c / t, n s step / d)    if the devices train while `t` threads compile,
@@ -49,6 +50,7 @@ from lanas_jax.runtime.global_arrays import fetch_global, put_global
 ENDLESS = 2**30  # length of a training of which only the first steps are timed
 
 LEAST_COMPILE_SECONDS = 1.0  # lower bound for compiling a candidate's program, for any network
+LEAST_COMPILE_SHARE = 0.1  # and as a share of compiling the program for all codes
 TIMED_STEPS = 4  # steps per measurement
 LEAST_GAIN = 0.9  # largest ratio of the step times of two widths at which a larger one is measured
 REPORTED_SECONDS = 0.05  # smallest reported compilation time saved by a cache
@@ -67,10 +69,11 @@ class Workload:
 
     Attributes:
       candidates: number of candidates in the whole search.
-      steps: number of training steps per candidate.
+      steps: number of steps per training.
       devices: number of devices that train.
       threads: number of threads that compile.
       platform: platform of the devices: ``cpu``, ``gpu`` or ``tpu``.
+      repeats: number of trainings per candidate.
     """
 
     candidates: int
@@ -78,6 +81,7 @@ class Workload:
     devices: int
     threads: int
     platform: str
+    repeats: int = 1
 
     @property
     def on_cores(self) -> bool:
@@ -103,7 +107,7 @@ class StrategyCost:
 
     def training(self, work: Workload) -> float:
         """Seconds of training on all devices."""
-        return work.candidates * work.steps * self.step_seconds / work.devices
+        return work.candidates * work.repeats * work.steps * self.step_seconds / work.devices
 
     def compiling(self, candidates: int, threads: int) -> float:
         """Seconds to compile the programs of `candidates` further candidates in `threads` threads."""
@@ -135,7 +139,8 @@ def specialised_seconds(cost: StrategyCost, work: Workload) -> float:
 
 def never_sooner(one: StrategyCost, work: Workload) -> bool:
     """True if specialised programs cannot finish before one program, however fast their steps are."""
-    least = StrategyCost(0.0, LEAST_COMPILE_SECONDS, 0.0)
+    seconds = LEAST_COMPILE_SHARE * (one.compile_seconds + one.saved_seconds)
+    least = StrategyCost(0.0, max(LEAST_COMPILE_SECONDS, seconds), 0.0)
     return one.training(work) <= specialised_seconds(least, work)
 
 
@@ -241,7 +246,10 @@ def choose(costs: Costs, work: Workload) -> StrategyChoice:
         parts.append("without control flow, cores would compute every operation")
     if not costs.shared:
         parts.append("with control flow, the devices would wait for their host")
-    text = f"{work.candidates} candidates of {work.steps} steps on {work.devices} device(s): {'; '.join(parts)}"
+    several = f"{work.repeats} trainings of " if work.repeats > 1 else ""
+    text = (
+        f"{work.candidates} candidates of {several}{work.steps} steps on {work.devices} device(s): {'; '.join(parts)}"
+    )
     return StrategyChoice(strategy, vmapped or 1 if strategy == "branchless" else 1, text)
 
 

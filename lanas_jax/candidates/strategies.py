@@ -101,7 +101,12 @@ class Strategies:
         return float(sum(programs.compile_seconds for programs in made))
 
     def choose(
-        self, candidates: int, per_device: int, codes: Int[np.ndarray, "n dims"], keys: Key[jax.Array, " n"]
+        self,
+        candidates: int,
+        per_device: int,
+        codes: Int[np.ndarray, "n dims"],
+        keys: Key[jax.Array, " n"],
+        repeats: int = 1,
     ) -> cost_model.StrategyChoice:
         """Measures the forms that may pay on some candidates and returns the one that trains all in the least time.
 
@@ -110,6 +115,7 @@ class Strategies:
           per_device: largest number of candidates per device in one program.
           codes: architectures of the measured candidates.
           keys: PRNG keys of their trainings.
+          repeats: number of trainings per candidate.
         """
         work = cost_model.Workload(
             candidates=candidates,
@@ -117,6 +123,7 @@ class Strategies:
             devices=len(self._devices),
             threads=distributed.broadcast(cores()),
             platform=self._devices[0].platform,
+            repeats=repeats,
         )
         buildable = isinstance(self.network, Buildable)
         if not buildable and work.on_cores:

@@ -221,6 +221,7 @@ def _carry_out(party: Party, experiment: "Experiment", here: Run, where: "Where"
 def _lead(party: Party, lead: Lead, experiment: "Experiment", here: Run, where: "Where", **how: bool) -> int:
     from lanas_jax import report, study
     from lanas_jax.commands import summary
+    from lanas_jax.evaluators.base import NamesValue
     from lanas_jax.evaluators.faults import describe_error
     from lanas_jax.runtime.interruption import handle_signals
     from lanas_jax.study.display import StudyDisplay
@@ -228,6 +229,8 @@ def _lead(party: Party, lead: Lead, experiment: "Experiment", here: Run, where: 
     console = terminal()
     on = f", on {jax.device_count()} devices of {jax.process_count()} hosts" if party.several else ""
     console.print(f"{experiment.name}: {experiment.budget} trials, in {here.directory}{on}", soft_wrap=True)
+    if isinstance(experiment.evaluator, NamesValue):
+        console.print(f"value: {experiment.evaluator.value_name}")
     display = StudyDisplay(console)
     with handle_signals(display.note) as interruption:
         try:

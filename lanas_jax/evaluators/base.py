@@ -64,6 +64,16 @@ class Evaluator(Protocol):
 
 
 @runtime_checkable
+class NamesValue(Protocol):
+    """An evaluator that names its values for displays, such as "negative search-validation loss"."""
+
+    @property
+    def value_name(self) -> str:
+        """What the values are."""
+        ...
+
+
+@runtime_checkable
 class Prepared(Protocol):
     """An evaluator that needs preparation before its first evaluation, such as training a supernet."""
 

@@ -1,7 +1,8 @@
 """Values by training every candidate from scratch, the evaluation of section 4.1 of arXiv 1906.06832.
 
-The value is the accuracy on the search-validation split after the last step; the test split is never read. A failure
-of a candidate is an outcome: a non-finite loss is reported with its step. If a program does not fit into memory, the
+The value is the accuracy or the negative loss on the search-validation split after the last step, of one training or as
+the mean of several; the test split is never read. A failure of a candidate is an outcome: a non-finite loss is reported
+with its step. If a program does not fit into memory, the
 search goes on with half as many candidates per device. If one per device does not fit either, candidates are retried
 one by one, so that only candidates that do not fit alone fail. Ctrl-C is not caught.
 
@@ -16,6 +17,7 @@ from collections.abc import Callable, Sequence
 from typing import Literal
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Int, Key
 
@@ -61,14 +63,20 @@ class FromScratch:
         ``specialised``: one program per candidate; ``auto``: the form with the shortest estimated search time, measured
         at the first batch on the devices (`lanas_jax.candidates.cost_model`).
       candidates: number of candidates in the whole search, used by ``auto``; default: the size of the first batch.
+      measure: quantity on the search-validation split that is the value: ``accuracy``, in [0, 1], or ``loss``, the
+        negative mean cross entropy in nats. The loss differs between networks that classify the same images correctly,
+        so few validation images tell more networks apart.
+      repeats: number of trainings per candidate, whose mean is the value. With several, training ``i`` has the key
+        ``fold_in(key, i)`` of the trial's key; a single one has the trial's key.
       halving: early stopping of the worse candidates of a batch, which makes outcomes depend on the batch; None: all
         candidates are trained to the end.
       report: callback that receives the chosen strategy and the reason, and a smaller `per_device`; called in process
         0.
 
     Raises:
-      ValueError: the space counts the costs of networks for images of another shape, or the strategy is specialised and
-        the network cannot be built for a single code.
+      ValueError: `measure` or `repeats` is not one of those above, early stopping is asked for with a measure other
+        than the accuracy of one training, the space counts the costs of networks for images of another shape, or the
+        strategy is specialised and the network cannot be built for a single code.
     """
 
     network: Network
@@ -79,14 +87,30 @@ class FromScratch:
     strategy: Literal["auto", "shared", "branchless", "specialised"] = "auto"
     candidates: int | None = None
     halving: Halving | None = None
+    measure: Literal["accuracy", "loss"] = "accuracy"
+    repeats: int = 1
     report: Callable[[str], None] = print
 
     measured: MeasuredStrategy = dataclasses.field(default_factory=MeasuredStrategy, init=False, repr=False)
 
     def __post_init__(self) -> None:
+        if self.measure not in ("accuracy", "loss"):
+            raise ValueError(f"measure must be 'accuracy' or 'loss'; got {self.measure!r}")
+        if isinstance(self.repeats, bool) or not isinstance(self.repeats, int) or self.repeats < 1:
+            raise ValueError(f"repeats must be an integer of at least 1; got {self.repeats!r}")
+        if self.halving is not None and (self.measure, self.repeats) != ("accuracy", 1):
+            raise ValueError(
+                f"halving compares candidates by the accuracy of one training; got measure={self.measure!r} and "
+                f"repeats={self.repeats}: leave halving out, or use measure='accuracy' and repeats=1"
+            )
         self.network.space.check_images(self.data.image_shape, self.data.classes)
         if self.strategy == "specialised":
             _ = self.strategies.specialised  # rejects a network without this strategy before any training
+
+    @property
+    def value_name(self) -> str:
+        """What the values are, for displays."""
+        return "search-validation accuracy" if self.measure == "accuracy" else "negative search-validation loss"
 
     @functools.cached_property
     def strategies(self) -> Strategies:
@@ -112,15 +136,16 @@ class FromScratch:
     @in_32_bits
     @nan_is_data
     def evaluate(self, codes: Int[np.ndarray, "n dims"], keys: Key[Array, " n"]) -> Sequence[Outcome]:
-        """Trains the candidates of `codes` and returns their search-validation accuracies.
+        """Trains the candidates of `codes` and returns their values on the search-validation split.
 
         Args:
           codes: architectures, ``int32[n, dims]``, any number of them.
           keys: PRNG keys, ``key[n]``, one per trial; consumed.
 
         Returns:
-          One outcome per code, in order. Seconds are divided equally within the batch; the compilation of a shared
-          program counts for the batch that waited for it.
+          One outcome per code, in order. Its steps are those of all its trainings, and it fails if one of them fails.
+          Seconds are divided equally within the batch; the compilation of a shared program counts for the batch that
+          waited for it.
 
         Raises:
           ValueError: a code is not in the space.
@@ -138,7 +163,9 @@ class FromScratch:
             return self.strategy == "specialised"
         if self.measured.choice is None:
             try:
-                choice = self.strategies.choose(self.candidates or len(codes), self._count, codes, keys)
+                choice = self.strategies.choose(
+                    self.candidates or len(codes), self._count, codes, keys, repeats=self.repeats
+                )
             except FloatingPointError as error:  # a candidate diverged immediately; the next batch is measured
                 self._report(f"one program for this batch: the strategies could not be measured ({error})")
                 return False
@@ -170,21 +197,37 @@ class FromScratch:
 
     def _train(self, trainer: CandidateTrainer, codes: np.ndarray, keys: Key[Array, " n"]) -> list[Outcome]:
         """Trains a batch and returns outcomes without costs."""
+        # All first trainings come first, so that programs per candidate are spread evenly over the devices.
+        n, copies = len(codes), range(self.repeats)
+        if self.repeats > 1:
+            fold = jax.vmap(jax.random.fold_in, in_axes=(0, None))
+            keys = jnp.concatenate([fold(keys, copy) for copy in copies])
         results = halving.train_with_halving(
-            trainer, self.halving, self.config.steps(len(self.data.train)), codes, keys
+            trainer,
+            self.halving,
+            self.config.steps(len(self.data.train)),
+            np.tile(codes, (self.repeats, 1)),
+            keys,
         )
-        seconds = results.seconds / len(codes)
-        rows = zip(results.accuracy, results.compile_seconds, results.steps, failure_reasons(results), strict=True)
-        return [
-            Outcome(
-                value=None if reason else float(accuracy),
-                reason=reason,
-                compile_seconds=float(compile_seconds),
-                train_seconds=seconds,
-                steps=int(steps),
+        reasons = failure_reasons(results)
+        values = results.accuracy if self.measure == "accuracy" else -results.loss
+        outcomes = []
+        for i in range(n):
+            mine = slice(i, None, n)
+            failed = [(copy, reason) for copy, reason in zip(copies, reasons[mine], strict=True) if reason]
+            reason = failed[0][1] if failed else None
+            if reason and self.repeats > 1:
+                reason += f" (training {failed[0][0] + 1} of {self.repeats})"
+            outcomes.append(
+                Outcome(
+                    value=None if reason else float(np.mean(values[mine], dtype=np.float64)),
+                    reason=reason,
+                    compile_seconds=float(results.compile_seconds[mine].sum()),
+                    train_seconds=results.seconds / n,
+                    steps=int(results.steps[mine].sum()),
+                )
             )
-            for accuracy, compile_seconds, steps, reason in rows
-        ]
+        return outcomes
 
     def _train_alone(self, codes: np.ndarray, keys: Key[Array, " n"]) -> list[Outcome]:
         """Trains candidates that have a device to themselves and returns their outcomes."""

@@ -15,14 +15,25 @@ SUPERSCRIPTS = str.maketrans("0123456789", "⁰¹²³⁴⁵⁶⁷⁸⁹")
 
 @dataclasses.dataclass(frozen=True)
 class ValueFormat:
-    """Formats the values of a run: accuracies as percentages, anything else as plain numbers."""
+    """Formats the values of a run: accuracies as percentages, anything else as plain numbers.
+
+    Attributes:
+      percent: True for percentages.
+      name: name of the values; None if their evaluator does not name them.
+    """
 
     percent: bool
+    name: str | None = None
 
     @classmethod
-    def of(cls, values: Iterable[float]) -> "ValueFormat":
+    def of(cls, values: Iterable[float], name: str | None = None) -> "ValueFormat":
         """Returns a percentage format if every value is in [0, 1], as accuracies are and negative losses are not."""
-        return cls(percent=all(0.0 <= value <= 1.0 for value in values))
+        return cls(all(0.0 <= value <= 1.0 for value in values), name)
+
+    @property
+    def label(self) -> str:
+        """The label of an axis of values."""
+        return self.name or ("search-validation accuracy" if self.percent else "value")
 
     def __call__(self, value: float | None, decimals: int = 1) -> str:
         """Formats `value`, a dash if there is none; plain numbers get two more decimals than percentages."""

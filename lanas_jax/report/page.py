@@ -45,6 +45,7 @@ class ReportData:
       supernet: accuracies of subnetworks after the epochs of the supernet's training; None if not measured.
       objectives: names of the objectives of a search with several, whose winner is the knee of their front.
       reference: reference of the hypervolume that the searcher was given; None if it was given none.
+      value_name: name of the values of trials; None if the evaluator does not name them.
     """
 
     name: str
@@ -63,11 +64,13 @@ class ReportData:
     supernet: curves.EpochCurves | None = None
     objectives: tuple[str, ...] = ()
     reference: tuple[float, ...] | None = None
+    value_name: str | None = None
 
     @property
     def show(self) -> ValueFormat:
         """The format of this run's values."""
-        return ValueFormat.of(trial.value for trial in curves.done(self.trials) if trial.value is not None)
+        values = (trial.value for trial in curves.done(self.trials) if trial.value is not None)
+        return ValueFormat.of(values, self.value_name)
 
     @property
     def winner(self) -> tuple[int, ...] | None:

@@ -288,7 +288,7 @@ def _axes(label: str, show: ValueFormat) -> tuple[Figure, Axes]:
 
 def _value_axis(axis: Axis, show: ValueFormat) -> None:
     """Labels an axis of values, and formats them."""
-    axis.set_label_text("search-validation accuracy" if show.percent else "value")
+    axis.set_label_text(show.label)
     axis.set_major_locator(MaxNLocator(nbins=7, steps=[1, 2, 5, 10]))
     if show.percent:
         axis.set_major_formatter(_percent())

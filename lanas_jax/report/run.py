@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import jax
 import numpy as np
 
+from lanas_jax.evaluators.base import NamesValue
 from lanas_jax.ranking import result
 from lanas_jax.report.curves import EpochCurves
 from lanas_jax.report.learned_tree import learned_tree
@@ -159,6 +160,7 @@ def write_report(
             supernet=_supernet_curves(here, experiment),
             objectives=here.objectives,
             reference=getattr(experiment.searcher, "reference", None),
+            value_name=evaluator.value_name if isinstance(evaluator := experiment.evaluator, NamesValue) else None,
         )
     )
     replace_text(here.report, page)

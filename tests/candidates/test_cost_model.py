@@ -56,6 +56,13 @@ def test_what_cannot_be_sooner_is_not_measured():
     assert choose(Costs(SHARED), quick).strategy == "shared"
 
 
+def test_repeated_trainings_take_steps_and_no_compilations():
+    thrice = dataclasses.replace(TPU, repeats=3)
+    assert one_program_seconds(SHARED, thrice) == pytest.approx(40 + 3 * 100 * 10_000 * 0.010 / 2)
+    assert specialised_seconds(EACH, dataclasses.replace(CPU, repeats=3)) == pytest.approx(1000 + 3 * 2000)
+    assert "100 candidates of 3 trainings of 10000 steps" in choose(Costs(SHARED), thrice).reason
+
+
 @pytest.mark.parametrize(
     ("steps", "each_step", "strategy", "vmapped"),
     [

@@ -94,6 +94,47 @@ def test_values_are_accuracies_on_the_validation_split(first):
     assert max(outcome.value for outcome in first) > 0.8
 
 
+@pytest.mark.parametrize("measure", ["accuracy", "loss"])
+@pytest.mark.parametrize("repeats", [1, 3])
+def test_the_value_is_the_mean_of_trainings_with_folded_keys(evaluator, measure, repeats):
+    """Bit by bit that of trainings one by one, of which a single one has the trial's key as it is."""
+    several = dataclasses.replace(evaluator, measure=measure, repeats=repeats, per_device=1)
+    outcomes = several.evaluate(CODES, KEYS)
+    for code, key, outcome in zip(CODES, KEYS, outcomes, strict=True):
+        keys = [key] if repeats == 1 else [jax.random.fold_in(key, i) for i in range(repeats)]
+        alone = [evaluator.compiled.run(code[None], one[None]) for one in keys]
+        values = [one.accuracy.item() if measure == "accuracy" else -one.loss.item() for one in alone]
+        assert len(set(values)) == repeats or measure == "accuracy"
+        assert outcome.value == sum(values) / repeats
+        assert outcome.steps == repeats * CONFIG.steps(30)
+        assert outcome.multiply_adds == 10 * code[1] + 7
+    assert several.strategies.compile_seconds == 0  # the programs are those of the first evaluator
+
+
+def test_a_candidate_fails_if_one_of_its_trainings_does(evaluator):
+    codes = np.array([[0, 0], [3, 0]], np.int32)
+    outcomes = dataclasses.replace(evaluator, repeats=3).evaluate(codes, KEYS[:2])
+    assert not outcomes[0].failed
+    assert outcomes[1].reason.startswith("loss became NaN at step ")
+    assert outcomes[1].reason.endswith(" (training 1 of 3)")
+
+
+@pytest.mark.usefixtures("unchecked")
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [
+        ({"measure": "error"}, "measure must be 'accuracy' or 'loss'; got 'error'"),
+        ({"repeats": 0}, "repeats must be an integer of at least 1; got 0"),
+        ({"repeats": 2.0}, "repeats must be an integer of at least 1; got 2.0"),
+        ({"repeats": 2, "halving": Halving()}, "accuracy of one training; got measure='accuracy' and repeats=2"),
+        ({"measure": "loss", "halving": Halving()}, "accuracy of one training; got measure='loss' and repeats=1"),
+    ],
+)
+def test_wrong_settings_of_values_are_refused_by_name(evaluator, wrong, said):
+    with pytest.raises(ValueError, match=said):
+        dataclasses.replace(evaluator, **wrong)
+
+
 def test_costs_come_from_the_space(first):
     assert [(outcome.multiply_adds, outcome.parameters) for outcome in first] == [(7, 0), (17, 1), (7, 2)]
 
@@ -166,6 +207,17 @@ def test_a_program_for_each_gives_the_values_of_one_program(data, first):
     # The accuracies of 21 images; sums in another order may move one of them across the border.
     np.testing.assert_allclose([one.value for one in each], [one.value for one in first], atol=1.01 / 21)
     assert [one.steps for one in each] == [one.steps for one in first] == [CONFIG.steps(30)] * 3
+
+
+@pytest.mark.slow
+def test_a_program_for_each_serves_all_trainings_of_its_candidate(data, evaluator):
+    settings = {"measure": "loss", "repeats": 2}
+    each = FromScratch(BuildableNetwork(), data, CONFIG, jax.devices()[:2], strategy="specialised", **settings)
+    together = dataclasses.replace(evaluator, **settings).evaluate(CODES, KEYS)
+    apart = each.evaluate(CODES, KEYS)
+    np.testing.assert_allclose([one.value for one in apart], [one.value for one in together], rtol=1e-4)
+    programs = each.strategies.specialised._programs
+    assert sorted(program.place for program in programs.values()) == [0, 0, 1]
 
 
 def test_a_network_that_cannot_be_built_has_no_program_for_each(data):

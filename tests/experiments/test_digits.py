@@ -11,16 +11,37 @@ from lanas_jax.storage.trials import Status
 from tests.experiments.chosen import chosen, offered
 
 FINAL = digits.Final(dataclasses.replace(digits.RECIPE, epochs=2), channels=2, cells=1)
-TINY = digits.Config(budget=4, batch=4, searcher="random", blocks=1, channels=2, cells=1, epochs=1, winner=FINAL)
+SMALL = digits.Config(budget=4, batch=4, searcher="random", blocks=1, channels=2, cells=1, epochs=1, winner=FINAL)
+TINY = dataclasses.replace(SMALL, objectives="loss", repeats=3)
 
 
 def test_a_tiny_search_runs_to_its_end(tmp_path):
-    experiment = dataclasses.replace(digits.build(TINY), winner=None)
-    assert experiment.evaluator.per_device == 1  # 4 candidates on the 4 devices of the test run
+    experiment = dataclasses.replace(digits.build(TINY), winner=None, batch=2)
+    assert experiment.evaluator.per_device == 3  # 3 trainings of 4 candidates on the 4 devices of the test run
     result = study.run(experiment, tmp_path / "run")
     assert [(trial.status, trial.reason) for trial in result.trials] == [(Status.DONE, None)] * 4
     cost = experiment.space.cost(np.array([trial.code for trial in result.trials]))
     assert [trial.multiply_adds for trial in result.trials] == cost.multiply_adds.tolist()
+    assert all(-4 < trial.value < -1 for trial in result.trials)  # negative losses; of equal probabilities -2.3
+    # A search that was extended by a batch has the same trials and values.
+    study.run(dataclasses.replace(experiment, budget=2), tmp_path / "resumed")
+    resumed = study.run(experiment, tmp_path / "resumed", extend=True)
+    assert [(trial.code, trial.value) for trial in resumed.trials] == [(t.code, t.value) for t in result.trials]
+
+
+@pytest.mark.parametrize(
+    ("asked", "measure", "objectives"),
+    [
+        ("loss", "loss", ()),
+        ("accuracy", "accuracy", ()),
+        ("loss,multiply-adds", "loss", ("value", "multiply_adds")),
+        ("accuracy,parameters", "accuracy", ("accuracy", "parameters")),
+    ],
+)
+def test_the_value_is_measured_as_the_objectives_say(asked, measure, objectives):
+    experiment = digits.build(dataclasses.replace(TINY, objectives=asked))
+    assert experiment.evaluator.measure == measure
+    assert experiment.objectives == objectives
 
 
 @pytest.mark.slow
