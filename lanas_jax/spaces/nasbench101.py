@@ -90,10 +90,9 @@ class NASBench101Space(SearchSpace):
         Raises:
           ValueError: if a code has no path from input to output.
         """
-        rows, labels, kept = _pruned(jnp.asarray(codes, jnp.int32))
-        if not kept.all():
-            raise ValueError(f"code {int(jnp.argmin(kept))}: no path leads from input to output")
-        adjacency, labels = np.asarray(packed.members(rows), np.int64), np.asarray(labels)
+        adjacency, labels, kept = (np.asarray(x, np.int64) for x in self.pruned(codes))
+        if not kept[:, 0].all():
+            raise ValueError(f"code {int(np.argmin(kept[:, 0]))}: no path leads from input to output")
         total = np.zeros((len(labels), 2), np.int64) + self._fixed_cost()
         for shape in self.shapes:
             total += cell_cost(adjacency, labels, shape)
@@ -212,13 +211,27 @@ class NASBench101Space(SearchSpace):
           ValueError: if integers are out of range, or no path leads from input to output.
         """
         array = self.check(np.asarray(code)[None])[0]
-        matrix = np.zeros((VERTICES, VERTICES), np.int32)
-        matrix[tuple(np.array(EDGES).T)] = array[: len(EDGES)]
-        kept = _on_paths(matrix.tolist())
+        kept, names = self.vertices(array), ("input", *(OPERATIONS[op] for op in array[len(EDGES) :]), "output")
+        return _matrix(array)[np.ix_(kept, kept)], tuple(names[v] for v in kept)
+
+    def vertices(self, code: Int[Array | np.ndarray, " dims"]) -> tuple[int, ...]:
+        """Returns the vertices that are on a path from input to output, 0 to 6, ascending.
+
+        Raises:
+          ValueError: if integers are out of range, or no path leads from input to output.
+        """
+        kept = _on_paths(_matrix(self.check(np.asarray(code)[None])[0]).tolist())
         if not kept:
             raise ValueError("no path leads from input to output")
-        names = ("input", *(OPERATIONS[op] for op in array[len(EDGES) :]), "output")
-        return matrix[np.ix_(kept, kept)], tuple(names[v] for v in kept)
+        return tuple(kept)
+
+    def pruned(self, codes: Codes) -> tuple[Int[Array, "n 7 7"], Int[Array, "n 5"], Int[Array, "n 7"]]:
+        """Returns adjacency matrices of the pruned graphs, operations, and 1 for each vertex that is not pruned.
+
+        The vertices are in the order of the code; pruned ones have no edges and operation 0. Codes may be traced.
+        """
+        rows, labels, kept = _pruned(jnp.asarray(codes, jnp.int32))
+        return packed.members(rows), labels, packed.members(kept)
 
     def module_hash(self, code: Int[Array | np.ndarray, " dims"]) -> str:
         """Returns the benchmark's hash of the code's isomorphism class.
@@ -255,6 +268,13 @@ def graph_hash(adjacency: Int[np.ndarray, "v v"], labels: Sequence[int]) -> str:
             for v in range(len(labels))
         ]
     return _md5(str(sorted(hashes)))
+
+
+def _matrix(code: Int[np.ndarray, " dims"]) -> Int[np.ndarray, "7 7"]:
+    """Returns the adjacency matrix of a code, not pruned."""
+    matrix = np.zeros((VERTICES, VERTICES), np.int32)
+    matrix[tuple(np.array(EDGES).T)] = code[: len(EDGES)]
+    return matrix
 
 
 def _on_paths(matrix: list[list[int]]) -> list[int]:

@@ -10,7 +10,7 @@ edge from the input. All convolutions are followed by normalisation and ReLU.
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Int
+from jaxtyping import Array, Int
 
 STACKS = 3
 KERNEL_PIXELS = np.array([9, 1, 0])  # kernel pixels of each operation; 0 for the pooling
@@ -24,7 +24,7 @@ class NASBench101CellShape(NamedTuple):
     size: int  # height and width of input and output
 
 
-def vertex_channels(adjacency: Int[np.ndarray, "n v v"], channels: int) -> Int[np.ndarray, "n inner"]:
+def vertex_channels(adjacency: Int[Array | np.ndarray, "n v v"], channels: int) -> Int[Array | np.ndarray, "n inner"]:
     """Returns the channels of the inner vertices of pruned graphs; 0 for pruned vertices.
 
     The vertices with an edge to the output share its channels; if these do not divide evenly, the first vertices
@@ -32,15 +32,16 @@ def vertex_channels(adjacency: Int[np.ndarray, "n v v"], channels: int) -> Int[n
     target vertex loses its last channel.
 
     Args:
-      adjacency: adjacency matrices of zeros and ones.
+      adjacency: adjacency matrices of zeros and ones; may be traced.
       channels: channels of the output.
     """
     ends = adjacency[:, 1:-1, -1]
-    share, rest = np.divmod(channels, np.maximum(ends.sum(axis=1, keepdims=True), 1))
-    widths = ends * (share + (ends.cumsum(axis=1) <= rest))
-    for v in reversed(range(widths.shape[1])):
-        widest = (adjacency[:, v + 1, 1:-1] * widths).max(axis=1)
-        widths[:, v] = np.where(ends[:, v] == 1, widths[:, v], widest)
+    number = ends.sum(axis=1, keepdims=True).clip(1)
+    share, rest = channels // number, channels % number
+    widths = ends * (share + (ends.cumsum(axis=1) <= rest).astype(share.dtype))
+    for v in reversed(range(ends.shape[1])):
+        widest = (1 - ends[:, v]) * (adjacency[:, v + 1, 1:-1] * widths).max(axis=1)
+        widths = widths + widest[:, None] * np.eye(ends.shape[1], dtype=widths.dtype)[None, v]
     return widths
 
 

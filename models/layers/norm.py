@@ -67,10 +67,17 @@ class Norm(nnx.BatchNorm):
         return y
 
 
-def norm(x: Array, weights: Tree, stats: Tree, train: bool) -> tuple[Array, Tree]:
+def norm(x: Array, weights: Tree, stats: Tree, train: bool, constants: NormConstants = NORM) -> tuple[Array, Tree]:
     """Batch normalisation with weights and statistics as data; also returns updated statistics."""
     x, mean, variance = functions.batch_norm(
-        x, weights["scale"], weights["bias"], stats["mean"], stats["variance"], train=train
+        x,
+        weights["scale"],
+        weights["bias"],
+        stats["mean"],
+        stats["variance"],
+        train=train,
+        momentum=constants.momentum,
+        epsilon=constants.epsilon,
     )
     return x, {"mean": mean, "variance": variance}
 

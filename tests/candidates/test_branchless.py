@@ -10,10 +10,11 @@ from lanas_jax.candidates import step as training
 from lanas_jax.candidates.population import Population, place
 from lanas_jax.candidates.step import CandidateTask, Selectable
 from lanas_jax.data.scaling import Scaling
-from lanas_jax.models.nasbench import NASBench201
+from lanas_jax.models.nasbench import NASBench101, NASBench201
 from lanas_jax.models.nasnet import NASNet
 from lanas_jax.planning.control_flow import ControlFlow, count_control_flow
 from lanas_jax.planning.stage import stand_in
+from lanas_jax.spaces.nasbench101 import NASBench101Space
 from lanas_jax.spaces.nasbench201 import NASBench201Space
 from lanas_jax.spaces.nasnet import NASNetSpace
 from lanas_jax.training.augmentation import Augmentation
@@ -23,6 +24,7 @@ SIZES = {"channels": 2, "image_size": 8, "classes": 3}
 NETWORKS = {
     "NASNet": NASNet(NASNetSpace(2, two_cells=True, cells=3, **SIZES), jnp.bfloat16, weight_standardisation=True),
     "NAS-Bench-201": NASBench201(NASBench201Space(cells=1, **SIZES), jnp.bfloat16),
+    "NAS-Bench-101": NASBench101(NASBench101Space(cells=1, **SIZES | {"channels": 5}), jnp.bfloat16),
 }
 CONFIG = TrainConfig(batch_size=4, augmentation=Augmentation(crop=2, flip=True, cutout=2, mixup=0.2))
 TASK = partial(CandidateTask, config=CONFIG, classes=3, scaling=Scaling((0.0, 0.0, 0.0), (1.0, 1.0, 1.0)))

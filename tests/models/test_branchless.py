@@ -7,14 +7,19 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import nnx
 
-from lanas_jax.models.nasbench import NASBench201
+from lanas_jax.models.functional import Functional
+from lanas_jax.models.nasbench import NASBench101, NASBench201
+from lanas_jax.models.nasbench.nasbench101_cell import read_graph, run_stack
+from lanas_jax.models.nasbench.nasbench101_network import NASBench101Cell, cell_state
 from lanas_jax.models.nasbench.nasbench201_cell import run_stage
 from lanas_jax.models.nasnet import NASNet, branchless_cell, cell
 from lanas_jax.models.nasnet.cell import Branches, Mode
+from lanas_jax.spaces.nasbench101 import OPERATIONS, NASBench101Space
 from lanas_jax.spaces.nasbench201 import NASBench201Space
 from lanas_jax.spaces.nasnet import MAX_POOL_3X3, SKIP_CONNECT, NASNetSpace
-from tests.models.built import quick_jit
+from tests.models.built import only, quick_jit
 
 # Float32 sums in another order through one cell; gradients of parts that a code does not use are exactly zero.
 TOLERANCE = {"rtol": 1e-3, "atol": 1e-4}
@@ -91,6 +96,53 @@ def test_both_stages_of_nasbench201_are_alike():
         assert_alike(ours(x, params, stats, code), theirs(x, params, stats, code))
 
 
+GRAPHS = NASBench101Space(channels=5, cells=1, image_size=5)  # three ends have 2, 2 and 1 channels
+CONV3X3, CONV1X1, MAXPOOL = OPERATIONS
+
+
+def graph(edges, *operations):
+    adjacency = np.zeros((len(operations) + 2,) * 2, int)
+    adjacency[tuple(np.array(edges).T)] = 1
+    return GRAPHS.from_graph(adjacency, ("input", *operations, "output"))
+
+
+def built_cell(code):
+    return NASBench101Cell(*GRAPHS.to_graph(code), GRAPHS.shapes[0], dtype=jnp.float32, rngs=nnx.Rngs(0))
+
+
+def test_all_three_cells_of_nasbench101_are_alike():
+    """With control flow, without, and built for the code. Weights and channels that it does not use must not matter."""
+    shapes = {"projection": (1, 6, 5, 5), "operation": (1, 5, 3, 3, 5, 5)}
+    params, stats = {}, {}
+    for i, (kind, shape) in enumerate(shapes.items()):
+        rows = (*shape[:2], 5)
+        params[kind] = {"kernel": normal(i, shape), "scale": normal(i + 2, rows), "bias": normal(i + 4, rows)}
+        stats[kind] = {"mean": normal(i + 6, rows), "variance": 1 + normal(i + 8, rows) ** 2}
+    x = normal(10, (3, 5, 5, 5))
+
+    def as_data(branchless, x, params, stats, code, *, train):
+        return run_stack(x, params, stats, read_graph(GRAPHS, code), train=train, branchless=branchless)
+
+    def state(params, stats, code):
+        own = (jax.tree.map(lambda x: x[0], tree) for tree in (params, stats))
+        whole = cell_state(GRAPHS, *own, code, GRAPHS.shapes[0])
+        return only(nnx.Param, whole), only(nnx.BatchStat, whole)
+
+    ours, theirs = (outputs_of(partial(as_data, branchless)) for branchless in (True, False))
+    split = [(0, 1), (1, 2), (1, 4), (0, 3), (2, 5), (3, 5), (4, 5), (0, 5)]
+    for code in (graph(split, CONV3X3, MAXPOOL, CONV1X1, CONV3X3), graph([(0, 1)])):
+        one, other = (run(x, params, stats, code) for run in (ours, theirs))
+        assert_alike(one, other)
+        for a, b in zip(jax.tree.leaves(one[0][1]), jax.tree.leaves(other[0][1]), strict=True):
+            np.testing.assert_array_equal(a == 0, b == 0)
+        (dx, gradient), (y, new_stats) = other
+        module = Functional(partial(built_cell, code))
+        built = outputs_of(lambda x, *own, train, module=module: module.run(*own, lambda cell: cell(x), train=train))
+        (their_dx, their_gradient), (their_y, their_stats) = built(x, *state(params, stats, code))
+        dparams, moved = state(gradient, new_stats, code)
+        assert_alike((dx, y, dparams, moved), (their_dx, their_y, their_gradient, their_stats))
+
+
 NETWORKS = {
     "NASNet": NASNet(SPACE),
     "NASNet, two cells, standardised": NASNet(
@@ -98,13 +150,15 @@ NETWORKS = {
         weight_standardisation=True,
     ),
     "NAS-Bench-201": NASBench201(NASBench201Space(channels=4, cells=2, image_size=8, image_channels=2, classes=5)),
+    "NAS-Bench-101": NASBench101(NASBench101Space(channels=5, cells=2, image_size=7, image_channels=2, classes=5)),
 }
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("network", NETWORKS.values(), ids=NETWORKS)
 def test_both_networks_are_alike_also_vmapped(network):
-    size, codes = network.space.image_size, np.asarray(network.space.random(jax.random.key(7), 4))
+    size, drawn = network.space.image_size, np.asarray(network.space.random(jax.random.key(7), 32))
+    codes = drawn[np.asarray(network.space.valid(drawn))][:4]
     images, weights = normal(9, (6, size, size, 2)), normal(2, (6, 5))
     params, stats = quick_jit(jax.vmap(network.init))(jax.random.split(jax.random.key(0), 4), codes)
     stats = jax.tree.map(lambda x: x + 0.3, stats)  # as if trained

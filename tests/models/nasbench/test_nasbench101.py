@@ -1,4 +1,4 @@
-"""NAS-Bench-101 networks: the function that PyTorch computes; exactly the costs that the space says."""
+"""NAS-Bench-101 networks: three forms, one function, that of PyTorch; exactly the costs that the space says."""
 
 from functools import partial
 
@@ -12,11 +12,11 @@ from lanas_jax.candidates.population import Population
 from lanas_jax.candidates.step import Network
 from lanas_jax.data.splits import SearchData, Split
 from lanas_jax.models.nasbench import NASBench101
-from lanas_jax.models.nasbench.nasbench101 import ConvNormRelu, NASBench101Network
+from lanas_jax.models.nasbench.nasbench101_network import ConvNormRelu, NASBench101Network, network_state
 from lanas_jax.spaces.nasbench101 import OPERATIONS, NASBench101Space
 from lanas_jax.training.sgd import TrainConfig
 from tests.candidates.small_network import stripes
-from tests.models.built import counted, only, quick_jit
+from tests.models.built import assert_near, counted, flat, only, quick_jit, run_network
 
 BENCHMARK = NASBench101Space()
 # Channels that three do not divide: widths of 2, 2 and 1.
@@ -148,14 +148,46 @@ def test_running_statistics_move_by_three_thousandths():
     np.testing.assert_allclose(layer.norm.var[...], 0.997 + 0.003 * convolved.var((0, 1, 2)), rtol=1e-5)
 
 
+def of_code(params, stats, graph):
+    state = network_state(SPACE, params, stats, graph)
+    return only(nnx.Param, state), only(nnx.BatchStat, state)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("branchless", [False, True])
+def test_networks_with_the_code_as_data_train_as_the_one_built_for_it(branchless):
+    """Logits, statistics and gradients, norm over norm, and all that is not used is zero; tests/models/test_branchless
+    compares the cells."""
+    net, weights = NASBench101(SPACE), jax.random.normal(jax.random.key(2), (6, 5))
+
+    def outputs(params, stats, graph):
+        def loss(params):
+            form = net.as_branchless() if branchless else net
+            logits, new_stats = form.apply(params, stats, graph, images(), train=True)
+            return jnp.sum(logits * weights), (logits, new_stats)
+
+        return jax.grad(loss, has_aux=True)(params)
+
+    init, run = quick_jit(net.init), quick_jit(outputs)
+    for graph in CODES.values():
+        params, stats = init(jax.random.key(0), graph)
+        gradient, (logits, new_stats) = run(params, stats, graph)
+        built = run_network(net.specialise(params, stats, graph), images(), weights)
+        own_gradient, own_stats = of_code(gradient, new_stats, graph)
+        for ours, theirs in zip((logits, own_stats, own_gradient), built, strict=True):
+            assert_near(ours, theirs, 1e-4)
+        for tree in (params, gradient):
+            used = np.count_nonzero(flat(of_code(tree, stats, graph)[0]))
+            assert np.count_nonzero(flat(tree)) == used > 0
+
+
 @pytest.mark.slow
 def test_a_fixed_network_is_the_module_built_from_the_same_key():
-    graph, key = CODES["chain"], jax.random.key(1)
+    graph = CODES["chain"]
     network = NASBench101(SPACE).for_code(graph)
     assert isinstance(network, Network)
-    params, stats = quick_jit(network.init)(key, graph)
-    built = nnx.jit(lambda key: NASBench101(SPACE).build(graph, nnx.Rngs(key)))(key)
-    state = nnx.to_pure_dict(nnx.state(built))
+    params, stats = quick_jit(network.init)(nnx.Rngs(1).params(), graph)
+    state = nnx.to_pure_dict(nnx.state(NASBench101(SPACE).build(graph, nnx.Rngs(1))))
     close = partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-6)
     jax.tree.map(close, (params, stats), (only(nnx.Param, state), only(nnx.BatchStat, state)))
     kernel = params["cells"][5]["projections"]["1"]["conv"]["kernel"]
@@ -178,17 +210,20 @@ def test_bfloat16_gives_what_float32_gives_but_for_roundings():
 
 @pytest.mark.slow
 def test_a_training_learns():
-    """Three kinds of stripes, told apart from a loss of about 1.1."""
+    """Three kinds of stripes, told apart from a loss of about 1.1, by the built network and with its code as data."""
     pixels, labels = stripes(96)
     split, graph = Split(pixels, labels), CODES["sums"]
     space = NASBench101Space(channels=5, cells=1, image_size=6, image_channels=1, classes=3)
-    network = NASBench101(space).for_code(graph)
-    population = Population(
-        network, TrainConfig(epochs=10, batch_size=24), jax.devices()[:1], per_device=1, steps_per_dispatch=20
-    )
-    results = population.compile(SearchData(split, split, 3)).run(graph[None], jax.random.split(jax.random.key(0), 1))
-    assert results.steps.tolist() == [40]
-    assert results.train_loss[0] < 0.5
+    network, codes, key = NASBench101(space), np.stack([graph, CODES["chain"]]), jax.random.key(0)
+    config, losses = TrainConfig(epochs=10, batch_size=24), []
+    for form, count in ((network.for_code(graph), 1), (network, 2)):
+        population = Population(form, config, jax.devices()[:1], per_device=count, steps_per_dispatch=20)
+        keys = jnp.stack([key] * count)
+        results = population.compile(SearchData(split, split, 3)).run(codes[:count], keys)
+        assert results.steps.tolist() == [40] * count
+        losses.append(results.train_loss[0])
+    assert losses[0] < 0.5
+    assert losses[1] == pytest.approx(losses[0], rel=0.1)  # the same training, with roundings of forty steps
 
 
 def test_bad_codes_and_dtypes_are_refused():
