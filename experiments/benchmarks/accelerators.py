@@ -1,8 +1,10 @@
-"""Training steps of candidates on accelerators: each form of a NASNet candidate, estimated for a TPU or measured.
+"""Training steps of candidates on accelerators: each form of a candidate, estimated for a TPU or measured.
 
 Forms (`experiments/benchmarks/forms.py`): *shared*, *branchless* and *specialised*. Parts: the forward and backward
-pass of a normal *cell* (no preprocessing of its inputs), and the training step of a whole *candidate*, both at
-CIFAR-10's size: 16 channels, 8 cells of 7 blocks, batch 128, bfloat16. The code is random.
+pass of the first *cell* (of NASNet's, a normal cell without the preprocessing of its inputs), and the training step of
+a whole *candidate*, both for images of CIFAR-10's size, batch 128, bfloat16. The code is random. ``--space`` chooses
+the networks: NASNet's (16 channels, 8 cells of 7 blocks), or those of NAS-Bench-201 or NAS-Bench-101 at their published
+sizes.
 
 Without an accelerator, each program is compiled for a TPU that need not be present, which needs libtpu
 (``pip install 'lanas-jax[tpu-plan]'``) and takes minutes of processor time a row::
@@ -13,7 +15,7 @@ Without an accelerator, each program is compiled for a TPU that need not be pres
 
 - est-ms: the sum of the cycles that the compiler estimates, divided by the clock; a figure for comparisons, no
   prediction. Loops and conditionals count as often as the code of the benchmark runs each operation. In a reduction
-  cell of the shared form, each of two loops of the backward pass counts all operations, which is too many
+  cell of NASNet's shared form, each of two loops of the backward pass counts all operations, which is too many
 - compile CPU-s: processor time of the compiler, without tracing; GiB: memory of a chip that the compiler plans
 - GB: bytes between the chip and its memory
 - control flow of a step, without the loop over steps: conditionals, and loops whose length depends on data, as lowered
@@ -52,21 +54,24 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import tyro
+from jaxtyping import Int
 from rich.console import Console
 
 from lanas_jax.candidates.cost_model import time_steps
 from lanas_jax.data.splits import SearchData
 from lanas_jax.experiments.benchmarks.forms import (
     Form,
+    Networks,
     Part,
     candidate_program,
     cell_program,
-    cell_steps,
+    control_flow_of,
     population,
     step_program,
 )
 from lanas_jax.experiments.benchmarks.step_timing import planned_bytes, random_data, share_of_peak
 from lanas_jax.experiments.benchmarks.table import machine, table
+from lanas_jax.models.nasbench import NASBench101, NASBench201
 from lanas_jax.models.nasnet import NASNet
 from lanas_jax.planning.control_flow import count_control_flow
 from lanas_jax.planning.costs import CostAnalysis, Share
@@ -75,6 +80,9 @@ from lanas_jax.planning.hlo import parse_module
 from lanas_jax.planning.stage import stand_in
 from lanas_jax.planning.topology import Topology, find_topology
 from lanas_jax.runtime.console import terminal
+from lanas_jax.spaces.base import SearchSpace
+from lanas_jax.spaces.nasbench101 import NASBench101Space
+from lanas_jax.spaces.nasbench201 import NASBench201Space
 from lanas_jax.spaces.nasnet import NASNetSpace
 from lanas_jax.training.peak import measure_peak
 from lanas_jax.training.sgd import TrainConfig
@@ -91,32 +99,34 @@ class Config:
 
     Attributes:
       mode: estimate for a TPU by compiling, or measure on the devices of this process; auto: measure on GPUs and TPUs.
+      space: space of the candidates.
       topology: TPU to compile for.
       parts: parts of a candidate, a row for each; default: both if estimated, candidates if measured.
       forms: forms of a candidate, a row for each.
       vmapped: numbers of candidates side by side, a row for each; default: 1 if estimated, 1, 4, 8 and 16 if measured.
-      blocks: number of blocks per cell.
-      channels: channels of the first cell's blocks.
-      cells: number of cells in the stack.
+      blocks: number of blocks per cell of NASNet.
+      channels: channels of the first cell; default: 16, of NAS-Bench-101 128.
+      cells: number of cells; default: 8 of NASNet in all, and in each stage of NAS-Bench-201 5 and of NAS-Bench-101 3.
       image_size: height and width of the images, in pixels.
       batch_size: number of images per step and candidate.
       dtype: compute dtype; parameters are float32.
       seed: random seed of the code, weights and images.
       steps: number of timed steps.
-      torch: PyTorch in eager mode, if it is installed, on a GPU.
+      torch: PyTorch in eager mode, for NASNet, if it is installed, on a GPU.
       minutes: time after which the program ends if it measures.
       top: number of operations to print that take most of the estimated time.
       json: file of the rows, read first and continued; default: none.
     """
 
     mode: Literal["auto", "estimate", "measure"] = "auto"
+    space: Literal["nasnet", "nasbench201", "nasbench101"] = "nasnet"
     topology: str = "v5e:1x1"
     parts: tuple[Part, ...] = ()
     forms: tuple[Form, ...] = ("branchless", "specialised", "shared")
     vmapped: tuple[int, ...] = ()
     blocks: int = 7
-    channels: int = 16
-    cells: int = 8
+    channels: int | None = None
+    cells: int | None = None
     image_size: int = 32
     batch_size: int = 128
     dtype: Literal["float32", "bfloat16"] = "bfloat16"
@@ -187,6 +197,28 @@ def cycles_by_operation(shares: Sequence[Share]) -> dict[str, float]:
     return dict(sorted(total.items(), key=lambda item: -item[1]))
 
 
+def network_of_space(config: Config) -> Networks:
+    """Returns the networks of the space of a benchmark."""
+    sizes = {"channels": config.channels, "cells": config.cells, "image_size": config.image_size}
+    given: Any = {name: value for name, value in sizes.items() if value is not None}
+    dtype = jnp.dtype(config.dtype)
+    if config.space == "nasbench201":
+        return NASBench201(NASBench201Space(**given), dtype)
+    if config.space == "nasbench101":
+        return NASBench101(NASBench101Space(**given), dtype)
+    return NASNet(NASNetSpace(config.blocks, **({"channels": 16, "cells": 8} | given)), dtype)
+
+
+def random_code(space: SearchSpace, seed: int) -> Int[np.ndarray, " dims"]:
+    """Returns the first valid code of those that keys folded from a seed draw."""
+    key = jax.random.key(seed)
+    for i in itertools.count():
+        codes = space.random(jax.random.fold_in(key, i) if i else key, 1)
+        if bool(space.valid(codes)[0]):
+            return np.asarray(space.canonical(codes))[0]
+    raise AssertionError("a space has valid codes")
+
+
 class AcceleratorBenchmark:
     """Estimates or measures the rows of the table, all for one code."""
 
@@ -194,9 +226,9 @@ class AcceleratorBenchmark:
         self.config = config
         measures = jax.default_backend() != "cpu" if config.mode == "auto" else config.mode == "measure"
         self.machine: Topology | None = None if measures else find_topology(config.topology)
-        space = NASNetSpace(config.blocks, channels=config.channels, cells=config.cells, image_size=config.image_size)
-        self.network = NASNet(space, jnp.dtype(config.dtype))
-        self.code = np.asarray(space.canonical(space.random(jax.random.key(config.seed), 1)))[0]
+        self.network = network_of_space(config)
+        space = self.network.space
+        self.code = random_code(space, config.seed)
         self.multiply_adds = int(space.cost(self.code[None]).multiply_adds[0])
         self.training = TrainConfig(1, config.batch_size, learning_rate=0.025)
         self.peak: float | None = None
@@ -209,7 +241,8 @@ class AcceleratorBenchmark:
     def rows(self) -> Iterator[tuple[Row, Callable[[Row], Row]]]:
         """Yields the name of each row with the function that completes it."""
         config, measures = self.config, self.machine is None
-        if measures and config.torch and jax.default_backend() == "gpu" and importlib.util.find_spec("torch"):
+        torch = config.torch and config.space == "nasnet"
+        if measures and torch and jax.default_backend() == "gpu" and importlib.util.find_spec("torch"):
             yield Row("candidate", "PyTorch eager", 1, self.target), self.measure_torch
         for part in config.parts or (("candidate",) if measures else ("cell", "candidate")):
             for form in config.forms:
@@ -228,10 +261,8 @@ class AcceleratorBenchmark:
         traced, cpu = time.perf_counter(), time.process_time()
         compiled = lowered.compile()
         seconds, cpu_seconds = time.perf_counter() - traced, time.process_time() - cpu
-        run = cell_steps(self.network, self.code)
-        # The forward pass of a reduction cell has a branch for each operation on the cell's inputs and one for others.
-        weights = {len(run.shares): run.shares, 2 * len(run.shares): [share / 2 for share in run.shares * 2]}
-        rounds = (run.count,) if part == "cell" else (steps, run.count)
+        rounds, weights = control_flow_of(self.network, self.code)
+        rounds = rounds or (1,) if part == "cell" else (steps, *rounds)
         analysis = CostAnalysis(parse_module(compiled.as_text()), rounds=rounds, weights=weights)
         costs, each = analysis.total(), steps * vmapped
         clock, dearest = self.machine.chip.clock, cycles_by_operation(analysis.dearest_instructions())
@@ -400,7 +431,7 @@ def read_rows(path: Path | None, settings: dict[str, Any]) -> list[Row]:
 
 def settings_of(benchmark: AcceleratorBenchmark) -> dict[str, Any]:
     """Returns what the rows of one file have in common."""
-    names = ("blocks", "channels", "cells", "image_size", "batch_size", "dtype", "seed")
+    names = ("space", "blocks", "channels", "cells", "image_size", "batch_size", "dtype", "seed")
     common = {name: getattr(benchmark.config, name) for name in names}
     return {**common, "code": benchmark.code.tolist(), "multiply_adds": benchmark.multiply_adds}
 
@@ -445,7 +476,8 @@ def main() -> None:
     rows = run_benchmark(benchmark, console)
     if rows:
         title = (
-            f"a candidate of {benchmark.multiply_adds / 1e6:.0f} M multiply-adds, {config.dtype}: {benchmark.target}"
+            f"{config.space}, a candidate of {benchmark.multiply_adds / 1e6:.0f} M multiply-adds, {config.dtype}: "
+            f"{benchmark.target}"
         )
         shown = [cells(row) for row in rows]
         filled = [name for name in shown[0] if any(row[name] != "-" for row in shown)]

@@ -1,10 +1,11 @@
-"""The forms of a NASNet candidate as programs to compile, estimate or time: one cell, or the training of a candidate.
+"""The forms of a candidate as programs to compile, estimate or time: one cell, or the training of a candidate.
 
 - ``shared``: the code is data, and a step runs the selected operations by loops and conditionals
 - ``branchless``: the code is data, and a step computes all operations and selects
 - ``specialised``: a program for one code
 
-All give the same outputs from the same weights (docs/candidates.md).
+All give the same outputs from the same weights (docs/candidates.md). The networks are those of NASNet, NAS-Bench-201
+and NAS-Bench-101 cells.
 """
 
 import dataclasses
@@ -24,16 +25,21 @@ from lanas_jax.candidates.step import CandidateTask, Network, TrainState, candid
 from lanas_jax.data.splits import SearchData
 from lanas_jax.models.functional import Functional
 from lanas_jax.models.layers.conv import Identity
+from lanas_jax.models.nasbench import NASBench101, NASBench201, nasbench101_cell, nasbench201_cell
+from lanas_jax.models.nasbench.nasbench101_network import NASBench101Cell
+from lanas_jax.models.nasbench.nasbench201_network import NASBench201Cell
 from lanas_jax.models.nasnet import NASNet, branchless_cell, cell
 from lanas_jax.models.nasnet.network import NASNetCell
 from lanas_jax.models.nasnet.operations import Arithmetic
 from lanas_jax.planning.stages import shapes_of
 from lanas_jax.runtime.devices import mesh_of
+from lanas_jax.spaces import nasbench201
 from lanas_jax.spaces.nasnet import OPERATIONS, SEP_CONV_3X3, SEP_CONV_5X5
 from lanas_jax.training.sgd import TrainConfig
 
 Form = Literal["shared", "branchless", "specialised"]
 Part = Literal["cell", "candidate"]
+Networks = NASNet | NASBench201 | NASBench101
 SEPARABLE = (SEP_CONV_3X3, SEP_CONV_5X5)
 
 
@@ -58,7 +64,30 @@ def cell_steps(network: NASNet, code: Int[np.ndarray, " dims"]) -> CellSteps:
     return CellSteps(len(steps), tuple((counts / len(steps)).tolist()))
 
 
-def network_of(network: NASNet, form: Form, code: Int[np.ndarray, " dims"]) -> Network:
+def control_flow_of(
+    network: Networks, code: Int[np.ndarray, " dims"]
+) -> tuple[tuple[float, ...], dict[int, Sequence[float]]]:
+    """Returns what the code decides in the shared form.
+
+    Returns:
+      The number of iterations of the loops in a cell whose length depends on the code, and the share of the runs of
+      each branch of a conditional, by number of branches, on average over a cell.
+    """
+    if isinstance(network, NASNet):
+        run = cell_steps(network, code)
+        # The forward pass of a reduction cell has a branch for each operation on the cell's inputs and one for others.
+        return (run.count,), {len(run.shares): run.shares, 2 * len(run.shares): [share / 2 for share in run.shares * 2]}
+    if isinstance(network, NASBench201):
+        operations = len(nasbench201.OPERATIONS)
+        return (), {operations: (np.bincount(code, minlength=operations) / len(code)).tolist()}
+    with jax.ensure_compile_time_eval():
+        cases = nasbench101_cell.branch_indices(nasbench101_cell.read_graph(network.space, code))
+    kinds = 1 + len(nasbench101_cell.SHARES), 2 + 2 * len(nasbench101_cell.SHARES)
+    counts = (np.bincount(np.asarray(case), minlength=kind) for case, kind in zip(cases, kinds, strict=True))
+    return (), {len(count): (count / count.sum()).tolist() for count in counts}
+
+
+def network_of(network: Networks, form: Form, code: Int[np.ndarray, " dims"]) -> Network:
     """Returns the network in a form."""
     if form == "specialised":
         return network.for_code(code)
@@ -66,7 +95,7 @@ def network_of(network: NASNet, form: Form, code: Int[np.ndarray, " dims"]) -> N
 
 
 def population(
-    network: NASNet,
+    network: Networks,
     form: Form,
     code: Int[np.ndarray, " dims"],
     training: TrainConfig,
@@ -103,7 +132,7 @@ def step_program(layout: Population, classes: int, image_shape: tuple[int, ...],
 
 
 def cell_program(
-    network: NASNet,
+    network: Networks,
     form: Form,
     code: Int[np.ndarray, " dims"],
     batch_size: int,
@@ -111,13 +140,18 @@ def cell_program(
     vmapped: int,
     platform: str | None = None,
 ) -> jax.stages.Lowered:
-    """Traces the forward and backward pass of the first normal cell, without the 1x1 convolutions on its inputs.
+    """Traces the forward and backward pass of the first cell: a normal one, without the 1x1 convolutions on its inputs.
 
     The loss is the sum of the squared outputs. The program takes inputs, weights, statistics and code, each with a
     leading axis of `vmapped` candidates, and returns the gradients of inputs and weights, and new statistics.
     """
-    shape = network.space.shapes[0]
-    run, params, stats = _specialised_cell(network, code) if form == "specialised" else _data_cell(network, form)
+    if isinstance(network, NASNet):
+        cell = _specialised_cell(network, code) if form == "specialised" else _data_cell(network, form)
+        images = (2, batch_size, *2 * [network.space.shapes[0].input_size], network.space.shapes[0].channels)
+    else:
+        cell = _specialised_bench_cell(network, code) if form == "specialised" else _bench_cell(network, form)
+        images = (batch_size, *2 * [network.space.image_size], network.space.channels)
+    run, params, stats = cell
 
     def loss(inputs: Array, params: Any, stats: Any, code: Array) -> tuple[Array, Any]:
         y, new = run(inputs, params, stats, code)
@@ -127,7 +161,6 @@ def cell_program(
         return jax.grad(loss, argnums=(0, 1), has_aux=True)(inputs, params, stats, code)
 
     place = NamedSharding(mesh_of([device], AXIS), PartitionSpec())
-    images = (2, batch_size, shape.input_size, shape.input_size, shape.channels)
     inputs = jax.ShapeDtypeStruct(images, network.compute_dtype)
     codes = jax.ShapeDtypeStruct((network.space.dims,), jnp.int32)
     arguments = jax.tree.map(
@@ -175,5 +208,43 @@ def _specialised_cell(network: NASNet, code: Int[np.ndarray, " dims"]) -> tuple[
     def run(inputs: Array, params: Any, stats: Any, code: Array) -> tuple[Array, Any]:
         del code
         return module.run(params, stats, lambda cell: cell(inputs[0], inputs[1]), train=True)
+
+    return run, module.params, module.batch_stats
+
+
+def _bench_cell(network: NASBench201 | NASBench101, form: Form) -> tuple[Callable[..., Any], Any, Any]:
+    """Returns the first cell of a benchmark with its code as data, and the shapes of its weights and statistics."""
+    stack = "stages" if isinstance(network, NASBench201) else "stacks"
+    trees = jax.eval_shape(network.init, jax.random.key(0), np.zeros(network.space.dims, np.int32))
+    params, stats = (
+        jax.tree.map(lambda x: jax.ShapeDtypeStruct((1, *x.shape[1:]), x.dtype), tree[stack][0]) for tree in trees
+    )
+
+    def run(x: Array, params: Any, stats: Any, code: Array) -> tuple[Array, Any]:
+        settings = {"train": True, "branchless": form == "branchless"}
+        if isinstance(network, NASBench201):
+            return nasbench201_cell.run_stage(x, params, stats, code, **settings)
+        graph = nasbench101_cell.read_graph(network.space, code)
+        return nasbench101_cell.run_stack(x, params, stats, graph, **settings)
+
+    return run, params, stats
+
+
+def _specialised_bench_cell(
+    network: NASBench201 | NASBench101, code: Int[np.ndarray, " dims"]
+) -> tuple[Callable[..., Any], Any, Any]:
+    """Returns the first cell of one code of a benchmark, and the shapes of its weights and statistics."""
+
+    def build() -> nnx.Module:
+        settings: Any = {"dtype": network.compute_dtype, "rngs": nnx.Rngs(0)}
+        if isinstance(network, NASBench201):
+            return NASBench201Cell(code, network.space.channels, **settings)
+        return NASBench101Cell(*network.space.to_graph(code), network.space.shapes[0], **settings)
+
+    module = Functional(build)
+
+    def run(x: Array, params: Any, stats: Any, code: Array) -> tuple[Array, Any]:
+        del code
+        return module.run(params, stats, lambda cell: cell(x), train=True)
 
     return run, module.params, module.batch_stats

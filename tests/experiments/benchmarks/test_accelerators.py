@@ -16,7 +16,7 @@ from lanas_jax.experiments.benchmarks.accelerators import (
     cells,
     cycles_by_operation,
 )
-from lanas_jax.experiments.benchmarks.forms import cell_steps
+from lanas_jax.experiments.benchmarks.forms import cell_steps, control_flow_of
 from lanas_jax.experiments.benchmarks.step_timing import share_of_peak
 from lanas_jax.planning.costs import Share
 from lanas_jax.runtime.console import terminal
@@ -39,6 +39,20 @@ def test_the_code_is_of_the_stated_size():
     steps = cell_steps(benchmark.network, benchmark.code)
     assert steps.count == 24  # ten separable convolutions, three pools, a skip
     assert steps.shares == pytest.approx((10 / 24, 3 / 24, 1 / 24, 10 / 24))
+
+
+def test_branches_count_as_often_as_a_code_runs_them():
+    benchmark = AcceleratorBenchmark(dataclasses.replace(TINY, space="nasbench201", channels=None, cells=None))
+    assert (benchmark.network.space.channels, benchmark.network.space.cells) == (16, 5)
+    assert control_flow_of(benchmark.network, np.array([3, 0, 3, 1, 0, 3])) == ((), {5: [2 / 6, 1 / 6, 0, 3 / 6, 0]})
+    network = AcceleratorBenchmark(dataclasses.replace(TINY, space="nasbench101", channels=5)).network
+    adjacency = np.zeros((5, 5), int)
+    adjacency[0, [1, 2, 3]] = adjacency[[1, 2, 3], 4] = 1
+    graph = network.space.from_graph(adjacency, ("input", "conv3x3-bn-relu", "conv1x1-bn-relu", "maxpool3x3", "output"))
+    # Three vertices lead to the output, so projections and convolutions compute a third of the channels.
+    assert control_flow_of(network, graph) == (
+        (), {4: [3 / 6, 0, 0, 3 / 6], 8: [2 / 5, 0, 0, 0, 0, 1 / 5, 1 / 5, 1 / 5]},
+    )  # fmt: skip
 
 
 def test_a_row_shows_what_it_has():
@@ -133,11 +147,26 @@ def test_every_row_is_measured(tmp_path):
         assert row.share_of_peak is None or 0 < row.share_of_peak < 1
 
 
+SPACES = pytest.mark.parametrize("space", ["nasnet", "nasbench201", "nasbench101"])
+
+
 @pytest.mark.slow
+@SPACES
 @pytest.mark.parametrize("part", ["cell", "candidate"])
-def test_a_form_without_control_flow_has_none(part):
-    benchmark = AcceleratorBenchmark(dataclasses.replace(TINY, blocks=2, cells=3))
+def test_a_form_without_control_flow_has_none(part, space):
+    size = {"blocks": 2, "cells": 3} if space == "nasnet" else {"channels": 5}
+    benchmark = AcceleratorBenchmark(dataclasses.replace(TINY, space=space, **size))
     none = dict.fromkeys(accelerators.PLATFORMS, 0)
     for form, vmapped in (("branchless", 1), ("branchless", 2), ("specialised", 1)):
         assert benchmark.control_flow(part, form, vmapped) == {"conditionals": none, "unknown_loops": none}
-    assert benchmark.control_flow(part, "shared", 1)["unknown_loops"]["cuda"] > 0
+    shared = benchmark.control_flow(part, "shared", 1)
+    assert shared["unknown_loops" if space == "nasnet" else "conditionals"]["cuda"] > 0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("space", ["nasbench201", "nasbench101"])
+def test_cells_of_benchmarks_are_measured(space):
+    config = dataclasses.replace(TINY, space=space, parts=("cell",), vmapped=(1,), channels=5)
+    rows = accelerators.run_benchmark(AcceleratorBenchmark(config), Console())
+    assert [row.form for row in rows] == ["branchless", "specialised", "shared"]
+    assert all(row.step_ms > 0 for row in rows)
