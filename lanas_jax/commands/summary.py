@@ -47,28 +47,39 @@ def best_table(trials: Sequence[Trial]) -> Table:
 def front_table(members: Sequence[Trial], knee: Trial | None) -> Table:
     """Returns a table of a front, one row per trial, the knee marked."""
     table = Table()
-    for name in ("trial", "value", "multiply-adds", "parameters"):
+    for name in ("trial", "value", "multiply-adds", "parameters", *outcome_names(members)):
         table.add_column(name, justify="right", no_wrap=True)
     table.add_column("code", overflow="fold")
     for trial in members:
         mark = " knee" if trial is knee else ""
         counts = map(grouped_count, (trial.multiply_adds, trial.parameters))
-        table.add_row(f"{trial.id}{mark}", value(trial), *counts, code(trial))
+        table.add_row(f"{trial.id}{mark}", value(trial), *counts, *outcomes(trial), code(trial))
     return table
+
+
+def outcome_names(trials: Sequence[Trial]) -> list[str]:
+    """Returns the headings of the columns of trials' outcomes besides the value."""
+    return [name.replace("_", "-") for name in (trials[0].outcomes if trials else ())]
+
+
+def outcomes(trial: Trial) -> list[str]:
+    """Formats the outcomes of a trial besides its value; empty if they are missing."""
+    return ["" if number is None else f"{number:,.6g}" for number in trial.outcomes.values()]
 
 
 def trials_table(trials: Sequence[Trial]) -> Table:
     """Returns a table of all trials, one row per trial, with training steps if these differ."""
     table, with_steps = Table(), differ_in_steps(trials)
     steps = ["steps"] if with_steps else []
-    for name in ("trial", "status", "value", "multiply-adds", "parameters", *steps, "seconds"):
+    for name in ("trial", "status", "value", "multiply-adds", "parameters", *outcome_names(trials), *steps, "seconds"):
         table.add_column(name, justify="left" if name == "status" else "right", no_wrap=True)
     table.add_column("code, or reason of failure", overflow="fold")
     for trial in trials:
         seconds = "" if trial.train_seconds is None else f"{trial.train_seconds:.2f}"
         last = trial.reason or code(trial)
-        counted = [trial.multiply_adds, trial.parameters, *([trial.steps] if with_steps else [])]
-        table.add_row(str(trial.id), trial.status.value, value(trial), *map(grouped_count, counted), seconds, last)
+        counted = [*map(grouped_count, (trial.multiply_adds, trial.parameters)), *outcomes(trial)]
+        counted += [grouped_count(trial.steps)] if with_steps else []
+        table.add_row(str(trial.id), trial.status.value, value(trial), *counted, seconds, last)
     return table
 
 
@@ -76,11 +87,13 @@ def trials_csv(trials: Sequence[Trial]) -> str:
     """Returns all trials as CSV with a header and every recorded field."""
     lines = io.StringIO()
     writer = csv.writer(lines, lineterminator="\n")
-    writer.writerow(COLUMNS)
+    measured = list(trials[0].outcomes) if trials else []
+    writer.writerow([*COLUMNS, *measured])
     for trial in trials:
         software = " ".join(f"{name}={version}" for name, version in trial.software.items())
         fields = {"status": trial.status.value, "code": code(trial), "software": software}
-        writer.writerow([fields.get(column, getattr(trial, column)) for column in COLUMNS])
+        row = [fields.get(column, getattr(trial, column)) for column in COLUMNS]
+        writer.writerow([*row, *(trial.outcomes[name] for name in measured)])
     return lines.getvalue()
 
 

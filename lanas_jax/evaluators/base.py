@@ -5,7 +5,8 @@ that fails is an outcome with a reason, never an exception and never a zero.
 """
 
 import dataclasses
-from collections.abc import Callable, Sequence
+import keyword
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
@@ -13,6 +14,9 @@ import numpy as np
 from jaxtyping import Array, Int, Key
 
 from lanas_jax.spaces.base import SearchSpace
+from lanas_jax.storage.trials import Trial
+
+RESERVED = {field.name for field in dataclasses.fields(Trial)} | {"accuracy", "checksum"}
 
 
 class NotPreparedError(Exception):
@@ -31,6 +35,8 @@ class Outcome:
       compile_seconds: this trial's share of the compilation time of its batch, in seconds.
       train_seconds: this trial's share of the wall-clock training time of its batch, in seconds.
       steps: number of training steps, or None if the evaluator does not train.
+      outcomes: other measured numbers by name, such as an energy, which may be objectives; the evaluator declares their
+        names (`declared_outcomes`).
     """
 
     value: float | None
@@ -40,6 +46,7 @@ class Outcome:
     compile_seconds: float = 0.0
     train_seconds: float = 0.0
     steps: int | None = None
+    outcomes: Mapping[str, float | None] = dataclasses.field(default_factory=dict)
 
     @property
     def failed(self) -> bool:
@@ -49,7 +56,10 @@ class Outcome:
 
 @runtime_checkable
 class Evaluator(Protocol):
-    """Assigns a value to each code."""
+    """Assigns a value to each code.
+
+    An evaluator that reports `Outcome.outcomes` has an attribute `outcomes`, a tuple of their names.
+    """
 
     def evaluate(self, codes: Int[np.ndarray, "n dims"], keys: Key[Array, " n"]) -> Sequence[Outcome]:
         """Returns one outcome per code, in order.
@@ -108,6 +118,26 @@ class PreparedInParts(Prepared, Protocol):
         Raises:
           NotPreparedError: the preparation failed; the message states the cause.
         """
+
+
+def declared_outcomes(evaluator: object) -> tuple[str, ...]:
+    """Returns the names of the outcomes that an evaluator reports besides its value: its attribute `outcomes`, if any.
+
+    Raises:
+      ValueError: the attribute is no sequence of names, or a name is no identifier, is given twice, or is that of
+        another number of a trial.
+    """
+    names = getattr(evaluator, "outcomes", ())
+    if isinstance(names, str) or not isinstance(names, Sequence):
+        raise ValueError(f"the outcomes of an evaluator must be a sequence of names; got {names!r}")
+    for i, name in enumerate(names):
+        if not isinstance(name, str) or not name.isidentifier() or not name.islower() or keyword.iskeyword(name):
+            raise ValueError(f"an outcome must have a lower-case name such as energy or peak_memory; got {name!r}")
+        if name in RESERVED:
+            raise ValueError(f"an outcome cannot be called {name!r}, since every trial has a field of that name")
+        if name in names[:i]:
+            raise ValueError(f"the outcome {name!r} is declared twice; declare each once")
+    return tuple(names)
 
 
 def with_costs(space: SearchSpace, codes: Int[np.ndarray, "n dims"], outcomes: Sequence[Outcome]) -> list[Outcome]:

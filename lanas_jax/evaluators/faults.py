@@ -7,7 +7,7 @@ stops at once, and the trials stay pending.
 """
 
 import dataclasses
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -96,8 +96,10 @@ def _plain(returned: object) -> Outcome | MalformedOutcomeError:
     """Returns an outcome with plain Python numbers and text, or the error if it is malformed."""
     if not isinstance(returned, Outcome):
         return MalformedOutcomeError(f"the evaluator returned {shown(returned)} for a code; expected an Outcome")
-    reason = returned.reason
+    reason, outcomes = returned.reason, returned.outcomes
     try:
+        if not isinstance(outcomes, Mapping):
+            raise ValueError(f"outcomes must be a dictionary of numbers; got {shown(outcomes)}")
         return dataclasses.replace(
             returned,
             value=plain_float("value", returned.value),
@@ -107,6 +109,7 @@ def _plain(returned: object) -> Outcome | MalformedOutcomeError:
             compile_seconds=plain_float("compile_seconds", returned.compile_seconds) or 0.0,
             train_seconds=plain_float("train_seconds", returned.train_seconds) or 0.0,
             steps=plain_count("steps", returned.steps),
+            outcomes={str(name): plain_float(str(name), number) for name, number in outcomes.items()},
         )
     except ValueError as error:
         return MalformedOutcomeError(f"the evaluator returned an impossible Outcome: {error}")

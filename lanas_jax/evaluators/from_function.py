@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Array, Int, Key
 
-from lanas_jax.evaluators.base import NotPreparedError, Outcome, with_costs
+from lanas_jax.evaluators.base import NotPreparedError, Outcome, declared_outcomes, with_costs
 from lanas_jax.spaces.base import SearchSpace
 from lanas_jax.storage.plain import plain_count, plain_float
 
@@ -29,17 +29,22 @@ class FromFunction:
     Args:
       space: search space of the codes.
       objective: function called with the options of a code as keywords. It returns the value to maximize, a number; NaN
-        marks a failure. Or it returns a dictionary with `value` and any of `multiply_adds`, `parameters` and `steps`,
-        which are recorded.
+        marks a failure. Or it returns a dictionary with `value` and any of `multiply_adds`, `parameters`, `steps` and
+        `outcomes`, which are recorded.
+      outcomes: names of other numbers that the dictionary may have, such as ``energy``; objectives of a search may be
+        among them.
 
     Raises:
-      ValueError: the objective is not callable, or cannot be called with the options of every code.
+      ValueError: the objective is not callable, or cannot be called with the options of every code; or a name of an
+        outcome cannot be used.
     """
 
     space: SearchSpace
     objective: Callable[..., Any]
+    outcomes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
+        declared_outcomes(self)
         if not callable(self.objective):
             raise ValueError(f"the objective must be a function; got {self.objective!r}")
         try:
@@ -69,24 +74,25 @@ class FromFunction:
     def _outcome(self, code: Int[np.ndarray, " dims"]) -> Outcome:
         began = time.perf_counter()
         returned = self.objective(**self.space.options(code))
-        results = _results(returned) if isinstance(returned, Mapping) else {"value": returned}
+        results = self._results(returned) if isinstance(returned, Mapping) else {"value": returned}
         if results["value"] is None:
             raise ValueError("the objective returned None; expected a number")
         for name, number in results.items():  # waits for arrays on a device
-            plain = plain_float if name == "value" else plain_count
+            plain = plain_count if name in COSTS else plain_float
             results[name] = plain(f"the objective's {name}", number)
         seconds = time.perf_counter() - began
         (outcome,) = with_costs(self.space, code[None], [Outcome(None, train_seconds=seconds)])
-        return dataclasses.replace(outcome, **results)
+        measured = {name: results.pop(name) for name in self.outcomes if name in results}
+        return dataclasses.replace(outcome, **results, outcomes=measured)
 
-
-def _results(returned: Mapping[str, Any]) -> dict[str, Any]:
-    """Checks a dictionary that the objective returned."""
-    others = [name for name in returned if name not in ("value", *COSTS)]
-    if "value" not in returned or others:
-        what = f"the key {others[0]!r}" if others else "no key 'value'"
-        raise NotPreparedError(
-            f"the objective returned a dictionary with {what}; expected 'value', the number to maximize, and any of "
-            f"{', '.join(COSTS)}. Several objectives are not supported: combine them into one value"
-        )
-    return dict(returned)
+    def _results(self, returned: Mapping[str, Any]) -> dict[str, Any]:
+        """Checks a dictionary that the objective returned."""
+        allowed = (*COSTS, *self.outcomes)
+        others = [name for name in returned if name not in ("value", *allowed)]
+        if "value" not in returned or others:
+            what = f"the key {others[0]!r}" if others else "no key 'value'"
+            raise NotPreparedError(
+                f"the objective returned a dictionary with {what}; expected 'value', the number to maximize, and any "
+                f"of {', '.join(allowed)}. A search for several objectives needs their names: objectives=(...)"
+            )
+        return dict(returned)

@@ -23,11 +23,11 @@ from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
 from lanas_jax.one_call.result import Study
-from lanas_jax.searchers.objectives import COSTS
+from lanas_jax.searchers.objectives import is_cost
 from lanas_jax.spaces.choices import Choice
 from lanas_jax.storage.trial_file import is_trial_file
 from lanas_jax.storage.trials import Status, Trial
-from lanas_jax.study.objectives import VALUES
+from lanas_jax.study.objectives import VALUES, reported
 
 RUN = "lanas run"  # user attribute of a study: the folder of the run of which it is a copy
 STATES = {Status.DONE: TrialState.COMPLETE, Status.FAILED: TrialState.FAIL, Status.PENDING: TrialState.RUNNING}
@@ -90,7 +90,7 @@ def _write(run: Study, storage: optuna.storages.BaseStorage, url: str, name: str
             )
         optuna.delete_study(study_name=name, storage=storage)
     directions = [
-        StudyDirection.MINIMIZE if objective in COSTS else StudyDirection.MAXIMIZE
+        StudyDirection.MINIMIZE if is_cost(objective) else StudyDirection.MAXIMIZE
         for objective in run.objectives or VALUES[:1]
     ]
     study = optuna.create_study(study_name=name, storage=storage, directions=directions)
@@ -105,7 +105,7 @@ def _write(run: Study, storage: optuna.storages.BaseStorage, url: str, name: str
 
 def _frozen(run: Study, trial: Trial, distributions: dict[str, BaseDistribution]) -> FrozenTrial:
     params = run.options(trial)
-    attributes: dict[str, Any] = {name: getattr(trial, name) for name in ATTRIBUTES}
+    attributes: dict[str, Any] = {name: getattr(trial, name) for name in ATTRIBUTES} | dict(trial.outcomes)
     attributes = {name: value for name, value in attributes.items() if value is not None}
     finished = None if trial.status == Status.PENDING else trial.finished
     started = trial.started or finished or time.time()
@@ -127,9 +127,8 @@ def _frozen(run: Study, trial: Trial, distributions: dict[str, BaseDistribution]
 
 def _values(run: Study, trial: Trial) -> list[float]:
     """Returns the values of a finished trial; a cost as it is."""
-    names = run.objectives or VALUES[:1]
-    found: list[Any] = [trial.value if name in VALUES else getattr(trial, name) for name in names]
-    return [float(number) for number in found]
+    found = [reported(trial, name) for name in run.objectives or VALUES[:1]]
+    return [number for number in found if number is not None]
 
 
 def _first_line(error: BaseException) -> str:

@@ -14,7 +14,7 @@ from lanas_jax.report.formatting import ValueFormat
 from lanas_jax.spaces.base import SearchSpace
 from lanas_jax.spaces.choices import Option
 from lanas_jax.storage.trials import Status, Trial
-from lanas_jax.study.objectives import winner_among
+from lanas_jax.study.objectives import VALUES, front, winner_among
 
 
 @dataclasses.dataclass(frozen=True, repr=False, eq=False)
@@ -27,7 +27,7 @@ class Study:
       space: search space; of a loaded run, the product of its choices, without costs and graphs.
       trials: trials in the order asked, pending and failed ones included.
       budget: total number of trials of the search.
-      objectives: names of the objectives of a loaded run with several; empty for one.
+      objectives: names of the objectives of a search with several; empty for one.
     """
 
     directory: Path
@@ -41,6 +41,11 @@ class Study:
     def best(self) -> Trial | None:
         """The trial with the highest value, or the knee of the front of several objectives; None if there is none."""
         return winner_among(self.trials, self.objectives)
+
+    @property
+    def front(self) -> list[Trial]:
+        """The trials that no other beats in every objective; with one objective, the best trial."""
+        return front(self.trials, self.objectives or VALUES[:1])
 
     @property
     def best_value(self) -> float | None:

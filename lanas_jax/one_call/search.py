@@ -2,7 +2,7 @@
 
 import contextlib
 import datetime
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,8 @@ from lanas_jax.runtime.console import terminal
 from lanas_jax.runtime.paths import local_path
 from lanas_jax.searchers.base import Searcher
 from lanas_jax.searchers.lanas import LaNAS
+from lanas_jax.searchers.objectives import check_objectives, quantity
+from lanas_jax.searchers.pareto_lanas import ParetoLaNAS
 from lanas_jax.spaces.base import SearchSpace
 from lanas_jax.spaces.choices import choice_from_definition
 from lanas_jax.storage.folder import RunError, new_directory
@@ -22,6 +24,7 @@ from lanas_jax.study import loop, run_folder
 from lanas_jax.study.display import StudyDisplay
 from lanas_jax.study.experiment import Experiment
 from lanas_jax.study.local_workers import LocalWorkers
+from lanas_jax.study.objectives import NAMES
 
 
 def search(
@@ -33,6 +36,7 @@ def search(
     seed: int = 0,
     batch: int = 1,
     searcher: Searcher | None = None,
+    objectives: Sequence[str] = (),
     workers: int = 1,
     accept_versions: bool = False,
     verbose: bool = True,
@@ -55,13 +59,17 @@ def search(
     Args:
       objective: function called with the options of a code as keywords, without inactive choices. It returns the value
         to maximize, or a dictionary with `value` and any of `multiply_adds`, `parameters` and `steps`, which the report
-        shows. Several objectives are not supported.
+        shows, and of the outcomes that are `objectives`.
       space: search space.
       budget: total number of trials.
       directory: run folder, new or from an earlier call; default: a new folder under ``runs/``.
       seed: random seed of the search.
       batch: number of trials that are proposed and told together.
-      searcher: algorithm that proposes codes of the space; default: ``LaNAS(space)``.
+      searcher: algorithm that proposes codes of the space; default: ``LaNAS(space)``, or with several objectives
+        ``ParetoLaNAS(space, objectives)``.
+      objectives: names of two to four objectives, of which the search finds the front: ``value``, ``multiply_adds``,
+        ``parameters``, or other keys of the dictionary that the objective returns, with a minus in front if less is
+        better: ``("value", "-energy")``. The best trial is then the knee of the front.
       workers: number of calls of the objective at a time, in threads of this process. With batches of one, a finished
         call is followed by the next at once, and the trials depend on the order in which calls finish.
       accept_versions: if True, a run continues even if software versions differ from those of its trials.
@@ -72,7 +80,8 @@ def search(
 
     Raises:
       ValueError: the objective is not a function or cannot be called with the options; the space is not a
-        `SearchSpace`, or the searcher's is another; budget, batch or workers is below 1, or the seed below 0.
+        `SearchSpace`, or the searcher's is another; budget, batch or workers is below 1, or the seed below 0; or the
+        objectives are not as above, or not those of the searcher.
       RunError: the folder contains another search, as in `lanas_jax.study.run`.
       StudyError: the objective failed for 8 trials in a row, called ``sys.exit`` or returned a dictionary that is not
         as above; or the searcher now proposes trials other than those recorded.
@@ -80,11 +89,14 @@ def search(
     """
     if not isinstance(space, SearchSpace):
         raise ValueError(f"space must be a SearchSpace; got {space!r}")
-    evaluator = FromFunction(space, objective)
-    searcher = LaNAS(space) if searcher is None else searcher
+    names = check_objectives(objectives) if objectives else ()
+    evaluator = FromFunction(space, objective, tuple(quantity(name) for name in names if quantity(name) not in NAMES))
+    if searcher is None:
+        searcher = ParetoLaNAS(space, names) if names else LaNAS(space)
     if searcher.space != space:
         raise ValueError("the searcher's space is not the space to search: build the searcher with that space")
-    experiment = Experiment(_name_of(objective), space, searcher, evaluator, budget, batch, seed)
+    name = _name_of(objective)
+    experiment = Experiment(name, space, searcher, evaluator, budget, batch, seed, objectives=names)
     local = LocalWorkers(experiment, workers)
     console = terminal(quiet=not verbose)
     display = NotebookDisplay(console) if verbose and console.is_jupyter else StudyDisplay(console)
@@ -102,7 +114,7 @@ def search(
             )
             raise
         write_report(result.directory, experiment)
-    return Study(result.directory, experiment.name, space, result.trials, experiment.budget)
+    return Study(result.directory, experiment.name, space, result.trials, experiment.budget, experiment.objectives)
 
 
 def load(directory: Path | str) -> Study:

@@ -43,9 +43,11 @@ class ValueFormat:
 
 
 def count(number: int | float | None) -> str:
-    """Formats a number with three significant digits and a letter; exactly below 10,000."""
+    """Formats a number with three significant digits and a letter; a whole number exactly below 10,000."""
     if number is None or not math.isfinite(number):
         return MISSING
+    if abs(number) < 99.95 and number != round(number):
+        return f"{number:.3g}"
     if abs(number) < 10_000:
         return f"{number:,.0f}"
     # 999,600 is 1.00 M, not 1000 k: the limits are the points where rounding carries over.

@@ -11,6 +11,7 @@ from lanas_jax.report import curves, formatting, graph, plots, tables
 from lanas_jax.report.elements import Content, Element, element
 from lanas_jax.report.formatting import ValueFormat
 from lanas_jax.searchers.hypervolume import reference_below, volumes_after
+from lanas_jax.searchers.objectives import is_cost, quantity
 from lanas_jax.spaces.base import SearchSpace
 from lanas_jax.storage.trials import Trial
 from lanas_jax.study import objectives
@@ -109,8 +110,8 @@ def hypervolumes(
 
 
 def label(name: str) -> str:
-    """Returns the name of an objective as text: ``multiply_adds`` is multiply-adds."""
-    return name.replace("_", "-")
+    """Returns the name of an objective as text: ``multiply_adds`` is multiply-adds, ``-energy`` is energy."""
+    return quantity(name).replace("_", "-")
 
 
 def shown(trial: Trial, name: str, show: ValueFormat) -> str:
@@ -209,7 +210,8 @@ def _beside(trial: Trial, knee: Trial, name: str, show: ValueFormat) -> str:
 
 def _reference(front: SearchedFront, i: int, show: ValueFormat) -> str:
     name, number = front.objectives[i], float(front.reference[i])
-    return f"{label(name)} {show(number, 2) if name in VALUES else formatting.count(-number)}"
+    text = show(number, 2) if name in VALUES else formatting.count(-number if is_cost(name) else number)
+    return f"{label(name)} {text}"
 
 
 def _figure(plot: Element, caption: Content) -> Element:

@@ -21,6 +21,7 @@ from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocato
 from lanas_jax.report import curves
 from lanas_jax.report.elements import Element, element
 from lanas_jax.report.formatting import ValueFormat
+from lanas_jax.searchers.objectives import is_cost, quantity
 from lanas_jax.storage.trials import Status, Trial
 from lanas_jax.study.objectives import VALUES, reported
 
@@ -149,21 +150,23 @@ def front(
       whole: True if these two objectives define the front, which is then drawn as a line too.
     """
     upright, across = names
+    labels = [quantity(name).replace("_", "-") for name in names]
     x, y = (np.array([reported(trial, name) for trial in trials], float) for name in (across, upright))
     on_front = np.isin([trial.id for trial in trials], [trial.id for trial in members])
     with matplotlib.rc_context(STYLE):
-        figure, axes = _axes(across.replace("_", "-"), show)
+        figure, axes = _axes(labels[1], show)
         if across in VALUES:
             _value_axis(axes.xaxis, show)
         if upright not in VALUES:
-            axes.set_ylabel(upright.replace("_", "-"))
+            axes.set_ylabel(labels[0])
             _cost_axis(axes.yaxis, y)
         floor = min(map(curves.axis_floor, (y, y[on_front]))) if upright in VALUES and len(y) else -np.inf
         _scatter(axes, x, y, floor=floor, pale=~on_front)
         order = np.flatnonzero(on_front)[np.argsort(x[on_front], kind="stable")]
         order = order[y[order] >= floor]
         if whole:
-            axes.plot(x[order], y[order], color=BEST, drawstyle="steps-post", linewidth=1.6, zorder=3)
+            worse = "steps-post" if is_cost(across) else "steps-pre"  # the line encloses what the front dominates
+            axes.plot(x[order], y[order], color=BEST, drawstyle=worse, linewidth=1.6, zorder=3)
         axes.plot(x[order], y[order], "o", color=BEST, markersize=5, zorder=4, label="Pareto front")
         if below := (on_front & (y < floor)).sum():
             _on_edge(axes, x[on_front & (y < floor)], "v", color=BEST, label=f"{below} of it below the axis")
@@ -174,7 +177,7 @@ def front(
         if across not in VALUES:
             _cost_axis(axes.xaxis, x)
         _legend(axes)
-        return _svg(figure, f"front-{upright}-{across}")
+        return _svg(figure, f"front-{quantity(upright)}-{quantity(across)}")
 
 
 def hypervolume_against(

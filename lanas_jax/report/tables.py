@@ -19,7 +19,7 @@ REASON_LENGTH = 300  # maximum characters of a failure's reason
 def trials_table(trials: Sequence[Trial], show: ValueFormat, marks: Mapping[int, str]) -> Element:
     """Returns a table of trials from best to worst, then pending and failed ones; at most `MOST_ROWS` rows.
 
-    It has a column of training steps if these differ.
+    It has a column of training steps if these differ, and one for each outcome besides the value.
 
     Args:
       trials: trials.
@@ -28,7 +28,11 @@ def trials_table(trials: Sequence[Trial], show: ValueFormat, marks: Mapping[int,
     """
     with_steps = differ_in_steps(trials)
     steps = ["steps"] if with_steps else []
-    headers = ("trial", "batch", "status", "value", "multiply-adds", "parameters", *steps, "compile", "train")
+    outcomes = [name.replace("_", "-") for name in (trials[0].outcomes if trials else ())]
+    headers = (
+        *("trial", "batch", "status", "value", "multiply-adds", "parameters"),
+        *(*outcomes, *steps, "compile", "train"),
+    )
     rows = [
         _trial_row(trial, show, marks.get(trial.id, trial.status.value), with_steps=with_steps)
         for trial in ranked(trials)[:MOST_ROWS]
@@ -144,6 +148,7 @@ def _trial_row(trial: Trial, show: ValueFormat, mark: str, *, with_steps: bool) 
         number(show(trial.value, 2), trial.value),
         number(formatting.count(trial.multiply_adds), trial.multiply_adds),
         number(formatting.count(trial.parameters), trial.parameters),
+        *(number(formatting.count(found), found) for found in trial.outcomes.values()),
         *steps,
         number(formatting.seconds(trial.compile_seconds), trial.compile_seconds),
         number(formatting.seconds(trial.train_seconds), trial.train_seconds),

@@ -1,6 +1,7 @@
-"""The objectives of a search with several: their names, and which of them are known before training.
+"""The objectives of a search with several: their names, their directions, and which are known before training.
 
-Every objective is maximised inside a search. A cost of `SearchSpace.cost` is its negative there.
+Every objective is maximised inside a search, so a cost is its negative there. `COSTS` are costs. Of any other quantity,
+a minus in front of its name says so: ``-energy``.
 """
 
 from collections.abc import Sequence
@@ -13,19 +14,33 @@ from jaxtyping import Array, Float
 from lanas_jax.searchers.hypervolume import MOST_OBJECTIVES
 from lanas_jax.spaces.base import Codes, Cost, SearchSpace
 
-COSTS = Cost._fields  # objectives that may be exact: names of `SearchSpace.cost`
+LATENCY = "latency"
+COSTS = (*Cost._fields, LATENCY)  # objectives that may be exact: possible names of `SearchSpace.known_costs`
+
+
+def is_cost(objective: str) -> bool:
+    """Returns whether less of an objective is better."""
+    return objective in COSTS or objective.startswith("-")
+
+
+def quantity(objective: str) -> str:
+    """Returns what an objective measures, its name without the minus of a cost."""
+    return objective.removeprefix("-")
 
 
 def check_objectives(names: Sequence[str]) -> tuple[str, ...]:
-    """Returns the names of the objectives of a search, with underscores in place of hyphens.
+    """Returns the names of the objectives of a search, with underscores in place of the hyphens inside names.
 
     Raises:
-      ValueError: there are fewer than two or more than four, or a name occurs twice.
+      ValueError: there are fewer than two or more than four, a name occurs twice, or one of `COSTS` has a minus.
     """
     if isinstance(names, str):
         raise ValueError(f"objectives must be several names; got the single text {names!r}")
-    checked = tuple(str(name).replace("-", "_") for name in names)
-    twice = [name for i, name in enumerate(checked) if name in checked[:i]]
+    checked = tuple("-" * name.startswith("-") + quantity(name).replace("-", "_") for name in map(str, names))
+    if twofold := [quantity(name) for name in checked if name.startswith("-") and quantity(name) in COSTS]:
+        raise ValueError(f"{twofold[0]} is a cost, which is minimised anyway: leave out the minus in front of it")
+    quantities = [*map(quantity, checked)]
+    twice = [name for i, name in enumerate(quantities) if name in quantities[:i]]
     if twice:
         raise ValueError(f"the objective {twice[0]!r} is given twice; give each once")
     if not 2 <= len(checked) <= MOST_OBJECTIVES:
@@ -40,8 +55,8 @@ def exact_costs(
 ) -> tuple[tuple[bool, ...], Float[np.ndarray, "m exact"]]:
     """Returns which objectives are known before training, and their values of listed codes.
 
-    Costs are: those of listed codes if the space defines `SearchSpace.cost`, and of all codes if it defines
-    `SearchSpace.traced_cost`. In other spaces, they are learned from the trials.
+    Those of `SearchSpace.cost_names` are: for listed codes if the space defines `SearchSpace.cost`, and for all codes
+    if it defines `SearchSpace.traced_cost`. In other spaces, they are learned from the trials.
 
     Args:
       space: search space.
@@ -52,27 +67,28 @@ def exact_costs(
       Whether each objective is exact, and a column of negative costs for each that is; no rows without listed codes.
     """
     costs: np.ndarray | None = None
-    wanted = [name for name in names if name in COSTS]
+    known = space.cost_names
+    wanted = [name for name in names if name in known]
     if codes is not None and wanted:
         try:
-            found = space.cost(np.asarray(codes))
+            found = space.known_costs(np.asarray(codes))
         except NotImplementedError:
             pass
         else:
-            costs = -np.stack([np.asarray(getattr(found, name)) for name in wanted], axis=1).astype(np.float32)
+            costs = -found[:, [*map(known.index, wanted)]].astype(np.float32)
     elif wanted:
         one = jax.ShapeDtypeStruct((1, space.dims), jnp.int32)
         if jax.eval_shape(lambda codes: traced_costs(space, names, codes), one) is not None:
             costs = np.zeros((0, len(wanted)), np.float32)
     if costs is None:
         return (False,) * len(names), np.zeros((0 if codes is None else len(codes), 0), np.float32)
-    return tuple(name in COSTS for name in names), costs
+    return tuple(name in known for name in names), costs
 
 
 def traced_costs(space: SearchSpace, names: Sequence[str], codes: Codes) -> Float[Array, "n exact"] | None:
-    """Returns negative costs of codes inside a compiled program, a column for each of the names in `COSTS`, in order.
+    """Returns negative costs of codes inside a compiled program, a column for each of `names` that is known.
 
     None if the space computes costs on the host alone.
     """
-    costs = space.traced_cost(codes)
-    return None if costs is None else -costs[:, np.array([COSTS.index(name) for name in names if name in COSTS])]
+    costs, known = space.traced_cost(codes), space.cost_names
+    return None if costs is None else -costs[:, np.array([known.index(name) for name in names if name in known])]

@@ -84,9 +84,10 @@ class ParetoLaNAS:
 
     Attributes:
       space: search space.
-      objectives: names of the objectives. Those that are called ``multiply_adds`` or ``parameters`` are negative costs
-        of `SearchSpace.cost`. In a listed space or pool that defines them, and in a space that has `traced_cost`, they
-        are exact: known for every code, without a model. In other spaces they are learned like any other.
+      objectives: names of the objectives. Those that are called ``multiply_adds``, ``parameters`` or ``latency`` are
+        negative costs of `SearchSpace.known_costs`. In a listed space or pool that defines them, and in a space that
+        has `traced_cost`, they are exact: known for every code, without a model. In other spaces they are learned like
+        any other.
       pool: explicit codes to draw from; without a pool, a small space is enumerated and a large one sampled by chains.
       reference: values of the objectives below which a trial is of no use; None for a quarter of
         the range of the trials' values below their worst.

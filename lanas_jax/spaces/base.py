@@ -222,13 +222,26 @@ class SearchSpace:
         """
         raise NotImplementedError(f"{type(self).__name__} does not define the cost of its networks; override `cost`")
 
-    def traced_cost(self, codes: Codes) -> Float[Array, "n 2"] | None:
-        """Returns multiply-adds and parameters of valid codes, rounded to float32, inside a compiled program.
+    def traced_cost(self, codes: Codes) -> Float[Array, "n costs"] | None:
+        """Returns `known_costs` of valid codes, rounded to float32, inside a compiled program.
 
         None if this space computes costs on the host alone.
         """
         del codes
         return None
+
+    @property
+    def cost_names(self) -> tuple[str, ...]:
+        """Names of the costs that `known_costs` returns: those of `Cost`, and more in some spaces."""
+        return Cost._fields
+
+    def known_costs(self, codes: Codes) -> Float[np.ndarray, "n costs"]:
+        """Returns every cost that is known before training, a column for each of `cost_names`.
+
+        Raises:
+          NotImplementedError: if this space does not define costs.
+        """
+        return np.stack(self.cost(codes), axis=1).astype(np.float64)
 
     def limited(self, codes: Codes) -> tuple[LimitedCost, ...]:
         """Returns the costs of each network that have a hard limit; empty in most spaces."""

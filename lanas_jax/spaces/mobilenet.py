@@ -133,10 +133,25 @@ class MobileNetSpace(MobileNetSettings):
         totals = mobilenet_costs.totals(self, codes)
         return Cost(totals[:, 0], totals[:, 1])
 
-    def traced_cost(self, codes: Codes) -> Float[Array, "n 2"]:
-        """Returns multiply-adds and parameters of valid codes, rounded to float32, inside a compiled program."""
-        codes = jnp.asarray(codes, jnp.int32)
-        return nearest_floats(jnp.stack([mobilenet_costs.limbs(self, codes, column) for column in range(2)], axis=1))
+    @property
+    def cost_names(self) -> tuple[str, ...]:
+        """Names of the costs: those of `Cost`, and with a latency table ``latency``, in milliseconds per batch."""
+        return (*Cost._fields, "latency") if self.latency is not None else Cost._fields
+
+    def known_costs(self, codes: Codes) -> Float[np.ndarray, "n costs"]:
+        """Returns a column for each of `cost_names`."""
+        return mobilenet_costs.totals(self, codes) / self._units
+
+    def traced_cost(self, codes: Codes) -> Float[Array, "n costs"]:
+        """Returns `known_costs` of valid codes, rounded to float32, inside a compiled program."""
+        codes, columns = jnp.asarray(codes, jnp.int32), range(len(self.cost_names))
+        whole = nearest_floats(jnp.stack([mobilenet_costs.limbs(self, codes, column) for column in columns], axis=1))
+        return whole / self._units.astype(np.float32)[None]
+
+    @property
+    def _units(self) -> Float[np.ndarray, " costs"]:
+        """Units of `known_costs` in units of `COLUMNS`: a millisecond has a million nanoseconds."""
+        return np.array([1.0, 1.0, 1e6])[: len(self.cost_names)]
 
     def nanoseconds(self, codes: Codes) -> Int[np.ndarray, " n"]:
         """Returns the exact nanoseconds per batch according to the latency table.

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 APPLICATION_ID = 0x4C614E41  # "LaNA", stored in the file's header to distinguish our files from other SQLite files
-FORMAT = 4  # version of the tables, also stored in the header
+FORMATS = (4, 5)  # versions of the tables, also stored in the header: without and with outcomes of the evaluator
 STUMBLES = (sqlite3.Error, UnicodeDecodeError)  # exceptions that Python's sqlite3 raises on damaged files
 _LOCK_SECONDS = 30.0  # maximum wait for another process's transaction
 _MAGIC = b"SQLite format 3\x00"
@@ -94,9 +94,10 @@ def _check_header(path: Path) -> None:
         raise TrialStoreError(f"{path} is no trials file of lanas_jax, or its header is damaged. It was not changed")
     if int.from_bytes(header[68:72]) != APPLICATION_ID:
         raise TrialStoreError(f"{path} is an SQLite file of another program, not a trials file. It was not changed")
-    if (found := int.from_bytes(header[60:64])) != FORMAT:
+    if (found := int.from_bytes(header[60:64])) not in FORMATS:
         raise TrialStoreError(
-            f"{path} has format {found}, but this lanas_jax reads format {FORMAT}. It was not changed"
+            f"{path} has format {found}, but this lanas_jax reads formats {FORMATS[0]} and {FORMATS[1]}. It was not "
+            f"changed"
         )
 
 

@@ -26,7 +26,7 @@ from typing import Any, Protocol, runtime_checkable
 from lanas_jax.storage.plain import LARGEST_VALUE, plain_count, plain_float, plain_text
 from lanas_jax.storage.trial_file import (
     APPLICATION_ID,
-    FORMAT,
+    FORMATS,
     STUMBLES,
     TrialStoreError,
     check_trial_file,
@@ -57,6 +57,7 @@ CREATE TABLE trials (
   told INTEGER,
   tries INTEGER,
   worker TEXT,
+  %s
   checksum INTEGER NOT NULL,
   CHECK ((status = 'pending') = (told IS NULL)),
   CHECK ((status = 'done') = (value IS NOT NULL)),
@@ -102,6 +103,7 @@ class Trial:
       told: number of the tell event; None while pending.
       tries: number of evaluations started; more than 1 if a worker was lost. None while pending.
       worker: name of the worker that evaluated it; None for the main process.
+      outcomes: the store's outcomes by name, measured by the evaluator or known from the code; None if missing.
     """
 
     id: int
@@ -124,6 +126,10 @@ class Trial:
     told: int | None = None
     tries: int | None = None
     worker: str | None = None
+    outcomes: Mapping[str, float | None] = dataclasses.field(default_factory=dict)
+
+
+_FIELDS = tuple(field.name for field in dataclasses.fields(Trial) if field.name != "outcomes")  # the first columns
 
 
 @runtime_checkable
@@ -144,6 +150,8 @@ class TrialOutcome(Protocol):
     def train_seconds(self) -> float: ...  # noqa: D102
     @property
     def steps(self) -> int | None: ...  # noqa: D102
+    @property
+    def outcomes(self) -> Mapping[str, float | None]: ...  # noqa: D102
 
 
 def differ_in_steps(trials: Iterable[Trial]) -> bool:
@@ -164,17 +172,27 @@ def by_tell(trials: Iterable[Trial]) -> list[list[Trial]]:
 
 
 class TrialStore:
-    """The trials of one run. Created by `create` or `open`; a context manager that closes its file."""
+    """The trials of one run. Created by `create` or `open`; a context manager that closes its file.
+
+    Attributes:
+      path: path of the file.
+      outcomes: names of the outcomes that trials have besides their value, each a column.
+    """
 
     def __init__(self, connection: sqlite3.Connection, path: Path):
         self._connection = connection
         self.path = path
+        self.outcomes: tuple[str, ...] = ()
         self._delay: float | None = None  # maximum age of a group inside `grouped`, seconds
         self._begun = 0.0  # start of the open group, monotonic seconds
 
     @classmethod
-    def create(cls, path: Path) -> "TrialStore":
+    def create(cls, path: Path, outcomes: Sequence[str] = ()) -> "TrialStore":
         """Creates an empty store in a new file.
+
+        Args:
+          path: path of the file.
+          outcomes: names of the outcomes that trials have besides their value, identifiers in lower case.
 
         Raises:
           TrialStoreError: the file already exists.
@@ -184,8 +202,10 @@ class TrialStore:
         except FileExistsError:
             raise TrialStoreError(f"{path} already exists") from None
         store = cls(connect(path, "rw"), path)
+        store.outcomes, version = tuple(outcomes), FORMATS[bool(outcomes)]
         store._connection.executescript(
-            f"BEGIN; PRAGMA application_id = {APPLICATION_ID}; PRAGMA user_version = {FORMAT}; {_TABLES} COMMIT;"
+            f"BEGIN; PRAGMA application_id = {APPLICATION_ID}; PRAGMA user_version = {version}; "
+            f"{_tables(outcomes)} COMMIT;"
         )
         return store
 
@@ -246,7 +266,8 @@ class TrialStore:
         Raises:
           TrialStoreError: a row does not match its checksum.
         """
-        return [_trial(self.path, row) for row in self._connection.execute("SELECT * FROM trials ORDER BY id")]
+        rows = self._connection.execute("SELECT * FROM trials ORDER BY id")
+        return [_trial(self.path, row, self.outcomes) for row in rows]
 
     def add_pending(
         self,
@@ -322,7 +343,7 @@ class TrialStore:
         with self._transaction():
             common |= {"told": self._next_event(), "worker": worker}
             trials = [
-                dataclasses.replace(self._pending(i), **_result(outcome), **common)
+                dataclasses.replace(self._pending(i), **_result(outcome, self.outcomes), **common)
                 for i, outcome in zip(ids, outcomes, strict=True)
             ]
             for trial in trials:
@@ -333,7 +354,7 @@ class TrialStore:
         row = self._connection.execute("SELECT * FROM trials WHERE id = ?", (trial,)).fetchone()
         if row is None or row["status"] != Status.PENDING:
             raise ValueError(f"trial {trial} is not pending")
-        return _trial(self.path, row)
+        return _trial(self.path, row, self.outcomes)
 
     def _next_event(self) -> int:
         """Returns the number of events so far; the indexes make each maximum a single lookup."""
@@ -342,14 +363,16 @@ class TrialStore:
         return max(-1 if event is None else event for event in (asked, told)) + 1
 
     def _write(self, verb: str, trial: Trial) -> None:
-        row = _row(trial)
+        row = _row(trial, self.outcomes)
         self._connection.execute(f"{verb} INTO trials VALUES (?{', ?' * len(row)})", (*row, _sum(row)))
 
     def _check(self) -> None:
         """Reads everything once, so that damage is found on opening."""
+        columns = [column["name"] for column in self._connection.execute("PRAGMA table_info(trials)")]
+        self.outcomes = tuple(columns[len(_FIELDS) : -1])
         with contextlib.closing(sqlite3.connect(":memory:")) as ours:
             ours.row_factory = self._connection.row_factory
-            ours.executescript(_TABLES)
+            ours.executescript(_tables(self.outcomes))
             if self._connection.execute(_SCHEMA).fetchall() != ours.execute(_SCHEMA).fetchall():
                 raise damaged(self.path, "its tables are not those of a trials file")
         self.trials()
@@ -388,8 +411,13 @@ class TrialStore:
             raise
 
 
-def _result(outcome: TrialOutcome) -> dict[str, Any]:
-    """Returns the fields of a trial that its outcome determines."""
+def _tables(outcomes: Sequence[str]) -> str:
+    """Returns the statements that create the tables, with a column per outcome."""
+    return _TABLES % "".join(f'"{name}" REAL,\n  ' for name in outcomes).rstrip()
+
+
+def _result(outcome: TrialOutcome, names: Sequence[str]) -> dict[str, Any]:
+    """Returns the fields of a trial that its outcome determines; `names` are those of the outcomes to record."""
     value, reason = plain_float("value", outcome.value), None
     if value is None:
         reason = plain_text(outcome.reason or "no reason given")
@@ -404,6 +432,7 @@ def _result(outcome: TrialOutcome) -> dict[str, Any]:
         "compile_seconds": _finite("compile_seconds", outcome.compile_seconds),
         "train_seconds": _finite("train_seconds", outcome.train_seconds),
         "steps": plain_count("steps", outcome.steps),
+        "outcomes": {name: _finite(name, outcome.outcomes.get(name)) for name in names},
     }
 
 
@@ -413,19 +442,20 @@ def _finite(name: str, number: object) -> float | None:
     return None if found is None or not math.isfinite(found) else found
 
 
-def _row(trial: Trial) -> tuple[int | float | str | None, ...]:
-    fields = {field.name: getattr(trial, field.name) for field in dataclasses.fields(trial)}
+def _row(trial: Trial, outcomes: Sequence[str]) -> tuple[int | float | str | None, ...]:
+    fields = {name: getattr(trial, name) for name in _FIELDS}
     fields |= {"status": trial.status.value, "software": json.dumps(trial.software), "code": _text(trial.code)}
-    return tuple(fields.values())
+    return (*fields.values(), *(trial.outcomes.get(name) for name in outcomes))
 
 
-def _trial(path: Path, row: dict[str, Any]) -> Trial:
+def _trial(path: Path, row: dict[str, Any], outcomes: Sequence[str]) -> Trial:
     if row.pop("checksum") != _sum(tuple(row.values())):
         raise damaged(path, f"trial {row['id']} does not match its checksum")
     read = {
         "code": _integers(path, row["code"]),
         "status": Status(row["status"]),
         "software": json.loads(row["software"]),
+        "outcomes": {name: row.pop(name) for name in outcomes},
     }
     return Trial(**row | read)
 

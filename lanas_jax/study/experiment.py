@@ -16,7 +16,7 @@ from lanas_jax.spaces.definition import definition_difference
 from lanas_jax.storage.plain import shown
 from lanas_jax.storage.trials import Trial
 from lanas_jax.study.discovery import ExperimentError
-from lanas_jax.study.objectives import check_study_objectives
+from lanas_jax.study.objectives import check_study_objectives, stored_outcomes
 from lanas_jax.trainer.language import LanguageTraining
 from lanas_jax.trainer.loop import SilentTraining, TrainingProgress
 from lanas_jax.trainer.task import FinalTraining
@@ -74,8 +74,13 @@ class Experiment:
       batch: number of trials per ask.
       seed: random seed of the search.
       winner: winner training, run after the last trial; None for a search that ends with its last trial.
-      objectives: names of two to four objectives; empty for the evaluator's value alone. The searcher searches the
-        same, and the winner is the knee of their front (`lanas_jax.study.objectives`).
+      objectives: names of two to four objectives; empty for the evaluator's value alone. Those are ``accuracy`` or
+        ``value``, ``multiply_adds``, ``parameters``, ``latency``, and the evaluator's outcomes, with a minus if less of
+        one is better, such as ``-energy``. The searcher searches the same, and the winner is the knee of their front.
+
+    Raises:
+      ValueError: a part has another type, the searcher searches another space or other objectives, an objective is
+        unknown, or a number is out of range.
     """
 
     name: str
@@ -98,7 +103,12 @@ class Experiment:
         set_whole_numbers(self, budget=1, batch=1, seed=0)
         if self.seed >= 2**32:
             raise ValueError(f"seed must be below 2**32; got {self.seed}")
-        object.__setattr__(self, "objectives", check_study_objectives(self.objectives, self.searcher))
+        object.__setattr__(self, "objectives", check_study_objectives(self.objectives, self.searcher, self.evaluator))
+
+    @property
+    def outcomes(self) -> tuple[str, ...]:
+        """Names of the outcomes that trials have besides their value, multiply-adds and parameters."""
+        return stored_outcomes(self.objectives, self.evaluator)
 
 
 @runtime_checkable

@@ -1,7 +1,9 @@
 """The objectives of a study with several: their values of a trial, the front of all trials, and its knee.
 
-An objective is the value that the evaluator returns, called ``accuracy`` or ``value``, or a cost that is part of each
-outcome, ``multiply_adds`` or ``parameters``. All are maximised inside, so a cost is its negative there.
+An objective is the value that the evaluator returns, called ``accuracy`` or ``value``; a cost that is part of each
+outcome, ``multiply_adds`` or ``parameters``; the ``latency`` of a space with a latency table, in milliseconds per
+batch; or an outcome that the evaluator reports besides the value (`Outcome.outcomes`), with a minus in front of its
+name if less of it is better. All are maximised inside, so a cost is its negative there.
 """
 
 import dataclasses
@@ -11,28 +13,36 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Int
 
-from lanas_jax.evaluators.base import Outcome
+from lanas_jax.evaluators.base import Outcome, declared_outcomes
 from lanas_jax.searchers.dominance import front_rows
-from lanas_jax.searchers.objectives import COSTS, check_objectives
+from lanas_jax.searchers.objectives import LATENCY, check_objectives, is_cost, quantity
+from lanas_jax.spaces.base import Cost, SearchSpace
+from lanas_jax.storage.plain import LARGEST_VALUE
 from lanas_jax.storage.trials import Trial, best
 
 VALUES = ("accuracy", "value")  # names of the value that an evaluator returns
-NAMES = (*VALUES, *COSTS)
+NAMES = (*VALUES, *Cost._fields)  # objectives that every study may have
 
 
-def check_study_objectives(names: Sequence[str], searcher: Any) -> tuple[str, ...]:
+def check_study_objectives(names: Sequence[str], searcher: Any, evaluator: Any) -> tuple[str, ...]:
     """Returns the names of a study's objectives, checked against its searcher; empty for a study with one.
 
     Raises:
-      ValueError: a name is unknown or given twice, there are more than four, or the searcher searches others.
+      ValueError: a name is unknown or given twice, there are more than four, a value or a cost of the space has a
+        minus, or the searcher searches others.
     """
     expected = getattr(searcher, "objectives", None)
     checked = check_objectives(names) if names else ()
-    unknown = [name for name in checked if name not in NAMES]
+    known = [*NAMES, *declared_outcomes(evaluator)]
+    known += [LATENCY] * (LATENCY in searcher.space.cost_names and LATENCY not in known)
+    unknown = [name for name in checked if quantity(name) not in known]
     if unknown:
-        raise ValueError(f"there is no objective {unknown[0]!r}; choose from {', '.join(NAMES)}")
+        remedy = "; latency needs a space with a latency table" * (quantity(unknown[0]) == LATENCY)
+        raise ValueError(f"there is no objective {unknown[0]!r}; choose from {', '.join(known)}{remedy}")
+    if wrong := [name for name in checked if name.startswith("-") and quantity(name) in VALUES]:
+        raise ValueError(f"the value of an evaluator is maximised; leave out the minus of {wrong[0]}")
     if set(VALUES) <= set(checked):
         raise ValueError("accuracy and value are the same objective; give one of them")
     kind = type(searcher).__name__
@@ -48,27 +58,62 @@ def check_study_objectives(names: Sequence[str], searcher: Any) -> tuple[str, ..
     return checked
 
 
+def stored_outcomes(names: Sequence[str], evaluator: Any) -> tuple[str, ...]:
+    """Returns the names of the outcomes that the trials of a study have besides their value and the costs of `Cost`."""
+    declared = declared_outcomes(evaluator)
+    return (*declared, LATENCY) if LATENCY in names and LATENCY not in declared else declared
+
+
+def reported(trial: Trial | Outcome, name: str) -> float | None:
+    """Returns an objective of a trial as it is shown: costs are positive. None if the trial lacks it."""
+    name = quantity(name)
+    if name in VALUES:
+        found = trial.value
+    else:
+        found = getattr(trial, name) if name in Cost._fields else trial.outcomes.get(name)
+    return None if found is None else float(found)
+
+
 def objectives_of(trial: Trial | Outcome, names: Sequence[str]) -> tuple[float | None, ...]:
     """Returns the objectives of a trial, costs as their negatives; None for those that it lacks."""
-    found = [trial.value if name in VALUES else getattr(trial, name) for name in names]
-    return tuple(
-        None if number is None else -float(number) if name in COSTS else float(number)
-        for name, number in zip(names, found, strict=True)
-    )
+    found = [(name, reported(trial, name)) for name in names]
+    return tuple(None if number is None else -number if is_cost(name) else number for name, number in found)
 
 
-def reported(trial: Trial, name: str) -> float | None:
-    """Returns an objective of a trial as it is shown: costs are positive. None if the trial lacks it."""
-    (found,) = objectives_of(trial, (name,))
-    return found if found is None or name not in COSTS else -found
+def with_all_objectives(
+    outcomes: Sequence[Outcome], codes: Int[np.ndarray, "n dims"], names: Sequence[str], space: SearchSpace
+) -> list[Outcome]:
+    """Returns outcomes with the latencies of their codes, as failures with their reason if they lack an objective.
+
+    Args:
+      outcomes: outcomes of trials.
+      codes: codes of the trials.
+      names: names of the objectives of their study.
+      space: search space.
+    """
+    found = list(outcomes)
+    if LATENCY in names and LATENCY in space.cost_names:
+        latencies = space.known_costs(codes)[:, space.cost_names.index(LATENCY)].tolist()
+        found = [
+            dataclasses.replace(outcome, outcomes={**outcome.outcomes, LATENCY: latency})
+            for outcome, latency in zip(found, latencies, strict=True)
+        ]
+    reasons = [_lacks(outcome, names) for outcome in found]
+    return [
+        outcome if reason is None else dataclasses.replace(outcome, value=None, reason=reason)
+        for outcome, reason in zip(found, reasons, strict=True)
+    ]
 
 
-def with_all_objectives(outcome: Outcome, names: Sequence[str]) -> Outcome:
-    """Returns an outcome, as a failure with its reason if it lacks an objective."""
-    missing = [name for name, found in zip(names, objectives_of(outcome, names), strict=True) if found is None]
-    if outcome.failed or not missing:
-        return outcome
-    return dataclasses.replace(outcome, value=None, reason=f"the evaluator reports no {missing[0]}")
+def _lacks(outcome: Outcome, names: Sequence[str]) -> str | None:
+    """Returns why an outcome has no value of an objective; None if it failed anyway or has all."""
+    for name in () if outcome.failed else names:
+        number = reported(outcome, name)
+        if number is None:
+            return f"the evaluator reports no {quantity(name)}"
+        if name not in VALUES and not abs(number) <= LARGEST_VALUE:  # NaN too
+            return f"the {quantity(name)} is {number:g}"
+    return None
 
 
 def values_to_tell(trials: Sequence[Trial], names: Sequence[str] = ()) -> Float[np.ndarray, "n ..."]:
@@ -148,9 +193,9 @@ def pick_trial(trials: Sequence[Trial], names: Sequence[str], text: str) -> Tria
     limit = _number(found[3]) if found else None
     if found is None or limit is None:
         raise ValueError(f"pick must be such as knee, 'trial 17' or 'multiply_adds<=3e8'; got {text!r}")
-    name = found[1].replace("-", "_")
-    if name not in NAMES:
-        raise ValueError(f"there is no objective {name!r} to pick by; choose from {', '.join(NAMES)}")
+    name, known = found[1].replace("-", "_"), (*NAMES, *members[0].outcomes)
+    if name not in known:
+        raise ValueError(f"there is no objective {name!r} to pick by; choose from {', '.join(known)}")
     numbers = [reported(trial, name) for trial in members]
     sign = 1 if found[2] == ">=" else -1
     meeting = [trial for trial, x in zip(members, numbers, strict=True) if x is not None and sign * (x - limit) >= 0]
@@ -158,10 +203,10 @@ def pick_trial(trials: Sequence[Trial], names: Sequence[str], text: str) -> Tria
         if not set(names) & set(VALUES):
             return meeting[0]
         return max(meeting, key=lambda trial: -math.inf if trial.value is None else trial.value)
-    known = [(sign * x, trial, x) for trial, x in zip(members, numbers, strict=True) if x is not None]
-    if not known:
+    measured = [(sign * x, trial, x) for trial, x in zip(members, numbers, strict=True) if x is not None]
+    if not measured:
         raise ValueError(f"the trials of this run have no {name}")
-    _, nearest, number = max(known, key=lambda one: one[0])
+    _, nearest, number = max(measured, key=lambda one: one[0])
     raise ValueError(f"no trial on the front has {text.strip()}; the nearest is trial {nearest.id} with {number:,.6g}")
 
 

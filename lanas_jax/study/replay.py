@@ -118,7 +118,8 @@ class SearchLog:
           ValueError: as in `TrialStore.finish`.
         """
         how = {"software": software.versions()} | how
-        outcomes = [with_all_objectives(outcome, self._experiment.objectives) for outcome in outcomes]
+        codes = np.array([trial.code for trial in trials], np.int32)
+        outcomes = with_all_objectives(outcomes, codes, self._experiment.objectives, self._experiment.space)
         finished = self._store.finish([trial.id for trial in trials], outcomes, started=started, **how)
         self._tell(finished)
         self._count(("tell", finished))

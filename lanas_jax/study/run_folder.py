@@ -286,7 +286,7 @@ def create(
         _refuse_used(directory)
         if source is not None:
             (directory / _SOURCE).write_bytes(source.read_bytes() if text is None else text)
-        TrialStore.create(directory / _TRIALS).close()
+        TrialStore.create(directory / _TRIALS, experiment.outcomes).close()
     return Run(directory, record)
 
 

@@ -45,7 +45,8 @@ def odd_outcome(*arguments, **settings):
     outcome = object.__new__(Outcome)
     fields = dataclasses.fields(Outcome)
     given = dict(zip([field.name for field in fields], arguments, strict=False))
-    for name, value in ({field.name: field.default for field in fields} | given | settings).items():
+    defaults = {field.name: field.default for field in fields} | {"outcomes": {}}
+    for name, value in (defaults | given | settings).items():
         object.__setattr__(outcome, name, value)
     return outcome
 
@@ -69,6 +70,9 @@ ODD = [
     (odd_outcome(0.5, parameters="many"), "parameters must be a whole number or None; got 'many' of type str"),
     (odd_outcome(0.5, steps=1.5), "steps must be a whole number or None; got 1.5 of type float"),
     (odd_outcome(0.5, train_seconds="long"), "train_seconds must be a number or None; got 'long' of type str"),
+    (odd_outcome(0.5, outcomes={"energy": "low"}), "energy must be a number or None; got 'low' of type str"),
+    (odd_outcome(0.5, outcomes=None), "outcomes must be a dictionary of numbers; got None of type NoneType"),
+    (odd_outcome(0.5, outcomes=3.0), "outcomes must be a dictionary of numbers; got 3.0 of type float"),
     (odd_outcome(None), "no reason given"),
     (odd_outcome(None, ""), "no reason given"),
     (odd_outcome(None, ValueError("of [a, b]")), "ValueError: of [a, b]"),
@@ -123,11 +127,14 @@ def test_an_odd_outcome_fails_its_trial_with_a_sentence(odd_run, number, reason)
 @pytest.mark.parametrize("count", [6, 6.0, np.int32(6), np.float64(6), jnp.int32(6), np.array([6])])
 def test_numbers_of_any_kind_are_stored_as_plain_ones(value, count):
     (found,) = outcomes_or_errors(
-        ReturnsAtOnce([Outcome(value, None, count, count, value, value, count)]), np.zeros((1, 3), np.int32), None
+        ReturnsAtOnce([Outcome(value, None, count, count, value, value, count, {"energy": value})]),
+        np.zeros((1, 3), np.int32),
+        None,
     )
     number = float(np.asarray(value).item())
-    assert found == Outcome(number, None, 6, 6, number, number, 6)
-    assert all(type(item) in (float, int, type(None)) for item in dataclasses.astuple(found))
+    assert found == Outcome(number, None, 6, 6, number, number, 6, {"energy": number})
+    assert all(type(item) in (float, int, type(None)) for item in dataclasses.astuple(found)[:-1])
+    assert type(found.outcomes["energy"]) is float
 
 
 def test_seconds_that_are_none_or_not_finite_are_no_reason_to_fail(tmp_path):

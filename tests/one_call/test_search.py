@@ -186,9 +186,21 @@ def test_costs_that_the_space_knows_are_recorded_unless_the_objective_returns_th
         assert outcome.multiply_adds == cells.cost(code).multiply_adds[0]
 
 
+def test_the_front_of_a_dictionary_is_searched(tmp_path):
+    def objective(**options):
+        first, *others = (list(choice.options).index(options[choice.name]) for choice in SPACE.choices)
+        return {"value": float(first), "energy": first + sum(others)}
+
+    names = ("value", "-energy")
+    how = {**HOW, "objectives": names, "searcher": lx.NSGA2(SPACE, names)}
+    found = lx.search(objective, SPACE, 12, tmp_path, **how)
+    assert found.best in found.front == lx.load(tmp_path).front
+    assert all(trial.outcomes["energy"] >= trial.value for trial in found.trials)
+
+
 @pytest.mark.parametrize(
     ("returned", "message"),
-    [({"value": 1.0, "latency": 2.0}, "with the key 'latency'.*Several objectives"), ({"loss": 1}, "the key 'loss'")],
+    [({"value": 1.0, "latency": 2.0}, "with the key 'latency'.*objectives="), ({"loss": 1}, "the key 'loss'")],
 )
 def test_other_dictionaries_stop_the_search_at_the_first_trial(tmp_path, returned, message):
     with pytest.raises(StudyError, match=message):

@@ -55,6 +55,21 @@ def test_what_goes_in_comes_out(path):
     assert done.finished > 100.0
 
 
+@pytest.mark.parametrize(("names", "version"), [((), 4), (("energy", "order"), 5)])
+def test_outcomes_have_columns_of_their_own_and_their_own_format(tmp_path, names, version):
+    outcomes = {"energy": 0.1, "order": float("nan"), "other": 3.0}
+    with TrialStore.create(tmp_path / "trials.sqlite", names) as store:
+        store.add_pending(0, CODES[:2], KEYS[:2], SOFTWARE)
+        store.finish([0], [Outcome(1.0, outcomes=outcomes)], SOFTWARE, started=0.0)
+    with TrialStore.open(tmp_path / "trials.sqlite", read_only=True) as store:
+        done, pending = store.trials()
+    assert done.outcomes == ({"energy": 0.1, "order": None} if names else {})
+    assert pending.outcomes == dict.fromkeys(names)
+    with sqlite3.connect(tmp_path / "trials.sqlite") as connection:
+        assert connection.execute("PRAGMA user_version").fetchone() == (version,)
+    connection.close()
+
+
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
 def test_value_that_is_not_finite_is_a_failure(tmp_path, value):
     with TrialStore.create(tmp_path / "trials.sqlite") as store:
@@ -179,9 +194,9 @@ def test_missing_file_is_named_and_not_created(tmp_path):
 
 def test_newer_format_is_refused(path):
     with sqlite3.connect(path) as connection:
-        connection.execute("PRAGMA user_version = 5")
+        connection.execute("PRAGMA user_version = 6")
     connection.close()
-    with pytest.raises(TrialStoreError, match="has format 5, but this lanas_jax reads format 4"):
+    with pytest.raises(TrialStoreError, match="has format 6, but this lanas_jax reads formats 4 and 5"):
         TrialStore.open(path)
 
 

@@ -13,6 +13,10 @@ from lanas_jax.cli import main
 from lanas_jax.commands import summary
 from lanas_jax.evaluators.base import Outcome
 from lanas_jax.runtime.console import terminal
+from lanas_jax.spaces.latency import LatencyTable
+from lanas_jax.spaces.mobilenet import MobileNetSpace
+from lanas_jax.spaces.mobilenet_costs import _layers_of
+from lanas_jax.spaces.mobilenet_settings import MobileNetStage
 from lanas_jax.storage.folder import RunError
 from lanas_jax.storage.trials import Status, Trial
 from lanas_jax.study import Experiment, objectives
@@ -42,6 +46,21 @@ def outcome(code):
 def experiment(evaluator, searcher=None, names=TWO, **more):
     searcher = searcher or lx.NSGA2(POOL_SPACE, TWO, population=6)
     return Experiment("pairs", POOL_SPACE, searcher, evaluator, 24, 4, 3, objectives=names, **more)
+
+
+class EnergyEvaluator(Evaluator):
+    """Reports energies that follow from the codes; those of sum 5 have none, those of sum 6 infinite ones."""
+
+    outcomes = ("energy", "memory")
+
+    def evaluate(self, codes, keys):
+        energies = {5: {}, 6: {"energy": np.inf, "memory": 2}}
+        made = super().evaluate(codes, keys)
+        totals = codes.sum(axis=1).tolist()
+        return [
+            dataclasses.replace(one, outcomes=energies.get(total, {"energy": np.float32(total / 4), "unknown": 1.0}))
+            for one, total in zip(made, totals, strict=True)
+        ]
 
 
 def trial(number, value, parameters):
@@ -93,6 +112,63 @@ def test_a_run_is_resumed_to_the_same_trials_but_not_with_other_objectives(tmp_p
     other = experiment(Evaluator(), lx.NSGA2(POOL_SPACE, others, population=6), others)
     with pytest.raises(RunError, match="objectives accuracy, parameters, not accuracy, multiply_adds"):
         study.run(other, tmp_path / "part")
+
+
+def test_outcomes_of_the_evaluator_are_objectives_and_columns(tmp_path, capsys):
+    names = ("accuracy", "-energy")
+    searcher = lx.NSGA2(POOL_SPACE, names, population=6)
+    whole = study.run(experiment(EnergyEvaluator(), searcher, names), tmp_path / "whole")
+    for one in whole.trials:
+        total = sum(one.code)
+        reason = {5: "the evaluator reports no energy", 6: "the energy is inf"}.get(total)
+        assert (one.value is None, one.reason) == (reason is not None, reason)
+        assert dict(one.outcomes) == {"energy": None if reason else total / 4, "memory": 2.0 if total == 6 else None}
+    assert {sum(one.code) for one in whole.trials} >= {5, 6}
+    done = [one for one in whole.trials if one.value is not None]
+    told = objectives.values_to_tell(done, names)
+    np.testing.assert_array_equal(told[:, 1], [-np.float32(sum(one.code) / 4) for one in done])
+    assert min(done, key=lambda one: one.outcomes["energy"]).outcomes["energy"] == whole.front[-1].outcomes["energy"]
+    with pytest.raises(KeyboardInterrupt):
+        study.run(experiment(EnergyEvaluator(stop=3), searcher, names), tmp_path / "part")
+    part = study.run(experiment(EnergyEvaluator(), searcher, names), tmp_path / "part")
+    assert [(one.code, one.outcomes) for one in part.trials] == [(one.code, one.outcomes) for one in whole.trials]
+    assert objectives.pick_trial(whole.trials, names, "energy<=1e9").value == max(one.value for one in whole.front)
+    with pytest.raises(ValueError, match=r"choose from accuracy, value, multiply_adds, parameters, energy, memory"):
+        objectives.pick_trial(whole.trials, names, "power<=1")
+    assert main(["front", str(tmp_path / "whole")]) == 0
+    said = capsys.readouterr().out
+    assert "objectives: accuracy, -energy." in said
+    assert "memory" in said
+    assert main(["trials", str(tmp_path / "whole"), "--csv"]) == 0
+    assert capsys.readouterr().out.splitlines()[0].endswith("software,energy,memory")
+
+
+def test_latencies_are_those_of_the_table_whatever_the_evaluator_reports(tmp_path):
+    sizes = {
+        "stages": (MobileNetStage(16, 2, "relu"),),
+        "depths": (1, 2),
+        "resolutions": (16,),
+        "stem": 8,
+        "classes": 4,
+    }
+    free = MobileNetSpace(**sizes)
+    fixed, chosen = _layers_of(free)
+    layers = [layer.name for layer in (*fixed[0], *chosen)]
+    space = MobileNetSpace(
+        **sizes, latency=LatencyTable("a device", 1, {n: 1_007 * i for i, n in enumerate(layers, 1)})
+    )
+    names = ("accuracy", "latency")
+    assert lx.ParetoLaNAS(space, names).is_exact == (False, True)
+    assert lx.ParetoLaNAS(free, names).is_exact == (False, False)
+    searcher = lx.NSGA2(space, names, population=6)
+    one = Experiment("fast", space, searcher, Evaluator(), 6, 6, 0, objectives=names)
+    found = study.run(one, tmp_path / "run").trials
+    expected = space.nanoseconds(np.array([trial.code for trial in found])) / 1e6
+    assert [trial.outcomes["latency"] for trial in found] == expected.tolist()
+    codes = np.array([trial.code for trial in found])
+    np.testing.assert_allclose(space.traced_cost(codes), space.known_costs(codes), rtol=1e-6)
+    with pytest.raises(ValueError, match=r"no objective 'latency'; .* latency needs a space with a latency table"):
+        experiment(Evaluator(), lx.NSGA2(POOL_SPACE, names), names)
 
 
 @hypothesis.given(st.lists(st.tuples(st.integers(0, 8), st.integers(1, 8)), max_size=24))
@@ -152,6 +228,10 @@ def test_what_cannot_be_picked_is_refused_with_the_nearest_that_can(text, messag
         ),
         (None, ("parameters", "parameters"), "the objective 'parameters' is given twice"),
         (None, ("value", "accuracy"), "accuracy and value are the same objective"),
+        (None, ("accuracy", "energy"), "no objective 'energy'; choose from accuracy, value, multiply_adds, parameters"),
+        (None, ("-accuracy", "parameters"), "the value of an evaluator is maximised; leave out the minus"),
+        (None, ("accuracy", "-parameters"), "parameters is a cost, which is minimised anyway: leave out the minus"),
+        (None, ("accuracy", "a", "b", "c", "d"), "a search for a front has 2 to 4 objectives; got 5: accuracy, a, b"),
         (
             None,
             (),
@@ -164,6 +244,22 @@ def test_what_cannot_be_picked_is_refused_with_the_nearest_that_can(text, messag
 def test_objectives_that_do_not_fit_are_refused_at_the_door(searcher, names, message):
     with pytest.raises(ValueError, match=message):
         experiment(Evaluator(), searcher, names)
+
+
+@pytest.mark.parametrize(
+    ("declared", "message"),
+    [
+        (("value",), "an outcome cannot be called 'value'"),
+        (("peak memory",), "an outcome must have a lower-case name such as energy or peak_memory; got 'peak memory'"),
+        (("energy", "energy"), "the outcome 'energy' is declared twice"),
+        ("energy", "the outcomes of an evaluator must be a sequence of names"),
+    ],
+)
+def test_outcomes_that_cannot_be_columns_are_refused(declared, message):
+    evaluator = Evaluator()
+    evaluator.outcomes = declared
+    with pytest.raises(ValueError, match=message):
+        experiment(evaluator)
 
 
 def test_names_on_a_command_line_may_have_hyphens():
