@@ -33,8 +33,10 @@ import numpy as np
 import lanas_jax as lx
 from lanas_jax.data import cifar10
 from lanas_jax.evaluators.from_scratch import FromScratch
+from lanas_jax.experiments.several_objectives import front_searcher, objective_names
 from lanas_jax.models.nasnet import FinalNASNet, NASNet
 from lanas_jax.runtime.devices import per_device_share
+from lanas_jax.searchers.base import Searcher
 from lanas_jax.spaces.nasnet import NASNetSpace
 from lanas_jax.study import Experiment
 from lanas_jax.trainer.recipe import Recipe
@@ -54,7 +56,10 @@ class Config:
       seed: random seed of everything except the data split.
       budget: number of candidates to train.
       batch: number of candidates asked for and trained together.
-      searcher: search algorithm.
+      searcher: search algorithm; with several objectives ParetoLaNAS, random search or NSGA-II.
+      objectives: names of the objectives, with commas: accuracy, multiply-adds, parameters. With several, the winner is
+        the knee of their front.
+      max_multiply_adds: hard limit on the multiply-adds of a candidate; None for no limit.
       plan: form in which candidates train (`FromScratch.strategy`); auto measures the forms and takes the fastest.
       data_dir: folder of CIFAR-10; default: TFDS_DATA_DIR, ~/tensorflow_datasets, LANAS_DATA.
       train: number of training images of candidates.
@@ -71,6 +76,8 @@ class Config:
     budget: int = 48
     batch: int = 8
     searcher: Literal["lanas", "random", "evolution"] = "lanas"
+    objectives: str = "accuracy"
+    max_multiply_adds: int | None = None
     plan: Literal["auto", "shared", "branchless", "specialised"] = "auto"
     data_dir: Path | None = None
     train: int = 2000
@@ -105,15 +112,16 @@ class Final:
     seed: int = 0
 
 
-def space(config: Config, channels: int, cells: int) -> NASNetSpace:
+def space(config: Config, channels: int, cells: int, max_multiply_adds: int | None = None) -> NASNetSpace:
     """Returns the space of separate normal and reduction cells for images of 16 x 16 pixels."""
-    return NASNetSpace(config.blocks, two_cells=True, channels=channels, cells=cells, image_size=SIZE)
+    sizes = {"channels": channels, "cells": cells, "image_size": SIZE}
+    return NASNetSpace(config.blocks, two_cells=True, max_multiply_adds=max_multiply_adds, **sizes)
 
 
 def build(config: Config) -> Experiment:
     """Returns the search experiment."""
     data = cifar10.load_cifar10(config.data_dir, train=config.train, validation=config.validation, size=SIZE).search
-    network = NASNet(space(config, config.channels, config.cells))
+    network = NASNet(space(config, config.channels, config.cells, config.max_multiply_adds))
     evaluator = FromScratch(
         network,
         data,
@@ -122,8 +130,11 @@ def build(config: Config) -> Experiment:
         strategy=config.plan,
         candidates=config.budget,
     )
-    searcher = SEARCHERS[config.searcher](network.space)
-    return Experiment("cifar10_small", network.space, searcher, evaluator, config.budget, config.batch, config.seed)
+    searcher: Searcher = SEARCHERS[config.searcher](network.space)
+    if names := objective_names(config.objectives):
+        searcher = front_searcher(config.searcher, network.space, names)
+    numbers = config.budget, config.batch, config.seed
+    return Experiment("cifar10_small", network.space, searcher, evaluator, *numbers, objectives=names)
 
 
 def final(config: Config, settings: Final, code: np.ndarray) -> FinalTraining:

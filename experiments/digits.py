@@ -35,6 +35,7 @@ import numpy as np
 import lanas_jax as lx
 from lanas_jax.data import digits
 from lanas_jax.evaluators.from_scratch import FromScratch
+from lanas_jax.experiments.several_objectives import front_searcher
 from lanas_jax.models.nasnet import FinalNASNet, NASNet
 from lanas_jax.runtime.devices import per_device_share
 from lanas_jax.searchers.base import Searcher
@@ -47,13 +48,6 @@ from lanas_jax.training.augmentation import Augmentation
 from lanas_jax.training.sgd import TrainConfig
 
 SEARCHERS = {"lanas": lx.LaNAS, "random": lx.RandomSearch, "evolution": lx.RegularizedEvolution}
-FRONT_SEARCHERS = {  # of several objectives
-    "lanas": lx.ParetoLaNAS,
-    "random": lambda space, names: lx.RandomSearch(space, objectives=len(names)),
-    "evolution": lx.NSGA2,
-}
-
-
 RECIPE = Recipe(epochs=45, batch_size=64, learning_rate=0.05, drop_path=0.1, ema=0.99, auxiliary_weight=0.0)
 
 
@@ -87,6 +81,7 @@ class Config:
       searcher: search algorithm; with several objectives ParetoLaNAS, random search or NSGA-II.
       objectives: names of the objectives, with commas: loss or accuracy on the search-validation images, multiply-adds,
         parameters. With several, the winner is the knee of their front.
+      max_multiply_adds: hard limit on the multiply-adds of a candidate; None for no limit.
       repeats: number of trainings per candidate, whose mean counts.
       blocks: number of blocks per cell.
       channels: channels of the first cell's blocks.
@@ -102,6 +97,7 @@ class Config:
     batch: int = 8
     searcher: Literal["lanas", "random", "evolution"] = "lanas"
     objectives: str = "accuracy"
+    max_multiply_adds: int | None = None
     repeats: int = 1
     blocks: int = 4
     channels: int = 8
@@ -112,7 +108,7 @@ class Config:
     winner: Final = Final()
 
 
-def space(config: Config) -> NASNetSpace:
+def space(config: Config, max_multiply_adds: int | None = None) -> NASNetSpace:
     """Returns the space of separate normal and reduction cells for images of 8 x 8 grey pixels."""
     return NASNetSpace(
         config.blocks,
@@ -122,6 +118,7 @@ def space(config: Config) -> NASNetSpace:
         image_size=8,
         image_channels=1,
         classes=digits.CLASSES,
+        max_multiply_adds=max_multiply_adds,
     )
 
 
@@ -132,7 +129,7 @@ def training(config: Config) -> TrainConfig:
 
 def build(config: Config) -> Experiment:
     """Returns the search experiment."""
-    network = NASNet(space(config))
+    network = NASNet(space(config, config.max_multiply_adds))
     names = tuple(config.objectives.replace("-", "_").split(","))
     # The value that is maximised is the negative loss, or the accuracy.
     objectives = tuple("value" if name == "loss" else name for name in names)
@@ -145,8 +142,9 @@ def build(config: Config) -> Experiment:
         measure="accuracy" if "accuracy" in names else "loss",
         repeats=config.repeats,
     )
-    by_front = FRONT_SEARCHERS[config.searcher]
-    searcher: Searcher = by_front(network.space, several) if several else SEARCHERS[config.searcher](network.space)
+    searcher: Searcher = SEARCHERS[config.searcher](network.space)
+    if several:
+        searcher = front_searcher(config.searcher, network.space, several)
     return Experiment(
         name="digits",
         space=network.space,

@@ -14,7 +14,8 @@ started on, which need a shared folder. ImageNet must be prepared by tensorflow-
 
     lanas plan imagenet_600m --topology v5e:8x8 --only final
     lanas supernet imagenet_600m --out runs/600m_supernet --hosts.automatic
-    lanas search imagenet_600m --supernet runs/600m_supernet --out runs/600m   # evaluates 1,000 networks
+    lanas search imagenet_600m --supernet runs/600m_supernet --out runs/600m   # evaluates 1,000 networks; a front of
+                                # accuracy and latency: --objectives accuracy,latency --latency TABLE (latency_table)
     lanas extract runs/600m --code largest --out runs/600m_teacher   # the supernet's largest network
     lanas extract runs/600m --out runs/600m_winner
     lanas train runs/600m --preset finetune --weights runs/600m_winner --teacher runs/600m_teacher --hosts.automatic
@@ -40,6 +41,7 @@ from lanas_jax.data.imagenet import Pictures
 from lanas_jax.data.splits import SearchData
 from lanas_jax.data.streams import StreamedDataset
 from lanas_jax.evaluators.one_shot import POOL, OneShot
+from lanas_jax.experiments.several_objectives import front_searcher, objective_names
 from lanas_jax.export.teachers import read_teacher
 from lanas_jax.models.layers.norm import NORM, NormConstants
 from lanas_jax.models.mobilenet import FinalMobileNet, MobileNetSupernet
@@ -48,6 +50,7 @@ from lanas_jax.planning.input_speed import PICTURES
 from lanas_jax.planning.stage import Stage, StreamedInput, stand_in
 from lanas_jax.planning.stages import final_training, mean_multiply_adds, valuation
 from lanas_jax.runtime.devices import per_device_share
+from lanas_jax.searchers.base import Searcher
 from lanas_jax.spaces.latency import LatencyTable
 from lanas_jax.spaces.mobilenet import MobileNetSpace
 from lanas_jax.study import Experiment
@@ -98,7 +101,9 @@ class Config:
       seed: random seed of the search; supernet and data have separate seeds.
       budget: number of networks to evaluate.
       batch: number of networks asked for and evaluated together.
-      searcher: search algorithm.
+      searcher: search algorithm; with several objectives ParetoLaNAS, random search or NSGA-II.
+      objectives: names of the objectives, with commas: accuracy, multiply-adds, parameters, and with a latency table
+        latency. With several, the winner is the knee of their front.
       limit: hard limit on the multiply-adds of one image's forward pass, in millions.
       latency: file of a latency table written by `experiments/latency_table.py`; None for no latencies.
       max_milliseconds: hard limit on the latency per batch according to the table, in milliseconds.
@@ -116,6 +121,7 @@ class Config:
     budget: int = 1000
     batch: int = 20
     searcher: Literal["lanas", "random", "evolution"] = "lanas"
+    objectives: str = "accuracy"
     limit: int = 600
     latency: Path | None = None
     max_milliseconds: float | None = None
@@ -239,8 +245,11 @@ def one_shot(config: Config) -> OneShot:
 def build(config: Config, name: str = "imagenet_600m") -> Experiment:
     """Returns the search experiment."""
     searched = limited(config)
-    searcher = SEARCHERS[config.searcher](searched)
-    return Experiment(name, searched, searcher, one_shot(config), config.budget, config.batch, config.seed)
+    searcher: Searcher = SEARCHERS[config.searcher](searched)
+    if names := objective_names(config.objectives):
+        searcher = front_searcher(config.searcher, searched, names, capacity=2048)
+    numbers = config.budget, config.batch, config.seed
+    return Experiment(name, searched, searcher, one_shot(config), *numbers, objectives=names)
 
 
 def final(config: Config, settings: Final, code: np.ndarray) -> FinalTraining:

@@ -3,6 +3,7 @@
     python -m lanas_jax.experiments.latency_table --out latency.json [--width 1.2] [--batch 1] \
         [--resolutions 192 224 256]
     lanas search imagenet_600m --latency latency.json --max-milliseconds 30
+    lanas search imagenet_600m --latency latency.json --objectives accuracy,latency    # a front: docs/objectives.md
 
 Run it on an otherwise idle machine. It compiles one program for each of several hundred layers.
 """
