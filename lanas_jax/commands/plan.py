@@ -167,13 +167,13 @@ def show_input(console: Console, speeds: "Sequence[InputSpeed]") -> None:
 
 
 def table(found: "Sequence[Estimate]") -> Table:
-    """Returns a table with one row per stage."""
+    """Returns a table with one row per program and stage; the programs that take a step precede their sum."""
     shown = Table(box=SIMPLE, collapse_padding=True, pad_edge=False)
     shown.add_column("stage")
     columns = ("chips", "batch", "GiB/chip", "fits", "GFLOP/step", "counted", "GB/step", "ms/step >=", "bound")
     for column in (*columns, "est-ms/step", "steps", "chip-hours >=", "compile s"):
         shown.add_column(column, justify="right")
-    for one in found:
+    for one in [row for stage in found for row in (*stage.programs, stage)]:
         shown.add_row(
             one.stage,
             str(one.chips),

@@ -10,6 +10,7 @@ images.
 """
 
 import dataclasses
+import functools
 import re
 import time
 from collections.abc import Callable, Sequence
@@ -19,7 +20,7 @@ import jax
 
 from lanas_jax.planning.costs import Branches, CostAnalysis, ProgramCosts
 from lanas_jax.planning.hlo import parse_module
-from lanas_jax.planning.stage import Stage
+from lanas_jax.planning.stage import Stage, TracedProgram
 from lanas_jax.planning.topology import Chip, Topology
 
 OUT_OF_MEMORY = "RESOURCE_EXHAUSTED"  # status code in compiler errors
@@ -83,6 +84,8 @@ class Estimate:
       compile_seconds: compilation time of this estimate in seconds.
       setting: name of the setting for the batch size.
       largest_batch: largest batch size found to fit, if `batch_size` does not fit; 0: none fits.
+      programs: estimates of the programs that together take a step; empty if it is one program. All of these have the
+        whole state as an argument, so the stage needs the memory of the program that needs most.
     """
 
     stage: str
@@ -104,10 +107,13 @@ class Estimate:
     compile_seconds: float
     setting: str
     largest_batch: int | None = None
+    programs: tuple["Estimate", ...] = ()
 
     @property
     def fits(self) -> bool:
         """True if the stage fits into the memory of a chip."""
+        if self.programs:
+            return all(one.fits for one in self.programs)
         return self.memory is not None and self.memory.total <= self.available
 
     @property
@@ -154,8 +160,45 @@ def at_batch(stage: Stage, topology: Topology, batch_size: int) -> Estimate:
     Raises:
       ValueError: the batch size is not divisible by the number of chips.
     """
+    found = stage.program(topology.devices, batch_size)
+    if isinstance(found, TracedProgram):
+        return _of_program(stage, topology, batch_size, found)
+    programs = [_of_program(stage, topology, batch_size, program) for program in found]
+    return _of_step(stage, programs, [program.calls for program in found], topology.chip)
+
+
+def _of_step(stage: Stage, programs: Sequence[Estimate], calls: Sequence[float], chip: Chip) -> Estimate:
+    """Returns the estimate of a step from those of its programs and their mean numbers of calls."""
+
+    def total(values: Sequence[float | None]) -> float | None:
+        known = [value * times for value, times in zip(values, calls, strict=True) if value is not None]
+        return sum(known) if len(known) == len(values) else None
+
+    costs = [one.costs.times(times) for one, times in zip(programs, calls, strict=True) if one.costs is not None]
+    largest_need = max(programs, key=lambda one: one.needed if one.needed is not None else float("inf"))
+    flops, moved = (total([getattr(one, name) for one in programs]) for name in ("flops", "moved"))
+    seconds = total([one.step_seconds for one in programs])
+    _, bound = roofline(chip, flops, moved)
+    return dataclasses.replace(
+        largest_need,
+        stage=stage.name,
+        steps=programs[0].steps,
+        flops=flops,
+        counted_flops=total([one.counted_flops for one in programs]),
+        moved=moved,
+        step_seconds=seconds,
+        bound=bound,
+        estimated_seconds=total([one.estimated_seconds for one in programs]),
+        dearest_seconds=total([one.dearest_seconds for one in programs]),
+        costs=functools.reduce(ProgramCosts.plus, costs) if len(costs) == len(programs) else None,
+        compile_seconds=sum(one.compile_seconds for one in programs),
+        programs=tuple(programs),
+    )
+
+
+def _of_program(stage: Stage, topology: Topology, batch_size: int, program: TracedProgram) -> Estimate:
+    """Compiles a program of a stage."""
     began = time.perf_counter()
-    program = stage.program(topology.devices, batch_size)
     try:
         compiled = program.lowered.compile()
     except jax.errors.JaxRuntimeError as error:
@@ -180,10 +223,10 @@ def at_batch(stage: Stage, topology: Topology, batch_size: int) -> Estimate:
         costs.cycles / clock if costs and costs.cycles and clock else None for costs in (mean, dearest)
     )
     return Estimate(
-        stage.name,
+        f"{stage.name}: {program.name}" if program.name else stage.name,
         program.devices,
         batch_size,
-        program.steps,
+        round(program.steps * program.calls),
         memory,
         needed,
         topology.chip.memory,

@@ -31,6 +31,8 @@ class TracedProgram(NamedTuple):
     counted: float = 1.0  # number of steps that the compiler's count of operations covers
     steps_per_call: int = 1  # number of steps of one call of the program
     rounds: tuple[float, ...] = (1.0,)  # iterations of loops whose length depends on data, from the outermost inwards
+    name: str = ""  # of a program that does a part of a step
+    calls: float = 1.0  # mean number of its calls per step of the stage
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,8 +59,8 @@ class Stage:
       name: name of the stage.
       batch_size: images per step.
       setting: name of the setting for the batch size.
-      program: function that traces the stage for devices and a batch size; raises ValueError if the batch size is not
-        divisible by the number of devices.
+      program: function that traces the stage for devices and a batch size: one program, or several ones that together
+        take a step; raises ValueError if the batch size is not divisible by the number of devices.
       shared: True if the devices share a batch, False if each device has its own.
       reading: way in which input workers read the images of a streamed dataset; None if it is unknown, or if images are
         in memory.
@@ -67,7 +69,7 @@ class Stage:
     name: str
     batch_size: int
     setting: str
-    program: Callable[[Sequence[jax.Device], int], TracedProgram]
+    program: Callable[[Sequence[jax.Device], int], TracedProgram | tuple[TracedProgram, ...]]
     shared: bool = True
     reading: StreamedInput | None = None
 

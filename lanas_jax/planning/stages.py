@@ -19,11 +19,13 @@ from lanas_jax.planning.stage import Stage, StreamedInput, TracedProgram
 from lanas_jax.runtime.devices import mesh_of
 from lanas_jax.spaces.base import SearchSpace
 from lanas_jax.supernet import code_pool
+from lanas_jax.supernet.sandwich import SandwichSupernet
 from lanas_jax.supernet.training import SupernetTraining
 from lanas_jax.supernet.valuation import Valuation
+from lanas_jax.trainer import passes
 from lanas_jax.trainer import programs as final_programs
 from lanas_jax.trainer.compilation import lowered_steps
-from lanas_jax.trainer.streamed import lowered_step
+from lanas_jax.trainer.streamed import lowered_passes, lowered_step
 from lanas_jax.trainer.task import FinalTraining
 from lanas_jax.training.sgd import TrainConfig
 
@@ -71,18 +73,42 @@ def final_training(
     recipe, passes = training.recipe, _passes(training)
     split = len(data.train) + (len(data.validation) if recipe.train_on == "all" else 0)
 
-    def program(devices: Sequence[jax.Device], batch_size: int) -> TracedProgram:
+    def program(devices: Sequence[jax.Device], batch_size: int) -> TracedProgram | tuple[TracedProgram, ...]:
         changed = dataclasses.replace(recipe, batch_size=batch_size)
         if batch_size % len(devices):
             raise ValueError(f"batch size must be a multiple of the {len(devices)} chips; got {batch_size}")
-        lowered = _lowered(dataclasses.replace(training, recipe=changed), data, devices, streamed)
+        resized = dataclasses.replace(training, recipe=changed)
         images = batch_size / len(devices)
+        if streamed and isinstance(resized, SupernetTraining):
+            mesh = mesh_of(devices, final_programs.AXIS)
+            separate = lowered_passes(resized, mesh, data.image_shape, data.classes, data.scaling)
+            if separate is not None:
+                return _programs_of_step(resized, separate, len(devices), changed.sgd.steps(split), images)
+        lowered = _lowered(resized, data, devices, streamed)
         work = _times(multiply_adds, TRAINING * passes * images)
         work = None if work is None else work + teacher_multiply_adds * images
         steps, per_call = changed.sgd.steps(split), 1 if streamed else changed.steps_per_dispatch
         return TracedProgram(lowered, len(devices), steps, work, 1 / passes, per_call, (rounds,))
 
     return Stage(name, recipe.batch_size, setting, program, reading=reading)
+
+
+def _programs_of_step(
+    training: SupernetTraining, lowered: passes.Lowered, devices: int, steps: int, images: float
+) -> tuple[TracedProgram, ...]:
+    """Returns the programs of a sandwich's step; `images` is the number of images of a device."""
+    rule, space, network = training.sandwich, training.supernet.space, training.network
+    assert rule is not None
+    assert isinstance(network, SandwichSupernet)
+    drawn = np.array([network.program_of(code) for code in training.codes])
+    found = []
+    for name, program in lowered.passes.items():
+        ends = {"largest": rule.largest, "smallest": rule.smallest}
+        codes = np.array([ends[name]]) if name in ends else training.codes[drawn == name]
+        calls = 1.0 if name in ends else rule.random * len(codes) / len(training.codes)
+        work = _times(mean_multiply_adds(space, codes) if len(codes) else 0.0, TRAINING * images)
+        found.append(TracedProgram(program, devices, steps, work, name=name, calls=calls))
+    return *found, TracedProgram(lowered.apply, devices, steps, 0.0, name=passes.APPLY)
 
 
 def _lowered(

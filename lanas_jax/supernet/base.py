@@ -60,11 +60,43 @@ class Supernet(Protocol):
 
 
 @runtime_checkable
-class HasLargest(Protocol):
-    """A supernet whose weights are those of its largest subnetwork, that of all last options, in the same layout."""
+class HasVariants(Protocol):
+    """A supernet with a smaller program for codes of one kind, its *variant*, such as those of one image resolution.
+
+    If a code is known before a program is compiled, it can also run as a plain network of its slices of the weights.
+    """
+
+    @property
+    def variants(self) -> tuple[str, ...]:
+        """Names of the variants."""
+        ...
+
+    def variant(self, code: Int[np.ndarray, " dims"]) -> int:
+        """Returns the index of a code's variant."""
+        ...
+
+    def apply_variant(
+        self,
+        variant: int,
+        params: Params,
+        batch_stats: BatchStats,
+        code: Int[Array, " dims"],
+        images: Float[Array, "n height width channels"],
+        *,
+        train: bool,
+    ) -> tuple[Float[Array, "n classes"], BatchStats]:
+        """Returns what `Supernet.apply` does, for a code of the given variant, which may be traced."""
+        ...
+
+    def with_statistics(self, batch_stats: BatchStats, own: BatchStats, code: Int[np.ndarray, " dims"]) -> BatchStats:
+        """Returns batch statistics in which those that `Supernet.extract` takes for a code are replaced by `own`."""
+        ...
 
     def largest(self, dropout: float) -> FinalNetwork:
-        """Returns this subnetwork as a separate network, which drops inputs of its classifier in training."""
+        """Returns the subnetwork of all last options as a separate network.
+
+        In training, it drops inputs of its classifier. Its weights have the layout of the supernet.
+        """
         ...
 
 

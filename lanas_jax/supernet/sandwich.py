@@ -13,18 +13,20 @@ any supernet, and fit no subnetwork, not even the largest. `lanas_jax.supernet.v
 """
 
 import dataclasses
+import functools
+from collections.abc import Callable
 from typing import Literal, TypedDict
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
-from jaxtyping import Array, Float, Int, PRNGKeyArray
+from jaxtyping import Array, Float, Int, Key, PRNGKeyArray
 
-from lanas_jax.supernet.base import HasLargest, Supernet
+from lanas_jax.supernet.base import HasVariants, Supernet
 from lanas_jax.supernet.drawing import DrawingSupernet
 from lanas_jax.trainer.recipe import Recipe
-from lanas_jax.trainer.task import BatchStats, FinalNetwork, Params, Weights
+from lanas_jax.trainer.task import BatchStats, FinalNetwork, Params, StepPass, Weights
 from lanas_jax.training.sgd import cross_entropy
 
 
@@ -77,7 +79,7 @@ class Sandwich:
             if not np.asarray(space.valid(checked))[0]:
                 raise ValueError(f"the sandwich's {name} subnetwork: {code} is not valid in the space")
         if self._regularizes:
-            if not isinstance(supernet, HasLargest):
+            if not isinstance(supernet, HasVariants):
                 raise ValueError(
                     f"dropout and drop_path of a sandwich must be 0 with a {type(supernet).__name__}, which has no "
                     "largest subnetwork of its own"
@@ -95,8 +97,48 @@ class Sandwich:
         """Returns the supernet in the form that the trainer trains."""
         ends = np.asarray(supernet.space.canonical(np.array([self.largest, self.smallest], np.int32)))
         codes: SandwichCodes = {"pool": pool, "largest": ends[0], "smallest": ends[1]}
-        plain = supernet.largest(self.dropout) if self._regularizes and isinstance(supernet, HasLargest) else None
+        plain = None
+        if isinstance(supernet, HasVariants):
+            whole = self.largest == tuple((supernet.space.cardinalities - 1).tolist())
+            largest = supernet.largest(self.dropout) if whole else supernet.standalone(np.array(self.largest))
+            smallest = supernet.standalone(np.array(self.smallest))
+            plain = PlainPart(supernet, self.largest, largest), PlainPart(supernet, self.smallest, smallest)
         return SandwichSupernet(supernet, codes, self.random, self.gradient == "sum", plain, self.drop_path)
+
+
+@dataclasses.dataclass(frozen=True)
+class PlainPart:
+    """A subnetwork as a network of its own, which reads its slices of a supernet's weights.
+
+    Attributes:
+      supernet: supernet with the weights.
+      code: code of the subnetwork.
+      network: subnetwork.
+    """
+
+    supernet: HasVariants
+    code: tuple[int, ...]
+    network: FinalNetwork
+
+    def apply(
+        self,
+        params: Params,
+        batch_stats: BatchStats,
+        images: Float[Array, "n height width channels"],
+        key: PRNGKeyArray,
+        drop_path: float,
+    ) -> tuple[Float[Array, "n classes"], BatchStats]:
+        """Returns logits in training and the supernet's updated batch statistics. The key is consumed."""
+        assert isinstance(self.supernet, Supernet)
+        code = np.array(self.code, np.int32)
+        logits, _, own = self.network.apply(
+            *self.supernet.extract(params, batch_stats, code),
+            images,
+            train=True,
+            key=key,
+            drop_path=jnp.float32(drop_path),
+        )
+        return logits, self.supernet.with_statistics(batch_stats, own, code)
 
 
 class SandwichCodes(TypedDict):
@@ -118,14 +160,15 @@ class SandwichSupernet(DrawingSupernet):
       data: codes of the sandwich.
       random: number of subnetworks drawn from the pool in each step.
       sums: True for the sum of the gradients of all passes, False for their mean.
-      plain: largest subnetwork as a network of its own, which drops units and paths; None if it drops nothing.
-      drop_path: drop-path probability of `plain`.
+      plain: largest and smallest subnetwork as networks of their own; None if the supernet has no variants. The
+        largest one may drop inputs of its classifier.
+      drop_path: drop-path probability of the largest one.
     """
 
     data: SandwichCodes = dataclasses.field(compare=False)
     random: int
     sums: bool = False
-    plain: FinalNetwork | None = None
+    plain: tuple[PlainPart, PlainPart] | None = None
     drop_path: float = 0.0
 
     def with_data(self, data: SandwichCodes) -> "SandwichSupernet":
@@ -152,17 +195,14 @@ class SandwichSupernet(DrawingSupernet):
         """
         codes = self.drawn(key)
 
-        def objective(
-            params: Params, batch_stats: BatchStats, code: Array, targets: Array
-        ) -> tuple[Array, tuple[Array, BatchStats]]:
-            logits, batch_stats = self.supernet.apply(params, batch_stats, code, images, train=True)
-            return _loss(logits, targets), (jax.nn.softmax(logits.astype(jnp.float32)), batch_stats)
-
         def add(carry: tuple[Array, BatchStats, Params, Array], one: tuple[Array, Array]) -> tuple[tuple, None]:
             loss, batch_stats, total, targets = carry
             code, first = one
-            found, gradient = jax.value_and_grad(objective, has_aux=True)(weights.params, batch_stats, code, targets)
-            more, (said, batch_stats) = found
+
+            def logits_of(params: Params, batch_stats: BatchStats) -> tuple[Array, BatchStats]:
+                return self.supernet.apply(params, batch_stats, code, images, train=True)
+
+            more, batch_stats, gradient, said = _taught(logits_of, Weights(weights.params, batch_stats), targets)
             total = jax.tree.map(jnp.add, total, gradient)
             return (loss + more, batch_stats, total, jnp.where(first, said, targets)), None
 
@@ -171,32 +211,71 @@ class SandwichSupernet(DrawingSupernet):
             nothing = jax.tree.map(jnp.zeros_like, weights.params)
             carry = (jnp.float32(0), weights.batch_stats, nothing, targets)
         else:
-            carry = self._largest(self.plain, weights, images, targets, noise)
+            carry = self.first_pass(weights, images, targets, noise)
             codes, first = codes[1:], first[1:]
         (loss, batch_stats, total, _), _ = lax.scan(add, carry, (codes, first))
+        loss, total = self.combined(loss, total)
+        return loss, batch_stats, total
+
+    @property
+    def pass_programs(self) -> tuple[str, ...]:
+        """Names of the programs of the passes: of the two ends, and of each variant for random codes."""
+        if self.plain is None or not isinstance(self.supernet, HasVariants):
+            return ()
+        return "largest", "smallest", *(f"random, {name}" for name in self.supernet.variants if self.random)
+
+    def passes(self, keys: Key[Array, " steps"]) -> list[list[StepPass]]:
+        """Returns the passes of several steps: largest, smallest, and random ones as drawn. The keys are consumed."""
+        largest, smallest, pool = (np.asarray(self.data[name]) for name in ("largest", "smallest", "pool"))
+        ends = [StepPass("largest", largest), StepPass("smallest", smallest)]
+        return [
+            [*ends, *(StepPass(self.program_of(code), code) for code in pool[rows])]
+            for rows in np.asarray(_drawn_rows(keys, self.random, len(pool)))
+        ]
+
+    def program_of(self, code: Int[np.ndarray, " dims"]) -> str:
+        """Returns the name of the program that runs a random code."""
+        assert isinstance(self.supernet, HasVariants)
+        return self.pass_programs[2 + self.supernet.variant(code)]
+
+    def first_pass(
+        self,
+        weights: Weights,
+        images: Float[Array, "n height width channels"],
+        targets: Float[Array, "n classes"],
+        noise: PRNGKeyArray,
+    ) -> tuple[Float[Array, ""], BatchStats, Params, Float[Array, "n classes"]]:
+        """Returns loss, statistics, gradient and predicted probabilities of the largest subnetwork."""
+        assert self.plain is not None
+        largest = self.plain[0]
+        return _taught(
+            lambda params, stats: largest.apply(params, stats, images, noise, self.drop_path), weights, targets
+        )
+
+    def later_pass(
+        self,
+        program: str,
+        weights: Weights,
+        images: Float[Array, "n height width channels"],
+        taught: Float[Array, "n classes"],
+        code: Int[Array, " dims"],
+    ) -> tuple[Float[Array, ""], BatchStats, Params]:
+        """Returns loss, statistics and gradient of the smallest subnetwork or of a random one."""
+        assert self.plain is not None
+        assert isinstance(self.supernet, HasVariants)
+        supernet, smallest, index = self.supernet, self.plain[1], self.pass_programs.index(program)
+
+        def logits_of(params: Params, batch_stats: BatchStats) -> tuple[Array, BatchStats]:
+            if index == 1:
+                return smallest.apply(params, batch_stats, images, jax.random.key(0), 0.0)
+            return supernet.apply_variant(index - 2, params, batch_stats, code, images, train=True)
+
+        return _taught(logits_of, weights, taught)[:3]
+
+    def combined(self, loss: Float[Array, ""], gradient: Params) -> tuple[Float[Array, ""], Params]:
+        """Returns the mean loss, and the sum or the mean of the gradients."""
         passes = 2 + self.random
-        if not self.sums:
-            total = jax.tree.map(lambda total: total / passes, total)
-        return loss / passes, batch_stats, total
-
-    def _largest(
-        self, network: FinalNetwork, weights: Weights, images: Array, targets: Array, noise: PRNGKeyArray
-    ) -> tuple[Array, BatchStats, Params, Array]:
-        """Returns the loss, statistics, gradient and predicted probabilities of the largest subnetwork's pass."""
-
-        def objective(params: Params) -> tuple[Array, tuple[Array, BatchStats]]:
-            logits, _, batch_stats = network.apply(
-                params,
-                weights.batch_stats,
-                images,
-                train=True,
-                key=noise,
-                drop_path=jnp.float32(self.drop_path),
-            )
-            return _loss(logits, targets), (jax.nn.softmax(logits.astype(jnp.float32)), batch_stats)
-
-        (loss, (said, batch_stats)), gradient = jax.value_and_grad(objective, has_aux=True)(weights.params)
-        return loss, batch_stats, gradient, said
+        return loss / passes, gradient if self.sums else jax.tree.map(lambda total: total / passes, gradient)
 
     def drawn(self, key: PRNGKeyArray) -> Int[Array, "passes dims"]:
         """Draws the codes of a step, in the order of its passes. The key is consumed."""
@@ -205,5 +284,23 @@ class SandwichSupernet(DrawingSupernet):
         return jnp.concatenate([jnp.stack([self.data["largest"], self.data["smallest"]]), pool[rows]])
 
 
-def _loss(logits: Float[Array, "n classes"], targets: Float[Array, "n classes"]) -> Float[Array, ""]:
-    return cross_entropy(logits.astype(jnp.float32), targets).mean()
+@functools.partial(jax.jit, static_argnums=(1, 2))
+def _drawn_rows(keys: Key[Array, " steps"], random: int, count: int) -> Int[Array, "steps random"]:
+    """Returns the rows of the pool that `SandwichSupernet.drawn` draws by each key."""
+    return jax.vmap(lambda key: jax.random.randint(key, (random,), 0, count))(keys)
+
+
+def _taught(
+    logits_of: Callable[[Params, BatchStats], tuple[Array, BatchStats]],
+    weights: Weights,
+    targets: Float[Array, "n classes"],
+) -> tuple[Float[Array, ""], BatchStats, Params, Float[Array, "n classes"]]:
+    """Returns loss, batch statistics, gradient and predicted probabilities of one pass."""
+
+    def objective(params: Params) -> tuple[Array, tuple[Array, BatchStats]]:
+        logits, batch_stats = logits_of(params, weights.batch_stats)
+        logits = logits.astype(jnp.float32)
+        return cross_entropy(logits, targets).mean(), (jax.nn.softmax(logits), batch_stats)
+
+    (loss, (said, batch_stats)), gradient = jax.value_and_grad(objective, has_aux=True)(weights.params)
+    return loss, batch_stats, gradient, said

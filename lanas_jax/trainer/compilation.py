@@ -82,7 +82,9 @@ def compile_training(final: Training, data: SearchData | StreamedDataset, device
     task = task_of(final, mesh, data.classes, data.scaling)
     split = training_images(data, final.recipe)
     images = jax.tree.map(jax.typeof, (split.images, split.labels))
-    made = shared_programs(task, images, lambda task: Compiled.of(task, _lowered(task, images), training.count_correct))
+    made = shared_programs(
+        task, images, lambda task: Compiled.of(task, _lowered(task, images).compile(), training.count_correct)
+    )
     everywhere = NamedSharding(mesh, PartitionSpec())
     source = InMemory(placed((split.images, split.labels), everywhere), made.right)
     return assembled(final, task, mesh, source, made.begin, made.program, time.perf_counter() - began)

@@ -98,7 +98,8 @@ class Programs:
       seed: seed of the training.
       keys: PRNG keys of the initial weights and of the training.
       begin: function from auxiliary inputs and a key to the initial state; compiled at the first call.
-      program: compiled training program, `lanas_jax.trainer.step.train_steps` or `train_on_batch`.
+      program: compiled training program: `lanas_jax.trainer.step.train_steps`, `train_on_batch`, or
+        `lanas_jax.trainer.passes.PassPrograms`.
       compile_seconds: seconds of tracing and compiling.
       at_peak: seconds per training image at the peak throughput of all devices; None if unknown.
     """
@@ -112,7 +113,7 @@ class Programs:
     seed: int
     keys: tuple[PRNGKeyArray, PRNGKeyArray]
     begin: Callable[[AuxiliaryInputs, PRNGKeyArray], FinalState]
-    program: jax.stages.Compiled
+    program: Any
     compile_seconds: float
     at_peak: float | None = None
 
@@ -143,8 +144,10 @@ class Programs:
         """Returns the same programs for another training on the same images, if `shared_programs` allows sharing.
 
         Raises:
-          ValueError: the recipes differ in more than their numbers.
+          ValueError: the recipes differ in more than their numbers, or the networks in more than their data.
         """
+        if not _equal(final.network, with_data(self.task.network, data_of(final.network))):
+            raise ValueError("the programs were compiled for another network; compile new programs")
         kinds = {jax.tree.structure(recipe.read_by_programs) for recipe in (self.task.recipe, final.recipe)}
         if len(kinds) > 1:
             raise ValueError(
@@ -172,15 +175,15 @@ class Compiled(NamedTuple):
     """The compiled functions of a training, which contain none of its data; attributes as in `Programs`."""
 
     begin: Callable[[AuxiliaryInputs, PRNGKeyArray], FinalState]
-    program: jax.stages.Compiled
+    program: Any
     right: Callable[..., Any]  # counts correct images; as in `InMemory` or `Streamed`
 
     @classmethod
-    def of(cls, task: TrainerTask, step: jax.stages.Lowered, right: Callable[..., Any]) -> "Compiled":
-        """Compiles the training steps now, and the initial state and the accuracy at their first call."""
+    def of(cls, task: TrainerTask, program: Any, right: Callable[..., Any]) -> "Compiled":
+        """Returns the functions of a compiled training program; the others are compiled at their first call."""
         everywhere = NamedSharding(task.batch.mesh, PartitionSpec())
         begin = jax.jit(functools.partial(training.begin, task), out_shardings=everywhere)
-        return cls(begin, step.compile(), jax.jit(functools.partial(right, task)))
+        return cls(begin, program, jax.jit(functools.partial(right, task)))
 
 
 def shared_programs(task: TrainerTask, images: Hashable, make: Callable[[TrainerTask], Compiled]) -> Compiled:
@@ -257,7 +260,7 @@ def assembled(
     mesh: Mesh,
     source: BatchSource,
     begin: Callable[[AuxiliaryInputs, PRNGKeyArray], FinalState],
-    program: jax.stages.Compiled,
+    program: Any,
     compile_seconds: float,
 ) -> Programs:
     """Returns the `Programs` of a training from its compiled functions and its inputs."""

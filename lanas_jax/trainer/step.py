@@ -22,6 +22,7 @@ from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, PyTree
 
 from lanas_jax.data.scaling import Scaling
 from lanas_jax.runtime.arithmetic import in_32_bits
+from lanas_jax.storage.weights import AnyArray
 from lanas_jax.trainer.recipe import Recipe, average_decay, drop_path, optimizer
 from lanas_jax.trainer.task import (
     AuxiliaryInputs,
@@ -32,6 +33,7 @@ from lanas_jax.trainer.task import (
     SelfTaught,
     Teacher,
     Weights,
+    data_of,
     with_data,
 )
 from lanas_jax.training.augmentation import Augmentation, augment
@@ -148,10 +150,27 @@ def train_step(
       labels: classes of the images.
       known: saved logits of the teacher for these images, if any.
     """
-    augmenting, dropping = jax.random.split(jax.random.fold_in(key, state.step))
+    augmenting, dropping = step_keys(key, state.step)
     batch = batch_of(task, augmenting, images, labels, known)
     dropped = drop_path(task.recipe, state.step, total)
-    loss, batch_stats, gradient = descent(task, state.weights, batch, dropping, dropped)
+    return updated(task, state, total, *descent(task, state.weights, batch, dropping, dropped))
+
+
+def step_keys(key: PRNGKeyArray, step: Int[Array, ""]) -> tuple[PRNGKeyArray, PRNGKeyArray]:
+    """Returns the keys of a step: of its augmentation, and of all that its passes draw. The key is not consumed."""
+    augmenting, dropping = jax.random.split(jax.random.fold_in(key, step))
+    return augmenting, dropping
+
+
+def updated(
+    task: TrainerTask,
+    state: FinalState,
+    total: Int[Array, ""],
+    loss: Float[Array, ""],
+    batch_stats: BatchStats,
+    gradient: Params,
+) -> FinalState:
+    """Returns the state after a step: clips the gradient, applies it, and averages the weights."""
     direction, momentum = optimizer(task.recipe).update(gradient, state.optimizer, state.weights.params)
     rate = learning_rate(task.recipe, state.step, total, task.recipe.constant_epochs)
     params = jax.tree.map(lambda p, d: p - rate.astype(d.dtype) * d, state.weights.params, direction)
@@ -183,39 +202,55 @@ def batch_of(
     return TrainingBatch(inputs, both[:, : task.classes], both[:, task.classes :])
 
 
+def group_mesh(task: TrainerTask) -> Mesh | None:
+    """Returns the devices by groups that normalise together, with axes ``group`` and ``member``; None for one group."""
+    devices, over = task.batch.mesh.devices.reshape(-1), task.recipe.normalize_over
+    group = over if isinstance(over, int) else {"all": devices.size, "device": 1}[over]
+    return None if group == devices.size else Mesh(devices.reshape(-1, group), ("group", "member"))
+
+
+def over_groups(mesh: Mesh, function: Callable[..., Any], in_specs: Any, out_specs: Any) -> Callable[..., Any]:
+    """Returns the function mapped over the groups of `group_mesh`; XLA partitions its work among a group's devices."""
+    return jax.shard_map(
+        function,
+        mesh=mesh,
+        in_specs=in_specs,
+        out_specs=out_specs,
+        axis_names={"group"} if mesh.shape["member"] > 1 else {"group", "member"},
+        check_vma=False,
+    )
+
+
+def summed_over_groups(
+    recipe: Recipe, loss: Float[Array, ""], batch_stats: BatchStats, gradient: Params
+) -> tuple[Float[Array, ""], BatchStats, Params]:
+    """Returns the means over groups, within `over_groups`; gradients are summed in the recipe's `gradient_sum`."""
+    summed = lax.pmean(jax.tree.map(lambda x: x.astype(recipe.gradient_sum), gradient), "group")
+    gradient = jax.tree.map(lambda x, own: x.astype(own.dtype), summed, gradient)
+    return *lax.pmean((loss, batch_stats), "group"), gradient
+
+
 def descent(
     task: TrainerTask, weights: Weights, batch: TrainingBatch, key: PRNGKeyArray, dropped: Float[Array, ""]
 ) -> tuple[Float[Array, ""], BatchStats, Params]:
     """Returns the loss, the updated batch statistics, and the gradient of a step. The key is consumed."""
-    recipe, devices = task.recipe, task.batch.mesh.devices.reshape(-1)
-    over = recipe.normalize_over
-    group = over if isinstance(over, int) else {"all": devices.size, "device": 1}[over]
-    with matmul_precision(recipe.matmul_precision):
-        if group == devices.size:
+    with matmul_precision(task.recipe.matmul_precision):
+        if (mesh := group_mesh(task)) is None:
             return descent_over(task, weights, batch, key, jax.random.fold_in(key, 0), dropped)
 
         def in_group(
-            weights: Weights, batch: TrainingBatch, key: PRNGKeyArray, dropped: Float[Array, ""]
+            data: PyTree[AnyArray], weights: Weights, batch: TrainingBatch, key: PRNGKeyArray, dropped: Float[Array, ""]
         ) -> tuple[Float[Array, ""], BatchStats, Params]:
             noise = jax.random.fold_in(key, lax.axis_index("group"))  # each group drops other paths
             shared = key if isinstance(task.network, DrawsCodes) else noise
-            loss, batch_stats, gradient = descent_over(task, weights, batch, shared, noise, dropped)
-            summed = lax.pmean(jax.tree.map(lambda x: x.astype(recipe.gradient_sum), gradient), "group")
-            gradient = jax.tree.map(lambda x, own: x.astype(own.dtype), summed, gradient)
-            return *lax.pmean((loss, batch_stats), "group"), gradient
+            own = dataclasses.replace(task, network=with_data(task.network, data))
+            return summed_over_groups(task.recipe, *descent_over(own, weights, batch, shared, noise, dropped))
 
-        # XLA partitions the work of a group among its devices.
-        mesh = Mesh(devices.reshape(-1, group), ("group", "member"))
         whole, share = PartitionSpec(), PartitionSpec("group")
-        in_groups = jax.shard_map(
-            in_group,
-            mesh=mesh,
-            in_specs=(whole, share, whole, whole),
-            out_specs=whole,
-            axis_names={"group"} if group > 1 else {"group", "member"},
-            check_vma=False,
-        )
-        return in_groups(weights, batch, key, dropped)
+        found: tuple[Array, BatchStats, Params] = over_groups(
+            mesh, in_group, (whole, whole, share, whole, whole), whole
+        )(data_of(task.network), weights, batch, key, dropped)
+        return found
 
 
 def descent_over(

@@ -10,6 +10,7 @@ seed and the step number, so a training resumes from a checkpoint to bit-identic
 import contextlib
 import dataclasses
 import functools
+import itertools
 import queue
 import threading
 import time
@@ -27,10 +28,11 @@ from lanas_jax.data.scaling import Scaling
 from lanas_jax.data.streams import Batch, EvaluationStream, StreamedDataset, TrainingStream, Transform
 from lanas_jax.runtime.devices import mesh_of
 from lanas_jax.runtime.distributed import Preemption
+from lanas_jax.trainer import passes
 from lanas_jax.trainer import step as training
 from lanas_jax.trainer.programs import AXIS, Compiled, Programs, abstract, assembled, placed, shared_programs, task_of
 from lanas_jax.trainer.step import FinalState, TrainerTask
-from lanas_jax.trainer.task import AuxiliaryInputs, Training, Weights
+from lanas_jax.trainer.task import AuxiliaryInputs, SeparatePasses, Training, Weights
 from lanas_jax.training.augmentation import check_images
 from lanas_jax.training.pixel_augmentation import PixelAugmentation, in_step
 
@@ -58,7 +60,7 @@ def compile_streamed(final: Training, data: StreamedDataset, devices: Sequence[j
     task = _task(final, mesh, data.image_shape, data.classes, data.scaling)
     images = (data.image_shape, "streamed")
     made = shared_programs(
-        task, images, lambda task: Compiled.of(task, _lowered(task, data.image_shape), training.right_in_batch)
+        task, images, lambda task: Compiled.of(task, _compiled(task, data.image_shape), training.right_in_batch)
     )
     changed = final.augmentation != task.augmentation
     transform = PixelAugmentation(final.augmentation) if changed else None
@@ -85,6 +87,18 @@ def lowered_step(
     return _lowered(_task(final, mesh, image_shape, classes, scaling), image_shape)
 
 
+def lowered_passes(
+    final: Training, mesh: Mesh, image_shape: tuple[int, int, int], classes: int, scaling: Scaling | None
+) -> passes.Lowered | None:
+    """Lowers the programs of a step whose passes are separate programs; arguments as in `lowered_step`.
+
+    Returns:
+      The programs, or None if a step is one program.
+    """
+    task = _task(final, mesh, image_shape, classes, scaling)
+    return passes.lowered_passes(task, *_batch(task, image_shape)) if _has_separate_passes(task) else None
+
+
 def _task(
     final: Training, mesh: Mesh, image_shape: tuple[int, int, int], classes: int, scaling: Scaling | None
 ) -> TrainerTask:
@@ -94,14 +108,28 @@ def _task(
     return dataclasses.replace(task_of(final, mesh, classes, scaling), augmentation=in_step(final.augmentation))
 
 
+def _compiled(task: TrainerTask, image_shape: tuple[int, int, int]) -> jax.stages.Compiled | passes.PassPrograms:
+    if _has_separate_passes(task):
+        return passes.PassPrograms.of(passes.lowered_passes(task, *_batch(task, image_shape)))
+    return _lowered(task, image_shape).compile()
+
+
+def _has_separate_passes(task: TrainerTask) -> bool:
+    return isinstance(task.network, SeparatePasses) and bool(task.network.pass_programs)
+
+
 def _lowered(task: TrainerTask, image_shape: tuple[int, int, int]) -> jax.stages.Lowered:
-    everywhere, size = NamedSharding(task.batch.mesh, PartitionSpec()), task.recipe.batch_size
-    dtype = np.float32 if task.scaling is None else np.uint8
-    images = jax.ShapeDtypeStruct((size, *image_shape), dtype, sharding=task.batch)
-    labels = jax.ShapeDtypeStruct((size,), np.int32, sharding=task.batch)
+    everywhere = NamedSharding(task.batch.mesh, PartitionSpec())
     read, state, key, number = abstract(task)
     advance = jax.jit(functools.partial(training.train_on_batch, task), donate_argnums=1, out_shardings=everywhere)
-    return advance.lower(read, state, key, number, images, labels)
+    return advance.lower(read, state, key, number, *_batch(task, image_shape))
+
+
+def _batch(task: TrainerTask, image_shape: tuple[int, int, int]) -> tuple[jax.ShapeDtypeStruct, jax.ShapeDtypeStruct]:
+    """Returns shapes, dtypes and shardings of a batch and its labels."""
+    size, dtype = task.recipe.batch_size, np.float32 if task.scaling is None else np.uint8
+    images = jax.ShapeDtypeStruct((size, *image_shape), dtype, sharding=task.batch)
+    return images, jax.ShapeDtypeStruct((size,), np.int32, sharding=task.batch)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -168,10 +196,14 @@ class StreamedSteps:
         self, state: FinalState, until: int, preemption: Preemption
     ) -> tuple[FinalState, Float[Array, " steps"]]:
         """Takes steps up to step `until`, or fewer if the process is preempted."""
-        programs, losses = self._programs, []
-        for _ in range(until - int(state.step)):
+        programs, losses, first = self._programs, [], int(state.step)
+        program = programs.program
+        takes = (
+            program.steps(programs, first) if isinstance(program, passes.PassPrograms) else itertools.repeat(program)
+        )
+        for _ in range(until - first):
             images, labels = next(self._batches)
-            state, loss = programs.program(programs.data, state, programs.keys[1], self._total, images, labels)
+            state, loss = next(takes)(programs.data, state, programs.keys[1], self._total, images, labels)
             losses.append(loss)
             if len(losses) > IN_FLIGHT:  # bounds the number of batches held on the devices
                 losses[-1 - IN_FLIGHT].block_until_ready()

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple, Protocol, TypeAlias, runtime_checkable
 
 import numpy as np
-from jaxtyping import Array, Float, Int, PRNGKeyArray, PyTree
+from jaxtyping import Array, Float, Int, Key, PRNGKeyArray, PyTree
 
 from lanas_jax.data.splits import Dataset, SearchData, Split
 from lanas_jax.data.streams import EvaluationStream, StreamedDataset, TrainingStream
@@ -147,6 +147,69 @@ class SelfTaught(Protocol):
           key: PRNG key of what all devices share, such as the codes of the step; consumed.
           noise: PRNG key of what each group of devices draws for its own images, such as dropped units; consumed.
         """
+        ...
+
+
+class StepPass(NamedTuple):
+    """One pass of a step, chosen by the host.
+
+    Attributes:
+      program: name of the program that runs it.
+      code: architecture that it runs, which is data to the program.
+    """
+
+    program: str
+    code: Int[np.ndarray, " dims"]
+
+
+@runtime_checkable
+class SeparatePasses(Protocol):
+    """A `SelfTaught` network whose passes can be programs of their own (`lanas_jax.trainer.passes`)."""
+
+    @property
+    def pass_programs(self) -> tuple[str, ...]:
+        """Names of the programs; the first one runs the first pass of every step. Empty: all passes are one program."""
+        ...
+
+    def passes(self, keys: Key[Array, " steps"]) -> list[list[StepPass]]:
+        """Returns the passes of several steps, as `gradient` draws them from its `key`.
+
+        Args:
+          keys: a key for each step, ``[steps]``; consumed.
+        """
+        ...
+
+    def first_pass(
+        self,
+        weights: Weights,
+        images: Float[Array, "n height width channels"],
+        targets: Float[Array, "n classes"],
+        noise: PRNGKeyArray,
+    ) -> tuple[Float[Array, ""], BatchStats, Params, Float[Array, "n classes"]]:
+        """Returns loss, batch statistics, gradient and predicted distributions; arguments as in `gradient`."""
+        ...
+
+    def later_pass(
+        self,
+        program: str,
+        weights: Weights,
+        images: Float[Array, "n height width channels"],
+        taught: Float[Array, "n classes"],
+        code: Int[Array, " dims"],
+    ) -> tuple[Float[Array, ""], BatchStats, Params]:
+        """Returns loss, batch statistics and gradient of a pass.
+
+        Args:
+          program: name of the pass's program.
+          weights: parameters before the step, and batch statistics after the passes before.
+          images: batch of images.
+          taught: distributions that the first pass predicted.
+          code: architecture, which the program runs if it is not a program of one code.
+        """
+        ...
+
+    def combined(self, loss: Float[Array, ""], gradient: Params) -> tuple[Float[Array, ""], Params]:
+        """Returns loss and gradient of a step from their sums over its passes."""
         ...
 
 

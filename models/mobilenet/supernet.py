@@ -7,18 +7,17 @@ first channels of all layers, and a smaller resolution resizes the images. The c
 every network, and layers that a code does not use are not computed. The weights of a code form an ordinary network of
 `models/mobilenet/final.py`.
 
-A layer switches between its kernels and expansions (`models/layers/switch.py`). All layers of a stage except the first
-have the same shapes and run in a loop, whose body is compiled once. Widths and resolutions change the shapes of all
-layers, so the program contains a whole network for each pair of width and resolution; keep their number small.
+A layer masks the channels of its expansion and switches between its kernels (`models/mobilenet/masked.py`). Widths and
+resolutions change the shapes of all layers, so the program contains a whole network for each pair of width and
+resolution, a *variant*; keep their number small. If the code is known in advance, `apply_variant` runs the network of
+one variant alone.
 """
 
 import dataclasses
 import functools
 import itertools
-from collections.abc import Sequence
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
@@ -30,8 +29,8 @@ from lanas_jax.models import layers
 from lanas_jax.models.functional import Functional, Tree
 from lanas_jax.models.layers import slices
 from lanas_jax.models.layers.norm import NORM, NormConstants, batch_statistics
-from lanas_jax.models.layers.switch import Branch, switch
 from lanas_jax.models.mobilenet.final import FinalMobileNet
+from lanas_jax.models.mobilenet.masked import LayerChoice, MaskedLayer
 from lanas_jax.models.mobilenet.network import Head, InvertedResidual, stem
 from lanas_jax.spaces.inverted_residuals import Block, Gate, MobileNet
 from lanas_jax.spaces.mobilenet import MobileNetSpace
@@ -89,14 +88,33 @@ class MobileNetSupernet:
         Returns:
           Logits and updated batch statistics: training updates only the statistics that the code uses.
         """
+        variants = [
+            functools.partial(self.apply_variant, variant, train=train) for variant in range(len(self.variants))
+        ]
+        index = code[1] * len(self.space.resolutions) + code[0]
+        logits, new_stats = lax.switch(index, variants, params, batch_stats, jnp.asarray(code, jnp.int32), images)
+        return logits, new_stats
+
+    @property
+    def variants(self) -> tuple[str, ...]:
+        """A name for each pair of width and resolution, each of which has shapes of its own."""
+        space = self.space
+        names = itertools.product(space.widths, space.resolutions)
+        return tuple(f"{size} pixels" + (f", width {width:g}" if space.widths[1:] else "") for width, size in names)
+
+    def variant(self, code: Int[np.ndarray, " dims"]) -> int:
+        """Returns the index of a code's variant."""
+        return int(code[1]) * len(self.space.resolutions) + int(code[0])
+
+    def apply_variant(
+        self, variant: int, params: Tree, batch_stats: Tree, code: Code, images: Float[Array, "n h w c"], *, train: bool
+    ) -> tuple[Float32[Array, "n classes"], Tree]:
+        """Runs the network of a code of the given variant; see `apply`."""
         codes = jnp.asarray(code, jnp.int32)[None]
         parts = self.space.parts(codes)
-        chosen = parts.kernel[0] * len(self.space.expansions) + parts.expansion[0]
-        cases = jnp.where(self.space.present(codes)[0], 1 + chosen, 0)
-        sizes = itertools.product(range(len(self.space.widths)), range(len(self.space.resolutions)))
-        networks = [functools.partial(self._run, *size, train) for size in sizes]
-        index = parts.width[0] * len(self.space.resolutions) + parts.resolution[0]
-        logits, new_stats = lax.switch(index, networks, params, batch_stats, cases, images)
+        choices = LayerChoice(parts.kernel[0], parts.expansion[0], self.space.present(codes)[0])
+        size = divmod(variant, len(self.space.resolutions))
+        logits, new_stats = self._run(*size, train, params, batch_stats, choices, images)
         return logits, new_stats if train else batch_stats
 
     def statistics(self, params: Tree, code: Code, images: Float[Array, "n h w c"]) -> Tree:
@@ -113,14 +131,27 @@ class MobileNetSupernet:
           ValueError: the code has the wrong length or an integer out of range.
         """
         network = self.standalone(code)
-        present = np.asarray(self.space.present(network.code[None])[0]).reshape(-1)
-        rows = [0, *(1 + np.flatnonzero(present)).tolist()]
 
         def taken(tree: Tree, shapes: Tree) -> Tree:
-            blocks = {i: tree["blocks"][row] for i, row in enumerate(rows)}
+            blocks = {i: tree["blocks"][row] for i, row in enumerate(self._rows(network.code))}
             return slices.part(tree | {"blocks": blocks}, shapes)
 
         return taken(params, network.module.params), taken(batch_stats, network.module.batch_stats)
+
+    def with_statistics(self, batch_stats: Tree, own: Tree, code: Int[np.ndarray, " dims"]) -> Tree:
+        """Returns batch statistics in which those that `extract` takes for a code are replaced by `own`."""
+        rows = {row: i for i, row in enumerate(self._rows(code))}
+        blocks = {
+            row: slices.replaced(stats, own["blocks"][rows[row]]) if row in rows else stats
+            for row, stats in batch_stats["blocks"].items()
+        }
+        others = {name: slices.replaced(batch_stats[name], own[name]) for name in ("stem", "head")}
+        return {**others, "blocks": blocks}
+
+    def _rows(self, code: Int[np.ndarray, " dims"]) -> list[int]:
+        """Returns the blocks of the largest network that a code uses."""
+        present = np.asarray(self.space.present(code[None])[0]).reshape(-1)
+        return [0, *(1 + np.flatnonzero(present)).tolist()]
 
     def standalone(self, code: Code) -> FinalMobileNet:
         """Returns the network of a code, without dropout; the weights from `extract` give the same outputs.
@@ -148,10 +179,10 @@ class MobileNetSupernet:
         train: bool,
         params: Tree,
         batch_stats: Tree,
-        cases: Int[Array, "stages layers"],
+        choices: LayerChoice,
         images: Float[Array, "n h w c"],
     ) -> tuple[Array, Tree]:
-        """Runs the network of one width and one resolution, given as indices, with layers selected by `cases`."""
+        """Runs the network of one width and one resolution, given as indices; `choices` are ``[stages, layers]``."""
         spec = self._spec(width)
         x = layers.resized(images, self.space.resolutions[resolution])
         new_stats: dict[str, Any] = {"blocks": {}}
@@ -159,46 +190,26 @@ class MobileNetSupernet:
         x, new_stats["stem"] = _layer(start, train, (x, params["stem"]), batch_stats["stem"])
         first = _block(spec.blocks[0], spec.gate, self._dtype, self.norm)
         x, new_stats["blocks"][0] = _layer(first, train, (x, params["blocks"][0]), batch_stats["blocks"][0])
-        for s in range(len(self.space.stages)):
-            rows = range(1 + s * self.space.layers, 1 + (s + 1) * self.space.layers)
-            weights, stats = ([tree["blocks"][row] for row in rows] for tree in (params, batch_stats))
-            x, moved = self._stage(spec.gate, width, s, train, x, weights, stats, cases[s])
-            new_stats["blocks"] |= dict(zip(rows, moved, strict=True))
+        for row, (s, i) in enumerate(np.ndindex(choices.present.shape), start=1):
+            masked = self._masked(spec.gate, width, s, i)
+            shapes = _block(masked.block, spec.gate, self._dtype, self.norm)
+            own = slices.part(params["blocks"][row], shapes.params)
+            stats = slices.part(batch_stats["blocks"][row], shapes.batch_stats)
+            x, moved = masked(x, own, stats, LayerChoice(*(choice[s, i] for choice in choices)), train=train)
+            new_stats["blocks"][row] = slices.replaced(batch_stats["blocks"][row], moved)
         head = Functional(lambda: Head(spec, dtype=self.compute_dtype, norm=self.norm, rngs=nnx.Rngs(0)))
         logits, new_stats["head"] = _layer(head, train, (x, params["head"]), batch_stats["head"])
         return logits, new_stats
 
-    def _stage(
-        self,
-        gate: Gate,
-        width: int,
-        stage: int,
-        train: bool,
-        x: Float[Array, "n h w c"],
-        weights: Sequence[Tree],
-        stats: Sequence[Tree],
-        cases: Int[Array, " layers"],
-    ) -> tuple[Float[Array, "n h2 w2 d"], list[Tree]]:
-        """Runs the layers of a stage; returns the output and updated statistics. Case 0 is an absent layer."""
-        first, rest = (self._choices(gate, width, stage, layer, train) for layer in (0, 1))
-        x, moved = switch(first, cases[0] - 1, (x, weights[0]), stats[0])
-        if len(weights) == 1:
-            return x, [moved]
-
-        def layer(x: Array, row: tuple[Array, Tree, Tree]) -> tuple[Array, Tree]:
-            return switch((_absent, *rest), row[0], (x, row[1]), row[2])
-
-        x, others = lax.scan(layer, x, (cases[1:], _stacked(weights[1:]), _stacked(stats[1:])))
-        return x, [moved, *(jax.tree.map(lambda leaf, i=i: leaf[i], others) for i in range(len(weights) - 1))]
-
-    def _choices(self, gate: Gate, width: int, stage: int, layer: int, train: bool) -> tuple[Branch, ...]:
-        """Returns a layer as branches, one for each pair of kernel and expansion."""
+    def _masked(self, gate: Gate, width: int, stage: int, layer: int) -> MaskedLayer:
+        """Returns all options of a layer of a stage."""
         space = self.space
         blocks = [
-            space.block(space.widths[width], stage, layer, *choice)
-            for choice in itertools.product(space.kernels, space.expansions)
+            space.block(space.widths[width], stage, layer, space.kernels[-1], times) for times in space.expansions
         ]
-        return tuple(functools.partial(_layer, _block(block, gate, self._dtype, self.norm), train) for block in blocks)
+        expanded, squeezed = (tuple(getattr(block, name) for block in blocks) for name in ("expanded", "squeezed"))
+        optional = layer >= space.depths[0]
+        return MaskedLayer(blocks[-1], space.kernels, expanded, squeezed, gate, self.norm, optional)
 
     def _spec(self, width: int) -> MobileNet:
         """Returns the specification of a network of that width, used for its stem, first block and head."""
@@ -222,11 +233,3 @@ def _layer(module: Functional, train: bool, operands: tuple[Array, Tree], stats:
     own = slices.part(stats, module.batch_stats)
     y, moved = module.run(slices.part(weights, module.params), own, lambda layer: layer(x), train=train)
     return y, slices.replaced(stats, moved) if train else stats
-
-
-def _absent(operands: tuple[Array, Tree], stats: Tree) -> tuple[Array, Tree]:
-    return operands[0], stats
-
-
-def _stacked(trees: Sequence[Tree]) -> Tree:
-    return jax.tree.map(lambda *leaves: jnp.stack(leaves), *trees)

@@ -71,6 +71,29 @@ def test_bytes_are_those_of_all_iterations():
     assert of_ten == pytest.approx(ten / 10)
 
 
+def test_a_step_of_several_programs_is_their_sum():
+    """The second program runs in three of four steps; the largest one decides what memory is needed."""
+
+    def program(devices, batch):
+        return tuple(
+            TracedProgram(product(batch * times), 2, 7200, 1e6 * times, name=name, calls=calls)
+            for name, times, calls in (("small", 1, 1.0), ("large", 4, 0.75))
+        )
+
+    found = estimate(Stage("products", 16, "--batch-size", program), on(CHIP))
+    small, large = found.programs
+    assert [one.stage for one in (small, large, found)] == ["products: small", "products: large", "products"]
+    assert [one.steps for one in (small, large, found)] == [7200, 5400, 7200]
+    assert (found.flops, found.step_seconds) == (2e6 + 0.75 * 8e6, 2.0 + 0.75 * 8.0)
+    assert found.chip_hours == pytest.approx(small.chip_hours + large.chip_hours)
+    assert found.moved == small.moved + 0.75 * large.moved == found.costs.moved
+    assert (found.memory, found.needed) == (large.memory, large.needed)
+    assert small.needed < found.needed
+    scarce = estimate(Stage("products", 16, "--batch-size", program), on(Chip(large.needed - 1, 1e6, 1e6)))
+    assert [one.fits for one in (*scarce.programs, scarce)] == [True, False, False]
+    assert 8 <= scarce.largest_batch < 16
+
+
 def test_cpus_estimate_no_cycles():
     found = estimate(stage(), on(dataclasses.replace(CHIP, clock=1e9)))
     assert (found.estimated_seconds, found.dearest_seconds) == (None, None)

@@ -12,6 +12,7 @@ import pytest
 from lanas_jax.candidates.population import Population
 from lanas_jax.data.scaling import Scaling
 from lanas_jax.data.splits import SearchData
+from lanas_jax.data.streams import StreamedDataset
 from lanas_jax.experiments import cifar10, cifar10_one_shot
 from lanas_jax.models import layers
 from lanas_jax.models.layers import convolutions
@@ -21,6 +22,8 @@ from lanas_jax.planning.stages import candidates, final_training, mean_multiply_
 from lanas_jax.runtime.devices import mesh_of
 from lanas_jax.storage.weights import names
 from lanas_jax.supernet import valuation
+from lanas_jax.supernet.sandwich import Sandwich
+from lanas_jax.supernet.training import SupernetTraining
 from lanas_jax.trainer import programs as final_programs
 from lanas_jax.trainer import teacher as teachers
 from lanas_jax.trainer.compilation import compile_training
@@ -33,6 +36,7 @@ from tests.candidates.small_network import SmallNetwork
 from tests.planning import planned_experiment as planned
 from tests.supernet import linear_supernet as linear
 from tests.trainer import tiny_experiment as tiny
+from tests.trainer import tiny_stream
 from tests.trainer.linear_network import CLASSES, LinearNetwork
 
 DEVICES = jax.local_devices()[:2]
@@ -68,6 +72,25 @@ def test_a_streamed_step_has_its_batch_and_no_other_images():
     assert (images.shape, images.dtype) == ((12, 6, 6, 1), np.uint8)
     assert labels.shape == (12,)
     assert memory_of(lowered).arguments < memory_of(planned.stages(CONFIG)[0].program(DEVICES, 12).lowered).arguments
+
+
+def test_a_sandwich_of_a_supernet_with_variants_is_planned_by_program():
+    """Two random codes a step, of nine: six of the first variant, two of the second, one of the third."""
+    supernet, codes = linear.VariedSupernet(linear.CountedSpace()), linear.SPACE.enumerate()
+    pool = np.concatenate([codes[:3], codes[:3], codes[3:5], codes[6:7]])
+    rule = Sandwich((0, 0), (2, 2), random=2)
+    training = SupernetTraining(supernet, pool, linear.RECIPE, sandwich=rule)
+    stage = final_training("supernet", training, planned.DATA, 1.0, setting="", streamed=True)
+    programs = {program.name: program for program in stage.program(DEVICES, 12)}
+    assert {name: program.calls for name, program in programs.items()} == {
+        "largest": 1, "smallest": 1, "random, all": 12 / 9, "random, half": 4 / 9, "random, few": 2 / 9, "apply": 1,
+    }  # fmt: skip
+    assert programs["largest"].multiply_adds == 3 * 6 * supernet.space.cost([[0, 0]]).multiply_adds[0]
+    assert programs["random, few"].multiply_adds == 3 * 6 * supernet.space.cost([[2, 0]]).multiply_adds[0]
+    data = StreamedDataset(*[tiny_stream.Training(linear.stripes(60, 0))] * 3, 3, (6, 6, 1), linear.SCALING)
+    runs = compile_training(training, data, DEVICES).program
+    for name, compiled in {**runs.passes, "apply": runs.apply}.items():
+        assert memory_of(programs[name].lowered) == Memory.of(compiled.memory_analysis())
 
 
 def test_a_teacher_is_planned_by_the_shapes_of_its_weights():

@@ -44,6 +44,8 @@ def test_stages_are_compiled_for_all_chips(plans, name):
         assert 0 < stage["flops"] < 3 * stage["counted_flops"]
         assert stage["moved"] > 0
         assert 0 < stage["estimated_seconds"] <= stage["dearest_seconds"]
+    programs = [one["stage"] for one in plans[name]["supernet"]["programs"]]
+    assert programs == [f"supernet: {role}" for role in ("largest", "smallest", "random, 32 pixels", "apply")]
 
 
 @pytest.mark.parametrize("name", CHIPS)

@@ -73,6 +73,25 @@ class LinearSupernet:
 
 
 @dataclasses.dataclass(frozen=True)
+class VariedSupernet(LinearSupernet):
+    """The same with a variant for each option of the first choice."""
+
+    variants = ("all", "half", "few")
+
+    def variant(self, code):
+        return int(code[0])
+
+    def apply_variant(self, variant, params, batch_stats, code, images, *, train):
+        return self.apply(params, batch_stats, code.at[0].set(variant), images, train=train)
+
+    def with_statistics(self, batch_stats, own, code):
+        return {name: stats.at[np.arange(2), code].set(own[name]) for name, stats in batch_stats.items()}
+
+    def largest(self, dropout):
+        return self.standalone((2, 2))
+
+
+@dataclasses.dataclass(frozen=True)
 class LinearPart:
     """The network of one code alone."""
 

@@ -191,25 +191,37 @@ def test_statistics_are_those_of_the_batch(plain):
 
 
 @pytest.mark.slow
-def test_the_largest_subnetwork_of_a_sandwich_may_be_a_plain_network(plain):
-    """Without dropped units and paths, the gradient is the same; with them, it follows the key of the noise."""
-    largest, smallest = ((plain.net.space.cardinalities - 1), 0 * plain.net.space.cardinalities)
-    rule = Sandwich(tuple(largest.tolist()), tuple(smallest.tolist()), random=0, drop_path=0.5)
-    pool = np.stack([largest, smallest]).astype(np.int32)
-    inside, regularized = (dataclasses.replace(rule, drop_path=p).network(plain.net, pool) for p in (0.0, 0.5))
-    assert (inside.plain, regularized.plain) == (None, plain.net.largest(0.0))
-    weights, targets = Weights(plain.params, plain.stats), jax.nn.softmax(WEIGHTS)
-    key, noise = jax.random.split(jax.random.key(3))
-    gradient = quick_jit(
-        lambda network, noise: network.gradient(weights, IMAGES, targets, key, noise), static_argnums=0
-    )
-    undropped = gradient(dataclasses.replace(regularized, drop_path=0.0), noise)
-    assert_near(undropped, gradient(inside, noise), 1e-4)
-    first, again, other = (gradient(regularized, k) for k in (noise, noise, key))
-    np.testing.assert_array_equal(flat(first), flat(again))
-    assert np.abs(flat(first) - flat(other)).max() > 0.01
+def test_passes_of_a_sandwich_are_those_of_the_supernet(plain):
+    """The two ends as plain networks, a random part by masks; only the largest drops paths, by the key of the noise."""
+    codes = plain.codes
+    rule = Sandwich(tuple(codes[1].tolist()), tuple(codes[0].tolist()), random=1, drop_path=0.5)
+    sandwich = rule.network(plain.net, codes)
+    assert sandwich.pass_programs == ("largest", "smallest", "random, 8 pixels")
+    weights, targets, noise = Weights(plain.params, plain.stats), jax.nn.softmax(WEIGHTS), jax.random.key(3)
+
+    @partial(quick_jit, static_argnums=0)
+    def first(network, noise):
+        return network.first_pass(weights, IMAGES, targets, noise)
+
+    @quick_jit
+    def expected(code):
+        def loss(params):
+            logits, stats = plain.net.apply(params, plain.stats, code, IMAGES, train=True)
+            return -jnp.sum(targets * jax.nn.log_softmax(logits)) / len(logits), stats
+
+        (value, stats), gradient = jax.value_and_grad(loss, has_aux=True)(plain.params)
+        return value, stats, gradient
+
+    undropped = first(dataclasses.replace(sandwich, drop_path=0.0), noise)
+    assert_near(undropped[:3], expected(codes[1]), 1e-4)
+    for program, code in (("smallest", codes[0]), ("random, 8 pixels", codes[-1])):
+        later = quick_jit(partial(sandwich.later_pass, program))(weights, IMAGES, targets, jnp.asarray(code))
+        assert_near(later, expected(code), 1e-4)
+    dropped, again, other = (first(sandwich, key) for key in (noise, noise, jax.random.key(4)))
+    np.testing.assert_array_equal(flat(dropped), flat(again))
+    assert np.abs(flat(dropped) - flat(other)).max() > 0.01
     with pytest.raises(ValueError, match="need the supernet's largest subnetwork"):
-        dataclasses.replace(rule, largest=tuple(smallest.tolist())).check(plain.net, Recipe())
+        dataclasses.replace(rule, largest=rule.smallest).check(plain.net, Recipe())
 
 
 def test_residual_blocks_begin_as_the_identity(plain):

@@ -1,0 +1,164 @@
+"""A layer of a MobileNet supernet: one block of the largest size that runs every kernel and every expansion.
+
+Channels beyond an expansion are masked: their activations are zero, so they neither change the output nor receive a
+gradient. The depthwise convolution alone is a switch between kernels, since a masked 7x7 kernel takes several times as
+long as a 3x3 kernel. An absent layer passes its input on. Its conditionals stand before, around and after the depthwise
+convolution instead of around all three, because libtpu 0.0.42 does not compile a switch within a conditional.
+
+Such a program has one body for each layer, whatever the number of kernels and expansions. It computes all channels of
+the largest expansion.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jaxtyping import Array, Bool, Float, Int
+
+from lanas_jax.models import layers
+from lanas_jax.models.layers.norm import NormConstants
+from lanas_jax.models.layers.switch import switch
+from lanas_jax.models.mobilenet.network import ACTIVATIONS, BEFORE_GATES, GATES
+from lanas_jax.spaces.inverted_residuals import Block, Gate
+
+Tree = dict[str, Any]
+Images = Float[Array, "n h w c"]
+
+
+class LayerChoice(NamedTuple):
+    """The part of a code that decides on one layer; may be traced."""
+
+    kernel: Int[Array, ""]  # index into the kernels
+    expansion: Int[Array, ""]  # index into the expansions
+    present: Bool[Array, ""]  # False for an absent layer, whose kernel and expansion do not matter
+
+
+@dataclasses.dataclass(frozen=True)
+class MaskedLayer:
+    """All options of a layer.
+
+    Args:
+      block: largest block, which has the last kernel and the last expansion.
+      kernels: sides of the kernels, ascending.
+      expanded: number of expanded channels of each expansion, ascending.
+      squeezed: number of bottleneck channels of each expansion; zeros without squeeze-and-excitation.
+      gate: gate of squeeze-and-excitation.
+      norm: constants of batch normalisation.
+      optional: True if the layer may be absent.
+    """
+
+    block: Block
+    kernels: tuple[int, ...]
+    expanded: tuple[int, ...]
+    squeezed: tuple[int, ...]
+    gate: Gate
+    norm: NormConstants
+    optional: bool
+
+    def __call__(
+        self, x: Images, weights: Tree, stats: Tree, choice: LayerChoice, *, train: bool
+    ) -> tuple[Float[Array, "n h2 w2 d"], Tree]:
+        """Runs the layer.
+
+        Args:
+          x: input.
+          weights: weights of the largest block.
+          stats: running batch statistics of the largest block.
+          choice: kernel, expansion and presence.
+          train: True to normalise by the statistics of the batch.
+
+        Returns:
+          The output and updated statistics; statistics of masked channels and of an absent layer do not change.
+        """
+        used = jnp.arange(self.block.expanded) < jnp.asarray(self.expanded)[choice.expansion]
+        own = {name: weights[name] for name in ("depthwise", "projection")}
+        if self.block.squeezed:
+            own["excitation"] = weights["excitation"]
+        after = {name: stats[name] for name in ("depthwise", "projection")}
+        wide = jax.ShapeDtypeStruct((*x.shape[:3], self.block.expanded), x.dtype)
+        expand = functools.partial(self._expand, train)
+        y, expansion = self._if_present(
+            choice, expand, lambda x, w, st, used: (jnp.zeros(wide.shape, wide.dtype), st),
+            x, weights["expansion"], stats["expansion"], used,
+        )  # fmt: skip
+        y = self._depthwise(y, weights["depthwise"]["convolution"]["kernel"][:, :, 0], choice)
+        project = functools.partial(self._project, train)
+        x, after = self._if_present(
+            choice, project, lambda x, y, w, st, used, expansion: (x, st), x, y, own, after, used, choice.expansion
+        )
+        return x, {"expansion": expansion, **after}
+
+    def _if_present(
+        self, choice: LayerChoice, run: Callable[..., Any], otherwise: Callable[..., Any], *operands: Any
+    ) -> Any:
+        return lax.cond(choice.present, run, otherwise, *operands) if self.optional else run(*operands)
+
+    def _expand(
+        self, train: bool, x: Images, weights: Tree, stats: Tree, used: Bool[Array, " c2"]
+    ) -> tuple[Float[Array, "n h w c2"], Tree]:
+        y = layers.convolution(x, weights["convolution"]["kernel"])
+        return self._activated(y, weights["norm"], stats, used, train)
+
+    def _depthwise(self, y: Images, kernel: Float[Array, "k k c"], choice: LayerChoice) -> Float[Array, "n h2 w2 c"]:
+        """Convolves by the centre of the kernel; returns zeros if the layer is absent."""
+
+        def convolve(side: int, operands: tuple[Array, Array], state: tuple[()]) -> tuple[Array, tuple[()]]:
+            images, kernel = operands
+            edge = (kernel.shape[0] - side) // 2
+            centre = kernel[edge : edge + side, edge : edge + side]
+            return layers.depthwise(images, centre, self.block.stride), state
+
+        def nothing(operands: tuple[Array, Array], state: tuple[()]) -> tuple[Array, tuple[()]]:
+            return jnp.zeros_like(operands[0]), state
+
+        branches = tuple(functools.partial(convolve, side) for side in self.kernels)
+        if not self.optional:
+            return switch(branches, choice.kernel, (y, kernel), ())[0]
+        return switch((nothing, *branches), jnp.where(choice.present, 1 + choice.kernel, 0), (y, kernel), ())[0]
+
+    def _project(
+        self,
+        train: bool,
+        x: Images,
+        y: Float[Array, "n h2 w2 c2"],
+        weights: Tree,
+        stats: Tree,
+        used: Bool[Array, " c2"],
+        expansion: Int[Array, ""],
+    ) -> tuple[Float[Array, "n h2 w2 d"], Tree]:
+        """Runs all of the block that follows its depthwise convolution."""
+        y, depthwise = self._activated(y, weights["depthwise"]["norm"], stats["depthwise"], used, train)
+        if self.block.squeezed:
+            own, squeezed = weights["excitation"], jnp.asarray(self.squeezed)[expansion]
+            means = jnp.mean(y.astype(jnp.float32), axis=(1, 2))
+            inner = ACTIVATIONS[BEFORE_GATES[self.gate]](
+                means @ own["squeeze"]["kernel"] + own["squeeze"]["bias"][None]
+            )
+            inner = jnp.where((jnp.arange(self.block.squeezed) < squeezed)[None], inner, 0)
+            gates = GATES[self.gate](inner @ own["excite"]["kernel"] + own["excite"]["bias"][None])
+            y = y * gates[:, None, None].astype(y.dtype)
+        y = layers.convolution(y, weights["projection"]["convolution"]["kernel"])
+        y, projection = self._normalised(y, weights["projection"]["norm"], stats["projection"], None, train)
+        return x + y if self.block.residual else y, {"depthwise": depthwise, "projection": projection}
+
+    def _activated(
+        self, y: Images, weights: Tree, stats: Tree, used: Bool[Array, " c"], train: bool
+    ) -> tuple[Images, Tree]:
+        y, moved = self._normalised(y, weights, stats, used, train)
+        return jnp.where(used[None, None, None], ACTIVATIONS[self.block.activation](y), 0), moved
+
+    def _normalised(
+        self, y: Images, weights: Tree, stats: Tree, used: Bool[Array, " c"] | None, train: bool
+    ) -> tuple[Images, Tree]:
+        old, constants = stats["norm"], self.norm._asdict()
+        y, mean, var = layers.batch_norm(
+            y, weights["scale"], weights["bias"], old["mean"], old["var"], train=train, **constants
+        )
+        new = {"mean": mean, "var": var}
+        if used is not None and train:
+            new = {name: jnp.where(used, value, old[name]) for name, value in new.items()}
+        return y, {"norm": new}

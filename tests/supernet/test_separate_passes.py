@@ -1,0 +1,76 @@
+"""A sandwich whose passes are programs of their own: the steps of one program, exactly resumed."""
+
+import dataclasses
+
+import jax
+import numpy as np
+import pytest
+
+from lanas_jax.data.streams import StreamedDataset
+from lanas_jax.supernet.sandwich import Sandwich
+from lanas_jax.supernet.training import SupernetTraining, train_supernet
+from lanas_jax.trainer import compilation
+from lanas_jax.trainer.passes import PassPrograms
+from tests.supernet.linear_supernet import (
+    CLASSES,
+    RECIPE,
+    SCALING,
+    SIDE,
+    SPACE,
+    LinearSupernet,
+    VariedSupernet,
+    stripes,
+)  # fmt: skip
+from tests.supernet.notes import Note
+from tests.trainer.tiny_stream import Evaluation, Training
+from tests.trees import same
+
+DATA = StreamedDataset(
+    Training(stripes(120, 0)), Evaluation(stripes(50, 1)), Evaluation(stripes(45, 2)), CLASSES, (SIDE, SIDE, 1), SCALING
+)
+CODES, ENDS = SPACE.enumerate(), ((0, 1), (2, 1))
+OFTEN = dataclasses.replace(RECIPE, checkpoint_seconds=0.0, label_smoothing=0.1, clip=0.5, ema=0.9)
+
+
+def training(supernet, **recipe):
+    return SupernetTraining(supernet, CODES, dataclasses.replace(OFTEN, **recipe), seed=5, sandwich=Sandwich(*ENDS))
+
+
+@pytest.mark.parametrize("over", ["all", "device", 2])
+def test_steps_are_those_of_one_program(over):
+    """With batch normalisation over four devices, each alone, or two and two; another pool needs no other programs."""
+    trainings = [training(net(), normalize_over=over) for net in (LinearSupernet, VariedSupernet)]
+    one, separate = (compilation.compile_training(each, DATA, jax.devices()[:4]) for each in trainings)
+    assert isinstance(separate.program, PassPrograms)
+    assert list(separate.program.passes) == ["largest", "smallest", "random, all", "random, half", "random, few"]
+    for codes in (CODES, CODES[::-1]):
+        (state, losses), (expected, theirs) = (
+            made.advance(made.start(), 7)
+            for made in (
+                compiled.rebind(dataclasses.replace(each, codes=codes))
+                for compiled, each in zip((separate, one), trainings[::-1], strict=True)
+            )
+        )
+        assert int(state.step) == 7
+        np.testing.assert_allclose(losses, theirs, rtol=1e-5)
+        for ours, other in zip(jax.tree.leaves(state), jax.tree.leaves(expected), strict=True):
+            np.testing.assert_allclose(ours, other, rtol=1e-4, atol=1e-5)
+
+
+def test_interrupted_it_goes_on_to_the_same_bits(tmp_path):
+    devices = jax.devices()[:1]
+    made = compilation.compile_training(training(VariedSupernet()), DATA, devices)
+
+    def carried_out(name, note):
+        return train_supernet(
+            training(VariedSupernet()), DATA, tmp_path / name, note, devices=devices, programs=made
+        ).weights
+
+    whole = carried_out("whole", Note())
+    with pytest.raises(KeyboardInterrupt):
+        carried_out("part", Note(3))
+    assert same(carried_out("part", Note()), whole)
+    assert (tmp_path / "part" / "metrics.csv").read_bytes() == (tmp_path / "whole" / "metrics.csv").read_bytes()
+    other = dataclasses.replace(training(VariedSupernet()), sandwich=Sandwich(ENDS[1], ENDS[0]))
+    with pytest.raises(ValueError, match="compiled for another network"):
+        made.rebind(other)
