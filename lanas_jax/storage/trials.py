@@ -57,8 +57,7 @@ CREATE TABLE trials (
   told INTEGER,
   tries INTEGER,
   worker TEXT,
-  %s
-  checksum INTEGER NOT NULL,
+%s  checksum INTEGER NOT NULL,
   CHECK ((status = 'pending') = (told IS NULL)),
   CHECK ((status = 'done') = (value IS NOT NULL)),
   CHECK ((status = 'failed') = (reason IS NOT NULL))
@@ -413,7 +412,7 @@ class TrialStore:
 
 def _tables(outcomes: Sequence[str]) -> str:
     """Returns the statements that create the tables, with a column per outcome."""
-    return _TABLES % "".join(f'"{name}" REAL,\n  ' for name in outcomes).rstrip()
+    return _TABLES % "".join(f'  "{name}" REAL,\n' for name in outcomes)
 
 
 def _result(outcome: TrialOutcome, names: Sequence[str]) -> dict[str, Any]:
