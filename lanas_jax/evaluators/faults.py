@@ -2,8 +2,8 @@
 
 If the evaluator raises for one candidate, that candidate has failed, which is a result. If the evaluator raises for
 one candidate after another, the evaluator is broken, and the search stops. The same holds for malformed outcomes:
-objects of another type, or numbers that the trials file cannot hold. If the evaluator calls ``sys.exit``, the search
-stops at once, and the trials stay pending.
+objects of another type, or numbers that the trials file cannot hold. If the evaluator calls ``sys.exit`` or raises
+another exception that is no `Exception`, the search stops at once, and the trials stay pending.
 """
 
 import dataclasses
@@ -15,11 +15,12 @@ from jaxtyping import Array, Int, Key
 
 from lanas_jax.evaluators.base import Evaluator, NotPreparedError, Outcome, Prepared
 from lanas_jax.runtime.distributed import DistributedError
-from lanas_jax.runtime.errors import STOPS, explain_error, in_brackets
+from lanas_jax.runtime.errors import STOPS, explain_error, in_brackets, is_coroutine, what_it_did
 from lanas_jax.storage.plain import plain_count, plain_float, plain_text, shown
 
 HOPELESS = 8  # consecutive trials without a valid outcome after which the evaluator counts as broken
 RAISED = "the evaluator raised"
+NOT_ASYNC = "define it with def; it may call asyncio.run"
 
 
 class BrokenEvaluatorError(Exception):
@@ -31,7 +32,7 @@ class MalformedOutcomeError(Exception):
 
 
 class EvaluatorExitError(Exception):
-    """An evaluator called ``sys.exit``, which would end the search without a message."""
+    """An evaluator called ``sys.exit`` or raised an exception that is no `Exception`, such as ``GeneratorExit``."""
 
 
 class RemoteError(Exception):
@@ -72,20 +73,22 @@ def outcomes_or_errors(
 
     Raises:
       BrokenEvaluatorError: the evaluator did not return one object per code.
-      EvaluatorExitError: the evaluator called ``sys.exit``.
+      EvaluatorExitError: the evaluator called ``sys.exit`` or raised an exception that is no `Exception`.
       DistributedError: the evaluation failed in some of several processes, which ends the search.
     """
     try:
-        returned = evaluator.evaluate(codes, keys)
+        returned = evaluator.evaluate(codes.copy(), keys)  # which it may change
         found = list(returned) if isinstance(returned, Iterable) else None
-    except SystemExit as error:
-        raise EvaluatorExitError(f"the evaluator called {describe_error(error)}; its trials stay pending") from error
-    except DistributedError:
+    except (DistributedError, KeyboardInterrupt):
         raise
     except Exception as error:
         if len(codes) == 1:
             return [error]
         return [outcomes_or_errors(evaluator, codes[i : i + 1], keys[i : i + 1])[0] for i in range(len(codes))]
+    except BaseException as error:
+        raise EvaluatorExitError(f"the evaluator {what_it_did(error)}; its trials stay pending") from error
+    if is_coroutine(returned):
+        raise BrokenEvaluatorError(f"evaluate of {type(evaluator).__name__} is an async function: {NOT_ASYNC}")
     if found is None or len(found) != len(codes):
         number = shown(returned) if found is None else f"{len(found)} outcomes"
         raise BrokenEvaluatorError(f"the evaluator returned {number} for {len(codes)} codes; expected one per code")
@@ -125,11 +128,13 @@ def prepare_evaluator(
         cause.
     """
     try:
-        evaluator.prepare(directory, note)
+        returned = evaluator.prepare(directory, note)  # type: ignore[func-returns-value]
     except (NotPreparedError, DistributedError):
         raise
     except STOPS as error:
         raise NotPreparedError(f"the preparation of {name} failed: {describe_error(error)}") from error
+    if is_coroutine(returned):
+        raise NotPreparedError(f"prepare of {name} is an async function: {NOT_ASYNC}")
 
 
 def describe_error(error: BaseException) -> str:

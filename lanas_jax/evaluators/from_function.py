@@ -16,6 +16,8 @@ import numpy as np
 from jaxtyping import Array, Int, Key
 
 from lanas_jax.evaluators.base import NotPreparedError, Outcome, declared_outcomes, with_costs
+from lanas_jax.evaluators.faults import NOT_ASYNC
+from lanas_jax.runtime.errors import is_coroutine
 from lanas_jax.spaces.base import SearchSpace
 from lanas_jax.storage.plain import plain_count, plain_float
 
@@ -74,6 +76,8 @@ class FromFunction:
     def _outcome(self, code: Int[np.ndarray, " dims"]) -> Outcome:
         began = time.perf_counter()
         returned = self.objective(**self.space.options(code))
+        if is_coroutine(returned):
+            raise NotPreparedError(f"the objective is an async function: {NOT_ASYNC}")
         results = self._results(returned) if isinstance(returned, Mapping) else {"value": returned}
         if results["value"] is None:
             raise ValueError("the objective returned None; expected a number")

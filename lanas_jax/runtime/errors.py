@@ -1,5 +1,7 @@
 """One-line descriptions of errors of the user's code."""
 
+import asyncio
+import inspect
 import os
 import sys
 import sysconfig
@@ -9,7 +11,8 @@ from pathlib import Path
 _PACKAGE = Path(__file__).parents[1]
 _INSTALLED = ("stdlib", "platstdlib", "purelib", "platlib")
 _LIBRARIES: tuple[str | Path, ...] = (_PACKAGE, *map(sysconfig.get_path, _INSTALLED))
-STOPS = (Exception, SystemExit)  # what the user's code may raise; KeyboardInterrupt stops the command
+# What the user's code may raise. KeyboardInterrupt stops the command.
+STOPS = (Exception, SystemExit, GeneratorExit, asyncio.CancelledError)
 
 
 def explain_error(error: BaseException) -> str:
@@ -18,7 +21,25 @@ def explain_error(error: BaseException) -> str:
         return f"sys.exit({'' if error.code is None else repr(error.code)})"
     name = getattr(error, "filename", None)
     relative = isinstance(error, FileNotFoundError) and isinstance(name, str | os.PathLike) and not os.path.isabs(name)
-    return f"{type(error).__name__}: {error}" + (f" (looked for in {Path.cwd()})" if relative else "")
+    return f"{type(error).__name__}: {_text_of(error)}" + (f" (looked for in {Path.cwd()})" if relative else "")
+
+
+def _text_of(error: BaseException) -> str:
+    try:
+        return str(error)
+    except Exception:  # a user's class may raise anything
+        return "(its text cannot be read)"
+
+
+def is_coroutine(returned: object) -> bool:
+    """Returns whether a function of the user is defined by ``async def``, given what its call returned; closes that.
+
+    Python would print a warning about a coroutine that is deleted before it has run.
+    """
+    if inspect.iscoroutine(returned):
+        returned.close()
+        return True
+    return inspect.isasyncgen(returned)
 
 
 def what_it_did(error: BaseException) -> str:
@@ -32,9 +53,9 @@ def failed_start(error: BaseException) -> str:
 
     For a platform whose plugin is not installed, JAX raises an `AssertionError` without a text.
     """
-    if "Unable to initialize backend" in str(error):
-        why = str(error)
-    elif isinstance(error, AssertionError) and not str(error) and not _has_devices():
+    if "Unable to initialize backend" in (text := _text_of(error)):
+        why = text
+    elif isinstance(error, AssertionError) and not text and not _has_devices():
         why = "there is no such device, or its plugin is not installed"
     else:
         return ""

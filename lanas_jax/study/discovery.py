@@ -22,7 +22,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from lanas_jax.runtime.errors import STOPS, explain_error, in_brackets, what_it_did
+from lanas_jax.runtime.errors import STOPS, explain_error, in_brackets, is_coroutine, what_it_did
 from lanas_jax.runtime.paths import local_path
 
 SETTINGS = ("Config", "Final", "Rank")  # dataclasses of settings that an experiment's file may define
@@ -174,9 +174,12 @@ def call_experiment(module: Any, call: str, *arguments: Any) -> Any:
     """
     try:
         found = getattr(module, call.partition("(")[0])(*arguments)
-        return list(found) if inspect.isgenerator(found) else found  # a generator runs here, where errors are caught
+        found = list(found) if inspect.isgenerator(found) else found  # a generator runs here, where errors are caught
     except STOPS as error:
         raise ExperimentError(f"{file_of(module)}: {call} {what_it_did(error)}") from error
+    if is_coroutine(found):
+        raise ExperimentError(f"{file_of(module)}: {call} is an async function: define it with def")
+    return found
 
 
 def missing(module: ModuleType, settings: str, function: str) -> list[str]:

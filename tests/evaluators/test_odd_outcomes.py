@@ -1,5 +1,6 @@
 """Evaluators that return other things than they should: a failed trial or one sentence, and the run can go on."""
 
+import asyncio
 import dataclasses
 import math
 import os
@@ -12,11 +13,13 @@ import lanas_jax as lx
 from lanas_jax.cli import main
 from lanas_jax.commands import summary
 from lanas_jax.evaluators.base import NotPreparedError, Outcome
-from lanas_jax.evaluators.faults import HOPELESS, BrokenEvaluatorError, outcomes_or_errors
+from lanas_jax.evaluators.faults import HOPELESS, BrokenEvaluatorError, describe_error, outcomes_or_errors
+from lanas_jax.evaluators.from_function import FromFunction
 from lanas_jax.storage.plain import LARGEST_VALUE
 from lanas_jax.storage.trials import Status, TrialStore
 from lanas_jax.study import Experiment, StudyError, discovery, replay, run, run_folder
 from lanas_jax.study.experiment import WinnerTraining
+from lanas_jax.study.local_workers import LocalWorkers
 
 SPACE = lx.SearchSpace([lx.Choice(f"op{i}", "abcd") for i in range(3)])
 SEARCHER = lx.RandomSearch(SPACE)
@@ -262,3 +265,112 @@ def test_commands_say_a_sentence_of_odd_outcomes_and_read_the_run(odd, tmp_path,
     monkeypatch.setenv("ODD", "[lx.Outcome(0.5)] * 4")
     assert main(["resume", out]) == 0
     assert run_folder.open_run(tmp_path / "run").record["experiment"] == "odd"
+
+
+class OwnError(BaseException):
+    """No `Exception`."""
+
+
+class NoTextError(Exception):
+    """An error that cannot be printed."""
+
+    def __str__(self):
+        raise ValueError
+
+
+@dataclasses.dataclass(frozen=True)
+class Raises:
+    """Overwrites its codes, and raises an error for batches, or for every call."""
+
+    error: BaseException
+    always: bool = True
+
+    def evaluate(self, codes, keys):
+        values = [float(sum(code)) for code in codes.tolist()]
+        codes[:] = 0
+        if self.always or len(codes) > 1:
+            raise self.error
+        return [Outcome(value) for value in values]
+
+
+@pytest.mark.parametrize(
+    "error",
+    [GeneratorExit("x"), asyncio.CancelledError("x"), OwnError("x"), BaseExceptionGroup("x", [KeyboardInterrupt()])],
+    ids=repr,
+)
+def test_what_is_no_exception_stops_the_search_with_a_sentence(error, tmp_path):
+    message = f"^the evaluator raised {type(error).__name__}: x.* its trials stay pending"
+    with pytest.raises(StudyError, match=message):
+        run(experiment(Raises(error)), tmp_path / "run")
+    with TrialStore.open(tmp_path / "run" / "trials.sqlite") as store:
+        assert [trial.status for trial in store.trials()] == [Status.PENDING] * 4
+
+
+def test_an_interrupt_that_an_evaluator_raises_in_a_thread_reaches_the_caller(tmp_path):
+    search = experiment(Raises(KeyboardInterrupt()), batch=1)
+    with pytest.raises(KeyboardInterrupt):
+        run(search, tmp_path / "run", workers=LocalWorkers(search, 2))
+
+
+def test_an_error_without_a_text_fails_its_trial():
+    (found,) = outcomes_or_errors(Raises(NoTextError()), np.zeros((1, 3), np.int32), None)
+    assert describe_error(found).startswith("NoTextError: (its text cannot be read) (test_odd_outcomes.py, line ")
+
+
+def test_codes_that_an_evaluator_overwrites_are_valued_as_they_were():
+    codes = np.array([[1, 2, 3], [3, 0, 1]], np.int32)
+    found = outcomes_or_errors(Raises(ValueError(), always=False), codes, np.zeros(2))
+    assert found == [Outcome(6.0), Outcome(4.0)]
+
+
+class Async:
+    """Evaluates concurrently, as its author thinks."""
+
+    async def evaluate(self, codes, keys):
+        return [GOOD for _ in codes]
+
+
+class AsyncGenerator:
+    """Yields outcomes to nobody."""
+
+    async def evaluate(self, codes, keys):
+        yield GOOD
+
+
+class PreparedLater(ReturnsAtOnce):
+    """Would be evaluated before it is prepared."""
+
+    async def prepare(self, directory, note):
+        raise AssertionError
+
+
+async def objective(op0, op1, op2):
+    """A function to be awaited."""
+    return 0.5
+
+
+@pytest.mark.parametrize(
+    ("evaluator", "message"),
+    [
+        (Async(), "evaluate of Async is an async function: define it with def"),
+        (AsyncGenerator(), "evaluate of AsyncGenerator is an async function"),
+        (PreparedLater([GOOD] * 4), "prepare of the evaluator is an async function"),
+        (FromFunction(SPACE, objective), "the objective is an async function"),
+    ],
+)
+@pytest.mark.filterwarnings("error")
+def test_async_functions_are_refused_at_their_first_call(evaluator, message, tmp_path):
+    search = experiment(evaluator, batch=1)
+    with pytest.raises(StudyError, match=message):
+        run(search, tmp_path / "run", workers=LocalWorkers(search))
+
+
+def test_an_async_build_is_refused(tmp_path):
+    class Module:
+        __loader__, __file__ = None, "mine.py"
+
+        async def build(self):
+            return None
+
+    with pytest.raises(discovery.ExperimentError, match=r"mine.py: build\(config\) is an async function"):
+        discovery.call_experiment(Module(), "build(config)")
