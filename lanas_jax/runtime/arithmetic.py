@@ -1,9 +1,10 @@
-"""32-bit arithmetic for this package's programs, regardless of ``JAX_ENABLE_X64``.
+"""32-bit arithmetic in compiled programs of this package, regardless of ``JAX_ENABLE_X64`` and ``JAX_DISABLE_JIT``.
 
 With 64-bit types, JAX counts, sorts and draws in other dtypes, so that programs would draw other random numbers, need
 more memory, and mix dtypes. Searches, trainings and valuations therefore run in 32 bits, with the same results as
-without the setting. Other code of the process, such as a user's evaluator, still sees the setting. In JAX the override
-is local to a thread, so functions that run in separate threads are decorated too.
+without the setting. Without compilation, one `ask` of LaNAS takes minutes. Other code of the process, such as a user's
+evaluator, still sees both settings. In JAX the override is local to a thread, so functions that run in separate threads
+are decorated too.
 """
 
 import functools
@@ -17,11 +18,11 @@ Returned = TypeVar("Returned")
 
 
 def in_32_bits(function: Callable[Arguments, Returned]) -> Callable[Arguments, Returned]:
-    """Returns a function that runs, traces and compiles in 32 bits."""
+    """Returns a function that runs, traces and compiles in 32 bits, and compiles its programs in any case."""
 
     @functools.wraps(function)
     def run(*arguments: Arguments.args, **named: Arguments.kwargs) -> Returned:
-        with jax.enable_x64(False):
+        with jax.enable_x64(False), jax.disable_jit(False):
             return function(*arguments, **named)
 
     return run

@@ -52,6 +52,15 @@ def test_nan_is_data_where_it_is_declared_to_be():
             root(jnp.float32(-1.0))
 
 
+def test_programs_are_compiled_although_jit_is_disabled():
+    """The user's own code is not, so that it can be debugged."""
+    traced = jax.jit(lambda x: jnp.asarray(isinstance(x, jax.core.Tracer)))
+    with jax.disable_jit():
+        assert not traced(1.0)
+        assert in_32_bits(traced)(1.0)
+        assert not traced(1.0)
+
+
 def test_settings_that_change_numbers_are_recorded_where_they_are_not_the_defaults():
     usual = software.versions()
     assert not [name for name in usual if name.startswith("jax_")]
