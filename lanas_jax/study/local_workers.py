@@ -5,8 +5,11 @@ own, as suits an evaluator that calls a Python function. Threads run at the same
 device, a file or another process, or computes outside the interpreter, as JAX and NumPy do.
 """
 
+import atexit
 import dataclasses
+import os
 import queue
+import sys
 import threading
 import time
 from collections import deque
@@ -37,7 +40,9 @@ class LocalWorkers:
     so far, and counts running trials as visits. The trials then depend on the order in which calls finish, which is
     recorded. Larger batches are evaluated to the end and told together, so that the trials depend on the seed alone.
 
-    If a search stops early, calls that are running in threads continue without effect.
+    If a search stops early, calls that are running in threads continue without effect. The end of the process waits for
+    them on Python older than 3.14, which would end threads in C++ code of JAX, and so abort the process
+    (https://github.com/python/cpython/issues/87135).
 
     Attributes:
       experiment: experiment that defines the evaluator and the batch.
@@ -75,28 +80,28 @@ class LocalWorkers:
         failures = Failures()
         while batch := search_log.pending or search_log.ask():
             progress.asked(batch)
-            started, calls = time.time(), _Calls(self.experiment, self.workers)
-            waiting = deque(batch)
+            started, waiting = time.time(), deque(batch)
             found: dict[int, Outcome | Exception] = {}
-            while len(found) < len(batch):
-                while waiting and calls.running < self.workers:
-                    calls.start(waiting.popleft())
-                trial, _, answer = calls.wait()
-                found[trial.id] = answer
+            with _Calls(self.experiment, self.workers) as calls:
+                while len(found) < len(batch):
+                    while waiting and calls.running < self.workers:
+                        calls.start(waiting.popleft())
+                    trial, _, answer = calls.wait()
+                    found[trial.id] = answer
             outcomes = failures.judged([found[trial.id] for trial in batch])
             progress.finished(search_log.tell(batch, outcomes, started))
 
     def _search_continuously(self, search_log: SearchLog, progress: StudyProgress) -> None:
-        failures, calls = Failures(), _Calls(self.experiment, self.workers)
-        waiting = deque(search_log.pending)
-        while True:
-            while calls.running < self.workers and (trials := _next(waiting, search_log)):
-                progress.asked(trials)
-                calls.start(trials[0])
-            if not calls.running:
-                return
-            trial, started, answer = calls.wait()
-            progress.finished(search_log.tell([trial], failures.judged([answer]), started))
+        failures, waiting = Failures(), deque(search_log.pending)
+        with _Calls(self.experiment, self.workers) as calls:
+            while True:
+                while calls.running < self.workers and (trials := _next(waiting, search_log)):
+                    progress.asked(trials)
+                    calls.start(trials[0])
+                if not calls.running:
+                    return
+                trial, started, answer = calls.wait()
+                progress.finished(search_log.tell([trial], failures.judged([answer]), started))
 
 
 def _next(waiting: deque[Trial], search_log: SearchLog) -> Sequence[Trial]:
@@ -109,25 +114,36 @@ class _Calls:
 
     def __init__(self, experiment: Experiment, workers: int):
         self._evaluator, self._inline = experiment.evaluator, workers == 1
-        self._answers: queue.SimpleQueue[tuple[Trial, float, Outcome | Exception]] = queue.SimpleQueue()
+        self._answers: queue.SimpleQueue[tuple[Trial, float, Outcome | BaseException]] = queue.SimpleQueue()
+        self._threads: list[threading.Thread] = []
         self.running = 0
+
+    def __enter__(self) -> "_Calls":
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        if self.running and sys.version_info < (3, 14):
+            atexit.register(_wait_at_exit, self._threads)
 
     def start(self, trial: Trial) -> None:
         self.running += 1
         if self._inline:
             self._evaluate(trial)
         else:  # daemon, so that an interrupted process ends without waiting for it
-            threading.Thread(target=self._evaluate, args=(trial,), daemon=True).start()
+            self._threads = [thread for thread in self._threads if thread.is_alive()]
+            self._threads.append(threading.Thread(target=self._evaluate, args=(trial,), daemon=True))
+            self._threads[-1].start()
 
     def wait(self) -> tuple[Trial, float, Outcome | Exception]:
         """Returns the next finished trial, its start in Unix seconds, and its outcome or error.
 
         Raises:
           BrokenEvaluatorError, EvaluatorExitError, NotPreparedError: the search cannot continue.
+          KeyboardInterrupt: the evaluator raised it.
         """
         trial, started, answer = self._answers.get()
         self.running -= 1
-        if isinstance(answer, _STOPPING):
+        if isinstance(answer, _STOPPING) or not isinstance(answer, Outcome | Exception):
             raise answer
         return trial, started, answer
 
@@ -135,7 +151,22 @@ class _Calls:
         started = time.time()
         try:
             codes = np.array([trial.code], np.int32)
+            answer: Outcome | BaseException
             (answer,) = outcomes_or_errors(self._evaluator, codes, keys_of([trial]))
-        except Exception as error:  # in a thread, it would otherwise be printed and lost
+        except BaseException as error:  # in a thread, it would otherwise be printed and lost
             answer = error
         self._answers.put((trial, started, answer))
+
+
+def _wait_at_exit(threads: Sequence[threading.Thread]) -> None:
+    """Waits for threads before the interpreter ends; Ctrl-C ends the process at once, without finalization."""
+    running = [thread for thread in threads if thread.is_alive()]
+    if not running:
+        return
+    print(f"waiting for running calls of the objective ({len(running)}); Ctrl-C ends them", file=sys.stderr)
+    try:
+        for thread in running:
+            thread.join()
+    except KeyboardInterrupt:
+        sys.stdout.flush()
+        os._exit(130)

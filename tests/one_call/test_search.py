@@ -314,3 +314,36 @@ def test_the_library_imports_no_models_and_no_experiments():
         "sys.exit(str(found) if found else 0)"
     )
     subprocess.run([sys.executable, "-c", code], env=os.environ | {"PYTHONPATH": str(ROOT)}, check=True)
+
+
+IN_JAX = """
+import sys, threading, time
+import jax
+import lanas_jax as lx
+from lanas_jax.study import StudyError
+product, began = jax.jit(lambda x: x @ x), threading.Event()
+def objective(op):
+    if began.is_set():
+        sys.exit(3)
+    began.set()
+    end, x = time.monotonic() + 1.5, jax.numpy.ones((300, 300))
+    while time.monotonic() < end:
+        product(x).block_until_ready()
+    return 1.0
+space = lx.SearchSpace([lx.Choice("op", "abc")])
+try:
+    lx.search(objective, space, 3, sys.argv[1], searcher=lx.RandomSearch(space), workers=2, verbose=False)
+except StudyError as error:
+    print(error)
+"""
+
+
+def test_a_call_that_outlives_its_search_does_not_abort_the_process(tmp_path):
+    """Before Python 3.14, finalization ends its thread, and C++ frames of JAX abort the process (exit code -6)."""
+    done = subprocess.run(
+        [sys.executable, "-c", IN_JAX, str(tmp_path)], capture_output=True, text=True, check=False, timeout=120
+    )
+    assert done.returncode == 0, done.stderr
+    assert "sys.exit(3)" in done.stdout
+    if sys.version_info < (3, 14):
+        assert "waiting for running calls of the objective (1)" in done.stderr
