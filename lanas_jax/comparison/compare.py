@@ -21,7 +21,7 @@ from jaxtyping import Float, Int
 
 from lanas_jax.comparison import peers
 from lanas_jax.comparison.simulated_workers import WorkersTrace, simulate_workers
-from lanas_jax.comparison.simulation import Progress, Trace, refuse_below_one, simulate
+from lanas_jax.comparison.simulation import Progress, Trace, refuse_below_one, refuse_repeated, simulate
 from lanas_jax.comparison.statistics import (
     REGRET_AT,
     TOP_SHARE,
@@ -128,8 +128,8 @@ def compare_searchers(
         the number of its finished searches; with 0 when it starts, and possibly from another thread.
 
     Raises:
-      ValueError: a name is unknown; or budget, seeds, batch or workers is below 1; or `top_share` is not in (0, 1]; or
-        workers are combined with batches or peers; or a peer cannot search the table.
+      ValueError: a name is unknown or given twice; or budget, seeds, batch or workers is below 1; or `top_share` is not
+        in (0, 1]; or workers are combined with batches or peers; or a peer cannot search the table.
       MissingPeerError: the package of a peer is not installed.
     """
     refuse_below_one(budget=budget, seeds=seeds, batch=batch)
@@ -137,6 +137,7 @@ def compare_searchers(
     if not 0 < top_share <= 1:
         raise ValueError(f"top_share must be above 0 and at most 1; got {top_share}")
     unknown = [name for name in names if name not in NAMES]
+    refuse_repeated("the searcher", names)
     if unknown:
         raise ValueError(f"there is no searcher {unknown[0]!r}; choose from {', '.join(NAMES)}")
     for name in names:
@@ -162,8 +163,7 @@ def compare_searchers(
 def _check_workers(workers: Sequence[int], names: Sequence[str], batch: int) -> None:
     for number in workers:
         refuse_below_one(workers=number)
-    if len(set(workers)) < len(workers):
-        raise ValueError(f"workers must be distinct numbers; got {', '.join(map(str, workers))}")
+    refuse_repeated("the number of workers", workers)
     if workers and batch != 1:
         raise ValueError(f"workers ask for one sample at a time, but batch is {batch}: leave out batch or workers")
     alone = [name for name in names if name in peers.NAMES]

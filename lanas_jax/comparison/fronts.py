@@ -18,7 +18,7 @@ from jaxtyping import Bool, Float
 
 from lanas_jax.comparison import optuna_searcher, peers
 from lanas_jax.comparison.compare import one_thread_each
-from lanas_jax.comparison.simulation import refuse_below_one, simulate
+from lanas_jax.comparison.simulation import refuse_below_one, refuse_repeated, simulate
 from lanas_jax.comparison.statistics import REGRET_AT, Interval, bootstrap
 from lanas_jax.runtime.devices import cores
 from lanas_jax.searchers.dominance import front_rows
@@ -140,12 +140,13 @@ def compare_fronts(
         it starts, and possibly from another thread.
 
     Raises:
-      ValueError: a name is unknown; budget, seeds or batch is below 1; or the table is a sample of its space, of which
-        a peer would propose hardly any code.
+      ValueError: a name is unknown or given twice; budget, seeds or batch is below 1; or the table is a sample of its
+        space, of which a peer would propose hardly any code.
       MissingPeerError: the package of a peer is not installed.
     """
     refuse_below_one(budget=budget, seeds=seeds, batch=batch)
     unknown = [name for name in names if name not in NAMES]
+    refuse_repeated("the searcher", names)
     if unknown:
         raise ValueError(f"there is no searcher {unknown[0]!r} for several objectives; choose from {', '.join(NAMES)}")
     alone = [name for name in names if name in PEERS]

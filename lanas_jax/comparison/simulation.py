@@ -86,6 +86,17 @@ def refuse_below_one(**settings: int) -> None:
         whole_number(name, value, 1)
 
 
+def refuse_repeated(what: str, names: Sequence[object]) -> None:
+    """Checks that all names are different; `what` describes one of them.
+
+    Raises:
+      ValueError: a name occurs twice.
+    """
+    for i, name in enumerate(names):
+        if name in names[:i]:
+            raise ValueError(f"{what} {name} is given twice; give each once")
+
+
 @in_32_bits
 @nan_is_data
 def many_searches(

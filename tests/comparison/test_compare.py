@@ -75,6 +75,8 @@ def test_progress_counts_the_searches_of_each_searcher_and_changes_no_sample(tab
 def test_unknown_searchers_are_refused_before_anything_runs(table):
     with pytest.raises(ValueError, match=r"no searcher 'lanax'; choose from lanas, paper"):
         compare_searchers(table, ["random", "lanax"], budget=5, seeds=2)
+    with pytest.raises(ValueError, match="the searcher random is given twice; give each once"):
+        compare_searchers(table, ["random", "lanas", "random"], budget=5, seeds=2)
 
 
 def test_answers_count_what_is_new_and_stop_at_the_budget(table):

@@ -106,6 +106,8 @@ def test_unknown_searchers_and_peers_on_samples_are_refused_before_anything_runs
     never = {"budget": 5, "seeds": 2, "progress": lambda *call: pytest.fail("ran")}
     with pytest.raises(ValueError, match=r"no searcher 'lanas' for several objectives; choose from pareto, nsga2"):
         fronts.compare_fronts(problem, ["random", "lanas"], **never)
+    with pytest.raises(ValueError, match="the searcher nsga2 is given twice"):
+        fronts.compare_fronts(problem, ["nsga2", "nsga2"], **never)
     monkeypatch.setattr(peers, "require", lambda name: None)
     half = fronts.FrontProblem.of(lx.Table(SPACE, CODES[::2], problem.table.values[::2]), TWO)
     with pytest.raises(ValueError, match="the table has only 24 of 48: leave optuna-nsga2 out"):

@@ -41,7 +41,7 @@ def test_each_searcher_is_run_with_each_number_of_workers(table):
     [
         ({"workers": [4, 0]}, "workers must be at least 1; got 0"),
         ({"workers": [-2]}, "workers must be at least 1; got -2"),
-        ({"workers": [4, 2, 4]}, "workers must be distinct numbers; got 4, 2, 4"),
+        ({"workers": [4, 2, 4]}, "the number of workers 4 is given twice"),
         ({"workers": [4], "batch": 5}, "but batch is 5: leave out batch or workers"),
         (
             {"workers": [4], "names": ["random", "tpe"]},
