@@ -7,16 +7,17 @@ import jax
 import numpy as np
 
 
-def whole_number(name: str, value: Any, least: int) -> int:
+def whole_number(name: str, value: Any, least: int, most: int | None = None) -> int:
     """Returns an integer, possibly of NumPy, as a Python integer. A traced number is returned unchanged.
 
     Args:
       name: name of the setting, for the error.
       value: number that a user gave.
       least: smallest allowed number.
+      most: largest allowed number, if any.
 
     Raises:
-      ValueError: the value is not an integer (Booleans and floats are refused), or it is too small.
+      ValueError: the value is not an integer (Booleans and floats are refused), or it is too small or too large.
     """
     if isinstance(value, jax.core.Tracer):
         return value  # type: ignore[return-value]
@@ -28,6 +29,8 @@ def whole_number(name: str, value: Any, least: int) -> int:
         raise ValueError(f"{name} must be an integer; got {value!r}")
     if number < least:
         raise ValueError(f"{name} must be at least {least}; got {number}")
+    if most is not None and number > most:
+        raise ValueError(f"{name} must be at most {most:,}; got {number}")
     return number
 
 

@@ -29,6 +29,8 @@ from lanas_jax.spaces.embedding import product_embedding
 
 Codes = Int[Array | np.ndarray, "n dims"]
 Values = Float[Array | np.ndarray, " values"]
+LARGEST_SIZE = 2**12  # of images and layers, so that int64 holds all costs
+LARGEST_SIZES = {"cells": 2**8, "classes": 2**16, "symbols": 2**16}
 
 
 class Cost(NamedTuple):
@@ -347,10 +349,10 @@ class SearchSpace:
         """Sets fields that must be integers of at least 1, in the constructors of frozen spaces.
 
         Raises:
-          ValueError: if a size is not an integer or is below one.
+          ValueError: if a size is not an integer, is below one, or is so large that int64 may not hold the costs.
         """
         for name, value in sizes.items():
-            object.__setattr__(self, name, whole_number(name, value, 1))
+            object.__setattr__(self, name, whole_number(name, value, 1, LARGEST_SIZES.get(name, LARGEST_SIZE)))
 
     def random(self, key: PRNGKeyArray, n: int) -> Int[Array, "n dims"]:
         """Draws `n` codes, valid or not: each option of an active choice is equally likely. Consumes the key.

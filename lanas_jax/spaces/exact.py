@@ -11,6 +11,20 @@ LIMB_BITS = 20  # up to 2**11 digits can be added before carrying
 LARGEST = 2**62
 
 
+def check_countable(multiply_adds: float, parameters: float) -> None:
+    """Checks that int64 numbers hold the costs of the largest network of a space.
+
+    Raises:
+      ValueError: a cost exceeds `LARGEST`.
+    """
+    for name, number in (("multiply-adds", multiply_adds), ("parameters", parameters)):
+        if number > LARGEST:
+            raise ValueError(
+                f"the largest network of the space has more {name} ({number:.1e}) than can be counted (2**62): choose "
+                f"smaller sizes"
+            )
+
+
 def digits(numbers: np.ndarray) -> list[np.ndarray]:
     """Returns the digits of non-negative int64 numbers, least significant first, each int32 and shaped as `numbers`."""
     mask = (1 << LIMB_BITS) - 1

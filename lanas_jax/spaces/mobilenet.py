@@ -20,7 +20,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from lanas_jax.spaces import mobilenet_costs, mobilenet_features
 from lanas_jax.spaces.base import Codes, Cost, LimitedCost
-from lanas_jax.spaces.exact import exceeds, nearest_floats
+from lanas_jax.spaces.exact import check_countable, exceeds, nearest_floats
 from lanas_jax.spaces.latency import LatencyTable
 from lanas_jax.spaces.mobilenet_costs import COLUMNS, Totals
 from lanas_jax.spaces.mobilenet_settings import STAGES, MobileNetSettings, MobileNetStage
@@ -49,8 +49,8 @@ class MobileNetSpace(MobileNetSettings):
       max_latency: hard limit on the nanoseconds per batch according to `latency`; part of `valid`.
 
     Raises:
-      ValueError: if the settings are invalid, a limit is below the smallest network, the latency table lacks layers,
-        or `max_latency` is given without a table.
+      ValueError: if the settings are invalid or too large to count the costs, a limit is below the smallest network,
+        the latency table lacks layers, or `max_latency` is given without a table.
     """
 
     def __init__(
@@ -75,6 +75,7 @@ class MobileNetSpace(MobileNetSettings):
     ):
         settings = {key: value for key, value in locals().items() if key not in ("self", "__class__")}
         super().__init__(**settings)
+        check_countable(*self.network(self.cardinalities - 1).cost)
         _check_limits(self)
 
     @property

@@ -22,11 +22,13 @@ from jaxtyping import Array, Bool, Float, Int
 from lanas_jax.runtime.numbers import whole_number
 from lanas_jax.spaces.base import CellGraph, Codes, Cost, LimitedCost, SearchSpace
 from lanas_jax.spaces.choices import Choice
-from lanas_jax.spaces.exact import carry_digits, digits, exceeds, nearest_floats
+from lanas_jax.spaces.exact import carry_digits, check_countable, digits, exceeds, nearest_floats
 from lanas_jax.spaces.feature_scale import feature_scale
 
 OPERATIONS = ("sep_conv_3x3", "max_pool_3x3", "skip_connect", "sep_conv_5x5")
 SEP_CONV_3X3, MAX_POOL_3X3, SKIP_CONNECT, SEP_CONV_5X5 = range(4)
+# Costs count the branches of a cell in sums that hold numbers below 2**7; more cells would take minutes to list.
+LARGEST = {"blocks": 63, "cells": 1_000}
 INPUT_NAMES = ("cell before last", "last cell")
 
 
@@ -59,7 +61,7 @@ class NASNetSpace(SearchSpace):
       max_parameters: hard limit on the trainable parameters; part of `valid`.
 
     Raises:
-      ValueError: if a setting is below one, or a limit excludes every network.
+      ValueError: if a setting is below one or too large to count the costs, or a limit excludes every network.
     """
 
     blocks: int
@@ -90,9 +92,12 @@ class NASNetSpace(SearchSpace):
         settings = {key: value for key, value in locals().items() if key not in ("self", "__class__")}
         for name, value in settings.items():
             anything = name == "two_cells" or (name.startswith("max_") and value is None)
-            object.__setattr__(self, name, value if anything else whole_number(name, value, 1))
+            size = value if anything else whole_number(name, value, 1, LARGEST.get(name))
+            object.__setattr__(self, name, size)
         prefixes = ("normal ", "reduction ") if two_cells else ("",)
         super().__init__(choice for prefix in prefixes for choice in _cell_choices(prefix, self.blocks))
+        constant, weights = self._cost_weights(object)
+        check_countable(*(constant + 2 * self.blocks * weights.sum(axis=0)))
         self._check_limits()
 
     def _check_limits(self) -> None:
@@ -286,20 +291,24 @@ class NASNetSpace(SearchSpace):
         counts = stack(columns, axis=2)
         return counts.reshape(counts.shape[0], counts.shape[1] * counts.shape[2])
 
-    def _cost_weights(self) -> tuple[np.ndarray, np.ndarray]:
-        """Returns the constant ``int64[2]`` and weights ``int64[counts, 2]`` of the cost, linear in `_cost_counts`."""
-        constant = np.zeros(2, np.int64)
-        weights = np.zeros((len(self.cell_names), 4, 2), np.int64)
+    def _cost_weights(self, dtype: type = np.int64) -> tuple[np.ndarray, np.ndarray]:
+        """Returns the constant ``int64[2]`` and weights ``int64[counts, 2]`` of the cost, linear in `_cost_counts`.
+
+        Args:
+          dtype: type of the result; with `object`, Python integers, which cannot overflow.
+        """
+        constant = np.zeros(2, object)
+        weights = np.zeros((len(self.cell_names), 4, 2), object)
         stem = self.stem_multiplier * self.channels
         constant += _convolution(9 * self.image_channels * stem, self.image_size, normalised=stem)
 
         def concatenation(source: int, parameters: int, pixels: int) -> None:
             """Adds a matrix with `parameters` weights per output channel of the cell `source`."""
             if source < 0:
-                constant[:] += stem * parameters * np.array([pixels, 1])
+                constant[:] += stem * parameters * np.array([pixels, 1], object)
             else:
                 shape = shapes[source]
-                weights[shape.cell, 3] += shape.channels * parameters * np.array([pixels, 1])
+                weights[shape.cell, 3] += shape.channels * parameters * np.array([pixels, 1], object)
 
         shapes = self.shapes
         for shape in shapes:
@@ -313,7 +322,7 @@ class NASNetSpace(SearchSpace):
                 weights[shape.cell, 2] += _convolution(c * c, shape.output_size, normalised=c)
         concatenation(self.cells - 1, self.classes, 1)
         constant[1] += self.classes
-        return constant, weights.reshape(-1, 2)
+        return constant.astype(dtype), weights.reshape(-1, 2).astype(dtype)
 
     def _limbs(self, codes: Int[Array, "n dims"], constant: np.integer, weights: np.ndarray) -> Int[Array, "n limbs"]:
         """Returns a cost as digits; exact in int32, because counts are below 2**7."""
@@ -342,4 +351,4 @@ def _feature_names(blocks: int) -> list[str]:
 
 def _convolution(weights: int, size: int, *, normalised: int) -> np.ndarray:
     """Returns the multiply-adds and parameters of a bias-free convolution and the normalisation of its output."""
-    return np.array([weights * size**2, weights + 2 * normalised], np.int64)
+    return np.array([weights * size**2, weights + 2 * normalised], object)

@@ -1,13 +1,18 @@
 """Codes from text, and what is said of them and of published networks."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 
 from lanas_jax.commands.codes import CodeError, read_code
 from lanas_jax.commands.describe import describe_code, find_space, published
+from lanas_jax.spaces.convnet import ConvNetSpace
 from lanas_jax.spaces.latency import LatencyTable
 from lanas_jax.spaces.mobilenet import MobileNetSpace
 from lanas_jax.spaces.mobilenet_layers import layers
+from lanas_jax.spaces.nasbench101 import NASBench101Space
+from lanas_jax.spaces.nasbench201 import NASBench201Space
 from lanas_jax.spaces.nasnet_masks import NASNetMasks
 
 SPACE = NASNetMasks()
@@ -98,3 +103,34 @@ def test_a_code_may_go_by_its_name():
         read_code("largest", space)
     with pytest.raises(CodeError, match="'tallest', which is not an integer"):
         read_code("tallest", space)
+
+
+@pytest.mark.parametrize(
+    ("name", "settings", "message"),
+    [
+        ("nasnet", {"blocks": 10_000}, "blocks must be at most 63; got 10000"),
+        ("nasnet", {"cells": 10**6}, "cells must be at most 1,000"),
+        ("nasnet", {"channels": 10**8}, "more multiply-adds .1.8e.22. than can be counted"),
+        ("nasnet", {"classes": 10**21}, "than can be counted"),
+        ("mobilenet", {"resolution": 10**9}, "more multiply-adds .1.1e.22. than can be counted"),
+        ("mobilenet", {"width": 1e30}, "than can be counted"),
+    ],
+)
+def test_sizes_whose_costs_cannot_be_counted_are_refused(name, settings, message):
+    """They would take minutes, or their costs would wrap around."""
+    with pytest.raises(CodeError, match=message):
+        find_space(name, settings)
+
+
+@pytest.mark.parametrize("space", [ConvNetSpace, NASBench101Space, NASBench201Space])
+def test_the_largest_sizes_of_a_space_can_be_counted(space):
+    """A sum that wraps around is not above that for smaller images."""
+    largest = {"channels": 2**12, "cells": 2**8, "image_channels": 2**12, "classes": 2**16}
+    fields = {field.name for field in dataclasses.fields(space)}
+    sizes = {name: size for name, size in largest.items() if name in fields}
+    graph = [0, 1, 0, 0, 1, 0, 1, 1, 1, 0, 1, 0, 1, 0, 0, 1, 0, 1, 1, 0, 1, 2, 0, 2, 2, 2]
+    code = np.array([graph if space is NASBench101Space else space().cardinalities - 1], np.int32)
+    costs = [int(space(image_size=2**n, **sizes).cost(code).multiply_adds[0]) for n in range(8, 13)]
+    assert 0 < costs[0] < costs[1] < costs[2] < costs[3] < costs[4]
+    with pytest.raises(ValueError, match="image_size must be at most 4,096; got 4100"):
+        space(image_size=4100)
