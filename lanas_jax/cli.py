@@ -16,7 +16,7 @@ from typing import NoReturn
 
 from lanas_jax import __version__
 from lanas_jax.commands.base import REFUSALS, RefusedError, is_about_path, reason_of
-from lanas_jax.runtime.errors import STOPS, failed_start, is_from_user, what_it_did
+from lanas_jax.runtime.errors import failed_start, is_from_user, what_it_did
 from lanas_jax.runtime.one_host import confine_to_host, slice_hosts
 
 ONE_HOST = "--one-host"  # option of every command, which must take effect before JAX opens the TPU
@@ -89,6 +89,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Returns:
       The exit code: 0 on success, 1 if the search failed, 2 if the command must be changed, 130 after Ctrl-C.
     """
+    _open_missing_streams()
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # an ASCII terminal, or a file name that is not UTF-8
     command, *rest = [*(sys.argv[1:] if arguments is None else arguments)] or ["--help"]
@@ -96,12 +97,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
         try:
             return _run(command, rest)
         finally:
-            sys.stdout.flush()  # here, where errors become messages, and not at exit
+            if not sys.stdout.closed:  # by an experiment
+                sys.stdout.flush()  # here, where errors become messages, and not at exit
     except REFUSALS as error:
         return _failed(command, error, 2)
     except sqlite3.OperationalError as error:  # a full disk, an unmounted file system, a file without permission
-        if getattr(error, "sqlite_errorcode", None) == sqlite3.SQLITE_READONLY:
+        if (number := getattr(error, "sqlite_errorcode", None)) == sqlite3.SQLITE_READONLY:
             return _failed(command, "the trials file cannot be written: it is read-only", 2)
+        if number == sqlite3.SQLITE_READONLY_DBMOVED:
+            return _failed(command, "the trials file was moved or deleted during the search", 1)
         return _failed(command, f"the trials file cannot be used: {error}", 1)
     except KeyboardInterrupt:
         print("stopped", file=sys.stderr)
@@ -112,7 +116,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except OSError as error:  # a full disk, a folder without permission
         _discard_output()
         return _failed(command, reason_of(error), 2 if is_about_path(error) else 1)
-    except STOPS as error:  # of an experiment's file, outside of its search
+    except BaseException as error:  # of an experiment's file, outside of its search
         if not is_from_user(error):
             if failed := failed_start(error):
                 return _failed(command, failed, 2)
@@ -156,6 +160,20 @@ def _choose_hosts(command: str, arguments: Sequence[str]) -> int | None:
     except ValueError as error:
         return _failed(command, f"{ONE_HOST}: {error}", 2)
     return None
+
+
+def _open_missing_streams() -> None:
+    """Redirects the standard streams that are closed, as of ``lanas search ... >&-``, to the null device.
+
+    Files opened later would otherwise get their numbers, and whatever a library prints would be written into them.
+    """
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # gets the lowest free number
+        if getattr(sys, name) is None:
+            setattr(sys, name, os.fdopen(number, "r" if number == 0 else "w", closefd=False))
 
 
 def _failed(command: str, why: object, exit_code: int) -> int:

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from lanas_jax.spaces.base import SearchSpace
 
 TOP = 5
+REASON_LENGTH = 1_000  # maximum characters of a failure's reason, such as a compiler's list of buffers; CSV has all
 COLUMNS = (
     "id", "batch", "status", "value", "multiply_adds", "parameters", "compile_seconds", "train_seconds", "steps",
     "started", "finished", "asked", "told", "tries", "worker", "reason", "code", "key", "software",
@@ -76,7 +77,7 @@ def trials_table(trials: Sequence[Trial]) -> Table:
     table.add_column("code, or reason of failure", overflow="fold")
     for trial in trials:
         seconds = "" if trial.train_seconds is None else f"{trial.train_seconds:.2f}"
-        last = trial.reason or code(trial)
+        last = _clipped(trial.reason) if trial.reason else code(trial)
         counted = [*map(grouped_count, (trial.multiply_adds, trial.parameters)), *outcomes(trial)]
         counted += [grouped_count(trial.steps)] if with_steps else []
         table.add_row(str(trial.id), trial.status.value, value(trial), *counted, seconds, last)
@@ -133,7 +134,7 @@ def show_result(
         print_table(console, best_table(leaders) if knee is None else front_table(front, knee))
     else:
         reasons = [trial.reason for trial in trials if trial.reason]
-        last = reasons[-1] if reasons else "unknown"
+        last = _clipped(reasons[-1]) if reasons else "unknown"
         console.print(f"no trial succeeded; reason of the last failure: {last}", soft_wrap=True)
     if final is not None:
         console.print(f"\nthe winner, trained for {length(final['recipe'])}:")
@@ -160,6 +161,10 @@ def show_accuracies(console: Console, final: Mapping[str, Any]) -> None:
 def length(recipe: Mapping[str, Any]) -> str:
     """Returns the length of a winner training in words, from its recipe: epochs, or steps of a language model."""
     return next(f"{recipe[unit]:,} {unit}" for unit in ("epochs", "steps") if unit in recipe)
+
+
+def _clipped(reason: str) -> str:
+    return reason if len(reason) <= REASON_LENGTH else f"{reason[:REASON_LENGTH]}... ({len(reason):,} characters)"
 
 
 def value(trial: Trial) -> str:

@@ -67,3 +67,26 @@ def test_an_exception_that_nothing_caught_is_printed():
     code, _, errors = ended(before="import lanas_jax.cli\nlanas_jax.cli._run = None")
     assert code == 1
     assert "Traceback" in errors
+
+
+WRITING = """
+import os
+from lanas_jax import cli
+def choose(*words):
+    with open(words[1][0], "w") as file:
+        os.write(1, b"of a library")
+        file.write("of lanas")
+    return chosen(*words)
+chosen, cli._run = cli._run, choose
+"""
+
+
+def test_what_is_printed_to_a_closed_output_does_not_land_in_a_file(tmp_path):
+    """As of `lanas tables >&-`: the next file that is opened would get the number of standard output."""
+    file = tmp_path / "trials"
+    code = f"import os\nfor number in range(3): os.close(number)\n{WRITING}\ncli.run_and_exit()"
+    done = subprocess.run([sys.executable, "-c", code, "tables", file], check=False, timeout=120)
+    assert file.read_text() == "of lanas"
+    assert done.returncode == 2  # no such file of a benchmark
+    closed = f"sh -c 'exec {sys.executable} -m lanas_jax.cli tables <&- >&- 2>&-'"
+    assert subprocess.run(closed, shell=True, check=False, timeout=120).returncode == 0

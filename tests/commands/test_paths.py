@@ -181,3 +181,11 @@ def test_trials_that_cannot_be_written_are_one_sentence(tmp_path, monkeypatch, c
     monkeypatch.setattr(trials, "connect", lambda path, mode: connect(path, "ro"))
     assert main(["resume", str(run), "--budget", "3"]) == 2
     assert capsys.readouterr().err == "lanas resume: the trials file cannot be written: it is read-only\n"
+
+
+def test_trials_that_are_deleted_during_a_search_are_one_sentence(tmp_path, capsys):
+    run, toy = tmp_path / "run", (ROOT / "tests" / "toy_experiment.py").read_text()
+    deleting = f"__import__('os').unlink({str(run / 'trials.sqlite')!r})\n        return [self"
+    (tmp_path / "mine.py").write_text(toy.replace("return [self", deleting, 1))
+    assert main(["search", str(tmp_path / "mine.py"), "--out", str(run)]) == 1
+    assert capsys.readouterr().err == "lanas search: the trials file was moved or deleted during the search\n"

@@ -43,3 +43,14 @@ def test_the_report_has_steps_where_they_differ():
     assert [row[6] for row in halved[1:]] == ["1,200", "50", "50", "\N{EN DASH}"]
     assert "steps" not in equal[0]
     assert {len(row) for row in equal} == {9}
+
+
+def test_a_long_reason_is_shortened_in_the_terminal_and_whole_in_csv():
+    trials = [trial(0, reason="n" * 100_000)]
+    console = Console(width=140)
+    with console.capture() as capture:
+        summary.show_result(console, None, trials, None)
+        console.print(summary.trials_table(trials))
+    assert 2 * summary.REASON_LENGTH < capture.get().count("n") < 3 * summary.REASON_LENGTH
+    assert "(100,000 characters)" in capture.get()
+    assert summary.trials_csv(trials).count("n" * 100_000) == 1
