@@ -10,12 +10,10 @@ the same trials, and none for an exact objective. A pending trial counts as a vi
 predicted objectives, so that a batch spreads out along the front. A failed trial counts as a visit and reduces the
 uncertainty around it.
 
-Objectives are compared in units of the model: normal scores of ranks, and negative costs for exact objectives, both
-divided by the distance of the best from the reference.
+`front_model.py` has the units in which objectives are compared, and the model that values codes.
 """
 
 import dataclasses
-from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -27,11 +25,12 @@ from lanas_jax.searchers import history as hist
 from lanas_jax.searchers import partition, surrogate
 from lanas_jax.searchers.base import register
 from lanas_jax.searchers.dominance import dominance_scores, on_front
+from lanas_jax.searchers.front_model import Beliefs, FrontModel, units_of
 from lanas_jax.searchers.history import History, Objectives
 from lanas_jax.searchers.hypervolume import hypervolume
-from lanas_jax.searchers.hypervolume_improvement import Front, Reach, expected_improvement, front_of, improvement
-from lanas_jax.searchers.modelled import MODEL_TRIALS, outstanding, with_history, with_results
-from lanas_jax.searchers.objectives import check_objectives, exact_costs, traced_costs
+from lanas_jax.searchers.hypervolume_improvement import Reach, front_of, improvement
+from lanas_jax.searchers.modelled import MODEL_TRIALS, with_history, with_results
+from lanas_jax.searchers.objectives import check_objectives, exact_costs
 from lanas_jax.searchers.partition import PartitionTree
 from lanas_jax.searchers.sampling import Inside, Pool, best_of, best_per_bucket, climb, listed
 from lanas_jax.searchers.selection import (
@@ -46,9 +45,6 @@ from lanas_jax.searchers.selection import (
 )
 from lanas_jax.searchers.surrogate import GaussianProcess
 from lanas_jax.spaces.base import Codes, SearchSpace
-
-MARGIN = 0.25  # distance of the reference below the worst values, as a share of the range of values
-LEAST = 1e-30  # expected improvement below which codes are ordered by their distance from the front
 
 
 @jax.tree_util.register_dataclass
@@ -164,104 +160,6 @@ class ParetoLaNAS:
         return _tell(self, with_history(state, history), codes, values)
 
 
-class _Units(NamedTuple):
-    """The units in which objectives are compared."""
-
-    scores: Float[Array, "capacity k"]  # normal scores of learned objectives, negative costs of exact ones
-    reference: Float[Array, " k"]
-    scale: Float[Array, " k"]
-
-    def of(self, scores: Float[Array, "n k"]) -> Float[Array, "n k"]:
-        """Returns scores minus the reference, divided by the scale."""
-        return (scores - self.reference[None]) / self.scale[None]
-
-
-class _Beliefs(NamedTuple):
-    """What is known of tried and untried codes while a batch is drawn."""
-
-    history: History
-    tree: PartitionTree
-    model: GaussianProcess  # extended by trials without values
-    points: Float[Array, "capacity k"]  # scores; of pending trials, predicted ones
-    counted: Bool[Array, " capacity"]  # rows that have points
-
-
-def _units(searcher: ParetoLaNAS, history: History) -> _Units:
-    values, done = history.values, history.done
-    learned = [surrogate.normal_scores(column, done) for column in values.T]
-    scores = jnp.stack([values[:, i] if exact else learned[i] for i, exact in enumerate(searcher.is_exact)], axis=1)
-    best = jnp.max(jnp.where(done[:, None], scores, -jnp.inf), axis=0)
-    worst = jnp.min(jnp.where(done[:, None], scores, jnp.inf), axis=0)
-    some = jnp.any(done)
-    extent = jnp.where(some & (best > worst), best - worst, 1.0)
-    reference = jnp.where(some, worst, 0.0) - MARGIN * extent
-    if searcher.reference is not None:
-        given = jnp.stack([jnp.asarray(value, jnp.float32) for value in searcher.reference])
-        below = jnp.sum((values < given[None]) & done[:, None], axis=0) / jnp.maximum(jnp.sum(done), 1)
-        as_scores = jax.scipy.special.ndtri(jnp.clip(below.astype(jnp.float32), 1e-3, 1 - 1e-3))
-        reference = jnp.where(jnp.array(searcher.is_exact), given, as_scores)
-    return _Units(scores, reference, jnp.where(some & (best > reference), best - reference, 1.0))
-
-
-def _posteriors(searcher: ParetoLaNAS, state: ParetoLaNASState, units: _Units) -> tuple[GaussianProcess, ...]:
-    """Returns the Gaussian process of each learned objective, without trials that have no values."""
-    columns = [column for column, exact in zip(units.scores.T, searcher.is_exact, strict=True) if not exact]
-    return tuple(surrogate.learn(state.model, column[state.modelled]) for column in columns)
-
-
-def _predict(
-    searcher: ParetoLaNAS,
-    beliefs: _Beliefs,
-    posteriors: tuple[GaussianProcess, ...],
-    embedded: Float[Array, "n e"],
-    costs: Float[Array, "n exact"],
-) -> tuple[Float[Array, "n k"], Float[Array, "n k"]]:
-    """Returns means and standard deviations of scores; an exact objective has no deviation."""
-    whitened = surrogate.whiten(beliefs.model, embedded, searcher.space.dims)
-    variance = surrogate.prior_variance(embedded) - jnp.sum(jnp.square(whitened), axis=0)
-    learned, known = iter(posteriors), iter(costs.T)
-    means, deviations = [], []
-    for exact in searcher.is_exact:
-        if exact:
-            means.append(next(known))
-            deviations.append(jnp.zeros(embedded.shape[0]))
-        else:
-            posterior = next(learned)
-            means.append(posterior.innovations @ whitened)
-            deviations.append(surrogate.deviation(variance, posterior.scale))
-    return jnp.stack(means, axis=1), jnp.stack(deviations, axis=1)
-
-
-def _costs_of(searcher: ParetoLaNAS, codes: Int[Array, "n dims"]) -> Float[Array, "n exact"]:
-    """Returns the exact objectives of codes; those of codes outside a pool are unknown and count as lowest."""
-    if not any(searcher.is_exact):
-        return jnp.zeros((codes.shape[0], 0))
-    if not isinstance(searcher.pool, Pool):
-        costs = traced_costs(searcher.space, searcher.objectives, codes)
-        assert costs is not None
-        return costs
-    rows = searcher.pool.find(searcher.space, codes)
-    return jnp.where(rows[:, None] >= 0, searcher.costs[rows], jnp.min(searcher.costs, axis=0)[None])
-
-
-def _with_pending(
-    searcher: ParetoLaNAS,
-    beliefs: _Beliefs,
-    posteriors: tuple[GaussianProcess, ...],
-    row: Int[Array, ""],
-    pending: Bool[Array, ""],
-) -> _Beliefs:
-    """Returns the beliefs with the trial of a row without values: a point if it is pending, and less uncertainty."""
-    code = jnp.maximum(beliefs.history.codes[row], 0)[None]
-    embedded = searcher.space.embed(code)
-    point, _ = _predict(searcher, beliefs, posteriors, embedded, _costs_of(searcher, code))
-    return beliefs._replace(
-        model=surrogate.extend(beliefs.model, embedded[0], jnp.bool_(True), searcher.space.dims),
-        points=beliefs.points.at[row].set(jnp.where(pending, point[0], beliefs.points[row])),
-        counted=beliefs.counted.at[row].set(beliefs.counted[row] | pending),
-    )
-
-
 @jax.jit(static_argnames="n")
 def _ask(searcher: ParetoLaNAS, state: ParetoLaNASState, n: int) -> tuple[ParetoLaNASState, Array]:
     key, subkey = jax.random.split(state.key)
@@ -271,12 +169,10 @@ def _ask(searcher: ParetoLaNAS, state: ParetoLaNASState, n: int) -> tuple[Pareto
         return draw_uniformly(subkey, space, searcher.pool, history, tree, n)
 
     def learned() -> tuple[History, PartitionTree, Array, Array]:
-        units = _units(searcher, history)
-        posteriors = _posteriors(searcher, state, units)
-        beliefs = _Beliefs(history, tree, state.model, units.scores, history.done)
-        beliefs = _with_outstanding(searcher, beliefs, posteriors)
-        draw = _from_pool if isinstance(searcher.pool, Pool) else _from_lattice
-        after, codes, acceptance = draw(subkey, searcher, beliefs, posteriors, units, n)
+        model = _model(searcher, state)
+        beliefs = Beliefs(history, tree, state.model, model.units.scores, history.done)
+        draw = _from_lattice if model.pool is None else _from_pool
+        after, codes, acceptance = draw(subkey, searcher, model, model.with_outstanding(beliefs), n)
         return after.history, after.tree, acceptance, codes
 
     warming_up = jnp.sum(history.done | (history.status == hist.PENDING)) < searcher.initial
@@ -285,67 +181,24 @@ def _ask(searcher: ParetoLaNAS, state: ParetoLaNASState, n: int) -> tuple[Pareto
     return dataclasses.replace(state, key=key, history=history, tree=tree, acceptance=acceptance), codes
 
 
-def _with_outstanding(searcher: ParetoLaNAS, beliefs: _Beliefs, posteriors: tuple[GaussianProcess, ...]) -> _Beliefs:
-    """Returns the beliefs with trials without values (pending or failed): the latest, if not all fit."""
-    rows, number = outstanding(beliefs.history, beliefs.model)
-    pending = beliefs.history.status == hist.PENDING
-
-    def add(i: Array, beliefs: _Beliefs) -> _Beliefs:
-        return _with_pending(searcher, beliefs, posteriors, rows[i], pending[rows[i]])
-
-    return jax.lax.fori_loop(0, number, add, beliefs)
-
-
-def _drawn(
-    searcher: ParetoLaNAS,
-    beliefs: _Beliefs,
-    posteriors: tuple[GaussianProcess, ...],
-    code: Int[Array, " dims"],
-    leaf: Int[Array, ""],
-) -> _Beliefs:
-    """Returns the beliefs with one more pending trial; unchanged for a row of -1."""
-    real = code[0] >= 0
-
-    def add() -> _Beliefs:
-        history = hist.add_pending(beliefs.history, code[None])
-        after = beliefs._replace(history=history, tree=partition.backup(beliefs.tree, leaf))
-        return _with_pending(searcher, after, posteriors, beliefs.history.count, jnp.bool_(True))
-
-    return jax.lax.cond(real, add, lambda: beliefs)
-
-
-def _gain(
-    searcher: ParetoLaNAS,
-    beliefs: _Beliefs,
-    posteriors: tuple[GaussianProcess, ...],
-    units: _Units,
-    front: Front,
-    embedded: Float[Array, "n e"],
-    costs: Float[Array, "n exact"],
-) -> Float[Array, " n"]:
-    """Returns the log of the expected improvement; codes without any come below, the nearest to the front first."""
-    mean, deviation = _predict(searcher, beliefs, posteriors, embedded, costs)
-    mean, deviation = units.of(mean), deviation / units.scale[None]
-    gain = expected_improvement(front, mean, deviation)
-    near = jnp.log(LEAST) + jnp.minimum(jnp.min(mean, axis=1) - 10.0, 0.0)
-    return jnp.where(gain > LEAST, jnp.log(jnp.maximum(gain, LEAST)), near)
+def _model(searcher: ParetoLaNAS, state: ParetoLaNASState) -> FrontModel:
+    units = units_of(state.history, searcher.is_exact, searcher.reference)
+    columns = [column for column, exact in zip(units.scores.T, searcher.is_exact, strict=True) if not exact]
+    posteriors = tuple(surrogate.learn(state.model, column[state.modelled]) for column in columns)
+    pool = searcher.pool if isinstance(searcher.pool, Pool) else None
+    return FrontModel(searcher.space, searcher.objectives, searcher.is_exact, pool, searcher.costs, units, posteriors)
 
 
 def _from_pool(
-    key: PRNGKeyArray,
-    searcher: ParetoLaNAS,
-    beliefs: _Beliefs,
-    posteriors: tuple[GaussianProcess, ...],
-    units: _Units,
-    n: int,
-) -> tuple[_Beliefs, Int[Array, "n dims"], Float[Array, ""]]:
+    key: PRNGKeyArray, searcher: ParetoLaNAS, model: FrontModel, beliefs: Beliefs, n: int
+) -> tuple[Beliefs, Int[Array, "n dims"], Float[Array, ""]]:
     """Draws `n` unseen codes of the pool, each the best of a shortlist of the leaf that the tree selects."""
-    pool, space = searcher.pool, searcher.space
-    assert isinstance(pool, Pool)
+    pool, units = model.pool, model.units
+    assert pool is not None
     leaf_of = partition.route(beliefs.tree, pool.features)
-    hopes = units.of(_hopes(searcher, posteriors))
+    hopes = units.of(model.optimistic())
 
-    def one(carry: tuple[_Beliefs, Array], key: Array) -> tuple[tuple[_Beliefs, Array], Array]:
+    def one(carry: tuple[Beliefs, Array], key: Array) -> tuple[tuple[Beliefs, Array], Array]:
         beliefs, unseen = carry
         history = beliefs.history
         near_key, random_key, worth_key = jax.random.split(key, 3)
@@ -355,16 +208,16 @@ def _from_pool(
         by_hope, _ = best_per_bucket(improvement(front, hopes) + 1e-6 * jnp.min(hopes, axis=1), free, LIKED)
         is_best = on_front(beliefs.points, history.done)
         worth = jnp.where(is_best, jax.random.uniform(worth_key, is_best.shape), -jnp.inf)
-        near = near_the_best(near_key, space, pool, history, worth)
+        near = near_the_best(near_key, searcher.space, pool, history, worth)
         m = free.shape[0]
         anywhere = jnp.minimum((jax.random.uniform(random_key, (RANDOM,)) * m).astype(jnp.int32), m - 1)
         rows = jnp.concatenate([by_hope, near, anywhere])
         allowed = (rows >= 0) & free[rows]
-        gain = _gain(searcher, beliefs, posteriors, units, front, pool.embedded[rows], searcher.costs[rows])
+        gain = model.log_gain(beliefs, front, pool.embedded[rows], searcher.costs[rows])
         place, found = best_of(gain, allowed)
         row = jnp.where(found, rows[place], -1)
         code = jnp.where(found, pool.codes[row], hist.NOTHING)
-        beliefs = _drawn(searcher, beliefs, posteriors, code, leaf)
+        beliefs = model.with_drawn(beliefs, code, leaf)
         history = dataclasses.replace(beliefs.history, seen=hist.with_rows(history.seen, row[None]))
         visits = partition.backup(beliefs.tree, leaf).visits - beliefs.tree.visits
         return (beliefs._replace(history=history), unseen - jnp.where(found, visits, 0)), code
@@ -374,36 +227,16 @@ def _from_pool(
     return beliefs, codes, jnp.float32(1.0)
 
 
-def _hopes(searcher: ParetoLaNAS, posteriors: tuple[GaussianProcess, ...]) -> Float[Array, "m k"]:
-    """Returns optimistic scores of all pool codes: those of the additive effects, and one deviation more."""
-    assert isinstance(searcher.pool, Pool)
-    learned, known = iter(posteriors), iter(searcher.costs.T)
-    columns = []
-    for exact in searcher.is_exact:
-        if exact:
-            columns.append(next(known))
-        else:
-            posterior = next(learned)
-            residual = surrogate.deviation(jnp.float32(0.0), posterior.scale)
-            columns.append(searcher.pool.embedded @ posterior.weights + residual)
-    return jnp.stack(columns, axis=1)
-
-
 def _from_lattice(
-    key: PRNGKeyArray,
-    searcher: ParetoLaNAS,
-    beliefs: _Beliefs,
-    posteriors: tuple[GaussianProcess, ...],
-    units: _Units,
-    n: int,
-) -> tuple[_Beliefs, Int[Array, "n dims"], Float[Array, ""]]:
+    key: PRNGKeyArray, searcher: ParetoLaNAS, model: FrontModel, beliefs: Beliefs, n: int
+) -> tuple[Beliefs, Int[Array, "n dims"], Float[Array, ""]]:
     """Draws `n` unseen codes of a lattice, each from chains in the leaf that the tree selects.
 
     Each chain climbs on exact objectives and on effects sampled from their posterior, added up with random weights.
     """
-    space, is_exact = searcher.space, np.array(searcher.is_exact)
+    space, is_exact, units, posteriors = searcher.space, np.array(searcher.is_exact), model.units, model.posteriors
 
-    def one(beliefs: _Beliefs, key: Array) -> tuple[_Beliefs, tuple[Array, Array]]:
+    def one(beliefs: Beliefs, key: Array) -> tuple[Beliefs, tuple[Array, Array]]:
         history, tree = beliefs.history, beliefs.tree
         front = front_of(units.of(beliefs.points), beliefs.counted)
         is_best = on_front(beliefs.points, history.done)
@@ -427,13 +260,11 @@ def _from_lattice(
 
             def liked(codes: Array) -> Array:
                 worth = jnp.sum(space.terms(codes) * effects, axis=1)
-                worth = worth + jnp.sum(weights[:, is_exact] * _costs_of(searcher, codes), axis=1)
+                worth = worth + jnp.sum(weights[:, is_exact] * model.exact_of(codes), axis=1)
                 return jnp.where(unseen(codes), worth, -jnp.inf)
 
             def gain(codes: Array) -> Array:
-                gain = _gain(
-                    searcher, beliefs, posteriors, units, front, space.embed(codes), _costs_of(searcher, codes)
-                )
+                gain = model.log_gain(beliefs, front, space.embed(codes), model.exact_of(codes))
                 return jnp.where(unseen(codes) & inside(codes), gain, -jnp.inf)
 
             codes, rate = climb(climb_key, space, starts, inside, liked, searcher.steps, searcher.steps)
@@ -444,7 +275,7 @@ def _from_lattice(
 
         code, rate = draw_from_leaves(key, space, history, tree, jnp.float32(searcher.cp), from_region)
         leaf = partition.route(tree, space.features(code[None]))[0]
-        return _drawn(searcher, beliefs, posteriors, code, leaf), (code, rate)
+        return model.with_drawn(beliefs, code, leaf), (code, rate)
 
     beliefs, (codes, rates) = jax.lax.scan(one, beliefs, jax.random.split(key, n))
     return beliefs, codes, jnp.mean(rates)
@@ -470,7 +301,7 @@ def _tell(searcher: ParetoLaNAS, state: ParetoLaNASState, codes: Codes, values: 
 
 def _with_hypervolumes(searcher: ParetoLaNAS, tree: PartitionTree, history: History) -> PartitionTree:
     """Returns the tree with shares of the hypervolume in place of mean targets."""
-    units = _units(searcher, history)
+    units = units_of(history, searcher.is_exact, searcher.reference)
     points = units.of(units.scores)
     inside = partition.members(tree, searcher.space.features(history.codes)) & history.done[None]
     volumes = jax.vmap(lambda members: _volume(points, members))(inside)
