@@ -119,7 +119,7 @@ def many_searches(
       first_seed: seed of all searches.
       progress: function called with the number of finished searches, from any thread.
     """
-    first_seed = whole_number("first_seed", first_seed, 0)
+    first_seed = whole_number("first_seed", first_seed, 0, 2**32 - 1)
     several = isinstance(searcher, Sequence)
     pool = Pool.of(table.space, table.codes)
     given: Sequence[Any] = searcher if several else [searcher]

@@ -34,6 +34,7 @@ from lanas_jax.training.language import (
     LanguageState,
     TextTraining,
     bits_per_symbol,
+    check_symbols,
     take_step,
 )
 
@@ -86,7 +87,8 @@ class FromText:
       vmapped: number of candidates in one program; smaller batches are padded.
 
     Raises:
-      ValueError: `vmapped` is below one, or the text is too short for the streams.
+      ValueError: `vmapped` is below one, or the text is too short for the streams or has symbols beyond those of the
+        space.
     """
 
     models: LanguageModels[Any]
@@ -97,6 +99,7 @@ class FromText:
     def __post_init__(self) -> None:
         set_whole_numbers(self, vmapped=1)
         _ = self._lines  # rejects a text that is too short
+        check_symbols(self.models.space, self.text)
 
     @functools.cached_property
     def compiled(self) -> tuple[LanguagePrograms, float]:

@@ -9,7 +9,7 @@ from jaxtyping import Int
 
 from lanas_jax.evaluators.base import Evaluator
 from lanas_jax.runtime.errors import STOPS, what_it_did
-from lanas_jax.runtime.numbers import set_whole_numbers
+from lanas_jax.runtime.numbers import set_whole_numbers, whole_number
 from lanas_jax.searchers.base import Searcher
 from lanas_jax.spaces.base import SearchSpace
 from lanas_jax.spaces.definition import definition_difference
@@ -101,8 +101,8 @@ class Experiment:
         if changed := definition_difference(self.space.definition(), self.searcher.space.definition()):
             raise ValueError(f"the searcher must search the space of the experiment; {changed} in the searcher's")
         set_whole_numbers(self, budget=1, batch=1, seed=0)
-        if self.seed >= 2**32:
-            raise ValueError(f"seed must be below 2**32; got {self.seed}")
+        for name, most in (("budget", 2**31 - 2), ("batch", 2**31 - 2), ("seed", 2**32 - 1)):  # 32 bits in their keys
+            whole_number(name, getattr(self, name), 0, most)
         object.__setattr__(self, "objectives", check_study_objectives(self.objectives, self.searcher, self.evaluator))
 
     @property

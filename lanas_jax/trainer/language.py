@@ -26,7 +26,14 @@ from lanas_jax.storage.checkpoints import Checkpoints, Restored
 from lanas_jax.storage.metrics import Metrics
 from lanas_jax.trainer.folder import FinalFolder
 from lanas_jax.trainer.loop import DamagedError, NotFiniteError, PreemptedError
-from lanas_jax.training.language import COLUMNS, LanguageState, TextTraining, bits_per_symbol, take_step
+from lanas_jax.training.language import (
+    COLUMNS,
+    LanguageState,
+    TextTraining,
+    bits_per_symbol,
+    check_symbols,
+    take_step,
+)
 
 Cell = TypeVar("Cell")
 METRICS = ("step", "bits", "learning_rate", "validation_bits")  # columns of metrics.csv
@@ -124,13 +131,15 @@ def check_language(final: LanguageTraining, text: Text) -> None:
     """Checks a training, before anything is written.
 
     Raises:
-      ValueError: there are several processes or initial weights, or the text is too short.
+      ValueError: there are several processes or initial weights, or the text is too short or has symbols beyond those
+        of the space.
     """
     if jax.process_count() > 1:
         raise ValueError(f"a language model trains in one process; got {jax.process_count()}")
     if final.initial is not None:
         raise ValueError("a language model trains from random weights: leave out --weights")
     final.recipe.lines(text.train)
+    check_symbols(final.network.space, text)
 
 
 @in_32_bits
@@ -179,8 +188,8 @@ def train_language(
                 if not state.is_finite:
                     metrics.write(rows)
                     numbers = checkpoints.numbers
-                    kept = f"the last checkpoint is step {numbers[-1]:,}" if numbers else "no checkpoint yet"
-                    raise NotFiniteError(f"the loss or a weight is not finite at step {step:,}; {kept}")
+                    saved = f"the last checkpoint is step {numbers[-1]:,}" if numbers else "no checkpoint yet"
+                    raise NotFiniteError(f"the loss or a weight is not finite at step {step:,}; {saved}")
                 progress.advanced(step, rows[-1]["bits"], rows[-1]["learning_rate"])
                 if step in (validation, recipe.steps):
                     rows[-1]["validation_bits"] = bits = _measured(measure, state, text.validation)

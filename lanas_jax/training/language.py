@@ -12,8 +12,9 @@ import optax
 from jax import lax
 from jaxtyping import Array, Float, Int, PyTree
 
-from lanas_jax.data.text import SYMBOLS, side_by_side
+from lanas_jax.data.text import SYMBOLS, Text, side_by_side
 from lanas_jax.runtime.numbers import set_whole_numbers
+from lanas_jax.spaces.base import SearchSpace
 
 GUESSING = math.log2(SYMBOLS)  # bits per symbol of a model for which all symbols are alike
 CLIP = 1.0  # largest norm of a gradient
@@ -64,6 +65,21 @@ class TextTraining:
         if len(lines) <= self.length:
             raise ValueError(f"{self.streams} streams of {len(lines)} symbols are too short: choose fewer")
         return np.concatenate([lines, lines[: self.length]])
+
+
+def check_symbols(space: SearchSpace, text: Text) -> None:
+    """Checks that models of a space have an output for every symbol of a text.
+
+    Raises:
+      ValueError: the space has a field `symbols`, and the text has a symbol beyond them.
+    """
+    symbols = getattr(space, "symbols", None)
+    most = max(int(part.max(initial=0)) for part in (text.train, text.validation, text.test))
+    if symbols is not None and most >= symbols:
+        raise ValueError(
+            f"{type(space).__name__} counts the costs of models of {symbols} symbols, but the text has the symbol "
+            f"{most}: give it at least symbols={most + 1}"
+        )
 
 
 class LanguageState(NamedTuple):

@@ -42,6 +42,12 @@ def test_worse_than_guessing_is_guessing_and_not_finite_has_failed(monkeypatch):
     assert outcomes[1].reason == "the loss on the validation part is not finite"
 
 
+def test_texts_with_more_symbols_than_the_space_counts_are_refused():
+    models = RecurrentModels(RecurrentSpace(units=4, symbols=4))
+    with pytest.raises(ValueError, match="of 4 symbols, but the text has the symbol 4: give it at least symbols=5"):
+        FromText(models, EVALUATOR.text, TRAINING)
+
+
 def test_symbols_are_read_and_written():
     text = load_text()
     assert len(text.train) > 200_000

@@ -55,6 +55,21 @@ def test_sizes_below_the_smallest_are_refused(name, value):
         lx.LaNAS(SPACE, **{name: value})
 
 
+@pytest.mark.parametrize(("name", "most"), [("budget", 2**31 - 2), ("batch", 2**31 - 2), ("seed", 2**32 - 1)])
+def test_numbers_that_32_bits_do_not_hold_are_refused(name, most):
+    def experiment(value):
+        return Experiment(
+            "x", SPACE, lx.RandomSearch(SPACE), Sum(), **{"budget": 1, "batch": 1, "seed": 0, name: value}
+        )
+
+    assert getattr(experiment(most), name) == most
+    for value in (most + 1, 10**20):
+        with pytest.raises(ValueError, match=f"{name} must be at most {most:,}; got {value}"):
+            experiment(value)
+    with pytest.raises(ValueError, match="first_seed must be at most 4,294,967,295"):
+        lx.simulate(lx.RandomSearch(SPACE), TABLE, 2, 1, first_seed=10**20)
+
+
 def test_integers_of_numpy_are_those_of_python_in_an_experiment():
     given = Experiment("x", SPACE, lx.RandomSearch(SPACE), Sum(), np.int64(8), np.int32(2), np.uint32(1))
     assert [type(number) for number in (given.budget, given.batch, given.seed)] == [int] * 3

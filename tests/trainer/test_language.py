@@ -1,5 +1,7 @@
 """Long trainings of language models: resumed to the bit, and the text that they write."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 
@@ -81,6 +83,11 @@ def test_diverged_and_impossible_trainings_are_refused(tmp_path):
         check_language(LanguageTraining(NETWORK, lambda: TEXT, TRAINING.recipe, initial={}), TEXT)
     with pytest.raises(ValueError, match="too short"):
         check_language(LanguageTraining(NETWORK, lambda: TEXT, TextTraining(streams=200)), TEXT)
+    few = FinalRecurrent(RecurrentSpace(units=8, symbols=5), SPACE.named_codes["gru"])
+    more = dataclasses.replace(TEXT, test=PATTERN + 1)
+    with pytest.raises(ValueError, match="of 5 symbols, but the text has the symbol 5"):
+        check_language(LanguageTraining(few, lambda: TEXT, TRAINING.recipe), more)
+    check_language(LanguageTraining(few, lambda: TEXT, TRAINING.recipe), TEXT)
     with pytest.raises(ValueError, match="seed must be"):
         LanguageTraining(NETWORK, lambda: TEXT, TRAINING.recipe, seed=-1)
 
