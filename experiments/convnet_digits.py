@@ -184,7 +184,7 @@ def train_rows(
 def write_table(config: TableConfig) -> Benchmark:
     """Writes the whole table, in the order of the space, and returns it.
 
-    Beside the fields of a `Benchmark`, the file has ``parameters`` and ``multiply_adds``, ``[networks]``, and the
+    Besides the fields of a `Benchmark`, the file has ``parameters`` and ``multiply_adds``, ``[networks]``, and the
     ``seconds`` of each training, ``[networks, seeds]``.
 
     Raises:

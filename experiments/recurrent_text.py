@@ -175,7 +175,7 @@ def train_rows(evaluator: FromText, rows: Int[np.ndarray, " n"], seeds: int) -> 
 def write_table(config: TextTableConfig, table: CompleteTable) -> Benchmark:
     """Writes the whole table, in the order of the space, and returns it. No training is worse than guessing.
 
-    Beside the fields of a `Benchmark`, the file has ``parameters`` and ``multiply_adds``, ``[cells]``; the ``seconds``
+    Besides the fields of a `Benchmark`, the file has ``parameters`` and ``multiply_adds``, ``[cells]``; the ``seconds``
     of each training and whether it ``diverged``, so that its bits were not finite, ``[cells, seeds]``; and the
     ``settings``.
 

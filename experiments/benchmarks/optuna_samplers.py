@@ -8,7 +8,7 @@ setting in the table. A setting that a sampler repeats counts as a trial again. 
 the position in the table); activations and the learning-rate schedule are categories.
 
 Each finished study is appended to ``DIR/studies.jsonl`` and is not run again, so the same command continues after an
-interruption. Studies with fewer trials than `trials` are run anew. At the end, the command prints the mean regret (the
+interruption. Studies with fewer trials than `trials` are run again. At the end, the command prints the mean regret (the
 lowest loss so far minus the lowest of the table) with 95 % bootstrap intervals, and writes it to ``DIR/regret.md``.
 """
 

@@ -14,8 +14,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 
 from lanas_jax.commands.base import RefusedError, call_with_arguments
 from lanas_jax.comparison import front_output, fronts, output, parallel, peers
-from lanas_jax.comparison.compare import NAMES, SEARCHERS, Comparison
-from lanas_jax.comparison.compare import compare_searchers as carry_through
+from lanas_jax.comparison.compare import NAMES, SEARCHERS, Comparison, compare_searchers
 from lanas_jax.comparison.peers import MissingPeerError as MissingPeerError
 from lanas_jax.comparison.statistics import TOP_SHARE
 from lanas_jax.runtime.console import print_table, terminal
@@ -34,7 +33,7 @@ WORK = "hard limit on the multiply-adds of a network; nasbench201 and natsbench-
 THROUGHPUTS = "hard limits on measured throughput, in images per second by device, such as tpuv3=1500,a100=8000"
 CHOICE_OF_FRONTS = f"with --objectives, from {', '.join(fronts.NAMES)}"
 SEVERAL = "objectives to search a front of, such as accuracy,parameters; costs are minimised, all others maximised"
-LEAST = "with --objectives: values below which a network is of no use, such as 0.6,1.5e6; also told to ParetoLaNAS"
+LEAST = "with --objectives: values below which a network is of no use, such as 0.6,1.5e6; ParetoLaNAS knows them, too"
 AT_ONCE = "numbers of asynchronous workers to simulate, such as 1,8,64; default: synchronous batches"
 
 
@@ -78,7 +77,7 @@ def _compare(console: Console, arguments: Sequence[str]) -> int:
     """Parses the arguments and runs the comparison.
 
     Raises:
-      ValueError, MissingPeerError, OSError: as in `carry_out`.
+      ValueError, MissingPeerError, OSError: as in `run_comparison`.
     """
 
     def parse(
@@ -125,9 +124,9 @@ def _compare(console: Console, arguments: Sequence[str]) -> int:
 
     settings = call_with_arguments(parse, "compare", arguments)
     if settings.objectives:
-        carry_out_fronts(console, settings)
+        run_front_comparison(console, settings)
     else:
-        carry_out(console, settings)
+        run_comparison(console, settings)
     return 0
 
 
@@ -150,7 +149,7 @@ def _throughputs(text: str) -> tuple[tuple[str, float], ...]:
     return tuple(limits)
 
 
-def carry_out(console: Console, settings: CompareArguments) -> None:
+def run_comparison(console: Console, settings: CompareArguments) -> None:
     """Runs the comparison and prints it. Rewrites the files after each searcher, so an interruption loses only one.
 
     Raises:
@@ -173,7 +172,7 @@ def carry_out(console: Console, settings: CompareArguments) -> None:
         console.print(f"{output.label_of(done.name, done.workers)}: {time.monotonic() - began:.0f} s")
 
     with _bars(console, settings) as advance:
-        carry_through(
+        compare_searchers(
             benchmark.table(),
             settings.searchers,
             budget=settings.budget,
@@ -195,7 +194,7 @@ def carry_out(console: Console, settings: CompareArguments) -> None:
         console.print(output.medians(results), soft_wrap=True)
 
 
-def carry_out_fronts(console: Console, settings: CompareArguments) -> None:
+def run_front_comparison(console: Console, settings: CompareArguments) -> None:
     """Compares searchers for a front, and prints the result. Rewrites the files after each searcher.
 
     Raises:

@@ -145,7 +145,7 @@ def input_speeds(
 
 
 def show_input(console: Console, speeds: "Sequence[InputSpeed]") -> None:
-    """Prints what stages need of their input beside what a core reads, and a sentence that says what was measured."""
+    """Prints the images that stages need and those that a core reads, and a sentence that says what was measured."""
     if not speeds:
         return
     shown = Table(box=SIMPLE, collapse_padding=True, pad_edge=False)

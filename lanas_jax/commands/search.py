@@ -111,7 +111,7 @@ def _search(party: Party, arguments: Sequence[str]) -> int:
             run_folder.create(directory, experiment, source, config, discovery.text_of(module))
 
         distributed.by_first(create, *REFUSALS)
-        return _carry_out(party, experiment, run_folder.open_run(directory), where)
+        return _run_study(party, experiment, run_folder.open_run(directory), where)
 
 
 def resume(arguments: Sequence[str]) -> int:
@@ -156,7 +156,7 @@ def _resume(
         if budget is not None:
             experiment = with_budget(experiment, budget)
         extend = budget is not None
-        return _carry_out(party, experiment, here, where, extend=extend, accept_versions=accept_versions)
+        return _run_study(party, experiment, here, where, extend=extend, accept_versions=accept_versions)
 
 
 def _check_place(party: Party, where: "Where") -> None:
@@ -208,7 +208,7 @@ def _check_winner(experiment: "Experiment") -> None:
         raise RefusedError(f"the winner training of {experiment.name}: {error}") from error
 
 
-def _carry_out(party: Party, experiment: "Experiment", here: Run, where: "Where", **how: bool) -> int:
+def _run_study(party: Party, experiment: "Experiment", here: Run, where: "Where", **how: bool) -> int:
     """Runs a study with live progress; if it is stopped, prints how to continue."""
     party.again(["lanas", "resume", str(here.directory), *words_of(here.changes)])
 

@@ -1,4 +1,4 @@
-"""Trained language models: handed out in a folder, read back, and text that they write.
+"""Trained language models: written to a folder, read back, and the text that they write.
 
 ====================  ====================================================================
 ``architecture.json`` code, space, costs, bits per character

@@ -25,7 +25,7 @@ FREE = frozenset(
     | {"opt-barrier", "add-dependency", "domain"}
 )
 PASSED_ON = frozenset({"bitcast", "reshape", "get-tuple-element"})  # instructions that read their operand in no loop
-COPIES = frozenset({"copy-start", "slice-start", "dynamic-slice-start"})  # run beside other instructions
+COPIES = frozenset({"copy-start", "slice-start", "dynamic-slice-start"})  # run concurrently with other instructions
 NAMED = frozenset({*COLLECTIVES, "gather", "scatter", "select-and-scatter", "sort"})  # that give a fusion its name
 LEAST_BYTES = 4096  # arrays below this size need no estimate
 

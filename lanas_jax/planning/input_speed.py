@@ -1,4 +1,4 @@
-"""What a core of this machine reads of a streamed dataset per second, beside what a stage needs.
+"""The number of images that a core of this machine reads per second, and the number that a stage needs.
 
 A core's speed is measured: images are decoded, cropped and augmented as input workers do it, in one thread, for a short
 time that counts this thread's processor time alone. Waiting for disks and networks is not part of it. What a stage

@@ -109,17 +109,17 @@ def _listen(event: str, duration_secs: float, **_: Any) -> None:
 
 def _heed(folder: Path, note: Callable[[str], None]) -> None:
     """Turns JAX's warnings about the cache into one message, and removes damaged files, which JAX would not replace."""
-    shown, told = warnings.showwarning, False
+    shown, noted = warnings.showwarning, False
 
     def show(message: Warning | str, *others: Any, **more: Any) -> None:
-        nonlocal told
+        nonlocal noted
         if (found := re.match(_TROUBLE, str(message))) is None:
             return shown(message, *others, **more)
         if found[1] == "reading":
             for path in folder.glob(f"{found['name']}-*"):
                 path.unlink(missing_ok=True)
-        if not told:
-            told = True
+        if not noted:
+            noted = True
             note(f"a program was recompiled, since its entry in the cache {folder} cannot be used: {message}")
         return None
 

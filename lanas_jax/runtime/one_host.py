@@ -3,7 +3,7 @@
 On a slice of several hosts, JAX waits at its start until all of them have started. A command that runs on one host, and
 a worker that must come back alone when it is lost, therefore describe to the TPU's driver a slice of their own chips.
 The driver reads environment variables when JAX opens the TPU. On a machine without TPU chips nothing is changed: JAX
-joins other processes there only if it is told to.
+joins other processes there only with the options --hosts.
 """
 
 import http.client

@@ -1,4 +1,4 @@
-"""The Gaussian process of a searcher's state, kept in step with its history."""
+"""The Gaussian process of a searcher's state, updated with its history."""
 
 import dataclasses
 from collections.abc import Callable
@@ -60,14 +60,14 @@ def with_results(
 ) -> State:
     """Returns the state with its model updated to its history; the model must still learn its targets.
 
-    New trials are appended to the model. The model is rebuilt if it begins anew, if one of its trials no longer has a
+    New trials are appended to the model. The model is rebuilt if it begins again, if one of its trials no longer has a
     value, or, in long searches, if it is full.
 
     Args:
       state: state whose history holds the results.
       space: search space.
       told: history rows that changed.
-      begins: whether the model begins anew.
+      begins: whether the model begins again, without the earlier trials.
       choose: function that returns the given number of history rows to rebuild the model from.
     """
     history, model = state.history, state.model
@@ -77,12 +77,12 @@ def with_results(
     limit = model.rows if history.capacity <= model.rows else model.rows - model.rows // 8
     full = model.count + jnp.sum(new) > limit
 
-    anew = full | begins | jnp.any(inside & ~history.done)
+    rebuilt = full | begins | jnp.any(inside & ~history.done)
     kept = history.capacity if history.capacity <= model.rows else model.rows * 3 // 4
     length, nothing = max(kept, told.shape[0]), history.capacity
     chosen, latest = choose(history, kept), jnp.where(new, told, nothing)
     chosen, latest = (jnp.pad(r, (0, length - len(r)), constant_values=nothing) for r in (chosen, latest))
-    rows = jnp.where(anew, chosen, latest)
+    rows = jnp.where(rebuilt, chosen, latest)
 
     def add(i: Array, carry: tuple[GaussianProcess, Array]) -> tuple[GaussianProcess, Array]:
         model, modelled = carry
@@ -90,8 +90,8 @@ def with_results(
         modelled = modelled.at[jnp.where(done, model.count, model.rows)].set(rows[i], mode="drop")
         return extended(space, history, model, rows[i], done), modelled
 
-    start = dataclasses.replace(model, count=jnp.where(anew, 0, model.count))
-    more = jnp.where(anew, kept, told.shape[0])
+    start = dataclasses.replace(model, count=jnp.where(rebuilt, 0, model.count))
+    more = jnp.where(rebuilt, kept, told.shape[0])
     model, modelled = jax.lax.fori_loop(0, more, add, (start, state.modelled))
     return dataclasses.replace(state, model=model, modelled=modelled)
 

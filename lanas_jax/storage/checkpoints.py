@@ -4,7 +4,7 @@ A checkpoint stores two digests. The first identifies what led to it: for a sear
 training everything that decides its weights. The second covers its own arrays. A checkpoint that is missing, partial,
 damaged or of another origin is skipped. For a searcher this loses nothing, since its state can be replayed from the
 trial store. Orbax writes a checkpoint under a temporary name, renames it, and retains the last two. Each checkpoint is
-read back once it is written, so that a training cannot end with weights that nobody can read.
+read back once it is written, so that a training cannot end with weights that cannot be read.
 
 With several processes, each holds the same state on its own devices, and all must call every method together. Process 0
 writes and all processes read, so the folder must be shared. The state of a searcher belongs to process 0 alone, which

@@ -246,11 +246,11 @@ def _train_winner(
     if training_exists(here.final):
         trained = tuple(open_folder(here.final).record["code"])
         if not same_network(experiment.space, trained, winner.code):
-            kept = _move_aside(here.final)
-            progress.note(f"trial {winner.id} is the winner; the training of another network is kept in {kept}")
+            moved = _move_aside(here.final)
+            progress.note(f"trial {winner.id} is the winner; the training of another network is now in {moved}")
         elif here.result is not None:
             if here.extensions:
-                progress.note("the winner is the same as before the extension: its training is kept")
+                progress.note("the winner is the same as before the extension: its training stays")
             return
         else:
             code = trained

@@ -310,5 +310,5 @@ def _why(programs: Programs, state: FinalState, checkpoints: Checkpoints) -> str
     step, loss = int(state.step), float(state.loss)
     epoch = (step - 1) * programs.task.recipe.batch_size // programs.count + 1
     what = "the weights are not finite" if math.isfinite(loss) else f"the loss is {loss}"
-    kept = f"the last checkpoint is step {checkpoints.numbers[-1]:,}" if checkpoints.numbers else "no checkpoint yet"
-    return f"{what} at step {step:,} (epoch {epoch:,}); {kept}"
+    saved = f"the last checkpoint is step {checkpoints.numbers[-1]:,}" if checkpoints.numbers else "no checkpoint yet"
+    return f"{what} at step {step:,} (epoch {epoch:,}); {saved}"

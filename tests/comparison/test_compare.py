@@ -161,7 +161,7 @@ def test_the_command_prints_and_writes_what_it_found(tmp_path, capsys):
     bench = Benchmark("small [/$x_{]", SPACE, CODES, VALUES[:, None], 1 - VALUES[:, None], "made up")
     bench.save(tmp_path / "small.npz")
     settings = command.CompareArguments(str(tmp_path / "small.npz"), ("random", "local"), 4, 60, 1, 0, tmp_path / "out")
-    command.carry_out(terminal(), settings)
+    command.run_comparison(terminal(), settings)
     said = capsys.readouterr().out
     assert "small [/$x_{]: 48 networks. made up" in said
     assert "budget 60 exceeds the table: every search tries all 48 networks" in said

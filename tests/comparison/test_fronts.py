@@ -145,7 +145,7 @@ def test_what_cannot_be_compared_is_refused(tmp_path, settings, message):
     BENCHMARK.save(tmp_path / "small.npz")
     given = command.CompareArguments(str(tmp_path / "small.npz"), ("random",), 2, 5, 1, 0, tmp_path / "out")
     with pytest.raises(ValueError, match=message):
-        command.carry_out_fronts(terminal(), dataclasses.replace(given, **settings))
+        command.run_front_comparison(terminal(), dataclasses.replace(given, **settings))
     assert not (tmp_path / "out").exists()
 
 

@@ -103,7 +103,7 @@ def test_the_command_prints_and_writes_a_row_per_searcher_and_number_of_workers(
     path, out = tmp_path / "small.npz", tmp_path / "out"
     Benchmark("small", SPACE, CODES, VALUES[:, None], 1 - VALUES[:, None]).save(path)
     settings = command.CompareArguments(str(path), ("random",), 4, 60, 1, 0, out, workers=(1, 6))
-    command.carry_out(Console(width=200), settings)
+    command.run_comparison(Console(width=200), settings)
     said = capsys.readouterr().out
     assert "random search, 1 worker: " in said
     assert "random search, 6 workers: " in said
