@@ -93,6 +93,8 @@ def search(
     evaluator = FromFunction(space, objective, tuple(quantity(name) for name in names if quantity(name) not in NAMES))
     if searcher is None:
         searcher = ParetoLaNAS(space, names) if names else LaNAS(space)
+    if not isinstance(searcher, Searcher) or isinstance(searcher, type):
+        raise ValueError(f"searcher must be a searcher, such as RandomSearch(space); got {searcher!r}")
     if searcher.space != space:
         raise ValueError("the searcher's space is not the space to search: build the searcher with that space")
     name = _name_of(objective)

@@ -84,6 +84,9 @@ class SearchSpace:
         object.__setattr__(self, "choices", tuple(choices))
         if not self.choices:
             raise ValueError("a search space needs at least one choice; got none")
+        for choice in self.choices:
+            if not isinstance(choice, Choice):
+                raise ValueError(f"a search space is a list of choices, such as Choice('a', (1, 2)); got {choice!r}")
         names = [choice.name for choice in self.choices]
         if len(set(names)) != len(names):
             raise ValueError(f"two choices share a name: {names}; names must be unique")

@@ -7,7 +7,8 @@ earlier choices. `base.py` builds spaces, codes and features from choices.
 
 import dataclasses
 import math
-from collections.abc import Iterable, Iterator, Mapping, Reversible
+import re
+from collections.abc import Iterable, Iterator, Mapping, Reversible, Sized
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,8 @@ Option = int | float | str | None  # Booleans are integers in Python
 Conditions = tuple[tuple[str, tuple[Option, ...]], ...]
 
 MOST_STEPS = 1024  # maximum number of options of a range without `steps`
+MOST_OPTIONS = 4096  # maximum number of options of a choice, each of which is a column of features
+_ADDRESS = re.compile(r" at 0x[0-9a-f]+", re.IGNORECASE)  # in memory, as in the text of a function
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,7 +29,7 @@ class Choice:
       name: name of the decision, unique within a space.
       options: alternatives, at least one, all different; the position of an option is its integer in codes, so the
         options must have an order: a list, a tuple or another sequence, not a set. Numbers, strings, Booleans and None
-        keep their type; other objects are converted to text by ``str``.
+        keep their type; other objects are converted to text by ``str``, which must be the same in every process.
       ordered: declaration of the options as a scale (True) or as labels (False). By default, numbers form a
         scale; strings are labels, even if they spell numbers; so are Booleans, None and mixed options. The levels of a
         scale ascend with the numbers, in whatever order they are given. Strings can form a scale only if they spell
@@ -39,8 +42,9 @@ class Choice:
       when: conditions as pairs of a name and options; empty if the choice exists in every network.
 
     Raises:
-      ValueError: if the options have no order or can be read only once, there is no option, an option is repeated or
-        not finite, the options of a scale are not numbers, or a condition lists no options.
+      ValueError: if the options have no order or can be read only once, there is no option or more than
+        `MOST_OPTIONS`, an option is repeated or not finite or has another text in each process, the options of a scale
+        are not numbers, or a condition lists no options.
     """
 
     name: str
@@ -57,6 +61,8 @@ class Choice:
     ):
         object.__setattr__(self, "name", str(name))
         _check_order(self.name, options)
+        if isinstance(options, Sized) and len(options) > MOST_OPTIONS:
+            raise ValueError(f"choice {self.name!r} has {len(options):,} options; give at most {MOST_OPTIONS:,}")
         options = tuple(options)
         for i, option in enumerate(options):
             for earlier in options[:i]:
@@ -65,6 +71,12 @@ class Choice:
                         f"choice {self.name!r} has equal options {earlier!r} and {option!r}; options must be different"
                     )
         object.__setattr__(self, "options", tuple(map(_option, options)))
+        for option, text in zip(options, self.options, strict=True):
+            if text is not option and isinstance(text, str) and _ADDRESS.search(text):
+                raise ValueError(
+                    f"choice {self.name!r} has the option {text}, whose text differs in each process: give numbers or "
+                    f"strings, and look the object up by them"
+                )
         if not self.options:
             raise ValueError(f"choice {self.name!r} has no options: give at least one")
         for option in self.options:
@@ -170,7 +182,7 @@ def Range(  # noqa: N802 - used in place of a Choice
 
     Raises:
       ValueError: if an end is not a finite number, `low` is not below `high`, a range with log is not above zero, or
-        there are not two or more steps that give different options; names the range.
+        there are not two to `MOST_OPTIONS` steps that give different options; names the range.
     """
     ends = tuple(map(_option, (low, high)))
     for end in ends:
@@ -189,6 +201,8 @@ def Range(  # noqa: N802 - used in place of a Choice
         return Choice(name, range(int(low), int(high) + 1), when=when)
     if not isinstance(steps, int | np.integer) or isinstance(steps, bool) or steps < 2:
         raise ValueError(f"range {name!r}: steps must be a whole number, at least 2; got {steps!r}")
+    if steps > MOST_OPTIONS:
+        raise ValueError(f"range {name!r} has {steps:,} steps; give at most {MOST_OPTIONS:,}")
     options = np.geomspace(low, high, steps) if log else np.linspace(low, high, steps)
     inner = options[1:-1].tolist()
     numbers = [low, *map(round, inner), high] if whole else [float(low), *inner, float(high)]

@@ -66,7 +66,9 @@ def _is_real(value: Any) -> bool:
 
 
 def _single(value: Any) -> Any:
-    """Returns the element of a one-element array as a Python number, and other values unchanged."""
+    """Returns the element of a one-element array as a Python number, and other values unchanged, also a masked one."""
+    if getattr(value, "size", None) == 1 and bool(getattr(value, "mask", False)):
+        return value
     if getattr(value, "size", None) == 1 and callable(getattr(value, "item", None)):
         return value.item()
     return value

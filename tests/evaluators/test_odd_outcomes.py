@@ -64,6 +64,7 @@ ODD = [
     (np.arange(40.0), "... of type ndarray for a code; expected an Outcome"),
     (odd_outcome("high"), "impossible Outcome: value must be a number or None; got 'high' of type str"),
     (odd_outcome([0.5]), "value must be a number or None; got [0.5] of type list"),
+    (odd_outcome(np.ma.masked), "value must be a number or None; got masked of type MaskedConstant"),
     (odd_outcome(1j), "value must be a number or None; got 1j of type complex"),
     (odd_outcome(np.float32([0.5, 0.6])), "value must be a number or None; got"),
     (odd_outcome(0.5, multiply_adds=math.nan), "multiply_adds must be a whole number or None; got nan of type float"),

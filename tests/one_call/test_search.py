@@ -218,6 +218,8 @@ def test_other_dictionaries_stop_the_search_at_the_first_trial(tmp_path, returne
         ({"budget": 0}, "budget must be at least 1; got 0"),
         pytest.param({"budget": 2.5}, "budget must be an integer", marks=CHECKED),
         ({"workers": 0}, "workers must be at least 1"),
+        pytest.param({"searcher": lx.RandomSearch}, "searcher must be a searcher", marks=CHECKED),
+        pytest.param({"searcher": "lanas"}, "searcher must be a searcher.*; got 'lanas'", marks=CHECKED),
         ({"searcher": lx.RandomSearch(lx.SearchSpace([lx.Choice("op", "ab")]))}, "the searcher's space is not"),
     ],
 )

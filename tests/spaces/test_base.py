@@ -59,6 +59,7 @@ def test_ranges_are_scales_of_numbers():
         ((0.0, 1.0), {"steps": 1}, "steps must be a whole number, at least 2; got 1"),
         ((0.0, 1.0), {"steps": 2.5}, "steps must be a whole number, at least 2; got 2.5"),
         ((0.0, 1.0), {"steps": True}, "steps must be a whole number, at least 2; got True"),
+        ((0.0, 1.0), {"steps": 10**9}, "range 'r' has 1,000,000,000 steps; give at most 4,096"),
         ((0.0, 1.0), {}, "range 'r' of real numbers needs steps"),
         ((1, 8), {"log": True}, "range 'r' with log=True needs steps"),
         ((1, 10**9), {}, "range 'r' of more than 1024 numbers needs steps"),
@@ -170,9 +171,12 @@ def test_options_in_any_order_that_lasts(options):
         ((2, 3, 2.0), "equal options 2 and 2.0"),
         ((1, "1"), "repeats an option"),
         (("a", "b", "a"), "repeats an option"),
+        (range(10**9), "choice 'op' has 1,000,000,000 options; give at most 4,096"),
+        ((len, lambda x: x), "has the option <function .*, whose text differs in each process"),
+        ((object(), "a"), "has the option <object .*, whose text differs in each process"),
     ],
 )
-def test_equal_options_are_refused(options, message):
+def test_options_that_are_equal_or_too_many_or_have_no_lasting_text_are_refused(options, message):
     with pytest.raises(ValueError, match=message):
         lx.Choice("op", options)
 
@@ -180,6 +184,13 @@ def test_equal_options_are_refused(options, message):
 def test_choices_in_a_set_are_refused():
     with pytest.raises(ValueError, match="the choices of a space are a set, which has no fixed order"):
         lx.SearchSpace({lx.Choice("a", "xy"), lx.Choice("b", "xy")})
+
+
+@pytest.mark.parametrize("choices", [["a", "b"], {"a": (1, 2)}, [("a", (1, 2))], [lx.Choice]])
+@pytest.mark.usefixtures("unchecked")
+def test_what_is_no_choice_is_refused(choices):
+    with pytest.raises(ValueError, match=r"a search space is a list of choices, such as Choice\('a', \(1, 2\)\); got "):
+        lx.SearchSpace(choices)
 
 
 OPTIMIZERS = lx.SearchSpace(
