@@ -29,6 +29,7 @@ os.environ |= {
     "OPENBLAS_NUM_THREADS": "1",  # its threads wait for one another by spinning: 15 s in place of 0.5 on a busy machine
 }
 
+import hypothesis  # noqa: E402
 import jax  # noqa: E402
 import jaxtyping  # noqa: E402
 import pytest  # noqa: E402
@@ -40,6 +41,9 @@ if os.environ.get("LANAS_CHECK_SHAPES") == "1":
 
 from lanas_jax.candidates.population import forget_programs  # noqa: E402
 
+# A busy machine is no failure.
+hypothesis.settings.register_profile("untimed", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow])
+hypothesis.settings.load_profile("untimed")
 jax.config.update("jax_num_cpu_devices", 4)
 if not jax.config.jax_enable_x64:  # with it, what tests themselves compute has 64 bits, and what they test 32
     jax.config.update("jax_numpy_dtype_promotion", "strict")

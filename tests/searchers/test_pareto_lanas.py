@@ -9,6 +9,7 @@ import pytest
 
 import lanas_jax as lx
 from lanas_jax.searchers import pareto_lanas
+from lanas_jax.searchers.front_model import Beliefs
 from lanas_jax.searchers.hypervolume import hypervolume
 from lanas_jax.searchers.objectives import check_objectives
 from lanas_jax.spaces.base import Cost
@@ -88,10 +89,9 @@ def test_pending_trials_are_points_with_their_predicted_objectives():
     searcher = lx.ParetoLaNAS(PRICED, ("accuracy", "parameters"), pool=POOL, initial=10)
     state, codes, _ = run(searcher, 3)
     state, codes = searcher.ask(state, BATCH)
-    units = pareto_lanas._units(searcher, state.history)
-    posteriors = pareto_lanas._posteriors(searcher, state, units)
-    beliefs = pareto_lanas._Beliefs(state.history, state.tree, state.model, units.scores, state.history.done)
-    beliefs = pareto_lanas._with_outstanding(searcher, beliefs, posteriors)
+    model = pareto_lanas._model(searcher, state)
+    beliefs = Beliefs(state.history, state.tree, state.model, model.units.scores, state.history.done)
+    beliefs = model.with_outstanding(beliefs)
     assert int(beliefs.counted.sum()) == 4 * BATCH
     np.testing.assert_array_equal(beliefs.points[3 * BATCH : 4 * BATCH, 1], -PRICED.cost(np.asarray(codes)).parameters)
     assert int(beliefs.model.count) == int(state.model.count) + BATCH

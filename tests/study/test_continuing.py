@@ -114,7 +114,7 @@ def test_another_winner_is_trained_and_the_training_of_the_earlier_one_is_kept(t
     assert tuple(first.final["code"]) == first.best.code
     again = study.run(experiment(budget=12, winner=winner), tmp_path / "run", notes, extend=True)
     assert tuple(again.final["code"]) == again.best.code == (3, 2) != first.best.code  # the largest sum of all
-    assert any(f"the training of another network is kept in {tmp_path / 'run' / 'final-1'}" in x for x in notes.lines)
+    assert any(f"the training of another network is now in {tmp_path / 'run' / 'final-1'}" in x for x in notes.lines)
     assert json.loads((tmp_path / "run" / "final-1" / "final.json").read_text()) == first.final
     assert [one.final for one in network_results(tmp_path / "run")] == [first.final, again.final]
     assert again.final["networks_tested_before"] == 1
@@ -134,7 +134,7 @@ def test_a_winner_that_stays_keeps_its_training(tmp_path):
     study.run(experiment(evaluator=evaluator, winner=winner), tmp_path / "run")
     study.run(experiment(budget=8, evaluator=evaluator, winner=winner), tmp_path / "run", notes, extend=True)
     assert len(network_results(tmp_path / "run")) == 1
-    assert "the winner is the same as before the extension: its training is kept" in notes.lines
+    assert "the winner is the same as before the extension: its training stays" in notes.lines
 
 
 def other_versions(directory, *, codes=False):
