@@ -44,6 +44,8 @@ from lanas_jax.candidates.population import forget_programs  # noqa: E402
 # A busy machine is no failure.
 hypothesis.settings.register_profile("untimed", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow])
 hypothesis.settings.load_profile("untimed")
+# Tracing makes many small objects that live long: the default thresholds look through them again and again.
+gc.set_threshold(50_000, 20, 50)
 jax.config.update("jax_num_cpu_devices", 4)
 if not jax.config.jax_enable_x64:  # with it, what tests themselves compute has 64 bits, and what they test 32
     jax.config.update("jax_numpy_dtype_promotion", "strict")
