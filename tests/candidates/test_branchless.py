@@ -38,7 +38,13 @@ def arguments(task, images=4):
     return state, code, number, pictures, jax.ShapeDtypeStruct((images,), jnp.int32)
 
 
-@pytest.mark.parametrize("network", NETWORKS.values(), ids=NETWORKS)
+@pytest.mark.parametrize(
+    "network",
+    [
+        pytest.param(network, marks=[pytest.mark.slow] * (name == "NASNet"), id=name)
+        for name, network in NETWORKS.items()
+    ],
+)
 def test_a_step_has_no_control_flow(network):
     assert isinstance(network, Selectable)
     task = TASK(network.as_branchless())

@@ -67,6 +67,7 @@ def test_other_numbers_compile_nothing(trained):
     assert [compilations for *_, compilations in trained[1:]] == [0] * len(OTHERS)
 
 
+@pytest.mark.slow
 def test_each_number_acts_as_a_constant_would(trained):
     """The trainings differ from one another by far more than each differs from the one by constants."""
     for config, (_, results, state, _) in zip((FIRST, *OTHERS), trained, strict=True):

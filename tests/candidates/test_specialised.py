@@ -46,6 +46,7 @@ def test_the_number_of_devices_and_neighbours_do_not_matter(results):
     np.testing.assert_array_equal(alone.loss, results.loss[2:3])
 
 
+@pytest.mark.slow
 def test_short_trainings_on_tpus_are_optimized_less(results):
     """An option that XLA knows: the results are the same."""
     quick = compile_options("tpu", QUICK_STEPS - 1)

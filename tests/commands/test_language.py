@@ -22,6 +22,7 @@ def book(tmp_path):
     return str(path)
 
 
+@pytest.mark.slow
 def test_a_language_model_is_trained_and_exported_and_writes(tmp_path, book, capsys):
     folder = tmp_path / "gru"
     command = ["train", "recurrent_text", "--code", "2,2,3,0,0,2", "--config.file", book, "--out", str(folder), *SMALL]

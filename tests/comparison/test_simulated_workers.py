@@ -18,7 +18,10 @@ def table():
     return lx.Table(SPACE, CODES, np.sin(CODES @ [1.0, 2.0, 0.7]).astype(np.float32))
 
 
-@pytest.mark.parametrize("make", [lx.RandomSearch, lx.LocalSearch, pytest.param(lx.LaNAS, marks=pytest.mark.slow)])
+SLOW = [pytest.param(make, marks=pytest.mark.slow) for make in (lx.LocalSearch, lx.LaNAS)]
+
+
+@pytest.mark.parametrize("make", [lx.RandomSearch, *SLOW])
 def test_one_worker_tries_the_codes_of_the_simulation_in_batches_of_one(table, make):
     searcher = make(SPACE)
     alone = lx.simulate_workers(searcher, table, 1, budget=20, seeds=2)
@@ -28,9 +31,7 @@ def test_one_worker_tries_the_codes_of_the_simulation_in_batches_of_one(table, m
     np.testing.assert_array_less(np.zeros((2, 19)), np.diff(alone.times))
 
 
-@pytest.mark.parametrize(
-    "make", [lx.RandomSearch, lx.RegularizedEvolution, lx.LocalSearch, pytest.param(lx.LaNAS, marks=pytest.mark.slow)]
-)
+@pytest.mark.parametrize("make", [lx.RandomSearch, lx.RegularizedEvolution, *SLOW])
 def test_no_code_is_tried_twice_until_the_table_is_exhausted(table, make):
     trace = lx.simulate_workers(make(SPACE), table, 5, budget=27, seeds=2)
     assert (trace.codes.shape, trace.values.shape, trace.times.shape) == ((2, 27, 3), (2, 27), (2, 27))

@@ -148,6 +148,7 @@ def test_a_loss_that_is_not_finite_is_a_failure_that_names_its_step(evaluator):
     assert 1 <= steps[1] <= 4  # the bright image comes once in the first epoch
 
 
+@pytest.mark.slow
 def test_a_batch_by_which_no_plan_can_be_measured_is_trained_all_the_same(data):
     told = []
     evaluator = FromScratch(BuildableNetwork(), data, CONFIG, jax.devices()[:1], 1, candidates=1, report=told.append)
@@ -234,6 +235,7 @@ def test_the_plan_is_measured_once_and_told(data, first):
     assert line.startswith("one program with control flow: 1000 candidates of 30 steps on 4 device(s)")
 
 
+@pytest.mark.slow
 def test_vmapped_candidates_are_measured_and_told_where_they_may_pay(data, first, monkeypatch):
     """On CPUs they never may, so it is said here that they do; which layout is quicker is the machine's business."""
     monkeypatch.setattr(cost_model, "another_may_pay", lambda costs, work: True)
@@ -251,6 +253,7 @@ def test_vmapped_candidates_are_measured_and_told_where_they_may_pay(data, first
     assert sum(one.compile_seconds for one in outcomes) == pytest.approx(made, rel=1e-4)
 
 
+@pytest.mark.slow
 def test_a_layout_that_does_not_fit_into_memory_is_not_chosen(data, first, monkeypatch):
     def too_much(self, vmapped):
         raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: out of memory")

@@ -59,7 +59,7 @@ def test_a_search_ends_with_the_training_of_its_winner(tmp_path):
 NAMES = ("lanas", "random", "evolution")
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", [pytest.param("lanas", marks=pytest.mark.slow), "random", "evolution"])
 def test_every_searcher_can_be_chosen(name):
     assert offered(digits) == NAMES
     experiment = chosen(digits, TINY, name)

@@ -35,7 +35,13 @@ def unread(monkeypatch):
 
 
 @pytest.mark.usefixtures("unread")
-@pytest.mark.parametrize(("experiment", "limit"), [*zip(EXPERIMENTS, LIMITS, strict=True)], ids=["600m", "240m", "dry"])
+@pytest.mark.parametrize(
+    ("experiment", "limit"),
+    [
+        pytest.param(experiment, limit, id=name, marks=[pytest.mark.slow] * (name != "600m"))
+        for experiment, limit, name in zip(EXPERIMENTS, LIMITS, ("600m", "240m", "dry"), strict=True)
+    ],
+)
 def test_a_search_is_limited_and_its_supernet_is_not(experiment, limit):
     built = experiment.build(experiment.Config())
     for protocol in (Evaluator, Prepared):

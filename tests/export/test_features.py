@@ -74,6 +74,7 @@ def trained(parameters, loss, steps, rate):
         return np.asarray(run(parameters))
 
 
+@pytest.mark.slow
 def test_a_detector_head_learns_from_the_features(backbone):
     images, corners, digits = scenes(48, 0)
     stages = backbone.features(images)

@@ -50,6 +50,12 @@ def run_network(network, x, weights):
     return logits, nnx.to_pure_dict(stats), nnx.to_pure_dict(gradient)
 
 
+def infer(network, x):
+    """Logits of a network, in one program: operation by operation each of them is compiled by itself."""
+    graph, state = nnx.split(network)
+    return quick_jit(lambda state: nnx.merge(graph, state)(x))(state)
+
+
 def counted(network, x):
     """Multiply-adds of a forward pass of one image, and trainable parameters; `network` may be abstract."""
     graph, state = nnx.split(network)

@@ -68,7 +68,7 @@ def test_both_forms_train_to_the_same_parameters(train):
     state = network_state(SPACE, as_data.params, as_data.batch_stats, CODE)
     for theirs in (alone.params, alone.batch_stats):
         jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, atol=1e-3), pick(state, theirs), theirs)
-    first, _ = network.init(jax.random.split(KEY)[0], CODE)
+    first, _ = jax.jit(network.init)(jax.random.split(KEY)[0], CODE)
     assert np.abs(alone.params["stem"]["kernel"] - first["stem"]["kernel"]).max() > 0.05
 
 

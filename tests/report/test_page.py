@@ -1,6 +1,7 @@
 """The page: complete, self-contained, escaped, whatever the state of the run."""
 
 import dataclasses
+import functools
 import re
 
 import jax
@@ -49,9 +50,14 @@ RUNS = {
 }
 
 
+@functools.cache
+def rendered(name: str) -> str:
+    return render(RUNS[name])
+
+
 @pytest.mark.parametrize("name", RUNS)
 def test_page_is_well_formed_and_self_contained(name: str) -> None:
-    page = Page(render(RUNS[name]))
+    page = Page(rendered(name))
     assert len(page.ids) == len(set(page.ids))
     for link in page.links:
         assert link.startswith("data:") or link.removeprefix("#") in page.ids, link
@@ -64,7 +70,7 @@ def test_page_is_well_formed_and_self_contained(name: str) -> None:
 
 @pytest.mark.parametrize("name", RUNS)
 def test_no_address_of_another_place_is_in_the_page(name: str) -> None:
-    assert "://" not in render(RUNS[name])
+    assert "://" not in rendered(name)
 
 
 def rows(page: Page) -> dict[str, tuple[str, list[str]]]:

@@ -31,7 +31,7 @@ def zeros(codes):
 SPACES = pytest.mark.parametrize("dims", [7, 20], ids=["pool", "lattice"])
 
 
-@SPACES
+@pytest.mark.parametrize("dims", [7, pytest.param(20, marks=pytest.mark.slow)], ids=["pool", "lattice"])
 def test_statistics_are_those_of_a_tree_of_nodes(dims):
     """Trials done, failed and pending are backed up along their prefixes one by one."""
     state, _ = search(lx.ActionMCTS(product(dims)), 8, 4, lambda c: np.where(c.sum(axis=1) % 4 == 0, np.nan, zeros(c)))

@@ -57,8 +57,13 @@ def test_the_posterior_is_that_of_brute_force(searched):
     unseen = searcher.space.enumerate()[::7]
     codes, values = state.history.codes[:10], state.history.values[:10]
     prior = bo.Prior(jnp.float32(0.8), jnp.float32(0.03), jnp.int32(10))
-    model = bo.condition(searcher.space, state.history, bo._modelled(state.history), prior)
-    mean, variance, _ = bo.predict_codes(searcher.space, model, jnp.asarray(unseen))
+
+    @jax.jit
+    def predict(history, unseen):
+        model = bo.condition(searcher.space, history, bo._modelled(history), prior)
+        return bo.predict_codes(searcher.space, model, unseen)
+
+    mean, variance, _ = predict(state.history, unseen)
     _, expected_mean, expected_variance, _ = brute_force(codes, values, unseen, 0.8, 0.03)
     np.testing.assert_allclose(mean, expected_mean, atol=1e-4)
     np.testing.assert_allclose(variance, expected_variance, rtol=1e-3)

@@ -18,8 +18,15 @@ def on_pool(**numbers):
     return lx.LaNAS(POOL_SPACE, pool=POOL, **numbers)
 
 
-@pytest.mark.parametrize("make", [lx.LaNAS, lx.LaNAS.paper], ids=["default", "paper"])
-@pytest.mark.parametrize("where", [(POOL_SPACE, POOL), (LATTICE_SPACE, None)], ids=["pool", "lattice"])
+@pytest.mark.parametrize(
+    ("make", "where"),
+    [
+        pytest.param(lx.LaNAS, (POOL_SPACE, POOL), id="pool-default"),
+        pytest.param(lx.LaNAS.paper, (POOL_SPACE, POOL), id="pool-paper"),
+        pytest.param(lx.LaNAS, (LATTICE_SPACE, None), id="lattice-default"),
+        pytest.param(lx.LaNAS.paper, (LATTICE_SPACE, None), id="lattice-paper", marks=pytest.mark.slow),
+    ],
+)
 def test_a_drawn_code_satisfies_every_half_space_on_the_path_of_its_leaf(make, where):
     """With exploration off the first draw of a batch is from the best leaf with unseen codes; its region is known."""
     searcher = dataclasses.replace(make(*where), cp=0.0)

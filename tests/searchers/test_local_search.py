@@ -51,7 +51,7 @@ def test_neighbours_are_all_codes_with_one_choice_changed(dims):
 
 
 @pytest.mark.parametrize("first", [True, False], ids=["first improvement", "best improvement"])
-@pytest.mark.parametrize("dims", [7, 9], ids=["pool", "lattice"])
+@pytest.mark.parametrize("dims", [7, pytest.param(9, marks=pytest.mark.slow)], ids=["pool", "lattice"])
 def test_a_climb_on_additive_values_ends_at_the_optimum(first, dims):
     """A move to the best of all neighbours sets one choice for good, a move to the first better one raises a choice by
     one rank of four or more: at most `dims` or `3 dims` moves, with `3 dims` neighbours each."""
@@ -136,7 +136,7 @@ def test_a_run_ends_at_a_local_optimum_and_another_starts():
     assert runs == 3
 
 
-@pytest.mark.parametrize("dims", [5, 30], ids=["pool", "lattice"])
+@pytest.mark.parametrize("dims", [5, pytest.param(30, marks=pytest.mark.slow)], ids=["pool", "lattice"])
 def test_a_batch_holds_the_neighbourhood_and_then_draws_for_the_next_run(dims):
     searcher = lx.LocalSearch(product(dims), initial=2, first_improvement=False)
     state, _ = searcher.ask(searcher.init(jax.random.key(0)), 2)

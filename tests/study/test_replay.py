@@ -28,11 +28,6 @@ SEARCHES = [  # searchers and sizes of batches; LaNAS compiles anew for each siz
 ]
 
 
-@pytest.fixture(params=SEARCHERS)
-def searcher(request):
-    return SEARCHERS[request.param]
-
-
 @dataclasses.dataclass(frozen=True)
 class Walk:
     """Where a walk through a search came to."""
@@ -135,7 +130,16 @@ def test_interrupted_anywhere_it_goes_on_to_the_same_future(whole, search, tmp_p
     assert_same(walk(tmp_path / "run", searcher, batch=batch), whole(searcher, batch))
 
 
-@pytest.mark.parametrize("what", ["none", "all but the first", "damaged"])
+@pytest.mark.parametrize(
+    ("searcher", "what"),
+    [
+        pytest.param(
+            searcher, what, id=f"{name}-{what}", marks=[pytest.mark.slow] * (name == "lanas" and what != "none")
+        )
+        for name, searcher in SEARCHERS.items()
+        for what in ("none", "all but the first", "damaged")
+    ],
+)
 def test_the_state_does_not_depend_on_checkpoints(whole, searcher, tmp_path, monkeypatch, what):
     monkeypatch.setattr(courses, "SAVING_SHARE", 1e9)  # after every tell
     run = tmp_path / "run"

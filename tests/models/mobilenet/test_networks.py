@@ -46,7 +46,9 @@ def abstract(spec):
     return nnx.eval_shape(lambda: MobileNetNetwork(spec, dtype=jnp.float32, rngs=nnx.Rngs(0)))
 
 
-@pytest.mark.parametrize("name", PUBLISHED)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[pytest.mark.slow] * (name != "efficientnet_b0")) for name in PUBLISHED]
+)
 def test_published_networks_have_their_counts(name):
     spec = PUBLISHED[name]()
     multiply_adds, parameters = counted(abstract(spec), jax.ShapeDtypeStruct((1, 224, 224, 3), jnp.float32))

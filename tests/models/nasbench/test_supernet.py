@@ -80,7 +80,7 @@ def test_extracted_networks_infer_as_the_supernet(weights, infer):
     code = CODES[0]
     logits, same = infer(code)
     jax.tree.map(np.testing.assert_array_equal, same, weights[1])
-    theirs, _ = alone(code, *NET.extract(*weights, code), train=False)
+    theirs, _ = quick_jit(partial(alone, code, train=False))(*NET.extract(*weights, code))
     assert_near(logits, theirs, TOLERANCE["logits"])
 
 
@@ -105,6 +105,7 @@ def _train(weights):
     )
 
 
+@pytest.mark.slow
 def test_gradient_reaches_only_what_a_code_selects(weights, train):
     """Nor do other statistics move. All that it selects and that its output depends on has a gradient."""
     for code in CODES:

@@ -73,6 +73,7 @@ def test_parameters_are_those_published(channels, cells, alone, with_head):
     assert count(trunk(params)) == alone
 
 
+@pytest.mark.slow
 def test_all_but_the_head_is_the_network_for_the_code(final, weights, step):
     """Weights; without drop-path also logits and statistics, training or not."""
     fixed, (params, stats) = NETWORK.for_code(CODE), weights

@@ -16,7 +16,17 @@ from lanas_jax.models.nasnet import NASNet
 from lanas_jax.models.nasnet.network import network_state
 from lanas_jax.spaces.nasnet import NASNetSpace
 from lanas_jax.training.sgd import TrainConfig
-from tests.models.built import assert_near, counted, flat, inner_programs, multiply_adds, only, quick_jit, run_network
+from tests.models.built import (
+    assert_near,
+    counted,
+    flat,
+    infer,
+    inner_programs,
+    multiply_adds,
+    only,
+    quick_jit,
+    run_network,
+)
 
 SMALL = {"channels": 4, "image_size": 8, "image_channels": 2, "classes": 5}
 SPACES = {
@@ -27,8 +37,10 @@ SPACES = {
 TOLERANCE = {"rtol": 2e-3, "atol": 2e-4}
 
 
-# The network built for one code compiles anew for each: one code of the space with two cells always, all in slow tests.
-NUMBERS = [pytest.param(i, marks=[pytest.mark.slow] * (i > 0)) for i in range(12)]
+# The network built for one code compiles anew for each: one code of the space with two cells always, four in slow
+# tests, which use every operation on every input (a test says so).
+CODES = 4
+NUMBERS = [pytest.param(i, marks=[pytest.mark.slow] * (i > 0)) for i in range(CODES)]
 
 
 @pytest.fixture(params=[pytest.param("one cell", marks=pytest.mark.slow), "two cells"], name="net", scope="module")
@@ -41,8 +53,7 @@ def _apply(net):
     return quick_jit(net.apply, static_argnames="train")
 
 
-@pytest.fixture(name="gradient", scope="module")
-def _gradient(net):
+def gradient_program(net):
     """Of a weighted sum of logits, by the code-as-data form: `(logits, batch statistics), gradient`."""
 
     def loss(params, stats, code, weights, train):
@@ -54,6 +65,11 @@ def _gradient(net):
         return outputs, gradient
 
     return quick_jit(outputs, static_argnames="train")
+
+
+@pytest.fixture(name="gradient", scope="module")
+def _gradient(net):
+    return gradient_program(net)
 
 
 @pytest.fixture(name="init", scope="module")
@@ -92,11 +108,21 @@ def unused(net, tree, code):
     return np.setdiff1d(np.arange(offsets[-1]), used)
 
 
+@pytest.mark.parametrize("space", SPACES.values(), ids=SPACES)
+def test_the_codes_use_every_operation_and_input(space):
+    """Of all codes together: each operation on each of the inputs that a block may have."""
+    codes = some_codes(space, CODES)
+    operations, inputs = (np.asarray(x).reshape(CODES, -1, 4) for x in (space.operations(codes), space.inputs(codes)))
+    assert {tuple(pair) for pair in np.stack([operations, inputs], axis=-1).reshape(-1, 2).tolist()} >= {
+        (operation, source) for operation in range(4) for source in range(2)
+    }
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("number", NUMBERS)
 def test_both_forms_train_alike(net, init, gradient, number):
     """Outputs, running statistics and gradients; what a code does not use is zero and has zero gradient."""
-    code = some_codes(net.space, 12)[number]
+    code = some_codes(net.space, CODES)[number]
     params, stats = init(jax.random.key(number), code)
     weights = jax.random.normal(jax.random.key(2), (6, 5))
     (logits, new_stats), ours = gradient(params, stats, code, weights, train=True)
@@ -112,14 +138,14 @@ def test_both_forms_train_alike(net, init, gradient, number):
 
 @pytest.mark.parametrize("number", NUMBERS)
 def test_both_forms_infer_alike(net, init, apply, number):
-    code = some_codes(net.space, 12)[-1 - number]
+    code = some_codes(net.space, CODES)[-1 - number]
     params, stats = init(jax.random.key(number), code)
     stats = jax.tree.map(lambda x: x + 0.3, stats)  # as if trained
     logits, same_stats = apply(params, stats, code, images(net.space), train=False)
     jax.tree.map(np.testing.assert_array_equal, same_stats, stats)
     network = net.specialise(params, stats, code)
     network.eval()
-    np.testing.assert_allclose(logits, network(images(net.space)), **TOLERANCE)
+    np.testing.assert_allclose(logits, infer(network, images(net.space)), **TOLERANCE)
 
 
 def test_parameters_and_multiply_adds_are_those_of_the_space(net, monkeypatch):
@@ -221,26 +247,28 @@ ALIKE = {"logits": 0.02, "statistics": 0.01, "gradient": 0.15}
 ROUNDING = {"logits": 0.05, "statistics": 0.03}
 
 
+@pytest.fixture(name="rounded", scope="module")
+def _rounded():
+    """Programs of the network in bfloat16."""
+    return quick_jit(BFLOAT16.init), gradient_program(BFLOAT16)
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("number", range(12))
-def test_both_forms_train_alike_in_bfloat16(number):
-    net, code = BFLOAT16, some_codes(BFLOAT16.space, 12)[number]
-    params, stats = quick_jit(net.init)(jax.random.key(number), code)
+@pytest.mark.parametrize("number", range(CODES))
+def test_both_forms_train_alike_in_bfloat16(rounded, number):
+    (init, gradient), net, code = rounded, BFLOAT16, some_codes(BFLOAT16.space, CODES)[number]
+    params, stats = init(jax.random.key(number), code)
     weights = jax.random.normal(jax.random.key(2), (6, 5))
-
-    def loss(params):
-        logits, new_stats = net.apply(params, stats, code, images(net.space), train=True)
-        return jnp.sum(logits * weights), (logits, new_stats)
-
-    (_, (logits, new_stats)), gradient = quick_jit(jax.value_and_grad(loss, has_aux=True))(params)
+    (logits, new_stats), ours = gradient(params, stats, code, weights, train=True)
     their_logits, their_stats, theirs = run_network(net.specialise(params, stats, code), images(net.space), weights)
     assert_near(logits, their_logits, ALIKE["logits"])
     our_stats = only(nnx.BatchStat, network_state(net.space, params, new_stats, code))
     assert_near(our_stats, their_stats, ALIKE["statistics"])
-    assert_near(only(nnx.Param, network_state(net.space, gradient, stats, code)), theirs, ALIKE["gradient"])
+    assert_near(only(nnx.Param, network_state(net.space, ours, stats, code)), theirs, ALIKE["gradient"])
 
 
-@pytest.mark.parametrize("train", [False, pytest.param(True, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("train", [False, True])
 def test_bfloat16_gives_what_float32_gives_but_for_roundings(train):
     exact, code = NASNet(BFLOAT16.space), some_codes(BFLOAT16.space, 1)[0]
     params, stats = quick_jit(exact.init)(jax.random.key(3), code)
