@@ -16,9 +16,11 @@ import importlib
 import importlib.util
 import logging
 import os
+import socket
 from collections.abc import Iterator
 from typing import Any
 
+CONNECT_SECONDS = 10.0
 TOKEN = ". If the cluster requires a token, set RAY_AUTH_MODE=token and copy ~/.ray/auth_token from its head node"
 USAGE = "local, ray, ray:HOST:PORT (from a node of the cluster) or ray://HOST:PORT (Ray's client server, from anywhere)"
 
@@ -60,6 +62,7 @@ def connected(address: str) -> Iterator[Any]:
     ray: Any = importlib.import_module("ray")
     quiet = {"log_to_driver": False, "logging_level": logging.ERROR}
     try:
+        _check_reachable(address)
         if address == "ray":
             _join_or_start(ray, quiet)
         elif address.startswith("ray://"):
@@ -72,6 +75,17 @@ def connected(address: str) -> Iterator[Any]:
         yield ray
     finally:
         ray.shutdown()
+
+
+def _check_reachable(address: str) -> None:
+    """Connects to an address once: Ray itself would repeat its attempts for minutes.
+
+    Raises:
+      OSError: nothing answers at the address.
+    """
+    host, _, port = address.removeprefix("ray:").removeprefix("//").rpartition(":")
+    if host:
+        socket.create_connection((host.strip("[]"), int(port)), CONNECT_SECONDS).close()
 
 
 def _join_or_start(ray: Any, quiet: dict[str, Any]) -> None:

@@ -1,6 +1,8 @@
 """Addresses of clusters."""
 
+import importlib
 import importlib.util
+import socket
 
 import pytest
 
@@ -43,3 +45,19 @@ def test_the_command_line_refuses_before_anything_is_made(command, tmp_path, cap
     assert cli.main([*command, *where, "--cluster", "slurm"]) == 2
     assert "'slurm' is not a cluster address: choose from local, ray" in capsys.readouterr().err
     assert not run.exists() if command[0] == "search" else sorted(path.name for path in run.iterdir()) == before
+
+
+@pytest.mark.parametrize("form", ["ray:{}", "ray://{}"])
+def test_an_address_at_which_nothing_answers_is_refused_at_once(form, monkeypatch):
+    """Ray itself, which is not even asked, would try for minutes."""
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: object())
+    monkeypatch.setattr(importlib, "import_module", lambda name: None)
+    with socket.socket() as listening:
+        listening.bind(("127.0.0.1", 0))
+        address = form.format(f"127.0.0.1:{listening.getsockname()[1]}")
+        refused = pytest.raises(ClusterError, match=rf"no Ray cluster can be reached at {address}: .*refused")
+        with refused, connection.connected(address):
+            pass
+        listening.listen()
+        connection._check_reachable(address)
+    connection._check_reachable("ray")
