@@ -48,7 +48,7 @@ class Config:
     Attributes:
       seed: random seed of everything except the data split.
       budget: number of candidates to train.
-      batch: number of candidates asked for and trained together.
+      batch: number of candidates proposed and trained together.
       searcher: search algorithm.
       plan: form in which candidates train (`FromScratch.strategy`); auto measures the forms and takes the fastest.
       halving: early stopping of the worst candidates of a batch by successive halving.

@@ -66,7 +66,7 @@ class Config:
     Attributes:
       seed: random seed of everything except the data split.
       budget: number of candidates to train.
-      batch: number of candidates asked for and trained together.
+      batch: number of candidates proposed and trained together.
       searcher: search algorithm.
       epochs: number of training epochs per candidate.
       batch_size: number of images per step.

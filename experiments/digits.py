@@ -77,7 +77,7 @@ class Config:
     Attributes:
       seed: random seed of everything except the data split.
       budget: number of candidates to train.
-      batch: number of candidates asked for and trained together.
+      batch: number of candidates proposed and trained together.
       searcher: search algorithm; with several objectives ParetoLaNAS, random search or NSGA-II.
       objectives: names of the objectives, with commas: loss or accuracy on the search-validation images, multiply-adds,
         parameters. With several, the winner is the knee of their front.

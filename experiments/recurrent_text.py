@@ -65,7 +65,7 @@ class Config:
     Attributes:
       seed: random seed.
       budget: number of candidates to train.
-      batch: number of candidates asked for and trained together.
+      batch: number of candidates proposed and trained together.
       searcher: search algorithm.
       file: text file in UTF-8; default: the documentation of this Python.
       units: size of the memory, of the output and of each gate.

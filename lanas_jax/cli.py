@@ -34,7 +34,7 @@ usage: lanas COMMAND ...
   supernet EXPERIMENT train the supernet of a one-shot search in advance, on one host or on many
   extract RUN         extract a network from the supernet of a one-shot or few-shot search
   plan EXPERIMENT     compile an experiment for a TPU slice, without the TPU: memory and chip-hours
-  rank RUN            does the supernet rank networks as training from scratch, or a benchmark table, does?
+  rank RUN            compare the order of networks by a supernet with training from scratch, or with a table
   copy FROM TO        copy the folder of a run to a bucket, or back
   report RUN ...      write the report of a run again, or one of several runs side by side
   trials RUN          list the trials of a run, as a table or as CSV, or write them as a study of Optuna

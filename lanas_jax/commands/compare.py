@@ -34,7 +34,7 @@ THROUGHPUTS = "hard limits on measured throughput, in images per second by devic
 CHOICE_OF_FRONTS = f"with --objectives, from {', '.join(fronts.NAMES)}"
 SEVERAL = "objectives to search a front of, such as accuracy,parameters; costs are minimised, all others maximised"
 LEAST = "with --objectives: values below which a network is of no use, such as 0.6,1.5e6; ParetoLaNAS knows them, too"
-AT_ONCE = "numbers of asynchronous workers to simulate, such as 1,8,64; default: synchronous batches"
+AT_ONCE = "numbers of asynchronous workers to simulate, such as 1,8,64"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -83,21 +83,39 @@ def _compare(console: Console, arguments: Sequence[str]) -> int:
     def parse(
         table: Annotated[str, tyro.conf.arg(metavar="TABLE", help="name from lanas tables, or an .npz file")],
         /,
-        searchers: Annotated[str | None, tyro.conf.arg(metavar="A,B,...", help=f"{CHOICE}; {CHOICE_OF_FRONTS}")] = None,
+        searchers: Annotated[
+            str | None,
+            tyro.conf.arg(
+                metavar="A,B,...",
+                help=f"{CHOICE}; {CHOICE_OF_FRONTS}",
+                help_behavior_hint=f"(default: {DEFAULT}; with --objectives {','.join(fronts.SEARCHERS)})",
+            ),
+        ] = None,
         seeds: Annotated[int, tyro.conf.arg(metavar="N", help="number of searches per searcher")] = 200,
         budget: Annotated[int, tyro.conf.arg(metavar="N", help="number of samples per search")] = 400,
         batch: Annotated[int, tyro.conf.arg(metavar="N", help="number of samples per ask")] = 1,
         first_seed: Annotated[int, tyro.conf.arg(metavar="N", help="seed of all searches")] = 0,
         out: Annotated[
-            Path | None, tyro.conf.arg(metavar="DIR", help="output folder; default: comparisons/TABLE")
+            Path | None,
+            tyro.conf.arg(metavar="DIR", help="output folder", help_behavior_hint="(default: comparisons/TABLE)"),
         ] = None,
-        workers: Annotated[str, tyro.conf.arg(metavar="A,B,...", help=AT_ONCE)] = "",
+        workers: Annotated[
+            str, tyro.conf.arg(metavar="A,B,...", help=AT_ONCE, help_behavior_hint="(default: synchronous batches)")
+        ] = "",
         top: Annotated[float, tyro.conf.arg(metavar="PERCENT", help="share of the table that counts as its top")] = 100
         * TOP_SHARE,
-        max_multiply_adds: Annotated[float | None, tyro.conf.arg(metavar="MILLIONS", help=WORK)] = None,
-        min_throughput: Annotated[str, tyro.conf.arg(metavar="DEVICE=N,...", help=THROUGHPUTS)] = "",
-        objectives: Annotated[str, tyro.conf.arg(metavar="A,B,...", help=SEVERAL)] = "",
-        reference: Annotated[str, tyro.conf.arg(metavar="A,B,...", help=LEAST)] = "",
+        max_multiply_adds: Annotated[
+            float | None, tyro.conf.arg(metavar="MILLIONS", help=WORK, help_behavior_hint="(default: none)")
+        ] = None,
+        min_throughput: Annotated[
+            str, tyro.conf.arg(metavar="DEVICE=N,...", help=THROUGHPUTS, help_behavior_hint="(default: none)")
+        ] = "",
+        objectives: Annotated[
+            str, tyro.conf.arg(metavar="A,B,...", help=SEVERAL, help_behavior_hint="(default: none)")
+        ] = "",
+        reference: Annotated[
+            str, tyro.conf.arg(metavar="A,B,...", help=LEAST, help_behavior_hint="(default: none)")
+        ] = "",
     ) -> Any:
         """Run searchers on a benchmark table with equal budgets, counting distinct architectures.
 

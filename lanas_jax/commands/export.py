@@ -64,11 +64,14 @@ def _export(console: Console, arguments: Sequence[str]) -> int:
         ],
         /,
         out: Annotated[
-            Path | None, tyro.conf.arg(metavar="DIR", help="new output folder; default: FOLDER/export")
+            Path | None,
+            tyro.conf.arg(metavar="DIR", help="new output folder", help_behavior_hint="(default: FOLDER/export)"),
         ] = None,
         weights: Annotated[
             Literal["last", "ema"] | None,
-            tyro.conf.arg(help="last weights, or their exponential moving average; default: last"),
+            tyro.conf.arg(
+                help="last weights, or their exponential moving average", help_behavior_hint="(default: last)"
+            ),
         ] = None,
         format: Annotated[
             Literal["safetensors", "orbax", "stablehlo", "onnx"],

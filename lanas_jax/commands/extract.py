@@ -56,10 +56,15 @@ def _extract(console: Console, arguments: Sequence[str]) -> int:
         /,
         code: Annotated[
             str | None,
-            tyro.conf.arg(metavar="0,1,...", help="code, possibly above cost limits; default: the best trial's"),
+            tyro.conf.arg(
+                metavar="0,1,...",
+                help="code, possibly above cost limits",
+                help_behavior_hint="(default: the best trial's)",
+            ),
         ] = None,
         out: Annotated[
-            Path | None, tyro.conf.arg(metavar="DIR", help="new output folder; default: RUN/extracted")
+            Path | None,
+            tyro.conf.arg(metavar="DIR", help="new output folder", help_behavior_hint="(default: RUN/extracted)"),
         ] = None,
         format: Annotated[
             Literal["safetensors", "orbax"], tyro.conf.arg(help="file format of the weights")

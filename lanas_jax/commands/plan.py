@@ -247,7 +247,7 @@ def _scaled(number: float | int | None, unit: float | int) -> str:
 
 def _parse(module: ModuleType, arguments: Sequence[str]) -> Any:
     about = tyro.conf.arg(metavar="NAME", help="topology such as v5e:4x4, or local for the devices of this process")
-    only = tyro.conf.arg(metavar="STAGE", help="name of the stage; default: all")
+    only = tyro.conf.arg(metavar="STAGE", help="name of the stage", help_behavior_hint="(default: all)")
     options = [
         ("topology", Annotated[str, about], dataclasses.field(default=topologies.LOCAL, kw_only=True)),
         ("only", Annotated[str | None, only], dataclasses.field(default=None, kw_only=True)),

@@ -11,18 +11,20 @@ from typing import Annotated, Any
 
 import tyro
 
+RECORDED = "(default: as recorded)"
+
 
 @dataclasses.dataclass(frozen=True)
 class Reading:
     """Where the images are now, and how they are decoded, if not as recorded. Results do not depend on either.
 
     Attributes:
-      data_dir: folder of the dataset, for this command; default: as recorded.
-      workers: number of processes that decode images, for this command; default: as recorded.
+      data_dir: folder of the dataset, for this command.
+      workers: number of processes that decode images, for this command.
     """
 
-    data_dir: Annotated[Path | None, tyro.conf.arg(metavar="DIR")] = None
-    workers: Annotated[int | None, tyro.conf.arg(metavar="N")] = None
+    data_dir: Annotated[Path | None, tyro.conf.arg(metavar="DIR", help_behavior_hint=RECORDED)] = None
+    workers: Annotated[int | None, tyro.conf.arg(metavar="N", help_behavior_hint=RECORDED)] = None
 
     @property
     def changes(self) -> dict[str, Any]:

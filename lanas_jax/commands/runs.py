@@ -29,7 +29,10 @@ def report(arguments: Sequence[str]) -> int:
         ] = (),
         /,
         out: Annotated[
-            Path | None, tyro.conf.arg(metavar="FILE", help="output file, for several runs only; default: runs.html")
+            Path | None,
+            tyro.conf.arg(
+                metavar="FILE", help="output file, for several runs only", help_behavior_hint="(default: runs.html)"
+            ),
         ] = None,
         reading: READING = Reading(),  # noqa: B008
     ) -> Any:

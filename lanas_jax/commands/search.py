@@ -67,8 +67,9 @@ def search(arguments: Sequence[str]) -> int:
     """Searches, trains the winner, and writes the report."""
     if not arguments or arguments[0] in ("-h", "--help"):
         found = discovery.experiments()
-        lines = [f"  {name:<12}{discovery.summary(path)}" for name, path in found.items()] or ["  (none installed)"]
-        print(SEARCH_HELP.format(experiments="\n".join(lines), hosts=hosts.HELP), end="")
+        width = max(map(len, found), default=0)
+        lines = [f"  {name:<{width}}  {discovery.summary(path)}" for name, path in found.items()]
+        print(SEARCH_HELP.format(experiments="\n".join(lines or ["  (none installed)"]), hosts=hosts.HELP), end="")
         return 0 if arguments else 2
     if arguments[0].startswith("-"):
         raise RefusedError("the experiment must come first: lanas search EXPERIMENT [--out DIR] [settings]")
@@ -185,7 +186,9 @@ def _search_arguments(name: str, module: Any, arguments: Sequence[str]) -> Any:
     """Parses `config`, `out`, `where`, `hosts` and `observation` from the command line."""
     from lanas_jax.commands.cluster_options import Where
 
-    out = tyro.conf.arg(metavar="DIR", help="new or empty run folder; default: a new folder under runs/")
+    out = tyro.conf.arg(
+        metavar="DIR", help="new or empty run folder", help_behavior_hint="(default: a new folder under runs/)"
+    )
     options = [
         ("out", Annotated[Path | None, out], dataclasses.field(default=None, kw_only=True)),
         ("where", Annotated[Where, tyro.conf.arg(name="")], dataclasses.field(default_factory=Where, kw_only=True)),

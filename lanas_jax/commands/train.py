@@ -282,8 +282,12 @@ def _parse(wanted: Target, arguments: Sequence[str]) -> Any:
     """Parses `final`, `config`, `reading` and the other options from the command line."""
     module, recorded = wanted.module, wanted.origin
     out = tyro.conf.arg(metavar="DIR", help="new or empty folder, or the folder of the training to continue")
-    code = tyro.conf.arg(metavar="0,1,...", help="code of the network, integers with commas; default: the best trial's")
-    pick = tyro.conf.arg(metavar="PICK", help="trial of a run: knee, 'trial 17' or 'multiply_adds<=3e8'")
+    code = tyro.conf.arg(
+        metavar="0,1,...",
+        help="code of the network, integers with commas",
+        help_behavior_hint="(default: the best trial's)",
+    )
+    pick = tyro.conf.arg(metavar="TRIAL", help="trial of a run: knee, 'trial 17' or 'multiply_adds<=3e8'")
     weights = tyro.conf.arg(metavar="DIR", help="folder of initial weights from lanas extract or lanas export")
     preset = tyro.conf.arg(
         metavar="NAME", help=f"named settings to start from: {', '.join(_presets(module)) or 'none'}"

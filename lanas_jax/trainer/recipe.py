@@ -88,7 +88,7 @@ class Recipe:
       warm_up: number of epochs, possibly fractional, of linear warm-up from 0 to the peak learning rate.
       constant_epochs: number of epochs, possibly fractional, at the end of training with the constant rate
         `final_learning_rate`; the cosine ends where they begin.
-      optimizer: optimizer of the weights; the formulas are at the top of this file.
+      optimizer: optimizer of the weights; `lanas_jax.trainer.recipe` has the formulas.
       momentum: decay of the momentum buffer; read by sgd and rmsprop.
       nesterov: use of Nesterov momentum; read by sgd and rmsprop.
       rmsprop_decay: decay of the mean of squared gradients; read by rmsprop.
