@@ -313,7 +313,7 @@ def _cost_axis(axis: Axis, costs: np.ndarray) -> None:
     """Formats an axis of costs with short numbers; logarithmic if the costs span more than a factor of 8."""
     if len(costs) and costs.min() > 0 and costs.max() > 8 * costs.min():
         (axis.axes.set_xscale if axis is axis.axes.xaxis else axis.axes.set_yscale)("log")
-        axis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+        axis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0) if costs.max() < 1e3 * costs.min() else (1.0,)))
         axis.set_minor_locator(NullLocator())
     axis.set_major_formatter(FuncFormatter(lambda number, _: _short(number)))
 

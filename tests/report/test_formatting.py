@@ -27,10 +27,15 @@ def plain(text: str) -> str:
         (571_000_000, "571 M"),
         (4_100_000_000, "4.10 G"),
         (7 * 10**15, "7000 T"),
+        (0.09613, "0.0961"),
+        (-12.34, "-12.3"),
+        (99.94, "99.9"),
+        (99.96, "100"),
+        (1234.5, "1,234"),
         (None, MISSING),
     ],
 )
-def test_count(number: int | None, text: str) -> None:
+def test_count(number: float | None, text: str) -> None:
     assert plain(formatting.count(number)) == text
 
 

@@ -94,3 +94,16 @@ def test_three_objectives_have_a_plot_of_each_pair_and_no_line() -> None:
     assert {"front-accuracy-parameters-figure_1", "front-parameters-multiply_adds-figure_1"} <= set(page.ids)
     assert page.classes.count("plot") == 3 + 2
     assert "seem dominated here are better in another objective" in page.words
+
+
+@pytest.mark.parametrize(("name", "better"), [("-energy", ["3", "1"]), ("energy", ["3"])])
+def test_outcomes_of_the_evaluator_are_shown_by_their_names(name: str, better: list[str]) -> None:
+    """Trial 3 has the highest value; of the others, 1 has the lowest energy, and none a higher one than 3."""
+    numbers = [(0.5, 2.5), (0.6, 0.5), (0.55, 1.5), (0.8, 3.5)]
+    given = [trial(i, value, outcomes={"energy": energy}) for i, (value, energy) in enumerate(numbers)]
+    page = Page(render(run(given, objectives=("accuracy", name))))
+    assert "-energy" not in page.words.replace("accuracy-energy", "")
+    assert "front-accuracy-energy-figure_1" in page.ids
+    rows = [row for row in page.rows if row[2:3] in (["front"], ["knee"])]
+    assert [row[0] for row in rows] == better
+    assert [row[6] for row in rows] == [f"{numbers[int(number)][1]}" for number in better]
