@@ -105,9 +105,9 @@ def compare_best_values(
 
     Args:
       fronts: value and negative multiply-adds of each trial of the search for the front, for each seed.
-      limited: the same of each search under a limit, in the order of the limits, for each seed.
+      limited: objectives, likewise, of each search under a limit, in the order of the limits, for each seed.
       limits: limits on multiply-adds.
-      whole: the same of the networks whose hypervolume is 1.
+      whole: objectives, likewise, of the networks whose hypervolume is 1.
     """
     together = [np.concatenate(searches) for searches in limited]
     rows = [
