@@ -2,8 +2,8 @@
 
 Source: section 5.2 of arXiv 1906.06832 reports a top-1 accuracy of 77.7 % at 240 million multiply-adds. Stages, recipes
 and commands are those of the other experiment, at width 1.0 and lower resolutions. This code has not been run at this
-size. On 64 TPU v5e chips, `lanas plan` gave lower bounds of 146 chip-hours for 180 epochs of the supernet, at 224
-pixels only, and 51.6 for 150 epochs of the winner (docs/planning.md). The recipes have 360, and 350 or 75::
+size. On 64 TPU v5e chips, `lanas plan` gave a lower bound of 51.6 chip-hours for 150 epochs of the winner
+(docs/planning.md). The recipes have 350 or 75, and 360 for the supernet::
 
     lanas plan imagenet_240m --topology v5e:8x8 --only final
     lanas supernet imagenet_240m --out runs/240m_supernet --hosts.automatic
