@@ -15,6 +15,7 @@ from jaxtyping import Array, Float, Int, Key
 from lanas_jax.runtime.arithmetic import in_32_bits, nan_is_data
 from lanas_jax.runtime.devices import cores, mesh_of
 from lanas_jax.runtime.numbers import whole_number
+from lanas_jax.searchers.base import Searcher
 from lanas_jax.searchers.sampling import Pool
 from lanas_jax.tables.base import Table
 
@@ -23,6 +24,7 @@ Search = Callable[[Any, Table, Key[Array, ""]], Result]  # one search: searcher,
 Progress = Callable[[int], object]
 
 PARTS = 20  # calls of the program per device or core, between which a simulation reports its progress
+SHOWN = 100  # maximum number of characters of a choice in an error
 
 
 class Trace(NamedTuple):
@@ -70,7 +72,8 @@ def simulate(
       seeds for each.
 
     Raises:
-      ValueError: budget, seeds or batch is below 1; there is no searcher; or the searchers differ in more than numbers.
+      ValueError: budget, seeds or batch is below 1; there is no searcher, or one of other choices than the table's; or
+        the searchers differ in more than numbers.
     """
     refuse_below_one(budget=budget, seeds=seeds, batch=batch)
     return many_searches(_InBatches(budget, batch), searcher, table, budget, seeds, first_seed, progress)
@@ -84,6 +87,26 @@ def refuse_below_one(**settings: int) -> None:
     """
     for name, value in settings.items():
         whole_number(name, value, 1)
+
+
+def _check_space(searcher: Any, table: Table) -> None:
+    """Checks that a searcher proposes codes of the table's space. Which choices are scales may differ.
+
+    Raises:
+      ValueError: it is no searcher, or the names or options of its choices differ from those of the table.
+    """
+    if not isinstance(searcher, Searcher) or isinstance(searcher, type):
+        raise ValueError(f"searcher must be a searcher, such as RandomSearch(table.space); got {searcher!r}")
+    own, other = (
+        [f"{choice.name} ({', '.join(choice.texts)})" for choice in space.choices]
+        for space in (searcher.space, table.space)
+    )
+    for mine, its in itertools.zip_longest(own, other, fillvalue="none"):
+        if mine != its:
+            raise ValueError(
+                f"the searcher has the choice {mine[:SHOWN]}, where the table has {its[:SHOWN]}: build the searcher "
+                f"with the space of the table"
+            )
 
 
 def refuse_repeated(what: str, names: Sequence[object]) -> None:
@@ -121,8 +144,10 @@ def many_searches(
     """
     first_seed = whole_number("first_seed", first_seed, 0, 2**32 - 1)
     several = isinstance(searcher, Sequence)
-    pool = Pool.of(table.space, table.codes)
     given: Sequence[Any] = searcher if several else [searcher]
+    for one in given:
+        _check_space(one, table)
+    pool = Pool.of(table.space, table.codes)
     searchers = [dataclasses.replace(one, pool=pool, capacity=capacity) for one in given]
     structure, arrays, numbers = _apart(searchers)
     total = len(searchers) * seeds

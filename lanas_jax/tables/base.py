@@ -20,12 +20,15 @@ class Table:
       values: values to maximise, ``float[m]``, or several objectives, all to maximise, ``float[m, k]``.
 
     Raises:
-      ValueError: if a code is outside the space, not valid or repeated, or a value is not finite; names the rows.
+      ValueError: if there is no code, a code is outside the space, not valid or repeated, or a value is not finite;
+        names the rows.
     """
 
     @in_32_bits
     def __init__(self, space: SearchSpace, codes: Codes, values: Values | Float[Array | np.ndarray, "m k"]):
         checked = space.check(codes)
+        if not len(checked):
+            raise ValueError("a table needs at least one code; got none")
         array = np.asarray(values)
         if array.ndim not in (1, 2) or len(array) != len(checked) or array.shape[1:] == (0,):
             m = len(checked)

@@ -123,3 +123,24 @@ def test_settings_below_one_are_refused(table, setting):
 
 def test_best_is_a_number_of_python():
     assert isinstance(lx.Table(product(2, 3), np.zeros((1, 2), np.int32), jnp.ones(1)).best, float)
+
+
+@pytest.mark.usefixtures("unchecked")
+def test_searchers_of_other_choices_are_refused():
+    """They would otherwise learn from the table's codes as from those of their own networks."""
+    space = lx.SearchSpace([lx.Choice("a", (1, 2, 3)), lx.Choice("b", "xy")])
+    table = lx.Table(space, space.enumerate(), np.arange(6, dtype=np.float32))
+    other = lx.SearchSpace([lx.Choice("a", (1, 2, 3)), lx.Choice("b", "xz")])
+    more = lx.SearchSpace([*space.choices, lx.Choice("c", "xy")])
+    for searcher, message in (
+        (lx.RandomSearch(other), r"the searcher has the choice b \(x, z\), where the table has b \(x, y\): build"),
+        (lx.RandomSearch(more), r"the searcher has the choice c \(x, y\), where the table has none: build"),
+        (lx.RandomSearch, "searcher must be a searcher"),
+        (None, "searcher must be a searcher, such as RandomSearch.*; got None"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            lx.simulate(searcher, table, 2, 1)
+    labels = lx.SearchSpace([lx.Choice("a", (1, 2, 3), ordered=False), lx.Choice("b", "xy")])
+    assert lx.simulate(lx.RandomSearch(labels), table, 2, 1).values.shape == (1, 2)
+    with pytest.raises(ValueError, match="a table needs at least one code; got none"):
+        lx.Table(space, space.enumerate()[:0], np.zeros(0, np.float32))
