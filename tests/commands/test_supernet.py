@@ -132,6 +132,16 @@ def test_two_processes_train_the_supernet_that_one_trains(whole, tmp_path):
 
 
 @pytest.mark.slow
+def test_two_processes_train_a_sandwich_of_several_programs_as_one_does(tmp_path):
+    both, alone = (command(tmp_path / name, "--values", "varied") for name in ("both", "alone"))
+    codes, _, errors = ends([*start_two(*both), start(*alone)])
+    assert codes == [0, 0, 0], errors
+    ours, theirs = (np.genfromtxt(tmp_path / name / "metrics.csv", delimiter=",")[1:, 2] for name in ("both", "alone"))
+    assert len(ours) == 40
+    np.testing.assert_allclose(ours, theirs, rtol=2e-5)
+
+
+@pytest.mark.slow
 def test_a_search_by_one_process_reads_the_supernet_of_two(whole, tmp_path, capsys):
     out, _ = whole
     assert main(search(tmp_path / "run", "--supernet", out, *LONG)) == 0

@@ -8,16 +8,30 @@ import functools
 from pathlib import Path
 
 import lanas_jax as lx
+from lanas_jax.data.streams import StreamedDataset
 from lanas_jax.evaluators.few_shot import FewShot
 from lanas_jax.evaluators.from_scratch import FromScratch
 from lanas_jax.evaluators.one_shot import OneShot
 from lanas_jax.ranking.base import Ranking
 from lanas_jax.study import Experiment
 from lanas_jax.supernet.regions import OptionSplit
+from lanas_jax.supernet.sandwich import Sandwich
 from lanas_jax.trainer.recipe import Recipe
 from lanas_jax.trainer.task import FinalTraining
 from lanas_jax.training.sgd import TrainConfig
-from tests.supernet.linear_supernet import RECIPE, LinearPart, LinearSupernet, dataset
+from tests.supernet.linear_supernet import (
+    CLASSES,
+    RECIPE,
+    SCALING,
+    SIDE,
+    LinearPart,
+    LinearSupernet,
+    VariedSupernet,
+    dataset,
+)  # fmt: skip
+from tests.trainer.tiny_stream import Evaluation, Training
+
+ENDS = (0, 1), (2, 1)  # of the sandwich
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,7 +40,8 @@ class Config:
 
     Attributes:
       seed: of the search.
-      values: one_shot, few_shot, or random, which needs no supernet.
+      values: one_shot, few_shot, random, which needs no supernet, or varied: a sandwich of several programs on streamed
+        images.
       epochs: of the supernet.
       supernet: its folder; default: in the run's.
     """
@@ -55,6 +70,13 @@ class Rank:
     epochs: int = 2
 
 
+def streamed() -> StreamedDataset:
+    """The images of `dataset` as streams."""
+    data = dataset()
+    splits = Training(data.search.train), Evaluation(data.search.validation), Evaluation(data.test)
+    return StreamedDataset(*splits, CLASSES, (SIDE, SIDE, 1), SCALING)
+
+
 class Anything:
     """Values every code alike."""
 
@@ -76,6 +98,8 @@ class Whole(LinearSupernet):
 def one_shot(config: Config) -> OneShot:
     """The supernet."""
     recipe = dataclasses.replace(RECIPE, epochs=config.epochs, checkpoint_seconds=0.0)
+    if config.values == "varied":
+        return OneShot(VariedSupernet(), streamed, recipe, directory=config.supernet, sandwich=Sandwich(*ENDS))
     return OneShot(
         LinearSupernet(), lambda: dataset().search, recipe, directory=config.supernet, recalibration=48, batch_size=16
     )

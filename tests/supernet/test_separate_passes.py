@@ -6,29 +6,16 @@ import jax
 import numpy as np
 import pytest
 
-from lanas_jax.data.streams import StreamedDataset
 from lanas_jax.supernet.sandwich import Sandwich
 from lanas_jax.supernet.training import SupernetTraining, train_supernet
 from lanas_jax.trainer import compilation
 from lanas_jax.trainer.passes import PassPrograms
-from tests.supernet.linear_supernet import (
-    CLASSES,
-    RECIPE,
-    SCALING,
-    SIDE,
-    SPACE,
-    LinearSupernet,
-    VariedSupernet,
-    stripes,
-)  # fmt: skip
+from tests.supernet.linear_experiment import ENDS, streamed
+from tests.supernet.linear_supernet import RECIPE, SPACE, LinearSupernet, VariedSupernet
 from tests.supernet.notes import Note
-from tests.trainer.tiny_stream import Evaluation, Training
 from tests.trees import same
 
-DATA = StreamedDataset(
-    Training(stripes(120, 0)), Evaluation(stripes(50, 1)), Evaluation(stripes(45, 2)), CLASSES, (SIDE, SIDE, 1), SCALING
-)
-CODES, ENDS = SPACE.enumerate(), ((0, 1), (2, 1))
+DATA, CODES = streamed(), SPACE.enumerate()
 OFTEN = dataclasses.replace(RECIPE, checkpoint_seconds=0.0, label_smoothing=0.1, clip=0.5, ema=0.9)
 
 
