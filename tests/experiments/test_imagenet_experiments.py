@@ -84,6 +84,9 @@ def test_a_latency_limit_comes_from_a_table(tmp_path):
     assert space.nanoseconds(shallowest) == 13_000_000  # stem, first block, ten layers, head
     assert space.nanoseconds(deepest) == 23_000_000
     assert np.asarray(space.valid(np.concatenate([shallowest, deepest]))).tolist() == [True, False]
+    built = imagenet_600m.build(dataclasses.replace(config, objectives="accuracy,latency"))
+    assert (built.objectives, built.outcomes) == (("accuracy", "latency"), ("latency",))
+    assert built.searcher.is_exact == (False, True)
 
 
 def _layers(space, resolution):
