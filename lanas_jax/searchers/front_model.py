@@ -23,7 +23,7 @@ from lanas_jax.searchers.sampling import Pool
 from lanas_jax.searchers.surrogate import GaussianProcess
 from lanas_jax.spaces.base import SearchSpace
 
-MARGIN = 0.25  # distance of the reference below the worst values, as a share of the range of values
+MARGIN = 1.0  # distance of the reference below the worst values, as a share of the range; if small, ends are not found
 LEAST = 1e-30  # expected improvement below which codes are ordered by their distance from the front
 
 

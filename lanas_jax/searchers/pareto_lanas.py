@@ -85,8 +85,8 @@ class ParetoLaNAS:
         has `traced_cost`, they are exact: known for every code, without a model. In other spaces they are learned like
         any other.
       pool: explicit codes to draw from; without a pool, a small space is enumerated and a large one sampled by chains.
-      reference: values of the objectives below which a trial is of no use; None for a quarter of
-        the range of the trials' values below their worst.
+      reference: values of the objectives below which a trial is of no use; None for the worst of the trials' values
+        minus their whole range, on the scale on which the model learns them.
       height: number of tree levels that may split.
       min_samples: minimum number of results in a node that is split.
       ridge: ridge penalty of the tree's regressions.
