@@ -33,7 +33,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from lanas_jax.models import layers
 from lanas_jax.models.layers.norm import norm
-from lanas_jax.models.layers.switch import switch
+from lanas_jax.models.layers.switch import Branch, switch
 from lanas_jax.models.nasbench.nasbench101_network import CONSTANTS, CONV_1X1, CONV_3X3, MAX_POOL
 from lanas_jax.spaces.nasbench101 import OPERATIONS, NASBench101Space
 from lanas_jax.spaces.nasbench101_network import vertex_channels
@@ -47,6 +47,7 @@ CENTRE = np.pad(np.ones((1, 1, 1, 1), bool), ((1, 1), (1, 1), (0, 0), (0, 0)))  
 # Fractions of a cell's channels that an operation may compute: one, a half, a third. On average over the benchmark's
 # graphs, cells then take 0.4 % more multiply-adds than they need; without a third 7 %, without a half, too, 111 %.
 SHARES = (1, 2, 3)
+PLACES = np.arange(INNER, dtype=np.int32)
 NARROW, WIDE, POOL = (OPERATIONS.index(operation) for operation in (CONV_1X1, CONV_3X3, MAX_POOL))
 
 
@@ -105,13 +106,7 @@ def run_stack(
 def _run_cell(
     x: Images, params: Tree, batch_stats: Tree, graph: Graph, masks: Bool[Array, "6 c"], train: bool
 ) -> tuple[Images, Tree]:
-    widths = [-(-x.shape[3] // share) for share in SHARES]
-    projections = (_absent, *(partial(_of_some_channels, width, 1, train) for width in widths))
-    operations = (
-        _absent,
-        *(partial(_of_some_channels, width, size, train) for width in widths for size in (1, 3)),
-        _pool,
-    )
+    projections = (_absent, *(partial(_of_some_channels, width, 1, train) for width in _widths(x)))
     projection, operation = branch_indices(graph)
 
     def project(_: None, own: tuple) -> tuple[None, tuple[Images, Tree]]:
@@ -119,21 +114,72 @@ def _run_cell(
         y, new = switch(projections, case, (x, weights), stats)
         return None, (_kept(mask, y), _updated(mask, new, stats))
 
-    projected_by = (projection, masks, params["projection"], batch_stats["projection"])
-    _, (projected, projection_stats) = lax.scan(project, None, projected_by)
-
-    def vertex(nodes: Float[Array, "5 n h w c"], own: tuple) -> tuple[Array, Tree]:
-        v, sources, case, mask, weights, stats = own
-        read = (jnp.where(sources[u], nodes[u], 0) for u in range(INNER - 1))
-        x = _kept(mask, sum(read, lax.dynamic_index_in_dim(nodes, v, 0, keepdims=False)))
-        y, new = switch(operations, case, (x, weights), stats)
-        return lax.dynamic_update_index_in_dim(nodes, _kept(mask, y), v, 0), _updated(mask, new, stats)
-
-    places, sources = np.arange(INNER, dtype=np.int32), graph.edges[1:-1, 1:-1].T
-    computed_by = (places, sources, operation, masks[:-1], params["operation"], batch_stats["operation"])
-    nodes, operation_stats = lax.scan(vertex, projected[:-1], computed_by)
-    y = _concatenated(list(nodes), _ends(graph)) + projected[-1]
+    own = (projection, masks, params["projection"], batch_stats["projection"])
+    _, (projected, projection_stats) = lax.scan(project, None, own)
+    inner, outer = jnp.split(projected, [INNER])
+    weights, stats = params["operation"], batch_stats["operation"]
+    edges = graph.edges[1:-1, 1:-1]
+    nodes, operation_stats = _run_vertices(train, inner, weights, stats, edges, operation, masks[:-1])
+    y = _concatenated([node[0] for node in jnp.split(nodes, INNER)], _ends(graph)) + outer[0]
     return y, {"projection": projection_stats, "operation": operation_stats}
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _run_vertices(
+    train: bool,
+    projected: Float[Array, "5 n h w c"],
+    params: Tree,
+    batch_stats: Tree,
+    edges: Bool[Array, "5 5"],
+    operation: Int[Array, " 5"],
+    masks: Bool[Array, "5 c"],
+) -> tuple[Float[Array, "5 n h w c"], Tree]:
+    """Runs the inner vertices in order; returns their outputs and updated batch statistics.
+
+    The gradient of an output is the sum of the gradients of the vertices that read it. JAX's gradient would add the
+    contribution of each vertex to an array of all outputs.
+    """
+    return _run_vertices_forward(train, projected, params, batch_stats, edges, operation, masks)[0]
+
+
+def _run_vertices_forward(
+    train: bool, projected: Array, params: Tree, batch_stats: Tree, edges: Array, operation: Array, masks: Array
+) -> tuple[tuple[Array, Tree], tuple]:
+    operations = _operations(projected, train)
+
+    def vertex(nodes: Array, own: tuple) -> tuple[Array, tuple[Array, Tree]]:
+        v, sources, case, mask, weights, stats, x = own
+        x = _kept(mask, _sum_of_some(sources, nodes, x))
+        y, new = switch(operations, case, (x, weights), stats)
+        return lax.dynamic_update_index_in_dim(nodes, _kept(mask, y), v, 0), (x, _updated(mask, new, stats))
+
+    own = (PLACES, edges.T, operation, masks, params, batch_stats, projected)
+    nodes, (reads, new_stats) = lax.scan(vertex, jnp.zeros_like(projected), own)
+    return (nodes, new_stats), (reads, params, batch_stats, edges, operation, masks)
+
+
+def _run_vertices_backward(train: bool, saved: tuple, cotangents: tuple[Array, Tree]) -> tuple:
+    reads, params, batch_stats, edges, operation, masks = saved
+    dnodes, _ = cotangents  # running statistics have no gradient
+    operations = _operations(reads, train)
+
+    def vertex(dreads: Array, own: tuple) -> tuple[Array, Tree]:
+        v, targets, case, mask, weights, stats, x, dy = own
+        dy = _kept(mask, _sum_of_some(targets, dreads, dy))
+        _, pullback = jax.vjp(lambda *operands: switch(operations, case, operands, stats)[0], x, weights)
+        dx, dweights = pullback(dy)
+        return lax.dynamic_update_index_in_dim(dreads, _kept(mask, dx), v, 0), dweights
+
+    own = (PLACES, edges, operation, masks, params, batch_stats, reads, dnodes)
+    dreads, dparams = lax.scan(vertex, jnp.zeros_like(dnodes), own, reverse=True)
+    return dreads, dparams, jax.tree.map(jnp.zeros_like, batch_stats), None, None, None
+
+
+_run_vertices.defvjp(_run_vertices_forward, _run_vertices_backward)
+
+
+def _sum_of_some(taken: Bool[Array, " 5"], nodes: Float[Array, "5 n h w c"], start: Images) -> Images:
+    return sum((jnp.where(taken[u], nodes[u], 0) for u in range(INNER)), start)
 
 
 def _run_branchless_cell(
@@ -198,6 +244,17 @@ def _concatenated(nodes: Sequence[Images], ends: Bool[Array, " 5"]) -> Images:
         parts = [x[..., : share + (r < rest)] for r, x in enumerate(ranked[:k])]
         y = jnp.where(number == k, jnp.concatenate(parts, axis=-1), y)
     return y
+
+
+def _widths(x: Float[Array, "*images c"]) -> Sequence[int]:
+    """Returns the numbers of channels that operations may compute."""
+    return [-(-x.shape[-1] // share) for share in SHARES]
+
+
+def _operations(x: Float[Array, "*images c"], train: bool) -> tuple[Branch, ...]:
+    """Returns no operation, convolutions of each number of channels, 1x1 and 3x3, and the pooling."""
+    convolutions = (partial(_of_some_channels, width, size, train) for width in _widths(x) for size in (1, 3))
+    return (_absent, *convolutions, _pool)
 
 
 def _absent(operands: tuple[Images, Tree], stats: Tree) -> tuple[Images, Tree]:
