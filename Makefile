@@ -49,6 +49,7 @@ notebooks: $(VENV)/.installed-test
 	  $(abspath $(BIN))/jupyter-execute --inplace $$notebook || exit 1; done
 
 pictures: $(VENV)/.installed-peers
+	@$(BIN)/lanas compare nasbench201-cifar10 --searchers lanas,tpe,evolution,random
 	@$(BIN)/lanas compare nasbench201-imagenet16 --searchers lanas,tpe,evolution,random
 	@$(BIN)/lanas search digits --out $(RUN)
 	@$(BIN)/python -m lanas_jax.experiments.pictures $(RUN)

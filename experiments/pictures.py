@@ -1,10 +1,11 @@
 """Pictures of the documentation, each for light and for dark pages, from the results of other commands.
 
+    lanas compare nasbench201-cifar10 --searchers lanas,tpe,evolution,random
     lanas compare nasbench201-imagenet16 --searchers lanas,tpe,evolution,random
     lanas search digits --out runs/pictures
     python -m lanas_jax.experiments.pictures runs/pictures
 
-``make pictures`` runs all three, with Optuna (extra ``peers``), and writes to docs/images:
+``make pictures`` runs all four, with Optuna (extra ``peers``), and writes to docs/images:
 
 - ``regret-light.svg`` and ``regret-dark.svg``: mean regret of each searcher against the number of samples, with 95 %
   bootstrap intervals over the searches; one plot per table of ``--tables``
@@ -57,7 +58,7 @@ class Config:
     """
 
     run: Annotated[Path, tyro.conf.Positional]
-    tables: tuple[str, ...] = ("nasbench201-imagenet16",)
+    tables: tuple[str, ...] = ("nasbench201-cifar10", "nasbench201-imagenet16")
     comparisons: Path = Path("comparisons")
     samples: int = 300
     out: Path = Path("docs/images")

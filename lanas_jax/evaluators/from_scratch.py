@@ -64,8 +64,8 @@ class FromScratch:
         at the first batch on the devices (`lanas_jax.candidates.cost_model`).
       candidates: number of candidates in the whole search, used by ``auto``; default: the size of the first batch.
       measure: quantity on the search-validation split that is the value: ``accuracy``, in [0, 1], or ``loss``, the
-        negative mean cross entropy in nats. The loss differs between networks that classify the same images correctly,
-        so few validation images tell more networks apart.
+        negative mean cross entropy in nats, with the accuracy as an outcome ``validation_accuracy``. The loss differs
+        between networks that classify the same images correctly, so few validation images tell more networks apart.
       repeats: number of trainings per candidate, whose mean is the value. With several, training ``i`` has the key
         ``fold_in(key, i)`` of the trial's key; a single one has the trial's key.
       halving: early stopping of the worse candidates of a batch, which makes outcomes depend on the batch; None: all
@@ -106,6 +106,11 @@ class FromScratch:
         self.network.space.check_images(self.data.image_shape, self.data.classes)
         if self.strategy == "specialised":
             _ = self.strategies.specialised  # rejects a network without this strategy before any training
+
+    @property
+    def outcomes(self) -> tuple[str, ...]:
+        """Names of the reported outcomes besides the value: the accuracy if it is not the value."""
+        return () if self.measure == "accuracy" else ("validation_accuracy",)
 
     @property
     def value_name(self) -> str:
@@ -211,6 +216,7 @@ class FromScratch:
         )
         reasons = failure_reasons(results)
         values = results.accuracy if self.measure == "accuracy" else -results.loss
+        mean = functools.partial(np.mean, dtype=np.float64)
         outcomes = []
         for i in range(n):
             mine = slice(i, None, n)
@@ -220,11 +226,12 @@ class FromScratch:
                 reason += f" (training {failed[0][0] + 1} of {self.repeats})"
             outcomes.append(
                 Outcome(
-                    value=None if reason else float(np.mean(values[mine], dtype=np.float64)),
+                    value=None if reason else float(mean(values[mine])),
                     reason=reason,
                     compile_seconds=float(results.compile_seconds[mine].sum()),
                     train_seconds=results.seconds / n,
                     steps=int(results.steps[mine].sum()),
+                    outcomes={} if reason else {name: float(mean(results.accuracy[mine])) for name in self.outcomes},
                 )
             )
         return outcomes

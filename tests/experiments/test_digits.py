@@ -11,8 +11,7 @@ from lanas_jax.storage.trials import Status
 from tests.experiments.chosen import chosen, offered
 
 FINAL = digits.Final(dataclasses.replace(digits.RECIPE, epochs=2), channels=2, cells=1)
-SMALL = digits.Config(budget=4, batch=4, searcher="random", blocks=1, channels=2, cells=1, epochs=1, winner=FINAL)
-TINY = dataclasses.replace(SMALL, objectives="loss", repeats=3)
+TINY = digits.Config(budget=4, batch=4, searcher="random", blocks=1, channels=2, cells=1, epochs=1, winner=FINAL)
 
 
 def test_a_tiny_search_runs_to_its_end(tmp_path):
@@ -23,6 +22,7 @@ def test_a_tiny_search_runs_to_its_end(tmp_path):
     cost = experiment.space.cost(np.array([trial.code for trial in result.trials]))
     assert [trial.multiply_adds for trial in result.trials] == cost.multiply_adds.tolist()
     assert all(-4 < trial.value < -1 for trial in result.trials)  # negative losses; of equal probabilities -2.3
+    assert all(0 < trial.outcomes["validation_accuracy"] < 1 for trial in result.trials)
     # A search that was extended by a batch has the same trials and values.
     study.run(dataclasses.replace(experiment, budget=2), tmp_path / "resumed")
     resumed = study.run(experiment, tmp_path / "resumed", extend=True)
