@@ -17,6 +17,7 @@ from lanas_jax.commands.base import RefusedError, parse_early, parse_settings, u
 from lanas_jax.planning import topology as topologies
 from lanas_jax.planning.topology import MissingLibtpuError
 from lanas_jax.runtime.console import print_table, terminal
+from lanas_jax.storage.plain import shown
 from lanas_jax.study import discovery
 from lanas_jax.study.discovery import ExperimentError
 
@@ -98,7 +99,7 @@ def stages_of(module: ModuleType, config: Any) -> "tuple[Stage, ...]":
     found = tuple(found) if isinstance(found, Iterable) else (found,)
     if not found or not all(isinstance(stage, Stage) for stage in found):
         raise ExperimentError(
-            f"{discovery.file_of(module)}: stages(config) returned {found!r}; expected one or more stages"
+            f"{discovery.file_of(module)}: stages(config) returned {shown(found)}; expected one or more stages"
         )
     return found
 

@@ -14,6 +14,7 @@ from typing import Any
 from lanas_jax.evaluators.base import Evaluator
 from lanas_jax.evaluators.few_shot import FewShot
 from lanas_jax.evaluators.one_shot import OneShot
+from lanas_jax.storage.plain import shown
 from lanas_jax.study import discovery
 from lanas_jax.study.discovery import ExperimentError
 
@@ -84,5 +85,5 @@ def ranking_of(module: ModuleType, config: Any, settings: Any, directory: Path) 
     """
     found = discovery.call_experiment(module, "rank(...)", config, settings, directory)
     if not isinstance(found, Ranking):
-        raise ExperimentError(f"{discovery.file_of(module)}: rank(...) returned {found!r}; expected a Ranking")
+        raise ExperimentError(f"{discovery.file_of(module)}: rank(...) returned {shown(found)}; expected a Ranking")
     return found

@@ -56,7 +56,7 @@ def decode_value(kind: Any, value: Any) -> Any:
     origin, arguments = typing.get_origin(kind), typing.get_args(kind)
     if origin is typing.Annotated:
         return decode_value(arguments[0], value)
-    if origin is typing.Literal or kind in (Any, None, types.NoneType):
+    if origin is typing.Literal or kind in (Any, object, None, types.NoneType):
         return value
     if origin in (typing.Union, types.UnionType):
         return _first_that_fits(arguments, value)
@@ -95,7 +95,7 @@ def check_config(config: Any) -> None:
       ConfigError: a field cannot be restored; the message names it.
     """
     hints = typing.get_type_hints(type(config))
-    for field in dataclasses.fields(config):
+    for field in (field for field in dataclasses.fields(config) if field.init):  # the class computes the others
         value = getattr(config, field.name)
         try:
             same = decode_value(hints[field.name], encode_value(value)) == value

@@ -57,7 +57,7 @@ class WinnerTraining:
         except STOPS as error:
             raise ExperimentError(f"final(...) {what_it_did(error)}") from error
         if not isinstance(found, FinalTraining | LanguageTraining):
-            raise ExperimentError(f"final(...) returned {found!r}; expected a FinalTraining")
+            raise ExperimentError(f"final(...) returned {shown(found)}; expected a FinalTraining")
         return found
 
 

@@ -29,6 +29,7 @@ from lanas_jax.runtime.paths import local_path
 from lanas_jax.spaces.definition import choices_of, definition_difference
 from lanas_jax.storage import config_json, software
 from lanas_jax.storage.folder import FolderKind, RunError
+from lanas_jax.storage.plain import shown
 from lanas_jax.storage.trial_file import TrialStoreError
 from lanas_jax.storage.trials import TrialStore
 from lanas_jax.study import discovery
@@ -254,7 +255,7 @@ def build_experiment(module: Any, config: Any) -> "Experiment":
     experiment = discovery.call_experiment(module, "build(config)", config)
     if not isinstance(experiment, Experiment):
         raise discovery.ExperimentError(
-            f"{discovery.file_of(module)}: build(config) returned {experiment!r}; expected an Experiment"
+            f"{discovery.file_of(module)}: build(config) returned {shown(experiment)}; expected an Experiment"
         )
     return experiment
 

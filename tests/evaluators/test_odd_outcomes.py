@@ -366,6 +366,20 @@ def test_async_functions_are_refused_at_their_first_call(evaluator, message, tmp
         run(search, tmp_path / "run", workers=LocalWorkers(search))
 
 
+def test_a_build_that_yields_is_refused_in_one_line():
+    class Module:
+        __loader__, __file__ = None, "mine.py"
+
+        def build(self, config):
+            yield experiment(Async())
+
+    with pytest.raises(discovery.ExperimentError) as raised:
+        run_folder.build_experiment(Module(), None)
+    assert str(raised.value).startswith("mine.py: build(config) returned [Experiment(name='odd', ")
+    assert str(raised.value).endswith("... of type list; expected an Experiment")
+    assert len(str(raised.value)) < 200
+
+
 def test_an_async_build_is_refused(tmp_path):
     class Module:
         __loader__, __file__ = None, "mine.py"

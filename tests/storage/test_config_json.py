@@ -60,3 +60,23 @@ def test_config_that_does_not_survive_is_refused():
         config_json.decode_value(Settings, {"seed": "1"})
     with pytest.raises(config_json.ConfigError, match=r"^'BLUE' is no member of Colour; choose from RED"):
         config_json.read_config(Settings, {"colour": "BLUE"})
+
+
+@dataclasses.dataclass(frozen=True)
+class Computed:
+    """Settings with a field that the class computes, and one of any type."""
+
+    budget: int = 4
+    anything: object = "x"
+    batches: object = dataclasses.field(init=False)
+
+    def __post_init__(self):
+        object.__setattr__(self, "batches", range(self.budget))
+
+
+def test_fields_that_the_class_computes_are_not_recorded():
+    config = Computed(budget=3, anything=[1, None])
+    config_json.check_config(config)
+    recorded = config_json.encode_value(config)
+    assert recorded == {"budget": 3, "anything": [1, None]}
+    assert config_json.read_config(Computed, recorded) == config
