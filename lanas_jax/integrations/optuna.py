@@ -52,6 +52,7 @@ from lanas_jax.runtime.numbers import whole_number
 from lanas_jax.searchers.lanas import LaNAS, LaNASState
 from lanas_jax.searchers.sampling import LISTED
 from lanas_jax.spaces.base import SearchSpace
+from lanas_jax.spaces.choices import MOST_OPTIONS
 
 STEPS = 33  # default number of values of a continuous parameter
 PROPOSED = "lanas:params"  # system attribute of a trial: its parameters, before the objective has suggested them
@@ -82,9 +83,9 @@ class LaNASSampler(BaseSampler):
       warn_independent_sampling: True to log a warning when a parameter is outside the search space for the first time.
 
     Raises:
-      ValueError: `steps` is below 2, `n_startup_trials` is negative, `seed` is not a whole number, `allowed` has no
-        `search_space`, `group` is combined with `search_space`, or `search_space` has something other than
-        distributions.
+      ValueError: `steps` is below 2 or above 4,096, `n_startup_trials` is negative, `seed` is not a whole number,
+        `allowed` has no `search_space`, `group` is combined with `search_space`, or `search_space` has something other
+        than distributions.
     """
 
     def __init__(
@@ -100,7 +101,7 @@ class LaNASSampler(BaseSampler):
         independent_sampler: BaseSampler | None = None,
         warn_independent_sampling: bool = True,
     ):
-        self._steps = whole_number("steps", steps, 2)
+        self._steps = whole_number("steps", steps, 2, MOST_OPTIONS)
         self._seed = _random_seed() if seed is None else whole_number("seed", seed, 0) % 2**31
         self._startup = whole_number("n_startup_trials", n_startup_trials, 0)
         if allowed is not None and search_space is None:
@@ -241,7 +242,7 @@ class LaNASSampler(BaseSampler):
             if (code := search.propose(trial.number, running)) is not None:
                 return search.grid.params(code)
             steps = 2 * steps - 1  # the finer grid includes the points of this one
-            if search.space.size > LISTED or Grid.of(group, steps) == search.grid:
+            if search.space.size > LISTED or steps > MOST_OPTIONS or Grid.of(group, steps) == search.grid:
                 return search.grid.params(search.repeat(trial.number))
 
     def _search(self, group: dict[str, BaseDistribution], steps: int) -> "Search":

@@ -101,7 +101,8 @@ class Choice:
             return tuple(range(len(self.options)))
         numbers = [_number(option) for option in self.options]
         ascending = sorted(numbers)
-        return tuple(ascending.index(number) for number in numbers)
+        level = {number: i for i, number in enumerate(ascending)}
+        return tuple(level[number] for number in numbers)
 
     @property
     def texts(self) -> tuple[str, ...]:

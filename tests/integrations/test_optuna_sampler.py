@@ -275,6 +275,7 @@ def test_a_grid_that_is_used_up_gets_finer_and_categories_repeat():
     ("settings", "message"),
     [
         ({"steps": 1}, "steps must be at least 2; got 1"),
+        ({"steps": 10**6}, "steps must be at most 4,096; got 1000000"),
         ({"seed": -1}, "seed must be at least 0; got -1"),
         ({"n_startup_trials": -2}, "n_startup_trials must be at least 0; got -2"),
         ({"allowed": bool}, "allowed needs search_space: without it, the parameters are unknown before a trial"),
