@@ -336,9 +336,10 @@ def _default_settings(wanted: Target, arguments: Sequence[str]) -> Callable[[], 
 
 
 def _value_of(option: str, arguments: Sequence[str]) -> str | None:
-    """Returns the value of an option that decides the defaults of others, before they are parsed."""
+    """Returns the last value of an option that decides the defaults of others, before they are parsed."""
+    found = None
     for word, following in zip(arguments, [*arguments[1:], None], strict=True):
         name, equals, value = word.partition("=")
         if name == option:
-            return value if equals else following
-    return None
+            found = value if equals else following
+    return found

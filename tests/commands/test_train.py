@@ -110,7 +110,7 @@ def test_a_trial_that_is_picked_is_trained_in_a_folder_of_its_own(trained, capsy
     capsys.readouterr()
     assert main(["train", str(run), "--pick", f"trial {other.id}"]) == 0  # with the settings of that training
     assert "1 epochs, in" in capsys.readouterr().out
-    assert "trial 999 does not exist" in refused(capsys, "train", run, "--pick", "trial 999")
+    assert "trial 999 does not exist" in refused(capsys, "train", run, "--pick", "knee", "--pick", "trial 999")
     assert "give --code or --pick, not both" in refused(capsys, "train", run, "--pick", "knee", "--code", "2,1")
     assert "--pick needs the folder of a search" in refused(capsys, "train", run / "final", "--pick", "knee")
     assert "has one objective, so its front is its best trial" in refused(capsys, "front", run)
