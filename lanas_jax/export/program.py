@@ -23,6 +23,7 @@ from jaxtyping import Array, Float
 from lanas_jax.export.load import ARCHITECTURE, Exported, MissingPackageError
 from lanas_jax.export.write import refuse_used
 from lanas_jax.runtime.arithmetic import in_32_bits
+from lanas_jax.runtime.errors import explain_error, in_brackets
 from lanas_jax.runtime.paths import local_path
 from lanas_jax.storage.folder import RunError
 from lanas_jax.storage.saving import not_read_back
@@ -30,6 +31,7 @@ from lanas_jax.trainer.step import compute_logits
 
 FILES = {"stablehlo": "network.stablehlo", "onnx": "network.onnx"}
 PLATFORMS = ("cpu", "cuda", "rocm", "tpu")
+MESSAGE = 300  # maximum number of characters of another package's error
 SAMPLE = 3  # number of images on which a converted program is compared with the network
 TOLERANCE = 1e-3  # maximum difference of the logits of a converted program, relative to the largest logit
 
@@ -81,7 +83,8 @@ def write_program(network: Exported, directory: Path, kind: Literal["stablehlo",
       The absolute path of the written folder.
 
     Raises:
-      RunError: `directory` is not empty; or jax2onnx cannot convert the network, or converts it to another one.
+      RunError: `directory` is not empty; the network needs to know the number of images; or jax2onnx cannot convert it,
+        or converts it to another one.
       MissingPackageError: a package that the format needs is not installed.
       CheckpointError: the program differs when it is read back.
     """
@@ -107,12 +110,17 @@ def stablehlo_program(network: Exported) -> bytes:
 
     Raises:
       MissingPackageError: flatbuffers is not installed.
+      RunError: the network needs to know the number of images.
     """
     try:
         import flatbuffers  # noqa: F401 - jax.export imports it
     except ImportError as error:
         raise MissingPackageError("flatbuffers is not installed: pip install 'lanas-jax[export]'") from error
-    return bytes(export.export(jax.jit(_logits_of(network)), platforms=PLATFORMS)(_images(network)).serialize())
+    try:
+        program = export.export(jax.jit(_logits_of(network)), platforms=PLATFORMS)(_images(network))
+    except Exception as error:  # of the network's own code, for a size that is not a number
+        raise RunError(f"the network is no program of any number of images: {_one_line(error)}") from error
+    return bytes(program.serialize())
 
 
 @in_32_bits
@@ -124,7 +132,7 @@ def onnx_program(network: Exported) -> bytes:
 
     Raises:
       MissingPackageError: jax2onnx is not installed.
-      RunError: jax2onnx cannot convert the network, or converts it to another one.
+      RunError: jax2onnx cannot convert the network, or converts it to another one, or to one that cannot run.
     """
     try:
         import jax2onnx
@@ -137,14 +145,19 @@ def onnx_program(network: Exported) -> bytes:
         images = _images(network)
         function = without_platforms(_logits_of(network), images.shape[1:], images.dtype)
         model = jax2onnx.to_onnx(function, [images], input_names=["images"], output_names=["logits"])
-    except NotImplementedError as error:
-        raise RunError(f"jax2onnx cannot convert this network: {error}") from error
+    except Exception as error:  # an operation that it does not know, or of the network's own code as above
+        raise RunError(f"jax2onnx cannot convert this network: {_one_line(error)}") from error
     program = model.SerializeToString()
     shape = (SAMPLE, *network.architecture["image_shape"])
     random = np.random.default_rng(0)
     sample = random.integers(0, 256, shape) if network.dtype == np.uint8 else random.normal(size=shape)
     sample = sample.astype(network.dtype)
-    (found,) = onnxruntime.InferenceSession(program).run(["logits"], {"images": sample})
+    try:
+        (found,) = onnxruntime.InferenceSession(program).run(["logits"], {"images": sample})
+    except Exception as error:  # onnxruntime has a class for each of its codes
+        raise RunError(
+            f"onnxruntime cannot run the converted network: {_one_line(error)}; use --format stablehlo"
+        ) from error
     expected = np.asarray(network(sample))
     difference = float(np.abs(found - expected).max() / np.abs(expected).max())
     if not difference <= TOLERANCE:
@@ -152,6 +165,10 @@ def onnx_program(network: Exported) -> bytes:
             f"the logits of the converted network differ by {difference:.1g} of the largest; use --format stablehlo"
         )
     return bytes(program)
+
+
+def _one_line(error: Exception) -> str:
+    return f"{' '.join(explain_error(error).split())[:MESSAGE]}{in_brackets(error)}"
 
 
 def _logits_of(network: Exported) -> Callable[[Array], Float[Array, "n classes"]]:

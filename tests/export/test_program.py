@@ -3,10 +3,14 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 from jax import export
 
-from lanas_jax.export.program import without_platforms
+from lanas_jax.export.load import Exported
+from lanas_jax.export.program import stablehlo_program, without_platforms
 from lanas_jax.models import layers
+from lanas_jax.storage.folder import RunError
+from lanas_jax.trainer.task import Weights
 
 
 def test_a_program_for_converters_has_one_form_and_no_calls():
@@ -23,3 +27,25 @@ def test_a_program_for_converters_has_one_form_and_no_calls():
     names = {equation.primitive.name for equation in jax.make_jaxpr(replaced)(x).eqns}
     assert not names & {"platform_index", "cond", "jit", "custom_jvp_call", "custom_vjp_call", "pad"}
     assert not any(name.startswith("reduce_window") for name in names)
+
+
+class Counts:
+    """A network that computes with the number of its images."""
+
+    space, code, auxiliary = None, None, False
+
+    def init(self, key):
+        """Has no weights."""
+        return {}, {}
+
+    def apply(self, params, batch_stats, images, *, train, key, drop_path):
+        """Logits that need the number as a Python integer."""
+        return images.reshape(len(images), -1)[:, :2] * np.ones(range(len(images))[-1]).sum(), None, batch_stats
+
+
+@pytest.mark.usefixtures("unchecked")
+def test_a_network_that_needs_the_number_of_images_is_refused_in_one_sentence():
+    network = Exported({"image_shape": [2, 2, 1]}, Counts(), Weights({}, {}), None)
+    assert network(np.ones((3, 2, 2, 1), np.float32)).shape == (3, 2)
+    with pytest.raises(RunError, match=r"^the network is no program of any number of images: .* line \d+\)$"):
+        stablehlo_program(network)
