@@ -14,9 +14,9 @@ class Config(digits.Config):
     """Settings of the search."""
 
     budget: int = 24
-    blocks: int = 2
-    channels: int = 4
-    cells: int = 2
+    blocks: int = 1
+    channels: int = 2
+    cells: int = 1
     epochs: int = 1
 
 

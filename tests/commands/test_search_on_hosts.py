@@ -93,8 +93,16 @@ def test_a_search_goes_on_to_the_same_trials_after_a_process_was_lost(two, tmp_p
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("strategy", ["shared", "branchless", "specialised", "auto"])
-@pytest.mark.parametrize("halving", ["--halving", "--no-halving"])
+@pytest.mark.parametrize(
+    ("strategy", "halving"),
+    [
+        ("shared", "--halving"),
+        ("branchless", "--no-halving"),
+        ("specialised", "--halving"),
+        ("specialised", "--no-halving"),
+        ("auto", "--no-halving"),
+    ],
+)
 def test_each_strategy_finds_the_trials_of_one_process(tmp_path, strategy, halving):
     """With specialised programs each process trains the candidates of its own devices, and tells the other."""
     words = (SMALL, "--strategy", strategy, halving)

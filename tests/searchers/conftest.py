@@ -106,6 +106,14 @@ def searcher(request):
     return build(*request.param)
 
 
+@pytest.fixture(
+    params=[*((kind, "pool") for kind in SEARCHERS), ("ActionMCTS", "lattice"), ("LaNAS", "lattice")], ids="-".join
+)
+def jitted_searcher(request):
+    """Each kind on the pool; on the lattice, one that draws by roll-outs and one that draws by walks."""
+    return build(*request.param)
+
+
 @pytest.fixture(params=SEARCHERS)
 def make(request):
     """A kind of searcher: called with a space, and codes to draw from."""

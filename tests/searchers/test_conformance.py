@@ -13,7 +13,7 @@ import pytest
 
 import lanas_jax as lx
 from lanas_jax.searchers.sampling import Pool
-from tests.searchers.canonical import BATCH, LATTICE_SPACE, POOL, POOL_SPACE, run, told
+from tests.searchers.canonical import BATCH, POOL, POOL_SPACE, run, told
 
 
 def value(codes):
@@ -185,9 +185,8 @@ def test_ask_and_tell_can_be_traced_into_one_program(traced_searcher):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("where", [(POOL_SPACE, POOL), (LATTICE_SPACE, None)], ids=["pool", "lattice"])
-def test_a_jitted_search_is_that_of_ask_and_tell(make, where):
-    searcher = make(*where)
+def test_a_jitted_search_is_that_of_ask_and_tell(jitted_searcher):
+    searcher = jitted_searcher
 
     @jax.jit
     def program(key):

@@ -104,15 +104,14 @@ def test_ctrl_c_keeps_finished_trials_and_says_how_to_resume(tmp_path, number, c
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("searcher", ["random", "lanas"])
-def test_killed_at_random_moments(tmp_path, searcher):
+def test_killed_at_random_moments(tmp_path):
     """Seeded moments, from before the first trial to within the winner training."""
-    settings = ("--searcher", searcher, "--budget", "60", "--pause", "0.02", "--winner-epochs", "200")
+    settings = ("--searcher", "lanas", "--budget", "60", "--pause", "0.02", "--winner-epochs", "200")
     whole, _ = uninterrupted(tmp_path, *settings)
-    run, moments = tmp_path / "run", random.Random(searcher)
+    run, moments = tmp_path / "run", random.Random("lanas")
     command = ("search", EXPERIMENT, "--out", run, *settings)
     kills = 0
-    for kept in (0, 4, 12, 20, 28, 36, 44, 52, 60):
+    for kept in (0, 8, 20, 36, 52, 60):
         process = start(*command)
         wait_for(run, kept, process)
         time.sleep(moments.uniform(0, 0.3))
@@ -120,6 +119,6 @@ def test_killed_at_random_moments(tmp_path, searcher):
         kills += finish(process)[0] == -signal.SIGKILL
         if (run / "config.json").exists():
             command = ("resume", run)
-    assert kills >= 8
+    assert kills >= 5
     assert finish(start(*command))[0] == 0
     assert trials(run) == whole
