@@ -7,8 +7,8 @@
 
 ``make pictures`` runs all four, with Optuna (extra ``peers``), and writes to docs/images:
 
-- ``regret-light.svg`` and ``regret-dark.svg``: mean regret of each searcher against the number of samples, with 95 %
-  bootstrap intervals over the searches; one plot per table of ``--tables``
+- ``regret-TABLE-light.svg`` and ``regret-TABLE-dark.svg``, for each table of ``--tables``: mean regret of each searcher
+  against the number of samples, with 95 % bootstrap intervals over the searches
 - ``report-light.svg`` and ``report-dark.svg``: the drawings of a run's report, the winning cells above the learned tree
 """
 
@@ -93,11 +93,11 @@ def colours(scheme: str) -> dict[str, str]:
     return dict(re.findall(r"(--\w+): (#\w+)", light if scheme == "light" else dark))
 
 
-def regret_picture(panels: Sequence[Panel], scheme: str) -> str:
+def regret_picture(panel: Panel, scheme: str) -> str:
     """Plots the mean regret of each searcher against the number of samples, with bootstrap intervals.
 
     Args:
-      panels: results to plot side by side.
+      panel: results to plot.
       scheme: ``"light"`` or ``"dark"``.
 
     Returns:
@@ -106,19 +106,18 @@ def regret_picture(panels: Sequence[Panel], scheme: str) -> str:
     palette = colours(scheme)
     with matplotlib.rc_context(plots.STYLE | {"svg.hashsalt": "regret"}):
         figure = Figure(figsize=(9.2, 3.3), layout="constrained")
-        row = figure.subplots(1, len(panels), squeeze=False, sharey=True)[0]
-        for axes, panel in zip(row, panels, strict=True):
-            for name, intervals in panel.regrets.items():
-                color = palette[LINES[name]]
-                samples = np.arange(1, len(intervals) + 1)
-                axes.fill_between(samples, intervals[:, 1], intervals[:, 2], color=color, alpha=0.2, linewidth=0)
-                width = 2.6 if name == "lanas" else 1.6
-                axes.plot(samples, intervals[:, 0], color=color, linewidth=width, label=LABELS[name])
-            axes.set(xlabel="trained networks", yscale="log", xlim=(1, len(samples)), ylim=(0.005, 10.0))
-            axes.set_title(panel.title, loc="left", fontsize=10)
-            axes.yaxis.set_major_formatter(lambda number, _: f"{number:g}")
-        row[0].set_ylabel("mean regret, points of accuracy")
-        figure.legend(*row[0].get_legend_handles_labels(), loc="outside upper left", ncols=len(LINES), fontsize=10)
+        axes = figure.subplots()
+        for name, intervals in panel.regrets.items():
+            color = palette[LINES[name]]
+            samples = np.arange(1, len(intervals) + 1)
+            axes.fill_between(samples, intervals[:, 1], intervals[:, 2], color=color, alpha=0.2, linewidth=0)
+            width = 2.6 if name == "lanas" else 1.6
+            axes.plot(samples, intervals[:, 0], color=color, linewidth=width, label=LABELS[name])
+        axes.set(xlabel="trained networks", yscale="log", xlim=(1, len(samples)), ylim=(0.005, 10.0))
+        axes.set_title(panel.title, loc="left", fontsize=10)
+        axes.yaxis.set_major_formatter(lambda number, _: f"{number:g}")
+        axes.set_ylabel("mean regret, points of accuracy")
+        figure.legend(*axes.get_legend_handles_labels(), loc="outside upper left", ncols=len(LINES), fontsize=10)
         return page_svg(figure, scheme)
 
 
@@ -175,10 +174,11 @@ def arranged(rows: list[list[tuple[str, Element]]], scheme: str) -> str:
 
 def main(config: Config) -> None:
     """Writes all pictures."""
-    panels = [panel_of(name, config.comparisons / name, config.samples) for name in config.tables]
+    panels = {name: panel_of(name, config.comparisons / name, config.samples) for name in config.tables}
     config.out.mkdir(parents=True, exist_ok=True)
     for scheme in SCHEMES:
-        for name, text in (("regret", regret_picture(panels, scheme)), ("report", report_picture(config.run, scheme))):
+        regrets = {f"regret-{name}": regret_picture(panel, scheme) for name, panel in panels.items()}
+        for name, text in (regrets | {"report": report_picture(config.run, scheme)}).items():
             path = config.out / f"{name}-{scheme}.svg"
             path.write_text(f"{text.rstrip()}\n", encoding="utf-8")
             print(path)

@@ -17,7 +17,7 @@ from tests.experiments.schemes import checked
 def test_regrets_are_drawn():
     intervals = np.array([[2.0, 1.5, 2.5], [0.5, 0.4, 0.7]])
     panel = pictures.Panel("a table, 5 searches", {"lanas": intervals, "random": 2 * intervals})
-    picture = checked(lambda scheme: pictures.regret_picture([panel], scheme))
+    picture = checked(lambda scheme: pictures.regret_picture(panel, scheme))
     for text in ("LaNAS", "random search", "trained networks", "a table, 5 searches"):
         assert text in picture
 
