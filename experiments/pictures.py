@@ -15,7 +15,6 @@
 import dataclasses
 import io
 import re
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, NamedTuple
 from xml.etree import ElementTree
