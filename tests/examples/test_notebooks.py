@@ -14,8 +14,10 @@ SMALLER = {
     "accuracy_and_cost": {"SEEDS, BUDGET = 5, 100": "SEEDS, BUDGET = 2, 30"},
     "benchmark_table": {"SEEDS, BUDGET = 20, 100": "SEEDS, BUDGET = 2, 30"},
     "digits_in_five_minutes": {
-        "--budget 16 --blocks 2 --winner.channels 8 --winner.recipe.epochs 5": "--budget 4 --batch 2 --blocks 1 "
-        "--channels 2 --cells 1 --epochs 1 --repeats 1 --winner.channels 2 --winner.cells 1 --winner.recipe.epochs 1",
+        "--budget 16 --repeats 1 --blocks 2 --cells 2": "--budget 4 --batch 2 --blocks 1 --channels 2 --cells 1 "
+        "--epochs 1 --repeats 1",
+        "--winner.channels 8 --winner.cells 2 --winner.recipe.epochs 10": "--winner.channels 2 --winner.cells 1 "
+        "--winner.recipe.epochs 1",
     },
     "flax_hyperparameters": {"EPOCHS, BATCH = 20, 100": "EPOCHS, BATCH = 1, 100", "budget=16": "budget=4"},
 }
