@@ -157,16 +157,16 @@ def of_code(params, stats, graph):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("branchless", [False, True])
-def test_networks_with_the_code_as_data_train_as_the_one_built_for_it(branchless):
-    """Logits, statistics and gradients, norm over norm, and all that is not used is zero; tests/models/test_branchless
-    compares the cells."""
+def test_networks_with_the_code_as_data_train_as_the_one_built_for_it():
+    """Logits, statistics and gradients, norm over norm, and all that is not used is zero.
+
+    tests/models/test_branchless.py compares them with those without control flow, and the cells of all three forms.
+    """
     net, weights = NASBench101(SPACE), jax.random.normal(jax.random.key(2), (6, 5))
 
     def outputs(params, stats, graph):
         def loss(params):
-            form = net.as_branchless() if branchless else net
-            logits, new_stats = form.apply(params, stats, graph, images(), train=True)
+            logits, new_stats = net.apply(params, stats, graph, images(), train=True)
             return jnp.sum(logits * weights), (logits, new_stats)
 
         return jax.grad(loss, has_aux=True)(params)
