@@ -26,9 +26,10 @@ export                2 s           its weights
 
 (One search-validation image is 0.05 %. An earlier run on 2 busy cores of an AMD EPYC took 21 min.)
 
-These are times of a version whose supernet step was one program. As several programs, a step takes 0.28 s of processor
-time in place of 0.12 s on a busy core (29 November 2026), so the first stage takes longer. 0.12 s of it are page faults
-of temporaries: those of a program are up to 99 MB, and glibc returns all above 32 MB to the system after each call.
+These are times of a version whose supernet step was one program. As several programs, a step takes 0.24 s of processor
+time on one core, of which half are page faults: glibc returns temporaries above 32 MB to the system after each call. On
+Linux, huge pages avoid that: with ``GLIBC_TUNABLES=glibc.malloc.hugetlb=1`` in the environment, a step takes 0.13 s
+(29 November 2026; the one program took 0.12 s).
 
 LaNAS compared with random search under the same limit, ten searches each in one newly trained supernet (26 November
 2026; best value so far in percent, mean and range)::
