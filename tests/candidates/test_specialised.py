@@ -31,6 +31,7 @@ def results(specialised):
     return specialised.train(CODES, KEYS)[0]
 
 
+@pytest.mark.slow
 def test_both_plans_give_the_same_results(shared, results):
     theirs = shared.run(CODES, KEYS)
     np.testing.assert_array_equal(results.steps, theirs.steps)

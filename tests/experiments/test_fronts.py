@@ -22,6 +22,7 @@ def trials(directory):
         return store.trials()
 
 
+@pytest.mark.slow
 def test_both_kinds_have_the_same_number_of_trials_and_are_judged_within_the_limits(tmp_path, capsys):
     compare(tmp_path)
     found = json.loads((tmp_path / "fronts.json").read_text())

@@ -340,6 +340,7 @@ except StudyError as error:
 """
 
 
+@pytest.mark.slow
 def test_a_call_that_outlives_its_search_does_not_abort_the_process(tmp_path):
     """Before Python 3.14, finalization ends its thread, and C++ frames of JAX abort the process (exit code -6)."""
     done = subprocess.run(

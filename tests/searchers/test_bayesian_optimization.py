@@ -95,6 +95,7 @@ def test_the_first_proposal_after_the_design_has_the_greatest_expected_improveme
     assert gain.max() > 2 * np.median(gain)
 
 
+@pytest.mark.slow
 def test_a_pending_trial_is_believed_at_its_prediction(searched):
     """The mean stays, the variance is that of a trial told there, and the same batch asked one by one is the same."""
     searcher, state = searched
@@ -142,9 +143,8 @@ def test_a_long_search_models_the_best_the_pending_and_the_latest_trials():
     assert set(range(850, 1000)) <= set(rows)
 
 
-@pytest.mark.parametrize(
-    "dims", [pytest.param(7, marks=pytest.mark.slow), 20], ids=["pool of more codes than candidates", "lattice"]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("dims", [7, 20], ids=["pool of more codes than candidates", "lattice"])
 def test_learning_beats_random_search(dims):
     """Mean best of 40 over 6 seeds; equal searchers would differ this much with probability below 1e-4."""
     space = product(dims)

@@ -71,6 +71,7 @@ def test_cells_within_a_tight_limit_are_reached_from_the_cheapest(make):
     assert len(np.unique(codes, axis=0)) == 8
 
 
+@pytest.mark.slow
 def test_one_network_within_the_limit_is_found_and_nothing_after_it():
     space = limited(RARE, 0)
     searcher = lx.RandomSearch(space)

@@ -46,6 +46,7 @@ def share(searcher, values, seed):
     return float(volume(jnp.concatenate(found), jnp.ones(32, bool), reference) / largest)
 
 
+@pytest.mark.slow
 def test_it_finds_more_of_the_hypervolume_than_random_search():
     def values(codes):
         return told(lx.NSGA2(POOL_SPACE, TWO), jnp.asarray(additive(codes) / 4))

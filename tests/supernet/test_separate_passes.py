@@ -23,7 +23,9 @@ def training(supernet, **recipe):
     return SupernetTraining(supernet, CODES, dataclasses.replace(OFTEN, **recipe), seed=5, sandwich=Sandwich(*ENDS))
 
 
-@pytest.mark.parametrize("over", ["all", "device", 2])
+@pytest.mark.parametrize(
+    "over", [pytest.param("all", marks=pytest.mark.slow), pytest.param("device", marks=pytest.mark.slow), 2]
+)
 def test_steps_are_those_of_one_program(over):
     """With batch normalisation over four devices, each alone, or two and two; another pool needs no other programs."""
     trainings = [training(net(), normalize_over=over) for net in (LinearSupernet, VariedSupernet)]

@@ -123,6 +123,7 @@ def test_a_file_of_other_settings_is_refused(tmp_path):
         accelerators.run_benchmark(other, Console())
 
 
+@pytest.mark.slow
 def test_tables_have_the_width_that_benchmarks_ask_for():
     assert terminal(width=accelerators.WIDTH).width == accelerators.WIDTH
 

@@ -32,6 +32,7 @@ def test_all_layers_are_measured(table):
     assert (table.batch, table.device) == (2, f"{jax.local_devices()[0].device_kind}, float32")
 
 
+@pytest.mark.slow
 def test_a_latency_is_the_sum_over_the_layers_of_a_network(table):
     space = MobileNetSpace(STAGES, **SETTINGS, latency=table)
     deepest = space.nanoseconds((space.cardinalities - 1)[None])[0]

@@ -113,7 +113,10 @@ def test_codes_can_be_vmapped(init):
 
 @pytest.mark.parametrize(
     ("space", "number"),
-    [(NASBench201Space(), 3), (NASBench201Space(cells=1, image_size=16, classes=120), 6)],
+    [
+        pytest.param(NASBench201Space(), 3, marks=pytest.mark.slow),
+        (NASBench201Space(cells=1, image_size=16, classes=120), 6),
+    ],
     ids=["CIFAR-10", "one cell a stage"],
 )
 def test_parameters_and_multiply_adds_are_those_of_the_space(space, number):

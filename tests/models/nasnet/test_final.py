@@ -104,6 +104,7 @@ def test_the_head_reads_the_second_reduction(weights, step):
     assert not np.any(gradient["head"]["kernel"])
 
 
+@pytest.mark.slow
 def test_a_schedule_of_drop_path_compiles_once(weights, step):
     run, traces = step
     outputs = [run(*weights, jax.random.key(k), jnp.float32(p))[0][0] for k, p in ((1, 0), (2, 0), (1, 0.2), (2, 0.2))]
