@@ -1,6 +1,6 @@
 """One search for a front against single-objective searches under limits, with the same number of trained candidates.
 
-Whoever wants networks of several sizes may search for the most accurate one under each of several limits on
+To get networks of several sizes, one can search for the most accurate network under each of several limits on
 multiply-adds, or search once for the front of accuracy and multiply-adds. Each pair of such searches trains the same
 number of candidates in total::
 
@@ -13,9 +13,9 @@ output folder, readable by `lanas report`, `lanas front`, `lanas resume` and `la
 where the last one was stopped. The experiment must have the settings `objectives`, `max_multiply_adds`, `budget` and
 `seed`. On a table of `lanas tables`, searches look up the accuracies of networks that were all trained before.
 
-Printed are, for each limit, the best value within the limit of the trials of the front search, of the search under that
-limit, and of all searches under limits; and the hypervolume of all trials, as a share of that of every trial of every
-search, or of the table. docs/objectives.md has the results.
+For each limit, the program prints the best value within the limit of the trials of the front search, of the search
+under that limit, and of all searches under limits. It also prints the hypervolume of all trials, as a share of that of
+every trial of every search, or of the table. docs/objectives.md has the results.
 """
 
 import dataclasses
@@ -54,7 +54,7 @@ QUANTILES = (0.1, 0.3, 0.5, 0.7, 0.9)  # of the multiply-adds of random networks
 DRAWN = 4096  # random codes, of which the valid ones are counted
 ONE_TRAINING = {"objectives": "accuracy", "repeats": 1}  # settings of experiments that may value candidates otherwise
 
-Values = Float[np.ndarray, "n 2"]
+Values = Float[np.ndarray, "_ 2"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -84,7 +84,7 @@ def multiply_add_limits(space: SearchSpace) -> tuple[int, ...]:
 
 def quantiles_of(multiply_adds: Int[np.ndarray, " n"]) -> tuple[int, ...]:
     """Returns the limits, ascending: `QUANTILES` of the multiply-adds of networks."""
-    return tuple(int(limit) for limit in np.quantile(multiply_adds, QUANTILES, method="nearest"))
+    return tuple(sorted({int(limit) for limit in np.quantile(multiply_adds, QUANTILES, method="nearest")}))
 
 
 def run_search(

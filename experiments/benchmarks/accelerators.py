@@ -105,8 +105,9 @@ class Config:
       forms: forms of a candidate, a row for each.
       vmapped: numbers of candidates side by side, a row for each; default: 1 if estimated, 1, 4, 8 and 16 if measured.
       blocks: number of blocks per cell of NASNet.
-      channels: channels of the first cell; default: 16, of NAS-Bench-101 128.
-      cells: number of cells; default: 8 of NASNet in all, and in each stage of NAS-Bench-201 5 and of NAS-Bench-101 3.
+      channels: number of channels of the first cell; default: 16, or 128 for NAS-Bench-101.
+      cells: number of cells, of the whole network for NASNet (default: 8), per stage for NAS-Bench-201 (default: 5) and
+        NAS-Bench-101 (default: 3).
       image_size: height and width of the images, in pixels.
       batch_size: number of images per step and candidate.
       dtype: compute dtype; parameters are float32.

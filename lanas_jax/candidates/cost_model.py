@@ -50,7 +50,7 @@ from lanas_jax.runtime.global_arrays import fetch_global, put_global
 ENDLESS = 2**30  # length of a training of which only the first steps are timed
 
 LEAST_COMPILE_SECONDS = 1.0  # lower bound for compiling a candidate's program, for any network
-LEAST_COMPILE_SHARE = 0.1  # and as a share of compiling the program for all codes
+LEAST_COMPILE_SHARE = 0.1  # lower bound as a share of the time to compile the program for all codes
 TIMED_STEPS = 4  # steps per measurement
 LEAST_GAIN = 0.9  # largest ratio of the step times of two widths at which a larger one is measured
 REPORTED_SECONDS = 0.05  # smallest reported compilation time saved by a cache

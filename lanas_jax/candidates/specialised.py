@@ -95,6 +95,7 @@ class Specialised:
     devices: Sequence[jax.Device] | None = None
     threads: int | None = None
     steps_per_dispatch: int = 64
+    repeats: int = 1
     _programs: dict[bytes, PendingPrograms] = dataclasses.field(default_factory=dict, init=False)
 
     @functools.cached_property
@@ -117,7 +118,7 @@ class Specialised:
         network = self.network.for_code(code)
         devices = list(placed.train[0].devices())
         population = Population(network, self.config, devices, 1, steps_per_dispatch=self.steps_per_dispatch)
-        options = compile_options(devices[0].platform, self.total)
+        options = compile_options(devices[0].platform, self.repeats * self.total)
         # Thousands of candidates would evict all other programs.
         return population.compile(placed, share=False, options=options)
 

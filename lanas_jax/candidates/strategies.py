@@ -39,12 +39,14 @@ class Strategies:
       config: training configuration of each candidate.
       data: training and search-validation splits.
       devices: devices to train on; None: all devices of all processes.
+      repeats: number of trainings of each candidate.
     """
 
     network: Network
     config: TrainConfig
     data: SearchData
     devices: Sequence[jax.Device] | None
+    repeats: int = 1
 
     _compiled: dict[tuple[int, bool], CompiledPopulation] = dataclasses.field(
         default_factory=dict, init=False, repr=False
@@ -92,7 +94,7 @@ class Strategies:
                 f"{type(self.network).__name__} has no for_code, which "
                 "strategy='specialised' needs; use strategy='shared'"
             )
-        return Specialised(self.network, self.config, self.data, self.devices)
+        return Specialised(self.network, self.config, self.data, self.devices, repeats=self.repeats)
 
     @property
     def compile_seconds(self) -> float:

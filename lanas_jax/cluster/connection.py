@@ -83,6 +83,7 @@ def _check_reachable(address: str) -> None:
     Raises:
       OSError: nothing answers at the address.
     """
+    address = os.environ.get("RAY_ADDRESS", "") if address == "ray" else address
     host, _, port = address.removeprefix("ray:").removeprefix("//").rpartition(":")
     if host:
         socket.create_connection((host.strip("[]"), int(port)), CONNECT_SECONDS).close()

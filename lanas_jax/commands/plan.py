@@ -233,7 +233,9 @@ def advice(one: "Estimate") -> str:
 def as_json(one: "Estimate", speed: "InputSpeed | None" = None) -> dict[str, Any]:
     """Returns an estimate as a dictionary, with its derived quantities and the measured speed of its input."""
     measured = None if speed is None else {**dataclasses.asdict(speed), "cores": speed.cores}
-    return {**dataclasses.asdict(one), "fits": one.fits, "chip_hours": one.chip_hours, "input": measured}
+    programs = [as_json(program) for program in one.programs]
+    derived = {"fits": one.fits, "chip_hours": one.chip_hours, "programs": programs, "input": measured}
+    return {**dataclasses.asdict(one), **derived}
 
 
 def _estimated(one: "Estimate") -> str:

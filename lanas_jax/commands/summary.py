@@ -31,16 +31,16 @@ def top(trials: Sequence[Trial], n: int = TOP) -> list[Trial]:
 def best_table(trials: Sequence[Trial]) -> Table:
     """Returns a table of the best trials, one row per trial."""
     table = Table(title=f"the best {len(trials)} trials" if len(trials) > 1 else "the best trial", title_justify="left")
-    for name in ("trial", "value", *outcome_names(trials), "multiply-adds", "parameters"):
+    for name in ("trial", "value", "multiply-adds", "parameters", *outcome_names(trials)):
         table.add_column(name, justify="right", no_wrap=True)
     table.add_column("code", overflow="fold")
     for trial in trials:
         table.add_row(
             str(trial.id),
             value(trial),
-            *outcomes(trial),
             grouped_count(trial.multiply_adds),
             grouped_count(trial.parameters),
+            *outcomes(trial),
             code(trial),
         )
     return table

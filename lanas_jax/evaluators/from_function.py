@@ -31,10 +31,10 @@ class FromFunction:
     Args:
       space: search space of the codes.
       objective: function called with the options of a code as keywords. It returns the value to maximize, a number; NaN
-        marks a failure. Or it returns a dictionary with `value` and any of `multiply_adds`, `parameters`, `steps` and
-        `outcomes`, which are recorded.
-      outcomes: names of other numbers that the dictionary may have, such as ``energy``; objectives of a search may be
-        among them.
+        marks a failure. Or it returns a dictionary with `value`, any of `multiply_adds`, `parameters` and `steps`, and
+        the numbers named in `outcomes`, each under its own key.
+      outcomes: names of other numbers that the dictionary has, such as ``energy``; objectives of a search may be among
+        them.
 
     Raises:
       ValueError: the objective is not callable, or cannot be called with the options of every code; or a name of an
@@ -69,7 +69,7 @@ class FromFunction:
 
         Raises:
           NotPreparedError: the function returned a dictionary without a value or with other numbers.
-          Exception: any exception of the function; ValueError if it returned no number.
+          Exception: any exception of the function; ValueError if it returned no number, or lacks one of `outcomes`.
         """
         return [self._outcome(code) for code in codes]
 
@@ -81,6 +81,8 @@ class FromFunction:
         results = self._results(returned) if isinstance(returned, Mapping) else {"value": returned}
         if results["value"] is None:
             raise ValueError("the objective returned None; expected a number")
+        if missing := [name for name in self.outcomes if name not in results and name not in self.space.cost_names]:
+            raise ValueError(f"the objective returned no {missing[0]!r}: return a dictionary with it")
         for name, number in results.items():  # waits for arrays on a device
             plain = plain_count if name in COSTS else plain_float
             results[name] = plain(f"the objective's {name}", number)

@@ -2,9 +2,9 @@
 
 The value is the accuracy or the negative loss on the search-validation split after the last step, of one training or as
 the mean of several; the test split is never read. A failure of a candidate is an outcome: a non-finite loss is reported
-with its step. If a program does not fit into memory, the
-search goes on with half as many candidates per device. If one per device does not fit either, candidates are retried
-one by one, so that only candidates that do not fit alone fail. Ctrl-C is not caught.
+with its step. If a program does not fit into memory, the search continues with half as many trainings per device. If
+one per device does not fit either, candidates are retried one by one, so that only candidates that do not fit alone
+fail. Ctrl-C is not caught.
 
 With several processes, all of them call `evaluate` with the same codes and keys, and get the same outcomes: candidates
 train on the devices of all processes, and what one process measures is broadcast. Candidates that are retried train one
@@ -56,8 +56,8 @@ class FromScratch:
       data: training and search-validation splits.
       config: training configuration of each candidate.
       devices: devices to train on; default: all devices of all processes.
-      per_device: candidates per device in one program, halved until they fit into memory; a batch of ``devices *
-        per_device`` candidates fills it.
+      per_device: trainings per device in one program, halved until they fit into memory; ``devices * per_device /
+        repeats`` candidates fill it.
       strategy: form in which candidates train (`lanas_jax.candidates.strategies`). ``shared``: one program with control
         flow; ``branchless``: one program without control flow, which trains `per_device` candidates vmapped;
         ``specialised``: one program per candidate; ``auto``: the form with the shortest estimated search time, measured
@@ -120,7 +120,7 @@ class FromScratch:
     @functools.cached_property
     def strategies(self) -> Strategies:
         """The available training strategies."""
-        return Strategies(self.network, self.config, self.data, self.devices)
+        return Strategies(self.network, self.config, self.data, self.devices, self.repeats)
 
     @property
     def compiled(self) -> CompiledPopulation:
@@ -194,7 +194,7 @@ class FromScratch:
                 self.measured.per_device = self._count // 2
             else:
                 if self._count < first and not specialised:
-                    self._report(f"{first} candidates per device do not fit into memory; training {self._count}")
+                    self._report(f"{first} trainings per device do not fit into memory; running {self._count}")
                 return found
         at_once = len(codes) if jax.process_count() > 1 else 1
         parts = [slice(i, i + at_once) for i in range(0, len(codes), at_once)]
@@ -202,7 +202,8 @@ class FromScratch:
 
     def _train(self, trainer: CandidateTrainer, codes: np.ndarray, keys: Key[Array, " n"]) -> list[Outcome]:
         """Trains a batch and returns outcomes without costs."""
-        # All first trainings come first, so that programs per candidate are spread evenly over the devices.
+        # All first trainings come first, so that programs of different candidates are placed on different devices; all
+        # trainings of a candidate run on its device.
         n, copies = len(codes), range(self.repeats)
         if self.repeats > 1:
             fold = jax.vmap(jax.random.fold_in, in_axes=(0, None))

@@ -99,7 +99,7 @@ class FromText:
     def __post_init__(self) -> None:
         set_whole_numbers(self, vmapped=1)
         _ = self._lines  # rejects a text that is too short
-        check_symbols(self.models.space, self.text)
+        check_symbols(self.models.space, self.text.train, self.text.validation)
 
     @functools.cached_property
     def compiled(self) -> tuple[LanguagePrograms, float]:

@@ -58,8 +58,8 @@ def search(
 
     Args:
       objective: function called with the options of a code as keywords, without inactive choices. It returns the value
-        to maximize, or a dictionary with `value` and any of `multiply_adds`, `parameters` and `steps`, which the report
-        shows, and of the outcomes that are `objectives`.
+        to maximize, or a dictionary with `value`, any of `multiply_adds`, `parameters` and `steps`, and the other
+        `objectives` under their names without a minus. The report shows them all.
       space: search space.
       budget: total number of trials.
       directory: run folder, new or from an earlier call; default: a new folder under ``runs/``.

@@ -22,6 +22,7 @@ from lanas_jax.planning.costs import Branches, CostAnalysis, ProgramCosts
 from lanas_jax.planning.hlo import parse_module
 from lanas_jax.planning.stage import Stage, TracedProgram
 from lanas_jax.planning.topology import Chip, Topology
+from lanas_jax.runtime.arithmetic import in_32_bits
 
 OUT_OF_MEMORY = "RESOURCE_EXHAUSTED"  # status code in compiler errors
 NEEDED = re.compile(r"\(([0-9.]+)([KMGT])\) exceeds|Used ([0-9.]+)([KMGT]) of")
@@ -154,6 +155,7 @@ def largest(fits: Callable[[int], bool], too_large: int) -> int:
     return low
 
 
+@in_32_bits
 def at_batch(stage: Stage, topology: Topology, batch_size: int) -> Estimate:
     """Compiles a stage at a given batch size and returns its estimate.
 
@@ -178,13 +180,14 @@ def _of_step(stage: Stage, programs: Sequence[Estimate], calls: Sequence[float],
     largest_need = max(programs, key=lambda one: one.needed if one.needed is not None else float("inf"))
     flops, moved = (total([getattr(one, name) for one in programs]) for name in ("flops", "moved"))
     seconds = total([one.step_seconds for one in programs])
-    _, bound = roofline(chip, flops, moved)
+    counted = total([one.counted_flops for one in programs])
+    _, bound = roofline(chip, counted if flops is None else flops, moved)
     return dataclasses.replace(
         largest_need,
         stage=stage.name,
         steps=programs[0].steps,
         flops=flops,
-        counted_flops=total([one.counted_flops for one in programs]),
+        counted_flops=counted,
         moved=moved,
         step_seconds=seconds,
         bound=bound,

@@ -19,8 +19,9 @@ def check_countable(multiply_adds: float, parameters: float) -> None:
     """
     for name, number in (("multiply-adds", multiply_adds), ("parameters", parameters)):
         if number > LARGEST:
+            about = f"some 1e{len(str(int(number))) - 1}"
             raise ValueError(
-                f"the largest network of the space has more {name} ({number:.1e}) than can be counted (2**62): choose "
+                f"the largest network of the space has more {name} ({about}) than can be counted (2**62): choose "
                 f"smaller sizes"
             )
 

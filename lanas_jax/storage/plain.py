@@ -67,7 +67,8 @@ def _is_real(value: Any) -> bool:
 
 def _single(value: Any) -> Any:
     """Returns the element of a one-element array as a Python number, and other values unchanged, also a masked one."""
-    if getattr(value, "size", None) == 1 and bool(getattr(value, "mask", False)):
+    mask = getattr(value, "mask", False)  # of NumPy; that of pandas is a method
+    if getattr(value, "size", None) == 1 and not callable(mask) and bool(mask):
         return value
     if getattr(value, "size", None) == 1 and callable(getattr(value, "item", None)):
         return value.item()

@@ -129,7 +129,7 @@ class _Calls:
         self.running += 1
         if self._inline:
             self._evaluate(trial)
-        else:  # daemon, so that an interrupted process ends without waiting for it
+        else:  # daemon: at exit, only _wait_at_exit waits for it, and a second Ctrl-C ends that
             self._threads = [thread for thread in self._threads if thread.is_alive()]
             self._threads.append(threading.Thread(target=self._evaluate, args=(trial,), daemon=True))
             self._threads[-1].start()

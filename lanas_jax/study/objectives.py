@@ -45,6 +45,8 @@ def check_study_objectives(names: Sequence[str], searcher: Any, evaluator: Any) 
         raise ValueError(f"the value of an evaluator is maximised; leave out the minus of {wrong[0]}")
     if set(VALUES) <= set(checked):
         raise ValueError("accuracy and value are the same objective; give one of them")
+    if "accuracy" in checked and getattr(evaluator, "measure", "accuracy") != "accuracy":
+        raise ValueError("the value of this evaluator is a negative loss, no accuracy: call it value")
     kind = type(searcher).__name__
     if isinstance(expected, tuple) and expected != checked:
         raise ValueError(

@@ -61,7 +61,9 @@ class Supernet(Protocol):
 
 @runtime_checkable
 class HasVariants(Protocol):
-    """A supernet with a smaller program for codes of one kind, its *variant*, such as those of one image resolution.
+    """A supernet whose codes belong to *variants*, such as one per image resolution.
+
+    The program of one variant is smaller than the program of all codes.
 
     If a code is known before a program is compiled, it can also run as a plain network of its slices of the weights.
     """

@@ -153,7 +153,8 @@ class SandwichCodes(TypedDict):
 class SandwichSupernet(DrawingSupernet):
     """A supernet in the form that `lanas_jax.trainer` trains, with a gradient of its own.
 
-    Two instances that differ only in their codes are equal and share programs.
+    Two instances that differ only in their pools are equal and share programs. Without variants, the codes of the two
+    ends are data, too.
 
     Args:
       supernet: supernet to train.

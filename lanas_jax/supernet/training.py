@@ -189,7 +189,10 @@ def train_supernet(
     distributed.agree("supernet, images or software", folders.decisive(record))
     with folders.entered(directory, record, what="supernet") as folder:
         if folder.final is None:
-            programs = compile_training(training, data, devices) if programs is None else programs.rebind(training)
+            if programs is None or not programs.fits(training.network):
+                programs = compile_training(training, data, devices)
+            else:
+                programs = programs.rebind(training)
             lines = Lines(note)
             watch = _watch(training, data, devices, lines) if training.watched else None
             saved = loop.run_training(programs, data, folder, lines, preemption, watch)

@@ -139,7 +139,7 @@ def check_language(final: LanguageTraining, text: Text) -> None:
     if final.initial is not None:
         raise ValueError("a language model trains from random weights: leave out --weights")
     final.recipe.lines(text.train)
-    check_symbols(final.network.space, text)
+    check_symbols(final.network.space, text.train, text.validation, text.test)
 
 
 @in_32_bits

@@ -34,7 +34,7 @@ APPLY = "apply"  # name of the program that ends a step
 
 
 class PassResult(NamedTuple):
-    """What the passes of a step hand on. All but images and distributions have a leading axis of groups."""
+    """The running result of a step's passes. All fields but `images` and `taught` have a leading axis of groups."""
 
     loss: Float[Array, " groups"]  # sum over passes
     batch_stats: BatchStats
@@ -85,7 +85,7 @@ def run_pass(
       program: name of the program, one of the network's `pass_programs`.
       data: auxiliary inputs.
       state: state before the step.
-      so_far: result of the passes before; consumed.
+      so_far: result of the earlier passes; donated.
       code: architecture of the pass.
     """
     task = training.with_auxiliary_inputs(task, data)

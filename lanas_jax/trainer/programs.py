@@ -28,7 +28,15 @@ from lanas_jax.runtime.program_memo import MEMO
 from lanas_jax.storage.weights import AnyArray, filled
 from lanas_jax.trainer import step as training
 from lanas_jax.trainer.step import FinalState, TrainerTask
-from lanas_jax.trainer.task import AuxiliaryInputs, Training, Weights, auxiliary_inputs, data_of, with_data
+from lanas_jax.trainer.task import (
+    AuxiliaryInputs,
+    FinalNetwork,
+    Training,
+    Weights,
+    auxiliary_inputs,
+    data_of,
+    with_data,
+)
 
 AXIS = "data"
 
@@ -140,13 +148,17 @@ class Programs:
         average = None if state.average is None else jax.tree.map(jnp.copy, weights)
         return state._replace(weights=weights, average=average)
 
+    def fits(self, network: FinalNetwork) -> bool:
+        """Returns whether the programs are those of a network except for its data; False if it cannot be compared."""
+        return _equal(network, with_data(self.task.network, data_of(network)))
+
     def rebind(self, final: Training) -> "Programs":
         """Returns the same programs for another training on the same images, if `shared_programs` allows sharing.
 
         Raises:
           ValueError: the recipes differ in more than their numbers, or the networks in more than their data.
         """
-        if not _equal(final.network, with_data(self.task.network, data_of(final.network))):
+        if not self.fits(final.network):
             raise ValueError("the programs were compiled for another network; compile new programs")
         kinds = {jax.tree.structure(recipe.read_by_programs) for recipe in (self.task.recipe, final.recipe)}
         if len(kinds) > 1:

@@ -12,7 +12,7 @@ import optax
 from jax import lax
 from jaxtyping import Array, Float, Int, PyTree
 
-from lanas_jax.data.text import SYMBOLS, Text, side_by_side
+from lanas_jax.data.text import SYMBOLS, side_by_side
 from lanas_jax.runtime.numbers import set_whole_numbers
 from lanas_jax.spaces.base import SearchSpace
 
@@ -67,14 +67,14 @@ class TextTraining:
         return np.concatenate([lines, lines[: self.length]])
 
 
-def check_symbols(space: SearchSpace, text: Text) -> None:
-    """Checks that models of a space have an output for every symbol of a text.
+def check_symbols(space: SearchSpace, *parts: Int[np.ndarray, " _"]) -> None:
+    """Checks that models of a space have an output for every symbol of the parts of a text.
 
     Raises:
       ValueError: the space has a field `symbols`, and the text has a symbol beyond them.
     """
     symbols = getattr(space, "symbols", None)
-    most = max(int(part.max(initial=0)) for part in (text.train, text.validation, text.test))
+    most = max(int(part.max(initial=0)) for part in parts)
     if symbols is not None and most >= symbols:
         raise ValueError(
             f"{type(space).__name__} counts the costs of models of {symbols} symbols, but the text has the symbol "

@@ -2,11 +2,12 @@
 
 Channels beyond an expansion are masked: their activations are zero, so they neither change the output nor receive a
 gradient. The depthwise convolution alone is a switch between kernels, since a masked 7x7 kernel takes several times as
-long as a 3x3 kernel. An absent layer passes its input on. Its conditionals stand before, around and after the depthwise
-convolution instead of around all three, because libtpu 0.0.42 does not compile a switch within a conditional.
+long as a 3x3 kernel. An absent layer passes its input on. Three conditionals, for the expansion, the depthwise
+convolution and the rest, replace one around the whole layer, because libtpu 0.0.42 does not compile a switch inside a
+conditional.
 
-Such a program has one body for each layer, whatever the number of kernels and expansions. It computes all channels of
-the largest expansion.
+Such a program has one body for each layer, in which only the depthwise convolution has a branch for each kernel. It
+computes all channels of the largest expansion.
 """
 
 import dataclasses

@@ -62,7 +62,7 @@ class MobileNetSupernet:
         self.norm.check()
         if min(self.space.expansions) < 2:
             raise ValueError(
-                f"expansions must be at least 2, so that every layer has an expanding convolution to slice; "
+                f"expansions must be at least 2, so that every layer has an expanding convolution; "
                 f"got {self.space.expansions}"
             )
 

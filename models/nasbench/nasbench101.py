@@ -6,8 +6,8 @@
 (`models/nasbench/nasbench101_cell.py`). Weights that a code does not use are zero and have zero gradient, so weight
 decay, clipping and parameter counts ignore them.
 
-The network is the benchmark's own (supplement of arXiv 1902.09635, with details from its published code), which
-`lanas_jax/spaces/nasbench101_network.py` describes, with its initial weights and constants.
+The network, its initial weights and its constants are the benchmark's own (supplement of arXiv 1902.09635, with details
+from its published code). `lanas_jax/spaces/nasbench101_network.py` describes its layers.
 
 In bfloat16, images, activations between layers and the operands of convolutions are rounded; parameters, gradients,
 statistics, global average pooling and the head stay float32.

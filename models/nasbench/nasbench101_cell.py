@@ -45,7 +45,8 @@ Code = Int[Array | np.ndarray, " dims"]
 
 CENTRE = np.pad(np.ones((1, 1, 1, 1), bool), ((1, 1), (1, 1), (0, 0), (0, 0)))  # pixel of a 1x1 kernel in a 3x3 kernel
 # Fractions of a cell's channels that an operation may compute: one, a half, a third. On average over the benchmark's
-# graphs, cells then take 0.4 % more multiply-adds than they need; without a third 7 %, without a half, too, 111 %.
+# graphs, cells then take 0.4 % more multiply-adds than they need; without the third, it would be
+# 7 %, and without the half as well 111 %.
 SHARES = (1, 2, 3)
 PLACES = np.arange(INNER, dtype=np.int32)
 NARROW, WIDE, POOL = (OPERATIONS.index(operation) for operation in (CONV_1X1, CONV_3X3, MAX_POOL))

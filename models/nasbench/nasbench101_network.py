@@ -1,7 +1,7 @@
 """The network of one NAS-Bench-101 cell as a Flax module, with exactly the layers and parameters of the code.
 
-The network is the benchmark's own (supplement of arXiv 1902.09635, with details from its published code), which
-`lanas_jax/spaces/nasbench101_network.py` describes, with its initial weights and constants.
+The network, its initial weights and its constants are the benchmark's own (supplement of arXiv 1902.09635, with details
+from its published code). `lanas_jax/spaces/nasbench101_network.py` describes its layers.
 `models/nasbench/nasbench101.py` runs the same networks with the code as data; its `specialise` transfers the weights.
 """
 

@@ -53,6 +53,9 @@ def test_what_cannot_be_sooner_is_not_measured():
     quick = dataclasses.replace(CPU, steps=50)  # 25 s for all 100, less than any 100 compilations
     assert never_sooner(SHARED, quick)
     assert not never_sooner(SHARED, CPU)
+    longer = dataclasses.replace(CPU, steps=300)  # 150 s, less than 100 compilations that take a tenth of 40 s each
+    assert never_sooner(SHARED, longer)
+    assert not never_sooner(StrategyCost(10.0, 4.0, 0.010), longer)
     assert choose(Costs(SHARED), quick).strategy == "shared"
 
 

@@ -60,4 +60,8 @@ def test_an_address_at_which_nothing_answers_is_refused_at_once(form, monkeypatc
             pass
         listening.listen()
         connection._check_reachable(address)
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
     connection._check_reachable("ray")
+    monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:1")
+    with pytest.raises(OSError, match="refused"):
+        connection._check_reachable("ray")

@@ -110,9 +110,9 @@ def test_a_code_may_go_by_its_name():
     [
         ("nasnet", {"blocks": 10_000}, "blocks must be at most 63; got 10000"),
         ("nasnet", {"cells": 10**6}, "cells must be at most 1,000"),
-        ("nasnet", {"channels": 10**8}, "more multiply-adds .1.8e.22. than can be counted"),
+        ("nasnet", {"channels": 10**8}, "more multiply-adds .some 1e22. than can be counted"),
         ("nasnet", {"classes": 10**21}, "than can be counted"),
-        ("mobilenet", {"resolution": 10**9}, "more multiply-adds .1.1e.22. than can be counted"),
+        ("mobilenet", {"resolution": 10**9}, "more multiply-adds .some 1e22. than can be counted"),
         ("mobilenet", {"width": 1e30}, "than can be counted"),
     ],
 )

@@ -70,12 +70,13 @@ def test_an_exception_that_nothing_caught_is_printed():
 
 
 WRITING = """
-import os
+import os, subprocess, sys
 from lanas_jax import cli
 def choose(*words):
     with open(words[1][0], "w") as file:
         os.write(1, b"of a library")
         file.write("of lanas")
+    subprocess.run([sys.executable, "-c", "import os; os.fstat(1)"], check=True)  # the child has an output, too
     return chosen(*words)
 chosen, cli._run = cli._run, choose
 """

@@ -79,6 +79,21 @@ def test_programs_are_compiled_once_for_the_supernet_and_once_for_all_regions(pr
     assert isinstance(evaluator, Extracting)
 
 
+@dataclasses.dataclass(frozen=True)
+class ListedSupernet(LinearSupernet):
+    """A supernet that cannot be hashed, so its programs are not shared."""
+
+    notes: list[str] = dataclasses.field(default_factory=list)
+
+
+def test_a_supernet_that_cannot_be_hashed_has_programs_for_each_region(prepared, tmp_path):
+    devices = jax.devices()[:1]
+    shared = OneShot(ListedSupernet(), lambda: DATA, RECIPE, recalibration=48, batch_size=16, devices=devices)
+    evaluator = few_shot(one_shot=shared)
+    evaluator.prepare(tmp_path, ignore)
+    assert values(evaluator) == values(prepared[0])
+
+
 def test_parts_done_by_others_are_found(prepared, tmp_path, monkeypatch):
     """As by the workers of a cluster, each with an evaluator of its own and the same folder."""
     assert isinstance(few_shot(), PreparedInParts)

@@ -124,9 +124,32 @@ def test_an_odd_outcome_fails_its_trial_with_a_sentence(odd_run, number, reason)
     assert reason in trials[number // 3 * 4 + 1 + number % 3].reason
 
 
+class Series:
+    """One number as pandas holds it, whose `mask` is a method."""
+
+    size = 1
+
+    def mask(self):
+        raise AssertionError
+
+    def item(self):
+        return 0.5
+
+
 @pytest.mark.parametrize(
     "value",
-    [0.5, 1, True, np.float16(0.5), np.int64(3), jnp.float32(0.5), jnp.array([0.5]), np.array([[0.25]]), LARGEST_VALUE],
+    [
+        Series(),
+        0.5,
+        1,
+        True,
+        np.float16(0.5),
+        np.int64(3),
+        jnp.float32(0.5),
+        jnp.array([0.5]),
+        np.array([[0.25]]),
+        LARGEST_VALUE,
+    ],
 )
 @pytest.mark.parametrize("count", [6, 6.0, np.int32(6), np.float64(6), jnp.int32(6), np.array([6])])
 def test_numbers_of_any_kind_are_stored_as_plain_ones(value, count):
@@ -135,7 +158,7 @@ def test_numbers_of_any_kind_are_stored_as_plain_ones(value, count):
         np.zeros((1, 3), np.int32),
         None,
     )
-    number = float(np.asarray(value).item())
+    number = float(value.item() if hasattr(value, "item") else value)
     assert found == Outcome(number, None, 6, 6, number, number, 6, {"energy": number})
     assert all(type(item) in (float, int, type(None)) for item in dataclasses.astuple(found)[:-1])
     assert type(found.outcomes["energy"]) is float

@@ -36,6 +36,7 @@ def test_a_tiny_search_runs_to_its_end(tmp_path):
         ("accuracy", "accuracy", ()),
         ("loss,multiply-adds", "loss", ("value", "multiply_adds")),
         ("accuracy,parameters", "accuracy", ("accuracy", "parameters")),
+        ("loss,accuracy", "loss", ("value", "validation_accuracy")),
     ],
 )
 def test_the_value_is_measured_as_the_objectives_say(asked, measure, objectives):

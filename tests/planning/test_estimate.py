@@ -92,6 +92,11 @@ def test_a_step_of_several_programs_is_their_sum():
     scarce = estimate(Stage("products", 16, "--batch-size", program), on(Chip(large.needed - 1, 1e6, 1e6)))
     assert [one.fits for one in (*scarce.programs, scarce)] == [True, False, False]
     assert 8 <= scarce.largest_batch < 16
+    counted = Stage(
+        "products", 16, "--batch-size", lambda *at: tuple(one._replace(multiply_adds=None) for one in program(*at))
+    )
+    fast = estimate(counted, on(Chip(memory=2.0**40, bandwidth=1e30, flops=1.0)))
+    assert (fast.flops, fast.bound) == (None, "compute")
 
 
 def test_cpus_estimate_no_cycles():

@@ -114,6 +114,7 @@ def test_a_run_is_resumed_to_the_same_trials_but_not_with_other_objectives(tmp_p
         study.run(other, tmp_path / "part")
 
 
+@pytest.mark.usefixtures("unchecked")  # its energies are NumPy's numbers
 def test_outcomes_of_the_evaluator_are_objectives_and_columns(tmp_path, capsys):
     names = ("accuracy", "-energy")
     searcher = lx.NSGA2(POOL_SPACE, names, population=6)
