@@ -44,6 +44,7 @@ def test_no_code_is_tried_twice_until_the_table_is_exhausted(table, make):
         assert np.isnan(times[24:]).all()
 
 
+@pytest.mark.slow
 def test_searches_are_those_of_asking_and_telling_in_the_order_of_completion(table):
     """The same search written as a plain loop over workers, of which the one that is done first asks next."""
     workers, budget = 3, 12

@@ -188,7 +188,7 @@ def test_candidates_that_do_not_fit_beside_each_other_are_halved_and_told_once(e
         assert [one.value for one in crowded.evaluate(CODES, KEYS)] == [one.value for one in first]
     assert [*dict.fromkeys(asked)] == [9, 4, 2]
     assert asked[-1] == 2
-    assert [line for line in told if "memory" in line] == ["9 candidates per device do not fit into memory; training 2"]
+    assert [line for line in told if "memory" in line] == ["9 trainings per device do not fit into memory; running 2"]
 
 
 @pytest.mark.slow

@@ -52,6 +52,7 @@ def test_neighbours_are_all_codes_with_one_choice_changed(dims):
 
 @pytest.mark.parametrize("first", [True, False], ids=["first improvement", "best improvement"])
 @pytest.mark.parametrize("dims", [7, pytest.param(9, marks=pytest.mark.slow)], ids=["pool", "lattice"])
+@pytest.mark.slow
 def test_a_climb_on_additive_values_ends_at_the_optimum(first, dims):
     """A move to the best of all neighbours sets one choice for good, a move to the first better one raises a choice by
     one rank of four or more: at most `dims` or `3 dims` moves, with `3 dims` neighbours each."""

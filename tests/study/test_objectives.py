@@ -144,6 +144,7 @@ def test_outcomes_of_the_evaluator_are_objectives_and_columns(tmp_path, capsys):
     assert capsys.readouterr().out.splitlines()[0].endswith("software,energy,memory")
 
 
+@pytest.mark.slow
 def test_latencies_are_those_of_the_table_whatever_the_evaluator_reports(tmp_path):
     sizes = {
         "stages": (MobileNetStage(16, 2, "relu"),),

@@ -41,6 +41,7 @@ def test_the_code_is_of_the_stated_size():
     assert steps.shares == pytest.approx((10 / 24, 3 / 24, 1 / 24, 10 / 24))
 
 
+@pytest.mark.slow
 def test_branches_count_as_often_as_a_code_runs_them():
     benchmark = AcceleratorBenchmark(dataclasses.replace(TINY, space="nasbench201", channels=None, cells=None))
     assert (benchmark.network.space.channels, benchmark.network.space.cells) == (16, 5)

@@ -164,6 +164,7 @@ def test_dropping_keeps_the_mean():
     assert np.all(np.abs(mean - (left + right)) <= 0.1 * np.maximum(np.abs(left), np.abs(right)) + 1e-6)
 
 
+@pytest.mark.slow
 def test_bfloat16_gives_what_float32_gives_but_for_roundings(weights, step):
     """The same paths are dropped; norms of differences over norms."""
     rounded = FinalNASNet(NASNet(SPACE, jnp.bfloat16, weight_standardisation=True), CODE)
