@@ -232,6 +232,7 @@ def test_of_two_processes_the_slower_one_finds_what_the_other_wrote(tmp_path, mo
 
 
 @pytest.mark.usefixtures("unread")
+@pytest.mark.slow
 def test_stages_are_those_of_the_commands():
     stages = imagenet_dry_run.stages(imagenet_dry_run.Config())
     assert [stage.name for stage in stages] == ["supernet", "search", "final"]

@@ -27,6 +27,7 @@ made, number = Outside, 3
 """
 
 
+@pytest.mark.slow
 def test_a_teacher_from_outside(tmp_path, monkeypatch):
     """An exported network and its saved logits say the same; a module takes weights by name."""
     exported = tmp_path / "final" / "export"

@@ -46,6 +46,7 @@ def test_chains_find_every_network_within_a_limit_and_then_say_so():
     assert {tuple(code) for code in codes[: len(allowed)].tolist()} == {tuple(code) for code in allowed.tolist()}
 
 
+@pytest.mark.slow
 def test_draws_keep_a_limit_that_hardly_any_code_keeps():
     space = limited(RARE, 0.003)
     random = np.random.default_rng(0).integers(0, space.cardinalities, (4096, space.dims)).astype(np.int32)

@@ -72,6 +72,7 @@ def test_one_objective_given_twice_behaves_as_one():
         assert best == VALUES.max()
 
 
+@pytest.mark.slow
 def test_a_cost_is_exact_in_a_pool_and_finds_the_cheapest_codes():
     """All accuracies are equal: what is left to gain is known, the cheapest code of all, and the model is not asked."""
     searcher = lx.ParetoLaNAS(PRICED, ("accuracy", "parameters"), pool=POOL, initial=10)

@@ -83,6 +83,7 @@ def by_constants(recipe):
 @pytest.mark.parametrize(
     "family", ["sgd", *(pytest.param(family, marks=pytest.mark.slow) for family in FAMILIES if family != "sgd")]
 )
+@pytest.mark.slow
 def test_recipes_that_differ_in_numbers_share_programs_and_act_as_constants_would(family):
     forget_programs()
     first, *changes = FAMILIES[family]

@@ -137,6 +137,7 @@ def test_both_forms_train_alike(net, init, gradient, number):
 
 
 @pytest.mark.parametrize("number", NUMBERS)
+@pytest.mark.slow
 def test_both_forms_infer_alike(net, init, apply, number):
     code = some_codes(net.space, CODES)[-1 - number]
     params, stats = init(jax.random.key(number), code)
