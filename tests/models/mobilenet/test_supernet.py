@@ -112,7 +112,6 @@ def cases(name):
     return Case(SUPERNETS[name])
 
 
-@pytest.mark.slow
 def test_extracted_networks_infer_as_the_supernet(case):
     assert isinstance(case.net, Supernet)
     for code in case.codes:
