@@ -42,10 +42,12 @@ from lanas_jax.runtime.devices import one_device_per_core
 from lanas_jax.searchers.dominance import front_rows
 from lanas_jax.searchers.hypervolume import reference_below, volumes_after
 from lanas_jax.spaces.base import SearchSpace
+from lanas_jax.storage.folder import RunError
 from lanas_jax.storage.trials import Trial
 from lanas_jax.study import Experiment, discovery, run_folder
 from lanas_jax.study.display import StudyDisplay
 from lanas_jax.study.objectives import values_to_tell
+from lanas_jax.study.replay import StudyError
 from lanas_jax.tables import catalogue
 from lanas_jax.tables.objectives import objective_values
 
@@ -203,12 +205,12 @@ def finite_rows(trials: Sequence[Trial]) -> Values:
 def simulate_searches(config: Config) -> Any:
     """Runs the searches on a benchmark table, and returns their results."""
     benchmark = catalogue.find_benchmark(config.name)
+    values = objective_values(benchmark, NAMES)
     limits = quantiles_of(benchmark.space.cost(benchmark.codes).multiply_adds)
     budget = config.budget or 64
-    values = objective_values(benchmark, NAMES)
     table = lx.Table(benchmark.space, benchmark.codes, values)
     searcher = lx.ParetoLaNAS(table.space, NAMES, pool=table.codes)
-    fronts = np.asarray(lx.simulate(searcher, table, len(limits) * budget, config.seeds).values, np.float64)
+    fronts = list(np.asarray(lx.simulate(searcher, table, len(limits) * budget, config.seeds).values, np.float64))
     limited = []
     for limit in limits:
         some = values[:, 1] >= -limit
@@ -217,7 +219,7 @@ def simulate_searches(config: Config) -> Any:
         codes = np.asarray(trace.codes)
         costs = benchmark.space.cost(codes.reshape(-1, codes.shape[2])).multiply_adds.reshape(codes.shape[:2])
         limited.append(np.stack([np.asarray(trace.values, np.float64), -costs], axis=2))
-    by_seed = list(np.stack(limited, axis=1))
+    by_seed = [list(searches) for searches in np.stack(limited, axis=1)]
     return compare_best_values(fronts, by_seed, limits, values.astype(np.float64)) | {"whole": "networks of the table"}
 
 
@@ -225,11 +227,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Runs all searches, prints the results and writes fronts.json; defaults to the arguments of this process."""
     config = tyro.cli(Config, description=__doc__, args=arguments)
     console = terminal()
-    if config.name in {entry.name for entry in catalogue.ENTRIES}:
-        found = simulate_searches(config)
-    else:
-        one_device_per_core()
-        found = train_candidates(config, console)
+    if config.seeds < 1:
+        raise SystemExit(f"--seeds must be at least 1; got {config.seeds}")
+    try:
+        if config.name in {entry.name for entry in catalogue.ENTRIES}:
+            found = simulate_searches(config)
+        else:
+            one_device_per_core()
+            found = train_candidates(config, console)
+    except (ValueError, RunError, StudyError) as error:
+        raise SystemExit(str(error)) from error
     show_results(found, console)
     config.out.mkdir(parents=True, exist_ok=True)
     (config.out / "fronts.json").write_text(json.dumps(found, indent=2) + "\n")

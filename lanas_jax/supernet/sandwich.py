@@ -231,7 +231,7 @@ class SandwichSupernet(DrawingSupernet):
         ends = [StepPass("largest", largest), StepPass("smallest", smallest)]
         return [
             [*ends, *(StepPass(self.program_of(code), code) for code in pool[rows])]
-            for rows in np.asarray(_drawn_rows(keys, self.random, len(pool)))
+            for rows in np.asarray(_rows_of_steps(keys, self.random, len(pool)))
         ]
 
     def program_of(self, code: Int[np.ndarray, " dims"]) -> str:
@@ -281,14 +281,18 @@ class SandwichSupernet(DrawingSupernet):
     def drawn(self, key: PRNGKeyArray) -> Int[Array, "passes dims"]:
         """Draws the codes of a step, in the order of its passes. The key is consumed."""
         pool = jnp.asarray(self.data["pool"])
-        rows = jax.random.randint(key, (self.random,), 0, len(pool))
-        return jnp.concatenate([jnp.stack([self.data["largest"], self.data["smallest"]]), pool[rows]])
+        ends = jnp.stack([self.data["largest"], self.data["smallest"]])
+        return jnp.concatenate([ends, pool[_drawn_rows(key, self.random, len(pool))]])
+
+
+def _drawn_rows(key: PRNGKeyArray, random: int, count: int) -> Int[Array, " random"]:
+    """Draws rows of a pool of `count` codes."""
+    return jax.random.randint(key, (random,), 0, count)
 
 
 @functools.partial(jax.jit, static_argnums=(1, 2))
-def _drawn_rows(keys: Key[Array, " steps"], random: int, count: int) -> Int[Array, "steps random"]:
-    """Returns the rows of the pool that `SandwichSupernet.drawn` draws by each key."""
-    return jax.vmap(lambda key: jax.random.randint(key, (random,), 0, count))(keys)
+def _rows_of_steps(keys: Key[Array, " steps"], random: int, count: int) -> Int[Array, "steps random"]:
+    return jax.vmap(lambda key: _drawn_rows(key, random, count))(keys)
 
 
 def _taught(

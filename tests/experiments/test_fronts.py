@@ -8,6 +8,7 @@ import pytest
 
 from lanas_jax.experiments import fronts
 from lanas_jax.storage.trials import TrialStore
+from lanas_jax.tables import catalogue
 from tests import front_experiment
 
 SOURCE = Path(front_experiment.__file__)
@@ -44,6 +45,28 @@ def test_both_kinds_have_the_same_number_of_trials_and_are_judged_within_the_lim
     compare(tmp_path)
     assert {path: path.stat().st_mtime_ns for path in tmp_path.glob("*/trials.sqlite")} == before
     assert capsys.readouterr().out.splitlines()[-3:] == printed
+
+
+@pytest.mark.slow
+def test_searches_on_a_table_find_its_networks(tmp_path, monkeypatch):
+    monkeypatch.setattr(fronts, "QUANTILES", (0.5,))
+    fronts.main(["convnet-digits", "--out", str(tmp_path), "--seeds", "2", "--budget", "20"])
+    found = json.loads((tmp_path / "fronts.json").read_text())
+    (row,) = found["limits"]
+    benchmark = catalogue.find_benchmark("convnet-digits")
+    below = benchmark.space.cost(benchmark.codes).multiply_adds <= row["limit"]
+    assert 0.5 <= below.mean() < 0.51
+    assert max(row["front"] + row["limited"]) <= benchmark.table().values[below].max()
+    assert all(0 < share <= 1 for share in found["front"] + found["limited"])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [(["fcnet-protein"], "multiply_adds"), (["digits", "--seeds", "0"], "--seeds must be at least 1; got 0")],
+)
+def test_what_cannot_be_compared_is_refused(tmp_path, arguments, message):
+    with pytest.raises(SystemExit, match=message):
+        fronts.main([*arguments, "--out", str(tmp_path)])
 
 
 def test_an_experiment_without_the_settings_is_refused(tmp_path):

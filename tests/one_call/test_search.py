@@ -199,6 +199,12 @@ def test_the_front_of_a_dictionary_is_searched(tmp_path):
     assert any(trial.outcomes["energy"] != trial.value for trial in found.trials)
 
 
+def test_an_objective_that_is_never_returned_stops_the_search(tmp_path):
+    how = {**HOW, "objectives": ("value", "-energy"), "searcher": lx.NSGA2(SPACE, ("value", "-energy"))}
+    with pytest.raises(StudyError, match="the objective returned no 'energy': return a dictionary with it"):
+        lx.search(lambda **options: 0.9, SPACE, 20, tmp_path, **how)
+
+
 @pytest.mark.parametrize(
     ("returned", "message"),
     [({"value": 1.0, "latency": 2.0}, "with the key 'latency'.*objectives="), ({"loss": 1}, "the key 'loss'")],

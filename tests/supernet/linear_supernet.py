@@ -102,13 +102,13 @@ class LinearPart:
         return LinearSupernet(self.space).extract(*LinearSupernet(self.space).init(key), np.array(self.code))
 
     def apply(self, params, batch_stats, images, *, train, key, drop_path):
-        del key, drop_path
         outputs = _seen(images, jnp.array(self.code)) @ params["kernel"]
+        kept = jax.random.bernoulli(key, 1 - drop_path, (len(images), 1)).astype(jnp.float32) if train else 1.0
         moments = (outputs.mean(axis=1), outputs.var(axis=1)) if train else (batch_stats["mean"], batch_stats["var"])
         if train:
             new = dict(zip(("mean", "var"), moments, strict=True))
             batch_stats = {name: old + (1 - MOMENTUM) * (new[name] - old) for name, old in batch_stats.items()}
-        return _logits(outputs, *moments), None, batch_stats
+        return _logits(outputs, *moments) * kept, None, batch_stats
 
 
 def _seen(images, code):

@@ -6,7 +6,8 @@ import jax
 import numpy as np
 import pytest
 
-from lanas_jax.supernet.sandwich import Sandwich
+from lanas_jax.candidates.population import forget_programs
+from lanas_jax.supernet.sandwich import Sandwich, SandwichSupernet
 from lanas_jax.supernet.training import SupernetTraining, train_supernet
 from lanas_jax.trainer import compilation
 from lanas_jax.trainer.passes import PassPrograms
@@ -44,6 +45,22 @@ def test_steps_are_those_of_one_program(over):
         np.testing.assert_allclose(losses, theirs, rtol=1e-5)
         for ours, other in zip(jax.tree.leaves(state), jax.tree.leaves(expected), strict=True):
             np.testing.assert_allclose(ours, other, rtol=1e-4, atol=1e-5)
+
+
+def test_the_largest_one_drops_what_it_drops_in_one_program(monkeypatch):
+    """Groups of devices drop different images of a batch."""
+    sandwich = Sandwich((2, 2), (0, 0), drop_path=0.5)
+    dropping = dataclasses.replace(training(VariedSupernet(), normalize_over=2), sandwich=sandwich)
+    separate = compilation.compile_training(dropping, DATA, jax.devices()[:4])
+    monkeypatch.setattr(SandwichSupernet, "pass_programs", ())
+    forget_programs()  # which this network could share
+    one = compilation.compile_training(dropping, DATA, jax.devices()[:4])
+    assert [isinstance(made.program, PassPrograms) for made in (separate, one)] == [True, False]
+    monkeypatch.undo()
+    ours = separate.advance(separate.start(), 3)
+    theirs = one.advance(one.start(), 3)
+    for leaf, other in zip(jax.tree.leaves(ours), jax.tree.leaves(theirs), strict=True):
+        np.testing.assert_allclose(leaf, other, rtol=1e-4, atol=1e-5)
 
 
 def test_interrupted_it_goes_on_to_the_same_bits(tmp_path):
