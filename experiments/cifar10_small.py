@@ -57,8 +57,8 @@ class Config:
       budget: number of candidates to train.
       batch: number of candidates proposed and trained together.
       searcher: search algorithm; with several objectives ParetoLaNAS, random search or NSGA-II.
-      objectives: names of the objectives, with commas: accuracy, multiply-adds, parameters. With several, the winner is
-        the knee of their front.
+      objectives: names of the objectives, separated by commas: accuracy, multiply-adds, parameters. With several, the
+        winner is the knee of their front.
       max_multiply_adds: hard limit on the multiply-adds of a candidate; None for no limit.
       plan: form in which candidates train (`FromScratch.strategy`); auto measures the forms and takes the fastest.
       data_dir: folder of CIFAR-10; default: TFDS_DATA_DIR, ~/tensorflow_datasets, LANAS_DATA.

@@ -9,9 +9,9 @@ there::
 
 The experiment must define a `Config` with `searcher` and `seed`, and a dictionary `SEARCHERS`.
 
-Printed are the best values so far, how much the mean of the last quarter of the trials exceeds that of the first, and
-how much the best value of the first searcher exceeds those of the others with the same seed; the last two with 95 %
-bootstrap intervals over the seeds.
+It prints the best values so far, the mean of the last quarter of the trials minus that of the first, and the best value
+of the first searcher minus those of the others with the same seed. The last two have 95 % bootstrap intervals over the
+seeds.
 """
 
 import dataclasses
@@ -35,7 +35,7 @@ from lanas_jax.evaluators.faults import prepare_evaluator
 from lanas_jax.report.formatting import ValueFormat
 from lanas_jax.runtime.console import terminal
 from lanas_jax.runtime.devices import one_device_per_core
-from lanas_jax.storage.trials import best
+from lanas_jax.storage.trial import best
 from lanas_jax.study import Experiment, Result, discovery, run_folder
 from lanas_jax.study.display import StudyDisplay
 

@@ -14,7 +14,7 @@ OUT receives a file per 256 networks (`lanas_jax/tables/complete.py`), so a proc
 any time. Once all files exist, ``OUT/convnet-digits.npz`` holds the whole table, with the parameters, the multiply-adds
 and the seconds of the processor.
 
-Networks are trained in the code-as-data form, 16 side by side, in float32. A training takes 0.09 s of one core (jax
+Networks are trained in the code-as-data form, 16 vmapped, in float32. A training takes 0.09 s of one core (jax
 0.10.2), whatever the code: the masked program computes the largest network. So the measured seconds say what the table
 cost, not how fast a network is.
 
@@ -107,7 +107,7 @@ class TableConfig:
       learning_rate: initial learning rate.
       seeds: number of trainings of each network.
       networks: number of networks per file.
-      vmapped: number of networks trained side by side.
+      vmapped: number of networks in one program.
       part: index of this process among `parts`; it makes every file whose number has this remainder.
       parts: number of processes that divide the files among them.
     """
@@ -135,7 +135,7 @@ class TableConfig:
 
 @functools.cache
 def programs(config: TableConfig) -> tuple[CompiledPopulation, Placed]:
-    """Compiles the training of networks side by side.
+    """Compiles the training of vmapped networks.
 
     Returns:
       The programs with the data of the search, and the same data with the test split in place of the validation split.
@@ -161,8 +161,8 @@ def train_rows(
     """Trains networks with every seed; the key of a training depends on its seed and its row of the space alone.
 
     Returns:
-      The `COLUMNS`. Seconds are those of the processor, of training and evaluation, divided equally among the networks
-      side by side.
+      The `COLUMNS`. Seconds are those of the processor, of training and evaluation, divided equally among the
+      vmapped networks.
     """
     codes, width = np.asarray(compiled.population.network.space.enumerate())[rows], compiled.population.width
     found: dict[str, Any] = {column: np.zeros((len(rows), seeds), np.float32) for column in COLUMNS}

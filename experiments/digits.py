@@ -91,8 +91,8 @@ class Config:
       budget: number of candidates to train.
       batch: number of candidates proposed and trained together.
       searcher: search algorithm; with several objectives ParetoLaNAS, random search or NSGA-II.
-      objectives: names of the objectives, with commas: loss or accuracy on the search-validation images, multiply-adds,
-        parameters. With several, the winner is the knee of their front.
+      objectives: names of the objectives, separated by commas: loss or accuracy on the search-validation images,
+        multiply-adds, parameters. With several, the winner is the knee of their front.
       max_multiply_adds: hard limit on the multiply-adds of a candidate; None for no limit.
       repeats: number of trainings per candidate, whose mean counts.
       blocks: number of blocks per cell.

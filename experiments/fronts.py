@@ -43,7 +43,7 @@ from lanas_jax.searchers.dominance import front_rows
 from lanas_jax.searchers.hypervolume import reference_below, volumes_after
 from lanas_jax.spaces.base import SearchSpace
 from lanas_jax.storage.folder import RunError
-from lanas_jax.storage.trials import Trial
+from lanas_jax.storage.trial import Trial
 from lanas_jax.study import Experiment, discovery, run_folder
 from lanas_jax.study.display import StudyDisplay
 from lanas_jax.study.objectives import values_to_tell

@@ -102,8 +102,8 @@ class Config:
       budget: number of networks to evaluate.
       batch: number of networks asked for and evaluated together.
       searcher: search algorithm; with several objectives ParetoLaNAS, random search or NSGA-II.
-      objectives: names of the objectives, with commas: accuracy, multiply-adds, parameters, and with a latency table
-        latency. With several, the winner is the knee of their front.
+      objectives: names of the objectives, separated by commas: accuracy, multiply-adds, parameters, and with a latency
+        table latency. With several, the winner is the knee of their front.
       limit: hard limit on the multiply-adds of one image's forward pass, in millions.
       latency: file of a latency table written by `experiments/latency_table.py`; None for no latencies.
       max_milliseconds: hard limit on the latency per batch according to the table, in milliseconds.

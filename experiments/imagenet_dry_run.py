@@ -195,7 +195,7 @@ def load_images(config: Config) -> StreamedDataset:
 
 
 def one_shot(config: Config) -> OneShot:
-    """Returns the evaluator that values masks by one supernet."""
+    """Returns the evaluator that values networks by one supernet."""
     supernet = MobileNetSupernet(space())
     largest, smallest = ends(supernet.space).tolist()
     recipe = dataclasses.replace(

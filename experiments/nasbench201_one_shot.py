@@ -36,7 +36,8 @@ from lanas_jax.ranking.base import Ranking
 from lanas_jax.runtime.console import terminal
 from lanas_jax.runtime.devices import per_device_share
 from lanas_jax.spaces.nasbench201 import NASBench201Space
-from lanas_jax.storage.trials import TrialStore, best
+from lanas_jax.storage.trial import best
+from lanas_jax.storage.trials import TrialStore
 from lanas_jax.study import Experiment, run_folder
 from lanas_jax.supernet.regions import OptionSplit, TreeSplit
 from lanas_jax.supernet.training import ONE_SHOT

@@ -2,13 +2,14 @@
 
     python -m lanas_jax.experiments.paper_figures
 
-runs eight searchers on every table of ``--tables``; TPE needs the extra ``peers``. The searches of each are saved to
+It runs eight searchers on every table of ``--tables``; TPE needs the extra ``peers``. The searches of each are saved to
 ``comparisons/paper/TABLE`` when they are done, so an interrupted command continues. It writes to docs/images:
 
 - ``paper-light.svg`` and ``paper-dark.svg``: for each table, the mean regret against the number of trained networks,
   with 95 % bootstrap intervals, and the regret of every search after ``--final`` networks
 
-and prints a Markdown table for each benchmark table: samples to the best network, and how many times fewer LaNAS needs.
+It also prints a Markdown table for each benchmark table: samples to the best network, and how many times fewer LaNAS
+needs.
 """
 
 import dataclasses

@@ -33,7 +33,8 @@ from lanas_jax.report.elements import Element, element
 from lanas_jax.report.formatting import ValueFormat
 from lanas_jax.report.learned_tree import learned_tree
 from lanas_jax.report.style import CSS
-from lanas_jax.storage.trials import TrialStore, best
+from lanas_jax.storage.trial import best
+from lanas_jax.storage.trials import TrialStore
 from lanas_jax.study import run_folder
 from lanas_jax.tables import catalogue
 

@@ -1,7 +1,7 @@
 """Recurrent cells for language modelling: every candidate is trained from scratch as a model of characters.
 
 Source: section 5.1 of arXiv 1906.06832, whose table of 10,000 LSTMs was never published. Here, cells of
-`RecurrentSpace` learn the documentation of Python's language, which every Python brings along, or a file of yours::
+`RecurrentSpace` learn the documentation of Python's language, which every Python includes, or a text file::
 
     lanas search recurrent_text --out runs/text
     lanas search recurrent_text --file book.txt --out runs/book
@@ -122,7 +122,7 @@ class TextTableConfig:
       training: training of each cell.
       seeds: number of trainings of each cell.
       cells: number of cells per file.
-      vmapped: number of cells trained side by side.
+      vmapped: number of cells in one program.
       part: index of this process among `parts`; it makes every file whose number has this remainder.
       parts: number of processes that divide the files among them.
 

@@ -8,7 +8,7 @@ from lanas_jax.spaces.base import SearchSpace
 
 
 def objective_names(text: str) -> tuple[str, ...]:
-    """Returns the names of several objectives from a text with commas; none for the evaluator's value alone."""
+    """Returns the names of several objectives, given as text with commas; none for the evaluator's value alone."""
     names = tuple(text.split(","))
     return names if names not in (("accuracy",), ("value",)) else ()
 

@@ -34,9 +34,9 @@ usage: lanas COMMAND ...
   supernet EXPERIMENT train the supernet of a one-shot search in advance, on one host or on many
   extract RUN         extract a network from the supernet of a one-shot or few-shot search
   plan EXPERIMENT     compile an experiment for a TPU slice, without the TPU: memory and chip-hours
-  rank RUN            compare the order of networks by a supernet with training from scratch, or with a table
+  rank RUN            compare how a supernet ranks networks with training from scratch, or with a table
   copy FROM TO        copy the folder of a run to a bucket, or back
-  report RUN ...      write the report of a run again, or one of several runs side by side
+  report RUN ...      write the report of a run again, or one report of several runs
   trials RUN          list the trials of a run, as a table or as CSV, or write them as a study of Optuna
   front RUN           list the trials that no other beats in every objective
   tree RUN            show what the search has learned: which choices are good, region by region
@@ -58,8 +58,8 @@ def run_and_exit() -> NoReturn:
     The process ends after the functions that were registered with `atexit`. The interpreter is not finalized: Python
     older than 3.14 then ends other threads that need it, and a thread in C++ code of XLA or TensorStore aborts the
     process (https://github.com/python/cpython/issues/87135), although everything has been written. If something else
-    has imported JAX before, the process ends as usual: JAX's own functions at exit, which part from other processes,
-    would come too late.
+    has imported JAX before, the process ends as usual: JAX's own functions at exit, which disconnect from other
+    processes, would come too late.
     """
     exit_code = 1  # of an exception that nothing caught: Python prints it before it calls `leave`
 

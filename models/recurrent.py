@@ -95,7 +95,7 @@ class RecurrentModels:
         is_before, is_after = (reset == 1) | (reset == 2), reset > 2
         gates = params["gates"].reshape(self.space.units, -1)
         peepholes = jnp.where(reads >= 2, params["peepholes"][None], 0.0)
-        # Products with one-hot symbols: their gradient is a product too, and no scattered sum.
+        # Products with one-hot symbols: their gradient is a product too, not a scattered sum.
         rows = jnp.tensordot(jax.nn.one_hot(symbols, self.space.symbols), params["table"], 1)
         rows = rows + params["bias"][None, None]
 

@@ -1,1 +1,1 @@
-"""Measurements, which are no experiments: each says its own command."""
+"""Measurements, which are not experiments; the docstring of each has its command."""

@@ -13,7 +13,7 @@ Without an accelerator, each program is compiled for a TPU that need not be pres
   python -m lanas_jax.experiments.benchmarks.accelerators --parts candidate --forms specialised --json FILE
   python -m lanas_jax.experiments.benchmarks.accelerators --parts cell --forms shared --top 10
 
-- est-ms: the sum of the cycles that the compiler estimates, divided by the clock; a figure for comparisons, no
+- est-ms: the sum of the cycles that the compiler estimates, divided by the clock; a figure for comparisons, not a
   prediction. Loops and conditionals count as often as the code of the benchmark runs each operation. In a reduction
   cell of NASNet's shared form, each of two loops of the backward pass counts all operations, which is too many
 - compile CPU-s: processor time of the compiler, without tracing; GiB: memory of a chip that the compiler plans
@@ -21,8 +21,8 @@ Without an accelerator, each program is compiled for a TPU that need not be pres
 - control flow of a step, without the loop over steps: conditionals, and loops whose length depends on data, as lowered
   for ``cuda`` / ``tpu``; a conditional within such a loop counts once
 
-On a GPU or TPU, and with ``--mode measure``, steps are timed on random images, for 1, 4, 8 and 16 candidates side by
-side, and PyTorch in eager mode if it is installed on a machine with a GPU::
+On a GPU or TPU, and with ``--mode measure``, steps are timed on random images, for 1, 4, 8 and 16 vmapped candidates,
+and for PyTorch in eager mode if it is installed on a machine with a GPU::
 
   python -m lanas_jax.experiments.benchmarks.accelerators --json FILE
 
@@ -32,7 +32,7 @@ ends after ``--minutes``; rows that were not reached are omitted.
 Each row is printed and written to the file of ``--json`` as soon as it is complete. Rows that the file has already are
 not repeated, so an interrupted benchmark can be continued.
 
-The results are in docs/planning.md.
+The results are in docs/planning.md. `accelerator_rows.py` has the rows of the table and their file.
 """
 
 import dataclasses
@@ -40,12 +40,10 @@ import datetime
 import importlib.metadata
 import importlib.util
 import itertools
-import json
 import os
 import threading
 import time
-from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
@@ -59,6 +57,15 @@ from rich.console import Console
 
 from lanas_jax.candidates.cost_model import time_steps
 from lanas_jax.data.splits import SearchData
+from lanas_jax.experiments.benchmarks.accelerator_rows import (
+    PLATFORMS,
+    Row,
+    cycles_by_operation,
+    print_row,
+    print_rows,
+    read_rows,
+    write_rows,
+)
 from lanas_jax.experiments.benchmarks.forms import (
     Form,
     Networks,
@@ -70,11 +77,11 @@ from lanas_jax.experiments.benchmarks.forms import (
     step_program,
 )
 from lanas_jax.experiments.benchmarks.step_timing import planned_bytes, random_data, share_of_peak
-from lanas_jax.experiments.benchmarks.table import machine, table
+from lanas_jax.experiments.benchmarks.table import machine
 from lanas_jax.models.nasbench import NASBench101, NASBench201
 from lanas_jax.models.nasnet import NASNet
 from lanas_jax.planning.control_flow import count_control_flow
-from lanas_jax.planning.costs import CostAnalysis, Share
+from lanas_jax.planning.costs import CostAnalysis
 from lanas_jax.planning.estimate import Memory
 from lanas_jax.planning.hlo import parse_module
 from lanas_jax.planning.stage import stand_in
@@ -87,10 +94,9 @@ from lanas_jax.spaces.nasnet import NASNetSpace
 from lanas_jax.training.peak import measure_peak
 from lanas_jax.training.sgd import TrainConfig
 
-PLATFORMS = ("cuda", "tpu")
 STEPS = 64  # steps per call of an estimated training
 WIDTH = 130  # width of the table in characters, without a terminal
-MEASURED = (1, 4, 8, 16)  # numbers of candidates side by side
+MEASURED = (1, 4, 8, 16)  # numbers of vmapped candidates
 
 
 @dataclasses.dataclass(frozen=True)
@@ -103,7 +109,7 @@ class Config:
       topology: TPU to compile for.
       parts: parts of a candidate, a row for each; default: both if estimated, candidates if measured.
       forms: forms of a candidate, a row for each.
-      vmapped: numbers of candidates side by side, a row for each; default: 1 if estimated, 1, 4, 8 and 16 if measured.
+      vmapped: numbers of vmapped candidates, a row for each; default: 1 if estimated, 1, 4, 8 and 16 if measured.
       blocks: number of blocks per cell of NASNet.
       channels: number of channels of the first cell; default: 16, or 128 for NAS-Bench-101.
       cells: number of cells, of the whole network for NASNet (default: 8), per stage for NAS-Bench-201 (default: 5) and
@@ -137,65 +143,6 @@ class Config:
     minutes: float = 7.5
     top: int = 0
     json: Path | None = None
-
-
-@dataclasses.dataclass(frozen=True)
-class Row:
-    """Figures of one form; times and bytes are per candidate and step, None if not estimated or not measured.
-
-    Attributes:
-      part: part of a candidate.
-      form: form of the candidate.
-      vmapped: number of candidates side by side.
-      target: machine.
-      compile_seconds: seconds to compile, without tracing.
-      compile_cpu_seconds: processor seconds to compile, of all threads.
-      trace_seconds: seconds to trace, including initialization and evaluation for a candidate.
-      gib: planned memory of the device in GiB, for all candidates side by side.
-      gigabytes: GB between the device and its memory.
-      estimated_ms: milliseconds by the compiler's estimates.
-      conditionals: conditionals per step of all candidates side by side, by platform.
-      unknown_loops: loops per step whose length depends on data, by platform.
-      step_ms: measured milliseconds.
-      share_of_peak: measured share of the peak rate.
-      dearest: operations with the most estimated time: name and milliseconds.
-      uncounted: number of instructions that the estimate omits, by opcode, of 4 KiB or more.
-      date: date of the row.
-      software: versions of jax and of the compiler.
-    """
-
-    part: str
-    form: str
-    vmapped: int
-    target: str
-    compile_seconds: float | None = None
-    compile_cpu_seconds: float | None = None
-    trace_seconds: float | None = None
-    gib: float | None = None
-    gigabytes: float | None = None
-    estimated_ms: float | None = None
-    conditionals: dict[str, int] | None = None
-    unknown_loops: dict[str, int] | None = None
-    step_ms: float | None = None
-    share_of_peak: float | None = None
-    dearest: dict[str, float] = dataclasses.field(default_factory=dict)
-    uncounted: dict[str, float] = dataclasses.field(default_factory=dict)
-    date: str = ""
-    software: str = ""
-
-    @property
-    def name(self) -> tuple[str, str, int, str]:
-        """What the row is about; a file has one row of a name."""
-        return self.part, self.form, self.vmapped, self.target
-
-
-def cycles_by_operation(shares: Sequence[Share]) -> dict[str, float]:
-    """Sums estimated cycles by operation, of the program as traced or as the compiler added it, most cycles first."""
-    total: dict[str, float] = defaultdict(float)
-    for one in shares:
-        traced = one.op_name.rpartition("/")[2]
-        total[traced if one.opcode == "fusion" and traced else one.opcode] += one.cycles
-    return dict(sorted(total.items(), key=lambda item: -item[1]))
 
 
 def network_of_space(config: Config) -> Networks:
@@ -264,7 +211,7 @@ class AcceleratorBenchmark:
         rounds = rounds or (1,) if part == "cell" else (steps, *rounds)
         analysis = CostAnalysis(parse_module(compiled.as_text()), rounds=rounds, weights=weights)
         costs, each = analysis.total(), steps * vmapped
-        clock, dearest = self.machine.chip.clock, cycles_by_operation(analysis.dearest_instructions())
+        clock, costliest = self.machine.chip.clock, cycles_by_operation(analysis.costliest_instructions())
         return dataclasses.replace(
             row,
             compile_seconds=seconds,
@@ -273,9 +220,9 @@ class AcceleratorBenchmark:
             gib=Memory.of(compiled.memory_analysis()).total / 2**30,
             gigabytes=costs.moved / each / 1e9,
             estimated_ms=1000 * costs.cycles / each / clock,
-            dearest={
+            costliest={
                 name: 1000 * cycles / each / clock
-                for name, cycles in itertools.islice(dearest.items(), self.config.top)
+                for name, cycles in itertools.islice(costliest.items(), self.config.top)
             },
             uncounted={opcode: count / each for opcode, count in costs.uncounted.items()},
             **self.control_flow(part, form, vmapped),
@@ -336,7 +283,7 @@ class AcceleratorBenchmark:
         return candidate_program(self._population(form, vmapped, devices, STEPS), data), STEPS
 
     def control_flow(self, part: Part, form: Form, vmapped: int) -> dict[str, dict[str, int]]:
-        """Counts the control flow of a step of all candidates side by side, by platform."""
+        """Counts the control flow of a step of all vmapped candidates, by platform."""
         devices, space = jax.local_devices()[:1], self.network.space
         found: dict[str, dict[str, int]] = {"conditionals": {}, "unknown_loops": {}}
         for platform in PLATFORMS:
@@ -390,44 +337,6 @@ def software() -> str:
     return f"jax {jax.__version__}" + (f", libtpu {importlib.metadata.version('libtpu')}" if found else "")
 
 
-def cells(row: Row) -> dict[str, str]:
-    """Returns a row of the table by column title."""
-    flow = [row.conditionals, row.unknown_loops]
-    counts = ["-" if one is None else "/".join(f"{one[platform]}" for platform in PLATFORMS) for one in flow]
-    return {
-        "part": row.part,
-        "form": row.form,
-        "vmapped": str(row.vmapped),
-        "est-ms": _number(row.estimated_ms),
-        "ms": _number(row.step_ms),
-        "of peak": "-" if row.share_of_peak is None else f"{row.share_of_peak:.2%}",
-        "compile s": _number(row.compile_seconds),
-        "CPU-s": _number(row.compile_cpu_seconds),
-        "GiB": _number(row.gib),
-        "GB": _number(row.gigabytes),
-        "conditionals": counts[0],
-        "loops": counts[1],
-    }
-
-
-def _number(value: float | None) -> str:
-    return "-" if value is None else f"{value:.3g}"
-
-
-def read_rows(path: Path | None, settings: dict[str, Any]) -> list[Row]:
-    """Returns the rows of an earlier benchmark with the same settings; [] without a file.
-
-    Raises:
-      SystemExit: the file is of another benchmark.
-    """
-    if path is None or not path.exists():
-        return []
-    found = json.loads(path.read_text())
-    if found["settings"] != settings:
-        raise SystemExit(f"{path} has rows for other settings, {found['settings']}; choose another file")
-    return [Row(**row) for row in found["rows"]]
-
-
 def settings_of(benchmark: AcceleratorBenchmark) -> dict[str, Any]:
     """Returns what the rows of one file have in common."""
     names = ("space", "blocks", "channels", "cells", "image_size", "batch_size", "dtype", "seed")
@@ -450,16 +359,9 @@ def run_benchmark(benchmark: AcceleratorBenchmark, console: Console) -> list[Row
             continue
         row = dataclasses.replace(row, date=datetime.date.today().isoformat(), software=software())
         rows.append(row)
-        figures = ", ".join(f"{title} {text}" for title, text in cells(row).items() if text != "-")
-        console.print(figures, soft_wrap=True)
-        for name, milliseconds in row.dearest.items():
-            console.print(f"  {milliseconds:.3g} est-ms: {name}")
-        if row.dearest and row.uncounted:
-            omitted = ", ".join(f"{count:.3g} {opcode}" for opcode, count in row.uncounted.items())
-            console.print(f"  omitted from est-ms: {omitted}", soft_wrap=True)
+        print_row(console, row)
         if config.json is not None:
-            report = {"settings": settings, "rows": [dataclasses.asdict(row) for row in rows]}
-            config.json.write_text(json.dumps(report, indent=2) + "\n")
+            write_rows(config.json, settings, rows)
     return rows
 
 
@@ -478,9 +380,7 @@ def main() -> None:
             f"{config.space}, a candidate of {benchmark.multiply_adds / 1e6:.0f} M multiply-adds, {config.dtype}: "
             f"{benchmark.target}"
         )
-        shown = [cells(row) for row in rows]
-        filled = [name for name in shown[0] if any(row[name] != "-" for row in shown)]
-        console.print(table(title, [{name: row[name] for name in filled} for row in shown]))
+        print_rows(console, title, rows)
 
 
 def _end(console: Console, minutes: float) -> None:

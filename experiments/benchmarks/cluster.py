@@ -35,7 +35,8 @@ from lanas_jax.cluster.settings import ClusterSettings
 from lanas_jax.evaluators.base import Outcome
 from lanas_jax.evaluators.from_table import FromTable
 from lanas_jax.storage.checkpoints import Checkpoints
-from lanas_jax.storage.trials import Trial, TrialStore
+from lanas_jax.storage.trial import Trial
+from lanas_jax.storage.trials import TrialStore
 from lanas_jax.study import Experiment, run_folder
 from lanas_jax.study.experiment import Silence
 from lanas_jax.study.replay import SearchLog

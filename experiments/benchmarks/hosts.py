@@ -67,7 +67,7 @@ class Nothing:
 
 
 class TimedLead:
-    """Sends orders as `Lead` does, and notes the seconds that they take besides the calls that they order."""
+    """Sends orders as `Lead` does, and records the seconds that they take besides the calls that they order."""
 
     def __init__(self) -> None:
         self._lead = Lead()
@@ -94,7 +94,7 @@ class TimedLead:
 
 
 class Clock(Silence):
-    """Notes when batches are finished."""
+    """Records when batches are finished."""
 
     def __init__(self) -> None:
         self.ends: list[float] = []

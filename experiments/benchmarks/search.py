@@ -41,7 +41,7 @@ from lanas_jax.runtime.console import terminal
 from lanas_jax.runtime.devices import cores
 from lanas_jax.tables import catalogue
 
-TOLD = 300  # number of trials before the timed draw
+RESULTS = 300  # number of trials before the timed draw
 REPEATS = 7  # timed repeats, of which the median is reported
 
 
@@ -110,7 +110,7 @@ def simulation(config: Config, table: lx.Table) -> dict[str, float]:
 def draw_from_nasbench101() -> float:
     """Returns the seconds of a tell and an ask over all graphs of NAS-Bench-101."""
     space = lx.NASBench101Space()
-    searcher = lx.LaNAS(space, pool=space.enumerate(), capacity=TOLD + 100)
+    searcher = lx.LaNAS(space, pool=space.enumerate(), capacity=RESULTS + 100)
     return _draw(searcher, lambda codes: np.asarray(space.features(codes))[:, :20].sum(axis=1))[0]
 
 
@@ -118,15 +118,15 @@ def draw_from_lattice(exponent: int) -> tuple[float, float]:
     """Returns the seconds of a tell and an ask over choices of ten options each, and the share of accepted moves."""
     space = lx.SearchSpace([lx.Choice(f"choice {i}", "abcdefghij") for i in range(exponent)])
     effects = np.random.default_rng(0).normal(size=(exponent, 10))
-    searcher = lx.LaNAS(space, capacity=TOLD + 100)
+    searcher = lx.LaNAS(space, capacity=RESULTS + 100)
     return _draw(searcher, lambda codes: effects[np.arange(exponent), codes].sum(axis=1))
 
 
 def _draw(searcher: lx.LaNAS, value: Callable[[np.ndarray], np.ndarray]) -> tuple[float, float]:
     """Returns the median seconds of a tell of one trial and the next ask, and the last share of accepted moves."""
     state = searcher.init(jax.random.key(0))
-    warming_up = lx.RandomSearch(searcher.space, pool=searcher.pool, capacity=TOLD)
-    _, codes = warming_up.ask(warming_up.init(jax.random.key(1)), TOLD)
+    warming_up = lx.RandomSearch(searcher.space, pool=searcher.pool, capacity=RESULTS)
+    _, codes = warming_up.ask(warming_up.init(jax.random.key(1)), RESULTS)
     state = searcher.tell(state, codes, value(np.asarray(codes)).astype(np.float32))
     state, codes = searcher.ask(state, 1)
     seconds = []

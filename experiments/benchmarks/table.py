@@ -102,7 +102,7 @@ def show_timings(config: Any, peaks: Mapping[int, float], timings: list[Timing],
     console.print(
         f"ms/step: milliseconds per step and candidate; concurrent candidates share the time. of peak: six operations "
         f"per multiply-add and image, relative to the measured rate of a matrix product in {config.dtype} (10^12 per "
-        f"second: {reached}). Rows with fewer nets are measured on a sample.",
+        f"second: {reached}). Rows with fewer networks are measured on a sample.",
     )
     if timings[0].train_seconds is not None:
         console.print(

@@ -76,9 +76,9 @@ class Candidate:
     waited: float = 0.0
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
+@dataclasses.dataclass(eq=False)
 class Specialised:
-    """Trains each candidate with its own program.
+    """Trains each candidate with its own program, and holds the programs of the last batch in memory.
 
     Args:
       network: builder of the network of a code.
@@ -87,6 +87,7 @@ class Specialised:
       devices: devices to train on; default: all devices of all processes.
       threads: number of programs compiled concurrently; default: one per core.
       steps_per_dispatch: number of training steps per dispatch; Ctrl-C takes effect between dispatches.
+      repeats: number of trainings of each candidate, which decides how far XLA optimizes its program.
     """
 
     network: Buildable

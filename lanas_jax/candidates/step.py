@@ -55,7 +55,7 @@ class Network(Protocol):
         *,
         train: bool,
     ) -> tuple[Float[Array, "n classes"], BatchStats]:
-        """Returns logits and updated batch statistics (unchanged if `train_candidate` is False)."""
+        """Returns logits and updated batch statistics (unchanged if `train` is False)."""
         ...
 
 

@@ -30,9 +30,9 @@ OUT_OF_MEMORY = "RESOURCE_EXHAUSTED"  # XLA's status code, the only way to disti
 NOT_BUILDABLE = "the network cannot be built for a single code"
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
+@dataclasses.dataclass(eq=False)
 class Strategies:
-    """The training strategies of one search.
+    """The training strategies of one search, with the programs compiled so far.
 
     Args:
       network: network that takes any code as data; with a method `for_code`, also the builder of specialised networks.

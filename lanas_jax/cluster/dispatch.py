@@ -24,7 +24,7 @@ from lanas_jax.evaluators.faults import (
     MalformedOutcomeError,
     RemoteError,
 )
-from lanas_jax.storage.trials import Trial
+from lanas_jax.storage.trial import Trial
 from lanas_jax.study import StudyError
 from lanas_jax.study.experiment import StudyProgress
 from lanas_jax.study.replay import SearchLog

@@ -25,11 +25,11 @@ class ClusterNode:
     resources: Mapping[str, float]
 
 
-def alive(told: Sequence[Mapping[str, Any]]) -> list[ClusterNode]:
+def alive(reported: Sequence[Mapping[str, Any]]) -> list[ClusterNode]:
     """Returns the live nodes from the result of `ray.nodes()`."""
     return [
         ClusterNode(node["NodeID"], node.get("NodeManagerAddress", "?"), node.get("Resources", {}))
-        for node in told
+        for node in reported
         if node["Alive"]
     ]
 

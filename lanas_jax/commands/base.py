@@ -251,7 +251,7 @@ def use_every_core() -> None:
     one_device_per_core()
 
 
-def keep_programs() -> None:
+def cache_programs() -> None:
     """Enables the persistent compilation cache; must be called before the first array exists."""
     from lanas_jax.runtime import compile_cache
 

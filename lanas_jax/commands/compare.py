@@ -33,7 +33,7 @@ WORK = "hard limit on the multiply-adds of a network; nasbench201 and natsbench-
 THROUGHPUTS = "hard limits on measured throughput, in images per second by device, such as tpuv3=1500,a100=8000"
 CHOICE_OF_FRONTS = f"with --objectives, from {', '.join(fronts.NAMES)}"
 SEVERAL = "objectives to search a front of, such as accuracy,parameters; costs are minimised, all others maximised"
-LEAST = "with --objectives: values below which a network is of no use, such as 0.6,1.5e6; ParetoLaNAS knows them, too"
+LEAST = "with --objectives: values below which a network is of no use, such as 0.6,1.5e6; ParetoLaNAS uses them"
 AT_ONCE = "numbers of asynchronous workers to simulate, such as 1,8,64"
 
 
@@ -119,7 +119,7 @@ def _compare(console: Console, arguments: Sequence[str]) -> int:
     ) -> Any:
         """Run searchers on a benchmark table with equal budgets, counting distinct architectures.
 
-        With hard limits, searches are among the networks that meet them. Prints a table and writes comparison.csv,
+        With hard limits, only the networks that meet them are searched. Prints a table and writes comparison.csv,
         comparison.png and traces.npz.
         """
         several = tuple(name.replace("-", "_") for name in objectives.split(",")) if objectives else ()

@@ -21,7 +21,7 @@ def copy(arguments: Sequence[str]) -> int:
 
         All other commands work with local folders. FROM and TO are local folders or places such as gs://BUCKET/RUN
         (package gcsfs) and s3://BUCKET/RUN (package s3fs). A run may be copied while it is being written; the copy can
-        be resumed. Copied again, only what has changed is written.
+        be resumed. A second copy writes only what has changed.
         """
         return source, target
 

@@ -60,7 +60,8 @@ def _describe(arguments: Sequence[str]) -> int:
             return 0
         space = find_space(name, settings)
         if code is None:
-            raise CodeError(f"{name} is a space: choose a network with --code, {space.dims} integers with commas")
+            integers = f"{space.dims} integers separated by commas"
+            raise CodeError(f"{name} is a space: choose a network with --code, {integers}")
         about = describe_code(space, codes.read_code(code, space))
     print(json.dumps(about) if as_json else _text(about))
     return 0
@@ -76,7 +77,9 @@ def _parse(arguments: Sequence[str]) -> tuple[str, str | None, bool, dict[str, A
     def parse(
         space: Annotated[str, tyro.conf.arg(metavar="SPACE", help=NAMES)],
         /,
-        code: Annotated[str | None, tyro.conf.arg(metavar="2,2,0,...", help="code, integers with commas")] = None,
+        code: Annotated[
+            str | None, tyro.conf.arg(metavar="2,2,0,...", help="code: integers separated by commas")
+        ] = None,
         json: Annotated[bool, tyro.conf.arg(help="JSON output instead of a drawing")] = False,
         blocks: Annotated[int | None, size("number of blocks per cell", nasnet.format(7))] = None,
         two_cells: Annotated[bool, tyro.conf.arg(help="separate normal and reduction cells, nasnet only")] = False,

@@ -186,7 +186,7 @@ def led(party: Party, orders: Orders, run: Callable[[Lead], int]) -> int:
 
     Args:
       party: this process among those of the command.
-      orders: functions that carry out the orders in the other processes.
+      orders: functions that make the ordered calls in the other processes.
       run: the command; returns its exit code.
     """
     if not distributed.is_first_process():

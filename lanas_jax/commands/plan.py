@@ -240,8 +240,8 @@ def as_json(one: "Estimate", speed: "InputSpeed | None" = None) -> dict[str, Any
 
 def _estimated(one: "Estimate") -> str:
     """Returns the estimated milliseconds per step: for mean and most expensive branches, if they differ."""
-    mean, dearest = (_scaled(seconds, 1e-3) for seconds in (one.estimated_seconds, one.dearest_seconds))
-    return mean if mean == dearest else f"{mean}-{dearest}"
+    mean, costliest = (_scaled(seconds, 1e-3) for seconds in (one.estimated_seconds, one.costliest_seconds))
+    return mean if mean == costliest else f"{mean}-{costliest}"
 
 
 def _scaled(number: float | int | None, unit: float | int) -> str:

@@ -20,7 +20,7 @@ from lanas_jax.commands.base import (
     ACCEPT_VERSIONS,
     REFUSALS,
     RefusedError,
-    keep_programs,
+    cache_programs,
     parse_early,
     parse_settings,
     usage,
@@ -69,7 +69,7 @@ For the settings: lanas rank RUN --help
 
 def rank(arguments: Sequence[str]) -> int:
     """Compares cheap estimates with training from scratch."""
-    keep_programs()
+    cache_programs()
     use_every_core()
     try:
         with hosts.joined("rank", arguments) as party:

@@ -19,7 +19,7 @@ from lanas_jax.commands.base import (
     REFUSALS,
     Folder,
     RefusedError,
-    keep_programs,
+    cache_programs,
     parse_settings,
     parsed,
     use_every_core,
@@ -73,7 +73,7 @@ def search(arguments: Sequence[str]) -> int:
         return 0 if arguments else 2
     if arguments[0].startswith("-"):
         raise RefusedError("the experiment must come first: lanas search EXPERIMENT [--out DIR] [settings]")
-    keep_programs()
+    cache_programs()
     use_every_core()
     with hosts.joined("search", arguments) as party:
         return _search(party, arguments)
@@ -139,7 +139,7 @@ def resume(arguments: Sequence[str]) -> int:
     directory, where, observation, reading, budget, accept = parsed(parse, "resume", arguments)
     if not any(word.startswith("--hosts.") for word in arguments):  # refused without JAX
         TrialStore.open(run_folder.open_run(directory).trials).close()
-    keep_programs()
+    cache_programs()
     use_every_core()
     with hosts.joined("resume", arguments) as party, observation.active():
         return _resume(party, directory, where, reading, budget, accept)
@@ -260,7 +260,7 @@ def _lead(party: Party, lead: Lead, experiment: "Experiment", here: Run, where: 
     winner, earlier = result.best, _trained_code(here)
     if winner is not None and earlier is not None and not same_network(experiment.space, winner.code, earlier):
         console.print(
-            f"{here.final} keeps the training of an earlier winner ({','.join(map(str, earlier))}); "
+            f"{here.final} holds the training of an earlier winner ({','.join(map(str, earlier))}); "
             f"to train the new one: lanas train {shlex.quote(str(here.directory))} --out DIR",
             soft_wrap=True,
         )

@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.table import Table
 
 from lanas_jax.runtime.console import print_table
-from lanas_jax.storage.trials import Status, Trial, differ_in_steps
+from lanas_jax.storage.trial import Status, Trial, differ_in_steps
 
 if TYPE_CHECKING:
     from lanas_jax.spaces.base import SearchSpace

@@ -10,7 +10,7 @@ import tyro
 from rich.console import Console
 
 from lanas_jax.commands import hosts
-from lanas_jax.commands.base import RefusedError, keep_programs, parse_settings, usage
+from lanas_jax.commands.base import RefusedError, cache_programs, parse_settings, usage
 from lanas_jax.commands.hosts import Party
 from lanas_jax.commands.observation import OBSERVATION, Observation
 from lanas_jax.runtime import distributed
@@ -38,7 +38,7 @@ For the settings: lanas supernet EXPERIMENT --help
 
 def supernet(arguments: Sequence[str]) -> int:
     """Trains the supernet of a search in advance."""
-    keep_programs()
+    cache_programs()
     try:
         return _supernet(terminal(), arguments)
     except (ValueError, OSError, DistributedError) as error:

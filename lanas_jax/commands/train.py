@@ -17,7 +17,7 @@ from jaxtyping import Int
 from rich.console import Console
 
 from lanas_jax.commands import hosts, summary
-from lanas_jax.commands.base import RefusedError, keep_programs, parse_settings, usage
+from lanas_jax.commands.base import RefusedError, cache_programs, parse_settings, usage
 from lanas_jax.commands.codes import CodeError, read_code
 from lanas_jax.commands.hosts import Party
 from lanas_jax.commands.observation import OBSERVATION, Observation
@@ -52,13 +52,13 @@ from lanas_jax.trainer.task import FinalTraining
 from lanas_jax.trainer.train import Origin, train_language_model, train_network
 
 HELP = f"""\
-usage: lanas train RUN [--code 0,1,...] [--weights DIR] [--out DIR] [--preset NAME] [settings of its final training]
+usage: lanas train RUN [--code 0,1,...] [--weights DIR] [--out DIR] [--preset NAME] [settings of the training]
        lanas train EXPERIMENT --code 0,1,... [--out DIR] [settings] [--config.NAME settings of the experiment]
        lanas train FOLDER
 
 Trains the best network of a search, or one of your choice, in full, and measures its test accuracy once. Writes
 everything to one folder: RUN/final, DIR, or a new folder under runs/. If a search has trained its winner, in RUN/final,
-this shows the result; other settings, and another folder, train another network.
+this shows the result; to train again with other settings, give another folder.
 Ctrl-C stops; SIGTERM finishes the current step, saves a checkpoint and stops. The same command continues; so does
 lanas train FOLDER, with the folder that a training wrote.
 {hosts.HELP}
@@ -69,7 +69,7 @@ For the settings: lanas train RUN --help
 
 def train(arguments: Sequence[str]) -> int:
     """Trains the best network of a run, or another network."""
-    keep_programs()
+    cache_programs()
     try:
         return _train(terminal(), arguments)
     except (ValueError, OSError, CodeError, DistributedError) as error:
@@ -225,12 +225,12 @@ def _picked(target: Target, pick: str, code: str | None) -> Target:
     If that folder has a training, its settings are those of the target. A new one starts from the experiment's.
 
     Raises:
-      CodeError: a code was given too, the target is no run, or no trial is meant by the text.
+      CodeError: a code was given too, the target is not a run, or the text means no trial.
     """
     if code is not None:
         raise CodeError("give --code or --pick, not both")
     if target.run is None:
-        raise CodeError(f"--pick needs the folder of a search; {target.origin.name} is none")
+        raise CodeError(f"--pick needs the folder of a search; got {target.origin.name}")
     with TrialStore.open(target.run.trials, read_only=True) as store:
         trials = store.trials()
     try:
@@ -284,7 +284,7 @@ def _parse(wanted: Target, arguments: Sequence[str]) -> Any:
     out = tyro.conf.arg(metavar="DIR", help="new or empty folder, or the folder of the training to continue")
     code = tyro.conf.arg(
         metavar="0,1,...",
-        help="code of the network, integers with commas",
+        help="code of the network: integers separated by commas",
         help_behavior_hint="(default: the best trial's)",
     )
     pick = tyro.conf.arg(metavar="TRIAL", help="trial of a run: knee, 'trial 17' or 'multiply_adds<=3e8'")

@@ -59,8 +59,8 @@ class FrontProblem(NamedTuple):
         Args:
           table: table with a column per objective.
           objectives: names of the objectives.
-          reference: values below which a network is of no use; None for the worst values on the table's front, and a
-            tenth of the front's range below them, or of the table's range where the front has a single value.
+          reference: values below which a network is of no use; None for the worst values on the table's front minus a
+            tenth of the front's range, or of the table's range where the front has a single value.
 
         Raises:
           ValueError: the reference has another length, or no network of the table is above it.

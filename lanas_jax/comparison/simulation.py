@@ -72,7 +72,7 @@ def simulate(
       seeds for each.
 
     Raises:
-      ValueError: budget, seeds or batch is below 1; there is no searcher, or one of other choices than the table's; or
+      ValueError: budget, seeds or batch is below 1; there is no searcher, or one has other choices than the table; or
         the searchers differ in more than numbers.
     """
     refuse_below_one(budget=budget, seeds=seeds, batch=batch)
@@ -93,7 +93,7 @@ def _check_space(searcher: Any, table: Table) -> None:
     """Checks that a searcher proposes codes of the table's space. Which choices are scales may differ.
 
     Raises:
-      ValueError: it is no searcher, or the names or options of its choices differ from those of the table.
+      ValueError: it is not a searcher, or the names or options of its choices differ from those of the table.
     """
     if not isinstance(searcher, Searcher) or isinstance(searcher, type):
         raise ValueError(f"searcher must be a searcher, such as RandomSearch(table.space); got {searcher!r}")

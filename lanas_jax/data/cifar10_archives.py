@@ -86,7 +86,7 @@ def read_archive(path: Path, contents: Contents) -> tuple[Split, Split]:
                 raise FileError(f"{path}: the member {version.folder}/{name} is missing")
         return _splits(files, version, contents, str(path))
     except FileError as error:
-        raise FileError(f"{error}{_told_md5(path)}") from error
+        raise FileError(f"{error}{_md5_note(path)}") from error
 
 
 def _members(path: Path) -> dict[tuple[str, str], bytes]:
@@ -124,7 +124,7 @@ def _content(archive: tarfile.TarFile, member: tarfile.TarInfo, path: Path) -> b
     return bytes(content)
 
 
-def _told_md5(path: Path) -> str:
+def _md5_note(path: Path) -> str:
     try:
         with path.open("rb") as file:
             found = hashlib.file_digest(file, "md5").hexdigest()

@@ -24,9 +24,9 @@ from lanas_jax.data.record_index import RecordIndex
 from lanas_jax.data.streams import Batch, Transform
 from lanas_jax.formats.errors import FileError
 
-_CHUNK = 16  # most images per task of a thread
+_CHUNK = 16  # maximum number of images per task of a thread
 _ENDLESS = 2**40  # number of chunks of an endless stream
-_IN_A_ROW = 100  # most consecutive damaged records
+_IN_A_ROW = 100  # maximum number of consecutive damaged records
 
 
 @dataclasses.dataclass(frozen=True)

@@ -96,7 +96,7 @@ def index(shards: list[Shard], features: Any, classes: int, note: Callable[[str]
         note(f"the record index is not cached: {error}")
         kept = None
     records = sum(shard.length for shard in shards)
-    places, labels = (kept and _kept(kept, records)) or _made(shards, kept, note)
+    places, labels = (kept and _cached(kept, records)) or _made(shards, kept, note)
     ends = np.cumsum([shard.length for shard in shards], dtype=np.int64)
     found = RecordIndex(tuple(shards), ends, places, labels, features, _digest(identity))
     wrong = np.flatnonzero((labels < 0) | (labels >= classes))
@@ -112,7 +112,7 @@ def _digest(content: object) -> str:
     return hashlib.sha256(json.dumps(content).encode()).hexdigest()
 
 
-def _kept(path: Path, records: int) -> tuple[np.ndarray, np.ndarray] | None:
+def _cached(path: Path, records: int) -> tuple[np.ndarray, np.ndarray] | None:
     try:
         found = npz.read_npz(path, ("places", "labels"))
     except FileError:  # missing or damaged: scan again

@@ -150,7 +150,7 @@ class DatasetSource:
                     return form, path
         raise MissingDatasetError(
             f"{self.contents.name} was not found.\n"
-            f"Searched folders: {', '.join(map(_told, folders))}\n"
+            f"Searched folders: {', '.join(map(_described, folders))}\n"
             f"for any of these files: {', '.join(str(Path(form.place) / form.mark) for form in self.forms)}\n"
             f"{self.advice}"
         )
@@ -172,7 +172,7 @@ def _expanded(folder: str) -> Path | None:
         raise
 
 
-def _told(path: Path) -> str:
+def _described(path: Path) -> str:
     if path.is_file():
         return f"{path} (a file of another kind)"
     return str(path) if path.is_dir() else f"{path} (does not exist)"

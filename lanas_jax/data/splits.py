@@ -154,12 +154,12 @@ class SplitSizes:
             check_parts(images, classes, parts)
         train, test = in_order(train), in_order(test)
         validation, rest = draw_stratified(train.labels, self.validation, self.seed)
-        fitted = self._shrunk(train, self._kept(train.labels, rest, self.train))
-        tested = self._shrunk(test, self._kept(test.labels, np.arange(len(test)), self.test))
+        fitted = self._shrunk(train, self._some_rows(train.labels, rest, self.train))
+        tested = self._shrunk(test, self._some_rows(test.labels, np.arange(len(test)), self.test))
         search = SearchData(fitted, self._shrunk(train, validation), classes, Scaling.of(fitted.images))
         return Dataset(search, tested)
 
-    def _kept(self, labels: Int32[np.ndarray, " n"], rows: Int[np.ndarray, " m"], n: int | None) -> np.ndarray:
+    def _some_rows(self, labels: Int32[np.ndarray, " n"], rows: Int[np.ndarray, " m"], n: int | None) -> np.ndarray:
         """Returns `n` of the rows, drawn stratified, or all."""
         return rows if n in (None, len(rows)) else rows[draw_stratified(labels[rows], n, self.seed)[0]]
 

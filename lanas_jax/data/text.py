@@ -24,7 +24,7 @@ class Text:
 
     Attributes:
       train: symbols for training, the first 80 %.
-      validation: symbols that a search's values are computed from, the next 10 %.
+      validation: symbols from which a search computes its values, the next 10 %.
       test: symbols that no search sees, the last 10 %.
       digest: SHA-256 of all symbols.
     """

@@ -14,7 +14,7 @@ import numpy as np
 from jaxtyping import Array, Int, Key
 
 from lanas_jax.spaces.base import SearchSpace
-from lanas_jax.storage.trials import Trial
+from lanas_jax.storage.trial import Trial
 
 RESERVED = {field.name for field in dataclasses.fields(Trial)} | {"accuracy", "checksum"}
 
@@ -79,7 +79,7 @@ class NamesValue(Protocol):
 
     @property
     def value_name(self) -> str:
-        """What the values are."""
+        """The name of the values."""
         ...
 
 
@@ -124,8 +124,8 @@ def declared_outcomes(evaluator: object) -> tuple[str, ...]:
     """Returns the names of the outcomes that an evaluator reports besides its value: its attribute `outcomes`, if any.
 
     Raises:
-      ValueError: the attribute is no sequence of names, or a name is no identifier, is given twice, or is that of
-        another number of a trial.
+      ValueError: the attribute is not a sequence of names, or a name is not an identifier, is given twice, or belongs
+        to another number of a trial.
     """
     names = getattr(evaluator, "outcomes", ())
     if isinstance(names, str) or not isinstance(names, Sequence):

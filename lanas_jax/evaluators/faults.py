@@ -3,7 +3,7 @@
 If the evaluator raises for one candidate, that candidate has failed, which is a result. If the evaluator raises for
 one candidate after another, the evaluator is broken, and the search stops. The same holds for malformed outcomes:
 objects of another type, or numbers that the trials file cannot hold. If the evaluator calls ``sys.exit`` or raises
-another exception that is no `Exception`, the search stops at once, and the trials stay pending.
+another exception that is not an `Exception`, the search stops at once, and the trials stay pending.
 """
 
 import dataclasses
@@ -18,7 +18,7 @@ from lanas_jax.runtime.distributed import DistributedError
 from lanas_jax.runtime.errors import STOPS, explain_error, in_brackets, is_coroutine, what_it_did
 from lanas_jax.storage.plain import plain_count, plain_float, plain_text, shown
 
-HOPELESS = 8  # consecutive trials without a valid outcome after which the evaluator counts as broken
+MAX_FAILED_IN_A_ROW = 8  # consecutive trials without a valid outcome after which the evaluator counts as broken
 RAISED = "the evaluator raised"
 NOT_ASYNC = "define it with def; it may call asyncio.run"
 
@@ -32,7 +32,7 @@ class MalformedOutcomeError(Exception):
 
 
 class EvaluatorExitError(Exception):
-    """An evaluator called ``sys.exit`` or raised an exception that is no `Exception`, such as ``GeneratorExit``."""
+    """An evaluator called ``sys.exit``, or raised a `BaseException` such as ``GeneratorExit``."""
 
 
 class RemoteError(Exception):
@@ -49,12 +49,12 @@ class Failures:
         """Converts the errors of a batch to failed outcomes.
 
         Raises:
-          BrokenEvaluatorError: the evaluator failed for at least `HOPELESS` consecutive trials, including the whole
-            batch. The trials of the batch stay pending.
+          BrokenEvaluatorError: the evaluator failed for at least `MAX_FAILED_IN_A_ROW` consecutive trials, including
+            the whole batch. The trials of the batch stay pending.
         """
         errors = [outcome for outcome in outcomes if isinstance(outcome, Exception)]
         self._in_a_row = self._in_a_row + len(errors) if len(errors) == len(outcomes) else 0
-        if self._in_a_row >= HOPELESS:
+        if self._in_a_row >= MAX_FAILED_IN_A_ROW:
             did = "returned no outcome" if isinstance(errors[-1], MalformedOutcomeError) else "raised an error"
             raise BrokenEvaluatorError(
                 f"the evaluator {did} for each of the last {self._in_a_row} trials: "
@@ -73,7 +73,7 @@ def outcomes_or_errors(
 
     Raises:
       BrokenEvaluatorError: the evaluator did not return one object per code.
-      EvaluatorExitError: the evaluator called ``sys.exit`` or raised an exception that is no `Exception`.
+      EvaluatorExitError: the evaluator called ``sys.exit`` or raised an exception that is not an `Exception`.
       DistributedError: the evaluation failed in some of several processes, which ends the search.
     """
     try:

@@ -114,7 +114,7 @@ class FromScratch:
 
     @property
     def value_name(self) -> str:
-        """What the values are, for displays."""
+        """The name of the values, for displays."""
         return "search-validation accuracy" if self.measure == "accuracy" else "negative search-validation loss"
 
     @functools.cached_property

@@ -1,8 +1,8 @@
 """Values by training every candidate as a language model: the third task of arXiv 1906.06832.
 
 The value is the negative number of bits per symbol on the validation part of a text; the test part is never read. A
-model that is worse than guessing, with all symbols alike, is valued as guessing: ``-log2(symbols)``. A model whose loss
-is not finite has failed.
+model that is worse than guessing, which predicts all symbols with equal probability, has the value of guessing:
+``-log2(symbols)``. A model whose loss is not finite has failed.
 
 Candidates train vmapped, with the code as data. A step reads consecutive symbols at several places of the text; the
 states of the cells are carried from step to step, gradients are not. Initial weights and the places where reading
@@ -40,7 +40,7 @@ from lanas_jax.training.language import (
 
 State = TypeVar("State")
 TRAINING = TextTraining()
-HELD_OUT = 257  # rows of a text's part that bits are computed from, at most
+HELD_OUT = 257  # maximum number of rows of a part of the text from which bits are computed
 STEPS_PER_DISPATCH = 100  # Ctrl-C takes effect between dispatches
 
 

@@ -47,7 +47,7 @@ _TYPES = {
     "working_folder": str | None,
 }
 _EXPORTED = FolderKind("exported network", ARCHITECTURE, None, frozenset(_TYPES.keys() - {"working_folder"}), _TYPES)
-# What a language model has too.
+# The keys that the record of a language model has too.
 _BOTH = {name: kind for name, kind in _TYPES.items() if name not in ("image_shape", "scaling")}
 EITHER = FolderKind("exported network", ARCHITECTURE, None, frozenset(_BOTH.keys() - {"working_folder"}), _BOTH)
 

@@ -118,8 +118,8 @@ def stablehlo_program(network: Exported) -> bytes:
         raise MissingPackageError("flatbuffers is not installed: pip install 'lanas-jax[export]'") from error
     try:
         program = export.export(jax.jit(_logits_of(network)), platforms=PLATFORMS)(_images(network))
-    except Exception as error:  # of the network's own code, for a size that is not a number
-        raise RunError(f"the network is no program of any number of images: {_one_line(error)}") from error
+    except Exception as error:  # raised by the network's own code, where a size is not a number
+        raise RunError(f"the network cannot be exported for any number of images: {_one_line(error)}") from error
     return bytes(program.serialize())
 
 
@@ -127,8 +127,8 @@ def stablehlo_program(network: Exported) -> bytes:
 def onnx_program(network: Exported) -> bytes:
     """Returns a serialized ONNX model with the input ``images`` and the output ``logits``, which contains the weights.
 
-    Its convolutions are those for accelerators, its poolings those for CPUs. onnxruntime has computed its logits of
-    random images.
+    The model has the convolutions for accelerators and the poolings for CPUs. onnxruntime runs it on random images, and
+    its logits must be those of the network.
 
     Raises:
       MissingPackageError: jax2onnx is not installed.
@@ -145,7 +145,7 @@ def onnx_program(network: Exported) -> bytes:
         images = _images(network)
         function = without_platforms(_logits_of(network), images.shape[1:], images.dtype)
         model = jax2onnx.to_onnx(function, [images], input_names=["images"], output_names=["logits"])
-    except Exception as error:  # an operation that it does not know, or of the network's own code as above
+    except Exception as error:  # raised for an unknown operation, or by the network's own code as above
         raise RunError(f"jax2onnx cannot convert this network: {_one_line(error)}") from error
     program = model.SerializeToString()
     shape = (SAMPLE, *network.architecture["image_shape"])
@@ -202,7 +202,8 @@ def without_platforms(
     return jax.vmap(of_one)
 
 
-CALLS = {"jit": "jaxpr", "custom_jvp_call": "call_jaxpr", "custom_vjp_call": "call_jaxpr"}  # and their programs
+# Primitives that call a program, each with the name of its parameter that holds the program.
+CALLS = {"jit": "jaxpr", "custom_jvp_call": "call_jaxpr", "custom_vjp_call": "call_jaxpr"}
 
 
 def _evaluate(jaxpr: core.Jaxpr, consts: Sequence[Any], arguments: Sequence[Any]) -> list[Any]:

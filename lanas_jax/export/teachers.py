@@ -33,8 +33,8 @@ def read_teacher(source: str, weights: Path | None = None) -> Teacher:
         ``weights``; None for those that the module has.
 
     Raises:
-      ValueError: the source is none of these, the module cannot be imported, the attribute is missing or no module, or
-        the weights do not fit it.
+      ValueError: the source is none of these, the module cannot be imported, the attribute is missing or not a module,
+        or the weights do not fit it.
       RunError, ExperimentError, ConfigError, FileError, MissingPackageError: the folder or file cannot be read.
     """
     path = local_path(source)
@@ -47,7 +47,7 @@ def read_teacher(source: str, weights: Path | None = None) -> Teacher:
         return NetworkTeacher(network, read_weights(path))
     name, colon, attribute = source.partition(":")
     if not (colon and name and attribute):
-        raise ValueError(f"the teacher must be {FORMS}; got {source}, which is no folder")
+        raise ValueError(f"the teacher must be {FORMS}; got {source}, which is not a folder")
     module = _module(name, attribute)
     return ModuleTeacher(module) if weights is None else ModuleTeacher(module, _read_variables(module, weights))
 

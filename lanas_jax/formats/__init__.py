@@ -1,1 +1,1 @@
-"""Formats of files, read to bytes and arrays: what the bytes stand for is left to `tables` and `data`."""
+"""File formats: files become bytes and arrays, which `tables` and `data` interpret."""

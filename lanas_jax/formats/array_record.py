@@ -31,7 +31,7 @@ def read_at(path: Path, number: int) -> bytes:
       ImportError: if the package is not installed.
     """
     try:
-        return _kept_reader(path).read([number])[0]
+        return _cached_reader(path).read([number])[0]
     except (RuntimeError, ValueError, IndexError) as error:
         raise FileError(f"{path}: record {number}: {error}") from error
 
@@ -49,4 +49,4 @@ def _reader(path: Path) -> Any:
     return ArrayRecordReader(str(path))
 
 
-_kept_reader = functools.lru_cache(maxsize=64)(_reader)  # opening a file reads its whole record directory
+_cached_reader = functools.lru_cache(maxsize=64)(_reader)  # opening a file reads its whole record directory

@@ -280,7 +280,7 @@ class Search:
         self._learned = 0  # number of results in the state
 
     def observe(self, trials: list[FrozenTrial], minimize: bool) -> None:
-        """Takes notice of the trials that have finished since the last call, in order of completion."""
+        """Records the trials that have finished since the last call, in order of completion."""
         new = [trial for trial in trials if trial.state.is_finished() and trial.number not in self._told]
         names = {parameter.name for parameter in self.grid.parameters}
         for trial in sorted(new, key=lambda trial: (trial.datetime_complete or datetime.datetime.min, trial.number)):

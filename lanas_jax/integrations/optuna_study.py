@@ -25,8 +25,8 @@ from optuna.trial import FrozenTrial, TrialState
 from lanas_jax.one_call.result import Study
 from lanas_jax.searchers.objectives import is_cost
 from lanas_jax.spaces.choices import Choice
+from lanas_jax.storage.trial import Status, Trial
 from lanas_jax.storage.trial_file import is_trial_file
-from lanas_jax.storage.trials import Status, Trial
 from lanas_jax.study.objectives import VALUES, reported
 
 RUN = "lanas run"  # user attribute of a study: the folder of the run of which it is a copy
@@ -52,7 +52,7 @@ def write_study(run: Study, url: str, name: str | None = None) -> str:
     """
     name = run.directory.name if name is None else name
     if "://" not in url:
-        raise ValueError(f"{url!r} is no URL of a storage: give one such as sqlite:///run.db")
+        raise ValueError(f"{url!r} is not the URL of a storage: give one such as sqlite:///run.db")
     if (file := _SQLITE.match(url)) is not None and is_trial_file(Path(file[1])):
         raise ValueError(f"{file[1]} has the trials of a run, which a study would damage: give the URL of another file")
     try:

@@ -13,7 +13,7 @@ from lanas_jax.report.elements import Element, element, html
 from lanas_jax.report.formatting import ValueFormat
 from lanas_jax.spaces.base import SearchSpace
 from lanas_jax.spaces.choices import Option
-from lanas_jax.storage.trials import Status, Trial
+from lanas_jax.storage.trial import Status, Trial
 from lanas_jax.study.objectives import VALUES, front, winner_among
 
 

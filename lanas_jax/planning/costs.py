@@ -16,7 +16,7 @@ from typing import Literal, NamedTuple
 
 from lanas_jax.planning.hlo import ARRAY, Computation, Instruction, Module, array_bytes, array_sizes, trip_count
 
-Branches = Literal["mean", "dearest"]
+Branches = Literal["mean", "costliest"]
 
 COLLECTIVES = ("all-reduce", "all-gather", "reduce-scatter", "collective-permute", "all-to-all", "collective-broadcast")
 # Instructions that move no bytes themselves. The second half of an asynchronous instruction is among them.
@@ -26,7 +26,9 @@ FREE = frozenset(
 )
 PASSED_ON = frozenset({"bitcast", "reshape", "get-tuple-element"})  # instructions that read their operand in no loop
 COPIES = frozenset({"copy-start", "slice-start", "dynamic-slice-start"})  # run concurrently with other instructions
-NAMED = frozenset({*COLLECTIVES, "gather", "scatter", "select-and-scatter", "sort"})  # that give a fusion its name
+NAMED = frozenset(
+    {*COLLECTIVES, "gather", "scatter", "select-and-scatter", "sort"}
+)  # instructions that give a fusion its name
 LEAST_BYTES = 4096  # arrays below this size need no estimate
 
 SLICE_SIZES = re.compile(r"slice_sizes=\{([\d,]*)\}")
@@ -116,8 +118,9 @@ class CostAnalysis:
 
     Args:
       module: compiled program.
-      branches: cost of a conditional with three or more branches: ``mean`` of its branches, or the ``dearest`` by
-        cycles, then by bytes. One with two branches always counts the dearer: the other is mostly a way to do nothing.
+      branches: cost of a conditional with three or more branches: ``mean`` of its branches, or the ``costliest`` by
+        cycles, then by bytes. One with two branches always counts the costlier one, since the other mostly does
+        nothing.
       rounds: number of iterations of loops whose length depends on data: of the outermost ones, of those within them,
         and so on; the last number stands for all deeper ones.
       weights: shares of the runs of each branch, which sum to 1, by number of branches; conditionals with other numbers
@@ -158,8 +161,8 @@ class CostAnalysis:
             self._totals[name, depth] = total
         return self._totals[name, depth]
 
-    def dearest_instructions(self) -> list[Share]:
-        """Returns the instructions with estimated cycles, summed over one call of the program; the dearest first."""
+    def costliest_instructions(self) -> list[Share]:
+        """Returns the instructions with estimated cycles, summed over one call of the program; the costliest first."""
         shares: list[Share] = []
 
         def visit(name: str, runs: float, depth: int) -> None:

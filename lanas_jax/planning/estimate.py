@@ -27,7 +27,7 @@ from lanas_jax.runtime.arithmetic import in_32_bits
 OUT_OF_MEMORY = "RESOURCE_EXHAUSTED"  # status code in compiler errors
 NEEDED = re.compile(r"\(([0-9.]+)([KMGT])\) exceeds|Used ([0-9.]+)([KMGT]) of")
 UNITS = {"K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
-BRANCHES: tuple[Branches, Branches] = ("mean", "dearest")
+BRANCHES: tuple[Branches, Branches] = ("mean", "costliest")
 CLOSE = 8  # precision of the largest batch, an eighth of itself, since each try compiles
 
 
@@ -79,7 +79,7 @@ class Estimate:
       bound: limiting resource, ``compute`` or ``memory``.
       estimated_seconds: the compiler's estimated cycles per step, in seconds; a conditional counts as the mean of its
         branches. None if the compiler makes no estimates.
-      dearest_seconds: estimated seconds per step with the most expensive branch of each conditional.
+      costliest_seconds: estimated seconds per step with the most expensive branch of each conditional.
       costs: all costs of the compiled program, with the mean of the branches; None if the compiler ran out of memory.
       rounds: number of iterations that loops count whose length depends on data, from the outermost loops inwards.
       compile_seconds: compilation time of this estimate in seconds.
@@ -102,7 +102,7 @@ class Estimate:
     step_seconds: float | None
     bound: str | None
     estimated_seconds: float | None
-    dearest_seconds: float | None
+    costliest_seconds: float | None
     costs: ProgramCosts | None
     rounds: tuple[float, ...]
     compile_seconds: float
@@ -192,7 +192,7 @@ def _of_step(stage: Stage, programs: Sequence[Estimate], calls: Sequence[float],
         step_seconds=seconds,
         bound=bound,
         estimated_seconds=total([one.estimated_seconds for one in programs]),
-        dearest_seconds=total([one.dearest_seconds for one in programs]),
+        costliest_seconds=total([one.costliest_seconds for one in programs]),
         costs=functools.reduce(ProgramCosts.plus, costs) if len(costs) == len(programs) else None,
         compile_seconds=sum(one.compile_seconds for one in programs),
         programs=tuple(programs),
@@ -207,14 +207,14 @@ def _of_program(stage: Stage, topology: Topology, batch_size: int, program: Trac
     except jax.errors.JaxRuntimeError as error:
         if OUT_OF_MEMORY not in str(error):
             raise
-        memory, needed, counted, mean, dearest = None, needed_bytes(str(error)), None, None, None
+        memory, needed, counted, mean, costliest = None, needed_bytes(str(error)), None, None, None
     else:
         memory = Memory.of(compiled.memory_analysis())
         needed = float(memory.total)
         counted = first_costs(compiled.cost_analysis()).get("flops", -1.0)
         counted = counted / program.counted if counted >= 0 else None
         module = parse_module(compiled.as_text() or "")
-        mean, dearest = (
+        mean, costliest = (
             CostAnalysis(module, branches, program.rounds).total().times(1 / program.steps_per_call)
             for branches in BRANCHES
         )
@@ -222,8 +222,8 @@ def _of_program(stage: Stage, topology: Topology, batch_size: int, program: Trac
     flops = None if program.multiply_adds is None else 2 * program.multiply_adds
     moved, clock = None if mean is None else mean.moved, topology.chip.clock
     step_seconds, bound = roofline(topology.chip, counted if flops is None else flops, moved)
-    estimated, estimated_dearest = (
-        costs.cycles / clock if costs and costs.cycles and clock else None for costs in (mean, dearest)
+    estimated, estimated_costliest = (
+        costs.cycles / clock if costs and costs.cycles and clock else None for costs in (mean, costliest)
     )
     return Estimate(
         f"{stage.name}: {program.name}" if program.name else stage.name,
@@ -239,7 +239,7 @@ def _of_program(stage: Stage, topology: Topology, batch_size: int, program: Trac
         step_seconds,
         bound,
         estimated,
-        estimated_dearest,
+        estimated_costliest,
         mean,
         program.rounds,
         seconds,

@@ -98,7 +98,7 @@ def parse_module(text: str) -> Module:
                 found[2], found[3], found[4], line[found.end() : end], line[end + 1 :], found[1] is not None
             )
     if entry is None:
-        raise ValueError("the text is no compiled HLO program: it has no computation marked ENTRY")
+        raise ValueError("the text is not a compiled HLO program: it has no computation marked ENTRY")
     return Module(computations, entry)
 
 

@@ -31,7 +31,7 @@ class TracedProgram(NamedTuple):
     counted: float = 1.0  # number of steps that the compiler's count of operations covers
     steps_per_call: int = 1  # number of steps of one call of the program
     rounds: tuple[float, ...] = (1.0,)  # iterations of loops whose length depends on data, from the outermost inwards
-    name: str = ""  # of a program that does a part of a step
+    name: str = ""  # name of a program that takes a part of a step
     calls: float = 1.0  # mean number of its calls per step of the stage
 
 

@@ -36,7 +36,8 @@ from lanas_jax.ranking.sample import pool_of, stratified
 from lanas_jax.spaces.base import SearchSpace
 from lanas_jax.storage import config_json, software
 from lanas_jax.storage.folder import FolderKind, RunError
-from lanas_jax.storage.trials import Trial, TrialStore
+from lanas_jax.storage.trial import Trial
+from lanas_jax.storage.trials import TrialStore
 from lanas_jax.study import StudyError, replay, run_folder
 from lanas_jax.study.experiment import StudyProgress
 from lanas_jax.study.run_folder import Run

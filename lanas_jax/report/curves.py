@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float
 
-from lanas_jax.storage.trials import Status, Trial
+from lanas_jax.storage.trial import Status, Trial
 
 
 class EpochCurves(NamedTuple):

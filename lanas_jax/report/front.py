@@ -13,7 +13,7 @@ from lanas_jax.report.formatting import ValueFormat
 from lanas_jax.searchers.hypervolume import reference_below, volumes_after
 from lanas_jax.searchers.objectives import is_cost, quantity
 from lanas_jax.spaces.base import SearchSpace
-from lanas_jax.storage.trials import Trial
+from lanas_jax.storage.trial import Trial
 from lanas_jax.study import objectives
 from lanas_jax.study.objectives import VALUES
 
@@ -27,7 +27,7 @@ class SearchedFront(NamedTuple):
     Attributes:
       objectives: names of the objectives.
       trials: all trials with a value, in order of trial number.
-      members: trials on the front, by falling first objective.
+      members: trials on the front, in descending order of the first objective.
       knee: trial that wins; None without a trial that has a value.
       reference: values of the objectives, costs negative, from which the hypervolume is measured.
     """
@@ -92,7 +92,7 @@ def hypervolumes(
     Of more than `POINTS` trials, it is computed for as many, and constant between them.
 
     Args:
-      values: objectives of trials in their order; NaN of failed ones.
+      values: objectives of trials in their order; NaN for failed ones.
       reference: values from which the hypervolume is measured.
       best: best value of each objective.
     """
@@ -134,7 +134,7 @@ def knee_section(front: SearchedFront, show: ValueFormat) -> list[Element]:
     for trial in sorted([knee, *members.values()], key=list(front.members).index):
         better = [label(name) for name, other in front.neighbours().items() if other is trial]
         what = "knee" if trial is knee else f"better in {' and '.join(better)}"
-        cells = [tables.number(_beside(trial, knee, name, show)) for name in front.objectives]
+        cells = [tables.number(_compared(trial, knee, name, show)) for name in front.objectives]
         row = element("td", what), tables.number(str(trial.id)), *cells
         rows.append(element("tr", *row, class_="best" if trial is knee else None))
     names = ("trial", *map(label, front.objectives))
@@ -185,7 +185,7 @@ def front_sections(
 
 def _networks(front: SearchedFront, space: SearchSpace, show: ValueFormat, colours: dict[str, str]) -> list[Element]:
     listed = front.listed
-    text = f"{formatting.plural(len(front.members), 'network')}, by falling {label(front.objectives[0])}. "
+    text = f"{formatting.plural(len(front.members), 'network')}, in descending order of {label(front.objectives[0])}. "
     if len(listed) < len(front.members):
         text += f"Here are {len(listed)}, spread over the front; `lanas front` lists all. "
     parts = [element("h3", "Networks of the front"), element("p", text + "Open one to see it.", class_="quiet")]
@@ -197,7 +197,7 @@ def _networks(front: SearchedFront, space: SearchSpace, show: ValueFormat, colou
     return parts
 
 
-def _beside(trial: Trial, knee: Trial, name: str, show: ValueFormat) -> str:
+def _compared(trial: Trial, knee: Trial, name: str, show: ValueFormat) -> str:
     """Formats an objective with its difference from the knee: points of a value, or the factor of a cost."""
     text, number, own = shown(trial, name, show), objectives.reported(trial, name), objectives.reported(knee, name)
     if trial is knee or number is None or own is None:

@@ -17,7 +17,7 @@ from lanas_jax.searchers.base import Searcher
 from lanas_jax.searchers.lanas import LaNAS
 from lanas_jax.searchers.partition import NodeSummary, PartitionTree
 from lanas_jax.spaces.base import SearchSpace
-from lanas_jax.storage.trials import Status, Trial, by_tell
+from lanas_jax.storage.trial import Status, Trial, by_tell
 from lanas_jax.study.objectives import values_to_tell
 
 TOP = 3  # number of features named per split

@@ -8,7 +8,7 @@ from lanas_jax.report import curves, formatting, plots
 from lanas_jax.report.elements import Element, element
 from lanas_jax.report.formatting import ValueFormat
 from lanas_jax.spaces.base import LimitedCost, SearchSpace
-from lanas_jax.storage.trials import Trial
+from lanas_jax.storage.trial import Trial
 
 
 def section(space: SearchSpace, trials: Sequence[Trial], show: ValueFormat) -> list[Element]:

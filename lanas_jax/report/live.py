@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from lanas_jax.report.run import REFRESH, write_report
-from lanas_jax.storage.trials import Trial
+from lanas_jax.storage.trial import Trial
 from lanas_jax.study.experiment import Experiment, StudyProgress
 from lanas_jax.trainer.loop import TrainingProgress
 

@@ -19,7 +19,7 @@ from lanas_jax.report.style import CSS, SCRIPT
 from lanas_jax.searchers.partition import NodeSummary
 from lanas_jax.searchers.sampling import LISTED
 from lanas_jax.spaces.base import SearchSpace
-from lanas_jax.storage.trials import Status, Trial, best
+from lanas_jax.storage.trial import Status, Trial, best
 from lanas_jax.study import objectives
 from lanas_jax.study.objectives import winner_among
 

@@ -22,7 +22,7 @@ from lanas_jax.report import curves
 from lanas_jax.report.elements import Element, element
 from lanas_jax.report.formatting import ValueFormat
 from lanas_jax.searchers.objectives import is_cost, quantity
-from lanas_jax.storage.trials import Status, Trial
+from lanas_jax.storage.trial import Status, Trial
 from lanas_jax.study.objectives import VALUES, reported
 
 SERIES = ("#2f6fb5", "#b3541e", "#2c7d55", "#8a3f9e", "#a88a00", "#0f7f8c", "#b0306a", "#5a5f66")  # of searchers

@@ -22,7 +22,8 @@ from lanas_jax.spaces.choices import choice_from_definition
 from lanas_jax.storage.folder import RunError
 from lanas_jax.storage.metrics import read_metrics
 from lanas_jax.storage.results import network_results
-from lanas_jax.storage.trials import Trial, TrialStore
+from lanas_jax.storage.trial import Trial
+from lanas_jax.storage.trials import TrialStore
 from lanas_jax.study import run_folder
 from lanas_jax.supernet.base import TrainedAhead
 from lanas_jax.supernet.watching import SUFFIX
@@ -98,7 +99,7 @@ def _supernet_curves(here: run_folder.Run, experiment: "Experiment") -> EpochCur
         return None
     try:
         columns = {name: np.array(column) for name, column in read_metrics(path).items()}
-    except ValueError:  # a damaged file stops no report
+    except ValueError:  # a damaged file does not stop a report
         return None
     watched = {name.removesuffix(SUFFIX): column for name, column in columns.items() if name not in COLUMNS}
     measured = ~np.isnan(next(iter(watched.values()), np.zeros(0)))

@@ -19,7 +19,7 @@ from lanas_jax.report.style import CSS, SCRIPT
 from lanas_jax.searchers.dominance import front_rows
 from lanas_jax.searchers.hypervolume import reference_below
 from lanas_jax.spaces.base import SearchSpace
-from lanas_jax.storage.trials import Status, Trial
+from lanas_jax.storage.trial import Status, Trial
 from lanas_jax.study import objectives
 from lanas_jax.study.objectives import winner_among
 

@@ -8,7 +8,7 @@ from lanas_jax.report import formatting
 from lanas_jax.report.elements import Element, element
 from lanas_jax.report.formatting import ValueFormat
 from lanas_jax.storage.software import versions_by_trial, versions_in_common
-from lanas_jax.storage.trials import Status, Trial, differ_in_steps
+from lanas_jax.storage.trial import Status, Trial, differ_in_steps
 
 MOST_ROWS = 1000  # maximum rows of the table of trials
 MOST_FRONT_ROWS = 40

@@ -66,7 +66,7 @@ def enable_compile_cache(note: Callable[[str], None]) -> None:
             f"set {SWITCH}=off to disable the cache"
         )
         return
-    _heed(folder, note)
+    _handle_warnings(folder, note)
     jax.config.update("jax_compilation_cache_dir", str(folder))
 
 
@@ -107,7 +107,7 @@ def _listen(event: str, duration_secs: float, **_: Any) -> None:
         _local.saved = max(0.0, duration_secs)
 
 
-def _heed(folder: Path, note: Callable[[str], None]) -> None:
+def _handle_warnings(folder: Path, note: Callable[[str], None]) -> None:
     """Turns JAX's warnings about the cache into one message, and removes damaged files, which JAX would not replace."""
     shown, noted = warnings.showwarning, False
 

@@ -31,7 +31,7 @@ TIMED_OUT = "DEADLINE_EXCEEDED"  # status code of a wait without a message
 PATIENCE_SECONDS = 20.0  # time in which the other processes follow when one of them fails
 FAILED = "lanas/failed"  # folder of the announcements of failure
 APPEAR_SECONDS = 5.0  # time in which a new file appears on a shared file system
-KEPT = 512  # messages after which old ones are deleted from the coordination service
+STORED = 512  # number of messages after which old ones are deleted from the coordination service
 
 Found = TypeVar("Found")
 
@@ -143,11 +143,11 @@ def _number() -> int:
 
     All processes call the same functions in the same order, so their numbers are the same.
     """
-    if (number := next(_numbers())) % KEPT == KEPT - 1:
+    if (number := next(_numbers())) % STORED == STORED - 1:
         _exchange(number, None)
         if is_first_process():
             delete_messages(
-                [_key(kind, old) for kind in ("broadcast", "exchange") for old in range(number - KEPT, number)]
+                [_key(kind, old) for kind in ("broadcast", "exchange") for old in range(number - STORED, number)]
             )
         number = next(_numbers())
     return number

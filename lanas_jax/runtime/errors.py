@@ -32,7 +32,7 @@ def _text_of(error: BaseException) -> str:
 
 
 def is_coroutine(returned: object) -> bool:
-    """Returns whether a function of the user is defined by ``async def``, given what its call returned; closes that.
+    """Returns whether a call of the user's function returned a coroutine, as ``async def`` does, and closes it.
 
     Python would print a warning about a coroutine that is deleted before it has run.
     """
@@ -100,4 +100,4 @@ def _is_own(frame: traceback.FrameSummary) -> bool:
     if file.is_relative_to(_PACKAGE / "experiments"):
         return True
     in_library = not file.is_absolute() or any(file.is_relative_to(folder) for folder in _LIBRARIES)
-    return not in_library  # a name such as <frozen importlib._bootstrap> is no absolute path
+    return not in_library  # a name such as <frozen importlib._bootstrap> is not an absolute path

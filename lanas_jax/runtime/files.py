@@ -62,7 +62,7 @@ def replacing_file(path: Path, suffix: str = "partial") -> Iterator[IO[bytes]]:
 
 
 def replace_text(path: Path, text: str) -> None:
-    """Replaces the content of `path` by text, as UTF-8; bytes of file names that are no text are escaped."""
+    """Replaces the content of `path` by text, as UTF-8; bytes of file names that are not text are escaped."""
     with replacing_file(path) as file:
         file.write(text.encode("utf-8", "backslashreplace"))
 

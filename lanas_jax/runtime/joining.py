@@ -1,6 +1,6 @@
 """How the processes of several hosts connect: their settings on the command line, and the start of JAX's coordination.
 
-What connected processes say to each other is in `lanas_jax.runtime.distributed`.
+`lanas_jax.runtime.distributed` has the messages between connected processes.
 """
 
 import contextlib

@@ -53,6 +53,10 @@ class ActionMCTS:
         roll-outs.
       cp: exploration weight of the upper confidence bound, for values normalised to [0, 1].
       capacity: number of trials the initial state can hold; the state grows as needed.
+
+    Raises:
+      ValueError: if `capacity` is not a whole number or is too small, or the pool has a code out of range or no valid
+        code.
     """
 
     space: SearchSpace

@@ -59,9 +59,17 @@ class Searcher(Protocol[State]):
         ...
 
     def ask(self, state: State, n: int) -> tuple[State, Int[Array, "n dims"]]:
-        """Returns `n` valid canonical codes that were never asked or told before; rows of -1 when none are left."""
+        """Returns `n` valid canonical codes that were never asked or told before; rows of -1 when none are left.
+
+        Raises:
+          ValueError: if `n` is not a whole number, or is negative.
+        """
         ...
 
     def tell(self, state: State, codes: Codes, values: Values) -> State:
-        """Records the results of trials: the value to maximise, or NaN for a failed trial."""
+        """Records the results of trials: the value to maximise, or NaN for a failed trial.
+
+        Raises:
+          ValueError: if a code is out of range, or the number of values differs from the number of codes.
+        """
         ...

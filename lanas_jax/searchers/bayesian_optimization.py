@@ -80,6 +80,10 @@ class BayesianOptimization:
       pool: explicit codes to draw from; without a pool, a small space is enumerated and a large one sampled.
       initial: number of results from uniform draws before the model is used.
       capacity: number of trials the initial state can hold; the state grows as needed.
+
+    Raises:
+      ValueError: if `initial` or `capacity` is not a whole number or is too small, or the pool has a code out of range
+        or no valid code.
     """
 
     space: SearchSpace

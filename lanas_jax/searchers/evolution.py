@@ -43,6 +43,10 @@ class RegularizedEvolution:
       population: number of trials in the population; the search starts with as many uniform draws.
       tournament: number of trials per tournament, drawn from the population with replacement.
       capacity: number of trials the initial state can hold; the state grows as needed.
+
+    Raises:
+      ValueError: if a setting is not a whole number or is too small, or the pool has a code out of range or no valid
+        one.
     """
 
     space: SearchSpace

@@ -117,7 +117,7 @@ def receive(
 
 
 def set_aside(history: History, when: Bool[Array, ""]) -> History:
-    """If `when`, returns the history with all results marked PAST, or, if some already are, with these DONE again."""
+    """Marks all results PAST if `when` holds; if some are PAST already, marks these DONE again instead."""
     past = history.status == PAST
     alternatives = jnp.where(past, DONE, history.status), jnp.where(history.done, PAST, history.status)
     turned = jnp.where(jnp.any(past), *alternatives)

@@ -22,8 +22,14 @@ def hypervolume(
 ) -> Float[Array, ""]:
     """Returns the exact hypervolume of the counted rows.
 
-    In one and two objectives, by sorting. In more, as the sum over slices between successive values of the last
-    objective, each the hypervolume of the rows above it in one objective less; its cost grows with ``n ** (k - 1)``.
+    With one or two objectives, the rows are sorted. With more, the hypervolume is a sum over slices between successive
+    values of the last objective. The area of a slice is the hypervolume of the rows above it, without the last
+    objective, so the number of operations grows with ``n ** (k - 1)``.
+
+    Args:
+      values: objectives of the rows.
+      counted: mask of the rows that count.
+      reference: point above which rows must lie in every objective.
 
     Raises:
       ValueError: there are more than four objectives, or none.
@@ -57,8 +63,8 @@ def _volume(above: Float[Array, "n k"]) -> Float[Array, ""]:
 def reference_below(values: Float[np.ndarray, "m k"], front: Bool[np.ndarray, " m"]) -> Float[np.ndarray, " k"]:
     """Returns a reference for the hypervolume of a finished search or table.
 
-    It is the worst value of each objective on the front, and a tenth of the front's range below it, or of the range of
-    all rows where the front has a single value.
+    It is the worst value of each objective on the front minus a tenth of the front's range. If the front has a single
+    value, the range is that of all rows.
 
     Args:
       values: objectives of at least one row.

@@ -84,6 +84,10 @@ class LaNAS:
       chains: number of parallel random walks per draw in a space without a pool.
       steps: number of moves per walk.
       capacity: number of trials the initial state can hold; the state grows as needed.
+
+    Raises:
+      ValueError: if a setting that counts is not a whole number or is too small, a code of the pool is out of range, or
+        the pool has no valid code.
     """
 
     space: SearchSpace
@@ -109,7 +113,16 @@ class LaNAS:
 
     @classmethod
     def paper(cls, space: SearchSpace, pool: Pool | Codes | None = None) -> "LaNAS":
-        """Returns the published algorithm and constants: raw values, 20 draws per learning phase, drawn uniformly."""
+        """Returns the searcher with the published algorithm and constants (arXiv 1906.06832).
+
+        A tree of height 5 is fitted to raw values, first to those of 10 uniform draws, then again after every 20
+        results. Codes are drawn uniformly from the selected region, without a model. `cp` is a tenth of the highest
+        value so far. The search is a single round.
+
+        Args:
+          space: search space.
+          pool: explicit codes to draw from, as in `LaNAS`.
+        """
         return cls(
             space,
             pool=pool,
@@ -236,7 +249,7 @@ def _tell(searcher: LaNAS, state: LaNASState, codes: Codes, values: Array) -> La
     state = dataclasses.replace(state, history=history, tree=tree, learned=learned, start=start)
     if not searcher.expected_improvement:
         return state
-    state = with_results(state, searcher.space, told, ends, _most_telling)
+    state = with_results(state, searcher.space, told, ends, _best_and_latest)
     return dataclasses.replace(state, model=surrogate.learn(state.model, scores[state.modelled]))
 
 
@@ -249,7 +262,7 @@ def _round_ends(searcher: LaNAS, start: Int[Array, ""], history: History) -> Boo
     return (searcher.patience > 0) & (since >= jnp.maximum(searcher.patience, taken))
 
 
-def _most_telling(history: History, n: int) -> Int[Array, " n"]:
+def _best_and_latest(history: History, n: int) -> Int[Array, " n"]:
     """Returns `n` history rows: the best `n // 2` results, then the latest results."""
     rank = jnp.argsort(jnp.argsort(jnp.where(history.done, -history.values, jnp.inf)))
     order = jnp.arange(history.capacity) + jnp.where(rank < n // 2, history.capacity, 0)

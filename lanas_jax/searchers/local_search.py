@@ -65,6 +65,10 @@ class LocalSearch:
       first_improvement: move to the first better neighbour; otherwise, to the best of all neighbours, which takes more
         samples on NAS-Bench-201.
       capacity: number of trials the initial state can hold; the state grows as needed.
+
+    Raises:
+      ValueError: if `initial` or `capacity` is not a whole number or is too small, or the pool has a code out of range
+        or no valid code.
     """
 
     space: SearchSpace
@@ -92,7 +96,7 @@ class LocalSearch:
         return _tell(self, dataclasses.replace(state, history=history), codes, values)
 
 
-class Around(NamedTuple):
+class Neighbourhood(NamedTuple):
     """The neighbourhood of a code."""
 
     codes: Int[Array, "k dims"]  # candidates, canonical
@@ -115,7 +119,7 @@ def _draw(key: PRNGKeyArray, searcher: LocalSearch, state: LocalSearchState) -> 
     """Draws an untried neighbour of the centre, or a uniform code if there is none."""
     neighbour_key, uniform_key = jax.random.split(key)
     history = state.history
-    around = _around(searcher, history, state.centre)
+    around = _neighbourhood(searcher, history, state.centre)
     place, found = best_of(jax.random.uniform(neighbour_key, around.fresh.shape), around.fresh)
 
     def neighbour() -> tuple[LocalSearchState, Array]:
@@ -155,7 +159,7 @@ def _start(searcher: LocalSearch, state: LocalSearchState) -> Int[Array, ""]:
 def _step(key: PRNGKeyArray, searcher: LocalSearch, state: LocalSearchState) -> Int[Array, ""]:
     """Returns the next centre: a better neighbour, NOWHERE at a local optimum, or the same centre."""
     history, centre = state.history, state.centre
-    around = _around(searcher, history, centre)
+    around = _neighbourhood(searcher, history, centre)
     better = around.tried & history.done & (history.values > history.values[centre])
     fresh, known = jnp.sum(around.fresh), jnp.sum(better)
     if searcher.first_improvement:
@@ -172,7 +176,7 @@ def _step(key: PRNGKeyArray, searcher: LocalSearch, state: LocalSearchState) -> 
     return jnp.where(ripe, row, jnp.where(over, NOWHERE, centre))
 
 
-def _around(searcher: LocalSearch, history: History, row: Int[Array, ""]) -> Around:
+def _neighbourhood(searcher: LocalSearch, history: History, row: Int[Array, ""]) -> Neighbourhood:
     """Returns the neighbourhood of the code in a history row; empty for the row NOWHERE."""
     centre, real = history.codes[row], row != NOWHERE
     if isinstance(searcher.pool, Pool):
@@ -187,7 +191,7 @@ def _around(searcher: LocalSearch, history: History, row: Int[Array, ""]) -> Aro
         codes, valid = searcher.space.canonical(raw), searcher.space.valid(raw)
         same = jnp.all(codes[:, None] == history.codes[None], axis=2) & valid[:, None] & history.used[None]
         fresh, tried = valid & ~jnp.any(same, axis=1), jnp.any(same, axis=0) & (jnp.arange(history.capacity) != row)
-    return Around(codes, fresh & real, tried & real)
+    return Neighbourhood(codes, fresh & real, tried & real)
 
 
 def _radius(space: SearchSpace, changes: Int[Array, " m"]) -> Int[Array, ""]:

@@ -34,7 +34,8 @@ class NSGA2State:
     Attributes:
       key: PRNG key for future draws.
       history: trials; `values` has a column per objective.
-      place: place of each result by rank and crowding when the present generation began; its population are the first.
+      place: position of each result, sorted by rank and crowding distance when the present generation began; the first
+        results are its population.
       sorted: number of results when the present generation began.
     """
 

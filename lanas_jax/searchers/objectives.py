@@ -24,7 +24,7 @@ def is_cost(objective: str) -> bool:
 
 
 def quantity(objective: str) -> str:
-    """Returns what an objective measures, its name without the minus of a cost."""
+    """Returns the name of the quantity that an objective measures, without the minus in front of a cost."""
     return objective.removeprefix("-")
 
 
@@ -55,8 +55,8 @@ def exact_costs(
 ) -> tuple[tuple[bool, ...], Float[np.ndarray, "m exact"]]:
     """Returns which objectives are known before training, and their values of listed codes.
 
-    Those of `SearchSpace.cost_names` are: for listed codes if the space defines `SearchSpace.cost`, and for all codes
-    if it defines `SearchSpace.traced_cost`. In other spaces, they are learned from the trials.
+    An objective of `SearchSpace.cost_names` is known for listed codes if the space defines `SearchSpace.cost`, and for
+    all codes if it defines `SearchSpace.traced_cost`. In other spaces, it is learned from the trials.
 
     Args:
       space: search space.

@@ -51,6 +51,10 @@ class RandomSearch:
       pool: explicit codes to draw from; without a pool, a small space is enumerated and a large one sampled.
       capacity: number of trials the initial state can hold; the state grows as needed.
       objectives: number of values per trial; with several, `tell` takes a column for each.
+
+    Raises:
+      ValueError: if `capacity` or `objectives` is not a whole number or is too small, or the pool has a code out of
+        range or no valid code.
     """
 
     space: SearchSpace

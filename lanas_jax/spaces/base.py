@@ -9,11 +9,11 @@ can be jitted around them. Reports and limits use `cost`, `limited` and `describ
 A choice may exist only in combination with certain options of earlier choices (`Choice.when`). In the codes of networks
 without it, it is *inactive*: it has no features, and its integer is 0 in canonical codes.
 
-`models/` builds networks from codes; `searchers/` decides which code to try next.
+`choices.py` defines choices, and `conditions.py` what their conditions mean. `models/` builds networks from codes;
+`searchers/` decides which code to try next.
 """
 
 import dataclasses
-import math
 from collections.abc import Iterable, Mapping, Set
 from typing import Any, ClassVar, NamedTuple
 
@@ -24,6 +24,7 @@ from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
 from lanas_jax.runtime.numbers import whole_number
 from lanas_jax.spaces.choices import Choice, Option
+from lanas_jax.spaces.conditions import check_conditions, count_assignments, parents_of
 from lanas_jax.spaces.definition import define_fields
 from lanas_jax.spaces.embedding import product_embedding
 
@@ -90,8 +91,7 @@ class SearchSpace:
         names = [choice.name for choice in self.choices]
         if len(set(names)) != len(names):
             raise ValueError(f"two choices share a name: {names}; names must be unique")
-        for i, choice in enumerate(self.choices):
-            _check_conditions(choice, self.choices[:i], names)
+        check_conditions(self.choices)
 
     @property
     def dims(self) -> int:
@@ -106,7 +106,7 @@ class SearchSpace:
     @property
     def size(self) -> int:
         """Exact number of codes, valid or not; codes that differ only in inactive choices count once."""
-        return _count_codes(self)
+        return count_assignments(self.choices)
 
     @property
     def is_conditional(self) -> bool:
@@ -116,7 +116,7 @@ class SearchSpace:
     def active(self, codes: Codes) -> Bool[Array | np.ndarray, "n dims"]:
         """Returns which choices exist in each network; NumPy codes give a NumPy array."""
         columns: list[Any] = []
-        for conditions in self._parents:
+        for conditions in parents_of(self.choices):
             exists = np.ones(codes.shape[0], bool)
             for parent, options in conditions:
                 taken = (codes[:, parent, None] == np.array(options, np.int32)[None]).any(axis=1)
@@ -384,15 +384,6 @@ class SearchSpace:
         return np.unique(np.asarray(self.canonical(grid)), axis=0)
 
     @property
-    def _parents(self) -> list[list[tuple[int, tuple[int, ...]]]]:
-        """Conditions of each choice: positions of earlier choices, and of the options that satisfy the condition."""
-        at = {choice.name: i for i, choice in enumerate(self.choices)}
-        return [
-            [(at[name], tuple(map(self.choices[at[name]].options.index, options))) for name, options in choice.when]
-            for choice in self.choices
-        ]
-
-    @property
     def _choice_of_column(self) -> Int[np.ndarray, " d"]:
         """Position of the choice to which each column of `SearchSpace.features` belongs."""
         columns = [sum(_column_counts(choice, self.doubts_scales)) for choice in self.choices]
@@ -413,62 +404,7 @@ class SearchSpace:
         return [(choice, int(i)) for choice, i, there in zip(self.choices, codes[0], exists, strict=True) if there]
 
 
-def _check_conditions(choice: Choice, earlier: tuple[Choice, ...], names: list[str]) -> None:
-    """Checks the conditions of a choice.
-
-    Raises:
-      ValueError: if one refers to something other than an earlier choice, or to options that the choice does not have.
-    """
-    options = {other.name: other.options for other in earlier}
-    for name, wanted in choice.when:
-        if name not in options:
-            why = "comes no earlier in the space" if name in names else "does not exist"
-            raise ValueError(
-                f"choice {choice.name!r} depends on {name!r}, which {why}: "
-                f"expected an earlier choice ({', '.join(options) or 'there is none'})"
-            )
-        missing = [option for option in wanted if not any(_same(option, other) for other in options[name])]
-        if missing:
-            raise ValueError(
-                f"choice {choice.name!r} depends on the option {missing[0]!r} of {name!r}, "
-                f"which has only {', '.join(map(repr, options[name]))}"
-            )
-
-
-def _same(option: Option, other: Option) -> bool:
-    """Returns whether two options are equal, and both or neither are Booleans."""
-    return option == other and isinstance(option, bool) == isinstance(other, bool)
-
-
 def _column_counts(choice: Choice, doubted: bool) -> tuple[int, int]:
     """Returns how many features of a choice are steps of a scale, and how many are one-hot labels."""
     n = len(choice.options)
     return (n - 1, n if doubted else 0) if choice.is_scale else (0, n)
-
-
-def _count_codes(space: SearchSpace) -> int:
-    """Returns the exact number of different assignments of active choices.
-
-    Choices are assigned in order. Partial assignments that no later condition distinguishes are merged.
-    """
-    sizes, parents = space.cardinalities.tolist(), space._parents
-    last = {parent: i for i, conditions in enumerate(parents) for parent, _ in conditions}  # last choice that depends
-    if not last:
-        return math.prod(sizes)
-    tested = {parent: sorted({opts for c in parents for p, opts in c if p == parent}) for parent in last}
-    counts: dict[tuple[tuple[int, tuple[bool, ...]], ...], int] = {(): 1}  # what later conditions test -> assignments
-    for i, size in enumerate(sizes):
-        after: dict[tuple[tuple[int, tuple[bool, ...]], ...], int] = {}
-        for seen, count in counts.items():
-            holds = dict(seen)
-            exists = all(holds[parent][tested[parent].index(options)] for parent, options in parents[i])
-            left = tuple(entry for entry in seen if last[entry[0]] > i)
-            if i not in last:
-                after[left] = after.get(left, 0) + count * (size if exists else 1)
-                continue
-            options = range(size) if exists else (None,)
-            for option in options:
-                key = (*left, (i, tuple(option in opts for opts in tested[i])))
-                after[key] = after.get(key, 0) + count
-        counts = after
-    return sum(counts.values())

@@ -182,8 +182,8 @@ def Range(  # noqa: N802 - used in place of a Choice
       when: conditions, as in `Choice`.
 
     Raises:
-      ValueError: if an end is not a finite number, `low` is not below `high`, a range with log is not above zero, or
-        there are not two to `MOST_OPTIONS` steps that give different options; names the range.
+      ValueError: if an end is not a finite number, `low` is not below `high`, a range with log is not above zero, the
+        number of steps is not between 2 and `MOST_OPTIONS`, or two steps give the same option; names the range.
     """
     ends = tuple(map(_option, (low, high)))
     for end in ends:

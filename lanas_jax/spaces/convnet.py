@@ -4,8 +4,8 @@ Section 5.1 of arXiv 1906.06832 searches such a space, of 65,643 networks, whose
 network has one to four layers: a convolution, batch normalization and ReLU. The first layer has stride 2. The means
 over pixels go to a linear head. There are ``12 + 12**2 + 12**3 + 12**4``, or 22,620, networks.
 
-Width and kernel of a layer exist only in networks that are deep enough. So canonical codes of all networks are
-different, and no two of them build the same network.
+The width and the kernel of a layer exist only in networks that are deep enough, so no two canonical codes build the
+same network.
 """
 
 import dataclasses

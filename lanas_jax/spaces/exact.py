@@ -14,6 +14,10 @@ LARGEST = 2**62
 def check_countable(multiply_adds: float, parameters: float) -> None:
     """Checks that int64 numbers hold the costs of the largest network of a space.
 
+    Args:
+      multiply_adds: multiply-adds of its forward pass.
+      parameters: number of its trainable parameters.
+
     Raises:
       ValueError: a cost exceeds `LARGEST`.
     """

@@ -29,7 +29,7 @@ from lanas_jax.storage.folder import RunError
 from lanas_jax.storage.saving import digest, load_tree, not_read_back, not_written, plain_path, this_process
 
 State = TypeVar("State")
-KEPT = 2
+RETAINED = 2  # number of checkpoints that orbax retains, the last ones
 ROOM = 2**20  # bytes of disk space required in addition to a checkpoint's arrays
 
 
@@ -70,7 +70,7 @@ class Checkpoints:
         alone = alone and jax.process_count() > 1
         self._several = not alone and jax.process_count() > 1
         options = ocp.CheckpointManagerOptions(
-            max_to_keep=KEPT,
+            max_to_keep=RETAINED,
             enable_async_checkpointing=behind,
             cleanup_tmp_directories=True,
             create=not alone,  # orbax creates no folder for some of several processes

@@ -125,7 +125,9 @@ def _decode_sequence(kind: Any, arguments: tuple[Any, ...], value: list[Any]) ->
 def _decode_scalar(kind: type, value: Any) -> Any:
     if issubclass(kind, enum.Enum):
         if not isinstance(value, str) or value not in kind.__members__:
-            raise ConfigError(f"{value!r} is no member of {kind.__name__}; choose from {', '.join(kind.__members__)}")
+            raise ConfigError(
+                f"{value!r} is not a member of {kind.__name__}; choose from {', '.join(kind.__members__)}"
+            )
         return kind[value]
     if issubclass(kind, pathlib.PurePath) or (kind is float and type(value) is int):
         return kind(value)

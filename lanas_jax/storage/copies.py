@@ -55,7 +55,7 @@ def copy_folder(source: Any, target: Any) -> int:
       The number of files that were copied.
 
     Raises:
-      RunError: the source holds nothing of these, or the target holds something else.
+      RunError: the source holds none of these, or the target holds something else.
       Exception: an error of the remote file system.
     """
     name, record = _record(source)

@@ -1,8 +1,8 @@
 """The metrics of a search or a training by step: a CSV file, and on request the same numbers as TensorBoard events.
 
-The CSV file holds no times, so a run that was killed and resumed writes the same file as an uninterrupted one. Whoever
-writes events first writes those of all rows of the file, in place of earlier events. So they are neither missing nor
-double, whichever processes of a run wrote events.
+The CSV file holds no times, so a run that was killed and resumed writes the same file as an uninterrupted one. A
+process that writes events for the first time writes those of all rows of the file, in place of earlier events. So no
+event is missing and none occurs twice, whichever processes of a run wrote events.
 """
 
 import contextlib

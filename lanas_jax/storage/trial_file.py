@@ -91,7 +91,7 @@ def _check_header(path: Path) -> None:
     except OSError as error:
         raise TrialStoreError(f"{path} cannot be read: {error.strerror}") from error
     if len(header) < 100 or not header.startswith(_MAGIC):
-        raise TrialStoreError(f"{path} is no trials file of lanas_jax, or its header is damaged. It was not changed")
+        raise TrialStoreError(f"{path} is not a trials file of lanas_jax, or its header is damaged. It was not changed")
     if int.from_bytes(header[68:72]) != APPLICATION_ID:
         raise TrialStoreError(f"{path} is an SQLite file of another program, not a trials file. It was not changed")
     if (found := int.from_bytes(header[60:64])) not in FORMATS:

@@ -113,7 +113,7 @@ class Lead:
 
 
 def follow(orders: Orders) -> Stop:
-    """Carries out the orders of process 0 until it stops.
+    """Makes the calls that process 0 orders, until process 0 stops.
 
     Args:
       orders: functions by the name of their order.
@@ -167,7 +167,7 @@ class LedEvaluator:
 
 
 def evaluating(evaluators: Mapping[str, Evaluator]) -> Orders:
-    """Returns the functions that carry out the orders of `LedEvaluator`, given all evaluators by name."""
+    """Returns the functions that make the calls of `LedEvaluator`, given all evaluators by name."""
 
     def prepare(evaluator: str, directory: str) -> None:
         found = evaluators[evaluator]
@@ -181,7 +181,7 @@ def evaluating(evaluators: Mapping[str, Evaluator]) -> Orders:
 
 
 def studying(experiment: Experiment, here: Run) -> Orders:
-    """Returns the functions that carry out the orders of `AllHosts`."""
+    """Returns the functions that make the calls of `AllHosts`."""
 
     def train_winner(code: list[int]) -> None:
         ThisProcess(experiment).train_winner(np.array(code, np.int32), here, SilentTraining())

@@ -12,7 +12,7 @@ from rich.text import Text
 
 from lanas_jax.runtime.durations import duration
 from lanas_jax.runtime.live_display import LiveDisplay
-from lanas_jax.storage.trials import Trial, best
+from lanas_jax.storage.trial import Trial, best
 from lanas_jax.trainer.display import TrainingDisplay
 
 

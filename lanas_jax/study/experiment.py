@@ -14,7 +14,7 @@ from lanas_jax.searchers.base import Searcher
 from lanas_jax.spaces.base import SearchSpace
 from lanas_jax.spaces.definition import definition_difference
 from lanas_jax.storage.plain import shown
-from lanas_jax.storage.trials import Trial
+from lanas_jax.storage.trial import Trial
 from lanas_jax.study.discovery import ExperimentError
 from lanas_jax.study.objectives import check_study_objectives, stored_outcomes
 from lanas_jax.trainer.language import LanguageTraining
@@ -76,7 +76,7 @@ class Experiment:
       winner: winner training, run after the last trial; None for a search that ends with its last trial.
       objectives: names of two to four objectives; empty for the evaluator's value alone. Those are ``accuracy`` or
         ``value``, ``multiply_adds``, ``parameters``, ``latency``, and the evaluator's outcomes, with a minus if less of
-        one is better, such as ``-energy``. The searcher searches the same, and the winner is the knee of their front.
+        one is better, such as ``-energy``. The searcher has the same objectives; the winner is the knee of the front.
 
     Raises:
       ValueError: a part has another type, the searcher searches another space or other objectives, an objective is

@@ -22,7 +22,7 @@ from jaxtyping import Int
 from lanas_jax.evaluators.base import NotPreparedError, Outcome
 from lanas_jax.evaluators.faults import BrokenEvaluatorError, EvaluatorExitError, Failures, outcomes_or_errors
 from lanas_jax.runtime.numbers import set_whole_numbers
-from lanas_jax.storage.trials import Trial
+from lanas_jax.storage.trial import Trial
 from lanas_jax.study.experiment import Experiment, StudyProgress
 from lanas_jax.study.loop import ThisProcess
 from lanas_jax.study.replay import SearchLog, StudyError, keys_of

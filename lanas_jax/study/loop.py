@@ -28,7 +28,8 @@ from lanas_jax.runtime.paths import local_path
 from lanas_jax.storage import software
 from lanas_jax.storage.checkpoints import Checkpoints
 from lanas_jax.storage.folder import RunError
-from lanas_jax.storage.trials import Trial, TrialStore
+from lanas_jax.storage.trial import Trial
+from lanas_jax.storage.trials import TrialStore
 from lanas_jax.study import run_folder
 from lanas_jax.study.experiment import Experiment, Silence, StudyProgress
 from lanas_jax.study.metrics import SearchMetrics

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from lanas_jax.storage.metrics import STEP, Metrics
-from lanas_jax.storage.trials import Trial
+from lanas_jax.storage.trial import Trial
 from lanas_jax.study.experiment import StudyProgress
 from lanas_jax.trainer.loop import TrainingProgress
 

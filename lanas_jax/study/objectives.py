@@ -20,7 +20,7 @@ from lanas_jax.searchers.dominance import front_rows
 from lanas_jax.searchers.objectives import LATENCY, check_objectives, is_cost, quantity
 from lanas_jax.spaces.base import Cost, SearchSpace
 from lanas_jax.storage.plain import LARGEST_VALUE
-from lanas_jax.storage.trials import Trial, best
+from lanas_jax.storage.trial import Trial, best
 
 VALUES = ("accuracy", "value")  # names of the value that an evaluator returns
 NAMES = (*VALUES, *Cost._fields)  # objectives that every study may have
@@ -133,7 +133,7 @@ def values_to_tell(trials: Sequence[Trial], names: Sequence[str] = ()) -> Float[
 
 
 def front(trials: Iterable[Trial], names: Sequence[str]) -> list[Trial]:
-    """Returns the trials that no other beats in every objective, by falling first objective.
+    """Returns the trials that no other beats in every objective, in descending order of the first objective.
 
     Of trials with equal objectives, the earliest is on the front.
     """

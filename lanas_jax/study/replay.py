@@ -27,7 +27,8 @@ from lanas_jax.evaluators.base import Outcome
 from lanas_jax.runtime.arithmetic import nan_is_data
 from lanas_jax.storage import software
 from lanas_jax.storage.checkpoints import Checkpoints
-from lanas_jax.storage.trials import Trial, TrialStore
+from lanas_jax.storage.trial import Trial
+from lanas_jax.storage.trials import TrialStore
 from lanas_jax.study.objectives import values_to_tell, with_all_objectives
 
 if TYPE_CHECKING:

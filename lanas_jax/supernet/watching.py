@@ -19,10 +19,10 @@ from lanas_jax.supernet.sandwich import Sandwich
 from lanas_jax.supernet.valuation import Valuation
 from lanas_jax.trainer.task import Weights
 
-RANDOM = 3  # random subnetworks
-CALIBRATING = 512  # most training images for the batch statistics of each subnetwork
+RANDOM = 3  # number of random subnetworks
+CALIBRATING = 512  # maximum number of training images for the batch statistics of each subnetwork
 BATCH = 128  # images per forward pass
-SUFFIX = "_accuracy"  # of the columns of metrics.csv
+SUFFIX = "_accuracy"  # end of the names of columns of metrics.csv
 
 
 def watched_codes(sandwich: Sandwich | None, pool: Int[np.ndarray, "m dims"]) -> dict[str, tuple[int, ...]]:

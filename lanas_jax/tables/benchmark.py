@@ -124,7 +124,7 @@ class Benchmark:
     def within(
         self, max_multiply_adds: float | None = None, min_throughputs: Mapping[str, float] | None = None
     ) -> "Benchmark":
-        """Returns the benchmark of the networks within hard limits; the name tells the limits.
+        """Returns the benchmark of the networks within hard limits; its name states them.
 
         Networks whose throughput was not measured do not meet a limit on it.
 

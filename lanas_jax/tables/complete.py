@@ -1,8 +1,8 @@
 """Tables of all networks of a space, made by hours of training: a file per random subset, then one table.
 
 Several processes may divide the files among them. A process skips the files that exist, so it may be stopped and
-started again at any time. The subsets are drawn at random, so statistics of a part are those of the whole but for
-sampling.
+started again at any time. The subsets are drawn at random, so statistics of some files estimate those of the whole
+space.
 """
 
 import dataclasses

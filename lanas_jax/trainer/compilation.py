@@ -86,7 +86,7 @@ def compile_training(final: Training, data: SearchData | StreamedDataset, device
         task, images, lambda task: Compiled.of(task, _lowered(task, images).compile(), training.count_correct)
     )
     everywhere = NamedSharding(mesh, PartitionSpec())
-    source = InMemory(placed((split.images, split.labels), everywhere), made.right)
+    source = InMemory(placed((split.images, split.labels), everywhere), made.count_correct)
     return assembled(final, task, mesh, source, made.begin, made.program, time.perf_counter() - began)
 
 
@@ -102,11 +102,11 @@ class InMemory:
 
     Attributes:
       images: training images and labels.
-      right: function that counts the correctly classified images of a split; compiled at the first call.
+      count_correct: function that counts the correctly classified images of a split; compiled at the first call.
     """
 
     images: tuple[Array, Array]
-    right: Callable[[AuxiliaryInputs, Weights, Array, Array], Array]
+    count_correct: Callable[[AuxiliaryInputs, Weights, Array, Array], Array]
 
     @property
     def count(self) -> int:
@@ -124,7 +124,7 @@ class InMemory:
         labels = np.pad(split.labels, (0, padding), constant_values=-1).reshape(-1, size)
         images = np.pad(split.images, ((0, padding), (0, 0), (0, 0), (0, 0))).reshape(-1, size, *split.images.shape[1:])
         batches = placed((images, labels), programs.everywhere)
-        return int(self.right(programs.data, weights, *batches)) / len(split)
+        return int(self.count_correct(programs.data, weights, *batches)) / len(split)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

@@ -52,8 +52,8 @@ DECISIVE = {
     "data": "the dataset",
     "software": "the software",
 }
-READING = ("data_dir", "workers")  # settings of an experiment that say how images are read, and change no result
-PERHAPS = {"space", "teacher"}  # optional keys; older records have no space
+READING = ("data_dir", "workers")  # settings of how an experiment reads images, which change no result
+OPTIONAL = {"space", "teacher"}  # optional keys; older records have no space
 _TYPES = {
     "name": str,
     "home": str | None,
@@ -67,7 +67,7 @@ _TYPES = {
     "space": dict,
     "data": dict,
 }
-TRAINING = FolderKind("training", _RECORD, FORMAT, frozenset(DECISIVE.keys() - PERHAPS), _TYPES)
+TRAINING = FolderKind("training", _RECORD, FORMAT, frozenset(DECISIVE.keys() - OPTIONAL), _TYPES)
 COLUMNS = ("step", "epoch", "loss", "learning_rate", "drop_path", "validation_accuracy", "ema_validation_accuracy")
 
 

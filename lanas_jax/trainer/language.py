@@ -244,7 +244,7 @@ def write_text(
     """
     read = symbols_of(prompt) if prompt.strip() else np.zeros(0, np.int32)
     if not len(read):
-        raise ValueError("prompt must have at least one character that is no white space")
+        raise ValueError("prompt must have at least one character that is not white space")
     if length < 1:
         raise ValueError(f"length must be at least 1; got {length}")
     if not 0 <= temperature < math.inf:

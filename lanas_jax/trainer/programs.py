@@ -188,14 +188,14 @@ class Compiled(NamedTuple):
 
     begin: Callable[[AuxiliaryInputs, PRNGKeyArray], FinalState]
     program: Any
-    right: Callable[..., Any]  # counts correct images; as in `InMemory` or `Streamed`
+    count_correct: Callable[..., Any]  # counts correct images; as in `InMemory` or `Streamed`
 
     @classmethod
-    def of(cls, task: TrainerTask, program: Any, right: Callable[..., Any]) -> "Compiled":
+    def of(cls, task: TrainerTask, program: Any, count_correct: Callable[..., Any]) -> "Compiled":
         """Returns the functions of a compiled training program; the others are compiled at their first call."""
         everywhere = NamedSharding(task.batch.mesh, PartitionSpec())
         begin = jax.jit(functools.partial(training.begin, task), out_shardings=everywhere)
-        return cls(begin, program, jax.jit(functools.partial(right, task)))
+        return cls(begin, program, jax.jit(functools.partial(count_correct, task)))
 
 
 def shared_programs(task: TrainerTask, images: Hashable, make: Callable[[TrainerTask], Compiled]) -> Compiled:

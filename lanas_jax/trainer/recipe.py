@@ -46,7 +46,7 @@ READ_BY = {
 }
 # Defaults of EfficientNet's training code, of AdamW's code and of LAMB's code.
 EPSILON = {"rmsprop": 1e-3, "adamw": 1e-8, "lamb": 1e-6}
-SPARED = ("bias", "scale")  # names of parameter arrays exempt from decay
+EXEMPT = ("bias", "scale")  # names of parameter arrays exempt from decay
 BEGIN = 1.0  # initial value of RMSProp's mean of squared gradients
 WARM_UP = 10  # after n steps the decay of the moving average is at most (1 + n) / (WARM_UP + n)
 
@@ -179,7 +179,7 @@ class Recipe:
         if not 0 <= self.drop_path < 1:
             raise ValueError(f"drop_path must be in [0, 1); got {self.drop_path}")
         if self.ema is not None and not 0 <= self.ema < 1:
-            raise ValueError(f"ema must be in [0, 1), or None to keep no average; got {self.ema}")
+            raise ValueError(f"ema must be in [0, 1), or None for no average; got {self.ema}")
         if self.train_on not in ("all", "train"):
             raise ValueError(f"train_on must be 'all' or 'train'; got {self.train_on!r}")
         over = self.normalize_over
@@ -306,6 +306,6 @@ def decaying(params: PyTree[Array]) -> PyTree[bool]:
     """
 
     def decays(path: tuple[Any, ...], leaf: Array) -> bool:
-        return leaf.ndim > 1 and jax.tree_util.keystr(path[-1:], simple=True) not in SPARED
+        return leaf.ndim > 1 and jax.tree_util.keystr(path[-1:], simple=True) not in EXEMPT
 
     return jax.tree_util.tree_map_with_path(decays, params)

@@ -411,7 +411,7 @@ def count_correct(
     return score_split(logits_of, images, labels, task.classes)[0]
 
 
-def right_in_batch(
+def count_correct_in_batch(
     task: TrainerTask, data: AuxiliaryInputs, weights: Weights, images: Array, labels: Int[Array, " size"]
 ) -> tuple[Int[Array, ""], Int[Array, ""]]:
     """Returns the numbers of correctly classified images and of images in a batch. Labels of -1 are not counted."""

@@ -60,11 +60,11 @@ def compile_streamed(final: Training, data: StreamedDataset, devices: Sequence[j
     task = _task(final, mesh, data.image_shape, data.classes, data.scaling)
     images = (data.image_shape, "streamed")
     made = shared_programs(
-        task, images, lambda task: Compiled.of(task, _compiled(task, data.image_shape), training.right_in_batch)
+        task, images, lambda task: Compiled.of(task, _compiled(task, data.image_shape), training.count_correct_in_batch)
     )
     changed = final.augmentation != task.augmentation
     transform = PixelAugmentation(final.augmentation) if changed else None
-    source = Streamed(data.train, made.right, transform)
+    source = Streamed(data.train, made.count_correct, transform)
     return assembled(final, task, mesh, source, made.begin, made.program, time.perf_counter() - began)
 
 
@@ -138,13 +138,13 @@ class Streamed:
 
     Attributes:
       stream: stream of training batches.
-      right: function that counts the correctly classified images of a batch, and all images of the batch; compiled at
-        the first call.
+      count_correct: function that counts the correctly classified images of a batch, and all images of the batch;
+        compiled at the first call.
       transform: random change of each training image where it is decoded; None for none.
     """
 
     stream: TrainingStream
-    right: Callable[[AuxiliaryInputs, Weights, Array, Array], tuple[Array, Array]]
+    count_correct: Callable[[AuxiliaryInputs, Weights, Array, Array], tuple[Array, Array]]
     transform: Transform | None = None
 
     @property
@@ -168,7 +168,7 @@ class Streamed:
         counts: list[tuple[Array, Array]] = []
         with Ahead(batches, functools.partial(_placed, programs, hosts), DEPTH) as ready:
             for images, labels in ready:
-                counts.append(self.right(programs.data, weights, images, labels))
+                counts.append(self.count_correct(programs.data, weights, images, labels))
                 if len(counts) > IN_FLIGHT:
                     jax.block_until_ready(counts[-1 - IN_FLIGHT])
         right, total = np.asarray(jax.device_get(counts)).sum(axis=0).tolist()

@@ -20,7 +20,7 @@ from jaxtyping import Array, Bool, Float32, Int, PRNGKeyArray, UInt8
 from lanas_jax.data.scaling import Scaling
 from lanas_jax.training import policies
 
-TRIES = 16  # draws of which the first accepted one is taken: none is in one of 10^20 cases
+TRIES = 16  # number of draws, of which the first accepted one is taken; none is accepted with probability 1e-20
 
 
 @dataclasses.dataclass(frozen=True)
@@ -220,9 +220,9 @@ def mixing_weights(
 def draw_share(key: PRNGKeyArray, alpha: Float32[Array, ""]) -> Float32[Array, ""]:
     """Returns a draw of Beta(alpha, alpha), without a loop, for any ``alpha > 0``.
 
-    The quotient of a gamma draw and the sum of two. `jax.random.beta` draws until one is accepted, in a loop whose
-    length depends on the draws. Here the first accepted one of `TRIES` draws is taken: by the method of Marsaglia and
-    Tsang (doi:10.1145/358407.358414) each is accepted with a probability above 0.95.
+    The draw is the quotient of a gamma draw and the sum of two. `jax.random.beta` draws until one is accepted, in a
+    loop whose length depends on the draws. Here the first accepted one of `TRIES` draws is taken: by the method of
+    Marsaglia and Tsang (doi:10.1145/358407.358414) each is accepted with a probability above 0.95.
     """
     normal_key, uniform_key, boost_key = jax.random.split(key, 3)
     d = alpha + 2 / 3  # of Gamma(alpha + 1), which a power of a uniform draw turns into Gamma(alpha)

@@ -22,7 +22,7 @@ from jaxtyping import Float32, Int32, UInt8
 FILL = 128  # level of pixels from outside the image
 LEVELS = np.arange(256, dtype=np.uint8)
 ONE = 1 << 16  # the number 1 in 16.16 fixed point
-STANDING = (1.0, 0.0, 0.0, 0.0, 1.0, 0.0)  # the identity affine map
+IDENTITY_MAP = (1.0, 0.0, 0.0, 0.0, 1.0, 0.0)  # the identity affine map
 
 
 class PixelSource(enum.IntEnum):
@@ -46,7 +46,7 @@ class Operation(NamedTuple):
 
 
 def made_of(
-    matrix: tuple[float, ...] = STANDING,
+    matrix: tuple[float, ...] = IDENTITY_MAP,
     table: UInt8[np.ndarray, "256"] = LEVELS,
     source: PixelSource = PixelSource.NOTHING,
     factor: float = 1.0,
@@ -147,7 +147,7 @@ def apply(operation: Operation, image: UInt8[Array, "h w 3"]) -> UInt8[Array, "h
     """Returns the image after one operation. It can be jitted, since the operation is data."""
     image = move(image, jnp.asarray(operation.matrix))
     image = look_up(image, table_of(operation, image))
-    return blend(plainer(operation, image), image, jnp.asarray(operation.factor))
+    return blend(degenerate_image(operation, image), image, jnp.asarray(operation.factor))
 
 
 def move(image: UInt8[Array, "h w c"], matrix: Int32[Array, "6"]) -> UInt8[Array, "h w c"]:
@@ -223,7 +223,7 @@ def _histogram_by_comparing(image: UInt8[Array, "h w c"]) -> Int32[Array, "c 256
     return jnp.sum(pixels[:, None] == LEVELS[None, :, None], axis=2, dtype=jnp.int32)
 
 
-def plainer(operation: Operation, image: UInt8[Array, "h w 3"]) -> Int32[Array, "h w 3"]:
+def degenerate_image(operation: Operation, image: UInt8[Array, "h w 3"]) -> Int32[Array, "h w 3"]:
     """Returns the degenerate image to blend with."""
     grey = luminance(image)
     mean = (2 * grey.sum() + grey.size) // (2 * grey.size)

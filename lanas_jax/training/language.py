@@ -16,9 +16,9 @@ from lanas_jax.data.text import SYMBOLS, side_by_side
 from lanas_jax.runtime.numbers import set_whole_numbers
 from lanas_jax.spaces.base import SearchSpace
 
-GUESSING = math.log2(SYMBOLS)  # bits per symbol of a model for which all symbols are alike
+GUESSING = math.log2(SYMBOLS)  # bits per symbol of a model that predicts all symbols with equal probability
 CLIP = 1.0  # largest norm of a gradient
-COLUMNS = 64  # number of places of a text's part that bits are computed from side by side
+COLUMNS = 64  # number of places of a part of the text from which bits are computed at the same time
 
 
 @dataclasses.dataclass(frozen=True)
@@ -132,6 +132,6 @@ def bits_per_symbol(
 
 def next_symbol_loss(logits: Float[Array, "length n symbols"], following: Int[Array, "length n"]) -> Float[Array, ""]:
     """Returns the mean loss of the symbols that follow, in nats."""
-    # A product with one-hot symbols: its gradient is a product too, and no scattered sum.
+    # A product with one-hot symbols: its gradient is a product too, not a scattered sum.
     scores = jnp.sum(logits * jax.nn.one_hot(following, logits.shape[-1], dtype=logits.dtype), axis=-1)
     return jnp.mean(jax.nn.logsumexp(logits, axis=-1) - scores)

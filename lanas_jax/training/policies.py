@@ -8,9 +8,8 @@ magnitude, or of random magnitudes around it.
 The papers do not fully specify the strength of an operation at a given level. AutoAugment's levels here follow table 6
 for ImageNet, and for CIFAR-10 the authors' code (``research/autoaugment`` of the TensorFlow models), which differs from
 table 6 in two ranges: images move by at most 10 of 32 pixels, and posterized images keep 4 bits or fewer, down to none,
-where table 6 keeps 4 to 8. RandAugment's
-operations grow stronger with the magnitude, and factors move away from 1 in either direction. Pixels from outside the
-image are gray, about the mean of the images, as in the authors' code.
+where table 6 keeps 4 to 8. RandAugment's operations grow stronger with the magnitude, and factors move away from 1 in
+either direction. Pixels from outside the image are gray, about the mean of the images, as in the authors' code.
 """
 
 from collections.abc import Sequence
@@ -100,7 +99,7 @@ RANDAUGMENT = (
     "TranslateY",
 )
 LARGEST_MAGNITUDE = 10  # largest magnitude of RandAugment
-MAGNITUDES = np.linspace(0, LARGEST_MAGNITUDE, 41)  # that random magnitudes are rounded to
+MAGNITUDES = np.linspace(0, LARGEST_MAGNITUDE, 41)  # values to which random magnitudes are rounded
 
 
 def autoaugment(
@@ -111,7 +110,7 @@ def autoaugment(
     operations = autoaugment_operations(height, width, policy)
     subpolicy, variant = draw_subpolicies(key, count, policy)
     position = jnp.arange(2)[:, None]
-    return apply_in_turn(pick(operations, subpolicy[None], position, variant), images)
+    return apply_rounds(pick(operations, subpolicy[None], position, variant), images)
 
 
 def randaugment(
@@ -125,7 +124,7 @@ def randaugment(
       rounds: number of operations per image (the paper's N).
       magnitude: magnitude of all operations, in tenths of their ranges (the paper's M).
       deviation: standard deviation of each operation's magnitude, drawn from a normal distribution around `magnitude`
-        and cut to [0, 10]; 0 for equal magnitudes.
+        and clipped to [0, 10]; 0 for equal magnitudes.
     """
     count, height, width, _ = images.shape
     which_key, direction_key = jax.random.split(key)
@@ -133,10 +132,10 @@ def randaugment(
     direction = jax.random.randint(direction_key, (rounds, count), 0, 2)
     if not deviation:
         operations = randaugment_operations(magnitude, height, width)
-        return apply_in_turn(pick(operations, which, direction), images)
+        return apply_rounds(pick(operations, which, direction), images)
     operations = stack([randaugment_operations(float(each), height, width) for each in MAGNITUDES])
     level = draw_magnitudes(jax.random.fold_in(key, 2), (rounds, count), magnitude, deviation)
-    return apply_in_turn(pick(operations, level, which, direction), images)
+    return apply_rounds(pick(operations, level, which, direction), images)
 
 
 def draw_magnitudes(key: PRNGKeyArray, shape: tuple[int, ...], magnitude: float, deviation: float) -> Int[Array, "..."]:
@@ -146,7 +145,7 @@ def draw_magnitudes(key: PRNGKeyArray, shape: tuple[int, ...], magnitude: float,
     return jnp.round(jnp.clip(drawn / LARGEST_MAGNITUDE, 0, 1) * steps).astype(jnp.int32)
 
 
-def apply_in_turn(operations: Operation, images: UInt8[Array, "n h w 3"]) -> UInt8[Array, "n h w 3"]:
+def apply_rounds(operations: Operation, images: UInt8[Array, "n h w 3"]) -> UInt8[Array, "n h w 3"]:
     """Applies operations with axes ``[rounds, n]`` to n images, round by round."""
     for number in range(len(operations.factor)):
         images = jax.vmap(image_operations.apply)(pick(operations, number), images)

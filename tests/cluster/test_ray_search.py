@@ -15,7 +15,8 @@ import numpy as np
 import pytest
 
 from lanas_jax.storage.checkpoints import Checkpoints
-from lanas_jax.storage.trials import Status, TrialStore
+from lanas_jax.storage.trial import Status
+from lanas_jax.storage.trials import TrialStore
 from lanas_jax.study import run_folder
 from lanas_jax.study.replay import SearchLog, keys_of
 from tests.cluster.waiting_experiment import value

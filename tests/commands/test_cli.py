@@ -17,7 +17,8 @@ from lanas_jax import cli
 from lanas_jax.cli import main
 from lanas_jax.spaces.nasnet import NASNetSpace
 from lanas_jax.storage.folder import RunError
-from lanas_jax.storage.trials import Status, TrialStore
+from lanas_jax.storage.trial import Status
+from lanas_jax.storage.trials import TrialStore
 from lanas_jax.study import discovery, run_folder
 from tests.refusals import refused
 

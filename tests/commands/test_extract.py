@@ -15,7 +15,8 @@ import pytest
 
 from lanas_jax.cli import main
 from lanas_jax.export import load
-from lanas_jax.storage.trials import TrialStore, best
+from lanas_jax.storage.trial import best
+from lanas_jax.storage.trials import TrialStore
 from lanas_jax.storage.weights import names
 from lanas_jax.study import run_folder
 from lanas_jax.trainer import folder as folders

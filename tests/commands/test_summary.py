@@ -7,7 +7,7 @@ from lanas_jax.commands import summary
 from lanas_jax.report import tables
 from lanas_jax.report.elements import html
 from lanas_jax.report.formatting import ValueFormat
-from lanas_jax.storage.trials import differ_in_steps
+from lanas_jax.storage.trial import differ_in_steps
 from tests.report.made_up_run import trial
 from tests.report.page_parser import Page
 

@@ -18,7 +18,8 @@ from lanas_jax.cli import main
 from lanas_jax.export import load
 from lanas_jax.storage.folder import RunError
 from lanas_jax.storage.results import network_results
-from lanas_jax.storage.trials import TrialStore, best
+from lanas_jax.storage.trial import best
+from lanas_jax.storage.trials import TrialStore
 from lanas_jax.study.discovery import ExperimentError
 from tests.refusals import refused
 from tests.trainer.tiny_experiment import SCALING, Config, TinyNetwork, TinySpace, dataset
@@ -417,6 +418,6 @@ def test_a_resumed_search_says_whose_training_it_keeps(trained, tmp_path, capsys
     record.write_text(json.dumps(json.loads(record.read_text()) | {"code": [2, 1]}))
     assert main(["resume", str(run)]) == 0
     kept = (
-        f"{run / 'final'} keeps the training of an earlier winner (2,1); to train the new one: lanas train {run} --out"
+        f"{run / 'final'} holds the training of an earlier winner (2,1); to train the new one: lanas train {run} --out"
     )
     assert kept in capsys.readouterr().out

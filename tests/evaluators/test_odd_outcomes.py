@@ -13,10 +13,11 @@ import lanas_jax as lx
 from lanas_jax.cli import main
 from lanas_jax.commands import summary
 from lanas_jax.evaluators.base import NotPreparedError, Outcome
-from lanas_jax.evaluators.faults import HOPELESS, BrokenEvaluatorError, describe_error, outcomes_or_errors
+from lanas_jax.evaluators.faults import MAX_FAILED_IN_A_ROW, BrokenEvaluatorError, describe_error, outcomes_or_errors
 from lanas_jax.evaluators.from_function import FromFunction
 from lanas_jax.storage.plain import LARGEST_VALUE
-from lanas_jax.storage.trials import Status, TrialStore
+from lanas_jax.storage.trial import Status
+from lanas_jax.storage.trials import TrialStore
 from lanas_jax.study import Experiment, StudyError, discovery, replay, run, run_folder
 from lanas_jax.study.experiment import WinnerTraining
 from lanas_jax.study.local_workers import LocalWorkers
@@ -200,7 +201,9 @@ def test_a_wrong_number_of_outcomes_leaves_the_batch_pending(tmp_path):
 
 
 def test_an_array_of_one_float_per_code_fails_trials_until_the_evaluator_counts_as_broken(tmp_path):
-    with pytest.raises(StudyError, match=f"each of the last {HOPELESS} trials: the evaluator returned .*of type float"):
+    with pytest.raises(
+        StudyError, match=f"each of the last {MAX_FAILED_IN_A_ROW} trials: the evaluator returned .*of type float"
+    ):
         run(experiment(ReturnsAtOnce([0.5] * 4), budget=12), tmp_path / "run")
     with TrialStore.open(tmp_path / "run" / "trials.sqlite") as store:
         assert [trial.status for trial in store.trials()] == [Status.FAILED] * 4 + [Status.PENDING] * 4

@@ -10,7 +10,7 @@ from rich.console import Console
 from lanas_jax import study
 from lanas_jax.data import cifar10 as data
 from lanas_jax.experiments import cifar10, cifar10_small
-from lanas_jax.storage.trials import Status
+from lanas_jax.storage.trial import Status
 from lanas_jax.trainer.display import TrainingDisplay
 from lanas_jax.trainer.recipe import Recipe
 from lanas_jax.trainer.train import Origin, train_network

@@ -11,7 +11,7 @@ from lanas_jax.experiments import convnet_digits
 from lanas_jax.formats.errors import FileError
 from lanas_jax.formats.npz import read_npz, write_npz
 from lanas_jax.spaces.convnet import ConvNetSpace
-from lanas_jax.storage.trials import Status
+from lanas_jax.storage.trial import Status
 from lanas_jax.tables.benchmark import Benchmark
 from tests.experiments.chosen import chosen, offered
 

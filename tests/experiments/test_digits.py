@@ -7,7 +7,7 @@ import pytest
 from lanas_jax import study
 from lanas_jax.commands import train
 from lanas_jax.experiments import digits
-from lanas_jax.storage.trials import Status
+from lanas_jax.storage.trial import Status
 from tests.experiments.chosen import chosen, offered
 
 FINAL = digits.Final(dataclasses.replace(digits.RECIPE, epochs=2), channels=2, cells=1)

@@ -14,7 +14,8 @@ from lanas_jax.evaluators.few_shot import FewShot
 from lanas_jax.evaluators.one_shot import OneShot
 from lanas_jax.experiments import nasbench201_one_shot as experiment
 from lanas_jax.ranking.against import MULTIPLY_ADDS, PARAMETERS
-from lanas_jax.storage.trials import TrialStore, best
+from lanas_jax.storage.trial import best
+from lanas_jax.storage.trials import TrialStore
 from lanas_jax.tables.catalogue import find_benchmark
 from lanas_jax.trainer.task import FinalNetwork, Weights
 from tests.data import made_up_cifar10 as made_up

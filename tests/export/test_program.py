@@ -47,5 +47,5 @@ class Counts:
 def test_a_network_that_needs_the_number_of_images_is_refused_in_one_sentence():
     network = Exported({"image_shape": [2, 2, 1]}, Counts(), Weights({}, {}), None)
     assert network(np.ones((3, 2, 2, 1), np.float32)).shape == (3, 2)
-    with pytest.raises(RunError, match=r"^the network is no program of any number of images: .* line \d+\)$"):
+    with pytest.raises(RunError, match=r"^the network cannot be exported for any number of images: .* line \d+\)$"):
         stablehlo_program(network)

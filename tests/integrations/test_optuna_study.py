@@ -91,7 +91,7 @@ def test_other_studies_and_storages_are_left_alone(run, tmp_path, capsys):
     optuna.create_study(study_name="run", storage=url)
     for given, message in (
         (url, f"{url} has another study named 'run', which is not of {run}"),
-        ("run.db", "'run.db' is no URL of a storage: give one such as sqlite:///run.db"),
+        ("run.db", "'run.db' is not the URL of a storage: give one such as sqlite:///run.db"),
         ("sqlite:////no/such/folder/run.db", "the storage sqlite:////no/such/folder/run.db cannot be opened: "),
     ):
         assert main(["trials", str(run), "--optuna", given]) == 2

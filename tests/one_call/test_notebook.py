@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import lanas_jax as lx
-from lanas_jax.storage.trials import Status, Trial
+from lanas_jax.storage.trial import Status, Trial
 
 ROOT = Path(__file__).parents[2]
 SPACE = lx.SearchSpace([lx.Choice("op", ("<a>", "b&c")), lx.Choice("n", range(3))])

@@ -14,7 +14,7 @@ import pytest
 import lanas_jax as lx
 from lanas_jax.evaluators.from_function import FromFunction
 from lanas_jax.storage.folder import RunError
-from lanas_jax.storage.trials import Status
+from lanas_jax.storage.trial import Status
 from lanas_jax.study import StudyError
 
 ROOT = Path(__file__).parents[2]

@@ -61,20 +61,20 @@ def test_loops_of_unknown_length_count_as_told():
     assert (once.unknown_loops, nine.unknown_loops, costs("nested_scan").unknown_loops) == (1, 1, 0)
 
 
-def test_conditionals_count_the_mean_or_the_dearest_branch():
+def test_conditionals_count_the_mean_or_the_costliest_branch():
     module = module_of("switch")
     (conditional,) = (one for one in module.computations[module.entry].values() if one.opcode == "conditional")
     branches = [CostAnalysis(module).total(name).cycles for name in conditional.branches]
     assert branches[0] < branches[1] < branches[2]
-    mean, dearest = costs("switch"), costs("switch", branches="dearest")
-    assert dearest.cycles - mean.cycles == pytest.approx(branches[2] - sum(branches) / 3)
-    assert mean.conditionals == dearest.conditionals == 1
+    mean, costliest = costs("switch"), costs("switch", branches="costliest")
+    assert costliest.cycles - mean.cycles == pytest.approx(branches[2] - sum(branches) / 3)
+    assert mean.conditionals == costliest.conditionals == 1
     weighed = costs("switch", weights={3: (0.0, 1.0, 0.0)})
-    assert dearest.cycles - weighed.cycles == pytest.approx(branches[2] - branches[1])
+    assert costliest.cycles - weighed.cycles == pytest.approx(branches[2] - branches[1])
 
 
-def test_of_two_branches_the_dearer_counts():
-    assert costs("choice") == costs("choice", branches="dearest")
+def test_of_two_branches_the_more_expensive_one_counts():
+    assert costs("choice") == costs("choice", branches="costliest")
     assert costs("choice").cycles > cycles_of("choice", "fusion", 1)
 
 
@@ -93,9 +93,9 @@ def test_gathers_count_with_their_rows_and_without_an_estimate():
     assert 2 * 128 * row <= found.moved < 4 * 128 * row  # of 600,000 rows, those that are asked for
 
 
-def test_the_dearest_instructions_come_first():
+def test_the_costliest_instructions_come_first():
     analysis = CostAnalysis(module_of("scan"))
-    first, second, *_ = found = analysis.dearest_instructions()
+    first, second, *_ = found = analysis.costliest_instructions()
     assert (first.opcode, first.runs, first.cycles) == ("convert", 1, cycles_of("scan", "convert", 1))
     assert (second.opcode, second.runs) == ("fusion", 5)
     assert sum(one.cycles for one in found) == analysis.total().cycles

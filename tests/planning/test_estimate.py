@@ -101,7 +101,7 @@ def test_a_step_of_several_programs_is_their_sum():
 
 def test_cpus_estimate_no_cycles():
     found = estimate(stage(), on(dataclasses.replace(CHIP, clock=1e9)))
-    assert (found.estimated_seconds, found.dearest_seconds) == (None, None)
+    assert (found.estimated_seconds, found.costliest_seconds) == (None, None)
     assert (found.costs.collectives, found.costs.gathers, found.costs.unknown_loops) == ({}, 0, 0)
 
 

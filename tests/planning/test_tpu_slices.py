@@ -43,7 +43,7 @@ def test_stages_are_compiled_for_all_chips(plans, name):
         assert stage["fits"]
         assert 0 < stage["flops"] < 3 * stage["counted_flops"]
         assert stage["moved"] > 0
-        assert 0 < stage["estimated_seconds"] <= stage["dearest_seconds"]
+        assert 0 < stage["estimated_seconds"] <= stage["costliest_seconds"]
     programs = [one["stage"] for one in plans[name]["supernet"]["programs"]]
     assert programs == [f"supernet: {role}" for role in ("largest", "smallest", "random, 32 pixels", "apply")]
 

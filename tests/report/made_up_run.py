@@ -6,7 +6,7 @@ from lanas_jax.ranking.correlation import rank_correlation
 from lanas_jax.ranking.result import Ranked
 from lanas_jax.report.page import ReportData
 from lanas_jax.spaces.base import Choice, SearchSpace
-from lanas_jax.storage.trials import Status, Trial
+from lanas_jax.storage.trial import Status, Trial
 
 NAN = float("nan")
 SPACE = SearchSpace([Choice(f"op{i}", ("none", "skip", "conv1x1", "conv3x3", "pool")) for i in range(6)])

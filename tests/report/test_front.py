@@ -5,7 +5,7 @@ import pytest
 
 from lanas_jax.report.front import MOST_NETWORKS, SearchedFront
 from lanas_jax.report.page import render
-from lanas_jax.storage.trials import Trial
+from lanas_jax.storage.trial import Trial
 from lanas_jax.study import objectives
 from tests.report.made_up_run import run, trial, trials
 from tests.report.page_parser import Page

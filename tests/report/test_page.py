@@ -14,7 +14,7 @@ from lanas_jax.report.page import render
 from lanas_jax.searchers.partition import NodeSummary
 from lanas_jax.spaces.base import CellGraph, Choice, SearchSpace
 from lanas_jax.spaces.nasnet import NASNetSpace
-from lanas_jax.storage.trials import best
+from lanas_jax.storage.trial import best
 from tests.report.made_up_run import NAN, SPACE, final, ranked, run, trial, trials
 from tests.report.page_parser import Page
 

@@ -12,7 +12,8 @@ from lanas_jax.evaluators.base import Outcome
 from lanas_jax.report.learned_tree import learned_tree
 from lanas_jax.searchers import partition
 from lanas_jax.storage.folder import RunError
-from lanas_jax.storage.trials import Status, TrialStore
+from lanas_jax.storage.trial import Status
+from lanas_jax.storage.trials import TrialStore
 from lanas_jax.study import discovery, replay, run_folder
 from lanas_jax.study.experiment import Silence
 from tests.report.page_parser import Page

@@ -8,7 +8,7 @@ import pytest
 from rich.console import Console
 
 from lanas_jax.runtime.durations import duration
-from lanas_jax.storage.trials import Status, Trial
+from lanas_jax.storage.trial import Status, Trial
 from lanas_jax.study.display import StudyDisplay
 from lanas_jax.trainer.display import TrainingDisplay
 from lanas_jax.trainer.loop import Accuracies

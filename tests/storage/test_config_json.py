@@ -47,7 +47,7 @@ def test_config_that_does_not_survive_is_refused():
     with pytest.raises(config_json.ConfigError, match=r"Config.thing: .* cannot be written to config.json"):
         config_json.check_config(Odd())
     for changes, message in (
-        ({"colour": None}, "Config.colour: None is no member of Colour; choose from RED"),
+        ({"colour": None}, "Config.colour: None is not a member of Colour; choose from RED"),
         ({"rate": float("inf")}, "Config.rate: inf cannot be written to config.json: use None, or a finite number"),
         ({"inner": Inner((float("nan"),))}, "Config.inner: nan cannot be written"),
         ({"sizes": (1, 2, 3)}, r"Config.sizes = \(1, 2, 3\) cannot be restored: ValueError"),
@@ -58,7 +58,7 @@ def test_config_that_does_not_survive_is_refused():
         config_json.decode_value(Settings, {"gone": 1})
     with pytest.raises(config_json.ConfigError, match="'1' is not int"):
         config_json.decode_value(Settings, {"seed": "1"})
-    with pytest.raises(config_json.ConfigError, match=r"^'BLUE' is no member of Colour; choose from RED"):
+    with pytest.raises(config_json.ConfigError, match=r"^'BLUE' is not a member of Colour; choose from RED"):
         config_json.read_config(Settings, {"colour": "BLUE"})
 
 

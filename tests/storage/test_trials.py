@@ -14,8 +14,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from lanas_jax.evaluators.base import Outcome
+from lanas_jax.storage.trial import Status, by_tell
 from lanas_jax.storage.trial_file import TrialStoreError
-from lanas_jax.storage.trials import Status, TrialStore, by_tell
+from lanas_jax.storage.trials import TrialStore
 
 SOFTWARE = {"python": "3.11.0", "jax": "0.10.0"}
 CODES = [(0, 1, 2), (2, 1, 0), (1, 1, 1)]

@@ -15,8 +15,9 @@ from lanas_jax.evaluators.base import NotPreparedError, Outcome
 from lanas_jax.storage import software
 from lanas_jax.storage.folder import RunError
 from lanas_jax.storage.results import network_results
+from lanas_jax.storage.trial import Status
 from lanas_jax.storage.trial_file import TrialStoreError
-from lanas_jax.storage.trials import Status, TrialStore
+from lanas_jax.storage.trials import TrialStore
 from lanas_jax.study import Experiment, StudyError, discovery, replay, run_folder
 from lanas_jax.study.experiment import Silence, WinnerTraining
 from lanas_jax.trainer import folder as folders

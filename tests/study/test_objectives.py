@@ -18,7 +18,7 @@ from lanas_jax.spaces.mobilenet import MobileNetSpace
 from lanas_jax.spaces.mobilenet_costs import _layers_of
 from lanas_jax.spaces.mobilenet_settings import MobileNetStage
 from lanas_jax.storage.folder import RunError
-from lanas_jax.storage.trials import Status, Trial
+from lanas_jax.storage.trial import Status, Trial
 from lanas_jax.study import Experiment, objectives
 from tests.searchers.canonical import POOL_SPACE, additive
 

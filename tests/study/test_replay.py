@@ -10,7 +10,8 @@ import pytest
 
 import lanas_jax as lx
 from lanas_jax.storage.checkpoints import Checkpoints
-from lanas_jax.storage.trials import Status, Trial, TrialStore
+from lanas_jax.storage.trial import Status, Trial
+from lanas_jax.storage.trials import TrialStore
 from lanas_jax.study import Experiment, StudyError
 from lanas_jax.study import replay as courses
 from lanas_jax.study.replay import SearchLog

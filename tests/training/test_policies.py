@@ -204,7 +204,7 @@ def test_randaugment_goes_as_many_rounds_as_it_is_told():
     for r in range(2):
         each = [policies.pick(rounds, r, i) for i in range(5)]
         expected = np.concatenate([apply(op, jnp.asarray(expected[i : i + 1])) for i, op in enumerate(each)])
-    np.testing.assert_array_equal(jax.jit(policies.apply_in_turn)(rounds, images), expected)
+    np.testing.assert_array_equal(jax.jit(policies.apply_rounds)(rounds, images), expected)
 
 
 def test_magnitudes_are_drawn_around_theirs():

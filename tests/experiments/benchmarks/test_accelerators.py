@@ -9,13 +9,8 @@ import pytest
 from rich.console import Console
 
 from lanas_jax.experiments.benchmarks import accelerators
-from lanas_jax.experiments.benchmarks.accelerators import (
-    AcceleratorBenchmark,
-    Config,
-    Row,
-    cells,
-    cycles_by_operation,
-)
+from lanas_jax.experiments.benchmarks.accelerator_rows import PLATFORMS, Row, cells, cycles_by_operation
+from lanas_jax.experiments.benchmarks.accelerators import AcceleratorBenchmark, Config
 from lanas_jax.experiments.benchmarks.forms import cell_steps, control_flow_of
 from lanas_jax.experiments.benchmarks.step_timing import share_of_peak
 from lanas_jax.planning.costs import Share
@@ -156,7 +151,7 @@ def test_every_row_is_measured(tmp_path):
 def test_a_form_without_control_flow_has_none(space, part):
     size = {"blocks": 2, "cells": 3} if space == "nasnet" else {"channels": 5}
     benchmark = AcceleratorBenchmark(dataclasses.replace(TINY, space=space, **size))
-    none = dict.fromkeys(accelerators.PLATFORMS, 0)
+    none = dict.fromkeys(PLATFORMS, 0)
     for form, vmapped in (("branchless", 1), ("branchless", 2), ("specialised", 1)):
         assert benchmark.control_flow(part, form, vmapped) == {"conditionals": none, "unknown_loops": none}
     shared = benchmark.control_flow(part, "shared", 1)
