@@ -175,9 +175,9 @@ def foreign_tables(path):
 @pytest.mark.parametrize(
     ("write", "message"),
     [
-        (lambda path: path.write_text("id,code,value\n0,1,0.5\n" * 20), "no trials file of lanas_jax"),
-        (lambda path: path.write_bytes(b""), "no trials file of lanas_jax"),
-        (lambda path: path.write_bytes(bytes(range(256)) * 64), "no trials file of lanas_jax"),
+        (lambda path: path.write_text("id,code,value\n0,1,0.5\n" * 20), "not a trials file of lanas_jax"),
+        (lambda path: path.write_bytes(b""), "not a trials file of lanas_jax"),
+        (lambda path: path.write_bytes(bytes(range(256)) * 64), "not a trials file of lanas_jax"),
         (lambda path: path.write_bytes(b"SQLite format 3\x00" + b"\xff" * 8176), "SQLite file of another program"),
         (foreign_sqlite, "SQLite file of another program"),
         (foreign_tables, "damaged"),
