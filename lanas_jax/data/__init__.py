@@ -1,1 +1,1 @@
-"""Datasets: from a name to arrays in three parts."""
+"""Datasets: from a name to arrays in three parts, or to streams of batches."""

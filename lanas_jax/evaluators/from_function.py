@@ -3,7 +3,7 @@
 The function is called as ``objective(width=32, depth=2)``, with the names of the choices as keywords. So it has an
 ordinary signature, can be called in the same way without a search, and a name that it does not take is found before
 the first trial. Inactive choices are left out, so that the function's defaults apply. A function for choices whose
-names are no identifiers takes ``**options``.
+names are not identifiers takes ``**options``.
 """
 
 import dataclasses
