@@ -19,13 +19,14 @@ from lanas_jax.comparison.peers import MissingPeerError as MissingPeerError
 from lanas_jax.comparison.statistics import TOP_SHARE
 from lanas_jax.runtime.console import print_table, terminal
 from lanas_jax.searchers.objectives import check_objectives
+from lanas_jax.storage.folder import numbered_directory
 from lanas_jax.tables import catalogue
 from lanas_jax.tables.base import Table
 from lanas_jax.tables.benchmark import Benchmark
 from lanas_jax.tables.objectives import cost_names, objective_values
 
 Number = TypeVar("Number", int, float)
-PICTURE = "comparison.png"
+RESULTS, PICTURE = "comparison.csv", "comparison.png"
 WIDE = 120  # columns of a terminal in which the whole table is readable
 DEFAULT = ",".join(SEARCHERS)
 CHOICE = f"names of searchers, from {', '.join(NAMES)}; the last two need the extra peers"
@@ -55,14 +56,20 @@ class CompareArguments:
     objectives: tuple[str, ...] = ()
     reference: tuple[float, ...] = ()
 
-    @property
-    def folder(self) -> Path:
-        """The output folder."""
+    def folder(self) -> contextlib.AbstractContextManager[Path]:
+        """Returns the context of the output folder: that of ``--out``, or a new one that names the problem.
+
+        Raises:
+          RefusedError: the folder of ``--out`` holds a comparison.
+        """
         if self.out is not None:
-            return self.out
+            if (self.out / RESULTS).exists():
+                raise RefusedError(f"{self.out} already contains a comparison; choose another folder")
+            return contextlib.nullcontext(self.out)
         limits = [] if self.max_multiply_adds is None else [f"{self.max_multiply_adds:g}M"]
         limits += [f"{device}-{least:g}" for device, least in self.min_throughput]
-        return Path("comparisons") / "-".join([Path(self.table).name.replace(":", "-"), *limits])
+        name = "-".join([Path(self.table).name.replace(":", "-"), *limits, *self.objectives])
+        return numbered_directory(Path("comparisons") / name)
 
 
 def compare(arguments: Sequence[str]) -> int:
@@ -97,7 +104,11 @@ def _compare(console: Console, arguments: Sequence[str]) -> int:
         first_seed: Annotated[int, tyro.conf.arg(metavar="N", help="seed of all searches")] = 0,
         out: Annotated[
             Path | None,
-            tyro.conf.arg(metavar="DIR", help="output folder", help_behavior_hint="(default: comparisons/TABLE)"),
+            tyro.conf.arg(
+                metavar="DIR",
+                help="new folder",
+                help_behavior_hint="(default: comparisons/TABLE, or with a number, comparisons/TABLE-2)",
+            ),
         ] = None,
         workers: Annotated[
             str, tyro.conf.arg(metavar="A,B,...", help=AT_ONCE, help_behavior_hint="(default: synchronous batches)")
@@ -180,7 +191,6 @@ def run_comparison(console: Console, settings: CompareArguments) -> None:
     if not 0 < settings.top <= 100:
         raise ValueError(f"top must be a percentage above 0 and at most 100; got {settings.top}")
     benchmark = _opened(console, settings)
-    folder = settings.folder
     results: list[Comparison] = []
     began = time.monotonic()
 
@@ -189,7 +199,7 @@ def run_comparison(console: Console, settings: CompareArguments) -> None:
         _write(folder, benchmark, settings, results)
         console.print(f"{output.label_of(done.name, done.workers)}: {time.monotonic() - began:.0f} s")
 
-    with _bars(console, settings) as advance:
+    with settings.folder() as folder, _bars(console, settings) as advance:
         compare_searchers(
             benchmark.table(),
             settings.searchers,
@@ -235,20 +245,19 @@ def run_front_comparison(console: Console, settings: CompareArguments) -> None:
         raise ValueError(f"the reference needs a value for each of {', '.join(objectives)}; got {len(given)}")
     problem = fronts.FrontProblem.of(table, objectives, given or None)
     console.print(front_output.describe_problem(problem, costs), soft_wrap=True)
-    folder = Path(f"{settings.folder}-{'-'.join(objectives)}") if settings.out is None else settings.out
     results: list[fronts.FrontComparison] = []
     began = time.monotonic()
 
     def note(done: fronts.FrontComparison) -> None:
         results.append(done)
         folder.mkdir(parents=True, exist_ok=True)
-        front_output.write_front_csv(folder / "comparison.csv", results)
+        front_output.write_front_csv(folder / RESULTS, results)
         front_output.write_front_traces(folder / "traces.npz", results)
         title = f"{benchmark.name}, {settings.seeds} searches each, batch {settings.batch}"
         front_output.write_front_picture(folder / PICTURE, results, problem, title)
         console.print(f"{fronts.LABELS[done.name]}: {time.monotonic() - began:.0f} s")
 
-    with _bars(console, settings) as advance:
+    with settings.folder() as folder, _bars(console, settings) as advance:
         fronts.compare_fronts(
             problem,
             settings.searchers,
@@ -307,7 +316,7 @@ def _tests(benchmark: Benchmark, results: list[Comparison]) -> list[float]:
 def _write(folder: Path, benchmark: Benchmark, settings: CompareArguments, results: list[Comparison]) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     more = [parallel.columns(results, result) for result in results] if settings.workers else None
-    output.write_csv(folder / "comparison.csv", results, _tests(benchmark, results), more)
+    output.write_csv(folder / RESULTS, results, _tests(benchmark, results), more)
     output.write_traces(folder / "traces.npz", results)
     title = f"{benchmark.name}, {settings.seeds} searches each"
     if settings.workers:

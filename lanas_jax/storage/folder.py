@@ -108,11 +108,8 @@ class FolderKind:
             yield
 
 
-@contextlib.contextmanager
-def new_directory(name: str, now: datetime.datetime) -> Iterator[Path]:
-    """Creates the folder ``runs/NAME-TIME``, with a number appended if it exists, and yields its path.
-
-    Processes that start in the same second get separate folders. A folder that is still empty at the end is removed.
+def new_directory(name: str, now: datetime.datetime) -> contextlib.AbstractContextManager[Path]:
+    """Context of a new folder ``runs/NAME-TIME``, as `numbered_directory`.
 
     Args:
       name: name of the experiment. The folder's name has at most 100 of its characters; runs of characters other than
@@ -122,9 +119,20 @@ def new_directory(name: str, now: datetime.datetime) -> Iterator[Path]:
     Raises:
       RunError: the folder cannot be created.
     """
-    stem = f"{re.sub(r'[^a-zA-Z0-9._-]+', '_', name)[:100]}-{now:%Y%m%d-%H%M%S}"
+    return numbered_directory(Path("runs") / f"{re.sub(r'[^a-zA-Z0-9._-]+', '_', name)[:100]}-{now:%Y%m%d-%H%M%S}")
+
+
+@contextlib.contextmanager
+def numbered_directory(path: Path) -> Iterator[Path]:
+    """Creates a folder, with a number appended to its name if it exists, and yields its path.
+
+    Processes that start at the same time get separate folders. A folder that is still empty at the end is removed.
+
+    Raises:
+      RunError: the folder cannot be created.
+    """
     for n in itertools.count(1):
-        directory = Path("runs") / (stem if n == 1 else f"{stem}-{n}")
+        directory = path if n == 1 else path.with_name(f"{path.name}-{n}")
         first = not directory.parent.exists()
         try:
             directory.mkdir(parents=True)

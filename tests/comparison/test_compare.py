@@ -3,6 +3,7 @@
 import csv
 import dataclasses
 import io
+from pathlib import Path
 
 import jax
 import numpy as np
@@ -194,6 +195,27 @@ def test_the_command_searches_within_hard_limits(tmp_path, capsys):
     assert "top 50 %" in said
     with np.load(tmp_path / "out" / "traces.npz") as traces:
         np.testing.assert_array_equal(np.sort(traces["random"], axis=1), np.sort(VALUES[45:])[None].repeat(4, axis=0))
+
+
+def test_no_comparison_overwrites_another(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    Benchmark("small", SPACE, CODES, VALUES[:, None], VALUES[:, None], "made up").save(tmp_path / "small.npz")
+    compare = ["compare", "small.npz", "--searchers", "random", "--seeds", "2", "--budget", "3"]
+    for words in ([], [], ["--objectives", "accuracy,test_accuracy"], ["--out", "mine"]):
+        assert main([*compare, *words]) == 0
+    results = [str(path) for path in sorted(Path().rglob("comparison.csv"))]
+    folders = (
+        "comparisons/small.npz",
+        "comparisons/small.npz-2",
+        "comparisons/small.npz-accuracy-test_accuracy",
+        "mine",
+    )
+    assert results == [f"{folder}/comparison.csv" for folder in folders]
+    before = [Path(result).read_bytes() for result in results]
+    capsys.readouterr()
+    assert main([*compare, "--out", "mine"]) == 2
+    assert capsys.readouterr().err == "lanas compare: mine already contains a comparison; choose another folder\n"
+    assert [Path(result).read_bytes() for result in results] == before
 
 
 @pytest.mark.parametrize(
