@@ -19,7 +19,6 @@ from pathlib import Path
 from typing import Annotated, NamedTuple
 from xml.etree import ElementTree
 
-import jax
 import matplotlib
 import numpy as np
 import tyro
@@ -140,7 +139,7 @@ def report_picture(run: Path, scheme: str) -> str:
     experiment = here.experiment()
     with TrialStore.open(here.trials, read_only=True) as store:
         trials = store.trials()
-    nodes, _ = learned_tree(experiment.searcher, jax.random.key(experiment.seed), trials)
+    nodes, _ = learned_tree(experiment.searcher, experiment.seed, trials)
     winner = best(trials)
     if winner is None or nodes is None:
         raise ValueError(f"{run} has no tree: it needs a finished search by LaNAS")

@@ -4,6 +4,7 @@ import re
 
 import numpy as np
 
+from lanas_jax.runtime.arithmetic import transfers_allowed
 from lanas_jax.spaces.base import SearchSpace
 from lanas_jax.spaces.nasnet_masks import NASNetMasks
 
@@ -12,6 +13,7 @@ class CodeError(Exception):
     """Raised for a code that is not in its space, or for a setting that the space does not accept."""
 
 
+@transfers_allowed
 def read_code(text: str, space: SearchSpace) -> np.ndarray:
     """Parses a code such as ``2,2,0,1`` and checks it against its space; returns int32[dims].
 

@@ -13,6 +13,7 @@ import tyro
 from lanas_jax.commands import codes
 from lanas_jax.commands.base import RefusedError, default_settings, parsed
 from lanas_jax.commands.codes import CodeError
+from lanas_jax.runtime.arithmetic import transfers_allowed
 from lanas_jax.runtime.paths import local_path
 from lanas_jax.spaces.base import SearchSpace
 from lanas_jax.spaces.inverted_residuals import PUBLISHED
@@ -38,6 +39,7 @@ def describe(arguments: Sequence[str]) -> int:
         raise RefusedError(str(error)) from error
 
 
+@transfers_allowed
 def _describe(arguments: Sequence[str]) -> int:
     """Draws a network and counts its cost; without a code, shows the settings and the history of a run.
 

@@ -22,6 +22,7 @@ from lanas_jax.export import write
 from lanas_jax.export.load import MissingPackageError
 from lanas_jax.export.recorded import EXTRACTED
 from lanas_jax.runtime import distributed
+from lanas_jax.runtime.arithmetic import transfers_allowed
 from lanas_jax.runtime.console import terminal
 from lanas_jax.runtime.files import inside_folder
 from lanas_jax.runtime.joining import Hosts
@@ -87,6 +88,7 @@ def _extract(console: Console, arguments: Sequence[str]) -> int:
         return _extract_network(console, here, text, target, kind)
 
 
+@transfers_allowed
 def _extract_network(console: Console, here: Run, text: str | None, target: Path, kind: str) -> int:
     def note(line: str) -> None:
         if distributed.is_first_process():

@@ -124,14 +124,12 @@ def tree(arguments: Sequence[str]) -> int:
 
     directory, features, as_json, reading = parsed(parse, "tree", arguments)
     here = dataclasses.replace(run_folder.open_run(directory), changes=reading.changes)
-    import jax
-
     from lanas_jax.report import learned_tree
 
     experiment = here.experiment()
     with TrialStore.open(here.trials, read_only=True) as store:
         found = store.trials()
-    nodes, why = learned_tree.learned_tree(experiment.searcher, jax.random.key(experiment.seed), found, features)
+    nodes, why = learned_tree.learned_tree(experiment.searcher, experiment.seed, found, features)
     if as_json:
         print(json.dumps(learned_tree.as_json(nodes or [])))
     elif nodes is None:

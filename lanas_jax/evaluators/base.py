@@ -13,6 +13,7 @@ from typing import Protocol, runtime_checkable
 import numpy as np
 from jaxtyping import Array, Int, Key
 
+from lanas_jax.runtime.arithmetic import transfers_allowed
 from lanas_jax.spaces.base import SearchSpace
 from lanas_jax.storage.trial import Trial
 
@@ -140,6 +141,7 @@ def declared_outcomes(evaluator: object) -> tuple[str, ...]:
     return tuple(names)
 
 
+@transfers_allowed
 def with_costs(space: SearchSpace, codes: Int[np.ndarray, "n dims"], outcomes: Sequence[Outcome]) -> list[Outcome]:
     """Returns the outcomes with multiply-adds and parameters, if the space knows them."""
     try:

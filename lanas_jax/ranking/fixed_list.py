@@ -6,6 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Int, PRNGKeyArray
 
+from lanas_jax.runtime.arithmetic import transfers_allowed
 from lanas_jax.spaces.base import Codes, SearchSpace, Values
 
 
@@ -21,11 +22,13 @@ class Listed:
     space: SearchSpace
     codes: Int[np.ndarray, "m dims"]
 
+    @transfers_allowed
     def init(self, key: PRNGKeyArray) -> Int[Array, ""]:
         """Returns the state before the first trial; `key` is not used."""
         del key
         return jnp.int32(0)
 
+    @transfers_allowed
     def ask(self, state: Int[Array, ""], n: int) -> tuple[Int[Array, ""], Int[Array, "n dims"]]:
         """Returns the next `n` codes; rows of -1 once the list is exhausted."""
         asked = self.codes[int(state) : int(state) + n]

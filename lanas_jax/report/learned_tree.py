@@ -7,7 +7,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import PRNGKeyArray
 from rich.text import Text
 from rich.tree import Tree
 
@@ -26,7 +25,7 @@ TOP = 3  # number of features named per split
 @in_32_bits
 @nan_is_data
 def learned_tree(
-    searcher: Searcher, key: PRNGKeyArray, trials: Sequence[Trial], top: int = TOP
+    searcher: Searcher, seed: int, trials: Sequence[Trial], top: int = TOP
 ) -> tuple[list[NodeSummary] | None, str]:
     """Returns the tree that a searcher has learned from the trials of a run.
 
@@ -34,7 +33,7 @@ def learned_tree(
 
     Args:
       searcher: searcher of the run.
-      key: random key for `Searcher.init`; consumed.
+      seed: seed of the run, of which the tree depends only if the searcher's own state does.
       trials: trials of the run; pending ones are ignored.
       top: number of features named per split.
 
@@ -47,7 +46,7 @@ def learned_tree(
     finished = [trial for trial in trials if trial.status != Status.PENDING]
     if isinstance(searcher, LaNAS):
         searcher = dataclasses.replace(searcher, patience=0)  # the tree of all trials, not only of the current round
-    state = searcher.init(key)
+    state = searcher.init(jax.random.key(seed))
     if not isinstance(getattr(state, "tree", None), PartitionTree):
         return None, f"{type(searcher).__name__} learns no tree, so there is none to show."
     if not any(trial.status == Status.DONE for trial in finished):

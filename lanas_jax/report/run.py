@@ -5,7 +5,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import jax
 import numpy as np
 
 from lanas_jax.evaluators.base import NamesValue
@@ -139,8 +138,7 @@ def write_report(
     if running is None:
         with TrialStore.open(here.trials, read_only=True) as store:
             trials: Sequence[Trial] = store.trials()
-        # The tree does not depend on the searcher's random key.
-        tree, note = learned_tree(experiment.searcher, jax.random.key(experiment.seed), trials)
+        tree, note = learned_tree(experiment.searcher, experiment.seed, trials)
     else:
         trials, tree, note = running, None, "The tree is drawn when the search has ended."
     page = render(

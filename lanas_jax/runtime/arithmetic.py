@@ -1,10 +1,11 @@
-"""32-bit arithmetic in compiled programs of this package, regardless of ``JAX_ENABLE_X64`` and ``JAX_DISABLE_JIT``.
+"""32-bit arithmetic in compiled programs of this package, regardless of JAX's settings.
 
-With 64-bit types, JAX counts, sorts and draws in other dtypes, so that programs would draw other random numbers, need
-more memory, and mix dtypes. Searches, trainings and valuations therefore run in 32 bits, with the same results as
-without the setting. Without compilation, one `ask` of LaNAS takes minutes. Other code of the process, such as a user's
-evaluator, still sees both settings. In JAX the override is local to a thread, so functions that run in separate threads
-are decorated too.
+With 64-bit types (``JAX_ENABLE_X64``), JAX counts, sorts and draws in other dtypes, so that programs would draw other
+random numbers, need more memory, and mix dtypes. Searches, trainings and valuations therefore run in 32 bits, with the
+same results as without the setting. Without compilation (``JAX_DISABLE_JIT``), one `ask` of LaNAS takes minutes. Where
+implicit transfers are disallowed (``JAX_TRANSFER_GUARD``), JAX refuses even ``x + 1`` outside of compiled functions.
+Other code of the process, such as a user's evaluator, still sees the settings. In JAX the override is local to a
+thread, so functions that run in separate threads are decorated too.
 """
 
 import functools
@@ -18,11 +19,22 @@ Returned = TypeVar("Returned")
 
 
 def in_32_bits(function: Callable[Arguments, Returned]) -> Callable[Arguments, Returned]:
-    """Returns a function that runs, traces and compiles in 32 bits, and compiles its programs in any case."""
+    """Returns a function that runs, traces and compiles in 32 bits, and always compiles and transfers what it needs."""
 
     @functools.wraps(function)
     def run(*arguments: Arguments.args, **named: Arguments.kwargs) -> Returned:
-        with jax.enable_x64(False), jax.disable_jit(False):
+        with jax.enable_x64(False), jax.disable_jit(False), jax.transfer_guard("allow"):
+            return function(*arguments, **named)
+
+    return run
+
+
+def transfers_allowed(function: Callable[Arguments, Returned]) -> Callable[Arguments, Returned]:
+    """Returns a function in which ``JAX_TRANSFER_GUARD`` has no effect, for arrays of any number of bits."""
+
+    @functools.wraps(function)
+    def run(*arguments: Arguments.args, **named: Arguments.kwargs) -> Returned:
+        with jax.transfer_guard("allow"):
             return function(*arguments, **named)
 
     return run

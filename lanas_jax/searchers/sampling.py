@@ -85,6 +85,7 @@ def _described(space: SearchSpace, codes: Codes) -> tuple[Float[Array, "n d"], F
     return space.features(codes), space.embed(codes)
 
 
+@in_32_bits
 def listed(space: SearchSpace, pool: Pool | Codes | None) -> Pool | None:
     """Returns the given pool, or all codes of a small space, or None for a space that is sampled by chains."""
     if isinstance(pool, Pool):

@@ -24,6 +24,7 @@ import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
 
+from lanas_jax.runtime.arithmetic import transfers_allowed
 from lanas_jax.runtime.interruption import uninterrupted
 from lanas_jax.storage.folder import RunError
 from lanas_jax.storage.saving import digest, load_tree, not_read_back, not_written, plain_path, this_process
@@ -236,11 +237,13 @@ def _in_order(about: Mapping[str, Any], arrays: Mapping[str, Any]) -> list[np.nd
     ]
 
 
+@transfers_allowed
 def _leaves(state: Any) -> list[np.ndarray]:
     """Returns copies of the arrays of a state, with typed keys as their raw words."""
     return [np.array(jax.random.key_data(leaf) if _is_key(leaf) else leaf) for leaf in jax.tree.leaves(state)]
 
 
+@transfers_allowed
 def _state(like: State, leaves: list[np.ndarray]) -> State:
     old, structure = jax.tree.flatten(like)
     new = [

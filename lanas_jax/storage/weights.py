@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
+from lanas_jax.runtime.arithmetic import transfers_allowed
 from lanas_jax.storage.saving import digest, load_tree, save_tree
 
 Tree = TypeVar("Tree")
@@ -22,6 +23,7 @@ def names(weights: Any) -> dict[str, Any]:
     return {jax.tree_util.keystr(path, simple=True, separator="/"): leaf for path, leaf in leaves}
 
 
+@transfers_allowed
 def filled(like: Tree, found: Mapping[str, AnyArray], *, partly: bool = False) -> Tree:
     """Returns the tree with its leaves replaced by copies of named arrays.
 

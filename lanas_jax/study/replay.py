@@ -24,7 +24,7 @@ import numpy as np
 from jaxtyping import Array, Int, Key, PRNGKeyArray
 
 from lanas_jax.evaluators.base import Outcome
-from lanas_jax.runtime.arithmetic import nan_is_data
+from lanas_jax.runtime.arithmetic import nan_is_data, transfers_allowed
 from lanas_jax.storage import software
 from lanas_jax.storage.checkpoints import Checkpoints
 from lanas_jax.storage.trial import Trial
@@ -146,6 +146,7 @@ class SearchLog:
         codes = np.asarray(answer, np.int32)
         return codes[(codes >= 0).all(axis=1)]
 
+    @transfers_allowed
     @nan_is_data
     def _tell(self, trials: Sequence[Trial]) -> None:
         codes = jnp.asarray([trial.code for trial in trials], jnp.int32)
@@ -205,11 +206,13 @@ class SearchLog:
         self._seconds = self._saved_at - began
 
 
+@transfers_allowed
 def stream_key(seed: int, stream: int) -> PRNGKeyArray:
     """Returns the key of a trial or of the searcher."""
     return jax.random.fold_in(jax.random.key(seed), np.uint32(stream))
 
 
+@transfers_allowed
 def trial_keys(seed: int, ids: Sequence[int]) -> Keys:
     """Returns one key per trial, the trial number folded into the seed's key; ``key[n]``."""
     return _fold_in(jax.random.key(seed), np.asarray(ids, np.uint32))
@@ -220,12 +223,14 @@ def keys_of(trials: Sequence[Trial]) -> Keys:
     return keys_of_words([trial.key for trial in trials])
 
 
+@transfers_allowed
 def keys_of_words(texts: Sequence[str]) -> Keys:
     """Returns keys from their raw words in hexadecimal, the inverse of `hexadecimal`; ``key[n]``."""
     words = [[int(text[i : i + 8], 16) for i in range(0, len(text), 8)] for text in texts]
     return jax.random.wrap_key_data(jnp.asarray(np.array(words, np.uint32)))
 
 
+@transfers_allowed
 def hexadecimal(keys: Keys) -> list[str]:
     """Returns the raw words of each key as hexadecimal text."""
     return ["".join(f"{word:08x}" for word in words) for words in np.asarray(jax.random.key_data(keys)).tolist()]

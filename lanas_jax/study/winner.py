@@ -11,6 +11,7 @@ import jax
 import numpy as np
 from jaxtyping import Int
 
+from lanas_jax.runtime.arithmetic import transfers_allowed
 from lanas_jax.runtime.devices import one_core_per_process, sharing_devices
 from lanas_jax.spaces.base import SearchSpace
 from lanas_jax.storage import config_json
@@ -20,6 +21,7 @@ from lanas_jax.trainer.task import FinalTraining
 from lanas_jax.trainer.train import Origin, check_training, train_network
 
 
+@transfers_allowed
 def check_winner(experiment: Experiment) -> None:
     """Checks the winner training of an experiment before its search, with an arbitrary code of the space.
 
@@ -59,6 +61,7 @@ def train_winner(
     return train_network(final, code, directory, origin, progress, _devices(final))
 
 
+@transfers_allowed
 def same_network(space: SearchSpace, one: Sequence[int], other: Sequence[int]) -> bool:
     """Returns whether two codes of a space build the same network."""
     first, second = np.asarray(space.canonical(np.array([one, other], np.int32)))

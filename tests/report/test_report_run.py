@@ -158,7 +158,7 @@ def test_the_tree_shown_is_the_one_the_search_had(finished: run_folder.Run) -> N
         batch = trials[number : number + 8]
         assert [tuple(code) for code in np.asarray(codes).tolist()] == [trial.code for trial in batch]
         state = searcher.tell(state, codes, jax.numpy.asarray(replay.values_to_tell(batch)))
-    nodes, _ = learned_tree(searcher, jax.random.key(0), trials)
+    nodes, _ = learned_tree(searcher, 0, trials)
     expected = partition.explain(state.tree, experiment.space.feature_names)
     assert nodes is not None
     assert [(n.node, n.samples, n.drivers) for n in nodes] == [(n.node, n.samples, n.drivers) for n in expected]
@@ -168,7 +168,7 @@ def test_means_of_the_tree_are_in_the_units_of_the_values(finished: run_folder.R
     experiment = finished.experiment()
     with TrialStore.open(finished.trials, read_only=True) as store:
         trials = store.trials()
-    nodes, _ = learned_tree(experiment.searcher, jax.random.key(0), trials)
+    nodes, _ = learned_tree(experiment.searcher, 0, trials)
     assert nodes is not None
     by_index = {node.node: node for node in nodes}
     values = [trial.value for trial in trials if trial.value is not None]
@@ -188,7 +188,7 @@ def test_means_of_the_tree_are_in_the_units_of_the_values(finished: run_folder.R
 def test_too_few_trials_to_split(finished: run_folder.Run) -> None:
     experiment = finished.experiment()
     with TrialStore.open(finished.trials, read_only=True) as store:
-        nodes, note = learned_tree(experiment.searcher, jax.random.key(0), store.trials()[:8])
+        nodes, note = learned_tree(experiment.searcher, 0, store.trials()[:8])
     assert nodes is None
     assert note == "After 8 trials the tree has not split the space yet."
 

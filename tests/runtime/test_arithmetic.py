@@ -12,7 +12,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from lanas_jax.runtime.arithmetic import in_32_bits, nan_is_data
+import lanas_jax as lx
+from lanas_jax.runtime.arithmetic import in_32_bits, nan_is_data, transfers_allowed
 from lanas_jax.storage import software
 
 ROOT = Path(__file__).parents[2]
@@ -60,6 +61,18 @@ def test_programs_are_compiled_although_jit_is_disabled():
         assert not traced(1.0)
         assert in_32_bits(traced)(1.0)
         assert not traced(1.0)
+
+
+def test_implicit_transfers_are_disallowed_in_the_users_own_code_alone():
+    space, key, values = lx.SearchSpace([lx.Choice("a", (1, 2, 3))]), jax.random.key(0), np.ones(2, np.float32)
+    with jax.transfer_guard("disallow"):
+        assert doubled(np.zeros(3)).shape == (3,)
+        searcher = lx.RandomSearch(space)  # lists the codes of the space
+        state, codes = searcher.ask(searcher.init(key), 2)
+        searcher.tell(state, codes, values)
+        assert transfers_allowed(lambda: jnp.asarray(values) + 1)().tolist() == [2, 2]
+        with pytest.raises(jax.errors.JaxRuntimeError, match="Disallowed host-to-device transfer"):
+            jnp.asarray(values)
 
 
 def test_settings_that_change_numbers_are_recorded_where_they_are_not_the_defaults():
@@ -116,6 +129,7 @@ def test_tests_pass_in_a_process_of_64_bits(family):
         {"JAX_DEFAULT_MATMUL_PRECISION": "highest"},
         {"XLA_FLAGS": "--xla_force_host_platform_device_count=3"},
         {"JAX_ENABLE_X64": "1", "JAX_NUMPY_RANK_PROMOTION": "warn"},
+        {"JAX_TRANSFER_GUARD": "disallow"},
     ],
     ids=lambda setting: "-".join(setting),
 )
