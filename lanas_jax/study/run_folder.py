@@ -170,8 +170,12 @@ class Run:
           ExperimentError: the file no longer builds.
           RunError: it builds another experiment or another space.
         """
-        with inside_folder(self.working_folder):
-            experiment = build_experiment(module, config)
+        try:
+            with inside_folder(self.working_folder):
+                experiment = build_experiment(module, config)
+        except discovery.ExperimentError as error:
+            listing = f"To list the recorded trials: lanas trials {self.directory}"
+            raise discovery.ExperimentError(f"{error}. {listing}") from error
         self.check(experiment)
         return dataclasses.replace(experiment, budget=self.record["budget"]) if self.extensions else experiment
 

@@ -15,6 +15,7 @@ import pytest
 from lanas_jax.cli import main
 from lanas_jax.cluster.task import ClusterTask
 from lanas_jax.cluster.worker import Order, Worker
+from lanas_jax.spaces import choices
 from lanas_jax.storage.trials import TrialStore
 from lanas_jax.study import run_folder
 from lanas_jax.study.discovery import ExperimentError, load_experiment
@@ -128,6 +129,17 @@ def test_a_module_beside_that_gives_other_options_is_noticed(command, tmp_path, 
     message = refused(capsys, command, tmp_path / "run", *arguments)
     changed = "options of choice a: 1, 2, 3, 4, now 1, 2, 4"
     assert f"belong to another space: {changed}" in message.replace("'", "")
+
+
+def test_a_run_that_no_longer_builds_says_how_to_read_its_trials(tmp_path, capsys, monkeypatch):
+    """Here a choice has more options than this version takes."""
+    run = tmp_path / "run"
+    assert main(["search", str(ROOT / "tests" / "toy_experiment.py"), "--out", str(run)]) == 0
+    monkeypatch.setattr(choices, "MOST_OPTIONS", 3)
+    message = refused(capsys, "resume", run, "--budget", 6)
+    assert "choice 'a' has 4 options; give at most 3" in message
+    assert message.endswith(f"To list the recorded trials: lanas trials {run}\n")
+    assert main(["trials", str(run)]) == 0
 
 
 def test_a_copy_that_was_edited_is_noticed_by_training_and_by_search(tmp_path, capsys):
