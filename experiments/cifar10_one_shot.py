@@ -1,4 +1,4 @@
-"""CIFAR-10 by one supernet: the one-shot search of the paper, at its size.
+r"""CIFAR-10 by one supernet: the one-shot search of the paper, at its size.
 
 Source: section 5.2 of arXiv 1906.06832: normal and reduction cell of five blocks, 1.35e20 masks, evaluated by one
 supernet trained for 300 epochs (SGD, cosine schedule from 0.025 to 0.001, momentum 0.9, weight decay 3e-4, clipping at

@@ -29,6 +29,7 @@ from rich.console import Console
 from rich.table import Table
 
 from lanas_jax import study
+from lanas_jax.commands import help_text
 from lanas_jax.comparison.statistics import bootstrap
 from lanas_jax.evaluators.base import NotPreparedError, Prepared
 from lanas_jax.evaluators.faults import prepare_evaluator
@@ -142,7 +143,7 @@ def interval(differences: Float[np.ndarray, " seeds"], show: ValueFormat) -> str
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Runs all searches, prints the table and writes comparison.json; defaults to the arguments of this process."""
-    config = tyro.cli(Config, description=__doc__, args=arguments)
+    config = help_text.parse_documented(Config, __doc__, arguments)
     one_device_per_core()
     console = terminal()
     source = discovery.find_experiment(config.experiment)

@@ -35,6 +35,7 @@ from rich.table import Table
 
 import lanas_jax as lx
 from lanas_jax import study
+from lanas_jax.commands import help_text
 from lanas_jax.comparison.statistics import bootstrap
 from lanas_jax.report.formatting import ValueFormat
 from lanas_jax.runtime.console import terminal
@@ -225,7 +226,7 @@ def simulate_searches(config: Config) -> Any:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Runs all searches, prints the results and writes fronts.json; defaults to the arguments of this process."""
-    config = tyro.cli(Config, description=__doc__, args=arguments)
+    config = help_text.parse_documented(Config, __doc__, arguments)
     console = terminal()
     if config.seeds < 1:
         raise SystemExit(f"--seeds must be at least 1; got {config.seeds}")

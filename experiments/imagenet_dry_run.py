@@ -1,4 +1,4 @@
-"""All stages of the ImageNet experiments at laptop scale: supernet, search under a limit, winner training.
+r"""All stages of the ImageNet experiments at laptop scale: supernet, search under a limit, winner training.
 
 Source: `experiments/imagenet_600m.py`, scaled down. CIFAR-10 images are written once to ``~/.cache/lanas_jax`` in the
 format of ImageNet prepared by tensorflow-datasets, so every stage reads the same format as in the full experiment: JPEG

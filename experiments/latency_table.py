@@ -1,4 +1,4 @@
-"""Latency table for the networks of `experiments/imagenet_600m.py`, measured on this machine's first device.
+r"""Latency table for the networks of `experiments/imagenet_600m.py`, measured on this machine's first device.
 
     python -m lanas_jax.experiments.latency_table --out latency.json [--width 1.2] [--batch 1] \
         [--resolutions 192 224 256]

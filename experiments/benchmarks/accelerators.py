@@ -51,11 +51,11 @@ from typing import Any, Literal
 import jax
 import jax.numpy as jnp
 import numpy as np
-import tyro
 from jaxtyping import Int
 from rich.console import Console
 
 from lanas_jax.candidates.cost_model import time_steps
+from lanas_jax.commands import help_text
 from lanas_jax.data.splits import SearchData
 from lanas_jax.experiments.benchmarks.accelerator_rows import (
     PLATFORMS,
@@ -367,7 +367,7 @@ def run_benchmark(benchmark: AcceleratorBenchmark, console: Console) -> list[Row
 
 def main() -> None:
     """Completes the rows, and prints the table."""
-    config = tyro.cli(Config, description=__doc__)
+    config = help_text.parse_documented(Config, __doc__)
     benchmark = AcceleratorBenchmark(config)
     console = terminal(width=WIDTH)
     if benchmark.machine is None:

@@ -1,4 +1,4 @@
-"""Training speed of candidates: one program with the code as data, a program per candidate, and PyTorch.
+r"""Training speed of candidates: one program with the code as data, a program per candidate, and PyTorch.
 
 Random codes, at two sizes (``--setting``):
 
@@ -78,11 +78,11 @@ from typing import Literal
 import jax
 import jax.numpy as jnp
 import numpy as np
-import tyro
 
 from lanas_jax.candidates.cost_model import time_steps
 from lanas_jax.candidates.population import Population
 from lanas_jax.candidates.specialised import Specialised
+from lanas_jax.commands import help_text
 from lanas_jax.data import digits as digits_data
 from lanas_jax.data.splits import SearchData
 from lanas_jax.experiments import digits
@@ -379,7 +379,7 @@ def measure_rows(rows: Iterable[Callable[[], Timing]], minutes: float | None = N
 
 def main() -> None:
     """Measures the rows, prints the table and writes the figures."""
-    config = tyro.cli(Config, description=__doc__)
+    config = help_text.parse_documented(Config, __doc__)
     one_device_per_core()
     console, timings, benchmark = terminal(width=WIDTH), [], CandidateBenchmark(config)
     try:

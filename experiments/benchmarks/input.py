@@ -15,8 +15,8 @@ import time
 from pathlib import Path
 
 import numpy as np
-import tyro
 
+from lanas_jax.commands import help_text
 from lanas_jax.data.crops import Crop
 from lanas_jax.data.image_streams import Damage, DecoderWorkers, TrainingImages
 from lanas_jax.data.record_index import RecordIndex
@@ -92,4 +92,4 @@ def main(config: Config) -> None:
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Config, description=__doc__))
+    main(help_text.parse_documented(Config, __doc__))

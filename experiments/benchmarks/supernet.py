@@ -41,9 +41,9 @@ from typing import Any, Literal
 import jax
 import jax.numpy as jnp
 import numpy as np
-import tyro
 from jaxtyping import Array, Int
 
+from lanas_jax.commands import help_text
 from lanas_jax.experiments.benchmarks.table import machine, table
 from lanas_jax.models.nasnet import NASNetSupernet
 from lanas_jax.runtime.console import terminal
@@ -252,7 +252,7 @@ def use_cores(count: int) -> None:
 
 def main() -> None:
     """Measures all passes, prints the table and writes the figures."""
-    config = tyro.cli(Config, description=__doc__)
+    config = help_text.parse_documented(Config, __doc__)
     if config.cores:
         use_cores(config.cores)
     console, done = terminal(width=118), []

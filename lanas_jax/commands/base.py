@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import errno
+import inspect
 import os
 import shutil
 import sys
@@ -16,6 +17,7 @@ import tyro
 from tyro.constructors import ConstructorRegistry, PrimitiveConstructorSpec, PrimitiveTypeInfo
 
 from lanas_jax.cluster.connection import ClusterError
+from lanas_jax.commands import help_text
 from lanas_jax.runtime.errors import STOPS, is_from_user
 from lanas_jax.runtime.paths import PathError, local_path
 from lanas_jax.storage import config_json
@@ -114,17 +116,21 @@ def usage(text: str, arguments: Sequence[str]) -> int | None:
     return 0 if asked else 2
 
 
-def call_with_arguments(function: Callable[..., Any], command: str, arguments: Sequence[str], **how: Any) -> Any:
+def call_with_arguments(
+    function: Callable[..., Any], command: str, arguments: Sequence[str], docstring: str | None = None, **how: Any
+) -> Any:
     """Parses the command line into the arguments of a function or class, and returns the result of its call.
 
     Args:
       function: function or dataclass whose parameters are the options.
       command: words of the command line before the options, without ``lanas``.
       arguments: remaining words of the command line.
+      docstring: text of the help; default: the docstring of the function.
       **how: further arguments of `tyro.cli`.
     """
+    text = inspect.getdoc(function) or "" if docstring is None else docstring
     with _enough_columns():
-        return tyro.cli(function, prog=f"lanas {command}", args=list(arguments), registry=PATHS, **how)
+        return help_text.parse_documented(function, text, arguments, prog=f"lanas {command}", registry=PATHS, **how)
 
 
 @contextlib.contextmanager
@@ -154,7 +160,12 @@ def parsed(function: Callable[..., Any], command: str, arguments: Sequence[str])
 
 
 def parse_settings(
-    command: str, arguments: Sequence[str], settings: Mapping[str, Any], options: Sequence[Any], **how: Any
+    command: str,
+    arguments: Sequence[str],
+    settings: Mapping[str, Any],
+    options: Sequence[Any],
+    docstring: str = "",
+    **how: Any,
 ) -> Any:
     """Parses the options of a command together with settings that an experiment's file defines.
 
@@ -164,6 +175,7 @@ def parse_settings(
       settings: dataclasses of settings whose fields become options, by the name of the result's attribute, optionally
         with a default: ``{"config": (Config, field)}``.
       options: fields of the command's own options, as `dataclasses.make_dataclass` takes them.
+      docstring: text of the help.
       **how: further arguments of `tyro.cli`.
 
     Returns:
@@ -178,7 +190,7 @@ def parse_settings(
         fields.append((name, Annotated[kind, tyro.conf.arg(name="")], *default))
     both: Any = dataclasses.make_dataclass("Settings", [*fields, *options])
     try:
-        return call_with_arguments(both, command, arguments, **how)
+        return call_with_arguments(both, command, arguments, docstring, **how)
     except (PathError, BrokenPipeError):  # the latter of lanas train --help | head
         raise
     except STOPS as error:  # from a ``__post_init__``, or a type tyro cannot parse

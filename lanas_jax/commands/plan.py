@@ -257,4 +257,6 @@ def _parse(module: ModuleType, arguments: Sequence[str]) -> Any:
         ("json", JSON, dataclasses.field(default=False, kw_only=True)),
     ]
     marks = (tyro.conf.FlagCreatePairsOff,)
-    return parse_settings(f"plan {arguments[0]}", arguments[1:], {"config": (module.Config,)}, options, config=marks)
+    settings = {"config": (module.Config,)}
+    docstring = HELP.split("\n\n")[1].replace(". ", ".\n\n", 1)
+    return parse_settings(f"plan {arguments[0]}", arguments[1:], settings, options, docstring, config=marks)

@@ -237,8 +237,8 @@ def _parse(
         *reading_option(kind),
     ]
     settings = {} if kind is None else {"settings": (kind, dataclasses.field(default_factory=kind))}
-    about = f"{'' if kind is None else kind.__doc__ or ''}"
-    parsed = parse_settings(f"rank {arguments[0]}", arguments[1:], settings, options, description=about)
+    docstring = "" if kind is None else kind.__doc__ or ""
+    parsed = parse_settings(f"rank {arguments[0]}", arguments[1:], settings, options, docstring)
     plan: RankingDesign | AgainstDesign
     if parsed.against is not None:
         for name in ("pool", "batch"):

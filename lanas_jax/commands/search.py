@@ -195,8 +195,7 @@ def _search_arguments(name: str, module: Any, arguments: Sequence[str]) -> Any:
         ("hosts", Hosts, dataclasses.field(default_factory=Hosts, kw_only=True)),
         ("observation", OBSERVATION, dataclasses.field(default_factory=Observation, kw_only=True)),
     ]
-    about = f"{module.__doc__ or ''}"
-    return parse_settings(f"search {name}", arguments, {"config": (module.Config,)}, options, description=about)
+    return parse_settings(f"search {name}", arguments, {"config": (module.Config,)}, options, module.__doc__ or "")
 
 
 def _check_winner(experiment: "Experiment") -> None:

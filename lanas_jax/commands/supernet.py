@@ -110,6 +110,5 @@ def _parse(module: ModuleType, arguments: Sequence[str]) -> Any:
         ("hosts", Hosts, dataclasses.field(default_factory=Hosts, kw_only=True)),
         ("observation", OBSERVATION, dataclasses.field(default_factory=Observation, kw_only=True)),
     ]
-    described = f"{module.__doc__ or ''}"
     settings = {"config": (module.Config,)}
-    return parse_settings(f"supernet {arguments[0]}", arguments[1:], settings, options, description=described)
+    return parse_settings(f"supernet {arguments[0]}", arguments[1:], settings, options, module.__doc__ or "")

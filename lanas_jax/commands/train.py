@@ -306,9 +306,8 @@ def _parse(wanted: Target, arguments: Sequence[str]) -> Any:
         options.append(("config", module.Config, dataclasses.field(default_factory=module.Config)))
     else:
         options += reading_option(module.Final)
-    about = f"{module.Final.__doc__ or ''}"
     final = {"final": (module.Final, dataclasses.field(default_factory=settings))}
-    parsed = parse_settings(f"train {arguments[0]}", arguments[1:], final, options, description=about)
+    parsed = parse_settings(f"train {arguments[0]}", arguments[1:], final, options, module.Final.__doc__ or "")
     parsed.config = getattr(parsed, "config", recorded.config)
     return parsed
 

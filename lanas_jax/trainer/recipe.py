@@ -86,8 +86,8 @@ class Recipe:
       learning_rate: peak learning rate, decayed along half a cosine.
       final_learning_rate: learning rate at the end of training.
       warm_up: number of epochs, possibly fractional, of linear warm-up from 0 to the peak learning rate.
-      constant_epochs: number of epochs, possibly fractional, at the end of training with the constant rate
-        `final_learning_rate`; the cosine ends where they begin.
+      constant_epochs: number of last epochs, possibly fractional, in which the rate is constant, `final_learning_rate`;
+        the cosine ends where they begin.
       optimizer: optimizer of the weights; `lanas_jax.trainer.recipe` has the formulas.
       momentum: decay of the momentum buffer; read by sgd and rmsprop.
       nesterov: use of Nesterov momentum; read by sgd and rmsprop.
@@ -110,8 +110,8 @@ class Recipe:
       train_on: training images: ``all`` includes the search-validation images, as published; ``train`` holds them out.
       validate_every: number of epochs between two evaluations on the search-validation images, if these are held out;
         None disables the evaluations.
-      passes: number of forward and backward passes per step. All passes use the same images; each drops different paths
-        (or samples a different part of a supernet). Their gradients are averaged.
+      passes: number of forward and backward passes per step. All passes use the same images; each drops different
+        paths, or samples a different part of a supernet. Their gradients are averaged.
       normalize_over: images whose statistics batch normalization uses in training: those of the whole batch, ``all``;
         those of each ``device``; or those of each group of this number of neighbouring devices, a divisor of their
         number. On one device, there is no difference.

@@ -30,8 +30,8 @@ class Augmentation:
     Args:
       crop: width of the zero padding, in pixels, before a random crop to the original size; 0 disables the crop.
       flip: random horizontal flip, with probability one half.
-      policy: augmentation policy: AutoAugment's policies for CIFAR-10 (``autoaugment``) or ImageNet
-        (``autoaugment_imagenet``), or RandAugment; all need 8-bit color images.
+      policy: augmentation policy: ``autoaugment``, which is AutoAugment's for CIFAR-10, its policy for ImageNet, called
+        ``autoaugment_imagenet``, or RandAugment; all need 8-bit color images.
       operations: number of RandAugment operations per image.
       magnitude: RandAugment magnitude, 0 to 10, in tenths of each operation's range, as in the paper.
       magnitude_deviation: standard deviation of the magnitude of each operation on each image, in tenths; 0 for equal
