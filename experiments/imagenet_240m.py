@@ -15,6 +15,7 @@ size. On 64 TPU v5e chips, `lanas plan` gave a lower bound of 51.6 chip-hours fo
 """
 
 import dataclasses
+from typing import ClassVar
 
 from lanas_jax.experiments import imagenet_600m
 from lanas_jax.experiments.imagenet_600m import PRESETS, Final, final, stages
@@ -29,7 +30,7 @@ class Config(imagenet_600m.Config):
 
     limit: int = 240
     width: float = 1.0
-    resolutions: tuple[int, ...] = (160, 192, 224)
+    own_resolutions: ClassVar[tuple[int, ...]] = (160, 192, 224)
 
 
 def build(config: Config) -> Experiment:

@@ -3,7 +3,8 @@
 Source: section 5.2 of arXiv 1906.06832, which reports a top-1 accuracy of 80.8 % at 600 million multiply-adds for a
 network from the space of once-for-all (arXiv 1908.09791). The settings of that space and its training were not
 released: the recipes below are those of AlphaNet (arXiv 2102.07954), BigNAS (arXiv 2003.11142), once-for-all and
-EfficientNet (arXiv 1905.11946); docs/imagenet.md names the source of each line.
+EfficientNet (arXiv 1905.11946); docs/imagenet.md names the source of each line. ``--space attentive`` searches the
+space of AttentiveNAS (arXiv 2011.09011) instead, in which AlphaNet reaches 80.3 % at 491 and 80.8 % at 709 million.
 This code has not been run at this size. On 64 TPU v5e chips, `lanas plan` gave lower bounds of 0.7 chip-hours for the
 search and of 68.3 for 150 epochs of the winner (the commands are in docs/planning.md). The recipes below have 350 or
 75, and 360 for the supernet.
@@ -28,7 +29,7 @@ default, without ``--weights``), with any teacher.
 import dataclasses
 import functools
 from pathlib import Path
-from typing import Literal
+from typing import ClassVar, Literal
 
 import jax.numpy as jnp
 import numpy as np
@@ -44,13 +45,14 @@ from lanas_jax.evaluators.one_shot import POOL, OneShot
 from lanas_jax.experiments.several_objectives import front_searcher, objective_names
 from lanas_jax.export.teachers import read_teacher
 from lanas_jax.models.layers.norm import NORM, NormConstants
-from lanas_jax.models.mobilenet import FinalMobileNet, MobileNetSupernet
+from lanas_jax.models.mobilenet import AttentiveSupernet, FinalMobileNet, MobileNetSupernet
 from lanas_jax.models.mobilenet.network import PUBLISHED_NORM
 from lanas_jax.planning.input_speed import PICTURES
 from lanas_jax.planning.stage import Stage, StreamedInput, stand_in
 from lanas_jax.planning.stages import final_training, mean_multiply_adds, valuation
 from lanas_jax.runtime.devices import per_device_share
 from lanas_jax.searchers.base import Searcher
+from lanas_jax.spaces.attentive import RESOLUTIONS, AttentiveSpace
 from lanas_jax.spaces.latency import LatencyTable
 from lanas_jax.spaces.mobilenet import MobileNetSpace
 from lanas_jax.study import Experiment
@@ -99,16 +101,19 @@ class Config:
 
     Attributes:
       seed: random seed of the search; supernet and data have separate seeds.
+      space: search space, that of once-for-all or that of AttentiveNAS, whose widths are elastic.
       budget: number of networks to evaluate.
       batch: number of networks asked for and evaluated together.
       searcher: search algorithm; with several objectives ParetoLaNAS, random search or NSGA-II.
       objectives: names of the objectives, separated by commas: accuracy, multiply-adds, parameters, and with a latency
         table latency. With several, the winner is the knee of their front.
       limit: hard limit on the multiply-adds of one image's forward pass, in millions.
-      latency: file of a latency table written by `experiments/latency_table.py`; None for no latencies.
+      latency: file of a latency table written by `experiments/latency_table.py`, for once_for_all; None for no
+        latencies.
       max_milliseconds: hard limit on the latency per batch according to the table, in milliseconds.
-      width: multiplier of all channel numbers.
-      resolutions: possible heights and widths of the images, in pixels.
+      width: multiplier of all channel numbers, for once_for_all.
+      resolutions: possible heights and widths of the images, in pixels, ascending; attentive has 192, 224, 256 and 288.
+        None for the experiment's own of once_for_all, or all of attentive.
       supernet: folder of the trained supernet, which is trained there if missing; default: inside the run folder.
       data_dir: folder of ImageNet; default: TFDS_DATA_DIR, ~/tensorflow_datasets, LANAS_DATA.
       validation: number of training images held out for search validation, on which networks are compared.
@@ -118,6 +123,7 @@ class Config:
     """
 
     seed: int = 0
+    space: Literal["once_for_all", "attentive"] = "once_for_all"
     budget: int = 1000
     batch: int = 20
     searcher: Literal["lanas", "random", "evolution"] = "lanas"
@@ -126,13 +132,21 @@ class Config:
     latency: Path | None = None
     max_milliseconds: float | None = None
     width: float = 1.2
-    resolutions: tuple[int, ...] = (192, 224, 256)
+    resolutions: tuple[int, ...] | None = None
     supernet: Path | None = None
     data_dir: Path | None = None
     validation: int = 10_000
     recalibration: int = 2_048
     recipe: Recipe = SUPERNET
     workers: int = 0
+    own_resolutions: ClassVar[tuple[int, ...]] = (192, 224, 256)
+
+    @property
+    def sizes(self) -> tuple[int, ...]:
+        """The possible heights and widths of the images, in pixels."""
+        if self.resolutions is not None:
+            return self.resolutions
+        return RESOLUTIONS if self.space == "attentive" else self.own_resolutions
 
 
 FROM_SCRATCH = Recipe(
@@ -196,41 +210,76 @@ PRESETS = {
 }
 
 
-def space(config: Config) -> MobileNetSpace:
-    """Returns the supernet's space, which has one width and no limits."""
-    return MobileNetSpace(widths=(config.width,), resolutions=config.resolutions)
+def space(config: Config) -> MobileNetSpace | AttentiveSpace:
+    """Returns the supernet's space, which has no limits.
+
+    Raises:
+      ValueError: a setting does not fit the space.
+    """
+    if config.space == "attentive":
+        return _attentive(config)
+    return MobileNetSpace(widths=(config.width,), resolutions=config.sizes)
 
 
-def limited(config: Config) -> MobileNetSpace:
-    """Returns the searched space, which has limits."""
+def limited(config: Config) -> MobileNetSpace | AttentiveSpace:
+    """Returns the searched space, which has limits.
+
+    Raises:
+      ValueError: a setting does not fit the space.
+    """
+    most = config.limit * 10**6
+    if config.space == "attentive":
+        return _attentive(config, most)
     return MobileNetSpace(
         widths=(config.width,),
-        resolutions=config.resolutions,
-        max_multiply_adds=config.limit * 10**6,
+        resolutions=config.sizes,
+        max_multiply_adds=most,
         latency=None if config.latency is None else LatencyTable.read(config.latency),
         max_latency=None if config.max_milliseconds is None else int(config.max_milliseconds * 1e6),
     )
 
 
+def _attentive(config: Config, most: int | None = None) -> AttentiveSpace:
+    for setting, default in (("width", type(config).width), ("latency", None), ("max_milliseconds", None)):
+        if getattr(config, setting) != default:
+            option = f"--{setting.replace('_', '-')}"
+            raise ValueError(f"space attentive does not take {option}, which is for space once_for_all: leave it out")
+    missing = [str(size) for size in config.sizes if size not in RESOLUTIONS]
+    if missing:
+        raise ValueError(
+            f"space attentive has no resolution of {', '.join(missing)} pixels; choose from "
+            f"{', '.join(map(str, RESOLUTIONS))}"
+        )
+    return AttentiveSpace(resolutions=config.sizes, max_multiply_adds=most)
+
+
+def supernet(config: Config) -> AttentiveSupernet | MobileNetSupernet:
+    """Returns the supernet."""
+    codes = space(config)
+    if isinstance(codes, AttentiveSpace):
+        return AttentiveSupernet(codes, jnp.bfloat16, zero_residuals=True)
+    return MobileNetSupernet(codes, jnp.bfloat16, zero_residuals=True)
+
+
 def load_images(config: Config, resolution: int | None = None) -> StreamedDataset:
     """Loads the images at a resolution, by default the highest one, from which a supernet's networks resize them."""
-    crop = Crop(resolution or max(config.resolutions))
+    crop = Crop(resolution or max(config.sizes))
     return imagenet.load_imagenet(
         config.data_dir, Pictures(crop, config.validation, workers=DecoderWorkers(config.workers))
     )
 
 
-def ends(codes: MobileNetSpace) -> np.ndarray:
+def ends(codes: MobileNetSpace | AttentiveSpace) -> np.ndarray:
     """Returns the codes of the largest and the smallest network."""
     return np.array([codes.named_codes[name] for name in ("largest", "smallest")], np.int32)
 
 
 def one_shot(config: Config) -> OneShot:
     """Returns the evaluator that values networks by one supernet."""
-    supernet = MobileNetSupernet(space(config), jnp.bfloat16, zero_residuals=True)
-    largest, smallest = ends(supernet.space).tolist()
+    network = supernet(config)
+    largest, smallest = ends(network.space).tolist()
     return OneShot(
-        supernet,
+        network,
         functools.partial(load_images, config),
         config.recipe,
         SUPERNET_AUGMENTATION,
@@ -287,11 +336,11 @@ def stages(config: Config) -> tuple[Stage, ...]:
         pictures = functools.partial(imagenet.sample_pictures, PICTURES, config.data_dir)
         return StreamedInput(Crop(resolution), augmentation, pictures)
 
-    data = images(max(config.resolutions))
+    data = images(max(config.sizes))
     measured, codes = one_shot(config), space(config)
     pool = code_pool.draw_codes(codes, POOL, measured.seed)
     rule = measured.sandwich
-    supernet = SupernetTraining(
+    elastic = SupernetTraining(
         measured.supernet, pool, config.recipe, measured.augmentation, measured.seed, sandwich=rule
     )
     passes = np.concatenate([codes.cost(ends(codes)).multiply_adds, [mean_multiply_adds(codes, pool)] * rule.random])
@@ -305,12 +354,12 @@ def stages(config: Config) -> tuple[Stage, ...]:
     return (
         final_training(
             "supernet",
-            supernet,
+            elastic,
             data,
             float(passes.mean()),
             setting="--recipe.batch-size of lanas search",
             streamed=True,
-            reading=reading(max(config.resolutions), measured.augmentation),
+            reading=reading(max(config.sizes), measured.augmentation),
         ),
         valuation("search", valuing, budget=config.budget, batch=config.batch, setting="batch_size of its OneShot"),
         final_training(

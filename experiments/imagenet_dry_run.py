@@ -8,7 +8,9 @@ and the extra ``imagenet``::
     lanas plan imagenet_dry_run --topology local
     lanas search imagenet_dry_run --out runs/dry                       # trains the supernet, then searches
     lanas extract runs/dry --code largest --out runs/dry_teacher       # the teacher
-    lanas train runs/dry --teacher runs/dry_teacher                    # the winner, from scratch, with the teacher
+    lanas extract runs/dry --out runs/dry_winner                       # the winner's weights in the supernet
+    lanas train runs/dry --preset finetune --weights runs/dry_winner --teacher runs/dry_teacher
+    lanas train runs/dry --teacher runs/dry_teacher                    # instead: the winner, from scratch
     lanas export runs/dry
 
 Measured on 2 cores of an Intel Xeon with jax 0.10.2 (27 November 2026), on JPEG-compressed CIFAR-10 images; all stages
@@ -143,6 +145,7 @@ RECIPE = Recipe(
     train_on="train",
     validate_every=4,
 )
+FINETUNE = dataclasses.replace(RECIPE, epochs=3, learning_rate=0.001, warm_up=0.0, validate_every=1)
 DISTILLATION = 0.5  # weight of the distillation loss, if there is a teacher
 
 
@@ -162,6 +165,9 @@ class Final:
     teacher: str | None = None
     dropout: float = 0.0
     seed: int = 0
+
+
+PRESETS = {"from_scratch": Final(), "finetune": Final(FINETUNE)}
 
 
 def space(limit: int | None = None) -> MobileNetSpace:

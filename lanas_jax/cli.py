@@ -16,6 +16,7 @@ from typing import NoReturn
 
 from lanas_jax import __version__
 from lanas_jax.commands.base import REFUSALS, RefusedError, is_about_path, reason_of
+from lanas_jax.runtime.allocator import hold_freed_memory
 from lanas_jax.runtime.errors import failed_start, is_from_user, what_it_did
 from lanas_jax.runtime.one_host import confine_to_host, slice_hosts
 
@@ -70,6 +71,7 @@ def run_and_exit() -> NoReturn:
         os._exit(exit_code)
 
     if "jax" not in sys.modules:
+        hold_freed_memory()
         atexit.register(leave)  # before all others, so that it is called last
     try:
         exit_code = main()

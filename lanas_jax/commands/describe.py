@@ -15,6 +15,7 @@ from lanas_jax.commands.base import RefusedError, default_settings, parsed
 from lanas_jax.commands.codes import CodeError
 from lanas_jax.runtime.arithmetic import transfers_allowed
 from lanas_jax.runtime.paths import local_path
+from lanas_jax.spaces.attentive import AttentiveSpace
 from lanas_jax.spaces.base import SearchSpace
 from lanas_jax.spaces.inverted_residuals import PUBLISHED
 from lanas_jax.spaces.mnasnet import MnasNetSpace
@@ -26,9 +27,10 @@ from lanas_jax.study import discovery, run_folder
 SETTINGS = {
     "nasnet": ("blocks", "two_cells", "channels", "cells", "image_size", "image_channels", "classes"),
     "mobilenet": ("width", "resolution", "image_channels", "classes"),
+    "attentive": ("image_channels", "classes"),
 } | dict.fromkeys(PUBLISHED, ("resolution", "classes"))
 
-NAMES = f"nasnet, mobilenet, mnasnet, {', '.join(PUBLISHED)}, an experiment, or a run folder"
+NAMES = f"nasnet, mobilenet, mnasnet, attentive, {', '.join(PUBLISHED)}, an experiment, or a run folder"
 
 
 def describe(arguments: Sequence[str]) -> int:
@@ -124,8 +126,9 @@ def find_space(name: str, settings: dict[str, Any]) -> SearchSpace:
     """Returns the space of that name.
 
     Args:
-      name: ``nasnet``, ``mobilenet``, ``mnasnet``, an experiment, or a run directory.
-      settings: arguments of `NASNetSpace` or `MobileNetSpace`; for the latter one ``resolution`` and one ``width``.
+      name: ``nasnet``, ``mobilenet``, ``mnasnet``, ``attentive``, an experiment, or a run directory.
+      settings: arguments of `NASNetSpace`, `AttentiveSpace` or `MobileNetSpace`; for the last one ``resolution`` and
+        one ``width``.
 
     Raises:
       CodeError: the space does not take a setting, or its value is invalid.
@@ -137,6 +140,8 @@ def find_space(name: str, settings: dict[str, Any]) -> SearchSpace:
             return NASNetSpace(**settings)
         if name == "mnasnet":
             return MnasNetSpace()
+        if name == "attentive":
+            return AttentiveSpace(**settings)
         if name == "mobilenet":
             one = {"width": "widths", "resolution": "resolutions"}
             many: dict[str, Any] = {one[key]: (value,) for key, value in settings.items() if key in one}
@@ -149,7 +154,7 @@ def find_space(name: str, settings: dict[str, Any]) -> SearchSpace:
         module = discovery.load_experiment(discovery.find_experiment(name))
     except discovery.ExperimentError as error:
         raise discovery.ExperimentError(
-            f"{error}. Names of spaces and networks: nasnet, mobilenet, mnasnet, {', '.join(PUBLISHED)}"
+            f"{error}. Names of spaces and networks: nasnet, mobilenet, mnasnet, attentive, {', '.join(PUBLISHED)}"
         ) from error
     return run_folder.build_experiment(module, default_settings(module.Config)).space
 

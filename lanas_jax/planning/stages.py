@@ -19,6 +19,7 @@ from lanas_jax.planning.stage import Stage, StreamedInput, TracedProgram
 from lanas_jax.runtime.devices import mesh_of
 from lanas_jax.spaces.base import SearchSpace
 from lanas_jax.supernet import code_pool
+from lanas_jax.supernet.base import HasVariants
 from lanas_jax.supernet.sandwich import SandwichSupernet
 from lanas_jax.supernet.training import SupernetTraining
 from lanas_jax.supernet.valuation import Valuation
@@ -183,15 +184,34 @@ def valuation(name: str, valuing: Valuation, *, budget: int, batch: int, setting
     valuing.supernet.space.check_images(valuing.data.image_shape, valuing.data.classes)
     cost = mean_multiply_adds(valuing.supernet.space)
 
-    def program(devices: Sequence[jax.Device], batch_size: int) -> TracedProgram:
+    def program(devices: Sequence[jax.Device], batch_size: int) -> TracedProgram | tuple[TracedProgram, ...]:
         per_device = -(-batch // len(devices))
         changed = dataclasses.replace(valuing, batch_size=batch_size, devices=devices, per_device=per_device)
         calibrating = changed.recalibration // min(batch_size, changed.recalibration or 1)
         batches = calibrating + math.ceil(len(changed.data.validation) / batch_size)
-        steps = math.ceil(budget / batch) * per_device * batches
         loops = 2.0 if calibrating else 1.0  # one loop measures statistics, one values; both read a batch per iteration
-        work = _times(cost, batch_size)
-        return TracedProgram(changed.lower(), len(devices), steps, work, loops, per_device * batches, (rounds,))
+        calls, variants = math.ceil(budget / batch), changed.variants
+
+        def traced(variant: int, times: int, share: float, work: float | None) -> TracedProgram:
+            per_call = changed.per_call * batches
+            return TracedProgram(
+                changed.lower(variant), len(devices), times * per_call, _times(work, batch_size), loops, per_call,
+                (rounds,), variants[variant] if variants else "", share,
+            )  # fmt: skip
+
+        if not variants:
+            return traced(0, calls, 1.0, cost)
+        supernet = changed.supernet
+        assert isinstance(supernet, HasVariants)
+        codes = code_pool.draw_codes(supernet.space, SAMPLED, seed=0)
+        groups = [codes[[supernet.variant(code) == i for code in codes]] for i in range(len(variants))]
+        each = [math.ceil(batch * len(group) / len(codes) / len(devices)) for group in groups]
+        times = calls * sum(each)
+        return tuple(
+            traced(i, times, each[i] / sum(each), mean_multiply_adds(supernet.space, group))
+            for i, group in enumerate(groups)
+            if len(group)
+        )
 
     return Stage(name, valuing.batch_size, setting, program, shared=False)
 

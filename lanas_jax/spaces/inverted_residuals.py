@@ -2,8 +2,9 @@
 
 MobileNetV2 (arXiv 1801.04381) expands the channels by a 1x1 convolution, applies a depthwise convolution and projects
 the channels down again. MobileNetV3 (arXiv 1905.02244) and EfficientNet (arXiv 1905.11946) also weigh the expanded
-channels by squeeze-and-excitation. This file describes such networks as lists of blocks, and defines the three
-published ones. `mobilenet.py` maps codes to networks; `models/mobilenet/network.py` builds them.
+channels by squeeze-and-excitation. AttentiveNAS (arXiv 2011.09011) leads a shortcut around every block. This file
+describes such networks as lists of blocks, and defines the three published ones. `mobilenet.py` and `attentive.py` map
+codes to networks; `models/mobilenet/network.py` builds them.
 
 Multiply-adds are those of convolutions and dense layers, including squeeze-and-excitation. Normalisation, activations
 and sums are not counted, as in the papers.
@@ -30,6 +31,9 @@ class Block:
     The input is added to the output if stride and channels allow it. Every convolution is followed by batch
     normalisation and, except for the projection, by the activation.
 
+    A connected block adds its input anyway: averaged over `stride` by `stride` pixels, and if the channels differ
+    projected by a 1x1 convolution without normalisation (AttentiveNAS, `DynamicShortcutLayer` of its code).
+
     Args:
       inputs: channels of the input.
       expanded: channels after expansion; if equal to `inputs`, there is no expanding convolution.
@@ -38,6 +42,7 @@ class Block:
       stride: stride of the depthwise convolution.
       activation: activation after the first two convolutions.
       squeezed: channels of the squeeze-and-excitation bottleneck; 0 for none.
+      connected: True for a shortcut also where stride or channels do not allow the identity.
 
     Raises:
       ValueError: if a size is below one, or the kernel is even.
@@ -50,6 +55,7 @@ class Block:
     stride: int = 1
     activation: Activation = "relu"
     squeezed: int = 0
+    connected: bool = False
 
     def __post_init__(self) -> None:
         for name in ("inputs", "expanded", "outputs", "kernel", "stride"):
@@ -65,8 +71,13 @@ class Block:
 
     @property
     def residual(self) -> bool:
-        """True if the input is added to the output."""
+        """True if the input itself is added to the output."""
         return self.stride == 1 and self.inputs == self.outputs
+
+    @property
+    def projects_shortcut(self) -> bool:
+        """True if the shortcut has a convolution."""
+        return self.connected and self.inputs != self.outputs
 
     def cost(self, size: int) -> LayerCost:
         """Returns the cost on an input of `size` by `size` pixels."""
@@ -75,10 +86,12 @@ class Block:
         depthwise = self.kernel**2 * self.expanded
         squeeze = 2 * self.expanded * self.squeezed
         projection = self.expanded * self.outputs
-        multiply_adds = expansion * pixels + (depthwise + projection) * after + squeeze
+        shortcut = self.inputs * self.outputs if self.projects_shortcut else 0
+        multiply_adds = expansion * pixels + (depthwise + projection + shortcut) * after + squeeze
         normalised = (2 if self.expands else 1) * self.expanded + self.outputs
         biases = self.squeezed + self.expanded if self.squeezed else 0
-        return LayerCost(multiply_adds, expansion + depthwise + squeeze + projection + 2 * normalised + biases)
+        weights = expansion + depthwise + squeeze + projection + shortcut
+        return LayerCost(multiply_adds, weights + 2 * normalised + biases)
 
 
 @dataclasses.dataclass(frozen=True)

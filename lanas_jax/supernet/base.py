@@ -90,6 +90,10 @@ class HasVariants(Protocol):
         """Returns what `Supernet.apply` does, for a code of the given variant, which may be traced."""
         ...
 
+    def of_variant(self, variant: int) -> Supernet:
+        """Returns the supernet of the codes of one variant, with the same weights and codes."""
+        ...
+
     def with_statistics(self, batch_stats: BatchStats, own: BatchStats, code: Int[np.ndarray, " dims"]) -> BatchStats:
         """Returns batch statistics in which those that `Supernet.extract` takes for a code are replaced by `own`."""
         ...
@@ -97,7 +101,7 @@ class HasVariants(Protocol):
     def largest(self, dropout: float) -> FinalNetwork:
         """Returns the subnetwork of all last options as a separate network.
 
-        In training, it drops inputs of its classifier. Its weights have the layout of the supernet.
+        In training, it drops inputs of its classifier.
         """
         ...
 

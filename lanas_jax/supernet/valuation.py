@@ -4,6 +4,9 @@ All subnetworks share weights, but they cannot share running batch statistics, w
 layer. So batch statistics are measured for each code on training images, as in single-path one-shot search (arXiv
 1904.00420): means and variances of each batch, averaged over batches. Codes are sharded over devices along an axis
 ``candidate``. On one device they run sequentially, so that only the selected operations are computed.
+
+A supernet with several variants has a program for each, since a program of all would take the compile times of all
+together. The codes of a call are then valued variant by variant, one code per device at a time.
 """
 
 import dataclasses
@@ -27,7 +30,7 @@ from lanas_jax.runtime.devices import mesh_of
 from lanas_jax.runtime.global_arrays import fetch_global, put_global
 from lanas_jax.runtime.profiling import marked_step
 from lanas_jax.runtime.program_memo import MEMO
-from lanas_jax.supernet.base import Supernet
+from lanas_jax.supernet.base import HasVariants, Supernet
 from lanas_jax.trainer.task import BatchStats, Weights
 from lanas_jax.training.sgd import score_split
 
@@ -52,7 +55,7 @@ class Valuation:
         0: running statistics of the supernet training.
       batch_size: images per forward pass.
       devices: devices to use; default: all devices of all processes, each of which calls the same methods in order.
-      per_device: codes per device in one call of the program; shorter batches are padded.
+      per_device: codes per device in one call of the program, 1 with several variants; shorter batches are padded.
       seed: random seed of the draw of training images.
 
     Raises:
@@ -81,30 +84,58 @@ class Valuation:
     @in_32_bits
     @nan_is_data
     def __call__(self, weights: Weights, codes: Int[np.ndarray, "n dims"]) -> PartValues:
-        """Values the subnetworks of `codes`; the program is compiled at the first call."""
-        width, weights = self._mesh.size * self.per_device, self.place(weights)
-        padded = np.resize(codes, (-(-len(codes) // width) * width, codes.shape[1]))
-        parts = padded.reshape(-1, width, codes.shape[1]).astype(np.int32)
-        own = NamedSharding(self._mesh, PartitionSpec(AXIS))
+        """Values the subnetworks of `codes`; a program is compiled at its first call."""
+        weights, own = self.place(weights), NamedSharding(self._mesh, PartitionSpec(AXIS))
+        calls, width = [], self._mesh.size * self.per_call
+        for supernet, rows in self._by_variant(codes):
+            program = self._programs(supernet)[0]
+            for part in np.split(rows, range(width, len(rows), width)):
+                padded = codes[np.resize(part, width)].astype(np.int32)
+                calls.append((part, program, padded))
         with marked_step("values"):
-            rows = fetch_global([self._program(weights, put_global(part, own), *self._placed) for part in parts])
-        accuracy, loss = (np.concatenate([row[i] for row in rows])[: len(codes)] for i in range(2))
-        return PartValues(accuracy, loss)
+            found = fetch_global(
+                [program(weights, put_global(padded, own), *self._placed) for _, program, padded in calls]
+            )
+        values = np.zeros((2, len(codes)), np.float32)
+        for (part, _, _), columns in zip(calls, found, strict=True):
+            values[:, part] = np.stack(columns)[:, : len(part)]
+        return PartValues(*values)
+
+    def _by_variant(self, codes: Int[np.ndarray, "n dims"]) -> list[tuple[Supernet, Int[np.ndarray, " rows"]]]:
+        """Returns the supernet of each variant with the rows of its codes."""
+        if not self.variants:
+            return [(self.supernet, np.arange(len(codes)))]
+        assert isinstance(self.supernet, HasVariants)
+        variant = np.array([self.supernet.variant(code) for code in codes])
+        return [(self.supernet.of_variant(one), np.flatnonzero(variant == one)) for one in np.unique(variant).tolist()]
+
+    @property
+    def variants(self) -> tuple[str, ...]:
+        """Names of the programs; empty if there is only one."""
+        names = self.supernet.variants if isinstance(self.supernet, HasVariants) else ()
+        return names if len(names) > 1 else ()
+
+    @property
+    def per_call(self) -> int:
+        """Codes per device in one call of a program."""
+        return 1 if self.variants else self.per_device
 
     @in_32_bits
     @nan_is_data
     def statistics(self, weights: Weights, code: Int[np.ndarray | Array, " dims"]) -> BatchStats:
         """Returns the batch statistics used to value the subnetwork of `code`."""
-        return self._statistics(self.place(weights), put_global(np.asarray(code), self._everywhere), self._placed[0])
+        ((supernet, _),) = self._by_variant(np.asarray(code)[None])
+        program = self._programs(supernet)[1]
+        return program(self.place(weights), put_global(np.asarray(code), self._everywhere), self._placed[0])
 
     @in_32_bits
-    def lower(self) -> jax.stages.Lowered:
-        """Traces the valuation program with shapes in place of weights, codes and images."""
+    def lower(self, variant: int = 0) -> jax.stages.Lowered:
+        """Traces the valuation program, of a variant if there are several, with shapes in place of arrays."""
         height, width, channels = self.data.image_shape
         size, held_out = min(self.batch_size, self.recalibration) or 1, len(self.data.validation)
         batch = min(self.batch_size, held_out)
         codes, calibration, labels = (
-            (self._mesh.size * self.per_device, self.supernet.space.dims),
+            (self._mesh.size * self.per_call, self.supernet.space.dims),
             (self.recalibration // size, size, height, width, channels),
             (-(-held_out // batch), batch),
         )
@@ -114,7 +145,11 @@ class Valuation:
 
         weights = jax.eval_shape(lambda key: Weights(*self.supernet.init(key)), jax.random.key(0))
         pixels = self.data.train.images.dtype
-        return self._program.lower(
+        supernet = self.supernet
+        if self.variants:
+            assert isinstance(supernet, HasVariants)
+            supernet = supernet.of_variant(variant)
+        return self._programs(supernet)[0].lower(
             jax.tree.map(lambda leaf: shape(leaf.shape, leaf.dtype), weights),
             shape(codes, jnp.int32, AXIS),
             shape(calibration, pixels),
@@ -149,19 +184,10 @@ class Valuation:
         placed: tuple[Array, Array, Array] = put_global((calibration, images, labels), self._everywhere)
         return placed
 
-    @functools.cached_property
-    def _program(self) -> jax.stages.Wrapped:
-        return self._shared[0]
-
-    @functools.cached_property
-    def _statistics(self) -> jax.stages.Wrapped:
-        return self._shared[1]
-
-    @functools.cached_property
-    def _shared(self) -> tuple[jax.stages.Wrapped, jax.stages.Wrapped]:
-        """The jitted functions, shared with valuations that differ only in images and batch sizes."""
+    def _programs(self, supernet: Supernet) -> tuple[jax.stages.Wrapped, jax.stages.Wrapped]:
+        """Returns the jitted functions, shared with valuations that differ only in images and batch sizes."""
         data = self.data
-        method = Method(self.supernet, self.recalibration > 0, data.classes, len(data.validation), data.scaling)
+        method = Method(supernet, self.recalibration > 0, data.classes, len(data.validation), data.scaling)
         return MEMO.shared((method, self._mesh), lambda: method.jitted(self._mesh))[0]
 
 

@@ -6,19 +6,32 @@ transformation.
 
 from typing import Any
 
-import jax
-
-Tree = dict[str, Any]
+Tree = dict[Any, Any]  # by name, or by index
 
 
 def part(weights: Tree, shapes: Tree) -> Tree:
-    """Slices weights or batch statistics to those of a smaller layer; `shapes` is a tree of arrays or shape structs."""
-    return jax.tree.map(lambda x, like: x[_slices(x.shape, like.shape)], weights, shapes)
+    """Slices weights or batch statistics to those of a smaller layer; drops what the smaller layer lacks.
+
+    Args:
+      weights: nested dictionaries of arrays.
+      shapes: nested dictionaries of arrays or shape structs of the smaller layer.
+    """
+    return {
+        name: part(weights[name], like)
+        if isinstance(like, dict)
+        else weights[name][_slices(weights[name].shape, like.shape)]
+        for name, like in shapes.items()
+    }
 
 
 def replaced(weights: Tree, own: Tree) -> Tree:
-    """Returns the weights with the slice of `part` replaced by `own`."""
-    return jax.tree.map(lambda x, y: x.at[_slices(x.shape, y.shape)].set(y), weights, own)
+    """Returns the weights with what `part` takes replaced by `own`."""
+    return weights | {
+        name: replaced(weights[name], new)
+        if isinstance(new, dict)
+        else weights[name].at[_slices(weights[name].shape, new.shape)].set(new)
+        for name, new in own.items()
+    }
 
 
 def _slices(shape: tuple[int, ...], own: tuple[int, ...]) -> tuple[slice, ...]:

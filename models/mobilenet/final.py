@@ -21,6 +21,7 @@ from lanas_jax.models.functional import Functional, Tree
 from lanas_jax.models.layers.initial import draw_weights
 from lanas_jax.models.layers.norm import NORM, NormConstants
 from lanas_jax.models.mobilenet.network import MobileNetNetwork
+from lanas_jax.spaces.attentive import AttentiveSpace
 from lanas_jax.spaces.inverted_residuals import MobileNet
 from lanas_jax.spaces.mobilenet import MobileNetSpace
 from lanas_jax.spaces.published_mobilenets import PublishedMobileNets
@@ -37,13 +38,13 @@ class FinalMobileNet:
       dropout: dropout probability before the classifier in training, in [0, 1).
       norm: constants of batch normalisation.
       zero_residuals: scale 0 in the last normalisation of each residual block at the start of a training, so that the
-        block begins as the identity (arXiv 1706.02677, section 5.1; BigNAS, arXiv 2003.11142).
+        block begins as its shortcut (arXiv 1706.02677, section 5.1; BigNAS, arXiv 2003.11142).
 
     Raises:
       ValueError: the code is invalid, the dtype is neither float32 nor bfloat16, or the probability is out of range.
     """
 
-    space: MobileNetSpace | PublishedMobileNets
+    space: MobileNetSpace | AttentiveSpace | PublishedMobileNets
     code: Int[np.ndarray, " dims"] = dataclasses.field(compare=False)
     compute_dtype: DTypeLike = jnp.float32
     dropout: float = 0.2
@@ -69,7 +70,7 @@ class FinalMobileNet:
         params, batch_stats = initial_weights(key, self.module)
         if self.zero_residuals:
             for i, block in enumerate(self.spec.blocks):
-                if block.residual:
+                if block.residual or block.connected:
                     norm = params["blocks"][i]["projection"]["norm"]
                     norm["scale"] = jnp.zeros_like(norm["scale"])
         return params, batch_stats

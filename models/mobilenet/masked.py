@@ -1,8 +1,8 @@
-"""A layer of a MobileNet supernet: one block of the largest size that runs every kernel and every expansion.
+"""A layer of a MobileNet supernet: one block of the largest size that runs every kernel, expansion and width.
 
-Channels beyond an expansion are masked: their activations are zero, so they neither change the output nor receive a
-gradient. The depthwise convolution alone is a switch between kernels, since a masked 7x7 kernel takes several times as
-long as a 3x3 kernel. An absent layer passes its input on. Three conditionals, for the expansion, the depthwise
+Channels beyond an expansion or a width are masked: their activations are zero, so they neither change the output nor
+receive a gradient. The depthwise convolution alone is a switch between kernels, since a masked 7x7 kernel takes several
+times as long as a 3x3 kernel. An absent layer passes its input on. Three conditionals, for the expansion, the depthwise
 convolution and the rest, replace one around the whole layer, because libtpu 0.0.42 does not compile a switch inside a
 conditional.
 
@@ -34,8 +34,9 @@ class LayerChoice(NamedTuple):
     """The part of a code that decides on one layer; may be traced."""
 
     kernel: Int[Array, ""]  # index into the kernels
-    expansion: Int[Array, ""]  # index into the expansions
-    present: Bool[Array, ""]  # False for an absent layer, whose kernel and expansion do not matter
+    expansion: Int[Array, ""]  # index into the numbers of expanded channels
+    present: Bool[Array, ""]  # False for an absent layer, whose other options do not matter
+    width: Int[Array, ""] | None = None  # index into the numbers of output channels; None if there is only one
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,22 +44,26 @@ class MaskedLayer:
     """All options of a layer.
 
     Args:
-      block: largest block, which has the last kernel and the last expansion.
+      block: largest block, which has the last kernel, the last expansion and the last width.
       kernels: sides of the kernels, ascending.
-      expanded: number of expanded channels of each expansion, ascending.
-      squeezed: number of bottleneck channels of each expansion; zeros without squeeze-and-excitation.
+      expanded: possible numbers of expanded channels.
+      squeezed: number of bottleneck channels for each of them; zeros without squeeze-and-excitation.
+      outputs: possible numbers of output channels, ascending.
       gate: gate of squeeze-and-excitation.
       norm: constants of batch normalisation.
       optional: True if the layer may be absent.
+      residual: True if the input is added to the output.
     """
 
     block: Block
     kernels: tuple[int, ...]
     expanded: tuple[int, ...]
     squeezed: tuple[int, ...]
+    outputs: tuple[int, ...]
     gate: Gate
     norm: NormConstants
     optional: bool
+    residual: bool
 
     def __call__(
         self, x: Images, weights: Tree, stats: Tree, choice: LayerChoice, *, train: bool
@@ -66,10 +71,10 @@ class MaskedLayer:
         """Runs the layer.
 
         Args:
-          x: input.
+          x: input, with zeros in channels that the code lacks.
           weights: weights of the largest block.
           stats: running batch statistics of the largest block.
-          choice: kernel, expansion and presence.
+          choice: options of the layer.
           train: True to normalise by the statistics of the batch.
 
         Returns:
@@ -81,17 +86,19 @@ class MaskedLayer:
             own["excitation"] = weights["excitation"]
         after = {name: stats[name] for name in ("depthwise", "projection")}
         wide = jax.ShapeDtypeStruct((*x.shape[:3], self.block.expanded), x.dtype)
-        expand = functools.partial(self._expand, train)
-        y, expansion = self._if_present(
-            choice, expand, lambda x, w, st, used: (jnp.zeros(wide.shape, wide.dtype), st),
-            x, weights["expansion"], stats["expansion"], used,
-        )  # fmt: skip
+        y, expanded = x, {}
+        if self.block.expands:
+            expand = functools.partial(self._expand, train)
+            y, expanded["expansion"] = self._if_present(
+                choice, expand, lambda x, w, st, used: (jnp.zeros(wide.shape, wide.dtype), st),
+                x, weights["expansion"], stats["expansion"], used,
+            )  # fmt: skip
         y = self._depthwise(y, weights["depthwise"]["convolution"]["kernel"][:, :, 0], choice)
         project = functools.partial(self._project, train)
         x, after = self._if_present(
-            choice, project, lambda x, y, w, st, used, expansion: (x, st), x, y, own, after, used, choice.expansion
+            choice, project, lambda x, y, w, st, used, choice: (x, st), x, y, own, after, used, choice
         )
-        return x, {"expansion": expansion, **after}
+        return x, {**expanded, **after}
 
     def _if_present(
         self, choice: LayerChoice, run: Callable[..., Any], otherwise: Callable[..., Any], *operands: Any
@@ -129,12 +136,12 @@ class MaskedLayer:
         weights: Tree,
         stats: Tree,
         used: Bool[Array, " c2"],
-        expansion: Int[Array, ""],
+        choice: LayerChoice,
     ) -> tuple[Float[Array, "n h2 w2 d"], Tree]:
         """Runs all of the block that follows its depthwise convolution."""
         y, depthwise = self._activated(y, weights["depthwise"]["norm"], stats["depthwise"], used, train)
         if self.block.squeezed:
-            own, squeezed = weights["excitation"], jnp.asarray(self.squeezed)[expansion]
+            own, squeezed = weights["excitation"], jnp.asarray(self.squeezed)[choice.expansion]
             means = jnp.mean(y.astype(jnp.float32), axis=(1, 2))
             inner = ACTIVATIONS[BEFORE_GATES[self.gate]](
                 means @ own["squeeze"]["kernel"] + own["squeeze"]["bias"][None]
@@ -143,23 +150,37 @@ class MaskedLayer:
             gates = GATES[self.gate](inner @ own["excite"]["kernel"] + own["excite"]["bias"][None])
             y = y * gates[:, None, None].astype(y.dtype)
         y = layers.convolution(y, weights["projection"]["convolution"]["kernel"])
-        y, projection = self._normalised(y, weights["projection"]["norm"], stats["projection"], None, train)
-        return x + y if self.block.residual else y, {"depthwise": depthwise, "projection": projection}
+        kept = None if choice.width is None else used_channels(self.outputs, choice.width)
+        y, projection = normalised(y, weights["projection"]["norm"], stats["projection"], kept, self.norm, train=train)
+        y = y if kept is None else masked(y, kept)
+        return x + y if self.residual else y, {"depthwise": depthwise, "projection": projection}
 
     def _activated(
         self, y: Images, weights: Tree, stats: Tree, used: Bool[Array, " c"], train: bool
     ) -> tuple[Images, Tree]:
-        y, moved = self._normalised(y, weights, stats, used, train)
-        return jnp.where(used[None, None, None], ACTIVATIONS[self.block.activation](y), 0), moved
+        y, moved = normalised(y, weights, stats, used, self.norm, train=train)
+        return masked(ACTIVATIONS[self.block.activation](y), used), moved
 
-    def _normalised(
-        self, y: Images, weights: Tree, stats: Tree, used: Bool[Array, " c"] | None, train: bool
-    ) -> tuple[Images, Tree]:
-        old, constants = stats["norm"], self.norm._asdict()
-        y, mean, var = layers.batch_norm(
-            y, weights["scale"], weights["bias"], old["mean"], old["var"], train=train, **constants
-        )
-        new = {"mean": mean, "var": var}
-        if used is not None and train:
-            new = {name: jnp.where(used, value, old[name]) for name, value in new.items()}
-        return y, {"norm": new}
+
+def used_channels(options: tuple[int, ...], index: Int[Array, ""]) -> Bool[Array, " c"]:
+    """Returns which of the last option's channels the option of that index uses: the first ones."""
+    return jnp.arange(options[-1]) < jnp.asarray(options)[index]
+
+
+def masked(y: Float[Array, "*n c"], used: Bool[Array, " c"]) -> Float[Array, "*n c"]:
+    """Returns the array with zeros in unused channels."""
+    return jnp.where(used.reshape((1,) * (y.ndim - 1) + used.shape), y, 0)
+
+
+def normalised(
+    y: Images, weights: Tree, stats: Tree, used: Bool[Array, " c"] | None, norm: NormConstants, *, train: bool
+) -> tuple[Images, Tree]:
+    """Normalises a batch; returns it with updated statistics, which do not change for unused channels."""
+    old = stats["norm"]
+    y, mean, var = layers.batch_norm(
+        y, weights["scale"], weights["bias"], old["mean"], old["var"], train=train, **norm._asdict()
+    )
+    new = {"mean": mean, "var": var}
+    if used is not None and train:
+        new = {name: jnp.where(used, value, old[name]) for name, value in new.items()}
+    return y, {"norm": new}

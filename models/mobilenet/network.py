@@ -121,17 +121,23 @@ class InvertedResidual(nnx.Module):
         self.depthwise = Normalised(depthwise, block.activation, norm, rngs=rngs)
         self.excitation = SqueezeExcitation(block.expanded, block.squeezed, gate, rngs=rngs) if block.squeezed else None
         self.projection = Normalised(projection, None, norm, rngs=rngs)
-        self.residual = block.residual
+        self.shortcut = (
+            Conv(block.inputs, block.outputs, 1, dtype=dtype, rngs=rngs) if block.projects_shortcut else None
+        )
+        self.residual, self.connected, self.stride = block.residual, block.connected, block.stride
 
     def __call__(self, x: Float[Array, "n h w c"], scales: Float[Array, " n"] | None = None) -> Array:
-        """Runs the block; `scales` multiply the residual of each image before the input is added."""
+        """Runs the block; `scales` multiply the residual of each image before the input itself is added."""
         y = x if self.expansion is None else self.expansion(x)
         y = self.depthwise(y)
         y = y if self.excitation is None else self.excitation(y)
         y = self.projection(y)
-        if not self.residual:
+        if self.residual:
+            return x + (y if scales is None else layers.scale_images(y, scales))
+        if not self.connected:
             return y
-        return x + (y if scales is None else layers.scale_images(y, scales))
+        x = averaged(x, self.stride)
+        return y + (x if self.shortcut is None else self.shortcut(x))
 
 
 class Head(nnx.Module):
@@ -153,6 +159,15 @@ class Head(nnx.Module):
         if self.hidden is not None:
             features = ACTIVATIONS[self.activation](self.hidden(features))
         return self.classifier(features if units is None else features * units)
+
+
+def averaged(x: Float[Array, "n h w c"], stride: int) -> Float[Array, "n h2 w2 c"]:
+    """Returns means of `stride` by `stride` pixels; odd sizes are padded by zeros, before the first pixels."""
+    if stride == 1:
+        return x
+    padded = jnp.pad(x, ((0, 0), *((-size % stride, 0) for size in x.shape[1:3]), (0, 0)))
+    n, h, w, c = padded.shape
+    return padded.reshape(n, h // stride, stride, w // stride, stride, c).mean(axis=(2, 4))
 
 
 def stem(spec: MobileNet, *, dtype: DTypeLike, norm: NormConstants = NORM, rngs: nnx.Rngs) -> Normalised:

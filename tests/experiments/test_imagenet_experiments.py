@@ -70,7 +70,7 @@ def test_the_spaces_are_of_the_published_size():
     for experiment in (imagenet_600m, imagenet_240m):
         config = experiment.Config()
         space = experiment.build(config).space
-        assert space.networks == len(config.resolutions) * (9**2 + 9**3 + 9**4) ** 5  # 2.2e19 at each resolution
+        assert space.networks == len(config.sizes) * (9**2 + 9**3 + 9**4) ** 5  # 2.2e19 at each resolution
 
 
 @pytest.mark.usefixtures("unread")

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 import lanas_jax as lx
+from lanas_jax.spaces.attentive import AttentiveSpace
 from lanas_jax.spaces.convnet import ConvNetSpace
 from lanas_jax.spaces.definition import choices_of, definition_difference
 from lanas_jax.spaces.latency import LatencyTable
@@ -56,6 +57,7 @@ def recorded(space):
         NASBench201Space(),
         NATSBenchSizeSpace(),
         MobileNetSpace(),
+        AttentiveSpace(max_multiply_adds=600_000_000),
         MnasNetSpace(),
         PublishedMobileNets(),
         Own(np.arange(3)),

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 import lanas_jax as lx
+from lanas_jax.spaces.attentive import AttentiveSpace
 from lanas_jax.spaces.mobilenet import MobileNetSpace
 from lanas_jax.spaces.nasbench101 import NASBench101Space
 from lanas_jax.spaces.nasbench201 import NASBench201Space
@@ -18,6 +19,7 @@ SPACES = (
     NASNetSpace(),
     NASNetMasks(),
     MobileNetSpace(),
+    AttentiveSpace(),
     NASBench101Space(),
     NASBench201Space(),
     RecurrentSpace(),

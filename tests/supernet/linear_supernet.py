@@ -84,11 +84,27 @@ class VariedSupernet(LinearSupernet):
     def apply_variant(self, variant, params, batch_stats, code, images, *, train):
         return self.apply(params, batch_stats, code.at[0].set(variant), images, train=train)
 
+    def of_variant(self, variant):
+        return OneVariant(self.space, variant)
+
     def with_statistics(self, batch_stats, own, code):
         return {name: stats.at[np.arange(2), code].set(own[name]) for name, stats in batch_stats.items()}
 
     def largest(self, dropout):
         return self.standalone((2, 2))
+
+
+@dataclasses.dataclass(frozen=True)
+class OneVariant(LinearSupernet):
+    """The same for the codes of one variant; of others, it has the outputs of that variant."""
+
+    variant: int = 0
+
+    def apply(self, params, batch_stats, code, images, *, train):
+        return super().apply(params, batch_stats, code.at[0].set(self.variant), images, train=train)
+
+    def statistics(self, params, code, images):
+        return super().statistics(params, code.at[0].set(self.variant), images)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -17,6 +17,7 @@ from tests.supernet.linear_supernet import (
     PIXELS,
     SPACE,
     LinearSupernet,
+    VariedSupernet,
     dataset,
     logits_by_hand,
     moments_by_hand,
@@ -90,6 +91,20 @@ def test_values_are_those_of_numpy(values):
     np.testing.assert_allclose(values.loss, expected[:, 1], rtol=1e-4)
     assert len(set(values.accuracy.tolist())) > 3
     assert values.accuracy.min() > 0.34
+
+
+def test_each_variant_has_a_program(values):
+    """Which would value the codes of others wrongly."""
+    varied = valuation(devices=2, supernet=VariedSupernet())
+    shuffled = np.random.default_rng(0).permutation(len(CODES))
+    with counted() as compilations:
+        found = varied(WEIGHTS, CODES[shuffled])
+    np.testing.assert_allclose(found.accuracy, values.accuracy[shuffled], rtol=1e-6)
+    np.testing.assert_allclose(found.loss, values.loss[shuffled], rtol=1e-5)
+    assert len(compilations) == len(varied.variants) == 3
+    mean, _ = statistics_by_hand(CODES[5])
+    statistics = varied.statistics(WEIGHTS, CODES[5])
+    np.testing.assert_allclose(statistics["mean"][np.arange(2), CODES[5]], mean, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("code", CODES[[1, 5]])

@@ -40,4 +40,11 @@ def in_torch(params, stats, block, gate, x):
         weights = TORCH[gate](functional.linear(inside(functional.linear(y.mean((2, 3)), *squeeze)), *excite))
         y = y * weights[:, :, None, None]
     y = normalised("projection", y)
-    return x + y if block.stride == 1 and block.inputs == block.outputs else y
+    if block.stride == 1 and block.inputs == block.outputs:
+        return x + y
+    if not block.connected:
+        return y
+    x = functional.avg_pool2d(x, block.stride, padding=x.shape[-1] % block.stride)
+    if block.inputs == block.outputs:
+        return x + y
+    return y + functional.conv2d(x, tensor(params["shortcut"]["kernel"]).permute(3, 2, 0, 1))

@@ -39,6 +39,8 @@ BLOCKS = {
     "no expansion": (Block(6, 6, 4, 3, 1, "relu"), "hard_sigmoid"),
     "mobilenet_v3": (Block(4, 10, 6, 5, 2, "hard_swish", 3), "hard_sigmoid"),
     "efficientnet": (Block(4, 10, 4, 7, 1, "swish", 2), "sigmoid"),
+    "attentive, pooled": (Block(4, 10, 4, 3, 2, "swish", 3, connected=True), "hard_sigmoid"),
+    "attentive, projected": (Block(4, 10, 6, 5, 2, "swish", connected=True), "hard_sigmoid"),
 }
 
 

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 from lanas_jax.models.layers.norm import NormConstants
-from lanas_jax.models.mobilenet import MobileNetSupernet
+from lanas_jax.models.mobilenet import AttentiveSupernet, MobileNetSupernet
+from lanas_jax.spaces.attentive import AttentiveSpace, ElasticStage
 from lanas_jax.spaces.mobilenet import MobileNetSpace
 from lanas_jax.spaces.mobilenet_settings import MobileNetStage
 from lanas_jax.supernet.base import Supernet
@@ -30,7 +31,20 @@ PLAIN = MobileNetSpace(
 WIDE = MobileNetSpace(
     (MobileNetStage(16, 2),), kernels=(3, 5), expansions=(2,), widths=(0.5, 1.0), resolutions=(6, 8), **SMALL
 )
-SUPERNETS = {"plain": MobileNetSupernet(PLAIN), "widths": MobileNetSupernet(WIDE)}
+ELASTIC = AttentiveSpace(
+    (ElasticStage((8, 16), (1, 2), (1,), 1), ElasticStage((8, 16), (1,), (2, 3), 2, squeezes=True)),
+    resolutions=(8,),
+    stems=(8, 16),
+    heads=(8, 16),
+    stem_stride=1,
+    classes=5,
+)
+PROJECTED = ((0, 0, 1, 0, 1, 0, 0, 0, 0, 1, 1), (0, 1, 0, 1, 0, 0, 1, 0, 1, 0, 0))  # widths rise and fall
+SUPERNETS = {
+    "plain": MobileNetSupernet(PLAIN),
+    "widths": MobileNetSupernet(WIDE),
+    "elastic": AttentiveSupernet(ELASTIC),
+}
 IMAGES = jax.random.normal(jax.random.key(9), (6, 8, 8, 3))
 WEIGHTS = jax.random.normal(jax.random.key(2), (6, 5))
 
@@ -40,7 +54,7 @@ class Case:
 
     def __init__(self, net):
         self.net, self.traces = net, []
-        drawn = np.asarray(net.space.random(jax.random.key(7), 2))
+        drawn = np.asarray(PROJECTED if net.space is ELASTIC else net.space.random(jax.random.key(7), 2))
         self.codes = np.concatenate([[0 * drawn[0], net.space.cardinalities - 1], drawn]).astype(np.int32)
         params, stats = quick_jit(net.init)(jax.random.key(0))
         self.params, self.stats = shaken(params, 1), shaken(stats, 2)
@@ -94,7 +108,7 @@ def used(case, code):
 
 
 @pytest.fixture(
-    params=["plain", pytest.param("widths", marks=pytest.mark.slow)],
+    params=["plain", "elastic", pytest.param("widths", marks=pytest.mark.slow)],
     name="case",
     scope="module",
 )
@@ -234,6 +248,12 @@ def test_residual_blocks_begin_as_the_identity(plain):
     shallow[2] = 0
     logits = [plain.infer(params, stats, np.asarray(code, np.int32))[0] for code in (deep, shallow)]
     np.testing.assert_allclose(*logits, rtol=1e-5, atol=1e-6)
+
+
+def test_shortcuts_of_all_kinds_are_compared():
+    networks = [ELASTIC.network(code) for code in cases("elastic").codes]
+    kinds = {(block.stride, block.projects_shortcut) for network in networks for block in network.blocks}
+    assert kinds == {(1, False), (1, True), (2, False), (2, True)}
 
 
 def test_bad_codes_are_refused(plain):
