@@ -85,7 +85,7 @@ FAULTS = (
         "lanas_jax/study/replay.py",
         "return [found[number] for number in sorted(found)]",
         "return list(found.values())",
-        ("tests/study/test_replay.py::test_interrupted_anywhere_it_goes_on_to_the_same_future",),
+        ("tests/study/test_replay.py::test_a_search_interrupted_anywhere_continues_to_the_same_trials",),
     ),
     Fault(
         "failed-trials",

@@ -33,7 +33,7 @@ def learned_tree(
 
     Args:
       searcher: searcher of the run.
-      seed: seed of the run, of which the tree depends only if the searcher's own state does.
+      seed: seed of the run, on which the tree depends only if the searcher's own state does.
       trials: trials of the run; pending ones are ignored.
       top: number of features named per split.
 

@@ -1,4 +1,4 @@
-"""32-bit arithmetic in compiled programs of this package, regardless of JAX's settings.
+"""Settings of JAX without effect on this package: 64-bit types, disabled compilation, NaN checks, transfer guards.
 
 With 64-bit types (``JAX_ENABLE_X64``), JAX counts, sorts and draws in other dtypes, so that programs would draw other
 random numbers, need more memory, and mix dtypes. Searches, trainings and valuations therefore run in 32 bits, with the

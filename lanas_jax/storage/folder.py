@@ -109,7 +109,7 @@ class FolderKind:
 
 
 def new_directory(name: str, now: datetime.datetime) -> contextlib.AbstractContextManager[Path]:
-    """Context of a new folder ``runs/NAME-TIME``, as `numbered_directory`.
+    """Returns the context of a new folder ``runs/NAME-TIME``, created by `numbered_directory`.
 
     Args:
       name: name of the experiment. The folder's name has at most 100 of its characters; runs of characters other than

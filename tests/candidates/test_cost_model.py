@@ -39,7 +39,7 @@ def test_cores_that_compile_do_not_train_and_a_program_measured_alone_had_all_of
     assert specialised_seconds(EACH, CPU) == pytest.approx(100 * 10.0 + 100 * 10_000 * 0.002)
 
 
-def test_the_sooner_plan_is_chosen_and_the_figures_are_told():
+def test_the_faster_plan_is_chosen_and_the_figures_are_reported():
     costs = Costs(SHARED, specialised=EACH)
     long, short = choose(costs, TPU), choose(costs, dataclasses.replace(TPU, steps=10))
     assert (long.strategy, long.vmapped) == ("specialised", 1)

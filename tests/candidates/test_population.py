@@ -57,7 +57,7 @@ def test_the_key_matters(four, results):
     assert (other.loss != results.loss).all()
 
 
-def test_candidates_abreast_are_those_in_turn_to_rounding(results):
+def test_vmapped_candidates_equal_sequential_ones_to_rounding(results):
     vmapped = compiled(1, 6, vmapped=True).run(CODES, KEYS)
     np.testing.assert_array_equal(vmapped.steps, results.steps)
     np.testing.assert_allclose(vmapped.loss, results.loss, rtol=1e-3)

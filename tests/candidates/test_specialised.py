@@ -57,7 +57,7 @@ def test_short_trainings_on_tpus_are_optimized_less(results):
     np.testing.assert_allclose(found.loss, results.loss[2:3], rtol=1e-3)
 
 
-def test_programs_are_kept_until_other_codes_come():
+def test_programs_are_cached_until_other_codes_come():
     built = []
 
     class Counting(BuildableNetwork):
@@ -96,7 +96,7 @@ def test_halving_trains_the_better_ones_to_the_end(name, request):
     assert set(halved.steps[stopped]) == {6}
 
 
-def test_a_broken_candidate_never_goes_on(shared):
+def test_a_failed_candidate_never_continues(shared):
     images, labels = stripes(30)
     images[:8] = 3.0
     data = SearchData(Split(images, labels), DATA.validation, 3)

@@ -275,7 +275,7 @@ def test_settings_that_cannot_be(tmp_path, capsys):
     assert not out.exists()
 
 
-def test_evaluator_that_only_raises_says_where_and_how_to_go_on(tmp_path, capsys):
+def test_evaluator_that_only_raises_says_where_and_how_to_continue(tmp_path, capsys):
     broken = Path(EXPERIMENT).read_text().replace("hidden, labels = two_moons(400)", "hidden, labels = 1 / 0")
     (tmp_path / "broken.py").write_text(broken)
     run = tmp_path / "run"

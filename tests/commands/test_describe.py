@@ -88,7 +88,7 @@ def test_a_mobilenet_of_a_code():
         find_space("mobilenet", {"resolution": -1})
 
 
-def test_latencies_are_told_where_they_were_measured():
+def test_latencies_are_reported_where_they_were_measured():
     sizes = {"depths": (1,), "kernels": (3,), "expansions": (3,)}
     names = [layer.name for layer in layers(MobileNetSpace(**sizes).network(np.zeros(17, int)))]
     timed = MobileNetSpace(**sizes, latency=LatencyTable("a device", 1, dict.fromkeys(names, 7)))

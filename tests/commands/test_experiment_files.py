@@ -117,7 +117,7 @@ def test_a_file_that_is_gone_is_named(tmp_path, capsys):
 
 
 @pytest.mark.parametrize("command", ["resume", "report", "tree", "describe"])
-def test_a_module_beside_that_gives_other_options_is_noticed(command, tmp_path, capsys):
+def test_a_sibling_module_that_gives_other_options_is_noticed(command, tmp_path, capsys):
     name = f"options_for_{command}"
     path = write(tmp_path / "home", **{'OPTIONS = {"a": (1, 2, 3, 4), "b": "xyz"}': f"from {name} import OPTIONS"})
     beside = path.with_name(f"{name}.py")

@@ -56,7 +56,7 @@ def test_one_that_ends_early_says_why(capsys, error, exit_code, said):
 
 
 @pytest.mark.parametrize("kind", [jax.errors.JaxRuntimeError, ValueError])
-def test_a_lost_process_is_told_from_bad_settings(two_processes, capsys, kind):
+def test_a_lost_process_is_distinguished_from_bad_settings(two_processes, capsys, kind):
     """JAX raises either, by when it notices."""
     assert ended(kind("UNKNOWN: Gloo all-reduce failed: Connection reset by peer\nmore")) == 1
     expected = "lanas train: a process was lost (UNKNOWN: Gloo all-reduce failed: Connection reset by peer)"

@@ -92,20 +92,20 @@ def left_and_resumed(capsys, monkeypatch, run, moment, oddly, whole):
         ("winner 2", "Ctrl-C"),
     ],
 )
-def test_a_run_left_at_a_moment_goes_on(whole, tmp_path, capsys, monkeypatch, moment, oddly):
+def test_a_run_interrupted_at_a_moment_continues(whole, tmp_path, capsys, monkeypatch, moment, oddly):
     left_and_resumed(capsys, monkeypatch, tmp_path / "run", moment, ODDLY[oddly], whole)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("moment", MOMENTS)
 @pytest.mark.parametrize("oddly", ODDLY)
-def test_a_run_left_at_any_moment_in_any_way_goes_on(whole, tmp_path, capsys, monkeypatch, moment, oddly):
+def test_a_run_interrupted_at_any_moment_in_any_way_continues(whole, tmp_path, capsys, monkeypatch, moment, oddly):
     left_and_resumed(capsys, monkeypatch, tmp_path / "run", moment, ODDLY[oddly], whole)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("moment", MOMENTS)
-def test_a_process_that_is_gone_at_once_leaves_a_run_that_goes_on(whole, tmp_path, capsys, moment):
+def test_a_process_that_ends_at_once_leaves_a_run_that_continues(whole, tmp_path, capsys, moment):
     command = "from lanas_jax.cli import run_and_exit; run_and_exit()"
     environment = os.environ | {"MOMENT": moment, "ODDLY": KILL, "PYTHONPATH": str(ROOT)}
     run = tmp_path / "run"

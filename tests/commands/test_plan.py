@@ -83,7 +83,7 @@ def test_lines_below_the_table_say_what_is_in_no_column():
     assert plan.remarks(dataclasses.replace(one, costs=None)) == []
 
 
-def test_the_input_that_a_stage_needs_is_beside_what_a_core_reads(capsys):
+def test_the_input_that_a_stage_needs_is_next_to_what_a_core_reads(capsys):
     speeds = [InputSpeed("supernet", 10_800.0, 90.0, "16 images of the dataset", 1.04),
               InputSpeed("final", None, 80.0, "16 images of the dataset", 1.0)]  # fmt: skip
     console = Console(width=200)

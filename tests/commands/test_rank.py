@@ -203,7 +203,7 @@ def start(run, *settings, kill=""):
 
 
 @pytest.mark.slow
-def test_killed_it_goes_on_where_it_was_and_trains_no_network_twice(run, ranked):
+def test_a_killed_ranking_continues_and_trains_no_network_twice(run, ranked):
     # In the first batch; then within the second batch of a process that began with the first.
     for kill, kept in (("2", 0), ("4", 2), ("1", 2)):
         assert start(run, kill=kill).returncode == -signal.SIGKILL
@@ -252,7 +252,7 @@ def test_what_cannot_be_is_refused(run, capsys, settings, message):
         ("truth", "the evaluator raised an error for each of the last 8 trials: ZeroDivisionError: no steps", 0),
     ],
 )
-def test_a_broken_evaluator_stops_it_and_the_traceback_is_kept(run, capsys, part, message, kept):
+def test_a_failing_evaluator_stops_a_ranking_and_the_traceback_is_recorded(run, capsys, part, message, kept):
     error = refused(capsys, "rank", run, "--networks", "8", "--batch", "8", "--broken", part, code=1)
     assert message in error
     assert f"{kept} trained networks are saved. To continue, repeat the command" in error

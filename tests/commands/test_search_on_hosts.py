@@ -80,7 +80,7 @@ def test_two_processes_find_the_trials_of_one(two, tmp_path):
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize("killed", [0, 1])
-def test_a_search_goes_on_to_the_same_trials_after_a_process_was_lost(two, tmp_path, killed):
+def test_a_search_continues_to_the_same_trials_after_a_process_was_lost(two, tmp_path, killed):
     processes = start_two(*search(run := tmp_path / "run", DIGITS), devices=DEVICES)
     wait_for(run, 8, processes)
     said = lost(processes, killed)
@@ -232,7 +232,7 @@ def test_a_process_with_another_command_is_refused(tmp_path, words, differs):
 
 
 @pytest.mark.slow
-def test_an_error_of_one_process_at_the_door_is_said_by_all(tmp_path):
+def test_an_error_of_one_process_is_reported_by_all(tmp_path):
     """Process 1 does not see the folder; then it cannot load the experiment."""
     hosts, out = two_hosts(), tmp_path / "new" / "run"
     blind = "import lanas_jax.runtime.distributed as d; d._appears = lambda path: False"
@@ -309,7 +309,7 @@ def test_a_run_that_exists_is_refused_by_all_and_extended_by_both_or_by_one(tmp_
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("stopped", "by"), [(0, signal.SIGINT), (1, signal.SIGTERM)])
-def test_a_signal_to_one_stops_all_and_both_say_how_to_go_on(tmp_path, stopped, by):
+def test_a_signal_to_one_stops_all_and_both_say_how_to_continue(tmp_path, stopped, by):
     processes = start_two(*search(run := tmp_path / "run", LINEAR, "--epochs", 400))
     while not (run / "supernet" / "metrics.csv").exists() and processes[1].poll() is None:
         time.sleep(0.01)

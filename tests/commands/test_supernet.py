@@ -67,7 +67,7 @@ def test_a_search_reads_the_supernet_that_was_trained_beforehand(tmp_path, capsy
     assert values(run) == values(alone)
 
 
-def test_the_setting_that_searches_are_told_names_the_folder(tmp_path, capsys):
+def test_the_setting_printed_for_searches_names_the_folder(tmp_path, capsys):
     out = tmp_path / "supernet"
     for _ in range(2):  # the second finds it trained
         assert main(["supernet", str(EXPERIMENT), "--supernet", str(out)]) == 0
@@ -150,7 +150,7 @@ def test_a_search_by_one_process_reads_the_supernet_of_two(whole, tmp_path, caps
 
 
 @pytest.mark.slow
-def test_sigterm_to_one_stops_both_and_they_go_on(whole, tmp_path):
+def test_sigterm_to_one_stops_both_and_they_continue(whole, tmp_path):
     processes = start_two(*command(out := tmp_path / "part", *LONG))
     wait_for(out, 14, processes)
     processes[1].send_signal(signal.SIGTERM)
@@ -166,7 +166,7 @@ def test_sigterm_to_one_stops_both_and_they_go_on(whole, tmp_path):
 
 
 @pytest.mark.slow
-def test_a_killed_process_ends_the_other_and_they_go_on(whole, tmp_path):
+def test_a_killed_process_ends_the_other_and_they_continue(whole, tmp_path):
     processes = start_two(*command(out := tmp_path / "part", *LONG))
     wait_for(out, 14, processes)
     processes[1].kill()

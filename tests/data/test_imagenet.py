@@ -123,7 +123,7 @@ def test_every_image_comes_once_per_epoch_in_another_order(folder, monkeypatch):
 
 
 @needs_grain
-def test_the_same_image_is_cropped_anew_in_each_epoch(folder):
+def test_the_same_image_is_cropped_differently_in_each_epoch(folder):
     train = load(folder).train
     images = read(train, 17)[0].reshape(102, -1)
     assert len(np.unique(images, axis=0)) > 95
@@ -158,7 +158,7 @@ def test_worker_processes_change_nothing(folder):
 
 
 @needs_grain
-def test_damaged_records_are_replaced_counted_and_told(folder, tmp_path):
+def test_damaged_records_are_replaced_counted_and_reported(folder, tmp_path):
     pictures = list(PICTURES)
     pictures[4] = pictures[4][:300]
     pictures[61] = b"nothing"

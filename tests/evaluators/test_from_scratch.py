@@ -169,7 +169,7 @@ def test_out_of_memory_is_a_failure(data):
 
 
 @pytest.mark.parametrize("strategy", ["shared", "branchless", "auto"])
-def test_candidates_that_do_not_fit_beside_each_other_are_halved_and_told_once(evaluator, first, monkeypatch, strategy):
+def test_candidates_that_do_not_fit_together_are_halved_and_reported_once(evaluator, first, monkeypatch, strategy):
     """Nine candidates on a device do not fit, nor do four; the programs that fit are those of another test."""
     asked, told, small = [], [], evaluator.compiled
 
@@ -197,7 +197,7 @@ def test_candidates_that_fit_alone_are_trained_alone(data, first):
     assert [outcome.value for outcome in outcomes] == [outcome.value for outcome in first[:2]]
 
 
-def test_a_wrong_code_is_caught_at_the_door(evaluator):
+def test_a_wrong_code_is_caught_at_once(evaluator):
     with pytest.raises(ValueError, match="position 0"):
         evaluator.evaluate(np.array([[9, 0]], np.int32), KEYS[:1])
 
@@ -227,7 +227,7 @@ def test_a_network_that_cannot_be_built_has_no_program_for_each(data):
         FromScratch(SmallNetwork(), data, CONFIG, strategy="specialised")
 
 
-def test_the_plan_is_measured_once_and_told(data, first):
+def test_the_plan_is_measured_once_and_reported(data, first):
     told = []
     evaluator = FromScratch(BuildableNetwork(), data, CONFIG, per_device=1, candidates=1000, report=told.append)
     for _ in range(2):
@@ -237,7 +237,7 @@ def test_the_plan_is_measured_once_and_told(data, first):
 
 
 @pytest.mark.slow
-def test_vmapped_candidates_are_measured_and_told_where_they_may_pay(data, first, monkeypatch):
+def test_vmapped_candidates_are_measured_and_reported_where_they_may_be_faster(data, first, monkeypatch):
     """On CPUs they never may, so it is said here that they do; which layout is quicker is the machine's business."""
     monkeypatch.setattr(cost_model, "another_may_pay", lambda costs, work: True)
     told = []
@@ -301,7 +301,7 @@ def test_gpus_measure_the_form_without_control_flow_alone(data, monkeypatch):
     assert strategies.unmeasured(4) == 1
 
 
-def test_hopeless_candidates_are_stopped_only_where_asked(data, first):
+def test_halving_stops_the_worse_candidates_only_where_asked(data, first):
     stopping = FromScratch(SmallNetwork(), data, CONFIG, per_device=1, halving=Halving((0.5,), 0.3))
     outcomes = stopping.evaluate(CODES, KEYS)
     steps = [one.steps for one in outcomes]

@@ -107,7 +107,7 @@ def test_extracted_weights_give_the_logits_by_which_a_code_is_valued(prepared):
             assert not np.allclose(statistics[name], running, atol=1e-3)
 
 
-def test_costs_are_told_where_the_space_knows_them(prepared):
+def test_costs_are_reported_where_the_space_knows_them(prepared):
     evaluator, _, _ = prepared
     counted = dataclasses.replace(evaluator.valuation, supernet=LinearSupernet(CountedSpace()))
     outcomes = outcomes_of(counted, evaluator.trained.weights, CODES[[0, 5]])

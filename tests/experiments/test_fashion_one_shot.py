@@ -74,7 +74,7 @@ def test_extracted_weights_fit_the_final_network_of_the_same_size():
 
 
 @pytest.mark.usefixtures("unread")
-def test_sub_supernets_are_beside_a_shared_supernet(tmp_path):
+def test_sub_supernets_are_in_a_sibling_folder_of_a_shared_supernet(tmp_path):
     config = dataclasses.replace(DIGITS, values="few_shot", supernet=tmp_path / "supernet")
     evaluator = fashion_one_shot.build(config).evaluator
     assert (evaluator.one_shot.directory, evaluator.directory) == (tmp_path / "supernet", tmp_path / "few_shot")

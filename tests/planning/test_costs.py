@@ -54,7 +54,7 @@ def test_a_loop_reads_the_slices_of_an_array_and_not_the_array():
     assert costs("slices").moved == pytest.approx((7 + 2) * MATRIX, rel=0.01)
 
 
-def test_loops_of_unknown_length_count_as_told():
+def test_loops_of_unknown_length_count_as_stated():
     once, nine = (costs("unknown_length", rounds=(rounds,)) for rounds in (1.0, 9.0))
     body = cycles_of("unknown_length", "copy", 1) + cycles_of("unknown_length", "fusion", 1)
     assert nine.cycles - once.cycles == 8 * body

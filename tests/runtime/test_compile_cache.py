@@ -70,7 +70,7 @@ def hits(made):
     return found.count("/jax/compilation_cache/cache_hits")
 
 
-def test_programs_are_kept_and_found_again(folder, told):
+def test_programs_are_cached_and_found_again(folder, told):
     assert hits(lambda: compile_cache.compile_cached(program(), {})) == 0
     assert any(name.startswith("jit__lambda") for name in kept(folder))
     assert hits(lambda: compile_cache.compile_cached(program(), {})) >= 1
@@ -98,7 +98,7 @@ def test_a_population_from_the_cache_trains_to_the_same_bits(folder, told):
         np.testing.assert_array_equal(getattr(found, name), getattr(fresh, name))
 
 
-def test_a_damaged_program_is_compiled_anew_and_replaced(folder, told):
+def test_a_damaged_program_is_compiled_again_and_replaced(folder, told):
     compile_cache.compile_cached(program(), {})
     (damaged,) = folder.glob("jit__lambda*-cache")
     content = damaged.read_bytes()
@@ -114,7 +114,7 @@ def test_a_damaged_program_is_compiled_anew_and_replaced(folder, told):
 
 
 @pytest.mark.skipif(not hasattr(os, "getuid") or os.getuid() == 0, reason="root writes anywhere")
-def test_a_folder_that_cannot_be_written_is_told_and_not_used(folder):
+def test_a_folder_that_cannot_be_written_is_reported_and_not_used(folder):
     folder.mkdir(parents=True)
     folder.chmod(0o500)
     said = []
@@ -123,7 +123,7 @@ def test_a_folder_that_cannot_be_written_is_told_and_not_used(folder):
     assert jax.config.jax_compilation_cache_dir is None
 
 
-def test_a_file_in_the_folders_place_is_told_and_left(folder):
+def test_a_file_in_the_folders_place_is_reported_and_left(folder):
     folder.parent.mkdir(parents=True)
     folder.write_text("mine")
     said = []
@@ -134,7 +134,7 @@ def test_a_file_in_the_folders_place_is_told_and_left(folder):
     assert folder.read_text() == "mine"
 
 
-def test_trouble_while_writing_is_told_once_and_breaks_nothing(folder, told):
+def test_an_error_while_writing_is_reported_once_and_breaks_nothing(folder, told):
     folder.rmdir()
     folder.write_text("")
     for _ in range(2):

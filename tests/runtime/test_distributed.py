@@ -28,7 +28,7 @@ def test_settings_that_do_not_go_together_are_refused(settings, message):
         Hosts(**settings)
 
 
-def test_one_process_is_alone_first_and_tells_itself():
+def test_one_process_is_the_first_and_receives_its_own_broadcast():
     assert Hosts().alone
     assert not Hosts(automatic=True).alone
     assert not Hosts("a:1", 2, 1).alone

@@ -90,7 +90,7 @@ def test_asks_from_a_pool_exhaust_it_and_then_say_so(make):
     np.testing.assert_array_equal(nothing, np.full((BATCH, POOL_SPACE.dims), -1))
 
 
-def test_failed_trials_are_recorded_and_the_search_goes_on(searcher):
+def test_failed_trials_are_recorded_and_the_search_continues(searcher):
     def often_nan(codes):
         return np.where(codes.sum(axis=1) % 3 == 0, np.nan, value(codes))
 
@@ -102,7 +102,7 @@ def test_failed_trials_are_recorded_and_the_search_goes_on(searcher):
     )
 
 
-def test_a_search_in_which_everything_fails_goes_on(searcher):
+def test_a_search_in_which_everything_fails_continues(searcher):
     _, codes, _ = run(searcher, 6, value=lambda codes: np.full(len(codes), np.nan))
     assert len(np.unique(codes, axis=0)) == 24
 
@@ -201,7 +201,7 @@ def test_a_jitted_search_is_that_of_ask_and_tell(jitted_searcher):
     np.testing.assert_array_equal(codes, run(searcher, 4, value=lambda c: jnp.mean(jnp.cos(jnp.float32(c)), axis=1))[1])
 
 
-def test_bad_tells_are_refused_at_the_door(make):
+def test_invalid_results_are_refused_by_tell(make):
     searcher = make(POOL_SPACE, POOL)
     state = searcher.init(jax.random.key(0))
     with pytest.raises(ValueError, match=r"position 3 \(c3\) holds 4, expected 0 to 3"):

@@ -129,7 +129,7 @@ def test_values_only_matter_through_their_ranks():
     assert (codes != others).any()
 
 
-def test_a_search_without_a_gain_begins_anew_and_then_learns_from_all():
+def test_a_search_without_a_gain_begins_again_and_then_learns_from_all():
     """The first code is the best by far. Its round ends after eight others; the next begins as a search does.
 
     When that one gains nothing more, either, a round of all results follows, and then again one of its own.

@@ -153,7 +153,7 @@ def test_three_objectives_in_batches():
         (("a", "b"), {"reference": (1.0,)}, r"reference needs a value per objective \(a, b\); got 1"),
     ],
 )
-def test_bad_objectives_are_refused_at_the_door(objectives, more, message):
+def test_bad_objectives_are_refused_at_once(objectives, more, message):
     with pytest.raises(ValueError, match=message):
         lx.ParetoLaNAS(POOL_SPACE, objectives, pool=POOL, **more)
 

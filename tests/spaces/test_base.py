@@ -120,7 +120,7 @@ def test_equivalent_codes_lie_in_one_place(seed):
     np.testing.assert_array_equal(space.embed(codes), space.embed(space.canonical(codes)))
 
 
-def test_codes_are_checked_at_the_door():
+def test_codes_are_checked_at_once():
     with pytest.raises(ValueError, match=r"code 1: position 2 \(width\) holds 4, expected 0 to 3 \(8, 16, 32, 64\)"):
         SPACE.check([[0, 0, 0, 0], [0, 0, 4, 0]])
     with pytest.raises(ValueError, match=r"shape \[n, 4\]"):

@@ -108,7 +108,7 @@ def test_an_interrupted_run_may_be_extended_or_shortened_but_not_below_its_trial
     assert len(study.run(experiment(budget=6), tmp_path / "run", extend=True).trials) == 6
 
 
-def test_another_winner_is_trained_and_the_training_of_the_earlier_one_is_kept(tmp_path):
+def test_another_winner_is_trained_and_the_training_of_the_earlier_one_remains(tmp_path):
     notes, winner = Notes(), winner_training()
     first = study.run(experiment(winner=winner), tmp_path / "run", notes)
     assert tuple(first.final["code"]) == first.best.code

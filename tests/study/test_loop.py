@@ -206,7 +206,7 @@ def test_an_interrupted_winner_training_continues_to_the_same_bits(won, tmp_path
     jax.tree.map(np.testing.assert_array_equal, one.weights, other.weights)
 
 
-def test_failed_trials_are_told_as_failed_and_the_search_goes_on(tmp_path):
+def test_failed_trials_are_told_as_failed_and_the_search_continues(tmp_path):
     with jax.debug_nans(True):  # for networks of an evaluator: a failed trial is told to the searcher as NaN
         result = run(experiment(Distance(nan=(1, 2)), searcher=lx.LaNAS(SPACE)), tmp_path / "run")
     failed = [trial for trial in result.trials if trial.code[0] in (1, 2)]
@@ -384,7 +384,7 @@ def test_two_processes_cannot_write_to_one_run(tmp_path):
         ({"seed": -1}, "seed must"),
     ],
 )
-def test_bad_settings_are_refused_at_the_door(changes, message):
+def test_bad_settings_are_refused_at_once(changes, message):
     with pytest.raises(ValueError, match=message):
         experiment(**changes)
 

@@ -243,7 +243,7 @@ def test_what_cannot_be_picked_is_refused_with_the_nearest_that_can(text, messag
         (lx.RandomSearch(POOL_SPACE), TWO, r"RandomSearch\(objectives=1\) does not fit 2 objectives"),
     ],
 )
-def test_objectives_that_do_not_fit_are_refused_at_the_door(searcher, names, message):
+def test_objectives_that_do_not_fit_are_refused_at_once(searcher, names, message):
     with pytest.raises(ValueError, match=message):
         experiment(Evaluator(), searcher, names)
 

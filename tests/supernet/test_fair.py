@@ -87,7 +87,7 @@ def test_trained_stopped_and_resumed_to_the_same_bits(tmp_path):
         (SPACE, {"sandwich": Sandwich((0, 0), (2, 2))}, {}, "fair sampling and a sandwich exclude each other"),
     ],
 )  # fmt: skip
-def test_what_does_not_fit_is_refused_at_the_door(space, settings, recipe, message):
+def test_what_does_not_fit_is_refused_at_once(space, settings, recipe, message):
     recipe = dataclasses.replace(RECIPE, **recipe)
     with pytest.raises(ValueError, match=message):
         SupernetTraining(LinearSupernet(space), CODES, recipe, fair=True, **settings)

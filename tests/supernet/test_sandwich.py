@@ -174,7 +174,7 @@ def test_the_loss_falls(whole):
 
 
 @pytest.mark.parametrize("stop", [2, 5])
-def test_interrupted_it_goes_on_to_the_same_bits(whole, made, tmp_path, stop):
+def test_an_interrupted_training_continues_to_the_same_bits(whole, made, tmp_path, stop):
     with pytest.raises(KeyboardInterrupt):
         carried_out(tmp_path / "part", made, Note(stop))
     found = carried_out(tmp_path / "part", made)
@@ -248,7 +248,7 @@ def test_another_way_to_train_is_refused_and_named(whole, rule, message):
         (None, {"distillation": 0.5}, "distillation must be 0 for a supernet, which has no teacher; got 0.5"),
     ],
 )
-def test_what_does_not_fit_is_refused_at_the_door(rule, recipe, message):
+def test_what_does_not_fit_is_refused_at_once(rule, recipe, message):
     with pytest.raises(ValueError, match=message):
         SupernetTraining(LinearSupernet(), CODES, dataclasses.replace(OFTEN, **recipe), sandwich=rule)
 

@@ -63,7 +63,7 @@ def test_the_largest_one_drops_what_it_drops_in_one_program(monkeypatch):
         np.testing.assert_allclose(leaf, other, rtol=1e-4, atol=1e-5)
 
 
-def test_interrupted_it_goes_on_to_the_same_bits(tmp_path):
+def test_an_interrupted_training_continues_to_the_same_bits(tmp_path):
     devices = jax.devices()[:1]
     made = compilation.compile_training(training(VariedSupernet()), DATA, devices)
 

@@ -41,7 +41,7 @@ def whole(made, tmp_path_factory):
     return directory, carried_out(directory, note, programs=made).weights, note.lines
 
 
-def test_a_training_says_how_it_gets_on(whole):
+def test_a_training_reports_its_progress(whole):
     directory, _, lines = whole
     assert lines[0].startswith("supernet: 40 steps, compiled in ")
     assert [line.split(" · ")[0] for line in lines[1:]] == [
@@ -62,7 +62,7 @@ def test_validation_images_are_not_read(whole, made, tmp_path):
 
 
 @pytest.mark.parametrize("stop", [1, 2, 5])
-def test_interrupted_it_goes_on_to_the_same_bits(whole, made, tmp_path, stop):
+def test_an_interrupted_training_continues_to_the_same_bits(whole, made, tmp_path, stop):
     """Ctrl-C before the first step, before the first checkpoint, and after the third."""
     with pytest.raises(KeyboardInterrupt):
         carried_out(tmp_path / "part", Note(stop), programs=made)
@@ -125,7 +125,7 @@ def test_another_training_is_refused_and_named(whole, changes, data, message):
         carried_out(whole[0], training=training, data=searched)
 
 
-def test_other_software_may_read_a_finished_supernet_but_not_go_on(whole, made, tmp_path, monkeypatch):
+def test_other_software_may_read_a_finished_supernet_but_not_continue(whole, made, tmp_path, monkeypatch):
     with pytest.raises(KeyboardInterrupt):
         carried_out(tmp_path / "part", Note(5), programs=made)
     monkeypatch.setattr(software, "versions", lambda: {"jax": "0.1"})
@@ -141,7 +141,7 @@ def test_a_folder_with_something_else_is_refused_and_untouched(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
 
 
-def test_a_recipe_that_does_not_fit_is_refused_at_the_door(tmp_path):
+def test_a_recipe_that_does_not_fit_is_refused_at_once(tmp_path):
     training = dataclasses.replace(TRAINING, recipe=dataclasses.replace(RECIPE, batch_size=121))
     with pytest.raises(ValueError, match="batch_size must be at most the number of training images, 120; got 121"):
         carried_out(tmp_path / "none", training=training)

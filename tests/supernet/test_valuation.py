@@ -164,7 +164,7 @@ def test_any_number_of_codes_and_weights_by_one_trace(values):
     assert len(supernet.traces) == traced <= 2  # the loop over batches may trace its body twice
 
 
-def test_values_that_are_not_finite_are_told_by_their_loss(one):
+def test_values_that_are_not_finite_are_recognised_by_their_loss(one):
     broken = Weights({"kernel": WEIGHTS.params["kernel"].at[1, 2, 0, 0].set(jnp.inf)}, WEIGHTS.batch_stats)
     found = one(broken, CODES)
     assert np.isfinite(found.loss).tolist() == (CODES[:, 1] != 2).tolist()

@@ -226,7 +226,7 @@ def test_other_training_in_the_same_folder_is_refused(finished, changes, message
         carried_out(directory, **changes)
 
 
-def test_other_software_may_read_a_complete_training_but_not_go_on(finished, tmp_path, monkeypatch):
+def test_other_software_may_read_a_complete_training_but_not_continue(finished, tmp_path, monkeypatch):
     directory, final = finished
     part = shutil.copytree(directory, tmp_path / "part")
     (part / "final.json").unlink()
@@ -236,7 +236,7 @@ def test_other_software_may_read_a_complete_training_but_not_go_on(finished, tmp
         carried_out(part)
 
 
-def test_second_process_is_kept_out(finished, tmp_path):
+def test_second_process_is_refused(finished, tmp_path):
     part = shutil.copytree(finished[0], tmp_path / "part")
     (part / "final.json").unlink()
     with folders.TRAINING.lock(part), pytest.raises(RunError, match="in use by another process"):
@@ -253,7 +253,7 @@ def test_second_process_is_kept_out(finished, tmp_path):
         ({"epochs": 2**25}, 1, "epochs must be below 23860928 with 90 images"),
     ],
 )
-def test_recipe_that_does_not_fit_is_refused_at_the_door(tmp_path, recipe, devices, message):
+def test_recipe_that_does_not_fit_is_refused_at_once(tmp_path, recipe, devices, message):
     with pytest.raises(ValueError, match=message):
         carried_out(tmp_path / "none", devices=devices, recipe=dataclasses.replace(RECIPE, **recipe))
     assert not (tmp_path / "none").exists()
@@ -288,6 +288,6 @@ def test_metrics_lose_half_a_line_and_lines_of_steps_to_come(whole, made, tmp_pa
     assert folder.metrics.read_bytes() == whole[0].metrics.read_bytes()
 
 
-def test_last_two_checkpoints_are_kept(whole):
+def test_last_two_checkpoints_remain(whole):
     with Checkpoints(whole[0].checkpoints) as checkpoints:
         assert checkpoints.numbers == [29, 30]

@@ -124,7 +124,7 @@ def test_the_average_and_dropped_paths_have_numbers_of_their_own():
     "changed",
     [{"batch_size": 6}, {"clip": None}, {"ema": None}, {"nesterov": True}, {"passes": 2}, {"decay_all": False}],
 )
-def test_what_is_part_of_a_program_tells_recipes_apart(changed):
+def test_settings_that_are_part_of_a_program_distinguish_recipes(changed):
     structures = [jax.tree.structure(recipe) for recipe in (SGD, dataclasses.replace(SGD, **changed))]
     assert structures[0] != structures[1]
 

@@ -103,7 +103,7 @@ def test_steps_are_those_of_the_formulas(name, decay_all):
     agree(ours(recipe), followed(step, spared))
 
 
-def test_spared_arrays_are_told_by_name_and_by_dimensions():
+def test_exempt_arrays_are_recognised_by_name_and_by_dimensions():
     found = decaying(jax.tree.map(jnp.float32, PARAMS))
     assert found == {"kernel": True, "stack": {"scale": False, "bias": False}, "vector": False}
 

@@ -70,7 +70,7 @@ def test_resumed_training_is_the_same_to_the_bit(whole, made, tmp_path, stop):
     assert folder.metrics.read_bytes() == whole[0].metrics.read_bytes()
 
 
-def test_preempted_it_saves_the_very_step_and_goes_on_to_the_same_bits(whole, made, tmp_path):
+def test_a_preempted_training_saves_the_current_step_and_continues_to_the_same_bits(whole, made, tmp_path):
     """Asked after each step, it stops in the middle of a dispatch, though no checkpoint is due."""
     folder, asked = entered(tmp_path / "part"), itertools.count(1)
     with pytest.raises(loop.PreemptedError, match="stopped after step 11, which is saved"):

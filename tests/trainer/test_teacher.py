@@ -208,7 +208,7 @@ def test_identities_tell_teachers_apart():
         (lambda: SavedLogits(np.full((123, 3), np.nan, np.float32)), "hold NaN or infinite values"),
     ],
 )  # fmt: skip
-def test_a_teacher_that_does_not_fit_is_refused_at_the_door(tmp_path, teacher, message):
+def test_a_teacher_that_does_not_fit_is_refused_at_once(tmp_path, teacher, message):
     with pytest.raises(ValueError, match=message):
         carried_out(tmp_path / "none", teacher())
     assert not (tmp_path / "none").exists()

@@ -192,7 +192,7 @@ def test_randaugment_draws_operations_and_directions_alike_for_every_image():
     assert stats.chisquare(seen, count * ways / 28).pvalue > 1e-6
 
 
-def test_randaugment_goes_as_many_rounds_as_it_is_told():
+def test_randaugment_applies_the_given_number_of_operations():
     images = jnp.asarray(made_up(20, 20))
     randaugment = jax.jit(policies.randaugment, static_argnums=(2, 3))
     one, two = (np.asarray(randaugment(jax.random.key(7), images, rounds, 5.0)) for rounds in (1, 2))

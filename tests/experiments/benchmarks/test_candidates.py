@@ -77,7 +77,7 @@ def test_figures_of_whole_trainings():
 
 
 @pytest.mark.parametrize("timing", [STEPS, WHOLE])
-def test_the_table_fits_and_the_file_tells_all(timing, capsys):
+def test_the_table_fits_and_the_file_has_all_figures(timing, capsys):
     long = dataclasses.replace(timing, way="PyTorch eager, 16 x 1 threads")
     show_timings(TINY, {1: 1e12, 2: 2e12}, [timing, long], Console(width=bench_candidates.WIDTH))
     printed = capsys.readouterr().out

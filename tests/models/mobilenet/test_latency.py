@@ -42,7 +42,7 @@ def test_a_latency_is_the_sum_over_the_layers_of_a_network(table):
     assert deepest == sum(table.nanoseconds[name] for name in names)
 
 
-def test_a_layer_runs_as_often_as_it_is_told_to(monkeypatch):
+def test_a_layer_runs_the_given_number_of_times(monkeypatch):
     """Every time is the program's, by a clock that counts layers."""
     runs = []
     monkeypatch.setattr(mobilenet_latency.time, "perf_counter", lambda: float(sum(runs)) * 1e-6)

@@ -1,4 +1,4 @@
-"""What of a stream is kept in memory."""
+"""Images of a stream that are held in memory."""
 
 import numpy as np
 import pytest
@@ -8,7 +8,7 @@ from tests.trainer import tiny_stream
 from tests.trainer.tiny_experiment import Config, dataset
 
 
-def test_the_validation_split_is_kept_whole_and_of_the_training_images_those_of_the_first_step():
+def test_the_validation_split_and_the_training_images_of_the_first_step_are_retained():
     streams, data = tiny_stream.streamed(Config()), dataset(Config()).search
     search = hold_in_memory(streams, 5, seed=3)
     np.testing.assert_array_equal(search.validation.images, data.validation.images)
