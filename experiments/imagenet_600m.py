@@ -2,13 +2,12 @@
 
 Source: section 5.2 of arXiv 1906.06832, which reports a top-1 accuracy of 80.8 % at 600 million multiply-adds for a
 network from the space of once-for-all (arXiv 1908.09791). The settings of that space and its training were not
-released: the recipes below are those of AlphaNet (arXiv 2102.07954), BigNAS (arXiv 2003.11142), once-for-all and
+released: the recipes here are those of AlphaNet (arXiv 2102.07954), BigNAS (arXiv 2003.11142), once-for-all and
 EfficientNet (arXiv 1905.11946); docs/imagenet.md names the source of each line. ``--space attentive`` searches the
 space of AttentiveNAS (arXiv 2011.09011) instead, in which AlphaNet reaches 80.3 % at 491 and 80.8 % at 709 million.
 This code has not been run at this size. On 64 TPU v5e chips, `lanas plan` gave lower bounds of 0.7 chip-hours for the
-search and of 68.3 for 150 epochs of the winner (the commands are in docs/planning.md). The recipes below have 350 or
-75, and 360 for the supernet.
-`experiments/imagenet_dry_run.py` runs all stages on two CPU cores.
+search and of 68.3 for 150 epochs of the winner (the commands are in docs/planning.md). The presets have 350 or 75
+epochs, the supernet 360. `experiments/imagenet_dry_run.py` runs all stages on two CPU cores.
 
 With ``--hosts.automatic``, `lanas supernet`, `lanas search` and `lanas train` use the devices of all hosts they are
 started on, which need a shared folder. ImageNet must be prepared by tensorflow-datasets (docs/imagenet.md)::

@@ -18,8 +18,8 @@ OWN = ("GLIBC_TUNABLES", "MALLOC_ARENA_MAX", "MALLOC_MMAP_MAX_", "MALLOC_MMAP_TH
 def hold_freed_memory() -> bool:
     """Lets this process hold the memory that it frees, if it will compute on CPUs; returns whether it does.
 
-    It changes nothing on machines with packages for accelerators, unless JAX_PLATFORMS is cpu, with C libraries other
-    than glibc, and if an environment variable sets the allocator. Threads that exist already are not affected.
+    Nothing changes where packages for accelerators are installed, unless JAX_PLATFORMS is cpu; where the C library is
+    not glibc; and where an environment variable sets the allocator. Threads that exist already are not affected.
     """
     platforms, accelerators = os.environ.get("JAX_PLATFORMS"), ("jax_plugins", "libtpu")
     on_cpu = platforms == "cpu" or not (platforms or any(map(importlib.util.find_spec, accelerators)))

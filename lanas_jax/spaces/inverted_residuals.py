@@ -2,7 +2,7 @@
 
 MobileNetV2 (arXiv 1801.04381) expands the channels by a 1x1 convolution, applies a depthwise convolution and projects
 the channels down again. MobileNetV3 (arXiv 1905.02244) and EfficientNet (arXiv 1905.11946) also weigh the expanded
-channels by squeeze-and-excitation. AttentiveNAS (arXiv 2011.09011) leads a shortcut around every block. This file
+channels by squeeze-and-excitation. AttentiveNAS (arXiv 2011.09011) has a shortcut around every block. This file
 describes such networks as lists of blocks, and defines the three published ones. `mobilenet.py` and `attentive.py` map
 codes to networks; `models/mobilenet/network.py` builds them.
 

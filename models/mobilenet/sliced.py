@@ -1,4 +1,4 @@
-"""What all supernets share whose subnetworks are slices of one large network: first channels, first layers, centres.
+"""Supernets whose subnetworks are slices of one large network: first channels, first layers, centres of kernels.
 
 A code may be data: one compiled program runs every code of a *variant*, and there are few variants. Or it is known in
 advance, and its slices of the weights form an ordinary network of `models/mobilenet/final.py`.
