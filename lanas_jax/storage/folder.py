@@ -9,7 +9,7 @@ import os
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from lanas_jax.runtime.files import replace_json
 
@@ -69,15 +69,33 @@ class FolderKind:
     def created(self, directory: Path, record: Mapping[str, Any]) -> Iterator[None]:
         """Context that creates a folder if it is missing, and writes the record last, after the other files.
 
+        Of processes that create the same folder at the same time, perhaps on several hosts, one does.
+
         Raises:
-          RunError: the folder cannot be written.
+          RunError: the folder cannot be written, or another process is creating it.
         """
         try:
             directory.mkdir(parents=True, exist_ok=True)
-            yield
-            replace_json(directory / self.record, record)
+            claim = directory / self._claim
+            with claim.open("ab") as file:
+                _lock(file, claim)
+                try:
+                    yield
+                    replace_json(directory / self.record, record)
+                finally:
+                    claim.unlink(missing_ok=True)
         except OSError as error:
             raise RunError(f"cannot write to {directory}: {error.strerror}") from error
+
+    @property
+    def unfinished(self) -> frozenset[str]:
+        """Names of the temporary files that a process leaves if it is killed while it creates a folder."""
+        return frozenset((f"{self.record}.partial", self._claim))
+
+    @property
+    def _claim(self) -> str:
+        """Name of the file that is locked while a folder is created."""
+        return f"{self.record}.claim"
 
     @contextlib.contextmanager
     def lock(self, directory: Path) -> Iterator[None]:
@@ -86,26 +104,34 @@ class FolderKind:
         Raises:
           RunError: another process holds the lock, or the folder is not writable.
         """
-        try:
-            import fcntl
-        except ImportError:  # Windows: no lock
-            yield
-            return
         path = directory / self.record
         try:
             file = path.open("r+b")
         except OSError as error:
             raise RunError(f"cannot write to {directory}: {error.strerror}") from error
         with file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                if os.fstat(file.fileno()).st_ino != path.stat().st_ino:
-                    raise BlockingIOError("replaced meanwhile")
-            except BlockingIOError:
-                raise RunError(f"{directory} is in use by another process: wait until it ends") from None
-            except OSError as error:
-                raise RunError(f"{directory} cannot be locked: {error.strerror}; choose another file system") from error
+            _lock(file, path)
             yield
+
+
+def _lock(file: IO[bytes], path: Path) -> None:
+    """Locks an open file, which must still be the one at `path`, until it is closed.
+
+    Raises:
+      RunError: another process holds the lock or has replaced the file, or the file system has no locks.
+    """
+    try:
+        import fcntl
+    except ImportError:  # Windows: no lock
+        return
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if os.fstat(file.fileno()).st_ino != path.stat().st_ino:
+            raise BlockingIOError("replaced meanwhile")
+    except (BlockingIOError, FileNotFoundError):
+        raise RunError(f"{path.parent} is in use by another process: wait until it ends") from None
+    except OSError as error:
+        raise RunError(f"{path.parent} cannot be locked: {error.strerror}; choose another file system") from error
 
 
 def new_directory(name: str, now: datetime.datetime) -> contextlib.AbstractContextManager[Path]:

@@ -40,7 +40,6 @@ if TYPE_CHECKING:
 FORMAT = 2  # experiment files of runs of format 1 import modules that have been renamed since
 FINAL = "final"  # folder of the winner's training
 _CONFIG = "config.json"
-_PARTIAL = "config.json.partial"
 _SOURCE = "experiment.py"
 _TRIALS = "trials.sqlite"
 _REQUIRED = {
@@ -384,8 +383,8 @@ def _refuse_used(directory: Path) -> None:
     if _CONFIG in names:
         again = f"lanas resume {shlex.quote(str(directory))}"
         raise RunError(f"{directory} already contains a run. To continue it: {again}")
-    leftovers = {_PARTIAL, _SOURCE, _TRIALS, f"{_TRIALS}-journal"}
-    if names - leftovers:
+    names -= RUN.unfinished
+    if names - {_SOURCE, _TRIALS, f"{_TRIALS}-journal"}:
         raise RunError(f"{directory} is not empty and contains no run: choose a new or an empty folder")
     if _TRIALS in names and not _never_used(directory / _TRIALS):
         raise RunError(f"{directory} has a {_TRIALS} but no {_CONFIG}: choose a new or an empty folder")

@@ -205,7 +205,9 @@ def enter(directory: Path, record: Mapping[str, Any], source: Path | None, what:
         return folder
     folder = FinalFolder(directory, {"format": FORMAT, **record})
     with TRAINING.created(directory, folder.record):
-        if others := {path.name for path in directory.iterdir()} - {"experiment.py", f"{_RECORD}.partial"}:
+        if training_exists(directory):
+            raise RunError(f"{directory} is in use by another process: wait until it ends")
+        if others := {path.name for path in directory.iterdir()} - {"experiment.py"} - TRAINING.unfinished:
             raise RunError(f"{directory} holds {sorted(others)[0]}, but no {what}: give a new or an empty folder")
         if source is not None:
             shutil.copyfile(source, folder.source)

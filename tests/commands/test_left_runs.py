@@ -195,7 +195,9 @@ def test_a_folder_in_any_state_is_resumed_or_refused_with_a_sentence(whole, tmp_
         assert essence(run) == essence(whole)
 
 
-@pytest.mark.parametrize("leftover", ["experiment.py", "config.json.partial", "trials.sqlite-journal"])
+@pytest.mark.parametrize(
+    "leftover", ["experiment.py", "config.json.partial", "config.json.claim", "trials.sqlite-journal"]
+)
 def test_leftovers_of_a_start_do_not_hinder_the_next(tmp_path, capsys, whole, leftover):
     run = tmp_path / "run"
     run.mkdir()

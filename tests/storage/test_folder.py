@@ -1,6 +1,7 @@
 """Folders of runs, trainings and rankings."""
 
 import os
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -18,6 +19,33 @@ def test_two_locks_exclude_each_other(tmp_path):
         pass
     with KIND.lock(tmp_path):
         pass
+
+
+def test_of_processes_that_create_a_folder_at_once_one_does(tmp_path):
+    def create(directory):
+        try:
+            with KIND.created(directory, {}):
+                if KIND.exists(directory):
+                    raise RunError("exists")
+                (directory / "trials").touch(exist_ok=False)
+        except RunError as error:
+            return str(error)
+        return "created"
+
+    with ThreadPoolExecutor(4) as threads:
+        for i in range(20):
+            done = sorted(threads.map(create, [tmp_path / str(i)] * 4), key="created".__ne__)
+            assert done[0] == "created"
+            assert set(done[1:]) <= {"exists", f"{tmp_path / str(i)} is in use by another process: wait until it ends"}
+            assert sorted(path.name for path in (tmp_path / str(i)).iterdir()) == ["config.json", "trials"]
+
+
+def test_a_creation_that_was_killed_is_begun_again(tmp_path):
+    for name in KIND.unfinished:
+        (tmp_path / name).write_text("{")
+    with KIND.created(tmp_path, {}):
+        pass
+    assert [path.name for path in tmp_path.iterdir()] == ["config.json"]
 
 
 @pytest.mark.parametrize("unwritable", ["permissions", "another type"])
