@@ -170,6 +170,27 @@ def test_the_commands_after_a_search_run_on_both_or_on_one(tmp_path):
     assert ours == theirs
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_the_commands_of_the_imagenet_experiments_run_on_both(tmp_path):
+    """The chain of docs/imagenet.md: several programs a step, streamed images, extracted weights, a teacher."""
+    supernet, run, teacher, winner = (tmp_path / name for name in ("supernet", "run", "teacher", "winner"))
+    varied = (LINEAR, "--values", "varied")
+    succeeded(start_two("supernet", *varied, "--out", supernet, devices=2))
+    succeeded(start_two(*search(run, *varied, "--supernet", supernet), devices=2))
+    succeeded([start("extract", run, "--code", "0,0", "--out", teacher, "--one-host")])
+    succeeded([start("extract", run, "--out", winner, "--one-host")])
+    outs = succeeded(start_two("train", run, "--weights", winner, "--teacher", teacher, devices=2))
+    assert "test accuracy" in outs[0]
+    succeeded([start("export", run)])
+    best = list(max(trials(run), key=lambda trial: trial[5])[2])
+    recorded = [
+        json.loads((run / "final" / name).read_text()) for name in ("training.json", "export/architecture.json")
+    ]
+    assert recorded[0]["devices"] == "4 x cpu"
+    assert recorded[0]["code"] == recorded[1]["code"] == best
+
+
 def ranked(run):
     """The rows of a ranking but for their seconds."""
     return [row.rsplit(",", 1)[0] for row in (run / "ranking" / "ranking.csv").read_text().splitlines()]
@@ -196,7 +217,8 @@ p.CompiledPopulation.begin = tight
         start("rank", tight, "--networks", 6, *hosts, "--hosts.index", i, devices=2, before=before if i else "")
         for i in range(2)
     ]
-    succeeded(processes)
+    outs = succeeded(processes)
+    assert [out.count("per device do not fit into memory") for out in outs] == [1, 0]
     assert ranked(tight) == ranked(roomy)
 
 
@@ -229,6 +251,24 @@ def test_a_process_with_another_command_is_refused(tmp_path, words, differs):
     for error in refused(processes):
         assert f"process 1 of 2 differs from process 0 in {differs}" in error
     assert [path.name for path in tmp_path.iterdir()] == ["toy_experiment.py"]
+
+
+@pytest.mark.slow
+def test_a_process_of_other_code_versions_and_devices_is_refused(tmp_path):
+    hosts, out = two_hosts(), tmp_path / "run"
+    other = """
+import lanas_jax.commands.hosts as h
+h.code_digest, h.software.versions = lambda: "other", lambda: {"jax": "0.0"}
+"""
+    processes = [
+        start(*search(out, TOY), *hosts, "--hosts.index", i, devices=1 + i, before=i * other) for i in range(2)
+    ]
+    for error in refused(processes):
+        assert (
+            "process 1 of 2 differs from process 0 in lanas_jax's source and in software versions and in devices:"
+            in error
+        )
+    assert not out.exists()
 
 
 @pytest.mark.slow
@@ -308,6 +348,19 @@ def test_a_run_that_exists_is_refused_by_all_and_extended_by_both_or_by_one(tmp_
 
 
 @pytest.mark.slow
+def test_of_two_searches_that_start_in_one_folder_one_runs(tmp_path):
+    """As on two hosts without the options for several."""
+    codes, _, errors = ends([start(*search(run := tmp_path / "run", TOY)) for _ in range(2)])
+    assert sorted(codes) == [0, 2]
+    refusals = (
+        "is in use by another process: wait until it ends",
+        "already contains a run. To continue it: lanas resume",
+    )
+    assert any(f"lanas search: {run} {refusal}" in errors[codes.index(2)] for refusal in refusals)
+    assert len(trials(run)) == 4
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize(("stopped", "by"), [(0, signal.SIGINT), (1, signal.SIGTERM)])
 def test_a_signal_to_one_stops_all_and_both_say_how_to_continue(tmp_path, stopped, by):
     processes = start_two(*search(run := tmp_path / "run", LINEAR, "--epochs", 400))
@@ -319,6 +372,45 @@ def test_a_signal_to_one_stops_all_and_both_say_how_to_continue(tmp_path, stoppe
     assert codes[1 - stopped] != 0
     for error in errors:
         assert f"lanas resume {run} --hosts.coordinator" in error.splitlines()[-1]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("silent", [0, 1])
+def test_a_process_that_no_longer_answers_ends_the_others(tmp_path, silent):
+    """Its connection stays, but it sends no heartbeats."""
+    processes = start_two(*search(run := tmp_path / "run", LINEAR, "--epochs", 4000))
+    while not (run / "supernet" / "metrics.csv").exists() and processes[1].poll() is None:
+        time.sleep(0.01)
+    processes[silent].send_signal(signal.SIGSTOP)
+    try:
+        assert processes[1 - silent].wait(timeout=PATIENCE) != 0
+    finally:
+        processes[silent].kill()
+    _, _, errors = ends(processes)
+    assert errors[1 - silent].splitlines()[-1].startswith("lanas search: a process was lost. To continue: lanas resume")
+
+
+@pytest.mark.slow
+def test_a_shared_cache_of_programs_is_written_once_by_process_0(tmp_path):
+    """Which then reads all of its programs. On CPUs, JAX's keys of process 1 are others."""
+    cache = tmp_path / "cache"
+    shared = {"JAX_COMPILATION_CACHE_DIR": str(cache), "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}
+    count = """
+import atexit, collections, jax
+counts = collections.Counter()
+jax.monitoring.register_event_listener(lambda event, **_: counts.update([event.split("/")[-1]]))
+atexit.register(lambda: print("counted", counts["compile_requests_use_cache"], counts["cache_hits"]))
+"""
+    counted, written = [], []
+    for name in ("first", "second"):
+        words = (*search(tmp_path / name, LINEAR), *two_hosts(), "--hosts.index")
+        outs = succeeded([start(*words, i, before=count, more=shared, devices=DEVICES) for i in range(2)])
+        counted.append([tuple(map(int, re.search(r"counted (\d+) (\d+)", out).groups())) for out in outs])
+        written.append({path.name: path.stat().st_mtime_ns for path in cache.glob("*-cache")})
+    assert written[0] == written[1]
+    assert len(written[0]) > 10
+    requests, hits = counted[1][0]
+    assert requests == hits > 10
 
 
 @pytest.mark.slow

@@ -12,6 +12,7 @@ from lanas_jax.data.streams import StreamedDataset
 from lanas_jax.evaluators.few_shot import FewShot
 from lanas_jax.evaluators.from_scratch import FromScratch
 from lanas_jax.evaluators.one_shot import OneShot
+from lanas_jax.export.teachers import read_teacher
 from lanas_jax.ranking.base import Ranking
 from lanas_jax.study import Experiment
 from lanas_jax.supernet.regions import OptionSplit
@@ -58,9 +59,11 @@ class Final:
 
     Attributes:
       recipe: how it is trained.
+      teacher: folder of an extracted network whose predictions are targets, too.
     """
 
     recipe: Recipe = dataclasses.field(default=RECIPE)
+    teacher: str | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -98,11 +101,10 @@ class Whole(LinearSupernet):
 def one_shot(config: Config) -> OneShot:
     """The supernet."""
     recipe = dataclasses.replace(RECIPE, epochs=config.epochs, checkpoint_seconds=0.0)
+    valuing = {"directory": config.supernet, "recalibration": 48, "batch_size": 16}
     if config.values == "varied":
-        return OneShot(VariedSupernet(), streamed, recipe, directory=config.supernet, sandwich=Sandwich(*ENDS))
-    return OneShot(
-        LinearSupernet(), lambda: dataset().search, recipe, directory=config.supernet, recalibration=48, batch_size=16
-    )
+        return OneShot(VariedSupernet(), streamed, recipe, sandwich=Sandwich(*ENDS), **valuing)
+    return OneShot(LinearSupernet(), lambda: dataset().search, recipe, **valuing)
 
 
 def build(config: Config) -> Experiment:
@@ -116,8 +118,9 @@ def build(config: Config) -> Experiment:
 
 def final(config: Config, settings: Final, code) -> FinalTraining:
     """The training of one network."""
-    del config
-    return FinalTraining(LinearPart(tuple(int(i) for i in code)), dataset, settings.recipe)
+    images = streamed if config.values == "varied" else dataset
+    training = FinalTraining(LinearPart(tuple(int(i) for i in code)), images, settings.recipe)
+    return training if settings.teacher is None else training.taught(read_teacher(settings.teacher), 0.5)
 
 
 def rank(config: Config, settings: Rank, directory: Path) -> Ranking:
