@@ -12,8 +12,8 @@ import dataclasses
 from pathlib import Path
 
 import jax.numpy as jnp
-import tyro
 
+from lanas_jax.commands import help_text
 from lanas_jax.models.mobilenet.latency import SECONDS, measure_latencies
 from lanas_jax.spaces.mobilenet import MobileNetSpace
 
@@ -51,4 +51,4 @@ def main(config: Config) -> None:
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Config))
+    main(help_text.parse_documented(Config, __doc__))

@@ -21,11 +21,11 @@ from typing import NamedTuple
 
 import matplotlib
 import numpy as np
-import tyro
 from jaxtyping import Float
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from lanas_jax.commands import help_text
 from lanas_jax.comparison.compare import Comparison, compare_searchers
 from lanas_jax.comparison.output import LABELS, samples
 from lanas_jax.comparison.statistics import (
@@ -299,4 +299,4 @@ def main(config: Config) -> None:
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Config))
+    main(help_text.parse_documented(Config, __doc__))

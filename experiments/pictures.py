@@ -25,6 +25,7 @@ import tyro
 from jaxtyping import Float
 from matplotlib.figure import Figure
 
+from lanas_jax.commands import help_text
 from lanas_jax.comparison.output import LABELS
 from lanas_jax.comparison.statistics import bootstrap, regret
 from lanas_jax.report import graph, plots, tree
@@ -184,4 +185,4 @@ def main(config: Config) -> None:
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Config))
+    main(help_text.parse_documented(Config, __doc__))

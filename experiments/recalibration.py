@@ -16,6 +16,7 @@ import jax
 import numpy as np
 import tyro
 
+from lanas_jax.commands import help_text
 from lanas_jax.evaluators.faults import prepare_evaluator
 from lanas_jax.evaluators.one_shot import OneShot
 from lanas_jax.experiments.benchmarks.table import machine, table
@@ -84,4 +85,4 @@ def main(config: Config) -> None:
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Config))
+    main(help_text.parse_documented(Config, __doc__))

@@ -11,8 +11,7 @@ import dataclasses
 import os
 from pathlib import Path
 
-import tyro
-
+from lanas_jax.commands import help_text
 from lanas_jax.tables import accel_nasbench
 from lanas_jax.tables.catalogue import read_benchmark
 from lanas_jax.tables.nats_bench import DATASETS, SHIPPED, save_shipped
@@ -43,4 +42,4 @@ def main(config: Config) -> None:
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Config))
+    main(help_text.parse_documented(Config, __doc__))

@@ -25,13 +25,13 @@ import time
 from pathlib import Path
 
 import numpy as np
-import tyro
 
 import lanas_jax as lx
 from lanas_jax import study
 from lanas_jax.cluster import connection
 from lanas_jax.cluster.cluster import Cluster
 from lanas_jax.cluster.settings import ClusterSettings
+from lanas_jax.commands import help_text
 from lanas_jax.evaluators.base import Outcome
 from lanas_jax.evaluators.from_table import FromTable
 from lanas_jax.storage.checkpoints import Checkpoints
@@ -131,4 +131,4 @@ def main(config: Config) -> None:
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Config))
+    main(help_text.parse_documented(Config, __doc__))

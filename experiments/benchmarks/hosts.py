@@ -25,10 +25,10 @@ import time
 from pathlib import Path
 
 import numpy as np
-import tyro
 
 import lanas_jax as lx
 from lanas_jax import study
+from lanas_jax.commands import help_text
 from lanas_jax.evaluators.base import Outcome
 from lanas_jax.runtime import distributed
 from lanas_jax.runtime.joining import Hosts, join_hosts
@@ -156,7 +156,7 @@ def main(config: Config) -> None:
 
 
 if __name__ == "__main__":
-    given = tyro.cli(Config)
+    given = help_text.parse_documented(Config, __doc__)
     if given.hosts.alone:
         main(given)
     else:

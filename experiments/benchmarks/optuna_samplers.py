@@ -21,10 +21,10 @@ from typing import Any
 
 import jax
 import numpy as np
-import tyro
 from jaxtyping import Float
 from rich.progress import track
 
+from lanas_jax.commands import help_text
 from lanas_jax.comparison.statistics import bootstrap, regret
 from lanas_jax.runtime.console import terminal
 from lanas_jax.spaces.choices import Choice
@@ -158,4 +158,4 @@ def _rows(config: Config, found: dict[tuple[str, str, int], list[float]], optima
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Config))
+    main(help_text.parse_documented(Config, __doc__))

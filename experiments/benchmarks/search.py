@@ -31,9 +31,9 @@ from typing import Any
 
 import jax
 import numpy as np
-import tyro
 
 import lanas_jax as lx
+from lanas_jax.commands import help_text
 from lanas_jax.comparison import peers
 from lanas_jax.comparison.compare import compare_searchers
 from lanas_jax.formats.errors import FileError
@@ -152,4 +152,4 @@ def against_peers(config: Config, table: lx.Table) -> dict[str, dict[str, float]
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Config))
+    main(help_text.parse_documented(Config, __doc__))
