@@ -69,7 +69,8 @@ def test_what_is_damaged_on_its_way_to_the_disk_is_not_called_saved(tmp_path, mo
     def damage(self):
         settle(self)
         for path in (tmp_path / "1" / "state" / "d").iterdir():
-            path.write_bytes(path.read_bytes()[:-1] + b"?")
+            *content, last = path.read_bytes()
+            path.write_bytes(bytes([*content, last ^ 1]))
 
     monkeypatch.setattr(Checkpoints, "_settle", damage)
     with pytest.raises(CheckpointError, match="does not hold what was saved when it is read back"):
