@@ -12,6 +12,7 @@ and the extra ``imagenet``::
     lanas train runs/dry --preset finetune --weights runs/dry_winner --teacher runs/dry_teacher
     lanas train runs/dry --teacher runs/dry_teacher                    # instead: the winner, from scratch
     lanas export runs/dry
+    lanas rank runs/dry --networks 24                                  # compares the supernet's order with trainings
 
 Measured on 2 cores of an Intel Xeon with jax 0.10.2 (27 November 2026), on JPEG-compressed CIFAR-10 images; all stages
 took 9 min 3 s:
@@ -56,19 +57,23 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
+from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 import lanas_jax as lx
 from lanas_jax.data import cifar10, imagenet, tfds_folder
 from lanas_jax.data.crops import Crop
 from lanas_jax.data.imagenet import Pictures
 from lanas_jax.data.sources import Contents, DatasetSource, Form
-from lanas_jax.data.streams import StreamedDataset
+from lanas_jax.data.streams import StreamedDataset, hold_in_memory
+from lanas_jax.evaluators.from_scratch import FromScratch
 from lanas_jax.evaluators.one_shot import POOL, OneShot
 from lanas_jax.experiments import prepared_pictures
 from lanas_jax.export.teachers import read_teacher
+from lanas_jax.models.functional import Tree
 from lanas_jax.models.mobilenet import FinalMobileNet, MobileNetSupernet
 from lanas_jax.planning.stage import Stage, stand_in
 from lanas_jax.planning.stages import final_training, mean_multiply_adds, valuation
+from lanas_jax.ranking.base import Ranking
 from lanas_jax.runtime import caches
 from lanas_jax.runtime.devices import per_device_share
 from lanas_jax.spaces.mobilenet import MobileNetSpace
@@ -82,6 +87,7 @@ from lanas_jax.trainer import teacher as teachers
 from lanas_jax.trainer.recipe import Recipe
 from lanas_jax.trainer.task import FinalTraining, costs
 from lanas_jax.training.augmentation import Augmentation
+from lanas_jax.training.sgd import TrainConfig
 
 SEARCHERS = {"lanas": lx.LaNAS, "random": lx.RandomSearch, "evolution": lx.RegularizedEvolution}
 STAGES = (Layers(16, 2, "relu"), Layers(24, 1, "relu", squeezes=True), Layers(40, 2, squeezes=True))
@@ -248,6 +254,72 @@ def final(config: Config, settings: Final, code: np.ndarray) -> FinalTraining:
     if settings.teacher is None:
         return alone
     return alone.taught(read_teacher(settings.teacher), DISTILLATION)
+
+
+@dataclasses.dataclass(frozen=True)
+class Rank:
+    """Settings of the trainings from scratch that the supernet is compared with.
+
+    Attributes:
+      epochs: number of training epochs of each network.
+      images: number of training images.
+      batch_size: number of images per step.
+      learning_rate: peak learning rate.
+    """
+
+    epochs: int = 5
+    images: int = 5_000
+    batch_size: int = 64
+    learning_rate: float = 0.1
+
+
+@dataclasses.dataclass(frozen=True)
+class Unshared:
+    """The supernet as the network of candidates, each of which trains slices of weights of its own.
+
+    Args:
+      supernet: supernet whose program serves every code.
+    """
+
+    supernet: MobileNetSupernet
+
+    @property
+    def space(self) -> MobileNetSpace:
+        """The space of the codes."""
+        return self.supernet.space
+
+    def init(self, key: PRNGKeyArray, code: Int[Array, " dims"]) -> tuple[Tree, Tree]:
+        """Returns initial weights and batch statistics, the same for all codes. The key is consumed."""
+        del code
+        return self.supernet.init(key)
+
+    def apply(
+        self,
+        params: Tree,
+        batch_stats: Tree,
+        code: Int[Array, " dims"],
+        images: Float[Array, "n h w c"],
+        *,
+        train: bool,
+    ) -> tuple[Float[Array, "n classes"], Tree]:
+        """Returns logits and updated batch statistics."""
+        return self.supernet.apply(params, batch_stats, code, images, train=train)
+
+
+def rank(config: Config, settings: Rank, directory: Path) -> Ranking:
+    """Returns the comparison of supernet values with trainings from scratch of the same networks."""
+    if config.supernet is None:
+        config = dataclasses.replace(config, supernet=directory / "supernet")
+    scratch = TrainConfig(
+        settings.epochs,
+        settings.batch_size,
+        settings.learning_rate,
+        warm_up=0.5,
+        weight_decay=1e-4,
+        augmentation=Augmentation(crop=4, flip=True),
+    )
+    data = hold_in_memory(load_images(config), settings.images)
+    return Ranking({"one-shot": one_shot(config)}, FromScratch(Unshared(MobileNetSupernet(space())), data, scratch))
 
 
 def largest() -> FinalMobileNet:

@@ -42,9 +42,10 @@ class AttentiveSupernet(SlicedSupernet):
 
     def init(self, key: PRNGKeyArray) -> tuple[Tree, Tree]:
         """Returns initial weights and batch statistics. The key is consumed."""
-        params, batch_stats = super().init(key)
+        own, other = jax.random.split(key)
+        params, batch_stats = super().init(own)
         for row, shape in self._other_shortcuts.items():
-            noise = jax.random.normal(jax.random.fold_in(key, row), (1, 1, *shape))
+            noise = jax.random.normal(jax.random.fold_in(other, row), (1, 1, *shape))
             params["blocks"][row]["shortcut"] = {"kernel": noise * math.sqrt(2 / shape[1])}
         return params, batch_stats
 

@@ -201,6 +201,18 @@ def test_pictures_are_prepared_once_and_read_as_imagenet_is(pictures):
     assert pictures == [(80, 30)]
 
 
+@pytest.mark.slow
+def test_the_supernets_order_is_compared_with_trainings(pictures, tmp_path):
+    config = imagenet_dry_run.Config(train=60, validation=20, test=30)
+    ranking = imagenet_dry_run.rank(config, imagenet_dry_run.Rank(epochs=1, images=40, batch_size=20), tmp_path)
+    assert ranking.estimates["one-shot"].directory == tmp_path / "supernet"
+    codes = imagenet_dry_run.ends(imagenet_dry_run.space())
+    large, small = ranking.truth.evaluate(codes, jax.random.split(jax.random.key(0), 2))
+    assert 0 <= small.value <= 1
+    assert large.multiply_adds > 5 * small.multiply_adds
+    assert large.parameters == ranking.truth.network.space.cost(codes).parameters[0]
+
+
 def test_a_folder_is_written_in_files_of_limited_size(tmp_path, monkeypatch):
     monkeypatch.setattr(prepared_pictures, "SHARD", 8)
     folder = prepared_pictures.write_pictures(
