@@ -73,6 +73,17 @@ class Placed(NamedTuple):
     held_out: tuple[Array, Array]  # validation images and labels, on every device
     data: SearchData  # on the host
 
+    def on(self, device: jax.Device) -> "Placed":
+        """Returns the images and labels that are on one device of this process, without a copy."""
+        alone = NamedSharding(mesh_of([device], AXIS), PartitionSpec())
+
+        def here(array: Array) -> Array:
+            (share,) = (shard.data for shard in array.addressable_shards if shard.device == device)
+            return jax.device_put(share, alone)
+
+        (images, labels), (held_out_images, held_out_labels) = self.train, self.held_out
+        return Placed((here(images), here(labels)), (here(held_out_images), here(held_out_labels)), self.data)
+
 
 def place(data: SearchData, devices: Sequence[jax.Device]) -> Placed:
     """Copies images and labels to each of the devices."""

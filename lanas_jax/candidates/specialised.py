@@ -83,7 +83,7 @@ class Specialised:
     Args:
       network: builder of the network of a code.
       config: training configuration of each candidate.
-      data: training and search-validation splits.
+      data: training and search-validation splits, on the host or on the devices.
       devices: devices to train on; default: all devices of all processes.
       threads: number of programs compiled concurrently; default: one per core.
       steps_per_dispatch: number of training steps per dispatch; Ctrl-C takes effect between dispatches.
@@ -92,7 +92,7 @@ class Specialised:
 
     network: Buildable
     config: TrainConfig
-    data: SearchData
+    data: SearchData | Placed
     devices: Sequence[jax.Device] | None = None
     threads: int | None = None
     steps_per_dispatch: int = 64
@@ -104,12 +104,14 @@ class Specialised:
         """The data on each device; None for a device of another process."""
         devices = list(self.devices) if self.devices is not None else jax.devices()
         here = jax.process_index()
-        return [place(self.data, [device]) if device.process_index == here else None for device in devices]
+        placed = self.data if isinstance(self.data, Placed) else place(self.data, devices)
+        return [placed.on(device) if device.process_index == here else None for device in devices]
 
     @property
     def total(self) -> int:
         """Number of steps of a whole training."""
-        return self.config.steps(len(self.data.train))
+        data = self.data.data if isinstance(self.data, Placed) else self.data
+        return self.config.steps(len(data.train))
 
     def compile(self, code: Int[np.ndarray, " dims"], place: int | None = None) -> CompiledPopulation:
         """Compiles the programs of one candidate for one of this process's devices; default: the first one."""

@@ -77,10 +77,12 @@ class Strategies:
 
         It trains a single candidate. Of several processes each must take part, so it trains one on each device.
         """
-        devices = self._devices if jax.process_count() > 1 else self._devices[:1]
+        devices, placed = self._devices, self._placed
+        if jax.process_count() == 1:
+            devices, placed = devices[:1], placed.on(devices[0])
         flat = self._avoids_control_flow
         network = self._flat_network if flat else self.network
-        return Population(network, self.config, devices, per_device=1, vmapped=flat).compile(self.data)
+        return Population(network, self.config, devices, per_device=1, vmapped=flat).compile(placed)
 
     @functools.cached_property
     def specialised(self) -> Specialised:
@@ -94,7 +96,7 @@ class Strategies:
                 f"{type(self.network).__name__} has no for_code, which "
                 "strategy='specialised' needs; use strategy='shared'"
             )
-        return Specialised(self.network, self.config, self.data, self.devices, repeats=self.repeats)
+        return Specialised(self.network, self.config, self._placed, self.devices, repeats=self.repeats)
 
     @property
     def compile_seconds(self) -> float:
@@ -170,7 +172,7 @@ class Strategies:
 
     @functools.cached_property
     def _placed(self) -> Placed:
-        """The data on the devices, read by the shared programs."""
+        """The data, once on each device, read by the programs of all strategies."""
         return place(self.data, self._devices)
 
     @property

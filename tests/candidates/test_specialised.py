@@ -5,6 +5,7 @@ import pytest
 from lanas_jax.candidates.halving import Halving, train_with_halving
 from lanas_jax.candidates.population import Population
 from lanas_jax.candidates.specialised import QUICK_STEPS, Specialised, compile_options, take_turns
+from lanas_jax.candidates.strategies import Strategies
 from lanas_jax.data.splits import SearchData, Split
 from lanas_jax.training.sgd import TrainConfig
 from tests.candidates.small_network import BuildableNetwork, SmallNetwork, stripes
@@ -55,6 +56,22 @@ def test_short_trainings_on_tpus_are_optimized_less(results):
     population = Population(BuildableNetwork().for_code(CODES[2]), CONFIG, jax.devices()[:1], 1, steps_per_dispatch=5)
     found = population.compile(DATA, share=False, options=quick).run(CODES[2:3], KEYS[2:3])
     np.testing.assert_allclose(found.loss, results.loss[2:3], rtol=1e-3)
+
+
+def test_all_strategies_read_one_copy_of_the_data_on_each_device():
+    def unaligned(array):  # on CPUs, JAX reads aligned arrays in place
+        moved = np.empty(array.size + 1, array.dtype)[1:].reshape(array.shape)
+        moved[:] = array
+        return moved
+
+    train, validation = (Split(*map(unaligned, stripes(n))) for n in (30, 21))
+    strategies = Strategies(BuildableNetwork(), CONFIG, SearchData(train, validation, 3), jax.devices()[:3])
+    whole, each = strategies._placed, strategies.specialised.places
+    for part in ("train", "held_out"):
+        for i, array in enumerate(getattr(whole, part)):
+            copies = [shard.data.unsafe_buffer_pointer() for shard in array.addressable_shards]
+            assert [getattr(place, part)[i].unsafe_buffer_pointer() for place in each] == copies
+            assert len(set(copies)) == 3
 
 
 def test_programs_are_cached_until_other_codes_come():
