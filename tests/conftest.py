@@ -10,6 +10,7 @@ import ctypes
 import gc
 import importlib.metadata
 import os
+import threading
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
@@ -25,6 +26,7 @@ os.environ |= {
     "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
     "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
     "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
+    "JAX_TRACEBACK_IN_LOCATIONS_LIMIT": "0",  # which line of Python an operation comes from: 3 % of the time
     "XLA_FLAGS": f"{os.environ.get('XLA_FLAGS', '')} {OLDER_GENERATOR}".strip(),
     "OPENBLAS_NUM_THREADS": "1",  # its threads wait for one another by spinning: 15 s in place of 0.5 on a busy machine
 }
@@ -41,6 +43,24 @@ if os.environ.get("LANAS_CHECK_SHAPES") == "1":
 
 from lanas_jax.candidates.population import forget_programs  # noqa: E402
 
+
+def reuse_contexts():
+    """Lets ten programs that a thread lowers share a context of MLIR, as jax 0.12 does: making one takes 4 ms."""
+    from jax._src.interpreters import mlir
+
+    make, made = mlir.make_ir_context, threading.local()
+
+    def shared():
+        if getattr(made, "uses", 10) == 10:
+            made.context, made.uses = make(), 0
+        made.uses += 1
+        return made.context
+
+    mlir.make_ir_context = shared
+
+
+if _RELEASE < (0, 11):  # jax 0.12 does so by itself
+    reuse_contexts()
 # A busy machine is no failure.
 hypothesis.settings.register_profile("untimed", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow])
 hypothesis.settings.load_profile("untimed")
@@ -51,13 +71,11 @@ if not jax.config.jax_enable_x64:  # with it, what tests themselves compute has 
     jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
-MAPPINGS = (
-    20_000  # of memory, a third of what Linux allows a process; beyond its limit LLVM ends in a segmentation fault
-)
-RESIDENT = 3 << 30  # bytes of memory of a process
-TESTS, EVERY = pytest.StashKey[int](), 10  # tests so far in this process, and tests between two counts of its mappings
+MAPPINGS = 40_000  # of memory; Linux allows a process 65,530, and beyond them LLVM ends in a segmentation fault
+RESIDENT = 3 << 30  # bytes of memory of a process, more where the machine has more
+TESTS, EVERY = pytest.StashKey[int](), 50  # tests so far in this process, and tests between two counts of its mappings
 SLOW_TIMEOUT = 1800  # seconds; of other tests see pyproject.toml
-LONGEST = (  # families that take longest, which workers begin with
+LONGEST = (  # families that take longest, which workers begin with; slow ones too, many of which wait for processes
     "tests/models/nasnet/test_networks.py",
     "searchers on the lattice",
     "searchers on pools",
@@ -65,6 +83,17 @@ LONGEST = (  # families that take longest, which workers begin with
     "tests/models/nasbench/test_nasbench201.py",
     "tests/evaluators/test_from_scratch.py",
     "tests/candidates/test_specialised.py",
+    "tests/runtime/test_arithmetic.py",
+    "tests/examples/test_notebooks.py",
+    "tests/commands/test_search_on_hosts.py",
+    "tests/test_packaging.py",
+    "tests/cluster/test_ray_search.py",
+    "tests/study/test_resume.py",
+    "tests/trainer/test_kill.py",
+    "tests/trainer/test_hosts.py",
+    "tests/commands/test_supernet.py",
+    "tests/supernet/test_supernet_kill.py",
+    "tests/experiments/test_fashion_one_shot.py",
 )
 
 
@@ -82,6 +111,12 @@ def pytest_collection_modifyitems(items):
     for item in items:
         if item.get_closest_marker("slow") and item.get_closest_marker("timeout") is None:
             item.add_marker(pytest.mark.timeout(SLOW_TIMEOUT))
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_auto_num_workers(config):
+    """Gives the slow tests one worker more than there are processors: many wait for processes that they started."""
+    return (os.cpu_count() or 1) + 1 if config.option.markexpr == "slow" else None
 
 
 @pytest.hookimpl(optionalhook=True)
@@ -109,7 +144,7 @@ def unchecked():
 def _few_programs():
     """Lets go of compiled programs where many are held: each takes several mappings of memory, and megabytes."""
     yield
-    if _mappings() > MAPPINGS or _resident() > RESIDENT:
+    if _mappings() > MAPPINGS or _resident() > _most_resident():
         _forget_programs()
 
 
@@ -119,7 +154,7 @@ def _mappings_left(request):
     yield
     counted = request.config.stash.get(TESTS, 0) + 1
     request.config.stash[TESTS] = counted
-    if counted % EVERY == 0 and _mappings() > 2 * MAPPINGS:
+    if counted % EVERY == 0 and _mappings() > MAPPINGS:
         _forget_programs()
 
 
@@ -135,6 +170,12 @@ def _mappings():
     """Returns the number of mappings of this process, or 0 where the system does not tell."""
     maps = Path("/proc/self/maps")
     return maps.read_bytes().count(b"\n") if maps.exists() else 0
+
+
+def _most_resident() -> int:
+    """Returns how much memory this process may take before it lets go of programs: half of its share, in bytes."""
+    workers = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
+    return max(RESIDENT, os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // (2 * workers))
 
 
 def _resident() -> int:

@@ -73,14 +73,15 @@ def find_experiment(experiment: str) -> Path:
       PathError: the path is remote, or cannot be used.
       ExperimentError: there is no such experiment; the message lists the existing ones.
     """
+    if Path(experiment).suffix == ".py":
+        path = local_path(experiment)
+        if not path.is_file():
+            raise ExperimentError(f"there is no file {experiment}")
+        return path.resolve()
     known = experiments()
     if experiment in known:
         return known[experiment]
-    path = local_path(experiment)
-    if path.suffix == ".py" and path.is_file():
-        return path.resolve()
-    if path.suffix == ".py":
-        raise ExperimentError(f"there is no file {experiment}")
+    local_path(experiment)  # a remote place is refused as such
     names = ", ".join(known) or "none"
     raise ExperimentError(
         f"there is no experiment {experiment!r}; choose from {names}, or give the path of such a Python file"
