@@ -13,7 +13,9 @@ On one core of a busy AMD EPYC with jax 0.10.2 (28 November 2026), random search
     2 processes: 1041.4 ms per batch of 256 trials, at most 6291.5
     orders and answers: 20.4 ms per batch of 256 trials, at most 33.9
 
-An earlier run on a less busy core took 304.6 ms by one process and 299.0 ms by two.
+An earlier run on a less busy core took 304.6 ms by one process and 299.0 ms by two. A later one, beside some 15 other
+computing processes on two cores (29 November 2026), took 2,450.8 and 2,228.3 ms; orders and answers took 38.3 ms, at
+most 90.9.
 """
 
 import dataclasses
