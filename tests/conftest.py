@@ -10,7 +10,6 @@ import ctypes
 import gc
 import importlib.metadata
 import os
-import threading
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
@@ -43,24 +42,6 @@ if os.environ.get("LANAS_CHECK_SHAPES") == "1":
 
 from lanas_jax.candidates.population import forget_programs  # noqa: E402
 
-
-def reuse_contexts():
-    """Lets ten programs that a thread lowers share a context of MLIR, as jax 0.12 does: making one takes 4 ms."""
-    from jax._src.interpreters import mlir
-
-    make, made = mlir.make_ir_context, threading.local()
-
-    def shared():
-        if getattr(made, "uses", 10) == 10:
-            made.context, made.uses = make(), 0
-        made.uses += 1
-        return made.context
-
-    mlir.make_ir_context = shared
-
-
-if _RELEASE < (0, 11):  # jax 0.12 does so by itself
-    reuse_contexts()
 # A busy machine is no failure.
 hypothesis.settings.register_profile("untimed", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow])
 hypothesis.settings.load_profile("untimed")
