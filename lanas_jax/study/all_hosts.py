@@ -20,7 +20,7 @@ import jax
 import numpy as np
 from jaxtyping import Array, Int, Key
 
-from lanas_jax.evaluators.base import Evaluator, Outcome, Prepared
+from lanas_jax.evaluators.base import Evaluator, Outcome, Prepared, declared_outcomes
 from lanas_jax.evaluators.faults import describe_error
 from lanas_jax.runtime import distributed
 from lanas_jax.runtime.distributed import PATIENCE_SECONDS, DistributedError
@@ -148,10 +148,14 @@ class LedEvaluator:
       lead: sender of orders.
       name: name of the evaluator in the orders.
       evaluator: evaluator of this process.
+
+    Attributes:
+      outcomes: names of the outcomes that the evaluator reports besides its value.
     """
 
     def __init__(self, lead: Lead, name: str, evaluator: Evaluator):
         self._lead, self._name, self._evaluator = lead, name, evaluator
+        self.outcomes = declared_outcomes(evaluator)
 
     def prepare(self, directory: Path, note: Callable[[str], None]) -> None:
         """Prepares the evaluators of all processes, if they need preparation."""

@@ -18,7 +18,9 @@ from lanas_jax.storage.checkpoints import Checkpoints
 from lanas_jax.storage.trial import Status
 from lanas_jax.storage.trials import TrialStore
 from lanas_jax.study import run_folder
+from lanas_jax.study.objectives import winner_among
 from lanas_jax.study.replay import SearchLog, keys_of
+from tests import energy_experiment
 from tests.cluster.waiting_experiment import value
 
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore:os.fork")]  # Ray starts nodes, beside JAX's threads
@@ -87,6 +89,24 @@ def test_every_trial_is_evaluated_once_with_its_key_and_the_winner_comes_back(tw
     assert tuple(final["code"]) == best.code
     assert f"test accuracy {final['test_accuracy']:.4f}" in text
     assert (tmp_path / "run" / "report.html").exists()
+
+
+def test_outcomes_of_workers_are_objectives(two, tmp_path):
+    where = ("--cluster", two.address, "--out", tmp_path / "run")
+    text = output(two.lanas("search", energy_experiment.__file__, *where))
+    trials = trials_of(tmp_path)
+    assert len(trials) == 16
+    assert len({trial.worker for trial in trials}) == 2
+    assert 0 < [trial.status for trial in trials].count(Status.FAILED) < 16
+    for trial in trials:
+        expected = energy_experiment.outcome(trial.code)
+        energy = expected.outcomes.get("energy")
+        assert dict(trial.outcomes) == {"energy": energy}
+        assert trial.value == (None if energy is None else expected.value)
+        assert trial.reason == ("the evaluator reports no energy" if energy is None else None)
+    winner = winner_among(trials, energy_experiment.NAMES)
+    assert "knee of the front of 16 trials" in text
+    assert f"trial {winner.id}" in text
 
 
 def test_the_recorded_order_leads_to_the_same_tree_and_the_same_proposals(two, tmp_path):

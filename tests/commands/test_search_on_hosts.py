@@ -11,11 +11,13 @@ import pytest
 
 from lanas_jax.storage.trial_file import TrialStoreError
 from lanas_jax.storage.trials import TrialStore
+from tests.energy_experiment import outcome
 from tests.several_hosts import PATIENCE, ROOT, ends, start, start_two, two_hosts
 
 LINEAR, TOY = ROOT / "tests" / "supernet" / "linear_experiment.py", ROOT / "tests" / "toy_experiment.py"
 SMALL = ROOT / "tests" / "candidates" / "small_experiment.py"
 DIGITS, QUICK = ROOT / "tests" / "commands" / "digits_search.py", ROOT / "tests" / "quick_experiment.py"
+ENERGY, LACKS = ROOT / "tests" / "energy_experiment.py", "the evaluator reports no energy"
 DEVICES = 4  # of each of two processes
 
 
@@ -75,6 +77,23 @@ def test_two_processes_find_the_trials_of_one(two, tmp_path):
     succeeded([start(*search(tmp_path / "one", DIGITS), devices=2 * DEVICES)])
     assert len(trials(run)) == 24
     assert trials(run) == trials(tmp_path / "one")
+
+
+@pytest.mark.slow
+def test_outcomes_of_two_processes_are_objectives(tmp_path):
+    succeeded(start_two(*search(tmp_path / "two", ENERGY)))
+    succeeded([start(*search(tmp_path / "one", ENERGY), devices=2)])
+    found = []
+    for run in (tmp_path / "two", tmp_path / "one"):
+        with TrialStore.open(run / "trials.sqlite", read_only=True) as store:
+            found.append([(t.code, t.value, dict(t.outcomes), t.reason) for t in store.trials()])
+    assert found[0] == found[1]
+    assert len(found[0]) == 16
+    for code, value, outcomes, reason in found[0]:
+        expected = outcome(code)
+        assert outcomes == {"energy": expected.outcomes.get("energy")}
+        assert (value, reason) == ((expected.value, None) if expected.outcomes else (None, LACKS))
+    assert {reason for *_, reason in found[0]} == {None, LACKS}
 
 
 @pytest.mark.slow

@@ -164,3 +164,10 @@ def test_a_process_alone_sends_nothing():
     lead = Lead()
     assert [one.value for one in LedEvaluator(lead, "search", here).evaluate(CODES, KEYS)] == [1.0, 5.0]
     lead.stop(Stop())
+
+
+def test_a_study_knows_the_outcomes_of_the_evaluator():
+    evaluator = Recorder()
+    assert LedEvaluator(Lead(), "one", evaluator).outcomes == ()
+    evaluator.outcomes = ("energy",)
+    assert LedEvaluator(Lead(), "one", evaluator).outcomes == ("energy",)
