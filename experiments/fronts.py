@@ -11,7 +11,8 @@ number of candidates in total::
 The limits are quantiles of the multiply-adds of random networks. Each search on an experiment is a separate run in the
 output folder, readable by `lanas report`, `lanas front`, `lanas resume` and `lanas train`; a repeated call continues
 where the last one was stopped. The experiment must have the settings `objectives`, `max_multiply_adds`, `budget` and
-`seed`. On a table of `lanas tables`, searches look up the accuracies of networks that were all trained before.
+`seed`. Other arguments are settings of the experiment, such as ``--epochs 1``. On a table of `lanas tables`, searches
+look up the accuracies of networks that were all trained before.
 
 For each limit, the program prints the best value within the limit of the trials of the front search, of the search
 under that limit, and of all searches under limits. It also prints the hypervolume of all trials, as a share of that of
@@ -169,20 +170,21 @@ def difference(values: Sequence[float], others: Sequence[float], show: ValueForm
     return f"{mean} ({low} to {high})"
 
 
-def train_candidates(config: Config, console: Console) -> Any:
-    """Runs the searches on an experiment, and returns their results."""
+def train_candidates(config: Config, others: Sequence[str], console: Console) -> Any:
+    """Runs the searches on an experiment with other settings from the command line, and returns their results."""
     source = discovery.find_experiment(config.name)
     module = discovery.load_experiment(source)
     fields = {field.name for field in dataclasses.fields(module.Config)}
     if missing := {"objectives", "max_multiply_adds", "budget", "seed"} - fields:
         raise SystemExit(f"{source} has no setting {min(missing)}; choose an experiment that has, such as digits")
     settings = {name: value for name, value in ONE_TRAINING.items() if name in fields}
-    settings["budget"] = config.budget or module.Config().budget
-    base = run_folder.build_experiment(module, dataclasses.replace(module.Config(), **settings))
+    asked = tyro.cli(module.Config, prog=f"fronts {config.name}", args=others)
+    settings["budget"] = config.budget or asked.budget
+    base = run_folder.build_experiment(module, dataclasses.replace(asked, **settings))
     limits = multiply_add_limits(base.space)
     fronts, limited = [], []
     for seed in range(config.seeds):
-        own = dataclasses.replace(module.Config(), **settings, seed=seed)
+        own = dataclasses.replace(asked, **settings, seed=seed)
         kinds = {f"limit-{limit}": {"max_multiply_adds": limit} for limit in limits}
         kinds["front"] = {"objectives": ",".join(NAMES), "budget": len(limits) * settings["budget"]}
         trials = []
@@ -226,16 +228,18 @@ def simulate_searches(config: Config) -> Any:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Runs all searches, prints the results and writes fronts.json; defaults to the arguments of this process."""
-    config = help_text.parse_documented(Config, __doc__, arguments)
+    config, others = help_text.parse_documented(Config, __doc__, arguments, return_unknown_args=True)
     console = terminal()
     if config.seeds < 1:
         raise SystemExit(f"--seeds must be at least 1; got {config.seeds}")
     try:
         if config.name in {entry.name for entry in catalogue.ENTRIES}:
+            if others:
+                raise SystemExit(f"a table has no settings, but got {' '.join(others)}")
             found = simulate_searches(config)
         else:
             one_device_per_core()
-            found = train_candidates(config, console)
+            found = train_candidates(config, others, console)
     except (ValueError, RunError, StudyError) as error:
         raise SystemExit(str(error)) from error
     show_results(found, console)

@@ -22,16 +22,18 @@ class Config:
     """Names with commas."""
     max_multiply_adds: int | None = None
     """Limit."""
+    scale: float = 1.0
+    """Of values."""
 
 
 class Evaluator:
     """Values codes by their operations."""
 
-    def __init__(self, space):
-        self.space = space
+    def __init__(self, space, scale):
+        self.space, self.scale = space, scale
 
     def evaluate(self, codes, keys):
-        return with_costs(self.space, codes, [Outcome(float(np.mean(code[:4] % 3) / 2)) for code in codes])
+        return with_costs(self.space, codes, [Outcome(float(np.mean(code[:4] % 3) / 2 * self.scale)) for code in codes])
 
 
 def build(config):
@@ -39,4 +41,6 @@ def build(config):
     space = NASNetSpace(2, channels=4, cells=3, image_size=8, max_multiply_adds=config.max_multiply_adds)
     names = tuple(config.objectives.split(",")) if "," in config.objectives else ()
     searcher = lx.RandomSearch(space, objectives=max(len(names), 1))
-    return Experiment("small", space, searcher, Evaluator(space), config.budget, 4, config.seed, objectives=names)
+    return Experiment(
+        "small", space, searcher, Evaluator(space, config.scale), config.budget, 4, config.seed, objectives=names
+    )

@@ -15,7 +15,7 @@ SOURCE = Path(front_experiment.__file__)
 
 
 def compare(out):
-    fronts.main([str(SOURCE), "--out", str(out), "--seeds", "2", "--budget", "4"])
+    fronts.main([str(SOURCE), "--out", str(out), "--seeds", "2", "--budget", "4", "--scale", "0.5"])
 
 
 def trials(directory):
@@ -33,6 +33,7 @@ def test_both_kinds_have_the_same_number_of_trials_and_are_judged_within_the_lim
         front = trials(tmp_path / f"front-{seed}")
         limited = [trials(tmp_path / f"limit-{limit}-{seed}") for limit in limits]
         assert len(front) == sum(map(len, limited)) == 20
+        assert max(trial.value for trial in front) <= 0.5  # the setting of the experiment
         for row, search in zip(found["limits"], limited, strict=True):
             assert all(trial.multiply_adds <= row["limit"] for trial in search)
             within = [trial.value for trial in front if trial.multiply_adds <= row["limit"]]
@@ -62,7 +63,11 @@ def test_searches_on_a_table_find_its_networks(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
-    [(["fcnet-protein"], "multiply_adds"), (["digits", "--seeds", "0"], "--seeds must be at least 1; got 0")],
+    [
+        (["fcnet-protein"], "multiply_adds"),
+        (["digits", "--seeds", "0"], "--seeds must be at least 1; got 0"),
+        (["convnet-digits", "--epochs", "1"], "a table has no settings, but got --epochs 1"),
+    ],
 )
 def test_what_cannot_be_compared_is_refused(tmp_path, arguments, message):
     with pytest.raises(SystemExit, match=message):
