@@ -1,6 +1,7 @@
 """Row lookup of codes by binary search over sorted mixed-radix numbers."""
 
 import dataclasses
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -28,7 +29,7 @@ class CodeIndex:
     @in_32_bits
     def of(cls, space: SearchSpace, codes: Codes) -> "CodeIndex":
         """Builds the index of canonical codes."""
-        digits = np.asarray(_digits(space, jnp.asarray(codes)))
+        digits = np.asarray(_digits(space, np.asarray(codes)))
         order = np.lexsort(digits.T[::-1])
         return cls(jnp.asarray(digits[order]), jnp.asarray(order.astype(np.int32)))
 
@@ -48,7 +49,7 @@ class CodeIndex:
 
 @jax.jit(static_argnames="space")
 def _find(index: CodeIndex, space: SearchSpace, codes: Codes) -> Int[Array, " n"]:
-    wanted = _digits(space, jnp.asarray(codes))
+    wanted = jnp.asarray(_digits(space, jnp.asarray(codes)))
     last = index.rows.shape[0] - 1
     low = jnp.zeros(wanted.shape[0], jnp.int32)
     high = jnp.full(wanted.shape[0], last + 1, jnp.int32)
@@ -78,19 +79,19 @@ def _groups(space: SearchSpace) -> list[list[int]]:
     return groups
 
 
-@jax.jit(static_argnames="space")
-def _digits(space: SearchSpace, codes: Int[Array, "n dims"]) -> Int[Array, "n k"]:
-    """Converts codes to mixed-radix digits.
+def _digits(space: SearchSpace, codes: Int[Array | np.ndarray, "n dims"]) -> Int[Array | np.ndarray, "n k"]:
+    """Converts codes to mixed-radix digits; NumPy codes to a NumPy array, without a program to compile.
 
     A code out of range could collide with another code, so its digits are -1, which no code has.
     """
-    inside = jnp.all((codes >= 0) & (codes < space.cardinalities[None]), axis=1)
+    arrays: Any = np if isinstance(codes, np.ndarray) else jnp
+    inside = ((codes >= 0) & (codes < space.cardinalities[None])).all(axis=1)
     columns = []
     for group in _groups(space):
         radix = np.cumprod([1, *space.cardinalities[group[:0:-1]].tolist()])[::-1].astype(np.int32)
-        number = jnp.sum(codes[:, group[0] : group[-1] + 1] * radix[None], axis=1)
-        columns.append(jnp.where(inside, number, -1))
-    return jnp.stack(columns, axis=1)
+        number = (codes[:, group[0] : group[-1] + 1] * radix[None]).sum(axis=1, dtype=np.int32)
+        columns.append(arrays.where(inside, number, np.int32(-1)))
+    return arrays.stack(columns, axis=1)
 
 
 def _less(a: Int[Array, "n k"], b: Int[Array, "n k"]) -> Bool[Array, " n"]:
