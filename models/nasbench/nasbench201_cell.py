@@ -8,8 +8,9 @@ Each edge has the union of the weights that the five operations need, stacked ov
 The batch statistics ``mean`` and ``variance`` have the same layout. Weights that a code does not use are zero and stay
 zero. Weights and statistics are float32; a cell computes in the dtype of its images and rounds kernels to it.
 
-Loops over cells and edges contain the only switch, so that each operation is compiled once per stage and only the
-selected ones run. Its gradient is that of `models/layers/switch.py`, which recomputes the selected operation.
+Each edge is a switch that runs the selected operation only. Its gradient is that of `models/layers/switch.py`, which
+recomputes that operation. Cells are a loop, so each edge is compiled once per stage. Edges are not: a loop would carry
+all nodes in one array, and copy it at each edge.
 
 In the branchless form, which GPUs prefer, there is no switch: each edge computes one 3x3 convolution, whose kernel is
 masked for 1x1, and one average pooling, and `where` selects. Gradients of unselected operations are exactly zero.
@@ -55,16 +56,13 @@ def run_stage(
 
 def _run_cell(x: Images, params: Tree, batch_stats: Tree, code: Int[Array, " 6"], train: bool) -> tuple[Images, Tree]:
     operations = _operations(train)
-
-    def edge(nodes: Float[Array, "nodes n h w c"], own: tuple) -> tuple[Array, Tree]:
-        (source, target), operation, weights, stats = own
-        y, new_stats = switch(operations, operation, (_node(nodes, source), weights), stats)
-        return lax.dynamic_update_index_in_dim(nodes, _node(nodes, target) + y, target, 0), new_stats
-
-    ends = tuple(jnp.asarray(column) for column in np.array(EDGES, np.int32).T)
-    start = jnp.concatenate([x[None], jnp.zeros((3, *x.shape), x.dtype)])
-    nodes, new_stats = lax.scan(edge, start, (ends, code, params, batch_stats))
-    return nodes[-1], new_stats
+    nodes, rows = [x, *(3 * [jnp.zeros_like(x)])], []
+    for i, (source, target) in enumerate(EDGES):
+        weights, stats = ({name: value[i] for name, value in tree.items()} for tree in (params, batch_stats))
+        y, new_stats = switch(operations, code[i], (nodes[source], weights), stats)
+        nodes[target] += y
+        rows.append(new_stats)
+    return nodes[-1], jax.tree.map(lambda *leaves: jnp.stack(leaves), *rows)
 
 
 def _run_branchless_cell(
@@ -81,10 +79,6 @@ def _run_branchless_cell(
         others = jnp.where(operation == AVERAGE_POOL, layers.average_pool(x), jnp.where(operation == NONE, 0, x))
         nodes[target] += jnp.where(convolves, y, others)
     return nodes[-1], jax.tree.map(lambda *leaves: jnp.stack(leaves), *rows)
-
-
-def _node(nodes: Float[Array, "nodes n h w c"], i: Int[Array, ""]) -> Images:
-    return lax.dynamic_index_in_dim(nodes, i, 0, keepdims=False)
 
 
 def _operations(train: bool) -> tuple[Branch, ...]:
