@@ -4,6 +4,7 @@ Source: section 5.1 of arXiv 1906.06832, whose table of 65,643 ConvNets was neve
 `ConvNetSpace` learn scikit-learn's 1,797 digits: 297 for training, 750 for search validation, 750 for testing::
 
     lanas search convnet_digits --out runs/convnets
+    lanas train runs/convnets    # the winner, on the search-validation images too
 
 All 22,620 networks, trained with two seeds each, are the table `convnet-digits` for `lanas compare`::
 
@@ -41,16 +42,21 @@ from lanas_jax.data import digits
 from lanas_jax.data.splits import Dataset, SearchData
 from lanas_jax.evaluators.from_scratch import FromScratch
 from lanas_jax.models.convnet import ConvNet
+from lanas_jax.models.fixed import FinalFixed
 from lanas_jax.runtime.devices import per_device_share
 from lanas_jax.spaces.convnet import ConvNetSpace
 from lanas_jax.study import Experiment
 from lanas_jax.tables.benchmark import Benchmark
 from lanas_jax.tables.complete import CompleteTable, refuse_part
+from lanas_jax.trainer.recipe import Recipe
+from lanas_jax.trainer.task import FinalTraining
+from lanas_jax.training.augmentation import Augmentation
 from lanas_jax.training.sgd import TrainConfig
 
 NAME = "convnet-digits"
 SEARCHERS = {"lanas": lx.LaNAS, "random": lx.RandomSearch, "evolution": lx.RegularizedEvolution}
 COLUMNS = ("validation", "test", "validation_loss", "test_loss", "steps", "seconds")  # of each training
+RECIPE = Recipe(epochs=60, batch_size=32, learning_rate=0.1, drop_path=0.0, ema=0.99, auxiliary_weight=0.0)
 HELD_OUT = 750  # images for search validation, and as many for testing
 
 
@@ -94,6 +100,28 @@ def build(config: Config) -> Experiment:
     )
     searcher = SEARCHERS[config.searcher](space)
     return Experiment("convnet_digits", space, searcher, evaluator, config.budget, config.batch, config.seed)
+
+
+@dataclasses.dataclass(frozen=True)
+class Final:
+    """Settings of the winner training.
+
+    Attributes:
+      recipe: training recipe.
+      crop: maximum random shift of the digits, in pixels; images are not mirrored.
+      seed: random seed.
+    """
+
+    recipe: Recipe = RECIPE
+    crop: int = 1
+    seed: int = 0
+
+
+def final(config: Config, settings: Final, code: Int[np.ndarray, " dims"]) -> FinalTraining:
+    """Returns the winner training; the network has the size that its code says."""
+    del config
+    network = FinalFixed(ConvNet(ConvNetSpace()), code)
+    return FinalTraining(network, load_few_digits, settings.recipe, Augmentation(crop=settings.crop), settings.seed)
 
 
 @dataclasses.dataclass(frozen=True)

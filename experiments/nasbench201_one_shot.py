@@ -31,7 +31,8 @@ from lanas_jax.evaluators.few_shot import FewShot
 from lanas_jax.evaluators.from_scratch import FromScratch
 from lanas_jax.evaluators.one_shot import OneShot
 from lanas_jax.experiments.benchmarks.table import table
-from lanas_jax.models.nasbench import FinalNASBench201, NASBench201, NASBench201Supernet
+from lanas_jax.models.fixed import FinalFixed
+from lanas_jax.models.nasbench import NASBench201, NASBench201Supernet
 from lanas_jax.ranking.base import Ranking
 from lanas_jax.runtime.console import terminal
 from lanas_jax.runtime.devices import per_device_share
@@ -221,7 +222,7 @@ def build(config: Config) -> Experiment:
 def final(config: Config, settings: Final, code: np.ndarray) -> FinalTraining:
     """Returns the winner training, from scratch or from extracted weights."""
     space = NASBench201Space(channels=settings.channels, cells=settings.cells, image_size=settings.size)
-    network = FinalNASBench201(NASBench201(space), code)
+    network = FinalFixed(NASBench201(space), code)
     dataset = functools.partial(load_images, config, settings.size)
     return FinalTraining(network, dataset, settings.recipe, augmentation(settings.size), settings.seed)
 

@@ -3,7 +3,7 @@
 `lanas_jax.candidates.step.Network` requires pure functions that take any code. A Flax module built for a single code
 has exactly the layers of that code, so its compiled program has no branches. The adapter here turns such a module, of
 any space, into the required functions. The module itself is built and initialised elsewhere, as in
-`models/nasnet/candidate.py`.
+`models/nasnet/candidate.py`. `FinalFixed` has the interface of winner trainings.
 """
 
 import dataclasses
@@ -14,7 +14,7 @@ from typing import Any, Protocol, runtime_checkable
 import jax
 import numpy as np
 from flax import nnx
-from jaxtyping import Array, Float, Int, PRNGKeyArray
+from jaxtyping import Array, Float, Float32, Int, PRNGKeyArray
 
 from lanas_jax.models.functional import Functional, Output, Tree, arrays
 from lanas_jax.spaces.base import SearchSpace
@@ -110,3 +110,52 @@ def fixed_network(networks: Specialising, code: Int[Array | np.ndarray, " dims"]
     """
     checked = networks.space.check(np.asarray(code)[None])[0]
     return FixedNetwork(networks.space, InitialisedFor(networks, tuple(checked.tolist())))
+
+
+@dataclasses.dataclass(frozen=True)
+class FinalFixed:
+    """The network of one code for `lanas_jax.trainer`, without auxiliary head and without dropped paths.
+
+    Args:
+      network: family of networks of the space, with their numerics.
+      code: architecture, NumPy integers ``[dims]``.
+
+    Raises:
+      ValueError: the code has the wrong length or an integer out of range.
+    """
+
+    network: Specialising
+    code: Int[np.ndarray, " dims"] = dataclasses.field(compare=False)
+    integers: tuple[int, ...] = dataclasses.field(init=False, repr=False)  # the code as a tuple, for comparison
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "code", self.space.check(np.asarray(self.code)[None])[0])
+        object.__setattr__(self, "integers", tuple(self.code.tolist()))
+
+    @property
+    def space(self) -> SearchSpace:
+        """The space of the code."""
+        return self.network.space
+
+    def init(self, key: PRNGKeyArray) -> tuple[Tree, Tree]:
+        """Returns the initial weights and batch statistics of `fixed_network`. The key is consumed."""
+        return self._fixed.init(key, self.code)
+
+    def apply(
+        self,
+        params: Tree,
+        batch_stats: Tree,
+        images: Float[Array, "n h w c"],
+        *,
+        train: bool,
+        key: PRNGKeyArray,
+        drop_path: Float[Array, ""],
+    ) -> tuple[Float32[Array, "n classes"], None, Tree]:
+        """Returns logits and updated batch statistics (unchanged unless training); ignores `key` and `drop_path`."""
+        del key, drop_path
+        logits, batch_stats = self._fixed.apply(params, batch_stats, self.code, images, train=train)
+        return logits, None, batch_stats
+
+    @functools.cached_property
+    def _fixed(self) -> FixedNetwork:
+        return fixed_network(self.network, self.code)

@@ -21,9 +21,9 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Float32, Int, PRNGKeyArray
 
 from lanas_jax.models import layers
+from lanas_jax.models.fixed import FinalFixed
 from lanas_jax.models.functional import arrays
 from lanas_jax.models.layers.norm import AnyArray, batch_statistics
-from lanas_jax.models.nasbench.final import FinalNASBench201
 from lanas_jax.models.nasbench.nasbench201 import NASBench201
 from lanas_jax.spaces.nasbench201 import CONV_1X1, CONV_3X3, NASBench201Space
 
@@ -122,13 +122,13 @@ class NASBench201Supernet:
         network = self._network.specialise(*self.select(params, batch_stats, code), code)
         return arrays(network, nnx.Param), arrays(network, nnx.BatchStat)
 
-    def standalone(self, code: Code) -> FinalNASBench201:
+    def standalone(self, code: Code) -> FinalFixed:
         """Returns the network of a code as a separate network; the weights from `extract` give the same outputs.
 
         Raises:
           ValueError: see `extract`.
         """
-        return FinalNASBench201(self._network, np.asarray(code))
+        return FinalFixed(self._network, np.asarray(code))
 
     @functools.cached_property
     def _network(self) -> NASBench201:

@@ -3,13 +3,16 @@
 import dataclasses
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from lanas_jax import study
+from lanas_jax.cli import main
 from lanas_jax.experiments import convnet_digits
 from lanas_jax.formats.errors import FileError
 from lanas_jax.formats.npz import read_npz, write_npz
+from lanas_jax.models.convnet import ConvNet
 from lanas_jax.spaces.convnet import ConvNetSpace
 from lanas_jax.storage.trial import Status
 from lanas_jax.tables.benchmark import Benchmark
@@ -82,3 +85,25 @@ def test_a_search_values_networks_as_the_table_does(tmp_path):
     keys = jax.vmap(jax.random.fold_in, (None, 0))(jax.random.key(experiment.seed), np.arange(4))
     expected = compiled.run(codes, keys).accuracy
     assert [trial.value for trial in result.trials] == pytest.approx(expected, abs=2 / 750)
+
+
+def test_the_winner_training_trains_the_network_of_its_code():
+    """Its initial network has the outputs of the same code in the form of the candidates, from the same key."""
+    code, key = np.array([1, 2, 1, 0, 2, 0, 0, 0, 0], np.int32), jax.random.key(3)
+    training = convnet_digits.final(convnet_digits.Config(), convnet_digits.Final(), code)
+    images = jnp.asarray(convnet_digits.load_few_digits().test.images[:4])
+    networks = ConvNet(ConvNetSpace())
+    expected, _ = networks.apply(*networks.init(key, code), code, images, train=False)
+    found, auxiliary, _ = training.network.apply(
+        *training.network.init(key), images, train=False, key=key, drop_path=jnp.float32(0)
+    )
+    assert auxiliary is None
+    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.slow
+def test_the_winner_is_trained(tmp_path, capsys):
+    run, settings = str(tmp_path / "run"), ("--searcher", "random", "--budget", "4", "--epochs", "1")
+    assert main(["search", "convnet_digits", "--out", run, *settings]) == 0
+    assert main(["train", run, "--recipe.epochs", "2"]) == 0
+    assert "test accuracy" in capsys.readouterr().out
