@@ -29,10 +29,11 @@ export                2 s           its weights
 
 (One search-validation image is 0.05 %. An earlier run on 2 busy cores of an AMD EPYC took 21 min.)
 
-These are times of a version whose supernet step was one program. As several programs, a step takes 0.24 s of processor
-time on one core, of which half are page faults: glibc returns temporaries above 32 MB to the system after each call. On
-Linux, huge pages avoid that: with ``GLIBC_TUNABLES=glibc.malloc.hugetlb=1`` in the environment, a step takes 0.13 s
-(29 November 2026; the one program took 0.12 s).
+These are times of a version whose supernet step was one program. As several programs (29 November 2026, 2 busy cores of
+an AMD EPYC), supernet and search take 8 min 21 s of processor time, of which the system takes 14 s; the best network
+has 44.9 %. The teacher takes 27 s. glibc returns temporaries above 32 MB to the system after each call, which made half
+of a step system time; `lanas` now holds them (`lanas_jax/runtime/allocator.py`). Winner and ranking were not run with
+this version.
 
 LaNAS compared with random search under the same limit, ten searches each in one newly trained supernet (26 November
 2026; best value so far in percent, mean and range)::
