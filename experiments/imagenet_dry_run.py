@@ -14,26 +14,26 @@ and the extra ``imagenet``::
     lanas export runs/dry
     lanas rank runs/dry --networks 24                                  # compares the supernet's order with trainings
 
-Measured on 2 cores of an Intel Xeon with jax 0.10.2 (27 November 2026), on JPEG-compressed CIFAR-10 images; all stages
-took 9 min 3 s:
+Measured on 2 cores of an AMD EPYC, shared with other programs, with jax 0.10.2 (29 November 2026), on JPEG-compressed
+CIFAR-10 images. All stages took 12 min 47 s of processor time, without `lanas rank`:
 
-====================  ============  ==============================================================================
-stage                 time          result
-====================  ============  ==============================================================================
-supernet and search   5 min 56 s    150 networks, none above the limit (the largest at 99.9 % of it, the median at
-                                    94.8 %); the best has 44.2 % search-validation accuracy in the supernet
-teacher               28 s          the supernet's largest network, 4.2 million multiply-adds
-winner                2 min 36 s    53.5 % search-validation and 51.4 % test accuracy, 1.3 million multiply-adds
-export                2 s           its weights
-====================  ============  ==============================================================================
+======================  ==========  ==============================================================================
+stage                   processor   result
+======================  ==========  ==============================================================================
+supernet and search     8 min 21 s  150 networks, none above the limit (the largest at 99.9 % of it, the median at
+                                    92.2 %); the best has 44.9 % search-validation accuracy in the supernet
+teacher                 27 s        the supernet's largest network, 4.2 million multiply-adds
+winner's weights        33 s        1.2 million multiply-adds
+winner, finetuned       1 min 10 s  44.6 % search-validation and 42.4 % test accuracy
+winner, from scratch    2 min 14 s  52.5 % search-validation and 52.3 % test accuracy
+export                  2 s         the weights of the winner from scratch
+======================  ==========  ==============================================================================
 
-(One search-validation image is 0.05 %. An earlier run on 2 busy cores of an AMD EPYC took 21 min.)
-
-These are times of a version whose supernet step was one program. As several programs (29 November 2026, 2 busy cores of
-an AMD EPYC), supernet and search take 8 min 21 s of processor time, of which the system takes 14 s; the best network
-has 44.9 %. The teacher takes 27 s. glibc returns temporaries above 32 MB to the system after each call, which made half
-of a step system time; `lanas` now holds them (`lanas_jax/runtime/allocator.py`). Winner and ranking were not run with
-this version.
+(One search-validation image is 0.05 %.) Finetuning is too short and its rate too low here to gain anything. The last
+three stages took 2 min 20 s by the clock on the then nearly idle cores. A supernet of one program took 5 min 56 s with
+the search on 2 idle cores of an Intel Xeon (27 November 2026). glibc returns temporaries above 32 MB to the system
+after each call, which made half of a step of several programs system time. `lanas` holds them
+(`lanas_jax/runtime/allocator.py`); of supernet and search, 14 s are system time.
 
 LaNAS compared with random search under the same limit, ten searches each in one newly trained supernet (26 November
 2026; best value so far in percent, mean and range)::
