@@ -107,7 +107,7 @@ def test_average_gives_up_its_beginnings():
         ("label_smoothing", 1.0, r"label_smoothing must be in \[0, 1\); got 1.0"),
         ("auxiliary_weight", -0.4, "auxiliary_weight must not be negative; got -0.4"),
         ("drop_path", 1.0, r"drop_path must be in \[0, 1\); got 1.0"),
-        ("ema", 1.0, r"ema must be in \[0, 1\), or None to keep no average; got 1.0"),
+        ("ema", 1.0, r"ema must be in \[0, 1\), or None for no average; got 1.0"),
         ("warm_up", 600.0, "warm_up must be from 0 to less than epochs, 600; got 600.0"),
         ("constant_epochs", 600.0, "constant_epochs must be from 0 to less than epochs - warm_up, 600.0; got 600.0"),
         ("constant_epochs", -1.0, "constant_epochs must be from 0 to less than epochs - warm_up, 600.0; got -1.0"),
