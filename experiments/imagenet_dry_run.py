@@ -29,11 +29,11 @@ winner, from scratch    2 min 14 s  52.5 % search-validation and 52.3 % test acc
 export                  2 s         the weights of the winner from scratch
 ======================  ==========  ==============================================================================
 
-(One search-validation image is 0.05 %.) Finetuning is too short and its rate too low here to gain anything. The last
-three stages took 2 min 20 s by the clock on the then nearly idle cores. A supernet of one program took 5 min 56 s with
-the search on 2 idle cores of an Intel Xeon (27 November 2026). glibc returns temporaries above 32 MB to the system
-after each call, which made half of a step of several programs system time. `lanas` holds them
-(`lanas_jax/runtime/allocator.py`); of supernet and search, 14 s are system time.
+(One search-validation image is 0.05 %.) Finetuning gains nothing here. The last three stages took 2 min 20 s by the
+clock on the then nearly idle cores. A supernet of one program took 5 min 56 s with the search on 2 idle cores of an
+Intel Xeon (27 November 2026). glibc returns temporaries above 32 MB to the system after each call, which made half of a
+step of several programs system time. `lanas` holds them (`lanas_jax/runtime/allocator.py`); of supernet and search,
+14 s are system time.
 
 LaNAS compared with random search under the same limit, ten searches each in one newly trained supernet (26 November
 2026; best value so far in percent, mean and range)::
