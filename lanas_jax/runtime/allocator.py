@@ -2,8 +2,9 @@
 
 XLA allocates the temporaries of a program at each call. glibc returns blocks above 32 MB to the system, so each call
 pays for every page again: half of a training step of a supernet on one core. A process whose allocator has one arena,
-maps no blocks and is not trimmed pays once. This was measured on two cores; threads of many cores may wait for the one
-arena. `GLIBC_TUNABLES` or any other variable in `OWN` leaves the allocator as it is.
+maps no blocks and is not trimmed pays during its first calls alone, and keeps up to several times the temporaries. This
+was measured on two cores; threads of many cores may wait for the one arena. `GLIBC_TUNABLES` or any other variable in
+`OWN` leaves the allocator as it is.
 """
 
 import ctypes
