@@ -77,7 +77,7 @@ class Worker:
         """Returns the worker's description, before it builds the experiment.
 
         Raises:
-          ValueError: the TPU chips of this host are of an unknown arrangement.
+          ValueError: the TPU chips of this host are of an unknown arrangement, or JAX has joined other processes.
         """
         confine_to_host(os.environ)
         import jax
@@ -85,6 +85,11 @@ class Worker:
         config: Any = jax.config
         if config.jax_num_cpu_devices == -1 and "device_count" not in os.environ.get("XLA_FLAGS", ""):
             config.update("jax_num_cpu_devices", max(1, int(self._cores)))
+        if jax.process_count() > 1:  # each evaluation would wait for the others, which evaluate other trials
+            raise ValueError(
+                f"JAX has joined {jax.process_count()} processes, so this worker would wait for the others: expected a "
+                f"process alone; for one search on all of them: lanas search with --hosts.automatic, without --cluster"
+            )
         self._fingerprint = tasks.experiment_fingerprint(self._task.source, self._task.config)
         name = f"{socket.gethostname()}/{os.getpid()}"
         return Hello(self._fingerprint, name, software.versions(), jax.local_device_count())

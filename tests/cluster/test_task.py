@@ -3,6 +3,8 @@
 import copy
 import dataclasses
 import os
+import subprocess
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -20,6 +22,7 @@ from lanas_jax.study import discovery, run_folder
 from lanas_jax.study.replay import hexadecimal, keys_of_words, trial_keys
 from lanas_jax.trainer.loop import SilentTraining
 from tests.cluster import waiting_experiment
+from tests.several_hosts import PATIENCE, ROOT, two_hosts
 
 
 @pytest.fixture
@@ -69,6 +72,38 @@ def test_a_worker_confines_itself_to_its_chips_before_jax_opens_them(task, monke
     monkeypatch.setattr("jax.local_device_count", local_device_count)
     assert Worker(task, cores=1.0).introduce().devices == 2
     assert opened == [["1,1,1", "1,2,1", "2,3", "localhost", "localhost:8478"]]
+
+
+OF_TWO = """
+import os, sys, time
+import jax
+from lanas_jax.cluster.task import ClusterTask
+from lanas_jax.cluster.worker import Worker
+
+jax.distributed.initialize(sys.argv[1], 2, int(sys.argv[2]))
+if sys.argv[2] == "0":
+    try:
+        Worker(ClusterTask("", "", None, None, "", ""), cores=1.0).introduce()
+    except ValueError as error:
+        print(error, flush=True)
+    os._exit(1)  # at an orderly end, JAX waits for the other
+jax.devices()
+time.sleep(600)
+"""
+
+
+@pytest.mark.slow
+def test_a_worker_that_has_joined_other_processes_is_refused_and_waits_for_nobody():
+    """As on a host of a slice whose variables did not confine it; its evaluator would wait in a collective."""
+    address, environment = two_hosts()[1], os.environ | {"JAX_PLATFORMS": "cpu", "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-c", OF_TWO, address]
+    other = subprocess.Popen([*command, "1"], env=environment)
+    try:
+        worker = subprocess.run([*command, "0"], env=environment, capture_output=True, text=True, timeout=PATIENCE)
+    finally:
+        other.kill()
+        other.wait()
+    assert worker.stdout.startswith("JAX has joined 2 processes, so this worker would wait for the others"), worker
 
 
 def order(n=3):
