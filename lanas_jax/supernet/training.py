@@ -99,8 +99,8 @@ class SupernetTraining:
 
     Raises:
       ValueError: the codes of the sandwich are not in the space, fair sampling does not fit the space, a recipe with
-        either has several passes, both are given, the recipe has distillation, which needs a teacher, or `watched` is
-        negative.
+        either has several passes, both are given, the recipe has distillation, dropped paths or an auxiliary head, or
+        `watched` is negative.
     """
 
     supernet: Supernet
@@ -116,10 +116,13 @@ class SupernetTraining:
     def __post_init__(self) -> None:
         if self.watched < 0:
             raise ValueError(f"watched must not be negative; got {self.watched}")
-        if self.recipe.distillation:
-            raise ValueError(
-                f"distillation must be 0 for a supernet, which has no teacher; got {self.recipe.distillation}"
-            )
+        for name, lacking in (
+            ("distillation", "no teacher"),
+            ("drop_path", "no dropped paths but those of a sandwich's largest subnetwork (Sandwich.drop_path)"),
+            ("auxiliary_weight", "no auxiliary head"),
+        ):
+            if got := getattr(self.recipe, name):
+                raise ValueError(f"{name} must be 0 for a supernet, which has {lacking}; got {got}")
         if self.sandwich is not None:
             self.sandwich.check(self.supernet, self.recipe)
         if self.fair:

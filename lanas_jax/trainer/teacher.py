@@ -68,13 +68,13 @@ class NetworkTeacher:
         return self.network.apply(*weights, images, train=False, key=key, drop_path=jnp.float32(0))[0]
 
     def check(self, data: SearchData | StreamedDataset, recipe: Recipe) -> None:
-        """Raises ValueError if the weights do not fit the network, or the network does not fit the classes."""
+        """Raises ValueError if the weights do not fit the network, or the network does not fit images or classes."""
         del recipe
         try:
             by_name.check_weights(self._shapes, self.weights)
         except ValueError as error:
             raise ValueError(f"the teacher's {error}") from error
-        _check_classes(self, data)
+        _check_images(self, data)
 
     def identity(self) -> dict[str, str]:
         """Returns the network's class name and a digest of the weights."""
@@ -127,9 +127,9 @@ class ModuleTeacher:
         return copy(images)
 
     def check(self, data: SearchData | StreamedDataset, recipe: Recipe) -> None:
-        """Raises ValueError if the numbers of classes of the module and the images differ."""
+        """Raises ValueError if the module does not take the images or has another number of classes."""
         del recipe
-        _check_classes(self, data)
+        _check_images(self, data)
 
     def identity(self) -> dict[str, str]:
         """Returns the module's class name and a digest of its variables."""
@@ -205,9 +205,14 @@ def read_logits(path: Path) -> SavedLogits:
     return SavedLogits(values)
 
 
-def _check_classes(teacher: Teacher, data: SearchData | StreamedDataset) -> None:
+def _check_images(teacher: Teacher, data: SearchData | StreamedDataset) -> None:
     images = jax.ShapeDtypeStruct((1, *data.image_shape), jnp.float32)
-    _check_number(jax.eval_shape(teacher.logits, images).shape[1], data.classes)
+    try:
+        logits = jax.eval_shape(teacher.logits, images)
+    except (TypeError, ValueError) as error:
+        size = " x ".join(map(str, data.image_shape))
+        raise ValueError(f"the teacher does not take images of {size}: {str(error).splitlines()[0]}") from error
+    _check_number(logits.shape[1], data.classes)
 
 
 def _check_number(found: int, classes: int) -> None:

@@ -30,7 +30,7 @@ from lanas_jax.trainer.train import Origin, train_network
 from lanas_jax.training.sgd import TrainConfig
 from tests.refusals import refused
 
-RECIPE = Recipe(epochs=1, batch_size=2, auxiliary_weight=0.0)
+RECIPE = Recipe(epochs=1, batch_size=2, auxiliary_weight=0.0, drop_path=0.0)
 SIZES = {"channels": 4, "cells": 3, "image_channels": 1}
 COUNTED = {"nasnet": NASNetSpace, "masks": NASNetMasks, "101": NASBench101Space, "201": NASBench201Space}
 

@@ -73,6 +73,19 @@ def test_the_spaces_are_of_the_published_size():
         assert space.networks == len(config.sizes) * (9**2 + 9**3 + 9**4) ** 5  # 2.2e19 at each resolution
 
 
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"resolutions": (192, 200)}, "has no resolution of 200 pixels; choose from 192, 224, 256, 288"),
+        ({"width": 1.0}, "does not take --width, which is for space once_for_all: leave it out"),
+        ({"limit": 150}, "max_multiply_adds of 150,000,000 is below the smallest network of the space"),
+    ],
+)
+def test_settings_that_a_space_lacks_are_refused(settings, message):
+    with pytest.raises(ValueError, match=message):
+        imagenet_600m.limited(imagenet_600m.Config(space="attentive", **settings))
+
+
 @pytest.mark.usefixtures("unread")
 def test_a_latency_limit_comes_from_a_table(tmp_path):
     config = imagenet_600m.Config()

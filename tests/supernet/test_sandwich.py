@@ -246,6 +246,8 @@ def test_another_way_to_train_is_refused_and_named(whole, rule, message):
         (RULE, {"passes": 2}, "passes must be 1 with a sandwich, which defines its own passes; got 2"),
         (RULE, {"distillation": 0.5}, "distillation must be 0 for a supernet, which has no teacher; got 0.5"),
         (None, {"distillation": 0.5}, "distillation must be 0 for a supernet, which has no teacher; got 0.5"),
+        (RULE, {"drop_path": 0.2}, r"drop_path must be 0 for a supernet, .* \(Sandwich\.drop_path\); got 0\.2"),
+        (None, {"auxiliary_weight": 0.4}, r"auxiliary_weight must be 0 for a supernet, .* no auxiliary head; got 0\.4"),
     ],
 )
 def test_what_does_not_fit_is_refused_at_once(rule, recipe, message):

@@ -24,6 +24,13 @@ def training(supernet, **recipe):
     return SupernetTraining(supernet, CODES, dataclasses.replace(OFTEN, **recipe), seed=5, sandwich=Sandwich(*ENDS))
 
 
+def donated(program):
+    """Positions of arguments whose memory the program reuses, all or no arrays of each."""
+    flags = [{leaf.donated for leaf in jax.tree.leaves(one)} for one in program.args_info[0]]
+    assert {len(flag) for flag in flags} == {1}
+    return {i for i, flag in enumerate(flags) if flag == {True}}
+
+
 @pytest.mark.parametrize(
     "over", [pytest.param("all", marks=pytest.mark.slow), pytest.param("device", marks=pytest.mark.slow), 2]
 )
@@ -33,6 +40,8 @@ def test_steps_are_those_of_one_program(over):
     one, separate = (compilation.compile_training(each, DATA, jax.devices()[:4]) for each in trainings)
     assert isinstance(separate.program, PassPrograms)
     assert list(separate.program.passes) == ["largest", "smallest", "random, all", "random, half", "random, few"]
+    assert [donated(program) for program in separate.program.passes.values()] == [set(), *[{2}] * 4]  # gradients so far
+    assert donated(separate.program.apply) == {1}  # state
     for codes in (CODES, CODES[::-1]):
         (state, losses), (expected, theirs) = (
             made.advance(made.start(), 7)

@@ -202,6 +202,8 @@ def test_identities_tell_teachers_apart():
         (lambda: NetworkTeacher(NETWORK, {}), "the teacher's batch_stats/dropped is absent, expected"),
         (lambda: ModuleTeacher(Linear(np.zeros((PIXELS, 4)))),
          "the teacher has 4 classes, expected 3"),
+        (lambda: ModuleTeacher(Linear(np.zeros((PIXELS - 1, 3)))),
+         "the teacher does not take images of 6 x 6 x 1: dot_general requires contracting dimensions"),
         (lambda: SavedLogits(np.zeros((123, 4), np.float32)), "the teacher has 4 classes, expected 3"),
         (lambda: SavedLogits(np.zeros((90, 3), np.float32)),
          "the teacher's logits are of 90 images, expected 123: the train and search-validation images"),
