@@ -24,11 +24,12 @@ from lanas_jax.runtime.numbers import set_whole_numbers
 from lanas_jax.searchers import history as hist
 from lanas_jax.searchers import partition, surrogate
 from lanas_jax.searchers.base import register
+from lanas_jax.searchers.first_draws import draw_apart, draw_uniformly
 from lanas_jax.searchers.history import History
 from lanas_jax.searchers.modelled import MODEL_TRIALS, extended, outstanding, with_history, with_results
 from lanas_jax.searchers.partition import PartitionTree
 from lanas_jax.searchers.sampling import Pool, listed
-from lanas_jax.searchers.selection import Known, Walks, draw_from_lattice, draw_from_pool, draw_uniformly
+from lanas_jax.searchers.selection import Known, Walks, draw_from_lattice, draw_from_pool
 from lanas_jax.searchers.surrogate import GaussianProcess
 from lanas_jax.spaces.base import Codes, SearchSpace, Values
 
@@ -72,7 +73,8 @@ class LaNAS:
       ridge: ridge penalty of the tree's regressions.
       cp: exploration weight of the upper confidence bound, in units of the mean targets.
       relative_cp: True to multiply `cp` by the absolute value of the highest value so far.
-      initial: number of initial trials drawn uniformly, not counting failed ones. While these are pending, further
+      initial: number of initial trials, not counting failed ones. Each is the one of 64 uniform draws about which the
+        model is most uncertain; without `expected_improvement`, it is a uniform draw. While these are pending, further
         draws go where the model is most uncertain.
       relearn_every: number of new results between two learning phases.
       rank_targets: True to fit the tree to ranks instead of values.
@@ -97,7 +99,7 @@ class LaNAS:
     ridge: float = 20.0
     cp: float = 0.1
     relative_cp: bool = False
-    initial: int = 15
+    initial: int = 10
     relearn_every: int = 1
     rank_targets: bool = True
     patience: int = 150
@@ -177,7 +179,9 @@ def _ask(searcher: LaNAS, state: LaNASState, n: int) -> tuple[LaNASState, Array]
     key, subkey = jax.random.split(state.key)
     space, history, tree = searcher.space, state.history, state.tree
 
-    def uniform() -> tuple[History, PartitionTree, Array, Array]:
+    def first() -> tuple[History, PartitionTree, Array, Array]:
+        if searcher.expected_improvement:
+            return draw_apart(subkey, space, searcher.pool, Known(history, tree, _with_outstanding(searcher, state)), n)
         return draw_uniformly(subkey, space, searcher.pool, history, tree, n)
 
     def learned() -> tuple[History, PartitionTree, Array, Array]:
@@ -195,7 +199,7 @@ def _ask(searcher: LaNAS, state: LaNASState, n: int) -> tuple[LaNASState, Array]
         return after.history, after.tree, acceptance, codes
 
     warming_up = jnp.sum(history.done | (history.status == hist.PENDING)) < searcher.initial
-    history, tree, acceptance, codes = jax.lax.cond(warming_up, uniform, learned)
+    history, tree, acceptance, codes = jax.lax.cond(warming_up, first, learned)
     return dataclasses.replace(state, key=key, history=history, tree=tree, acceptance=acceptance), codes
 
 

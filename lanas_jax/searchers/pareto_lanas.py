@@ -25,6 +25,7 @@ from lanas_jax.searchers import history as hist
 from lanas_jax.searchers import partition, surrogate
 from lanas_jax.searchers.base import register
 from lanas_jax.searchers.dominance import dominance_scores, on_front
+from lanas_jax.searchers.first_draws import draw_uniformly
 from lanas_jax.searchers.front_model import Beliefs, FrontModel, units_of
 from lanas_jax.searchers.history import History, Objectives
 from lanas_jax.searchers.hypervolume import hypervolume
@@ -39,7 +40,6 @@ from lanas_jax.searchers.selection import (
     RANDOM,
     descend,
     draw_from_leaves,
-    draw_uniformly,
     look_around,
     near_the_best,
 )

@@ -32,7 +32,6 @@ from lanas_jax.searchers import history as hist
 from lanas_jax.searchers import partition, surrogate
 from lanas_jax.searchers.history import History
 from lanas_jax.searchers.partition import PartitionTree
-from lanas_jax.searchers.random_search import uniform_unseen
 from lanas_jax.searchers.sampling import (
     DRAWS,
     Inside,
@@ -47,7 +46,7 @@ from lanas_jax.searchers.sampling import (
     walk,
 )
 from lanas_jax.searchers.surrogate import GaussianProcess
-from lanas_jax.spaces.base import Codes, SearchSpace
+from lanas_jax.spaces.base import SearchSpace
 
 LIKED = 127  # number of codes shortlisted by the additive model, each the best of its bucket; a prime
 BEST, NEAR = 4, 128  # number of best trials whose neighbours are shortlisted; maximum number of neighbours
@@ -108,16 +107,6 @@ def descend(tree: PartitionTree, is_open: Bool[Array, " nodes"], cp: Float[Array
         inner = (node < tree.is_split.shape[0]) & tree.is_split[split]
         node = jnp.where(inner, children[better], node)
     return node
-
-
-def draw_uniformly(
-    key: PRNGKeyArray, space: SearchSpace, pool: Pool | Codes | None, history: History, tree: PartitionTree, n: int
-) -> tuple[History, PartitionTree, Float[Array, ""], Int[Array, "n dims"]]:
-    """Draws `n` unseen codes uniformly, as pending trials; returns history, tree, an acceptance of 1, and the codes."""
-    drawn, codes = uniform_unseen(key, space, pool, history, n)
-    leaves = partition.route(tree, space.features(codes))
-    visits = tree.visits + partition.subtotals(tree, leaves, codes[:, 0] >= 0)
-    return drawn, dataclasses.replace(tree, visits=visits), jnp.float32(1.0), codes
 
 
 def draw_from_pool(

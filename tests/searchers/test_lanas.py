@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 import lanas_jax as lx
+from lanas_jax.searchers import first_draws, partition, surrogate
 from lanas_jax.searchers import history as hist
-from lanas_jax.searchers import partition, surrogate
 from tests.searchers.canonical import BATCH, LATTICE_SPACE, POOL, POOL_SPACE, additive, product, run
 from tests.trees import same
 
@@ -85,14 +85,16 @@ def test_a_pending_trial_stays_a_visit_when_others_are_told():
     assert (int(state.tree.visits[0]), int(state.tree.results[0])) == (2 * BATCH, BATCH)
 
 
-def test_workers_that_ask_before_anything_is_told_spread_out():
-    """After the initial draws a code is taken where the model knows least: no unseen code has a larger variance."""
-    searcher = on_pool(initial=4)
-    state, _ = searcher.ask(searcher.init(jax.random.key(0)), BATCH)
+def test_codes_drawn_before_anything_is_told_spread_out():
+    """After the first, codes are taken where the model knows least: no unseen code has a larger variance.
+
+    The pool has no more codes than are drawn as candidates for an initial draw.
+    """
+    assert len(POOL) <= first_draws.CANDIDATES
+    searcher = on_pool(initial=8)
+    state = searcher.init(jax.random.key(0))
     model = surrogate.prior(64, POOL_SPACE.embedding_size)
-    for code in state.history.codes[:4]:
-        model = surrogate.extend(model, POOL_SPACE.embed(code[None])[0], jnp.bool_(True), POOL_SPACE.dims)
-    for _ in range(3):
+    for _ in range(4):
         before = state
         state, codes = searcher.ask(state, BATCH)
         seen = np.array(before.history.seen)
@@ -100,25 +102,31 @@ def test_workers_that_ask_before_anything_is_told_spread_out():
             variance = np.asarray(surrogate.predict_embedded(model, searcher.pool.embedded, POOL_SPACE.dims)[1])
             (row,) = np.flatnonzero((code == POOL).all(axis=1))
             assert not seen[row]
-            assert variance[row] >= variance[~seen].max() - 1e-5
+            assert not seen.any() or variance[row] >= variance[~seen].max() - 1e-5
             seen[row] = True
             model = surrogate.extend(model, searcher.pool.embedded[row], jnp.bool_(True), POOL_SPACE.dims)
 
 
 def test_failed_trials_do_not_count_as_initial():
-    """While failures are told, draws are those of random search; then four more are, and no others."""
-    searchers = [on_pool(initial=8), lx.RandomSearch(POOL_SPACE, pool=POOL)]
-    states = [searcher.init(jax.random.key(3)) for searcher in searchers]
-    same = []
+    """Initial draws do not depend on values: two batches of failures and two of values are drawn, and no others."""
+    searcher = on_pool(initial=8)
+    states, same = [searcher.init(jax.random.key(3))] * 2, []
     for i in range(5):
         asked = []
-        for which, searcher in enumerate(searchers):
+        for which, sign in enumerate((1, -1)):
             states[which], codes = searcher.ask(states[which], BATCH)
             asked.append(np.asarray(codes))
-            told = np.full(BATCH, np.nan, np.float32) if i < 2 else additive(codes)
+            told = np.full(BATCH, np.nan, np.float32) if i < 2 else sign * additive(codes)
             states[which] = searcher.tell(states[which], codes, told)
         same.append(bool((asked[0] == asked[1]).all()))
     assert same == [True] * 4 + [False]
+
+
+def test_the_first_draw_is_uniform():
+    """Of 64 searches over 64 codes, as many begin with different codes as those of uniform draws do, 41 on average."""
+    searcher = on_pool()
+    first = [np.asarray(searcher.ask(searcher.init(jax.random.key(seed)), BATCH)[1])[0] for seed in range(64)]
+    assert 32 <= len(np.unique(first, axis=0)) <= 50
 
 
 def test_values_only_matter_through_their_ranks():
