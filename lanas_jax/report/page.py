@@ -40,7 +40,7 @@ class ReportData:
       tree_note: reason why there is no tree.
       ranking: rank correlations of estimates with training from scratch; None if not measured.
       against: rank correlations of estimates with the values of benchmark tables.
-      draws: number of first trials with a value that the searcher drew uniformly; 0 to show no level of random draws.
+      draws: number of first trials with a value that were drawn without regard to values; 0 to show no mean of them.
       refresh: number of seconds after which a browser reads the page again; None for a search that is not running.
       supernet: accuracies of subnetworks after the epochs of the supernet's training; None if not measured.
       objectives: names of the objectives of a search with several, whose winner is the knee of their front.
@@ -222,7 +222,7 @@ def _plots(run: ReportData) -> list[Element]:
         return []
     caption = "Best value against trials."
     if 0 < run.draws < len(done):
-        caption += " The dashed line is the mean of the first trials, drawn uniformly: the level without a search."
+        caption += " The dashed line is the mean of the first trials, drawn before any value is known: the level without a search."
     figures = [_figure(plots.best_against_trials(run.trials, run.show, run.draws), caption)]
     if any(curves.seconds_after(run.trials).values()):
         caption = "Best value against time spent on candidates; pauses of the search are not counted."

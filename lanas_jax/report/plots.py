@@ -65,7 +65,7 @@ def best_against_trials(trials: Sequence[Trial], show: ValueFormat, draws: int =
     Args:
       trials: all trials.
       show: format of the values.
-      draws: number of first trials with a value that are uniform draws; their mean is drawn as a line.
+      draws: number of first trials with a value that are drawn without regard to values; their mean is drawn as a line.
     """
     places = {trial.id: float(trial.id) for trial in trials if trial.status != Status.PENDING}
     return _progress(trials, places, show, name="trials", label="trial", draws=draws)
@@ -264,7 +264,7 @@ def _progress(
         floor = _scatter(axes, x, values)
         if 0 < draws < len(shown):
             mean = float(np.maximum(values[:draws].mean(), floor))
-            axes.axhline(mean, color=INK, linewidth=1.2, linestyle=(0, (4, 3)), label=f"mean of {draws} random draws")
+            axes.axhline(mean, color=INK, linewidth=1.2, linestyle=(0, (4, 3)), label=f"mean of the first {draws}")
         if len(shown):
             end = max(places.values())
             steps = np.maximum(np.append(curves.running_best(values.tolist()), values.max()), floor)

@@ -210,13 +210,13 @@ def test_the_trained_code_is_the_one_drawn() -> None:
     assert "op0 conv1x1" in Page(render(run(given, final=final(given[1].code)))).words
 
 
-def test_the_level_of_random_draws_is_a_line_of_the_plot() -> None:
+def test_the_mean_of_the_first_draws_is_a_line_of_the_plot() -> None:
     """Shown once there are later trials to compare with it."""
     page = Page(render(run(trials(20), draws=15)))
-    assert "mean of 15 random draws" in page.words
+    assert "mean of the first 15" in page.words
     assert "The dashed line is the mean of the first trials" in page.words
     for draws in (0, 20):
-        assert "random draws" not in Page(render(run(trials(20), draws=draws))).words
+        assert "mean of the first" not in Page(render(run(trials(20), draws=draws))).words
 
 
 def test_tree_section() -> None:
