@@ -222,7 +222,7 @@ def _plots(run: ReportData) -> list[Element]:
         return []
     caption = "Best value against trials."
     if 0 < run.draws < len(done):
-        caption += " The dashed line is the mean of the first trials, drawn before any result: the level without a search."
+        caption += " The dashed line is the mean of the first trials, from before any result."
     figures = [_figure(plots.best_against_trials(run.trials, run.show, run.draws), caption)]
     if any(curves.seconds_after(run.trials).values()):
         caption = "Best value against time spent on candidates; pauses of the search are not counted."
