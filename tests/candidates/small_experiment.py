@@ -22,10 +22,12 @@ class Config:
     Attributes:
       strategy: how candidates are trained.
       halving: whether the worse half of a batch stops early.
+      epochs: of each training.
     """
 
     strategy: Literal["auto", "shared", "branchless", "specialised"] = "auto"
     halving: bool = False
+    epochs: int = 4
 
 
 def build(config: Config) -> Experiment:
@@ -34,7 +36,7 @@ def build(config: Config) -> Experiment:
     evaluator = FromScratch(
         BuildableNetwork(),
         data,
-        TrainConfig(epochs=4, batch_size=8, learning_rate=0.05),
+        TrainConfig(epochs=config.epochs, batch_size=8, learning_rate=0.05),
         per_device=2,
         strategy=config.strategy,
         halving=Halving((0.5,), 0.5) if config.halving else None,
