@@ -55,7 +55,7 @@ def finished(run):
 
 def wait_for(run, count, process):
     while finished(run) < count and process.poll() is None:
-        time.sleep(0.01)
+        time.sleep(0.03)
 
 
 def uninterrupted(folder, *settings):
@@ -106,12 +106,12 @@ def test_ctrl_c_keeps_finished_trials_and_says_how_to_resume(tmp_path, number, c
 @pytest.mark.slow
 def test_killed_at_random_moments(tmp_path):
     """Seeded moments, from before the first trial to within the winner training."""
-    settings = ("--searcher", "lanas", "--budget", "60", "--pause", "0.02", "--winner-epochs", "200")
+    settings = ("--searcher", "lanas", "--budget", "40", "--pause", "0.03", "--winner-epochs", "30")
     whole, _ = uninterrupted(tmp_path, *settings)
     run, moments = tmp_path / "run", random.Random("lanas")
     command = ("search", EXPERIMENT, "--out", run, *settings)
     kills = 0
-    for kept in (0, 8, 20, 36, 52, 60):
+    for kept in (0, 8, 16, 24, 32, 40):
         process = start(*command)
         wait_for(run, kept, process)
         time.sleep(moments.uniform(0, 0.3))
