@@ -23,6 +23,7 @@ from lanas_jax.training.sgd import TrainConfig
 SIZES = {"channels": 2, "image_size": 8, "classes": 3}
 NETWORKS = {
     "NASNet": NASNet(NASNetSpace(2, two_cells=True, cells=3, **SIZES), jnp.bfloat16, weight_standardisation=True),
+    "NASNet, one block": NASNet(NASNetSpace(1, two_cells=True, cells=3, **SIZES), jnp.bfloat16),
     "NAS-Bench-201": NASBench201(NASBench201Space(cells=1, **SIZES), jnp.bfloat16),
     "NAS-Bench-101": NASBench101(NASBench101Space(cells=1, **SIZES | {"channels": 5}), jnp.bfloat16),
 }

@@ -126,9 +126,7 @@ def test_tables_have_the_width_that_benchmarks_ask_for():
 
 @pytest.mark.slow
 def test_every_row_is_measured(tmp_path):
-    config = dataclasses.replace(
-        TINY, parts=("cell", "candidate"), vmapped=(1, 2), json=tmp_path / "rows.json", blocks=2, cells=3
-    )
+    config = dataclasses.replace(TINY, parts=("cell", "candidate"), vmapped=(1, 2), json=tmp_path / "rows.json")
     rows = accelerators.run_benchmark(AcceleratorBenchmark(config), Console())
     assert [row.name[:3] for row in rows] == [
         (part, form, vmapped)
