@@ -102,6 +102,8 @@ FILES = {  # what runs in 32 bits, file by file, with what tests compare it with
         "tests/study/test_objectives.py",
         "tests/evaluators/test_from_table.py",
         "tests/commands/test_cli.py",
+        "-k",
+        "not interrupted_anywhere or stops1",  # one row of stops for each searcher and batch
     ),
 }
 INNER = (
@@ -126,10 +128,8 @@ def test_tests_pass_in_a_process_of_64_bits(family):
         {"JAX_DEFAULT_PRNG_IMPL": "rbg"},
         {"JAX_THREEFRY_PARTITIONABLE": "0"},
         {"JAX_DEBUG_NANS": "1", "JAX_DEBUG_INFS": "1"},
-        {"JAX_DEFAULT_MATMUL_PRECISION": "highest"},
-        {"XLA_FLAGS": "--xla_force_host_platform_device_count=3"},
-        {"JAX_ENABLE_X64": "1", "JAX_NUMPY_RANK_PROMOTION": "warn"},
-        {"JAX_TRANSFER_GUARD": "disallow"},
+        {"JAX_DEFAULT_MATMUL_PRECISION": "highest", "XLA_FLAGS": "--xla_force_host_platform_device_count=3"},
+        {"JAX_ENABLE_X64": "1", "JAX_NUMPY_RANK_PROMOTION": "warn", "JAX_TRANSFER_GUARD": "disallow"},
     ],
     ids=lambda setting: "-".join(setting),
 )
@@ -138,6 +138,7 @@ def test_a_search_with_failed_trials_and_its_resume_run_under_other_settings(set
 
     def python(code, *arguments, **more):
         environment = os.environ | {"PYTHONPATH": str(ROOT), **setting, **more}
+        environment["XLA_FLAGS"] = f"{os.environ['XLA_FLAGS']} {setting.get('XLA_FLAGS', '')}"
         return subprocess.run(
             [sys.executable, "-c", code, *map(str, arguments)],
             env=environment,
