@@ -18,7 +18,7 @@ from tests.several_hosts import PATIENCE, ends, start, start_two, two_hosts
 from tests.supernet.linear_experiment import Config, one_shot
 
 EXPERIMENT = Path(__file__).parents[1] / "supernet" / "linear_experiment.py"
-LONG = ("--epochs", "60")  # 600 steps, a checkpoint after every 7
+LONG = ("--epochs", "20")  # 200 steps, a checkpoint after every 7
 
 
 def command(out, *settings):
@@ -39,7 +39,7 @@ def metrics(out):
 
 
 def state(out):
-    training = one_shot(Config(epochs=60))._training
+    training = one_shot(Config(epochs=20))._training
     return restored(folders.open_folder(out), shapes(training.network, training.recipe)).state
 
 
@@ -126,7 +126,7 @@ def test_two_processes_train_the_supernet_that_one_trains(whole, tmp_path):
     assert codes == [0], errors
     ours, theirs = (np.genfromtxt(folder / "metrics.csv", delimiter=",")[1:21, 2] for folder in (out, alone))
     np.testing.assert_allclose(ours, theirs, rtol=2e-5)
-    assert "supernet: 600 of 600 steps" in outs[0]
+    assert "supernet: 200 of 200 steps" in outs[0]
     assert not [line for line in outs[1].splitlines() if not line.startswith("[Gloo]")]
     assert json.loads((out / "training.json").read_text())["devices"] == "2 x cpu"
 
@@ -145,7 +145,7 @@ def test_two_processes_train_a_sandwich_of_several_programs_as_one_does(tmp_path
 def test_a_search_by_one_process_reads_the_supernet_of_two(whole, tmp_path, capsys):
     out, _ = whole
     assert main(search(tmp_path / "run", "--supernet", out, *LONG)) == 0
-    assert "supernet: 600 steps" not in capsys.readouterr().out
+    assert "supernet: 200 steps" not in capsys.readouterr().out
     assert len(values(tmp_path / "run")) == 6
 
 
@@ -157,10 +157,10 @@ def test_sigterm_to_one_stops_both_and_they_continue(whole, tmp_path):
     codes, _, errors = ends(processes)
     assert codes == [143, 143], errors
     step = int(state(out).step)
-    assert 14 <= step < 600
+    assert 14 <= step < 200
     for index, error in enumerate(errors):
         assert f"stopped after step {step}, which is saved. To continue from the last checkpoint: " in error
-        assert f"lanas supernet {EXPERIMENT} --out {out} --epochs 60" in error
+        assert f"lanas supernet {EXPERIMENT} --out {out} --epochs 20" in error
         assert f"--hosts.index {index}" in error
     assert_goes_on_to_the_same_bits(whole[0], out)
 
