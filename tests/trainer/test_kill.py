@@ -22,8 +22,8 @@ ROOT = Path(__file__).parents[2]
 EXPERIMENT = ROOT / "tests" / "trainer" / "tiny_experiment.py"
 LANAS = [sys.executable, "-c", "from lanas_jax.cli import run_and_exit; run_and_exit()"]
 # An epoch is 10.25 steps, and a checkpoint is written every 7.
-SETTINGS = ("--recipe.epochs", "40", "--recipe.steps-per-dispatch", "7", "--recipe.checkpoint-seconds", "0")
-TOTAL = 410
+SETTINGS = ("--recipe.epochs", "20", "--recipe.steps-per-dispatch", "7", "--recipe.checkpoint-seconds", "0")
+TOTAL = 205
 
 
 def start(out, *settings):
@@ -46,7 +46,7 @@ def wait_for(out, step, process):
 
 def state(out):
     settings = json.loads((out / "training.json").read_text())["settings"]
-    assert settings["recipe"]["epochs"] == 40
+    assert settings["recipe"]["epochs"] == 20
     made = final(Config(), Final(), np.array([0, 1]))
     return restored(folders.open_folder(out), shapes(made.network, made.recipe)).state
 
@@ -56,7 +56,7 @@ def test_killed_again_and_again_it_ends_with_the_same_bits(tmp_path):
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     _, err = (process := start(whole, *SETTINGS)).communicate(timeout=300)
     assert process.returncode == 0, err
-    for step in (7, 100, 250):
+    for step in (7, 50, 120):
         process = start(killed, *SETTINGS)
         wait_for(killed, step, process)
         process.kill()
