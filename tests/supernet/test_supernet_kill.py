@@ -15,7 +15,7 @@ from tests.ctrl_c import ctrl_c
 ROOT = Path(__file__).parents[2]
 EXPERIMENT = ROOT / "tests" / "supernet" / "linear_experiment.py"
 LANAS = [sys.executable, "-c", "from lanas_jax.cli import run_and_exit; run_and_exit()"]
-EPOCHS = 60  # 600 steps, a checkpoint after every 7
+EPOCHS = 30  # 300 steps, a checkpoint after every 7
 
 
 def start(*arguments):
@@ -53,7 +53,7 @@ def test_killed_while_the_supernet_trains_it_comes_to_the_same_trials(tmp_path):
     code, _, err = finish(start("search", EXPERIMENT, "--out", whole, *settings))
     assert code == 0, err
     command = ("search", EXPERIMENT, "--out", run, *settings)
-    for step in (7, 200):
+    for step in (7, 100):
         process = start(*command)
         wait_for(run, step, process)
         process.kill()
