@@ -26,12 +26,14 @@ from lanas_jax.searchers import partition, surrogate
 from lanas_jax.searchers.base import register
 from lanas_jax.searchers.first_draws import draw_apart, draw_uniformly
 from lanas_jax.searchers.history import History
-from lanas_jax.searchers.modelled import MODEL_TRIALS, extended, outstanding, with_history, with_results
+from lanas_jax.searchers.modelled import MODEL_TRIALS, outstanding, with_history, with_results
 from lanas_jax.searchers.partition import PartitionTree
 from lanas_jax.searchers.sampling import Pool, listed
 from lanas_jax.searchers.selection import Known, Walks, draw_from_lattice, draw_from_pool
 from lanas_jax.searchers.surrogate import GaussianProcess
 from lanas_jax.spaces.base import Codes, SearchSpace, Values
+
+TOGETHER = 32  # number of trials without a value that are added to the model at a time
 
 
 @jax.tree_util.register_dataclass
@@ -219,12 +221,15 @@ def _add_pending(searcher: LaNAS, state: LaNASState, codes: Codes) -> LaNASState
 
 def _with_outstanding(searcher: LaNAS, state: LaNASState) -> GaussianProcess:
     """Returns the model extended by trials without a value: the latest, if not all fit."""
-    rows, number = outstanding(state.history, state.model)
+    history, space = state.history, searcher.space
+    rows, number = outstanding(history, state.model)
 
     def add(i: Array, model: GaussianProcess) -> GaussianProcess:
-        return extended(searcher.space, state.history, model, rows[i], jnp.bool_(True))
+        at = i * TOGETHER + jnp.arange(TOGETHER)
+        codes = jnp.maximum(history.codes[rows.at[at].get(mode="clip")], 0)
+        return surrogate.extend_by_block(model, space.embed(codes), at < number, space.dims)
 
-    return jax.lax.fori_loop(0, number, add, state.model)
+    return jax.lax.fori_loop(0, -(-number // TOGETHER), add, state.model)
 
 
 @jax.jit

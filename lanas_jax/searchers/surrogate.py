@@ -163,6 +163,37 @@ def extend(model: GaussianProcess, embedded: Float[Array, " e"], new: Bool[Array
     )
 
 
+def extend_by_block(
+    model: GaussianProcess, embedded: Float[Array, "b e"], new: Bool[Array, " b"], dims: int
+) -> GaussianProcess:
+    """Returns the model with several more trials without a target, to rounding as by `extend` for one after another.
+
+    It reads and writes the whitener once for all, by matrix products.
+
+    Args:
+      model: model of the trials so far.
+      embedded: embeddings of the trials.
+      new: conditions for adding each trial; those are not added either for which no room is left.
+      dims: length of a code.
+    """
+    new = new & (model.count + jnp.cumsum(new) <= model.rows)
+    place = jnp.where(new, model.count + jnp.cumsum(new) - 1, model.rows)
+    cross = jnp.where(model.used[:, None] & new[None], covariance(model.embedded, embedded, dims), 0.0)
+    whitened = jnp.where(model.used[:, None], jnp.matmul(model.whitener, cross, precision="highest"), 0.0)
+    inner = covariance(embedded, embedded, dims) - jnp.matmul(whitened.T, whitened, precision="highest")
+    identity = jnp.eye(len(new))
+    inner = jnp.where(new[:, None] & new[None], inner + (NOISE + JITTER) * identity, identity)
+    factor = jax.scipy.linalg.solve_triangular(jnp.linalg.cholesky(inner), identity, lower=True)
+    product = jnp.matmul(whitened.T, model.whitener, precision="highest")
+    rows = -jnp.matmul(factor, product, precision="highest").at[:, place].add(-factor, mode="drop")
+    return dataclasses.replace(
+        model,
+        embedded=model.embedded.at[place].set(embedded, mode="drop"),
+        whitener=model.whitener.at[place].set(rows, mode="drop"),
+        count=model.count + jnp.sum(new, dtype=model.count.dtype),
+    )
+
+
 def learn(model: GaussianProcess, targets: Float[Array, " m"]) -> GaussianProcess:
     """Returns the posterior given a target for each of the model's trials; ignores rows beyond `count`."""
     innovations = model._whitened(targets[:, None])

@@ -112,6 +112,17 @@ def test_a_model_takes_in_as_many_trials_as_it_has_room_for(data):
         np.testing.assert_array_equal(got, expected)
 
 
+@pytest.mark.parametrize("present", [20, 60], ids=["room for all", "room for four"])
+def test_a_block_of_trials_is_added_as_one_after_another(data, present):
+    trials, _, _ = data
+    start = extend(surrogate.prior(64, trials.shape[1]), trials[:present])
+    block, new = jnp.asarray(trials[60:70], jnp.float32), jnp.asarray([True, False] + 8 * [True])
+    got = jax.jit(surrogate.extend_by_block, static_argnames="dims")(start, block, new, dims=SPACE.dims)
+    assert int(got.count) == min(present + 9, 64)
+    for a, b in zip(jax.tree.leaves(got), jax.tree.leaves(add(start, block, new)), strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-5)
+
+
 def test_a_grown_model_says_the_same(data, model):
     _, others, _ = data
     grown = surrogate.grow(model, 300)
