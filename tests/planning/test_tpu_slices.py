@@ -81,3 +81,16 @@ def test_candidates_train_in_one_program_over_all_chips():
     assert few["costs"]["collectives"] == many["costs"]["collectives"] == {}
     assert few["steps"] == 16 * many["steps"]
     assert few["memory"]["outputs"] > 8 * many["memory"]["outputs"]  # states of 16 candidates, and of one
+
+
+def test_values_of_subnetworks_are_one_program_over_all_chips():
+    """No chip waits for another."""
+    chips = {"v5e:4x4": 16, "v5e:16x16": 256}
+    started = {name: start("--topology", name, "--only", "search", "--json") for name in chips}
+    for name, process in started.items():
+        out, errors = process.communicate()
+        assert process.returncode == 0, errors
+        (stage,) = json.loads(out)
+        assert (stage["stage"], stage["chips"]) == ("search", chips[name])
+        assert stage["fits"]
+        assert stage["costs"]["collectives"] == {}
