@@ -93,7 +93,7 @@ class LaNASSampler(BaseSampler):
         *,
         steps: int = STEPS,
         seed: int | None = None,
-        n_startup_trials: int = 10,
+        n_startup_trials: int = 15,
         search_space: Mapping[str, BaseDistribution] | None = None,
         allowed: Callable[[dict[str, Any]], bool] | None = None,
         constraints_func: Callable[[FrozenTrial], Sequence[float]] | None = None,
