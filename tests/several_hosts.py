@@ -10,20 +10,12 @@ ROOT = Path(__file__).parents[1]
 LANAS = [sys.executable, "-c", "from lanas_jax.cli import run_and_exit; run_and_exit()"]
 HEARTBEAT = 10  # seconds of silence after which a process is given up
 PATIENCE = 6 * HEARTBEAT  # in which the one that is left has ended, be the machine as slow as it may
-# Only process 0 of JAX writes programs to its cache. On CPUs, the keys of process 1 are others, so it would compile all
-# of its programs in every test: here each process writes its own.
-EACH_WRITES = """
-import types
-from jax._src import compiler
-compiler.distributed = types.SimpleNamespace(global_state=types.SimpleNamespace(process_id=0, client=None))
-"""
 
 
-def start(*arguments, devices=1, before="", more=(), writes=EACH_WRITES, **how):
+def start(*arguments, devices=1, before="", more=(), **how):
     """Starts a command in a process of its own.
 
-    `before` is Python code that it runs first, `more` are variables of its environment. `writes` decides which process
-    writes compiled programs to the cache.
+    `before` is Python code that it runs first, `more` are variables of its environment.
     """
     environment = (
         os.environ
@@ -34,7 +26,7 @@ def start(*arguments, devices=1, before="", more=(), writes=EACH_WRITES, **how):
             "XLA_FLAGS": f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count={devices}",
         }
     )
-    command = [*LANAS[:2], f"{writes}\n{before}\n{LANAS[2]}", *map(str, arguments)]
+    command = [*LANAS[:2], f"{before}\n{LANAS[2]}", *map(str, arguments)]
     how = {"env": environment, "cwd": ROOT, "text": True, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE} | how
     return subprocess.Popen(command, **how)
 
