@@ -4,7 +4,7 @@ Source: section 5.1 of arXiv 1906.06832, scaled down: a search for NASNet cells 
 candidate from scratch on CIFAR-10 images reduced to 16 x 16 pixels.
 
 Measured on 2 cores of an AMD EPYC with jax 0.10.2 (24 November 2026), on JPEG-compressed images. Nine searches of 48
-candidates, 2.1 s per candidate, took 16 min 21 s; the three LaNAS searches were repeated with the current LaNAS in
+candidates, 2.1 s per candidate, took 16 min 21 s; the three LaNAS searches were repeated with a later LaNAS in
 6 min 42 s::
 
     python -m lanas_jax.experiments.compare_searches cifar10_small --seeds 3 --out runs/cifar10_small

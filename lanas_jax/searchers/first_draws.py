@@ -1,7 +1,5 @@
 """The first codes of a search: uniform draws, or draws from which the surrogate model learns most."""
 
-import dataclasses
-
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, PRNGKeyArray
@@ -15,7 +13,7 @@ from lanas_jax.searchers.sampling import Pool, best_of
 from lanas_jax.searchers.selection import Known
 from lanas_jax.spaces.base import Codes, SearchSpace
 
-CANDIDATES = 64  # number of uniform draws among which a code is chosen
+CANDIDATES = 64  # least number of uniform draws among which codes are chosen
 
 
 def draw_uniformly(
@@ -23,9 +21,7 @@ def draw_uniformly(
 ) -> tuple[History, PartitionTree, Float[Array, ""], Int[Array, "n dims"]]:
     """Draws `n` unseen codes uniformly, as pending trials; returns history, tree, an acceptance of 1, and the codes."""
     drawn, codes = uniform_unseen(key, space, pool, history, n)
-    leaves = partition.route(tree, space.features(codes))
-    visits = tree.visits + partition.subtotals(tree, leaves, codes[:, 0] >= 0)
-    return drawn, dataclasses.replace(tree, visits=visits), jnp.float32(1.0), codes
+    return drawn, partition.with_visits(tree, space.features(codes), codes[:, 0] >= 0), jnp.float32(1.0), codes
 
 
 def draw_apart(
@@ -34,8 +30,8 @@ def draw_apart(
     """Draws `n` unseen codes that tell the model most; rows of -1 when none are left.
 
     Each is the one of greatest predictive variance among unseen codes that were drawn uniformly. Variances depend on
-    which codes were tried, not on their values, so the codes of one draw are as far apart as those of several. Without
-    any trial, the first code is uniform.
+    which codes were tried, not on their values, so the codes of one draw spread as those of several do. Without any
+    trial, the first code is uniform.
 
     Args:
       key: PRNG key; consumed.
@@ -55,15 +51,11 @@ def draw_apart(
     def one(carry: tuple[Array, Array, Array], i: Array) -> tuple[tuple[Array, Array, Array], Array]:
         variance, conditions, free = carry
         place, found = best_of(jnp.where(model.count + i > 0, variance, 0.0), free)
-        cross = surrogate.covariance(embedded, embedded[place][None], space.dims)[:, 0]
-        cross = cross - whitened[:, place] @ whitened - conditions[:, place] @ conditions
-        condition = cross / surrogate.deviation(variance[place])
+        condition = surrogate.shrinkage(embedded, whitened, conditions, place, variance[place], space.dims)
         carry = variance - jnp.square(condition), conditions.at[i].set(condition), free.at[place].set(False)
         return carry, jnp.where(found, codes[place], hist.NOTHING)
 
     start = variance, jnp.zeros((n, codes.shape[0])), codes[:, 0] >= 0
     _, codes = jax.lax.scan(one, start, jnp.arange(n))
-    leaves = partition.route(tree, space.features(jnp.maximum(codes, 0)))
-    visits = tree.visits + partition.subtotals(tree, leaves, codes[:, 0] >= 0)
-    history = hist.add_pending(hist.mark(history, space, pool, codes), codes)
-    return history, dataclasses.replace(tree, visits=visits), jnp.float32(1.0), codes
+    tree = partition.with_visits(tree, space.features(codes), codes[:, 0] >= 0)
+    return hist.add_pending(hist.mark(history, space, pool, codes), codes), tree, jnp.float32(1.0), codes

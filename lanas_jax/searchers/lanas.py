@@ -75,9 +75,9 @@ class LaNAS:
       ridge: ridge penalty of the tree's regressions.
       cp: exploration weight of the upper confidence bound, in units of the mean targets.
       relative_cp: True to multiply `cp` by the absolute value of the highest value so far.
-      initial: number of initial trials, not counting failed ones. Each is the one of 64 uniform draws about which the
-        model is most uncertain; without `expected_improvement`, it is a uniform draw. While these are pending, further
-        draws go where the model is most uncertain.
+      initial: number of initial trials, not counting failed ones. Each is the one of 64 or more uniform draws of which the
+        model is least certain; without `expected_improvement`, it is a uniform draw. While these are pending, further
+        draws go where the model is least certain.
       relearn_every: number of new results between two learning phases.
       rank_targets: True to fit the tree to ranks instead of values.
       patience: minimum number of results without a new best trial after which a round ends; 0 for a single endless
@@ -214,9 +214,8 @@ def _add_pending(searcher: LaNAS, state: LaNASState, codes: Codes) -> LaNASState
 
     codes = searcher.space.canonical(codes)
     history, new = jax.lax.scan(add, state.history, codes)
-    leaves = partition.route(state.tree, searcher.space.features(codes))
-    visits = state.tree.visits + partition.subtotals(state.tree, leaves, new)
-    return dataclasses.replace(state, history=history, tree=dataclasses.replace(state.tree, visits=visits))
+    tree = partition.with_visits(state.tree, searcher.space.features(codes), new)
+    return dataclasses.replace(state, history=history, tree=tree)
 
 
 def _with_outstanding(searcher: LaNAS, state: LaNASState) -> GaussianProcess:

@@ -287,6 +287,11 @@ def subtotals(tree: PartitionTree, leaf: Int[Array, " n"], counted: Bool[Array, 
     return totals
 
 
+def with_visits(tree: PartitionTree, features: Float[Array, "n d"], counted: Bool[Array, " n"]) -> PartitionTree:
+    """Returns the tree with one visit more for each counted row, in its leaf and above."""
+    return dataclasses.replace(tree, visits=tree.visits + subtotals(tree, route(tree, features), counted))
+
+
 def backup(tree: PartitionTree, leaf: Int[Array, ""]) -> PartitionTree:
     """Adds one pending trial as a visit to the leaf and to every node above it (virtual loss)."""
     path = jnp.concatenate(_ancestors(tree, leaf[None]))[:, 0]

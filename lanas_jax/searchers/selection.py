@@ -197,9 +197,8 @@ def _by_model(
         unlisted, found = _best_unlisted(liked, ~history.seen & (leaf_of == leaf), taken, listed)
         row = jnp.where(listed, shortlist[place], jnp.where(found, unlisted, -1))
         # The shortlisted code is now pending: means are unchanged, variances around it shrink.
-        cross = surrogate.covariance(embedded, embedded[place][None], space.dims)[:, 0]
-        cross = cross - whitened[:, place] @ whitened - conditions[:, place] @ conditions
-        condition = jnp.where(listed, cross / surrogate.deviation(variance[place]), 0.0)
+        shrinkage = surrogate.shrinkage(embedded, whitened, conditions, place, variance[place], space.dims)
+        condition = jnp.where(listed, shrinkage, 0.0)
         taken = jnp.roll(taken, 1, axis=1).at[0, 0].set(row)
         return (variance - jnp.square(condition), conditions.at[i].set(condition), taken), row
 

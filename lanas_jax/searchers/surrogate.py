@@ -239,6 +239,29 @@ def predict_embedded(
     return model.innovations @ whitened, prior_variance(embedded) - jnp.sum(jnp.square(whitened), axis=0), whitened
 
 
+def shrinkage(
+    embedded: Float[Array, "n e"],
+    whitened: Float[Array, "m n"],
+    earlier: Float[Array, "k n"],
+    place: Int[Array, ""],
+    variance: Float[Array, ""],
+    dims: int,
+) -> Float[Array, " n"]:
+    """Returns roots of the amounts by which variances shrink once one of the predicted codes is pending.
+
+    Args:
+      embedded: embeddings of the predicted codes.
+      whitened: what `predict_embedded` returned for them.
+      earlier: shrinkages by the codes that became pending since; 0 in unused rows.
+      place: row of the code that becomes pending.
+      variance: its variance before that, as `predict_embedded` returns it.
+      dims: length of a code.
+    """
+    cross = covariance(embedded, embedded[place][None], dims)[:, 0]
+    cross = cross - whitened[:, place] @ whitened - earlier[:, place] @ earlier
+    return cross / deviation(variance)
+
+
 def deviation(variance: Float[Array, "..."], scale: Float[Array, ""] | float = 1.0) -> Float[Array, "..."]:
     """Returns the standard deviation of a value, residual included, from a variance returned by `predict_embedded`."""
     return jnp.sqrt(scale * (jnp.maximum(variance, JITTER) + NOISE))
