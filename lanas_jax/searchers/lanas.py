@@ -75,8 +75,8 @@ class LaNAS:
       ridge: ridge penalty of the tree's regressions.
       cp: exploration weight of the upper confidence bound, in units of the mean targets.
       relative_cp: True to multiply `cp` by the absolute value of the highest value so far.
-      initial: number of initial trials, not counting failed ones. Each is the one of 64 or more uniform draws of which the
-        model is least certain; without `expected_improvement`, it is a uniform draw. While these are pending, further
+      initial: number of initial trials, not counting failed ones. Each is the least certain one of 64 or more uniform
+        draws, by the model; without `expected_improvement`, it is a uniform draw. While these are pending, further
         draws go where the model is least certain.
       relearn_every: number of new results between two learning phases.
       rank_targets: True to fit the tree to ranks instead of values.

@@ -251,7 +251,7 @@ def shrinkage(
 
     Args:
       embedded: embeddings of the predicted codes.
-      whitened: what `predict_embedded` returned for them.
+      whitened: third result of `predict_embedded` for them.
       earlier: shrinkages by the codes that became pending since; 0 in unused rows.
       place: row of the code that becomes pending.
       variance: its variance before that, as `predict_embedded` returns it.
