@@ -64,13 +64,19 @@ def _in_values(
 ) -> list[NodeSummary]:
     """Replaces the means of nodes by means of trial values, since a searcher may learn from ranks or scores."""
     values = values_to_tell(trials)
-    node = np.asarray(partition.route(tree, space.features(space.canonical(_codes(trials)))))
+    node = np.asarray(_leaves(space, tree, _codes(trials)))
     members: dict[int, list[float]] = {}
     for leaf, value in zip(node.tolist(), values.tolist(), strict=True):
         for ancestor in _path(leaf):
             members.setdefault(ancestor, []).append(value)
     means = {i: float(np.nanmean(found)) for i, found in members.items() if not np.isnan(found).all()}
     return [dataclasses.replace(summary, mean_value=means.get(summary.node)) for summary in nodes]
+
+
+@jax.jit(static_argnames="space")
+def _leaves(space: SearchSpace, tree: PartitionTree, codes: jax.Array) -> jax.Array:
+    """Returns the leaf of each code, by one program in place of one for each operation."""
+    return partition.route(tree, space.features(space.canonical(codes)))
 
 
 def _path(node: int) -> list[int]:
@@ -82,7 +88,7 @@ def _path(node: int) -> list[int]:
 
 
 def _codes(trials: Sequence[Trial]) -> jax.Array:
-    return jnp.asarray([trial.code for trial in trials], jnp.int32)
+    return jnp.asarray(np.array([trial.code for trial in trials], np.int32))
 
 
 def drawing(nodes: Sequence[NodeSummary], measure: str = "mean") -> Tree:

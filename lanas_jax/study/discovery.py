@@ -57,10 +57,7 @@ class ExperimentError(Exception):
 
 def experiments() -> dict[str, Path]:
     """Returns the files of the package ``lanas_jax.experiments`` that define `build`, by name."""
-    package = importlib.util.find_spec("lanas_jax.experiments")
-    folders = package.submodule_search_locations if package is not None else None
-    files = sorted(file for folder in folders or () for file in Path(folder).glob("*.py"))
-    return {file.stem: file for file in files if not file.stem.startswith("_") and _defines_build(file)}
+    return {file.stem: file for file in sorted(_packaged("*.py")) if _defines_build(file)}
 
 
 def find_experiment(experiment: str) -> Path:
@@ -78,11 +75,10 @@ def find_experiment(experiment: str) -> Path:
         if not path.is_file():
             raise ExperimentError(f"there is no file {experiment}")
         return path.resolve()
-    known = experiments()
-    if experiment in known:
-        return known[experiment]
+    if re.fullmatch(r"\w+", experiment) and (found := [*filter(_defines_build, _packaged(f"{experiment}.py"))]):
+        return found[-1]
     local_path(experiment)  # a remote place is refused as such
-    names = ", ".join(known) or "none"
+    names = ", ".join(experiments()) or "none"
     raise ExperimentError(
         f"there is no experiment {experiment!r}; choose from {names}, or give the path of such a Python file"
     )
@@ -195,6 +191,14 @@ def missing(module: ModuleType, settings: str, function: str) -> list[str]:
     lacking = [] if dataclasses.is_dataclass(own) and own.__module__ == module.__name__ else [f"dataclass {settings}"]
     there = callable(getattr(module, function.partition("(")[0], None))
     return lacking if there else [*lacking, f"function {function}"]
+
+
+def _packaged(pattern: str) -> list[Path]:
+    """Returns the files of the package ``lanas_jax.experiments`` that match a pattern, without private ones."""
+    package = importlib.util.find_spec("lanas_jax.experiments")
+    folders = package.submodule_search_locations if package is not None else None
+    found = (file for folder in folders or () for file in Path(folder).glob(pattern))
+    return [file for file in found if not file.stem.startswith("_")]
 
 
 def _defines_build(file: Path) -> bool:
