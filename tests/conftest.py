@@ -36,6 +36,7 @@ import jax  # noqa: E402
 import jaxtyping  # noqa: E402
 import pytest  # noqa: E402
 from jax._src.interpreters import mlir  # noqa: E402
+from jax._src.lib.mlir import ir  # noqa: E402
 from jaxtyping import install_import_hook  # noqa: E402
 
 if os.environ.get("LANAS_CHECK_SHAPES") == "1":
@@ -56,10 +57,16 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 
 
 def reusing_contexts(make_context, times=10):
-    """Returns a function that makes an MLIR context and gives it to the calling thread this many times."""
+    """Returns a function that makes an MLIR context and gives it to the calling thread this many times.
+
+    A program that is lowered within the lowering of another gets a context of its own: copies of it would be inserted
+    where the other one stands.
+    """
     last = threading.local()
 
     def context():
+        if ir.Context.current is not None:
+            return make_context()
         last.uses = getattr(last, "uses", times) + 1
         if last.uses > times:
             last.context, last.uses = make_context(), 1
