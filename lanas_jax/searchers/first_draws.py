@@ -9,7 +9,7 @@ from lanas_jax.searchers import partition, surrogate
 from lanas_jax.searchers.history import History
 from lanas_jax.searchers.partition import PartitionTree
 from lanas_jax.searchers.random_search import uniform_unseen
-from lanas_jax.searchers.sampling import Pool, best_of
+from lanas_jax.searchers.sampling import Pool, best_of, embed
 from lanas_jax.searchers.selection import Known
 from lanas_jax.spaces.base import Codes, SearchSpace
 
@@ -45,13 +45,13 @@ def draw_apart(
     """
     history, tree, model = known
     _, codes = uniform_unseen(key, space, pool, history, max(CANDIDATES, 4 * n))
-    embedded = space.embed(jnp.maximum(codes, 0))
+    embedded = embed(space, pool, jnp.maximum(codes, 0))
     _, variance, whitened = surrogate.predict_embedded(model, embedded, space.dims)
 
     def one(carry: tuple[Array, Array, Array], i: Array) -> tuple[tuple[Array, Array, Array], Array]:
         variance, conditions, free = carry
         place, found = best_of(jnp.where(model.count + i > 0, variance, 0.0), free)
-        condition = surrogate.shrinkage(embedded, whitened, conditions, place, variance[place], space.dims)
+        condition = surrogate.shrinkage(model, embedded, whitened, conditions, place, variance[place], space.dims)
         carry = variance - jnp.square(condition), conditions.at[i].set(condition), free.at[place].set(False)
         return carry, jnp.where(found, codes[place], hist.NOTHING)
 

@@ -19,7 +19,7 @@ from lanas_jax.searchers.hypervolume_improvement import Front, expected_improvem
 from lanas_jax.searchers.modelled import outstanding
 from lanas_jax.searchers.objectives import traced_costs
 from lanas_jax.searchers.partition import PartitionTree
-from lanas_jax.searchers.sampling import Pool
+from lanas_jax.searchers.sampling import Pool, embed
 from lanas_jax.searchers.surrogate import GaussianProcess
 from lanas_jax.spaces.base import SearchSpace
 
@@ -104,8 +104,7 @@ class FrontModel(NamedTuple):
           embedded: embeddings of the codes.
           costs: exact objectives of the codes.
         """
-        whitened = surrogate.whiten(model, embedded, self.space.dims)
-        variance = surrogate.prior_variance(embedded) - jnp.sum(jnp.square(whitened), axis=0)
+        _, variance, whitened = surrogate.predict_embedded(model, embedded, self.space.dims)
         learned, known = iter(self.posteriors), iter(costs.T)
         means, deviations = [], []
         for exact in self.is_exact:
@@ -115,7 +114,7 @@ class FrontModel(NamedTuple):
             else:
                 posterior = next(learned)
                 means.append(posterior.innovations @ whitened)
-                deviations.append(surrogate.deviation(variance, posterior.scale))
+                deviations.append(surrogate.deviation(posterior, variance))
         return jnp.stack(means, axis=1), jnp.stack(deviations, axis=1)
 
     def optimistic(self) -> Float[Array, "m k"]:
@@ -128,7 +127,7 @@ class FrontModel(NamedTuple):
                 columns.append(next(known))
             else:
                 posterior = next(learned)
-                residual = surrogate.deviation(jnp.float32(0.0), posterior.scale)
+                residual = surrogate.deviation(posterior, jnp.float32(0.0))
                 columns.append(self.pool.embedded @ posterior.weights + residual)
         return jnp.stack(columns, axis=1)
 
@@ -176,7 +175,7 @@ class FrontModel(NamedTuple):
     def _with_trial(self, beliefs: Beliefs, row: Int[Array, ""], pending: Bool[Array, ""]) -> Beliefs:
         """Returns the beliefs with the trial of a row without values: less uncertainty, and a point if pending."""
         code = jnp.maximum(beliefs.history.codes[row], 0)[None]
-        embedded = self.space.embed(code)
+        embedded = embed(self.space, self.pool, code)
         point, _ = self.predict(beliefs.model, embedded, self.exact_of(code))
         return beliefs._replace(
             model=surrogate.extend(beliefs.model, embedded[0], jnp.bool_(True), self.space.dims),

@@ -22,13 +22,14 @@ from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 from lanas_jax.runtime.arithmetic import in_32_bits, nan_is_data
 from lanas_jax.runtime.numbers import set_whole_numbers
 from lanas_jax.searchers import history as hist
-from lanas_jax.searchers import partition, surrogate
+from lanas_jax.searchers import hypotheses, partition, surrogate
 from lanas_jax.searchers.base import register
 from lanas_jax.searchers.first_draws import draw_apart, draw_uniformly
 from lanas_jax.searchers.history import History
+from lanas_jax.searchers.hypotheses import Hypotheses
 from lanas_jax.searchers.modelled import MODEL_TRIALS, outstanding, with_history, with_results
 from lanas_jax.searchers.partition import PartitionTree
-from lanas_jax.searchers.sampling import Pool, listed
+from lanas_jax.searchers.sampling import Pool, embed, embedding_size, listed
 from lanas_jax.searchers.selection import Known, Walks, draw_from_lattice, draw_from_pool
 from lanas_jax.searchers.surrogate import GaussianProcess
 from lanas_jax.spaces.base import Codes, SearchSpace, Values
@@ -45,7 +46,7 @@ class LaNASState:
       key: PRNG key for future draws.
       history: trials from all asks and tells.
       tree: partition tree; its visits include pending trials.
-      model: Gaussian process that predicts the values of codes inside a region, learned from trials with a value.
+      model: Gaussian processes that predict the values of codes inside a region, learned from trials with a value.
       modelled: history row of each model row.
       learned: number of results the tree was last learned from.
       start: history row at which the current round began.
@@ -55,7 +56,7 @@ class LaNASState:
     key: PRNGKeyArray
     history: History
     tree: PartitionTree
-    model: GaussianProcess
+    model: Hypotheses
     modelled: Int[Array, " rows"]
     learned: Int[Array, ""]
     start: Int[Array, ""]
@@ -143,7 +144,8 @@ class LaNAS:
 
     def init(self, key: PRNGKeyArray) -> LaNASState:
         """Returns the state before the first trial. Consumes the key."""
-        model = surrogate.prior(min(self.capacity, MODEL_TRIALS), self.space.embedding_size)
+        e = embedding_size(self.space, self.pool)
+        model = hypotheses.prior(min(self.capacity, MODEL_TRIALS), e, e - self.space.embedding_size)
         return LaNASState(
             key=key,
             history=hist.empty(self.space, self.pool, self.capacity),
@@ -191,7 +193,7 @@ def _ask(searcher: LaNAS, state: LaNASState, n: int) -> tuple[LaNASState, Array]
         is_relative = searcher.relative_cp & jnp.isfinite(highest)
         cp = searcher.cp * jnp.where(is_relative, jnp.abs(highest), 1.0)
         by_model = searcher.expected_improvement
-        known = Known(history, tree, _with_outstanding(searcher, state) if by_model else state.model)
+        known = Known(history, tree, _with_outstanding(searcher, state) if by_model else state.model.best)
         if isinstance(searcher.pool, Pool):
             after, codes = draw_from_pool(subkey, space, searcher.pool, known, cp, n, by_model=by_model)
             acceptance = jnp.float32(1.0)
@@ -221,14 +223,15 @@ def _add_pending(searcher: LaNAS, state: LaNASState, codes: Codes) -> LaNASState
 def _with_outstanding(searcher: LaNAS, state: LaNASState) -> GaussianProcess:
     """Returns the model extended by trials without a value: the latest, if not all fit."""
     history, space = state.history, searcher.space
-    rows, number = outstanding(history, state.model)
+    model = state.model.best
+    rows, number = outstanding(history, model)
 
     def add(i: Array, model: GaussianProcess) -> GaussianProcess:
         at = i * TOGETHER + jnp.arange(TOGETHER)
         codes = jnp.maximum(history.codes[rows.at[at].get(mode="clip")], 0)
-        return surrogate.extend_by_block(model, space.embed(codes), at < number, space.dims)
+        return surrogate.extend_by_block(model, embed(space, searcher.pool, codes), at < number, space.dims)
 
-    return jax.lax.fori_loop(0, -(-number // TOGETHER), add, state.model)
+    return jax.lax.fori_loop(0, -(-number // TOGETHER), add, model)
 
 
 @jax.jit
@@ -257,8 +260,8 @@ def _tell(searcher: LaNAS, state: LaNASState, codes: Codes, values: Array) -> La
     state = dataclasses.replace(state, history=history, tree=tree, learned=learned, start=start)
     if not searcher.expected_improvement:
         return state
-    state = with_results(state, searcher.space, told, ends, _best_and_latest)
-    return dataclasses.replace(state, model=surrogate.learn(state.model, scores[state.modelled]))
+    state = with_results(state, searcher.space, searcher.pool, told, ends, _best_and_latest)
+    return dataclasses.replace(state, model=state.model.learn(scores[state.modelled]))
 
 
 def _round_ends(searcher: LaNAS, start: Int[Array, ""], history: History) -> Bool[Array, ""]:

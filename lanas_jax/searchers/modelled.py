@@ -9,10 +9,11 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Int
 
 from lanas_jax.searchers import history as hist
-from lanas_jax.searchers import surrogate
 from lanas_jax.searchers.history import History
+from lanas_jax.searchers.hypotheses import Hypotheses
+from lanas_jax.searchers.sampling import Pool, embed
 from lanas_jax.searchers.surrogate import GaussianProcess
-from lanas_jax.spaces.base import SearchSpace
+from lanas_jax.spaces.base import Codes, SearchSpace
 
 MODEL_TRIALS = 512  # maximum number of trials in a Gaussian process
 
@@ -29,8 +30,8 @@ class Modelled(Protocol):
         ...
 
     @property
-    def model(self) -> GaussianProcess:
-        """Gaussian process of at most `MODEL_TRIALS` of them."""
+    def model(self) -> Hypotheses:
+        """Gaussian processes of at most `MODEL_TRIALS` of them."""
         ...
 
     @property
@@ -46,7 +47,7 @@ def with_history(state: State, history: History) -> State:
     """Returns the state with a history that may have grown; the model grows with it."""
     if history.capacity == state.history.capacity:
         return dataclasses.replace(state, history=history)
-    model = surrogate.grow(state.model, min(history.capacity, MODEL_TRIALS))
+    model = state.model.grow(min(history.capacity, MODEL_TRIALS))
     modelled = jnp.pad(state.modelled, (0, model.rows - state.modelled.shape[0]))
     return dataclasses.replace(state, history=history, model=model, modelled=modelled)
 
@@ -54,6 +55,7 @@ def with_history(state: State, history: History) -> State:
 def with_results(
     state: State,
     space: SearchSpace,
+    pool: Pool | Codes | None,
     told: Int[Array, " n"],
     begins: Bool[Array, ""],
     choose: Callable[[History, int], Int[Array, " n"]],
@@ -66,6 +68,7 @@ def with_results(
     Args:
       state: state whose history holds the results.
       space: search space.
+      pool: pool of codes that is searched, if any.
       told: history rows that changed.
       begins: whether the model begins again, without the earlier trials.
       choose: function that returns the given number of history rows to rebuild the model from.
@@ -84,24 +87,17 @@ def with_results(
     chosen, latest = (jnp.pad(r, (0, length - len(r)), constant_values=nothing) for r in (chosen, latest))
     rows = jnp.where(rebuilt, chosen, latest)
 
-    def add(i: Array, carry: tuple[GaussianProcess, Array]) -> tuple[GaussianProcess, Array]:
+    def add(i: Array, carry: tuple[Hypotheses, Array]) -> tuple[Hypotheses, Array]:
         model, modelled = carry
         done = history.done.at[rows[i]].get(mode="fill", fill_value=False)
         modelled = modelled.at[jnp.where(done, model.count, model.rows)].set(rows[i], mode="drop")
-        return extended(space, history, model, rows[i], done), modelled
+        code = jnp.maximum(history.codes[rows[i]], 0)[None]
+        return model.extend(embed(space, pool, code)[0], done, space.dims), modelled
 
-    start = dataclasses.replace(model, count=jnp.where(rebuilt, 0, model.count))
+    start = model.without_trials(rebuilt)
     more = jnp.where(rebuilt, kept, told.shape[0])
     model, modelled = jax.lax.fori_loop(0, more, add, (start, state.modelled))
     return dataclasses.replace(state, model=model, modelled=modelled)
-
-
-def extended(
-    space: SearchSpace, history: History, model: GaussianProcess, row: Int[Array, ""], new: Bool[Array, ""]
-) -> GaussianProcess:
-    """Returns the model extended by the trial in a history row, if `new`."""
-    code = jnp.maximum(history.codes[row], 0)[None]
-    return surrogate.extend(model, space.embed(code)[0], new, space.dims)
 
 
 def outstanding(history: History, model: GaussianProcess) -> tuple[Int[Array, " capacity"], Int[Array, ""]]:

@@ -22,7 +22,7 @@ from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
 from lanas_jax.runtime.numbers import set_whole_numbers
 from lanas_jax.searchers import history as hist
-from lanas_jax.searchers import partition, surrogate
+from lanas_jax.searchers import hypotheses, partition, surrogate
 from lanas_jax.searchers.base import register
 from lanas_jax.searchers.dominance import dominance_scores, on_front
 from lanas_jax.searchers.first_draws import draw_uniformly
@@ -30,10 +30,11 @@ from lanas_jax.searchers.front_model import Beliefs, FrontModel, units_of
 from lanas_jax.searchers.history import History, Objectives
 from lanas_jax.searchers.hypervolume import hypervolume
 from lanas_jax.searchers.hypervolume_improvement import Reach, front_of, improvement
+from lanas_jax.searchers.hypotheses import TYPICAL, Hypotheses
 from lanas_jax.searchers.modelled import MODEL_TRIALS, with_history, with_results
 from lanas_jax.searchers.objectives import check_objectives, exact_costs
 from lanas_jax.searchers.partition import PartitionTree
-from lanas_jax.searchers.sampling import Inside, Pool, best_of, best_per_bucket, climb, listed
+from lanas_jax.searchers.sampling import Inside, Pool, best_of, best_per_bucket, climb, embedding_size, listed
 from lanas_jax.searchers.selection import (
     LIKED,
     PARENTS,
@@ -43,7 +44,6 @@ from lanas_jax.searchers.selection import (
     look_around,
     near_the_best,
 )
-from lanas_jax.searchers.surrogate import GaussianProcess
 from lanas_jax.spaces.base import Codes, SearchSpace
 
 
@@ -65,7 +65,7 @@ class ParetoLaNASState:
     key: PRNGKeyArray
     history: History
     tree: PartitionTree
-    model: GaussianProcess
+    model: Hypotheses
     modelled: Int[Array, " rows"]
     learned: Int[Array, ""]
     acceptance: Float[Array, ""]
@@ -138,7 +138,9 @@ class ParetoLaNAS:
 
     def init(self, key: PRNGKeyArray) -> ParetoLaNASState:
         """Returns the state before the first trial. Consumes the key."""
-        model = surrogate.prior(min(self.capacity, MODEL_TRIALS), self.space.embedding_size)
+        rows = min(self.capacity, MODEL_TRIALS)
+        e = embedding_size(self.space, self.pool)
+        model = hypotheses.prior(rows, e, e - self.space.embedding_size, [TYPICAL])
         return ParetoLaNASState(
             key=key,
             history=hist.empty(self.space, self.pool, self.capacity, len(self.objectives)),
@@ -170,7 +172,7 @@ def _ask(searcher: ParetoLaNAS, state: ParetoLaNASState, n: int) -> tuple[Pareto
 
     def learned() -> tuple[History, PartitionTree, Array, Array]:
         model = _model(searcher, state)
-        beliefs = Beliefs(history, tree, state.model, model.units.scores, history.done)
+        beliefs = Beliefs(history, tree, state.model.best, model.units.scores, history.done)
         draw = _from_lattice if model.pool is None else _from_pool
         after, codes, acceptance = draw(subkey, searcher, model, model.with_outstanding(beliefs), n)
         return after.history, after.tree, acceptance, codes
@@ -184,7 +186,7 @@ def _ask(searcher: ParetoLaNAS, state: ParetoLaNASState, n: int) -> tuple[Pareto
 def _model(searcher: ParetoLaNAS, state: ParetoLaNASState) -> FrontModel:
     units = units_of(state.history, searcher.is_exact, searcher.reference)
     columns = [column for column, exact in zip(units.scores.T, searcher.is_exact, strict=True) if not exact]
-    posteriors = tuple(surrogate.learn(state.model, column[state.modelled]) for column in columns)
+    posteriors = tuple(surrogate.learn(state.model.best, column[state.modelled]) for column in columns)
     pool = searcher.pool if isinstance(searcher.pool, Pool) else None
     return FrontModel(searcher.space, searcher.objectives, searcher.is_exact, pool, searcher.costs, units, posteriors)
 
@@ -296,7 +298,7 @@ def _tell(searcher: ParetoLaNAS, state: ParetoLaNASState, codes: Codes, values: 
     tree = jax.lax.cond(due, learn, lambda: state.tree)
     tree = _with_hypervolumes(searcher, partition.count_trials(tree, features, targets, done, history.used), history)
     state = dataclasses.replace(state, history=history, tree=tree, learned=jnp.where(due, results, state.learned))
-    return with_results(state, searcher.space, told, jnp.bool_(False), _latest)
+    return with_results(state, searcher.space, searcher.pool, told, jnp.bool_(False), _latest)
 
 
 def _with_hypervolumes(searcher: ParetoLaNAS, tree: PartitionTree, history: History) -> PartitionTree:

@@ -37,6 +37,9 @@ Score = Callable[[Int[Array, "n dims"]], Float[Array, " n"]]
 class Pool:
     """An explicit set of codes, with their features, embedding and a row index.
 
+    Codes of one function (`SearchSpace.functions`) have one embedding, the mean of theirs. If the space has costs, the
+    last two columns are the logarithms of multiply-adds and parameters, with a mean of 0 and a variance of 1.
+
     Two pools of one space are equal if they hold the same codes in the same order.
     """
 
@@ -60,7 +63,8 @@ class Pool:
             raise ValueError("the pool holds no valid code")
         kept = canonical[~CodeIndex.of(space, canonical).repeated]
         features, embedded = _described(space, kept)
-        return cls(jnp.asarray(kept), features, embedded, CodeIndex.of(space, kept))
+        embedded = _with_sizes(space, kept, _averaged(space.functions(kept), np.asarray(embedded)))
+        return cls(jnp.asarray(kept), features, jnp.asarray(embedded), CodeIndex.of(space, kept))
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Pool) and np.array_equal(self.codes, other.codes)
@@ -71,6 +75,48 @@ class Pool:
     def find(self, space: SearchSpace, codes: Codes) -> Int[Array, " n"]:
         """Returns the row of each canonical code; -1 for codes that are not in the pool."""
         return self.index.find(space, codes)
+
+
+def embed(space: SearchSpace, pool: Pool | Codes | None, codes: Codes) -> Float[Array, "n e"]:
+    """Returns the embedding of canonical codes: that of the pool, or without a pool that of the space.
+
+    Codes outside the pool have the space's embedding, and sizes of 0, the mean of the pool.
+    """
+    embedded = space.embed(codes)
+    if not isinstance(pool, Pool):
+        return embedded
+    rows = pool.find(space, codes)
+    own = jnp.pad(embedded, ((0, 0), (0, pool.embedded.shape[1] - embedded.shape[1])))
+    return jnp.where(rows[:, None] >= 0, pool.embedded[rows], own)
+
+
+def embedding_size(space: SearchSpace, pool: Pool | Codes | None) -> int:
+    """Returns the number of columns of `embed`: those of the space, then those of sizes."""
+    return pool.embedded.shape[1] if isinstance(pool, Pool) else space.embedding_size
+
+
+def _averaged(functions: Int[np.ndarray, " n"] | None, embedded: Float[np.ndarray, "n e"]) -> Float[np.ndarray, "n e"]:
+    """Returns embeddings in which all codes of one function have the mean of theirs, so that they are one place."""
+    if functions is None:
+        return embedded
+    _, which, counts = np.unique(functions, return_inverse=True, return_counts=True)
+    totals = np.zeros((len(counts), embedded.shape[1]))
+    np.add.at(totals, which, embedded)
+    return (totals / counts[:, None])[which].astype(np.float32)
+
+
+def _with_sizes(
+    space: SearchSpace, codes: Int[np.ndarray, "n dims"], embedded: Float[np.ndarray, "n e"]
+) -> Float[np.ndarray, "n e2"]:
+    """Returns embeddings with standardised logarithms of multiply-adds and parameters, if the space has costs."""
+    try:
+        costs = space.cost(codes)
+    except NotImplementedError:
+        return embedded
+    sizes = np.log1p(np.stack([np.asarray(cost, np.float64) for cost in costs], axis=1))
+    spread = sizes.std(axis=0)
+    standard = (sizes - sizes.mean(axis=0)) / np.where(spread > 1e-6, spread, np.inf)
+    return np.concatenate([embedded, standard.astype(np.float32)], axis=1)
 
 
 @jax.jit(static_argnums=0)

@@ -192,12 +192,12 @@ def _by_model(
     def one(carry: tuple, draw: tuple[Array, Array]) -> tuple[tuple, Array]:
         variance, conditions, taken = carry
         i, leaf = draw
-        gain = surrogate.log_expected_improvement(mean, surrogate.deviation(variance, model.scale), model.incumbent)
+        gain = surrogate.log_expected_improvement(mean, surrogate.deviation(model, variance), model.incumbent)
         place, listed = best_of(gain, real & (leaf_of_listed == leaf) & ~jnp.any(shortlist[:, None] == taken, axis=1))
         unlisted, found = _best_unlisted(liked, ~history.seen & (leaf_of == leaf), taken, listed)
         row = jnp.where(listed, shortlist[place], jnp.where(found, unlisted, -1))
         # The shortlisted code is now pending: means are unchanged, variances around it shrink.
-        shrinkage = surrogate.shrinkage(embedded, whitened, conditions, place, variance[place], space.dims)
+        shrinkage = surrogate.shrinkage(model, embedded, whitened, conditions, place, variance[place], space.dims)
         condition = jnp.where(listed, shrinkage, 0.0)
         taken = jnp.roll(taken, 1, axis=1).at[0, 0].set(row)
         return (variance - jnp.square(condition), conditions.at[i].set(condition), taken), row
@@ -383,7 +383,7 @@ def _from_region(
 
     def gain(codes: Array) -> Array:
         mean, variance, _ = surrogate.predict_embedded(model, space.embed(codes), space.dims)
-        deviation = surrogate.deviation(variance, model.scale)
+        deviation = surrogate.deviation(model, variance)
         improvement = surrogate.log_expected_improvement(mean, deviation, model.incumbent)
         return jnp.where(unseen(codes) & inside(codes), improvement, -jnp.inf)
 

@@ -4,10 +4,10 @@ The tree's regressions predict on which side of a split a code lies. This model 
 how good a code is inside a region. Values are normal scores of ranks, `z`. With ``s = embed(a) @ embed(b)`` and ``r``
 the squared distance of the two embeddings, the prior covariance of two codes' values is
 
-    k(a, b) = scale (ADDITIVE s + (1 - ADDITIVE) exp(-DECAY min(dims, FAR) r / 2)),
+    k(a, b) = scale (additive s + (1 - additive) exp(-decay min(dims, FAR) r / 2)),
 
 an additive effect of every choice and a smooth interaction between them, plus an independent residual of variance
-``scale NOISE`` per code: the part of its value that its neighbours do not predict. The residual is part of the value
+``scale noise`` per code: the part of its value that its neighbours do not predict. The residual is part of the value
 that is maximised, not measurement error, so it is included in the predictive variance of unseen codes. Without it,
 search circles around the maximum of the smooth part. `scale` is estimated in closed form.
 
@@ -16,16 +16,14 @@ mean is unchanged and the variance around it shrinks.
 """
 
 import dataclasses
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
-ADDITIVE = 0.5
-DECAY = 0.5
 FAR = 6  # number of choices above which the decay no longer grows
-NOISE = 0.2
 JITTER = 1e-6
 BLOCK = 64  # rows and columns of the whitener multiplied at a time
 
@@ -46,16 +44,25 @@ def rank_shares(values: Float[Array, " n"], done: Bool[Array, " n"]) -> Float[Ar
     return jnp.where(done, 0.5 * (less + no_more).astype(jnp.float32) / count, 0.0)
 
 
-def covariance(a: Float[Array, "n e"], b: Float[Array, "m e"], dims: int) -> Float[Array, "n m"]:
+class Constants(NamedTuple):
+    """Constants of a prior covariance."""
+
+    additive: Float[Array, ""]  # share of the additive effects
+    decay: Float[Array, ""]  # decay of the interactions with the squared distance
+    noise: Float[Array, ""]  # variance of the residual
+
+
+def covariance(constants: Constants, a: Float[Array, "n e"], b: Float[Array, "m e"], dims: int) -> Float[Array, "n m"]:
     """Returns the prior covariance of two sets of embedded codes in units of `scale`, without the residual."""
     inner = jnp.matmul(a, b.T, precision="highest")
     norms = 0.5 * (jnp.sum(a * a, axis=1)[:, None] + jnp.sum(b * b, axis=1)[None])
-    return ADDITIVE * inner + (1 - ADDITIVE) * jnp.exp(-DECAY * min(dims, FAR) * jnp.maximum(norms - inner, 0.0))
+    interactions = jnp.exp(-constants.decay * min(dims, FAR) * jnp.maximum(norms - inner, 0.0))
+    return constants.additive * inner + (1 - constants.additive) * interactions
 
 
-def prior_variance(a: Float[Array, "n e"]) -> Float[Array, " n"]:
+def prior_variance(constants: Constants, a: Float[Array, "n e"]) -> Float[Array, " n"]:
     """Returns the diagonal of the prior covariance of embedded codes."""
-    return ADDITIVE * jnp.sum(a * a, axis=1) + (1 - ADDITIVE)
+    return constants.additive * jnp.sum(a * a, axis=1) + (1 - constants.additive)
 
 
 @jax.tree_util.register_dataclass
@@ -64,7 +71,7 @@ class GaussianProcess:
     """Gaussian process conditioned on trials; rows beyond `count` are meaningless.
 
     Attributes:
-      embedded: embeddings of the trials.
+      embedded: embeddings of the trials, times `columns`.
       whitener: inverse of the lower Cholesky factor of the trials' covariance, residual included. It grows by one row
         per trial and turns predictions into matrix products.
       innovations: whitener times targets; 0 for trials without a value.
@@ -72,6 +79,8 @@ class GaussianProcess:
       scale: estimated variance of the prior.
       incumbent: highest target; without targets, 0, the median of normal scores.
       weights: posterior mean of the additive effects; ``embed @ weights`` ranks any number of codes cheaply.
+      constants: constants of the prior covariance.
+      columns: factor of each column of the embeddings.
     """
 
     embedded: Float[Array, "m e"]
@@ -81,6 +90,8 @@ class GaussianProcess:
     scale: Float[Array, ""]
     incumbent: Float[Array, ""]
     weights: Float[Array, " e"]
+    constants: Constants
+    columns: Float[Array, " e"]
 
     @property
     def rows(self) -> int:
@@ -99,10 +110,12 @@ class GaussianProcess:
         actual innovations (Matheron's rule). In these draws the interactions of different trials are independent.
         """
         effects_key, residual_key = jax.random.split(key)
-        effects = jnp.sqrt(self.scale * ADDITIVE) * jax.random.normal(effects_key, (n, self.weights.shape[0]))
-        residual = jnp.sqrt(self.scale * (1 - ADDITIVE + NOISE)) * jax.random.normal(residual_key, (n, self.rows))
+        additive, _, noise = self.constants
+        effects = jnp.sqrt(self.scale * additive) * jax.random.normal(effects_key, (n, self.weights.shape[0]))
+        residual = jnp.sqrt(self.scale * (1 - additive + noise)) * jax.random.normal(residual_key, (n, self.rows))
         trials = jnp.matmul(effects, self.embedded.T, precision="highest") + residual
-        return self.weights[None] + effects - ADDITIVE * self._explained(self._whitened(trials.T)).T
+        corrected = effects - additive * self._explained(self._whitened(trials.T)).T
+        return self.weights[None] + self.columns[None] * corrected
 
     def _whitened(self, targets: Float[Array, "m k"]) -> Float[Array, "m k"]:
         """Returns the whitener times the targets of trials."""
@@ -115,17 +128,19 @@ class GaussianProcess:
         return jnp.matmul(self.embedded.T, jnp.where(self.used[:, None], precise, 0.0), precision="highest")
 
 
-def prior(rows: int, e: int) -> GaussianProcess:
+def prior(rows: int, constants: Constants, columns: Float[Array, " e"]) -> GaussianProcess:
     """Returns the model before the first trial, with room for at least `rows` trials."""
     rows = -(-rows // BLOCK) * BLOCK
     return GaussianProcess(
-        embedded=jnp.zeros((rows, e)),
+        embedded=jnp.zeros((rows, columns.shape[0])),
         whitener=jnp.zeros((rows, rows)),
         innovations=jnp.zeros(rows),
         count=jnp.zeros((), jnp.int32),
         scale=jnp.ones(()),
         incumbent=jnp.float32(0.0),
-        weights=jnp.zeros(e),
+        weights=jnp.zeros(columns.shape[0]),
+        constants=constants,
+        columns=columns,
     )
 
 
@@ -149,12 +164,13 @@ def extend(model: GaussianProcess, embedded: Float[Array, " e"], new: Bool[Array
       new: condition for adding the trial; it is also not added if no room is left.
       dims: length of a code.
     """
+    noise, embedded = model.constants.noise, embedded * model.columns
     place = jnp.where(new & (model.count < model.rows), model.count, model.rows)
-    cross = jnp.where(model.used, covariance(model.embedded, embedded[None], dims)[:, 0], 0.0)
+    cross = jnp.where(model.used, covariance(model.constants, model.embedded, embedded[None], dims)[:, 0], 0.0)
     whitened = jnp.where(model.used, jnp.matmul(model.whitener, cross, precision="highest"), 0.0)
-    variance = prior_variance(embedded[None])[0] - jnp.sum(jnp.square(whitened)) + NOISE + JITTER
+    variance = prior_variance(model.constants, embedded[None])[0] - jnp.sum(jnp.square(whitened)) + noise + JITTER
     row = -jnp.matmul(whitened, model.whitener, precision="highest")
-    row = row.at[place].set(1.0, mode="drop") / jnp.sqrt(jnp.maximum(variance, NOISE))
+    row = row.at[place].set(1.0, mode="drop") / jnp.sqrt(jnp.maximum(variance, noise))
     return dataclasses.replace(
         model,
         embedded=model.embedded.at[place].set(embedded, mode="drop"),
@@ -176,13 +192,16 @@ def extend_by_block(
       new: conditions for adding each trial; those are not added either for which no room is left.
       dims: length of a code.
     """
+    embedded = embedded * model.columns[None]
     new = new & (model.count + jnp.cumsum(new) <= model.rows)
     place = jnp.where(new, model.count + jnp.cumsum(new) - 1, model.rows)
-    cross = jnp.where(model.used[:, None] & new[None], covariance(model.embedded, embedded, dims), 0.0)
+    cross = jnp.where(model.used[:, None] & new[None], covariance(model.constants, model.embedded, embedded, dims), 0.0)
     whitened = jnp.where(model.used[:, None], jnp.matmul(model.whitener, cross, precision="highest"), 0.0)
-    inner = covariance(embedded, embedded, dims) - jnp.matmul(whitened.T, whitened, precision="highest")
+    inner = covariance(model.constants, embedded, embedded, dims) - jnp.matmul(
+        whitened.T, whitened, precision="highest"
+    )
     identity = jnp.eye(len(new))
-    inner = jnp.where(new[:, None] & new[None], inner + (NOISE + JITTER) * identity, identity)
+    inner = jnp.where(new[:, None] & new[None], inner + (model.constants.noise + JITTER) * identity, identity)
     factor = jax.scipy.linalg.solve_triangular(jnp.linalg.cholesky(inner), identity, lower=True)
     product = jnp.matmul(whitened.T, model.whitener, precision="highest")
     rows = -jnp.matmul(factor, product, precision="highest").at[:, place].add(-factor, mode="drop")
@@ -203,8 +222,14 @@ def learn(model: GaussianProcess, targets: Float[Array, " m"]) -> GaussianProces
         innovations=innovations[:, 0],
         scale=jnp.where(model.count > 0, jnp.sum(jnp.square(innovations)) / n, 1.0),
         incumbent=jnp.where(model.count > 0, jnp.max(jnp.where(model.used, targets, -jnp.inf)), 0.0),
-        weights=ADDITIVE * model._explained(innovations)[:, 0],
+        weights=model.columns * model.constants.additive * model._explained(innovations)[:, 0],
     )
+
+
+def log_evidence(model: GaussianProcess) -> Float[Array, ""]:
+    """Returns the log of the marginal likelihood of the targets at the best `scale`, without terms of `count` alone."""
+    determinant = -jnp.sum(jnp.where(model.used, jnp.log(jnp.maximum(jnp.diagonal(model.whitener), 1e-12)), 0.0))
+    return -0.5 * model.count.astype(jnp.float32) * jnp.log(jnp.maximum(model.scale, 1e-12)) - determinant
 
 
 def whiten(model: GaussianProcess, embedded: Float[Array, "n e"], dims: int) -> Float[Array, "m n"]:
@@ -212,12 +237,13 @@ def whiten(model: GaussianProcess, embedded: Float[Array, "n e"], dims: int) -> 
 
     Computes only the blocks of used rows on and below the diagonal.
     """
+    embedded = embedded * model.columns[None]
     blocks = -(-model.count // BLOCK)
 
     def column(j: Array, whitened: Array) -> Array:
         trials = jax.lax.dynamic_slice_in_dim(model.embedded, j * BLOCK, BLOCK)
         used = (j * BLOCK + jnp.arange(BLOCK) < model.count)[:, None]
-        cross = jnp.where(used, covariance(trials, embedded, dims), 0.0)
+        cross = jnp.where(used, covariance(model.constants, trials, embedded, dims), 0.0)
 
         def row(i: Array, whitened: Array) -> Array:
             factor = jax.lax.dynamic_slice(model.whitener, (i * BLOCK, j * BLOCK), (BLOCK, BLOCK))
@@ -236,10 +262,12 @@ def predict_embedded(
 ) -> tuple[Float[Array, " n"], Float[Array, " n"], Float[Array, "m n"]]:
     """Returns posterior means of other codes, variances in units of `scale` (without the residual), and `whiten`."""
     whitened = whiten(model, embedded, dims)
-    return model.innovations @ whitened, prior_variance(embedded) - jnp.sum(jnp.square(whitened), axis=0), whitened
+    prior = prior_variance(model.constants, embedded * model.columns[None])
+    return model.innovations @ whitened, prior - jnp.sum(jnp.square(whitened), axis=0), whitened
 
 
 def shrinkage(
+    model: GaussianProcess,
     embedded: Float[Array, "n e"],
     whitened: Float[Array, "m n"],
     earlier: Float[Array, "k n"],
@@ -250,6 +278,7 @@ def shrinkage(
     """Returns roots of the amounts by which variances shrink once one of the predicted codes is pending.
 
     Args:
+      model: model of the trials so far.
       embedded: embeddings of the predicted codes.
       whitened: third result of `predict_embedded` for them.
       earlier: shrinkages by the codes that became pending since; 0 in unused rows.
@@ -257,14 +286,15 @@ def shrinkage(
       variance: its variance before that, as `predict_embedded` returns it.
       dims: length of a code.
     """
-    cross = covariance(embedded, embedded[place][None], dims)[:, 0]
+    scaled = embedded * model.columns[None]
+    cross = covariance(model.constants, scaled, scaled[place][None], dims)[:, 0]
     cross = cross - whitened[:, place] @ whitened - earlier[:, place] @ earlier
-    return cross / deviation(variance)
+    return cross / jnp.sqrt(jnp.maximum(variance, JITTER) + model.constants.noise)
 
 
-def deviation(variance: Float[Array, "..."], scale: Float[Array, ""] | float = 1.0) -> Float[Array, "..."]:
+def deviation(model: GaussianProcess, variance: Float[Array, "..."]) -> Float[Array, "..."]:
     """Returns the standard deviation of a value, residual included, from a variance returned by `predict_embedded`."""
-    return jnp.sqrt(scale * (jnp.maximum(variance, JITTER) + NOISE))
+    return jnp.sqrt(model.scale * (jnp.maximum(variance, JITTER) + model.constants.noise))
 
 
 def log_expected_improvement(

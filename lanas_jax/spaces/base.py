@@ -219,6 +219,15 @@ class SearchSpace:
             differ = differ & self.active(codes) & self.active(others)
         return jnp.sum(differ, axis=1)
 
+    def functions(self, codes: Codes) -> Int[np.ndarray, " n"] | None:
+        """Returns integers that are equal for canonical codes whose networks compute the same functions.
+
+        Such codes have separate values, but a search expects them to be alike. None if canonical codes always compute
+        different functions, or if the space does not know.
+        """
+        del codes
+        return None
+
     def cost(self, codes: Codes) -> Cost:
         """Returns the multiply-adds and parameters of each network.
 

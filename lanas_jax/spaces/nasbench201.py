@@ -36,6 +36,13 @@ class NASBench201Stage(NamedTuple):
     size: int  # height and width of each cell's input and output
 
 
+def _scrambled(numbers: Int[np.ndarray, "..."]) -> Int[np.ndarray, "..."]:
+    """Returns a hash of each 64-bit integer (the finalizer of SplitMix64, doi.org/10.1145/2660193.2660195)."""
+    numbers = (numbers ^ (numbers >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    numbers = (numbers ^ (numbers >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return numbers ^ (numbers >> np.uint64(31))
+
+
 @dataclasses.dataclass(frozen=True, init=False)
 class NASBench201Space(SearchSpace):
     """Six edges, five operations each: 15,625 cells.
@@ -74,6 +81,27 @@ class NASBench201Space(SearchSpace):
     def stages(self) -> tuple[NASBench201Stage, ...]:
         """Cell sizes per stage, from stem to head."""
         return tuple(NASBench201Stage(self.channels << i, self.image_size >> i) for i in range(STAGES))
+
+    def functions(self, codes: Codes) -> Int[np.ndarray, " n"]:
+        """Returns integers that are equal for cells that compute the same functions of their input.
+
+        A node is the sum of a multiset of operations applied to earlier nodes. "skip_connect" adds the summands of its
+        node, and operations on an empty sum add nothing. The integers are 64-bit hashes: different functions have equal
+        ones with a probability of 2**-64.
+        """
+        codes = np.asarray(codes)
+        salts = np.random.default_rng(0).integers(2**64, size=len(OPERATIONS), dtype=np.uint64)
+        sums = [np.full(len(codes), 1, np.uint64)]
+        for end in range(1, len(_NODES)):
+            total = np.zeros(len(codes), np.uint64)
+            for edge, (start, stop) in enumerate(EDGES):
+                if stop == end:
+                    operation, source = codes[:, edge], sums[start]
+                    applied = _scrambled(source ^ salts[operation])
+                    summand = np.where(operation == SKIP_CONNECT, source, applied)
+                    total += np.where((operation == NONE) | (source == 0), np.uint64(0), summand)
+            sums.append(total)
+        return sums[-1].view(np.int64)
 
     def cost(self, codes: Codes) -> Cost:
         """Returns exact multiply-adds of one image's forward pass (convolutions and head) and trainable parameters.

@@ -9,7 +9,7 @@ import pytest
 
 import lanas_jax as lx
 from lanas_jax.runtime.arithmetic import in_32_bits
-from lanas_jax.searchers import first_draws, partition, surrogate
+from lanas_jax.searchers import first_draws, hypotheses, partition, surrogate
 from lanas_jax.searchers import history as hist
 from tests.searchers.canonical import BATCH, LATTICE_SPACE, POOL, POOL_SPACE, additive, product, run
 from tests.trees import same
@@ -95,7 +95,7 @@ def test_codes_drawn_before_anything_is_told_spread_out():
     assert len(POOL) <= first_draws.CANDIDATES
     searcher = on_pool(initial=8)
     state = searcher.init(jax.random.key(0))
-    model = surrogate.prior(64, POOL_SPACE.embedding_size)
+    model = hypotheses.prior(64, POOL_SPACE.embedding_size, 0).best
     for _ in range(4):
         before = state
         state, codes = searcher.ask(state, BATCH)

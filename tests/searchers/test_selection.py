@@ -10,7 +10,7 @@ from scipy import stats
 
 import lanas_jax as lx
 from lanas_jax.searchers import history as hist
-from lanas_jax.searchers import partition, selection, surrogate
+from lanas_jax.searchers import hypotheses, partition, selection
 
 
 def tree_of(means, visits, splits):
@@ -111,7 +111,7 @@ def known():
     tree = jax.jit(partition.fit_tree, static_argnames=("height", "min_samples", "ridge"))(
         *(features, history.values, history.done, history.used), height=3, min_samples=10, ridge=1.0
     )
-    return selection.Known(history, tree, surrogate.prior(1, SPACE.embedding_size))
+    return selection.Known(history, tree, hypotheses.prior(1, SPACE.embedding_size, 0).best)
 
 
 @pytest.fixture(scope="module")

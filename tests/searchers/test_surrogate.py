@@ -1,5 +1,7 @@
 """The Gaussian process against dense linear algebra in double precision."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -11,14 +13,22 @@ from lanas_jax.searchers import surrogate
 
 SPACE = lx.SearchSpace([*(lx.Choice(f"op{i}", "abcd") for i in range(4)), lx.Choice("width", (8, 16, 32, 64))])
 RESULTS, PENDING = 79, 9
+ADDITIVE, DECAY, NOISE = 0.4, 0.7, 0.1
+CONSTANTS = surrogate.Constants(*map(jnp.float32, (ADDITIVE, DECAY, NOISE)))
+COLUMNS = np.linspace(0.5, 1.5, SPACE.embedding_size, dtype=np.float32)
 
 
 def kernel(a, b):
     """The covariance of the module's docstring."""
+    a, b = a * COLUMNS, b * COLUMNS
     inner = a @ b.T
     distance = ((a[:, None] - b[None]) ** 2).sum(2)
-    decay = surrogate.DECAY * min(SPACE.dims, surrogate.FAR) * distance / 2
-    return surrogate.ADDITIVE * inner + (1 - surrogate.ADDITIVE) * np.exp(-decay)
+    decay = DECAY * min(SPACE.dims, surrogate.FAR) * distance / 2
+    return ADDITIVE * inner + (1 - ADDITIVE) * np.exp(-decay)
+
+
+def prior(rows):
+    return surrogate.prior(rows, CONSTANTS, jnp.asarray(COLUMNS))
 
 
 @pytest.fixture(scope="module")
@@ -50,7 +60,7 @@ def extend(model, trials):
 
 def told(trials, targets, parts=(1, 5, 64, 9)):
     """The model after trials that came in parts."""
-    model = surrogate.prior(RESULTS + PENDING, trials.shape[1])
+    model = prior(RESULTS + PENDING)
     ends = np.cumsum(parts)
     for start, end in zip(ends - parts, ends, strict=True):
         model = extend(model, trials[start:end])
@@ -61,7 +71,7 @@ def told(trials, targets, parts=(1, 5, 64, 9)):
 
 def dense(trials, others, targets, count):
     """Posterior mean from the results alone, variance from all trials, scale from the results."""
-    residual = surrogate.NOISE + surrogate.JITTER
+    residual = NOISE + surrogate.JITTER
     told, used = trials[:RESULTS], trials[:count]
     told_kernel = kernel(told, told) + residual * np.eye(RESULTS)
     mean = kernel(others, told) @ np.linalg.solve(told_kernel, targets)
@@ -92,7 +102,7 @@ def test_posterior_is_that_of_dense_algebra_and_pending_trials_move_variances_on
 def test_trials_that_are_not_new_are_passed_over(data):
     trials, others, _ = data
     new = np.array([True, False, True, True, False])
-    start = extend(surrogate.prior(8, trials.shape[1]), trials[5:8])
+    start = extend(prior(8), trials[5:8])
     got = add(start, jnp.asarray(trials[:5], jnp.float32), jnp.asarray(new))
     assert int(got.count) == 6
     expected = extend(start, trials[:5][new])
@@ -102,7 +112,7 @@ def test_trials_that_are_not_new_are_passed_over(data):
 
 def test_a_model_takes_in_as_many_trials_as_it_has_room_for(data):
     trials, others, _ = data
-    empty = surrogate.prior(60, trials.shape[1])
+    empty = prior(60)
     assert empty.rows == 64
     full, expected = extend(empty, trials[:70]), extend(empty, trials[:64])
     assert int(full.count) == 64
@@ -115,7 +125,7 @@ def test_a_model_takes_in_as_many_trials_as_it_has_room_for(data):
 @pytest.mark.parametrize("present", [20, 60], ids=["room for all", "room for four"])
 def test_a_block_of_trials_is_added_as_one_after_another(data, present):
     trials, _, _ = data
-    start = extend(surrogate.prior(64, trials.shape[1]), trials[:present])
+    start = extend(prior(64), trials[:present])
     block, new = jnp.asarray(trials[60:70], jnp.float32), jnp.asarray([True, False] + 8 * [True])
     got = jax.jit(surrogate.extend_by_block, static_argnames="dims")(start, block, new, dims=SPACE.dims)
     assert int(got.count) == min(present + 9, 64)
@@ -133,7 +143,7 @@ def test_a_grown_model_says_the_same(data, model):
 
 def test_a_prior_knows_nothing(data):
     _, others, _ = data
-    mean, variance = predict(surrogate.prior(10, others.shape[1]), others)
+    mean, variance = predict(prior(10), others)
     np.testing.assert_array_equal(mean, np.zeros(20))
     np.testing.assert_allclose(variance, np.diag(kernel(others, others)), atol=1e-6)
 
@@ -153,8 +163,9 @@ def test_log_improvement_keeps_rising_with_the_mean_however_poor():
 
 
 def test_a_value_deviates_by_variance_and_residual():
-    got = surrogate.deviation(jnp.float32([0.3, -1e-9]), jnp.float32(2.0))
-    np.testing.assert_allclose(got, np.sqrt(2 * (np.array([0.3, surrogate.JITTER]) + surrogate.NOISE)), rtol=1e-6)
+    model = dataclasses.replace(prior(1), scale=jnp.float32(2.0))
+    got = surrogate.deviation(model, jnp.float32([0.3, -1e-9]))
+    np.testing.assert_allclose(got, np.sqrt(2 * (np.array([0.3, surrogate.JITTER]) + NOISE)), rtol=1e-6)
 
 
 def test_normal_scores_share_ranks_and_ignore_what_has_no_value():
@@ -168,13 +179,33 @@ def test_normal_scores_share_ranks_and_ignore_what_has_no_value():
 def test_effects_have_the_posterior_mean_and_draws_the_covariance_of_independent_interactions(model, data):
     trials, _, targets = data
     told = trials[:RESULTS]
-    total = kernel(told, told) + (surrogate.NOISE + surrogate.JITTER) * np.eye(RESULTS)
-    gain = surrogate.ADDITIVE * np.linalg.solve(total, told).T
-    np.testing.assert_allclose(model.weights, gain @ targets, atol=1e-4)
+    total = kernel(told, told) + (NOISE + surrogate.JITTER) * np.eye(RESULTS)
+    told = told * COLUMNS
+    gain = ADDITIVE * np.linalg.solve(total, told).T
+    np.testing.assert_allclose(model.weights, COLUMNS * (gain @ targets), atol=1e-4)
     left = np.eye(told.shape[1]) - gain @ told
-    residual = 1 - surrogate.ADDITIVE + surrogate.NOISE
-    covariance = float(model.scale) * (surrogate.ADDITIVE * left @ left.T + residual * gain @ gain.T)
+    residual = 1 - ADDITIVE + NOISE
+    covariance = float(model.scale) * (ADDITIVE * left @ left.T + residual * gain @ gain.T) * np.outer(COLUMNS, COLUMNS)
     draws = np.asarray(model.sample_weights(jax.random.key(0), 40_000))
     np.testing.assert_allclose(draws.mean(axis=0), model.weights, atol=0.03 * np.sqrt(covariance.max()))
     # Entries have standard errors below 0.01 x the variances; 0.05 is exceeded with probability below 1e-5.
     np.testing.assert_allclose(np.cov(draws.T), covariance, atol=0.05 * covariance.max())
+
+
+def test_evidence_is_the_likelihood_at_the_best_scale(model, data):
+    """Up to terms of the number of results alone, which cancel in the difference of two models."""
+    trials, _, targets = data
+
+    def likelihood(factor):
+        told = factor * trials[:RESULTS]
+        total = kernel(told, told) + (NOISE + surrogate.JITTER) * np.eye(RESULTS)
+        return stats.multivariate_normal.logpdf(
+            targets, cov=targets @ np.linalg.solve(total, targets) / RESULTS * total
+        )
+
+    other = extend(surrogate.prior(RESULTS + PENDING, CONSTANTS, jnp.asarray(0.2 * COLUMNS)), trials[:RESULTS])
+    padded = np.pad(targets.astype(np.float32), (0, other.rows - RESULTS))
+    other = jax.jit(surrogate.learn)(other, jnp.asarray(padded))
+    got = float(surrogate.log_evidence(model) - surrogate.log_evidence(other))
+    assert got == pytest.approx(likelihood(1.0) - likelihood(0.2), abs=1e-2)
+    assert abs(got) > 0.5

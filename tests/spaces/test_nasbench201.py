@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from lanas_jax.spaces.nasbench201 import EDGES, OPERATIONS, NASBench201Space
+from lanas_jax.spaces.nasbench201 import EDGES, NONE, OPERATIONS, SKIP_CONNECT, NASBench201Space
 from lanas_jax.spaces.natsbench_size import NATSBenchSizeSpace
 
 CELLS, SIZES = NASBench201Space(), NATSBenchSizeSpace()
@@ -134,3 +134,24 @@ def test_other_strings_are_no_cells(text):
 def test_other_strings_are_no_sizes(text):
     with pytest.raises(ValueError, match="is not a network: expected five widths"):
         SIZES.from_arch_string(text)
+
+
+def test_cells_have_equal_integers_exactly_if_they_compute_the_same():
+    """Every cell is computed, with a random function for each operation; summands are ordered by size."""
+    codes = CELLS.enumerate()
+    rng = np.random.default_rng(0)
+    weights = rng.normal(size=(len(OPERATIONS), 8, 8))
+    nodes = [np.tile(rng.normal(size=8), (len(codes), 1))]
+    for end in range(1, 4):
+        total = np.zeros((len(codes), 8))
+        for edge, (start, stop) in enumerate(EDGES):
+            if stop == end:
+                operation, source = codes[:, edge], nodes[start]
+                applied = np.sin(np.einsum("ni,nij->nj", source, weights[operation]))
+                applied[operation == SKIP_CONNECT] = source[operation == SKIP_CONNECT]
+                applied[operation == NONE] = 0
+                total += applied
+        nodes.append(total)
+    _, computed = np.unique(np.round(nodes[-1], 6) + 0.0, axis=0, return_inverse=True)
+    _, named = np.unique(CELLS.functions(codes), return_inverse=True)
+    assert len(np.unique(np.stack([computed, named]), axis=1).T) == computed.max() + 1 == named.max() + 1 == 4930
