@@ -53,6 +53,7 @@ SEARCHERS = {
     "evolution": lx.RegularizedEvolution,
 }
 BENCHMARK = "nasbench201-cifar10"
+SPLITS: tuple[Literal["edge", "tree"], ...] = ("edge", "tree")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -147,7 +148,7 @@ class Rank:
     """Settings of a ranking.
 
     Attributes:
-      few_shot: values of sub-supernets as further estimates; trains the sub-supernets.
+      few_shot: values of sub-supernets as further estimates, one for each `Config.split`; trains the sub-supernets.
       epochs: number of training epochs from scratch; no effect with a benchmark table.
       learning_rate: initial learning rate from scratch; no effect with a benchmark table.
     """
@@ -234,7 +235,10 @@ def rank(config: Config, settings: Rank, directory: Path) -> Ranking:
     running = dataclasses.replace(measured, recalibration=0)
     estimates: dict[str, Any] = {"one-shot": measured, "one-shot, running statistics": running}
     if settings.few_shot:
-        estimates["few-shot"] = few_shot(config, measured)
+        for split in SPLITS:
+            evaluator = few_shot(dataclasses.replace(config, split=split), measured)
+            folder = config.supernet.with_name("few_shot" if split == config.split else f"few_shot_{split}")
+            estimates[f"few-shot, {split}"] = dataclasses.replace(evaluator, directory=folder)
     network = NASBench201(measured.supernet.space)
     scratch = TrainConfig(
         settings.epochs, config.batch_size, settings.learning_rate, augmentation=augmentation(config.size)

@@ -16,6 +16,7 @@ from lanas_jax.experiments import nasbench201_one_shot as experiment
 from lanas_jax.ranking.against import MULTIPLY_ADDS, PARAMETERS
 from lanas_jax.storage.trial import best
 from lanas_jax.storage.trials import TrialStore
+from lanas_jax.supernet.regions import OptionSplit, TreeSplit
 from lanas_jax.tables.catalogue import find_benchmark
 from lanas_jax.trainer.task import FinalNetwork, Weights
 from tests.data import made_up_cifar10 as made_up
@@ -46,6 +47,19 @@ def test_a_search_is_built_without_images(values, kind, tmp_path):
     if values == "few_shot":
         assert built.evaluator.directory == tmp_path / "few_shot"
         assert built.evaluator.split.regions(built.space, CODE[None], np.zeros(1)).of(CODE[None]) == [CODE[3]]
+
+
+def test_a_ranking_has_sub_supernets_of_both_splits(tmp_path, monkeypatch):
+    """Those of the search's own split are in the folder that the search uses."""
+    (x_train, y_train), (x_test, y_test) = made_up.TRAIN, made_up.TEST
+    monkeypatch.setattr(data, "SOURCE", dataclasses.replace(data.SOURCE, contents=made_up.CONTENTS))
+    np.savez(tmp_path / "cifar10.npz", x_train=x_train, y_train=y_train, x_test=x_test, y_test=y_test)
+    config = experiment.Config(split="tree", train=40, validation=20, data_dir=tmp_path)
+    estimates = experiment.rank(config, experiment.Rank(few_shot=True), tmp_path).estimates
+    assert list(estimates) == ["one-shot", "one-shot, running statistics", "few-shot, edge", "few-shot, tree"]
+    edge, tree = estimates["few-shot, edge"], estimates["few-shot, tree"]
+    assert (edge.directory, tree.directory) == (tmp_path / "few_shot_edge", tmp_path / "few_shot")
+    assert (type(edge.split), type(tree.split)) == (OptionSplit, TreeSplit)
 
 
 @pytest.mark.usefixtures("unread")
