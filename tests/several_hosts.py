@@ -10,12 +10,25 @@ ROOT = Path(__file__).parents[1]
 LANAS = [sys.executable, "-c", "from lanas_jax.cli import run_and_exit; run_and_exit()"]
 HEARTBEAT = 10  # seconds of silence after which a process is given up
 PATIENCE = 6 * HEARTBEAT  # in which the one that is left has ended, be the machine as slow as it may
+# Only process 0 of JAX writes programs to its cache. On CPUs, the keys of process 1 are others, so it would compile all
+# of its programs in every test: here each process writes its own. JAX is imported within the command, since a command
+# ends in another way if it was imported before.
+EACH_WRITES = """
+from lanas_jax import cli
+def writing(*words):
+    import types
+    from jax._src import compiler
+    compiler.distributed = types.SimpleNamespace(global_state=types.SimpleNamespace(process_id=0, client=None))
+    return chosen(*words)
+chosen, cli._run = cli._run, writing
+"""
 
 
-def start(*arguments, devices=1, before="", more=(), **how):
+def start(*arguments, devices=1, before="", more=(), writes=EACH_WRITES, **how):
     """Starts a command in a process of its own.
 
-    `before` is Python code that it runs first, `more` are variables of its environment.
+    `before` is Python code that it runs first, `more` are variables of its environment. `writes` decides which process
+    writes compiled programs to the cache.
     """
     environment = (
         os.environ
@@ -26,7 +39,7 @@ def start(*arguments, devices=1, before="", more=(), **how):
             "XLA_FLAGS": f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count={devices}",
         }
     )
-    command = [*LANAS[:2], f"{before}\n{LANAS[2]}", *map(str, arguments)]
+    command = [*LANAS[:2], f"{writes}\n{before}\n{LANAS[2]}", *map(str, arguments)]
     how = {"env": environment, "cwd": ROOT, "text": True, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE} | how
     return subprocess.Popen(command, **how)
 

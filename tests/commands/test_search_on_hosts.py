@@ -429,7 +429,8 @@ atexit.register(lambda: print("counted", counts["compile_requests_use_cache"], c
     counted, written = [], []
     for name in ("first", "second"):
         words = (*search(tmp_path / name, LINEAR), *two_hosts(), "--hosts.index")
-        outs = succeeded([start(*words, i, before=count, more=shared, devices=DEVICES) for i in range(2)])
+        processes = [start(*words, i, before=count, more=shared, devices=DEVICES, writes="") for i in range(2)]
+        outs = succeeded(processes)
         counted.append([tuple(map(int, re.search(r"counted (\d+) (\d+)", out).groups())) for out in outs])
         written.append({path.name: path.stat().st_mtime_ns for path in cache.glob("*-cache")})
     assert written[0] == written[1]
