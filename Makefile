@@ -92,3 +92,9 @@ $(VENV)/.installed-dev: $(BIN)/python pyproject.toml
 	@echo "installing into $(VENV), once"
 	@$(BIN)/python -m pip install --quiet --editable ".[dev]"
 	@touch $@ $(VENV)/.installed $(VENV)/.installed-test
+
+# Both at once, for .ci/run.
+$(VENV)/.installed-ci: $(BIN)/python pyproject.toml
+	@echo "installing into $(VENV), once"
+	@$(BIN)/python -m pip install --quiet --editable ".[dev,docs]"
+	@touch $@ $(VENV)/.installed $(VENV)/.installed-test $(VENV)/.installed-dev $(VENV)/.installed-docs
