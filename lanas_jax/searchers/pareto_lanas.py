@@ -6,9 +6,10 @@ node is the hypervolume of its trials, as a share of the hypervolume of all.
 
 Search phase (`ask`): the upper confidence bound over these values selects a leaf. In its region, the code of greatest
 expected improvement of the hypervolume is chosen (`hypervolume_improvement`): one Gaussian process per objective, over
-the same trials, and none for an exact objective. A pending trial counts as a visit, and as a trial that has its
-predicted objectives, so that a batch spreads out along the front. A failed trial counts as a visit and reduces the
-uncertainty around it.
+the same trials, and none for an exact objective. One draw in five seeks an end of the front instead: the code of
+greatest expected improvement of one objective that is not exact, of the whole space. A pending trial counts as a visit,
+and as a trial that has its predicted objectives, so that a batch spreads out along the front. A failed trial counts as
+a visit and reduces the uncertainty around it.
 
 `front_model.py` has the units in which objectives are compared, and the model that values codes.
 """
@@ -26,11 +27,11 @@ from lanas_jax.searchers import hypotheses, partition, surrogate
 from lanas_jax.searchers.base import register
 from lanas_jax.searchers.dominance import dominance_scores, on_front
 from lanas_jax.searchers.first_draws import draw_uniformly
-from lanas_jax.searchers.front_model import Beliefs, FrontModel, units_of
+from lanas_jax.searchers.front_model import PRIOR, Beliefs, FrontModel, units_of
 from lanas_jax.searchers.history import History, Objectives
 from lanas_jax.searchers.hypervolume import hypervolume
 from lanas_jax.searchers.hypervolume_improvement import Reach, front_of, improvement
-from lanas_jax.searchers.hypotheses import TYPICAL, Hypotheses
+from lanas_jax.searchers.hypotheses import Hypotheses
 from lanas_jax.searchers.modelled import MODEL_TRIALS, with_history, with_results
 from lanas_jax.searchers.objectives import check_objectives, exact_costs
 from lanas_jax.searchers.partition import PartitionTree
@@ -140,7 +141,7 @@ class ParetoLaNAS:
         """Returns the state before the first trial. Consumes the key."""
         rows = min(self.capacity, MODEL_TRIALS)
         e = embedding_size(self.space, self.pool)
-        model = hypotheses.prior(rows, e, e - self.space.embedding_size, [TYPICAL])
+        model = hypotheses.prior(rows, e, e - self.space.embedding_size, [PRIOR])
         return ParetoLaNASState(
             key=key,
             history=hist.empty(self.space, self.pool, self.capacity, len(self.objectives)),
@@ -203,22 +204,26 @@ def _from_pool(
     def one(carry: tuple[Beliefs, Array], key: Array) -> tuple[tuple[Beliefs, Array], Array]:
         beliefs, unseen = carry
         history = beliefs.history
-        near_key, random_key, worth_key = jax.random.split(key, 3)
+        near_key, random_key, worth_key, end_key = jax.random.split(key, 4)
+        end = model.draw_end(end_key)
         leaf = descend(beliefs.tree, unseen > 0, jnp.float32(searcher.cp))
-        free = ~history.seen & (leaf_of == leaf)
+        free = ~history.seen & ((leaf_of == leaf) | (end >= 0))
         front = front_of(units.of(beliefs.points), beliefs.counted)
-        by_hope, _ = best_per_bucket(improvement(front, hopes) + 1e-6 * jnp.min(hopes, axis=1), free, LIKED)
+        hope = jnp.where(end >= 0, hopes[:, end], improvement(front, hopes) + 1e-6 * jnp.min(hopes, axis=1))
+        by_hope, _ = best_per_bucket(hope, free, LIKED)
         is_best = on_front(beliefs.points, history.done)
-        worth = jnp.where(is_best, jax.random.uniform(worth_key, is_best.shape), -jnp.inf)
+        worth = jnp.where(end >= 0, beliefs.points[:, end], jax.random.uniform(worth_key, is_best.shape))
+        worth = jnp.where(jnp.where(end >= 0, history.done, is_best), worth, -jnp.inf)
         near = near_the_best(near_key, searcher.space, pool, history, worth)
         m = free.shape[0]
         anywhere = jnp.minimum((jax.random.uniform(random_key, (RANDOM,)) * m).astype(jnp.int32), m - 1)
         rows = jnp.concatenate([by_hope, near, anywhere])
         allowed = (rows >= 0) & free[rows]
-        gain = model.log_gain(beliefs, front, pool.embedded[rows], searcher.costs[rows])
+        gain = model.log_gain(beliefs, front, pool.embedded[rows], searcher.costs[rows], end)
         place, found = best_of(gain, allowed)
         row = jnp.where(found, rows[place], -1)
         code = jnp.where(found, pool.codes[row], hist.NOTHING)
+        leaf = jnp.where(found, leaf_of[row], leaf)
         beliefs = model.with_drawn(beliefs, code, leaf)
         history = dataclasses.replace(beliefs.history, seen=hist.with_rows(history.seen, row[None]))
         visits = partition.backup(beliefs.tree, leaf).visits - beliefs.tree.visits
@@ -242,8 +247,11 @@ def _from_lattice(
         history, tree = beliefs.history, beliefs.tree
         front = front_of(units.of(beliefs.points), beliefs.counted)
         is_best = on_front(beliefs.points, history.done)
+        key, end_key = jax.random.split(key)
+        end = model.draw_end(end_key)
 
         def from_region(key: Array, unseen: Inside, leaf: Array) -> tuple[Array, Array, Array]:
+            leaf = jnp.where(end >= 0, 0, leaf)  # the whole space
             start_key, effect_key, weight_key, climb_key, local_key, best_key = jax.random.split(key, 6)
 
             def inside(codes: Array) -> Array:
@@ -253,7 +261,7 @@ def _from_lattice(
             logits = jnp.where(members, 0.0, -jnp.inf)
             starts = history.codes[jax.random.categorical(start_key, logits, shape=(searcher.chains,))]
             weights = jax.random.dirichlet(weight_key, jnp.ones(len(searcher.objectives)), (searcher.chains,))
-            weights = weights / units.scale[None]
+            weights = jnp.where(end >= 0, jax.nn.one_hot(end, len(searcher.objectives)), weights) / units.scale[None]
             keys = jax.random.split(effect_key, len(posteriors))
             drawn = [
                 posterior.sample_weights(key, searcher.chains) for posterior, key in zip(posteriors, keys, strict=True)
@@ -266,11 +274,12 @@ def _from_lattice(
                 return jnp.where(unseen(codes), worth, -jnp.inf)
 
             def gain(codes: Array) -> Array:
-                gain = model.log_gain(beliefs, front, space.embed(codes), model.exact_of(codes))
+                gain = model.log_gain(beliefs, front, space.embed(codes), model.exact_of(codes), end)
                 return jnp.where(unseen(codes) & inside(codes), gain, -jnp.inf)
 
             codes, rate = climb(climb_key, space, starts, inside, liked, searcher.steps, searcher.steps)
-            worth = jnp.where(members & is_best, jax.random.uniform(best_key, is_best.shape), -jnp.inf)
+            worth = jnp.where(end >= 0, beliefs.points[:, end], jax.random.uniform(best_key, is_best.shape))
+            worth = jnp.where(members & jnp.where(end >= 0, history.done, is_best), worth, -jnp.inf)
             best = history.codes[jax.lax.top_k(worth, min(PARENTS, history.capacity))[1]]
             code, score = look_around(local_key, space, gain, codes, best)
             return space.canonical(code[None])[0], score > -jnp.inf, rate

@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 
 import lanas_jax as lx
-from lanas_jax.searchers import pareto_lanas
+from lanas_jax.searchers import pareto_lanas, partition, surrogate
 from lanas_jax.searchers.front_model import Beliefs
 from lanas_jax.searchers.hypervolume import hypervolume
+from lanas_jax.searchers.hypervolume_improvement import front_of
 from lanas_jax.searchers.objectives import check_objectives
 from lanas_jax.spaces.base import Cost
 from lanas_jax.spaces.nasnet import NASNetSpace
@@ -58,18 +59,44 @@ def test_it_finds_more_of_the_hypervolume_than_random_search():
     assert np.mean(ours) > 0.97
 
 
+@pytest.mark.slow
 def test_one_objective_given_twice_behaves_as_one():
-    """Uniform draws of 32 of 64 codes miss the best in one of two searches; six searches find it with chance 1/64."""
+    """Its regions are those of LaNAS, its node values follow from the best trials, and it chooses as one would.
+
+    Uniform draws of 32 of 64 codes miss the best in one of two searches; six searches find it with chance 1/64.
+    """
+    searcher = lx.ParetoLaNAS(POOL_SPACE, TWO, pool=POOL, initial=10)
+    one = lx.LaNAS(POOL_SPACE, pool=POOL, initial=10, height=3, min_samples=10, ridge=20.0)
     for seed in range(6):
-        searcher = lx.ParetoLaNAS(POOL_SPACE, TWO, pool=POOL, initial=10)
-        state = searcher.init(jax.random.key(seed))
+        state, alone = searcher.init(jax.random.key(seed)), one.init(jax.random.key(seed))
         best = -np.inf
         for _ in range(8):
             state, codes = searcher.ask(state, BATCH)
             value = additive(codes)
             best = max(best, value.max())
             state = searcher.tell(state, codes, np.stack([value, value], axis=1))
+            alone = one.tell(alone, codes, value)
+            for part in ("is_split", "results"):
+                np.testing.assert_array_equal(getattr(state.tree, part), getattr(alone.tree, part))
+            np.testing.assert_allclose(state.tree.weights, alone.tree.weights, atol=1e-5)
+        assert bool(state.tree.is_split[0])
         assert best == VALUES.max()
+
+        model = pareto_lanas._model(searcher, state)
+        points, done = np.asarray(model.units.of(model.units.scores))[:, 0], np.asarray(state.history.done)
+        inside = np.asarray(partition.members(state.tree, POOL_SPACE.features(state.history.codes))) & done
+        highest = np.where(inside, points, 0).max(axis=1)
+        np.testing.assert_allclose(state.tree.means, (highest / points[done].max()) ** 2, rtol=1e-5)
+
+        beliefs = Beliefs(state.history, state.tree, state.model.best, model.units.scores, state.history.done)
+        unseen = ~np.asarray(state.history.seen)
+        front = front_of(model.units.of(beliefs.points), beliefs.counted)
+        gain = model.log_gain(beliefs, front, searcher.pool.embedded, searcher.costs)
+        mean, deviation = model.predict(state.model.best, searcher.pool.embedded, searcher.costs)
+        incumbent = model.posteriors[0].incumbent
+        alone_gain = surrogate.log_expected_improvement(mean[:, 0], deviation[:, 0], incumbent)
+        chosen = np.asarray(alone_gain)[unseen][np.asarray(gain)[unseen].argmax()]
+        assert chosen > np.asarray(alone_gain)[unseen].max() - 0.1
 
 
 @pytest.mark.slow
@@ -92,12 +119,23 @@ def test_pending_trials_are_points_with_their_predicted_objectives():
     state, codes, _ = run(searcher, 3)
     state, codes = searcher.ask(state, BATCH)
     model = pareto_lanas._model(searcher, state)
-    beliefs = Beliefs(state.history, state.tree, state.model, model.units.scores, state.history.done)
+    beliefs = Beliefs(state.history, state.tree, state.model.best, model.units.scores, state.history.done)
     beliefs = model.with_outstanding(beliefs)
     assert int(beliefs.counted.sum()) == 4 * BATCH
     np.testing.assert_array_equal(beliefs.points[3 * BATCH : 4 * BATCH, 1], -PRICED.cost(np.asarray(codes)).parameters)
     assert int(beliefs.model.count) == int(state.model.count) + BATCH
     assert int(state.tree.visits[0]) == 4 * BATCH
+
+    ends = np.asarray(jax.vmap(model.draw_end)(jax.random.split(jax.random.key(0), 1000)))
+    assert set(ends.tolist()) == {-1, 0}  # the end of the exact objective is known
+    assert np.mean(ends == 0) == pytest.approx(0.2, abs=0.05)  # 4 standard deviations
+    front = front_of(model.units.of(beliefs.points), beliefs.counted)
+    gain = model.log_gain(beliefs, front, searcher.pool.embedded, searcher.costs, 0)
+    mean, deviation = model.predict(beliefs.model, searcher.pool.embedded, searcher.costs)
+    incumbent = model.posteriors[0].incumbent
+    np.testing.assert_allclose(
+        gain, surrogate.log_expected_improvement(mean[:, 0], deviation[:, 0], incumbent), rtol=1e-5
+    )
 
 
 def test_node_values_are_shares_of_the_hypervolume():
