@@ -35,7 +35,7 @@ from lanas_jax.searchers.hypotheses import Hypotheses
 from lanas_jax.searchers.modelled import MODEL_TRIALS, with_history, with_results
 from lanas_jax.searchers.objectives import check_objectives, exact_costs
 from lanas_jax.searchers.partition import PartitionTree
-from lanas_jax.searchers.sampling import Inside, Pool, best_of, best_per_bucket, climb, embedding_size, listed
+from lanas_jax.searchers.sampling import Inside, Pool, best_of, best_per_bucket, climb, listed
 from lanas_jax.searchers.selection import (
     LIKED,
     PARENTS,
@@ -130,6 +130,7 @@ class ParetoLaNAS:
                 f"reference needs a value per objective ({', '.join(self.objectives)}); got {len(self.reference)}"
             )
         pool = listed(self.space, self.pool)
+        pool = None if pool is None else pool.with_own_embeddings(self.space)
         object.__setattr__(self, "pool", pool)
         exact, costs = exact_costs(self.space, self.objectives, None if pool is None else pool.codes)
         if all(exact):
@@ -139,9 +140,7 @@ class ParetoLaNAS:
 
     def init(self, key: PRNGKeyArray) -> ParetoLaNASState:
         """Returns the state before the first trial. Consumes the key."""
-        rows = min(self.capacity, MODEL_TRIALS)
-        e = embedding_size(self.space, self.pool)
-        model = hypotheses.prior(rows, e, e - self.space.embedding_size, [PRIOR])
+        model = hypotheses.prior(min(self.capacity, MODEL_TRIALS), self.space.embedding_size, 0, [PRIOR])
         return ParetoLaNASState(
             key=key,
             history=hist.empty(self.space, self.pool, self.capacity, len(self.objectives)),

@@ -66,6 +66,11 @@ class Pool:
         embedded = _with_sizes(space, kept, _averaged(space.functions(kept), np.asarray(embedded)))
         return cls(jnp.asarray(kept), features, jnp.asarray(embedded), CodeIndex.of(space, kept))
 
+    @in_32_bits
+    def with_own_embeddings(self, space: SearchSpace) -> "Pool":
+        """Returns the pool in which each code has the space's embedding: codes of one function may differ in cost."""
+        return dataclasses.replace(self, embedded=_described(space, self.codes)[1])
+
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Pool) and np.array_equal(self.codes, other.codes)
 

@@ -83,15 +83,15 @@ class GaussianProcess:
       columns: factor of each column of the embeddings.
     """
 
-    embedded: Float[Array, "m e"]
-    whitener: Float[Array, "m m"]
-    innovations: Float[Array, " m"]
-    count: Int[Array, ""]
-    scale: Float[Array, ""]
-    incumbent: Float[Array, ""]
-    weights: Float[Array, " e"]
+    embedded: Float[Array, "*k m e"]  # `hypotheses` stacks processes along k
+    whitener: Float[Array, "*k m m"]
+    innovations: Float[Array, "*k m"]
+    count: Int[Array, "*k"]
+    scale: Float[Array, "*k"]
+    incumbent: Float[Array, "*k"]
+    weights: Float[Array, "*k e"]
     constants: Constants
-    columns: Float[Array, " e"]
+    columns: Float[Array, "*k e"]
 
     @property
     def rows(self) -> int:

@@ -14,7 +14,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float, Int, UInt
 
 from lanas_jax.spaces.base import CellGraph, Codes, Cost, SearchSpace
 from lanas_jax.spaces.choices import Choice
@@ -36,7 +36,7 @@ class NASBench201Stage(NamedTuple):
     size: int  # height and width of each cell's input and output
 
 
-def _scrambled(numbers: Int[np.ndarray, "..."]) -> Int[np.ndarray, "..."]:
+def _scrambled(numbers: UInt[np.ndarray, "..."]) -> UInt[np.ndarray, "..."]:
     """Returns a hash of each 64-bit integer (the finalizer of SplitMix64, doi.org/10.1145/2660193.2660195)."""
     numbers = (numbers ^ (numbers >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     numbers = (numbers ^ (numbers >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)

@@ -216,6 +216,16 @@ def test_costs_are_exact_where_they_can_be_known_and_learned_elsewhere():
         lx.ParetoLaNAS(PRICED, ("multiply_adds", "parameters"), pool=POOL)
 
 
+def test_cells_of_one_function_are_apart_since_their_costs_differ():
+    space = lx.NASBench201Space()
+    codes = np.asarray(space.enumerate())
+    functions = np.unique(space.functions(codes), return_inverse=True)[1]
+    alike = codes[functions == np.bincount(functions).argmax()][:16]
+    searcher = lx.ParetoLaNAS(space, ("accuracy", "latency"), pool=alike)
+    assert len(np.unique(searcher.pool.embedded, axis=0)) == 16
+    assert len(np.unique(lx.LaNAS(space, pool=alike).pool.embedded[:, : space.embedding_size], axis=0)) == 1
+
+
 def test_one_text_is_not_several_names():
     with pytest.raises(ValueError, match="objectives must be several names; got the single text 'accuracy'"):
         check_objectives("accuracy")
