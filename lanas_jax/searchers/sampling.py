@@ -113,12 +113,14 @@ def _averaged(functions: Int[np.ndarray, " n"] | None, embedded: Float[np.ndarra
 def _with_sizes(
     space: SearchSpace, codes: Int[np.ndarray, "n dims"], embedded: Float[np.ndarray, "n e"]
 ) -> Float[np.ndarray, "n e2"]:
-    """Returns embeddings with standardised logarithms of multiply-adds and parameters, if the space has costs."""
+    """Returns embeddings with standardised logarithms of multiply-adds and parameters, if the space has such costs."""
     try:
-        costs = space.cost(codes)
+        costs = np.stack([np.asarray(cost, np.float64) for cost in space.cost(codes)], axis=1)
     except NotImplementedError:
         return embedded
-    sizes = np.log1p(np.stack([np.asarray(cost, np.float64) for cost in costs], axis=1))
+    if not (np.isfinite(costs) & (costs >= 0)).all():
+        return embedded
+    sizes = np.log1p(costs)
     spread = sizes.std(axis=0)
     standard = (sizes - sizes.mean(axis=0)) / np.where(spread > 1e-6, spread, np.inf)
     return np.concatenate([embedded, standard.astype(np.float32)], axis=1)

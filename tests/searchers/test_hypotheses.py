@@ -91,6 +91,17 @@ def test_a_pool_has_standardised_sizes_and_a_constant_cost_says_nothing(pool):
     assert np.corrcoef(sizes[:, 0], logs)[0, 1] == pytest.approx(1, abs=1e-5)
 
 
+@pytest.mark.parametrize("wrong", [np.nan, -2.0, np.inf])
+def test_costs_that_are_no_sizes_are_left_out(wrong):
+    class Wrong(Sized):
+        def cost(self, codes):
+            return super().cost(codes)._replace(parameters=np.where(np.arange(len(codes)) == 3, wrong, 7.0))
+
+    pool = sampling.listed(Wrong(), None)
+    assert pool.embedded.shape[1] == Wrong().embedding_size
+    assert np.isfinite(pool.embedded).all()
+
+
 def test_cells_of_one_function_are_one_place_wherever_they_are_seen():
     space = lx.NASBench201Space()
     pool = sampling.listed(space, None)
