@@ -304,17 +304,19 @@ def explain(tree: PartitionTree, feature_names: Sequence[str], top: int = 3) -> 
 
     A weight is the change of the predicted target per unit of the feature. Means are mean targets of `count_trials`.
     """
-    tree, means = jax.device_get((tree, tree.means))  # no program for each number that is read
+    # as NumPy arrays, so that no program runs for each number that is read
+    split, all_weights, means = np.asarray(tree.is_split), np.asarray(tree.weights), np.asarray(tree.means)
+    results, visits = np.asarray(tree.results), np.asarray(tree.visits)
     summaries, queue = [], [(0, 0)]
     while queue:
         node, depth = queue.pop(0)
-        is_leaf = node >= len(tree.is_split) or not bool(tree.is_split[node])
+        is_leaf = node >= len(split) or not bool(split[node])
         drivers: list[tuple[str, float]] = []
         if not is_leaf:
-            weights = tree.weights[node]
+            weights = all_weights[node]
             order = np.argsort(-np.abs(weights), kind="stable")[:top]
             drivers = [(feature_names[i], float(weights[i])) for i in order]
             queue += [(2 * node + 1, depth + 1), (2 * node + 2, depth + 1)]
-        mean = float(means[node]) if int(tree.results[node]) else None
-        summaries.append(NodeSummary(node, depth, int(tree.visits[node]), mean, is_leaf, tuple(drivers)))
+        mean = float(means[node]) if int(results[node]) else None
+        summaries.append(NodeSummary(node, depth, int(visits[node]), mean, is_leaf, tuple(drivers)))
     return summaries
