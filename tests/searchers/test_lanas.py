@@ -211,7 +211,7 @@ def test_a_long_search_models_the_best_and_the_latest_trials():
     state = searcher.tell(searcher.init(jax.random.key(0)), codes[:1000], values)
     assert (state.model.rows, int(state.model.count)) == (512, 384)
     modelled = np.asarray(state.modelled[:384])
-    np.testing.assert_allclose(state.model.embedded[:384], searcher.space.embed(codes[modelled]), atol=1e-6)
+    np.testing.assert_allclose(state.model.best.embedded[:384], searcher.space.embed(codes[modelled]), atol=1e-6)
     best = np.flatnonzero(values >= 1000 - 192)
     others = np.setdiff1d(np.arange(1000), best)
     np.testing.assert_array_equal(np.sort(modelled), np.sort([*best, *others[-192:]]))
