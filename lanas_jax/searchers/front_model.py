@@ -27,7 +27,7 @@ from lanas_jax.searchers.hypotheses import Hypothesis
 from lanas_jax.searchers.modelled import outstanding
 from lanas_jax.searchers.objectives import traced_costs
 from lanas_jax.searchers.partition import PartitionTree
-from lanas_jax.searchers.sampling import Pool, embed
+from lanas_jax.searchers.sampling import Pool
 from lanas_jax.searchers.surrogate import GaussianProcess
 from lanas_jax.spaces.base import SearchSpace
 
@@ -208,7 +208,7 @@ class FrontModel(NamedTuple):
     def _with_trial(self, beliefs: Beliefs, row: Int[Array, ""], pending: Bool[Array, ""]) -> Beliefs:
         """Returns the beliefs with the trial of a row without values: less uncertainty, and a point if pending."""
         code = jnp.maximum(beliefs.history.codes[row], 0)[None]
-        embedded = embed(self.space, self.pool, code)
+        embedded = self.space.embed(code)
         point, _ = self.predict(beliefs.model, embedded, self.exact_of(code))
         return beliefs._replace(
             model=surrogate.extend(beliefs.model, embedded[0], jnp.bool_(True), self.space.dims),

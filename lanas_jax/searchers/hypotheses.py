@@ -44,12 +44,10 @@ class Hypotheses:
 
     Attributes:
       processes: the processes, stacked along the first axis of every array.
-      evidence: log of the marginal likelihood of the trials' values under each process, up to a common constant.
       log_prior: log of the prior probability of each process, up to a common constant.
     """
 
     processes: GaussianProcess
-    evidence: Float[Array, " k"]
     log_prior: Float[Array, " k"]
 
     @property
@@ -63,9 +61,14 @@ class Hypotheses:
         return self.processes.count[0]
 
     @property
+    def chosen(self) -> Int[Array, ""]:
+        """Index of the most probable process."""
+        return jnp.argmax(jax.vmap(surrogate.log_evidence)(self.processes) + self.log_prior)
+
+    @property
     def best(self) -> GaussianProcess:
         """The most probable process."""
-        chosen = jnp.argmax(self.evidence + self.log_prior)
+        chosen = self.chosen
         return jax.tree.map(lambda leaf: leaf[chosen], self.processes)
 
     def grow(self, rows: int) -> "Hypotheses":
@@ -85,7 +88,7 @@ class Hypotheses:
     def learn(self, targets: Float[Array, " m"]) -> "Hypotheses":
         """Returns the posteriors given a target for each trial; ignores rows beyond `count`."""
         processes = jax.vmap(lambda one: surrogate.learn(one, targets))(self.processes)
-        return Hypotheses(processes, jax.vmap(surrogate.log_evidence)(processes), self.log_prior)
+        return dataclasses.replace(self, processes=processes)
 
 
 def prior(rows: int, e: int, sizes: int, hypotheses: Sequence[Hypothesis] = HYPOTHESES) -> Hypotheses:
@@ -103,4 +106,4 @@ def prior(rows: int, e: int, sizes: int, hypotheses: Sequence[Hypothesis] = HYPO
     constants = Constants(*(jnp.float32([one[i] for one in hypotheses]) for i in range(len(Constants._fields))))
     make = jax.vmap(lambda constants, columns: surrogate.prior(rows, constants, columns))
     processes = make(constants, jnp.asarray(np.stack(factors), jnp.float32))
-    return Hypotheses(processes, jnp.zeros(len(hypotheses)), jnp.float32([one.log_prior for one in hypotheses]))
+    return Hypotheses(processes, jnp.float32([one.log_prior for one in hypotheses]))

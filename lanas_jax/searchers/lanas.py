@@ -114,7 +114,10 @@ class LaNAS:
     def __post_init__(self) -> None:
         least = {"height": 1, "min_samples": 1, "initial": 0, "relearn_every": 1, "patience": 0}
         set_whole_numbers(self, **least, chains=1, steps=1, capacity=1)
-        object.__setattr__(self, "pool", listed(self.space, self.pool))
+        pool = listed(self.space, self.pool)
+        if pool is not None and self.expected_improvement:
+            pool = pool.with_functions_and_sizes(self.space)
+        object.__setattr__(self, "pool", pool)
 
     @classmethod
     def paper(cls, space: SearchSpace, pool: Pool | Codes | None = None) -> "LaNAS":

@@ -68,7 +68,7 @@ def with_results(
     Args:
       state: state whose history holds the results.
       space: search space.
-      pool: pool of codes that is searched, if any.
+      pool: pool whose embeddings the model has; None for those of the space.
       told: history rows that changed.
       begins: whether the model begins again, without the earlier trials.
       choose: function that returns the given number of history rows to rebuild the model from.

@@ -130,7 +130,6 @@ class ParetoLaNAS:
                 f"reference needs a value per objective ({', '.join(self.objectives)}); got {len(self.reference)}"
             )
         pool = listed(self.space, self.pool)
-        pool = None if pool is None else pool.with_own_embeddings(self.space)
         object.__setattr__(self, "pool", pool)
         exact, costs = exact_costs(self.space, self.objectives, None if pool is None else pool.codes)
         if all(exact):
@@ -306,7 +305,7 @@ def _tell(searcher: ParetoLaNAS, state: ParetoLaNASState, codes: Codes, values: 
     tree = jax.lax.cond(due, learn, lambda: state.tree)
     tree = _with_hypervolumes(searcher, partition.count_trials(tree, features, targets, done, history.used), history)
     state = dataclasses.replace(state, history=history, tree=tree, learned=jnp.where(due, results, state.learned))
-    return with_results(state, searcher.space, searcher.pool, told, jnp.bool_(False), _latest)
+    return with_results(state, searcher.space, None, told, jnp.bool_(False), _latest)
 
 
 def _with_hypervolumes(searcher: ParetoLaNAS, tree: PartitionTree, history: History) -> PartitionTree:

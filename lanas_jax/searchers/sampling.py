@@ -37,10 +37,7 @@ Score = Callable[[Int[Array, "n dims"]], Float[Array, " n"]]
 class Pool:
     """An explicit set of codes, with their features, embedding and a row index.
 
-    Codes of one function (`SearchSpace.functions`) have one embedding, the mean of theirs. If the space has costs, the
-    last two columns are the logarithms of multiply-adds and parameters, with a mean of 0 and a variance of 1.
-
-    Two pools of one space are equal if they hold the same codes in the same order.
+    Two pools of one space are equal if they hold the same codes in the same order, with the same embeddings.
     """
 
     codes: Int[Array, "m dims"]
@@ -63,16 +60,23 @@ class Pool:
             raise ValueError("the pool holds no valid code")
         kept = canonical[~CodeIndex.of(space, canonical).repeated]
         features, embedded = _described(space, kept)
-        embedded = _with_sizes(space, kept, _averaged(space.functions(kept), np.asarray(embedded)))
-        return cls(jnp.asarray(kept), features, jnp.asarray(embedded), CodeIndex.of(space, kept))
+        return cls(jnp.asarray(kept), features, embedded, CodeIndex.of(space, kept))
 
     @in_32_bits
-    def with_own_embeddings(self, space: SearchSpace) -> "Pool":
-        """Returns the pool in which each code has the space's embedding: codes of one function may differ in cost."""
-        return dataclasses.replace(self, embedded=_described(space, self.codes)[1])
+    def with_functions_and_sizes(self, space: SearchSpace) -> "Pool":
+        """Returns the pool with what else the space knows of its codes in their embeddings.
+
+        Codes of one function (`SearchSpace.functions`) have one embedding, the mean of theirs. If the space has costs,
+        two more columns are the logarithms of multiply-adds and parameters, with a mean of 0 and a variance of 1.
+        """
+        codes, own = np.asarray(self.codes), np.asarray(_described(space, self.codes)[1])
+        embedded = _with_sizes(space, codes, _averaged(space.functions(codes), own))
+        return dataclasses.replace(self, embedded=jnp.asarray(embedded))
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, Pool) and np.array_equal(self.codes, other.codes)
+        if not isinstance(other, Pool):
+            return False
+        return np.array_equal(self.codes, other.codes) and np.array_equal(self.embedded, other.embedded)
 
     def __hash__(self) -> int:
         return hash(np.asarray(self.codes).tobytes())

@@ -6,10 +6,10 @@ the squared distance of the two embeddings, the prior covariance of two codes' v
 
     k(a, b) = scale (additive s + (1 - additive) exp(-decay min(dims, FAR) r / 2)),
 
-an additive effect of every choice and a smooth interaction between them, plus an independent residual of variance
-``scale noise`` per code: the part of its value that its neighbours do not predict. The residual is part of the value
-that is maximised, not measurement error, so it is included in the predictive variance of unseen codes. Without it,
-search circles around the maximum of the smooth part. `scale` is estimated in closed form.
+an additive effect of every choice and a smooth interaction between them, with constants of `hypotheses`, plus an
+independent residual of variance ``scale noise`` per code: the part of its value that its neighbours do not predict. The
+residual is part of the value that is maximised, not measurement error, so it is included in the predictive variance of
+unseen codes. Without it, search circles around the maximum of the smooth part. `scale` is estimated in closed form.
 
 A trial without a value (pending or failed) has an innovation of zero, as if its value were its own prediction: the
 mean is unchanged and the variance around it shrinks.
@@ -228,8 +228,8 @@ def learn(model: GaussianProcess, targets: Float[Array, " m"]) -> GaussianProces
 
 def log_evidence(model: GaussianProcess) -> Float[Array, ""]:
     """Returns the log of the marginal likelihood of the targets at the best `scale`, without terms of `count` alone."""
-    determinant = -jnp.sum(jnp.where(model.used, jnp.log(jnp.maximum(jnp.diagonal(model.whitener), 1e-12)), 0.0))
-    return -0.5 * model.count.astype(jnp.float32) * jnp.log(jnp.maximum(model.scale, 1e-12)) - determinant
+    logs = jnp.where(model.used, jnp.log(jnp.maximum(jnp.diagonal(model.whitener), 1e-12)), 0.0)
+    return jnp.sum(logs) - 0.5 * model.count.astype(jnp.float32) * jnp.log(jnp.maximum(model.scale, 1e-12))
 
 
 def whiten(model: GaussianProcess, embedded: Float[Array, "n e"], dims: int) -> Float[Array, "m n"]:

@@ -389,8 +389,7 @@ class SearchSpace:
             grid = np.repeat(grid, repeats, axis=0)
             first = np.repeat(np.cumsum(repeats) - repeats, repeats)
             grid[:, i] = np.arange(len(grid)) - first
-        if type(self).valid is not SearchSpace.valid:  # which every code of the product satisfies
-            grid = grid[np.asarray(self.valid(grid))]
+        grid = grid[np.asarray(self.valid(grid))]
         return np.unique(np.asarray(self.canonical(grid)), axis=0)
 
     @property

@@ -29,7 +29,7 @@ class Sized(lx.SearchSpace):
 
 @pytest.fixture(scope="module")
 def pool():
-    return sampling.listed(Sized(), None)
+    return lx.LaNAS(Sized()).pool
 
 
 def learned(pool, values_of):
@@ -47,22 +47,16 @@ def learned(pool, values_of):
     return run(start, pool.embedded[rows], jnp.asarray(targets))
 
 
-def chosen(model):
-    best, all_of = model.best, model.processes
-    same = (all_of.constants.noise == best.constants.noise) & (all_of.constants.decay == best.constants.decay)
-    return int(np.flatnonzero(np.asarray(same & (all_of.columns == best.columns[None]).all(axis=1)))[0])
-
-
 def test_the_typical_prior_is_used_without_evidence(pool):
     e = pool.embedded.shape[1]
     model = hypotheses.prior(8, e, 2)
-    assert (chosen(model), model.rows, int(model.count)) == (HYPOTHESES.index(TYPICAL), 64, 0)
+    assert (int(model.chosen), model.rows, int(model.count)) == (HYPOTHESES.index(TYPICAL), 64, 0)
 
 
 def test_values_that_follow_the_sizes_of_networks_make_sizes_count(pool):
     sizes = np.asarray(Sized().cost(pool.codes).multiply_adds)
     model = learned(pool, lambda rows: np.log(sizes[rows]))
-    assert HYPOTHESES[chosen(model)].sizes > 0
+    assert HYPOTHESES[int(model.chosen)].sizes > 0
     others = np.setdiff1d(np.arange(len(pool.codes)), np.random.default_rng(1).permutation(len(pool.codes))[:TRIALS])
     predicted = pool.embedded[others] @ model.best.weights
     assert np.corrcoef(predicted, np.log(sizes[others]))[0, 1] > 0.9
@@ -71,15 +65,15 @@ def test_values_that_follow_the_sizes_of_networks_make_sizes_count(pool):
 def test_smooth_values_leave_sizes_out_and_rough_ones_raise_the_decay(pool):
     codes = np.asarray(pool.codes)
     additive = learned(pool, lambda rows: codes[rows] @ [1.0, 0.7, -0.5, 0.3, 0.2])
-    assert HYPOTHESES[chosen(additive)].sizes == 0
+    assert HYPOTHESES[int(additive.chosen)].sizes == 0
     rough = learned(pool, lambda rows: -((codes[rows] != codes[rows[0]]).sum(axis=1) ** 0.25))
-    decays = [HYPOTHESES[chosen(model)].decay for model in (additive, rough)]
+    decays = [HYPOTHESES[int(model.chosen)].decay for model in (additive, rough)]
     assert decays[1] > decays[0]
 
 
 def test_hypotheses_without_sizes_are_all_there_is_in_a_space_without_costs():
     model = hypotheses.prior(8, 5, 0)
-    assert model.evidence.shape == (sum(not one.sizes for one in HYPOTHESES),)
+    assert model.log_prior.shape == (sum(not one.sizes for one in HYPOTHESES),)
     np.testing.assert_array_equal(model.processes.columns, np.ones((3, 5)))
 
 
@@ -97,18 +91,29 @@ def test_costs_that_are_no_sizes_are_left_out(wrong):
         def cost(self, codes):
             return super().cost(codes)._replace(parameters=np.where(np.arange(len(codes)) == 3, wrong, 7.0))
 
-    pool = sampling.listed(Wrong(), None)
+    pool = lx.LaNAS(Wrong()).pool
     assert pool.embedded.shape[1] == Wrong().embedding_size
     assert np.isfinite(pool.embedded).all()
 
 
+def test_costs_are_computed_for_the_model_alone():
+    class Odd(Sized):
+        def cost(self, codes):
+            raise RuntimeError("no cost")
+
+    for make in (lx.RandomSearch, lx.LocalSearch, lx.LaNAS.paper):
+        make(Odd())
+    with pytest.raises(RuntimeError, match="no cost"):
+        lx.LaNAS(Odd())
+
+
 def test_cells_of_one_function_are_one_place_wherever_they_are_seen():
     space = lx.NASBench201Space()
-    pool = sampling.listed(space, None)
+    pool = lx.LaNAS(space).pool
     # input + conv3x3(conv3x3(input)) + conv1x1(input), with the input passed on by different edges
     same = np.array([[1, 3, 0, 2, 1, 3], [3, 1, 3, 2, 0, 1], [3, 2, 3, 1, 0, 1]])
     e = space.embedding_size
-    own = np.asarray(space.embed(same))[:, :e]
+    own = np.asarray(space.embed(same))
     assert np.abs(own[0] - own[2]).max() > 0.1
     embedded = np.asarray(sampling.embed(space, pool, jnp.asarray(same)))
     np.testing.assert_allclose(embedded[:, :e], np.broadcast_to(embedded[0, :e], (3, e)), atol=1e-6)
