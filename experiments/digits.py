@@ -34,7 +34,7 @@ Each seed, with the mean of the last quarter of the trials minus that of the fir
 The winners of LaNAS's seeds 0, 1 and 2, trained with the winner's recipe and these seeds, have test accuracies of
 99.4 %, 99.2 % and 99.4 % (360 images; mean 99.4 %). The nearest neighbour among the same training images has 98.3 %.
 
-`make search` in a fresh clone takes 2 min 32 s on 2 cores, installation and compilation included, and 217 s of CPU
+`make search` in a fresh clone takes 2 min 20 s on 2 cores, installation and compilation included, and 194 s of CPU
 time. Sums round otherwise on 2 cores than on one, so it finds another winner.
 """
 
