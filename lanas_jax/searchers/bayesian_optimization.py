@@ -133,7 +133,8 @@ def _improving(
     rows = _modelled(state.history)
     model = condition(space, state.history, rows, state.prior)
     mean, variance, whitened = predict_codes(space, model, codes)
-    believed = jnp.where(state.history.status[rows] == hist.FAILED, -jnp.inf, model.factor @ model.innovations)
+    predicted = jnp.matmul(model.factor, model.innovations, precision="highest")
+    believed = jnp.where(state.history.status[rows] == hist.FAILED, -jnp.inf, predicted)
     incumbent = jnp.max(jnp.where(model.used, believed, -jnp.inf))
 
     def one(carry: tuple, step: tuple[Array, Array]) -> tuple[tuple, Array]:
@@ -146,7 +147,8 @@ def _improving(
             lambda: _first(uniform_unseen(key, space, pool, history, 1)),
         )
         real = real & jnp.any(codes != code[None], axis=1)
-        cross = covariance(space, codes, code[None], state.prior.lengthscale)[:, 0] - whitened[:, place] @ whitened
+        cross = covariance(space, codes, code[None], state.prior.lengthscale)[:, 0]
+        cross = cross - jnp.matmul(whitened[:, place], whitened, precision="highest")
         deviation = jnp.sqrt(jnp.maximum(variance[place] / model.scale, JITTER))
         row = jnp.where(found, cross / deviation, 0.0)
         whitened = whitened.at[-n + i].set(row)
@@ -204,7 +206,7 @@ def predict_codes(
     cross = jnp.where(model.used[:, None], covariance(space, model.codes, codes, model.prior.lengthscale), 0.0)
     whitened = jax.scipy.linalg.solve_triangular(model.factor, cross, lower=True)
     variance = 1.0 + model.prior.noise + JITTER - jnp.sum(jnp.square(whitened), axis=0)
-    return model.innovations @ whitened, model.scale * variance, whitened
+    return jnp.matmul(model.innovations, whitened, precision="highest"), model.scale * variance, whitened
 
 
 def _modelled(history: History) -> Int[Array, " m"]:

@@ -123,7 +123,7 @@ class FrontModel(NamedTuple):
                 deviations.append(jnp.zeros(embedded.shape[0]))
             else:
                 posterior = next(learned)
-                means.append(posterior.innovations @ whitened)
+                means.append(jnp.matmul(posterior.innovations, whitened, precision="highest"))
                 deviations.append(surrogate.deviation(posterior, variance))
         return jnp.stack(means, axis=1), jnp.stack(deviations, axis=1)
 
@@ -138,7 +138,8 @@ class FrontModel(NamedTuple):
             else:
                 posterior = next(learned)
                 residual = surrogate.deviation(posterior, jnp.float32(0.0))
-                columns.append(self.pool.embedded @ posterior.weights + residual)
+                effects = jnp.matmul(self.pool.embedded, posterior.weights, precision="highest")
+                columns.append(effects + residual)
         return jnp.stack(columns, axis=1)
 
     def exact_of(self, codes: Int[Array, "n dims"]) -> Float[Array, "n exact"]:

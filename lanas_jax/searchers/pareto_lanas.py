@@ -130,6 +130,8 @@ class ParetoLaNAS:
                 f"reference needs a value per objective ({', '.join(self.objectives)}); got {len(self.reference)}"
             )
         pool = listed(self.space, self.pool)
+        if isinstance(self.pool, Pool):  # that of `LaNAS`, for example
+            pool = self.pool.without_functions_and_sizes(self.space)
         object.__setattr__(self, "pool", pool)
         exact, costs = exact_costs(self.space, self.objectives, None if pool is None else pool.codes)
         if all(exact):
@@ -264,7 +266,8 @@ def _from_lattice(
             drawn = [
                 posterior.sample_weights(key, searcher.chains) for posterior, key in zip(posteriors, keys, strict=True)
             ]
-            effects = jnp.einsum("cl,lce->ce", weights[:, ~is_exact], jnp.stack(drawn)) @ space.term_embedding.T
+            mixed = jnp.einsum("cl,lce->ce", weights[:, ~is_exact], jnp.stack(drawn), precision="highest")
+            effects = jnp.matmul(mixed, space.term_embedding.T, precision="highest")
 
             def liked(codes: Array) -> Array:
                 worth = jnp.sum(space.terms(codes) * effects, axis=1)

@@ -73,6 +73,11 @@ class Pool:
         embedded = _with_sizes(space, codes, _averaged(space.functions(codes), own))
         return dataclasses.replace(self, embedded=jnp.asarray(embedded))
 
+    @in_32_bits
+    def without_functions_and_sizes(self, space: SearchSpace) -> "Pool":
+        """Returns the pool with the space's own embeddings of its codes."""
+        return dataclasses.replace(self, embedded=_described(space, self.codes)[1])
+
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Pool):
             return False

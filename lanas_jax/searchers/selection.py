@@ -183,7 +183,7 @@ def _by_model(
     """Returns, for each leaf in order, the shortlisted row of greatest expected improvement."""
     history, _, model = known
     free = ~history.seen & jnp.any(leaf_of[:, None] == leaves[None], axis=1)
-    liked = pool.embedded @ model.weights
+    liked = jnp.matmul(pool.embedded, model.weights, precision="highest")
     shortlist, real = _shortlist(key, space, pool, history, liked, free)
     embedded, leaf_of_listed = pool.embedded[shortlist], leaf_of[shortlist]
     mean, variance, whitened = surrogate.predict_embedded(model, embedded, space.dims)
@@ -373,7 +373,7 @@ def _from_region(
         codes, rate = walk(walk_key, space, starts, inside, walks.steps)
         row, found = best_of(jax.random.uniform(choice_key, (walks.chains,)), unseen(codes) & inside(codes))
         return space.canonical(codes[row][None])[0], found, rate
-    effects = model.sample_weights(choice_key, walks.chains) @ space.term_embedding.T
+    effects = jnp.matmul(model.sample_weights(choice_key, walks.chains), space.term_embedding.T, precision="highest")
 
     def liked(codes: Array) -> Array:
         return jnp.where(unseen(codes), jnp.sum(space.terms(codes) * effects, axis=1), -jnp.inf)

@@ -220,7 +220,8 @@ def learn(model: GaussianProcess, targets: Float[Array, " m"]) -> GaussianProces
     return dataclasses.replace(
         model,
         innovations=innovations[:, 0],
-        scale=jnp.where(model.count > 0, jnp.sum(jnp.square(innovations)) / n, 1.0),
+        # Not 0, so that of equal values the least certain code is chosen next.
+        scale=jnp.where(model.count > 0, jnp.maximum(jnp.sum(jnp.square(innovations)) / n, JITTER), 1.0),
         incumbent=jnp.where(model.count > 0, jnp.max(jnp.where(model.used, targets, -jnp.inf)), 0.0),
         weights=model.columns * model.constants.additive * model._explained(innovations)[:, 0],
     )
@@ -229,7 +230,7 @@ def learn(model: GaussianProcess, targets: Float[Array, " m"]) -> GaussianProces
 def log_evidence(model: GaussianProcess) -> Float[Array, ""]:
     """Returns the log of the marginal likelihood of the targets at the best `scale`, without terms of `count` alone."""
     logs = jnp.where(model.used, jnp.log(jnp.maximum(jnp.diagonal(model.whitener), 1e-12)), 0.0)
-    return jnp.sum(logs) - 0.5 * model.count.astype(jnp.float32) * jnp.log(jnp.maximum(model.scale, 1e-12))
+    return jnp.sum(logs) - 0.5 * model.count.astype(jnp.float32) * jnp.log(model.scale)
 
 
 def whiten(model: GaussianProcess, embedded: Float[Array, "n e"], dims: int) -> Float[Array, "m n"]:
@@ -263,7 +264,8 @@ def predict_embedded(
     """Returns posterior means of other codes, variances in units of `scale` (without the residual), and `whiten`."""
     whitened = whiten(model, embedded, dims)
     prior = prior_variance(model.constants, embedded * model.columns[None])
-    return model.innovations @ whitened, prior - jnp.sum(jnp.square(whitened), axis=0), whitened
+    mean = jnp.matmul(model.innovations, whitened, precision="highest")
+    return mean, prior - jnp.sum(jnp.square(whitened), axis=0), whitened
 
 
 def shrinkage(
@@ -288,7 +290,8 @@ def shrinkage(
     """
     scaled = embedded * model.columns[None]
     cross = covariance(model.constants, scaled, scaled[place][None], dims)[:, 0]
-    cross = cross - whitened[:, place] @ whitened - earlier[:, place] @ earlier
+    for rows in (whitened, earlier):
+        cross = cross - jnp.matmul(rows[:, place], rows, precision="highest")
     return cross / jnp.sqrt(jnp.maximum(variance, JITTER) + model.constants.noise)
 
 

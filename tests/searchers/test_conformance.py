@@ -14,6 +14,7 @@ import pytest
 import lanas_jax as lx
 from lanas_jax.searchers.sampling import Pool
 from tests.searchers.canonical import BATCH, POOL, POOL_SPACE, run, told
+from tests.searchers.conftest import CANONICAL, SEARCHERS
 
 
 def value(codes):
@@ -79,6 +80,22 @@ def test_pending_codes_are_never_proposed_again(searcher):
         asked.append(np.asarray(codes))
     asked = np.concatenate(asked)
     assert len(np.unique(asked, axis=0)) == 24
+
+
+@pytest.mark.parametrize("where", ["pool", "lattice"])
+@pytest.mark.parametrize("name", ["BayesianOptimization", "LaNAS", "ParetoLaNAS"])
+def test_products_of_models_are_those_of_float32_on_every_device(name, where):
+    """Elsewhere than on CPUs, products of default precision round their inputs to 8 or 11 bits."""
+    searcher = SEARCHERS[name](*CANONICAL[where])
+
+    def ask_and_tell(key):
+        state, codes = searcher.ask(searcher.init(key), BATCH)
+        return jax.tree.leaves(searcher.tell(state, codes, told(searcher, jnp.zeros(BATCH))))
+
+    program = jax.jit(ask_and_tell).lower(jax.random.key(0)).as_text()
+    products = [line for line in program.splitlines() if "dot_general" in line and "xf32>" in line]
+    assert products
+    assert [line.strip() for line in products if "precision = [HIGHEST, HIGHEST]" not in line] == []
 
 
 def test_asks_from_a_pool_exhaust_it_and_then_say_so(make):

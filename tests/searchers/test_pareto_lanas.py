@@ -13,6 +13,7 @@ from lanas_jax.searchers.front_model import Beliefs
 from lanas_jax.searchers.hypervolume import hypervolume
 from lanas_jax.searchers.hypervolume_improvement import front_of
 from lanas_jax.searchers.objectives import check_objectives
+from lanas_jax.searchers.sampling import Pool
 from lanas_jax.spaces.base import Cost
 from lanas_jax.spaces.nasnet import NASNetSpace
 from tests.searchers.canonical import BATCH, LATTICE_SPACE, POOL, POOL_SPACE, additive, run, told
@@ -224,6 +225,12 @@ def test_cells_of_one_function_are_apart_since_their_costs_differ():
     searcher = lx.ParetoLaNAS(space, ("accuracy", "latency"), pool=alike)
     assert len(np.unique(searcher.pool.embedded, axis=0)) == 16
     assert len(np.unique(lx.LaNAS(space, pool=alike).pool.embedded[:, : space.embedding_size], axis=0)) == 1
+
+
+def test_the_pool_of_lanas_has_no_sizes_here():
+    pool = lx.LaNAS(PRICED, pool=POOL).pool
+    assert pool.embedded.shape[1] == PRICED.embedding_size + 2
+    assert lx.ParetoLaNAS(PRICED, ("accuracy", "parameters"), pool=pool).pool == Pool.of(PRICED, POOL)
 
 
 def test_one_text_is_not_several_names():

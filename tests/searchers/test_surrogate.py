@@ -192,6 +192,14 @@ def test_effects_have_the_posterior_mean_and_draws_the_covariance_of_independent
     np.testing.assert_allclose(np.cov(draws.T), covariance, atol=0.05 * covariance.max())
 
 
+def test_equal_values_leave_some_uncertainty(model, data):
+    """Otherwise the expected improvement is not a number, and codes are chosen by their place in a list."""
+    equal = jax.jit(surrogate.learn)(model, jnp.zeros(model.rows))
+    mean, variance, _ = surrogate.predict_embedded(equal, jnp.asarray(data[1], jnp.float32), SPACE.dims)
+    gain = surrogate.log_expected_improvement(mean, surrogate.deviation(equal, variance), equal.incumbent)
+    assert int(jnp.argmax(gain)) == int(jnp.argmax(variance))
+
+
 def test_evidence_is_the_likelihood_at_the_best_scale(model, data):
     """Up to terms of the number of results alone, which cancel in the difference of two models."""
     trials, _, targets = data
