@@ -47,8 +47,9 @@ def _scrambled(numbers: UInt[np.ndarray, "..."]) -> UInt[np.ndarray, "..."]:
 class NASBench201Space(SearchSpace):
     """Six edges, five operations each: 15,625 cells.
 
-    Only 6,466 cells compute different functions, but `canonical` is the identity: the benchmark trained each of the
-    15,625 cells separately, and its tables have a value for each.
+    Only 4,930 cells compute different functions (`functions`); the benchmark's authors count 6,466. `canonical` is the
+    identity nevertheless: the benchmark trained each of the 15,625 cells separately, and its tables have a value for
+    each.
 
     Args:
       channels: channels of the stem and the first stage; doubled from stage to stage.

@@ -52,9 +52,11 @@ class FolderKind:
         if not self.exists(directory):
             raise RunError(f"{directory} contains no {self.what}: it has no {self.record}")
         record = read_json(path)
-        if self.format is not None and record.get("format") != self.format:
+        if self.format is not None and "format" not in record:
+            raise RunError(f"{path} does not describe a {self.what}: it has no format")
+        if self.format is not None and record["format"] != self.format:
             raise RunError(
-                f"{path} has format {record.get('format')}, but this version of lanas_jax reads format {self.format}: "
+                f"{path} has format {record['format']}, but this version of lanas_jax reads format {self.format}: "
                 f"continue with the version that wrote it, or start again in another folder"
             )
         if missing := self.keys - record.keys():

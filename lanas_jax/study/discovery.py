@@ -77,11 +77,13 @@ def find_experiment(experiment: str) -> Path:
         return path.resolve()
     if re.fullmatch(r"\w+", experiment) and (found := [*filter(_defines_build, _packaged(f"{experiment}.py"))]):
         return found[-1]
-    local_path(experiment)  # a remote place is refused as such
+    path = local_path(experiment)  # a remote place is refused as such
+    if path.is_dir():
+        wrong = f"{experiment} is a folder, not an experiment (lanas resume continues a run)"
+    else:
+        wrong = f"there is no {'file or folder' if len(path.parts) > 1 else 'experiment'} {experiment!r}"
     names = ", ".join(experiments()) or "none"
-    raise ExperimentError(
-        f"there is no experiment {experiment!r}; choose from {names}, or give the path of such a Python file"
-    )
+    raise ExperimentError(f"{wrong}; choose from {names}, or give the path of such a Python file")
 
 
 def summary(path: Path) -> str:

@@ -142,7 +142,7 @@ class Benchmark:
             try:
                 millions = self.space.cost(self.codes).multiply_adds / 1e6
             except NotImplementedError as error:
-                raise ValueError(f"{self.name} has no limit on multiply-adds: {error}") from error
+                raise ValueError(f"{self.name} takes no limit on multiply-adds: its networks have no costs") from error
             unit = "M multiply-adds"
             if any(self.space == known() for known in (NASBench201Space, NATSBenchSizeSpace)):
                 unit += " of a CIFAR-10 image"  # also in tables of other datasets

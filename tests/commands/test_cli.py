@@ -227,17 +227,21 @@ def test_folder_without_a_run_is_named(tmp_path, capsys, command):
     for found in (99, 1):  # of a later version, and of one whose modules had other names
         (tmp_path / "config.json").write_text(f'{{"format": {found}}}')
         assert f"has format {found}, but this version of lanas_jax reads format 2" in refused(capsys, command, tmp_path)
+    (tmp_path / "config.json").write_text('{"name": "of something else"}')
+    assert "config.json does not describe a run: it has no format" in refused(capsys, command, tmp_path)
     (tmp_path / "config.json").write_text('{"format": 2, "seed": 0, "budget": 3, "batch": 1, "config": {}}')
     assert "is incomplete: missing keys experiment, source" in refused(capsys, command, tmp_path)
 
 
-def test_unknown_experiment_says_which_exist(capsys):
+def test_unknown_experiment_says_which_exist(tmp_path, capsys):
     message = refused(capsys, "search", "cifar-11")
     assert "there is no experiment 'cifar-11'; choose from " in message
     assert "digits" in discovery.experiments()
     for name in discovery.experiments():
         assert name in message
     assert "there is no file nowhere.py" in refused(capsys, "search", "nowhere.py")
+    assert "there is no file or folder 'runs/mine'; choose from " in refused(capsys, "train", "runs/mine")
+    assert f"{tmp_path} is a folder, not an experiment (lanas resume " in refused(capsys, "search", tmp_path)
 
 
 def test_experiments_are_the_files_that_define_build():
