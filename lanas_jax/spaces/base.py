@@ -166,7 +166,7 @@ class SearchSpace:
         return columns if is_label.all() else columns[:, np.flatnonzero(is_label.ravel())]
 
     def embed(self, codes: Codes) -> Float[Array, "n e"]:
-        """Returns embeddings; the larger the inner product of two codes, the larger the prior covariance of their values.
+        """Returns embeddings: the larger the inner product of two, the larger the prior covariance of their values.
 
         Squared norms are about 1; equivalent codes have equal embeddings. The embedding is ``terms @ term_embedding``;
         a space overrides these two.
@@ -222,8 +222,8 @@ class SearchSpace:
     def functions(self, codes: Codes) -> Int[np.ndarray, " n"] | None:
         """Returns integers that are equal for canonical codes whose networks compute the same functions.
 
-        Such codes have separate values, but `LaNAS` expects them to be alike in a pool or a space that it lists. None if canonical codes always compute
-        different functions, or if the space does not know.
+        Such codes have separate values, but `LaNAS` expects them to be alike in a pool or a space that it lists. None
+        if canonical codes always compute different functions, or if the space does not know.
         """
         del codes
         return None
