@@ -6,23 +6,24 @@ times as long as a 3x3 kernel. An absent layer passes its input on. Three condit
 convolution and the rest, replace one around the whole layer, because libtpu 0.0.42 does not compile a switch inside a
 conditional.
 
+The gradient recomputes the expansion and the projection of a layer that may be absent. If it saved what they compute
+instead, each conditional would return it, and an absent layer would fill all of it with zeros.
+
 Such a program has one body for each layer, in which only the depthwise convolution has a branch for each kernel. It
 computes all channels of the largest expansion.
 """
 
 import dataclasses
 import functools
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax import lax
 from jaxtyping import Array, Bool, Float, Int
 
 from lanas_jax.models import layers
 from lanas_jax.models.layers.norm import NormConstants
-from lanas_jax.models.layers.switch import switch
+from lanas_jax.models.layers.switch import Branch, switch
 from lanas_jax.models.mobilenet.network import ACTIVATIONS, BEFORE_GATES, GATES
 from lanas_jax.spaces.inverted_residuals import Block, Gate
 
@@ -90,20 +91,30 @@ class MaskedLayer:
         if self.block.expands:
             expand = functools.partial(self._expand, train)
             y, expanded["expansion"] = self._if_present(
-                choice, expand, lambda x, w, st, used: (jnp.zeros(wide.shape, wide.dtype), st),
-                x, weights["expansion"], stats["expansion"], used,
-            )  # fmt: skip
+                choice,
+                lambda operands, state: expand(*operands, *state),
+                lambda operands, state: (jnp.zeros(wide.shape, wide.dtype), state[0]),
+                (x, weights["expansion"]),
+                (stats["expansion"], used),
+            )
         y = self._depthwise(y, weights["depthwise"]["convolution"]["kernel"][:, :, 0], choice)
         project = functools.partial(self._project, train)
         x, after = self._if_present(
-            choice, project, lambda x, y, w, st, used, choice: (x, st), x, y, own, after, used, choice
+            choice,
+            lambda operands, state: project(*operands, *state),
+            lambda operands, state: (operands[0], state[0]),
+            (x, y, own),
+            (after, used, choice),
         )
         return x, {**expanded, **after}
 
     def _if_present(
-        self, choice: LayerChoice, run: Callable[..., Any], otherwise: Callable[..., Any], *operands: Any
-    ) -> Any:
-        return lax.cond(choice.present, run, otherwise, *operands) if self.optional else run(*operands)
+        self, choice: LayerChoice, run: Branch, otherwise: Branch, operands: tuple[Any, ...], state: tuple[Any, ...]
+    ) -> tuple[Any, Any]:
+        """Returns `run`, or `otherwise` for an absent layer; the arguments are those of `layers.switch`."""
+        if not self.optional:
+            return run(operands, state)
+        return switch((otherwise, run), choice.present.astype(jnp.int32), operands, state)
 
     def _expand(
         self, train: bool, x: Images, weights: Tree, stats: Tree, used: Bool[Array, " c2"]
