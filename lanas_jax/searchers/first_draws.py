@@ -45,7 +45,7 @@ def draw_apart(
     """
     history, tree, model = known
     _, codes = uniform_unseen(key, space, pool, history, max(CANDIDATES, 4 * n))
-    embedded = embed(space, pool, jnp.maximum(codes, 0))
+    embedded = embed(space, pool, jnp.maximum(codes, 0), len(model.columns))
     _, variance, whitened = surrogate.predict_embedded(model, embedded, space.dims)
 
     def one(carry: tuple[Array, Array, Array], i: Array) -> tuple[tuple[Array, Array, Array], Array]:

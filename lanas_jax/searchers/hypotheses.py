@@ -56,6 +56,11 @@ class Hypotheses:
         return self.processes.embedded.shape[1]
 
     @property
+    def columns(self) -> int:
+        """Number of columns of embeddings."""
+        return self.processes.embedded.shape[2]
+
+    @property
     def count(self) -> Int[Array, ""]:
         """Number of trials."""
         return self.processes.count[0]

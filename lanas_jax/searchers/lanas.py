@@ -147,7 +147,7 @@ class LaNAS:
 
     def init(self, key: PRNGKeyArray) -> LaNASState:
         """Returns the state before the first trial. Consumes the key."""
-        e = embedding_size(self.space, self.pool)
+        e = embedding_size(self.space, self.pool) if self.expected_improvement else self.space.embedding_size
         model = hypotheses.prior(min(self.capacity, MODEL_TRIALS), e, e - self.space.embedding_size)
         return LaNASState(
             key=key,
@@ -232,7 +232,9 @@ def _with_outstanding(searcher: LaNAS, state: LaNASState) -> GaussianProcess:
     def add(i: Array, model: GaussianProcess) -> GaussianProcess:
         at = i * TOGETHER + jnp.arange(TOGETHER)
         codes = jnp.maximum(history.codes[rows.at[at].get(mode="clip")], 0)
-        return surrogate.extend_by_block(model, embed(space, searcher.pool, codes), at < number, space.dims)
+        return surrogate.extend_by_block(
+            model, embed(space, searcher.pool, codes, len(model.columns)), at < number, space.dims
+        )
 
     return jax.lax.fori_loop(0, -(-number // TOGETHER), add, model)
 

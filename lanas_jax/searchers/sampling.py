@@ -18,6 +18,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
 from lanas_jax.runtime.arithmetic import in_32_bits
+from lanas_jax.searchers.sizes import listed_sizes, number_of_sizes, sizes
 from lanas_jax.spaces.base import Codes, SearchSpace
 from lanas_jax.spaces.index import CodeIndex
 
@@ -70,7 +71,7 @@ class Pool:
         two more columns are the logarithms of multiply-adds and parameters, with a mean of 0 and a variance of 1.
         """
         codes, own = np.asarray(self.codes), np.asarray(_described(space, self.codes)[1])
-        embedded = _with_sizes(space, codes, _averaged(space.functions(codes), own))
+        embedded = np.concatenate([_averaged(space.functions(codes), own), listed_sizes(space, codes)], axis=1)
         return dataclasses.replace(self, embedded=jnp.asarray(embedded))
 
     @in_32_bits
@@ -91,22 +92,28 @@ class Pool:
         return self.index.find(space, codes)
 
 
-def embed(space: SearchSpace, pool: Pool | Codes | None, codes: Codes) -> Float[Array, "n e"]:
+def embed(space: SearchSpace, pool: Pool | Codes | None, codes: Codes, e: int) -> Float[Array, "n e"]:
     """Returns the embedding of canonical codes: that of the pool, or without a pool that of the space.
 
     Codes outside the pool have the space's embedding, and sizes of 0, the mean of the pool.
+
+    Args:
+      space: search space.
+      pool: codes with their embeddings, if any.
+      codes: canonical codes, valid or not.
+      e: number of columns, as by `embedding_size`; without a pool, more than the space has are `sizes`.
     """
     embedded = space.embed(codes)
+    missing = e - embedded.shape[1]
     if not isinstance(pool, Pool):
-        return embedded
+        return jnp.concatenate([embedded, sizes(space, codes)], axis=1) if missing else embedded
     rows = pool.find(space, codes)
-    own = jnp.pad(embedded, ((0, 0), (0, pool.embedded.shape[1] - embedded.shape[1])))
-    return jnp.where(rows[:, None] >= 0, pool.embedded[rows], own)
+    return jnp.where(rows[:, None] >= 0, pool.embedded[rows], jnp.pad(embedded, ((0, 0), (0, missing))))
 
 
 def embedding_size(space: SearchSpace, pool: Pool | Codes | None) -> int:
-    """Returns the number of columns of `embed`: those of the space, then those of sizes."""
-    return pool.embedded.shape[1] if isinstance(pool, Pool) else space.embedding_size
+    """Returns the number of columns of `embed` with all that is known: those of the space, then those of sizes."""
+    return pool.embedded.shape[1] if isinstance(pool, Pool) else space.embedding_size + number_of_sizes(space)
 
 
 def _averaged(functions: Int[np.ndarray, " n"] | None, embedded: Float[np.ndarray, "n e"]) -> Float[np.ndarray, "n e"]:
@@ -117,22 +124,6 @@ def _averaged(functions: Int[np.ndarray, " n"] | None, embedded: Float[np.ndarra
     totals = np.zeros((len(counts), embedded.shape[1]))
     np.add.at(totals, which, embedded)
     return (totals / counts[:, None])[which].astype(np.float32)
-
-
-def _with_sizes(
-    space: SearchSpace, codes: Int[np.ndarray, "n dims"], embedded: Float[np.ndarray, "n e"]
-) -> Float[np.ndarray, "n e2"]:
-    """Returns embeddings with standardised logarithms of multiply-adds and parameters, if the space has such costs."""
-    try:
-        costs = np.stack([np.asarray(cost, np.float64) for cost in space.cost(codes)], axis=1)
-    except NotImplementedError:
-        return embedded
-    if not (np.isfinite(costs) & (costs >= 0)).all():
-        return embedded
-    sizes = np.log1p(costs)
-    spread = sizes.std(axis=0)
-    standard = (sizes - sizes.mean(axis=0)) / np.where(spread > 1e-6, spread, np.inf)
-    return np.concatenate([embedded, standard.astype(np.float32)], axis=1)
 
 
 @jax.jit(static_argnums=0)

@@ -41,10 +41,12 @@ from lanas_jax.searchers.sampling import (
     best_per_bucket,
     climb,
     draw_valid,
+    embed,
     neighbours,
     propose,
     walk,
 )
+from lanas_jax.searchers.sizes import sizes
 from lanas_jax.searchers.surrogate import GaussianProcess
 from lanas_jax.spaces.base import SearchSpace
 
@@ -292,7 +294,8 @@ def draw_from_lattice(
         visited = partition.backup(tree, partition.route(tree, space.features(code[None]))[0])
         tree = dataclasses.replace(tree, visits=jnp.where(real, visited.visits, tree.visits))
         if walks.by_model:
-            model = surrogate.extend(model, space.embed(jnp.maximum(code, 0)[None])[0], real, space.dims)
+            embedded = embed(space, None, jnp.maximum(code, 0)[None], len(model.columns))
+            model = surrogate.extend(model, embedded[0], real, space.dims)
         return Known(hist.add_pending(history, code[None]), tree, model), (code, rate)
 
     known, (codes, rates) = jax.lax.scan(one, known, jax.random.split(key, n))
@@ -373,16 +376,21 @@ def _from_region(
         codes, rate = walk(walk_key, space, starts, inside, walks.steps)
         row, found = best_of(jax.random.uniform(choice_key, (walks.chains,)), unseen(codes) & inside(codes))
         return space.canonical(codes[row][None])[0], found, rate
-    effects = jnp.matmul(model.sample_weights(choice_key, walks.chains), space.term_embedding.T, precision="highest")
+    weights = model.sample_weights(choice_key, walks.chains)
+    effects = jnp.matmul(weights[:, : space.embedding_size], space.term_embedding.T, precision="highest")
+    size_effects = weights[:, space.embedding_size :]
 
     def liked(codes: Array) -> Array:
-        return jnp.where(unseen(codes), jnp.sum(space.terms(codes) * effects, axis=1), -jnp.inf)
+        predicted = jnp.sum(space.terms(codes) * effects, axis=1)
+        if size_effects.shape[1]:
+            predicted += jnp.sum(sizes(space, codes) * size_effects, axis=1)
+        return jnp.where(unseen(codes), predicted, -jnp.inf)
 
     climb_key, local_key = jax.random.split(walk_key)
     codes, rate = climb(climb_key, space, starts, inside, liked, walks.steps, walks.steps)
 
     def gain(codes: Array) -> Array:
-        mean, variance, _ = surrogate.predict_embedded(model, space.embed(codes), space.dims)
+        mean, variance, _ = surrogate.predict_embedded(model, embed(space, None, codes, len(model.columns)), space.dims)
         deviation = surrogate.deviation(model, variance)
         improvement = surrogate.log_expected_improvement(mean, deviation, model.incumbent)
         return jnp.where(unseen(codes) & inside(codes), improvement, -jnp.inf)

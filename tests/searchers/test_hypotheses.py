@@ -115,7 +115,7 @@ def test_cells_of_one_function_are_one_place_wherever_they_are_seen():
     e = space.embedding_size
     own = np.asarray(space.embed(same))
     assert np.abs(own[0] - own[2]).max() > 0.1
-    embedded = np.asarray(sampling.embed(space, pool, jnp.asarray(same)))
+    embedded = np.asarray(sampling.embed(space, pool, jnp.asarray(same), pool.embedded.shape[1]))
     np.testing.assert_allclose(embedded[:, :e], np.broadcast_to(embedded[0, :e], (3, e)), atol=1e-6)
     members = space.functions(np.asarray(pool.codes)) == space.functions(same[:1])[0]
     np.testing.assert_allclose(embedded[0, :e], space.embed(np.asarray(pool.codes)[members]).mean(axis=0), atol=1e-6)
