@@ -1,7 +1,7 @@
 """Sizes of networks as columns of embeddings: logarithms of multiply-adds and parameters, mean 0 and variance 1.
 
 Listed codes have the sizes of `SearchSpace.cost`, standardised over the list. Codes that are sampled by chains have
-those of `SearchSpace.traced_cost`, standardised over random valid codes.
+those of `SearchSpace.traced_cost`, standardised over random valid codes, or over all random codes if few are valid.
 """
 
 import functools
@@ -15,6 +15,7 @@ from lanas_jax.searchers.objectives import traced_costs
 from lanas_jax.spaces.base import Codes, Cost, SearchSpace
 
 CODES = 2048  # number of random codes, valid or not
+ENOUGH = 32  # least number of valid ones among them whose sizes say how much sizes vary
 
 
 def listed_sizes(space: SearchSpace, codes: Int[np.ndarray, "n dims"]) -> Float[np.ndarray, "n s"]:
@@ -40,7 +41,8 @@ def sizes(space: SearchSpace, codes: Codes) -> Float[Array, "n s"]:
 
 def number_of_sizes(space: SearchSpace) -> int:
     """Returns the number of columns of `sizes`."""
-    return 0 if _scale_of_space(space) is None else len(Cost._fields)
+    scale = _scale_of_space(space)
+    return 0 if scale is None else len(scale[0])
 
 
 def _scale(costs: Float[np.ndarray, "n s"]) -> tuple[Float[np.ndarray, " s"], Float[np.ndarray, " s"]] | None:
@@ -53,12 +55,12 @@ def _scale(costs: Float[np.ndarray, "n s"]) -> tuple[Float[np.ndarray, " s"], Fl
 
 @functools.lru_cache(maxsize=64)
 def _scale_of_space(space: SearchSpace) -> tuple[Float[np.ndarray, " s"], Float[np.ndarray, " s"]] | None:
-    """Returns `_scale` of random codes: the valid ones, if there are any."""
+    """Returns `_scale` of random codes: the valid ones, if there are `ENOUGH`."""
     codes = np.random.default_rng(0).integers(0, space.cardinalities, (CODES, space.dims)).astype(np.int32)
     with jax.ensure_compile_time_eval():
         costs = traced_costs(space, Cost._fields, codes)
         if costs is None:
             return None
         valid = np.asarray(space.valid(codes))
-        found = _scale(-np.asarray(costs, np.float64)[valid if valid.any() else slice(None)])
+        found = _scale(-np.asarray(costs, np.float64)[valid if valid.sum() >= ENOUGH else slice(None)])
     return None if found is None else (found[0].astype(np.float32), found[1].astype(np.float32))

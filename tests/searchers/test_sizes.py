@@ -43,6 +43,14 @@ def test_limits_bound_the_networks_over_which_sizes_are_standardised():
     assert np.asarray(sizes.sizes(free, codes))[:, 0].mean() < -0.5
 
 
+def test_limits_that_few_networks_meet_do_not_blow_sizes_up():
+    free = SPACES["MobileNets"]
+    codes = np.random.default_rng(0).integers(0, free.cardinalities, (sizes.CODES, free.dims)).astype(np.int32)
+    tight = MobileNetSpace(**MOBILENETS, max_multiply_adds=int(np.sort(free.cost(codes).multiply_adds)[2]))
+    assert 0 < np.asarray(tight.valid(codes)).sum() < sizes.ENOUGH
+    np.testing.assert_array_equal(sizes.sizes(tight, codes[:9]), sizes.sizes(free, codes[:9]))
+
+
 def test_a_space_whose_costs_no_program_computes_has_no_sizes():
     space = lx.SearchSpace([lx.Choice(f"c{i}", range(4)) for i in range(12)])
     assert (sizes.number_of_sizes(space), sizes.sizes(space, jnp.zeros((3, 12), jnp.int32)).shape) == (0, (3, 0))
