@@ -243,7 +243,7 @@ def _with_outstanding(searcher: LaNAS, state: LaNASState) -> GaussianProcess:
 def _tell(searcher: LaNAS, state: LaNASState, codes: Codes, values: Array) -> LaNASState:
     history, told = hist.record(state.history, searcher.space, searcher.pool, codes, values)
     appended = history.count > state.history.count  # results of codes that were not asked for start a round again
-    ends = _round_ends(searcher, state.start, history) & ~appended
+    ends = _round_ends(searcher, state.start, history, told) & ~appended
     history, start = hist.set_aside(history, ends), jnp.where(ends | appended, history.count, state.start)
     done, current = history.done, history.used & (history.status != hist.PAST)
     root = partition.lone_root(searcher.height, len(searcher.space.feature_names))
@@ -269,13 +269,17 @@ def _tell(searcher: LaNAS, state: LaNASState, codes: Codes, values: Array) -> La
     return dataclasses.replace(state, model=state.model.learn(scores[state.modelled]))
 
 
-def _round_ends(searcher: LaNAS, start: Int[Array, ""], history: History) -> Bool[Array, ""]:
-    """Returns whether the round ends: enough of its results, in the order of asks, came after the best trial."""
+def _round_ends(searcher: LaNAS, start: Int[Array, ""], history: History, told: Int[Array, " n"]) -> Bool[Array, ""]:
+    """Returns whether the round ends: enough of its results, in the order of asks, came after the best trial.
+
+    A round goes on if the best trial is among those told last, since no code was proposed with knowledge of it.
+    """
     row = jnp.arange(history.capacity)
     best = jnp.argmax(jnp.where(history.done, history.values, -jnp.inf))
     since = jnp.sum(history.done & (row >= start) & (row > best))
     taken = jnp.sum(history.done & (row >= start)) - since
-    return (searcher.patience > 0) & (since >= jnp.maximum(searcher.patience, taken))
+    is_over = since >= jnp.maximum(searcher.patience, taken)
+    return (searcher.patience > 0) & is_over & ~jnp.any(told == best)
 
 
 def _best_and_latest(history: History, n: int) -> Int[Array, " n"]:

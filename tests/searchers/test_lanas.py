@@ -180,6 +180,16 @@ def test_a_best_trial_that_took_long_is_given_as_long_again():
     assert int(patient.tree.results[0]) == 60
 
 
+def test_a_batch_larger_than_patience_is_learned_from():
+    """Its best trial is the first, but all others were proposed without knowledge of it."""
+    searcher = on_pool(initial=4, patience=8)
+    state, codes = searcher.ask(searcher.init(jax.random.key(0)), 20)
+    state = searcher.tell(state, codes, -np.arange(20, dtype=np.float32))
+    assert int(state.tree.results[0]) == int(state.model.count) == 20
+    state, codes = searcher.ask(state, BATCH)
+    assert int(searcher.tell(state, codes, np.full(BATCH, -99, np.float32)).tree.results[0]) == 0
+
+
 def test_results_that_were_not_asked_for_end_no_round():
     """As many as a round may take without a gain, the best one first: all are learned from, then the round goes on."""
     searcher = on_pool(initial=4, patience=8)
