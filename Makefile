@@ -6,6 +6,8 @@ BIN := $(VENV)/bin
 # One process per core. Tests that share compiled programs run in one process, the longest first (tests/conftest.py).
 PARALLEL := -n auto --dist loadscope --no-loadscope-reorder
 RUN ?= runs/digits-$(shell date +%Y%m%d-%H%M%S)
+# Where this is set, each of the processes that tests start compiles all of the package again.
+unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: search test slow lint docs notebooks pictures package clean
 .DEFAULT_GOAL := help
