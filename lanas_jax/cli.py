@@ -6,6 +6,7 @@ imported only when the command runs, so that help and listings start fast.
 
 import atexit
 import contextlib
+import gc
 import importlib
 import io
 import os
@@ -72,6 +73,8 @@ def run_and_exit() -> NoReturn:
 
     if "jax" not in sys.modules:
         hold_freed_memory()
+        # Imports and tracing make many objects that live: the defaults look through them again and again.
+        gc.set_threshold(50_000, 20, 50)
         atexit.register(leave)  # before all others, so that it is called last
     try:
         exit_code = main()
