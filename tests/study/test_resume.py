@@ -55,7 +55,7 @@ def finished(run):
 
 def wait_for(run, count, process):
     while finished(run) < count and process.poll() is None:
-        time.sleep(0.03)
+        time.sleep(0.1)
 
 
 def uninterrupted(folder, *settings):
