@@ -83,39 +83,71 @@ MAPPINGS = 40_000  # of memory; Linux allows a process 65,530, and beyond them L
 RESIDENT = 3 << 30  # bytes of memory of a process, more where the machine has more
 TESTS, EVERY = pytest.StashKey[int](), 50  # tests so far in this process, and tests between two counts of its mappings
 SLOW_TIMEOUT = 1800  # seconds; of other tests see pyproject.toml
-LONGEST = (  # families that take longest, which workers begin with; slow ones too, many of which wait for processes
-    "tests/models/nasnet/test_networks.py",
-    "searchers on the lattice",
-    "searchers on pools",
-    "tests/models/nasnet/test_supernet.py",
-    "tests/models/nasbench/test_nasbench201.py",
-    "tests/evaluators/test_from_scratch.py",
-    "tests/candidates/test_specialised.py",
-    "tests/runtime/test_arithmetic.py",
-    "tests/examples/test_notebooks.py",
+# Most of their tests wait for processes, and share nothing but programs in the cache: a function is a family.
+APART = (
     "tests/commands/test_search_on_hosts.py",
-    "tests/test_packaging.py",
-    "tests/cluster/test_ray_search.py",
+    "tests/runtime/test_arithmetic.py",
     "tests/study/test_resume.py",
-    "tests/trainer/test_kill.py",
-    "tests/trainer/test_hosts.py",
+)
+LONGEST = (  # families, and files of several, that take longest: workers begin with them, so that all end together
+    "LaNAS on other spaces",
+    "tests/models/nasnet/test_networks.py",
+    "tests/runtime/test_arithmetic.py",
+    "tests/commands/test_search_on_hosts.py",
+    "searchers on pools",
     "tests/commands/test_supernet.py",
-    "tests/supernet/test_supernet_kill.py",
+    "searchers on the lattice",
+    "tests/trainer/test_hosts.py",
+    "tests/test_packaging.py",
+    "tests/study/test_resume.py",
+    "ActionMCTS on other spaces",
+    "tests/examples/test_notebooks.py",
+    "tests/models/nasnet/test_supernet.py",
+    "ParetoLaNAS on other spaces",
+    "NSGA2 on other spaces",
+    "LaNAS.paper on other spaces",
     "tests/experiments/test_fashion_one_shot.py",
+    "tests/experiments/benchmarks/test_accelerators.py",
+    "tests/evaluators/test_from_scratch.py",
+    "tests/models/nasbench/test_nasbench201.py",
+    "tests/models/mobilenet/test_supernet.py",
+    "BayesianOptimization on other spaces",
+    "LocalSearch on other spaces",
+    "RegularizedEvolution on other spaces",
+    "tests/trainer/test_kill.py",
+    "tests/supernet/test_supernet_kill.py",
+    "tests/cluster/test_ray_search.py",
+    "tests/candidates/test_specialised.py",
+    "tests/commands/test_left_runs.py",
 )
 
 
 def family(test):
-    """The tests that run in one process because they share programs: those of a file, or searchers on one space."""
-    if test.startswith("tests/searchers/"):
-        return "searchers on the lattice" if "lattice" in test.partition("::")[2] else "searchers on pools"
-    return test.partition("::")[0]
+    """The tests that run in one process because they share programs: those of a file, or searchers on one space.
+
+    Of searchers on spaces that no other file has, those of one kind; of files whose tests share nothing, a function.
+    """
+    file, _, name = test.partition("::")
+    if file in APART:
+        return test.partition("[")[0]
+    if not test.startswith("tests/searchers/"):
+        return file
+    if "lattice" in name:
+        return "searchers on the lattice"
+    kind, _, space = name.partition("[")[2].removesuffix("]").partition("-")
+    elsewhere = file == "tests/searchers/test_conformance.py" and space not in ("", "pool")
+    return f"{kind} on other spaces" if elsewhere else "searchers on pools"
 
 
 def pytest_collection_modifyitems(items):
     """Puts the longest families first, and gives slow tests a longer timeout."""
     places = {name: place for place, name in enumerate(LONGEST)}
-    items.sort(key=lambda item: places.get(family(item.nodeid), len(places)))
+
+    def place(item):
+        file = item.nodeid.partition("::")[0]
+        return places.get(family(item.nodeid), places.get(file, len(places)))
+
+    items.sort(key=place)
     for item in items:
         if item.get_closest_marker("slow") and item.get_closest_marker("timeout") is None:
             item.add_marker(pytest.mark.timeout(SLOW_TIMEOUT))
