@@ -140,7 +140,13 @@ def _described(space: SearchSpace, codes: Codes) -> tuple[Float[Array, "n d"], F
 
 @in_32_bits
 def listed(space: SearchSpace, pool: Pool | Codes | None) -> Pool | None:
-    """Returns the given pool, or all codes of a small space, or None for a space that is sampled by chains."""
+    """Returns the given pool, or all codes of a small space, or None for a space that is sampled by chains.
+
+    Raises:
+      ValueError: `space` is not a `SearchSpace`, a code of the pool is out of range, or no code of the pool is valid.
+    """
+    if not isinstance(space, SearchSpace):
+        raise ValueError(f"space must be a SearchSpace; got {space!r}")
     if isinstance(pool, Pool):
         return pool
     if pool is not None:

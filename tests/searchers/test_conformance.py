@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import json
+import os
 import subprocess
 import sys
 
@@ -226,6 +227,12 @@ def test_invalid_results_are_refused_by_tell(make):
         searcher.tell(state, np.array([[0, 0, 0, 4, 0]]), told(searcher, jnp.zeros(1)))
     with pytest.raises(ValueError, match="codes need shape"):
         searcher.tell(state, np.array([[0, 0, 0, 1, 0]]), told(searcher, jnp.zeros(2)))
+
+
+@pytest.mark.skipif(os.environ.get("LANAS_CHECK_SHAPES") == "1", reason="beartype refuses it first")
+def test_a_list_of_choices_is_no_space(make):
+    with pytest.raises(ValueError, match="space must be a SearchSpace; got "):
+        make(POOL_SPACE.choices, POOL)
 
 
 def test_equal_settings_are_equal_searchers(make):
