@@ -16,9 +16,9 @@ an otherwise idle machine; it takes three minutes on 2 CPU cores::
 
     python -m lanas_jax.experiments.benchmarks.search [--json PATH]
 
-On 2 cores of an AMD EPYC with jax 0.10.2 the simulation took 15.5 s, and 9.9 s again; one draw from NAS-Bench-101
-21 ms; one draw from 1e10, 1e20, 1e30, 1e40 and 1e60 codes 14, 19, 20, 21 and 26 ms. Our time per sample was 0.96 ms;
-Optuna's TPE took 2.3 times and SMAC3 207 times as long. On an NVIDIA H100 with jax 0.11.2, where searches run
+On 2 cores of an AMD EPYC with jax 0.10.2 the simulation took 15.1 s, and 9.0 s again; one draw from NAS-Bench-101
+16 ms; one draw from 1e10, 1e20, 1e30, 1e40 and 1e60 codes 9, 9, 11, 12 and 15 ms. Our time per sample was 0.66 ms;
+Optuna's TPE took 2.1 times and SMAC3 204 times as long. On an NVIDIA H100 with jax 0.11.2, where searches run
 sequentially, an earlier version of the simulation took 36.1 s, and 26.4 s again; one draw from NAS-Bench-101 15 ms.
 """
 
