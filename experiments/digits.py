@@ -34,7 +34,7 @@ Each seed, with the mean of the last quarter of the trials minus that of the fir
 The winners of LaNAS's seeds 0, 1 and 2, trained with the winner's recipe and these seeds, have test accuracies of
 99.4 %, 99.4 % and 99.7 % (360 images; mean 99.5 %). The nearest neighbour among the same training images has 98.3 %.
 
-`make search` in a fresh clone takes 2 min 20 s on 2 cores, installation and compilation included, and 194 s of CPU
+`make search` in a fresh clone takes 2 min 6 s on 2 cores, installation and compilation included, and 172 s of CPU
 time. On another number of cores, sums are rounded in another order, and a search may find another winner.
 """
 
