@@ -56,7 +56,7 @@ class Hypotheses:
         return self.processes.embedded.shape[1]
 
     @property
-    def columns(self) -> int:
+    def embedding_size(self) -> int:
         """Number of columns of embeddings."""
         return self.processes.embedded.shape[2]
 

@@ -92,7 +92,7 @@ def with_results(
         done = history.done.at[rows[i]].get(mode="fill", fill_value=False)
         modelled = modelled.at[jnp.where(done, model.count, model.rows)].set(rows[i], mode="drop")
         code = jnp.maximum(history.codes[rows[i]], 0)[None]
-        return model.extend(embed(space, pool, code, model.columns)[0], done, space.dims), modelled
+        return model.extend(embed(space, pool, code, model.embedding_size)[0], done, space.dims), modelled
 
     start = model.without_trials(rebuilt)
     more = jnp.where(rebuilt, kept, told.shape[0])

@@ -13,9 +13,9 @@ from jaxtyping import Array, Float, Int
 
 from lanas_jax.searchers.objectives import traced_costs
 from lanas_jax.spaces.base import Codes, Cost, SearchSpace
+from lanas_jax.spaces.feature_scale import random_codes
 
-CODES = 2048  # number of random codes, valid or not
-ENOUGH = 32  # least number of valid ones among them whose sizes say how much sizes vary
+ENOUGH = 32  # least number of valid ones among random codes whose sizes say how much sizes vary
 
 
 def listed_sizes(space: SearchSpace, codes: Int[np.ndarray, "n dims"]) -> Float[np.ndarray, "n s"]:
@@ -56,7 +56,7 @@ def _scale(costs: Float[np.ndarray, "n s"]) -> tuple[Float[np.ndarray, " s"], Fl
 @functools.lru_cache(maxsize=64)
 def _scale_of_space(space: SearchSpace) -> tuple[Float[np.ndarray, " s"], Float[np.ndarray, " s"]] | None:
     """Returns `_scale` of random codes: the valid ones, if there are `ENOUGH`."""
-    codes = np.random.default_rng(0).integers(0, space.cardinalities, (CODES, space.dims)).astype(np.int32)
+    codes = random_codes(space)
     with jax.ensure_compile_time_eval():
         costs = traced_costs(space, Cost._fields, codes)
         if costs is None:

@@ -15,7 +15,6 @@ import pytest
 import lanas_jax as lx
 from lanas_jax.searchers.sampling import Pool
 from tests.searchers.canonical import BATCH, POOL, POOL_SPACE, run, told
-from tests.searchers.conftest import CANONICAL, SEARCHERS
 
 
 def value(codes):
@@ -84,11 +83,14 @@ def test_pending_codes_are_never_proposed_again(searcher):
     assert len(np.unique(asked, axis=0)) == 24
 
 
-@pytest.mark.parametrize("where", ["pool", "lattice"])
-@pytest.mark.parametrize("name", ["BayesianOptimization", "LaNAS", "ParetoLaNAS"])
-def test_products_of_models_are_those_of_float32_on_every_device(name, where):
+@pytest.mark.parametrize(
+    "searcher",
+    [(kind, where) for kind in ("BayesianOptimization", "LaNAS", "ParetoLaNAS") for where in ("pool", "lattice")],
+    ids="-".join,
+    indirect=True,
+)
+def test_products_of_models_are_those_of_float32_on_every_device(searcher):
     """Elsewhere than on CPUs, products of default precision round their inputs to 8 or 11 bits."""
-    searcher = SEARCHERS[name](*CANONICAL[where])
 
     def ask_and_tell(key):
         state, codes = searcher.ask(searcher.init(key), BATCH)

@@ -8,6 +8,7 @@ import pytest
 import lanas_jax as lx
 from lanas_jax.searchers import sampling, sizes
 from lanas_jax.searchers.hypotheses import HYPOTHESES
+from lanas_jax.spaces.feature_scale import random_codes
 from lanas_jax.spaces.mobilenet import MobileNetSpace
 from lanas_jax.spaces.mobilenet_settings import STAGES
 from lanas_jax.spaces.nasnet import NASNetSpace
@@ -45,7 +46,7 @@ def test_limits_bound_the_networks_over_which_sizes_are_standardised():
 
 def test_limits_that_few_networks_meet_do_not_blow_sizes_up():
     free = SPACES["MobileNets"]
-    codes = np.random.default_rng(0).integers(0, free.cardinalities, (sizes.CODES, free.dims)).astype(np.int32)
+    codes = random_codes(free)
     tight = MobileNetSpace(**MOBILENETS, max_multiply_adds=int(np.sort(free.cost(codes).multiply_adds)[2]))
     assert 0 < np.asarray(tight.valid(codes)).sum() < sizes.ENOUGH
     np.testing.assert_array_equal(sizes.sizes(tight, codes[:9]), sizes.sizes(free, codes[:9]))
@@ -65,10 +66,10 @@ def test_values_that_follow_the_sizes_of_sampled_networks_make_sizes_count():
     state = searcher.tell(searcher.init(jax.random.key(0)), codes[:TRIALS], logs[:TRIALS].astype(np.float32))
     assert HYPOTHESES[int(state.model.chosen)].sizes > 0
     others = codes[TRIALS:]
-    predicted = sampling.embed(space, None, others, state.model.columns) @ state.model.best.weights
+    predicted = sampling.embed(space, None, others, state.model.embedding_size) @ state.model.best.weights
     assert np.corrcoef(predicted, logs[TRIALS:])[0, 1] > 0.9
 
 
 def test_searchers_without_expected_improvement_have_no_sizes():
     space = SPACES["MobileNets"]
-    assert lx.LaNAS.paper(space).init(jax.random.key(0)).model.columns == space.embedding_size
+    assert lx.LaNAS.paper(space).init(jax.random.key(0)).model.embedding_size == space.embedding_size
