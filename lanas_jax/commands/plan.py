@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from lanas_jax.planning.stage import Stage
 
 HELP = """\
-usage: lanas plan EXPERIMENT --topology v5e:4x4 [--only STAGE] [--json] [settings of the experiment]
+usage: lanas plan EXPERIMENT --topology v5e:4x4 [--only STAGE[: PROGRAM]] [--json] [settings of the experiment]
 
 Compiles each stage of an experiment for a TPU slice on this machine's CPU. Reports whether the stage fits into the
 chips' memory, the minimum time of a step, the compiler's estimate of that time, what the chips exchange, the minimum
@@ -105,15 +105,18 @@ def stages_of(module: ModuleType, config: Any) -> "tuple[Stage, ...]":
 
 
 def chosen(stages: "Sequence[Stage]", only: str | None) -> "Sequence[Stage]":
-    """Returns all stages, or only the stage of a given name.
+    """Returns all stages, or only the stage or the program of a given name, as in the first column of the table.
 
     Raises:
       ExperimentError: there is no stage of that name.
     """
-    found = [stage for stage in stages if only in (None, stage.name)]
+    if only is None:
+        return stages
+    name, separator, program = only.partition(": ")
+    found = [stage for stage in stages if stage.name == name]
     if not found:
-        raise ExperimentError(f"there is no stage {only!r}; choose from {', '.join(stage.name for stage in stages)}")
-    return found
+        raise ExperimentError(f"there is no stage {name!r}; choose from {', '.join(stage.name for stage in stages)}")
+    return [stage.only(program) for stage in found] if separator else found
 
 
 def show_estimates(console: Console, name: str, machine: topologies.Topology, found: "Sequence[Estimate]") -> None:
@@ -250,7 +253,11 @@ def _scaled(number: float | int | None, unit: float | int) -> str:
 
 def _parse(module: ModuleType, arguments: Sequence[str]) -> Any:
     about = tyro.conf.arg(metavar="NAME", help="topology such as v5e:4x4, or local for the devices of this process")
-    only = tyro.conf.arg(metavar="STAGE", help="name of the stage", help_behavior_hint="(default: all)")
+    only = tyro.conf.arg(
+        metavar="STAGE",
+        help="name of the stage, or of one of its programs, such as 'supernet: largest'",
+        help_behavior_hint="(default: all)",
+    )
     options = [
         ("topology", Annotated[str, about], dataclasses.field(default=topologies.LOCAL, kw_only=True)),
         ("only", Annotated[str | None, only], dataclasses.field(default=None, kw_only=True)),

@@ -73,6 +73,22 @@ class Stage:
     shared: bool = True
     reading: StreamedInput | None = None
 
+    def only(self, name: str) -> "Stage":
+        """Returns the stage with only one of the programs that take a step, and without its input.
+
+        Its `program` raises ValueError if the stage has no program of this name.
+        """
+
+        def program(devices: Sequence[jax.Device], batch_size: int) -> TracedProgram:
+            found = self.program(devices, batch_size)
+            programs = {one.name: one for one in ((found,) if isinstance(found, TracedProgram) else found) if one.name}
+            if name not in programs:
+                there = f"choose from {'; '.join(programs)}" if programs else "it is one program without a name"
+                raise ValueError(f"{self.name} has no program {name!r}: {there}")
+            return programs[name]
+
+        return dataclasses.replace(self, program=program, reading=None)
+
     def unit(self, devices: int) -> int:
         """Returns the number that divides every valid batch size."""
         return devices if self.shared else 1

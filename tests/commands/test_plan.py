@@ -122,6 +122,9 @@ def test_refusals(chip, capsys, tmp_path):
     )
     assert "no function stages(config)" in refused(capsys, "plan", "digits")
     assert "choose from final, search" in refused(capsys, "plan", EXPERIMENT, "--only", "finale")
+    assert "final has no program 'largest': it is one program" in refused(
+        capsys, "plan", EXPERIMENT, "--only", "final: largest"
+    )
     assert "multiple of the 2 chips" in refused(capsys, "plan", EXPERIMENT, "--batch-size", "7")
     assert "no experiment 'nothing'" in refused(capsys, "plan", "nothing")
     assert "usage: lanas plan" in refused(capsys, "plan")

@@ -85,6 +85,10 @@ def test_a_sandwich_of_a_supernet_with_variants_is_planned_by_program():
     assert {name: program.calls for name, program in programs.items()} == {
         "largest": 1, "smallest": 1, "random, all": 12 / 9, "random, half": 4 / 9, "random, few": 2 / 9, "apply": 1,
     }  # fmt: skip
+    alone = stage.only("random, few").program(DEVICES, 12)
+    assert (alone.name, alone.calls) == ("random, few", 2 / 9)
+    with pytest.raises(ValueError, match="no program 'few': choose from largest; smallest; random, all; random, half;"):
+        stage.only("few").program(DEVICES, 12)
     assert programs["largest"].multiply_adds == 3 * 6 * supernet.space.cost([[0, 0]]).multiply_adds[0]
     assert programs["random, few"].multiply_adds == 3 * 6 * supernet.space.cost([[2, 0]]).multiply_adds[0]
     data = StreamedDataset(*[tiny_stream.Training(linear.stripes(60, 0))] * 3, 3, (6, 6, 1), linear.SCALING)
