@@ -35,6 +35,7 @@ def results(four):
     return four.run(CODES, KEYS)
 
 
+@pytest.mark.slow
 def test_four_devices_give_the_values_of_one(results):
     one = compiled(1, 3).run(CODES, KEYS)
     for ours, theirs in zip(results[:4], one[:4], strict=True):

@@ -42,6 +42,7 @@ def test_both_plans_give_the_same_results(shared, results):
     assert len(set(results.loss)) == len(CODES)
 
 
+@pytest.mark.slow
 def test_the_number_of_devices_and_neighbours_do_not_matter(results):
     one = Specialised(BuildableNetwork(), CONFIG, DATA, jax.devices()[:1], steps_per_dispatch=5)
     alone, _ = one.train(CODES[2:3], KEYS[2:3])
@@ -74,6 +75,7 @@ def test_all_strategies_read_one_copy_of_the_data_on_each_device():
             assert len(set(copies)) == 3
 
 
+@pytest.mark.slow
 def test_programs_are_cached_until_other_codes_come():
     built = []
 

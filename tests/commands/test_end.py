@@ -38,6 +38,7 @@ def ended(*arguments, before=""):
     return found.returncode, found.stdout, found.stderr
 
 
+@pytest.mark.slow
 def test_a_thread_that_is_still_in_jax_does_not_abort_the_process():
     """Before Python 3.14, finalization ends such a thread, and its C++ frames abort the process (exit code -6)."""
     code, out, errors = ended("--help", before=IN_JAX)
@@ -55,6 +56,7 @@ def test_exit_codes_and_output_are_complete(arguments, expected):
     assert out.endswith("at exit\n")
 
 
+@pytest.mark.slow
 def test_functions_of_jax_at_exit_are_called_if_it_was_imported_before():
     """They part from the other processes of a run."""
     for arguments, expected in ((("tables",), 0), (("x",), 2)):
@@ -82,6 +84,7 @@ chosen, cli._run = cli._run, choose
 """
 
 
+@pytest.mark.slow
 def test_what_is_printed_to_a_closed_output_does_not_land_in_a_file(tmp_path):
     """As of `lanas tables >&-`: the next file that is opened would get the number of standard output."""
     file = tmp_path / "trials"

@@ -59,7 +59,9 @@ def trials(run):
         return store.trials()
 
 
-@pytest.mark.parametrize("how", READS)
+@pytest.mark.parametrize(
+    "how", [pytest.param(how, marks=[pytest.mark.slow] * ("beside" in how or "trial" in how)) for how in READS]
+)
 def test_files_of_an_experiment_are_found_from_any_folder_later(how, tmp_path, monkeypatch, capsys):
     path = reading(tmp_path / "home", how)
     monkeypatch.chdir(tmp_path / "home")

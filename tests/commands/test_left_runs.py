@@ -85,10 +85,10 @@ def left_and_resumed(capsys, monkeypatch, run, moment, oddly, whole):
 @pytest.mark.parametrize(
     ("moment", "oddly"),
     [
-        ("prepare 1", "an exception"),
+        pytest.param("prepare 1", "an exception", marks=pytest.mark.slow),
         ("ask 2", "an exception"),
-        ("evaluate 2", "sys.exit"),
-        ("tell 3", "sys.exit with a text"),
+        pytest.param("evaluate 2", "sys.exit", marks=pytest.mark.slow),
+        pytest.param("tell 3", "sys.exit with a text", marks=pytest.mark.slow),
         ("winner 2", "Ctrl-C"),
     ],
 )
@@ -195,6 +195,7 @@ def test_a_folder_in_any_state_is_resumed_or_refused_with_a_sentence(whole, tmp_
         assert essence(run) == essence(whole)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "leftover", ["experiment.py", "config.json.partial", "config.json.claim", "trials.sqlite-journal"]
 )

@@ -144,7 +144,16 @@ def lanas(arguments, stdout=subprocess.PIPE, **environment):
 
 
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="a device of Linux")
-@pytest.mark.parametrize("arguments", [["--help"], ["search", "--help"], ["tables"], ["tables", "convert", "--help"]])
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["tables"],
+        *(
+            pytest.param(a, marks=pytest.mark.slow)
+            for a in (["--help"], ["search", "--help"], ["tables", "convert", "--help"])
+        ),
+    ],
+)
 def test_a_full_output_is_one_line_and_a_failure(arguments):
     with open("/dev/full", "wb") as full:
         done = lanas(arguments, full)

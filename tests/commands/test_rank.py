@@ -100,6 +100,7 @@ def undated(run):
     return {name: value for name, value in record(run).items() if name != "finished"}
 
 
+@pytest.mark.slow
 def test_a_row_per_network_with_what_each_evaluator_said(ranked):
     found = rows(ranked)
     assert list(found[0]) == ["code", "one-shot", "the reverse", "truth", "seconds"]
@@ -179,6 +180,7 @@ def test_it_prints_a_table(ranked):
     assert printed.splitlines()[-1] == f"report: {ranked / 'report.html'}"
 
 
+@pytest.mark.slow
 def test_once_more_nothing_is_trained_again(ranked, tmp_path):
     run = shutil.copytree(ranked, tmp_path / "run")
     before = undated(run), trained(run)
@@ -268,6 +270,7 @@ def test_what_is_no_run_or_offers_no_ranking_is_refused(tmp_path, capsys):
     assert "has no dataclass Rank and no function rank(config, settings, directory)" in message
 
 
+@pytest.mark.slow
 def test_without_a_ranking_the_evaluator_of_the_search_is_compared_and_never_twice(tmp_path, capsys):
     run, table, space = tmp_path / "run", tmp_path / "quick.npz", quick_experiment.SPACE
     assert main(["search", str(ROOT / "tests" / "quick_experiment.py"), "--out", str(run), "--budget", "4"]) == 0

@@ -77,6 +77,7 @@ def found(tmp_path, monkeypatch):
     return tmp_path, since
 
 
+@pytest.mark.slow
 def test_other_folders_and_workers_hold_for_one_command(found, capsys, monkeypatch):
     folder, since = found
     recorded = (folder / "run" / "config.json").read_bytes()

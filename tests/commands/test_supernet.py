@@ -50,7 +50,8 @@ def wait_for(out, step, processes):
         time.sleep(0.01)
 
 
-@pytest.mark.parametrize("kind", ["one_shot", pytest.param("few_shot", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["one_shot", "few_shot"])
 def test_a_search_reads_the_supernet_that_was_trained_beforehand(tmp_path, capsys, kind):
     out, run, alone = tmp_path / "supernet", tmp_path / "run", tmp_path / "alone"
     assert main(list(map(str, command(out, "--values", kind)))) == 0

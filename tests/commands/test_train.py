@@ -100,6 +100,7 @@ def test_test_images_are_read_once_per_network_of_a_run(trained, tmp_path, capsy
     assert "test images read for 2 networks" in (run / "report.html").read_text()
 
 
+@pytest.mark.slow
 def test_a_trial_that_is_picked_is_trained_in_a_folder_of_its_own(trained, capsys):
     run, _ = trained
     with TrialStore.open(run / "trials.sqlite") as store:
@@ -125,6 +126,7 @@ def test_other_settings_are_refused_and_named(trained, capsys):
     assert "the code: [0, 1], now [2, 1]" in refused(capsys, "train", run / "final", "--code", "2,1")
 
 
+@pytest.mark.slow
 def test_a_preset_is_where_other_settings_begin(trained, tmp_path, capsys):
     out = tmp_path / "short"
     assert (
@@ -258,6 +260,7 @@ def test_exported_weights_give_the_logits_of_the_trained_network(trained, tmp_pa
     assert about["description"] == "activation  relu\nwidth       8"
 
 
+@pytest.mark.slow
 def test_load_runs_in_a_process_of_its_own(trained, tmp_path, capsys):
     run, _ = trained
     assert main(["export", str(run / "final"), "--out", str(tmp_path / "out")]) == 0

@@ -197,6 +197,7 @@ def test_the_command_searches_within_hard_limits(tmp_path, capsys):
         np.testing.assert_array_equal(np.sort(traces["random"], axis=1), np.sort(VALUES[45:])[None].repeat(4, axis=0))
 
 
+@pytest.mark.slow
 def test_no_comparison_overwrites_another(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     Benchmark("small", SPACE, CODES, VALUES[:, None], VALUES[:, None], "made up").save(tmp_path / "small.npz")

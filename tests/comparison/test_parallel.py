@@ -99,6 +99,7 @@ def test_what_was_not_reached_is_empty_in_columns_and_shown_as_such(capsys):
     assert rows[1][:5] == ["LaNAS", "64", ">50", "-", "-"]
 
 
+@pytest.mark.slow
 def test_the_command_prints_and_writes_a_row_per_searcher_and_number_of_workers(tmp_path, capsys):
     path, out = tmp_path / "small.npz", tmp_path / "out"
     Benchmark("small", SPACE, CODES, VALUES[:, None], 1 - VALUES[:, None]).save(path)

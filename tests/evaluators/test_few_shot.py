@@ -86,6 +86,7 @@ class ListedSupernet(LinearSupernet):
     notes: list[str] = dataclasses.field(default_factory=list)
 
 
+@pytest.mark.slow
 def test_a_supernet_that_cannot_be_hashed_has_programs_for_each_region(prepared, tmp_path):
     devices = jax.devices()[:1]
     shared = OneShot(ListedSupernet(), lambda: DATA, RECIPE, recalibration=48, batch_size=16, devices=devices)

@@ -120,7 +120,13 @@ def test_training_from_scratch_and_its_plan_refuse_other_images_before_anything_
             make()
 
 
-@pytest.mark.parametrize("given", [data(8, 16), data(16, 16), data(channels=3), data(classes=2)])
+@pytest.mark.parametrize(
+    "given",
+    [
+        data(8, 16),
+        *(pytest.param(d, marks=pytest.mark.slow) for d in (data(16, 16), data(channels=3), data(classes=2))),
+    ],
+)
 def test_supernets_refuse_other_images_and_write_nothing(given, tmp_path):
     supernet = NASNetSupernet(NASNetMasks(1, **SIZES, image_size=8, classes=3))
     codes = np.zeros((1, supernet.space.dims), np.int32)

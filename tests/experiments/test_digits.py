@@ -14,6 +14,7 @@ FINAL = digits.Final(dataclasses.replace(digits.RECIPE, epochs=2), channels=2, c
 TINY = digits.Config(budget=4, batch=4, searcher="random", blocks=1, channels=2, cells=1, epochs=1, winner=FINAL)
 
 
+@pytest.mark.slow
 def test_a_tiny_search_runs_to_its_end(tmp_path):
     experiment = dataclasses.replace(digits.build(TINY), winner=None, batch=2)
     assert experiment.evaluator.per_device == 3  # 3 trainings of 4 candidates on the 4 devices of the test run

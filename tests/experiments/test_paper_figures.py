@@ -58,6 +58,7 @@ def test_losses_are_not_percentages():
     assert losses.regrets("lanas").tolist() == [[1.0, 0.5]]
 
 
+@pytest.mark.slow
 def test_the_figure_is_drawn():
     rng = np.random.default_rng(0)
     traces = {name: rng.uniform(0.5, 0.9, (5, 8)) for name in paper_figures.SEARCHERS}

@@ -108,6 +108,7 @@ def test_the_last_stage_is_what_the_head_reads(backbone):
     np.testing.assert_allclose(pooled @ head["kernel"] + head["bias"], backbone(images), rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_features_of_a_published_network_have_strides_of_2_to_32():
     space = PublishedMobileNets()
     network = FinalMobileNet(space, space.code("mobilenet_v2"))

@@ -73,6 +73,7 @@ def minimized():
     return study
 
 
+@pytest.mark.slow
 def test_it_finds_the_best_combination_and_repeats_none(minimized):
     """Forty uniform draws without replacement find it with a probability of 13 %."""
     assert minimized.best_value == pytest.approx(0.0, abs=1e-9)
@@ -88,6 +89,7 @@ def test_maximizing_the_negative_is_the_same(minimized):
     assert params_of(other) != params_of(minimized)[:2]
 
 
+@pytest.mark.slow
 def test_a_study_in_a_database_continues_as_without_interruption(tmp_path, minimized):
     """Each part has a sampler of its own, as in a new process, which is pickled as for another machine."""
     storage = f"sqlite:///{tmp_path}/study.db"

@@ -41,6 +41,7 @@ def run(tmp_path):
     return made.directory
 
 
+@pytest.mark.slow
 def test_the_dashboard_sees_a_run(run, tmp_path, capsys):
     url = f"sqlite:///{tmp_path}/run.db"
     for _ in range(2):  # the second time, the study is replaced

@@ -101,7 +101,6 @@ FILES = {  # what runs in 32 bits, file by file, with what tests compare it with
         "tests/study/test_replay.py",
         "tests/study/test_objectives.py",
         "tests/evaluators/test_from_table.py",
-        "tests/commands/test_cli.py",
         "-k",
         "not interrupted_anywhere or stops1",  # one row of stops for each searcher and batch
     ),

@@ -1,6 +1,6 @@
 """Every space and every searcher that the conformance suite runs.
 
-By default all searchers run on the canonical pool, and all but two that draw from it as LaNAS does on the lattice; the
+By default all searchers run on the canonical pool, and all but three that draw as LaNAS does on the lattice; the
 searcher whose programs are small on all spaces, and LaNAS on a small space of ranges and conditions. The other pairs,
 whose compilation takes minutes, are slow. Searchers for a front, which draw codes as LaNAS does, run on a space of each
 kind, and so does the published LaNAS, which differs in its settings.
@@ -91,7 +91,7 @@ def pairs():
         for space in (*CANONICAL, *(SPACES_OF_EACH_KIND if searcher in AS_LANAS else SPACES)):
             slow = {
                 "pool": False,
-                "lattice": searcher in ("LaNAS.paper", "ParetoLaNAS"),
+                "lattice": searcher in AS_LANAS,
                 "conditional": searcher not in ("LaNAS", "RandomSearch"),
             }.get(space, searcher != "RandomSearch")
             yield pytest.param((searcher, space), marks=[pytest.mark.slow] * slow, id=f"{searcher}-{space}")

@@ -85,8 +85,13 @@ def test_pending_codes_are_never_proposed_again(searcher):
 
 @pytest.mark.parametrize(
     "searcher",
-    [(kind, where) for kind in ("BayesianOptimization", "LaNAS", "ParetoLaNAS") for where in ("pool", "lattice")],
-    ids="-".join,
+    [
+        pytest.param(
+            (kind, where), marks=[pytest.mark.slow] * (where != "pool" and kind != "LaNAS"), id=f"{kind}-{where}"
+        )
+        for kind in ("BayesianOptimization", "LaNAS", "ParetoLaNAS")
+        for where in ("pool", "lattice")
+    ],
     indirect=True,
 )
 def test_products_of_models_are_those_of_float32_on_every_device(searcher):

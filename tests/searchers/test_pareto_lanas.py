@@ -115,6 +115,7 @@ def test_a_cost_is_exact_in_a_pool_and_finds_the_cheapest_codes():
     assert np.concatenate(costs).min() == PRICED.cost(POOL).parameters.min()
 
 
+@pytest.mark.slow
 def test_pending_trials_are_points_with_their_predicted_objectives():
     searcher = lx.ParetoLaNAS(PRICED, ("accuracy", "parameters"), pool=POOL, initial=10)
     state, codes, _ = run(searcher, 3)

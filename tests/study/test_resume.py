@@ -89,7 +89,9 @@ def test_killed_again_and_again_it_comes_to_the_trials_of_an_uninterrupted_searc
     assert (run / "report.html").exists()
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize(
+    ("number", "code"), [(signal.SIGINT, 130), pytest.param(signal.SIGTERM, 143, marks=pytest.mark.slow)]
+)
 def test_ctrl_c_keeps_finished_trials_and_says_how_to_resume(tmp_path, number, code):
     run = tmp_path / "run"
     process = start("search", EXPERIMENT, "--out", run, "--pause", "0.2", "--budget", "200")

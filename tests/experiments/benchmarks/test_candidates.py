@@ -165,6 +165,7 @@ def test_the_share_of_the_peak_is_that_of_the_codes_timed():
     assert benchmark.share(benchmark.codes, 0.5, jax.local_devices()[:1]) == pytest.approx(expected)
 
 
+@pytest.mark.slow
 def test_it_starts_without_packages_that_only_data_and_tests_need():
     block = "import sys; sys.modules.update(tensorflow_datasets=None, beartype=None, torch=None); "
     subprocess.run(

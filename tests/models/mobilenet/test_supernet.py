@@ -108,7 +108,7 @@ def used(case, code):
 
 
 @pytest.fixture(
-    params=["plain", "elastic", pytest.param("widths", marks=pytest.mark.slow)],
+    params=["elastic", *(pytest.param(name, marks=pytest.mark.slow) for name in ("plain", "widths"))],
     name="case",
     scope="module",
 )

@@ -76,6 +76,7 @@ def test_it_is_a_supernet_of_trainable_networks():
     assert isinstance(NET.standalone(CODES[0]), FinalNetwork)
 
 
+@pytest.mark.slow
 def test_extracted_networks_infer_as_the_supernet(weights, infer):
     code = CODES[0]
     logits, same = infer(code)
