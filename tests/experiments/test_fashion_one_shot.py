@@ -59,6 +59,7 @@ def test_every_searcher_can_be_chosen(module, name):
     chosen(module, module.Config(), name)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("unread")
 def test_extracted_weights_fit_the_final_network_of_the_same_size():
     """Names, shapes and dtypes alike, so that a training can begin with them; nothing is computed."""

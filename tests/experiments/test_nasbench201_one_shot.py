@@ -69,6 +69,7 @@ def test_every_searcher_can_be_chosen(name):
     chosen(experiment, experiment.Config(), name)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("unread")
 def test_extracted_weights_fit_the_final_network_of_the_same_size():
     """Names, shapes and dtypes alike; nothing is computed. By default it is the benchmark's network."""

@@ -87,6 +87,7 @@ def test_both_cells_of_nasnet_are_alike(reduction, standardise):
         assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(gradient))
 
 
+@pytest.mark.slow
 def test_both_stages_of_nasbench201_are_alike():
     params = {"kernel": normal(0, (1, 6, 3, 3, 4, 4)), "scale": normal(1, (1, 6, 4)), "bias": normal(2, (1, 6, 4))}
     stats = {"mean": normal(3, (1, 6, 4)), "variance": 1 + normal(4, (1, 6, 4)) ** 2}
@@ -110,6 +111,7 @@ def built_cell(code):
     return NASBench101Cell(*GRAPHS.to_graph(code), GRAPHS.shapes[0], dtype=jnp.float32, rngs=nnx.Rngs(0))
 
 
+@pytest.mark.slow
 def test_all_three_cells_of_nasbench101_are_alike():
     """With control flow, without, and built for the code. Weights and channels that it does not use must not matter."""
     shapes = {"projection": (1, 6, 5, 5), "operation": (1, 5, 3, 3, 5, 5)}

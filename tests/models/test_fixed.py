@@ -57,7 +57,8 @@ def by_itself(form):
     return jax.jit(train, compiler_options=quick)(DATA.images, DATA.labels)
 
 
-@pytest.mark.parametrize("train", [by_itself, pytest.param(by_population, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("train", [by_itself, by_population])
 def test_both_forms_train_to_the_same_parameters(train):
     """To 1e-3, float32 sums in another order, after four steps that move weights by a tenth."""
     network = NASNet(SPACE)

@@ -316,6 +316,7 @@ def test_without_a_folder_a_new_one_is_made(tmp_path, monkeypatch, capsys):
     assert "trials 2/2 · best" in said
 
 
+@pytest.mark.slow
 def test_the_library_imports_no_models_and_no_experiments():
     code = (
         "import sys, lanas_jax as lx; assert not {'jax', 'numpy'} & set(sys.modules); lx.search; lx.load; "

@@ -146,6 +146,7 @@ def searched():
     return stage.program(DEVICES, 10), config
 
 
+@pytest.mark.slow
 def test_candidates_are_planned_as_they_run(searched):
     program, config = searched
     images = np.zeros((40, 6, 6, 1), np.uint8), np.zeros(40, np.int32)
@@ -186,6 +187,7 @@ def test_accelerators_get_their_own_forms_of_operations(accelerator):
         assert "stablehlo.reduce_window" not in text
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("module", "names"), [
     (cifar10, ["search", "final"]), (cifar10_one_shot, ["supernet", "search", "final"]),
 ])  # fmt: skip
@@ -205,6 +207,7 @@ def gathered_rows(lowered):
     ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("policy", ["randaugment", "autoaugment_imagenet"])
 def test_a_step_of_pictures_gathers_none(policy):
     """A step on images in memory gathers the pixels of each image."""

@@ -226,6 +226,7 @@ def programs():
     }
 
 
+@pytest.mark.slow
 @settings(deadline=None, max_examples=10)
 @given(seed=st.integers(0, 2**31 - 1), name=st.sampled_from(sorted(SPACES)))
 def test_layers_that_are_not_there_change_nothing(programs, seed, name):

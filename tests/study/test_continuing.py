@@ -83,7 +83,13 @@ def test_the_same_experiment_continues_and_a_run_without_a_recorded_space_too(ru
     assert len(study.run(experiment(), tmp_path / "older").trials) == 4
 
 
-@pytest.mark.parametrize("searcher", [lx.RandomSearch, functools.partial(lx.LaNAS, initial=4), lx.RegularizedEvolution])
+@pytest.mark.parametrize(
+    "searcher",
+    [
+        functools.partial(lx.LaNAS, initial=4),
+        *(pytest.param(kind, marks=pytest.mark.slow) for kind in (lx.RandomSearch, lx.RegularizedEvolution)),
+    ],
+)
 def test_an_extended_run_has_the_trials_of_one_with_that_budget_from_the_start(searcher, tmp_path):
     whole = study.run(experiment(budget=10, searcher=searcher), tmp_path / "whole")
     first = study.run(experiment(budget=4, searcher=searcher), tmp_path / "run")

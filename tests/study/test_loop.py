@@ -136,7 +136,7 @@ def test_64_bit_mode_changes_no_trial_and_no_resumed_one(searcher, uninterrupted
     assert [trial.key for trial in resumed.trials] == [trial.key for trial in uninterrupted.trials]
 
 
-@pytest.mark.parametrize("stop", range(6))
+@pytest.mark.parametrize("stop", [2, 5, *(pytest.param(x, marks=pytest.mark.slow) for x in (0, 1, 3, 4))])
 @pytest.mark.parametrize("checkpoint", ["kept", "lost"])
 def test_interrupted_run_resumes_to_the_same_trials(searcher, uninterrupted, tmp_path, stop, checkpoint):
     stopped = Distance(stop_before=stop)
@@ -286,7 +286,14 @@ def damage(file):
 
 # Several of tensorstore's reads fail at once; those that nobody waits for any more complain of a closed event loop.
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
-@pytest.mark.parametrize("how", ["flip every file", "truncate every file", "delete half", "of another run"])
+@pytest.mark.parametrize(
+    "how",
+    [
+        "flip every file",
+        "of another run",
+        *(pytest.param(x, marks=pytest.mark.slow) for x in ("truncate every file", "delete half")),
+    ],
+)
 def test_damaged_checkpoint_is_passed_over(searcher, uninterrupted, tmp_path, how):
     with pytest.raises(KeyboardInterrupt):
         run(experiment(Distance(stop_before=4), searcher=searcher), tmp_path / "run")

@@ -123,7 +123,9 @@ def test_trials_come_back_in_another_order_than_they_were_asked(whole, search):
 
 
 @pytest.mark.parametrize("search", SEARCHES)
-@pytest.mark.parametrize("stops", [(1,), (7, 1, 1, 2), (13, 20), (38,)])
+@pytest.mark.parametrize(
+    "stops", [(7, 1, 1, 2), (13, 20), *(pytest.param(x, marks=pytest.mark.slow) for x in ((1,), (38,)))]
+)
 def test_a_search_interrupted_anywhere_continues_to_the_same_trials(whole, search, tmp_path, stops):
     searcher, batch = SEARCHERS[search[0]], search[1]
     for events in stops:

@@ -76,6 +76,7 @@ def test_seeds_decide():
     assert (one != other).any()
 
 
+@pytest.mark.slow
 def test_what_a_rare_region_has_is_repeated():
     """One code in 4**10: of 2**20 draws 0.37 of all seeds find none, and few find more than three."""
     space = SearchSpace([Choice(str(i), "abcd") for i in range(10)])

@@ -56,6 +56,7 @@ def test_steps_are_those_of_one_program(over):
             np.testing.assert_allclose(ours, other, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_the_largest_one_drops_what_it_drops_in_one_program(monkeypatch):
     """Groups of devices drop different images of a batch."""
     sandwich = Sandwich((2, 2), (0, 0), drop_path=0.5)
@@ -72,6 +73,7 @@ def test_the_largest_one_drops_what_it_drops_in_one_program(monkeypatch):
         np.testing.assert_allclose(leaf, other, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_an_interrupted_training_continues_to_the_same_bits(tmp_path):
     devices = jax.devices()[:1]
     made = compilation.compile_training(training(VariedSupernet()), DATA, devices)

@@ -59,7 +59,7 @@ def test_metrics_have_every_step_and_validation_at_the_ends_of_epochs(whole, mad
     assert float(found[15]["drop_path"]) == pytest.approx(0.1, rel=1e-5)
 
 
-@pytest.mark.parametrize("stop", [1, 10, 25])
+@pytest.mark.parametrize("stop", [10, *(pytest.param(x, marks=pytest.mark.slow) for x in (1, 25))])
 def test_resumed_training_is_the_same_to_the_bit(whole, made, tmp_path, stop):
     """Stopped in the middle of an epoch, before the first checkpoint or after it."""
     folder = entered(tmp_path / "part")

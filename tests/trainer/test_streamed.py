@@ -58,7 +58,7 @@ def test_it_trains_as_in_memory(whole, tmp_path):
         np.testing.assert_allclose(one, other, rtol=1e-3, atol=1e-5)
 
 
-@pytest.mark.parametrize("stop", [1, 10, 25])
+@pytest.mark.parametrize("stop", [10, *(pytest.param(x, marks=pytest.mark.slow) for x in (1, 25))])
 def test_resumed_training_is_the_same_to_the_bit(whole, made, tmp_path, stop):
     folder = entered(tmp_path / "part")
     with pytest.raises(KeyboardInterrupt):

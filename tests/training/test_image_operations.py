@@ -52,6 +52,7 @@ NAMES = (
 )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("pictures", [lambda: made_up(20, 27), real], ids=["made_up", "real"])
 @pytest.mark.parametrize("name", NAMES)
 def test_an_operation_is_pillows_bit_for_bit(name, pictures):

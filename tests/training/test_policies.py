@@ -69,6 +69,7 @@ def of_magnitude(image, name, magnitude, sign):
     }[name]()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("pictures", [lambda: made_up(32, 32), real], ids=["made_up", "real"])
 def test_the_levels_of_autoaugment_are_those_of_the_authors_program(pictures):
     images = pictures()

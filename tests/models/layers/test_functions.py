@@ -182,6 +182,7 @@ def first_of_maxima(x, dy, stride):
     return y, dx
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
 @pytest.mark.parametrize("stride", [1, 2])
 @pytest.mark.parametrize(("height", "width"), [(8, 8), (5, 7)])

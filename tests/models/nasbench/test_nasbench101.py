@@ -52,7 +52,8 @@ def most_costly():
     return code([(0, 1), (1, 2), (1, 3), (2, 3), (2, 4), (3, 4), (4, 5), (0, 5)], *4 * [CONV3X3])
 
 
-@pytest.mark.parametrize("number", [0, pytest.param(7, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [0, 7])
 def test_parameters_and_multiply_adds_are_those_of_the_space(number):
     """Of the graphs above, or of so many others."""
     drawn = np.asarray(BENCHMARK.random(jax.random.key(4), 24))

@@ -25,6 +25,7 @@ DATA = SearchData(Split(*stripes(240)), Split(*stripes(100, 1)), 3)
 RECIPE = dataclasses.replace(ONE_SHOT, epochs=12, batch_size=24, learning_rate=0.1, passes=2)
 
 
+@pytest.mark.slow
 def test_its_training_program_consumes_the_state_and_takes_codes_as_data():
     """Nothing but the state is consumed; the pool of codes and the numbers of the recipe are arguments."""
     pool = code_pool.draw_codes(SPACE, 5, seed=1)
