@@ -4,11 +4,12 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from lanas_jax.report.run import REFRESH, write_report
+from lanas_jax import report
 from lanas_jax.storage.trial import Trial
 from lanas_jax.study.experiment import Experiment, StudyProgress
 from lanas_jax.trainer.loop import TrainingProgress
 
+REFRESH = 20  # seconds between two versions
 SHARE = 0.02  # maximum share of the search's time spent on its report
 EXPECTED = 1.0  # seconds that the first report is expected to take
 
@@ -58,7 +59,7 @@ class LiveReport:
         if now - self._written < REFRESH or self._spent + self._last > SHARE * (now - self._start):
             return
         try:
-            write_report(self._directory, self._experiment, running=list(self._trials.values()))
+            report.write_report(self._directory, self._experiment, running=list(self._trials.values()))
         except OSError as error:
             self._progress.note(f"the report cannot be written: {error.strerror}")
         self._written = self._clock()

@@ -11,6 +11,7 @@ from lanas_jax.evaluators.base import NamesValue
 from lanas_jax.ranking import result
 from lanas_jax.report.curves import EpochCurves
 from lanas_jax.report.learned_tree import learned_tree
+from lanas_jax.report.live import REFRESH
 from lanas_jax.report.page import ReportData, render
 from lanas_jax.report.several import RunData, render_runs
 from lanas_jax.runtime.files import replace_text
@@ -30,8 +31,6 @@ from lanas_jax.trainer.folder import COLUMNS
 
 if TYPE_CHECKING:
     from lanas_jax.study import Experiment
-
-REFRESH = 20  # seconds between two versions of the report of a running search
 
 
 def write_runs_report(directories: Sequence[Path], out: Path) -> Path:
