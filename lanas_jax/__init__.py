@@ -3,8 +3,9 @@
 Names are imported on first use, so that commands without arrays do not import JAX.
 """
 
-import importlib
 from typing import TYPE_CHECKING
+
+from lanas_jax.runtime.lazy_names import lazy_names
 
 if TYPE_CHECKING:
     from lanas_jax.comparison.simulated_workers import WorkersTrace as WorkersTrace
@@ -65,13 +66,4 @@ _HOMES = {
     "simulate_workers": "comparison.simulated_workers",
 }
 __all__ = list(_HOMES)
-
-
-def __getattr__(name: str) -> object:
-    if name not in _HOMES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)
-
-
-def __dir__() -> list[str]:
-    return sorted({*globals(), *_HOMES})
+__getattr__, __dir__ = lazy_names(__name__, _HOMES)

@@ -1,10 +1,11 @@
 """The HTML report of a run, or of several.
 
-Names are imported on first use, since plots need matplotlib, whose import takes nearly as long as that of JAX.
+Names are imported on first use, so that `lanas search` does not wait for matplotlib, which plots need.
 """
 
-import importlib
 from typing import TYPE_CHECKING
+
+from lanas_jax.runtime.lazy_names import lazy_names
 
 if TYPE_CHECKING:
     from lanas_jax.report.live import LiveReport as LiveReport
@@ -13,13 +14,4 @@ if TYPE_CHECKING:
 
 _HOMES = {"LiveReport": "live", "write_report": "run", "write_runs_report": "run"}
 __all__ = list(_HOMES)
-
-
-def __getattr__(name: str) -> object:
-    if name not in _HOMES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)
-
-
-def __dir__() -> list[str]:
-    return sorted({*globals(), *_HOMES})
+__getattr__, __dir__ = lazy_names(__name__, _HOMES)

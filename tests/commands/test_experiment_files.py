@@ -60,7 +60,7 @@ def trials(run):
 
 
 @pytest.mark.parametrize(
-    "how", [pytest.param(how, marks=[pytest.mark.slow] * ("beside" in how or "trial" in how)) for how in READS]
+    "how", [pytest.param(how, marks=[pytest.mark.slow] * (how != "in the current folder, in build")) for how in READS]
 )
 def test_files_of_an_experiment_are_found_from_any_folder_later(how, tmp_path, monkeypatch, capsys):
     path = reading(tmp_path / "home", how)

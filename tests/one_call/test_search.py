@@ -319,7 +319,8 @@ def test_without_a_folder_a_new_one_is_made(tmp_path, monkeypatch, capsys):
 @pytest.mark.slow
 def test_the_library_imports_no_models_and_no_experiments():
     code = (
-        "import sys, lanas_jax as lx; assert not {'jax', 'numpy'} & set(sys.modules); lx.search; lx.load; "
+        "import sys, lanas_jax as lx; assert not {'jax', 'numpy'} & set(sys.modules); "
+        "from lanas_jax.report import LiveReport; assert 'matplotlib' not in sys.modules; lx.search; lx.load; "
         "found = [name for name in sys.modules if name.startswith(('lanas_jax.models', 'lanas_jax.experiments'))]; "
         "sys.exit(str(found) if found else 0)"
     )
