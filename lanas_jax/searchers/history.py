@@ -59,13 +59,16 @@ class History:
 
 def empty(space: SearchSpace, pool: Pool | Codes | None, capacity: int, objectives: int = 1) -> History:
     """Returns a history without trials."""
-    return History(
-        codes=jnp.full((capacity, space.dims), NOTHING, jnp.int32),
-        values=jnp.zeros(capacity if objectives == 1 else (capacity, objectives)),
-        status=jnp.full(capacity, EMPTY, jnp.int32),
-        count=jnp.zeros((), jnp.int32),
-        seen=jnp.zeros(pool.codes.shape[0] if isinstance(pool, Pool) else 0, bool),
+    codes, values, status, count, seen = jax.device_put(  # compiles nothing, unlike `jnp.full` and `jnp.zeros`
+        (
+            np.full((capacity, space.dims), NOTHING, np.int32),
+            np.zeros(capacity if objectives == 1 else (capacity, objectives), np.float32),
+            np.full(capacity, EMPTY, np.int32),
+            np.zeros((), np.int32),
+            np.zeros(pool.codes.shape[0] if isinstance(pool, Pool) else 0, bool),
+        )
     )
+    return History(codes, values, status, count, seen)
 
 
 def no_codes(space: SearchSpace) -> Int[Array, "0 dims"]:

@@ -108,7 +108,12 @@ def prior(rows: int, e: int, sizes: int, hypotheses: Sequence[Hypothesis] = HYPO
     hypotheses = [one for one in hypotheses if sizes or not one.sizes]
     is_size = np.arange(e) >= e - sizes
     factors = [np.sqrt(np.where(is_size, one.sizes / max(sizes, 1), 1 - one.sizes)) for one in hypotheses]
-    constants = Constants(*(jnp.float32([one[i] for one in hypotheses]) for i in range(len(Constants._fields))))
-    make = jax.vmap(lambda constants, columns: surrogate.prior(rows, constants, columns))
-    processes = make(constants, jnp.asarray(np.stack(factors), jnp.float32))
-    return Hypotheses(processes, jnp.float32([one.log_prior for one in hypotheses]))
+    constants = Constants(*np.array(hypotheses, np.float32).T[: len(Constants._fields)])
+    processes = _processes(rows, *jax.device_put((constants, np.stack(factors).astype(np.float32))))
+    return Hypotheses(processes, jax.device_put(np.array([one.log_prior for one in hypotheses], np.float32)))
+
+
+@jax.jit(static_argnames="rows")
+def _processes(rows: int, constants: Constants, columns: Float[Array, "k e"]) -> GaussianProcess:
+    """Returns the processes before the first trial: one program compiles faster than many small ones."""
+    return jax.vmap(lambda constants, columns: surrogate.prior(rows, constants, columns))(constants, columns)

@@ -83,14 +83,17 @@ class NodeSummary:
 def lone_root(height: int, d: int) -> PartitionTree:
     """Returns an unsplit tree of the given height without trials."""
     splits, nodes = 2**height - 1, 2 ** (height + 1) - 1
-    return PartitionTree(
-        weights=jnp.zeros((splits, d)),
-        thresholds=jnp.zeros(splits),
-        is_split=jnp.zeros(splits, bool),
-        visits=jnp.zeros(nodes, jnp.int32),
-        results=jnp.zeros(nodes, jnp.int32),
-        sums=jnp.zeros(nodes),
+    weights, thresholds, is_split, visits, results, sums = jax.device_put(  # compiles nothing, unlike `jnp.zeros`
+        (
+            np.zeros((splits, d), np.float32),
+            np.zeros(splits, np.float32),
+            np.zeros(splits, bool),
+            np.zeros(nodes, np.int32),
+            np.zeros(nodes, np.int32),
+            np.zeros(nodes, np.float32),
+        )
     )
+    return PartitionTree(weights, thresholds, is_split, visits, results, sums)
 
 
 def fit_tree(

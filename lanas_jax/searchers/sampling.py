@@ -19,7 +19,7 @@ from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
 from lanas_jax.runtime.arithmetic import in_32_bits
 from lanas_jax.searchers.sizes import listed_sizes, number_of_sizes, sizes
-from lanas_jax.spaces.base import Codes, SearchSpace
+from lanas_jax.spaces.base import Codes, SearchSpace, valid_and_canonical
 from lanas_jax.spaces.index import CodeIndex
 
 BLOCK = 4  # maximum number of coordinates that one move redraws
@@ -55,13 +55,13 @@ class Pool:
           ValueError: if a code is out of range, or no code is valid.
         """
         checked = space.check(codes)
-        valid, canonical = map(np.asarray, _canonical(space, checked))
+        valid, canonical = map(np.asarray, valid_and_canonical(space, checked))
         canonical = canonical[valid]
         if not len(canonical):
             raise ValueError("the pool holds no valid code")
         kept = canonical[~CodeIndex.of(space, canonical).repeated]
         features, embedded = _described(space, kept)
-        return cls(jnp.asarray(kept), features, embedded, CodeIndex.of(space, kept))
+        return cls(jax.device_put(kept), features, embedded, CodeIndex.of(space, kept))
 
     @in_32_bits
     def with_functions_and_sizes(self, space: SearchSpace) -> "Pool":
@@ -124,12 +124,6 @@ def _averaged(functions: Int[np.ndarray, " n"] | None, embedded: Float[np.ndarra
     totals = np.zeros((len(counts), embedded.shape[1]))
     np.add.at(totals, which, embedded)
     return (totals / counts[:, None])[which].astype(np.float32)
-
-
-@jax.jit(static_argnums=0)
-def _canonical(space: SearchSpace, codes: Codes) -> tuple[Bool[Array, " n"], Int[Array, "n dims"]]:
-    """Returns which codes are valid, and their canonical forms; one program compiles faster than many small ones."""
-    return space.valid(codes), space.canonical(codes)
 
 
 @jax.jit(static_argnums=0)

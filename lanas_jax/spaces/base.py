@@ -389,8 +389,8 @@ class SearchSpace:
             grid = np.repeat(grid, repeats, axis=0)
             first = np.repeat(np.cumsum(repeats) - repeats, repeats)
             grid[:, i] = np.arange(len(grid)) - first
-        grid = grid[np.asarray(self.valid(grid))]
-        return np.unique(np.asarray(self.canonical(grid)), axis=0)
+        valid, canonical = map(np.asarray, valid_and_canonical(self, grid))
+        return np.unique(canonical[valid], axis=0)
 
     @property
     def _choice_of_column(self) -> Int[np.ndarray, " d"]:
@@ -417,3 +417,9 @@ def _column_counts(choice: Choice, doubted: bool) -> tuple[int, int]:
     """Returns how many features of a choice are steps of a scale, and how many are one-hot labels."""
     n = len(choice.options)
     return (n - 1, n if doubted else 0) if choice.is_scale else (0, n)
+
+
+@jax.jit(static_argnames="space")
+def valid_and_canonical(space: SearchSpace, codes: Codes) -> tuple[Bool[Array, " n"], Int[Array, "n dims"]]:
+    """Returns which codes are valid, and their canonical forms; one program compiles faster than many small ones."""
+    return space.valid(codes), space.canonical(codes)

@@ -31,7 +31,7 @@ class CodeIndex:
         """Builds the index of canonical codes."""
         digits = np.asarray(_digits(space, np.asarray(codes)))
         order = np.lexsort(digits.T[::-1])
-        return cls(jnp.asarray(digits[order]), jnp.asarray(order.astype(np.int32)))
+        return cls(*jax.device_put((digits[order], order.astype(np.int32))))
 
     @property
     def repeated(self) -> Bool[np.ndarray, " m"]:

@@ -6,7 +6,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from lanas_jax.runtime.arithmetic import in_32_bits, nan_is_data
-from lanas_jax.spaces.base import Codes, SearchSpace, Values
+from lanas_jax.spaces.base import Codes, SearchSpace, Values, valid_and_canonical
 from lanas_jax.spaces.index import CodeIndex
 
 
@@ -35,13 +35,14 @@ class Table:
             raise ValueError(
                 f"values has shape {array.shape}; {m} codes need shape ({m},), or ({m}, k) for k objectives"
             )
-        _refuse("are not valid in the space", ~np.asarray(space.valid(checked)))
+        valid, canonical = valid_and_canonical(space, checked)
+        _refuse("are not valid in the space", ~np.asarray(valid))
         with np.errstate(over="ignore"):
             finite = np.isfinite(array.astype(np.float32)).reshape(len(array), -1)
             _refuse("hold a value that is not finite in float32", np.asarray((~finite).any(axis=1)))
         self.space = space
-        self.codes = space.canonical(checked)
-        self.values = jnp.asarray(array, jnp.float32)
+        self.codes = canonical
+        self.values = jax.device_put(array.astype(np.float32))
         self._index = CodeIndex.of(space, self.codes)
         _refuse("repeat the code of an earlier row", self._index.repeated)
 

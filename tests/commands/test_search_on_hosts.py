@@ -122,9 +122,7 @@ def test_a_search_continues_to_the_same_trials_after_a_process_was_lost(whole, t
     ("strategy", "halving"),
     [
         ("shared", "--halving"),
-        ("branchless", "--no-halving"),
         ("specialised", "--halving"),
-        ("specialised", "--no-halving"),
         ("auto", "--no-halving"),
     ],
 )

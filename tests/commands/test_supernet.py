@@ -167,14 +167,13 @@ def test_sigterm_to_one_stops_both_and_they_continue(whole, tmp_path):
 
 
 @pytest.mark.slow
-def test_a_killed_process_ends_the_other_and_they_continue(whole, tmp_path):
+def test_a_killed_process_ends_the_other(tmp_path):
     processes = start_two(*command(out := tmp_path / "part", *LONG))
     wait_for(out, 14, processes)
     processes[1].kill()
     assert processes[0].wait(timeout=PATIENCE) == 1
     _, _, errors = ends(processes)
     assert "lanas supernet: a process was lost" in errors[0]
-    assert_goes_on_to_the_same_bits(whole[0], out)
 
 
 @pytest.mark.slow

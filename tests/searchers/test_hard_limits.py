@@ -90,7 +90,12 @@ def test_spaces_without_limits_are_drawn_from_by_rejection_alone():
     np.testing.assert_array_equal(codes, jax.jit(space.canonical)(raw)[:8])
 
 
+OTHERS = ("ActionMCTS", "BayesianOptimization", "LaNAS", "LocalSearch", "NSGA2", "RegularizedEvolution")
+each_way_to_draw = pytest.mark.parametrize("make", OTHERS, indirect=True)
+
+
 @pytest.mark.slow
+@each_way_to_draw
 def test_every_searcher_keeps_the_limit(make):
     space = limited(RARE, 0.005)
     searcher, asked = make(space), []
@@ -108,6 +113,7 @@ def test_every_searcher_keeps_the_limit(make):
 
 
 @pytest.mark.slow
+@each_way_to_draw
 def test_every_searcher_says_when_nothing_within_the_limit_is_left(make):
     space = limited(RARE, 0)
     searcher = make(space)

@@ -102,7 +102,7 @@ def test_sigterm_to_one_stops_both_after_the_same_step(whole, tmp_path):
 
 
 @pytest.mark.slow
-def test_killed_process_ends_the_other(whole, tmp_path):
+def test_killed_process_ends_the_other(tmp_path):
     processes = start_two(*command(STREAM, out := tmp_path / "part", *LONG))
     wait_for(out, 10, processes)
     processes[1].kill()
@@ -110,7 +110,6 @@ def test_killed_process_ends_the_other(whole, tmp_path):
     _, _, errors = ends(processes)
     assert "a process was lost" in errors[0]
     assert "To continue from the last checkpoint: lanas train" in errors[0]
-    assert_goes_on_to_the_same_bits(whole[0], out)
 
 
 @pytest.mark.slow

@@ -37,10 +37,9 @@ SPACES = {
 TOLERANCE = {"rtol": 2e-3, "atol": 2e-4}
 
 
-# The network built for one code compiles anew for each: one code of the space with two cells always, four in slow
-# tests, which use every operation on every input (a test says so).
+# The network built for one code compiles anew for each: four, which use every operation on every input (a test says
+# so), of the space with two cells, and one of the other.
 CODES = 4
-NUMBERS = [pytest.param(i, marks=[pytest.mark.slow] * (i > 0)) for i in range(CODES)]
 
 
 @pytest.fixture(params=[pytest.param("one cell", marks=pytest.mark.slow), "two cells"], name="net", scope="module")
@@ -119,7 +118,9 @@ def test_the_codes_use_every_operation_and_input(space):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("number", NUMBERS)
+@pytest.mark.parametrize(
+    ("net", "number"), [("one cell", 0), *(("two cells", i) for i in range(CODES))], indirect=["net"]
+)
 def test_both_forms_train_alike(net, init, gradient, number):
     """Outputs, running statistics and gradients; what a code does not use is zero and has zero gradient."""
     code = some_codes(net.space, CODES)[number]
@@ -136,7 +137,7 @@ def test_both_forms_train_alike(net, init, gradient, number):
     assert not flat(ours)[idle].any()
 
 
-@pytest.mark.parametrize("number", NUMBERS)
+@pytest.mark.parametrize(("net", "number"), [("one cell", 1), ("two cells", 0), ("two cells", 3)], indirect=["net"])
 @pytest.mark.slow
 def test_both_forms_infer_alike(net, init, apply, number):
     code = some_codes(net.space, CODES)[-1 - number]
@@ -248,19 +249,12 @@ ALIKE = {"logits": 0.02, "statistics": 0.01, "gradient": 0.15}
 ROUNDING = {"logits": 0.05, "statistics": 0.03}
 
 
-@pytest.fixture(name="rounded", scope="module")
-def _rounded():
-    """Programs of the network in bfloat16."""
-    return quick_jit(BFLOAT16.init), gradient_program(BFLOAT16)
-
-
 @pytest.mark.slow
-@pytest.mark.parametrize("number", range(CODES))
-def test_both_forms_train_alike_in_bfloat16(rounded, number):
-    (init, gradient), net, code = rounded, BFLOAT16, some_codes(BFLOAT16.space, CODES)[number]
-    params, stats = init(jax.random.key(number), code)
+def test_both_forms_train_alike_in_bfloat16():
+    net, code = BFLOAT16, some_codes(BFLOAT16.space, 1)[0]
+    params, stats = quick_jit(net.init)(jax.random.key(0), code)
     weights = jax.random.normal(jax.random.key(2), (6, 5))
-    (logits, new_stats), ours = gradient(params, stats, code, weights, train=True)
+    (logits, new_stats), ours = gradient_program(net)(params, stats, code, weights, train=True)
     their_logits, their_stats, theirs = run_network(net.specialise(params, stats, code), images(net.space), weights)
     assert_near(logits, their_logits, ALIKE["logits"])
     our_stats = only(nnx.BatchStat, network_state(net.space, params, new_stats, code))
