@@ -2,7 +2,8 @@
 
 Most of the suite's time is compilation. So XLA's optimizations are off, and compiled programs are cached in
 ``.pytest_cache``, where all workers, the processes that tests start, and later runs find them. With
-``LANAS_CHECK_SHAPES=1``, as in continuous integration, beartype checks shapes and dtypes at every call.
+``LANAS_CHECK_SHAPES=1``, as continuous integration runs the default tests, beartype checks shapes and dtypes at every
+call.
 """
 
 import contextlib

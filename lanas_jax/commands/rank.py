@@ -58,7 +58,7 @@ Trains a sample of architectures from scratch and measures how well cheaper esti
 supernet of a one-shot search. Writes the results to RUN/ranking and to the report of the run.
 With --against, the sample is from a benchmark table of the same space, and nothing is trained from scratch: the
 estimates, the number of parameters and the multiply-adds are compared with the values of the table. With --ranked, the
-networks and their values are those of the finished RUN/ranking. Writes the results to RUN/against/TABLE and to the
+networks and their values are those that RUN/ranking has so far. Writes the results to RUN/against/TABLE and to the
 report.
 Ctrl-C stops. The same command continues.
 {hosts.HELP}
@@ -210,7 +210,7 @@ def _parse(
             Annotated[
                 bool,
                 tyro.conf.FlagCreatePairsOff,
-                tyro.conf.arg(help="with --against: compare the networks and values of the run's finished ranking"),
+                tyro.conf.arg(help="with --against: compare the networks that the run's ranking has trained so far"),
             ],
             False,
         ),

@@ -27,7 +27,7 @@ from lanas_jax.formats.errors import FileError
 from lanas_jax.ranking import result
 from lanas_jax.ranking.base import RankingError
 from lanas_jax.ranking.correlation import FEWEST, rank_correlation
-from lanas_jax.ranking.rank import AT_ONCE, Valuing, claim_folder, folder_of, trial_values
+from lanas_jax.ranking.rank import AT_ONCE, Valuing, claim_folder, networks_so_far, trial_values
 from lanas_jax.ranking.result import Ranked
 from lanas_jax.ranking.sample import stratified
 from lanas_jax.spaces.base import SearchSpace
@@ -39,7 +39,7 @@ from lanas_jax.tables.benchmark import Benchmark
 from lanas_jax.tables.catalogue import find_benchmark
 
 NETWORKS = 1000  # default size of the sample
-SCRATCH = "trained from scratch"  # estimate by the trainings of a finished ranking
+SCRATCH = "trained from scratch"  # estimate by the trainings of a ranking
 PARAMETERS, MULTIPLY_ADDS = "parameters (control)", "multiply-adds (control)"
 
 
@@ -51,10 +51,11 @@ class AgainstDesign:
       table: name of a benchmark or path of an ``.npz`` file, as for `find_benchmark`.
       networks: number of networks to sample from the table; None: 1,000, or all networks of a smaller table.
       seed: random seed of the sample, the trials and the intervals.
-      ranked: True to compare the networks and the values of the run's finished ranking instead of a sample.
+      ranked: True to compare the networks that the run's ranking has trained so far, and their values, instead of a
+        sample.
 
     Raises:
-      RankingError: a number is out of range, or a number of networks is given for a finished ranking.
+      RankingError: a number is out of range, or a number of networks is given with `ranked`.
     """
 
     table: str
@@ -66,7 +67,7 @@ class AgainstDesign:
         if self.networks is not None and self.networks < FEWEST:
             raise RankingError(f"networks must be at least {FEWEST}; got {self.networks}")
         if self.networks is not None and self.ranked:
-            raise RankingError("--ranked compares all networks of the finished ranking: omit --networks")
+            raise RankingError("--ranked compares all networks that the ranking has trained: omit --networks")
         if not 0 <= self.seed < 2**32:
             raise RankingError(f"seed must be 0 to 2**32 - 1; got {self.seed}")
 
@@ -117,7 +118,7 @@ def rank_against(estimates: Mapping[str, Evaluator], design: AgainstDesign, sett
       valuing: evaluation of columns in the space and the run folder.
 
     Raises:
-      RankingError: the table belongs to another space or has too few networks, or there is no finished ranking.
+      RankingError: the table belongs to another space or has too few networks, or no ranking has trained enough.
       RunError: the folder holds another ranking (the message names the difference), or another process writes to the
         run.
       StudyError: an evaluator is broken.
@@ -125,7 +126,7 @@ def rank_against(estimates: Mapping[str, Evaluator], design: AgainstDesign, sett
     benchmark = design.benchmark
     check_same_choices(benchmark, valuing.space)
     codes, truth, columns, pool = (
-        _finished_ranking(benchmark, valuing) if design.ranked else _sample(benchmark, design, valuing.space)
+        _trained(benchmark, valuing) if design.ranked else _sample(benchmark, design, valuing.space)
     )
     folder = design.folder(valuing.here)
     asked = {
@@ -135,7 +136,7 @@ def rank_against(estimates: Mapping[str, Evaluator], design: AgainstDesign, sett
         "settings": config_json.encode_value(settings),
         "estimates": [*columns, *estimates],
     }
-    claim_folder(folder, asked)
+    claim_folder(folder, asked, growing=("networks",) * design.ranked)
     with run_folder.RUN.lock(valuing.here.directory):
         for i, (name, evaluator) in enumerate(estimates.items()):
             columns[name] = trial_values(valuing.column(name, evaluator, codes, folder / f"estimate-{i}", AT_ONCE))
@@ -181,17 +182,16 @@ def _sample(benchmark: Benchmark, design: AgainstDesign, space: SearchSpace) -> 
     return codes[rows], values[rows], {}, len(codes)
 
 
-def _finished_ranking(benchmark: Benchmark, valuing: Valuing) -> Networks:
-    """Returns the codes of the run's finished ranking, their values in the table, all columns, and no pool size."""
-    found = result.read_ranking(folder_of(valuing.here))
-    if found is None:
+def _trained(benchmark: Benchmark, valuing: Valuing) -> Networks:
+    """Returns the codes that the run's ranking has trained, their values in the table, all columns, no pool size."""
+    codes, estimates, trained = networks_so_far(valuing.here)
+    if len(codes) < FEWEST:
         raise RankingError(
-            f"{valuing.here.directory} has no finished ranking: omit --ranked to compare the run's own estimates, or "
-            f"run lanas rank without --against first"
+            f"{valuing.here.directory} has no ranking with {FEWEST} trained networks: omit --ranked to compare the "
+            f"run's own estimates, or run lanas rank without --against first"
         )
-    codes = np.array(found.codes, np.int32)
     truth = np.asarray(benchmark.table().lookup(codes), np.float64)
-    return codes, truth, {**found.estimates, SCRATCH: found.truth}, None
+    return codes, truth, {**estimates, SCRATCH: trained}, None
 
 
 def _controls(

@@ -1,7 +1,8 @@
 """A whole ranking: the sample of networks, the values of each estimate, and the values after training from scratch.
 
 Every column is a separate study whose searcher proposes a fixed list. Trials are saved as they finish, and a killed
-ranking resumes where it stopped. Contents of the run's folder ``ranking``:
+ranking resumes where it stopped. The sample is trained in an order of which every beginning covers the range of the
+first estimate, so the networks of an unfinished ranking are a sample, too. Contents of the run's folder ``ranking``:
 
 ================  =====================================================================================
 ``asked.json``    the requested ranking; a different request is refused
@@ -16,7 +17,7 @@ ranking resumes where it stopped. Contents of the run's folder ``ranking``:
 import dataclasses
 import datetime
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
@@ -32,7 +33,7 @@ from lanas_jax.ranking.base import TRUTH, Ranking, RankingError
 from lanas_jax.ranking.correlation import FEWEST, rank_correlation
 from lanas_jax.ranking.fixed_list import Listed
 from lanas_jax.ranking.result import Ranked
-from lanas_jax.ranking.sample import pool_of, stratified
+from lanas_jax.ranking.sample import pool_of, spread, stratified
 from lanas_jax.spaces.base import SearchSpace
 from lanas_jax.storage import config_json, software
 from lanas_jax.storage.folder import FolderKind, RunError
@@ -140,7 +141,9 @@ def rank_networks(ranking: Ranking, design: RankingDesign, settings: Any, valuin
     claim_folder(folder, asked)
     with run_folder.RUN.lock(valuing.here.directory):
         codes, estimates = _estimated(ranking, design, valuing)
-        trials = valuing.column("trained from scratch", ranking.truth, codes, folder / TRUTH, design.batch)
+        order = spread(len(codes))
+        trained = valuing.column("trained from scratch", ranking.truth, codes[order], folder / TRUTH, design.batch)
+        trials = [trained[place] for place in np.argsort(order)]
         truth = trial_values(trials)
         ranked = Ranked(
             codes=[trial.code for trial in trials],
@@ -165,10 +168,39 @@ def folder_of(here: Run) -> Path:
 
 def finished(folder: Path) -> int:
     """Returns the number of finished trials of a column."""
+    return len(_values_by_code(folder))
+
+
+Networks = tuple[Int[np.ndarray, "n dims"], dict[str, Float[np.ndarray, " n"]], Float[np.ndarray, " n"]]
+
+
+def networks_so_far(here: Run) -> Networks:
+    """Returns codes, estimates and values of the networks that a ranking of a run has trained from scratch so far.
+
+    They are in ascending order of the first estimate. NaN stands for the value of a failed trial.
+    """
+    folder = folder_of(here)
+    names = _RANKING.read(folder)["estimates"] if _RANKING.exists(folder) else []
+    columns = {name: _values_by_code(_estimate_folder(folder, i)) for i, name in enumerate(names)}
+    trained = _values_by_code(folder / TRUTH)
+    first = next(iter(columns.values()), {})
+    codes = sorted(trained, key=lambda code: (first[code], code))
+    estimates = {name: np.array([values[code] for code in codes]) for name, values in columns.items()}
+    return np.array(codes, np.int32), estimates, np.array([trained[code] for code in codes])
+
+
+def _values_by_code(folder: Path) -> dict[tuple[int, ...], float]:
+    """Returns the values of a column's finished trials; NaN for a failed one."""
     if not run_folder.run_exists(folder):
-        return 0
+        return {}
     with TrialStore.open(run_folder.open_run(folder).trials, read_only=True) as store:
-        return sum(trial.finished is not None for trial in store.trials())
+        trials = [trial for trial in store.trials() if trial.finished is not None]
+    return dict(zip((trial.code for trial in trials), trial_values(trials).tolist(), strict=True))
+
+
+def _estimate_folder(folder: Path, number: int) -> Path:
+    """Returns the folder of an estimate of a ranking. The first has the values of the whole pool."""
+    return folder / (f"estimate-{number}" if number else "pool")
 
 
 def _estimated(
@@ -179,11 +211,12 @@ def _estimated(
     folder = folder_of(valuing.here)
     key = replay.stream_key(design.seed, replay.SEARCHER_STREAM)
     pool = pool_of(key, valuing.space, design.pool, design.networks)
-    values = trial_values(valuing.column(first, evaluator, pool, folder / "pool", AT_ONCE))
+    values = trial_values(valuing.column(first, evaluator, pool, _estimate_folder(folder, 0), AT_ONCE))
     rows = stratified(values, design.networks, design.seed)
     estimates = {first: values[rows]}
     for i, (name, evaluator) in enumerate(others, start=1):
-        estimates[name] = trial_values(valuing.column(name, evaluator, pool[rows], folder / f"estimate-{i}", AT_ONCE))
+        column = valuing.column(name, evaluator, pool[rows], _estimate_folder(folder, i), AT_ONCE)
+        estimates[name] = trial_values(column)
     return pool[rows], estimates
 
 
@@ -192,8 +225,8 @@ def trial_values(trials: Sequence[Trial]) -> Float[np.ndarray, " n"]:
     return np.array([np.nan if trial.value is None else trial.value for trial in trials])
 
 
-def claim_folder(folder: Path, asked: dict[str, Any]) -> None:
-    """Saves the request for a ranking in its folder, or checks that it equals the saved one.
+def claim_folder(folder: Path, asked: dict[str, Any], growing: Collection[str] = ()) -> None:
+    """Saves the request for a ranking in its folder, or checks that it equals the saved one but for what is `growing`.
 
     Raises:
       RunError: the folder holds a ranking with other settings; the message names the differences.
@@ -203,7 +236,11 @@ def claim_folder(folder: Path, asked: dict[str, Any]) -> None:
             pass
     before = _RANKING.read(folder)
     now = json.loads(json.dumps(asked))
-    changed = [f"{name} {before.get(name, 'absent')}, now {now[name]}" for name in now if before.get(name) != now[name]]
+    changed = [
+        f"{name} {before.get(name, 'absent')}, now {now[name]}"
+        for name in now
+        if before.get(name) != now[name] and name not in growing
+    ]
     if changed:
         raise RunError(
             f"{folder} holds a ranking with other settings: {'; '.join(changed)}. Repeat the earlier settings to "

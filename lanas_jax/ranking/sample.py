@@ -63,3 +63,10 @@ def stratified(values: Float[np.ndarray, " m"], strata: int, seed: int) -> Int[n
         )
     draw = np.random.default_rng(seed)
     return np.array([draw.choice(part) for part in np.array_split(order, strata)])
+
+
+def spread(n: int) -> Int[np.ndarray, " n"]:
+    """Returns 0 to `n` - 1 in an order of which every beginning covers the whole range: van der Corput's sequence."""
+    digits = max(n - 1, 0).bit_length()
+    order = [int(f"{i:0{digits}b}"[::-1], 2) for i in range(2**digits)]
+    return np.array([i for i in order if i < n], np.int64)

@@ -5,7 +5,6 @@ from collections.abc import Sequence
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from rich.text import Text
 from rich.tree import Tree
@@ -52,7 +51,7 @@ def learned_tree(
     if not any(trial.status == Status.DONE for trial in finished):
         return None, "No trial has a value yet, so there is no tree to show."
     for told in by_tell(finished):
-        state = searcher.tell(state, _codes(told), jnp.asarray(values_to_tell(told, names)))
+        state = searcher.tell(state, _codes(told), jax.device_put(values_to_tell(told, names)))
     nodes = partition.explain(state.tree, searcher.space.feature_names, top)
     if len(nodes) == 1:
         return None, f"After {len(finished)} trial{'s' * (len(finished) != 1)} the tree has not split the space yet."
@@ -88,7 +87,7 @@ def _path(node: int) -> list[int]:
 
 
 def _codes(trials: Sequence[Trial]) -> jax.Array:
-    return jnp.asarray(np.array([trial.code for trial in trials], np.int32))
+    return jax.device_put(np.array([trial.code for trial in trials], np.int32))
 
 
 def drawing(nodes: Sequence[NodeSummary], measure: str = "mean") -> Tree:

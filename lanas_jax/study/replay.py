@@ -19,7 +19,6 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Int, Key, PRNGKeyArray
 
@@ -149,8 +148,8 @@ class SearchLog:
     @transfers_allowed
     @nan_is_data
     def _tell(self, trials: Sequence[Trial]) -> None:
-        codes = jnp.asarray([trial.code for trial in trials], jnp.int32)
-        values = jnp.asarray(values_to_tell(trials, self._experiment.objectives))
+        codes = jax.device_put(np.array([trial.code for trial in trials], np.int32))
+        values = jax.device_put(values_to_tell(trials, self._experiment.objectives))
         self._state = self._experiment.searcher.tell(self._state, codes, values)
 
     def _count(self, event: Event) -> None:
@@ -227,7 +226,7 @@ def keys_of(trials: Sequence[Trial]) -> Keys:
 def keys_of_words(texts: Sequence[str]) -> Keys:
     """Returns keys from their raw words in hexadecimal, the inverse of `hexadecimal`; ``key[n]``."""
     words = [[int(text[i : i + 8], 16) for i in range(0, len(text), 8)] for text in texts]
-    return jax.random.wrap_key_data(jnp.asarray(np.array(words, np.uint32)))
+    return jax.random.wrap_key_data(jax.device_put(np.array(words, np.uint32)))
 
 
 @transfers_allowed

@@ -224,6 +224,27 @@ def test_a_killed_ranking_continues_and_trains_no_network_twice(run, ranked):
     assert (run / "supernet.txt").read_text() == "trained\n"
 
 
+@pytest.mark.slow
+def test_what_a_killed_ranking_has_trained_is_compared_with_a_table(run, ranked, digits):
+    """Later, when it has trained more, again."""
+    whole = {row["code"]: row for row in rows(ranked)}
+    for kill, kept in (("6", 4), ("4", 6)):
+        assert start(run, kill=kill).returncode == -signal.SIGKILL
+        assert main(["rank", str(run), "--against", str(digits), "--ranked"]) == 0
+        found = rows(run, "against/digits.npz-ranked")
+        assert len(found) == kept
+        assert record(run, "against/digits.npz-ranked")["networks"] == kept
+        for row in found:
+            expected = whole[row["code"]]
+            assert row["trained from scratch"] == expected["truth"]
+            assert [row[name] for name in ("one-shot", "the reverse")] == [
+                expected["one-shot"],
+                expected["the reverse"],
+            ]
+    assert start(run).returncode == 0
+    assert rows(run) == rows(ranked)
+
+
 def test_another_ranking_in_the_same_folder_is_refused(ranked, capsys):
     message = refused(capsys, "rank", ranked, *SETTINGS, "--networks", "9", "--noise", "0.2")
     assert "holds a ranking with other settings: networks 8, now 9; pool 64, now 72; settings {" in message
@@ -403,8 +424,11 @@ def test_another_sample_of_the_same_table_is_refused(compared, digits, capsys):
         (("--seed", "-1"), "seed must be 0 to 2**32 - 1; got -1"),
         (("--pool", "64"), "--pool has no effect with --against"),
         (("--batch", "4"), "--batch has no effect with --against"),
-        (("--ranked",), "has no finished ranking: omit --ranked"),
-        (("--ranked", "--networks", "8"), "--ranked compares all networks of the finished ranking: omit --networks"),
+        (("--ranked",), "has no ranking with 3 trained networks: omit --ranked"),
+        (
+            ("--ranked", "--networks", "8"),
+            "--ranked compares all networks that the ranking has trained: omit --networks",
+        ),
         (("--against", "nasbench"), "'nasbench' is neither a benchmark nor the path of an .npz file; choose from nasb"),
         (("--against", "nowhere.npz"), "nowhere.npz"),
         (

@@ -1,5 +1,7 @@
 """The sample: distinct valid codes, one of each part of their order."""
 
+import math
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -8,7 +10,7 @@ import pytest
 import lanas_jax as lx
 from lanas_jax.ranking.base import RankingError
 from lanas_jax.ranking.fixed_list import Listed
-from lanas_jax.ranking.sample import pool_of, stratified
+from lanas_jax.ranking.sample import pool_of, spread, stratified
 
 
 class Even(lx.SearchSpace):
@@ -86,3 +88,12 @@ def test_a_list_is_proposed_in_its_order_and_then_nothing():
     state, second = searcher.ask(state, 2)
     np.testing.assert_array_equal(second, [[2, 2, 0], [-1, -1, -1]])
     np.testing.assert_array_equal(searcher.ask(state, 1)[1], [[-1, -1, -1]])
+
+
+@pytest.mark.parametrize("n", [0, 1, 2, 3, 8, 200, 257])
+def test_every_beginning_of_a_spread_order_covers_the_range(n):
+    order = spread(n)
+    assert sorted(order.tolist()) == list(range(n))
+    for k in range(1, n + 1):
+        gaps = np.diff([-1, *sorted(order[:k].tolist()), n])
+        assert gaps.max() <= 2 * math.ceil((n + 1) / k)
