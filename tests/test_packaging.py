@@ -69,8 +69,8 @@ def test_example_of_own_images_runs(tmp_path, monkeypatch, capsys):
     images = random.normal(labels[:, None, None, None], 1.0, (96, 8, 8, 1)).astype(np.float32)
     np.save("images.npy", images)
     np.save("labels.npy", labels)
-    assert main(["search", "mine.py", "--budget", "8", "--epochs", "2", "--out", "run"]) == 0
-    assert "best of 8 trials (8 done)" in capsys.readouterr().out
+    assert main(["search", "mine.py", "--budget", "4", "--epochs", "2", "--out", "run"]) == 0
+    assert "best of 4 trials (4 done)" in capsys.readouterr().out
     assert Path("run/report.html").exists()
 
 
