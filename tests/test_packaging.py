@@ -248,12 +248,11 @@ def test_a_users_own_models_and_experiments_stay_theirs(wheel, project, tmp_path
 
 
 @pytest.mark.slow
-def test_experiments_of_the_package_run_from_a_users_project(wheel, project, tmp_path):
+def test_experiments_of_the_package_are_found_from_a_users_project(wheel, project, tmp_path):
     """The project is the working directory and on PYTHONPATH."""
     zipfile.ZipFile(wheel).extractall(tmp_path / "site")
-    run, how = tmp_path / "run", {"cwd": project, "path": (project,)}
-    installed_lanas(tmp_path / "site", "search", "digits", *TINY_DIGITS, "--out", run, **how)
-    installed_lanas(tmp_path / "site", "resume", run, **how)
+    how = {"cwd": project, "path": (project,)}
+    assert "--budget" in installed_lanas(tmp_path / "site", "search", "digits", "--help", **how)
     assert "multiply_adds" in installed_lanas(tmp_path / "site", "describe", "nasnet", "--code", LANET, **how)
 
 
@@ -276,13 +275,21 @@ def environment(wheel, tmp_path_factory):
     return run
 
 
+@pytest.fixture(scope="module")
+def searched(environment, tmp_path_factory):
+    """The folder of a search in this environment. Its winner has normal and reduction cells."""
+    run = tmp_path_factory.mktemp("searched") / "run"
+    said = environment("lanas", "search", "digits", *TINY_DIGITS, "--winner.cells=3", "--out", run, cwd=run.parent)
+    assert "test accuracy" in said
+    return run
+
+
 @pytest.mark.slow
-def test_wheel_works_in_an_empty_environment(environment, project, tmp_path):
+def test_wheel_works_in_an_empty_environment(environment, searched, project, tmp_path):
     """All that the two commands of the README need is declared, and a user's own packages are not in the way."""
     assert environment("lanas", "--version", cwd=project) == f"lanas {lanas_jax.__version__}\n"
-    searched = environment("lanas", "search", "digits", *TINY_DIGITS, "--out", tmp_path / "run", cwd=project)
-    assert "test accuracy" in searched
-    assert (tmp_path / "run" / "report.html").exists()
+    assert (searched / "report.html").exists()
+    assert "continuing after 1 of 1 trials" in environment("lanas", "resume", searched, cwd=project)
     few = ("--searchers", "lanas,random", "--seeds", 2, "--budget", 20, "--out", tmp_path / "comparison")
     compared = environment("lanas", "compare", "nasbench201-cifar10", *few, cwd=project)
     assert "samples to the best network, median: LaNAS" in compared
@@ -290,15 +297,14 @@ def test_wheel_works_in_an_empty_environment(environment, project, tmp_path):
 
 
 @pytest.mark.slow
-def test_the_extra_onnx_converts_a_trained_network(environment, wheel, tmp_path):
+def test_the_extra_onnx_converts_a_trained_network(environment, searched, wheel, tmp_path):
     """In this environment, since jax2onnx requires an older orbax than the one that the other tests have."""
     environment("python", "-m", "pip", "install", "--quiet", "--no-compile", f"{wheel}[export,onnx]", cwd=tmp_path)
-    environment("lanas", "search", "digits", *TINY_DIGITS, "--winner.cells=3", "--out", "run", cwd=tmp_path)
     images = np.random.default_rng(0).normal(size=(5, 8, 8, 1)).astype(np.float32)
     np.save(tmp_path / "images.npy", images)
     logits = {}
     for kind in ("safetensors", "stablehlo", "onnx"):
-        environment("lanas", "export", "run", "--format", kind, "--out", kind, cwd=tmp_path)
+        environment("lanas", "export", searched, "--format", kind, "--out", kind, cwd=tmp_path)
         environment("python", f"{kind}/load.py", "images.npy", f"{kind}.npy", cwd=tmp_path)
         logits[kind] = np.load(tmp_path / f"{kind}.npy")
     assert logits["onnx"].shape == (5, 10)

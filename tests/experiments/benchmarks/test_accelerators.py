@@ -157,9 +157,8 @@ def test_a_form_without_control_flow_has_none(space, part):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("space", ["nasbench201", "nasbench101"])
-def test_cells_of_benchmarks_are_measured(space):
-    config = dataclasses.replace(TINY, space=space, parts=("cell",), vmapped=(1,), channels=5)
+def test_cells_of_benchmarks_are_measured():
+    config = dataclasses.replace(TINY, space="nasbench201", parts=("cell",), vmapped=(1,), channels=5)
     rows = accelerators.run_benchmark(AcceleratorBenchmark(config), Console())
     assert [row.form for row in rows] == ["branchless", "specialised", "shared"]
     assert all(row.step_ms > 0 for row in rows)

@@ -123,6 +123,7 @@ def used(case, code):
     return [flat(tree).astype(int) for tree in case.net.extract(*numbered, code)]
 
 
+@pytest.mark.parametrize("case", ["float32", pytest.param("bfloat16", marks=pytest.mark.slow)], indirect=True)
 def test_extracted_networks_infer_as_the_supernet(case):
     """Of the last mask, since the network of each is compiled anew; another one trains."""
     code = case.codes[-1]
