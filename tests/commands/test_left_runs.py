@@ -104,7 +104,7 @@ def test_a_run_interrupted_at_any_moment_in_any_way_continues(whole, tmp_path, c
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("moment", MOMENTS)
+@pytest.mark.parametrize("moment", ["prepare 1", "ask 1", "tell 3"])  # tests/study/test_resume.py has four others
 def test_a_process_that_ends_at_once_leaves_a_run_that_continues(whole, tmp_path, capsys, moment):
     command = "from lanas_jax.cli import run_and_exit; run_and_exit()"
     environment = os.environ | {"MOMENT": moment, "ODDLY": KILL, "PYTHONPATH": str(ROOT)}

@@ -113,7 +113,7 @@ def test_killed_at_random_moments(tmp_path):
     run, moments = tmp_path / "run", random.Random("lanas")
     command = ("search", EXPERIMENT, "--out", run, *settings)
     kills = 0
-    for kept in (0, 8, 16, 24, 32, 40):
+    for kept in (0, 8, 24, 40):
         process = start(*command)
         wait_for(run, kept, process)
         time.sleep(moments.uniform(0, 0.3))
@@ -121,6 +121,6 @@ def test_killed_at_random_moments(tmp_path):
         kills += finish(process)[0] == -signal.SIGKILL
         if (run / "config.json").exists():
             command = ("resume", run)
-    assert kills >= 5
+    assert kills >= 3
     assert finish(start(*command))[0] == 0
     assert trials(run) == whole
