@@ -109,7 +109,7 @@ def test_it_is_found_and_offers_a_final_training():
 
 @pytest.mark.slow
 def test_searched_extracted_and_trained(tmp_path, monkeypatch):
-    """The smallest sizes: a part of the supernet is valued by what its extracted network does, however little that is."""
+    """The smallest sizes: a part of the supernet is valued by what its extracted network does, be it little."""
     monkeypatch.setattr(one_shot, "DEVIATIONS", -np.inf)  # it may have learned nothing
     run, out = tmp_path / "run", tmp_path / "final"
     sizes = ("--images", "digits", "--channels", "4", "--cells", "3", "--epochs", "6", "--batch-size", "32")
