@@ -19,7 +19,7 @@ PROGRAMS = ROOT / ".pytest_cache" / "programs"
 _RELEASE = tuple(map(int, importlib.metadata.version("jaxlib").split(".")[:2]))
 QUICK_COMPILATION = " ".join(
     (
-        # Programs are compiled in one piece, not in one for each thread: a seventh less processor time, and as many
+        # Programs are compiled in one piece, not in one for each thread: a sixth less processor time, and as many
         # processes as processors compile at once.
         "--xla_cpu_parallel_codegen_split_count=1",
         # The older code generator for fused operations compiles a network or a searcher in about half the time. jax

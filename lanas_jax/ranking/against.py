@@ -136,7 +136,7 @@ def rank_against(estimates: Mapping[str, Evaluator], design: AgainstDesign, sett
         "settings": config_json.encode_value(settings),
         "estimates": [*columns, *estimates],
     }
-    claim_folder(folder, asked, growing=("networks",) * design.ranked)
+    claim_folder(folder, asked, growing=("networks",) if design.ranked else ())
     with run_folder.RUN.lock(valuing.here.directory):
         for i, (name, evaluator) in enumerate(estimates.items()):
             columns[name] = trial_values(valuing.column(name, evaluator, codes, folder / f"estimate-{i}", AT_ONCE))

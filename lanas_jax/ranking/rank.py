@@ -141,9 +141,10 @@ def rank_networks(ranking: Ranking, design: RankingDesign, settings: Any, valuin
     claim_folder(folder, asked)
     with run_folder.RUN.lock(valuing.here.directory):
         codes, estimates = _estimated(ranking, design, valuing)
-        order = spread(len(codes))
-        trained = valuing.column("trained from scratch", ranking.truth, codes[order], folder / TRUTH, design.batch)
-        trials = [trained[place] for place in np.argsort(order)]
+        spread_out = codes[spread(len(codes))]
+        trained = valuing.column("trained from scratch", ranking.truth, spread_out, folder / TRUTH, design.batch)
+        by_code = {trial.code: trial for trial in trained}  # a finished ranking may have been trained in another order
+        trials = [by_code[tuple(code)] for code in codes.tolist()]
         truth = trial_values(trials)
         ranked = Ranked(
             codes=[trial.code for trial in trials],
@@ -171,10 +172,9 @@ def finished(folder: Path) -> int:
     return len(_values_by_code(folder))
 
 
-Networks = tuple[Int[np.ndarray, "n dims"], dict[str, Float[np.ndarray, " n"]], Float[np.ndarray, " n"]]
-
-
-def networks_so_far(here: Run) -> Networks:
+def networks_so_far(
+    here: Run,
+) -> tuple[Int[np.ndarray, "n dims"], dict[str, Float[np.ndarray, " n"]], Float[np.ndarray, " n"]]:
     """Returns codes, estimates and values of the networks that a ranking of a run has trained from scratch so far.
 
     They are in ascending order of the first estimate. NaN stands for the value of a failed trial.

@@ -21,7 +21,7 @@ from scipy import stats
 import lanas_jax as lx
 from lanas_jax.cli import main
 from lanas_jax.evaluators.base import Evaluator, Prepared
-from lanas_jax.ranking import Ranking, against, result
+from lanas_jax.ranking import Ranking, against, rank, result
 from lanas_jax.ranking.correlation import rank_correlation
 from lanas_jax.storage import trials
 from lanas_jax.tables.benchmark import Benchmark
@@ -181,7 +181,9 @@ def test_it_prints_a_table(ranked):
 
 
 @pytest.mark.slow
-def test_once_more_nothing_is_trained_again(ranked, tmp_path):
+@pytest.mark.parametrize("order", [rank.spread, np.arange], ids=["same order", "another order"])
+def test_once_more_nothing_is_trained_again(ranked, tmp_path, monkeypatch, order):
+    monkeypatch.setattr(rank, "spread", order)
     run = shutil.copytree(ranked, tmp_path / "run")
     before = undated(run), trained(run)
     assert set(before[1].values()) == {1}

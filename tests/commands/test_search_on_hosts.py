@@ -120,7 +120,11 @@ def test_a_search_continues_to_the_same_trials_after_a_process_was_lost(whole, t
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("strategy", "halving"),
-    [("specialised", "--halving"), ("auto", "--no-halving")],  # the shared program is that of `LONG`
+    [
+        ("branchless", "--no-halving"),
+        ("specialised", "--halving"),
+        ("auto", "--no-halving"),
+    ],  # the shared program is that of `LONG`
 )
 def test_each_strategy_finds_the_trials_of_one_process(tmp_path, strategy, halving):
     """With specialised programs each process trains the candidates of its own devices, and tells the other."""
