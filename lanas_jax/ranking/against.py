@@ -184,7 +184,7 @@ def _sample(benchmark: Benchmark, design: AgainstDesign, space: SearchSpace) -> 
 
 def _trained(benchmark: Benchmark, valuing: Valuing) -> Networks:
     """Returns the codes that the run's ranking has trained, their values in the table, all columns, no pool size."""
-    codes, estimates, trained = networks_so_far(valuing.here)
+    codes, estimates, trained = networks_so_far(valuing)
     if len(codes) < FEWEST:
         raise RankingError(
             f"{valuing.here.directory} has no ranking with {FEWEST} trained networks: omit --ranked to compare the "

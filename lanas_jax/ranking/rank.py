@@ -173,20 +173,21 @@ def finished(folder: Path) -> int:
 
 
 def networks_so_far(
-    here: Run,
+    valuing: Valuing,
 ) -> tuple[Int[np.ndarray, "n dims"], dict[str, Float[np.ndarray, " n"]], Float[np.ndarray, " n"]]:
     """Returns codes, estimates and values of the networks that a ranking of a run has trained from scratch so far.
 
     They are in ascending order of the first estimate. NaN stands for the value of a failed trial.
     """
-    folder = folder_of(here)
+    folder = folder_of(valuing.here)
     names = _RANKING.read(folder)["estimates"] if _RANKING.exists(folder) else []
     columns = {name: _values_by_code(_estimate_folder(folder, i)) for i, name in enumerate(names)}
     trained = _values_by_code(folder / TRUTH)
     first = next(iter(columns.values()), {})
     codes = sorted(trained, key=lambda code: (first[code], code))
     estimates = {name: np.array([values[code] for code in codes]) for name, values in columns.items()}
-    return np.array(codes, np.int32), estimates, np.array([trained[code] for code in codes])
+    rows = np.array(codes, np.int32).reshape(-1, valuing.space.dims)
+    return rows, estimates, np.array([trained[code] for code in codes])
 
 
 def _values_by_code(folder: Path) -> dict[tuple[int, ...], float]:
