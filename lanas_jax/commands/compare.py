@@ -28,6 +28,7 @@ from lanas_jax.tables.objectives import cost_names, objective_values
 Number = TypeVar("Number", int, float)
 RESULTS, PICTURE = "comparison.csv", "comparison.png"
 WIDE = 120  # columns of a terminal in which the whole table is readable
+EVERY = 60  # seconds between two lines of progress where the output is no terminal
 DEFAULT = ",".join(SEARCHERS)
 CHOICE = f"names of searchers, from {', '.join(NAMES)}; the last two need the extra peers"
 WORK = "hard limit on the multiply-adds of a network; nasbench201 and natsbench-size count those of a CIFAR-10 image"
@@ -199,7 +200,7 @@ def run_comparison(console: Console, settings: CompareArguments) -> None:
         _write(folder, benchmark, settings, results)
         console.print(f"{output.label_of(done.name, done.workers)}: {time.monotonic() - began:.0f} s")
 
-    with settings.folder() as folder, _bars(console, settings) as advance:
+    with settings.folder() as folder, _progress(console, settings) as advance:
         compare_searchers(
             benchmark.table(),
             settings.searchers,
@@ -257,7 +258,7 @@ def run_front_comparison(console: Console, settings: CompareArguments) -> None:
         front_output.write_front_picture(folder / PICTURE, results, problem, title)
         console.print(f"{fronts.LABELS[done.name]}: {time.monotonic() - began:.0f} s")
 
-    with settings.folder() as folder, _bars(console, settings) as advance:
+    with settings.folder() as folder, _progress(console, settings) as advance:
         fronts.compare_fronts(
             problem,
             settings.searchers,
@@ -286,21 +287,35 @@ def _opened(console: Console, settings: CompareArguments) -> Benchmark:
 
 
 @contextlib.contextmanager
-def _bars(console: Console, settings: CompareArguments) -> Iterator[Callable[[str, int | None, int], object]]:
-    """Shows a progress bar per searcher and number of workers on a terminal; yields the function that advances them.
+def _progress(console: Console, settings: CompareArguments) -> Iterator[Callable[[str, int | None, int], object]]:
+    """Shows how many searches have finished; yields the function that is told it, as `compare_searchers` calls it.
 
-    A bar moves back and forth while the searcher is compiled.
+    On a terminal, by a bar per searcher and number of workers, which moves back and forth while the searcher is
+    compiled. Elsewhere, by a line a minute.
     """
+
+    def label(name: str, workers: int | None) -> str:
+        return fronts.LABELS[name] if settings.objectives else output.label_of(name, workers)
+
+    if not console.is_terminal:
+        began = said = time.monotonic()
+
+        def say(name: str, workers: int | None, searches: int) -> None:
+            nonlocal said
+            now = time.monotonic()
+            if searches and now - said >= EVERY:
+                said = now
+                console.print(f"{label(name, workers)}: {searches} of {settings.seeds} searches, {now - began:.0f} s")
+
+        yield say
+        return
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("searches"))
-    with Progress(
-        *columns, TimeRemainingColumn(), console=console, transient=True, disable=not console.is_terminal
-    ) as bars:
+    with Progress(*columns, TimeRemainingColumn(), console=console, transient=True) as bars:
         tasks: dict[tuple[str, int | None], TaskID] = {}
 
         def advance(name: str, workers: int | None, searches: int) -> None:
             if not searches:
-                label = fronts.LABELS[name] if settings.objectives else output.label_of(name, workers)
-                tasks[name, workers] = bars.add_task(label, start=False, total=settings.seeds)
+                tasks[name, workers] = bars.add_task(label(name, workers), start=False, total=settings.seeds)
                 return
             bars.start_task(tasks[name, workers])
             bars.update(tasks[name, workers], completed=searches)

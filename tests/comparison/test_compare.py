@@ -183,6 +183,16 @@ def test_the_command_prints_and_writes_what_it_found(tmp_path, capsys):
     assert (tmp_path / "out" / "comparison.png").read_bytes().startswith(b"\x89PNG")
 
 
+@pytest.mark.parametrize(("every", "lines"), [(0, 2), (60, 0)])
+def test_where_the_output_is_no_terminal_lines_tell_the_progress(tmp_path, monkeypatch, capsys, every, lines):
+    Benchmark("small", SPACE, CODES, VALUES[:, None], VALUES[:, None], "made up").save(tmp_path / "small.npz")
+    monkeypatch.setattr(command, "EVERY", every)
+    arguments = ["compare", str(tmp_path / "small.npz"), "--searchers", "random", "--seeds", "8", "--budget", "3"]
+    assert main([*arguments, "--out", str(tmp_path / "out")]) == 0
+    said = [line.split(", ")[0] for line in capsys.readouterr().out.splitlines() if " of 8 searches, " in line]
+    assert said == [f"random search: {finished} of 8 searches" for finished in (4, 8)][:lines]  # four devices
+
+
 def test_the_command_searches_within_hard_limits(tmp_path, capsys):
     speeds = np.arange(48, dtype=np.float32)
     bench = Benchmark("small", SPACE, CODES, VALUES[:, None], VALUES[:, None], "made up", {"chip": speeds})
