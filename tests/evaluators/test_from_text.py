@@ -23,6 +23,7 @@ CODES = np.array([*SPACE.named_codes.values()], np.int32)
 KEYS = jax.random.split(jax.random.key(0), len(CODES))
 
 
+@pytest.mark.slow
 def test_outcomes_depend_on_code_and_key_alone():
     found = [outcome.value for outcome in EVALUATOR.evaluate(CODES, KEYS)]
     assert max(found) > -3.5  # a pattern of five symbols is learned: guessing needs 5 bits

@@ -101,6 +101,7 @@ def test_a_detector_trains_its_backbone_too(backbone):
     assert whole[-1] < 0.9 * frozen[-1] < 0.9 * frozen[0]
 
 
+@pytest.mark.slow
 def test_the_last_stage_is_what_the_head_reads(backbone):
     images = DIGITS.validation.images[:4]
     head = jax.tree.map(np.asarray, backbone.weights.params["head"])

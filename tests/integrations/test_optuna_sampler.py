@@ -101,6 +101,7 @@ def test_a_study_in_a_database_continues_as_without_interruption(tmp_path, minim
     assert params_of(part) == params_of(minimized)[:8]
 
 
+@pytest.mark.slow
 def test_running_trials_count_as_pending_also_for_other_processes(tmp_path):
     storage = f"sqlite:///{tmp_path}/study.db"
     studies = [

@@ -74,6 +74,7 @@ def test_a_streamed_step_has_its_batch_and_no_other_images():
     assert memory_of(lowered).arguments < memory_of(planned.stages(CONFIG)[0].program(DEVICES, 12).lowered).arguments
 
 
+@pytest.mark.slow
 def test_a_sandwich_of_a_supernet_with_variants_is_planned_by_program():
     """Two random codes a step, of nine: six of the first variant, two of the second, one of the third."""
     supernet, codes = linear.VariedSupernet(linear.CountedSpace()), linear.SPACE.enumerate()

@@ -110,6 +110,7 @@ def test_intervals_cover_what_normal_numbers_have():
     assert (covered >= 33).all()
 
 
+@pytest.mark.slow
 def test_intervals_are_as_wide_as_theory_has_them():
     """Spearman's coefficient of independent columns has a variance of 1 / (n - 1)."""
     found = rank_correlation(*pair(5, 400, 0.0), resamples=1000).spearman

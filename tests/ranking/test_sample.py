@@ -42,6 +42,7 @@ def test_a_small_space_gives_all_it_has_or_is_refused():
         pool_of(jax.random.key(0), SPACE, 40, 9)
 
 
+@pytest.mark.slow
 def test_a_space_in_which_one_code_of_400_is_valid_gives_its_pool():
     class Scarce(lx.SearchSpace):
         def valid(self, codes):

@@ -282,6 +282,7 @@ def test_a_searcher_without_a_tree_says_why() -> None:
     assert "split" not in page.classes
 
 
+@pytest.mark.slow
 def test_ten_thousand_trials_stay_a_page() -> None:
     report = render(run(trials(10_000)))
     page = Page(report)

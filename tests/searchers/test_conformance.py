@@ -250,6 +250,7 @@ def test_equal_settings_are_equal_searchers(make):
     assert one != dataclasses.replace(one, capacity=8)
 
 
+@pytest.mark.slow
 def test_another_process_asks_for_the_same_codes():
     script = """
 import jax, json

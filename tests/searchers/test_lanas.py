@@ -180,6 +180,7 @@ def test_a_best_trial_that_took_long_is_given_as_long_again():
     assert int(patient.tree.results[0]) == 60
 
 
+@pytest.mark.slow
 def test_a_batch_larger_than_patience_is_learned_from():
     """Its best trial is the first, but all others were proposed without knowledge of it."""
     searcher = on_pool(initial=4, patience=8)

@@ -73,6 +73,7 @@ def test_moves_change_one_coordinate_or_a_block():
     assert min(shares[1], shares[2]) > 0.07
 
 
+@pytest.mark.slow
 def test_chains_reach_everything_in_one_space():
     starts = jnp.zeros((20_000, 5), jnp.int32)
     ends, rate = jax.jit(lambda key: sampling.walk(key, SPACE, starts, SPACE.valid, 60))(jax.random.key(3))

@@ -34,6 +34,7 @@ def test_sampled_networks_have_standardised_sizes(name):
         assert np.corrcoef(column, np.log1p(cost.astype(np.float64)))[0, 1] == pytest.approx(1, abs=1e-4)
 
 
+@pytest.mark.slow
 def test_limits_bound_the_networks_over_which_sizes_are_standardised():
     free = SPACES["MobileNets"]
     middle = int(np.median(free.cost(np.asarray(free.random(jax.random.key(0), 200))).multiply_adds))
@@ -58,6 +59,7 @@ def test_a_space_whose_costs_no_program_computes_has_no_sizes():
     assert sampling.embedding_size(space, None) == space.embedding_size
 
 
+@pytest.mark.slow
 def test_values_that_follow_the_sizes_of_sampled_networks_make_sizes_count():
     space = SPACES["MobileNets"]
     searcher = lx.LaNAS(space)

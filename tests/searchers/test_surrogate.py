@@ -176,6 +176,7 @@ def test_normal_scores_share_ranks_and_ignore_what_has_no_value():
     np.testing.assert_allclose(scores, [*stats.norm.ppf([0.75, 0.125, 0.75]), 0, stats.norm.ppf(0.375)], atol=1e-5)
 
 
+@pytest.mark.slow
 def test_effects_have_the_posterior_mean_and_draws_the_covariance_of_independent_interactions(model, data):
     trials, _, targets = data
     told = trials[:RESULTS]

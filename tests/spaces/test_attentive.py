@@ -47,6 +47,7 @@ def test_costs_are_those_of_the_layers():
     assert [len(network.blocks) for network in networks] == depths.sum(axis=1).tolist()
 
 
+@pytest.mark.slow
 def test_limits_are_exact():
     codes = np.random.default_rng(1).integers(0, SPACE.cardinalities, (200, SPACE.dims))
     cost = SPACE.cost(codes)

@@ -119,6 +119,7 @@ def test_there_are_423624_graphs_in_all():
     np.testing.assert_array_equal(codes, codes[np.lexsort(codes.T[::-1])])
 
 
+@pytest.mark.slow
 def test_relabelled_graphs_are_one_architecture():
     orders = [(0, *order, 6) for order in itertools.permutations(range(1, 6))]
     groups = [[c for order in orders if (c := relabelled(first, order)) is not None] for first in random_codes(20)]

@@ -155,6 +155,7 @@ def test_a_limit_below_every_network_is_refused(two_cells, cells):
             NASNetSpace(3, two_cells=two_cells, cells=cells, **{f"max_{name}": int(least) - 1})
 
 
+@pytest.mark.slow
 @settings(deadline=None, max_examples=25)
 @given(
     seed=st.integers(0, 2**31 - 1),

@@ -60,6 +60,7 @@ def test_order_of_bits():
     np.testing.assert_array_equal(SMALL.codes_of(one_mask()), SMALL.canonical(CODE))
 
 
+@pytest.mark.slow
 @settings(deadline=None, max_examples=20)
 @given(seed=st.integers(0, 2**31 - 1))
 def test_a_code_is_its_mask_and_back(seed):

@@ -59,6 +59,7 @@ def test_gradient_is_the_sum_over_the_codes():
         assert (np.asarray(stats[name]) != np.asarray(old)).any(axis=-1).all()
 
 
+@pytest.mark.slow
 def test_trained_stopped_and_resumed_to_the_same_bits(tmp_path):
     def carried_out(directory, note, programs=None):
         return train_supernet(TRAINING, dataset().search, directory, note, devices=DEVICES, programs=programs)

@@ -137,6 +137,7 @@ def test_trainings_of_other_epochs_are_left_out(tmp_path):
     assert len(nasbench101.read_official(path)) == 1
 
 
+@pytest.mark.slow
 def test_ecnas_is_complete():
     if "LANAS_DATA" not in os.environ:
         pytest.skip("LANAS_DATA does not name the folder of ecnas_5V9E_4epochs.npz")

@@ -50,6 +50,7 @@ def whole(tmp_path_factory):
     return folder, train_language(TRAINING, TEXT, folder, progress, Preemption()), progress
 
 
+@pytest.mark.slow
 def test_a_pattern_is_learned_and_continued(whole):
     folder, found, progress = whole
     assert found["validation_bits"] == found["test_bits"] == progress.read[-1] < 0.1

@@ -44,6 +44,7 @@ def whole(made, tmp_path_factory):
     return folder, loop.run_training(made, DATA, folder, progress), progress
 
 
+@pytest.mark.slow
 def test_it_trains_as_in_memory(whole, tmp_path):
     """The stream gives the batches that a training in memory draws, so losses and accuracies are the same."""
     folder = entered(tmp_path / "memory")

@@ -203,11 +203,12 @@ def test_the_key_decides_and_every_image_draws_for_itself():
     assert (ours != images_only(config, images, key=jax.random.key(1), scaling=COLOURS)).any(axis=(1, 2, 3)).all()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "config",
     [
         Augmentation(policy="randaugment", operations=1),
-        pytest.param(Augmentation(2, True, "autoaugment", cutout=3, mixup=0.4, cutmix=1.0), marks=pytest.mark.slow),
+        Augmentation(2, True, "autoaugment", cutout=3, mixup=0.4, cutmix=1.0),
     ],
     ids=["policy", "all"],
 )
@@ -230,6 +231,7 @@ def test_trials_can_be_mapped_in_every_way(config):
     assert (expected[0][0] != expected[0][1]).any()
 
 
+@pytest.mark.slow
 def test_boxes_are_erased():
     """2,000 images: the share of erased ones has a standard deviation of 0.011, their mean area one of 0.002."""
     images = jnp.full((2_000, 16, 24, 1), 7.0)

@@ -174,6 +174,7 @@ def test_an_image_goes_through_its_subpolicy():
     assert (variant == 0).any()
 
 
+@pytest.mark.slow
 def test_randaugment_draws_operations_and_directions_alike_for_every_image():
     """Fails for one seed in 10^6, were the draws right. Each operation is told by what it makes of one image."""
     image, count = made_up(20, 20)[0], 2_800

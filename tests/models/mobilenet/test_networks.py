@@ -48,9 +48,8 @@ def abstract(spec):
     return nnx.eval_shape(lambda: MobileNetNetwork(spec, dtype=jnp.float32, rngs=nnx.Rngs(0)))
 
 
-@pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=[pytest.mark.slow] * (name != "efficientnet_b0")) for name in PUBLISHED]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("name", PUBLISHED)
 def test_published_networks_have_their_counts(name):
     spec = PUBLISHED[name]()
     multiply_adds, parameters = counted(abstract(spec), jax.ShapeDtypeStruct((1, 224, 224, 3), jnp.float32))
@@ -99,6 +98,7 @@ def _weights(final):
 IMAGES = jax.random.normal(jax.random.key(1), (4, 8, 8, 3))
 
 
+@pytest.mark.slow
 def test_what_is_dropped_follows_the_key(final, weights):
     assert isinstance(final, FinalNetwork)
     train = quick_jit(partial(final.apply, images=IMAGES, train=True))

@@ -128,6 +128,7 @@ def test_parameters_and_multiply_adds_are_those_of_the_space(space, number):
         assert counted(network, x) == cost
 
 
+@pytest.mark.slow
 def test_the_same_key_gives_the_same_weights(init):
     code, key = CODES[3], jax.random.key(5)
     fixed = NET.for_code(code)

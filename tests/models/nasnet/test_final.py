@@ -62,9 +62,10 @@ def count(tree):
     return sum(math.prod(x.shape) for x in jax.tree.leaves(tree))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("channels", "cells", "alone", "with_head"),
-    [pytest.param(128, 24, 44_591_498, 45_256_340, marks=pytest.mark.slow), (36, 20, 3_222_982, 3_699_408)],
+    [(128, 24, 44_591_498, 45_256_340), (36, 20, 3_222_982, 3_699_408)],
 )
 def test_parameters_are_those_published(channels, cells, alone, with_head):
     final = FinalNASNet(NASNet(NASNetSpace(7, channels=channels, cells=cells)), LANET)
@@ -177,6 +178,7 @@ def test_bfloat16_gives_what_float32_gives_but_for_roundings(weights, step):
     assert {x.dtype for x in jax.tree.leaves(ours[2])} == {jnp.dtype(jnp.float32)}
 
 
+@pytest.mark.slow
 def test_it_may_go_without_a_head():
     final = FinalNASNet(NETWORK, CODE, auxiliary=False)
     key = jax.random.key(0)
