@@ -33,7 +33,7 @@ from lanas_jax.experiments.benchmarks.table import table
 from lanas_jax.models.fixed import FinalFixed
 from lanas_jax.models.nasbench import NASBench201, NASBench201Supernet
 from lanas_jax.ranking.base import Ranking
-from lanas_jax.runtime.console import terminal
+from lanas_jax.runtime.console import print_table, terminal
 from lanas_jax.runtime.devices import per_device_share
 from lanas_jax.spaces.nasbench201 import NASBench201Space
 from lanas_jax.storage.trial import best
@@ -295,4 +295,4 @@ class Picks:
 
 
 if __name__ == "__main__":
-    terminal().print(table(f"published accuracies, {BENCHMARK}", picked_cells(tyro.cli(Picks).runs)))
+    print_table(terminal(), table(f"published accuracies, {BENCHMARK}", picked_cells(tyro.cli(Picks).runs)))

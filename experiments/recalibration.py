@@ -21,7 +21,7 @@ from lanas_jax.evaluators.faults import prepare_evaluator
 from lanas_jax.evaluators.one_shot import OneShot
 from lanas_jax.experiments.benchmarks.table import machine, table
 from lanas_jax.ranking.correlation import rank_correlation
-from lanas_jax.runtime.console import terminal
+from lanas_jax.runtime.console import print_table, terminal
 from lanas_jax.runtime.devices import one_device_per_core
 from lanas_jax.study import run_folder
 from lanas_jax.supernet import code_pool
@@ -81,7 +81,8 @@ def main(config: Config) -> None:
     """Measures and prints the table."""
     one_device_per_core()
     found = rows(config)
-    terminal().print(table(f"{config.networks} networks of {config.run}, {machine()}, jax {jax.__version__}", found))
+    title = f"{config.networks} networks of {config.run}, {machine()}, jax {jax.__version__}"
+    print_table(terminal(), table(title, found))
 
 
 if __name__ == "__main__":

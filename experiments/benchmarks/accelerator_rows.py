@@ -11,6 +11,7 @@ from rich.console import Console
 
 from lanas_jax.experiments.benchmarks.table import table
 from lanas_jax.planning.costs import Share
+from lanas_jax.runtime.console import print_table
 
 PLATFORMS = ("cuda", "tpu")
 
@@ -133,4 +134,4 @@ def print_rows(console: Console, title: str, rows: Sequence[Row]) -> None:
     """Prints the table of all rows, without columns that are empty in each."""
     shown = [cells(row) for row in rows]
     filled = [name for name in shown[0] if any(row[name] != "-" for row in shown)]
-    console.print(table(title, [{name: row[name] for name in filled} for row in shown]))
+    print_table(console, table(title, [{name: row[name] for name in filled} for row in shown]))

@@ -46,7 +46,7 @@ from jaxtyping import Array, Int
 from lanas_jax.commands import help_text
 from lanas_jax.experiments.benchmarks.table import machine, table
 from lanas_jax.models.nasnet import NASNetSupernet
-from lanas_jax.runtime.console import terminal
+from lanas_jax.runtime.console import print_table, terminal
 from lanas_jax.spaces.nasnet_masks import NASNetMasks
 
 Pass = Literal["forward", "training"]
@@ -261,7 +261,7 @@ def main() -> None:
         console.print(", ".join(f"{name} {value}" for name, value in cost.row.items()))
         if config.json is not None:
             config.json.write_text(json.dumps([dataclasses.asdict(cost) for cost in done], indent=2) + "\n")
-    console.print(table(f"a mask in the supernet, and alone: {machine()}", [cost.row for cost in done]))
+    print_table(console, table(f"a mask in the supernet, and alone: {machine()}", [cost.row for cost in done]))
 
 
 if __name__ == "__main__":

@@ -9,6 +9,8 @@ import jax
 from rich.console import Console
 from rich.table import Table
 
+from lanas_jax.runtime.console import print_table
+
 
 @dataclasses.dataclass(frozen=True)
 class Timing:
@@ -97,7 +99,7 @@ def machine() -> str:
 def show_timings(config: Any, peaks: Mapping[int, float], timings: list[Timing], console: Console) -> None:
     """Prints the table and explains its columns."""
     rows = [cells(timing, timings[0]) for timing in timings]
-    console.print(table(f"training candidates: {config.setting}, {config.dtype}, {machine()}", rows))
+    print_table(console, table(f"training candidates: {config.setting}, {config.dtype}, {machine()}", rows))
     reached = ", ".join(f"{peak / 1e12:.3g} on {n} device{'s' * (n > 1)}" for n, peak in peaks.items())
     console.print(
         f"ms/step: milliseconds per step and candidate; concurrent candidates share the time. of peak: six operations "
