@@ -6,9 +6,9 @@ largest, its smallest and random networks on the search-validation images. It ne
 
     python -m lanas_jax.experiments.supernet_settings --out runs/settings
 
-Each training is one folder of `--out`. The same command continues an interrupted measurement. It was run for ``mean``
-alone, with one seed and two epochs: 313 steps took 276 s on a slow core, beside other programs (jax 0.10.2, 30 November
-2026). What the variants change has not been measured.
+Each training is one folder of `--out`. The same command continues an interrupted measurement. A training of two epochs
+took four minutes of a slow core, beside other programs (313 steps, jax 0.10.2, 30 November 2026). docs/imagenet.md has
+the results.
 
 ==========  ===================================================================================
 variant     what differs from ``mean``, which has the mean of the passes' gradients
@@ -32,7 +32,7 @@ from lanas_jax.evaluators.one_shot import POOL
 from lanas_jax.experiments import imagenet_dry_run
 from lanas_jax.experiments.benchmarks.table import machine, table
 from lanas_jax.runtime.allocator import hold_freed_memory
-from lanas_jax.runtime.console import terminal
+from lanas_jax.runtime.console import print_table, terminal
 from lanas_jax.supernet import code_pool
 from lanas_jax.supernet.training import SupernetTraining, train_supernet
 from lanas_jax.trainer.recipe import Recipe
@@ -143,7 +143,7 @@ def main(config: Config) -> None:
     hold_freed_memory()
     jax.config.update("jax_num_cpu_devices", DEVICES)
     title = f"accuracies in percent after {config.epochs} epochs, mean and range of {config.seeds} seeds, {machine()}"
-    terminal().print(table(f"{title}, jax {jax.__version__}", rows(config)))
+    print_table(terminal(), table(f"{title}, jax {jax.__version__}", rows(config)))
 
 
 if __name__ == "__main__":
