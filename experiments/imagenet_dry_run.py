@@ -230,7 +230,7 @@ def one_shot(config: Config) -> OneShot:
         directory=config.supernet,
         recalibration=config.recalibration,
         per_device=per_device_share(config.batch),
-        sandwich=Sandwich(tuple(largest), tuple(smallest)),
+        sandwich=Sandwich(tuple(largest), tuple(smallest), gradient="sum"),
         watched=config.watched,
     )
 
