@@ -14,29 +14,32 @@ and the extra ``imagenet``::
     lanas export runs/dry
     lanas rank runs/dry --networks 24                                  # compares the supernet's order with trainings
 
-Measured on 2 cores of an AMD EPYC, shared with other programs, with jax 0.10.2 (29 November 2026), on JPEG-compressed
-CIFAR-10 images. All stages took 12 min 47 s of processor time, without `lanas rank`:
+Measured on a core of an AMD EPYC, beside other programs, with jax 0.10.2 (30 November 2026), on JPEG-compressed
+CIFAR-10 images. The machine had about half its usual speed:
 
-======================  ==========  ==============================================================================
-stage                   processor   result
-======================  ==========  ==============================================================================
-supernet and search     8 min 21 s  150 networks, none above the limit (the largest at 99.9 % of it, the median at
-                                    92.2 %); the best has 44.9 % search-validation accuracy in the supernet
-teacher                 27 s        the supernet's largest network, 4.2 million multiply-adds
-winner's weights        33 s        1.2 million multiply-adds
-winner, finetuned       1 min 10 s  44.6 % search-validation and 42.4 % test accuracy
-winner, from scratch    2 min 14 s  52.5 % search-validation and 52.3 % test accuracy
-export                  2 s         the weights of the winner from scratch
-======================  ==========  ==============================================================================
+======================  ===========  =============================================================================
+stage                   processor    result
+======================  ===========  =============================================================================
+supernet and search     23 min 23 s  150 networks, none above the limit (the largest at 99.9 % of it, the median at
+                                     94.8 %); the best has 50.4 % search-validation accuracy in the supernet
+teacher                 1 min 29 s   the supernet's largest network, 4.2 million multiply-adds
+winner's weights        1 min 25 s   1.2 million multiply-adds
+winner, finetuned       3 min 32 s   50.4 % search-validation and 47.3 % test accuracy
+winner, from scratch    7 min 39 s   56.0 % search-validation and 54.4 % test accuracy
+export                  5 s          the weights of the finetuned winner
+======================  ===========  =============================================================================
 
-(One search-validation image is 0.05 %.) Finetuning gains nothing here. The last three stages took 2 min 20 s by the
-clock on the then nearly idle cores. A supernet of one program took 5 min 56 s with the search on 2 idle cores of an
-Intel Xeon (27 November 2026). glibc returns temporaries above 32 MB to the system after each call, which made half of a
-step of several programs system time. `lanas` holds them (`lanas_jax/runtime/allocator.py`); of supernet and search,
-14 s are system time.
+(One search-validation image is 0.05 %; the accuracies are those of the average of weights. The winner was trained from
+scratch in a folder of its own, ``--preset from_scratch --out DIR``.) Finetuning gains nothing here. With the mean of
+the passes' gradients in place of their sum, whose steps take as long, all stages took 12 min 47 s of processor time at
+the usual speed (29 November 2026), the best network had 44.9 % in the supernet, and the winner from scratch 52.5 %.
 
-LaNAS compared with random search under the same limit, ten searches each in one newly trained supernet (26 November
-2026; best value so far in percent, mean and range)::
+A supernet of one program took 5 min 56 s with the search on 2 idle cores of an Intel Xeon (27 November 2026). glibc
+returns temporaries above 32 MB to the system after each call, which made half of a step of several programs system
+time. `lanas` holds them (`lanas_jax/runtime/allocator.py`): 22 s of supernet and search are system time.
+
+LaNAS compared with random search under the same limit, ten searches each in one newly trained supernet, by the mean of
+the gradients (26 November 2026; best value so far in percent, mean and range)::
 
     python -m lanas_jax.experiments.compare_searches imagenet_dry_run --searchers lanas random --seeds 10 \
         --out runs/dry_compared
