@@ -117,7 +117,7 @@ def known():
 @pytest.fixture(scope="module")
 def draws(known):
     """Many draws at a weight of exploration; few chains will do, since each draw has its own."""
-    walks, n = selection.Walks(chains=32, steps=64, by_model=False), 600
+    walks, n = selection.Walks(chains=32, steps=64, by_model=False), 300
 
     def draw(key, cp):
         return selection.draw_from_lattice(key, SPACE, known, cp, 1, walks)[1][0]
