@@ -21,11 +21,11 @@ CIFAR-10 images. The machine had about half its usual speed:
 stage                   processor    result
 ======================  ===========  =============================================================================
 supernet and search     23 min 23 s  150 networks, none above the limit (the largest at 99.9 % of it, the median at
-                                     94.8 %); the best has 50.4 % search-validation accuracy in the supernet
+                                     94.8 %); the best has 50.40 % search-validation accuracy in the supernet
 teacher                 1 min 29 s   the supernet's largest network, 4.2 million multiply-adds
 winner's weights        1 min 25 s   1.2 million multiply-adds
-winner, finetuned       3 min 32 s   50.4 % search-validation and 47.3 % test accuracy
-winner, from scratch    7 min 39 s   56.0 % search-validation and 54.4 % test accuracy
+winner, finetuned       3 min 32 s   50.45 % search-validation and 47.30 % test accuracy
+winner, from scratch    7 min 39 s   56.05 % search-validation and 54.45 % test accuracy
 export                  5 s          the weights of the finetuned winner
 ======================  ===========  =============================================================================
 

@@ -11,6 +11,7 @@ import numpy as np
 import tyro
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+from rich.text import Text
 
 from lanas_jax.commands.base import RefusedError, call_with_arguments
 from lanas_jax.comparison import front_output, fronts, output, parallel, peers
@@ -18,6 +19,7 @@ from lanas_jax.comparison.compare import NAMES, SEARCHERS, Comparison, compare_s
 from lanas_jax.comparison.peers import MissingPeerError as MissingPeerError
 from lanas_jax.comparison.statistics import TOP_SHARE
 from lanas_jax.runtime.console import print_table, terminal
+from lanas_jax.runtime.live_display import LiveDisplay
 from lanas_jax.searchers.objectives import check_objectives
 from lanas_jax.storage.folder import numbered_directory
 from lanas_jax.tables import catalogue
@@ -28,7 +30,6 @@ from lanas_jax.tables.objectives import cost_names, objective_values
 Number = TypeVar("Number", int, float)
 RESULTS, PICTURE = "comparison.csv", "comparison.png"
 WIDE = 120  # columns of a terminal in which the whole table is readable
-EVERY = 60  # seconds between two lines of progress where the output is no terminal
 DEFAULT = ",".join(SEARCHERS)
 CHOICE = f"names of searchers, from {', '.join(NAMES)}; the last two need the extra peers"
 WORK = "hard limit on the multiply-adds of a network; nasbench201 and natsbench-size count those of a CIFAR-10 image"
@@ -286,39 +287,37 @@ def _opened(console: Console, settings: CompareArguments) -> Benchmark:
     return benchmark
 
 
+class _Lines(LiveDisplay):
+    """A line a minute where the output is no terminal: how many searches have finished."""
+
+    finished = ""
+
+    def line(self) -> Text:
+        """See `LiveDisplay`."""
+        return Text(f"{self.finished}, {self.elapsed():.0f} s")
+
+
 @contextlib.contextmanager
 def _progress(console: Console, settings: CompareArguments) -> Iterator[Callable[[str, int | None, int], object]]:
-    """Shows how many searches have finished; yields the function that is told it, as `compare_searchers` calls it.
+    """Shows a progress bar per searcher and number of workers on a terminal, elsewhere a line a minute.
 
-    On a terminal, by a bar per searcher and number of workers, which moves back and forth while the searcher is
-    compiled. Elsewhere, by a line a minute.
+    Yields the function that is told of finished searches, as `compare_searchers` calls it. A bar moves back and forth
+    while the searcher is compiled.
     """
-
-    def label(name: str, workers: int | None) -> str:
-        return fronts.LABELS[name] if settings.objectives else output.label_of(name, workers)
-
-    if not console.is_terminal:
-        began = said = time.monotonic()
-
-        def say(name: str, workers: int | None, searches: int) -> None:
-            nonlocal said
-            now = time.monotonic()
-            if searches and now - said >= EVERY:
-                said = now
-                console.print(f"{label(name, workers)}: {searches} of {settings.seeds} searches, {now - began:.0f} s")
-
-        yield say
-        return
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("searches"))
-    with Progress(*columns, TimeRemainingColumn(), console=console, transient=True) as bars:
+    lines = _Lines(console)
+    with Progress(*columns, TimeRemainingColumn(), console=console, transient=True, disable=lines.plain) as bars:
         tasks: dict[tuple[str, int | None], TaskID] = {}
 
         def advance(name: str, workers: int | None, searches: int) -> None:
+            label = fronts.LABELS[name] if settings.objectives else output.label_of(name, workers)
             if not searches:
-                tasks[name, workers] = bars.add_task(label(name, workers), start=False, total=settings.seeds)
+                tasks[name, workers] = bars.add_task(label, start=False, total=settings.seeds)
                 return
             bars.start_task(tasks[name, workers])
             bars.update(tasks[name, workers], completed=searches)
+            lines.finished = f"{label}: {searches} of {settings.seeds} searches"
+            lines.print_plain()
 
         yield advance
 

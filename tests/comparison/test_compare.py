@@ -16,6 +16,7 @@ from lanas_jax.commands import compare as command
 from lanas_jax.comparison import compare as comparison
 from lanas_jax.comparison import output, peers, statistics
 from lanas_jax.comparison.compare import compare_searchers
+from lanas_jax.runtime import live_display
 from lanas_jax.runtime.console import terminal
 from lanas_jax.tables.benchmark import Benchmark
 from tests.comparison.small_table import CODES, SPACE, VALUES
@@ -186,7 +187,7 @@ def test_the_command_prints_and_writes_what_it_found(tmp_path, capsys):
 @pytest.mark.parametrize(("every", "lines"), [(0, 2), (60, 0)])
 def test_where_the_output_is_no_terminal_lines_tell_the_progress(tmp_path, monkeypatch, capsys, every, lines):
     Benchmark("small", SPACE, CODES, VALUES[:, None], VALUES[:, None], "made up").save(tmp_path / "small.npz")
-    monkeypatch.setattr(command, "EVERY", every)
+    monkeypatch.setattr(live_display, "PLAIN_SECONDS", every)
     arguments = ["compare", str(tmp_path / "small.npz"), "--searchers", "random", "--seeds", "8", "--budget", "3"]
     assert main([*arguments, "--out", str(tmp_path / "out")]) == 0
     said = [line.split(", ")[0] for line in capsys.readouterr().out.splitlines() if " of 8 searches, " in line]
