@@ -209,13 +209,24 @@ def few_shot(config: Config, supernet: OneShot) -> FewShot:
     return FewShot(supernet, split, recipe, directory, config.supernet_seed + 1)
 
 
+def distinct_cells(space: NASBench201Space) -> np.ndarray:
+    """Returns the cell with the fewest parameters of each function that a cell can compute, as codes [4930, 6].
+
+    A supernet gives cells of one function the same value, so a second one would tell a search nothing.
+    """
+    codes = space.enumerate()
+    cheapest_first = codes[np.argsort(space.cost(codes).parameters, kind="stable")]
+    _, first = np.unique(space.functions(cheapest_first), return_index=True)
+    return cheapest_first[np.sort(first)]
+
+
 def build(config: Config) -> Experiment:
     """Returns the search experiment."""
     evaluator: Any = one_shot(config)
     if config.values == "few_shot":
         evaluator = few_shot(config, evaluator)
     space = evaluator.supernet.space
-    searcher = SEARCHERS[config.searcher](space)
+    searcher = SEARCHERS[config.searcher](space, pool=distinct_cells(space))
     return Experiment("nasbench201_one_shot", space, searcher, evaluator, config.budget, config.batch, config.seed)
 
 

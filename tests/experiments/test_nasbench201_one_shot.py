@@ -63,6 +63,18 @@ def test_a_ranking_has_sub_supernets_of_both_splits(tmp_path, monkeypatch):
 
 
 @pytest.mark.usefixtures("unread")
+def test_each_function_is_searched_once_by_its_smallest_cell():
+    space = find_benchmark(experiment.BENCHMARK).space
+    every, cells = space.enumerate(), np.asarray(experiment.build(experiment.Config()).searcher.pool.codes)
+    smallest = dict.fromkeys(space.functions(every).tolist(), np.inf)
+    for function, parameters in zip(space.functions(every).tolist(), space.cost(every).parameters, strict=True):
+        smallest[function] = min(smallest[function], parameters)
+    found = dict(zip(space.functions(cells).tolist(), space.cost(cells).parameters, strict=True))
+    assert len(cells) == 4930
+    assert found == smallest
+
+
+@pytest.mark.usefixtures("unread")
 @pytest.mark.parametrize("name", NAMES)
 def test_every_searcher_can_be_chosen(name):
     assert offered(experiment) == NAMES
