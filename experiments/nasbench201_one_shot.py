@@ -212,7 +212,8 @@ def few_shot(config: Config, supernet: OneShot) -> FewShot:
 def distinct_cells(space: NASBench201Space) -> np.ndarray:
     """Returns the cell with the fewest parameters of each function that a cell can compute, as codes [4930, 6].
 
-    A supernet gives cells of one function the same value, so a second one would tell a search nothing.
+    Cells of one function are the same network to a training from scratch, so a search needs one of them. In a supernet,
+    their values may differ: different edges have different weights.
     """
     codes = space.enumerate()
     cheapest_first = codes[np.argsort(space.cost(codes).parameters, kind="stable")]
